@@ -1,0 +1,1 @@
+"""Every promptable segmentation model behind one interface."""

@@ -1,0 +1,25 @@
+"""The errors that a user can cause and cure: each message names the culprit, the place and the cure."""
+
+
+class BenchError(Exception):
+    """Base of every expected failure; the command line prints its message without a traceback."""
+
+
+class UsageError(BenchError):
+    """The request itself is wrong: an unknown model, a protocol that does not exist (exit code 2)."""
+
+
+class DataError(BenchError):
+    """A dataset, annotation file or image is missing, unreadable or malformed."""
+
+
+class WeightsError(BenchError):
+    """A checkpoint is missing, truncated, untrusted or made for another architecture."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """A checkpoint is neither on this machine nor to be fetched now (offline, no network)."""
+
+
+class UnsupportedError(BenchError):
+    """A model was asked for something it cannot do, such as a point prompt for the box baseline."""
