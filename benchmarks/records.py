@@ -74,7 +74,7 @@ class ParamsRow(Value):
 
 
 class LatencyRow(Value):
-    """One phase of one model: a summary derived from `samples_ms`, which holds one tuple a process."""
+    """One phase of one model, derived from `samples_ms`, which holds one tuple a process."""
 
     model: str
     phase: str
@@ -235,7 +235,9 @@ def load_record(path: Path) -> RunRecord:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise DataError(f"{file} is not a record of this version: {where}: {first['msg']}") from error
+        raise DataError(
+            f"{file} is not a record of this version: {where}: {first['msg']}"
+        ) from error
 
 
 def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The errors that a user can cause and cure: each message names the culprit, the place and the cure."""
+"""Errors that a user can cause and cure: a message names the culprit, the place and the cure."""
 
 
 class BenchError(Exception):
@@ -6,7 +6,7 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """The request itself is wrong: an unknown model, a protocol that does not exist (exit code 2)."""
+    """The request itself is wrong: an unknown model, a missing protocol (exit code 2)."""
 
 
 class DataError(BenchError):

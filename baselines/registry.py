@@ -1,0 +1,139 @@
+"""Model names and how to build them; nothing is imported before a model is asked for.
+
+Third parties add models through the entry-point group `mobilesam_bench.models`: the entry point's
+name is the model's, its value `module:factory`, as in `pyproject.toml`:
+
+    [project.entry-points."mobilesam_bench.models"]
+    my-sam = "my_package.adapter:build"
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from baselines.interface import Segmenter
+from baselines.options import ModelOptions
+from mobilesam.errors import UsageError
+
+ENTRY_POINT_GROUP = "mobilesam_bench.models"
+Factory = Callable[[ModelOptions], Segmenter]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A registered model.
+
+    Attributes:
+        name: What the command line calls it.
+        target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
+        summary: One line for `mobilesam-bench models`.
+        checkpoint: Name in `mobilesam.checkpoints` of the weights it needs; None if it needs none.
+        requires: Packages beyond those that are always there.
+        third_party: It comes from an entry point.
+    """
+
+    name: str
+    target: str
+    summary: str
+    checkpoint: str | None = None
+    requires: tuple[str, ...] = ()
+    third_party: bool = False
+
+    def missing(self) -> tuple[str, ...]:
+        """Required packages that are not installed."""
+        return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+
+_BUILT_IN = (
+    ModelEntry(
+        "mobilesam",
+        "baselines.mobile_sam:build",
+        "MobileSAM: TinyViT-5M encoder, SAM's decoder (ours)",
+        "mobilesam",
+    ),
+    ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),
+    ModelEntry("sam-vit-l", "baselines.sam:build_l", "SAM ViT-L (segment-anything)", "sam-vit-l"),
+    ModelEntry("sam-vit-b", "baselines.sam:build_b", "SAM ViT-B (segment-anything)", "sam-vit-b"),
+    ModelEntry(
+        "fastsam-x",
+        "baselines.fast_sam:build_x",
+        "FastSAM-x: YOLOv8x-seg (ultralytics, AGPL-3.0)",
+        "fastsam-x",
+        ("ultralytics",),
+    ),
+    ModelEntry(
+        "fastsam-s",
+        "baselines.fast_sam:build_s",
+        "FastSAM-s: YOLOv8s-seg (ultralytics, AGPL-3.0)",
+        "fastsam-s",
+        ("ultralytics",),
+    ),
+    ModelEntry(
+        "grabcut",
+        "baselines.classical:build_grabcut",
+        "OpenCV GrabCut from the prompt (no learning)",
+        requires=("cv2",),
+    ),
+    ModelEntry("box", "baselines.classical:build_box", "the prompt box itself (floor)"),
+    ModelEntry("dummy", "baselines.dummy:build", "known masks and delays: proves the suite"),
+)
+
+
+def entries() -> Mapping[str, ModelEntry]:
+    """All registered models by name: built in first, then third parties' in order of name."""
+    found = {entry.name: entry for entry in _BUILT_IN}
+    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    for point in sorted(points, key=lambda each: each.name):
+        # A built-in name keeps its meaning, or published numbers would change under their label.
+        found.setdefault(
+            point.name,
+            ModelEntry(point.name, point.value, f"third party ({point.value})", third_party=True),
+        )
+    return found
+
+
+def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
+    """Finds models by name or wildcard, each once, in the order asked for.
+
+    Raises:
+        UsageError: A pattern matches nothing; suggests the nearest names.
+    """
+    known = entries()
+    chosen: dict[str, ModelEntry] = {}
+    for pattern in patterns:
+        names = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        if not names:
+            near = difflib.get_close_matches(pattern, known, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+            raise UsageError(f"unknown model {pattern!r}; {hint}")
+        chosen.update((name, known[name]) for name in names)
+    if not chosen:
+        raise UsageError("no model named; give --models a,b or a wildcard such as 'sam-*'")
+    return tuple(chosen.values())
+
+
+def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
+    """Imports the model's module and builds it.
+
+    Raises:
+        UsageError: The module, the factory or a required package is missing.
+        WeightsError: Its checkpoint does not fit.
+    """
+    missing = entry.missing()
+    if missing:
+        raise UsageError(
+            f"{entry.name} needs {', '.join(missing)}: pip install {' '.join(missing)}"
+        )
+    module_name, _, attribute = entry.target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{entry.name} cannot be loaded from {entry.target}: {error}") from error
+    return cast("Factory", factory)(options)

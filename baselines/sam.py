@@ -1,0 +1,43 @@
+"""SAM ViT-H, ViT-L and ViT-B (arXiv 2304.02643) from the `segment-anything` package."""
+
+from __future__ import annotations
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+
+from baselines.interface import Segmenter
+from baselines.options import ModelOptions
+from baselines.sam_like import SamSegmenter, random_weights
+from mobilesam.checkpoints import load_state_dict_file
+from mobilesam.model import load_strictly
+
+
+def build_h(options: ModelOptions) -> Segmenter:
+    """SAM ViT-H: 641,090,608 parameters."""
+    return _build("vit_h", options)
+
+
+def build_l(options: ModelOptions) -> Segmenter:
+    """SAM ViT-L: 312,342,832 parameters."""
+    return _build("vit_l", options)
+
+
+def build_b(options: ModelOptions) -> Segmenter:
+    """SAM ViT-B: 93,735,472 parameters."""
+    return _build("vit_b", options)
+
+
+def _build(kind: str, options: ModelOptions) -> Segmenter:
+    def empty() -> Sam:
+        return sam_model_registry[kind](checkpoint=None)
+
+    if options.checkpoint is None:
+        model = random_weights(empty, options)
+    else:
+        state = load_state_dict_file(options.checkpoint.path)
+        with torch.device("meta"):
+            model = empty()
+        load_strictly(model, state, source=str(options.checkpoint.path))
+        model.eval().to(options.device)
+    return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")

@@ -1,0 +1,254 @@
+"""What MobileSAM and SAM ViT-H/L/B share: one image encoder, SAM's prompt encoder and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
+
+from baselines.interface import (
+    Embedding,
+    LogitMasks,
+    MaskRecord,
+    Masks,
+    ModelInfo,
+    Prepared,
+    Prompts,
+    Segmenter,
+    UInt8Array,
+    WeightsInfo,
+    check_image,
+)
+from baselines.options import ModelOptions
+from mobilesam.errors import UsageError
+
+# Prompts that go through the decoder together. It copies the image embedding for each of them
+# (4 MiB and several times that in between), so that larger batches only cost memory on a CPU.
+DECODE_BATCH = 8
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class SamSegmenter(Segmenter):
+    """A `segment_anything` model behind the interface, with the results of its `SamPredictor`.
+
+    Args:
+        model: In evaluation mode.
+        options: What it was built from.
+        family: `SAM` or `MobileSAM`.
+        licence: SPDX identifier.
+    """
+
+    def __init__(self, model: Sam, options: ModelOptions, *, family: str, licence: str) -> None:
+        if options.precision not in _DTYPES:
+            raise UsageError(
+                f"unknown precision {options.precision!r}; choose from {', '.join(_DTYPES)}"
+            )
+        self.model = model
+        self.device = torch.device(options.device)
+        self._dtype = _DTYPES[options.precision]
+        self._side = int(model.image_encoder.img_size)
+        self._resize = ResizeLongestSide(self._side)
+        self.info = ModelInfo(
+            name=options.name,
+            family=family,
+            input_size_px=self._side,
+            licence=licence,
+            weights=weights_info(options),
+            decode_kind="decoder",
+            supports=frozenset(("points", "boxes", "masks", "everything")),
+        )
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        """Resizes the longest side to the input size, normalises, and pads below and right."""
+        size = check_image(image)
+        resized = torch.from_numpy(np.array(self._resize.apply_image(image)))
+        pixels = resized.permute(2, 0, 1)[None].float()
+        normal = (pixels - self.model.pixel_mean.cpu()) / self.model.pixel_std.cpu()
+        height, width = normal.shape[-2:]
+        return Prepared(F.pad(normal, (0, self._side - width, 0, self._side - height)), size)
+
+    @torch.inference_mode()
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Runs the image encoder: payload is (1, 256, S/16, S/16) float32 on the device."""
+        with self._autocast():
+            features = self.model.image_encoder(prepared.payload.to(self.device))
+        return Embedding(features.float(), prepared.size_hw, self.info.name)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        """Decodes and upsamples in batches, so that memory is bounded by the answer itself."""
+        parts = [
+            self.postprocess(self.decode_logits(embedding, batch, multimask=multimask))
+            for batch in prompts.batches(DECODE_BATCH)
+        ]
+        return Masks(
+            np.concatenate([part.masks for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate(
+                [part.low_res_logits for part in parts if part.low_res_logits is not None]
+            ),
+        )
+
+    @torch.inference_mode()
+    def decode_logits(
+        self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
+    ) -> LogitMasks:
+        """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) on the device."""
+        self.check_embedding(embedding)
+        self.require(prompts)
+        logits, scores = [], []
+        for batch in prompts.batches(DECODE_BATCH):
+            part = self._decode_batch(embedding, batch, multimask)
+            logits.append(part[0])
+            scores.append(part[1])
+        return LogitMasks(torch.cat(logits).float(), torch.cat(scores).float(), embedding.size_hw)
+
+    @torch.inference_mode()
+    def postprocess(self, found: LogitMasks) -> Masks:
+        """Upsamples to the image's size and thresholds."""
+        height, width = found.size_hw
+        inner = self._resize.get_preprocess_shape(height, width, self._side)
+        masks = np.empty((*found.logits.shape[:2], height, width), dtype=np.bool_)
+        for row, logits in enumerate(found.logits):
+            full = self.model.postprocess_masks(logits[None], inner, found.size_hw)
+            masks[row] = (full[0] > self.model.mask_threshold).cpu().numpy()
+        return Masks(masks, found.scores.cpu().numpy(), found.logits.cpu().numpy())
+
+    def everything(self, image: UInt8Array) -> list[MaskRecord]:
+        """segment-anything's own point grid with its default parameters."""
+        from segment_anything import SamAutomaticMaskGenerator
+
+        check_image(image)
+        with self._autocast():
+            found = SamAutomaticMaskGenerator(self.model).generate(image)
+        return [
+            MaskRecord(
+                mask=record["segmentation"],
+                score=float(record["predicted_iou"]),
+                # segment-anything's boxes end on the last pixel; ours behind it.
+                box=np.array(record["bbox"], np.float32) @ _XYWH_TO_XYXY + _HALF_OPEN,
+            )
+            for record in found
+        ]
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Image encoder, prompt encoder and mask decoder."""
+        return {
+            "image_encoder": self.model.image_encoder,
+            "prompt_encoder": self.model.prompt_encoder,
+            "mask_decoder": self.model.mask_decoder,
+        }
+
+    def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
+        """One image; one point, one box, one mask; and the decoder for one point."""
+        encoder: Any
+        prompt: Any
+        decoder: Any
+        encoder, prompt, decoder = self.modules().values()
+        device = next(encoder.parameters()).device
+        cells = self._side // 16
+        point = (torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.int))
+        both = (torch.zeros(1, 2, 2), torch.tensor([[0, 1]], dtype=torch.int))
+        image = torch.zeros(1, 3, self._side, self._side, device=device)
+        channels = int(prompt.embed_dim)
+
+        def decode() -> object:
+            return decoder(
+                image_embeddings=torch.zeros(1, channels, cells, cells),
+                image_pe=prompt.get_dense_pe(),
+                sparse_prompt_embeddings=torch.zeros(1, 2, channels),
+                dense_prompt_embeddings=torch.zeros(1, channels, cells, cells),
+                multimask_output=False,
+            )
+
+        return {
+            "image_encoder": (lambda: encoder(image),),
+            "prompt_encoder": (
+                lambda: prompt(points=point, boxes=None, masks=None),
+                lambda: prompt(points=both, boxes=None, masks=None),
+                lambda: prompt(points=None, boxes=torch.zeros(1, 4), masks=None),
+                lambda: prompt(
+                    points=None, boxes=None, masks=torch.zeros(1, 1, 4 * cells, 4 * cells)
+                ),
+            ),
+            "mask_decoder": (decode,),
+        }
+
+    def synchronize(self) -> None:
+        """Waits for CUDA, MPS or XPU; returns at once on the CPU."""
+        synchronize_device(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type if self.device.type != "meta" else "cpu",
+            dtype=self._dtype if self._dtype != torch.float32 else torch.bfloat16,
+            enabled=self._dtype != torch.float32,
+        )
+
+    def _decode_batch(
+        self, embedding: Embedding, prompts: Prompts, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        size = embedding.size_hw
+        points = boxes = masks = None
+        if prompts.points is not None:
+            where = self._resize.apply_coords(prompts.points, size)
+            points = (self._to_device(where), self._to_device(prompts.labels, torch.int32))
+        if prompts.boxes is not None:
+            boxes = self._to_device(self._resize.apply_boxes(prompts.boxes, size))
+        if prompts.mask_inputs is not None:
+            masks = self._to_device(prompts.mask_inputs)
+        with self._autocast():
+            sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            logits, scores = self.model.mask_decoder(
+                image_embeddings=embedding.payload,
+                image_pe=self.model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+        return logits, scores
+
+    def _to_device(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(np.asarray(array), dtype=dtype, device=self.device)
+
+
+_XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+_HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
+
+
+def weights_info(options: ModelOptions) -> WeightsInfo:
+    """What to print of the weights that a learnt model was built with."""
+    found = options.checkpoint
+    if found is None:
+        return WeightsInfo("random")
+    return WeightsInfo("file", found.sha256, found.official, found.n_bytes)
+
+
+def synchronize_device(device: torch.device) -> None:
+    """Waits until all work given to an accelerator is done."""
+    if device.type in ("cuda", "mps", "xpu"):
+        getattr(torch, device.type).synchronize(device)
+
+
+def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
+    """Builds a model with seeded random weights; shapes alone if the device is `meta`.
+
+    The prompt encoder and decoder are always real: the former looks at the values of its input,
+    which the meta device has not.
+    """
+    if options.device == "meta":
+        with torch.device("meta"):
+            model = build()
+        for part in (model.prompt_encoder, model.mask_decoder):
+            part.to_empty(device="cpu")
+            for tensor in (*part.parameters(), *part.buffers()):
+                tensor.detach().zero_()
+        return model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return build().eval().to(options.device)

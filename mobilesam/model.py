@@ -1,0 +1,137 @@
+"""MobileSAM: our TinyViT with SAM's own prompt encoder and mask decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor
+
+from mobilesam.errors import WeightsError
+from mobilesam.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
+
+# SAM's normalisation (ImageNet's, in units of 8-bit pixels).
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
+
+
+def build_mobile_sam(config: TinyVitConfig | None = None) -> Sam:
+    """Builds MobileSAM with fresh random weights, in evaluation mode.
+
+    Args:
+        config: Shape of the encoder; None is MobileSAM's own.
+
+    Returns:
+        A `segment_anything.modeling.Sam`, so that `SamPredictor` and
+        `SamAutomaticMaskGenerator` take it.
+    """
+    config = config or TinyVitConfig()
+    channels, side = config.neck_channels, config.image_size_px // config.total_stride
+    model = Sam(
+        image_encoder=TinyViT(config),
+        prompt_encoder=PromptEncoder(
+            embed_dim=channels,
+            image_embedding_size=(side, side),
+            input_image_size=(config.image_size_px, config.image_size_px),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=channels, mlp_dim=2048, num_heads=8
+            ),
+            transformer_dim=channels,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+    return model.eval()
+
+
+def load_mobile_sam(
+    checkpoint: Path | str | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    config: TinyVitConfig | None = None,
+) -> Sam:
+    """Builds MobileSAM and loads a checkpoint strictly.
+
+    Args:
+        checkpoint: A state dict in the layout of the authors' `mobile_sam.pt`, with or without
+            the unused classification head. None keeps random weights.
+        device: Where the model goes.
+        config: Shape of the encoder; None is MobileSAM's own.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        WeightsError: The file is missing, truncated, not a state dict, or of another architecture.
+    """
+    config = config or TinyVitConfig()
+    if checkpoint is None:
+        return build_mobile_sam(config).to(device)
+    from mobilesam.checkpoints import load_state_dict_file
+
+    state = load_state_dict_file(Path(checkpoint))
+    if not any(name.startswith(_HEAD) for name in state):
+        config = replace(config, n_classes=None)
+    with torch.device("meta"):
+        model = build_mobile_sam(config)
+    load_strictly(model, state, source=str(checkpoint))
+    return model.to(device)
+
+
+def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Assigns a state dict to a model built on the meta device, name by name and shape by shape.
+
+    Args:
+        model: Built under `torch.device("meta")`: nothing is initialised that is then overwritten.
+        state: Tensors by name.
+        source: What to call the state dict in an error.
+
+    Raises:
+        WeightsError: Names or shapes differ; says how many, and which come first.
+    """
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    unknown = sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(found)} {what} (first: {found[0]})"
+        for what, found in (
+            ("missing tensors", missing),
+            ("unknown tensors", unknown),
+            ("wrong shapes", shapes),
+        )
+        if found
+    ]
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit this architecture: {'; '.join(problems)}; "
+            "give the checkpoint of this very model"
+        )
+    materialised = {name: value.to(wanted[name].dtype) for name, value in state.items()}
+    model.load_state_dict(materialised, strict=True, assign=True)
+    restore_buffers(model)
+
+
+def restore_buffers(model: Sam) -> None:
+    """Recomputes the buffers that no checkpoint holds, for a model built on the meta device."""
+    buffers: dict[str, Any] = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
+    for name, values in buffers.items():
+        model.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.bias_index = offset_index(module.window).to(module.attention_biases.device)
