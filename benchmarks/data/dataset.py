@@ -5,14 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
-
-Rle = Mapping[str, Any]
-"""A compressed COCO RLE: `size` [H, W] and `counts` as text, so that it goes into JSON as it is."""
+from benchmarks.data.masks import Rle, decode_mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,11 +31,8 @@ class Instance:
     points: Float32Array | None = None
 
     def mask(self) -> BoolArray:
-        """Decodes the reference mask: (H, W) bool at the image's own size, a new array each time."""
-        from pycocotools import mask as coco_mask
-
-        decoded = coco_mask.decode(dict(self.rle))
-        return np.ascontiguousarray(decoded).view(np.bool_)
+        """Decodes the reference mask: a new (H, W) bool array at the image's own size."""
+        return decode_mask(self.rle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,294 @@
+"""COCO instances, read by our own parser: it names what is wrong, and prints nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from baselines.interface import Float32Array
+from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.data.images import load_image
+from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
+from mobilesam.errors import DataError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One image of the annotation file with its usable instances."""
+
+    image_id: int
+    file_name: str
+    size_hw: tuple[int, int]
+    instances: tuple[Instance, ...]
+
+
+class CocoDataset(Dataset):
+    """Images and instances of a COCO annotation file, by ascending image id.
+
+    Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
+    ones are left out and counted; an image that has no other is not part of the dataset. With a
+    limit, only annotations of images up to the last one taken are looked at, and counted.
+
+    Args:
+        images: Folder that holds the image files.
+        annotations: The instances JSON.
+        limit: Take only the first so many images that have a usable instance.
+
+    Raises:
+        DataError: The folder or the file is missing or unreadable, or the file as a whole cannot
+            be trusted: not JSON, a key missing, an id given twice or pointing nowhere, a box or
+            area that is not a number.
+        UsageError: The limit is below 1.
+    """
+
+    def __init__(self, images: Path, annotations: Path, limit: int | None = None) -> None:
+        check_limit(limit)
+        if not images.is_dir():
+            raise DataError(f"{images} is not a folder; --images wants the folder of image files")
+        self._folder = images
+        self._name = f"coco:{annotations.stem.removeprefix('instances_')}"
+        data = read_file(annotations)
+        self._fingerprint = fingerprint("coco", limit, data)
+        self._left_out: Counter[str] = Counter({"crowd": 0, "empty": 0, "malformed": 0})
+        self._problems: list[str] = []
+        raw = _Annotations(annotations.name, parse_json(data, annotations.name))
+        self._entries = self._take(raw, limit)
+
+    @property
+    def name(self) -> str:
+        """`coco:` and the annotation file's name, without `instances_`."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the annotation file's bytes and the limit."""
+        return self._fingerprint
+
+    @property
+    def n_images(self) -> int:
+        """Images with at least one usable instance, after the limit."""
+        return len(self._entries)
+
+    @property
+    def n_instances(self) -> int:
+        """Usable instances of all images."""
+        return sum(len(entry.instances) for entry in self._entries)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Annotations left out, by reason; complete from the start."""
+        return dict(self._left_out)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each malformed annotation."""
+        return tuple(self._problems)
+
+    def samples(self) -> Iterator[Sample | BadSample]:
+        """Yields the images by ascending id, each read when it is due."""
+        for entry in self._entries:
+            yield self._read(entry)
+
+    def _read(self, entry: _Entry) -> Sample | BadSample:
+        name = entry.file_name
+        path = PurePosixPath(name)
+        try:
+            if path.is_absolute() or ".." in path.parts:
+                raise DataError(f"the file name {name!r} leads out of the image folder")
+            image = load_image(self._folder / path, name, entry.size_hw)
+        except DataError as error:
+            return BadSample(entry.image_id, name, str(error), len(entry.instances))
+        return Sample(entry.image_id, name, image, entry.instances)
+
+    def _take(self, raw: _Annotations, limit: int | None) -> tuple[_Entry, ...]:
+        entries: list[_Entry] = []
+        for image_id in sorted(raw.images):
+            if limit is not None and len(entries) == limit:
+                break
+            file_name, size_hw = raw.images[image_id]
+            found = [self._instance(raw, row, size_hw) for row in raw.by_image.get(image_id, ())]
+            instances = tuple(instance for instance in found if instance is not None)
+            if instances:
+                entries.append(_Entry(image_id, file_name, size_hw, instances))
+        return tuple(entries)
+
+    def _instance(
+        self, raw: _Annotations, row: Mapping[str, Any], size_hw: tuple[int, int]
+    ) -> Instance | None:
+        if row.get("iscrowd"):
+            self._left_out["crowd"] += 1
+            return None
+        try:
+            rle = segmentation_to_rle(row["segmentation"], size_hw)
+        except DataError as error:
+            self._left_out["malformed"] += 1
+            self._problems.append(f"{raw.file}: annotation {row['id']}: {error}")
+            return None
+        area_px = rle_area_px(rle)
+        if area_px == 0:
+            self._left_out["empty"] += 1
+            return None
+        return Instance(
+            annotation_id=row["id"],
+            category=raw.categories[row["category_id"]],
+            area_px=float(row.get("area", area_px)),
+            box=box_of(row.get("bbox"), rle, extra_px=0),
+            rle=rle,
+        )
+
+
+class _Annotations:
+    """An annotation file as a whole: its references checked, its masks not yet looked at.
+
+    Attributes:
+        file: Its name, for messages.
+        images: File name and (height, width) by image id.
+        categories: Name by category id.
+        by_image: Annotations of an image in ascending order of their ids.
+    """
+
+    def __init__(self, file: str, document: object) -> None:
+        self.file = file
+        top = require_keys(document, f"{file}: top level", "images", "annotations", "categories")
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(top[key], list):
+                raise DataError(f"{file}: {key} is not a list; is this a COCO instances file?")
+        self.images: dict[int, tuple[str, tuple[int, int]]] = {}
+        for index, row in enumerate(top["images"]):
+            self._add_image(index, row)
+        self.categories: dict[int, str] = {}
+        for index, row in enumerate(top["categories"]):
+            fields = require_keys(row, f"{file}: category number {index}", "id", "name")
+            self.categories[self._new_id(fields, "category", self.categories)] = str(fields["name"])
+        self.by_image: dict[int, list[dict[str, Any]]] = {}
+        seen: set[int] = set()
+        for index, row in enumerate(top["annotations"]):
+            self._add_annotation(index, row, seen)
+        for rows in self.by_image.values():
+            rows.sort(key=lambda row: int(row["id"]))
+
+    def _new_id(self, row: Mapping[str, Any], what: str, seen: Mapping[int, Any] | set[int]) -> int:
+        value = whole_number(row["id"], f"{self.file}: {what} id")
+        if value in seen:
+            raise DataError(f"{self.file}: {what} id {value} is given twice; ids must be unique")
+        return value
+
+    def _add_image(self, index: int, row: object) -> None:
+        where = f"{self.file}: image number {index}"
+        fields = require_keys(row, where, "id", "file_name", "height", "width")
+        image_id = self._new_id(fields, "image", self.images)
+        size = tuple(
+            whole_number(fields[key], f"{self.file}: {key} of image {image_id}", low=1)
+            for key in ("height", "width")
+        )
+        if not isinstance(fields["file_name"], str):
+            raise DataError(f"{self.file}: file_name of image {image_id} is not text")
+        self.images[image_id] = (fields["file_name"], (size[0], size[1]))
+
+    def _add_annotation(self, index: int, row: object, seen: set[int]) -> None:
+        fields = require_keys(
+            row, f"{self.file}: annotation number {index}",
+            "id", "image_id", "category_id", "segmentation",
+        )  # fmt: skip
+        annotation_id = self._new_id(fields, "annotation", seen)
+        seen.add(annotation_id)
+        where = f"{self.file}: annotation {annotation_id}"
+        for key, known in (("image_id", self.images), ("category_id", self.categories)):
+            value = whole_number(fields[key], f"{where}: {key}")
+            if value not in known:
+                raise DataError(f"{where} has {key} {value}, which the file does not define")
+        check_numbers(fields, where)
+        self.by_image.setdefault(fields["image_id"], []).append(fields)
+
+
+def box_of(bbox: object, rle: Rle, extra_px: int) -> Float32Array:
+    """Turns an annotation's xywh into (4,) float32 xyxy with half-open edges.
+
+    Args:
+        bbox: Checked by `check_numbers`; None if the annotation has none.
+        rle: Its mask, whose tight box is used where `bbox` is missing or has no extent.
+        extra_px: Added to width and height: 1 where maxima are inclusive (SA-1B), else 0.
+    """
+    if isinstance(bbox, list):
+        x, y, width, height = (float(value) for value in bbox)
+        if width + extra_px > 0 and height + extra_px > 0:
+            return np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
+    return rle_box(rle)
+
+
+def check_numbers(row: Mapping[str, Any], where: str) -> None:
+    """Refuses an annotation whose `bbox` or `area`, where given, is not made of finite numbers.
+
+    Raises:
+        DataError: With `where`, the key and the value.
+    """
+    bbox = row.get("bbox")
+    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and _finite(bbox)):
+        raise DataError(f"{where}: bbox {bbox!r} is not four finite numbers; mend or remove it")
+    if "area" in row and not _finite([row["area"]]):
+        raise DataError(f"{where}: area {row['area']!r} is not a finite number; mend or remove it")
+
+
+def _finite(values: list[Any]) -> bool:
+    # Beyond 1e9 px a float32 could overflow, and nothing is that large.
+    return all(
+        isinstance(value, (int, float)) and not isinstance(value, bool)
+        and abs(value) < 1e9 and not math.isnan(value)
+        for value in values
+    )  # fmt: skip
+
+
+def whole_number(value: object, where: str, low: int = -(2**63)) -> int:
+    """Returns a value that must be a whole number of at least `low` and fit into int64."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
+        raise DataError(f"{where} is {value!r}; wanted a whole number")
+    return value
+
+
+def require_keys(row: object, where: str, *keys: str) -> dict[str, Any]:
+    """Returns a JSON object that must have these keys; a DataError names the first missing one."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is not a JSON object")
+    for key in keys:
+        if key not in row:
+            raise DataError(f"{where} has no {key!r}; is this an instances file?")
+    return row
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a whole file, or says why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_json(data: bytes, name: str) -> object:
+    """Parses JSON, or says where it goes wrong."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is not valid JSON: {error}; fetch or write it again") from error
+
+
+def fingerprint(kind: str, limit: int | None, *parts: bytes) -> str:
+    """SHA-256 (hex) over the kind of a dataset, its limit and its annotation bytes."""
+    digest = hashlib.sha256(f"{kind} limit={limit}".encode())
+    for part in parts:
+        digest.update(f" {len(part)}:".encode())
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuses a limit below one."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} images leaves nothing; give 1 or more")
