@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from baselines.interface import Float32Array
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.images import load_image
-from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
-from mobilesam.errors import DataError, UsageError
+from benchmarks.data.masks import rle_area_px, segmentation_to_rle
+from benchmarks.data.parsing import (
+    box_of,
+    check_limit,
+    check_numbers,
+    fingerprint,
+    parse_json,
+    read_file,
+    require_keys,
+    whole_number,
+)
+from mobilesam.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class CocoDataset(Dataset):
         self._folder = images
         self._name = f"coco:{annotations.stem.removeprefix('instances_')}"
         data = read_file(annotations)
-        self._fingerprint = fingerprint("coco", limit, data)
+        self._fingerprint = fingerprint("coco", limit, [data])
         self._left_out: Counter[str] = Counter({"crowd": 0, "empty": 0, "malformed": 0})
         self._problems: list[str] = []
         raw = _Annotations(annotations.name, parse_json(data, annotations.name))
@@ -207,88 +211,3 @@ class _Annotations:
                 raise DataError(f"{where} has {key} {value}, which the file does not define")
         check_numbers(fields, where)
         self.by_image.setdefault(fields["image_id"], []).append(fields)
-
-
-def box_of(bbox: object, rle: Rle, extra_px: int) -> Float32Array:
-    """Turns an annotation's xywh into (4,) float32 xyxy with half-open edges.
-
-    Args:
-        bbox: Checked by `check_numbers`; None if the annotation has none.
-        rle: Its mask, whose tight box is used where `bbox` is missing or has no extent.
-        extra_px: Added to width and height: 1 where maxima are inclusive (SA-1B), else 0.
-    """
-    if isinstance(bbox, list):
-        x, y, width, height = (float(value) for value in bbox)
-        if width + extra_px > 0 and height + extra_px > 0:
-            return np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
-    return rle_box(rle)
-
-
-def check_numbers(row: Mapping[str, Any], where: str) -> None:
-    """Refuses an annotation whose `bbox` or `area`, where given, is not made of finite numbers.
-
-    Raises:
-        DataError: With `where`, the key and the value.
-    """
-    bbox = row.get("bbox")
-    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and _finite(bbox)):
-        raise DataError(f"{where}: bbox {bbox!r} is not four finite numbers; mend or remove it")
-    if "area" in row and not _finite([row["area"]]):
-        raise DataError(f"{where}: area {row['area']!r} is not a finite number; mend or remove it")
-
-
-def _finite(values: list[Any]) -> bool:
-    # Beyond 1e9 px a float32 could overflow, and nothing is that large.
-    return all(
-        isinstance(value, (int, float)) and not isinstance(value, bool)
-        and abs(value) < 1e9 and not math.isnan(value)
-        for value in values
-    )  # fmt: skip
-
-
-def whole_number(value: object, where: str, low: int = -(2**63)) -> int:
-    """Returns a value that must be a whole number of at least `low` and fit into int64."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
-        raise DataError(f"{where} is {value!r}; wanted a whole number")
-    return value
-
-
-def require_keys(row: object, where: str, *keys: str) -> dict[str, Any]:
-    """Returns a JSON object that must have these keys; a DataError names the first missing one."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not a JSON object")
-    for key in keys:
-        if key not in row:
-            raise DataError(f"{where} has no {key!r}; is this an instances file?")
-    return row
-
-
-def read_file(path: Path) -> bytes:
-    """Reads a whole file, or says why it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
-def parse_json(data: bytes, name: str) -> object:
-    """Parses JSON, or says where it goes wrong."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON: {error}; fetch or write it again") from error
-
-
-def fingerprint(kind: str, limit: int | None, *parts: bytes) -> str:
-    """SHA-256 (hex) over the kind of a dataset, its limit and its annotation bytes."""
-    digest = hashlib.sha256(f"{kind} limit={limit}".encode())
-    for part in parts:
-        digest.update(f" {len(part)}:".encode())
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def check_limit(limit: int | None) -> None:
-    """Refuses a limit below one."""
-    if limit is not None and limit < 1:
-        raise UsageError(f"a limit of {limit} images leaves nothing; give 1 or more")

@@ -25,7 +25,8 @@ def encode_mask(mask: BoolArray) -> Rle:
 def decode_mask(rle: Rle) -> BoolArray:
     """Decodes a compressed RLE: a new (H, W) bool array.
 
-    pycocotools' own decoder warns of itself under numpy 2, and does not check what it is given.
+    pycocotools' own decoder warns of itself under numpy 2, and not every version of it checks
+    what it is given.
 
     Raises:
         DataError: The RLE is malformed.
@@ -115,8 +116,7 @@ def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> Non
 def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Array:
     """Returns the run lengths of an RLE of either kind, known to cover the image exactly.
 
-    The decoder of pycocotools writes run by run without looking where the image ends, so nothing
-    unchecked may reach it.
+    Not every version of pycocotools looks where the image ends, so nothing unchecked reaches it.
     """
     for key in ("size", "counts"):
         if key not in rle:
