@@ -187,8 +187,9 @@ class RunRecord(Value):
     miou: tuple[MiouRow, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
-    instances: str | None = None
+    instances: str | None = Field(default=None, description="Parquet file beside the record")
     duration_s: float
+    complete: bool = Field(default=True, description="False if the run was interrupted")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

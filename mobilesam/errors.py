@@ -23,3 +23,7 @@ class WeightsUnavailableError(WeightsError):
 
 class UnsupportedError(BenchError):
     """A model was asked for something it cannot do, such as a point prompt for the box baseline."""
+
+
+class NetworkUnreachableError(WeightsUnavailableError):
+    """No server can be reached at all, so that asking for the next file is in vain, too."""

@@ -78,7 +78,7 @@ def load_mobile_sam(
     config = config or TinyVitConfig()
     if checkpoint is None:
         return build_mobile_sam(config).to(device)
-    from mobilesam.checkpoints import load_state_dict_file
+    from mobilesam.state_dicts import load_state_dict_file
 
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(_HEAD) for name in state):

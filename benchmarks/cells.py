@@ -1,0 +1,53 @@
+"""Finished parts of a run, kept on disk under a content key, so that a restart repeats nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from benchmarks.environment import code_version, library_versions
+from benchmarks.records import Value, write_atomic
+
+ValueT = TypeVar("ValueT", bound=Value)
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    """SHA-256 of the parts, of this suite's own code, and of the libraries that matter."""
+    whole = {"code": code_version(), "libraries": library_versions(), **parts}
+    text = json.dumps(whole, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class CellStore:
+    """A folder of finished parts.
+
+    Args:
+        folder: Created when the first part is written; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def get(self, parts: Mapping[str, Any], kind: type[ValueT]) -> ValueT | None:
+        """The part made under the same key, or None; an unreadable one counts as missing."""
+        path = self._path(parts)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def put(self, parts: Mapping[str, Any], value: Value) -> None:
+        """Keeps a finished part."""
+        path = self._path(parts)
+        if path is not None:
+            write_atomic(path, value.model_dump_json().encode())
+
+    def _path(self, parts: Mapping[str, Any]) -> Path | None:
+        return None if self._folder is None else self._folder / f"{content_key(parts)}.json"

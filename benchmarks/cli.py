@@ -1,0 +1,194 @@
+"""The command line: it parses, calls and prints. Nothing heavy is imported to parse a line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from benchmarks import __version__
+from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from mobilesam.errors import BenchError, UsageError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+_DEFAULT_MODELS = ModelArguments()
+_DEFAULT_DATA = DataArguments()
+_DEFAULT_OUTPUT = OutputArguments()
+
+app = App(
+    name="mobilesam-bench",
+    help="Benchmarks for promptable segmentation: MobileSAM, SAM and FastSAM side by side.",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    help_format="plaintext",
+)
+weights_app = App(name="weights", help="List, fetch and verify published weights.")
+data_app = App(name="data", help="Make datasets.")
+app.command(weights_app)
+app.command(data_app)
+
+
+@app.command
+def run(
+    *,
+    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard",
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Measure everything: parameters, latency and accuracy of every model."""
+    from benchmarks.commands import measure
+
+    return measure.run(profile, models, data, output)
+
+
+@app.command
+def params(
+    *, models: ModelArguments = _DEFAULT_MODELS, output: OutputArguments = _DEFAULT_OUTPUT
+) -> int:
+    """Count parameters, FLOPs and bytes by component."""
+    from benchmarks.commands import measure
+
+    return measure.params(models, output)
+
+
+@app.command
+def latency(
+    *,
+    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard",
+    models: ModelArguments = _DEFAULT_MODELS,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Time every phase of every model, in fresh processes."""
+    from benchmarks.commands import measure
+
+    return measure.latency(profile, models, output)
+
+
+@app.command
+def miou(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Measure mean IoU against ground truth under named protocols."""
+    from benchmarks.commands import measure
+
+    return measure.miou(models, data, output)
+
+
+@app.command(name="models")
+def models_(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
+    """List the models, and whether their weights are here."""
+    from benchmarks.commands import inspection
+
+    return inspection.models(output)
+
+
+@app.command
+def doctor(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
+    """Describe this machine, what is installed and what is missing, and what to do about it."""
+    from benchmarks.commands import inspection
+
+    return inspection.doctor(output)
+
+
+@app.command
+def predict(
+    image: Path,
+    /,
+    *,
+    model: Annotated[str, Parameter(help="Name of one model.")],
+    point: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="X,Y[,0|1]", help="A point in pixels, 0 for background; repeatable."),
+    ] = (),
+    box: Annotated[str | None, Parameter(metavar="X0,Y0,X1,Y1", help="A box in pixels.")] = None,
+    out: Annotated[Path, Parameter(help="Picture to write.")] = Path("overlay.png"),
+    weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
+    offline: bool = False,
+    trust: bool = False,
+    device: str = _DEFAULT_MODELS.device,
+    json: bool = False,
+) -> int:
+    """Segment one object of one image and draw the mask over it."""
+    from benchmarks.commands import prediction
+
+    arguments = ModelArguments(
+        models=model, weights=weights, offline=offline, trust=trust, device=device
+    )
+    return prediction.predict(image, arguments, point, box, out, json)
+
+
+@weights_app.command(name="list")
+def weights_list(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
+    """List the published weights, and which of them are here."""
+    from benchmarks.commands import weights
+
+    return weights.list_all(output)
+
+
+@weights_app.command(name="fetch")
+def weights_fetch(
+    *names: str, force: Annotated[bool, Parameter(help="Fetch again.")] = False
+) -> int:
+    """Fetch published weights by name or wildcard into the cache, verified."""
+    from benchmarks.commands import weights
+
+    return weights.fetch(names, force=force)
+
+
+@weights_app.command(name="verify")
+def weights_verify(*targets: str, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
+    """Read weights in full, by name or path, and compare them with what is published."""
+    from benchmarks.commands import weights
+
+    return weights.verify(targets, output)
+
+
+@data_app.command(name="make")
+def data_make(
+    out: Path,
+    /,
+    *,
+    format: Annotated[str, Parameter(help="coco or sa1b.")] = "coco",  # noqa: A002
+    n: Annotated[int, Parameter(help="Scenes to render.")] = 20,
+    seed: int = 0,
+    tar: Annotated[bool, Parameter(help="SA-1B: write tar shards.")] = False,
+) -> int:
+    """Render synthetic scenes with exact masks into a folder, in COCO's or SA-1B's format."""
+    from benchmarks.commands import data
+
+    return data.make(out, format, n, seed, tar=tar)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return EXIT_USAGE
+    except UsageError as error:
+        return _complain(error, EXIT_USAGE)
+    except BenchError as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; what was finished is kept\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; there is nobody left to tell.
+        sys.stderr.close()
+        return EXIT_FAILED
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _complain(error: BenchError, code: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

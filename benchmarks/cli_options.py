@@ -1,0 +1,60 @@
+"""The options that several commands share, each with its default in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelArguments:
+    """Which models, and with which weights."""
+
+    models: Annotated[str, Parameter(help="Names or wildcards, separated by commas.")] = "*"
+    weights: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="NAME=PATH", help="Local weights of a model; may be repeated."),
+    ] = ()
+    offline: Annotated[bool, Parameter(help="Fetch nothing.")] = False
+    trust: Annotated[
+        bool, Parameter(help="Load pickled checkpoints of unknown hash: they run code.")
+    ] = False
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps, ...")] = "cpu"
+    precision: Annotated[str, Parameter(help="fp32, fp16 or bf16.")] = "fp32"
+    threads: Annotated[
+        int | None, Parameter(help="Threads a model is given; physical cores unless told.")
+    ] = None
+    seed: Annotated[int, Parameter(help="Of scenes, order and random weights.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DataArguments:
+    """Which images, and which reference masks."""
+
+    dataset: Annotated[str, Parameter(help="synthetic, coco or sa1b.")] = "synthetic"
+    images: Annotated[Path | None, Parameter(help="COCO: folder of the images.")] = None
+    annotations: Annotated[Path | None, Parameter(help="COCO: the instances file.")] = None
+    root: Annotated[
+        tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")
+    ] = ()
+    limit: Annotated[int | None, Parameter(help="Only the first N images.")] = None
+    protocol: Annotated[str | None, Parameter(help="Accuracy protocols, separated by commas.")] = (
+        None
+    )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputArguments:
+    """Where results go."""
+
+    out: Annotated[
+        Path | None, Parameter(help="Folder for the record; bench-runs/... unless told.")
+    ] = None
+    json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False
+    quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False

@@ -1,0 +1,67 @@
+"""The table of instances: one row for each prompt that was answered, kept in Parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import Value, write_atomic
+from mobilesam.errors import DataError
+
+COLUMNS = ("image_id", "annotation_id", "model", "protocol", "reference", "iou", "score", "area")
+
+
+class InstanceRow(Value):
+    """IoU of one answer.
+
+    `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels.
+    """
+
+    image_id: int
+    annotation_id: int
+    model: str
+    protocol: str
+    reference: str
+    iou: float
+    score: float
+    area: float
+
+
+def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
+    """Writes all rows as one Parquet file, whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    integers, texts = ("image_id", "annotation_id"), ("model", "protocol", "reference")
+    types = {
+        name: pa.int64() if name in integers else pa.string() if name in texts else pa.float64()
+        for name in COLUMNS
+    }
+    columns = {
+        name: pa.array([getattr(row, name) for row in rows], type=types[name]) for name in COLUMNS
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+    return path
+
+
+def read_instances(path: Path) -> Any:
+    """Reads the table as a pandas DataFrame.
+
+    Raises:
+        DataError: Missing, or not such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read instances from {path}: {error}") from error

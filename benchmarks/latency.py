@@ -1,0 +1,234 @@
+"""Times models in fresh processes, interleaved in random order, and summarises what they report."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from baselines.interface import ModelInfo
+from benchmarks.cells import CellStore
+from benchmarks.latency_task import MemoryLine, PhaseLine, Round, Task
+from benchmarks.planning import PlannedModel
+from benchmarks.profiles import Profile
+from benchmarks.progress import Reporter
+from benchmarks.records import Failure, LatencyRow, MemoryRow
+from benchmarks.statistics import summarise_times
+
+IMAGE_HW = (480, 640)
+_STDERR_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyConfig:
+    """How latency is measured.
+
+    Attributes:
+        profile: How often and how long.
+        threads: Threads each model is given.
+        seed: Of the order of models, the scene and random weights.
+        image_hw: Size of the scene, in pixels.
+    """
+
+    profile: Profile
+    threads: int
+    seed: int = 0
+    image_hw: tuple[int, int] = IMAGE_HW
+
+
+@dataclass(slots=True)
+class LatencyResult:
+    """Rows for the record."""
+
+    rows: list[LatencyRow] = field(default_factory=list)
+    memory: list[MemoryRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def measure(
+    models: Sequence[PlannedModel],
+    infos: dict[str, ModelInfo],
+    config: LatencyConfig,
+    cells: CellStore,
+    reporter: Reporter,
+) -> LatencyResult:
+    """Times every model.
+
+    Each round runs all models once, each in its own process, in a new random order: a machine that
+    grows slower meanwhile slows all of them alike.
+
+    Args:
+        models: Those whose weights are usable.
+        infos: What is known of them, by name.
+        config: Profile, threads, seed.
+        cells: Rounds that a former, interrupted run has finished.
+        reporter: Told about progress.
+    """
+    rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
+    order = random.Random(config.seed)  # noqa: S311 - an order, not a secret
+    with reporter.bar("latency", config.profile.processes * len(models)) as bar:
+        for index in range(config.profile.processes):
+            for model in order.sample(list(models), len(models)):
+                bar.note(f"{model.entry.name} (process {index + 1})")
+                rounds[model.entry.name].append(_round(model, index, config, cells))
+                bar.step(model.entry.name)
+    result = LatencyResult()
+    for model in models:
+        _summarise(model, infos[model.entry.name], rounds[model.entry.name], config, result)
+    return result
+
+
+def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellStore) -> Round:
+    task = Task(
+        options=model.options,
+        rule=config.profile.rule,
+        n_prompts=config.profile.n_prompts,
+        threads=config.threads,
+        image_hw=config.image_hw,
+    )
+    key = {"kind": "latency", "round": index, "task": task.model_dump(mode="json")}
+    known = cells.get(key, Round)
+    if known is not None:
+        return known
+    found = run_task(task)
+    if found.error is None:
+        cells.put(key, found)
+    return found
+
+
+def run_task(task: Task) -> Round:
+    """Runs one task in a fresh process and collects its lines, also those before a crash."""
+    threads = str(task.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.latency_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    try:
+        # The parent sleeps in a read: a parent that polls would take time from what it measures.
+        out, err = process.communicate(task.model_dump_json())
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    phases, memory = _parse(out)
+    error = None
+    failed = next((each for each in phases if each.status == "error"), None)
+    if failed is not None:
+        error = failed.why
+    elif process.returncode != 0:
+        error = _cause_of_death(process.returncode, err)
+    return Round(phases=tuple(phases), memory=memory, error=error)
+
+
+def _parse(text: str) -> tuple[list[PhaseLine], MemoryLine | None]:
+    phases: list[PhaseLine] = []
+    memory = None
+    for line in text.splitlines():
+        try:
+            value: dict[str, Any] = json.loads(line)
+            if "memory" in value:
+                memory = MemoryLine.model_validate(value["memory"])
+            else:
+                phases.append(PhaseLine.model_validate(value["phase"]))
+        except (json.JSONDecodeError, KeyError, ValidationError):
+            continue  # the last line of a process that was killed while it wrote
+    return phases, memory
+
+
+def _cause_of_death(code: int, stderr: str) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "the timing process was killed (out of memory?); try a smaller model or fewer prompts"
+        )
+    if code < 0:
+        return f"the timing process died of {signal.Signals(-code).name}"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return f"the timing process failed: {' | '.join(lines[-_STDERR_LINES:])}"
+
+
+def _summarise(
+    model: PlannedModel,
+    info: ModelInfo,
+    rounds: Sequence[Round],
+    config: LatencyConfig,
+    result: LatencyResult,
+) -> None:
+    name = model.entry.name
+    errors = [each.error for each in rounds if each.error is not None]
+    result.failures.extend(Failure(stage="latency", culprit=name, why=why) for why in set(errors))
+    keys = dict.fromkeys((line.phase, line.n_prompts) for each in rounds for line in each.phases)
+    for phase, n_prompts in keys:
+        lines = [
+            line
+            for each in rounds
+            for line in each.phases
+            if (line.phase, line.n_prompts) == (phase, n_prompts)
+        ]
+        result.rows.append(_row(model, info, lines, config))
+    if errors and not keys:
+        result.rows.append(
+            _row(model, info, [PhaseLine(phase="load", status="error", why=errors[0])], config)
+        )
+    memory = [each.memory for each in rounds if each.memory is not None]
+    if memory:
+        result.memory.append(_memory_row(model, memory))
+
+
+def _row(
+    model: PlannedModel, info: ModelInfo, lines: Sequence[PhaseLine], config: LatencyConfig
+) -> LatencyRow:
+    measured = [line for line in lines if line.samples_ms]
+    first = lines[0]
+    known: dict[str, Any] = {
+        "model": model.entry.name,
+        "phase": first.phase,
+        "n_prompts": first.n_prompts,
+        "device": model.options.device,
+        "precision": model.options.precision,
+        "threads": config.threads,
+        "weights": model.weights.kind,
+        "decode_kind": info.decode_kind,
+    }
+    if not measured:
+        return LatencyRow(**known, status=first.status, why=first.why)
+    samples = tuple(line.samples_ms for line in measured)
+    summary = summarise_times(samples, config.seed)
+    return LatencyRow(
+        **known,
+        n=summary.n,
+        processes=summary.processes,
+        median_ms=summary.median_ms,
+        ci95_ms=summary.ci95_ms,
+        mean_ms=summary.mean_ms,
+        min_ms=summary.min_ms,
+        p95_ms=summary.p95_ms,
+        p99_ms=summary.p99_ms,
+        warmup_calls=sum(line.warmup_calls for line in measured),
+        warnings=tuple(dict.fromkeys(text for line in measured for text in line.warnings)),
+        samples_ms=samples,
+    )
+
+
+def _memory_row(model: PlannedModel, lines: Sequence[MemoryLine]) -> MemoryRow:
+    middle = sorted(lines, key=lambda line: line.peak_rss_bytes)[len(lines) // 2]
+    return MemoryRow(
+        model=model.entry.name,
+        device=model.options.device,
+        processes=len(lines),
+        **middle.model_dump(),
+    )

@@ -1,0 +1,71 @@
+"""The prompts of a run: made once while the first model sees the data, the same for all others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baselines.interface import Float32Array
+from benchmarks.data.dataset import Instance, Sample
+from benchmarks.data.prompts import ManifestBuilder, PromptManifest, PromptRule
+from mobilesam.errors import DataError
+
+
+class Manifests:
+    """Prompt manifests of one dataset, by kind.
+
+    Args:
+        fingerprint: Of the dataset.
+        seed: Of the prompts' draw.
+        folder: Where they are stored and found again by a resumed run; None keeps them in memory.
+    """
+
+    def __init__(self, fingerprint: str, seed: int, folder: Path | None) -> None:
+        self._fingerprint = fingerprint
+        self._seed = seed
+        self._folder = folder
+        self._done: dict[PromptRule, PromptManifest] = {}
+        self._growing: dict[PromptRule, ManifestBuilder] = {}
+
+    def prompt(self, kind: PromptRule, sample: Sample, instance: Instance) -> Float32Array:
+        """The prompt of an instance, (D,) float32; made if no model has needed it before."""
+        manifest = self._find(kind)
+        if manifest is not None:
+            return manifest.get(sample.image_id, instance.annotation_id)
+        if kind not in self._growing:
+            self._growing[kind] = ManifestBuilder(self._fingerprint, kind, self._seed)
+        return self._growing[kind].add(sample.image_id, instance)
+
+    def finish(self) -> None:
+        """Freezes and stores what the pass that just ended has made."""
+        for kind, builder in self._growing.items():
+            manifest = builder.finish()
+            self._done[kind] = manifest
+            path = self._path(kind)
+            if path is not None:
+                manifest.save(path)
+        self._growing.clear()
+
+    def abandon(self) -> None:
+        """Forgets what a pass that failed has made: the next one makes it whole."""
+        self._growing.clear()
+
+    def sha256(self, kind: PromptRule) -> str | None:
+        """Hash of the finished manifest of a kind; None if there is none."""
+        manifest = self._find(kind)
+        return None if manifest is None else manifest.sha256
+
+    def _find(self, kind: PromptRule) -> PromptManifest | None:
+        if kind in self._growing:
+            return None
+        if kind not in self._done:
+            path = self._path(kind)
+            if path is None or not path.is_file():
+                return None
+            manifest = PromptManifest.load(path)
+            if (manifest.fingerprint, manifest.seed) != (self._fingerprint, self._seed):
+                raise DataError(f"{path} belongs to other data; choose another --out")
+            self._done[kind] = manifest
+        return self._done[kind]
+
+    def _path(self, kind: PromptRule) -> Path | None:
+        return None if self._folder is None else self._folder / f"prompts-{kind}.parquet"

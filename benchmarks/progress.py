@@ -1,0 +1,104 @@
+"""What a run tells its user while it works: on standard error, a live line where it can be one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_LINE_EVERY_S = 10.0
+
+
+class Reporter:
+    """Says what happens, and how far it has come.
+
+    Args:
+        quiet: Say only what is wrong.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line of something wrong that was survived."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def bar(self, title: str, total: int | None) -> Bar:
+        """A progress bar, to be used in a `with` statement."""
+        return Bar(self, title, total)
+
+
+class Bar(AbstractContextManager["Bar"]):
+    """Progress of one loop: live on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
+        self._reporter = reporter
+        self._title = title
+        self._total = total
+        self._done = 0
+        self._start = self._last = time.monotonic()
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Bar:
+        if sys.stderr.isatty() and not self._reporter.quiet:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._reporter.console,
+                transient=True,
+            )
+            self._live.start()
+            self._task = self._live.add_task(self._title, total=self._total)
+        else:
+            self._reporter.say(self._title)
+        return self
+
+    def step(self, note: str = "") -> None:
+        """One more is done."""
+        self._done += 1
+        if self._live is not None and self._task is not None:
+            text = f"{self._title} {note}".strip()
+            self._live.update(self._task, completed=self._done, description=text)
+        elif time.monotonic() - self._last >= _LINE_EVERY_S:
+            self._last = time.monotonic()
+            of = f"/{self._total}" if self._total else ""
+            seconds = self._last - self._start
+            self._reporter.say(f"  {self._done}{of} {note} ({seconds:.0f} s)")
+
+    def note(self, text: str) -> None:
+        """What is being done now."""
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, description=f"{self._title} {text}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
