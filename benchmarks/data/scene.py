@@ -155,7 +155,7 @@ def _fits(labels: LabelArray, item: _Placed, mask: BoolArray, full_px: list[int]
 
 def _paint(rng: np.random.Generator, size_hw: tuple[int, int], placed: list[_Placed]) -> UInt8Array:
     palette = draw_palette(rng)
-    canvas = draw_texture(rng, palette, size_hw).copy()
+    canvas = draw_texture(rng, palette, size_hw, ground=True).copy()
     if rng.random() < 0.25:
         _split_ground(rng, palette, canvas)
     light = rng.uniform(0, 2 * math.pi)
@@ -167,7 +167,8 @@ def _paint(rng: np.random.Generator, size_hw: tuple[int, int], placed: list[_Pla
 def _split_ground(rng: np.random.Generator, palette: Float32Array, canvas: Float32Array) -> None:
     """Gives the lower part of the ground a surface of its own, as a floor meets a wall."""
     row = int(rng.uniform(0.3, 0.8) * canvas.shape[0])
-    canvas[row:] = draw_texture(rng, palette, (canvas.shape[0] - row, canvas.shape[1]))
+    size_hw = (canvas.shape[0] - row, canvas.shape[1])
+    canvas[row:] = draw_texture(rng, palette, size_hw, ground=True)
 
 
 def _paint_object(
@@ -223,7 +224,7 @@ def _surface(
         around = inside
     ring = behind[around]
     for _ in range(5):
-        surface = draw_texture(rng, palette, alpha.shape)
+        surface = draw_texture(rng, palette, alpha.shape, ground=False)
         if rng.random() < 0.3:
             _add_part(rng, palette, surface)
         body = surface[inside]
@@ -243,7 +244,7 @@ def _add_part(rng: np.random.Generator, palette: Float32Array, surface: Float32A
     top = int(rng.integers(surface.shape[0] - part.shape[0] + 1))
     left = int(rng.integers(surface.shape[1] - part.shape[1] + 1))
     window = surface[top : top + part.shape[0], left : left + part.shape[1]]
-    window += part * (draw_texture(rng, palette, window.shape[:2]) - window)
+    window += part * (draw_texture(rng, palette, window.shape[:2], ground=False) - window)
 
 
 def _blurred(alpha: Float32Array, radius_px: float) -> Float32Array:
@@ -268,7 +269,7 @@ def _develop(rng: np.random.Generator, canvas: Float32Array) -> UInt8Array:
     grain = rng.standard_normal((*size_hw, 3), dtype=np.float32)
     canvas += np.float32(rng.uniform(0.005, 0.04)) * grain
     if rng.random() < 0.3:
-        canvas = _compress(canvas, float(rng.uniform(0.03, 0.12)))
+        canvas = _compress(canvas, float(rng.uniform(0.02, 0.07)))
     return _to_uint8(canvas)
 
 

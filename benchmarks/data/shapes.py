@@ -56,8 +56,9 @@ class _Canvas:
         """Draws a round-ended line whose width is in units of the disc's radius."""
         points = self._points(path)
         half = max(width * self.radius / 2, 1.0)
-        self.pen.line(points, fill=255, width=round(2 * half), joint="curve")
-        for x, y in (points[0], points[-1]):
+        self.pen.line(points, fill=255, width=round(2 * half))
+        # A disc at every bend: Pillow's own joints leave cracks.
+        for x, y in points:
             self.pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
 
     def alpha(self) -> Float32Array:

@@ -14,8 +14,13 @@ from baselines.interface import Float32Array, UInt8Array
 from benchmarks.data.images import load_image
 from mobilesam.errors import DataError
 
-PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel")
-"""Photos inside scikit-image's wheel that are CC0 or in the public domain by its own notes."""
+GROUND_PHOTOS = ("brick", "grass", "gravel")
+OBJECT_PHOTOS = (*GROUND_PHOTOS, "astronaut", "camera", "chelsea", "coffee")
+"""Photos inside scikit-image's wheel that are CC0 or in the public domain by its own notes.
+
+The ground takes only those that show no things: a cat on the ground would be an object without a
+mask.
+"""
 
 
 def smooth_noise(rng: np.random.Generator, size_hw: tuple[int, int], cells: int) -> Float32Array:
@@ -65,16 +70,22 @@ def draw_palette(rng: np.random.Generator) -> Float32Array:
 
 
 def draw_texture(
-    rng: np.random.Generator, palette: Float32Array, size_hw: tuple[int, int]
+    rng: np.random.Generator, palette: Float32Array, size_hw: tuple[int, int], ground: bool
 ) -> Float32Array:
     """Draws a surface of two colours of the palette, or cut from a photo.
+
+    Args:
+        rng: Source of all randomness.
+        palette: (N, 3) float32 RGB in [0, 1], at least two colours.
+        size_hw: Height and width of the result.
+        ground: For the ground, which shows no photos of things.
 
     Returns:
         (H, W, 3) float32, about [0, 1].
     """
     first, second = palette[rng.permutation(len(palette))[:2]]
     if rng.random() < 0.3:
-        photo = _photo_crop(rng, size_hw)
+        photo = _photo_crop(rng, size_hw, GROUND_PHOTOS if ground else OBJECT_PHOTOS)
         if photo is not None:
             if rng.random() < 0.5:
                 return photo
@@ -143,9 +154,9 @@ _PATTERNS: tuple[Callable[[np.random.Generator, tuple[int, int]], Float32Array],
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def load_photos() -> tuple[UInt8Array, ...]:
-    """Reads the photos that ship inside scikit-image, nothing from the network.
+@lru_cache(maxsize=2)
+def load_photos(names: tuple[str, ...]) -> tuple[UInt8Array, ...]:
+    """Reads photos that ship inside scikit-image, nothing from the network.
 
     Returns:
         (H, W, 3) uint8 each; fewer, or none, where an installation lacks them.
@@ -155,7 +166,7 @@ def load_photos() -> tuple[UInt8Array, ...]:
         return ()
     folder = Path(spec.origin).parent / "data"
     photos = []
-    for name in PHOTOS:
+    for name in names:
         try:
             photos.append(load_image(folder / f"{name}.png", name))
         except DataError:
@@ -163,11 +174,13 @@ def load_photos() -> tuple[UInt8Array, ...]:
     return tuple(photos)
 
 
-def _photo_crop(rng: np.random.Generator, size_hw: tuple[int, int]) -> Float32Array | None:
+def _photo_crop(
+    rng: np.random.Generator, size_hw: tuple[int, int], names: tuple[str, ...]
+) -> Float32Array | None:
     """A random part of a random photo, mirrored and resized; None where there are no photos."""
     from PIL import Image
 
-    photos = load_photos()
+    photos = load_photos(names)
     if not photos:
         return None
     photo = photos[int(rng.integers(len(photos)))]

@@ -1,0 +1,208 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.data.coco import CocoDataset
+from benchmarks.data.dataset import BadSample, Sample
+from mobilesam.errors import DataError, UsageError
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco"
+
+
+def annotation(number, image_id=1, **fields):
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 7,
+        "iscrowd": 0,
+        "area": 16.5,
+        "bbox": [2.25, 3.0, 4.5, 4.0],
+        "segmentation": [[2, 3, 6, 3, 6, 7, 2, 7]],
+    } | fields
+
+
+def document(*annotations):
+    return {
+        "images": [
+            {"id": 2, "file_name": "two.png", "height": 10, "width": 12},
+            {"id": 1, "file_name": "one.png", "height": 10, "width": 12},
+        ],
+        "annotations": list(annotations) or [annotation(5), annotation(4), annotation(6, 2)],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+
+
+@pytest.fixture
+def opened(tmp_path):
+    for name in ("one.png", "two.png"):
+        Image.new("RGB", (12, 10), "red").save(tmp_path / name)
+
+    def open_dataset(content, limit=None):
+        path = tmp_path / "instances_toy.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return CocoDataset(tmp_path, path, limit)
+
+    return open_dataset
+
+
+def test_images_and_annotations_come_by_ascending_id(opened):
+    dataset = opened(document())
+    samples = list(dataset.samples())
+    assert dataset.name == "coco:toy"
+    assert [sample.image_id for sample in samples] == [1, 2]
+    assert [item.annotation_id for item in samples[0].instances] == [4, 5]
+    assert dataset.n_images == 2
+    assert dataset.n_instances == 3
+    item = samples[0].instances[0]
+    assert item.category == "cat"
+    assert item.area_px == 16.5
+    assert item.box.dtype == np.float32
+    assert item.box.tolist() == [2.25, 3.0, 6.75, 7.0]
+    expected = np.zeros((10, 12), bool)
+    expected[3:7, 2:6] = True
+    assert np.array_equal(item.mask(), expected)
+
+
+@pytest.mark.parametrize("bbox", [None, [2, 3, 0, 4], [2, 3, 4, -1], [1e8, 3, 0.5, 4]])
+def test_a_box_without_extent_is_taken_from_the_mask(opened, bbox):
+    (sample,) = opened(document(annotation(1, bbox=bbox))).samples()
+    assert sample.instances[0].box.tolist() == [2, 3, 6, 7]
+
+
+def test_boxes_are_not_clipped(opened):
+    (sample,) = opened(document(annotation(1, bbox=[-3, -2, 40, 50]))).samples()
+    assert sample.instances[0].box.tolist() == [-3, -2, 37, 48]
+
+
+def test_what_is_left_out_is_counted(opened):
+    dataset = opened(
+        document(
+            annotation(1),
+            annotation(2, iscrowd=1, segmentation={"size": [10, 12], "counts": [120]}),
+            annotation(3, segmentation=[]),
+            annotation(4, segmentation=[[1, 1, 5, 5]]),
+            annotation(5, segmentation={"size": [10, 11], "counts": [110]}),
+            annotation(6, image_id=2, iscrowd=1),
+        )
+    )
+    assert dataset.left_out == {"crowd": 2, "empty": 1, "malformed": 2}
+    assert dataset.n_images == 1
+    assert len(dataset.problems) == 2
+    assert "instances_toy.json: annotation 4: polygon 0 has 2 points" in dataset.problems[0]
+    assert "annotation 5" in dataset.problems[1]
+
+
+def test_a_limit_takes_the_first_usable_images(opened):
+    rows = [annotation(1, iscrowd=1), annotation(2, image_id=2)]
+    assert [s.image_id for s in opened(document(*rows), limit=1).samples()] == [2]
+    assert opened(document(), limit=1).left_out["crowd"] == 0
+    with pytest.raises(UsageError, match="limit of 0"):
+        opened(document(), limit=0)
+
+
+def test_the_fingerprint_follows_annotations_and_limit(opened):
+    prints = {
+        opened(document()).fingerprint,
+        opened(document(), limit=1).fingerprint,
+        opened(document(annotation(1))).fingerprint,
+    }
+    assert len(prints) == 3
+    assert opened(document()).fingerprint in prints
+
+
+def test_bad_images_are_yielded_in_their_place(opened, tmp_path):
+    dataset = opened(document())
+    (tmp_path / "one.png").write_bytes(b"")
+    first, second = dataset.samples()
+    assert isinstance(first, BadSample)
+    assert (first.image_id, first.name, first.n_instances) == (1, "one.png", 2)
+    assert "empty" in first.why
+    assert isinstance(second, Sample)
+    Image.new("RGB", (12, 11)).save(tmp_path / "two.png")
+    (tmp_path / "one.png").unlink()
+    whys = [sample.why for sample in dataset.samples()]
+    assert "No such file" in whys[0]
+    assert "12x11" in whys[1]
+    assert "12x10" in whys[1]
+
+
+@pytest.mark.parametrize("name", ["/etc/one.png", "../one.png"])
+def test_a_file_name_never_leads_out_of_the_folder(opened, name):
+    content = document()
+    content["images"][1]["file_name"] = name
+    assert "leads out" in next(opened(content).samples()).why
+
+
+def changed(path, value):
+    """A document with one value replaced, or removed if the value is None."""
+    content = document()
+    *parents, last = path
+    at = content
+    for key in parents:
+        at = at[key]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "instances_toy.json is not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "top level is not a JSON object"),
+        (changed(["categories"], None), "no 'categories'"),
+        (changed(["annotations"], {}), "annotations is not a list"),
+        (changed(["images", 0, "width"], None), "image number 0 has no 'width'"),
+        (changed(["images", 0, "width"], 0), "width of image 2 is 0"),
+        (changed(["images", 0, "height"], 2.5), "height of image 2 is 2.5"),
+        (changed(["images", 0, "id"], 1), "image id 1 is given twice"),
+        (changed(["images", 0, "id"], "1"), "image id is '1'"),
+        (changed(["images", 0, "file_name"], 3), "file_name of image 2"),
+        (changed(["categories", 0], 3), "category number 0 is not"),
+        (changed(["annotations", 0, "id"], 4), "annotation id 4 is given twice"),
+        (changed(["annotations", 0, "id"], None), "annotation number 0 has no 'id'"),
+        (changed(["annotations", 0, "segmentation"], None), "no 'segmentation'"),
+        (changed(["annotations", 0, "image_id"], 9), "annotation 5 has image_id 9"),
+        (changed(["annotations", 0, "category_id"], 9), "annotation 5 has category_id 9"),
+        (changed(["annotations", 0, "bbox"], [0, float("nan"), 1, 1]), "annotation 5: bbox"),
+        (changed(["annotations", 0, "bbox"], [0, 10**400, 1, 1]), "annotation 5: bbox"),
+        (changed(["annotations", 0, "bbox"], [0, 1, 1]), "annotation 5: bbox"),
+        (changed(["annotations", 0, "area"], float("inf")), "annotation 5: area"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused(opened, content, words):
+    with pytest.raises(DataError, match=words) as caught:
+        opened(content)
+    assert "instances_toy.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder_and_file(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"):
+        CocoDataset(tmp_path / "none", tmp_path / "a.json")
+    with pytest.raises(DataError, match=r"cannot read .*a\.json: No such file"):
+        CocoDataset(tmp_path, tmp_path / "a.json")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("split", "n_images", "n_instances", "n_crowd"),
+    [("val2017_dev", 100, 929, 12), ("train2017_dev", 150, 1257, 8)],
+)
+def test_real_coco(split, n_images, n_instances, n_crowd):
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here")
+    dataset = CocoDataset(SHARED / "images" / split, SHARED / f"instances_{split}.json")
+    assert (dataset.n_images, dataset.n_instances) == (n_images, n_instances)
+    assert dataset.left_out == {"crowd": n_crowd, "empty": 0, "malformed": 0}
+    for _, sample in zip(range(5), dataset.samples(), strict=False):
+        assert isinstance(sample, Sample)
+        for item in sample.instances:
+            assert item.mask().shape == sample.image.shape[:2]
+            assert item.mask().any()
