@@ -1,0 +1,162 @@
+"""Reading a file of tensors that somebody else wrote, without running anything that is in it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilesam.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training scripts store a state dict beside their optimiser and epoch."""
+
+_AGAIN = "fetch or copy the file again"
+_TENSORS_ONLY = "save model.state_dict() alone, or use a .safetensors file"
+_HEAD_BYTES = 512
+_ZIP = b"PK\x03\x04"
+_FOREIGN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+# What torch.load was seen to raise for files with single bytes changed, beside UnpicklingError.
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
+
+
+def load_state_dict_file(path: Path) -> dict[str, Tensor]:
+    """Loads a state dict on the CPU; no code in the file is run.
+
+    Args:
+        path: A file of `torch.save`, or of safetensors where its name ends so. A dict that holds
+            its state dict under `model` or `state_dict` is unwrapped.
+
+    Returns:
+        Name to tensor, in the file's order, detached. The tensors may be mapped from the file
+        (copy on write), so copy them into a module and drop them rather than keep them.
+
+    Raises:
+        WeightsError: The file is missing, empty, truncated, a text or web page, holds anything but
+            tensors, or is not a flat state dict.
+    """
+    head = _read_head(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    return _flat(path, _load_torch(path, head))
+
+
+def _read_head(path: Path) -> bytes:
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; give the path of a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if not head:
+        raise WeightsError(f"{path} is empty; {_AGAIN}")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise WeightsError(f"{path} is a web page, not a checkpoint; {_AGAIN}")
+    if _TEXT.fullmatch(head):
+        raise WeightsError(f"{path} is a text file, not a checkpoint; {_AGAIN}")
+    if head.startswith(_ZIP) and not _is_whole_zip(path):
+        raise WeightsError(f"{path} is truncated ({path.stat().st_size} bytes); {_AGAIN}")
+    return head
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Tells whether the directory at the end of the archive is there."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return _flat(path, load_file(path, device="cpu"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"
+        ) from error
+
+
+def _load_torch(path: Path, head: bytes) -> Any:
+    import pickle
+
+    import torch
+
+    # Only the zip format of torch >= 1.6 can be mapped.
+    mmap = head.startswith(_ZIP)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, error)) from error
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
+        ) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    named = _FOREIGN_GLOBAL.search(str(error))
+    if named:
+        return (
+            f"{path} is a pickle that needs {named[1]} and could run code, so it was not loaded; "
+            f"{_TENSORS_ONLY}"
+        )
+    return f"{path} is truncated, damaged or no PyTorch checkpoint; {_AGAIN}"
+
+
+def _flat(path: Path, content: Any) -> dict[str, Tensor]:
+    from torch import Tensor
+
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a state dict; {_TENSORS_ONLY}"
+        )
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not content:
+        raise WeightsError(f"{path} holds an empty state dict; {_TENSORS_ONLY}")
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is not a flat state dict: {key!r} holds a {type(value).__name__}; "
+                f"{_TENSORS_ONLY}"
+            )
+        tensors[key] = value.detach()
+    return tensors
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
