@@ -174,7 +174,9 @@ def _draw_cloud(rng: np.random.Generator, extent_px: int) -> Float32Array:
     radius = np.hypot(axis[:, None], axis[None, :])
     field = smooth_noise(rng, (side, side), cells=int(rng.integers(3, 7))) + 0.42 - radius
     # Noise swings by about its own size from cell to cell; this makes the edge some 2 px wide.
-    alpha: Float32Array = np.clip(0.5 + field * (extent_px / 10), 0, 1).astype(np.float32)
+    # The disc bounds it too, or the patch would cut it off in a straight line.
+    depth = np.minimum(field * (extent_px / 10), (1 - radius) * (extent_px / 2))
+    alpha: Float32Array = np.clip(0.5 + depth, 0, 1).astype(np.float32)
     labels, n_parts = ndimage.label(alpha >= 0.5)
     if n_parts > 1:
         largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
