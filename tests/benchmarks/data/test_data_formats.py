@@ -257,6 +257,8 @@ def test_a_tar_cut_off_anywhere_gives_what_is_whole(tmp_path):
         good = [s.image_id for s in samples if isinstance(s, Sample)]
         whole = [n + 1 for n in range(3) if ends[2 * n + 1] <= cut]
         assert good == whole, cut
+        whys = [s.why for s in samples if isinstance(s, BadSample)]
+        assert all("beside" in why or "a.tar" in why for why in whys), whys
         padded = -(-ends[-1] // 512) * 512
         if cut < padded + 512:
             assert samples[-1].name == "a.tar", cut
