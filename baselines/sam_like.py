@@ -29,8 +29,9 @@ from baselines.options import ModelOptions
 from mobilesam.errors import UsageError
 
 # Prompts that go through the decoder together. It copies the image embedding for each of them
-# (4 MiB and several times that in between), so that larger batches only cost memory on a CPU.
-DECODE_BATCH = 8
+# (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc asks the kernel for fresh
+# pages at every call, which costs more than a larger batch saves.
+DECODE_BATCH = 4
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

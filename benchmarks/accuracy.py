@@ -208,14 +208,18 @@ def _image(
     with clock:
         embedding = model.encode(model.prepare(sample.image))
 
+    prompts = {
+        kind: np.stack([manifests.prompt(kind, sample, each) for each in sample.instances])
+        for kind in {protocol.prompt for protocol in protocols}
+    }
+
     def question(protocol: AccuracyProtocol) -> tuple[PromptRule, bool]:
         return protocol.prompt, protocol.multimask
 
     for (kind, multimask), group in groupby(sorted(protocols, key=question), key=question):
         asked = tuple(group)
-        values = np.stack([manifests.prompt(kind, sample, each) for each in sample.instances])
         start = 0
-        for batch in to_prompts(kind, values).batches(PROMPT_BATCH):
+        for batch in to_prompts(kind, prompts[kind]).batches(PROMPT_BATCH):
             with clock:
                 masks = model.decode(embedding, batch, multimask=multimask)
             for row in range(len(batch)):
