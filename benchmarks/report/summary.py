@@ -1,0 +1,239 @@
+"""The table with a row a model, and the lines that say where its numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.records import LatencyRow, RunRecord, WeightsRow
+from benchmarks.report.cells import percent, text_cell, weights_cell
+from benchmarks.report.formatting import MIB, clean, interval, number
+from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.view import (
+    Protocol,
+    Setup,
+    find_latency,
+    find_memory,
+    find_miou,
+    has_accuracy,
+    has_random_weights,
+    model_names,
+    model_row,
+    protocols,
+    setups,
+    unique,
+    used_parameters,
+    weights_label,
+)
+
+INLINE_REASON = 24
+"""Reasons of at most so many characters stand in the cell; longer ones become a footnote."""
+
+
+class _Reasons:
+    """Reasons for empty cells; long ones are numbered, and printed once below the table."""
+
+    def __init__(self) -> None:
+        self._long: list[str] = []
+
+    def cell(self, status: str, why: str | None, n_numbers: int) -> Cell:
+        """An empty cell that says why; raw: no numbers, then the status with its reason."""
+        why = clean(why or "")
+        text = why or status
+        if len(why) > INLINE_REASON:
+            if why not in self._long:
+                self._long.append(why)
+            text = f"{status} ({self._long.index(why) + 1})"
+        return Cell(text, (*([None] * n_numbers), f"{status}: {why}" if why else status))
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"({index}) {why}" for index, why in enumerate(self._long, start=1))
+
+
+def summary_table(record: RunRecord) -> Table:
+    """One row a model (and setup, where several were timed): size, time, memory, accuracy.
+
+    A cell without a number says why. Decode times stand beside the kind of decoding.
+    """
+    timed: tuple[Setup | None, ...] = setups(record) or (None,)
+    shown = protocols(record)
+    cuda = any(row.cuda_peak_allocated_bytes is not None for row in record.memory)
+    reasons = _Reasons()
+    rows = []
+    for model in model_names(record):
+        for setup in timed:
+            row = [*_model_cells(record, model, setup, reasons)]
+            row += _time_cells(record, model, setup, reasons)
+            row += _memory_cells(record, model, setup, cuda=cuda)
+            row += [_miou_cell(record, model, protocol, reasons) for protocol in shown]
+            rows.append(tuple(row))
+    columns = _columns(shown, several=len(timed) > 1, cuda=cuda)
+    notes = (*_notes(record, timed, shown), *reasons.notes())
+    return Table("summary", "Summary", columns, tuple(rows), notes)
+
+
+def _columns(shown: Sequence[Protocol], *, several: bool, cuda: bool) -> tuple[Column, ...]:
+    def time(header: str, name: str) -> Column:
+        raw = (f"{name}_ms", f"{name}_ci95_low_ms", f"{name}_ci95_high_ms", f"{name}_status")
+        return Column(header, raw, "ms", "right")
+
+    def accuracy(protocol: Protocol) -> Column:
+        key = f"{protocol.protocol}:{protocol.reference}:{protocol.dataset}"
+        raw = tuple(f"{part}:{key}" for part in ("miou", "ci95_low", "ci95_high", "status"))
+        label = f"{protocol.protocol} vs {protocol.reference}"
+        # One dataset for all is said once, in a note.
+        where = "" if len({p.dataset for p in shown}) == 1 else f", {protocol.dataset}"
+        return Column(f"mIoU {label}{where}", raw, "%", "right")
+
+    return (
+        Column("Model", ("model",)),
+        Column("Setup", ("device", "precision", "threads"), csv_only=not several),
+        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        Column("Parameters used", ("used_parameters", "parameters_status"), "10^6", "right"),
+        time("Encode", "encode"),
+        time("Decode, 1 prompt", "decode_1"),
+        Column("Decode kind", ("decode_kind",)),
+        time("End to end", "end_to_end"),
+        Column("Peak RSS", ("peak_rss_bytes",), "MiB", "right"),
+        *([Column("CUDA peak", ("cuda_peak_bytes",), "MiB", "right")] if cuda else []),
+        *(accuracy(protocol) for protocol in shown),
+    )
+
+
+def _model_cells(
+    record: RunRecord, model: str, setup: Setup | None, reasons: _Reasons
+) -> tuple[Cell, ...]:
+    info = model_row(record, model)
+    used = used_parameters(record, model)
+    if used is None:
+        bad = (r for r in record.params if r.model == model and r.status != "ok")
+        row = next(bad, None)
+        status, why = _why_missing(record, model) if row is None else (row.status, row.why)
+        size = reasons.cell(status, why, 1)
+    else:
+        size = Cell(f"{used / 1e6:.3f}" if used else "0", (used, "ok"))
+    return (
+        text_cell(model),
+        Cell("", (None, None, None))
+        if setup is None
+        else Cell(setup.label, (setup.device, setup.precision, setup.threads)),
+        Cell("unknown", (None, None, None)) if info is None else weights_cell(info.weights),
+        size,
+    )
+
+
+def _time_cells(
+    record: RunRecord, model: str, setup: Setup | None, reasons: _Reasons
+) -> tuple[Cell, ...]:
+    def find(phase: str, n_prompts: int | None = None) -> LatencyRow | None:
+        return None if setup is None else find_latency(record, setup, model, phase, n_prompts)
+
+    def cell(row: LatencyRow | None) -> Cell:
+        if row is None:
+            return reasons.cell(*_why_missing(record, model), 3)
+        if row.status != "ok" or row.median_ms is None:
+            return reasons.cell(row.status, row.why, 3)
+        low, high = row.ci95_ms or (None, None)
+        return Cell(interval(row.median_ms, row.ci95_ms), (row.median_ms, low, high, "ok"))
+
+    info = model_row(record, model)
+    decode = find("decode", 1)
+    kind = info.decode_kind if info else decode.decode_kind if decode else None
+    return (
+        cell(find("encode")),
+        cell(decode),
+        Cell(kind or "", (kind,)),
+        cell(find("end_to_end")),
+    )
+
+
+def _memory_cells(
+    record: RunRecord, model: str, setup: Setup | None, *, cuda: bool
+) -> tuple[Cell, ...]:
+    device = setup.device if setup else next((row.device for row in record.memory), "")
+    row = find_memory(record, device, model)
+
+    def cell(value: int | None) -> Cell:
+        text = "not measured" if value is None else f"{value / MIB:.0f}"
+        return Cell(text, (value,))
+
+    peak = cell(row.peak_rss_bytes if row else None)
+    return (peak, cell(row.cuda_peak_allocated_bytes if row else None)) if cuda else (peak,)
+
+
+def _miou_cell(record: RunRecord, model: str, protocol: Protocol, reasons: _Reasons) -> Cell:
+    row = find_miou(record, protocol, model)
+    if row is not None and row.miou is not None and has_accuracy(row):
+        low, high = row.ci95 or (None, None)
+        return Cell(percent(row.miou, row.ci95), (row.miou, low, high, "ok"))
+    if row is not None and row.status != "ok":
+        return reasons.cell(row.status, row.why, 3)
+    if has_random_weights(record, model) or (row and row.weights.kind == "random"):
+        return reasons.cell("skipped", "random weights", 3)
+    return reasons.cell(*_why_missing(record, model), 3)
+
+
+def _why_missing(record: RunRecord, model: str) -> tuple[str, str | None]:
+    """Status and reason of something that has no row of its own."""
+    info = model_row(record, model)
+    if info is not None and info.status != "ok":
+        return info.status, info.why
+    return "not measured", None
+
+
+def _notes(
+    record: RunRecord, timed: Sequence[Setup | None], shown: Sequence[Protocol]
+) -> tuple[str, ...]:
+    notes = [f"Times on {setup.label}." for setup in timed if setup and len(timed) == 1]
+    if record.latency:
+        notes.append("Times: median [95 % interval].")
+        notes.append(
+            "Decode kind: decoder runs a network for each prompt, select picks among masks that "
+            "encode has found, classical runs an algorithm; their times do not compare."
+        )
+    if shown:
+        datasets = ", ".join(unique(protocol.dataset for protocol in shown))
+        notes.append(
+            f"mIoU on {datasets}: mean over instances [95 % bootstrap interval over images]; "
+            "columns name protocol and reference."
+        )
+    if any(protocol.dataset.startswith("sa1b") for protocol in shown):
+        notes.append("SA-1B's masks were made by a SAM: they favour SAM.")
+    random = [model for model in model_names(record) if has_random_weights(record, model)]
+    if random:
+        notes.append(
+            "Random weights, on the exact architecture: times hold, accuracy does not exist."
+        )
+    reasons: dict[str, list[str]] = {}
+    for row in record.models:
+        if row.weights.why:
+            label = f"{row.model} ({weights_label(row.weights)})"
+            reasons.setdefault(row.weights.why, []).append(label)
+    notes += [f"Weights of {', '.join(labels)}: {why}." for why, labels in reasons.items()]
+    return tuple(notes)
+
+
+def provenance(record: RunRecord) -> tuple[str, ...]:
+    """Where, when and with what a run was made: one plain line each."""
+    env = record.environment
+    commit = "commit unknown" if env.git_commit is None else f"commit {env.git_commit[:12]}"
+    dirty = " with uncommitted changes" if env.git_dirty else ""
+    torch = env.libraries.get("torch")
+    datasets = unique(row.dataset for row in record.miou)
+    gpu = f"; {', '.join(env.gpu)}" if env.gpu else ""
+    weights = [f"{row.model} {_hash_line(row.weights)}" for row in record.models]
+    lines = [
+        f"Date: {record.created_utc}",
+        f"Machine: {env.cpu}, {env.cpu_logical_cores} logical cores, "
+        f"{number(env.ram_bytes / 2**30)} GiB{gpu}; {env.os}",
+        f"Threads: {env.threads}; allocator: {env.allocator}",
+        f"Python {env.python}, torch {torch or 'unknown'}",
+        f"Code: {commit}{dirty}",
+        f"Dataset: {', '.join(datasets) or 'none'}",
+        f"Weights: {'; '.join(weights) or 'none'}",
+    ]
+    return tuple(clean(line) for line in lines)
+
+
+def _hash_line(weights: WeightsRow) -> str:
+    label = weights_label(weights)
+    return f"{label}, not official" if label.startswith("custom") else label

@@ -1,0 +1,317 @@
+"""Tables of a record: parameters, latency, accuracy, and one summary with a row a model.
+
+Rows that were skipped or failed stay in their table, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records import BySize, LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
+from benchmarks.report.cells import percent, percent_cell, status_cell, text_cell, weights_cell
+from benchmarks.report.formatting import MIB, escape_markdown, interval, number, slug
+from benchmarks.report.summary import provenance, summary_table
+from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.view import (
+    Protocol,
+    find_miou,
+    model_names,
+    model_row,
+    phase_order,
+    protocol_of,
+    protocols,
+    unique,
+)
+
+__all__ = [
+    "latency_table",
+    "miou_tables",
+    "params_table",
+    "summary_table",
+    "write_tables",
+]
+
+_STATUS = Column("Status", ("status", "why"))
+_MODEL = Column("Model", ("model",))
+
+
+def params_table(record: RunRecord) -> Table:
+    """Parameters, arithmetic and bytes of every component.
+
+    Counts are given whole, in units of 10^6 and of 2^20: published "M" are either, often unsaid.
+    """
+    columns = (
+        _MODEL,
+        Column("Component", ("component",)),
+        Column("Total", ("total",), align="right"),
+        Column("Total", ("total_1e6",), "10^6", "right"),
+        Column("Total", ("total_2_20",), "2^20", "right"),
+        Column("Used", ("used",), align="right"),
+        Column("Used", ("used_1e6",), "10^6", "right"),
+        Column("Used", ("used_2_20",), "2^20", "right"),
+        Column("Arithmetic", ("flops",), "GFLOP", "right"),
+        Column("Weights", ("weight_bytes",), "MiB", "right"),
+        _STATUS,
+    )
+    notes = ["Total: every parameter. Used: those that take part in the forward pass."]
+    if any(row.flops is not None for row in record.params):
+        notes.append(
+            "One multiply-add is 2 FLOP. Encoder: one image; prompt encoder and mask decoder: one "
+            "point prompt."
+        )
+    for row in record.params:
+        if row.flops_not_counted:
+            ops = ", ".join(row.flops_not_counted)
+            notes.append(f"FLOP of {row.model} {row.component} leave out: {ops}.")
+    rows = tuple(_params_cells(row) for row in record.params)
+    return Table("params", "Parameters and arithmetic", columns, rows, unique(notes))
+
+
+def _params_cells(row: ParamsRow) -> tuple[Cell, ...]:
+    return (
+        text_cell(row.model),
+        text_cell(row.component),
+        *_count(row.total),
+        *_count(row.used),
+        Cell("" if row.flops is None else number(row.flops / 1e9), (row.flops,)),
+        Cell(
+            "" if row.weight_bytes is None else number(row.weight_bytes / MIB),
+            (row.weight_bytes,),
+        ),
+        status_cell(row.status, row.why),
+    )
+
+
+def _count(value: int | None) -> tuple[Cell, Cell, Cell]:
+    """A count of parameters: whole, / 10^6, / 2^20, from the integer and nothing else."""
+    if value is None:
+        return (Cell("", (None,)),) * 3
+    return (
+        Cell(f"{value:,}", (value,)),
+        Cell(f"{value / 1e6:.3f}", (value / 1e6,)),
+        Cell(f"{value / MIB:.3f}", (value / MIB,)),
+    )
+
+
+def latency_table(record: RunRecord) -> Table:
+    """Times of every phase: median with its 95 % interval, and percentiles where n carries them."""
+    columns = (
+        _MODEL,
+        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        Column("Device", ("device",)),
+        Column("Precision", ("precision",)),
+        Column("Threads", ("threads",), align="right"),
+        Column("Phase", ("phase",)),
+        Column("Prompts", ("n_prompts",), align="right"),
+        Column("Decode kind", ("decode_kind",)),
+        Column("Median [95 % CI]", ("median_ms", "ci95_low_ms", "ci95_high_ms"), "ms", "right"),
+        Column("Mean", ("mean_ms",), "ms", "right"),
+        Column("Min", ("min_ms",), "ms", "right"),
+        Column("p95", ("p95_ms",), "ms", "right"),
+        Column("p99", ("p99_ms",), "ms", "right"),
+        Column("Calls", ("n",), align="right"),
+        Column("Processes", ("processes",), align="right"),
+        _STATUS,
+    )
+    order = model_names(record)
+    rows = sorted(record.latency, key=lambda row: (order.index(row.model), phase_order(row)))
+    notes = []
+    if any(row.status == "ok" for row in rows):
+        notes.append("A percentile is empty where there are too few calls to carry it.")
+    if any(row.weights == "random" for row in rows):
+        notes.append(
+            "random: seeded random weights on the exact architecture, whose time is the same."
+        )
+    if len({row.decode_kind for row in rows}) > 1:
+        notes.append(
+            "Decode kind: `decoder` runs a network for each prompt, `select` picks among masks "
+            "that encode has found, `classical` runs an algorithm; their times do not compare."
+        )
+    for row in rows:
+        name = row.phase if row.n_prompts is None else f"{row.phase} at {row.n_prompts}"
+        notes += [f"{row.model}, {name}: {warning}" for warning in row.warnings]
+    cells = tuple(_latency_cells(record, row) for row in rows)
+    return Table("latency", "Latency", columns, cells, unique(notes))
+
+
+def _latency_cells(record: RunRecord, row: LatencyRow) -> tuple[Cell, ...]:
+    info = model_row(record, row.model)
+    same = info is not None and info.weights.kind == row.weights
+    weights = info.weights if same and info is not None else WeightsRow(kind=row.weights)
+    low, high = row.ci95_ms or (None, None)
+    median = "" if row.median_ms is None else interval(row.median_ms, row.ci95_ms)
+    return (
+        text_cell(row.model),
+        weights_cell(weights),
+        text_cell(row.device),
+        text_cell(row.precision),
+        Cell(str(row.threads), (row.threads,)),
+        text_cell(row.phase),
+        Cell("" if row.n_prompts is None else str(row.n_prompts), (row.n_prompts,)),
+        # Elsewhere the kind of decoding has no bearing on the time.
+        Cell(row.decode_kind if row.phase == "decode" else "", (row.decode_kind,)),
+        Cell(median, (row.median_ms, low, high)),
+        *(
+            Cell("" if value is None else number(value), (value,))
+            for value in (row.mean_ms, row.min_ms, row.p95_ms, row.p99_ms)
+        ),
+        Cell(str(row.n), (row.n,)),
+        Cell(str(row.processes), (row.processes,)),
+        status_cell(row.status, row.why),
+    )
+
+
+def miou_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Accuracy, one table for each dataset and reference.
+
+    Agreement with a teacher and accuracy against ground truth never share a column.
+    """
+    found = protocols(record)
+    groups = unique((p.dataset, p.reference) for p in found)
+    names: list[str] = []
+    for dataset, reference in groups:
+        name = "miou" if len(groups) == 1 else f"miou-{slug(dataset)}-{slug(reference)}"
+        names.append(f"{name}-{len(names)}" if name in names else name)
+    return tuple(
+        _miou_table(record, [p for p in found if (p.dataset, p.reference) == group], name)
+        for group, name in zip(groups, names, strict=True)
+    )
+
+
+def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Table:
+    dataset, reference = group[0].dataset, group[0].reference
+    columns = (
+        _MODEL,
+        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        Column("Dataset", ("dataset",)),
+        Column("Protocol", ("protocol",)),
+        Column("Reference", ("reference",)),
+        Column("mIoU [95 % CI]", ("miou", "ci95_low", "ci95_high"), "%", "right"),
+        Column("Mean over images", ("miou_per_image",), "%", "right"),
+        Column("Small", ("miou_small", "n_small"), "%", "right"),
+        Column("Medium", ("miou_medium", "n_medium"), "%", "right"),
+        Column("Large", ("miou_large", "n_large"), "%", "right"),
+        Column("Images", ("n_images",), align="right"),
+        Column("Instances", ("n_instances",), align="right"),
+        _STATUS,
+    )
+    names = model_names(record)
+    rows = [
+        _miou_cells(record, protocol, model)
+        for protocol in group
+        for model in names
+        if find_miou(record, protocol, model) is not None
+    ]
+    notes = [
+        "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
+        "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
+    ]
+    if reference.startswith("teacher:"):
+        notes.append("Agreement with the masks of another model, which is not accuracy.")
+    if dataset.startswith("sa1b"):
+        notes.append("SA-1B's masks were made by a SAM: they favour SAM.")
+    hashes = unique(
+        row.manifest_sha256
+        for row in record.miou
+        if protocol_of(row) in group and row.manifest_sha256
+    )
+    if hashes:
+        notes.append("Prompt manifests (sha256): " + ", ".join(h[:16] for h in hashes) + ".")
+    title = f"Accuracy on {dataset}, reference {reference}"
+    return Table(name, title, columns, tuple(rows), tuple(notes))
+
+
+def _miou_cells(record: RunRecord, protocol: Protocol, model: str) -> tuple[Cell, ...]:
+    row = find_miou(record, protocol, model)
+    assert row is not None  # noqa: S101 - the caller asks only for rows that exist
+    if row.weights.kind == "random":
+        row = row.model_copy(
+            update={
+                "miou": None,
+                "ci95": None,
+                "miou_per_image": None,
+                "by_size": BySize(),
+                "status": "skipped" if row.status == "ok" else row.status,
+                "why": row.why or "random weights have no accuracy",
+            }
+        )
+    low, high = row.ci95 or (None, None)
+    sizes, counts = row.by_size, row.n_by_size
+    return (
+        text_cell(row.model),
+        weights_cell(row.weights),
+        text_cell(row.dataset),
+        text_cell(row.protocol),
+        text_cell(row.reference),
+        Cell("" if row.miou is None else percent(row.miou, row.ci95), (row.miou, low, high)),
+        percent_cell(row.miou_per_image),
+        *(
+            Cell("" if value is None else percent(value), (value, None if n is None else int(n)))
+            for value, n in (
+                (sizes.small, counts.small),
+                (sizes.medium, counts.medium),
+                (sizes.large, counts.large),
+            )
+        ),
+        Cell(str(row.n_images), (row.n_images,)),
+        Cell(str(row.n_instances), (row.n_instances,)),
+        status_cell(row.status, row.why),
+    )
+
+
+def write_tables(record: RunRecord, folder: Path) -> list[Path]:
+    """Writes every table as `tables/NAME.md`, `.csv` and `.tex`, and `summary.md` with all of it.
+
+    Args:
+        record: One run, or several that `merge_records` joined.
+        folder: Made where absent; older files of the same names are replaced.
+
+    Returns:
+        The files, in the order of writing. A table without rows is not written.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    tables = (
+        summary_table(record),
+        params_table(record),
+        latency_table(record),
+        *miou_tables(record),
+    )
+    written = []
+    for table in tables:
+        if not table.rows:
+            continue
+        for suffix, text in (
+            ("md", table.to_markdown()),
+            ("csv", table.to_csv()),
+            ("tex", table.to_latex()),
+        ):
+            path = folder / "tables" / f"{table.name}.{suffix}"
+            write_atomic(path, text.encode())
+            written.append(path)
+    path = folder / "summary.md"
+    write_atomic(path, summary_document(record, tables).encode())
+    return [*written, path]
+
+
+def summary_document(record: RunRecord, tables: Sequence[Table]) -> str:
+    """One Markdown document: where the run was made, all tables, failures and warnings."""
+    parts = [
+        f"# Run {escape_markdown(record.id)}\n",
+        "".join(f"- {escape_markdown(line)}\n" for line in provenance(record)),
+        *(table.to_markdown() for table in tables if table.rows),
+    ]
+    if not any(table.rows for table in tables):
+        parts.append("Nothing was measured.\n")
+    if record.failures:
+        lines = (
+            f"{failure.stage}, {failure.culprit}: {failure.why}" for failure in record.failures
+        )
+        parts.append("## Failures\n\n" + "".join(f"- {escape_markdown(x)}\n" for x in lines))
+    if record.warnings:
+        parts.append(
+            "## Warnings\n\n" + "".join(f"- {escape_markdown(x)}\n" for x in record.warnings)
+        )
+    return "\n".join(parts)

@@ -1,0 +1,286 @@
+"""Questions that tables and plots ask of a record; several records are merged into one first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from benchmarks.records import (
+    LatencyRow,
+    MemoryRow,
+    MiouRow,
+    ModelRow,
+    ParamsRow,
+    RunRecord,
+    WeightsRow,
+)
+from mobilesam.errors import UsageError
+
+T = TypeVar("T")
+Bounds = tuple[float, float]
+
+WHOLE_MODEL = frozenset({"all", "total", "whole"})
+"""Names of the component that is the whole model; without one, the components add up to it."""
+
+PHASES = (
+    "load",
+    "first_call",
+    "preprocess",
+    "encode",
+    "decode",
+    "postprocess",
+    "end_to_end",
+    "everything",
+)
+SHA_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Setup:
+    """What must be equal for two times to stand on one axis."""
+
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def label(self) -> str:
+        """As printed: `cpu, fp32, 2 threads`."""
+        return f"{self.device}, {self.precision}, {self.threads} thread{'s' * (self.threads != 1)}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Protocol:
+    """What must be equal for two accuracies to stand on one axis."""
+
+    dataset: str
+    reference: str
+    protocol: str
+
+    @property
+    def label(self) -> str:
+        """As printed: `box vs ground-truth, coco:val2017`."""
+        return f"{self.protocol} vs {self.reference}, {self.dataset}"
+
+
+def unique(values: Iterable[T]) -> tuple[T, ...]:
+    """Distinct values in order of first appearance."""
+    return tuple(dict.fromkeys(values))
+
+
+def setup_of(row: LatencyRow) -> Setup:
+    """The setup that a time was measured in."""
+    return Setup(row.device, row.precision, row.threads)
+
+
+def protocol_of(row: MiouRow) -> Protocol:
+    """The protocol of an accuracy, with its dataset and reference."""
+    return Protocol(row.dataset, row.reference, row.protocol)
+
+
+def setups(record: RunRecord) -> tuple[Setup, ...]:
+    """All setups of a record, in order of first appearance."""
+    return unique(setup_of(row) for row in record.latency)
+
+
+def protocols(record: RunRecord) -> tuple[Protocol, ...]:
+    """All protocols of a record: datasets and references apart, otherwise in their own order."""
+    found = unique(protocol_of(row) for row in record.miou)
+    parts = unique((p.dataset, p.reference) for p in found)
+    return tuple(sorted(found, key=lambda p: parts.index((p.dataset, p.reference))))
+
+
+def model_names(record: RunRecord) -> tuple[str, ...]:
+    """Every model that any part of the record names, those of `models` first."""
+    parts: tuple[Sequence[ModelRow | ParamsRow | LatencyRow | MemoryRow | MiouRow], ...] = (
+        record.models,
+        record.params,
+        record.latency,
+        record.memory,
+        record.miou,
+    )
+    return unique(row.model for part in parts for row in part)
+
+
+def model_row(record: RunRecord, model: str) -> ModelRow | None:
+    """The row of a model, or None where only its measurements are recorded."""
+    return next((row for row in record.models if row.model == model), None)
+
+
+def phase_order(row: LatencyRow) -> tuple[int, str, int]:
+    """Sort key: phases in the order in which they happen, then by number of prompts."""
+    known = PHASES.index(row.phase) if row.phase in PHASES else len(PHASES)
+    return known, row.phase, row.n_prompts or 0
+
+
+def find_latency(
+    record: RunRecord, setup: Setup, model: str, phase: str, n_prompts: int | None = None
+) -> LatencyRow | None:
+    """The row of one phase; without `n_prompts`, the one with the fewest prompts."""
+    rows = [
+        row
+        for row in record.latency
+        if row.model == model
+        and row.phase == phase
+        and setup_of(row) == setup
+        and n_prompts in (None, row.n_prompts)
+    ]
+    return min(rows, key=phase_order, default=None)
+
+
+def timed(row: LatencyRow | None) -> tuple[float, Bounds | None] | None:
+    """Median and interval in ms of a row that a log axis can show, otherwise None."""
+    if row is None or row.status != "ok" or row.median_ms is None or row.median_ms <= 0:
+        return None
+    return row.median_ms, row.ci95_ms
+
+
+def find_miou(record: RunRecord, protocol: Protocol, model: str) -> MiouRow | None:
+    """The row of one model under one protocol."""
+    rows = (r for r in record.miou if r.model == model and protocol_of(r) == protocol)
+    return next(rows, None)
+
+
+def has_accuracy(row: MiouRow | None) -> bool:
+    """Whether a row holds an accuracy figure; one from random weights is none, whatever it says."""
+    return (
+        row is not None
+        and row.status == "ok"
+        and row.miou is not None
+        and row.weights.kind != "random"
+    )
+
+
+def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:
+    """The memory of one model on one device."""
+    rows = (row for row in record.memory if row.model == model and row.device == device)
+    return next(rows, None)
+
+
+def used_parameters(record: RunRecord, model: str) -> int | None:
+    """Parameters that take part in a model's forward pass; None unless all of it was counted.
+
+    A model that stands in the record without weights (`kind: none`) has zero.
+    """
+    rows = [row for row in record.params if row.model == model]
+    whole = [row for row in rows if row.component in WHOLE_MODEL]
+    counts = [row.used if row.status == "ok" else None for row in whole or rows]
+    if not counts:
+        info = model_row(record, model)
+        return 0 if info is not None and info.weights.kind == "none" else None
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def has_random_weights(record: RunRecord, model: str) -> bool:
+    """Whether a model ran with seeded random weights: its times count, its masks do not."""
+    info = model_row(record, model)
+    if info is not None:
+        return info.weights.kind == "random"
+    return any(row.model == model and row.weights == "random" for row in record.latency)
+
+
+def weights_label(weights: WeightsRow) -> str:
+    """As printed: `official 6dbb9052`, `custom 1a2b3c4d`, `random` or `none needed`."""
+    if weights.kind == "random":
+        return "random"
+    if weights.kind == "none":
+        return "none needed"
+    kind = "official" if weights.official else "custom"
+    return f"{kind} {weights.sha256[:SHA_DIGITS]}" if weights.sha256 else f"{kind} (hash unknown)"
+
+
+def merge_records(records: Sequence[RunRecord]) -> RunRecord:
+    """Joins runs of one machine into one record, so that a single report can be made of them.
+
+    Where two runs measured the same thing the newer row stands, and a warning of the merged
+    record says so.
+
+    Args:
+        records: At least one; their order does not matter.
+
+    Raises:
+        UsageError: No record; runs of different machines or thread counts, whose times are not
+            comparable; or one model with different weights.
+    """
+    if not records:
+        raise UsageError("no record given; name at least one record.json")
+    runs = sorted(records, key=lambda run: (run.created_utc, run.id))
+    if len(runs) == 1:
+        return runs[0]
+    _check_same_machine(runs)
+    _check_same_weights(runs)
+    newest = runs[-1]
+    same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
+    commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
+    warnings = [warning for run in runs for warning in run.warnings]
+    merged = {
+        "models": _newest(runs, lambda r: r.models, lambda r: r.model, warnings, quiet=True),
+        "params": _newest(runs, lambda r: r.params, lambda r: (r.model, r.component), warnings),
+        "latency": _newest(
+            runs,
+            lambda r: r.latency,
+            lambda r: (r.model, setup_of(r), r.phase, r.n_prompts),
+            warnings,
+        ),
+        "memory": _newest(runs, lambda r: r.memory, lambda r: (r.model, r.device), warnings),
+        "miou": _newest(runs, lambda r: r.miou, lambda r: (r.model, protocol_of(r)), warnings),
+    }
+    return newest.model_copy(
+        update={
+            **merged,
+            "id": "+".join(run.id for run in runs),
+            "command": "; ".join(unique(run.command for run in runs)),
+            "environment": newest.environment.model_copy(update=commit),
+            "failures": tuple(failure for run in runs for failure in run.failures),
+            "warnings": unique(warnings),
+            "instances": None,
+            "duration_s": sum(run.duration_s for run in runs),
+        }
+    )
+
+
+Row = TypeVar("Row", ModelRow, ParamsRow, LatencyRow, MemoryRow, MiouRow)
+
+
+def _newest(
+    runs: Sequence[RunRecord],
+    part: Callable[[RunRecord], tuple[Row, ...]],
+    key: Callable[[Row], Hashable],
+    warnings: list[str],
+    *,
+    quiet: bool = False,
+) -> tuple[Row, ...]:
+    """The newest row for each key; a replaced row leaves a warning unless `quiet`."""
+    kept: dict[Hashable, tuple[Row, str]] = {}
+    for run in runs:
+        for row in part(run):
+            if (old := kept.get(key(row))) is not None and old[1] != run.id and not quiet:
+                warnings.append(f"{row.model}: rows of run {old[1]} replaced by run {run.id}")
+            kept[key(row)] = (row, run.id)
+    return tuple(row for row, _ in kept.values())
+
+
+def _check_same_machine(runs: Sequence[RunRecord]) -> None:
+    for name in ("cpu", "gpu", "threads", "allocator"):
+        values = unique(getattr(run.environment, name) for run in runs)
+        if len(values) > 1:
+            raise UsageError(
+                f"runs {runs[0].id} to {runs[-1].id} differ in {name} "
+                f"({' / '.join(map(str, values))}), so their times are not comparable: "
+                "report them apart"
+            )
+
+
+def _check_same_weights(runs: Sequence[RunRecord]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for run in runs:
+        for row in run.models:
+            label = weights_label(row.weights)
+            other, run_id = seen.setdefault(row.model, (label, run.id))
+            if other != label:
+                raise UsageError(
+                    f"{row.model} ran with weights {other} in run {run_id} and with {label} in "
+                    f"run {run.id}: report them apart"
+                )
