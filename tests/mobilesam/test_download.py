@@ -1,6 +1,5 @@
-"""Downloads against a real HTTP server on 127.0.0.1 that misbehaves on demand."""
+"""Downloads from a server that misbehaves on demand: verified, atomic, and soon given up."""
 
-import contextlib
 import hashlib
 import io
 import logging
@@ -9,18 +8,18 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mobilesam import checkpoint_specs, checkpoints, reach
+from mobilesam import reach
 from mobilesam.cache import CACHE_ENV
-from mobilesam.checkpoint_specs import CheckpointSpec, FileDigest
+from mobilesam.checkpoint_specs import FileDigest
 from mobilesam.download import DEFAULT_POLICY, DownloadPolicy, download, stderr_progress
 from mobilesam.errors import WeightsError, WeightsUnavailableError
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 PAYLOAD = np.random.default_rng(0).bytes(600_000)
 OTHER = np.random.default_rng(1).bytes(len(PAYLOAD))
@@ -33,128 +32,10 @@ def digest_of(content: bytes) -> FileDigest:
     return FileDigest(len(content), hashlib.sha256(content).hexdigest())
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers a GET as the next entry of the server's script says; `ok` when it is used up."""
-
-    server: "Server"
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server = self.server
-        mode = server.script.popleft() if server.script else "ok"
-        server.seen.append((self.path, self.headers.get("Range")))
-        if mode.isdecimal():
-            self.send_response(int(mode))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        getattr(self, f"do_{mode}")()
-
-    def start(self, status: int, length: int | None, **headers: str) -> None:
-        self.send_response(status)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-    def do_ok(self) -> None:
-        span = self.headers.get("Range")
-        if span is None:
-            self.do_whole()
-            return
-        first = int(span.removeprefix("bytes=").removesuffix("-"))
-        rest = PAYLOAD[first:]
-        content_range = f"bytes {first}-{len(PAYLOAD) - 1}/{len(PAYLOAD)}"
-        self.start(206, len(rest), Content_Range=content_range)
-        self.wfile.write(rest)
-
-    def do_whole(self) -> None:
-        self.start(200, len(PAYLOAD), Content_Type="application/octet-stream")
-        self.wfile.write(PAYLOAD)
-
-    def do_slow(self) -> None:
-        time.sleep(0.15)
-        self.do_whole()
-
-    def do_wrong_range(self) -> None:
-        self.start(206, len(PAYLOAD), Content_Range=f"bytes 0-{len(PAYLOAD) - 1}/{len(PAYLOAD)}")
-
-    def do_truncated(self) -> None:
-        self.start(200, len(PAYLOAD))
-        self.wfile.write(PAYLOAD[: len(PAYLOAD) // 2])
-
-    def do_stalled(self) -> None:
-        self.do_truncated()
-        self.wfile.flush()
-        self.server.release.wait(10)
-
-    def do_silent(self) -> None:
-        self.server.release.wait(10)
-
-    def do_other(self) -> None:
-        self.start(200, len(OTHER))
-        self.wfile.write(OTHER)
-
-    def do_short(self) -> None:
-        self.start(200, 1000)
-        self.wfile.write(PAYLOAD[:1000])
-
-    def do_unannounced(self) -> None:
-        self.start(200, None)
-        self.wfile.write(PAYLOAD)
-
-    def do_endless(self) -> None:
-        self.start(200, None)
-        with contextlib.suppress(OSError):
-            for _ in range(1000):
-                self.wfile.write(PAYLOAD)
-
-    def do_html(self) -> None:
-        self.start(200, 6, Content_Type="text/html; charset=utf-8")
-        self.wfile.write(b"<html>")
-
-    def do_redirect(self) -> None:
-        self.start(302, 0, Location=f"/elsewhere/{FILE}")
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: deque[str] = deque()
-        self.seen: list[tuple[str, str | None]] = []
-        self.release = threading.Event()
-
-    def handle_error(self, *_args: object) -> None:
-        """A client that hangs up is part of the tests."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{FILE}"
-
-
 @pytest.fixture
-def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.release.set()
-        running.shutdown()
-        thread.join()
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.delenv(checkpoints.WEIGHTS_ENV, raising=False)
-    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "cache"))
+def server(weights_server):
+    weights_server.payload, weights_server.other, weights_server.file = PAYLOAD, OTHER, FILE
+    return weights_server
 
 
 @pytest.fixture
@@ -164,7 +45,7 @@ def closed_port():
         yield taken.getsockname()[1]
 
 
-def get(server: Server, folder: Path, **changes: object) -> FileDigest:
+def get(server, folder: Path, **changes: object) -> FileDigest:
     arguments: dict = {"accepted": [digest_of(PAYLOAD)], "policy": QUICK, **changes}
     return download(server.url, folder / FILE, **arguments)
 
@@ -408,88 +289,3 @@ def test_progress_bar_only_on_a_terminal(monkeypatch):
         report("b.pt", 2, 2)
     assert "a.pt" in sys.stderr.getvalue()
     assert "b.pt" in sys.stderr.getvalue()
-
-
-# --- through the public functions of mobilesam.checkpoints
-
-
-@pytest.fixture
-def spec(server, monkeypatch) -> CheckpointSpec:
-    known = CheckpointSpec(
-        name="tiny",
-        file=FILE,
-        url=server.url,
-        digests=(digest_of(PAYLOAD),),
-        licence="Apache-2.0",
-        format="state_dict",
-    )
-    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": known})
-    return known
-
-
-def resolve(**changes: object) -> checkpoints.LocalCheckpoint:
-    arguments: dict = {"overrides": {}, "offline": False, "trust": False, "policy": QUICK}
-    return checkpoints.resolve("tiny", **{**arguments, **changes})
-
-
-def test_fetched_once_then_found(server, spec):
-    first = resolve()
-    assert first.path == checkpoints.cache_dir() / FILE
-    assert (first.official, first.trusted, first.n_bytes) == (True, True, len(PAYLOAD))
-    assert first.sha256 == spec.sha256
-    assert resolve() == resolve(offline=True) == resolve(fetch=False) == first
-    assert checkpoints.fetch("tiny", policy=QUICK) == first
-    assert len(server.seen) == 1
-    assert checkpoints.fetch("tiny", force=True, policy=QUICK) == first
-    assert len(server.seen) == 2
-
-
-@pytest.mark.parametrize("content", [OTHER, PAYLOAD[:-1], b""])
-def test_a_corrupt_file_in_the_cache_is_replaced(server, spec, content, caplog):
-    cached = checkpoints.cache_dir() / FILE
-    cached.parent.mkdir()
-    cached.write_bytes(content)
-    for harmless in ({"offline": True}, {"fetch": False}):
-        with pytest.raises(WeightsError, match="weights fetch tiny") as caught:
-            resolve(**harmless)
-        assert not isinstance(caught.value, WeightsUnavailableError)
-        assert str(cached) in str(caught.value)
-    assert server.seen == []
-    with caplog.at_level(logging.WARNING):
-        assert resolve().official
-    assert "fetching it again" in caplog.text
-    assert cached.read_bytes() == PAYLOAD
-
-
-def test_a_failed_download_names_the_cure(server, spec):
-    server.script.append("404")
-    with pytest.raises(WeightsUnavailableError, match=r"HTTP 404.*--weights tiny=PATH"):
-        resolve()
-    assert not (checkpoints.cache_dir() / FILE).exists()
-
-
-def test_two_at_once_fetch_once(server, spec):
-    server.script.append("slow")
-    together = threading.Barrier(2)
-    results: list[checkpoints.LocalCheckpoint] = []
-
-    def work() -> None:
-        together.wait()
-        results.append(resolve())
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 2
-    assert results[0] == results[1]
-    assert len(server.seen) == 1
-
-
-def test_a_cache_that_cannot_be_written_is_named(server, spec, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "file" / "below"))
-    with pytest.raises(WeightsError, match=rf"file/below cannot be written.*{CACHE_ENV}"):
-        resolve()
-    assert server.seen == []
