@@ -127,6 +127,18 @@ def test_points_outside_do_not_wrap_around():
     assert scores.tolist() == [0, 0, 0, np.float32(0.9)]
 
 
+def test_an_answer_that_is_all_erased_scores_nothing():
+    masks = np.zeros((3, 1, 6), bool)
+    masks[0, 0, [0, 1, 2]] = True
+    masks[1, 0, [0, 1, 3]] = True
+    masks[2, 0, [2, 4, 5]] = True
+    found = found_masks(masks, [0.9, 0.8, 0.7])
+    points = np.array([[[0, 0], [3, 0], [4, 0]], [[0, 0], [3, 0], [3, 0]]])
+    picked, scores = select(found, Prompts(points=points, labels=np.array([[1, 0, 0]] * 2)))
+    assert picked[:, 0].tolist() == [[False] * 6, [False, False, True, False, False, False]]
+    assert scores.tolist() == [0, np.float32(0.9)]
+
+
 def test_many_prompts_are_quick():
     rng = np.random.default_rng(0)
     masks = np.zeros((100, 480, 640), bool)
