@@ -33,7 +33,7 @@ from benchmarks.report.view import (
     used_parameters,
 )
 
-MOST_AREA_PT2 = 1100.0
+MOST_AREA_PT2 = 1600.0
 WANTED_LEAST_AREA_PT2 = 120.0
 CROSS_AREA_PT2 = 64.0
 
@@ -95,8 +95,8 @@ def accuracy_points(
 ) -> tuple[list[Point], str, list[str]]:
     """What the plot of accuracy against time shows.
 
-    The axis is end to end where every accurate model has that time, otherwise encode plus one
-    decode for all: the two are never mixed.
+    The axis is end to end for all models, or encode plus one decode for all, never a mixture: the
+    latter only where end to end is missing for some accurate model and this leaves out no more.
 
     Returns:
         Points, the label of the time axis, and one note about each group of models left out.
@@ -106,9 +106,8 @@ def accuracy_points(
     accurate = [model for model in models if has_accuracy(rows[model])]
     whole = {model: _end_to_end(record, setup, model) for model in accurate}
     sums = {model: _encode_decode(record, setup, model) for model in accurate}
-    use_sums = None in whole.values() and len([v for v in sums.values() if v]) >= len(
-        [v for v in whole.values() if v]
-    )
+    n_whole, n_sums = (sum(time is not None for time in each.values()) for each in (whole, sums))
+    use_sums = n_whole < len(accurate) and n_sums >= n_whole
     times = sums if use_sums else whole
     label = "encode + decode of one prompt" if use_sums else "end to end"
     points = []
@@ -119,18 +118,24 @@ def accuracy_points(
         bounds = None if row.ci95 is None else (100 * row.ci95[0], 100 * row.ci95[1])
         parameters = used_parameters(record, model)
         points.append(Point(model, *time, 100 * row.miou, bounds, parameters))
-    notes = []
+    untimed = set(accurate) - {point.model for point in points}
+    notes = _left_out(record, accurate, [m for m in accurate if m in untimed], label)
+    return points, label, notes
+
+
+def _left_out(
+    record: RunRecord, accurate: Sequence[str], untimed: Sequence[str], label: str
+) -> list[str]:
+    """One note about each group of models that the plot does not show."""
+    models = model_names(record)
     random = [m for m in models if m not in accurate and has_random_weights(record, m)]
     other = [m for m in models if m not in accurate and m not in random]
-    shown = {point.model for point in points}
-    for text, names in (
+    groups = (
         ("Random weights, so no accuracy", random),
         ("No accuracy under this protocol", other),
-        (f"No time ({label}) in this setup", [m for m in accurate if m not in shown]),
-    ):
-        if names:
-            notes.append(f"{text}: {', '.join(names)}.")
-    return points, label, notes
+        (f"No time ({label}) in this setup", untimed),
+    )
+    return [f"{text}: {', '.join(names)}." for text, names in groups if names]
 
 
 def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any | None:
@@ -208,20 +213,22 @@ def _draw_point(ax: Any, point: Point, style: ModelStyle, scale: float) -> None:
         yerr=lengths(point.miou, point.miou_bounds),
         color=style.color,
         elinewidth=1.1,
-        capsize=2.5,
+        capsize=2,
         linestyle="none",
-        zorder=3,
+        zorder=4,
     )
     sized = bool(point.parameters)
+    # A large marker lets its error bars be seen; a small one lies on top so as to be seen itself.
+    large = _area_pt2(point, scale) > 2 * WANTED_LEAST_AREA_PT2
     ax.scatter(
         point.time_ms,
         point.miou,
         s=_area_pt2(point, scale),
         color=style.color,
         marker=style.marker if sized else "x",
-        edgecolors="white" if sized else None,
-        linewidths=0.6 if sized else 1.8,
-        zorder=4,
+        alpha=0.5 if large else 1,
+        linewidths=0 if sized else 1.8,
+        zorder=3 if large else 5,
     )
 
 

@@ -71,8 +71,7 @@ def panel_figure(
     """
     columns = 2 if len(panels) == 4 and linear is None else min(len(panels), columns)
     n_rows = -(-len(panels) // columns)
-    height = 0.55 + n_rows * (0.62 + ROW_IN * len(models))
-    figure = new_figure(height, title, notes)
+    figure = new_figure(0.55 + n_rows * (0.62 + ROW_IN * len(models)), title, notes)
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     flat = grid.ravel()
     for ax, panel in zip(flat, panels, strict=False):
@@ -80,8 +79,7 @@ def panel_figure(
     for ax in flat[len(panels) :]:
         ax.set_visible(False)
     _axes_limits(flat[0], panels, len(models), linear)
-    names = short_names(models)
-    flat[0].set_yticks(range(len(models)), [names[model] for model in models])
+    flat[0].set_yticks(range(len(models)), list(short_names(models).values()))
     for index in range(max(0, len(panels) - columns), len(panels)):
         flat[index].set_xlabel(x_label)
         # A panel above an empty place of the grid is the last of its column.

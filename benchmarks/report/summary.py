@@ -201,7 +201,7 @@ def _notes(
     random = [model for model in model_names(record) if has_random_weights(record, model)]
     if random:
         notes.append(
-            "Random weights, on the exact architecture: times hold, accuracy does not exist."
+            "Random weights, on the exact architecture: times shown hold, accuracy does not exist."
         )
     reasons: dict[str, list[str]] = {}
     for row in record.models:

@@ -203,13 +203,18 @@ def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Tabl
         for model in names
         if find_miou(record, protocol, model) is not None
     ]
+    title = f"Accuracy on {dataset}, reference {reference}"
+    return Table(name, title, columns, tuple(rows), _miou_notes(record, group))
+
+
+def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]:
     notes = [
         "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
         "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
     ]
-    if reference.startswith("teacher:"):
+    if group[0].reference.startswith("teacher:"):
         notes.append("Agreement with the masks of another model, which is not accuracy.")
-    if dataset.startswith("sa1b"):
+    if group[0].dataset.startswith("sa1b"):
         notes.append("SA-1B's masks were made by a SAM: they favour SAM.")
     hashes = unique(
         row.manifest_sha256
@@ -218,8 +223,7 @@ def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Tabl
     )
     if hashes:
         notes.append("Prompt manifests (sha256): " + ", ".join(h[:16] for h in hashes) + ".")
-    title = f"Accuracy on {dataset}, reference {reference}"
-    return Table(name, title, columns, tuple(rows), tuple(notes))
+    return tuple(notes)
 
 
 def _miou_cells(record: RunRecord, protocol: Protocol, model: str) -> tuple[Cell, ...]:

@@ -13,6 +13,7 @@ from benchmarks.records import (
     ModelRow,
     ParamsRow,
     RunRecord,
+    Value,
     WeightsRow,
 )
 from mobilesam.errors import UsageError
@@ -215,18 +216,7 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
     warnings = [warning for run in runs for warning in run.warnings]
-    merged = {
-        "models": _newest(runs, lambda r: r.models, lambda r: r.model, warnings, quiet=True),
-        "params": _newest(runs, lambda r: r.params, lambda r: (r.model, r.component), warnings),
-        "latency": _newest(
-            runs,
-            lambda r: r.latency,
-            lambda r: (r.model, setup_of(r), r.phase, r.n_prompts),
-            warnings,
-        ),
-        "memory": _newest(runs, lambda r: r.memory, lambda r: (r.model, r.device), warnings),
-        "miou": _newest(runs, lambda r: r.miou, lambda r: (r.model, protocol_of(r)), warnings),
-    }
+    merged = _merged_parts(runs, warnings)
     return newest.model_copy(
         update={
             **merged,
@@ -239,6 +229,22 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
             "duration_s": sum(run.duration_s for run in runs),
         }
     )
+
+
+def _merged_parts(runs: Sequence[RunRecord], warnings: list[str]) -> dict[str, tuple[Value, ...]]:
+    """The newest rows of every part; what was replaced is added to `warnings`."""
+    return {
+        "models": _newest(runs, lambda r: r.models, lambda r: r.model, warnings, quiet=True),
+        "params": _newest(runs, lambda r: r.params, lambda r: (r.model, r.component), warnings),
+        "latency": _newest(
+            runs,
+            lambda r: r.latency,
+            lambda r: (r.model, setup_of(r), r.phase, r.n_prompts),
+            warnings,
+        ),
+        "memory": _newest(runs, lambda r: r.memory, lambda r: (r.model, r.device), warnings),
+        "miou": _newest(runs, lambda r: r.miou, lambda r: (r.model, protocol_of(r)), warnings),
+    }
 
 
 Row = TypeVar("Row", ModelRow, ParamsRow, LatencyRow, MemoryRow, MiouRow)
