@@ -109,29 +109,23 @@ def run_task(task: Task) -> Round:
     """Runs one task in a fresh process and collects its lines, also those before a crash."""
     threads = str(task.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    process = subprocess.Popen(
+    # It sleeps until the process ends: a parent that polls would take time from what it measures.
+    done = subprocess.run(
         [sys.executable, "-m", "benchmarks.latency_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        input=task.model_dump_json(),
+        capture_output=True,
         text=True,
+        check=False,
         env=environment,
         cwd=Path(__file__).resolve().parent.parent,
     )
-    try:
-        # The parent sleeps in a read: a parent that polls would take time from what it measures.
-        out, err = process.communicate(task.model_dump_json())
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    phases, memory = _parse(out)
+    phases, memory = _parse(done.stdout)
     error = None
     failed = next((each for each in phases if each.status == "error"), None)
     if failed is not None:
         error = failed.why
-    elif process.returncode != 0:
-        error = _cause_of_death(process.returncode, err)
+    elif done.returncode != 0:
+        error = _cause_of_death(done.returncode, done.stderr)
     return Round(phases=tuple(phases), memory=memory, error=error)
 
 

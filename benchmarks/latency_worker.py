@@ -18,6 +18,7 @@ import numpy as np
 
 from baselines.interface import (
     Embedding,
+    LogitMasks,
     Prepared,
     Prompts,
     Segmenter,
@@ -28,9 +29,10 @@ from baselines.interface import (
 from baselines.registry import build, select
 from benchmarks.environment import peak_rss_bytes
 from benchmarks.latency_task import MemoryLine, PhaseLine, Task
-from benchmarks.timing import Samples, StopRule, measure, time_once
+from benchmarks.timing import StopRule, measure, time_once
 from mobilesam.errors import BenchError
 
+_BLIND = "a detector's search for masks depends on its weights: timed only with trained ones"
 _SLOW_FACTOR = 2.0  # a call expected to outlast the cap by this factor is skipped, and says so
 
 
@@ -73,13 +75,9 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     model = holder[0]
     yield PhaseLine(phase="load", samples_ms=(load_ms,))
     image = task_image(task)
-    first = _first_call(model, image)
-    if isinstance(first, PhaseLine):
-        yield first
-    else:
-        ms, inputs = first
-        yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(ms,))
-        yield from _steady(model, inputs, task)
+    first_ms, inputs = _first_call(model, image)
+    yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(first_ms,))
+    yield from _steady(model, inputs, task, first_ms)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size()
         for module in model.modules().values()
@@ -95,7 +93,7 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     )
 
 
-def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, _Inputs] | PhaseLine:
+def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, _Inputs]:
     """The first image and prompt, all lazy set-up included."""
     kept: list[tuple[Prepared, Embedding]] = []
 
@@ -109,54 +107,86 @@ def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, _Inputs] | 
     return ms, _Inputs(image, *kept[0])
 
 
-def _steady(model: Segmenter, inputs: _Inputs, task: Task) -> Iterator[PhaseLine]:
-    rule = task.rule
-    wait = model.synchronize
-    depends = "FastSAM's search for masks depends on the weights: timed only with trained ones"
+def _steady(model: Segmenter, inputs: _Inputs, task: Task, first_ms: float) -> Iterator[PhaseLine]:
     # Which masks a detector finds decides what its search and its selection cost.
     blind = isinstance(model, SplitEncoder) and model.info.weights.kind == "random"
-    yield _line("preprocess", measure(lambda: model.prepare(inputs.image), rule, wait))
+    timer = _Timer(task.rule, model.synchronize)
+    yield timer.phase("preprocess", lambda: model.prepare(inputs.image))
     if isinstance(model, SplitEncoder):
         detector = model
         output = detector.run_network(inputs.prepared)
-        network = measure(lambda: detector.run_network(inputs.prepared), rule, wait)
-        yield _line("encode", network)
-        if blind:
-            yield PhaseLine(phase="postprocess", status="skipped", why=depends)
-        else:
-            search = measure(lambda: detector.find_masks(output, inputs.prepared), rule, wait)
-            yield _line("postprocess", search)
+        yield timer.phase("encode", lambda: detector.run_network(inputs.prepared))
+        if not blind:
+            search = timer.phase(
+                "postprocess", lambda: detector.find_masks(output, inputs.prepared)
+            )
+            yield search
     else:
-        yield _line("encode", measure(lambda: model.encode(inputs.prepared), rule, wait))
+        yield timer.phase("encode", lambda: model.encode(inputs.prepared), expected_ms=first_ms)
     if blind:
-        for n in task.n_prompts:
-            yield PhaseLine(phase="decode", n_prompts=n, status="skipped", why=depends)
-        yield PhaseLine(phase="end_to_end", n_prompts=1, status="skipped", why=depends)
+        for phase, n in (("postprocess", None), *(("decode", n) for n in task.n_prompts)):
+            yield PhaseLine(phase=phase, n_prompts=n, status="skipped", why=_BLIND)
+        yield PhaseLine(phase="end_to_end", n_prompts=1, status="skipped", why=_BLIND)
         return
-    yield from _decoding(model, inputs, task, rule)
+    yield from _decoding(model, inputs, task, timer)
 
-    def everything_once() -> None:
-        embedding = model.encode(model.prepare(inputs.image))
-        model.decode(embedding, one)
+    def end_to_end() -> None:
+        model.decode(model.encode(model.prepare(inputs.image)), one)
 
     one = prompts_for(model, inputs.image, 1)
-    yield _line("end_to_end", measure(everything_once, rule, wait), 1)
+    yield timer.optional_phase("end_to_end", end_to_end, 1, first_ms)
 
 
-def _decoding(model: Segmenter, inputs: _Inputs, task: Task, rule: StopRule) -> Iterator[PhaseLine]:
+def _decoding(model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer) -> Iterator[PhaseLine]:
     per_prompt_ms = 0.0
     for n in task.n_prompts:
         prompts = prompts_for(model, inputs.image, n)
-        expected_s = per_prompt_ms * n / 1e3
-        if expected_s > rule.cap_seconds * _SLOW_FACTOR:
-            why = f"about {expected_s:.0f} s a call, over the profile's cap: use a longer profile"
-            yield PhaseLine(phase="decode", n_prompts=n, status="skipped", why=why)
-            continue
         for phase, call in _decode_calls(model, inputs.embedding, prompts):
-            samples = measure(call, rule, model.synchronize)
-            yield _line(phase, samples, n)
-            if phase == "decode":
-                per_prompt_ms = float(np.median(samples.ms)) / n
+            if phase == "postprocess":
+                yield timer.phase(phase, call, n)
+                continue
+            line = timer.optional_phase(phase, call, n, per_prompt_ms * n)
+            yield line
+            if not line.samples_ms:
+                break
+            per_prompt_ms = float(np.median(line.samples_ms)) / n
+
+
+@dataclass(frozen=True, slots=True)
+class _Timer:
+    """Times phases by one rule."""
+
+    rule: StopRule
+    synchronize: Callable[[], None]
+
+    def phase(
+        self,
+        name: str,
+        call: Callable[[], object],
+        n_prompts: int | None = None,
+        expected_ms: float = 0.0,
+    ) -> PhaseLine:
+        """Times a phase."""
+        samples = measure(call, self.rule, self.synchronize, expected_ms=expected_ms)
+        return PhaseLine(
+            phase=name,
+            n_prompts=n_prompts,
+            samples_ms=samples.ms,
+            warmup_calls=samples.warmup_calls,
+            warnings=samples.warnings,
+        )
+
+    def optional_phase(
+        self, name: str, call: Callable[[], object], n_prompts: int, expected_ms: float
+    ) -> PhaseLine:
+        """Times a phase, or says that a single call would go far beyond the profile's cap."""
+        if expected_ms / 1e3 > self.rule.cap_seconds * _SLOW_FACTOR:
+            why = (
+                f"about {expected_ms / 1e3:.0f} s a call, beyond what this profile waits for "
+                f"({self.rule.cap_seconds * _SLOW_FACTOR:.0f} s); use a longer profile"
+            )
+            return PhaseLine(phase=name, n_prompts=n_prompts, status="skipped", why=why)
+        return self.phase(name, call, n_prompts, expected_ms)
 
 
 def _decode_calls(
@@ -164,21 +194,15 @@ def _decode_calls(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     if isinstance(model, SplitDecoder):
         decoder = model
-        found = decoder.decode_logits(embedding, prompts)
-        yield "decode", lambda: decoder.decode_logits(embedding, prompts)
-        yield "postprocess", lambda: decoder.postprocess(found)
+        kept: list[LogitMasks] = []
+
+        def decode() -> None:
+            kept[:] = [decoder.decode_logits(embedding, prompts)]
+
+        yield "decode", decode
+        yield "postprocess", lambda: decoder.postprocess(kept[0])
     else:
         yield "decode", lambda: model.decode(embedding, prompts)
-
-
-def _line(phase: str, samples: Samples, n_prompts: int | None = None) -> PhaseLine:
-    return PhaseLine(
-        phase=phase,
-        n_prompts=n_prompts,
-        samples_ms=samples.ms,
-        warmup_calls=samples.warmup_calls,
-        warnings=samples.warnings,
-    )
 
 
 def prompts_for(model: Segmenter, image: UInt8Array, n: int) -> Prompts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ MS = 1e-6  # milliseconds a nanosecond
 _STABLE_CALLS = 3
 _STABLE_SPREAD = 0.10
 _MAX_WARMUP_CALLS = 50
+# A call of microseconds would fill the seconds with samples that tell nothing new.
+MAX_CALLS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class StopRule:
 
     Attributes:
         min_calls: At least so many calls are timed ...
-        min_seconds: ... and at least so many seconds, ...
+        min_seconds: ... and at least so many seconds (or `MAX_CALLS`), ...
         cap_seconds: ... but no call is begun that would probably end after so many seconds; one
             call is always timed.
         warmup_seconds: Untimed calls go on until three in a row differ by less than 10 %, or for
@@ -52,15 +53,25 @@ def time_once(call: Callable[[], object], synchronize: Callable[[], None]) -> fl
 
 
 def measure(
-    call: Callable[[], object], rule: StopRule, synchronize: Callable[[], None] = lambda: None
+    call: Callable[[], object],
+    rule: StopRule,
+    synchronize: Callable[[], None] = lambda: None,
+    *,
+    expected_ms: float = 0.0,
 ) -> Samples:
     """Warms up, then times calls until the rule is met.
 
     The garbage collector is off while calls are timed: its pauses belong to nobody.
+
+    Args:
+        call: What is timed.
+        rule: When to stop.
+        synchronize: Waits for the device.
+        expected_ms: What the call is thought to take, having been made before. One that alone
+            outlasts the warm-up is not made once more just to warm up.
     """
-    warmup_ms, stable = _warm_up(call, rule, synchronize)
-    # A call that alone outlasts the warm-up's budget was warmed up by the caller's first call.
-    slow = not warmup_ms
+    slow = expected_ms > rule.warmup_seconds * 1e3
+    warmup_ms, stable = ([], True) if slow else _warm_up(call, rule, synchronize)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -70,7 +81,7 @@ def measure(
         if collecting:
             gc.enable()
     warnings = []
-    if not stable and not slow:
+    if not stable:
         warnings.append(f"not stable after {len(warmup_ms)} warm-up calls")
     if len(times) < rule.min_calls:
         warnings.append(f"few samples: {len(times)} of {rule.min_calls} (cap of the profile)")
@@ -94,10 +105,12 @@ def _sample(
     call: Callable[[], object], rule: StopRule, synchronize: Callable[[], None]
 ) -> list[float]:
     times: list[float] = []
-    while True:
+    elapsed_ms = 0.0
+    while len(times) < MAX_CALLS:
         times.append(time_once(call, synchronize))
-        elapsed_s = sum(times) / 1e3
-        if len(times) >= rule.min_calls and elapsed_s >= rule.min_seconds:
-            return times
-        if elapsed_s + statistics.median(times) / 1e3 > rule.cap_seconds:
-            return times
+        elapsed_ms += times[-1]
+        if len(times) >= rule.min_calls and elapsed_ms >= rule.min_seconds * 1e3:
+            break
+        if elapsed_ms + elapsed_ms / len(times) > rule.cap_seconds * 1e3:
+            break
+    return times

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def run(
         models,
         output,
         profile=profile,
-        count=True,
+        counting=True,
         dataset=open_dataset(data, profile.n_images, models.seed),
         accuracy=_protocols(data),
         fetch_limit_bytes=profile.fetch_limit_bytes,
@@ -56,7 +57,7 @@ def run(
 
 def params(models: ModelArguments, output: OutputArguments) -> int:
     """Counts parameters and FLOPs."""
-    request = _request("params", models, output, count=True)
+    request = _request("params", models, output, counting=True)
     record = _execute(request, output)
     if output.json:
         print_json({"rows": _rows(record.params), "failures": _rows(record.failures)})
@@ -194,7 +195,7 @@ def _request(
     output: OutputArguments,
     *,
     profile: Profile | None = None,
-    count: bool = False,
+    counting: bool = False,
     dataset: Dataset | None = None,
     accuracy: tuple[AccuracyProtocol, ...] = (),
     fetch_limit_bytes: int | None = None,
@@ -207,16 +208,22 @@ def _request(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         models=select(each.strip() for each in models.models.split(",") if each.strip()),
         policy=weights_policy(models, fetch_limit_bytes),
-        out=output.out or DEFAULT_OUT / f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+        out=output.out or _new_folder(command),
         threads=threads,
         device=check_device(models.device),
         precision=models.precision,
         seed=models.seed,
         profile=profile,
-        count=count,
+        count=counting,
         dataset=dataset,
         protocols=accuracy,
     )
+
+
+def _new_folder(command: str) -> Path:
+    stem = f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (stem if i == 1 else f"{stem}-{i}" for i in count(1))
+    return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
 
 
 def _use_threads(threads: int) -> None:

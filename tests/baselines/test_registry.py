@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from baselines import registry
+from baselines.options import ModelOptions
+from mobilesam.errors import UsageError
+
+
+def test_an_unknown_name_is_met_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match=r"unknown model 'mobilsam'; did you mean mobilesam"):
+        registry.select(["mobilsam"])
+
+
+def test_a_hopeless_name_is_met_with_the_list() -> None:
+    with pytest.raises(UsageError, match=r"known: mobilesam, sam-vit-h"):
+        registry.select(["qqqq"])
+
+
+def test_nothing_is_no_choice() -> None:
+    with pytest.raises(UsageError, match="no model named"):
+        registry.select([])
+
+
+def test_wildcards_choose_each_model_once_in_order() -> None:
+    names = [entry.name for entry in registry.select(["box", "sam-vit-*", "sam-vit-b"])]
+    assert names == ["box", "sam-vit-h", "sam-vit-l", "sam-vit-b"]
+
+
+def third_party(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    point = importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [point])
+
+
+def test_an_entry_point_adds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    third_party(monkeypatch, "theirs", "baselines.classical:build_box")
+    entry = registry.select(["theirs"])[0]
+    assert entry.third_party
+    assert registry.build(entry, ModelOptions("theirs")).info.name == "theirs"
+
+
+def test_an_entry_point_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    third_party(monkeypatch, "box", "elsewhere:build")
+    assert registry.entries()["box"].target == "baselines.classical:build_box"
+
+
+@pytest.mark.parametrize("target", ["no_such_module:build", "baselines.classical:no_such_thing"])
+def test_a_broken_target_is_named(target: str) -> None:
+    entry = registry.ModelEntry("broken", target, "")
+    with pytest.raises(UsageError, match=f"broken cannot be loaded from {target}"):
+        registry.build(entry, ModelOptions("broken"))
+
+
+def test_a_missing_package_is_named_with_its_cure() -> None:
+    entry = registry.ModelEntry("x", "baselines.classical:build_box", "", requires=("no_such_pkg",))
+    with pytest.raises(UsageError, match="pip install no_such_pkg"):
+        registry.build(entry, ModelOptions("x"))
+
+
+def test_listing_models_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, baselines.registry as r; r.entries(); "
+        "print([m for m in ('torch', 'cv2', 'ultralytics', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,80 @@
+"""Small datasets and runs for the tests of runners and of the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.data.make import write_coco
+from benchmarks.data.synthetic import SyntheticDataset
+
+
+@pytest.fixture(scope="session")
+def scenes_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small scenes in COCO's format, rendered once."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_coco(SyntheticDataset(n_images=3, seed=5, size_hw=(96, 128)), folder)
+    return folder
+
+
+class Scenes:
+    """A copy of the scenes that a test may damage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images = folder / "images"
+        self.annotations = folder / "instances.json"
+        self.arguments = [
+            "--dataset=coco",
+            f"--images={self.images}",
+            f"--annotations={self.annotations}",
+        ]
+
+    def read(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.annotations.read_text())
+        return document
+
+    def write(self, document: dict[str, Any]) -> None:
+        self.annotations.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def scenes(scenes_source: Path, tmp_path: Path) -> Scenes:
+    import shutil
+
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes_source, folder)
+    return Scenes(folder)
+
+
+class Outcome:
+    """Exit code and output of one command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs one command line in this process, in an empty folder, with an empty weights cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOBILESAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)
+
+    def call(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = main([str(each) for each in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call

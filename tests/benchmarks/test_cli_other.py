@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.records import schema
+from mobilesam.errors import UsageError
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes `--help` slow is imports; the clock itself is checked by hand."""
+    code = (
+        "import sys\nfrom benchmarks.cli import main\nmain(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'scipy', 'cv2', 'pydantic'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 5
+    for command in ("run", "params", "latency", "miou", "models", "doctor", "predict", "weights"):
+        assert command in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0.1.0"
+
+
+def test_params_prints_the_fixed_document(run: Any) -> None:
+    done = run("params", "--models=mobilesam,box", "--json")
+    assert done.code == 0
+    rows = {(row["model"], row["component"]): row for row in done.json["rows"]}
+    assert rows["mobilesam", "all"]["total"] == 10_130_092
+    assert rows["mobilesam", "image_encoder"]["used"] == 5_743_892
+    assert {c for m, c in rows if m == "mobilesam"} == {
+        "image_encoder", "prompt_encoder", "mask_decoder", "all",
+    }  # fmt: skip
+    assert "flops" in rows["mobilesam", "all"]
+
+
+def test_models_lists_all_and_what_to_do(run: Any) -> None:
+    done = run("models", "--json")
+    rows = {row["model"]: row for row in done.json["rows"]}
+    assert "weights fetch sam-vit-h" in rows["sam-vit-h"]["weights"]
+    assert rows["box"]["weights"] == "none needed"
+    assert "fastsam-s" in run("models").out
+
+
+def test_doctor_describes_the_machine_and_says_what_to_do(run: Any) -> None:
+    done = run("doctor", "--json")
+    assert done.code == 0
+    assert done.json["environment"]["libraries"]["torch"]
+    assert any("weights fetch mobilesam" in text for text in done.json["advice"])
+    assert "processor" in run("doctor").out
+
+
+def test_weights_list_and_verify(run: Any, tmp_path: Path) -> None:
+    done = run("weights", "list", "--json")
+    assert [row["status"] for row in done.json["rows"]] == ["absent"] * 6
+    assert "mobile_sam.pt" in run("weights", "list").out
+    (tmp_path / "mobile_sam.pt").write_bytes(b"not it")
+    bad = run("weights", "verify", tmp_path / "mobile_sam.pt")
+    assert bad.code == 1
+    assert "corrupt" in bad.out
+    assert run("weights", "verify").code == 0
+
+
+def test_weights_fetch_of_an_unknown_name_is_exit_code_2(run: Any) -> None:
+    done = run("weights", "fetch", "mobilsam")
+    assert done.code == 2
+    assert "unknown: mobilsam" in done.err
+
+
+@pytest.mark.parametrize("name", ["coco", "sa1b"])
+def test_data_make_writes_what_miou_reads(run: Any, name: str) -> None:
+    made = run("data", "make", "scenes", f"--format={name}", "--n=2")
+    assert made.code == 0
+    use = made.out.split("mobilesam-bench ")[1].split()
+    done = run(*use, "--models=box", "--protocol=box", "--json")
+    assert done.code == 0
+    assert done.json["rows"][0]["n_images"] == 2
+
+
+def test_data_make_of_an_unknown_format_is_exit_code_2(run: Any) -> None:
+    assert run("data", "make", "x", "--format=voc").code == 2
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[10:30, 20:50] = (250, 200, 40)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_predict_draws_the_mask_over_the_image(run: Any, picture: Path, tmp_path: Path) -> None:
+    done = run("predict", picture, "--model=box", "--box=20,10,50,30", "--out=o.png", "--json")
+    assert done.code == 0
+    assert done.json["area_px"] == 600
+    assert done.json["box"] == [20, 10, 50, 30]
+    before = np.asarray(Image.open(picture))
+    after = np.asarray(Image.open(tmp_path / "o.png"))
+    assert after.shape == before.shape
+    assert (after[15, 30] != before[15, 30]).any()
+    assert (after[2, 2] == before[2, 2]).all()
+
+
+def test_predict_finds_an_object_with_grabcut_from_a_click(run: Any, picture: Path) -> None:
+    done = run("predict", picture, "--model=grabcut", "--point=35,20", "--point=3,3,0", "--json")
+    assert done.code == 0
+    assert 0 < done.json["area_px"] < 2400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model=box"], 2, "at least one --point"),
+        (["--model=box", "--box=1,2,3"], 2, "X0,Y0,X1,Y1"),
+        (["--model=box", "--box=50,30,20,10"], 2, "corners swapped"),
+        (["--model=grabcut", "--point=a,b"], 2, "X,Y"),
+        (["--model=grabcut", "--point=1,2,3"], 2, "label"),
+        (["--model=grabcut", "--point=nan,2"], 2, "NaN"),
+        (["--model=grabcut", "--point=600,2"], 2, "outside the image of 60 x 40"),
+        (["--model=box", "--box=100,100,200,200"], 2, "outside the image"),
+        (["--model=box", "--point=5,5"], 1, "takes no points"),
+        (["--model=sam-*", "--point=5,5"], 2, "takes one model"),
+        (["--model=sam-vit-b", "--point=5,5", "--offline"], 1, "weights fetch sam-vit-b"),
+        (["--model=box", "--box=1,1,9,9", "--out=o.nope"], 1, "cannot write"),
+    ],
+)
+def test_predict_refuses_what_makes_no_sense(
+    run: Any, picture: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = run("predict", picture, *arguments)
+    assert done.code == code
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("hello")
+    done = run("predict", "note.jpg", "--model=box", "--box=1,1,9,9")
+    assert done.code == 1
+    assert "note.jpg" in done.err
+
+
+def test_the_committed_schema_is_that_of_the_code() -> None:
+    import json
+
+    path = Path(__file__).resolve().parents[2] / "results" / "schema.json"
+    assert json.loads(path.read_text()) == schema()
+
+
+def test_usage_errors_are_bench_errors() -> None:
+    from mobilesam.errors import BenchError
+
+    assert issubclass(UsageError, BenchError)

