@@ -62,3 +62,10 @@ def types(session: nox.Session) -> None:
     """Types of the code, strictly."""
     install(session)
     session.run("mypy")
+
+
+@shared_session
+def results(session: nox.Session) -> None:
+    """Makes tables, plots and the README's table from a record: `-- results/runs/NAME`."""
+    install(session)
+    session.run("python", "-m", "benchmarks.report.publish", *session.posargs)

@@ -323,7 +323,16 @@ def _contained_import() -> Iterator[None]:
     """
     import cv2
 
+    from PIL import Image
+
     environment, threads = dict(os.environ), cv2.getNumThreads()
+    # It replaces these for everybody: its Image.open turns a broken file into a missing package.
+    owners: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (Image, ("open",)),
+        (torch, ("save",)),
+        (cv2, ("imread", "imwrite", "imshow")),
+    )
+    replaced = [(owner, name, getattr(owner, name)) for owner, names in owners for name in names]
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(sys.stderr),
@@ -339,6 +348,8 @@ def _contained_import() -> Iterator[None]:
                 del os.environ[name]
             os.environ.update(environment)
             cv2.setNumThreads(threads)
+            for owner, name, original in replaced:
+                setattr(owner, name, original)
             logger = logging.getLogger("ultralytics")
             logger.handlers.clear()
             logger.setLevel(logging.WARNING)

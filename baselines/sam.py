@@ -9,8 +9,8 @@ from segment_anything.modeling import Sam
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, random_weights
-from mobilesam.state_dicts import load_state_dict_file
 from mobilesam.model import load_strictly
+from mobilesam.state_dicts import load_state_dict_file
 
 
 def build_h(options: ModelOptions) -> Segmenter:

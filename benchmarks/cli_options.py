@@ -56,5 +56,8 @@ class OutputArguments:
     out: Annotated[
         Path | None, Parameter(help="Folder for the record; bench-runs/... unless told.")
     ] = None
+    note: Annotated[
+        str | None, Parameter(help="Kept in the record, such as where the weights come from.")
+    ] = None
     json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False
     quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False

@@ -35,7 +35,7 @@ PROFILES = {
         Profile(
             "quick",
             1,
-            StopRule(5, 0.5, 8.0, 2.0),
+            StopRule(5, 0.5, 6.0, 1.5),
             n_images=10,
             fetch_limit_bytes=100_000_000,
         ),

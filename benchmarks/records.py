@@ -176,6 +176,7 @@ class RunRecord(Value):
     id: str
     created_utc: str
     command: str
+    note: str | None = Field(default=None, description="what the user wants remembered of it")
     profile: str | None
     config: dict[str, Any]
     resume_key: str

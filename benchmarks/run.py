@@ -45,6 +45,7 @@ class RunRequest:
 
     Attributes:
         command: As the user typed it, for the record.
+        note: What the user wants remembered, for the record.
         models: Which models, in the order of the tables.
         policy: Where weights may come from.
         out: Folder for everything the run leaves.
@@ -59,6 +60,7 @@ class RunRequest:
     """
 
     command: str
+    note: str | None
     models: tuple[ModelEntry, ...]
     policy: WeightsPolicy
     out: Path
@@ -142,6 +144,7 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
             id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
             created_utc=created.isoformat(timespec="seconds"),
             command=request.command,
+            note=request.note,
             profile=None if request.profile is None else request.profile.name,
             config=config,
             resume_key=key,

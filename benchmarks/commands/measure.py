@@ -206,6 +206,7 @@ def _request(
     _use_threads(threads)
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        note=output.note,
         models=select(each.strip() for each in models.models.split(",") if each.strip()),
         policy=weights_policy(models, fetch_limit_bytes),
         out=output.out or _new_folder(command),

@@ -7,15 +7,38 @@ from benchmarks.report.formatting import clean, interval
 from benchmarks.report.table import Cell
 from benchmarks.report.view import weights_label
 
+INLINE_REASON = 24
+"""Reasons of at most so many characters stand in the cell; longer ones become a footnote."""
+
+
+class Reasons:
+    """Reasons for empty cells; long ones are numbered, and printed once below the table."""
+
+    def __init__(self) -> None:
+        self._long: list[str] = []
+
+    def cell(self, status: str, why: str | None, n_numbers: int) -> Cell:
+        """An empty cell that says why; raw: no numbers, then the status with its reason."""
+        why = clean(why or "")
+        text = f"{status}: {why}" if why and n_numbers == 0 else why or status
+        if len(why) > INLINE_REASON:
+            if why not in self._long:
+                self._long.append(why)
+            text = f"{status} ({self._long.index(why) + 1})"
+        return Cell(text, (*([None] * n_numbers), f"{status}: {why}" if why else status))
+
+    def status_cell(self, status: Status, why: str | None) -> Cell:
+        """`ok`, or the status with its reason; raw: status and reason."""
+        return Cell(self.cell(status, why, 0).text if status != "ok" else status, (status, why))
+
+    def notes(self) -> tuple[str, ...]:
+        """The footnotes, in the order of their numbers."""
+        return tuple(f"({index}) {why}" for index, why in enumerate(self._long, start=1))
+
 
 def text_cell(text: str) -> Cell:
     """Text from the record, as it is."""
     return Cell(clean(text), (text,))
-
-
-def status_cell(status: Status, why: str | None) -> Cell:
-    """`ok`, or the status with its reason; two raw values."""
-    return Cell(status if not why else f"{status}: {clean(why)}", (status, why))
 
 
 def weights_cell(weights: WeightsRow) -> Cell:

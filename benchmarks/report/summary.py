@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.records import LatencyRow, RunRecord, WeightsRow
-from benchmarks.report.cells import percent, text_cell, weights_cell
+from benchmarks.report.cells import Reasons, percent, text_cell, weights_cell
 from benchmarks.report.formatting import MIB, clean, interval, number
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.view import (
@@ -25,29 +25,6 @@ from benchmarks.report.view import (
     weights_label,
 )
 
-INLINE_REASON = 24
-"""Reasons of at most so many characters stand in the cell; longer ones become a footnote."""
-
-
-class _Reasons:
-    """Reasons for empty cells; long ones are numbered, and printed once below the table."""
-
-    def __init__(self) -> None:
-        self._long: list[str] = []
-
-    def cell(self, status: str, why: str | None, n_numbers: int) -> Cell:
-        """An empty cell that says why; raw: no numbers, then the status with its reason."""
-        why = clean(why or "")
-        text = why or status
-        if len(why) > INLINE_REASON:
-            if why not in self._long:
-                self._long.append(why)
-            text = f"{status} ({self._long.index(why) + 1})"
-        return Cell(text, (*([None] * n_numbers), f"{status}: {why}" if why else status))
-
-    def notes(self) -> tuple[str, ...]:
-        return tuple(f"({index}) {why}" for index, why in enumerate(self._long, start=1))
-
 
 def summary_table(record: RunRecord) -> Table:
     """One row a model (and setup, where several were timed): size, time, memory, accuracy.
@@ -57,7 +34,7 @@ def summary_table(record: RunRecord) -> Table:
     timed: tuple[Setup | None, ...] = setups(record) or (None,)
     shown = protocols(record)
     cuda = any(row.cuda_peak_allocated_bytes is not None for row in record.memory)
-    reasons = _Reasons()
+    reasons = Reasons()
     rows = []
     for model in model_names(record):
         for setup in timed:
@@ -100,7 +77,7 @@ def _columns(shown: Sequence[Protocol], *, several: bool, cuda: bool) -> tuple[C
 
 
 def _model_cells(
-    record: RunRecord, model: str, setup: Setup | None, reasons: _Reasons
+    record: RunRecord, model: str, setup: Setup | None, reasons: Reasons
 ) -> tuple[Cell, ...]:
     info = model_row(record, model)
     used = used_parameters(record, model)
@@ -122,7 +99,7 @@ def _model_cells(
 
 
 def _time_cells(
-    record: RunRecord, model: str, setup: Setup | None, reasons: _Reasons
+    record: RunRecord, model: str, setup: Setup | None, reasons: Reasons
 ) -> tuple[Cell, ...]:
     def find(phase: str, n_prompts: int | None = None) -> LatencyRow | None:
         return None if setup is None else find_latency(record, setup, model, phase, n_prompts)
@@ -160,7 +137,7 @@ def _memory_cells(
     return (peak, cell(row.cuda_peak_allocated_bytes if row else None)) if cuda else (peak,)
 
 
-def _miou_cell(record: RunRecord, model: str, protocol: Protocol, reasons: _Reasons) -> Cell:
+def _miou_cell(record: RunRecord, model: str, protocol: Protocol, reasons: Reasons) -> Cell:
     row = find_miou(record, protocol, model)
     if row is not None and row.miou is not None and has_accuracy(row):
         low, high = row.ci95 or (None, None)
@@ -231,6 +208,8 @@ def provenance(record: RunRecord) -> tuple[str, ...]:
         f"Dataset: {', '.join(datasets) or 'none'}",
         f"Weights: {'; '.join(weights) or 'none'}",
     ]
+    if record.note:
+        lines.append(f"Note: {record.note}")
     return tuple(clean(line) for line in lines)
 
 

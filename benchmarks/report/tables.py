@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import BySize, LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
-from benchmarks.report.cells import percent, percent_cell, status_cell, text_cell, weights_cell
+from benchmarks.report.cells import Reasons, percent, percent_cell, text_cell, weights_cell
 from benchmarks.report.formatting import MIB, escape_markdown, interval, number, slug
 from benchmarks.report.summary import provenance, summary_table
 from benchmarks.report.table import Cell, Column, Table
@@ -21,6 +21,7 @@ from benchmarks.report.view import (
     phase_order,
     protocol_of,
     protocols,
+    setups,
     unique,
 )
 
@@ -60,15 +61,17 @@ def params_table(record: RunRecord) -> Table:
             "One multiply-add is 2 FLOP. Encoder: one image; prompt encoder and mask decoder: one "
             "point prompt."
         )
-    for row in record.params:
-        if row.flops_not_counted:
-            ops = ", ".join(row.flops_not_counted)
-            notes.append(f"FLOP of {row.model} {row.component} leave out: {ops}.")
-    rows = tuple(_params_cells(row) for row in record.params)
-    return Table("params", "Parameters and arithmetic", columns, rows, unique(notes))
+    left_out = sorted({op for row in record.params for op in row.flops_not_counted})
+    if left_out:
+        notes.append(f"FLOP leave out: {', '.join(left_out)}; by component in the record.")
+    reasons = Reasons()
+    rows = tuple(_params_cells(row, reasons) for row in record.params)
+    return Table(
+        "params", "Parameters and arithmetic", columns, rows, (*unique(notes), *reasons.notes())
+    )
 
 
-def _params_cells(row: ParamsRow) -> tuple[Cell, ...]:
+def _params_cells(row: ParamsRow, reasons: Reasons) -> tuple[Cell, ...]:
     return (
         text_cell(row.model),
         text_cell(row.component),
@@ -79,7 +82,7 @@ def _params_cells(row: ParamsRow) -> tuple[Cell, ...]:
             "" if row.weight_bytes is None else number(row.weight_bytes / MIB),
             (row.weight_bytes,),
         ),
-        status_cell(row.status, row.why),
+        reasons.status_cell(row.status, row.why),
     )
 
 
@@ -96,12 +99,14 @@ def _count(value: int | None) -> tuple[Cell, Cell, Cell]:
 
 def latency_table(record: RunRecord) -> Table:
     """Times of every phase: median with its 95 % interval, and percentiles where n carries them."""
+    timed = setups(record)
+    one_setup = len(timed) == 1
     columns = (
         _MODEL,
         Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
-        Column("Device", ("device",)),
-        Column("Precision", ("precision",)),
-        Column("Threads", ("threads",), align="right"),
+        Column("Device", ("device",), csv_only=one_setup),
+        Column("Precision", ("precision",), csv_only=one_setup),
+        Column("Threads", ("threads",), align="right", csv_only=one_setup),
         Column("Phase", ("phase",)),
         Column("Prompts", ("n_prompts",), align="right"),
         Column("Decode kind", ("decode_kind",)),
@@ -131,11 +136,14 @@ def latency_table(record: RunRecord) -> Table:
     for row in rows:
         name = row.phase if row.n_prompts is None else f"{row.phase} at {row.n_prompts}"
         notes += [f"{row.model}, {name}: {warning}" for warning in row.warnings]
-    cells = tuple(_latency_cells(record, row) for row in rows)
-    return Table("latency", "Latency", columns, cells, unique(notes))
+    if one_setup:
+        notes.insert(0, f"Measured on {timed[0].label}.")
+    reasons = Reasons()
+    cells = tuple(_latency_cells(record, row, reasons) for row in rows)
+    return Table("latency", "Latency", columns, cells, (*unique(notes), *reasons.notes()))
 
 
-def _latency_cells(record: RunRecord, row: LatencyRow) -> tuple[Cell, ...]:
+def _latency_cells(record: RunRecord, row: LatencyRow, reasons: Reasons) -> tuple[Cell, ...]:
     info = model_row(record, row.model)
     same = info is not None and info.weights.kind == row.weights
     weights = info.weights if same and info is not None else WeightsRow(kind=row.weights)
@@ -158,7 +166,7 @@ def _latency_cells(record: RunRecord, row: LatencyRow) -> tuple[Cell, ...]:
         ),
         Cell(str(row.n), (row.n,)),
         Cell(str(row.processes), (row.processes,)),
-        status_cell(row.status, row.why),
+        reasons.status_cell(row.status, row.why),
     )
 
 
@@ -184,9 +192,9 @@ def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Tabl
     columns = (
         _MODEL,
         Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
-        Column("Dataset", ("dataset",)),
+        Column("Dataset", ("dataset",), csv_only=True),
         Column("Protocol", ("protocol",)),
-        Column("Reference", ("reference",)),
+        Column("Reference", ("reference",), csv_only=True),
         Column("mIoU [95 % CI]", ("miou", "ci95_low", "ci95_high"), "%", "right"),
         Column("Mean over images", ("miou_per_image",), "%", "right"),
         Column("Small", ("miou_small", "n_small"), "%", "right"),
@@ -197,14 +205,16 @@ def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Tabl
         _STATUS,
     )
     names = model_names(record)
+    reasons = Reasons()
     rows = [
-        _miou_cells(record, protocol, model)
+        _miou_cells(record, protocol, model, reasons)
         for protocol in group
         for model in names
         if find_miou(record, protocol, model) is not None
     ]
     title = f"Accuracy on {dataset}, reference {reference}"
-    return Table(name, title, columns, tuple(rows), _miou_notes(record, group))
+    notes = (*_miou_notes(record, group), *reasons.notes())
+    return Table(name, title, columns, tuple(rows), notes)
 
 
 def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]:
@@ -226,7 +236,9 @@ def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]
     return tuple(notes)
 
 
-def _miou_cells(record: RunRecord, protocol: Protocol, model: str) -> tuple[Cell, ...]:
+def _miou_cells(
+    record: RunRecord, protocol: Protocol, model: str, reasons: Reasons
+) -> tuple[Cell, ...]:
     row = find_miou(record, protocol, model)
     assert row is not None  # noqa: S101 - the caller asks only for rows that exist
     if row.weights.kind == "random":
@@ -260,7 +272,7 @@ def _miou_cells(record: RunRecord, protocol: Protocol, model: str) -> tuple[Cell
         ),
         Cell(str(row.n_images), (row.n_images,)),
         Cell(str(row.n_instances), (row.n_instances,)),
-        status_cell(row.status, row.why),
+        reasons.status_cell(row.status, row.why),
     )
 
 

@@ -118,13 +118,14 @@ def test_masks_are_those_of_ultralytics(size, trained, checkpoint):
     }  # fmt: skip
     theirs = SegmentationPredictor(overrides=settings_)(image[..., ::-1].copy())[0]
     assert 3 < len(found.masks) <= SEARCH.max_masks
-    np.testing.assert_array_equal(found.masks, theirs.masks.data.numpy() > 0)
-    np.testing.assert_array_equal(found.boxes, theirs.boxes.xyxy.numpy())
-    np.testing.assert_array_equal(found.scores, theirs.boxes.conf.numpy())
+    # Equal to the bit on one thread; on several a sum's order moves a pixel on a threshold.
+    assert np.mean(found.masks != (theirs.masks.data.numpy() > 0)) < 1e-5
+    np.testing.assert_allclose(found.boxes, theirs.boxes.xyxy.numpy(), atol=2e-2)
+    np.testing.assert_allclose(found.scores, theirs.boxes.conf.numpy(), atol=1e-5)
     fast = FastSAMPredictor(overrides=settings_)(image[..., ::-1].copy())[0]
-    np.testing.assert_array_equal(found.masks, fast.masks.data.numpy() > 0)
+    assert np.mean(found.masks != (fast.masks.data.numpy() > 0)) < 1e-5
     moved = adjust_bboxes_to_image_border(torch.tensor(found.boxes), size)
-    is_same = (moved == fast.boxes.xyxy).all(dim=1)
+    is_same = torch.isclose(moved, fast.boxes.xyxy, atol=2e-2).all(dim=1)
     whole = torch.tensor([0, 0, size[1], size[0]], dtype=torch.float32)
     assert (is_same | (fast.boxes.xyxy == whole).all(dim=1)).all()
 
@@ -260,6 +261,8 @@ def test_checkpoint_of_another_size_is_refused(checkpoint):
 PROBE = """
 import os, sys, logging
 import cv2, numpy, torch, torchvision
+from PIL import Image
+patched = Image.open, torch.save, cv2.imread, cv2.imwrite
 cv2.setNumThreads(2)
 before = dict(os.environ), numpy.get_printoptions(), cv2.getNumThreads()
 from baselines import fast_sam
@@ -268,6 +271,7 @@ assert "ultralytics" not in sys.modules
 model = fast_sam.build("n", 16, ModelOptions("fastsam-n"))
 model.everything(numpy.zeros((32, 64, 3), numpy.uint8))
 assert (dict(os.environ), numpy.get_printoptions(), cv2.getNumThreads()) == before
+assert (Image.open, torch.save, cv2.imread, cv2.imwrite) == patched
 logging.getLogger("ultralytics").warning("to stderr")
 from ultralytics.utils import AUTOINSTALL, ONLINE
 assert not AUTOINSTALL and not ONLINE

@@ -18,6 +18,9 @@ TINY = TinyVitConfig(
 
 def reference_encoder(state: dict[str, Tensor]) -> nn.Module:
     """The MobileSAM encoder inside ultralytics, with the same weights."""
+    from baselines.fast_sam import _ultralytics
+
+    _ultralytics()  # imports it without its side effects on this process
     from ultralytics.models.sam.build import build_mobile_sam as build_reference
 
     model = build_reference().image_encoder

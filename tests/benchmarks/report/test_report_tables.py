@@ -101,11 +101,14 @@ def test_skipped_and_failed_rows_stay(record: RunRecord) -> None:
     latency = latency_table(record)
     status = texts(latency, "Status")
     assert len(status) == len(record.latency)
-    assert any(text.startswith("error: RuntimeError: out of memory") for text in status)
+    (failed,) = (text for text in status if text.startswith("error"))
+    number = failed.removeprefix("error ")
+    assert f"{number} RuntimeError: out of memory | at <box>" in latency.notes
     assert sum(text.startswith("skipped") for text in status) == 6
     (accuracy,) = miou_tables(record)
     assert len(accuracy.rows) == len(record.miou)
-    assert "skipped: box takes no points as prompts" in texts(accuracy, "Status")
+    assert any(text.startswith("skipped") for text in texts(accuracy, "Status"))
+    assert any("box takes no points as prompts" in note for note in accuracy.notes)
 
 
 def test_summary_says_why_a_cell_is_empty(record: RunRecord) -> None:
