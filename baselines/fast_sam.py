@@ -322,7 +322,6 @@ def _contained_import() -> Iterator[None]:
     prints, writes a settings file into the home directory, and logs to stdout.
     """
     import cv2
-
     from PIL import Image
 
     environment, threads = dict(os.environ), cv2.getNumThreads()
