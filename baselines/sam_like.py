@@ -232,7 +232,9 @@ def weights_info(options: ModelOptions) -> WeightsInfo:
 
 def synchronize_device(device: torch.device) -> None:
     """Waits until all work given to an accelerator is done."""
-    if device.type in ("cuda", "mps", "xpu"):
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type in ("cuda", "xpu"):
         getattr(torch, device.type).synchronize(device)
 
 

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from baselines.interface import ModelInfo
+from benchmarks import environment
 from benchmarks.cells import CellStore
 from benchmarks.latency_task import MemoryLine, PhaseLine, Round, Task
 from benchmarks.planning import PlannedModel
@@ -56,34 +57,41 @@ class LatencyResult:
 
 def measure(
     models: Sequence[PlannedModel],
-    infos: dict[str, ModelInfo],
+    infos: Mapping[str, ModelInfo],
     config: LatencyConfig,
     cells: CellStore,
     reporter: Reporter,
 ) -> LatencyResult:
-    """Times every model.
+    """Times every model; one that cannot be timed gets an error row.
 
     Each round runs all models once, each in its own process, in a new random order: a machine that
     grows slower meanwhile slows all of them alike.
 
     Args:
-        models: Those whose weights are usable.
-        infos: What is known of them, by name.
+        models: In the order of the tables.
+        infos: What is known of those that can be built, by name.
         config: Profile, threads, seed.
         cells: Rounds that a former, interrupted run has finished.
         reporter: Told about progress.
     """
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
+    usable = [model for model in models if model.error is None and model.entry.name in infos]
     order = random.Random(config.seed)  # noqa: S311 - an order, not a secret
-    with reporter.bar("latency", config.profile.processes * len(models)) as bar:
+    with reporter.bar("latency", config.profile.processes * len(usable)) as bar:
         for index in range(config.profile.processes):
-            for model in order.sample(list(models), len(models)):
+            for model in order.sample(usable, len(usable)):
                 bar.note(f"{model.entry.name} (process {index + 1})")
                 rounds[model.entry.name].append(_round(model, index, config, cells))
                 bar.step(model.entry.name)
     result = LatencyResult()
     for model in models:
-        _summarise(model, infos[model.entry.name], rounds[model.entry.name], config, result)
+        name = model.entry.name
+        if name in infos and model.error is None:
+            _summarise(model, infos[name], rounds[name], config, result)
+        else:
+            why = model.error or f"{name} cannot be built; see the failures of the run"
+            failed = PhaseLine(phase="load", status="error", why=why)
+            result.rows.append(_row(model, infos.get(name), [failed], config))
     return result
 
 
@@ -95,7 +103,12 @@ def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellSt
         threads=config.threads,
         image_hw=config.image_hw,
     )
-    key = {"kind": "latency", "round": index, "task": task.model_dump(mode="json")}
+    key = {
+        "kind": "latency",
+        "round": index,
+        "task": task.model_dump(mode="json"),
+        "machine": (environment.cpu_name(), environment.allocator()),
+    }
     known = cells.get(key, Round)
     if known is not None:
         return known
@@ -108,7 +121,7 @@ def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellSt
 def run_task(task: Task) -> Round:
     """Runs one task in a fresh process and collects its lines, also those before a crash."""
     threads = str(task.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    variables = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     # It sleeps until the process ends: a parent that polls would take time from what it measures.
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.latency_worker"],
@@ -116,7 +129,7 @@ def run_task(task: Task) -> Round:
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=variables,
         cwd=Path(__file__).resolve().parent.parent,
     )
     phases, memory = _parse(done.stdout)
@@ -174,29 +187,39 @@ def _summarise(
             if (line.phase, line.n_prompts) == (phase, n_prompts)
         ]
         result.rows.append(_row(model, info, lines, config))
-    if errors and not keys:
-        result.rows.append(
-            _row(model, info, [PhaseLine(phase="load", status="error", why=errors[0])], config)
-        )
+    if errors:
+        for phase, n_prompts in _expected(config):
+            if (phase, n_prompts) not in keys:
+                lost = PhaseLine(phase=phase, n_prompts=n_prompts, status="error", why=errors[0])
+                result.rows.append(_row(model, info, [lost], config))
     memory = [each.memory for each in rounds if each.memory is not None]
     if memory:
         result.memory.append(_memory_row(model, memory))
 
 
+def _expected(config: LatencyConfig) -> Iterator[tuple[str, int | None]]:
+    """Phases that every model has."""
+    yield from (("preprocess", None), ("encode", None))
+    yield from (("decode", n) for n in config.profile.n_prompts)
+    yield "end_to_end", 1
+
+
 def _row(
-    model: PlannedModel, info: ModelInfo, lines: Sequence[PhaseLine], config: LatencyConfig
+    model: PlannedModel, info: ModelInfo | None, lines: Sequence[PhaseLine], config: LatencyConfig
 ) -> LatencyRow:
     measured = [line for line in lines if line.samples_ms]
     first = lines[0]
+    # What has no network runs on the host's own arithmetic, whatever was asked for.
+    plain = info is not None and info.weights.kind == "none"
     known: dict[str, Any] = {
         "model": model.entry.name,
         "phase": first.phase,
         "n_prompts": first.n_prompts,
-        "device": model.options.device,
-        "precision": model.options.precision,
+        "device": "cpu" if plain else model.options.device,
+        "precision": "fp32" if plain else model.options.precision,
         "threads": config.threads,
         "weights": model.weights.kind,
-        "decode_kind": info.decode_kind,
+        "decode_kind": None if info is None else info.decode_kind,
     }
     if not measured:
         return LatencyRow(**known, status=first.status, why=first.why)

@@ -71,25 +71,34 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     rss_before = _rss_bytes()
     entry = select([task.options.name])[0]
     holder: list[Segmenter] = []
-    load_ms = time_once(lambda: holder.append(build(entry, task.options)), _no_wait)
+
+    def wait() -> None:
+        for model in holder:
+            model.synchronize()
+
+    load_ms = time_once(lambda: holder.append(build(entry, task.options)), wait)
     model = holder[0]
     yield PhaseLine(phase="load", samples_ms=(load_ms,))
     image = task_image(task)
     first_ms, first_encode_ms, inputs = _first_call(model, image)
-    yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(first_ms,))
+    if _is_blind(model):
+        yield PhaseLine(phase="first_call", n_prompts=1, status="skipped", why=_BLIND)
+    else:
+        yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(first_ms,))
     yield from _steady(model, inputs, task, first_encode_ms)
+    # Read before the weights are counted: FastSAM makes a second network to be counted.
+    peak_bytes, cuda_peak = peak_rss_bytes(), _cuda_peak(task.options.device)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size()
         for module in model.modules().values()
         for tensor in (*module.parameters(), *module.buffers())
     )
-    allocated, reserved = _cuda_peak(task.options.device)
     yield MemoryLine(
         rss_before_load_bytes=rss_before,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=peak_bytes,
         weight_bytes=weight_bytes,
-        cuda_peak_allocated_bytes=allocated,
-        cuda_peak_reserved_bytes=reserved,
+        cuda_peak_allocated_bytes=cuda_peak[0],
+        cuda_peak_reserved_bytes=cuda_peak[1],
     )
 
 
@@ -110,11 +119,15 @@ def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, float, _Inp
     return before_ms + encode_ms + after_ms, encode_ms, inputs
 
 
+def _is_blind(model: Segmenter) -> bool:
+    """Which masks a detector finds decides what its search and its selection cost."""
+    return isinstance(model, SplitEncoder) and model.info.weights.kind == "random"
+
+
 def _steady(
     model: Segmenter, inputs: _Inputs, task: Task, first_encode_ms: float
 ) -> Iterator[PhaseLine]:
-    # Which masks a detector finds decides what its search and its selection cost.
-    blind = isinstance(model, SplitEncoder) and model.info.weights.kind == "random"
+    blind = _is_blind(model)
     timer = _Timer(task.rule, model.synchronize)
     yield timer.phase("preprocess", lambda: model.prepare(inputs.image))
     if isinstance(model, SplitEncoder):
@@ -158,6 +171,8 @@ def _decoding(model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer) -> I
             line = timer.optional_phase(phase, call, n, per_prompt_ms * n)
             yield line
             if not line.samples_ms:
+                if isinstance(model, SplitDecoder):
+                    yield line.model_copy(update={"phase": "postprocess"})
                 break
             per_prompt_ms = float(np.median(line.samples_ms)) / n
 
@@ -264,10 +279,6 @@ def _cuda_peak(device: str) -> tuple[int | None, int | None]:
     import torch
 
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-
-
-def _no_wait() -> None:
-    return
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class LatencyRow(Value):
     precision: str
     threads: int
     weights: WeightsKind
-    decode_kind: DecodeKind
+    decode_kind: DecodeKind | None = Field(description="None if the model could not be built")
     status: Status = "ok"
     why: str | None = None
     n: int = 0

@@ -192,10 +192,9 @@ def _measure(
                 Failure(stage="weights", culprit=model.entry.name, why=model.error)
             )
     infos = _describe(request, models, found, reporter)
-    usable = [model for model in models if model.error is None and model.entry.name in infos]
     if request.profile is not None:
         config = latency.LatencyConfig(request.profile, request.threads, request.seed)
-        timed = latency.measure(usable, infos, config, cells, reporter)
+        timed = latency.measure(models, infos, config, cells, reporter)
         found.latency, found.memory = timed.rows, timed.memory
         found.failures.extend(timed.failures)
     if request.dataset is not None:

@@ -122,7 +122,8 @@ def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> No
             f"{source} does not fit this architecture: {'; '.join(problems)}; "
             "give the checkpoint of this very model"
         )
-    materialised = {name: value.to(wanted[name].dtype) for name, value in state.items()}
+    # Copied, since the tensors may still be mapped from the file: reading it belongs to loading.
+    materialised = {name: value.to(wanted[name].dtype, copy=True) for name, value in state.items()}
     model.load_state_dict(materialised, strict=True, assign=True)
     restore_buffers(model)
 

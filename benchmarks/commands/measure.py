@@ -26,6 +26,7 @@ from mobilesam.errors import UsageError
 
 DEFAULT_OUT = Path("bench-runs")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def run(
@@ -175,9 +176,13 @@ def check_device(device: str) -> str:
     """
     import torch
 
-    kind = device.partition(":")[0]
-    if kind not in _DEVICES:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in _DEVICES:
         raise UsageError(f"unknown device {device!r}; choose from {', '.join(_DEVICES)}")
+    kind = wanted.type
     backend: Any = {
         "cpu": None,
         "cuda": torch.cuda,
@@ -186,7 +191,20 @@ def check_device(device: str) -> str:
     }[kind]
     if kind != "cpu" and (backend is None or not backend.is_available()):
         raise UsageError(f"no {kind} device is usable here; use --device cpu, or see doctor")
+    if kind == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"{device} is not here: there are {torch.cuda.device_count()} GPUs")
     return device
+
+
+def check_precision(precision: str) -> str:
+    """Returns the precision if it is one.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    return precision
 
 
 def _request(
@@ -212,7 +230,7 @@ def _request(
         out=output.out or _new_folder(command),
         threads=threads,
         device=check_device(models.device),
-        precision=models.precision,
+        precision=check_precision(models.precision),
         seed=models.seed,
         profile=profile,
         count=counting,

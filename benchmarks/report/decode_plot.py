@@ -102,7 +102,7 @@ def _draw_series(
         linestyle=dash,
         linewidth=1.6,
         capsize=2.5,
-        marker=KIND_MARKERS[rows[0].decode_kind],
+        marker=KIND_MARKERS[rows[0].decode_kind or "decoder"],
         markersize=6,
         markeredgewidth=1.4,
         markerfacecolor="white" if hollow else color,
@@ -112,7 +112,7 @@ def _draw_series(
 def _kind_legend(ax: Any, rows: Sequence[LatencyRow]) -> None:
     from matplotlib.lines import Line2D
 
-    kinds = unique(row.decode_kind for row in rows)
+    kinds = unique(row.decode_kind for row in rows if row.decode_kind)
     handles = [
         Line2D([], [], linestyle="none", marker=KIND_MARKERS[kind], color=MUTED, label=kind)
         for kind in kinds

@@ -106,7 +106,7 @@ def _reasons(rows: Sequence[LatencyRow]) -> list[str]:
 
 def _phase_title(phase: str, n_prompts: int | None) -> str:
     name = phase.replace("_", " ")
-    if n_prompts is None or phase != "decode":
+    if n_prompts is None or phase not in ("decode", "postprocess"):
         return name
     return f"{name}, {n_prompts} prompt{'s' * (n_prompts != 1)}"
 

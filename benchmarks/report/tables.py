@@ -158,7 +158,7 @@ def _latency_cells(record: RunRecord, row: LatencyRow, reasons: Reasons) -> tupl
         text_cell(row.phase),
         Cell("" if row.n_prompts is None else str(row.n_prompts), (row.n_prompts,)),
         # Elsewhere the kind of decoding has no bearing on the time.
-        Cell(row.decode_kind if row.phase == "decode" else "", (row.decode_kind,)),
+        Cell((row.decode_kind or "") if row.phase == "decode" else "", (row.decode_kind,)),
         Cell(median, (row.median_ms, low, high)),
         *(
             Cell("" if value is None else number(value), (value,))

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
+from baselines.options import ModelOptions
+from benchmarks import latency, latency_worker
+from benchmarks.latency_task import Task
+from benchmarks.timing import StopRule
+
+RULE = StopRule(min_calls=2, min_seconds=0.0, cap_seconds=0.05, warmup_seconds=0.01)
+
+
+def task(name: str, **changes: Any) -> Task:
+    known = {
+        "options": ModelOptions(name),
+        "rule": RULE,
+        "n_prompts": (1, 10),
+        "threads": 1,
+        "image_hw": (48, 64),
+    }
+    return Task(**{**known, **changes})
+
+
+class Finished:
+    """Stands for a process that ended."""
+
+    def __init__(self, code: int, out: str, err: str = "") -> None:
+        self.returncode, self.stdout, self.stderr = code, out, err
+
+
+LINE = json.dumps({"phase": {"phase": "encode", "samples_ms": [1.5, 2.5]}})
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        (Finished(-9, LINE + "\n" + LINE[:20]), "out of memory"),
+        (Finished(-11, LINE), "SIGSEGV"),
+        (Finished(1, LINE, "Traceback\n  somewhere\nValueError: seven"), "ValueError: seven"),
+    ],
+)
+def test_a_process_that_dies_keeps_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, process: Finished, message: str
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: process)
+    found = latency.run_task(task("box"))
+    assert [line.samples_ms for line in found.phases] == [(1.5, 2.5)]
+    assert found.error is not None
+    assert message in found.error
+
+
+@pytest.mark.slow
+def test_useless_weights_are_an_error_row_and_exit_code_1(run: Any, tmp_path: Path) -> None:
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "wrong.pt")
+    done = run("latency", "--models=mobilesam", "--weights=mobilesam=wrong.pt", "--profile=quick",
+               "--json")  # fmt: skip
+    assert done.code == 1
+    (row,) = done.json["rows"]
+    assert (row["phase"], row["status"]) == ("load", "error")
+    assert "does not fit this architecture" in row["why"]
+    assert done.json["failures"]
+
+
+def phases(name: str, **changes: Any) -> dict[tuple[str, int | None], Any]:
+    lines = [line for line in latency_worker.run(task(name, **changes)) if hasattr(line, "phase")]
+    return {(line.phase, line.n_prompts): line for line in lines}
+
+
+def test_every_phase_is_reported_once() -> None:
+    found = phases("dummy")
+    assert set(found) == {
+        ("load", None), ("first_call", 1), ("preprocess", None), ("encode", None),
+        ("decode", 1), ("decode", 10), ("end_to_end", 1),
+    }  # fmt: skip
+    assert all(line.status == "ok" for line in found.values())
+
+
+def test_a_call_far_beyond_the_cap_is_skipped_and_says_so() -> None:
+    quick = StopRule(min_calls=2, min_seconds=0.0, cap_seconds=0.001, warmup_seconds=0.0)
+    found = phases("dummy", rule=quick, n_prompts=(1, 1000))
+    line = found["decode", 1000]
+    assert line.status == "skipped"
+    assert "use a longer profile" in line.why
+    # The encoder is never left out: its first call stands in.
+    assert len(found["encode", None].samples_ms) == 1
+    assert "first call" in found["encode", None].warnings[0]
+    assert found["end_to_end", 1].status == "skipped"
+
+
+def test_a_detector_with_random_weights_is_timed_without_its_search() -> None:
+    found = phases("fastsam-s")
+    assert found["encode", None].status == "ok"
+    for key in (("postprocess", None), ("decode", 1), ("decode", 10), ("end_to_end", 1)):
+        assert found[key].status == "skipped"
+        assert "depends on its weights" in found[key].why
+
+
+class Halves(Segmenter):
+    """A split decoder that counts its calls."""
+
+    def __init__(self) -> None:
+        from baselines.dummy import DummySegmenter
+
+        self.info = DummySegmenter().info
+        self.calls: list[str] = []
+
+    def prepare(self, image: Any) -> Prepared:
+        return Prepared(None, image.shape[:2])
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        return Embedding(None, prepared.size_hw, self.info.name)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        raise AssertionError("a split decoder is timed by its halves")
+
+    def decode_logits(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False):
+        self.calls.append("decode")
+
+    def postprocess(self, found: object) -> None:
+        self.calls.append("postprocess")
+
+
+def test_network_and_resize_of_a_split_decoder_are_timed_apart() -> None:
+    import numpy as np
+
+    model = Halves()
+    image = np.zeros((8, 8, 3), np.uint8)
+    embedding = model.encode(model.prepare(image))
+    prompts = latency_worker.prompts_for(model, image, 3)
+    names = []
+    for name, call in latency_worker._decode_calls(model, embedding, prompts):
+        model.calls.clear()
+        call()
+        names.append(name)
+        assert model.calls == [name]
+    assert names == ["decode", "postprocess"]
+
+
+def test_prompts_are_seeded_and_inside_the_image() -> None:
+    import numpy as np
+
+    image = np.zeros((40, 60, 3), np.uint8)
+    first, again = (latency_worker.prompts_for(Halves(), image, 10) for _ in range(2))
+    assert first.points is not None
+    assert again.points is not None
+    assert np.array_equal(first.points, again.points)
+    assert (first.points >= 0).all()
+    assert (first.points < [60, 40]).all()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines.registry import select
+from benchmarks.planning import WeightsPolicy, find_checkpoint, plan
+from mobilesam import checkpoints
+from mobilesam.errors import NetworkUnreachableError, WeightsUnavailableError
+
+ALL = ("mobilesam", "sam-vit-b", "fastsam-s", "box")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILESAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)
+
+
+def planned(policy: WeightsPolicy | None) -> dict[str, tuple[str, str | None]]:
+    models = plan(select(ALL), policy, device="cpu", precision="fp32", seed=0)
+    return {model.entry.name: (model.weights.kind, model.weights.why) for model in models}
+
+
+def test_without_a_network_one_file_is_tried_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def unreachable(spec: object, **_: object) -> None:
+        tried.append(str(spec))
+        raise NetworkUnreachableError("no network: nowhere:443 cannot be reached")
+
+    monkeypatch.setattr(checkpoints, "_fetch", unreachable)
+    found = planned(WeightsPolicy({}))
+    assert len(tried) == 1
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "mobilesam": "random", "sam-vit-b": "random", "fastsam-s": "random", "box": "none",
+    }  # fmt: skip
+    for name in ("mobilesam", "sam-vit-b", "fastsam-s"):
+        assert "no network" in (found[name][1] or "")
+
+
+def test_no_network_is_noticed_within_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy at a port where nobody listens stands for a machine without a way out."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    start = time.perf_counter()
+    found = planned(WeightsPolicy({}))
+    assert time.perf_counter() - start < 5
+    assert found["sam-vit-b"][0] == "random"
+    assert "no network" in (found["sam-vit-b"][1] or "")
+
+
+def test_large_files_are_not_fetched_without_being_asked_for() -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"fetches at most 100 MB.*weights fetch"):
+        find_checkpoint("sam-vit-h", WeightsPolicy({}, fetch_limit_bytes=100_000_000))
+
+
+def test_a_local_file_is_used_and_not_official(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "mine.pt")
+    (model,) = plan(
+        select(["mobilesam"]),
+        WeightsPolicy({"mobilesam": tmp_path / "mine.pt"}),
+        device="cpu",
+        precision="fp32",
+        seed=0,
+    )
+    assert model.trained
+    assert (model.weights.kind, model.weights.official) == ("file", False)
+    assert model.weights.file_bytes == (tmp_path / "mine.pt").stat().st_size
+    assert model.options.checkpoint is not None
+    assert model.options.checkpoint.sha256 == model.weights.sha256
+
+
+def test_counting_looks_for_no_weights() -> None:
+    assert {kind for kind, _ in planned(None).values()} == {"none"}

@@ -1,0 +1,147 @@
+"""Nothing that was measured is lost: interrupted runs, damaged cells, changed inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import accuracy, cells, environment
+from benchmarks.cells import CellStore, content_key
+from benchmarks.latency_task import PhaseLine
+from benchmarks.records import RunRecord, load_record, save_record, write_atomic
+from mobilesam.errors import DataError
+
+
+def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("miou", "--models=box,dummy", *scenes.arguments, "--protocol=box", "--out=o", "--json")
+    whole = accuracy._pass
+    seen: list[str] = []
+
+    def interrupted(model: Any, *arguments: Any) -> Any:
+        seen.append(model.info.name)
+        if model.info.name == "dummy" and seen.count("dummy") == 1:
+            raise KeyboardInterrupt
+        return whole(model, *arguments)
+
+    monkeypatch.setattr(accuracy, "_pass", interrupted)
+    stopped = run(*command)
+    assert stopped.code == 130
+    assert "kept" in stopped.err
+    assert not load_record(tmp_path / "o").complete
+    again = run(*command)
+    assert again.code == 0
+    assert seen == ["box", "dummy", "dummy"]
+    assert [row["status"] for row in again.json["rows"]] == ["ok", "ok"]
+    assert load_record(tmp_path / "o").complete
+
+
+def test_a_model_that_fails_is_a_row_and_the_next_one_is_measured(
+    run: Any, scenes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baselines.dummy import DummySegmenter
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of colours")
+
+    monkeypatch.setattr(DummySegmenter, "decode", broken)
+    done = run("miou", "--models=dummy,box", *scenes.arguments, "--protocol=box", "--json")
+    assert done.code == 1
+    dummy, box = done.json["rows"]
+    assert (dummy["status"], dummy["why"]) == ("error", "RuntimeError: out of colours")
+    assert box["status"] == "ok"
+
+
+LINE = PhaseLine(phase="encode", samples_ms=(1.0,))
+
+
+def test_a_cell_is_found_again_under_the_same_key_only(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    store.put({"a": 1}, LINE)
+    assert store.get({"a": 1}, PhaseLine) == LINE
+    assert store.get({"a": 2}, PhaseLine) is None
+
+
+def test_a_damaged_cell_counts_as_missing(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    store.put({"a": 1}, LINE)
+    (cell,) = tmp_path.glob("*.json")
+    cell.write_bytes(cell.read_bytes()[:-5])
+    assert store.get({"a": 1}, PhaseLine) is None
+
+
+@pytest.mark.parametrize("what", ["code_version", "library_versions"])
+def test_other_code_or_libraries_are_another_key(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    before = content_key({"a": 1})
+    monkeypatch.setattr(cells, what, lambda: "changed")
+    assert content_key({"a": 1}) != before
+
+
+def record() -> RunRecord:
+    return RunRecord(
+        id="x",
+        created_utc="2026-01-01T00:00:00+00:00",
+        command="c",
+        profile=None,
+        config={},
+        resume_key="k",
+        environment=environment.collect(threads=1),
+        duration_s=1.0,
+    )
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    made = record()
+    assert load_record(save_record(made, tmp_path)) == made
+    assert load_record(tmp_path) == made
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 3}'])
+def test_what_is_no_record_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(DataError, match=r"record\.json is not a record") as caught:
+        load_record(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the record"):
+        load_record(tmp_path / "nowhere")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DataError, match="cannot write"):
+        write_atomic(tmp_path / "taken", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_environment_names_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4")
+    assert environment.allocator() == "tcmalloc (LD_PRELOAD)"
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    assert "MALLOC_ARENA_MAX=1" in environment.allocator()
+
+
+def test_a_loaded_machine_is_warned_of() -> None:
+    here = record().environment
+    busy = here.model_copy(update={"load_1min": 99.0, "threads": 999})
+    texts = environment.warnings(busy)
+    assert any(text.startswith("noisy") for text in texts)
+    assert any("999 threads" in text for text in texts)
+    calm = here.model_copy(update={"load_1min": 0.0, "threads": 1})
+    assert not any(text.startswith("noisy") for text in environment.warnings(calm))
+
+
+def test_peak_memory_is_this_processs_own() -> None:
+    before = environment.peak_rss_bytes()
+    block = bytearray(150 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert environment.peak_rss_bytes() >= before
+    assert environment.peak_rss_bytes() > 150 * 2**20
