@@ -39,7 +39,9 @@ def install(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The main job: benchmark every model on the embedded default. Extra arguments go to `run`."""
     install(session)
-    session.run("mobilesam-bench", "run", *(session.posargs or ("--profile", "quick")))
+    named = any(each.startswith("--profile") for each in session.posargs)
+    profile = () if named else ("--profile", "quick")
+    session.run("mobilesam-bench", "run", *profile, *session.posargs)
 
 
 @shared_session

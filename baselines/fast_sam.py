@@ -38,24 +38,13 @@ from baselines.interface import (
 from baselines.mask_selection import FoundMasks, MaskSearch, select, snap_to_border
 from baselines.options import Checkpoint, ModelOptions
 from baselines.sam_like import synchronize_device, weights_info
-from mobilesam.errors import UsageError, WeightsError
+from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What unpickling a file that is truncated, or of another kind, is known to raise.
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    ImportError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AssertionError,
-)
+_UNPICKLING_ERRORS = (*FOREIGN_ERRORS, pickle.UnpicklingError, EOFError)
 
 
 def build_x(options: ModelOptions) -> Segmenter:

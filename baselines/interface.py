@@ -23,7 +23,6 @@ from baselines.values import (
     WeightsInfo,
     WeightsKind,
     check_image,
-    image_fingerprint,
 )
 from mobilesam.errors import UnsupportedError, UsageError
 
@@ -50,7 +49,6 @@ __all__ = [
     "WeightsInfo",
     "WeightsKind",
     "check_image",
-    "image_fingerprint",
 ]
 
 

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from mobilesam.checkpoints import LocalCheckpoint as Checkpoint
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint file on this machine, already hashed.
-
-    Attributes:
-        path: The file.
-        sha256: Hex digest of its bytes.
-        official: The digest is the published one of the model it is used for.
-        n_bytes: Its size.
-        trusted: Its digest is a published one, or the user vouched for it; pickles need this.
-    """
-
-    path: Path
-    sha256: str
-    official: bool
-    n_bytes: int
-    trusted: bool
+__all__ = ["Checkpoint", "ModelOptions"]
 
 
 @dataclass(frozen=True, slots=True)

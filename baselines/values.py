@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -254,10 +253,3 @@ def check_image(image: UInt8Array) -> tuple[int, int]:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise DataError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} {image.shape}")
     return int(image.shape[0]), int(image.shape[1])
-
-
-def image_fingerprint(image: UInt8Array) -> str:
-    """SHA-256 of an image's shape and pixels."""
-    digest = hashlib.sha256(str(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
-    return digest.hexdigest()

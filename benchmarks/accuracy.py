@@ -23,26 +23,13 @@ from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, pick, to_prompts
 from benchmarks.records import BySize, Failure, MiouRow, Value, WeightsRow
 from benchmarks.statistics import clustered_mean_interval
-from mobilesam.errors import BenchError, UnsupportedError
+from mobilesam.errors import FOREIGN_ERRORS, BenchError, UnsupportedError
 
 # Masks of so many prompts are held at the image's size at once.
 PROMPT_BATCH = 32
 # COCO's classes of annotation area, in square pixels, half-open.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
-# What an adapter may raise: one broken model becomes a row, and the others go on.
-ADAPTER_ERRORS = (
-    BenchError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+ADAPTER_ERRORS = (BenchError, *FOREIGN_ERRORS)
 
 
 class ModelAccuracy(Value):
@@ -98,7 +85,7 @@ def evaluate(
         rows.extend(_summarise(model, dataset, protocols, manifests, found))
         instances.extend(found.rows)
         failures.update(dict.fromkeys(found.failures))
-        if found.error is not None:
+        if found.error is not None and model.error is None:
             failures[Failure(stage="miou", culprit=model.entry.name, why=found.error)] = None
     return AccuracyResult(tuple(rows), tuple(instances), tuple(failures))
 
@@ -118,6 +105,7 @@ def _one_model(
         "weights": model.weights.sha256,
         "device": options.device,
         "precision": options.precision,
+        "seed": options.seed,
         "dataset": dataset.fingerprint,
         "protocols": [protocol.name for protocol in protocols],
     }
@@ -127,12 +115,15 @@ def _one_model(
         return known
     try:
         segmenter = build(model.entry, options)
+        if segmenter.info.weights.kind == "random":
+            return ModelAccuracy(error="it was built with random weights, which have no accuracy")
         found = _pass(segmenter, dataset, protocols, manifests, reporter)
     except ADAPTER_ERRORS as error:
         manifests.abandon()
         text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         return ModelAccuracy(error=text)
-    cells.put(key, found)
+    if not found.failures:  # an image that is mended meanwhile must count when it is run again
+        cells.put(key, found)
     return found
 
 
@@ -158,7 +149,7 @@ def _pass(
                 else:
                     rows.extend(_image(model, sample, usable, manifests, clock))
                 bar.step()
-        manifests.finish()
+        manifests.finish(whole=not failures)
     return ModelAccuracy(
         rows=tuple(rows),
         failures=tuple(failures),

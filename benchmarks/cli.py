@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
 from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
-from mobilesam.errors import BenchError, UsageError
+from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _DEFAULT_MODELS = ModelArguments()
@@ -23,6 +23,7 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=()),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 weights_app = App(name="weights", help="List, fetch and verify published weights.")
 data_app = App(name="data", help="Make datasets.")
@@ -175,13 +176,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(error, EXIT_USAGE)
     except BenchError as error:
         return _complain(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what was finished is kept\n")
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; there is nobody left to tell.
         sys.stderr.close()
         return EXIT_FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(DataError(f"{where}{error.strerror or error}"), EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; what was finished is kept\n")
+        return EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -85,6 +84,18 @@ def default_threads() -> int:
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return max(1, min(physical, allowed))
+
+
+def use_threads(threads: int) -> None:
+    """Gives torch and OpenCV this process's number of threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(threads)
 
 
 def library_versions() -> dict[str, str]:
@@ -182,11 +193,3 @@ def code_version() -> str:
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def trim_memory() -> None:
-    """Gives freed memory back to the system, so that models do not pay for each other's."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return

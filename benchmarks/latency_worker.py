@@ -27,12 +27,13 @@ from baselines.interface import (
     UInt8Array,
 )
 from baselines.registry import build, select
-from benchmarks.environment import peak_rss_bytes
+from benchmarks.environment import peak_rss_bytes, use_threads
 from benchmarks.latency_task import MemoryLine, PhaseLine, Task
 from benchmarks.timing import StopRule, measure, time_once
 from mobilesam.errors import BenchError
 
 _BLIND = "a detector's search for masks depends on its weights: timed only with trained ones"
+_GRID_PROMPTS = 32**2  # segment everything asks so many, by default
 _SLOW_FACTOR = 2.0  # a call expected to outlast the cap by this factor is skipped, and says so
 
 
@@ -67,7 +68,7 @@ def _write(out: TextIO, line: PhaseLine | MemoryLine) -> None:
 
 def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     """Measures every phase of one model in this process."""
-    _set_threads(task.threads)
+    use_threads(task.threads)
     rss_before = _rss_bytes()
     entry = select([task.options.name])[0]
     holder: list[Segmenter] = []
@@ -150,14 +151,29 @@ def _steady(
         for phase, n in (("postprocess", None), *(("decode", n) for n in task.n_prompts)):
             yield PhaseLine(phase=phase, n_prompts=n, status="skipped", why=_BLIND)
         yield PhaseLine(phase="end_to_end", n_prompts=1, status="skipped", why=_BLIND)
+        yield PhaseLine(phase="everything", status="skipped", why=_BLIND)
         return
-    yield from _decoding(model, inputs, task, timer)
+    per_prompt_ms = 0.0
+    for line in _decoding(model, inputs, task, timer):
+        yield line
+        if line.phase == "decode" and line.samples_ms and line.n_prompts:
+            per_prompt_ms = float(np.median(line.samples_ms)) / line.n_prompts
+    one = prompts_for(model, inputs.image, 1)
 
     def end_to_end() -> None:
         model.decode(model.encode(model.prepare(inputs.image)), one)
 
-    one = prompts_for(model, inputs.image, 1)
     yield timer.optional_phase("end_to_end", end_to_end, 1, first_encode_ms)
+    if "everything" not in model.info.supports:
+        return
+    if model.info.weights.kind == "random":
+        why = "how much of it is kept depends on the weights: timed only with trained ones"
+        yield PhaseLine(phase="everything", status="skipped", why=why)
+    else:
+        grid_ms = _GRID_PROMPTS * per_prompt_ms if isinstance(model, SplitDecoder) else 0.0
+        yield timer.optional_phase(
+            "everything", lambda: model.everything(inputs.image), None, first_encode_ms + grid_ms
+        )
 
 
 def _decoding(model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer) -> Iterator[PhaseLine]:
@@ -206,7 +222,7 @@ class _Timer:
         return expected_ms / 1e3 > self.rule.cap_seconds * _SLOW_FACTOR
 
     def optional_phase(
-        self, name: str, call: Callable[[], object], n_prompts: int, expected_ms: float
+        self, name: str, call: Callable[[], object], n_prompts: int | None, expected_ms: float
     ) -> PhaseLine:
         """Times a phase, or says that a single call would take too long."""
         if self.too_slow(expected_ms):
@@ -254,17 +270,6 @@ def task_image(task: Task) -> UInt8Array:
     sample: Any = next(iter(dataset.samples()))
     image: UInt8Array = sample.image
     return image
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    try:
-        import cv2
-    except ImportError:
-        return
-    cv2.setNumThreads(threads)
 
 
 def _rss_bytes() -> int:

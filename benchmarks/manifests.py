@@ -35,13 +35,17 @@ class Manifests:
             self._growing[kind] = ManifestBuilder(self._fingerprint, kind, self._seed)
         return self._growing[kind].add(sample.image_id, instance)
 
-    def finish(self) -> None:
-        """Freezes and stores what the pass that just ended has made."""
+    def finish(self, *, whole: bool) -> None:
+        """Freezes what the pass that just ended has made.
+
+        Args:
+            whole: It saw every image, so that its manifests are stored as well.
+        """
         for kind, builder in self._growing.items():
             manifest = builder.finish()
             self._done[kind] = manifest
             path = self._path(kind)
-            if path is not None:
+            if whole and path is not None:
                 manifest.save(path)
         self._growing.clear()
 

@@ -6,14 +6,11 @@ SAM ViT-H are counted in a second. None of these numbers depends on the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from baselines.interface import Segmenter
-from baselines.options import ModelOptions
-from baselines.registry import ModelEntry, build
 from benchmarks.records import ParamsRow
-from mobilesam.errors import BenchError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,21 +26,6 @@ _NO_ARITHMETIC = frozenset(
     "_local_scalar_dense native_batch_norm_inference is_nonzero max_pool2d_with_indices "
     "split_with_sizes chunk unfold roll scalar_tensor".split()
 )
-
-
-def measure(entries: Iterable[ModelEntry]) -> list[ParamsRow]:
-    """Counts every component of every model; a model that cannot be built is a row that says so."""
-    rows: list[ParamsRow] = []
-    for entry in entries:
-        try:
-            model = build(entry, ModelOptions(entry.name, device="meta"))
-        except BenchError as error:
-            rows.append(
-                ParamsRow(model=entry.name, component="all", status="error", why=str(error))
-            )
-            continue
-        rows.extend(count(model))
-    return rows
 
 
 def count(model: Segmenter) -> list[ParamsRow]:

@@ -112,7 +112,7 @@ def find_checkpoint(name: str, policy: WeightsPolicy) -> Checkpoint:
     large = spec is not None and limit is not None and spec.n_bytes > limit
     try:
         with stderr_progress() as progress:
-            found = resolve(
+            return resolve(
                 name,
                 overrides=policy.overrides,
                 offline=policy.offline,
@@ -128,4 +128,3 @@ def find_checkpoint(name: str, policy: WeightsPolicy) -> Checkpoint:
                 f"mobilesam-bench weights fetch {name}"
             ) from error
         raise
-    return Checkpoint(found.path, found.sha256, found.official, found.n_bytes, found.trusted)

@@ -70,6 +70,7 @@ class Bar(AbstractContextManager["Bar"]):
                 TimeRemainingColumn(),
                 console=self._reporter.console,
                 transient=True,
+                auto_refresh=False,  # a parent that redraws takes time from what it measures
             )
             self._live.start()
             self._task = self._live.add_task(self._title, total=self._total)
@@ -82,7 +83,7 @@ class Bar(AbstractContextManager["Bar"]):
         self._done += 1
         if self._live is not None and self._task is not None:
             text = f"{self._title} {note}".strip()
-            self._live.update(self._task, completed=self._done, description=text)
+            self._live.update(self._task, completed=self._done, description=text, refresh=True)
         elif time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
             of = f"/{self._total}" if self._total else ""
@@ -92,7 +93,7 @@ class Bar(AbstractContextManager["Bar"]):
     def note(self, text: str) -> None:
         """What is being done now."""
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, description=f"{self._title} {text}")
+            self._live.update(self._task, description=f"{self._title} {text}", refresh=True)
 
     def __exit__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from benchmarks.records import (
     ModelRow,
     ParamsRow,
     RunRecord,
+    WeightsRow,
     load_record,
     save_record,
+    write_atomic,
 )
 from mobilesam.errors import BenchError, DataError
 
@@ -112,13 +114,15 @@ class _Found:
 def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     """Does what is asked, and writes `record.json` (and the instances) into `request.out`.
 
-    A folder that holds cells of an interrupted run with the same inputs is taken up where it
-    stopped. On Ctrl-C what is finished is recorded, then the interrupt goes on.
+    A folder that holds cells of the same run, interrupted or with failures, is taken up where it
+    stopped. On Ctrl-C the record of the stages that are done is written, the cells of the rest
+    stay, and the interrupt goes on.
 
     Raises:
         DataError: The folder cannot be written, or holds the record of another run.
     """
     start = time.monotonic()
+    _require_writable(request.out)
     here = environment.collect(request.threads)
     models = plan(
         request.models,
@@ -138,6 +142,9 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     try:
         _measure(request, models, found, reporter)
         found.complete = True
+    except KeyboardInterrupt:
+        reporter.warn(f"interrupted: the same command with --out {request.out} goes on from here")
+        raise
     finally:
         created = datetime.now(UTC)
         record = RunRecord(
@@ -164,6 +171,13 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     return record
 
 
+def _require_writable(out: Path) -> None:
+    """Finds out before hours of work whether their result can be written."""
+    probe = out / ".writable"
+    write_atomic(probe, b"")
+    probe.unlink()
+
+
 def _finished(out: Path, key: str, reporter: Reporter) -> RunRecord | None:
     """The record of the same run if the folder holds one; refuses another run's folder."""
     if not (out / RECORD_NAME).exists():
@@ -173,10 +187,10 @@ def _finished(out: Path, key: str, reporter: Reporter) -> RunRecord | None:
         raise DataError(
             f"{out} holds a run of other inputs, weights, code or libraries; choose another --out"
         )
-    if record.complete:
+    if record.complete and not record.failures:
         reporter.say(f"{out} already holds this run, finished {record.created_utc}: nothing to do")
         return record
-    reporter.say(f"taking up the interrupted run in {out}")
+    reporter.say(f"taking up the run in {out}, which was interrupted or had failures")
     return None
 
 
@@ -185,13 +199,13 @@ def _measure(
 ) -> None:
     cells = CellStore(request.out / CELLS_FOLDER)
     for model in models:
-        if model.weights.why is not None:
+        if model.weights.why is not None and model.error is None:
             reporter.say(f"{model.entry.name}: {model.weights.why}")
         if model.error is not None:
             found.failures.append(
                 Failure(stage="weights", culprit=model.entry.name, why=model.error)
             )
-    infos = _describe(request, models, found, reporter)
+    infos, models = _describe(request, models, found, reporter)
     if request.profile is not None:
         config = latency.LatencyConfig(request.profile, request.threads, request.seed)
         timed = latency.measure(models, infos, config, cells, reporter)
@@ -205,13 +219,20 @@ def _measure(
 
 def _describe(
     request: RunRequest, models: Sequence[PlannedModel], found: _Found, reporter: Reporter
-) -> dict[str, ModelInfo]:
-    """Builds every architecture without memory for its weights; counts it if that is asked for."""
+) -> tuple[dict[str, ModelInfo], list[PlannedModel]]:
+    """Builds every architecture without memory for its weights; counts it if that is asked for.
+
+    Returns:
+        What the models say of themselves, and the models, of which one that has networks but was
+        given no weights is known to run with random ones.
+    """
     infos: dict[str, ModelInfo] = {}
+    known: list[PlannedModel] = []
     with reporter.bar("architectures", len(models)) as bar:
         for model in models:
             name = model.entry.name
             bar.note(name)
+            known.append(model)
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
@@ -224,10 +245,13 @@ def _describe(
                     )
                 continue
             infos[name] = shape.info
+            if model.weights.kind == "none" and shape.info.weights.kind == "random":
+                needed = f"give them with --weights {name}=PATH" if request.needs_weights else None
+                known[-1] = model = replace(model, weights=WeightsRow(kind="random", why=needed))
             found.params.extend(rows)
             found.models.append(_model_row(model, shape.info))
             bar.step(name)
-    return infos
+    return infos, known
 
 
 def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:

@@ -21,7 +21,12 @@ from mobilesam.download import (
     download,
     stderr_progress,
 )
-from mobilesam.errors import UsageError, WeightsError, WeightsUnavailableError
+from mobilesam.errors import (
+    NetworkUnreachableError,
+    UsageError,
+    WeightsError,
+    WeightsUnavailableError,
+)
 from mobilesam.state_dicts import load_state_dict_file
 from mobilesam.verification import (
     WEIGHTS_ENV,
@@ -205,6 +210,8 @@ def _fetch(
                 )
                 if (memo := memo_dir(spec)) is not None:
                     remember_digest(target, found.sha256, memo_dir=memo)
+    except NetworkUnreachableError:
+        raise  # it says nothing of this file, and holds for the next one as well
     except WeightsUnavailableError as error:
         raise WeightsUnavailableError(f"{error}; {cure(spec.name)}") from error
     return _published(spec, found)

@@ -27,3 +27,18 @@ class UnsupportedError(BenchError):
 
 class NetworkUnreachableError(WeightsUnavailableError):
     """No server can be reached at all, so that asking for the next file is in vain, too."""
+
+
+FOREIGN_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What code that is not ours may raise: one broken model or file must not end a whole run."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from baselines.registry import ENTRY_POINT_GROUP
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -33,6 +37,23 @@ def val2017_dev(shared: Path) -> list[str]:
         f"--images={coco / 'images' / 'val2017_dev'}",
         f"--annotations={coco / 'instances_val2017_dev.json'}",
     ]
+
+
+@pytest.fixture
+def third_party(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Adds a model by entry point, as another package would."""
+    real = importlib.metadata.entry_points
+
+    def add(name: str, value: str) -> None:
+        point = importlib.metadata.EntryPoint(name, value, ENTRY_POINT_GROUP)
+        monkeypatch.setattr(
+            importlib.metadata,
+            "entry_points",
+            # Other groups must go on working: torch looks for its own while it is imported.
+            lambda **which: [point] if which == {"group": ENTRY_POINT_GROUP} else real(**which),
+        )
+
+    return add
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -9,6 +10,7 @@ from baselines.registry import ModelEntry, entries
 from benchmarks.cli_options import OutputArguments
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.report.table import Cell, Column, Table
+from mobilesam.errors import WeightsError
 from mobilesam.verification import StatusRow, status_rows
 
 _EXTRAS = {
@@ -20,7 +22,8 @@ _EXTRAS = {
 
 def models(output: OutputArguments) -> int:
     """Lists every registered model."""
-    here = {row.name: row for row in status_rows()}
+    weights, _ = _weights()
+    here = {row.name: row for row in weights}
     rows = [_model(entry, here.get(entry.checkpoint or "")) for entry in entries().values()]
     if output.json:
         print_json({"rows": rows})
@@ -91,6 +94,23 @@ def doctor(output: OutputArguments) -> int:
     return 0
 
 
+def _cv2_works() -> bool:
+    """Its wheel is installed on a bare Linux image, too, but needs libraries of the system."""
+    try:
+        importlib.import_module("cv2")
+    except ImportError:
+        return False
+    return True
+
+
+def _weights() -> tuple[tuple[StatusRow, ...], str | None]:
+    """What is here of the published weights, or why that cannot be told."""
+    try:
+        return status_rows(), None
+    except WeightsError as error:
+        return (), str(error)
+
+
 def _extras() -> dict[str, str]:
     return {
         name: f"installed ({use})" if importlib.util.find_spec(name) else f"not installed ({use})"
@@ -106,7 +126,15 @@ def _advice() -> list[str]:
             advice.append(
                 f"{entry.name} needs {' '.join(missing)}: pip install {' '.join(missing)}"
             )
-    for row in status_rows():
+    if not _cv2_works():
+        advice.append(
+            "OpenCV cannot be loaded, so grabcut and FastSAM cannot run; on Debian and Ubuntu: "
+            "apt-get install libgl1 libglib2.0-0"
+        )
+    weights, problem = _weights()
+    if problem is not None:
+        advice.append(problem)
+    for row in weights:
         if row.status == "absent":
             advice.append(
                 f"no accuracy for {row.name}: weights are not here ({row.megabytes:.0f} MB); "

@@ -15,7 +15,7 @@ from benchmarks import profiles, protocols
 from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.data.dataset import Dataset
-from benchmarks.environment import default_threads
+from benchmarks.environment import default_threads, use_threads
 from benchmarks.planning import WeightsPolicy
 from benchmarks.profiles import Profile
 from benchmarks.progress import Reporter
@@ -26,6 +26,11 @@ from mobilesam.errors import UsageError
 
 DEFAULT_OUT = Path("bench-runs")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+_DATASET_OPTIONS = {
+    "synthetic": (),
+    "coco": ("--images", "--annotations"),
+    "sa1b": ("--root",),
+}
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -132,7 +137,9 @@ def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None)
 
     overrides = dict(parse_override(text) for text in models.weights)
     for name in overrides:
-        select([name])  # a misspelt name would silently leave its model with random weights
+        (entry,) = select([name])  # a misspelt name would leave its model with random weights
+        if entry.checkpoint is None and not entry.third_party:
+            raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
 
 
@@ -148,10 +155,14 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
         UsageError: Unknown, or an option that it needs is missing.
         DataError: It cannot be read.
     """
+    given = {"--images": data.images, "--annotations": data.annotations, "--root": data.root}
+    for option, value in given.items():
+        if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
+            raise UsageError(f"{option} does not belong to --dataset {data.dataset}")
     if data.dataset == "synthetic":
         from benchmarks.data.synthetic import SyntheticDataset
 
-        return SyntheticDataset(n_images=data.limit or n_images, seed=seed)
+        return SyntheticDataset(n_images=n_images if data.limit is None else data.limit, seed=seed)
     if data.dataset == "coco":
         from benchmarks.data.coco import CocoDataset
 
@@ -221,7 +232,7 @@ def _request(
     if models.threads is not None and models.threads < 1:
         raise UsageError(f"--threads must be at least 1; got {models.threads}")
     threads = models.threads or default_threads()
-    _use_threads(threads)
+    use_threads(threads)
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,
@@ -243,17 +254,6 @@ def _new_folder(command: str) -> Path:
     stem = f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (stem if i == 1 else f"{stem}-{i}" for i in count(1))
     return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    try:
-        import cv2
-    except ImportError:
-        return
-    cv2.setNumThreads(threads)
 
 
 def _protocols(data: DataArguments) -> tuple[AccuracyProtocol, ...]:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -31,20 +31,17 @@ def test_wildcards_choose_each_model_once_in_order() -> None:
     assert names == ["box", "sam-vit-h", "sam-vit-l", "sam-vit-b"]
 
 
-def third_party(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    point = importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [point])
-
-
-def test_an_entry_point_adds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    third_party(monkeypatch, "theirs", "baselines.classical:build_box")
+def test_an_entry_point_adds_a_model(third_party: Callable[[str, str], None]) -> None:
+    third_party("theirs", "baselines.classical:build_box")
     entry = registry.select(["theirs"])[0]
     assert entry.third_party
     assert registry.build(entry, ModelOptions("theirs")).info.name == "theirs"
 
 
-def test_an_entry_point_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    third_party(monkeypatch, "box", "elsewhere:build")
+def test_an_entry_point_cannot_take_a_built_in_name(
+    third_party: Callable[[str, str], None],
+) -> None:
+    third_party("box", "elsewhere:build")
     assert registry.entries()["box"].target == "baselines.classical:build_box"
 
 

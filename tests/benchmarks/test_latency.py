@@ -77,7 +77,7 @@ def test_every_phase_is_reported_once() -> None:
     found = phases("dummy")
     assert set(found) == {
         ("load", None), ("first_call", 1), ("preprocess", None), ("encode", None),
-        ("decode", 1), ("decode", 10), ("end_to_end", 1),
+        ("decode", 1), ("decode", 10), ("end_to_end", 1), ("everything", None),
     }  # fmt: skip
     assert all(line.status == "ok" for line in found.values())
 
@@ -97,7 +97,13 @@ def test_a_call_far_beyond_the_cap_is_skipped_and_says_so() -> None:
 def test_a_detector_with_random_weights_is_timed_without_its_search() -> None:
     found = phases("fastsam-s")
     assert found["encode", None].status == "ok"
-    for key in (("postprocess", None), ("decode", 1), ("decode", 10), ("end_to_end", 1)):
+    for key in (
+        ("postprocess", None),
+        ("decode", 1),
+        ("decode", 10),
+        ("end_to_end", 1),
+        ("everything", None),
+    ):
         assert found[key].status == "skipped"
         assert "depends on its weights" in found[key].why
 

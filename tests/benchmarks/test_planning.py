@@ -57,6 +57,14 @@ def test_no_network_is_noticed_within_five_seconds(monkeypatch: pytest.MonkeyPat
     assert "no network" in (found["sam-vit-b"][1] or "")
 
 
+def test_an_unreachable_network_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next file is not tried in vain."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(NetworkUnreachableError):
+        find_checkpoint("mobilesam", WeightsPolicy({}))
+
+
 def test_large_files_are_not_fetched_without_being_asked_for() -> None:
     with pytest.raises(WeightsUnavailableError, match=r"fetches at most 100 MB.*weights fetch"):
         find_checkpoint("sam-vit-h", WeightsPolicy({}, fetch_limit_bytes=100_000_000))

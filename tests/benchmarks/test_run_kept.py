@@ -17,7 +17,14 @@ from mobilesam.errors import DataError
 def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
     run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("miou", "--models=box,dummy", *scenes.arguments, "--protocol=box", "--out=o", "--json")
+    command = (
+        "miou",
+        "--models=box,dummy",
+        *scenes.arguments,
+        "--protocol=box",
+        "--out=o",
+        "--json",
+    )
     whole = accuracy._pass
     seen: list[str] = []
 
@@ -53,6 +60,42 @@ def test_a_model_that_fails_is_a_row_and_the_next_one_is_measured(
     dummy, box = done.json["rows"]
     assert (dummy["status"], dummy["why"]) == ("error", "RuntimeError: out of colours")
     assert box["status"] == "ok"
+
+
+def test_an_image_that_is_mended_counts_when_the_run_is_started_again(
+    run: Any, scenes: Any
+) -> None:
+    command = ("miou", "--models=box,dummy", *scenes.arguments, "--protocol=box", "--out=o")
+    first = min(scenes.images.iterdir())
+    whole = first.read_bytes()
+    first.write_bytes(whole[:100])
+    broken = run(*command, "--json")
+    assert broken.code == 1
+    assert [row["n_images"] for row in broken.json["rows"]] == [2, 2]
+    first.write_bytes(whole)
+    mended = run(*command, "--json")
+    assert mended.code == 0
+    assert [row["n_images"] for row in mended.json["rows"]] == [3, 3]
+
+
+def test_a_foreign_network_without_weights_gets_no_accuracy(
+    run: Any, scenes: Any, third_party: Any
+) -> None:
+    third_party("theirs", "baselines.mobile_sam:build")
+    done = run("miou", "--models=theirs", *scenes.arguments, "--protocol=box", "--json")
+    (row,) = done.json["rows"]
+    assert (row["status"], row["miou"], row["weights"]["kind"]) == ("skipped", None, "random")
+    assert "--weights theirs=PATH" in row["why"]
+
+
+def test_an_unusable_out_is_found_before_anything_is_measured(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "_pass", lambda *_: pytest.fail("measured in vain"))
+    (tmp_path / "file").write_text("")
+    done = run("miou", "--models=box", *scenes.arguments, "--out=file/inside")
+    assert done.code == 1
+    assert "choose another --out" in done.err
 
 
 LINE = PhaseLine(phase="encode", samples_ms=(1.0,))
