@@ -7,67 +7,61 @@ one that nox itself runs in. It is installed into again only after pyproject.tom
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
-VENV = ".venv"
-PACKAGES = ("mobilesam", "baselines", "benchmarks")
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 nox.needs_version = ">=2024.3"
 nox.options.sessions = ["lint", "types", "tests"]
-nox.options.error_on_external_run = True
+nox.options.default_venv_backend = "none"
 
 
-def shared_session(function):  # type: ignore[no-untyped-def]
-    """A session in the shared environment."""
-    return nox.session(venv_backend="venv", venv_location=VENV, reuse_venv=True)(function)
-
-
-def install(session: nox.Session) -> None:
-    """Installs the project for development, unless that has been done."""
+def python(session: nox.Session, *arguments: str) -> None:
+    """Runs Python in the shared environment, which is made and installed into where needed."""
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    stamp = ROOT / VENV / "mobilesam-bench.installed"
-    if stamp.is_file() and stamp.read_text() == digest:
-        return
-    session.install("-e", ".[dev]")
-    stamp.write_text(digest)
+    stamp = VENV / "mobilesam-bench.installed"
+    if not stamp.is_file() or stamp.read_text() != digest:
+        if not PYTHON.exists():
+            session.run(sys.executable, "-m", "venv", str(VENV), external=True)
+        session.run(str(PYTHON), "-m", "pip", "install", "--quiet", "-e", ".[dev]", external=True)
+        stamp.write_text(digest)
+    session.run(str(PYTHON), *arguments, external=True)
 
 
-@shared_session
+@nox.session
 def bench(session: nox.Session) -> None:
     """The main job: benchmark every model on the embedded default. Extra arguments go to `run`."""
-    install(session)
     named = any(each.startswith("--profile") for each in session.posargs)
     profile = () if named else ("--profile", "quick")
-    session.run("mobilesam-bench", "run", *profile, *session.posargs)
+    python(session, "-m", "benchmarks", "run", *profile, *session.posargs)
 
 
-@shared_session
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
-    install(session)
-    session.run("python", "-m", "pytest", *session.posargs)
+    python(session, "-m", "pytest", *session.posargs)
 
 
-@shared_session
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style of the code."""
-    install(session)
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
 
 
-@shared_session
+@nox.session
 def types(session: nox.Session) -> None:
     """Types of the code, strictly."""
-    install(session)
-    session.run("mypy")
+    python(session, "-m", "mypy")
 
 
-@shared_session
+@nox.session
 def results(session: nox.Session) -> None:
     """Makes tables, plots and the README's table from a record: `-- results/runs/NAME`."""
-    install(session)
-    session.run("python", "-m", "benchmarks.report.publish", *session.posargs)
+    python(session, "-m", "benchmarks.report.publish", *session.posargs)
