@@ -84,8 +84,10 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
     for phase, n_prompts in keys:
         same = {r.model: r for r in rows if (r.phase, r.n_prompts) == (phase, n_prompts)}
         title = _phase_title(phase, n_prompts)
-        panels.append(Panel(title, {model: _time(record, row) for model, row in same.items()}))
-    if not _has_dots(panels):
+        panel = Panel(title, {model: _time(record, row) for model, row in same.items()})
+        if _has_dots([panel]):  # a phase that nobody could be timed in is told in the notes
+            panels.append(panel)
+    if not panels:
         return None
     notes = [f"{setup.label}. Dots: medians; bars: their 95 % intervals, often inside of the dot."]
     notes += _random_note(record, models, "time is") + _reasons(rows)

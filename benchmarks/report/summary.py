@@ -25,6 +25,8 @@ from benchmarks.report.view import (
     weights_label,
 )
 
+_NOTHING_MS = 0.01
+
 
 def summary_table(record: RunRecord) -> Table:
     """One row a model (and setup, where several were timed): size, time, memory, accuracy.
@@ -110,7 +112,10 @@ def _time_cells(
         if row.status != "ok" or row.median_ms is None:
             return reasons.cell(row.status, row.why, 3)
         low, high = row.ci95_ms or (None, None)
-        return Cell(interval(row.median_ms, row.ci95_ms), (row.median_ms, low, high, "ok"))
+        # Below that it is the call itself that is timed: the model has nothing to do there.
+        tiny = row.median_ms < _NOTHING_MS
+        text = f"< {_NOTHING_MS:g}" if tiny else interval(row.median_ms, row.ci95_ms)
+        return Cell(text, (row.median_ms, low, high, "ok"))
 
     info = model_row(record, model)
     decode = find("decode", 1)
@@ -142,6 +147,8 @@ def _miou_cell(record: RunRecord, model: str, protocol: Protocol, reasons: Reaso
     if row is not None and row.miou is not None and has_accuracy(row):
         low, high = row.ci95 or (None, None)
         return Cell(percent(row.miou, row.ci95), (row.miou, low, high, "ok"))
+    if row is not None and row.status == "skipped" and row.weights.kind == "random":
+        return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
     if row is not None and row.status != "ok":
         return reasons.cell(row.status, row.why, 3)
     if has_random_weights(record, model) or (row and row.weights.kind == "random"):
@@ -180,12 +187,12 @@ def _notes(
         notes.append(
             "Random weights, on the exact architecture: times shown hold, accuracy does not exist."
         )
-    reasons: dict[str, list[str]] = {}
-    for row in record.models:
-        if row.weights.why:
-            label = f"{row.model} ({weights_label(row.weights)})"
-            reasons.setdefault(row.weights.why, []).append(label)
-    notes += [f"Weights of {', '.join(labels)}: {why}." for why, labels in reasons.items()]
+    waiting = [row.model for row in record.models if row.weights.why]
+    if waiting:
+        notes.append(
+            f"No trained weights were at hand for {', '.join(waiting)} (the table of accuracy says "
+            "why): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
+        )
     return tuple(notes)
 
 
@@ -208,6 +215,8 @@ def provenance(record: RunRecord) -> tuple[str, ...]:
         f"Dataset: {', '.join(datasets) or 'none'}",
         f"Weights: {'; '.join(weights) or 'none'}",
     ]
+    if record.warnings:
+        lines.append(f"Warnings: {'; '.join(record.warnings)}")
     if record.note:
         lines.append(f"Note: {record.note}")
     return tuple(clean(line) for line in lines)
