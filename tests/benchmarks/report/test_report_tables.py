@@ -119,7 +119,7 @@ def test_summary_says_why_a_cell_is_empty(record: RunRecord) -> None:
     assert by_model["mobilesam"][f"miou:{key}"] == "0.744"
     assert by_model["sam-vit-h"][f"status:{key}"] == "skipped: random weights"
     boxes = texts(summary, "mIoU box vs ground-truth")
-    assert boxes[:2] == ["74.4 [71.4, 76.9]", "random weights"]
+    assert boxes[:2] == ["74.4 [71.4, 76.9]", "no weights"]
     errors = texts(summary, "End to end")
     assert errors[5] == "error (2)"
     assert "(2) RuntimeError: out of memory | at <box>" in summary.notes
