@@ -24,6 +24,7 @@ from benchmarks.protocols import AccuracyProtocol
 from benchmarks.records import (
     INSTANCES_NAME,
     RECORD_NAME,
+    Environment,
     Failure,
     LatencyRow,
     MemoryRow,
@@ -146,29 +147,40 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
         reporter.warn(f"interrupted: the same command with --out {request.out} goes on from here")
         raise
     finally:
-        created = datetime.now(UTC)
-        record = RunRecord(
-            id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
-            created_utc=created.isoformat(timespec="seconds"),
-            command=request.command,
-            note=request.note,
-            profile=None if request.profile is None else request.profile.name,
-            config=config,
-            resume_key=key,
-            environment=here,
-            models=tuple(found.models),
-            params=tuple(found.params),
-            latency=tuple(found.latency),
-            memory=tuple(found.memory),
-            miou=tuple(found.miou),
-            failures=tuple(found.failures),
-            warnings=tuple(found.warnings),
-            instances=found.instances,
-            duration_s=time.monotonic() - start,
-            complete=found.complete,
-        )
+        record = _to_record(request, config, key, here, found, time.monotonic() - start)
         save_record(record, request.out)
     return record
+
+
+def _to_record(
+    request: RunRequest,
+    config: dict[str, Any],
+    key: str,
+    here: Environment,
+    found: _Found,
+    duration_s: float,
+) -> RunRecord:
+    created = datetime.now(UTC)
+    return RunRecord(
+        id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
+        created_utc=created.isoformat(timespec="seconds"),
+        command=request.command,
+        note=request.note,
+        profile=None if request.profile is None else request.profile.name,
+        config=config,
+        resume_key=key,
+        environment=here,
+        models=tuple(found.models),
+        params=tuple(found.params),
+        latency=tuple(found.latency),
+        memory=tuple(found.memory),
+        miou=tuple(found.miou),
+        failures=tuple(found.failures),
+        warnings=tuple(found.warnings),
+        instances=found.instances,
+        duration_s=duration_s,
+        complete=found.complete,
+    )
 
 
 def _require_writable(out: Path) -> None:
