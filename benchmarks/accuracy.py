@@ -40,7 +40,6 @@ class ModelAccuracy(Value):
     unsupported: dict[str, str] = Field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0
-    model_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,6 @@ def _pass(
     usable = [protocol for protocol in protocols if protocol.name not in unsupported]
     rows: list[InstanceRow] = []
     failures: list[Failure] = []
-    clock = _Clock()
     start = time.perf_counter()
     if usable:
         with reporter.bar(f"accuracy of {model.info.name}", dataset.n_images) as bar:
@@ -147,7 +145,7 @@ def _pass(
                     lost = f"{sample.why} ({sample.n_instances} instances left out)"
                     failures.append(Failure(stage="data", culprit=sample.name, why=lost))
                 else:
-                    rows.extend(_image(model, sample, usable, manifests, clock))
+                    rows.extend(_image(model, sample, usable, manifests))
                 bar.step()
         manifests.finish(whole=not failures)
     return ModelAccuracy(
@@ -155,22 +153,7 @@ def _pass(
         failures=tuple(failures),
         unsupported=unsupported,
         seconds=time.perf_counter() - start,
-        model_seconds=clock.seconds,
     )
-
-
-class _Clock:
-    """Adds up the time spent inside the model."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._start = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._start
 
 
 def _unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict[str, str]:
@@ -192,12 +175,10 @@ def _image(
     sample: Sample,
     protocols: Sequence[AccuracyProtocol],
     manifests: Manifests,
-    clock: _Clock,
 ) -> Iterator[InstanceRow]:
     """Rows of one image; protocols that ask the same question share its answer."""
     references = [instance.mask() for instance in sample.instances]
-    with clock:
-        embedding = model.encode(model.prepare(sample.image))
+    embedding = model.encode(model.prepare(sample.image))
 
     prompts = {
         kind: np.stack([manifests.prompt(kind, sample, each) for each in sample.instances])
@@ -211,8 +192,7 @@ def _image(
         asked = tuple(group)
         start = 0
         for batch in to_prompts(kind, prompts[kind]).batches(PROMPT_BATCH):
-            with clock:
-                masks = model.decode(embedding, batch, multimask=multimask)
+            masks = model.decode(embedding, batch, multimask=multimask)
             for row in range(len(batch)):
                 yield from _score(
                     model.info.name,

@@ -27,16 +27,16 @@ class CellStore:
     """A folder of finished parts.
 
     Args:
-        folder: Created when the first part is written; None keeps nothing.
+        folder: Created when the first part is written.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, parts: Mapping[str, Any], kind: type[ValueT]) -> ValueT | None:
         """The part made under the same key, or None; an unreadable one counts as missing."""
         path = self._path(parts)
-        if path is None or not path.is_file():
+        if not path.is_file():
             return None
         try:
             return kind.model_validate_json(path.read_bytes())
@@ -45,9 +45,7 @@ class CellStore:
 
     def put(self, parts: Mapping[str, Any], value: Value) -> None:
         """Keeps a finished part."""
-        path = self._path(parts)
-        if path is not None:
-            write_atomic(path, value.model_dump_json().encode())
+        write_atomic(self._path(parts), value.model_dump_json().encode())
 
-    def _path(self, parts: Mapping[str, Any]) -> Path | None:
-        return None if self._folder is None else self._folder / f"{content_key(parts)}.json"
+    def _path(self, parts: Mapping[str, Any]) -> Path:
+        return self._folder / f"{content_key(parts)}.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -29,6 +29,7 @@ from baselines.interface import (
 from baselines.registry import build, select
 from benchmarks.environment import peak_rss_bytes, use_threads
 from benchmarks.latency_task import MemoryLine, PhaseLine, Task
+from benchmarks.parameters import tensor_bytes
 from benchmarks.timing import StopRule, measure, time_once
 from mobilesam.errors import BenchError
 
@@ -89,11 +90,7 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     yield from _steady(model, inputs, task, first_encode_ms)
     # Read before the weights are counted: FastSAM makes a second network to be counted.
     peak_bytes, cuda_peak = peak_rss_bytes(), _cuda_peak(task.options.device)
-    weight_bytes = sum(
-        tensor.numel() * tensor.element_size()
-        for module in model.modules().values()
-        for tensor in (*module.parameters(), *module.buffers())
-    )
+    weight_bytes = sum(tensor_bytes(module) for module in model.modules().values())
     yield MemoryLine(
         rss_before_load_bytes=rss_before,
         peak_rss_bytes=peak_bytes,
@@ -153,11 +150,7 @@ def _steady(
         yield PhaseLine(phase="end_to_end", n_prompts=1, status="skipped", why=_BLIND)
         yield PhaseLine(phase="everything", status="skipped", why=_BLIND)
         return
-    per_prompt_ms = 0.0
-    for line in _decoding(model, inputs, task, timer):
-        yield line
-        if line.phase == "decode" and line.samples_ms and line.n_prompts:
-            per_prompt_ms = float(np.median(line.samples_ms)) / line.n_prompts
+    per_prompt_ms = yield from _decoding(model, inputs, task, timer)
     one = prompts_for(model, inputs.image, 1)
 
     def end_to_end() -> None:
@@ -176,7 +169,10 @@ def _steady(
         )
 
 
-def _decoding(model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer) -> Iterator[PhaseLine]:
+def _decoding(
+    model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer
+) -> Generator[PhaseLine, None, float]:
+    """Times every number of prompts; returns the milliseconds a prompt of the largest timed."""
     per_prompt_ms = 0.0
     for n in task.n_prompts:
         prompts = prompts_for(model, inputs.image, n)
@@ -191,6 +187,7 @@ def _decoding(model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer) -> I
                     yield line.model_copy(update={"phase": "postprocess"})
                 break
             per_prompt_ms = float(np.median(line.samples_ms)) / n
+    return per_prompt_ms
 
 
 @dataclass(frozen=True, slots=True)

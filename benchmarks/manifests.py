@@ -16,10 +16,10 @@ class Manifests:
     Args:
         fingerprint: Of the dataset.
         seed: Of the prompts' draw.
-        folder: Where they are stored and found again by a resumed run; None keeps them in memory.
+        folder: Where they are stored and found again by a resumed run.
     """
 
-    def __init__(self, fingerprint: str, seed: int, folder: Path | None) -> None:
+    def __init__(self, fingerprint: str, seed: int, folder: Path) -> None:
         self._fingerprint = fingerprint
         self._seed = seed
         self._folder = folder
@@ -44,9 +44,8 @@ class Manifests:
         for kind, builder in self._growing.items():
             manifest = builder.finish()
             self._done[kind] = manifest
-            path = self._path(kind)
-            if whole and path is not None:
-                manifest.save(path)
+            if whole:
+                manifest.save(self._path(kind))
         self._growing.clear()
 
     def abandon(self) -> None:
@@ -63,7 +62,7 @@ class Manifests:
             return None
         if kind not in self._done:
             path = self._path(kind)
-            if path is None or not path.is_file():
+            if not path.is_file():
                 return None
             manifest = PromptManifest.load(path)
             if (manifest.fingerprint, manifest.seed) != (self._fingerprint, self._seed):
@@ -71,5 +70,5 @@ class Manifests:
             self._done[kind] = manifest
         return self._done[kind]
 
-    def _path(self, kind: PromptRule) -> Path | None:
-        return None if self._folder is None else self._folder / f"prompts-{kind}.parquet"
+    def _path(self, kind: PromptRule) -> Path:
+        return self._folder / f"prompts-{kind}.parquet"

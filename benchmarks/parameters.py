@@ -62,7 +62,6 @@ def _count_component(
     model: str, component: str, module: nn.Module, probes: Sequence[Callable[[], object]]
 ) -> ParamsRow:
     flops, skipped = count_flops(probes[0])
-    tensors = [*module.parameters(), *module.buffers()]
     return _row(
         model,
         component,
@@ -70,7 +69,7 @@ def _count_component(
         used=count_used(module, probes),
         flops=flops,
         skipped=skipped,
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        weight_bytes=tensor_bytes(module),
     )
 
 
@@ -97,6 +96,12 @@ def _row(
         flops_not_counted=tuple(skipped),
         weight_bytes=weight_bytes,
     )
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers of a module."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def count_used(module: nn.Module, probes: Sequence[Callable[[], object]]) -> int:

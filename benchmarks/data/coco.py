@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,8 +9,8 @@ from typing import Any
 
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.images import load_image
-from benchmarks.data.masks import rle_area_px, segmentation_to_rle
 from benchmarks.data.parsing import (
+    Tally,
     box_of,
     check_limit,
     check_numbers,
@@ -61,8 +60,7 @@ class CocoDataset(Dataset):
         self._name = f"coco:{annotations.stem.removeprefix('instances_')}"
         data = read_file(annotations)
         self._fingerprint = fingerprint("coco", limit, [data])
-        self._left_out: Counter[str] = Counter({"crowd": 0, "empty": 0, "malformed": 0})
-        self._problems: list[str] = []
+        self._tally = Tally("crowd", "empty", "malformed")
         raw = _Annotations(annotations.name, parse_json(data, annotations.name))
         self._entries = self._take(raw, limit)
 
@@ -89,12 +87,12 @@ class CocoDataset(Dataset):
     @property
     def left_out(self) -> Mapping[str, int]:
         """Annotations left out, by reason; complete from the start."""
-        return dict(self._left_out)
+        return dict(self._tally.left_out)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each malformed annotation."""
-        return tuple(self._problems)
+        return tuple(self._tally.problems)
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields the images by ascending id, each read when it is due."""
@@ -128,18 +126,12 @@ class CocoDataset(Dataset):
         self, raw: _Annotations, row: Mapping[str, Any], size_hw: tuple[int, int]
     ) -> Instance | None:
         if row.get("iscrowd"):
-            self._left_out["crowd"] += 1
+            self._tally.left_out["crowd"] += 1
             return None
-        try:
-            rle = segmentation_to_rle(row["segmentation"], size_hw)
-        except DataError as error:
-            self._left_out["malformed"] += 1
-            self._problems.append(f"{raw.file}: annotation {row['id']}: {error}")
+        mask = self._tally.usable_mask(raw.file, row, size_hw)
+        if mask is None:
             return None
-        area_px = rle_area_px(rle)
-        if area_px == 0:
-            self._left_out["empty"] += 1
-            return None
+        rle, area_px = mask
         return Instance(
             annotation_id=row["id"],
             category=raw.categories[row["category_id"]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,49 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import Float32Array
-from benchmarks.data.masks import Rle, rle_box
+from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
 from mobilesam.errors import DataError, UsageError
+
+
+class Tally:
+    """Counts the annotations of a dataset that are not used, and says why of the malformed ones.
+
+    Args:
+        reasons: All that can occur, so that each has a count from the start.
+
+    Attributes:
+        left_out: Annotations by reason.
+        problems: One line for each malformed annotation.
+    """
+
+    def __init__(self, *reasons: str) -> None:
+        self.left_out = Counter(dict.fromkeys(reasons, 0))
+        self.problems: list[str] = []
+
+    def usable_mask(
+        self, file: str, row: Mapping[str, Any], size_hw: tuple[int, int]
+    ) -> tuple[Rle, int] | None:
+        """Reads the mask of an annotation.
+
+        Args:
+            file: The annotation file's name, for messages.
+            row: The annotation.
+            size_hw: Size of its image, in pixels.
+
+        Returns:
+            The mask and its area in pixels; None, counted as `malformed` or `empty`, without one.
+        """
+        try:
+            rle = segmentation_to_rle(row["segmentation"], size_hw)
+        except DataError as error:
+            self.left_out["malformed"] += 1
+            self.problems.append(f"{file}: annotation {row['id']}: {error}")
+            return None
+        area_px = rle_area_px(rle)
+        if area_px == 0:
+            self.left_out["empty"] += 1
+            return None
+        return rle, area_px
 
 
 def box_of(bbox: object, rle: Rle, extra_px: int) -> Float32Array:

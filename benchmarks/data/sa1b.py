@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,8 +14,8 @@ import numpy as np
 from baselines.interface import Float32Array
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.images import load_image
-from benchmarks.data.masks import rle_area_px, segmentation_to_rle
 from benchmarks.data.parsing import (
+    Tally,
     box_of,
     check_limit,
     check_numbers,
@@ -198,8 +197,7 @@ class Sa1bDataset(Dataset):
         self._limit = limit
         self._items = tuple(_take(sources, limit))
         self._fingerprint: str | None = None
-        self._left_out: Counter[str] = Counter()
-        self._problems: list[str] = []
+        self._tally = Tally()
 
     @property
     def name(self) -> str:
@@ -224,17 +222,16 @@ class Sa1bDataset(Dataset):
     @property
     def left_out(self) -> Mapping[str, int]:
         """Annotations left out by the latest `samples`, by reason; complete when it ends."""
-        return dict(self._left_out)
+        return dict(self._tally.left_out)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each malformed annotation that the latest `samples` met."""
-        return tuple(self._problems)
+        return tuple(self._tally.problems)
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
-        self._left_out = Counter({"empty": 0, "malformed": 0})
-        self._problems = []
+        self._tally = Tally("empty", "malformed")
         for item in self._items:
             yield item if isinstance(item, BadSample) else self._read(item)
 
@@ -264,16 +261,10 @@ class Sa1bDataset(Dataset):
     def _instance(
         self, file: str, row: Mapping[str, Any], size_hw: tuple[int, int]
     ) -> Instance | None:
-        try:
-            rle = segmentation_to_rle(row["segmentation"], size_hw)
-        except DataError as error:
-            self._left_out["malformed"] += 1
-            self._problems.append(f"{file}: annotation {row['id']}: {error}")
+        mask = self._tally.usable_mask(file, row, size_hw)
+        if mask is None:
             return None
-        area_px = rle_area_px(rle)
-        if area_px == 0:
-            self._left_out["empty"] += 1
-            return None
+        rle, area_px = mask
         return Instance(
             annotation_id=row["id"],
             category="",

@@ -41,15 +41,12 @@ def test_miou_prints_the_fixed_document(run: Any, scenes: Any, tmp_path: Path) -
 
 def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
     """The dummy answers a box with the left part of it: its IoU can be told from the reference."""
-    from baselines.classical import build_box
     from baselines.dummy import DummySegmenter
-    from baselines.options import ModelOptions
     from benchmarks.data.coco import CocoDataset
     from benchmarks.data.dataset import Sample
     from benchmarks.data.masks import iou
     from benchmarks.protocols import to_prompts
 
-    del build_box, ModelOptions
     done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box,box-multi", "--json")
     dummy = DummySegmenter()
     single, multi = [], []
