@@ -120,8 +120,32 @@ class BySize(Value):
     large: float | None = None
 
 
+class CategoryMean(Value):
+    """Mean IoU over the instances of one category."""
+
+    category: str
+    n_instances: int
+    miou: float
+
+
+class Clicks(Value):
+    """Mean number of clicks until an IoU is reached (NoC), for protocols that click K times.
+
+    An instance that never reaches it counts with K clicks; `failed_*` is the share of those.
+    """
+
+    budget: int
+    noc85: float
+    failed85: float
+    noc90: float
+    failed90: float
+
+
 class MiouRow(Value):
-    """Accuracy of one model under one protocol. Values are fractions in [0, 1]."""
+    """Accuracy of one model under one protocol. Values are fractions in [0, 1].
+
+    `n_left_out` counts instances for which the protocol has no prompt, the same for all models.
+    """
 
     model: str
     dataset: str
@@ -129,16 +153,101 @@ class MiouRow(Value):
     reference: str
     n_images: int = 0
     n_instances: int = 0
+    n_left_out: int = 0
     miou: float | None = None
     ci95: tuple[float, float] | None = None
     miou_per_image: float | None = None
+    boundary_miou: float | None = None
+    boundary_ci95: tuple[float, float] | None = None
     by_size: BySize = BySize()
     n_by_size: BySize = BySize()
+    by_category: tuple[CategoryMean, ...] = ()
+    clicks: Clicks | None = None
     weights: WeightsRow
     status: Status = "ok"
     why: str | None = None
     manifest_sha256: str | None = None
     seconds: float | None = Field(default=None, description="wall time of models and scoring")
+
+
+class AccuracyTimeRow(Value):
+    """Where the wall time of one model's pass over a dataset went, in seconds.
+
+    `model_s` is preparing, encoding and decoding; all else is overhead of this suite.
+    """
+
+    model: str
+    dataset: str
+    wall_s: float
+    model_s: float
+    data_s: float
+    prompts_s: float
+    scoring_s: float
+    writing_s: float
+    cached_embeddings: int = 0
+
+    @property
+    def overhead(self) -> float:
+        """Share of the wall time outside the model, in [0, 1]."""
+        return 1 - self.model_s / self.wall_s if self.wall_s > 0 else 0.0
+
+
+class ComparisonRow(Value):
+    """Paired comparison of two models on the same prompts: mean IoU of A minus that of B.
+
+    `p_adjusted` is corrected (Holm) over all comparisons of the same dataset and reference.
+    """
+
+    dataset: str
+    protocol: str
+    reference: str
+    model_a: str
+    model_b: str
+    n_images: int
+    n_instances: int
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float
+    p_adjusted: float
+
+
+class DetectorRow(Value):
+    """COCO AP (fractions) of the masks that a model gives for a detector's boxes."""
+
+    model: str
+    dataset: str
+    detections: str
+    detections_sha256: str
+    mask: Literal["single", "multi"] = "single"
+    n_images: int = 0
+    n_detections: int = 0
+    ap: float | None = None
+    ap50: float | None = None
+    ap75: float | None = None
+    ap_by_size: BySize = BySize()
+    weights: WeightsRow
+    status: Status = "ok"
+    why: str | None = None
+    seconds: float | None = None
+
+
+class EverythingRow(Value):
+    """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time."""
+
+    model: str
+    dataset: str
+    n_images: int = 0
+    n_objects: int = 0
+    ar10: float | None = None
+    ar100: float | None = None
+    ar1000: float | None = None
+    ar1000_by_size: BySize = BySize()
+    masks_per_image: float | None = None
+    median_ms: float | None = None
+    ci95_ms: tuple[float, float] | None = None
+    weights: WeightsRow
+    status: Status = "ok"
+    why: str | None = None
 
 
 class Failure(Value):
@@ -186,6 +295,10 @@ class RunRecord(Value):
     latency: tuple[LatencyRow, ...] = ()
     memory: tuple[MemoryRow, ...] = ()
     miou: tuple[MiouRow, ...] = ()
+    comparisons: tuple[ComparisonRow, ...] = ()
+    accuracy_times: tuple[AccuracyTimeRow, ...] = ()
+    detector: tuple[DetectorRow, ...] = ()
+    everything: tuple[EverythingRow, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     instances: str | None = Field(default=None, description="Parquet file beside the record")
