@@ -52,6 +52,20 @@ def rle_box(rle: Rle) -> Float32Array:
     return np.array([x, y, x + width, y + height], dtype=np.float32)
 
 
+def tight_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
+    """Finds the smallest box that holds all pixels of an (H, W) bool mask.
+
+    Returns:
+        x0, y0, x1 and y1, half-open, in pixels; None for an empty mask.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) == 0:
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
+
+
 def segmentation_to_rle(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     """Brings any of COCO's notations of a mask to a compressed RLE of the image's size.
 

@@ -1,119 +1,76 @@
-"""Prompts made from reference masks, and the manifest that keeps them the same for all models."""
+"""The manifest of prompts: made once from reference masks, and the same for all models."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array
+from benchmarks.data.centers import center_point
 from benchmarks.data.dataset import Instance
+from benchmarks.data.prompt_rules import PromptRule, prompt_rule, to_prompts
 from benchmarks.records import write_atomic
-from mobilesam.errors import DataError
+from mobilesam.errors import DataError, UsageError
 
-PromptRule = Literal["box", "center"]
+__all__ = [
+    "MANIFEST_VERSION",
+    "ManifestBuilder",
+    "PromptManifest",
+    "PromptRule",
+    "center_point",
+    "prompt_rule",
+    "to_prompts",
+]
 
 MANIFEST_VERSION = 1
 _METADATA_KEY = b"mobilesam-bench.prompts"
 
 
-def center_point(mask: BoolArray) -> tuple[int, int]:
-    """Finds the pixel of a mask that lies deepest inside it.
-
-    That is the maximum of the exact Euclidean distance to the nearest pixel outside, where beyond
-    the image's border all is outside. Of equals the lowest row, then the lowest column.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        x and y of the pixel.
-
-    Raises:
-        DataError: The mask is empty.
-    """
-    from scipy import ndimage
-
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(rows) == 0:
-        raise DataError("an empty mask has no centre; leave such annotations out")
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    # Cropping loses nothing: for any pixel outside the tight box there is one in the ring around
-    # the box, straight up, down or across, that is at least as near.
-    padded = np.pad(mask[top:bottom, left:right], 1)
-    distance = ndimage.distance_transform_edt(padded)
-    # argmax takes the first in row-major order, which is the rule for ties.
-    y, x = np.unravel_index(int(np.argmax(distance)), padded.shape)
-    return left + int(x) - 1, top + int(y) - 1
-
-
-def _box(instance: Instance) -> Float32Array:
-    return instance.box
-
-
-def _center(instance: Instance) -> Float32Array:
-    return np.array(center_point(instance.mask()), dtype=np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    columns: tuple[str, ...]
-    make: Callable[[Instance], Float32Array]
-
-
-_KINDS: Mapping[PromptRule, _Kind] = MappingProxyType(
-    {
-        "box": _Kind(("x0", "y0", "x1", "y1"), _box),
-        "center": _Kind(("x", "y"), _center),
-    }
-)
-
-
-def prompt_for(instance: Instance, kind: PromptRule) -> Float32Array:
-    """Makes the prompt of one instance, in pixels of the original image.
-
-    Returns:
-        (4,) float32 xyxy for `box`, (2,) float32 xy for `center`.
-    """
-    return _KINDS[kind].make(instance)
+def _no_ids() -> Int64Array:
+    return np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptManifest:
-    """All prompts of a dataset for one kind and seed.
+    """All prompts of a dataset for one rule and seed.
 
     Attributes:
         fingerprint: Of the dataset.
-        kind: How the prompts were made.
-        seed: Of the draw; kinds that draw nothing carry it all the same.
+        rule: How the prompts were made.
+        seed: Of the draw; rules that draw nothing carry it all the same.
         image_ids: (N,) int64, ascending.
         annotation_ids: (N,) int64, ascending within an image.
-        values: (N, D) float32: xyxy for `box`, xy for `center`.
+        values: (N, D) float32, the columns as the rule names them.
+        left_out_ids: (M, 2) int64, image and annotation id of those for which there is no prompt,
+            ascending.
     """
 
     fingerprint: str
-    kind: PromptRule
+    rule: PromptRule
     seed: int
     image_ids: Int64Array
     annotation_ids: Int64Array
     values: Float32Array
+    left_out_ids: Int64Array = field(default_factory=_no_ids)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @property
+    def left_out(self) -> int:
+        """Annotations for which there is no prompt."""
+        return len(self.left_out_ids)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the D values of a prompt."""
-        return _KINDS[self.kind].columns
+        return self.rule.columns
 
     @property
     def sha256(self) -> str:
@@ -123,26 +80,31 @@ class PromptManifest:
         digest.update(self.annotation_ids.astype("<i8").tobytes())
         # Adding zero turns -0.0 into 0.0, which is the same prompt but not the same bytes.
         digest.update((self.values + np.float32(0)).astype("<f4").tobytes())
+        digest.update(self.left_out_ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def get(self, image_id: int, annotation_id: int) -> Float32Array:
-        """Returns the (D,) prompt of an annotation.
+    def get(self, image_id: int, annotation_id: int) -> Float32Array | None:
+        """Returns the (D,) prompt of an annotation; None if there was none to be made.
 
         Raises:
-            DataError: The manifest has none for it.
+            DataError: The annotation was not there when the manifest was made.
         """
-        low, high = np.searchsorted(self.image_ids, [image_id, image_id + 1])
-        row = low + np.searchsorted(self.annotation_ids[low:high], annotation_id)
-        if row == high or self.annotation_ids[row] != annotation_id:
+        row = _find(self.image_ids, self.annotation_ids, image_id, annotation_id)
+        if row is not None:
+            found: Float32Array = self.values[row]
+            return found
+        images, annotations = self.left_out_ids.T
+        if _find(images, annotations, image_id, annotation_id) is None:
             raise DataError(
-                f"no {self.kind} prompt for annotation {annotation_id} of image {image_id}; "
+                f"no {self.rule.name} prompt for annotation {annotation_id} of image {image_id}; "
                 "the manifest belongs to other data, make it anew"
             )
-        found: Float32Array = self.values[row]
-        return found
+        return None
 
     def save(self, path: Path) -> None:
         """Writes the manifest as Parquet, whole or not at all.
+
+        An annotation that was left out is a row of nulls.
 
         Raises:
             DataError: The file cannot be written.
@@ -150,8 +112,19 @@ class PromptManifest:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns: dict[str, Any] = {"image_id": self.image_ids, "annotation_id": self.annotation_ids}
-        columns |= {name: self.values[:, i] for i, name in enumerate(self.columns)}
+        missing = np.zeros(len(self) + self.left_out, np.bool_)
+        missing[len(self) :] = True
+        ids = np.stack([self.image_ids, self.annotation_ids], axis=1)
+        ids = np.concatenate([ids, self.left_out_ids])
+        values = np.zeros((len(ids), len(self.columns)), np.float32)
+        values[: len(self)] = self.values
+        order = np.lexsort((ids[:, 1], ids[:, 0]))
+        ids, values, missing = ids[order], values[order], missing[order]
+        columns: dict[str, Any] = {"image_id": ids[:, 0], "annotation_id": ids[:, 1]}
+        columns |= {
+            name: pa.array(values[:, index], mask=missing)
+            for index, name in enumerate(self.columns)
+        }
         header = json.dumps(self._header() | {"sha256": self.sha256}, sort_keys=True)
         table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: header.encode()})
         buffer = io.BytesIO()
@@ -173,31 +146,52 @@ class PromptManifest:
             header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
             if header["version"] != MANIFEST_VERSION:
                 raise DataError(f"{path} is of version {header['version']}; make it anew")
-            result = cls(
-                fingerprint=header["fingerprint"],
-                kind=header["kind"],
-                seed=header["seed"],
-                image_ids=table["image_id"].to_numpy(),
-                annotation_ids=table["annotation_id"].to_numpy(),
-                values=np.stack([table[name].to_numpy() for name in header["columns"]], axis=1),
-            )
+            result = cls._from_table(table, header)
             intact = result.sha256 == header["sha256"]
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (pa.ArrowException, KeyError, TypeError, UsageError, ValueError) as error:
             raise DataError(f"{path} is not a prompt manifest; make it anew") from error
         if not intact:
             raise DataError(f"{path} was changed since it was written; make it anew")
         return result
 
+    @classmethod
+    def _from_table(cls, table: Any, header: dict[str, Any]) -> PromptManifest:
+        rule = prompt_rule(header["kind"])
+        ids = np.stack([table[name].to_numpy() for name in ("image_id", "annotation_id")], axis=1)
+        values = np.stack([table[name].to_numpy() for name in rule.columns], axis=1)
+        missing = np.isnan(values).any(axis=1)
+        made = ids[~missing]
+        return cls(
+            fingerprint=header["fingerprint"],
+            rule=rule,
+            seed=header["seed"],
+            image_ids=made[:, 0].copy(),
+            annotation_ids=made[:, 1].copy(),
+            values=values[~missing],
+            left_out_ids=ids[missing],
+        )
+
     def _header(self) -> dict[str, Any]:
-        return {
+        header = {
             "version": MANIFEST_VERSION,
             "fingerprint": self.fingerprint,
-            "kind": self.kind,
+            "kind": self.rule.name,
             "seed": self.seed,
             "columns": list(self.columns),
         }
+        # Without the key where nothing is left out: hashes from before there was one stay valid.
+        return header | {"left_out": self.left_out} if self.left_out else header
+
+
+def _find(
+    image_ids: Int64Array, annotation_ids: Int64Array, image_id: int, annotation_id: int
+) -> int | None:
+    """Row of an annotation in ascending ids, None if it is not there."""
+    low, high = np.searchsorted(image_ids, [image_id, image_id + 1])
+    row = int(low + np.searchsorted(annotation_ids[low:high], annotation_id))
+    return row if row < high and annotation_ids[row] == annotation_id else None
 
 
 class ManifestBuilder:
@@ -205,18 +199,31 @@ class ManifestBuilder:
 
     Args:
         fingerprint: Of the dataset.
-        kind: How to make the prompts.
-        seed: Recorded, and given to kinds that draw.
+        rule: How to make the prompts.
+        seed: Recorded, and given to rules that draw.
     """
 
-    def __init__(self, fingerprint: str, kind: PromptRule, seed: int) -> None:
+    def __init__(self, fingerprint: str, rule: PromptRule, seed: int) -> None:
         self._fingerprint = fingerprint
-        self._kind: PromptRule = kind
+        self._rule = rule
         self._seed = seed
-        self._rows: dict[tuple[int, int], Float32Array] = {}
+        self._rows: dict[tuple[int, int], Float32Array | None] = {}
 
-    def add(self, image_id: int, instance: Instance) -> Float32Array:
-        """Makes the prompt of an instance, keeps it and returns it: (D,) float32.
+    @property
+    def left_out(self) -> int:
+        """Annotations so far for which there is no prompt."""
+        return sum(prompt is None for prompt in self._rows.values())
+
+    def add(self, image_id: int, instance: Instance, mask: BoolArray) -> Float32Array | None:
+        """Makes the prompt of an instance, keeps it and returns it.
+
+        Args:
+            image_id: Of its image.
+            instance: Not added before.
+            mask: (H, W) bool, its reference mask, decoded.
+
+        Returns:
+            (D,) float32; None if the rule has no prompt for it, which is counted.
 
         Raises:
             DataError: The annotation was added before.
@@ -224,16 +231,25 @@ class ManifestBuilder:
         key = (image_id, instance.annotation_id)
         if key in self._rows:
             raise DataError(f"annotation {key[1]} of image {key[0]} comes twice in the dataset")
-        prompt = prompt_for(instance, self._kind)
+        prompt = self._rule.make(instance, mask, self._seed)
         self._rows[key] = prompt
         return prompt
 
     def finish(self) -> PromptManifest:
         """Returns the manifest, in one order whatever the order of adding."""
-        keys = sorted(self._rows)
-        ids = np.array(keys, dtype=np.int64).reshape(-1, 2)
-        width = len(_KINDS[self._kind].columns)
-        values = np.array([self._rows[key] for key in keys], dtype=np.float32).reshape(-1, width)
+        made = sorted(
+            ((key, prompt) for key, prompt in self._rows.items() if prompt is not None),
+            key=lambda row: row[0],
+        )
+        missing = sorted(key for key, prompt in self._rows.items() if prompt is None)
+        ids = np.array([key for key, _ in made], dtype=np.int64).reshape(-1, 2)
+        values = np.array([prompt for _, prompt in made], dtype=np.float32)
         return PromptManifest(
-            self._fingerprint, self._kind, self._seed, ids[:, 0].copy(), ids[:, 1].copy(), values
+            self._fingerprint,
+            self._rule,
+            self._seed,
+            ids[:, 0].copy(),
+            ids[:, 1].copy(),
+            values.reshape(-1, len(self._rule.columns)),
+            np.array(missing, dtype=np.int64).reshape(-1, 2),
         )

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from benchmarks.data.dataset import Instance
 from benchmarks.data.masks import encode_mask, rle_box
-from benchmarks.data.prompts import ManifestBuilder, PromptManifest, center_point, prompt_for
+from benchmarks.data.prompts import ManifestBuilder, PromptManifest, center_point, prompt_rule
 from mobilesam.errors import DataError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=80)
@@ -65,17 +65,11 @@ def test_an_empty_mask_has_no_center():
         center_point(np.zeros((4, 4), bool))
 
 
-def test_prompts_of_an_instance():
-    item = instance()
-    assert prompt_for(item, "box").tolist() == [3, 2, 8, 7]
-    assert prompt_for(item, "center").tolist() == [5, 4]
-    assert prompt_for(item, "center").dtype == np.float32
-
-
 def manifest(keys=((1, 5), (1, 7), (4, 2)), kind="box", seed=0, fingerprint="f"):
-    builder = ManifestBuilder(fingerprint, kind, seed)
+    builder = ManifestBuilder(fingerprint, prompt_rule(kind), seed)
     for image_id, annotation_id in keys:
-        builder.add(image_id, instance(annotation_id))
+        each = instance(annotation_id)
+        builder.add(image_id, each, each.mask())
     return builder.finish()
 
 
@@ -85,7 +79,7 @@ def test_a_manifest_survives_saving(tmp_path, kind):
     before.save(tmp_path / "m.parquet")
     after = PromptManifest.load(tmp_path / "m.parquet")
     assert after.sha256 == before.sha256
-    assert (after.fingerprint, after.kind, after.seed) == ("f", kind, 0)
+    assert (after.fingerprint, after.rule, after.seed) == ("f", prompt_rule(kind), 0)
     assert np.array_equal(after.values, before.values)
     assert after.values.dtype == np.float32
     assert len(after) == 3
@@ -114,9 +108,9 @@ def test_the_hash_is_the_same_for_ever():
 
 
 def test_minus_zero_is_zero():
-    zero = manifest()
-    minus = PromptManifest("f", "box", 0, zero.image_ids, zero.annotation_ids, zero.values * 0)
-    plus = PromptManifest("f", "box", 0, zero.image_ids, zero.annotation_ids, zero.values * -0.0)
+    zero, box = manifest(), prompt_rule("box")
+    minus = PromptManifest("f", box, 0, zero.image_ids, zero.annotation_ids, zero.values * 0)
+    plus = PromptManifest("f", box, 0, zero.image_ids, zero.annotation_ids, zero.values * -0.0)
     assert minus.sha256 == plus.sha256
 
 
