@@ -34,8 +34,9 @@ def next_click(prediction: BoolArray, reference: BoolArray) -> tuple[int, int, i
             f"a click needs two bool masks of one shape; got {prediction.dtype} "
             f"{prediction.shape}, {reference.dtype} {reference.shape}"
         )
-    missed = deepest_pixel(reference & ~prediction)
-    wrong = deepest_pixel(prediction & ~reference)
+    # Of booleans, a > b is a and not b in one pass.
+    missed = deepest_pixel(reference > prediction)
+    wrong = deepest_pixel(prediction > reference)
     if wrong is not None and (missed is None or wrong[2] > missed[2]):
         return wrong[0], wrong[1], 0
     return None if missed is None else (missed[0], missed[1], 1)
