@@ -18,7 +18,7 @@ from mobilesam.errors import UsageError
 KNOWN_RULES = ("box", "center", "annotation-point", "random-K", "two-point-D")
 """All names, with a letter where a whole number goes."""
 
-_NUMBERED = re.compile(r"(random|two-point)-([1-9][0-9]{0,3})", re.ASCII)
+_NUMBERED = re.compile(r"(random|two-point)-([1-9][0-9]{0,3})")
 _BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 
 _Maker = Callable[[Instance, BoolArray, int], Float32Array | None]

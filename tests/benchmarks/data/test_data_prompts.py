@@ -197,6 +197,11 @@ def uneven(order=(3, 0, 2, 1), kind="random-12"):
     return builder.finish()
 
 
+def header_of(table):
+    (text,) = table.schema.metadata.values()
+    return json.loads(text)
+
+
 def test_what_has_no_prompt_is_left_out_and_counted():
     found = uneven()
     assert (len(found), found.left_out) == (2, 2)
@@ -222,6 +227,9 @@ def test_what_is_left_out_survives_saving(tmp_path):
     table = pq.read_table(tmp_path / "m.parquet")
     assert table["annotation_id"].to_pylist() == [5, 7, 1, 2]
     assert [value is None for value in table["x0"].to_pylist()] == [True, False, True, False]
+    assert header_of(table)["left_out"] == 2
+    manifest().save(tmp_path / "all.parquet")
+    assert "left_out" not in header_of(pq.read_table(tmp_path / "all.parquet"))
 
 
 def test_what_is_left_out_is_part_of_the_hash():
