@@ -1,0 +1,312 @@
+"""A detector's boxes from a COCO results file, and the ground truth that they are judged by.
+
+A results file comes from somebody else's detector: what cannot be meant is an error that names the
+entry, and what a detector may well write (a box of no area, an image that is not evaluated) is left
+out and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from baselines.interface import Float32Array
+from benchmarks.data.coco import CocoDataset
+from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
+from benchmarks.data.parsing import is_finite, parse_json, read_file, whole_number
+from mobilesam.errors import DataError
+
+_KEYS = ("image_id", "category_id", "bbox", "score")
+_NOT_EVALUATED = "on an image that is not evaluated"
+_NO_AREA = "without area"
+_OUTSIDE = "outside of the image"
+
+
+@dataclass(frozen=True, slots=True)
+class TruthMask:
+    """One mask of the ground truth.
+
+    Attributes:
+        image_id: As in the annotation file.
+        category_id: As in the annotation file.
+        rle: At the image's own size.
+        area_px: The area that the annotation states, in pixels; it decides the size class.
+        is_crowd: A region of many objects: what is found in it is neither right nor wrong.
+    """
+
+    image_id: int
+    category_id: int
+    rle: Rle
+    area_px: float
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TruthImage:
+    """One image to be evaluated.
+
+    Attributes:
+        file_name: Below the folder of images.
+        size_hw: Height and width in pixels.
+        in_dataset: It has a usable instance, so that a `CocoDataset` yields it.
+    """
+
+    file_name: str
+    size_hw: tuple[int, int]
+    in_dataset: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Ground truth of the images to be evaluated.
+
+    Attributes:
+        images: By id, ascending.
+        masks: Of these images, crowds included, in the order of the file.
+        categories: All ids that the annotation file defines.
+    """
+
+    images: Mapping[int, TruthImage]
+    masks: tuple[TruthMask, ...]
+    categories: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectedBox:
+    """One box of a detector.
+
+    Attributes:
+        image_id: As in the annotation file.
+        category_id: As in the annotation file.
+        box: (4,) float32 xyxy with half-open edges, in pixels, cut to the image.
+        score: The detector's confidence.
+    """
+
+    image_id: int
+    category_id: int
+    box: Float32Array
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The usable boxes of a results file.
+
+    Attributes:
+        name: The file's name.
+        sha256: Of its bytes (hex).
+        by_image: Boxes of each image in the order of the file; an image without any is absent.
+        left_out: Boxes that are not used, by reason.
+        problems: One line for each of them that is no rectangle on its image.
+    """
+
+    name: str
+    sha256: str
+    by_image: Mapping[int, tuple[DetectedBox, ...]]
+    left_out: Mapping[str, int]
+    problems: tuple[str, ...]
+
+    @property
+    def n_boxes(self) -> int:
+        """Usable boxes of all images."""
+        return sum(map(len, self.by_image.values()))
+
+    def summary(self) -> str | None:
+        """One line that counts what is left out; None if nothing is."""
+        parts = [f"{count} {reason}" for reason, count in self.left_out.items()]
+        return f"boxes left out: {', '.join(parts)}" if parts else None
+
+
+def read_truth(annotations: Path, dataset: CocoDataset) -> Truth:
+    """Reads the ground truth of a dataset's images from its annotation file.
+
+    Annotations that are empty or malformed are left out, as the dataset leaves them out (and counts
+    them). Crowd regions stay. Images without any usable instance belong to COCO's evaluation, too,
+    since what is found there is a false alarm: all of them, or those among the images that the
+    dataset's limit has looked at.
+
+    Args:
+        annotations: The instances JSON that the dataset was made from, and that it has checked.
+        dataset: Decides how many images are taken.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    # The dataset has parsed the same bytes and refused what is malformed as a whole.
+    document: Any = parse_json(read_file(annotations), annotations.name)
+    sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
+    masks = [
+        mask
+        for row in document["annotations"]
+        if (mask := _truth_mask(row, sizes[row["image_id"]])) is not None
+    ]
+    usable = sorted({mask.image_id for mask in masks if not mask.is_crowd})
+    taken = frozenset(usable[: dataset.n_images])
+    last = max(taken, default=0) if len(taken) < len(usable) else max(sizes, default=0)
+    names = {row["id"]: row["file_name"] for row in document["images"]}
+    images = {
+        key: TruthImage(names[key], sizes[key], key in taken)
+        for key in sorted(sizes)
+        if key <= last
+    }
+    return Truth(
+        images=images,
+        masks=tuple(mask for mask in masks if mask.image_id in images),
+        categories=frozenset(row["id"] for row in document["categories"]),
+    )
+
+
+def _truth_mask(row: Mapping[str, Any], size_hw: tuple[int, int]) -> TruthMask | None:
+    try:
+        rle = segmentation_to_rle(row["segmentation"], size_hw)
+    except DataError:
+        return None
+    area_px = rle_area_px(rle)
+    if area_px == 0:
+        return None
+    return TruthMask(
+        image_id=row["image_id"],
+        category_id=row["category_id"],
+        rle=rle,
+        area_px=float(row.get("area", area_px)),
+        is_crowd=bool(row.get("iscrowd")),
+    )
+
+
+def read_detections(path: Path, truth: Truth) -> Detections:
+    """Reads a COCO results file.
+
+    It is a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`; what else an entry
+    holds is not looked at. Boxes are cut to their image. Left out and counted: boxes without area,
+    boxes outside of their image, and boxes on images that are not evaluated (results of all of
+    val2017 can be given for a part of it).
+
+    Raises:
+        DataError: The file is missing, not JSON or not a list, an entry lacks a key or holds what
+            is not a number, a category is unknown, or no box is usable.
+    """
+    data = read_file(path)
+    by_image: dict[int, list[DetectedBox]] = {}
+    left_out: Counter[str] = Counter()
+    problems: list[str] = []
+    for index, row in enumerate(_entries(data, path.name)):
+        where = f"{path.name}: detection number {index}"
+        detected = _read_entry(row, where, truth)
+        if isinstance(detected, DetectedBox):
+            by_image.setdefault(detected.image_id, []).append(detected)
+            continue
+        left_out[detected] += 1
+        if detected != _NOT_EVALUATED:
+            problems.append(f"{where}: box {row['bbox']} is {detected}")
+    if not by_image:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise DataError(
+            f"{path.name} has no usable box ({reasons or 'it is empty'}); "
+            "give the detections of the images in --annotations"
+        )
+    return Detections(
+        name=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        by_image={key: tuple(by_image[key]) for key in sorted(by_image)},
+        left_out=dict(left_out),
+        problems=tuple(problems),
+    )
+
+
+def _entries(data: bytes, name: str) -> list[Any]:
+    document = parse_json(data, name)
+    if not isinstance(document, list):
+        raise DataError(
+            f"{name} is not a list of detections; a COCO results file is "
+            '[{"image_id", "category_id", "bbox", "score"}, ...]'
+        )
+    return document
+
+
+def _read_entry(row: object, where: str, truth: Truth) -> DetectedBox | str:
+    """A usable box, or why it is left out."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is not a JSON object")
+    for key in _KEYS:
+        if key not in row:
+            raise DataError(f"{where} has no {key!r}; a detection needs {', '.join(_KEYS)}")
+    bbox, score = row["bbox"], row["score"]
+    if not (isinstance(bbox, list) and len(bbox) == 4 and is_finite(bbox)):
+        raise DataError(f"{where}: bbox {bbox!r} is not four finite numbers; mend or remove it")
+    if not is_finite([score]):
+        raise DataError(f"{where}: score {score!r} is not a finite number; mend or remove it")
+    image_id = whole_number(row["image_id"], f"{where}: image_id")
+    category_id = whole_number(row["category_id"], f"{where}: category_id")
+    if category_id not in truth.categories:
+        raise DataError(
+            f"{where} has category_id {category_id}, which the annotations do not define; map the "
+            "detector's classes to the ids of `categories` (COCO's 80 run from 1 to 90, with gaps)"
+        )
+    if image_id not in truth.images:
+        return _NOT_EVALUATED
+    x, y, width, height = (float(value) for value in bbox)
+    if width <= 0 or height <= 0:
+        return _NO_AREA
+    rows, columns = truth.images[image_id].size_hw
+    edges = np.clip((x, y, x + width, y + height), 0, (columns, rows, columns, rows))
+    box = edges.astype(np.float32)
+    if not (edges[2:] > edges[:2]).all():
+        return _OUTSIDE
+    if not (box[2:] > box[:2]).all():
+        return _NO_AREA  # float32, which models take, leaves none of it
+    return DetectedBox(image_id, category_id, box, float(score))
+
+
+def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox, ...]:
+    """The highest scores among the boxes of one image, at most `limit` of each category.
+
+    pycocotools applies its limit to each category of an image, and so does this: no other box can
+    count. Of equal scores the first in the file is kept, as there. The order of the file stays.
+    """
+    kept: list[int] = []
+    seen: Counter[int] = Counter()
+    for index in sorted(range(len(boxes)), key=lambda index: -boxes[index].score):
+        if seen[boxes[index].category_id] < limit:
+            seen[boxes[index].category_id] += 1
+            kept.append(index)
+    return tuple(boxes[index] for index in sorted(kept))
+
+
+def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
+    """A perfect detector: the boxes of an annotation file as a COCO results file, score 1.
+
+    Crowd, empty and malformed annotations are left out. An annotation without a box, or with one
+    that has no extent, is given the tight box of its mask.
+
+    Raises:
+        DataError: The file cannot be read or is no instances file.
+    """
+    # Made for its checks of the file; no image is looked at, so any folder will do.
+    dataset = CocoDataset(path.parent, path)
+    if dataset.n_images == 0:
+        return []
+    return list(_perfect(parse_json(read_file(path), path.name)))
+
+
+def _perfect(document: Any) -> Iterator[dict[str, Any]]:
+    sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
+    for row in document["annotations"]:
+        mask = _truth_mask(row, sizes[row["image_id"]])
+        if mask is None or mask.is_crowd:
+            continue
+        bbox = row.get("bbox")
+        if bbox is None or bbox[2] <= 0 or bbox[3] <= 0:
+            x0, y0, x1, y1 = (float(value) for value in rle_box(mask.rle))
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+        yield {
+            "image_id": mask.image_id,
+            "category_id": mask.category_id,
+            "bbox": bbox,
+            "score": 1.0,
+        }

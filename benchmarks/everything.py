@@ -1,0 +1,194 @@
+"""Protocol `everything`: how many of an image's objects are found without a prompt, and how fast.
+
+Recall is counted whatever the category; masks that no annotation knows cost nothing, as no dataset
+here is annotated to the last object. Crowd regions are no part of the ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from baselines.interface import MaskRecord, Segmenter
+from benchmarks.cells import CellStore
+from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall, encode_found
+from benchmarks.data.dataset import BadSample, Dataset, Sample
+from benchmarks.data.detections import TruthMask
+from benchmarks.data.parsing import check_limit
+from benchmarks.model_pass import take_turn
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.records import EverythingRow, Failure, Status, Value
+from benchmarks.statistics import median_interval
+from benchmarks.timing import time_once
+from mobilesam.errors import DataError
+
+__all__ = ["LIMITS", "evaluate_everything"]
+
+STAGE = "everything"
+LIMITS = (10, 100, 1000)
+"""Masks an image at which recall is given."""
+
+
+class _Cell(Value):
+    """A finished row."""
+
+    row: EverythingRow
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one pass over the images has gathered."""
+
+    sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
+    truth: list[TruthMask] = field(default_factory=list)
+    found: list[FoundMask] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def evaluate_everything(
+    models: Sequence[PlannedModel],
+    dataset: Dataset,
+    cells: CellStore,
+    reporter: Reporter,
+    limit: int | None = None,
+) -> tuple[list[EverythingRow], list[Failure]]:
+    """Lets every model that can segment whole images, and measures recall and time.
+
+    A call of `everything` is timed from the image in memory to its masks in memory; the image
+    encoder has run once before, so that lazy set-up is not part of the first time.
+
+    Args:
+        models: In the order of the tables.
+        dataset: Images and reference masks.
+        cells: Models that a former, interrupted run has finished.
+        reporter: Told about progress.
+        limit: Take only the first so many images of the dataset; unreadable ones count.
+
+    Returns:
+        One row a model, and what went wrong.
+
+    Raises:
+        UsageError: The limit is below 1.
+    """
+    check_limit(limit)
+    rows: list[EverythingRow] = []
+    failures: dict[Failure, None] = {}
+    for model in models:
+        row, failed = _one_model(model, dataset, cells, reporter, limit)
+        rows.append(row)
+        failures.update(dict.fromkeys(failed))
+    return rows, list(failures)
+
+
+def _one_model(
+    model: PlannedModel,
+    dataset: Dataset,
+    cells: CellStore,
+    reporter: Reporter,
+    limit: int | None,
+) -> tuple[EverythingRow, list[Failure]]:
+    import torch
+
+    options = model.options
+    key = {
+        "kind": STAGE,
+        "model": options.name,
+        "weights": model.weights.sha256,
+        "device": options.device,
+        "precision": options.precision,
+        "seed": options.seed,
+        "threads": torch.get_num_threads(),
+        "dataset": dataset.fingerprint,
+        "limit": limit,
+    }
+    known = cells.get(key, _Cell)
+    if known is not None:
+        reporter.say(f"{STAGE} of {options.name}: taken from the interrupted run")
+        return known.row, []
+
+    def blank(status: Status, why: str) -> EverythingRow:
+        return _row(model, dataset).model_copy(update={"status": status, "why": why})
+
+    def measure(segmenter: Segmenter) -> tuple[EverythingRow, list[Failure]]:
+        if "everything" not in segmenter.info.supports:
+            return blank("skipped", f"{options.name} has no mode that needs no prompt"), []
+        tally = _pass(segmenter, dataset, reporter, limit)
+        return _summarise(_row(model, dataset), tally), tally.failures
+
+    row, failures = take_turn(model, STAGE, blank, measure)
+    if row.status == "ok" and not failures:
+        cells.put(key, _Cell(row=row))
+    return row, failures
+
+
+def _row(model: PlannedModel, dataset: Dataset) -> EverythingRow:
+    return EverythingRow(model=model.entry.name, dataset=dataset.name, weights=model.weights)
+
+
+def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | None) -> _Tally:
+    tally = _Tally()
+    counts = [count for count in (dataset.n_images, limit) if count is not None]
+    with reporter.bar(f"{STAGE} of {model.info.name}", min(counts, default=None)) as bar:
+        for sample in islice(dataset.samples(), limit):
+            if isinstance(sample, BadSample):
+                lost = f"{sample.why} ({sample.n_instances} instances left out)"
+                tally.failures.append(Failure(stage="data", culprit=sample.name, why=lost))
+            else:
+                _image(model, sample, tally)
+            bar.step()
+    return tally
+
+
+def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
+    if not tally.times_ms:
+        model.encode(model.prepare(sample.image))
+    answers: list[list[MaskRecord]] = []
+    tally.times_ms.append(
+        time_once(lambda: answers.append(model.everything(sample.image)), model.synchronize)
+    )
+    height, width = sample.image.shape[:2]
+    # Numbered as they come: the ids of a broken archive or of two folders need not be distinct.
+    image_id = len(tally.sizes_hw)
+    tally.sizes_hw[image_id] = size_hw = (int(height), int(width))
+    tally.truth.extend(
+        TruthMask(image_id, AGNOSTIC, instance.rle, instance.area_px)
+        for instance in sample.instances
+    )
+    tally.found.extend(_found(model, sample, image_id, size_hw, answers[0]))
+
+
+def _found(
+    model: Segmenter,
+    sample: Sample,
+    image_id: int,
+    size_hw: tuple[int, int],
+    records: Sequence[MaskRecord],
+) -> Iterator[FoundMask]:
+    for record in records:
+        score = float(record.score)
+        rle = encode_found(record.mask, score, size_hw, model.info.name, sample.name)
+        yield FoundMask(image_id, AGNOSTIC, rle, score)
+
+
+def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
+    n_images = len(tally.sizes_hw)
+    if n_images == 0:
+        raise DataError(f"no image of {row.dataset} can be read")
+    recall = average_recall(tally.sizes_hw, tally.truth, tally.found, LIMITS)
+    times_ms = np.array(tally.times_ms)
+    return row.model_copy(
+        update={
+            "n_images": n_images,
+            "n_objects": len(tally.truth),
+            **dict(zip(("ar10", "ar100", "ar1000"), recall.at, strict=True)),
+            "ar1000_by_size": recall.by_size,
+            "masks_per_image": len(tally.found) / n_images,
+            "median_ms": float(np.median(times_ms)),
+            "ci95_ms": median_interval([times_ms]),
+        }
+    )

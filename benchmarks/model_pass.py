@@ -1,0 +1,47 @@
+"""One model's turn at a measurement: whatever happens gives a row, and the next has its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from baselines.interface import Segmenter
+from baselines.registry import build
+from benchmarks.planning import PlannedModel
+from benchmarks.records import Failure, Status
+from mobilesam.errors import FOREIGN_ERRORS, BenchError
+
+RowT = TypeVar("RowT")
+
+
+def take_turn(
+    model: PlannedModel,
+    stage: str,
+    blank: Callable[[Status, str], RowT],
+    measure: Callable[[Segmenter], tuple[RowT, list[Failure]]],
+) -> tuple[RowT, list[Failure]]:
+    """Builds a model with trained weights and measures it.
+
+    Args:
+        model: As planned; its weights may be unusable or missing.
+        stage: What is measured, for failures.
+        blank: Makes a row without figures from a status and its reason.
+        measure: Makes the row of a model, and what failed without stopping it.
+
+    Returns:
+        The row, blank if the model cannot be measured or fails, and what failed. Weights that are
+        unusable are no further failure: planning has reported them.
+    """
+    if model.error is not None:
+        return blank("error", model.error), []
+    if not model.trained:
+        why = model.weights.why or "it was given none"
+        return blank("skipped", f"no accuracy from random weights: {why}"), []
+    try:
+        segmenter = build(model.entry, model.options)
+        if segmenter.info.weights.kind != "random":
+            return measure(segmenter)
+        why = "it was built with random weights, which have no accuracy"
+    except (BenchError, *FOREIGN_ERRORS) as error:
+        why = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]
