@@ -45,6 +45,7 @@ __all__ = [
     "Segmenter",
     "SplitDecoder",
     "SplitEncoder",
+    "StorableEmbedding",
     "UInt8Array",
     "WeightsInfo",
     "WeightsKind",
@@ -79,6 +80,13 @@ class Segmenter(ABC):
             UnsupportedError: The model does not take this kind of prompt.
             UsageError: The embedding comes from another model.
         """
+
+    def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
+        """Both answers to every prompt: the single mask and all candidates.
+
+        The same as two calls of `decode`; a model whose network computes both at once overrides it.
+        """
+        return self.decode(embedding, prompts), self.decode(embedding, prompts, multimask=True)
 
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """Segments all objects of an (H, W, 3) uint8 RGB image (timed as `everything`).
@@ -145,3 +153,24 @@ class SplitEncoder(Protocol):
 
     def find_masks(self, output: Any, prepared: Prepared) -> Embedding:
         """All masks from the network's output (timed as `postprocess`)."""
+
+
+@runtime_checkable
+class StorableEmbedding(Protocol):
+    """A model whose embeddings can be kept on disk and used again."""
+
+    def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
+        """The embedding as named arrays on the host, without loss."""
+
+    def embedding_from(
+        self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
+    ) -> Embedding:
+        """The same embedding again, on the model's device.
+
+        Args:
+            arrays: From `embedding_arrays` of a model with the same weights.
+            size_hw: Height and width of the original image, in pixels.
+
+        Raises:
+            DataError: The arrays are not such an embedding.
+        """

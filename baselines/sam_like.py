@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from baselines.interface import (
     Embedding,
+    Float32Array,
     LogitMasks,
     MaskRecord,
     Masks,
@@ -26,12 +27,14 @@ from baselines.interface import (
     check_image,
 )
 from baselines.options import ModelOptions
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 
 # Prompts that go through the decoder together. It copies the image embedding for each of them
 # (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc asks the kernel for fresh
 # pages at every call, which costs more than a larger batch saves.
 DECODE_BATCH = 4
+# Of the four masks that the decoder computes, the first answers alone, the others as candidates.
+_SINGLE, _MULTI = slice(0, 1), slice(1, None)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -83,17 +86,23 @@ class SamSegmenter(Segmenter):
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Decodes and upsamples in batches, so that memory is bounded by the answer itself."""
-        parts = [
-            self.postprocess(self.decode_logits(embedding, batch, multimask=multimask))
-            for batch in prompts.batches(DECODE_BATCH)
-        ]
-        return Masks(
-            np.concatenate([part.masks for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate(
-                [part.low_res_logits for part in parts if part.low_res_logits is not None]
-            ),
+        return _joined(
+            [
+                self.postprocess(self.decode_logits(embedding, batch, multimask=multimask))
+                for batch in prompts.batches(DECODE_BATCH)
+            ]
         )
+
+    def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
+        """Both answers from one pass: the decoder computes four masks whatever it is asked for."""
+        self.check_embedding(embedding)
+        self.require(prompts)
+        singles, multis = [], []
+        for batch in prompts.batches(DECODE_BATCH):
+            whole = self.postprocess(self._decode_whole(embedding, batch))
+            singles.append(_candidates(whole, _SINGLE))
+            multis.append(_candidates(whole, _MULTI))
+        return _joined(singles), _joined(multis)
 
     @torch.inference_mode()
     def decode_logits(
@@ -104,10 +113,15 @@ class SamSegmenter(Segmenter):
         self.require(prompts)
         logits, scores = [], []
         for batch in prompts.batches(DECODE_BATCH):
-            part = self._decode_batch(embedding, batch, multimask)
+            part = self._decode_batch(embedding, batch, _MULTI if multimask else _SINGLE)
             logits.append(part[0])
             scores.append(part[1])
         return LogitMasks(torch.cat(logits).float(), torch.cat(scores).float(), embedding.size_hw)
+
+    @torch.inference_mode()
+    def _decode_whole(self, embedding: Embedding, prompts: Prompts) -> LogitMasks:
+        logits, scores = self._decode_batch(embedding, prompts, slice(None))
+        return LogitMasks(logits.float(), scores.float(), embedding.size_hw)
 
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
@@ -136,6 +150,22 @@ class SamSegmenter(Segmenter):
             )
             for record in found
         ]
+
+    def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
+        """One array: (1, 256, S/16, S/16) float32."""
+        self.check_embedding(embedding)
+        return {"features": embedding.payload.cpu().numpy()}
+
+    def embedding_from(
+        self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
+    ) -> Embedding:
+        """The embedding that `embedding_arrays` was given, on this model's device."""
+        found = arrays.get("features")
+        cells = self._side // 16
+        wanted = (1, int(self.model.prompt_encoder.embed_dim), cells, cells)
+        if found is None or found.shape != wanted or found.dtype != np.float32:
+            raise DataError(f"not an embedding of {self.info.name}: wanted {wanted} float32")
+        return Embedding(torch.from_numpy(found).to(self.device), size_hw, self.info.name)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Image encoder, prompt encoder and mask decoder."""
@@ -192,8 +222,9 @@ class SamSegmenter(Segmenter):
         )
 
     def _decode_batch(
-        self, embedding: Embedding, prompts: Prompts, multimask: bool
+        self, embedding: Embedding, prompts: Prompts, candidates: slice
     ) -> tuple[Tensor, Tensor]:
+        """Logits and scores of the decoder's four masks, of which `candidates` are wanted."""
         size = embedding.size_hw
         points = boxes = masks = None
         if prompts.points is not None:
@@ -205,14 +236,13 @@ class SamSegmenter(Segmenter):
             masks = self._to_device(prompts.mask_inputs)
         with self._autocast():
             sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
-            logits, scores = self.model.mask_decoder(
+            logits, scores = self.model.mask_decoder.predict_masks(
                 image_embeddings=embedding.payload,
                 image_pe=self.model.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=multimask,
             )
-        return logits, scores
+        return logits[:, candidates], scores[:, candidates]
 
     def _to_device(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(np.asarray(array), dtype=dtype, device=self.device)
@@ -220,6 +250,24 @@ class SamSegmenter(Segmenter):
 
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 _HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
+
+
+def _candidates(found: Masks, which: slice) -> Masks:
+    logits = found.low_res_logits
+    return Masks(
+        found.masks[:, which],
+        found.scores[:, which],
+        None if logits is None else logits[:, which],
+    )
+
+
+def _joined(parts: Sequence[Masks]) -> Masks:
+    logits = [part.low_res_logits for part in parts if part.low_res_logits is not None]
+    return Masks(
+        np.concatenate([part.masks for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(logits),
+    )
 
 
 def weights_info(options: ModelOptions) -> WeightsInfo:

@@ -74,11 +74,32 @@ def miou(
     models: ModelArguments = _DEFAULT_MODELS,
     data: DataArguments = _DEFAULT_DATA,
     output: OutputArguments = _DEFAULT_OUTPUT,
+    rescore: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Score stored predictions (a file, or a run's folder) without a model."),
+    ] = (),
 ) -> int:
-    """Measure mean IoU against ground truth under named protocols."""
+    """Measure mean IoU under named protocols, against ground truth or a teacher's masks."""
+    if rescore:
+        from benchmarks.commands import rescore as again
+
+        return again.rescore(rescore, data, output)
     from benchmarks.commands import measure
 
     return measure.miou(models, data, output)
+
+
+@app.command
+def everything(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Segment everything: average recall at 10, 100 and 1000 masks, and the time it takes."""
+    from benchmarks.commands import measure
+
+    return measure.everything(models, data, output)
 
 
 @app.command(name="models")

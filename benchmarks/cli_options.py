@@ -46,6 +46,18 @@ class DataArguments:
     protocol: Annotated[str | None, Parameter(help="Accuracy protocols, separated by commas.")] = (
         None
     )
+    reference: Annotated[
+        str, Parameter(help="ground-truth, teacher:NAME, or several, separated by commas.")
+    ] = "ground-truth"
+    detections: Annotated[
+        Path | None, Parameter(help="detector-box: COCO results file with the boxes.")
+    ] = None
+    save_masks: Annotated[
+        bool, Parameter(help="Keep every answer, to be scored again with miou --rescore.")
+    ] = False
+    embeddings: Annotated[
+        Path | None, Parameter(help="Folder where image embeddings are kept between runs.")
+    ] = None
 
 
 @Parameter(name="*")

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -184,11 +185,11 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 @cache
-def code_version() -> str:
-    """SHA-256 over the sources of the three packages: what a resumed run must agree in."""
+def code_version(packages: Sequence[str] = _PACKAGES) -> str:
+    """SHA-256 over the sources of packages: what a resumed run must agree in."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for package in _PACKAGES:
+    for package in packages:
         for file in sorted((root / package).rglob("*.py")):
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())

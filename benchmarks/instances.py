@@ -10,13 +10,25 @@ from typing import Any
 from benchmarks.records import Value, write_atomic
 from mobilesam.errors import DataError
 
-COLUMNS = ("image_id", "annotation_id", "model", "protocol", "reference", "iou", "score", "area")
+COLUMNS = (
+    "image_id",
+    "annotation_id",
+    "model",
+    "protocol",
+    "reference",
+    "iou",
+    "boundary_iou",
+    "score",
+    "area",
+    "category",
+)
 
 
 class InstanceRow(Value):
-    """IoU of one answer.
+    """IoU and boundary IoU of one answer.
 
-    `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels.
+    `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels;
+    `category` is empty where the dataset has none.
     """
 
     image_id: int
@@ -25,8 +37,10 @@ class InstanceRow(Value):
     protocol: str
     reference: str
     iou: float
+    boundary_iou: float
     score: float
     area: float
+    category: str
 
 
 def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
@@ -38,7 +52,8 @@ def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    integers, texts = ("image_id", "annotation_id"), ("model", "protocol", "reference")
+    integers = ("image_id", "annotation_id")
+    texts = ("model", "protocol", "reference", "category")
     types = {
         name: pa.int64() if name in integers else pa.string() if name in texts else pa.float64()
         for name in COLUMNS
@@ -65,3 +80,10 @@ def read_instances(path: Path) -> Any:
         return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read instances from {path}: {error}") from error
+
+
+def to_frame(rows: Sequence[InstanceRow]) -> Any:
+    """The same rows as a pandas DataFrame."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in COLUMNS})

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
-from baselines.registry import ModelEntry, build
-from benchmarks import accuracy, environment, latency, parameters
+from baselines.registry import build
+from benchmarks import environment, latency, parameters
+from benchmarks.accuracy.evaluate import ADAPTER_ERRORS, AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
+from benchmarks.comparison import compare_models
 from benchmarks.data.dataset import Dataset
-from benchmarks.instances import write_instances
+from benchmarks.detector_boxes import evaluate_detections
+from benchmarks.everything import evaluate_everything
+from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
-from benchmarks.planning import PlannedModel, WeightsPolicy, plan
-from benchmarks.profiles import Profile
+from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
-from benchmarks.protocols import AccuracyProtocol
 from benchmarks.records import (
     INSTANCES_NAME,
     RECORD_NAME,
+    AccuracyTimeRow,
+    ComparisonRow,
+    DetectorRow,
     Environment,
+    EverythingRow,
     Failure,
     LatencyRow,
     MemoryRow,
@@ -37,64 +43,10 @@ from benchmarks.records import (
     save_record,
     write_atomic,
 )
+from benchmarks.run_request import RunRequest
 from mobilesam.errors import BenchError, DataError
 
 CELLS_FOLDER = "cells"
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a run is asked to do.
-
-    Attributes:
-        command: As the user typed it, for the record.
-        note: What the user wants remembered, for the record.
-        models: Which models, in the order of the tables.
-        policy: Where weights may come from.
-        out: Folder for everything the run leaves.
-        threads: Threads each model is given.
-        device: Torch device.
-        precision: `fp32`, `fp16` or `bf16`.
-        seed: Of everything that is drawn.
-        profile: How thorough latency is measured; None leaves it out.
-        count: Count parameters and FLOPs.
-        dataset: Images for accuracy; None leaves it out.
-        protocols: Of accuracy.
-    """
-
-    command: str
-    note: str | None
-    models: tuple[ModelEntry, ...]
-    policy: WeightsPolicy
-    out: Path
-    threads: int
-    device: str = "cpu"
-    precision: str = "fp32"
-    seed: int = 0
-    profile: Profile | None = None
-    count: bool = False
-    dataset: Dataset | None = None
-    protocols: tuple[AccuracyProtocol, ...] = ()
-
-    @property
-    def needs_weights(self) -> bool:
-        """Counting alone looks at shapes only."""
-        return self.profile is not None or self.dataset is not None
-
-    def config(self, models: Sequence[PlannedModel]) -> dict[str, Any]:
-        """All that decides what is measured, for the record and its resume key."""
-        return {
-            "models": {model.entry.name: model.weights.sha256 for model in models},
-            "threads": self.threads,
-            "device": self.device,
-            "precision": self.precision,
-            "seed": self.seed,
-            "profile": None if self.profile is None else asdict(self.profile),
-            "params": self.count,
-            "dataset": None if self.dataset is None else self.dataset.name,
-            "dataset_sha256": None if self.dataset is None else self.dataset.fingerprint,
-            "protocols": [protocol.name for protocol in self.protocols],
-        }
 
 
 @dataclass(slots=True)
@@ -106,6 +58,10 @@ class _Found:
     latency: list[LatencyRow] = field(default_factory=list)
     memory: list[MemoryRow] = field(default_factory=list)
     miou: list[MiouRow] = field(default_factory=list)
+    comparisons: list[ComparisonRow] = field(default_factory=list)
+    accuracy_times: list[AccuracyTimeRow] = field(default_factory=list)
+    detector: list[DetectorRow] = field(default_factory=list)
+    everything: list[EverythingRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     instances: str | None = None
@@ -125,14 +81,8 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     start = time.monotonic()
     _require_writable(request.out)
     here = environment.collect(request.threads)
-    models = plan(
-        request.models,
-        request.policy if request.needs_weights else None,
-        device=request.device,
-        precision=request.precision,
-        seed=request.seed,
-    )
-    config = request.config(models)
+    models, teachers = _plan(request)
+    config = request.config(models, teachers)
     key = content_key(config)
     finished = _finished(request.out, key, reporter)
     if finished is not None:
@@ -141,7 +91,7 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     for text in found.warnings:
         reporter.warn(text)
     try:
-        _measure(request, models, found, reporter)
+        _measure(request, models, teachers, found, reporter)
         found.complete = True
     except KeyboardInterrupt:
         reporter.warn(f"interrupted: the same command with --out {request.out} goes on from here")
@@ -150,6 +100,23 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
         record = _to_record(request, config, key, here, found, time.monotonic() - start)
         save_record(record, request.out)
     return record
+
+
+def _plan(request: RunRequest) -> tuple[list[PlannedModel], list[PlannedModel]]:
+    """The models, and the teachers, each planned once."""
+    entries = {entry.name: entry for entry in (*request.models, *request.teachers)}
+    planned = plan(
+        entries.values(),
+        request.policy if request.needs_weights else None,
+        device=request.device,
+        precision=request.precision,
+        seed=request.seed,
+    )
+    by_name = {model.entry.name: model for model in planned}
+    return (
+        [by_name[entry.name] for entry in request.models],
+        [by_name[entry.name] for entry in request.teachers],
+    )
 
 
 def _to_record(
@@ -175,6 +142,10 @@ def _to_record(
         latency=tuple(found.latency),
         memory=tuple(found.memory),
         miou=tuple(found.miou),
+        comparisons=tuple(found.comparisons),
+        accuracy_times=tuple(found.accuracy_times),
+        detector=tuple(found.detector),
+        everything=tuple(found.everything),
         failures=tuple(found.failures),
         warnings=tuple(found.warnings),
         instances=found.instances,
@@ -207,10 +178,14 @@ def _finished(out: Path, key: str, reporter: Reporter) -> RunRecord | None:
 
 
 def _measure(
-    request: RunRequest, models: Sequence[PlannedModel], found: _Found, reporter: Reporter
+    request: RunRequest,
+    models: Sequence[PlannedModel],
+    teachers: Sequence[PlannedModel],
+    found: _Found,
+    reporter: Reporter,
 ) -> None:
     cells = CellStore(request.out / CELLS_FOLDER)
-    for model in models:
+    for model in {each.entry.name: each for each in (*models, *teachers)}.values():
         if model.weights.why is not None and model.error is None:
             reporter.say(f"{model.entry.name}: {model.weights.why}")
         if model.error is not None:
@@ -224,7 +199,10 @@ def _measure(
         found.latency, found.memory = timed.rows, timed.memory
         found.failures.extend(timed.failures)
     if request.dataset is not None:
-        _accuracy(request, request.dataset, models, cells, found, reporter)
+        if request.protocols:
+            _accuracy(request, request.dataset, models, teachers, cells, found, reporter)
+        _whole_images(request, request.dataset, models, cells, found, reporter)
+        _note_data(request.dataset, found)
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
 
@@ -248,7 +226,7 @@ def _describe(
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
-            except accuracy.ADAPTER_ERRORS as error:
+            except ADAPTER_ERRORS as error:
                 why = str(error) if isinstance(error, BenchError) else repr(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
                 if request.count:
@@ -283,17 +261,50 @@ def _accuracy(
     request: RunRequest,
     dataset: Dataset,
     models: Sequence[PlannedModel],
+    teachers: Sequence[PlannedModel],
     cells: CellStore,
     found: _Found,
     reporter: Reporter,
 ) -> None:
     manifests = Manifests(dataset.fingerprint, request.seed, request.out)
-    result = accuracy.evaluate(models, dataset, request.protocols, manifests, cells, reporter)
+    work = AccuracyPlan(
+        dataset,
+        request.protocols,
+        request.references,
+        request.out,
+        request.save_masks,
+        request.embeddings,
+    )
+    result = evaluate(models, teachers, work, manifests, cells, reporter)
     found.miou = list(result.rows)
+    found.accuracy_times = list(result.times)
     found.failures.extend(result.failures)
+    write_instances(result.instances, request.out / INSTANCES_NAME)
+    found.instances = INSTANCES_NAME
+    found.comparisons = list(compare_models(to_frame(result.instances), dataset.name))
+
+
+def _whole_images(
+    request: RunRequest,
+    dataset: Dataset,
+    models: Sequence[PlannedModel],
+    cells: CellStore,
+    found: _Found,
+    reporter: Reporter,
+) -> None:
+    """The protocols that judge all masks of an image together."""
+    if request.detector is not None:
+        rows, failures = evaluate_detections(models, request.detector, cells, request.out, reporter)
+        found.detector = rows
+        found.failures.extend(failures)
+    if request.everything:
+        recalls, failures = evaluate_everything(models, dataset, cells, reporter)
+        found.everything = recalls
+        found.failures.extend(failures)
+
+
+def _note_data(dataset: Dataset, found: _Found) -> None:
     for reason, count in dataset.left_out.items():
         if count:
             found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
     found.warnings.extend(dataset.problems)
-    write_instances(result.instances, request.out / INSTANCES_NAME)
-    found.instances = INSTANCES_NAME

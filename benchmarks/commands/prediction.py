@@ -12,8 +12,8 @@ from baselines.interface import BoolArray, Prompts, UInt8Array
 from baselines.options import ModelOptions
 from baselines.registry import build, select
 from benchmarks.cli_options import ModelArguments
-from benchmarks.commands.measure import check_device, weights_policy
 from benchmarks.commands.printing import print_json
+from benchmarks.commands.requests import check_device, weights_policy
 from benchmarks.planning import plan
 from mobilesam.errors import DataError, UsageError, WeightsError
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.records import BySize, LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
-from benchmarks.report.cells import Reasons, percent, percent_cell, text_cell, weights_cell
-from benchmarks.report.formatting import MIB, escape_markdown, interval, number, slug
+from benchmarks.records import LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
+from benchmarks.report.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.report.cells import Reasons, text_cell, weights_cell
+from benchmarks.report.formatting import MIB, escape_markdown, interval, number
 from benchmarks.report.summary import provenance, summary_table
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.view import (
-    Protocol,
-    find_miou,
     model_names,
     model_row,
     phase_order,
-    protocol_of,
-    protocols,
     setups,
     unique,
 )
 
 __all__ = [
     "latency_table",
-    "miou_tables",
     "params_table",
     "summary_table",
     "write_tables",
@@ -170,112 +166,6 @@ def _latency_cells(record: RunRecord, row: LatencyRow, reasons: Reasons) -> tupl
     )
 
 
-def miou_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Accuracy, one table for each dataset and reference.
-
-    Agreement with a teacher and accuracy against ground truth never share a column.
-    """
-    found = protocols(record)
-    groups = unique((p.dataset, p.reference) for p in found)
-    names: list[str] = []
-    for dataset, reference in groups:
-        name = "miou" if len(groups) == 1 else f"miou-{slug(dataset)}-{slug(reference)}"
-        names.append(f"{name}-{len(names)}" if name in names else name)
-    return tuple(
-        _miou_table(record, [p for p in found if (p.dataset, p.reference) == group], name)
-        for group, name in zip(groups, names, strict=True)
-    )
-
-
-def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Table:
-    dataset, reference = group[0].dataset, group[0].reference
-    columns = (
-        _MODEL,
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
-        Column("Dataset", ("dataset",), csv_only=True),
-        Column("Protocol", ("protocol",)),
-        Column("Reference", ("reference",), csv_only=True),
-        Column("mIoU [95 % CI]", ("miou", "ci95_low", "ci95_high"), "%", "right"),
-        Column("Mean over images", ("miou_per_image",), "%", "right"),
-        Column("Small", ("miou_small", "n_small"), "%", "right"),
-        Column("Medium", ("miou_medium", "n_medium"), "%", "right"),
-        Column("Large", ("miou_large", "n_large"), "%", "right"),
-        Column("Images", ("n_images",), align="right"),
-        Column("Instances", ("n_instances",), align="right"),
-        _STATUS,
-    )
-    names = model_names(record)
-    reasons = Reasons()
-    rows = [
-        _miou_cells(record, protocol, model, reasons)
-        for protocol in group
-        for model in names
-        if find_miou(record, protocol, model) is not None
-    ]
-    title = f"Accuracy on {dataset}, reference {reference}"
-    notes = (*_miou_notes(record, group), *reasons.notes())
-    return Table(name, title, columns, tuple(rows), notes)
-
-
-def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]:
-    notes = [
-        "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
-        "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
-    ]
-    if group[0].reference.startswith("teacher:"):
-        notes.append("Agreement with the masks of another model, which is not accuracy.")
-    if group[0].dataset.startswith("sa1b"):
-        notes.append("SA-1B's masks were made by a SAM: they favour SAM.")
-    hashes = unique(
-        row.manifest_sha256
-        for row in record.miou
-        if protocol_of(row) in group and row.manifest_sha256
-    )
-    if hashes:
-        notes.append("Prompt manifests (sha256): " + ", ".join(h[:16] for h in hashes) + ".")
-    return tuple(notes)
-
-
-def _miou_cells(
-    record: RunRecord, protocol: Protocol, model: str, reasons: Reasons
-) -> tuple[Cell, ...]:
-    row = find_miou(record, protocol, model)
-    assert row is not None  # noqa: S101 - the caller asks only for rows that exist
-    if row.weights.kind == "random":
-        row = row.model_copy(
-            update={
-                "miou": None,
-                "ci95": None,
-                "miou_per_image": None,
-                "by_size": BySize(),
-                "status": "skipped" if row.status == "ok" else row.status,
-                "why": row.why or "random weights have no accuracy",
-            }
-        )
-    low, high = row.ci95 or (None, None)
-    sizes, counts = row.by_size, row.n_by_size
-    return (
-        text_cell(row.model),
-        weights_cell(row.weights),
-        text_cell(row.dataset),
-        text_cell(row.protocol),
-        text_cell(row.reference),
-        Cell("" if row.miou is None else percent(row.miou, row.ci95), (row.miou, low, high)),
-        percent_cell(row.miou_per_image),
-        *(
-            Cell("" if value is None else percent(value), (value, None if n is None else int(n)))
-            for value, n in (
-                (sizes.small, counts.small),
-                (sizes.medium, counts.medium),
-                (sizes.large, counts.large),
-            )
-        ),
-        Cell(str(row.n_images), (row.n_images,)),
-        Cell(str(row.n_instances), (row.n_instances,)),
-        reasons.status_cell(row.status, row.why),
-    )
-
-
 def write_tables(record: RunRecord, folder: Path) -> list[Path]:
     """Writes every table as `tables/NAME.md`, `.csv` and `.tex`, and `summary.md` with all of it.
 
@@ -289,12 +179,13 @@ def write_tables(record: RunRecord, folder: Path) -> list[Path]:
     Raises:
         DataError: The folder cannot be written.
     """
-    tables = (
+    shown = (
         summary_table(record),
         params_table(record),
         latency_table(record),
-        *miou_tables(record),
+        *accuracy_tables(record),
     )
+    tables = (*shown, *category_tables(record))
     written = []
     for table in tables:
         if not table.rows:
@@ -308,7 +199,7 @@ def write_tables(record: RunRecord, folder: Path) -> list[Path]:
             write_atomic(path, text.encode())
             written.append(path)
     path = folder / "summary.md"
-    write_atomic(path, summary_document(record, tables).encode())
+    write_atomic(path, summary_document(record, shown).encode())
     return [*written, path]
 
 

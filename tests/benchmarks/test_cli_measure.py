@@ -45,7 +45,7 @@ def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
     from benchmarks.data.coco import CocoDataset
     from benchmarks.data.dataset import Sample
     from benchmarks.data.masks import iou
-    from benchmarks.protocols import to_prompts
+    from benchmarks.data.prompt_rules import prompt_rule, to_prompts
 
     done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box,box-multi", "--json")
     dummy = DummySegmenter()
@@ -54,7 +54,7 @@ def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
         assert isinstance(sample, Sample)
         embedding = dummy.encode(dummy.prepare(sample.image))
         for instance in sample.instances:
-            prompts = to_prompts("box", instance.box[None])
+            prompts = to_prompts(prompt_rule("box"), instance.box[None])
             one = dummy.decode(embedding, prompts)
             three = dummy.decode(embedding, prompts, multimask=True)
             single.append(iou(one.masks[0, 0], instance.mask()))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accuracy, cells, environment
+from benchmarks import cells, environment
+from benchmarks.accuracy import evaluate
 from benchmarks.cells import CellStore, content_key
 from benchmarks.latency_task import PhaseLine
 from benchmarks.records import RunRecord, load_record, save_record, write_atomic
@@ -25,7 +26,7 @@ def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
         "--out=o",
         "--json",
     )
-    whole = accuracy._pass
+    whole = evaluate.run_pass
     seen: list[str] = []
 
     def interrupted(model: Any, *arguments: Any) -> Any:
@@ -34,7 +35,7 @@ def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
             raise KeyboardInterrupt
         return whole(model, *arguments)
 
-    monkeypatch.setattr(accuracy, "_pass", interrupted)
+    monkeypatch.setattr(evaluate, "run_pass", interrupted)
     stopped = run(*command)
     assert stopped.code == 130
     assert "kept" in stopped.err
@@ -91,7 +92,7 @@ def test_a_foreign_network_without_weights_gets_no_accuracy(
 def test_an_unusable_out_is_found_before_anything_is_measured(
     run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy, "_pass", lambda *_: pytest.fail("measured in vain"))
+    monkeypatch.setattr(evaluate, "run_pass", lambda *_: pytest.fail("measured in vain"))
     (tmp_path / "file").write_text("")
     done = run("miou", "--models=box", *scenes.arguments, "--out=file/inside")
     assert done.code == 1

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from benchmarks.records import LatencyRow, MiouRow, ModelRow, RunRecord, WeightsRow
 from benchmarks.report import formatting
+from benchmarks.report.accuracy_tables import miou_tables
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.tables import (
     latency_table,
-    miou_tables,
     params_table,
     summary_table,
     write_tables,
@@ -203,7 +203,7 @@ def test_empty_record(empty_record: RunRecord, tmp_path: Path) -> None:
 def test_write_tables(record: RunRecord, tmp_path: Path) -> None:
     paths = write_tables(record, tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in paths}
-    stems = ("summary", "params", "latency", "miou")
+    stems = ("summary", "params", "latency", "miou", "leaderboard")
     wanted = {f"tables/{stem}.{end}" for stem in stems for end in ("md", "csv", "tex")}
     assert names == wanted | {"summary.md"}
     text = (tmp_path / "summary.md").read_text()

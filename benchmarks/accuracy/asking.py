@@ -1,0 +1,207 @@
+"""Puts the questions of the protocols to a model: the encoder once an image, prompts in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from baselines.interface import (
+    BoolArray,
+    Embedding,
+    Float32Array,
+    Int64Array,
+    Masks,
+    Prompts,
+    Segmenter,
+)
+from benchmarks.accuracy.embeddings import EmbeddingCache
+from benchmarks.accuracy.stopwatch import Stopwatch
+from benchmarks.data.dataset import Sample
+from benchmarks.data.error_clicks import next_click
+from benchmarks.data.prompt_rules import PromptRule, prompt_rule, to_prompts
+from benchmarks.manifests import Manifests
+from benchmarks.protocols import AccuracyProtocol, Question
+
+# Masks of so many prompts are held at the image's size at once.
+PROMPT_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a model answers to one question about one instance.
+
+    Attributes:
+        question: What was asked.
+        index: Of the instance among those of its sample.
+        masks: (C, H, W) bool at the image's own size.
+        scores: (C,) float32, the model's own.
+    """
+
+    question: Question
+    index: int
+    masks: BoolArray
+    scores: Float32Array
+
+
+class Asker:
+    """Asks one model the questions of several protocols.
+
+    Args:
+        model: Who answers.
+        protocols: At least one, all of which the model takes.
+        manifests: The prompts, the same for all models.
+        clock: Told what is the model's time.
+        cache: Of embeddings.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        protocols: Sequence[AccuracyProtocol],
+        manifests: Manifests,
+        clock: Stopwatch,
+        cache: EmbeddingCache,
+    ) -> None:
+        self._model = model
+        self._manifests = manifests
+        self._clock = clock
+        self._cache = cache
+        self._questions: dict[str, list[Question]] = {}
+        for protocol in protocols:
+            self._questions.setdefault(protocol.prompt, []).append(protocol.question)
+
+    def answers(self, sample: Sample, masks: Sequence[BoolArray]) -> Iterator[Answer]:
+        """All answers about one image.
+
+        Args:
+            sample: The image.
+            masks: Reference mask of each of its instances, from which prompts are made.
+        """
+        embedding: Embedding | None = None
+        for name, questions in self._questions.items():
+            rule = prompt_rule(name)
+            with self._clock("prompts"):
+                made = [
+                    self._manifests.prompt(rule, sample, instance, mask)
+                    for instance, mask in zip(sample.instances, masks, strict=True)
+                ]
+            found = [(index, value) for index, value in enumerate(made) if value is not None]
+            for start in range(0, len(found), PROMPT_BATCH):
+                if embedding is None:
+                    embedding = self._encode(sample)
+                part = found[start : start + PROMPT_BATCH]
+                yield from self._batch(embedding, rule, questions, part, masks)
+
+    def _encode(self, sample: Sample) -> Embedding:
+        with self._clock("data"):
+            found = self._cache.get(self._model, sample.image)
+        if found is not None:
+            self._clock.cached_embeddings += 1
+            return found
+        with self._clock("model"):
+            embedding = self._model.encode(self._model.prepare(sample.image))
+            self._model.synchronize()
+        with self._clock("writing"):
+            self._cache.put(self._model, sample.image, embedding)
+        return embedding
+
+    def _batch(
+        self,
+        embedding: Embedding,
+        rule: PromptRule,
+        questions: Sequence[Question],
+        part: Sequence[tuple[int, Float32Array]],
+        masks: Sequence[BoolArray],
+    ) -> Iterator[Answer]:
+        prompts = to_prompts(rule, np.stack([value for _, value in part]))
+        rows = [index for index, _ in part]
+        wants = {question.multimask for question in questions}
+        with self._clock("model"):
+            found = self._decode(embedding, prompts, wants)
+        for multimask, answer in found.items():
+            question = Question(rule.name, multimask=multimask)
+            for row, index in enumerate(rows):
+                yield Answer(question, index, answer.masks[row], answer.scores[row])
+        budget = max(question.clicks for question in questions)
+        if budget > 1:
+            yield from self._click(embedding, rule, prompts, found[False], rows, masks, budget)
+
+    def _decode(
+        self, embedding: Embedding, prompts: Prompts, wants: set[bool]
+    ) -> dict[bool, Masks]:
+        if len(wants) == 2:
+            single, multi = self._model.decode_pair(embedding, prompts)
+            return {False: single, True: multi}
+        (multimask,) = wants
+        return {multimask: self._model.decode(embedding, prompts, multimask=multimask)}
+
+    def _click(
+        self,
+        embedding: Embedding,
+        rule: PromptRule,
+        prompts: Prompts,
+        first: Masks,
+        rows: Sequence[int],
+        masks: Sequence[BoolArray],
+        budget: int,
+    ) -> Iterator[Answer]:
+        """Clicks on the largest error of each answer, K - 1 times; one without errors stays."""
+        assert prompts.points is not None  # noqa: S101 - clicks start from a point
+        assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
+        dialogues = [
+            _Dialogue(prompts.points[row], prompts.labels[row], _row(first, row), masks[index])
+            for row, index in enumerate(rows)
+        ]
+        for clicks in range(2, budget + 1):
+            with self._clock("prompts"):
+                going = [each for each in dialogues if each.click()]
+            if going:
+                with self._clock("model"):
+                    found = self._model.decode(embedding, self._next_prompts(going))
+                for row, each in enumerate(going):
+                    each.answer = _row(found, row)
+            question = Question(rule.name, clicks=clicks)
+            for each, index in zip(dialogues, rows, strict=True):
+                yield Answer(question, index, each.answer.masks[0], each.answer.scores[0])
+
+    def _next_prompts(self, going: Sequence[_Dialogue]) -> Prompts:
+        logits = [each.answer.low_res_logits for each in going]
+        known = [part for part in logits if part is not None]
+        feed_back = "masks" in self._model.info.supports and len(known) == len(going)
+        return Prompts(
+            points=np.stack([each.points for each in going]),
+            labels=np.stack([each.labels for each in going]),
+            mask_inputs=np.concatenate(known) if feed_back else None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Dialogue:
+    """Clicks given for one instance so far, and the last answer."""
+
+    points: Float32Array
+    labels: Int64Array
+    answer: Masks
+    reference: BoolArray
+
+    def click(self) -> bool:
+        """Adds the next click; False if the answer has no error left."""
+        found = next_click(self.answer.masks[0, 0], self.reference)
+        if found is None:
+            return False
+        x, y, label = found
+        self.points = np.concatenate([self.points, np.array([[x, y]], np.float32)])
+        self.labels = np.append(self.labels, label)
+        return True
+
+
+def _row(masks: Masks, row: int) -> Masks:
+    """The answer to one of N prompts, still with a leading dimension of 1."""
+    logits = masks.low_res_logits
+    return Masks(
+        masks.masks[row : row + 1],
+        masks.scores[row : row + 1],
+        None if logits is None else logits[row : row + 1],
+    )

@@ -1,0 +1,292 @@
+"""Evaluates models under the accuracy protocols, against ground truth and against teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from baselines.registry import build
+from benchmarks.accuracy.embeddings import EmbeddingCache
+from benchmarks.accuracy.passes import PassPlan, PassResult, run_pass
+from benchmarks.accuracy.predictions import (
+    PREDICTIONS_FOLDER,
+    REFERENCES_NAME,
+    load_predictions,
+    load_references,
+    predictions_path,
+)
+from benchmarks.accuracy.rescoring import rescore
+from benchmarks.accuracy.scoring import Pair
+from benchmarks.accuracy.stopwatch import describe
+from benchmarks.accuracy.summaries import clicks_needed, summarise
+from benchmarks.accuracy.teachers import Teacher
+from benchmarks.cells import CellStore
+from benchmarks.data.dataset import Dataset
+from benchmarks.instances import InstanceRow
+from benchmarks.manifests import Manifests
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
+from benchmarks.records import AccuracyTimeRow, Failure, MiouRow
+from mobilesam.errors import FOREIGN_ERRORS, BenchError
+
+ADAPTER_ERRORS = (BenchError, *FOREIGN_ERRORS)
+CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyPlan:
+    """What is evaluated.
+
+    Attributes:
+        dataset: Images and reference masks.
+        protocols: Which prompts are given and which answers scored.
+        references: `ground-truth` and `teacher:NAME`, at least one.
+        out: Folder of the run.
+        save_masks: Keep every answer in `out`, to be scored again.
+        embeddings: Folder of image embeddings that outlive the run; None keeps none.
+    """
+
+    dataset: Dataset
+    protocols: tuple[AccuracyProtocol, ...]
+    references: tuple[str, ...]
+    out: Path
+    save_masks: bool = False
+    embeddings: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyResult:
+    """Rows for the record, and the table of instances."""
+
+    rows: tuple[MiouRow, ...]
+    instances: tuple[InstanceRow, ...]
+    failures: tuple[Failure, ...]
+    times: tuple[AccuracyTimeRow, ...]
+
+
+def evaluate(
+    models: Sequence[PlannedModel],
+    teachers: Sequence[PlannedModel],
+    plan: AccuracyPlan,
+    manifests: Manifests,
+    cells: CellStore,
+    reporter: Reporter,
+) -> AccuracyResult:
+    """Evaluates every model under every protocol, against every reference.
+
+    A model without trained weights gets rows that say so; one that fails gets rows with its error.
+
+    Args:
+        models: In the order of the tables.
+        teachers: Models that are references, whether or not they are among `models`.
+        plan: What is asked, and against what it is scored.
+        manifests: The prompts, the same for all models.
+        cells: Models that a former, interrupted run has finished.
+        reporter: Told about progress.
+    """
+    return _Evaluation(models, teachers, plan, manifests, cells, reporter).run()
+
+
+class _Evaluation:
+    """One evaluation; teachers answer before the models that are compared with them."""
+
+    def __init__(
+        self,
+        models: Sequence[PlannedModel],
+        teachers: Sequence[PlannedModel],
+        plan: AccuracyPlan,
+        manifests: Manifests,
+        cells: CellStore,
+        reporter: Reporter,
+    ) -> None:
+        self._models = models
+        self._planned = {model.entry.name: model for model in teachers}
+        self._plan = plan
+        self._manifests = manifests
+        self._cells = cells
+        self._reporter = reporter
+        self._passes: dict[str, PassResult] = {}
+        self._teachers: dict[str, Teacher] = {}
+
+    def run(self) -> AccuracyResult:
+        wanted = {model.entry.name for model in self._models}
+        truth = tuple(self._pairs(GROUND_TRUTH))
+        for name, model in self._planned.items():
+            self._pass(model, truth if name in wanted else (), keep=True)
+            path = predictions_path(self._plan.out, name)
+            # A model that takes none of the prompts leaves no answers.
+            if model.trained and self._passes[name].error is None and path.is_file():
+                self._teachers[name] = Teacher(name, load_predictions(path)[1])
+        pairs = tuple(pair for each in self._plan.references for pair in self._pairs(each))
+        for model in self._models:
+            if model.entry.name not in self._passes:
+                self._pass(model, pairs, keep=self._plan.save_masks)
+        rows: list[MiouRow] = []
+        instances: list[InstanceRow] = []
+        for model in self._models:
+            found = self._rows_of(model, pairs)
+            instances.extend(found)
+            rows.extend(self._summaries(model, found))
+        return AccuracyResult(tuple(rows), tuple(instances), self._failures(), tuple(self._times()))
+
+    def _pairs(self, reference: str) -> Iterator[Pair]:
+        for protocol in self._plan.protocols:
+            if self._why_no_reference(protocol, reference) is None:
+                yield protocol, reference
+
+    def _why_no_reference(self, protocol: AccuracyProtocol, reference: str) -> str | None:
+        """Why a protocol cannot be scored against a reference; None if it can."""
+        name = teacher_of(reference)
+        if name is None:
+            return None
+        if protocol.budget is not None:
+            return CLICKS_NEED_TRUTH
+        model = self._planned[name]
+        if model.error is not None:
+            return f"{reference} cannot be used: {model.error}"
+        if not model.trained:
+            return f"{reference} has no trained weights: {model.weights.why}"
+        found = self._passes[name]
+        if found.error is not None:
+            return f"{reference} failed: {found.error}"
+        if protocol.name in found.unsupported:
+            return f"{reference} has no answer: {found.unsupported[protocol.name]}"
+        return None
+
+    def _pass(self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
+        name = model.entry.name
+        if model.error is not None:
+            self._passes[name] = PassResult(error=model.error)
+        elif not model.trained or not (pairs or keep):
+            self._passes[name] = PassResult()
+        else:
+            self._passes[name] = found = self._run(model, pairs, keep=keep)
+            if found.time is not None:
+                self._reporter.say(describe(found.time))
+
+    def _run(self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool) -> PassResult:
+        options, plan = model.options, self._plan
+        key = self._key(model, pairs, keep=keep)
+        known = self._cells.get(key, PassResult)
+        if known is not None and (not keep or predictions_path(plan.out, options.name).is_file()):
+            self._reporter.say(f"accuracy of {options.name}: taken from the interrupted run")
+            return known
+        asked = plan.protocols if keep else tuple({protocol: 0 for protocol, _ in pairs})
+        cache = EmbeddingCache(plan.embeddings, options.precision, options.device)
+        work = PassPlan(plan.dataset, asked, pairs, self._teachers, keep, plan.out, cache)
+        try:
+            segmenter = build(model.entry, options)
+            if segmenter.info.weights.kind == "random":
+                return PassResult(error="it was built with random weights, which have no accuracy")
+            found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
+        except ADAPTER_ERRORS as error:
+            self._manifests.abandon()
+            is_ours = isinstance(error, BenchError)
+            return PassResult(error=str(error) if is_ours else f"{type(error).__name__}: {error}")
+        if not found.failures:  # an image that is mended meanwhile must count when it is run again
+            self._cells.put(key, found)
+        return found
+
+    def _key(
+        self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool
+    ) -> dict[str, object]:
+        options = model.options
+        return {
+            "kind": "accuracy",
+            "model": options.name,
+            "weights": model.weights.sha256,
+            "device": options.device,
+            "precision": options.precision,
+            "seed": options.seed,
+            "dataset": self._plan.dataset.fingerprint,
+            "protocols": [protocol.name for protocol in self._plan.protocols],
+            "pairs": [(protocol.name, reference) for protocol, reference in pairs],
+            "teachers": {name: self._planned[name].weights.sha256 for name in self._teachers},
+            "keep": keep,
+        }
+
+    def _rows_of(self, model: PlannedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
+        """A model's rows; a teacher's own against teachers come from its stored answers."""
+        name = model.entry.name
+        rows = list(self._passes[name].rows)
+        if name in self._teachers:
+            against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
+            folder = self._plan.out / PREDICTIONS_FOLDER
+            _, predictions = load_predictions(predictions_path(self._plan.out, name))
+            _, instances = load_references(folder / REFERENCES_NAME)
+            rows.extend(rescore(name, predictions, instances, against, self._teachers))
+        return rows
+
+    def _summaries(self, model: PlannedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:
+        groups: dict[tuple[str, str], list[InstanceRow]] = {}
+        for row in rows:
+            groups.setdefault((row.reference, row.protocol), []).append(row)
+        for reference in self._plan.references:
+            of_reference = {name: part for (ref, name), part in groups.items() if ref == reference}
+            for protocol in self._plan.protocols:
+                yield self._summary(model, protocol, reference, of_reference)
+
+    def _summary(
+        self,
+        model: PlannedModel,
+        protocol: AccuracyProtocol,
+        reference: str,
+        rows: Mapping[str, Sequence[InstanceRow]],
+    ) -> MiouRow:
+        plan, found = self._plan, self._passes[model.entry.name]
+        if protocol.name in rows:
+            return summarise(
+                rows[protocol.name],
+                plan.dataset.name,
+                model.weights,
+                manifest_sha256=self._manifests.sha256(protocol.prompt),
+                n_left_out=self._manifests.left_out(protocol.prompt),
+                seconds=None if found.time is None else found.time.wall_s,
+                clicks=clicks_needed(protocol, rows),
+            )
+        status, why = self._why_no_rows(model, protocol, reference)
+        return MiouRow.model_validate(
+            {
+                "model": model.entry.name,
+                "dataset": plan.dataset.name,
+                "protocol": protocol.name,
+                "reference": reference,
+                "weights": model.weights,
+                "status": status,
+                "why": why,
+            }
+        )
+
+    def _why_no_rows(
+        self, model: PlannedModel, protocol: AccuracyProtocol, reference: str
+    ) -> tuple[str, str]:
+        found = self._passes[model.entry.name]
+        if found.error is not None:
+            return "error", found.error
+        if not model.trained:
+            return "skipped", f"no accuracy from random weights: {model.weights.why}"
+        no_reference = self._why_no_reference(protocol, reference)
+        if no_reference is not None:
+            return "skipped", no_reference
+        if protocol.name in found.unsupported:
+            return "skipped", found.unsupported[protocol.name]
+        left_out = self._manifests.left_out(protocol.prompt)
+        if left_out:
+            return "skipped", f"none of the {left_out} instances has a {protocol.prompt} prompt"
+        return "skipped", "the dataset has no usable instance"
+
+    def _failures(self) -> tuple[Failure, ...]:
+        failures: dict[Failure, None] = {}
+        planned = {model.entry.name: model for model in self._models} | self._planned
+        for name, found in self._passes.items():
+            failures.update(dict.fromkeys(found.failures))
+            if found.error is not None and planned[name].error is None:
+                failures[Failure(stage="miou", culprit=name, why=found.error)] = None
+        return tuple(failures)
+
+    def _times(self) -> Iterator[AccuracyTimeRow]:
+        for found in self._passes.values():
+            if found.time is not None:
+                yield found.time

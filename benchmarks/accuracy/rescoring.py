@@ -1,0 +1,61 @@
+"""Scores stored predictions again, without a model and without images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.accuracy.asking import Answer
+from benchmarks.accuracy.predictions import Prediction, by_image
+from benchmarks.accuracy.scoring import Pair, Scorer, Targets
+from benchmarks.accuracy.teachers import Teacher
+from benchmarks.data.dataset import Instance
+from benchmarks.data.masks import decode_mask
+from benchmarks.instances import InstanceRow
+from mobilesam.errors import DataError
+
+Instances = Mapping[tuple[int, int], Instance]
+
+
+def rescore(
+    model: str,
+    predictions: Sequence[Prediction],
+    instances: Instances,
+    pairs: Sequence[Pair],
+    teachers: Mapping[str, Teacher],
+) -> Iterator[InstanceRow]:
+    """Rows as a live evaluation gives them, in the same order.
+
+    Args:
+        model: Who answered.
+        predictions: Its answers.
+        instances: By image and annotation id.
+        pairs: What is scored against what; protocols whose questions were not asked give no rows.
+        teachers: By name; all that `pairs` names.
+
+    Raises:
+        DataError: A prediction is for an annotation that the references do not hold.
+    """
+    scorer = Scorer(model, pairs)
+    for image_id, group in by_image(predictions):
+        found = [_instance(instances, image_id, each.annotation_id) for each in group]
+        targets = Targets(
+            image_id, list({each.annotation_id: each for each in found}.values()), None, teachers
+        )
+        where = {each.annotation_id: i for i, each in enumerate(targets.instances)}
+        for each in group:
+            masks = np.stack([decode_mask(rle) for rle in each.rles])
+            scores = np.array(each.scores, np.float32)
+            answer = Answer(each.question, where[each.annotation_id], masks, scores)
+            yield from scorer.score(answer, targets, image_id)
+
+
+def _instance(instances: Instances, image_id: int, annotation_id: int) -> Instance:
+    found = instances.get((image_id, annotation_id))
+    if found is None:
+        raise DataError(
+            f"the references hold no annotation {annotation_id} of image {image_id}; "
+            "score predictions against the data they were made from"
+        )
+    return found

@@ -1,0 +1,124 @@
+"""Scores answers against references. Knows no model: live answers and stored ones go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from baselines.interface import BoolArray
+from benchmarks.accuracy.asking import Answer
+from benchmarks.accuracy.teachers import Teacher
+from benchmarks.data.boundary import Boundary
+from benchmarks.data.boundary import iou as boundary_iou
+from benchmarks.data.dataset import Instance
+from benchmarks.data.masks import iou
+from benchmarks.instances import InstanceRow
+from benchmarks.protocols import (
+    GROUND_TRUTH,
+    TEACHER,
+    AccuracyProtocol,
+    Question,
+    pick,
+)
+
+Pair = tuple[AccuracyProtocol, str]
+"""A protocol and the reference that it is scored against."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A reference mask with its boundary."""
+
+    mask: BoolArray
+    boundary: Boundary
+
+    @classmethod
+    def of(cls, mask: BoolArray) -> Target:
+        """Precomputes what every comparison with the mask needs."""
+        return cls(mask, Boundary.of(mask))
+
+
+class Targets:
+    """The reference masks of one image, each made when it is first needed.
+
+    Args:
+        image_id: The image.
+        instances: Its objects.
+        masks: Their reference masks, or None to decode them when needed.
+        teachers: By name.
+    """
+
+    def __init__(
+        self,
+        image_id: int,
+        instances: Sequence[Instance],
+        masks: Sequence[BoolArray] | None,
+        teachers: Mapping[str, Teacher],
+    ) -> None:
+        self._image_id = image_id
+        self.instances = instances
+        self._masks = masks
+        self._teachers = teachers
+        self._known: dict[tuple[str, int, AccuracyProtocol | None], Target] = {}
+
+    def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> Target:
+        """The reference of one instance.
+
+        Raises:
+            DataError: The teacher has no answer for it.
+        """
+        # The ground truth is one and the same whatever was asked.
+        asked = None if reference == GROUND_TRUTH else protocol.as_teacher
+        key = (reference, index, asked)
+        if key not in self._known:
+            self._known[key] = Target.of(self._mask(reference, asked, index))
+        return self._known[key]
+
+    def _mask(self, reference: str, asked: AccuracyProtocol | None, index: int) -> BoolArray:
+        instance = self.instances[index]
+        if asked is None:
+            return instance.mask() if self._masks is None else self._masks[index]
+        teacher = self._teachers[reference.removeprefix(TEACHER)]
+        return teacher.mask(asked, self._image_id, instance.annotation_id)
+
+
+class Scorer:
+    """Scores the answers of one model.
+
+    Args:
+        model: Its name.
+        pairs: What is scored against what.
+    """
+
+    def __init__(self, model: str, pairs: Sequence[Pair]) -> None:
+        self._model = model
+        self._wanted: dict[Question, list[Pair]] = {}
+        for protocol, reference in pairs:
+            self._wanted.setdefault(protocol.question, []).append((protocol, reference))
+
+    def score(self, answer: Answer, targets: Targets, image_id: int) -> Iterator[InstanceRow]:
+        """One row for each protocol and reference that the answer serves."""
+        boundaries: dict[int, Boundary] = {}
+        instance = targets.instances[answer.index]
+        for protocol, reference in self._wanted.get(answer.question, ()):
+            target = targets.get(reference, protocol, answer.index)
+            if protocol.pick == "oracle":
+                ious = [iou(candidate, target.mask) for candidate in answer.masks]
+            else:
+                ious = []
+            chosen = pick(protocol.pick, answer.scores, ious)
+            mask = answer.masks[chosen]
+            if chosen not in boundaries:
+                boundaries[chosen] = Boundary.of(mask)
+            yield InstanceRow(
+                image_id=image_id,
+                annotation_id=instance.annotation_id,
+                model=self._model,
+                protocol=protocol.name,
+                reference=reference,
+                iou=ious[chosen] if ious else iou(mask, target.mask),
+                boundary_iou=boundary_iou(boundaries[chosen], target.boundary),
+                score=float(answer.scores[chosen]),
+                area=instance.area_px,
+                category=instance.category,
+            )

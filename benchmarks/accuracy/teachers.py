@@ -1,0 +1,43 @@
+"""A model as reference: its stored answers, looked up by question and instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from baselines.interface import BoolArray
+from benchmarks.accuracy.predictions import Prediction
+from benchmarks.data.masks import decode_mask
+from benchmarks.protocols import AccuracyProtocol, Question, pick
+from mobilesam.errors import DataError
+
+
+class Teacher:
+    """What one model answered to all prompts of a dataset.
+
+    Args:
+        name: Of the model.
+        predictions: Its answers.
+    """
+
+    def __init__(self, name: str, predictions: Iterable[Prediction]) -> None:
+        self.name = name
+        self._answers: dict[tuple[Question, int, int], Prediction] = {
+            (each.question, each.image_id, each.annotation_id): each for each in predictions
+        }
+
+    def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:
+        """The mask that the teacher gives under a protocol that needs no reference to choose.
+
+        Raises:
+            DataError: It has not answered this prompt.
+        """
+        found = self._answers.get((protocol.question, image_id, annotation_id))
+        if found is None:
+            raise DataError(
+                f"teacher {self.name} has no answer under {protocol.name} for annotation "
+                f"{annotation_id} of image {image_id}; run it on the same data"
+            )
+        chosen = pick(protocol.pick, np.array(found.scores, np.float32), [])
+        return decode_mask(found.rles[chosen])

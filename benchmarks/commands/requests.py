@@ -1,0 +1,219 @@
+"""From arguments to what a run is asked to do, checked before anything is measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baselines.registry import select
+from benchmarks import profiles, protocols
+from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.data.dataset import Dataset
+from benchmarks.environment import default_threads, use_threads
+from benchmarks.planning import WeightsPolicy
+from benchmarks.profiles import Profile
+from benchmarks.protocols import DEFAULT_PROTOCOLS, DETECTOR_BOX, EVERYTHING
+from benchmarks.records import RECORD_NAME
+from benchmarks.run_request import RunRequest
+from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmarks.detector_boxes import DetectorInput
+
+DEFAULT_OUT = Path("bench-runs")
+STANDARD_SCENES = profiles.find("standard").n_images
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_DATASET_OPTIONS = {
+    "synthetic": (),
+    "coco": ("--images", "--annotations"),
+    "sa1b": ("--root",),
+}
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None) -> WeightsPolicy:
+    """Where weights may come from, as the user said."""
+    from mobilesam.checkpoints import parse_override
+
+    overrides = dict(parse_override(text) for text in models.weights)
+    for name in overrides:
+        (entry,) = select([name])  # a misspelt name would leave its model with random weights
+        if entry.checkpoint is None and not entry.third_party:
+            raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
+    return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
+
+
+def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
+    """The dataset that the user named.
+
+    Args:
+        data: The arguments.
+        n_images: Synthetic scenes, unless `--limit` says otherwise.
+        seed: Of the synthetic scenes.
+
+    Raises:
+        UsageError: Unknown, or an option that it needs is missing.
+        DataError: It cannot be read.
+    """
+    given = {"--images": data.images, "--annotations": data.annotations, "--root": data.root}
+    for option, value in given.items():
+        if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
+            raise UsageError(f"{option} does not belong to --dataset {data.dataset}")
+    if data.dataset == "synthetic":
+        from benchmarks.data.synthetic import SyntheticDataset
+
+        return SyntheticDataset(n_images=n_images if data.limit is None else data.limit, seed=seed)
+    if data.dataset == "coco":
+        from benchmarks.data.coco import CocoDataset
+
+        if data.images is None or data.annotations is None:
+            raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
+        return CocoDataset(data.images, data.annotations, limit=data.limit)
+    if data.dataset == "sa1b":
+        from benchmarks.data.sa1b import Sa1bDataset
+
+        if not data.root:
+            raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
+        root = data.root[0] if len(data.root) == 1 else data.root
+        return Sa1bDataset(root, limit=data.limit)
+    raise UsageError(f"unknown dataset {data.dataset!r}; choose synthetic, coco or sa1b")
+
+
+def check_device(device: str) -> str:
+    """Returns the device if torch can use it here.
+
+    Raises:
+        UsageError: Unknown, or not present.
+    """
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in _DEVICES:
+        raise UsageError(f"unknown device {device!r}; choose from {', '.join(_DEVICES)}")
+    kind = wanted.type
+    backend: Any = {
+        "cpu": None,
+        "cuda": torch.cuda,
+        "mps": torch.backends.mps,
+        "xpu": getattr(torch, "xpu", None),
+    }[kind]
+    if kind != "cpu" and (backend is None or not backend.is_available()):
+        raise UsageError(f"no {kind} device is usable here; use --device cpu, or see doctor")
+    if kind == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"{device} is not here: there are {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def check_precision(precision: str) -> str:
+    """Returns the precision if it is one.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    return precision
+
+
+def make_request(
+    command: str,
+    models: ModelArguments,
+    output: OutputArguments,
+    *,
+    profile: Profile | None = None,
+    counting: bool = False,
+    accuracy: DataArguments | None = None,
+    n_scenes: int | None = None,
+) -> RunRequest:
+    """Turns arguments into what a run is asked to do.
+
+    Args:
+        command: Name of the command, for the default folder.
+        models: Which models.
+        output: Where results go.
+        profile: How thorough latency is measured; None leaves it out.
+        counting: Count parameters and FLOPs.
+        accuracy: Data and protocols of accuracy; None leaves it out.
+        n_scenes: Synthetic scenes where no dataset is named; the profile's unless told.
+
+    Raises:
+        UsageError: They cannot be meant.
+        DataError: The dataset cannot be read.
+    """
+    if models.threads is not None and models.threads < 1:
+        raise UsageError(f"--threads must be at least 1; got {models.threads}")
+    threads = models.threads or default_threads()
+    use_threads(threads)
+    return RunRequest(
+        command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        note=output.note,
+        models=select(listed(models.models)),
+        policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
+        out=output.out or new_folder(command),
+        threads=threads,
+        device=check_device(models.device),
+        precision=check_precision(models.precision),
+        seed=models.seed,
+        profile=profile,
+        count=counting,
+        **({} if accuracy is None else _accuracy(accuracy, n_scenes or STANDARD_SCENES, models)),
+    )
+
+
+def new_folder(command: str) -> Path:
+    """A folder below `bench-runs` that does not exist yet."""
+    stem = f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (stem if i == 1 else f"{stem}-{i}" for i in count(1))
+    return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
+
+
+def _accuracy(data: DataArguments, n_scenes: int, models: ModelArguments) -> dict[str, Any]:
+    """The fields of a `RunRequest` that say how accuracy is measured."""
+    dataset = open_dataset(data, n_scenes, models.seed)
+    references = protocols.check_references(listed(data.reference))
+    named = [name for name in map(protocols.teacher_of, references) if name is not None]
+    names = listed(data.protocol) if data.protocol else DEFAULT_PROTOCOLS
+    plain = [name for name in names if name not in (DETECTOR_BOX, EVERYTHING)]
+    return {
+        "dataset": dataset,
+        "detector": _detector(data, dataset) if DETECTOR_BOX in names else None,
+        "everything": EVERYTHING in names,
+        "protocols": protocols.find(plain),
+        "references": references,
+        "teachers": select(named) if named else (),
+        "save_masks": data.save_masks,
+        "embeddings": data.embeddings,
+    }
+
+
+def _detector(data: DataArguments, dataset: Dataset) -> DetectorInput:
+    from benchmarks.data.coco import CocoDataset
+    from benchmarks.detector_boxes import DetectorInput
+
+    if data.detections is None:
+        raise UsageError(f"--protocol {DETECTOR_BOX} needs --detections FILE, a COCO results file")
+    if not isinstance(dataset, CocoDataset) or data.images is None or data.annotations is None:
+        raise UsageError(f"--protocol {DETECTOR_BOX} needs --dataset coco: AP is COCO's")
+    return DetectorInput(dataset, data.images, data.annotations, data.detections)
+
+
+def listed(text: str) -> list[str]:
+    """Parts of an argument that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def require_new_folder(out: Path) -> None:
+    """Refuses a folder that holds a record already: records are never overwritten.
+
+    Raises:
+        UsageError: It does.
+    """
+    if (out / RECORD_NAME).exists():
+        raise UsageError(f"{out} holds the record of another run; choose another --out")

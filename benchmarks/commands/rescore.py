@@ -1,0 +1,56 @@
+"""`miou --rescore`: scores stored predictions again, without a model."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import environment, protocols
+from benchmarks.accuracy.stored import load_stored, score_stored
+from benchmarks.cells import content_key
+from benchmarks.cli_options import DataArguments, OutputArguments
+from benchmarks.commands.measure import finish_miou
+from benchmarks.commands.requests import listed, new_folder, require_new_folder
+from benchmarks.comparison import compare_models
+from benchmarks.instances import to_frame, write_instances
+from benchmarks.records import INSTANCES_NAME, RunRecord, save_record
+
+
+def rescore(paths: Sequence[Path], data: DataArguments, output: OutputArguments) -> int:
+    """Scores files of predictions, or folders of runs made with `--save-masks`."""
+    start = time.monotonic()
+    out = output.out or new_folder("rescore")
+    require_new_folder(out)
+    references = protocols.check_references(listed(data.reference))
+    names = listed(data.protocol) if data.protocol else []
+    stored = load_stored(paths)
+    rows, instances = score_stored(stored, names, references)
+    write_instances(instances, out / INSTANCES_NAME)
+    created = datetime.now(UTC)
+    config = {
+        "rescored": {info.model: info.weights.sha256 for info in stored.infos.values()},
+        "dataset": stored.dataset,
+        "protocols": [row.protocol for row in rows],
+        "references": list(references),
+    }
+    key = content_key(config)
+    record = RunRecord(
+        id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
+        created_utc=created.isoformat(timespec="seconds"),
+        command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        note=output.note,
+        profile=None,
+        config=config,
+        resume_key=key,
+        environment=environment.collect(environment.default_threads()),
+        miou=tuple(rows),
+        comparisons=compare_models(to_frame(instances), stored.dataset),
+        instances=INSTANCES_NAME,
+        duration_s=time.monotonic() - start,
+    )
+    save_record(record, out)
+    return finish_miou(record, out, output)

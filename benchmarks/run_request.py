@@ -1,0 +1,99 @@
+"""What a run is asked to do, as a value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baselines.registry import ModelEntry
+from benchmarks.data.dataset import Dataset
+from benchmarks.data.parsing import read_file
+from benchmarks.planning import PlannedModel, WeightsPolicy
+from benchmarks.profiles import Profile
+from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol
+
+if TYPE_CHECKING:
+    from benchmarks.detector_boxes import DetectorInput
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is asked to do.
+
+    Attributes:
+        command: As the user typed it, for the record.
+        note: What the user wants remembered, for the record.
+        models: Which models, in the order of the tables.
+        policy: Where weights may come from.
+        out: Folder for everything the run leaves.
+        threads: Threads each model is given.
+        device: Torch device.
+        precision: `fp32`, `fp16` or `bf16`.
+        seed: Of everything that is drawn.
+        profile: How thorough latency is measured; None leaves it out.
+        count: Count parameters and FLOPs.
+        dataset: Images for accuracy; None leaves it out.
+        protocols: Of accuracy.
+        references: Of accuracy: `ground-truth` and `teacher:NAME`.
+        teachers: The models that `references` names.
+        save_masks: Keep every answer, to be scored again.
+        embeddings: Folder of image embeddings that outlive the run; None keeps none.
+        detector: Boxes of a detector to be used as prompts, judged by COCO AP.
+        everything: Measure segmenting everything on the dataset.
+    """
+
+    command: str
+    note: str | None
+    models: tuple[ModelEntry, ...]
+    policy: WeightsPolicy
+    out: Path
+    threads: int
+    device: str = "cpu"
+    precision: str = "fp32"
+    seed: int = 0
+    profile: Profile | None = None
+    count: bool = False
+    dataset: Dataset | None = None
+    protocols: tuple[AccuracyProtocol, ...] = ()
+    references: tuple[str, ...] = (GROUND_TRUTH,)
+    teachers: tuple[ModelEntry, ...] = ()
+    save_masks: bool = False
+    embeddings: Path | None = None
+    detector: DetectorInput | None = None
+    everything: bool = False
+
+    @property
+    def needs_weights(self) -> bool:
+        """Counting alone looks at shapes only."""
+        return self.profile is not None or self.dataset is not None
+
+    def config(
+        self, models: Sequence[PlannedModel], teachers: Sequence[PlannedModel]
+    ) -> dict[str, Any]:
+        """All that decides what is measured, for the record and its resume key."""
+        return {
+            "models": {model.entry.name: model.weights.sha256 for model in models},
+            "threads": self.threads,
+            "device": self.device,
+            "precision": self.precision,
+            "seed": self.seed,
+            "profile": None if self.profile is None else asdict(self.profile),
+            "params": self.count,
+            "dataset": None if self.dataset is None else self.dataset.name,
+            "dataset_sha256": None if self.dataset is None else self.dataset.fingerprint,
+            "protocols": [protocol.name for protocol in self.protocols],
+            "references": list(self.references),
+            "teachers": {model.entry.name: model.weights.sha256 for model in teachers},
+            "save_masks": self.save_masks,
+            "detections_sha256": None
+            if self.detector is None
+            else _sha256(self.detector.detections),
+            "everything": self.everything,
+        }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
