@@ -43,6 +43,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def paper(session: nox.Session) -> None:
+    """Every published claim with a verdict from this machine. Extra arguments go to `paper`."""
+    python(session, "-m", "benchmarks", "paper", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
     python(session, "-m", "pytest", *session.posargs)

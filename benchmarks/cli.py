@@ -102,6 +102,56 @@ def everything(
     return measure.everything(models, data, output)
 
 
+@app.command
+def paper(
+    *,
+    run: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Judge by the record of a run; repeatable. Measures nothing."),
+    ] = (),
+    teacher: Annotated[
+        str, Parameter(help="The model that claims about agreement are judged against.")
+    ] = "sam-vit-h",
+    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "quick",
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Measure what the published claims need, and give each of them a verdict."""
+    from benchmarks.commands import paper as ledger
+
+    return ledger.paper(profile, models, data, output, runs=run, teacher=teacher)
+
+
+@app.command
+def figures(
+    *,
+    image: Annotated[tuple[Path, ...], Parameter(help="A picture of yours; repeatable.")] = (),
+    point: Annotated[
+        tuple[str, ...], Parameter(metavar="X,Y", help="One for each --image; else the centre.")
+    ] = (),
+    box: Annotated[
+        tuple[str, ...], Parameter(metavar="X0,Y0,X1,Y1", help="One for each --image.")
+    ] = (),
+    photo: Annotated[
+        tuple[str, ...], Parameter(help="A public-domain photo of scikit-image, such as astronaut.")
+    ] = (),
+    kind: Annotated[str, Parameter(help="point, box, everything, by commas.")] = "point,box",
+    trained_only: Annotated[bool, Parameter(help="Leave models without weights out.")] = False,
+    svg: Annotated[bool, Parameter(help="Write SVG beside PNG.")] = False,
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Draw the masks of all models side by side, as the paper's Figures 4, 5 and 6 do."""
+    from benchmarks.commands import figures as drawing
+
+    pictures = drawing.PictureArguments(
+        image, point, box, photo, kind, trained_only=trained_only, svg=svg
+    )
+    return drawing.figures(models, data, pictures, output)
+
+
 @app.command(name="models")
 def models_(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
     """List the models, and whether their weights are here."""

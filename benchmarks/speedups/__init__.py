@@ -1,0 +1,1 @@
+"""Committed benchmarks behind this project's own claims of speed: ratios within one run."""
