@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import timeit
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.statistics import clustered_mean_interval, median_interval, summarise_times
+from benchmarks.statistics import (
+    clustered_mean,
+    clustered_mean_interval,
+    median_interval,
+    summarise_times,
+)
 
 
 def test_a_summary_of_times() -> None:
@@ -51,27 +59,82 @@ def scene(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarr
     ), clusters
 
 
-def test_the_interval_of_a_mean_covers_it_and_the_naive_one_does_not() -> None:
-    rng = np.random.default_rng(1)
-    hits = naive_hits = 0
-    trials = 150
-    for seed in range(trials):
-        values, clusters = scene(rng, 60)
-        interval = clustered_mean_interval(values, clusters, seed)
-        assert interval is not None
-        hits += interval[0] <= 0.7 <= interval[1]
-        half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
-        naive_hits += abs(values.mean() - 0.7) <= half
-    assert 0.89 <= hits / trials <= 0.99
-    assert naive_hits / trials < 0.85
-
-
 def test_no_interval_from_two_images() -> None:
     assert clustered_mean_interval(np.array([0.1, 0.5]), np.array([1, 2])) is None
 
 
-def test_equal_values_have_an_interval_of_no_width() -> None:
-    assert clustered_mean_interval(np.full(5, 0.5), np.arange(5)) == (0.5, 0.5)
+@pytest.mark.parametrize("value", [0.5, 0.3, 0.1, 1.0])
+def test_equal_values_have_an_interval_of_no_width(value: float) -> None:
+    clusters = np.repeat(np.arange(7), 3)
+    assert clustered_mean_interval(np.full(21, value), clusters) == (value, value)
+
+
+def test_images_that_agree_exactly_have_an_interval_of_no_width() -> None:
+    values, clusters = np.tile([0.1, 0.4, 0.7], 9), np.repeat(np.arange(9), 3)
+    interval = clustered_mean_interval(values, clusters)
+    assert interval == pytest.approx((0.4, 0.4))
+
+
+def test_bounds_cut_an_interval_and_nothing_else() -> None:
+    values, clusters = np.array([1.0, 0.99, 0.9, 1.0, 0.95, 0.97, 0.7]), np.arange(7)
+    free = clustered_mean_interval(values, clusters)
+    cut = clustered_mean_interval(values, clusters, bounds=(0, 1))
+    assert free is not None
+    assert free[1] > 1
+    assert cut == (free[0], 1)
+    assert clustered_mean_interval(values, clusters, bounds=(-9, 9)) == free
+
+
+def test_the_interval_is_symmetric_and_of_the_size_that_theory_gives() -> None:
+    """Many images of one instance each: the textbook interval of a mean."""
+    values = np.random.default_rng(4).normal(0.5, 0.1, 5000)
+    result = clustered_mean(values, np.arange(5000))
+    assert result.ci95 is not None
+    low, high = result.ci95
+    assert (low + high) / 2 == pytest.approx(result.mean)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 / 5000**0.5, rel=0.06)
+
+
+def test_every_instance_counts_once() -> None:
+    """The mean is over instances, not over images."""
+    assert clustered_mean(np.array([1.0, 0.0, 0.0, 0.5]), np.array([3, 1, 1, 2])).mean == 0.375
+
+
+def test_p_is_at_most_5_percent_exactly_where_the_interval_leaves_zero_out() -> None:
+    values, clusters = scene(np.random.default_rng(8), 60)
+    found = []
+    for effect in np.linspace(-0.06, 0.06, 121):
+        result = clustered_mean(values - 0.7 + effect, clusters)
+        assert result.ci95 is not None
+        found.append(not result.ci95[0] <= 0 <= result.ci95[1])
+        assert (result.p_value <= 0.05) == found[-1]
+    assert {True, False} == set(found)
+
+
+def test_p_falls_steadily_far_beyond_what_can_be_counted() -> None:
+    values, clusters = scene(np.random.default_rng(3), 100)
+    centred = values - values.mean()
+    p = [clustered_mean(centred + effect, clusters).p_value for effect in np.linspace(0, 0.2, 81)]
+    assert p[0] > 0.9
+    assert all(a >= b for a, b in pairwise(p))
+    assert p[-1] < 1e-12
+    # No jump where counting ends, and more than one value beyond.
+    assert all(a < 4 * b for a, b in pairwise(x for x in p if 0.001 < x < 0.03))
+    assert sum(1e-6 < x < 0.009 for x in p) > 3
+
+
+def test_zero_differences_are_no_evidence_and_few_images_little() -> None:
+    assert clustered_mean(np.zeros(9), np.arange(9)).p_value == 1
+    assert clustered_mean(np.full(9, 0.1), np.arange(9)).p_value == 2**-8
+    assert clustered_mean(np.array([0.3, 0.31, 0.3]), np.arange(3)).p_value >= 0.25
+    assert clustered_mean(np.array([0.3, 0.3]), np.arange(2)).p_value == 1
+
+
+def test_ten_thousand_images_take_less_than_a_second() -> None:
+    values, clusters = scene(np.random.default_rng(0), 10_000)
+    clustered_mean(values[:50], clusters[:50])  # imports
+    best = min(timeit.repeat(lambda: clustered_mean(values, clusters), number=1, repeat=3))
+    assert best < 1.0
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(3, 12))
