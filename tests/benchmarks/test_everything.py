@@ -1,9 +1,7 @@
-"""Segment everything: average recall against a literal computation of it, and its time."""
+"""Segment everything: its rows, its time, and what becomes of a model or an image that fails."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +16,13 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import BoolArray, MaskRecord
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks import coco_eval
 from benchmarks.cells import CellStore
-from benchmarks.coco_eval import FoundMask, average_recall
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
-from benchmarks.data.detections import TruthMask
 from benchmarks.data.make import write_sa1b
 from benchmarks.data.masks import encode_mask, rle_box
 from benchmarks.data.sa1b import Sa1bDataset
 from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.everything import LIMITS, evaluate_everything
+from benchmarks.everything import evaluate_everything
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, WeightsRow
@@ -121,136 +116,6 @@ def block(x0: int, y0: int, x1: int, y1: int) -> BoolArray:
     return mask
 
 
-def random_blocks(rng: np.random.Generator, n: int) -> list[BoolArray]:
-    """Overlapping rectangles with ragged edges, so that IoUs of all sizes occur."""
-    masks = []
-    for _ in range(n):
-        x, y = rng.integers(0, 30), rng.integers(0, 25)
-        mask = block(x, y, x + rng.integers(8, 20), y + rng.integers(8, 15))
-        masks.append(mask & (rng.random(SIZE) < 0.97))
-    return masks
-
-
-def nudged(rng: np.random.Generator, mask: BoolArray) -> BoolArray:
-    shift = rng.integers(-2, 3, size=2)
-    return np.roll(mask, tuple(shift), axis=(0, 1))
-
-
-def literal_recall(
-    truth: Sequence[Sequence[BoolArray]],
-    answers: Sequence[Answer],
-    limit: int,
-    areas: tuple[float, float] = (0, np.inf),
-) -> float:
-    """AR by the letter: the best-scored masks of an image each take the best object still free."""
-    recalls = []
-    for threshold in np.arange(50, 100, 5) / 100:
-        taken = total = 0
-        for objects, answer in zip(truth, answers, strict=True):
-            free = [mask for mask in objects if areas[0] <= mask.sum() <= areas[1]]
-            total += len(free)
-            for mask, _ in sorted(answer, key=lambda each: -each[1])[:limit]:
-                ious = [(mask & each).sum() / (mask | each).sum() for each in free]
-                if ious and max(ious) >= threshold:
-                    free.pop(int(np.argmax(ious)))
-                    taken += 1
-        recalls.append(taken / total)
-    return float(np.mean(recalls))
-
-
-def random_case(seed: int) -> tuple[list[list[BoolArray]], list[Answer]]:
-    rng = np.random.default_rng(seed)
-    truth = [random_blocks(rng, int(rng.integers(1, 7))) for _ in range(4)]
-    answers: list[Answer] = [
-        [
-            (mask, float(rng.random()))
-            for mask in [nudged(rng, each) for each in objects * 3] + random_blocks(rng, 5)
-        ]
-        for objects in truth
-    ]
-    return truth, answers
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_recall_is_what_greedy_matching_by_the_letter_gives(
-    seed: int, doubles: types.ModuleType, evaluate: Any
-) -> None:
-    truth, answers = random_case(seed)
-    (row,), failures = evaluate([tell(doubles, dict(enumerate(answers)))], Listed(truth))
-    assert failures == []
-    assert row.ar10 == pytest.approx(literal_recall(truth, answers, 10), abs=1e-12)
-    assert row.ar100 == row.ar1000 == pytest.approx(literal_recall(truth, answers, 100), abs=1e-12)
-    assert 0.2 < row.ar10 < row.ar100 < 1
-    assert row.n_objects == sum(map(len, truth))
-    assert row.masks_per_image == pytest.approx(np.mean([len(each) for each in answers]))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_recall_at_other_limits_and_by_size_whatever_the_category(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truth, answers = random_case(seed)
-    sizes = dict.fromkeys(range(len(truth)), SIZE)
-    expected = [
-        TruthMask(image, index % 3, encode_mask(mask), float(mask.sum()))
-        for image, objects in enumerate(truth)
-        for index, mask in enumerate(objects)
-    ]
-    found = [
-        FoundMask(image, index % 2, encode_mask(mask), score)
-        for image, answer in enumerate(answers)
-        for index, (mask, score) in enumerate(answer)
-    ]
-    monkeypatch.setattr(coco_eval, "_evaluate", with_areas(coco_eval._evaluate))
-    recall = average_recall(sizes, expected, found, (1, 3, 8))
-    assert recall.at == pytest.approx([literal_recall(truth, answers, n) for n in (1, 3, 8)])
-    by_size = recall.by_size
-    assert (by_size.small, by_size.medium) == pytest.approx(
-        [literal_recall(truth, answers, 8, areas) for areas in ((0, 120), (120, 1000))]
-    )
-    assert by_size.large is None
-
-
-def with_areas(evaluate: Any) -> Any:
-    """COCO's size classes brought down to the size of these pictures."""
-    from pycocotools import cocoeval
-
-    def call(*arguments: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            ranges = [[0, 1e10], [0, 120], [120, 1000], [1000, 1e10]]
-            original = cocoeval.Params.setDetParams
-
-            def small(self: Any) -> None:
-                original(self)
-                self.areaRng = ranges
-
-            patch.setattr(cocoeval.Params, "setDetParams", small)
-            return evaluate(*arguments)
-
-    return call
-
-
-def test_the_summary_of_pycocotools_says_the_same_at_its_own_limits() -> None:
-    rng = np.random.default_rng(0)
-    truth = [
-        TruthMask(image, 1, encode_mask(mask), float(mask.sum()))
-        for image in range(3)
-        for mask in random_blocks(rng, 5)
-    ]
-    found = [
-        FoundMask(mask.image_id, 1, encode_mask(nudged(rng, coco_mask)), float(rng.random()))
-        for mask in truth
-        for coco_mask in random_blocks(rng, 8)
-    ]
-    sizes = dict.fromkeys(range(3), SIZE)
-    recall = average_recall(sizes, truth, found, LIMITS)
-    evaluation = coco_eval._evaluate(sizes, truth, found, LIMITS)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.summarize()
-    assert recall.at == pytest.approx(tuple(evaluation.stats[6:9]))
-    assert recall.by_size.small == pytest.approx(evaluation.stats[9])
-
-
 def test_masks_are_ranked_by_score(doubles: types.ModuleType, evaluate: Any) -> None:
     wanted = block(5, 5, 20, 20)
     wrong = [(block(30, 30, 31 + index, 31), 0.9) for index in range(10)]
@@ -264,7 +129,7 @@ def test_an_image_without_any_mask_counts_as_nothing_found(
     wanted = block(5, 5, 20, 20)
     dataset = Listed([[wanted], [wanted]])
     (row,), _ = evaluate([tell(doubles, {0: [], 1: [(wanted, 1.0)]})], dataset)
-    assert row.ar1000 == 0.5
+    assert (row.ar1000, row.masks_per_image, row.n_images, row.n_objects) == (0.5, 0.5, 2, 2)
     doubles.told = lambda _: Told("none", {0: [], 1: []})  # type: ignore[attr-defined]
     (row,), _ = evaluate([replace(planned("told"), options=ModelOptions("none"))], dataset)
     assert (row.status, row.ar1000, row.masks_per_image) == ("ok", 0.0, 0.0)
