@@ -1,0 +1,150 @@
+"""The command `paper`: measures what the published claims need, and judges every one of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from baselines.registry import select
+from benchmarks import profiles
+from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.commands.printing import print_json
+from benchmarks.commands.requests import listed, make_request
+from benchmarks.paper.claims import Claim, load_claims
+from benchmarks.paper.judge import judge, tally
+from benchmarks.paper.needs import models_needed, protocols_needed
+from benchmarks.paper.tables import FOLDER, paper_tables, write_paper_tables
+from benchmarks.paper.terminal import WIDTH, ledger_text
+from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.progress import Reporter
+from benchmarks.protocols import DETECTOR_BOX, TEACHER
+from benchmarks.records import (
+    RECORD_NAME,
+    DetectorRow,
+    EverythingRow,
+    RunRecord,
+    load_record,
+    write_atomic,
+)
+from benchmarks.report.view import merge_records
+from benchmarks.run import execute
+from mobilesam.errors import UsageError
+
+CLAIMS_NAME = "claims.json"
+
+
+def paper(
+    profile_name: str,
+    models: ModelArguments,
+    data: DataArguments,
+    output: OutputArguments,
+    *,
+    runs: Sequence[Path],
+    teacher: str,
+) -> int:
+    """Judges every published claim.
+
+    Args:
+        profile_name: How thorough latency is measured.
+        models: Which of the claims' models are measured, and with which weights.
+        data: Images for accuracy; without `--protocol`, the protocols that the claims need.
+        output: Where results go. With `runs`, nothing is written unless a folder is named.
+        runs: Records to judge by; given any, nothing is measured.
+        teacher: The model whose masks are the reference where a claim's reference is a teacher's.
+
+    Returns:
+        0, also where a claim is not reproduced: that is a finding; 1 if measuring failed.
+    """
+    claims = load_claims()
+    if runs:
+        record = _merge([load_record(path) for path in runs])
+        out, failed = output.out, False
+    else:
+        record, out = _measure(claims, profile_name, models, data, output, teacher)
+        failed = bool(record.failures)
+    verdicts = judge(record, claims)
+    written = [] if out is None else _write(record, verdicts, out)
+    if output.json:
+        print_json({"claims": _rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
+    else:
+        _print(verdicts)
+        if out is not None:
+            where = "" if runs else f"record  {out / RECORD_NAME}\n"
+            sys.stdout.write(f"{where}claims  {out / FOLDER} ({len(written)} files)\n")
+    return 1 if failed else 0
+
+
+def _measure(
+    claims: Sequence[Claim],
+    profile_name: str,
+    models: ModelArguments,
+    data: DataArguments,
+    output: OutputArguments,
+    teacher: str,
+) -> tuple[RunRecord, Path]:
+    """One run of all that the claims need, as far as the arguments let it."""
+    profile = profiles.find(profile_name)
+    needed = models_needed(claims)
+    names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
+    if not names:
+        raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
+    (reference,) = select([teacher])
+    protocol = data.protocol or ",".join(
+        (*protocols_needed(claims, data.dataset), *([DETECTOR_BOX] if data.detections else ()))
+    )
+    references = dict.fromkeys((*listed(data.reference), f"{TEACHER}{reference.name}"))
+    request = make_request(
+        "paper",
+        replace(models, models=",".join(names)),
+        output,
+        profile=profile,
+        counting=True,
+        accuracy=replace(data, protocol=protocol, reference=",".join(references)),
+        n_scenes=profile.n_images,
+    )
+    return execute(request, Reporter(quiet=output.quiet)), request.out
+
+
+def _merge(records: Sequence[RunRecord]) -> RunRecord:
+    """Joins runs of one machine; the newest row of each model, dataset and detector stands."""
+    merged = merge_records(records)
+    if len(records) == 1:
+        return merged
+    everything: dict[tuple[str, str], EverythingRow] = {}
+    detector: dict[tuple[str, str, str, str], DetectorRow] = {}
+    for run in sorted(records, key=lambda run: (run.created_utc, run.id)):
+        everything.update({(row.model, row.dataset): row for row in run.everything})
+        detector.update(
+            {(row.model, row.dataset, row.detections, row.mask): row for row in run.detector}
+        )
+    return merged.model_copy(
+        update={"everything": tuple(everything.values()), "detector": tuple(detector.values())}
+    )
+
+
+def _rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, object]]:
+    return [verdict.model_dump(mode="json") for verdict in verdicts]
+
+
+def _write(record: RunRecord, verdicts: Sequence[ClaimVerdict], out: Path) -> list[Path]:
+    """Writes the verdicts and their tables below `paper`."""
+    document = {"run": record.id, "verdicts": tally(verdicts), "claims": _rows(verdicts)}
+    path = out / FOLDER / CLAIMS_NAME
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode())
+    return [path, *write_paper_tables(verdicts, out)]
+
+
+def _print(verdicts: Sequence[ClaimVerdict]) -> None:
+    """Prints the papers' tables and the ledger, at most as wide as the terminal."""
+    from rich.console import Console
+
+    width = min(Console(file=sys.stdout).width, WIDTH) if sys.stdout.isatty() else WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    for table in paper_tables(verdicts):
+        console.print(table.to_rich())
+        console.print()
+    sys.stdout.write(ledger_text(verdicts, width))

@@ -1,0 +1,232 @@
+"""Tables, the terminal and the command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.commands import paper as command
+from benchmarks.paper.claims import Claim
+from benchmarks.paper.judge import judge
+from benchmarks.paper.needs import models_needed, protocols_needed
+from benchmarks.paper.tables import ledger_table, paper_tables
+from benchmarks.paper.terminal import ledger_text
+from benchmarks.records import EverythingRow, Failure, RunRecord, save_record
+from benchmarks.run_request import RunRequest
+from mobilesam.errors import DataError, UsageError
+
+Ledger = dict[str, Claim]
+
+
+def tables_of(record: RunRecord, ledger: Ledger) -> dict[str, Any]:
+    return {t.name: t for t in paper_tables(judge(record, list(ledger.values())))}
+
+
+def rows_of(table: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(table.to_csv())))
+
+
+def test_the_papers_tables_show_measured_below_published(kit: Any, ledger: Ledger) -> None:
+    tables = tables_of(kit.build(), ledger)
+    assert list(tables) == [
+        f"paper-{name}"
+        for name in ("table1", "table2", "table3", "table4", "table6", "table7", "fastsam-latency")
+    ]
+    rows = {(r["row"], r["line"]): r for r in rows_of(tables["paper-table3"])}
+    assert rows["Encoder, ms", "published"]["sam_vit_h"] == "452.0"
+    assert rows["Encoder, ms", "measured"]["mobilesam"] == "8.0"
+    assert rows["Encoder, ms", "measured"]["ratio"] == "56.5"
+    assert rows["Encoder, ms", "verdict"]["ratio"] == "different hardware"
+    times = {(r["row"], r["line"]): r for r in rows_of(tables["paper-fastsam-latency"])}
+    assert [times["SAM-H", "published"][c] for c in ("1", "10", "100", "e_64_2")] == [
+        "446.0", "464.0", "627.0", "6972.0",
+    ]  # fmt: skip
+    assert "&gt;= 60.0" in tables["paper-fastsam-latency"].to_markdown()
+
+
+def test_another_teacher_is_said_to_be_another(kit: Any, ledger: Ledger) -> None:
+    rows = tuple(
+        kit.miou_row(
+            "mobilesam", f"two-point-{d}", 1.0, reference="teacher:mobilesam",
+            dataset="coco:val2017_dev", n_images=100, n_instances=929, weights=kit.custom,
+        )
+        for d in (100, 200, 300, 400, 500)
+    )  # fmt: skip
+    table = tables_of(kit.build(miou=rows), ledger)["paper-table7"]
+    lines = {(r["row"], r["line"]): r for r in rows_of(table)}
+    assert lines["MobileSAM", "with teacher:mobilesam"]["500_px"] == "1.0"
+    assert ("MobileSAM", "measured") not in lines
+    assert lines["MobileSAM", "verdict"]["500_px"] == "needs weights"
+    assert any("no evidence: measured against teacher:mobilesam" in n for n in table.notes)
+
+
+def test_the_official_teacher_is_measured(kit: Any, ledger: Ledger) -> None:
+    row = kit.miou_row(
+        "mobilesam", "two-point-100", 0.72, reference="teacher:sam-vit-h", dataset="sa1b:x"
+    )
+    record = kit.build(models=tuple(kit.model_rows(kit.official)), miou=(row,))
+    lines = {(r["row"], r["line"]): r for r in rows_of(tables_of(record, ledger)["paper-table7"])}
+    assert lines["MobileSAM", "measured"]["100_px"] == "0.72"
+    assert lines["MobileSAM", "verdict"]["100_px"] == "reproduced"
+    assert lines["MobileSAM, v1", "verdict"]["100_px"] == "not reproduced"
+
+
+def test_a_table_without_its_claim_is_refused(kit: Any, ledger: Ledger) -> None:
+    verdicts = judge(kit.build(), [ledger["mobilesam.table1.encoder-h"]])
+    with pytest.raises(DataError, match=r"table1 shows mobilesam\.table1\.encoder-l"):
+        paper_tables(verdicts)
+
+
+def test_the_ledger_is_grouped_by_source_and_counted(kit: Any, ledger: Ledger) -> None:
+    verdicts = judge(kit.build(), list(ledger.values()))
+    table = ledger_table(verdicts)
+    rows = rows_of(table)
+    assert {row["id"] for row in rows} == set(ledger)
+    sources = [row["source"] for row in rows]
+    runs = [s for i, s in enumerate(sources) if i == 0 or sources[i - 1] != s]
+    assert len(runs) == len(set(runs))
+    assert table.notes[0].startswith(f"{len(ledger)} claims: 18 reproduced, 16 explained, ")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_ledger_fits_the_terminal(kit: Any, ledger: Ledger, width: int) -> None:
+    rows = (kit.miou_row("mobilesam", "box", 0.744, weights=kit.custom),)
+    text = ledger_text(judge(kit.build(miou=rows), list(ledger.values())), width)
+    assert max(map(len, text.splitlines())) <= width
+    for name in ledger:
+        assert f"  {name}" in text
+    assert text.count("mobilesam-bench distill") == 1
+
+
+def test_what_has_to_be_measured(ledger: Ledger) -> None:
+    claims = list(ledger.values())
+    assert set(models_needed(claims)) == {
+        "mobilesam", "sam-vit-h", "sam-vit-l", "sam-vit-b", "fastsam-x", "fastsam-s",
+    }  # fmt: skip
+    coco, sa1b = protocols_needed(claims, "coco"), protocols_needed(claims, "sa1b")
+    assert {"box", "box-multi", "center-multi", "random-1", "two-point-500"} <= set(coco)
+    assert "annotation-point" not in coco
+    assert {"annotation-point", "clicks-3", "two-point-100"} <= set(sa1b)
+    assert "random-1" not in sa1b
+
+
+def run_command(
+    runs: list[Path], out: Path | None = None, *, as_json: bool = True, **data: Any
+) -> int:
+    return command.paper(
+        "quick",
+        ModelArguments(),
+        DataArguments(**data),
+        OutputArguments(out=out, json=as_json, quiet=True),
+        runs=runs,
+        teacher="sam-vit-h",
+    )
+
+
+def test_a_run_is_judged_without_measuring(
+    kit: Any,
+    ledger: Ledger,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_record(kit.build(), tmp_path / "run")
+    assert run_command([tmp_path / "run"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["claims"]) == len(ledger)
+    wanted = {"id", "source", "claimed", "measured", "verdict", "why"}
+    assert all(wanted <= claim.keys() for claim in document["claims"])
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def test_tables_and_claims_are_written(
+    kit: Any, ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(kit.build(), tmp_path / "run")
+    assert run_command([tmp_path / "run"], tmp_path / "out", as_json=False) == 0
+    text = capsys.readouterr().out
+    assert "Table 7 of MobileSAM" in text
+    assert "18 reproduced" in text
+    folder = tmp_path / "out" / "paper"
+    assert json.loads((folder / "claims.json").read_text())["verdicts"]["reproduced"] == 18
+    names = {path.name for path in folder.iterdir()}
+    assert {"table7.md", "table7.csv", "table7.tex", "ledger.md"} <= names
+    assert len(names) == 25
+
+
+def test_several_runs_are_joined(
+    kit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recall = EverythingRow(
+        model="fastsam-x", dataset="coco:lvis_v1_val", n_images=100, n_objects=900, ar1000=0.497,
+        weights=kit.official,
+    )  # fmt: skip
+    models = tuple(kit.model_rows(kit.official))
+    first = kit.build(models=models, everything=(recall,))
+    second = kit.build(id="run-2", created_utc="2026-01-02T00:00:00+00:00", models=models)
+    save_record(first, tmp_path / "a")
+    save_record(second, tmp_path / "b")
+    run_command([tmp_path / "a", tmp_path / "b"])
+    claims = json.loads(capsys.readouterr().out)["claims"]
+    (found,) = (each for each in claims if each["id"] == "mobilesamv2.ar.fastsam")
+    assert found["verdict"] == "reproduced"
+
+
+@pytest.mark.parametrize(("failures", "code"), [(0, 0), (1, 1)])
+def test_one_run_is_planned_for_all_that_claims_need(
+    kit: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+    code: int,
+) -> None:
+    asked: list[RunRequest] = []
+    failed = tuple(Failure(stage="load", culprit="x", why="w") for _ in range(failures))
+
+    def execute(request: RunRequest, reporter: object) -> RunRecord:
+        asked.append(request)
+        return kit.build(failures=failed)
+
+    monkeypatch.setattr(command, "execute", execute)
+    assert run_command([], tmp_path / "out", limit=2) == code
+    (request,) = asked
+    assert "grabcut" not in [entry.name for entry in request.models]
+    assert len(request.models) == 6
+    assert request.references == ("ground-truth", "teacher:sam-vit-h")
+    assert [entry.name for entry in request.teachers] == ["sam-vit-h"]
+    assert {"box", "two-point-500"} <= {protocol.name for protocol in request.protocols}
+    assert request.count
+    assert request.profile is not None
+    assert request.profile.name == "quick"
+
+
+def test_models_that_no_claim_is_about_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no claim is about 'dummy'"):
+        command.paper(
+            "quick",
+            ModelArguments(models="dummy"),
+            DataArguments(),
+            OutputArguments(out=tmp_path),
+            runs=[],
+            teacher="sam-vit-h",
+        )
+
+
+def test_a_committed_run_is_judged(ledger: Ledger) -> None:
+    from benchmarks.records import load_record
+
+    run = Path(__file__).resolve().parents[3] / "results" / "runs" / "cpu-2core-standard"
+    verdicts = judge(load_record(run), list(ledger.values()))
+    counted = [v for v in verdicts if ledger[v.id].measure.kind.startswith("params")]
+    timed = [v for v in verdicts if ledger[v.id].measure.kind.startswith("latency")]
+    assert {v.verdict for v in counted} == {"reproduced", "explained"}
+    assert all(v.ratio is not None for v in timed)
+    assert not any(v.verdict == "not reproduced" for v in verdicts)
