@@ -97,11 +97,20 @@ def _paper_table(layout: Layout, by_id: Mapping[str, ClaimVerdict]) -> Table:
                     ),
                 )
             )
-    return Table(f"{FOLDER}-{layout.name}", layout.title, columns, tuple(rows), _notes(shown))
+    return Table(
+        f"{FOLDER}-{layout.name}", _title(layout, shown), columns, tuple(rows), _notes(shown)
+    )
+
+
+def _title(layout: Layout, shown: Sequence[ClaimVerdict]) -> str:
+    """The layout's title, and whose masks are the reference where no cell could be measured."""
+    others = unique(v.orientation.reference for v in shown if v.orientation is not None)
+    named = ", ".join(reference for reference in others if reference)
+    return f"{layout.title} (in brackets: measured with {named})" if named else layout.title
 
 
 def _lines(row: Sequence[ClaimVerdict]) -> list[_Line]:
-    """Published, measured (or measured with another teacher), times the claim, verdict."""
+    """Published, measured (or a figure for orientation, in brackets), times the claim, verdict."""
     lines = [_Line("published", claimed_text, lambda v: v.claimed)]
     measured = any(v.measured is not None for v in row)
     references = unique(v.orientation.reference for v in row if v.orientation is not None)
@@ -124,7 +133,7 @@ def _orientation_line(reference: str | None) -> _Line:
         found = value(verdict)
         return "" if found is None else f"({figure(found, verdict.unit)})"
 
-    return _Line(f"with {reference or 'other weights'}", text, value)
+    return _Line("orientation", text, value)
 
 
 def _ratio_text(verdict: ClaimVerdict) -> str:
