@@ -9,12 +9,13 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
+_DEFAULT_ACCURACY = AccuracyArguments()
 _DEFAULT_OUTPUT = OutputArguments()
 
 app = App(
@@ -36,7 +37,7 @@ def run(
     *,
     profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard",
     models: ModelArguments = _DEFAULT_MODELS,
-    data: DataArguments = _DEFAULT_DATA,
+    data: AccuracyArguments = _DEFAULT_ACCURACY,
     output: OutputArguments = _DEFAULT_OUTPUT,
 ) -> int:
     """Measure everything: parameters, latency and accuracy of every model."""
@@ -72,7 +73,7 @@ def latency(
 def miou(
     *,
     models: ModelArguments = _DEFAULT_MODELS,
-    data: DataArguments = _DEFAULT_DATA,
+    data: AccuracyArguments = _DEFAULT_ACCURACY,
     output: OutputArguments = _DEFAULT_OUTPUT,
     rescore: Annotated[
         tuple[Path, ...],
@@ -114,7 +115,7 @@ def paper(
     ] = "sam-vit-h",
     profile: Annotated[str, Parameter(help="quick, standard or full.")] = "quick",
     models: ModelArguments = _DEFAULT_MODELS,
-    data: DataArguments = _DEFAULT_DATA,
+    data: AccuracyArguments = _DEFAULT_ACCURACY,
     output: OutputArguments = _DEFAULT_OUTPUT,
 ) -> int:
     """Measure what the published claims need, and give each of them a verdict."""

@@ -43,6 +43,13 @@ class DataArguments:
         tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")
     ] = ()
     limit: Annotated[int | None, Parameter(help="Only the first N images.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class AccuracyArguments(DataArguments):
+    """What is asked about the images, and what the answers are compared with."""
+
     protocol: Annotated[str | None, Parameter(help="Accuracy protocols, separated by commas.")] = (
         None
     )

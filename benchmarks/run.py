@@ -15,7 +15,7 @@ from baselines.registry import build
 from benchmarks import environment, latency, parameters
 from benchmarks.accuracy.evaluate import ADAPTER_ERRORS, AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
-from benchmarks.comparison import compare_models
+from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.data.dataset import Dataset
 from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
@@ -44,6 +44,7 @@ from benchmarks.records import (
     write_atomic,
 )
 from benchmarks.run_request import RunRequest
+from mobilesam.allocator import keep_buffers
 from mobilesam.errors import BenchError, DataError
 
 CELLS_FOLDER = "cells"
@@ -199,9 +200,10 @@ def _measure(
         found.latency, found.memory = timed.rows, timed.memory
         found.failures.extend(timed.failures)
     if request.dataset is not None:
+        # Before accuracy, which changes the allocator: `everything` is timed as it comes.
+        _whole_images(request, request.dataset, models, cells, found, reporter)
         if request.protocols:
             _accuracy(request, request.dataset, models, teachers, cells, found, reporter)
-        _whole_images(request, request.dataset, models, cells, found, reporter)
         _note_data(request.dataset, found)
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
@@ -266,6 +268,9 @@ def _accuracy(
     found: _Found,
     reporter: Reporter,
 ) -> None:
+    # Nothing is timed here that is compared with anything; fresh pages for every call would be
+    # half of the time. Latency has processes of its own, with the allocator as it is.
+    keep_buffers()
     manifests = Manifests(dataset.fingerprint, request.seed, request.out)
     work = AccuracyPlan(
         dataset,
@@ -281,7 +286,9 @@ def _accuracy(
     found.failures.extend(result.failures)
     write_instances(result.instances, request.out / INSTANCES_NAME)
     found.instances = INSTANCES_NAME
-    found.comparisons = list(compare_models(to_frame(result.instances), dataset.name))
+    frame = to_frame(result.instances)
+    found.comparisons = list(compare_models(frame, dataset.name))
+    found.warnings.extend(unshared_prompts(frame))
 
 
 def _whole_images(

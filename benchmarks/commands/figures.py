@@ -11,15 +11,15 @@ from typing import cast, get_args
 from baselines.interface import Prompts
 from baselines.registry import ModelEntry, select
 from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
-from benchmarks.commands.measure import (
+from benchmarks.commands.prediction import parse_prompts
+from benchmarks.commands.printing import print_json
+from benchmarks.commands.requests import (
     DEFAULT_OUT,
     check_device,
     check_precision,
     open_dataset,
     weights_policy,
 )
-from benchmarks.commands.prediction import parse_prompts
-from benchmarks.commands.printing import print_json
 from benchmarks.data.dataset import BadSample
 from benchmarks.environment import default_threads, use_threads
 from benchmarks.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import profiles
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.commands.requests import make_request
 from benchmarks.progress import Reporter
@@ -17,11 +16,10 @@ from benchmarks.protocols import EVERYTHING
 from benchmarks.records import RECORD_NAME, RunRecord, Value
 from benchmarks.run import execute
 from benchmarks.run_request import RunRequest
-from mobilesam.errors import UsageError
 
 
 def run(
-    profile_name: str, models: ModelArguments, data: DataArguments, output: OutputArguments
+    profile_name: str, models: ModelArguments, data: AccuracyArguments, output: OutputArguments
 ) -> int:
     """Measures everything, and prints the summary and where all of it is."""
     profile = profiles.find(profile_name)
@@ -83,7 +81,7 @@ def latency(profile_name: str, models: ModelArguments, output: OutputArguments) 
     return _exit_code(record)
 
 
-def miou(models: ModelArguments, data: DataArguments, output: OutputArguments) -> int:
+def miou(models: ModelArguments, data: AccuracyArguments, output: OutputArguments) -> int:
     """Measures accuracy."""
     request = make_request("miou", models, output, accuracy=data)
     return finish_miou(_execute(request, output), request.out, output)
@@ -91,9 +89,9 @@ def miou(models: ModelArguments, data: DataArguments, output: OutputArguments) -
 
 def everything(models: ModelArguments, data: DataArguments, output: OutputArguments) -> int:
     """Measures average recall and time of segmenting everything."""
-    if data.protocol is not None:
-        raise UsageError("everything is a protocol of its own: leave --protocol out, or use miou")
-    request = make_request(EVERYTHING, models, output, accuracy=replace(data, protocol=EVERYTHING))
+    request = make_request(
+        EVERYTHING, models, output, accuracy=AccuracyArguments(**vars(data), protocol=EVERYTHING)
+    )
     return finish_miou(_execute(request, output), request.out, output)
 
 

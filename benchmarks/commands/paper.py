@@ -10,7 +10,7 @@ from pathlib import Path
 
 from baselines.registry import select
 from benchmarks import profiles
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import listed, make_request
 from benchmarks.paper.claims import Claim, load_claims
@@ -23,13 +23,11 @@ from benchmarks.progress import Reporter
 from benchmarks.protocols import DETECTOR_BOX, TEACHER
 from benchmarks.records import (
     RECORD_NAME,
-    DetectorRow,
-    EverythingRow,
     RunRecord,
     load_record,
     write_atomic,
 )
-from benchmarks.report.view import merge_records
+from benchmarks.report.merging import merge_records
 from benchmarks.run import execute
 from mobilesam.errors import UsageError
 
@@ -39,7 +37,7 @@ CLAIMS_NAME = "claims.json"
 def paper(
     profile_name: str,
     models: ModelArguments,
-    data: DataArguments,
+    data: AccuracyArguments,
     output: OutputArguments,
     *,
     runs: Sequence[Path],
@@ -60,7 +58,7 @@ def paper(
     """
     claims = load_claims()
     if runs:
-        record = _merge([load_record(path) for path in runs])
+        record = merge_records([load_record(path) for path in runs])
         out, failed = output.out, False
     else:
         record, out = _measure(claims, profile_name, models, data, output, teacher)
@@ -81,7 +79,7 @@ def _measure(
     claims: Sequence[Claim],
     profile_name: str,
     models: ModelArguments,
-    data: DataArguments,
+    data: AccuracyArguments,
     output: OutputArguments,
     teacher: str,
 ) -> tuple[RunRecord, Path]:
@@ -106,23 +104,6 @@ def _measure(
         n_scenes=profile.n_images,
     )
     return execute(request, Reporter(quiet=output.quiet)), request.out
-
-
-def _merge(records: Sequence[RunRecord]) -> RunRecord:
-    """Joins runs of one machine; the newest row of each model, dataset and detector stands."""
-    merged = merge_records(records)
-    if len(records) == 1:
-        return merged
-    everything: dict[tuple[str, str], EverythingRow] = {}
-    detector: dict[tuple[str, str, str, str], DetectorRow] = {}
-    for run in sorted(records, key=lambda run: (run.created_utc, run.id)):
-        everything.update({(row.model, row.dataset): row for row in run.everything})
-        detector.update(
-            {(row.model, row.dataset, row.detections, row.mask): row for row in run.detector}
-        )
-    return merged.model_copy(
-        update={"everything": tuple(everything.values()), "detector": tuple(detector.values())}
-    )
 
 
 def _rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.registry import select
 from benchmarks import profiles, protocols
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from benchmarks.data.dataset import Dataset
 from benchmarks.environment import default_threads, use_threads
 from benchmarks.planning import WeightsPolicy
@@ -129,7 +129,7 @@ def make_request(
     *,
     profile: Profile | None = None,
     counting: bool = False,
-    accuracy: DataArguments | None = None,
+    accuracy: AccuracyArguments | None = None,
     n_scenes: int | None = None,
 ) -> RunRequest:
     """Turns arguments into what a run is asked to do.
@@ -174,7 +174,7 @@ def new_folder(command: str) -> Path:
     return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
 
 
-def _accuracy(data: DataArguments, n_scenes: int, models: ModelArguments) -> dict[str, Any]:
+def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) -> dict[str, Any]:
     """The fields of a `RunRequest` that say how accuracy is measured."""
     dataset = open_dataset(data, n_scenes, models.seed)
     references = protocols.check_references(listed(data.reference))
@@ -193,7 +193,7 @@ def _accuracy(data: DataArguments, n_scenes: int, models: ModelArguments) -> dic
     }
 
 
-def _detector(data: DataArguments, dataset: Dataset) -> DetectorInput:
+def _detector(data: AccuracyArguments, dataset: Dataset) -> DetectorInput:
     from benchmarks.data.coco import CocoDataset
     from benchmarks.detector_boxes import DetectorInput
 

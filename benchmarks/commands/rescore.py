@@ -12,15 +12,15 @@ from pathlib import Path
 from benchmarks import environment, protocols
 from benchmarks.accuracy.stored import load_stored, score_stored
 from benchmarks.cells import content_key
-from benchmarks.cli_options import DataArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, OutputArguments
 from benchmarks.commands.measure import finish_miou
 from benchmarks.commands.requests import listed, new_folder, require_new_folder
-from benchmarks.comparison import compare_models
+from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.records import INSTANCES_NAME, RunRecord, save_record
 
 
-def rescore(paths: Sequence[Path], data: DataArguments, output: OutputArguments) -> int:
+def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArguments) -> int:
     """Scores files of predictions, or folders of runs made with `--save-masks`."""
     start = time.monotonic()
     out = output.out or new_folder("rescore")
@@ -29,6 +29,7 @@ def rescore(paths: Sequence[Path], data: DataArguments, output: OutputArguments)
     names = listed(data.protocol) if data.protocol else []
     stored = load_stored(paths)
     rows, instances = score_stored(stored, names, references)
+    frame = to_frame(instances)
     write_instances(instances, out / INSTANCES_NAME)
     created = datetime.now(UTC)
     config = {
@@ -48,7 +49,8 @@ def rescore(paths: Sequence[Path], data: DataArguments, output: OutputArguments)
         resume_key=key,
         environment=environment.collect(environment.default_threads()),
         miou=tuple(rows),
-        comparisons=compare_models(to_frame(instances), stored.dataset),
+        comparisons=compare_models(frame, stored.dataset),
+        warnings=unshared_prompts(frame),
         instances=INSTANCES_NAME,
         duration_s=time.monotonic() - start,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,8 @@ from benchmarks.records import (
     ModelRow,
     ParamsRow,
     RunRecord,
-    Value,
     WeightsRow,
 )
-from mobilesam.errors import UsageError
 
 T = TypeVar("T")
 Bounds = tuple[float, float]
@@ -190,103 +188,3 @@ def weights_label(weights: WeightsRow) -> str:
         return "none needed"
     kind = "official" if weights.official else "custom"
     return f"{kind} {weights.sha256[:SHA_DIGITS]}" if weights.sha256 else f"{kind} (hash unknown)"
-
-
-def merge_records(records: Sequence[RunRecord]) -> RunRecord:
-    """Joins runs of one machine into one record, so that a single report can be made of them.
-
-    Where two runs measured the same thing the newer row stands, and a warning of the merged
-    record says so.
-
-    Args:
-        records: At least one; their order does not matter.
-
-    Raises:
-        UsageError: No record; runs of different machines or thread counts, whose times are not
-            comparable; or one model with different weights.
-    """
-    if not records:
-        raise UsageError("no record given; name at least one record.json")
-    runs = sorted(records, key=lambda run: (run.created_utc, run.id))
-    if len(runs) == 1:
-        return runs[0]
-    _check_same_machine(runs)
-    _check_same_weights(runs)
-    newest = runs[-1]
-    same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
-    commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
-    warnings = [warning for run in runs for warning in run.warnings]
-    merged = _merged_parts(runs, warnings)
-    return newest.model_copy(
-        update={
-            **merged,
-            "id": "+".join(run.id for run in runs),
-            "command": "; ".join(unique(run.command for run in runs)),
-            "environment": newest.environment.model_copy(update=commit),
-            "failures": tuple(failure for run in runs for failure in run.failures),
-            "warnings": unique(warnings),
-            "instances": None,
-            "duration_s": sum(run.duration_s for run in runs),
-        }
-    )
-
-
-def _merged_parts(runs: Sequence[RunRecord], warnings: list[str]) -> dict[str, tuple[Value, ...]]:
-    """The newest rows of every part; what was replaced is added to `warnings`."""
-    return {
-        "models": _newest(runs, lambda r: r.models, lambda r: r.model, warnings, quiet=True),
-        "params": _newest(runs, lambda r: r.params, lambda r: (r.model, r.component), warnings),
-        "latency": _newest(
-            runs,
-            lambda r: r.latency,
-            lambda r: (r.model, setup_of(r), r.phase, r.n_prompts),
-            warnings,
-        ),
-        "memory": _newest(runs, lambda r: r.memory, lambda r: (r.model, r.device), warnings),
-        "miou": _newest(runs, lambda r: r.miou, lambda r: (r.model, protocol_of(r)), warnings),
-    }
-
-
-Row = TypeVar("Row", ModelRow, ParamsRow, LatencyRow, MemoryRow, MiouRow)
-
-
-def _newest(
-    runs: Sequence[RunRecord],
-    part: Callable[[RunRecord], tuple[Row, ...]],
-    key: Callable[[Row], Hashable],
-    warnings: list[str],
-    *,
-    quiet: bool = False,
-) -> tuple[Row, ...]:
-    """The newest row for each key; a replaced row leaves a warning unless `quiet`."""
-    kept: dict[Hashable, tuple[Row, str]] = {}
-    for run in runs:
-        for row in part(run):
-            if (old := kept.get(key(row))) is not None and old[1] != run.id and not quiet:
-                warnings.append(f"{row.model}: rows of run {old[1]} replaced by run {run.id}")
-            kept[key(row)] = (row, run.id)
-    return tuple(row for row, _ in kept.values())
-
-
-def _check_same_machine(runs: Sequence[RunRecord]) -> None:
-    for name in ("cpu", "gpu", "threads", "allocator"):
-        values = unique(getattr(run.environment, name) for run in runs)
-        if len(values) > 1:
-            raise UsageError(
-                f"runs {runs[0].id} to {runs[-1].id} differ in {name} "
-                f"({' / '.join(map(str, values))}), so their times are not comparable: "
-                "report them apart"
-            )
-
-
-def _check_same_weights(runs: Sequence[RunRecord]) -> None:
-    seen: dict[str, tuple[str, str]] = {}
-    for run in runs:
-        for row in run.models:
-            label = weights_label(row.weights)
-            other, run_id = seen.setdefault(row.model, (label, run.id))
-            if other != label:
-                raise UsageError(
-                    f"{row.model} ran with weights {other} in run {run_id} and with {label} in "
-                    f"run {run.id}: report them apart"
-                )

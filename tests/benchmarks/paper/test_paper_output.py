@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands import paper as command
 from benchmarks.paper.claims import Claim
 from benchmarks.paper.judge import judge
@@ -123,7 +123,7 @@ def run_command(
     return command.paper(
         "quick",
         ModelArguments(),
-        DataArguments(**data),
+        AccuracyArguments(**data),
         OutputArguments(out=out, json=as_json, quiet=True),
         runs=runs,
         teacher="sam-vit-h",
@@ -214,7 +214,7 @@ def test_models_that_no_claim_is_about_are_refused(tmp_path: Path) -> None:
         command.paper(
             "quick",
             ModelArguments(models="dummy"),
-            DataArguments(),
+            AccuracyArguments(),
             OutputArguments(out=tmp_path),
             runs=[],
             teacher="sam-vit-h",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.records import LatencyRow, MiouRow, ModelRow, RunRecord, WeightsRow
 from benchmarks.report import formatting
 from benchmarks.report.accuracy_tables import miou_tables
+from benchmarks.report.merging import merge_records
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.tables import (
     latency_table,
@@ -20,7 +21,7 @@ from benchmarks.report.tables import (
     summary_table,
     write_tables,
 )
-from benchmarks.report.view import merge_records, used_parameters
+from benchmarks.report.view import used_parameters
 from mobilesam.errors import UsageError
 
 HOSTILE = "a|b&c_d%e<script>$x${y}~^#\\`*[z](u)\x1b[31m\nnew"
