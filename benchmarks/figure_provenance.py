@@ -24,6 +24,7 @@ from benchmarks.figures import (
     grid_rows,
     prompts_of,
 )
+from benchmarks.planning import PlannedModel
 from benchmarks.records import Value, WeightsRow, write_atomic
 from benchmarks.report.mask_grid import write_grid
 
@@ -43,7 +44,7 @@ class PictureRow(Value):
 
 
 class ModelShown(Value):
-    """A model of a figure; with `why`, it has no column."""
+    """A model of a figure; `why` says what is wrong with its weights."""
 
     model: str
     weights: WeightsRow
@@ -128,19 +129,18 @@ def _provenance(
         git_dirty=dirty,
         libraries=library_versions(),
         pictures=tuple(_picture_row(each, kind) for each in request.pictures),
-        models=tuple(
-            ModelShown(model=each.entry.name, weights=each.weights) for each in request.shown
-        ),
-        not_shown=tuple(
-            ModelShown(model=each.entry.name, weights=each.weights, why=each.error)
-            for each in left_out
-        ),
+        models=tuple(_model_shown(each) for each in request.shown),
+        not_shown=tuple(_model_shown(each) for each in left_out),
         panels=tuple(
             _panel_row(picture, each.entry.name, answers[kind, index, each.entry.name])
             for index, picture in enumerate(request.pictures)
             for each in request.shown
         ),
     )
+
+
+def _model_shown(planned: PlannedModel) -> ModelShown:
+    return ModelShown(model=planned.entry.name, weights=planned.weights, why=planned.error)
 
 
 def _picture_row(picture: Picture, kind: FigureKind) -> PictureRow:
