@@ -238,6 +238,14 @@ def data_make(
     return data.make(out, format, n, seed, tar=tar)
 
 
+@data_app.command(name="boxes")
+def data_boxes(annotations: Path, out: Path, /) -> int:
+    """Write a COCO annotation file's own boxes as a detector's results file, for detector-box."""
+    from benchmarks.commands import data
+
+    return data.boxes(annotations, out)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
     try:

@@ -18,7 +18,7 @@ GROUND_TRUTH = "ground-truth"
 TEACHER = "teacher:"
 MAX_CLICKS = 20
 # Protocols with runners and rows of their own, since no single mask answers a single prompt.
-DETECTOR_BOX, EVERYTHING = "detector-box", "everything"
+DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING = "detector-box", "detector-box-multi", "everything"
 
 Pick = Literal["only", "score", "oracle"]
 
@@ -78,7 +78,8 @@ _FIXED = (
     AccuracyProtocol("annotation-point", Question("annotation-point")),
 )
 _BY_NAME = {protocol.name: protocol for protocol in _FIXED}
-_FAMILIES = ("random-K", "clicks-K", "two-point-D", DETECTOR_BOX, EVERYTHING)
+WHOLE_IMAGE = (DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING)
+_FAMILIES = ("random-K", "clicks-K", "two-point-D", *WHOLE_IMAGE)
 _PARAMETRIC = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
 DEFAULT_PROTOCOLS = ("box", "center", "center-multi")
 

@@ -301,9 +301,12 @@ def _whole_images(
 ) -> None:
     """The protocols that judge all masks of an image together."""
     if request.detector is not None:
-        rows, failures = evaluate_detections(models, request.detector, cells, request.out, reporter)
-        found.detector = rows
-        found.failures.extend(failures)
+        for mask in request.detector_masks:
+            rows, failures = evaluate_detections(
+                models, request.detector, cells, request.out, reporter, mask
+            )
+            found.detector.extend(rows)
+            found.failures.extend(failures)
     if request.everything:
         recalls, failures = evaluate_everything(models, dataset, cells, reporter)
         found.everything = recalls

@@ -16,7 +16,7 @@ from benchmarks.profiles import Profile
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol
 
 if TYPE_CHECKING:
-    from benchmarks.detector_boxes import DetectorInput
+    from benchmarks.detector_boxes import DetectorInput, MaskChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class RunRequest:
         save_masks: Keep every answer, to be scored again.
         embeddings: Folder of image embeddings that outlive the run; None keeps none.
         detector: Boxes of a detector to be used as prompts, judged by COCO AP.
+        detector_masks: Which masks are judged: `single`, or of three the best-scored (`multi`).
         everything: Measure segmenting everything on the dataset.
     """
 
@@ -63,6 +64,7 @@ class RunRequest:
     save_masks: bool = False
     embeddings: Path | None = None
     detector: DetectorInput | None = None
+    detector_masks: tuple[MaskChoice, ...] = ()
     everything: bool = False
 
     @property
@@ -91,6 +93,7 @@ class RunRequest:
             "detections_sha256": None
             if self.detector is None
             else _sha256(self.detector.detections),
+            "detector_masks": list(self.detector_masks),
             "everything": self.everything,
         }
 

@@ -1,7 +1,8 @@
-"""The command that makes datasets: `data make`."""
+"""The commands that make data: `data make` and `data boxes`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -25,4 +26,18 @@ def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
         write_sa1b(dataset, out, tar=tar)
         use = f"--dataset sa1b --root {out}"
     sys.stdout.write(f"{n} scenes in {out}; use them with: mobilesam-bench miou {use}\n")
+    return 0
+
+
+def boxes(annotations: Path, out: Path) -> int:
+    """Writes the boxes of an annotation file as a detector's results, and says how to use them."""
+    from benchmarks.data.detections import boxes_from_annotations
+    from benchmarks.records import write_atomic
+
+    found = boxes_from_annotations(annotations)
+    write_atomic(out, (json.dumps(found) + "\n").encode())
+    sys.stdout.write(
+        f"{len(found)} boxes in {out}; use them with: mobilesam-bench miou --protocol detector-box "
+        f"--detections {out} --dataset coco --images DIR --annotations {annotations}\n"
+    )
     return 0

@@ -16,7 +16,13 @@ from benchmarks.data.dataset import Dataset
 from benchmarks.environment import default_threads, use_threads
 from benchmarks.planning import WeightsPolicy
 from benchmarks.profiles import Profile
-from benchmarks.protocols import DEFAULT_PROTOCOLS, DETECTOR_BOX, EVERYTHING
+from benchmarks.protocols import (
+    DEFAULT_PROTOCOLS,
+    DETECTOR_BOX,
+    DETECTOR_BOX_MULTI,
+    EVERYTHING,
+    WHOLE_IMAGE,
+)
 from benchmarks.records import RECORD_NAME
 from benchmarks.run_request import RunRequest
 from mobilesam.errors import UsageError
@@ -180,12 +186,14 @@ def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) ->
     references = protocols.check_references(listed(data.reference))
     named = [name for name in map(protocols.teacher_of, references) if name is not None]
     names = listed(data.protocol) if data.protocol else DEFAULT_PROTOCOLS
-    plain = [name for name in names if name not in (DETECTOR_BOX, EVERYTHING)]
+    boxes = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
+    masks = tuple(boxes[name] for name in names if name in boxes)
     return {
         "dataset": dataset,
-        "detector": _detector(data, dataset) if DETECTOR_BOX in names else None,
+        "detector": _detector(data, dataset) if masks else None,
+        "detector_masks": masks,
         "everything": EVERYTHING in names,
-        "protocols": protocols.find(plain),
+        "protocols": protocols.find(name for name in names if name not in WHOLE_IMAGE),
         "references": references,
         "teachers": select(named) if named else (),
         "save_masks": data.save_masks,

@@ -235,20 +235,28 @@ def test_an_out_that_is_no_folder_is_one_clear_line(run: Any, scenes: Any, tmp_p
     assert "Traceback" not in done.err
 
 
-def test_sa1b_and_coco_give_the_same_numbers(run: Any, scenes: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tar", [False, True])
+def test_sa1b_and_coco_give_the_same_numbers(
+    run: Any, scenes: Any, tmp_path: Path, tar: bool
+) -> None:
     """Trap 5: SA-1B's boxes are one pixel smaller as written, and equal as read."""
     from benchmarks.data.coco import CocoDataset
     from benchmarks.data.make import write_sa1b
 
-    write_sa1b(CocoDataset(scenes.images, scenes.annotations), tmp_path / "sa1b")
-    protocols = "--protocol=box,center"
-    coco = run("miou", "--models=dummy", *scenes.arguments, protocols, "--json")
-    sa1b = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={tmp_path / 'sa1b'}",
-               protocols, "--json")  # fmt: skip
-    numbers = [[row[k] for k in ("miou", "n_instances", "by_size")] for row in coco.json["rows"]]
-    assert numbers == [
-        [row[k] for k in ("miou", "n_instances", "by_size")] for row in sa1b.json["rows"]
+    write_sa1b(CocoDataset(scenes.images, scenes.annotations), tmp_path / "sa1b", tar=tar)
+    protocols = (
+        "--protocol=box,box-multi,center,center-oracle,random-1,random-3,two-point-20,clicks-3"
+    )
+    sa1b_arguments = ("--dataset=sa1b", f"--root={tmp_path / 'sa1b'}")
+    coco, sa1b = (
+        run("miou", "--models=dummy", *arguments, protocols, "--json").json["rows"]
+        for arguments in (scenes.arguments, sa1b_arguments)
+    )
+    same = ("protocol", "miou", "boundary_miou", "n_instances", "n_left_out", "by_size", "clicks")
+    assert [[row[key] for key in same] for row in coco] == [
+        [row[key] for key in same] for row in sa1b
     ]
+    assert all(row["status"] == "ok" for row in coco)
 
 
 @pytest.mark.slow
