@@ -137,7 +137,7 @@ def figures(
     photo: Annotated[
         tuple[str, ...], Parameter(help="A public-domain photo of scikit-image, such as astronaut.")
     ] = (),
-    kind: Annotated[str, Parameter(help="point, box, everything, by commas.")] = "point,box",
+    kinds: Annotated[str, Parameter(help="point, box, everything, by commas.")] = "point,box",
     trained_only: Annotated[bool, Parameter(help="Leave models without weights out.")] = False,
     svg: Annotated[bool, Parameter(help="Write SVG beside PNG.")] = False,
     models: ModelArguments = _DEFAULT_MODELS,
@@ -148,7 +148,7 @@ def figures(
     from benchmarks.commands import figures as drawing
 
     pictures = drawing.PictureArguments(
-        image, point, box, photo, kind, trained_only=trained_only, svg=svg
+        image, point, box, photo, kinds, trained_only=trained_only, svg=svg
     )
     return drawing.figures(models, data, pictures, output)
 
