@@ -1,0 +1,73 @@
+"""The C library's memory allocator, and why inference cares about it.
+
+glibc gives a large block back to the kernel as soon as it is freed, and the next one comes as
+fresh pages, each of which costs a page fault. A network that allocates its activations anew in
+every call pays for all of them again: on two CPU cores that was half of MobileSAM's encoder and
+three fifths of its decoder. The inference path avoids it by keeping and cutting up its buffers;
+what is here helps code that does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+# From <malloc.h>; they are part of glibc's ABI.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+# glibc refuses a larger mmap threshold (HEAP_MAX_SIZE / 2 on 64-bit systems).
+_MMAP_THRESHOLD_BYTES = 32 * 2**20
+_TRIM_THRESHOLD_BYTES = 2**31 - 1
+# glibc raises its own threshold to the largest mapped block it has seen freed, up to 32 MiB; the
+# block's header and the rounding to pages must still fit below that.
+_LEARNT_BLOCK_BYTES = _MMAP_THRESHOLD_BYTES - 64 * 2**10
+
+
+def keep_buffers() -> bool:
+    """Tells glibc to keep freed memory for the next allocation. Optional, and process-wide.
+
+    Blocks of up to 32 MiB come from the heap from now on, and the heap is not given back to the
+    kernel until 2 GiB lie free at its end. So the resident memory of this process stays near its
+    peak, in every library that allocates with `malloc`, until the process ends: there is no
+    way back to glibc's dynamic thresholds. Nothing in this package calls it by itself.
+
+    Larger blocks are mapped and unmapped all the same, unless `MALLOC_MMAP_THRESHOLD_` was set
+    before the process started.
+
+    Returns:
+        Whether it took effect: False where the C library is not glibc.
+    """
+    library = _glibc()
+    if library is None:
+        return False
+    mapped = library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    trimmed = library.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+    return bool(mapped) and bool(trimmed)
+
+
+def learn_large_blocks() -> bool:
+    """Lets glibc's dynamic thresholds see one block of nearly 32 MiB come and go.
+
+    Changes no setting, and touches no page of the block: glibc itself then serves blocks up to
+    that size from the heap and keeps up to 64 MiB free at its end, as it would have done sooner or
+    later. It has no effect where the thresholds were set by hand.
+
+    Returns:
+        Whether there is a glibc to learn.
+    """
+    library = _glibc()
+    if library is None:
+        return False
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.free(library.malloc(_LEARNT_BLOCK_BYTES))
+    return True
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, if it is glibc."""
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -1,0 +1,154 @@
+"""MobileSAM for running: the same weights and the same masks, in a fraction of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from mobilesam.errors import UnsupportedError, UsageError
+from mobilesam.fast_decoder import FastDecoder, ImageSide, Multimask
+from mobilesam.fast_encoder import FastEncoder
+from mobilesam.folding import folded
+from mobilesam.tiny_vit import TinyViT
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class FastMobileSam:
+    """Image encoder, prompt encoder and mask decoder of MobileSAM, for inference alone.
+
+    In coordinates and data of the networks: resizing, normalising and thresholding are the
+    caller's. Build it once the weights are loaded; encoder weights are copied. On the CPU, calls
+    from several threads are safe. Devices other than the CPU run a plainer path, which is
+    not tested.
+
+    Args:
+        sam: From `mobilesam.model.load_mobile_sam`, in whichever mode; left as it is, but for the
+            device that its prompt encoder and decoder move to.
+        precision: What the encoder computes in; results are float32 always. "bf16" pays where
+            the processor multiplies in it (avx512_bf16, amx_bf16); "fp16" is for GPUs. The
+            decoder stays in float32: in bfloat16 it costs more accuracy than the whole encoder.
+        device: Where to run.
+        compile: Hand the encoder to `torch.compile` (on a CPU it needs a C++ compiler). The
+            first call then takes a minute or so.
+
+    Raises:
+        UsageError: The precision is unknown, or the encoder is not a TinyViT.
+        UnsupportedError: "fp16" on a CPU.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        precision: Precision = "fp32",
+        device: torch.device | str = "cpu",
+        *,
+        compile: bool = False,  # noqa: A002 - what torch calls it
+    ) -> None:
+        dtype = _DTYPES.get(precision)
+        self.device = torch.device(device)
+        if dtype is None:
+            raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}")
+        if dtype == torch.float16 and self.device.type == "cpu":
+            raise UnsupportedError("fp16 is slower than fp32 on a CPU; choose fp32 or bf16")
+        encoder = sam.image_encoder
+        if not isinstance(encoder, TinyViT):
+            raise UsageError(f"the encoder is a {type(encoder).__name__}; give a MobileSAM")
+        self.precision = precision
+        self._encode: Callable[[Tensor], Tensor]
+        if self.device.type == "cpu" and not compile:
+            self._encode = FastEncoder(encoder, dtype)
+        else:
+            self._encode = _module_encoder(encoder, dtype, self.device, compile=compile)
+        sam.prompt_encoder.to(self.device)
+        sam.mask_decoder.to(self.device)
+        self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Runs the image encoder.
+
+        Args:
+            pixels: (B, 3, S, S) float, normalised and padded as SAM does.
+
+        Returns:
+            (B, 256, S/16, S/16) float32 on the device; an inference tensor.
+        """
+        return self._encode(pixels.to(self.device))
+
+    def prepare(self, embedding: Tensor) -> ImageSide:
+        """Computes what all prompts on an image share: worth keeping between calls of `decode`.
+
+        Args:
+            embedding: (1, 256, S/16, S/16) of `encode`.
+
+        Raises:
+            UsageError: It has another shape.
+        """
+        return self._decoder.prepare(embedding)
+
+    def decode(
+        self,
+        embedding: Tensor | ImageSide,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_inputs: Tensor | None = None,
+        *,
+        multimask: Multimask = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Answers N prompts on one image; memory beyond the answer does not depend on N.
+
+        Args:
+            embedding: Of `encode`, for one image, or what `prepare` made of it.
+            points: (N, K, 2) xy in pixels of the network's input.
+            labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
+            boxes: (N, 4) xyxy in pixels of the network's input.
+            mask_inputs: (N, 1, S/4, S/4) logits.
+            multimask: False for the single mask, True for the three of an ambiguous prompt,
+                "both" for all four, the single one first, at hardly more than the price of one.
+
+        Returns:
+            Logits (N, M, S/4, S/4) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
+
+        Raises:
+            UsageError: Points without labels, prompts of different numbers, or an embedding of
+                another shape.
+        """
+        side = embedding if isinstance(embedding, ImageSide) else self.prepare(embedding)
+        given = (points, labels, boxes, mask_inputs)
+        points, labels, boxes, mask_inputs = (
+            None if each is None else each.to(self.device) for each in given
+        )
+        return self._decoder(
+            side,
+            points=points,
+            labels=labels,
+            boxes=boxes,
+            mask_inputs=mask_inputs,
+            multimask=multimask,
+        )
+
+
+def _module_encoder(
+    encoder: TinyViT,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    compile: bool,  # noqa: A002
+) -> Callable[[Tensor], Tensor]:
+    """The folded encoder as one module, for devices and compilers that fuse by themselves."""
+    module = folded(encoder).to(device=device, dtype=dtype)
+    module = module.to(memory_format=torch.channels_last)
+    run = cast("Callable[[Tensor], Tensor]", torch.compile(module) if compile else module)
+
+    @torch.inference_mode()
+    def encode(pixels: Tensor) -> Tensor:
+        x = pixels.to(dtype=dtype, memory_format=torch.channels_last)
+        return run(x).float()
+
+    return encode
