@@ -34,7 +34,7 @@ from benchmarks.data.detections import (
 )
 from benchmarks.data.images import load_image
 from benchmarks.data.parsing import read_file
-from benchmarks.model_pass import take_turn
+from benchmarks.model_pass import PROMPT_BATCH, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import DetectorRow, Failure, Status, Value, write_atomic
@@ -47,8 +47,6 @@ MaskChoice = Literal["single", "multi"]
 STAGE = "detector-box"
 # COCO's own limit, of each category of an image.
 MAX_BOXES = 100
-# Masks of so many boxes are held at the image's size at once.
-_BATCH = 32
 _PROBLEMS_SHOWN = 5
 
 
@@ -289,8 +287,8 @@ def _image(
     if not boxes:
         return
     embedding = model.encode(model.prepare(sample.image))
-    for start in range(0, len(boxes), _BATCH):
-        part = boxes[start : start + _BATCH]
+    for start in range(0, len(boxes), PROMPT_BATCH):
+        part = boxes[start : start + PROMPT_BATCH]
         prompts = Prompts(boxes=np.stack([each.box for each in part]))
         answer = model.decode(embedding, prompts, multimask=mask == "multi")
         if len(answer) != len(part):

@@ -17,11 +17,12 @@ from baselines.interface import BoolArray, Embedding, Prompts, Segmenter
 from baselines.registry import build
 from benchmarks.data.masks import iou
 from benchmarks.figure_pictures import Picture, prompts_text
+from benchmarks.model_pass import ADAPTER_ERRORS
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.report.mask_grid import MaskPanel, MaskRow
 from benchmarks.report.view import weights_label
-from mobilesam.errors import FOREIGN_ERRORS, BenchError, UsageError
+from mobilesam.errors import UsageError
 
 FigureKind = Literal["point", "box", "everything"]
 Key = tuple[FigureKind, int, str]
@@ -140,7 +141,7 @@ def ask(request: FigureRequest, reporter: Reporter) -> dict[Key, Answer]:
             continue
         try:
             model = build(planned.entry, planned.options)
-        except (BenchError, *FOREIGN_ERRORS) as error:
+        except ADAPTER_ERRORS as error:
             answers |= dict.fromkeys(keys, _failure(name, error, reporter))
             continue
         with reporter.bar(f"{name}: {len(keys)} panels", len(keys)) as bar:
@@ -168,7 +169,7 @@ def _ask_about(
             else:
                 embedding = embedding or model.encode(model.prepare(picture.image))
                 answer = _prompted(model, embedding, picture, kind)
-        except (BenchError, *FOREIGN_ERRORS) as error:
+        except ADAPTER_ERRORS as error:
             answer = _failure(f"{model.info.name}, {picture.name}, {kind}", error, reporter)
         yield kind, answer
 

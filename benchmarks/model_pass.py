@@ -13,6 +13,16 @@ from mobilesam.errors import FOREIGN_ERRORS, BenchError
 
 RowT = TypeVar("RowT")
 
+ADAPTER_ERRORS = (BenchError, *FOREIGN_ERRORS)
+"""What a model may raise without ending the run of the others."""
+PROMPT_BATCH = 32
+"""Masks of so many prompts are held at the image's size at once."""
+
+
+def explain(error: BaseException) -> str:
+    """One line; an error that is not ours is given with its type, as it does not know its place."""
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+
 
 def take_turn(
     model: PlannedModel,
@@ -42,6 +52,6 @@ def take_turn(
         if segmenter.info.weights.kind != "random":
             return measure(segmenter)
         why = "it was built with random weights, which have no accuracy"
-    except (BenchError, *FOREIGN_ERRORS) as error:
-        why = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    except ADAPTER_ERRORS as error:
+        why = explain(error)
     return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]

@@ -13,7 +13,7 @@ from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
 from baselines.registry import build
 from benchmarks import environment, latency, parameters
-from benchmarks.accuracy.evaluate import ADAPTER_ERRORS, AccuracyPlan, evaluate
+from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
 from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.data.dataset import Dataset
@@ -21,6 +21,7 @@ from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
+from benchmarks.model_pass import ADAPTER_ERRORS, explain
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
 from benchmarks.records import (
@@ -45,7 +46,7 @@ from benchmarks.records import (
 )
 from benchmarks.run_request import RunRequest
 from mobilesam.allocator import keep_buffers
-from mobilesam.errors import BenchError, DataError
+from mobilesam.errors import DataError
 
 CELLS_FOLDER = "cells"
 
@@ -229,7 +230,7 @@ def _describe(
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
             except ADAPTER_ERRORS as error:
-                why = str(error) if isinstance(error, BenchError) else repr(error)
+                why = explain(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
                 if request.count:
                     found.params.append(

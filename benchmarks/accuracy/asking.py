@@ -22,10 +22,8 @@ from benchmarks.data.dataset import Sample
 from benchmarks.data.error_clicks import next_click
 from benchmarks.data.prompt_rules import PromptRule, prompt_rule, to_prompts
 from benchmarks.manifests import Manifests
+from benchmarks.model_pass import PROMPT_BATCH
 from benchmarks.protocols import AccuracyProtocol, Question
-
-# Masks of so many prompts are held at the image's size at once.
-PROMPT_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,13 +25,12 @@ from benchmarks.cells import CellStore
 from benchmarks.data.dataset import Dataset
 from benchmarks.instances import InstanceRow
 from benchmarks.manifests import Manifests
+from benchmarks.model_pass import ADAPTER_ERRORS, explain
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
 from benchmarks.records import AccuracyTimeRow, Failure, MiouRow
-from mobilesam.errors import FOREIGN_ERRORS, BenchError
 
-ADAPTER_ERRORS = (BenchError, *FOREIGN_ERRORS)
 CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
 
 
@@ -183,8 +182,7 @@ class _Evaluation:
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except ADAPTER_ERRORS as error:
             self._manifests.abandon()
-            is_ours = isinstance(error, BenchError)
-            return PassResult(error=str(error) if is_ours else f"{type(error).__name__}: {error}")
+            return PassResult(error=explain(error))
         if not found.failures:  # an image that is mended meanwhile must count when it is run again
             self._cells.put(key, found)
         return found
