@@ -15,24 +15,23 @@ import platform
 # From <malloc.h>; they are part of glibc's ABI.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-# glibc refuses a larger mmap threshold (HEAP_MAX_SIZE / 2 on 64-bit systems).
-_MMAP_THRESHOLD_BYTES = 32 * 2**20
-_TRIM_THRESHOLD_BYTES = 2**31 - 1
-# glibc raises its own threshold to the largest mapped block it has seen freed, up to 32 MiB; the
-# block's header and the rounding to pages must still fit below that.
-_LEARNT_BLOCK_BYTES = _MMAP_THRESHOLD_BYTES - 64 * 2**10
+# mallopt takes an int.
+_LARGEST_BYTES = 2**31 - 1
+# Half of glibc's HEAP_MAX_SIZE on 64-bit systems: as far as its dynamic threshold goes, and,
+# in old versions, a threshold that is set.
+_DYNAMIC_LIMIT_BYTES = 32 * 2**20
+# The block's header and the rounding to pages must still fit below that.
+_LEARNT_BLOCK_BYTES = _DYNAMIC_LIMIT_BYTES - 64 * 2**10
 
 
 def keep_buffers() -> bool:
     """Tells glibc to keep freed memory for the next allocation. Optional, and process-wide.
 
-    Blocks of up to 32 MiB come from the heap from now on, and the heap is not given back to the
-    kernel until 2 GiB lie free at its end. So the resident memory of this process stays near its
-    peak, in every library that allocates with `malloc`, until the process ends: there is no
-    way back to glibc's dynamic thresholds. Nothing in this package calls it by itself.
-
-    Larger blocks are mapped and unmapped all the same, unless `MALLOC_MMAP_THRESHOLD_` was set
-    before the process started.
+    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) come from the heap from now
+    on, and the heap is not given back to the kernel until 2 GiB lie free at its end. So the
+    resident memory of this process stays near its peak, in every library that allocates with
+    `malloc`, until the process ends: there is no way back to glibc's dynamic thresholds.
+    Nothing in this package calls it by itself.
 
     Returns:
         Whether it took effect: False where the C library is not glibc.
@@ -40,9 +39,11 @@ def keep_buffers() -> bool:
     library = _glibc()
     if library is None:
         return False
-    mapped = library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
-    trimmed = library.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
-    return bool(mapped) and bool(trimmed)
+    mapped = any(
+        library.mallopt(_M_MMAP_THRESHOLD, limit)
+        for limit in (_LARGEST_BYTES, _DYNAMIC_LIMIT_BYTES)
+    )
+    return bool(library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_BYTES)) and mapped
 
 
 def learn_large_blocks() -> bool:
