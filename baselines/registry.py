@@ -55,7 +55,13 @@ _BUILT_IN = (
     ModelEntry(
         "mobilesam",
         "baselines.mobile_sam:build",
-        "MobileSAM: TinyViT-5M encoder, SAM's decoder (ours)",
+        "MobileSAM: TinyViT-5M encoder, SAM's decoder, computed as published",
+        "mobilesam",
+    ),
+    ModelEntry(
+        "mobilesam-fast",
+        "baselines.mobile_sam_fast:build",
+        "MobileSAM on this project's inference path: same weights, same masks, less time",
         "mobilesam",
     ),
     ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),

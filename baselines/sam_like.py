@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from mobilesam.errors import DataError, UsageError
 # pages at every call, which costs more than a larger batch saves.
 DECODE_BATCH = 4
 # Of the four masks that the decoder computes, the first answers alone, the others as candidates.
-_SINGLE, _MULTI = slice(0, 1), slice(1, None)
+Wanted = bool | Literal["both"]
+_SLICES: Mapping[Wanted, slice] = {False: slice(0, 1), True: slice(1, None), "both": slice(None)}
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -57,6 +58,7 @@ class SamSegmenter(Segmenter):
         self.device = torch.device(options.device)
         self._dtype = _DTYPES[options.precision]
         self._side = int(model.image_encoder.img_size)
+        self._batch = DECODE_BATCH
         self._resize = ResizeLongestSide(self._side)
         self.info = ModelInfo(
             name=options.name,
@@ -86,42 +88,35 @@ class SamSegmenter(Segmenter):
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Decodes and upsamples in batches, so that memory is bounded by the answer itself."""
-        return _joined(
-            [
-                self.postprocess(self.decode_logits(embedding, batch, multimask=multimask))
-                for batch in prompts.batches(DECODE_BATCH)
-            ]
-        )
+        return _joined(list(self._answers(embedding, prompts, multimask)))
 
     def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
         """Both answers from one pass: the decoder computes four masks whatever it is asked for."""
+        whole = list(self._answers(embedding, prompts, "both"))
+        single, multi = (
+            _joined([_candidates(part, _SLICES[wanted]) for part in whole])
+            for wanted in (False, True)
+        )
+        return single, multi
+
+    def _answers(self, embedding: Embedding, prompts: Prompts, wanted: Wanted) -> Iterator[Masks]:
         self.check_embedding(embedding)
         self.require(prompts)
-        singles, multis = [], []
-        for batch in prompts.batches(DECODE_BATCH):
-            whole = self.postprocess(self._decode_whole(embedding, batch))
-            singles.append(_candidates(whole, _SINGLE))
-            multis.append(_candidates(whole, _MULTI))
-        return _joined(singles), _joined(multis)
+        for batch in prompts.batches(self._batch):
+            logits, scores = self.run_decoder(embedding, batch, wanted)
+            yield self.postprocess(LogitMasks(logits, scores, embedding.size_hw))
 
-    @torch.inference_mode()
     def decode_logits(
         self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
     ) -> LogitMasks:
         """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) on the device."""
         self.check_embedding(embedding)
         self.require(prompts)
-        logits, scores = [], []
-        for batch in prompts.batches(DECODE_BATCH):
-            part = self._decode_batch(embedding, batch, _MULTI if multimask else _SINGLE)
-            logits.append(part[0])
-            scores.append(part[1])
-        return LogitMasks(torch.cat(logits).float(), torch.cat(scores).float(), embedding.size_hw)
-
-    @torch.inference_mode()
-    def _decode_whole(self, embedding: Embedding, prompts: Prompts) -> LogitMasks:
-        logits, scores = self._decode_batch(embedding, prompts, slice(None))
-        return LogitMasks(logits.float(), scores.float(), embedding.size_hw)
+        parts = [
+            self.run_decoder(embedding, batch, multimask) for batch in prompts.batches(self._batch)
+        ]
+        logits, scores = (torch.cat(part) for part in zip(*parts, strict=True))
+        return LogitMasks(logits, scores, embedding.size_hw)
 
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
@@ -221,10 +216,36 @@ class SamSegmenter(Segmenter):
             enabled=self._dtype != torch.float32,
         )
 
-    def _decode_batch(
-        self, embedding: Embedding, prompts: Prompts, candidates: slice
+    @torch.inference_mode()
+    def run_decoder(
+        self, embedding: Embedding, prompts: Prompts, wanted: Wanted
     ) -> tuple[Tensor, Tensor]:
-        """Logits and scores of the decoder's four masks, of which `candidates` are wanted."""
+        """One call of the decoder.
+
+        Args:
+            embedding: From `encode`.
+            prompts: A batch of N.
+            wanted: The single mask, the three candidates (True), or all four (`both`).
+
+        Returns:
+            Logits (N, C, S/4, S/4) and scores (N, C), float32 on the device.
+        """
+        points, boxes, masks = self._to_network(embedding, prompts)
+        with self._autocast():
+            sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            logits, scores = self.model.mask_decoder.predict_masks(
+                image_embeddings=embedding.payload,
+                image_pe=self.model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+            )
+        which = _SLICES[wanted]
+        return logits[:, which].float(), scores[:, which].float()
+
+    def _to_network(
+        self, embedding: Embedding, prompts: Prompts
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
+        """Points with labels, boxes and mask inputs, in pixels of the network's input."""
         size = embedding.size_hw
         points = boxes = masks = None
         if prompts.points is not None:
@@ -234,15 +255,7 @@ class SamSegmenter(Segmenter):
             boxes = self._to_device(self._resize.apply_boxes(prompts.boxes, size))
         if prompts.mask_inputs is not None:
             masks = self._to_device(prompts.mask_inputs)
-        with self._autocast():
-            sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
-            logits, scores = self.model.mask_decoder.predict_masks(
-                image_embeddings=embedding.payload,
-                image_pe=self.model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-            )
-        return logits[:, candidates], scores[:, candidates]
+        return points, boxes, masks
 
     def _to_device(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(np.asarray(array), dtype=dtype, device=self.device)

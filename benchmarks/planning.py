@@ -73,7 +73,7 @@ def plan(
             continue
         try:
             now = policy if no_network is None else replace(policy, offline=True)
-            checkpoint = find_checkpoint(entry.name, now)
+            checkpoint = find_checkpoint(entry, now)
         except NetworkUnreachableError as error:
             no_network = str(error)
             models.append(_untrained(entry, options, no_network))
@@ -97,8 +97,11 @@ def _untrained(entry: ModelEntry, options: ModelOptions, why: str) -> PlannedMod
     return PlannedModel(entry, options, WeightsRow(kind="random", why=why))
 
 
-def find_checkpoint(name: str, policy: WeightsPolicy) -> Checkpoint:
+def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
     """Finds the weights of one model, fetching them if the policy lets it.
+
+    Several models may run the same weights: a file given for the model itself comes first, then
+    one given under the name of its checkpoint.
 
     Raises:
         WeightsUnavailableError: They are not here and cannot or may not be fetched.
@@ -108,13 +111,16 @@ def find_checkpoint(name: str, policy: WeightsPolicy) -> Checkpoint:
     from mobilesam.checkpoints import resolve
     from mobilesam.download import stderr_progress
 
+    name = entry.checkpoint or entry.name
+    own = policy.overrides.get(entry.name)
+    overrides = policy.overrides if own is None else {**policy.overrides, name: own}
     spec, limit = specs().get(name), policy.fetch_limit_bytes
     large = spec is not None and limit is not None and spec.n_bytes > limit
     try:
         with stderr_progress() as progress:
             return resolve(
                 name,
-                overrides=policy.overrides,
+                overrides=overrides,
                 offline=policy.offline,
                 trust=policy.trust,
                 fetch=not large,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines.registry import select
+from baselines.registry import entries, select
 from benchmarks.planning import WeightsPolicy, find_checkpoint, plan
 from mobilesam import checkpoints
 from mobilesam.errors import NetworkUnreachableError, WeightsUnavailableError
@@ -62,12 +62,12 @@ def test_an_unreachable_network_is_told_as_such(monkeypatch: pytest.MonkeyPatch)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NetworkUnreachableError):
-        find_checkpoint("mobilesam", WeightsPolicy({}))
+        find_checkpoint(entries()["mobilesam"], WeightsPolicy({}))
 
 
 def test_large_files_are_not_fetched_without_being_asked_for() -> None:
     with pytest.raises(WeightsUnavailableError, match=r"fetches at most 100 MB.*weights fetch"):
-        find_checkpoint("sam-vit-h", WeightsPolicy({}, fetch_limit_bytes=100_000_000))
+        find_checkpoint(entries()["sam-vit-h"], WeightsPolicy({}, fetch_limit_bytes=100_000_000))
 
 
 def test_a_local_file_is_used_and_not_official(tmp_path: Path) -> None:
@@ -88,3 +88,15 @@ def test_a_local_file_is_used_and_not_official(tmp_path: Path) -> None:
 
 def test_counting_looks_for_no_weights() -> None:
     assert {kind for kind, _ in planned(None).values()} == {"none"}
+
+
+def test_two_models_may_run_the_same_weights(tmp_path: Path) -> None:
+    """A file under the checkpoint's name serves both; one under a model's own name comes first."""
+    for name, value in (("both.pt", 0), ("own.pt", 1)):
+        torch.save({"a": torch.full((1,), value)}, tmp_path / name)
+    both = {"mobilesam": tmp_path / "both.pt"}
+    entry = entries()["mobilesam-fast"]
+    assert find_checkpoint(entry, WeightsPolicy(both)).path == tmp_path / "both.pt"
+    own = both | {"mobilesam-fast": tmp_path / "own.pt"}
+    assert find_checkpoint(entry, WeightsPolicy(own)).path == tmp_path / "own.pt"
+    assert find_checkpoint(entries()["mobilesam"], WeightsPolicy(own)).path == tmp_path / "both.pt"

@@ -1,0 +1,94 @@
+"""MobileSAM on this project's own inference path: the same weights, the same masks, less time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from baselines.interface import Embedding, Float32Array, Prepared, Prompts, Segmenter
+from baselines.options import ModelOptions
+from baselines.sam_like import SamSegmenter, Wanted, random_weights
+from mobilesam.fast_decoder import ImageSide
+from mobilesam.inference import FastMobileSam, Precision
+from mobilesam.model import build_mobile_sam, load_mobile_sam
+
+# Prompts whose masks are brought to the image's size together; the decoder cuts up its own work.
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The encoder's features, and what the decoder makes of them once for all prompts."""
+
+    features: Tensor
+    side: ImageSide
+
+
+class FastMobileSamSegmenter(SamSegmenter):
+    """`SamSegmenter` with another way through the same networks.
+
+    `encode` includes what the decoder computes once an image.
+
+    Args:
+        options: Checkpoint, device and precision.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        if options.checkpoint is None:
+            model = random_weights(build_mobile_sam, options)
+        else:
+            model = load_mobile_sam(options.checkpoint.path)
+        super().__init__(model, options, family="MobileSAM", licence="Apache-2.0")
+        self._batch = _BATCH
+        self._fast: FastMobileSam | None = None
+        if options.device != "meta":  # there are shapes alone there: enough for counting
+            self._fast = FastMobileSam(model, cast("Precision", options.precision), options.device)
+
+    @property
+    def _network(self) -> FastMobileSam:
+        assert self._fast is not None  # noqa: S101 - a model of shapes alone is never run
+        return self._fast
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Runs the image encoder, and the image's side of the decoder."""
+        return self._embedding(self._network.encode(prepared.payload), prepared.size_hw)
+
+    def run_decoder(
+        self, embedding: Embedding, prompts: Prompts, wanted: Wanted
+    ) -> tuple[Tensor, Tensor]:
+        """One call of the decoder, as in `SamSegmenter`."""
+        points, boxes, masks = self._to_network(embedding, prompts)
+        where, labels = (None, None) if points is None else points
+        return self._network.decode(
+            embedding.payload.side, where, labels, boxes, masks, multimask=wanted
+        )
+
+    def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
+        """One array: (1, 256, S/16, S/16) float32."""
+        plain = Embedding(embedding.payload.features, embedding.size_hw, embedding.model)
+        return super().embedding_arrays(plain)
+
+    def embedding_from(
+        self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
+    ) -> Embedding:
+        """The embedding that `embedding_arrays` was given, on this model's device."""
+        return self._embedding(super().embedding_from(arrays, size_hw).payload, size_hw)
+
+    def _embedding(self, features: Tensor, size_hw: tuple[int, int]) -> Embedding:
+        with torch.inference_mode():
+            image = _Image(features, self._network.prepare(features))
+        return Embedding(image, size_hw, self.info.name)
+
+
+def build(options: ModelOptions) -> Segmenter:
+    """Builds MobileSAM for inference alone, from a checkpoint or with random weights.
+
+    Raises:
+        WeightsError: The checkpoint is not one of this architecture.
+        UnsupportedError: The precision is not for this device.
+    """
+    return FastMobileSamSegmenter(options)
