@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,9 +13,10 @@ from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArgu
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import listed, make_request
 from benchmarks.paper.claims import Claim, load_claims
+from benchmarks.paper.document import claim_rows, write_claims
 from benchmarks.paper.judge import judge, tally
 from benchmarks.paper.needs import models_needed, protocols_needed
-from benchmarks.paper.tables import FOLDER, paper_tables, write_paper_tables
+from benchmarks.paper.tables import FOLDER, paper_tables
 from benchmarks.paper.terminal import WIDTH, ledger_text
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.progress import Reporter
@@ -25,13 +25,10 @@ from benchmarks.records import (
     RECORD_NAME,
     RunRecord,
     load_record,
-    write_atomic,
 )
 from benchmarks.report.merging import merge_records
 from benchmarks.run import execute
 from mobilesam.errors import UsageError
-
-CLAIMS_NAME = "claims.json"
 
 
 def paper(
@@ -64,9 +61,9 @@ def paper(
         record, out = _measure(claims, profile_name, models, data, output, teacher)
         failed = bool(record.failures)
     verdicts = judge(record, claims)
-    written = [] if out is None else _write(record, verdicts, out)
+    written = [] if out is None else write_claims(record, verdicts, out)
     if output.json:
-        print_json({"claims": _rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
+        print_json({"claims": claim_rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
     else:
         _print(verdicts)
         if out is not None:
@@ -104,19 +101,6 @@ def _measure(
         n_scenes=profile.n_images,
     )
     return execute(request, Reporter(quiet=output.quiet)), request.out
-
-
-def _rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, object]]:
-    return [verdict.model_dump(mode="json") for verdict in verdicts]
-
-
-def _write(record: RunRecord, verdicts: Sequence[ClaimVerdict], out: Path) -> list[Path]:
-    """Writes the verdicts and their tables below `paper`."""
-    document = {"run": record.id, "verdicts": tally(verdicts), "claims": _rows(verdicts)}
-    path = out / FOLDER / CLAIMS_NAME
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, text.encode())
-    return [path, *write_paper_tables(verdicts, out)]
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:

@@ -17,6 +17,8 @@ from benchmarks.report.view import unique
 from mobilesam.errors import DataError
 
 FOLDER = "paper"
+LEDGER = "ledger"
+"""Stem of the files that hold the whole ledger."""
 _SIGNS = {"at least": ">= ", "at most": "<= ", None: ""}
 _UNITS = {"M parameters": " M", "ratio": " x", "parameters": "", "mIoU %": " %"}
 
@@ -184,7 +186,7 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
         for v in ordered
     )
     notes = (f"{tally_text(verdicts)}.",)
-    return Table(f"{FOLDER}-ledger", "Published claims and their verdicts", columns, rows, notes)
+    return Table(f"{FOLDER}-{LEDGER}", "Published claims and their verdicts", columns, rows, notes)
 
 
 def write_paper_tables(verdicts: Sequence[ClaimVerdict], folder: Path) -> list[Path]:

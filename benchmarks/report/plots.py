@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.protocols import teacher_of
 from benchmarks.records import LatencyRow, ParamsRow, RunRecord
 from benchmarks.report.accuracy_plot import accuracy_figure
 from benchmarks.report.cells import percent
 from benchmarks.report.decode_plot import decode_figure
 from benchmarks.report.formatting import milliseconds, number, shorten, slug
 from benchmarks.report.panels import Dot, Panel, panel_figure
+from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import plot_style, save_figure
 from benchmarks.report.view import (
     WHOLE_MODEL,
     Protocol,
     Setup,
     find_miou,
-    has_accuracy,
     has_random_weights,
+    headline,
+    miou_percent,
     model_names,
     phase_order,
     protocols,
@@ -32,6 +34,8 @@ from benchmarks.report.view import (
 )
 
 REASON_LENGTH = 160
+SUFFIXES = ("svg", "png")
+"""Kinds of files that `save_figure` writes."""
 SIZES = ("small", "medium", "large")
 HOLLOW = "Hollow: random weights on the exact architecture, whose {what} the same."
 
@@ -123,13 +127,13 @@ def _time(record: RunRecord, row: LatencyRow) -> Dot | str:
 def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
     """Accuracy over all objects and by their size; None where no model has an accuracy."""
     rows = {model: find_miou(record, protocol, model) for model in model_names(record)}
-    accurate = {model: row for model, row in rows.items() if row and has_accuracy(row)}
+    accurate = {model: row for model, row in rows.items() if row and miou_percent(row)}
     if not accurate:
         return None
-    everything = {
-        model: Dot(100 * (row.miou or 0), percent(row.miou or 0), _percent_bounds(row.ci95))
-        for model, row in accurate.items()
-    }
+    everything = {}
+    for model, row in accurate.items():
+        value, bounds = miou_percent(row) or (0.0, None)
+        everything[model] = Dot(value, percent(value / 100), bounds)
     n_all = unique(row.n_instances for row in accurate.values())
     panels = [Panel(_counted("all", n_all), everything)]
     for size in SIZES:
@@ -153,7 +157,7 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
         list(accurate),
         "mIoU (%)",
         notes=notes,
-        linear=_percent_limits(panels),
+        linear=percent_limits(_values(panels)),
         columns=len(panels),
     )
 
@@ -165,18 +169,10 @@ def _counted(title: str, counts: Sequence[float | None]) -> str:
     return title
 
 
-def _percent_limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Multiples of ten around all dots and bars; dots, unlike bars, need no zero."""
+def _values(panels: Sequence[Panel]) -> list[float]:
+    """All values of dots, and the ends of their bars."""
     dots = [dot for panel in panels for dot in panel.dots.values() if isinstance(dot, Dot)]
-    values = [value for dot in dots for value in (dot.value, *(dot.bounds or ()))]
-    low = max(0, 10 * math.floor((min(values) - 3) / 10))
-    high = min(100, 10 * math.ceil((max(values) + 3) / 10))
-    # A dot that lies on the end of the axis is shown whole.
-    return low - 2, high + 2
-
-
-def _percent_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if bounds is None else (100 * bounds[0], 100 * bounds[1])
+    return [value for dot in dots for value in (dot.value, *(dot.bounds or ()))]
 
 
 def _has_dots(panels: Sequence[Panel]) -> bool:
@@ -193,7 +189,8 @@ def write_plots(record: RunRecord, folder: Path) -> list[Path]:
     """Writes `plots/NAME.svg` and `.png` for all that the record holds.
 
     Times of different devices, precisions or thread counts, and accuracies of different
-    protocols, each get a file of their own.
+    protocols (those of `headline`), each get a file of their own; where that leaves protocols out,
+    `protocols-REFERENCE` shows all of them.
 
     Args:
         record: One run, or several that `merge_records` joined.
@@ -205,35 +202,81 @@ def write_plots(record: RunRecord, folder: Path) -> list[Path]:
     Raises:
         DataError: The folder cannot be written.
     """
+    written: list[Path] = []
+    with plot_style():
+        for stem, figure in _figures(record):
+            written += save_figure(figure, folder / "plots", stem)
+    return written
+
+
+def plot_names(record: RunRecord) -> list[str]:
+    """Names of the files that `write_plots` writes, without writing them."""
+    with plot_style():
+        stems = [stem for stem, _ in _figures(record)]
+    return [f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES]
+
+
+def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
+    """Every plot that has something to show, with the stem of its files."""
+    for stem, make in _jobs(record):
+        figure = make()
+        if figure is not None:
+            yield stem, figure
+
+
+def _jobs(record: RunRecord) -> list[tuple[str, Callable[[], Any | None]]]:
+    """The stem of every plot, and what draws it or finds that there is nothing to draw."""
     jobs: list[tuple[str, Callable[[], Any | None]]] = [("params", partial(params_figure, record))]
-    timed, scored = setups(record), protocols(record)
+    timed, scored = setups(record), headline(record)
+    stems = _stems(protocols(record))
     for setup in timed:
         suffix = f"-{slug(setup.label)}" if len(timed) > 1 else ""
         jobs.append((f"latency{suffix}", partial(latency_figure, record, setup)))
         jobs.append((f"decode{suffix}", partial(decode_figure, record, setup)))
         jobs += [
-            (
-                f"accuracy-latency-{_stem(scored, p)}{suffix}",
-                partial(accuracy_figure, record, setup, p),
-            )
+            (f"accuracy-latency-{stems[p]}{suffix}", partial(accuracy_figure, record, setup, p))
             for p in scored
         ]
-    jobs += [(f"size-{_stem(scored, p)}", partial(size_figure, record, p)) for p in scored]
-    written: list[Path] = []
-    with plot_style():
-        for stem, make in jobs:
-            figure = make()
-            if figure is not None:
-                written += save_figure(figure, folder / "plots", stem)
-    return written
+    jobs += [(f"size-{stems[p]}", partial(size_figure, record, p)) for p in scored]
+    return jobs + _overviews(record)
 
 
-def _stem(scored: Sequence[Protocol], protocol: Protocol) -> str:
-    """The protocol's name, with dataset and reference where the record holds several of these."""
+def _overviews(record: RunRecord) -> list[tuple[str, Callable[[], Any | None]]]:
+    """Plots of all protocols of one dataset and reference."""
+    found = protocols(record)
+    groups = [
+        [p for p in found if (p.dataset, p.reference) == part]
+        for part in unique((p.dataset, p.reference) for p in found)
+    ]
+    datasets = unique(p.dataset for p in found)
+    names = _distinct([("protocols", g[0].reference, *_dataset(g[0], datasets)) for g in groups])
+    clicks = _distinct([("clicks", *_where(g[0], datasets)) for g in groups])
+    return [
+        *((n, partial(protocols_figure, record, g)) for n, g in zip(names, groups, strict=True)),
+        *((n, partial(clicks_figure, record, g)) for n, g in zip(clicks, groups, strict=True)),
+    ]
+
+
+def _stems(scored: Sequence[Protocol]) -> dict[Protocol, str]:
+    """The protocol's name, with a teacher's, and the dataset's where there are several."""
+    datasets = unique(p.dataset for p in scored)
+    stems = _distinct([(p.protocol, *_where(p, datasets)) for p in scored])
+    return dict(zip(scored, stems, strict=True))
+
+
+def _where(protocol: Protocol, datasets: Sequence[str]) -> tuple[str, ...]:
+    teacher = () if teacher_of(protocol.reference) is None else (protocol.reference,)
+    return (*teacher, *_dataset(protocol, datasets))
+
+
+def _dataset(protocol: Protocol, datasets: Sequence[str]) -> tuple[str, ...]:
+    return (protocol.dataset,) if len(datasets) > 1 else ()
+
+
+def _distinct(names: Sequence[Sequence[str]]) -> list[str]:
+    """Parts of file names, made of the parts of names; numbered where two would be the same."""
     stems: list[str] = []
-    several = len({(p.dataset, p.reference) for p in scored}) > 1
-    for p in scored:
-        parts = (p.protocol, p.reference, p.dataset) if several else (p.protocol,)
+    for parts in names:
         stem = "-".join(slug(part) for part in parts)
         stems.append(f"{stem}-{len(stems)}" if stem in stems else stem)
-    return stems[list(scored).index(protocol)]
+    return stems

@@ -1,4 +1,4 @@
-"""Makes the committed tables, plots and the README's table from a committed run.
+"""Makes the committed tables, plots, ledger and the README's table from a committed run.
 
 `python -m benchmarks.report.publish results/runs/NAME`
 """
@@ -7,20 +7,37 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.paper.claims import load_claims
+from benchmarks.paper.document import write_claims
+from benchmarks.paper.judge import judge, tally_text
+from benchmarks.paper.tables import FOLDER, LEDGER
+from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.records import RECORD_NAME, load_record
+from benchmarks.report.formatting import escape_markdown
 from benchmarks.report.plots import write_plots
 from benchmarks.report.readme import update_readme
 from benchmarks.report.tables import write_tables
-from mobilesam.errors import BenchError
+from mobilesam.errors import BenchError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS, README = Path("results") / "runs", Path("README.md")
+RESULTS, README = Path("results"), Path("README.md")
+RUNS, FIGURES = RESULTS / "runs", RESULTS / "figures"
+GENERATED = {
+    "tables": (".csv", ".md", ".tex"),
+    "plots": (".png", ".svg"),
+    FOLDER: (".csv", ".json", ".md", ".tex"),
+}
+"""Folders below `results` that hold nothing but what a run gives, and the kinds of their files."""
 
 
 def publish(run: Path, root: Path = ROOT) -> list[Path]:
-    """Writes `results/tables`, `results/plots`, `results/summary.md` and the README's block.
+    """Writes `results/tables`, `plots`, `paper` and `summary.md`, and the README's block.
+
+    Older files of the same kinds in these folders, which this run does not give, are removed once
+    all else is done.
 
     Args:
         run: Folder of the run, below `results/runs`.
@@ -30,13 +47,56 @@ def publish(run: Path, root: Path = ROOT) -> list[Path]:
         The files written.
 
     Raises:
-        DataError: The record cannot be read, or a file cannot be written.
+        DataError: The record or the ledger cannot be read, or a file cannot be written or removed.
     """
     record = load_record(run)
-    results = root / "results"
-    files = [*write_tables(record, results), *write_plots(record, results)]
-    update_readme(root / README, record, run / RECORD_NAME)
+    verdicts = judge(record, load_claims())
+    results = root / RESULTS
+    files = [
+        *write_tables(record, results),
+        *write_plots(record, results),
+        *write_claims(record, verdicts, results),
+    ]
+    update_readme(root / README, record, run / RECORD_NAME, readme_links(verdicts, root))
+    for path in stale_files(results, files):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise DataError(f"cannot remove {path}, which is stale: {error.strerror}") from error
     return [*files, root / README]
+
+
+def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[str]:
+    """Lines of Markdown for the README: the tally of the verdicts, and the figures that exist.
+
+    Args:
+        verdicts: On the whole ledger, from the run that the README shows.
+        root: The checkout.
+    """
+    ledger = (RESULTS / FOLDER / f"{LEDGER}.md").as_posix()
+    lines = [f"[What was published]({ledger}), judged by this run: {tally_text(verdicts)}."]
+    figures = sorted((root / FIGURES).glob("*.png"))
+    if figures:
+        links = (f"[{escape_markdown(p.stem)}]({(FIGURES / p.name).as_posix()})" for p in figures)
+        lines.append(f"Masks of the models side by side: {', '.join(links)}.")
+    return lines
+
+
+def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
+    """Files in the folders of `GENERATED`, of their kinds, that are not among those given.
+
+    Args:
+        results: The folder that holds these folders.
+        files: What a run gives.
+    """
+    kept = {path.resolve() for path in files}
+    found = (
+        path
+        for folder, kinds in GENERATED.items()
+        for path in sorted((results / folder).glob("[!.]*"))
+        if path.suffix in kinds and path.is_file()
+    )
+    return [path for path in found if path.resolve() not in kept]
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import RunRecord, write_atomic
@@ -14,12 +15,13 @@ BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
 
 
-def readme_block(record: RunRecord, record_path: str) -> str:
-    """The Markdown between the two markers: the summary and where it comes from.
+def readme_block(record: RunRecord, record_path: str, links: Sequence[str] = ()) -> str:
+    """The Markdown between the two markers: the summary, what belongs to it, where it comes from.
 
     Args:
         record: The run to show.
         record_path: Path of its record as a reader of the README finds it, with `/`.
+        links: Lines of Markdown, such as links to what else was made of the run.
 
     Returns:
         Lines that end with a newline, a function of the arguments alone.
@@ -27,18 +29,23 @@ def readme_block(record: RunRecord, record_path: str) -> str:
     lines = [f"Record: {record_path}", f"Run: {record.id}", *provenance(record)]
     return (
         summary_table(record).to_markdown(heading="")
+        + ("\nSee also:\n\n" if links else "")
+        + "".join(f"- {line}\n" for line in links)
         + "\nWhere these numbers come from:\n\n"
         + "".join(f"- {escape_markdown(line)}\n" for line in lines)
     )
 
 
-def update_readme(path: Path, record: RunRecord, record_path: Path) -> bool:
+def update_readme(
+    path: Path, record: RunRecord, record_path: Path, links: Sequence[str] = ()
+) -> bool:
     """Writes the block of a record between the markers of a README.
 
     Args:
         path: The README; it must hold each marker once, on a line of its own.
         record: The run to show.
         record_path: The record's file; printed relative to the README's folder.
+        links: As for `readme_block`.
 
     Returns:
         Whether the file changed.
@@ -47,25 +54,27 @@ def update_readme(path: Path, record: RunRecord, record_path: Path) -> bool:
         DataError: The README cannot be read or written, or its markers are missing.
     """
     before, old, after = _split(path)
-    new = _block(path, record, record_path)
+    new = _block(path, record, record_path, links)
     if new == old:
         return False
     write_atomic(path, f"{before}{BEGIN}\n{new}{END}{after}".encode())
     return True
 
 
-def readme_is_fresh(path: Path, record: RunRecord, record_path: Path) -> bool:
+def readme_is_fresh(
+    path: Path, record: RunRecord, record_path: Path, links: Sequence[str] = ()
+) -> bool:
     """Whether a README shows exactly what `update_readme` would write.
 
     Raises:
         DataError: The README cannot be read, or its markers are missing.
     """
-    return _split(path)[1] == _block(path, record, record_path)
+    return _split(path)[1] == _block(path, record, record_path, links)
 
 
-def _block(path: Path, record: RunRecord, record_path: Path) -> str:
+def _block(path: Path, record: RunRecord, record_path: Path, links: Sequence[str]) -> str:
     relative = os.path.relpath(record_path.resolve(), path.resolve().parent)
-    return readme_block(record, Path(relative).as_posix())
+    return readme_block(record, Path(relative).as_posix(), links)
 
 
 def _split(path: Path) -> tuple[str, str, str]:

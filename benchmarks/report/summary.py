@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks.records import LatencyRow, RunRecord, WeightsRow
@@ -16,6 +17,7 @@ from benchmarks.report.view import (
     find_miou,
     has_accuracy,
     has_random_weights,
+    headline,
     model_names,
     model_row,
     protocols,
@@ -34,7 +36,7 @@ def summary_table(record: RunRecord) -> Table:
     A cell without a number says why. Decode times stand beside the kind of decoding.
     """
     timed: tuple[Setup | None, ...] = setups(record) or (None,)
-    shown = protocols(record)
+    shown = headline(record)
     cuda = any(row.cuda_peak_allocated_bytes is not None for row in record.memory)
     reasons = Reasons()
     rows = []
@@ -179,6 +181,14 @@ def _notes(
         notes.append(
             f"mIoU on {datasets}: mean over instances [95 % bootstrap interval over images]; "
             "columns name protocol and reference."
+        )
+    hidden = [protocol for protocol in protocols(record) if protocol not in shown]
+    if hidden:
+        counts = Counter(protocol.reference for protocol in hidden)
+        parts = ", ".join(f"{count} vs {reference}" for reference, count in counts.items())
+        notes.append(
+            f"Protocols not shown here: {parts}; the tables of accuracy (miou, leaderboard) hold "
+            "all of them."
         )
     if any(protocol.dataset.startswith("sa1b") for protocol in shown):
         notes.append("SA-1B's masks were made by a SAM: they favour SAM.")

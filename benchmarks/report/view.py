@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from benchmarks.protocols import DEFAULT_PROTOCOLS, teacher_of
 from benchmarks.records import (
     LatencyRow,
     MemoryRow,
@@ -33,6 +34,8 @@ PHASES = (
     "everything",
 )
 SHA_DIGITS = 8
+MOST_HEADLINES = 3
+"""So many protocols of one dataset and reference are all shown where room is short."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,6 +91,24 @@ def protocols(record: RunRecord) -> tuple[Protocol, ...]:
     found = unique(protocol_of(row) for row in record.miou)
     parts = unique((p.dataset, p.reference) for p in found)
     return tuple(sorted(found, key=lambda p: parts.index((p.dataset, p.reference))))
+
+
+def headline(record: RunRecord) -> tuple[Protocol, ...]:
+    """The protocols that are shown where room is short: columns of a row a model, files a protocol.
+
+    Of each dataset and reference all, or the default ones where there are more than
+    `MOST_HEADLINES` (the first of them where no default is among them); of a teacher, whose masks
+    are no truth, the first of those. In the order of `protocols`.
+    """
+    found = protocols(record)
+    shown: list[Protocol] = []
+    for dataset, reference in unique((p.dataset, p.reference) for p in found):
+        group = [p for p in found if (p.dataset, p.reference) == (dataset, reference)]
+        if len(group) > MOST_HEADLINES:
+            usual = [p for p in group if p.protocol in DEFAULT_PROTOCOLS]
+            group = usual or group[:MOST_HEADLINES]
+        shown += group if teacher_of(reference) is None else group[:1]
+    return tuple(shown)
 
 
 def model_names(record: RunRecord) -> tuple[str, ...]:
@@ -149,6 +170,14 @@ def has_accuracy(row: MiouRow | None) -> bool:
         and row.miou is not None
         and row.weights.kind != "random"
     )
+
+
+def miou_percent(row: MiouRow | None) -> tuple[float, Bounds | None] | None:
+    """Mean IoU and its interval in percent of a row that holds an accuracy, otherwise None."""
+    if row is None or row.miou is None or not has_accuracy(row):
+        return None
+    bounds = None if row.ci95 is None else (100 * row.ci95[0], 100 * row.ci95[1])
+    return 100 * row.miou, bounds
 
 
 def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:

@@ -238,3 +238,40 @@ def record(make_record: Callable[..., RunRecord]) -> RunRecord:
 def empty_record(make_record: Callable[..., RunRecord]) -> RunRecord:
     """A run in which nothing was measured."""
     return make_record(0, failures=(), warnings=())
+
+
+MANY_PROTOCOLS = (
+    "center", "box", "box-multi", "center-multi", "center-oracle", "random-3", "two-point-100",
+    *(f"clicks-{number}" for number in range(1, 6)), "annotation-point",
+)  # fmt: skip
+TEACHER = "teacher:sam-vit-h"
+
+
+def many_rows(name: str) -> list[MiouRow]:
+    """Thirteen protocols against the ground truth and a teacher; nobody has a stored point."""
+    source = miou_rows(name)[0]
+    rows = []
+    for reference in ("ground-truth", TEACHER):
+        for index, protocol in enumerate(MANY_PROTOCOLS):
+            changes: dict[str, Any] = {"protocol": protocol, "reference": reference}
+            clicks = protocol.startswith("clicks-")
+            if source.miou is not None and protocol == "annotation-point":
+                changes |= {"miou": None, "ci95": None, "status": "skipped", "why": "no such point"}
+            elif source.miou is not None and clicks and reference == TEACHER:
+                changes |= {"miou": None, "ci95": None, "status": "skipped", "why": "no reference"}
+            elif source.miou is not None:
+                value = source.miou - 0.03 + 0.01 * index
+                changes |= {"miou": value, "ci95": (value - 0.03, value + 0.025)}
+            rows.append(source.model_copy(update=changes))
+    return rows
+
+
+@pytest.fixture
+def make_many(make_record: Callable[..., RunRecord]) -> Callable[[int], RunRecord]:
+    """Builds a record of the first n models with all of `MANY_PROTOCOLS` and two references."""
+
+    def make(n_models: int) -> RunRecord:
+        names = list(MODELS)[:n_models]
+        return make_record(n_models, miou=tuple(row for name in names for row in many_rows(name)))
+
+    return make

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.paper.claims import load_claims
+from benchmarks.paper.document import write_claims
+from benchmarks.paper.judge import judge
 from benchmarks.records import RECORD_NAME, RunRecord, load_record
-from benchmarks.report.publish import README, RUNS
+from benchmarks.report.plots import plot_names
+from benchmarks.report.publish import README, RESULTS, RUNS, readme_links, stale_files
 from benchmarks.report.readme import readme_is_fresh
 from benchmarks.report.tables import write_tables
 
@@ -35,14 +40,44 @@ def test_every_committed_record_is_valid_and_clean(path: Path) -> None:
 
 def test_the_readme_is_fresh() -> None:
     path, record = shown()
-    assert readme_is_fresh(ROOT / README, record, path)
+    links = readme_links(judge(record, load_claims()))
+    assert readme_is_fresh(ROOT / README, record, path, links)
+
+
+@pytest.mark.parametrize("text", [README, RESULTS / README.name], ids=str)
+def test_what_the_texts_show_exists(text: Path) -> None:
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / text).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / text.parent / link).exists()] == []
+
+
+def assert_fresh(made: list[Path], folder: Path) -> None:
+    for path in made:
+        committed = ROOT / RESULTS / path.relative_to(folder)
+        assert committed.is_file(), f"{committed} is missing: nox -s results"
+        assert committed.read_bytes() == path.read_bytes(), f"{committed} is stale: nox -s results"
 
 
 def test_the_committed_tables_are_fresh(tmp_path: Path) -> None:
     _, record = shown()
-    for made in write_tables(record, tmp_path):
-        committed = ROOT / "results" / made.relative_to(tmp_path)
-        assert committed.read_bytes() == made.read_bytes(), f"{committed} is stale: nox -s results"
+    assert_fresh(write_tables(record, tmp_path), tmp_path)
+
+
+def test_the_committed_ledger_is_fresh(tmp_path: Path) -> None:
+    _, record = shown()
+    assert_fresh(write_claims(record, judge(record, load_claims()), tmp_path), tmp_path)
+
+
+def test_nothing_is_left_of_earlier_runs(tmp_path: Path) -> None:
+    """Plots by name alone: their bytes depend on the version of matplotlib."""
+    _, record = shown()
+    made = [
+        *write_tables(record, tmp_path),
+        *write_claims(record, judge(record, load_claims()), tmp_path),
+    ]
+    plots = [Path("plots") / name for name in plot_names(record)]
+    given = [ROOT / RESULTS / path for path in (*(p.relative_to(tmp_path) for p in made), *plots)]
+    assert [path for path in plots if not (ROOT / RESULTS / path).is_file()] == []
+    assert stale_files(ROOT / RESULTS, given) == []
 
 
 def test_the_committed_instances_give_the_committed_miou() -> None:
@@ -51,10 +86,10 @@ def test_the_committed_instances_give_the_committed_miou() -> None:
     path, record = shown()
     assert record.instances is not None
     table = read_instances(path.parent / record.instances)
-    means = table.groupby(["model", "protocol"]).iou.agg(["mean", "size"])
+    means = table.groupby(["model", "protocol", "reference"]).iou.agg(["mean", "size"])
     scored = [row for row in record.miou if row.miou is not None]
     assert scored
     for row in scored:
-        mean, size = means.loc[(row.model, row.protocol)]
+        mean, size = means.loc[(row.model, row.protocol, row.reference)]
         assert row.miou == pytest.approx(mean)
         assert row.n_instances == size

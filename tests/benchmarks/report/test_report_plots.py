@@ -19,9 +19,16 @@ from benchmarks.report.accuracy_plot import (
 )
 from benchmarks.report.decode_plot import decode_figure, decode_series, slope_ms
 from benchmarks.report.labels import Rect, Spot, place_labels, spread
-from benchmarks.report.plots import latency_figure, params_figure, size_figure, write_plots
+from benchmarks.report.plots import (
+    latency_figure,
+    params_figure,
+    plot_names,
+    size_figure,
+    write_plots,
+)
+from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import model_styles, plot_style, save_figure, short_names
-from benchmarks.report.view import protocols, setups
+from benchmarks.report.view import Protocol, protocols, setups
 
 FILES = {"params", "latency", "decode", "accuracy-latency-box", "size-box"}
 
@@ -87,6 +94,22 @@ def test_no_text_covers_another(make_record: Callable[..., RunRecord], n_models:
         assert overlapping_texts(figure) == []
 
 
+def by_reference(record: RunRecord, reference: str) -> list[Protocol]:
+    return [p for p in protocols(record) if p.reference == reference]
+
+
+@pytest.mark.parametrize("n_models", [1, 9, 12])
+@pytest.mark.usefixtures("styled")
+def test_no_text_covers_another_in_overviews(
+    make_many: Callable[[int], RunRecord], n_models: int
+) -> None:
+    record = make_many(n_models)
+    for reference in ("ground-truth", "teacher:sam-vit-h"):
+        figure = protocols_figure(record, by_reference(record, reference))
+        assert overlapping_texts(figure) == []
+    assert overlapping_texts(clicks_figure(record, by_reference(record, "ground-truth"))) == []
+
+
 @pytest.mark.usefixtures("styled")
 def test_overlap_is_noticed(make_record: Callable[..., RunRecord]) -> None:
     figure = figures(make_record(2))[3]
@@ -116,6 +139,87 @@ def test_bytes_do_not_depend_on_the_user_settings(
             (path, _) = save_figure(params_figure(record), tmp_path / color, "params")
         made.append(path.read_bytes())
     assert made[0] == made[1]
+
+
+def dots(figure: Any) -> list[Any]:
+    """Lines with markers, one a model."""
+    return [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
+
+
+@pytest.mark.usefixtures("styled")
+def test_a_row_a_protocol_with_a_dot_a_model(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(9)
+    group = by_reference(record, "ground-truth")
+    figure = protocols_figure(record, group)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == [p.protocol for p in group if p.protocol != "annotation-point"]
+    drawn = dots(figure)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["mobilesam", "grabcut", "box"]
+    assert len(drawn) == 3
+    for line, (first, step) in zip(drawn, ((71.4, 1), (58, 1), (52, 1)), strict=True):
+        assert line.get_xdata() == pytest.approx([first + step * index for index in range(12)])
+        assert [round(y) for y in line.get_ydata()] == list(range(12))
+    in_row = [line.get_ydata()[1] for line in drawn]
+    assert in_row == sorted(set(in_row))  # side by side, in the order of the legend
+    assert {line.get_color() for line in drawn} == {
+        model_styles(["mobilesam", "grabcut", "box"])[name].color for name in legend
+    }
+    notes = " ".join(figure.get_supxlabel().split())
+    assert "annotation-point: mobilesam, grabcut, box (no such point)" in notes
+    assert "every protocol: sam-vit-h, sam-vit-l, sam-vit-b, fastsam-x, fastsam-s" in notes
+
+
+@pytest.mark.usefixtures("styled")
+def test_agreement_is_not_called_accuracy(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(1)
+    figure = protocols_figure(record, by_reference(record, "teacher:sam-vit-h"))
+    assert "not accuracy" in figure.get_supxlabel()
+    assert "vs teacher:sam-vit-h" in figure.get_suptitle()
+    assert clicks_figure(record, by_reference(record, "teacher:sam-vit-h")) is None
+
+
+@pytest.mark.usefixtures("styled")
+def test_few_protocols_have_no_overview(record: RunRecord) -> None:
+    assert protocols_figure(record, protocols(record)) is None
+    assert clicks_figure(record, protocols(record)) is None
+
+
+@pytest.mark.usefixtures("styled")
+def test_clicks_rise_along_their_number(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(9)
+    group = by_reference(record, "ground-truth")
+    figure = clicks_figure(record, group)
+    lines = dots(figure)
+    assert len(lines) == 3
+    for line, first in zip(lines, (78.4, 65, 59), strict=True):
+        assert [round(x) for x in line.get_xdata()] == [1, 2, 3, 4, 5]
+        assert line.get_ydata() == pytest.approx([first + index for index in range(5)])
+    first, second = (line.get_xdata()[0] for line in lines[:2])
+    assert first < second
+    once = [p for p in group if p.protocol in ("center", "clicks-1")]
+    assert clicks_figure(record, once) is None
+
+
+def test_percent_limits() -> None:
+    assert percent_limits([52.0, 71.4]) == (38, 82)
+    assert percent_limits([0.0, 100.0]) == (-2, 102)
+
+
+def test_many_protocols_leave_few_files(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(1).model_copy(update={"params": (), "latency": ()})
+    names = {Path(name).stem for name in plot_names(record)}
+    assert names == {
+        "size-box", "size-center", "size-center-multi", "size-center-teacher-sam-vit-h",
+        "protocols-ground-truth", "protocols-teacher-sam-vit-h", "clicks",
+    }  # fmt: skip
+    other = [row.model_copy(update={"dataset": "sa1b:dev"}) for row in record.miou]
+    both = record.model_copy(update={"miou": (*record.miou[:1], *other[:13])})
+    names = {Path(name).stem for name in plot_names(both)}
+    assert names == {
+        "size-center-coco-val2017-dev", "size-center-sa1b-dev", "size-box-sa1b-dev",
+        "size-center-multi-sa1b-dev", "protocols-ground-truth-sa1b-dev", "clicks-sa1b-dev",
+    }  # fmt: skip
 
 
 def test_nothing_to_show_leaves_no_file(empty_record: RunRecord, tmp_path: Path) -> None:

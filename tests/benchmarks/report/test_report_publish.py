@@ -1,0 +1,140 @@
+"""Protocols that are shown where room is short, and what publishing leaves in a checkout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.paper.claims import load_claims
+from benchmarks.paper.judge import judge, tally_text
+from benchmarks.records import RECORD_NAME, RunRecord, load_record, save_record
+from benchmarks.report.plots import plot_names, write_plots
+from benchmarks.report.publish import publish, readme_links, stale_files
+from benchmarks.report.readme import BEGIN, END, readme_is_fresh
+from benchmarks.report.summary import summary_table
+from benchmarks.report.view import headline, miou_percent, protocols
+from mobilesam.errors import DataError
+
+STALE = ("tables/old.csv", "plots/old.svg", "plots/old.png", "paper/table99.tex")
+KEPT = ("tables/notes.txt", "plots/.hidden.png", "figures/old.png", "runs/a/old.md", "old.md")
+
+
+def only(record: RunRecord, *names: str, reference: str = "ground-truth") -> RunRecord:
+    rows = [r for r in record.miou if r.protocol in names and r.reference == reference]
+    return record.model_copy(update={"miou": tuple(rows)})
+
+
+def shown(record: RunRecord) -> list[tuple[str, str]]:
+    return [(p.protocol, p.reference) for p in headline(record)]
+
+
+def test_all_of_few_protocols_are_headlines(record: RunRecord) -> None:
+    assert headline(record) == protocols(record)
+
+
+def test_the_default_ones_of_many_are_headlines(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(1)
+    truth = "ground-truth"
+    teacher = "teacher:sam-vit-h"
+    assert shown(record) == [
+        ("center", truth), ("box", truth), ("center-multi", truth), ("center", teacher),
+    ]  # fmt: skip
+    assert shown(only(record, "clicks-1", "clicks-2", "clicks-3", "box")) == [("box", truth)]
+    clicks = [f"clicks-{number}" for number in range(1, 6)]
+    assert shown(only(record, *clicks)) == [(name, truth) for name in clicks[:3]]
+    assert shown(only(record, *clicks, reference=teacher)) == [("clicks-1", teacher)]
+
+
+def test_the_summary_says_where_the_other_protocols_are(
+    record: RunRecord, make_many: Callable[[int], RunRecord]
+) -> None:
+    assert not any("not shown" in note for note in summary_table(record).notes)
+    summary = summary_table(make_many(2))
+    heads = [column.header for column in summary.columns if column.header.startswith("mIoU")]
+    assert heads == [
+        "mIoU center vs ground-truth",
+        "mIoU box vs ground-truth",
+        "mIoU center-multi vs ground-truth",
+        "mIoU center vs teacher:sam-vit-h",
+    ]
+    (note,) = (note for note in summary.notes if "not shown" in note)
+    assert "10 vs ground-truth, 12 vs teacher:sam-vit-h; the tables of accuracy" in note
+
+
+def test_percent_only_of_what_is_accuracy(record: RunRecord) -> None:
+    row = record.miou[0]
+    value, bounds = miou_percent(row) or (None, None)
+    assert value == pytest.approx(74.4)
+    assert bounds == pytest.approx((71.4, 76.9))
+    assert miou_percent(None) is None
+    assert miou_percent(row.model_copy(update={"status": "error"})) is None
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, make_record: Callable[..., RunRecord]) -> Path:
+    """A checkout with a README, one small run, and files that earlier runs left."""
+    source = make_record(1)
+    record = source.model_copy(update={"latency": (), "miou": source.miou[:1]})
+    (tmp_path / "README.md").write_text(f"# Title\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    save_record(record, tmp_path / "results" / "runs" / "a")
+    for name in (*STALE, *KEPT):
+        path = tmp_path / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    return tmp_path
+
+
+def test_publish_writes_all_and_removes_what_is_stale(checkout: Path) -> None:
+    run, results = checkout / "results" / "runs" / "a", checkout / "results"
+    files = publish(run, checkout)
+    assert all(path.is_file() for path in files)
+    names = {path.relative_to(checkout).as_posix() for path in files}
+    assert {
+        "README.md", "results/summary.md", "results/tables/miou.csv", "results/plots/params.svg",
+        "results/paper/ledger.md", "results/paper/claims.json", "results/paper/table7.tex",
+    } <= names  # fmt: skip
+    assert [name for name in STALE if (results / name).exists()] == []
+    assert [name for name in KEPT if not (results / name).exists()] == []
+    assert stale_files(results, files) == []
+
+    record = load_record(run)
+    verdicts = judge(record, load_claims())
+    document = json.loads((results / "paper" / "claims.json").read_text(encoding="utf-8"))
+    assert document["run"] == record.id
+    assert [claim["id"] for claim in document["claims"]] == [each.id for each in verdicts]
+    links = readme_links(verdicts, checkout)
+    assert readme_is_fresh(checkout / "README.md", record, run / RECORD_NAME, links)
+    assert not readme_is_fresh(checkout / "README.md", record, run / RECORD_NAME, links[:1])
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    assert "- [What was published](results/paper/ledger.md), judged by this run: " in text
+    assert tally_text(verdicts) in text
+    assert "[old](results/figures/old.png)" in text
+
+
+def test_publishing_twice_changes_nothing(checkout: Path) -> None:
+    run = checkout / "results" / "runs" / "a"
+    first = {path: path.read_bytes() for path in publish(run, checkout)}
+    assert {path: path.read_bytes() for path in publish(run, checkout)} == first
+
+
+def test_nothing_is_removed_where_publishing_failed(checkout: Path) -> None:
+    (checkout / "README.md").write_text("no markers", encoding="utf-8")
+    with pytest.raises(DataError, match=r"README\.md"):
+        publish(checkout / "results" / "runs" / "a", checkout)
+    assert all((checkout / "results" / name).exists() for name in STALE)
+
+
+def test_without_figures_no_line_links_them(checkout: Path) -> None:
+    (checkout / "results" / "figures" / "old.png").unlink()
+    assert len(readme_links([], checkout)) == 1
+
+
+def test_plot_names_are_those_of_the_files(
+    make_record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    source = make_record(1)
+    record = source.model_copy(update={"latency": (), "miou": source.miou[:1]})
+    assert [path.name for path in write_plots(record, tmp_path)] == plot_names(record)
