@@ -1,0 +1,175 @@
+"""From the decoder's low-resolution logits to the image's own pixels, a strip at a time.
+
+SAM interpolates twice: to the network's input and, after the padding is cut off, to the image. Both
+are linear and separable, so that together they are one matrix a side with three taps a pixel: no
+picture at the network's size is made, and any part of the result can be had alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Two bilinear interpolations after each other: neighbours of neighbours.
+TAPS = 3
+# Half a megabyte of float32: a strip, its source and its mask stay in the second-level cache, and
+# no buffer is large enough for the allocator to give back (three to ten times quicker than whole
+# pictures, which cost fresh pages every time).
+STRIP_PX = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of pixels along one side.
+
+    Attributes:
+        low: First pixel.
+        high: Pixel behind the last; equal to `low` if the span is empty.
+    """
+
+    low: int
+    high: int
+
+
+class Axis:
+    """One side of the interpolation, as taps: pixel i is a weighted mean of three logits.
+
+    Args:
+        low_px: Logits along this side, padding included.
+        input_px: Pixels of the network's input along this side, padding included.
+        inner_px: Of these, how many show the image.
+        image_px: Pixels of the image along this side.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        low_px: int,
+        input_px: int,
+        inner_px: int,
+        image_px: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # Torch's own interpolation of every unit vector: its rounding and its borders, by proof.
+        unit = torch.eye(low_px).view(1, low_px, low_px, 1)
+        wide = F.interpolate(unit, (input_px, 1), mode="bilinear", align_corners=False)
+        wide = F.interpolate(
+            wide[:, :, :inner_px], (image_px, 1), mode="bilinear", align_corners=False
+        )
+        matrix = wide[0, :, :, 0].t()
+        start = (matrix != 0).to(torch.uint8).argmax(1).clamp_(max=low_px - TAPS)
+        self.taps = [(start + tap).to(device) for tap in range(TAPS)]
+        self.weights = [
+            matrix.gather(1, (start + tap)[:, None]).contiguous().to(device) for tap in range(TAPS)
+        ]
+        self._start = start.numpy()
+        self.low_px, self.image_px = low_px, image_px
+
+    def image_span(self, low: Span) -> Span:
+        """The pixels that see any of the logits in `low`; empty if none does."""
+        first = int(self._start.searchsorted(low.low - (TAPS - 1), side="left"))
+        behind = int(self._start.searchsorted(low.high, side="left"))
+        return Span(first, max(first, behind))
+
+    def whole(self) -> Span:
+        """All pixels of the image."""
+        return Span(0, self.image_px)
+
+
+class _Scratch:
+    """Buffers by name, made once and grown when needed."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int) -> Tensor:
+        """A contiguous (rows, columns) float32 buffer of undefined content."""
+        flat = self._flat.get(name)
+        if flat is None or flat.numel() < rows * columns:
+            flat = self._flat[name] = torch.empty(rows * columns, device=self._device)
+        return flat[: rows * columns].view(rows, columns)
+
+
+class Upsampler:
+    """Interpolates logits of one image; for one thread at a time, since it reuses its buffers.
+
+    Args:
+        low_hw: Height and width of the logits, padding included.
+        input_hw: Height and width of the network's input, padding included, in pixels.
+        inner_hw: Of these, height and width of the resized image.
+        image_hw: Height and width of the image itself.
+        device: Where the logits are.
+    """
+
+    def __init__(
+        self,
+        low_hw: tuple[int, int],
+        input_hw: tuple[int, int],
+        inner_hw: tuple[int, int],
+        image_hw: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rows, self.columns = (
+            Axis(*sizes, device) for sizes in zip(low_hw, input_hw, inner_hw, image_hw, strict=True)
+        )
+        self._scratch = _Scratch(device)
+
+    def row_strips(self, logits: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yields the whole picture from top to bottom.
+
+        Args:
+            logits: (h, w) float32.
+
+        Yields:
+            The first row, and (rows, W) float32 that the next step overwrites.
+        """
+        yield from self._strips(
+            logits.t(), self.columns, self.columns.whole(), self.rows, self.rows.whole()
+        )
+
+    def column_strips(self, logits: Tensor, rows: Span, columns: Span) -> Iterator[Tensor]:
+        """Yields a part of the picture from left to right, transposed as COCO's run lengths are.
+
+        Args:
+            logits: (h, w) float32.
+            rows: Which rows of the image.
+            columns: Which columns of the image.
+
+        Yields:
+            (columns, rows) float32 that the next step overwrites.
+        """
+        for _, strip in self._strips(logits, self.rows, rows, self.columns, columns):
+            yield strip
+
+    def _strips(
+        self, x: Tensor, first: Axis, first_span: Span, second: Axis, second_span: Span
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(a, b), to be expanded to (A, B), gives strips of (B, A) with where in B they start."""
+        length = first_span.high - first_span.low
+        if length <= 0:
+            return
+        take = self._scratch.take
+        tall = self._expand(x, first, first_span, "tall")
+        turned = take("turned", x.shape[1], length)
+        turned.copy_(tall.t())
+        step = max(1, STRIP_PX // length)
+        for low in range(second_span.low, second_span.high, step):
+            part = Span(low, min(low + step, second_span.high))
+            yield low, self._expand(turned, second, part, "strip")
+
+    def _expand(self, x: Tensor, axis: Axis, span: Span, name: str) -> Tensor:
+        """(a, m) -> (span, m), in the buffer of this name."""
+        shape = (span.high - span.low, x.shape[1])
+        out, other = (self._scratch.take(part, *shape) for part in (name, f"{name} tap"))
+        part = slice(span.low, span.high)
+        torch.index_select(x, 0, axis.taps[0][part], out=out)
+        out.mul_(axis.weights[0][part])
+        for tap, weight in zip(axis.taps[1:], axis.weights[1:], strict=True):
+            torch.index_select(x, 0, tap[part], out=other)
+            out.addcmul_(other, weight[part])
+        return out

@@ -1,0 +1,350 @@
+"""Segment everything finds what segment-anything's generator finds, with less asked and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from mobilesam.errors import DataError, UsageError
+from mobilesam.everything import (
+    LARGEST_COVER,
+    AutomaticMaskGenerator,
+    segment_boxes,
+    segment_objects,
+)
+from mobilesam.point_grid import point_grid
+from mobilesam.predictor import MobileSam
+
+SIDE_PX = 128
+LOW_PX = SIDE_PX // 4
+SIZE_HW = (90, 120)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Encoder(nn.Module):
+    """The mean colour of what it sees, so that crops differ."""
+
+    img_size = SIDE_PX
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.mean((1, 2, 3)).view(-1, 1, 1, 1)
+
+
+class PromptEncoder(nn.Module):
+    """Passes the coordinates on."""
+
+    mask_input_size = (LOW_PX, LOW_PX)
+
+    def get_dense_pe(self) -> None:
+        return None
+
+    def forward(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        assert masks is None
+        if boxes is not None:
+            return boxes.view(-1, 2, 2), None
+        assert points is not None
+        return points[0].float().repeat(1, 2, 1), None
+
+
+class Decoder(nn.Module):
+    """Blobs with ragged edges, holes and islands around the prompt; firm ones and vague ones."""
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: None,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: None,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        del image_pe, dense_prompt_embeddings
+        middle = sparse_prompt_embeddings.mean(1)
+        chance = (middle @ torch.tensor([0.37, 0.91]) + 3 * image_embeddings.flatten()).frac()
+        axis = (torch.arange(LOW_PX) + 0.5) * 4
+        x, y = axis[None, None, :], axis[None, :, None]
+        away = torch.hypot(x - middle[:, 0, None, None], y - middle[:, 1, None, None])
+        waves = torch.sin(x / 3 + middle[:, :1, None]) * torch.sin(y / 4)
+        number = torch.arange(1, 4) if multimask_output else torch.zeros(1)
+        radius = 9 * (number + 1 + chance.abs()[:, None])
+        firm = 0.15 + 2 * (chance[:, None] * (number + 2)).frac().abs()
+        logits = firm[..., None, None] * (radius[..., None, None] - away[:, None])
+        logits = logits + 6 * chance[:, None, None, None] * waves[:, None]
+        scores = 0.8 + 0.2 * (7.3 * chance[:, None] + 0.61 * number).frac().abs()
+        return logits, scores
+
+
+class Network:
+    """The same modules for `MobileSam`; keeps the prompts that it was asked."""
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam
+        self.asked: list[Tensor] = []
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        found: Tensor = self.sam.image_encoder(pixels)
+        return found
+
+    def prepare(self, embedding: Tensor) -> Tensor:
+        return embedding
+
+    def decode(
+        self,
+        embedding: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_inputs: Tensor | None = None,
+        *,
+        multimask: bool | str = False,
+    ) -> tuple[Tensor, Tensor]:
+        pair = None if points is None or labels is None else (points, labels)
+        sparse, _ = self.sam.prompt_encoder(pair, boxes, mask_inputs)
+        self.asked.append(sparse)
+        found: tuple[Tensor, Tensor] = self.sam.mask_decoder(
+            embedding, None, sparse, None, bool(multimask)
+        )
+        return found
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return Sam(Encoder(), PromptEncoder(), Decoder()).eval()
+
+
+@pytest.fixture
+def model(sam: Sam) -> MobileSam:
+    return MobileSam(sam, Network(sam))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (*SIZE_HW, 3), dtype=np.uint8)
+
+
+def same_records(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("area", "bbox", "crop_box"):
+            assert ours[name] == theirs[name], name
+        for name in ("predicted_iou", "stability_score", "point_coords"):
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6, err_msg=name)
+        if isinstance(theirs["segmentation"], dict):
+            assert ours["segmentation"] == theirs["segmentation"]
+        else:
+            assert ours["segmentation"].dtype == np.bool_
+            assert np.array_equal(ours["segmentation"], theirs["segmentation"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"output_mode": "coco_rle"},
+        {"output_mode": "uncompressed_rle", "points_per_batch": 7},
+        {"pred_iou_thresh": 0.0},
+        {"pred_iou_thresh": 0.95, "stability_score_thresh": 0.8},
+        {"stability_score_thresh": 0.0, "box_nms_thresh": 0.3},
+        {"stability_score_thresh": 0.9, "stability_score_offset": 0.5},
+        {"crop_n_layers": 1},
+        {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_overlap_ratio": 0.2},
+        {"crop_n_layers": 1, "crop_nms_thresh": 0.2, "stability_score_thresh": 0.8},
+        {"min_mask_region_area": 40},
+        {"min_mask_region_area": 4000, "output_mode": "coco_rle"},
+        {"crop_n_layers": 1, "min_mask_region_area": 25},
+        {"min_mask_region_area": 300, "box_nms_thresh": 0.9, "crop_nms_thresh": 0.1},
+        {"points_per_side": None, "point_grids": [np.array([[0.0, 1.0], [0.5, 0.3], [0.9, 0.2]])]},
+        {"pred_iou_thresh": 1.1},
+    ],
+    ids=str,
+)
+def test_every_parameter_means_what_it_means_in_segment_anything(
+    sam: Sam, model: MobileSam, image: np.ndarray, options: dict[str, Any]
+) -> None:
+    given = {"points_per_side": 8, "stability_score_thresh": 0.85, **options}
+    expected = SamAutomaticMaskGenerator(sam, **given).generate(image)
+    found = AutomaticMaskGenerator(model, **given).generate(image)
+    same_records(found, expected)
+    assert bool(expected) == (options.get("pred_iou_thresh") != 1.1)
+
+
+@pytest.mark.parametrize("size_hw", [(301, 77), (5, 9), (1, 1), (128, 128)])
+def test_images_of_all_shapes(sam: Sam, model: MobileSam, size_hw: tuple[int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+    given = {"points_per_side": 5, "stability_score_thresh": 0.8}
+    expected = SamAutomaticMaskGenerator(sam, **given).generate(image)
+    same_records(AutomaticMaskGenerator(model, **given).generate(image), expected)
+
+
+def test_defaults_and_their_order_are_those_of_segment_anything() -> None:
+    import inspect
+
+    theirs = inspect.signature(SamAutomaticMaskGenerator).parameters
+    ours = inspect.signature(AutomaticMaskGenerator).parameters
+    assert list(ours)[: len(theirs)] == list(theirs)
+    for name, parameter in theirs.items():
+        assert ours[name].default == parameter.default, name
+
+
+def test_records_as_coco_rle_go_into_json(model: MobileSam, image: np.ndarray) -> None:
+    given = {"points_per_side": 4, "stability_score_thresh": 0.8}
+    records = AutomaticMaskGenerator(model, **given, output_mode="coco_rle").generate(image)
+    assert json.loads(json.dumps(records)) == records
+    assert records
+
+
+def asked_points(model: MobileSam, size_hw: tuple[int, int]) -> np.ndarray:
+    """(N, 2) xy in pixels of the image."""
+    network = model.network
+    assert isinstance(network, Network)
+    scale = SIDE_PX / max(size_hw)
+    return torch.cat(network.asked)[:, 0].numpy() / scale
+
+
+def test_the_hierarchy_skips_what_is_covered_and_nothing_else(
+    sam: Sam, model: MobileSam, image: np.ndarray
+) -> None:
+    given = {"points_per_side": 12, "pred_iou_thresh": 0.985}
+    AutomaticMaskGenerator(model, **given, hierarchical=True).generate(image)
+    asked = {tuple(point) for point in np.round(asked_points(model, SIZE_HW), 3).tolist()}
+    grid = [tuple(point) for point in np.round(point_grid(12) * SIZE_HW[::-1], 3).tolist()]
+    coarse = [point for index, point in enumerate(grid) if index % 2 and (index // 12) % 2]
+    assert asked.issuperset(coarse)
+    theirs = SamPredictor(sam)
+    theirs.set_image(image)
+    covered = np.zeros(SIZE_HW, np.bool_)
+    for point in coarse:
+        masks, scores, _ = theirs.predict(np.array([point]), np.ones(1))
+        for mask in masks[scores > 0.985]:
+            covered |= mask & (mask.mean() <= LARGEST_COVER)
+    wrong = [
+        (point in asked, bool(covered[int(point[1]), int(point[0])]))
+        for point in set(grid) - set(coarse)
+        if (point in asked) == covered[int(point[1]), int(point[0])]
+    ]
+    # Points at the very edge of a mask: coverage is decided at low resolution.
+    assert len(wrong) <= 6
+    assert 45 < len(asked) < 135
+
+
+def test_the_hierarchy_asks_every_point_where_it_finds_nothing(
+    model: MobileSam, image: np.ndarray
+) -> None:
+    given = {"points_per_side": 7, "pred_iou_thresh": 2.0}
+    assert AutomaticMaskGenerator(model, **given, hierarchical=True).generate(image) == []
+    asked = asked_points(model, SIZE_HW)
+    every = point_grid(7) * SIZE_HW[::-1]
+    np.testing.assert_allclose(
+        asked[np.lexsort(np.round(asked.T, 3))], every[np.lexsort(every.T)], atol=1e-3
+    )
+
+
+def some_boxes(n: int) -> np.ndarray:
+    rng = np.random.default_rng(6)
+    low = rng.uniform(0, 60, (n, 2))
+    return np.concatenate((low, low + rng.uniform(3, 30, (n, 2))), 1)
+
+
+def test_boxes_are_answered_one_by_one_in_their_order(
+    sam: Sam, model: MobileSam, image: np.ndarray
+) -> None:
+    boxes = some_boxes(5)
+    before = boxes.copy()
+    records = segment_boxes(model, image, boxes, boxes_per_batch=2)
+    assert np.array_equal(boxes, before)
+    theirs = SamPredictor(sam)
+    theirs.set_image(image)
+    for record, box in zip(records, boxes, strict=True):
+        masks, scores, _ = theirs.predict(box=box, multimask_output=False)
+        assert np.array_equal(record["segmentation"], masks[0])
+        assert record["area"] == masks[0].sum()
+        assert record["predicted_iou"] == pytest.approx(scores[0])
+        assert record["prompt_box"] == box.tolist()
+        assert record["point_coords"] == []
+    assert len({record["area"] for record in records}) > 1
+
+
+def test_boxes_come_from_any_detector(model: MobileSam, image: np.ndarray) -> None:
+    boxes = some_boxes(3).astype(np.float32)
+    found = [SimpleNamespace(box=box, score=0.5) for box in boxes]
+    seen: list[np.ndarray] = []
+
+    def detector(picture: np.ndarray) -> list[Any]:
+        seen.append(picture)
+        return found
+
+    records = segment_objects(model, image, detector, output_mode="coco_rle")
+    assert records == segment_boxes(model, image, boxes, output_mode="coco_rle")
+    assert seen[0] is image
+    assert segment_objects(model, image, lambda _: []) == []
+
+
+@pytest.mark.parametrize(
+    ("boxes", "what"),
+    [
+        ([[1, 2, 3]], r"shape \(1, 3\)"),
+        ([[1, 2, 3, 4], [5, 5, 5, 9]], "box 1 is no box"),
+        ([[1, 2, float("nan"), 4]], "box 0 is no box"),
+    ],
+)
+def test_bad_boxes_are_refused(
+    model: MobileSam, image: np.ndarray, boxes: list[list[float]], what: str
+) -> None:
+    with pytest.raises(UsageError, match=what):
+        segment_boxes(model, image, boxes)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"points_per_side": 0}, "points_per_side must be at least 1; got 0"),
+        ({"points_per_batch": 0}, "points_per_batch"),
+        ({"points_per_side": None}, "either points_per_side or point_grids"),
+        ({"point_grids": [np.zeros((1, 2))]}, "either points_per_side or point_grids"),
+        ({"points_per_side": None, "point_grids": []}, "0 point grids for 1 layers"),
+        ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "grid 0 has shape"),
+        ({"points_per_side": None, "point_grids": [np.full((1, 2), np.nan)]}, "point 0 of grid 0"),
+        ({"crop_n_layers": -1}, "crop_n_layers"),
+        (
+            {"points_per_side": 2, "crop_n_layers": 1, "crop_n_points_downscale_factor": 4},
+            "none for layer 1",
+        ),
+        ({"output_mode": "png"}, "unknown output_mode 'png'"),
+        (
+            {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "hierarchical": True},
+            "grids of its own",
+        ),
+    ],
+)
+def test_bad_parameters_are_refused(model: MobileSam, options: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        AutomaticMaskGenerator(model, **options)
+
+
+def test_bad_images_are_refused(model: MobileSam) -> None:
+    generator = AutomaticMaskGenerator(model, crop_n_layers=4)
+    for bad in (np.zeros((9, 9), np.uint8), np.zeros((0, 9, 3), np.uint8)):
+        with pytest.raises(DataError):
+            generator.generate(bad)
+        with pytest.raises(DataError):
+            segment_boxes(model, bad, [])
+    with pytest.raises(UsageError, match="too small for 4 crop layers"):
+        generator.generate(np.zeros((5, 5, 3), np.uint8))

@@ -1,0 +1,350 @@
+"""The drop-in predictor answers as segment-anything's, and its plain functions as the drop-in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from mobilesam.errors import BenchError, DataError, UsageError, WeightsError
+from mobilesam.model import build_mobile_sam
+from mobilesam.predictor import MobileSam
+from mobilesam.prompting import ENCODE_BATCH
+from mobilesam.tiny_vit import TinyVitConfig
+
+SIDE_PX = 128
+LOW_PX = SIDE_PX // 4
+CONFIG = TinyVitConfig(
+    embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
+)
+SIZES_HW = ((60, 90), (301, 200), (7, 5), (128, 128))
+
+
+class PlainNetwork:
+    """segment-anything's own modules, in the shape that `MobileSam` wants."""
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam
+        self.n_prepared = 0
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        found: Tensor = self.sam.image_encoder(pixels)
+        return found
+
+    def prepare(self, embedding: Tensor) -> Tensor:
+        self.n_prepared += 1
+        return embedding
+
+    def decode(
+        self,
+        embedding: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_inputs: Tensor | None = None,
+        *,
+        multimask: bool | str = False,
+    ) -> tuple[Tensor, Tensor]:
+        sparse, dense = self.sam.prompt_encoder(
+            points=None if points is None else (points, labels), boxes=boxes, masks=mask_inputs
+        )
+        logits, scores = self.sam.mask_decoder.predict_masks(
+            image_embeddings=embedding,
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+        )
+        chosen = slice(None) if multimask == "both" else slice(1, None) if multimask else slice(1)
+        return logits[:, chosen], scores[:, chosen]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    """Small images, and heads whose weights are large enough to tell prompts apart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = build_mobile_sam(CONFIG)
+        for name, parameter in model.mask_decoder.named_parameters():
+            if name.endswith("weight") and parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def plain(sam: Sam) -> MobileSam:
+    return MobileSam(sam, PlainNetwork(sam))
+
+
+def picture(size_hw: tuple[int, int], seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+
+
+def arguments(kind: tuple[str, ...], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """What `predict` takes, of these kinds."""
+    rng = np.random.default_rng(4)
+    size = np.array(size_hw[::-1])
+    corner = rng.uniform(0, 0.5, 2) * size
+    known: dict[str, dict[str, Any]] = {
+        "points": {"point_coords": rng.uniform(0, 1, (3, 2)) * size, "point_labels": [1, 0, 1]},
+        "box": {"box": np.concatenate((corner, corner + size / 3))},
+        "mask": {"mask_input": rng.normal(0, 4, (1, LOW_PX, LOW_PX)).astype(np.float32)},
+    }
+    found: dict[str, Any] = {}
+    for name in kind:
+        found.update(known[name])
+    if "point_labels" in found:
+        found["point_labels"] = np.array(found["point_labels"])
+    return found
+
+
+KINDS = [
+    kind
+    for length in range(4)
+    for kind in itertools.combinations(("points", "box", "mask"), length)
+]
+
+
+@pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
+def test_every_combination_of_arguments_answers_as_sam_predictor(
+    sam: Sam, plain: MobileSam, size_hw: tuple[int, int]
+) -> None:
+    theirs = SamPredictor(sam)
+    image = picture(size_hw)
+    theirs.set_image(image)
+    plain.set_image(image)
+    assert torch.equal(plain.get_image_embedding(), theirs.get_image_embedding())
+    for kind, multimask, return_logits in itertools.product(KINDS, (False, True), (False, True)):
+        given = arguments(kind, size_hw)
+        options = {"multimask_output": multimask, "return_logits": return_logits}
+        expected = theirs.predict(**given, **options)
+        found = plain.predict(**given, **options)
+        for ours, reference in zip(found, expected, strict=True):
+            assert (ours.dtype, ours.shape) == (reference.dtype, reference.shape), kind
+        assert np.array_equal(found[1], expected[1]), kind
+        assert np.array_equal(found[2], expected[2]), kind
+        same_picture(found[0], expected[0])
+    masks = plain.predict(**arguments(("points",), size_hw))[0]
+    assert 0.02 < masks.mean() < 0.98  # or any two were alike
+
+
+def same_picture(found: np.ndarray, expected: np.ndarray) -> None:
+    """Logits to rounding; masks but for pixels that rounding decides."""
+    if found.dtype == np.bool_:
+        assert np.mean(found != expected) < 1e-3
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected), rtol=0)
+
+
+def test_the_fast_path_is_the_default_and_answers_alike(sam: Sam) -> None:
+    ours, theirs = MobileSam(sam), SamPredictor(sam)
+    image = picture((90, 61))
+    ours.set_image(image)
+    theirs.set_image(image)
+    expected_features = theirs.get_image_embedding()
+    torch.testing.assert_close(ours.get_image_embedding(), expected_features, atol=1e-4, rtol=0)
+    for kind in KINDS:
+        given = arguments(kind, (90, 61))
+        masks, scores, logits = ours.predict(**given)
+        expected = theirs.predict(**given)
+        np.testing.assert_allclose(logits, expected[2], atol=1e-3 * np.ptp(expected[2]))
+        np.testing.assert_allclose(scores, expected[1], atol=1e-3)
+        assert np.mean(masks != expected[0]) < 5e-3
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_both_orders_of_channels(sam: Sam, plain: MobileSam, image_format: str) -> None:
+    theirs = SamPredictor(sam)
+    theirs.set_image(picture((50, 40)), image_format)
+    plain.set_image(picture((50, 40)), image_format)
+    assert torch.equal(plain.get_image_embedding(), theirs.get_image_embedding())
+    assert plain.original_size == theirs.original_size
+    assert plain.input_size == theirs.input_size
+
+
+def test_torch_images_and_batches_of_torch_prompts(sam: Sam, plain: MobileSam) -> None:
+    theirs = SamPredictor(sam)
+    size_hw = (50, 70)
+    image = torch.from_numpy(picture(size_hw)).permute(2, 0, 1)[None].float()
+    resized = theirs.transform.apply_image_torch(image)
+    assert torch.equal(plain.transform.apply_image_torch(image), resized)
+    theirs.set_torch_image(resized, size_hw)
+    plain.set_torch_image(resized, size_hw)
+    points = torch.tensor([[[3.0, 4.0]], [[90.0, 60.0]], [[20.0, 70.0]]])
+    labels = torch.ones(3, 1, dtype=torch.int)
+    boxes = theirs.transform.apply_boxes_torch(
+        torch.tensor([[1, 2, 30, 40], [5, 5, 60, 45], [0, 0, 9, 9]]), size_hw
+    )
+    for given in ((points, labels, None), (None, None, boxes), (points, labels, boxes)):
+        found = plain.predict_torch(*given, multimask_output=False)
+        expected = theirs.predict_torch(*given, multimask_output=False)
+        assert torch.equal(found[1], expected[1])
+        assert torch.equal(found[2], expected[2])
+        same_picture(found[0].numpy(), expected[0].numpy())
+
+
+def test_results_of_the_fast_path_may_be_written_to(sam: Sam) -> None:
+    model = MobileSam(sam)
+    model.set_image(picture((30, 30)))
+    answers = model.predict_torch(None, None, torch.tensor([[1.0, 1, 90, 90]]), return_logits=True)
+    for tensor in (*answers, model.get_image_embedding()):
+        tensor += 1
+
+
+def test_plain_functions_answer_as_the_drop_in(plain: MobileSam) -> None:
+    size_hw = (60, 90)
+    embedding = plain.encode(picture(size_hw))
+    assert embedding.size_hw == size_hw
+    given = [arguments(("points", "box", "mask"), size_hw)]
+    given.append({**given[0], "box": given[0]["box"] + 4, "point_labels": np.array([0, 1, 1])})
+    stacked = {
+        name: np.stack([each[key] for each in given])
+        for name, key in (
+            ("points", "point_coords"),
+            ("labels", "point_labels"),
+            ("boxes", "box"),
+            ("mask_inputs", "mask_input"),
+        )
+    }
+    plain.set_image(picture(size_hw))
+    both = plain.decode(embedding, **stacked, multimask="both")
+    assert both.masks.shape == (2, 4, *size_hw)
+    for multimask, candidates in ((False, slice(0, 1)), (True, slice(1, 4))):
+        found = plain.decode(embedding, **stacked, multimask=multimask)
+        for row, each in enumerate(given):
+            masks, scores, logits = plain.predict(**each, multimask_output=multimask)
+            np.testing.assert_allclose(found.scores[row], scores, atol=1e-5)
+            np.testing.assert_allclose(found.low_res_logits[row], logits, atol=1e-3)
+            assert np.mean(found.masks[row] != masks) < 1e-3
+        np.testing.assert_allclose(both.low_res_logits[:, candidates], found.low_res_logits)
+
+
+def test_a_batch_of_images_is_encoded_as_each_of_them(plain: MobileSam) -> None:
+    sizes = [SIZES_HW[index % len(SIZES_HW)] for index in range(ENCODE_BATCH + 1)]
+    images = [picture(size, seed) for seed, size in enumerate(sizes)]
+    found = plain.encode_batch(images)
+    assert [each.size_hw for each in found] == sizes
+    for each, image in zip(found, images, strict=True):
+        torch.testing.assert_close(each.features, plain.encode(image).features, atol=1e-5, rtol=0)
+
+
+def test_what_prompts_share_is_computed_once_an_image(sam: Sam) -> None:
+    network = PlainNetwork(sam)
+    model = MobileSam(sam, network)
+    first, second = model.encode_batch([picture((20, 20)), picture((20, 20), 9)])
+    boxes = np.array([[1, 1, 9, 9]])
+    answers = [model.decode(each, boxes=boxes) for each in (first, first, second, first)]
+    assert network.n_prepared == 3
+    assert np.array_equal(answers[0].low_res_logits, answers[3].low_res_logits)
+    assert not np.array_equal(answers[0].low_res_logits, answers[2].low_res_logits)
+
+
+def test_without_an_image_nothing_is_predicted(plain: MobileSam) -> None:
+    plain.set_image(picture((20, 20)))
+    assert plain.is_image_set
+    plain.reset_image()
+    assert not plain.is_image_set
+    assert plain.features is None
+    for call in (plain.predict, plain.get_image_embedding, lambda: plain.predict_torch(None, None)):
+        # SamPredictor raises a RuntimeError, which programs may catch.
+        with pytest.raises(RuntimeError, match="set_image") as caught:
+            call()
+        assert isinstance(caught.value, BenchError)
+
+
+def test_a_refused_image_leaves_the_former_one(plain: MobileSam) -> None:
+    plain.set_image(picture((20, 20)))
+    with pytest.raises(DataError):
+        plain.set_image(np.zeros((20, 20), np.uint8))
+    assert plain.original_size == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        (np.zeros((9, 9), np.uint8), "repeat the grey channel"),
+        (np.zeros((9, 9, 1), np.uint8), "repeat the grey channel"),
+        (np.zeros((9, 9, 4), np.uint8), "three colours"),
+        (np.zeros((0, 9, 3), np.uint8), "no pixel"),
+        (np.full((9, 9, 3), np.nan), "as uint8"),
+        (np.zeros((1, 300, 3), np.uint8), "too thin"),
+        ([[0]], "not a list"),
+    ],
+)
+def test_bad_images_are_refused_with_their_cure(plain: MobileSam, image: Any, what: str) -> None:
+    for call in (plain.encode, plain.set_image):
+        with pytest.raises(DataError, match=what):
+            call(image)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"point_coords": np.zeros((1, 2))}, "points and labels go together"),
+        ({"point_coords": np.array([[np.nan, 1]]), "point_labels": np.ones(1)}, "NaN"),
+        ({"point_coords": np.zeros((2, 2)), "point_labels": np.ones(1)}, "do not match"),
+        ({"point_coords": np.zeros(2), "point_labels": np.ones(1)}, "3 dimensions"),
+        ({"box": np.array([1, 2, 3])}, "last of size 4"),
+        ({"box": np.array([1, 2, np.inf, 4])}, "NaN or infinity"),
+        ({"mask_input": np.full((1, LOW_PX, LOW_PX), np.nan)}, "mask_inputs of prompt 0"),
+    ],
+)
+def test_bad_prompts_are_refused(plain: MobileSam, given: dict[str, Any], what: str) -> None:
+    plain.set_image(picture((20, 20)))
+    with pytest.raises(UsageError, match=what):
+        plain.predict(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "no prompt"),
+        ({"points": np.zeros((2, 0, 2)), "labels": np.zeros((2, 0))}, "no prompt"),
+        ({"boxes": np.zeros((0, 4))}, "zero prompts"),
+        (
+            {"boxes": np.ones((1, 4)), "points": np.zeros((2, 1, 2)), "labels": np.ones((2, 1))},
+            "differ in number",
+        ),
+    ],
+)
+def test_decode_refuses_no_prompts(plain: MobileSam, given: dict[str, Any], what: str) -> None:
+    embedding = plain.encode(picture((20, 20)))
+    with pytest.raises(UsageError, match=what):
+        plain.decode(embedding, **given)
+
+
+def test_other_misuse_is_named(plain: MobileSam) -> None:
+    with pytest.raises(UsageError, match="RGB or BGR"):
+        plain.set_image(picture((20, 20)), "HSV")
+    with pytest.raises(UsageError, match="long side of 128"):
+        plain.set_torch_image(torch.zeros(1, 3, 64, 32), (64, 32))
+
+
+def test_a_decoder_that_answers_nan_is_not_believed(sam: Sam) -> None:
+    class Broken(PlainNetwork):
+        def decode(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+            logits, scores = super().decode(*given, **named)
+            return logits, scores * float("nan")
+
+    model = MobileSam(sam, Broken(sam))
+    with pytest.raises(WeightsError, match="fp32"):
+        model.decode(model.encode(picture((20, 20))), boxes=np.array([[1, 1, 9, 9]]))
+
+
+def test_a_checkpoint_is_found_or_named(tmp_path: Any) -> None:
+    with pytest.raises(WeightsError, match="nowhere"):
+        MobileSam.from_checkpoint(tmp_path / "nowhere.pt")
