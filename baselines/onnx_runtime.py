@@ -1,0 +1,17 @@
+"""MobileSAM in ONNX Runtime, from the files of `mobilesam-bench export --to onnx`."""
+
+from __future__ import annotations
+
+from baselines.exported import build_exported
+from baselines.interface import Segmenter
+from baselines.options import ModelOptions
+
+
+def build(options: ModelOptions) -> Segmenter:
+    """MobileSAM in float32; see `baselines.exported.build_exported`."""
+    return build_exported(options, "onnx")
+
+
+def build_int8(options: ModelOptions) -> Segmenter:
+    """MobileSAM with matrix products in 8-bit integers, quantised as they run; not its accuracy."""
+    return build_exported(options, "onnx", int8=True)

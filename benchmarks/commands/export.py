@@ -1,0 +1,74 @@
+"""The command that writes a model as files for other runtimes: `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from baselines.options import Checkpoint
+from baselines.registry import select
+from benchmarks.cli_options import ModelArguments
+from benchmarks.commands.printing import print_json
+from benchmarks.commands.requests import weights_policy
+from benchmarks.planning import find_checkpoint
+from mobilesam.errors import UsageError
+from mobilesam.exported import TARGETS, Manifest, Source, Target
+
+# Whose networks these are; what is derived from them is exported from them again.
+_EXPORTABLE = "mobilesam"
+
+
+def export(
+    arguments: ModelArguments, target: str, out: Path, *, int8: bool = False, as_json: bool = False
+) -> int:
+    """Exports MobileSAM, and prints how far the files are from torch.
+
+    Args:
+        arguments: Which model, and with which weights.
+        target: `onnx` or `openvino`.
+        out: Folder of the files.
+        int8: Also write quantised files (ONNX alone).
+        as_json: Print the manifest.
+
+    Raises:
+        UsageError: Another model, an unknown target, or a package is missing.
+        WeightsError: There are no weights, they do not fit, or the files are wrong.
+    """
+    chosen = next((each for each in TARGETS if each == target), None)
+    if chosen is None:
+        raise UsageError(f"unknown --to {target!r}; choose from {', '.join(TARGETS)}")
+    entries = select([arguments.models])
+    names = [entry.name for entry in entries]
+    if names != [_EXPORTABLE]:
+        raise UsageError(f"only {_EXPORTABLE} can be exported; got {', '.join(names)}")
+    checkpoint = find_checkpoint(entries[0], weights_policy(arguments))
+    manifest = _export(checkpoint, chosen, out, int8=int8)
+    if as_json:
+        print_json({"folder": str(out), **manifest.model_dump(mode="json")})
+    else:
+        _print(manifest, out)
+    return 0
+
+
+def _export(checkpoint: Checkpoint, target: Target, out: Path, *, int8: bool) -> Manifest:
+    from mobilesam.export import export_model
+    from mobilesam.model import load_mobile_sam
+
+    sam = load_mobile_sam(checkpoint.path)
+    source = Source(kind="file", sha256=checkpoint.sha256, n_bytes=checkpoint.n_bytes)
+    return export_model(sam, out, target, source=source, int8=int8)
+
+
+def _print(manifest: Manifest, out: Path) -> None:
+    lines = [f"{name}: {file.n_bytes / 1e6:.1f} MB" for name, file in manifest.files.items()]
+    lines.append("largest difference from torch (float32, fixed pseudo-random inputs):")
+    worst: dict[tuple[str, str], tuple[float, float | None]] = {}
+    for row in manifest.parity:
+        key = row.graph, row.output
+        if key not in worst or row.max_abs > worst[key][0]:
+            worst[key] = row.max_abs, row.tolerance
+    for (graph, output), (difference, tolerance) in worst.items():
+        judged = "not judged" if tolerance is None else f"allowed {tolerance:.2g}"
+        lines.append(f"  {graph} {output}: {difference:.2g} ({judged})")
+    lines.append(f"written to {out}, with manifest.json")
+    sys.stdout.write("\n".join(lines) + "\n")
