@@ -125,6 +125,19 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     return tuple(chosen.values())
 
 
+def select_one(name: str) -> ModelEntry:
+    """Finds the one model of exactly this name.
+
+    Raises:
+        UsageError: There is none, or it is a wildcard.
+    """
+    found = select([name])
+    if name not in entries():
+        names = ", ".join(entry.name for entry in found)
+        raise UsageError(f"{name!r} may be one of {names}; name a single model")
+    return found[0]
+
+
 def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     """Imports the model's module and builds it.
 

@@ -84,6 +84,8 @@ def miou(
     if rescore:
         from benchmarks.commands import rescore as again
 
+        again.refuse_others(models, data)
+
         return again.rescore(rescore, data, output)
     from benchmarks.commands import measure
 

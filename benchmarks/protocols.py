@@ -107,7 +107,9 @@ def _find(name: str) -> AccuracyProtocol:
         return _BY_NAME[name]
     match = _PARAMETRIC.fullmatch(name)
     if match is None:
-        near = difflib.get_close_matches(name, _BY_NAME, n=1)
+        if name in WHOLE_IMAGE:
+            raise UsageError(f"{name} judges all masks of an image together: not from stored ones")
+        near = difflib.get_close_matches(name, (*_BY_NAME, *WHOLE_IMAGE), n=1)
         known = ", ".join((*_BY_NAME, *_FAMILIES))
         hint = f"did you mean {near[0]}?" if near else f"known: {known}"
         raise UsageError(f"unknown protocol {name!r}; {hint}")

@@ -164,6 +164,9 @@ class MiouRow(Value):
     by_category: tuple[CategoryMean, ...] = ()
     clicks: Clicks | None = None
     weights: WeightsRow
+    reference_weights: WeightsRow | None = Field(
+        default=None, description="weights of the teacher; None against the ground truth"
+    )
     status: Status = "ok"
     why: str | None = None
     manifest_sha256: str | None = None

@@ -45,18 +45,18 @@ class EmbeddingCache:
             return None  # it is made again, and replaces the damaged one
 
     def put(self, model: Segmenter, image: UInt8Array, embedding: Embedding) -> None:
-        """Keeps an embedding, if its model's can be kept.
-
-        Raises:
-            DataError: The folder cannot be written.
-        """
+        """Keeps an embedding, if its model's can be kept and the folder takes it."""
         path = self._path(model, image)
         if path is None or not isinstance(model, StorableEmbedding):
             return
         buffer = io.BytesIO()
         arrays = dict(model.embedding_arrays(embedding))
         np.savez(buffer, allow_pickle=False, **arrays)
-        write_atomic(path, buffer.getvalue())
+        try:
+            write_atomic(path, buffer.getvalue())
+        except DataError:
+            # The run has no need of it. One failure (a full disk) is not tried again and again.
+            self._folder = None
 
     def _path(self, model: Segmenter, image: UInt8Array) -> Path | None:
         weights = model.info.weights

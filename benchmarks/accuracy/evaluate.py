@@ -29,7 +29,7 @@ from benchmarks.model_pass import ADAPTER_ERRORS, explain
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
-from benchmarks.records import AccuracyTimeRow, Failure, MiouRow
+from benchmarks.records import AccuracyTimeRow, Failure, MiouRow, WeightsRow
 
 CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
 
@@ -111,7 +111,8 @@ class _Evaluation:
 
     def run(self) -> AccuracyResult:
         wanted = {model.entry.name for model in self._models}
-        truth = tuple(self._pairs(GROUND_TRUTH))
+        is_wanted = GROUND_TRUTH in self._plan.references
+        truth = tuple(self._pairs(GROUND_TRUTH)) if is_wanted else ()
         for name, model in self._planned.items():
             self._pass(model, truth if name in wanted else (), keep=True)
             path = predictions_path(self._plan.out, name)
@@ -172,7 +173,9 @@ class _Evaluation:
         if known is not None and (not keep or predictions_path(plan.out, options.name).is_file()):
             self._reporter.say(f"accuracy of {options.name}: taken from the interrupted run")
             return known
-        asked = plan.protocols if keep else tuple({protocol: 0 for protocol, _ in pairs})
+        asked = tuple({protocol: 0 for protocol, _ in pairs})
+        if keep:  # clicks are of no use to those who compare themselves with this model
+            asked = tuple(p for p in plan.protocols if p in asked or p.budget is None)
         cache = EmbeddingCache(plan.embeddings, options.precision, options.device)
         work = PassPlan(plan.dataset, asked, pairs, self._teachers, keep, plan.out, cache)
         try:
@@ -243,6 +246,7 @@ class _Evaluation:
                 n_left_out=self._manifests.left_out(protocol.prompt),
                 seconds=None if found.time is None else found.time.wall_s,
                 clicks=clicks_needed(protocol, rows),
+                reference_weights=self._reference_weights(reference),
             )
         status, why = self._why_no_rows(model, protocol, reference)
         return MiouRow.model_validate(
@@ -252,10 +256,15 @@ class _Evaluation:
                 "protocol": protocol.name,
                 "reference": reference,
                 "weights": model.weights,
+                "reference_weights": self._reference_weights(reference),
                 "status": status,
                 "why": why,
             }
         )
+
+    def _reference_weights(self, reference: str) -> WeightsRow | None:
+        name = teacher_of(reference)
+        return None if name is None else self._planned[name].weights
 
     def _why_no_rows(
         self, model: PlannedModel, protocol: AccuracyProtocol, reference: str
@@ -272,7 +281,7 @@ class _Evaluation:
             return "skipped", found.unsupported[protocol.name]
         left_out = self._manifests.left_out(protocol.prompt)
         if left_out:
-            return "skipped", f"none of the {left_out} instances has a {protocol.prompt} prompt"
+            return "skipped", f"none of the {left_out} instances has a prompt {protocol.prompt}"
         return "skipped", "the dataset has no usable instance"
 
     def _failures(self) -> tuple[Failure, ...]:

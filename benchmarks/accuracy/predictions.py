@@ -125,6 +125,12 @@ def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Inst
     Raises:
         DataError: The file cannot be written.
     """
+    if path.is_file():
+        # An image that one model's pass could not read must not take those of another's away.
+        known, instances = load_references(path)
+        if known == fingerprint:
+            found = {(image_id, each.annotation_id): each for image_id, each in rows}
+            rows = [(key[0], each) for key, each in (instances | found).items()]
     columns = {
         "image_id": np.array([image_id for image_id, _ in rows], np.int64),
         "annotation_id": np.array([each.annotation_id for _, each in rows], np.int64),

@@ -19,8 +19,8 @@ from benchmarks.accuracy.rescoring import Instances, rescore
 from benchmarks.accuracy.summaries import clicks_needed, summarise
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.instances import InstanceRow
-from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, find, teacher_of
-from benchmarks.records import MiouRow
+from benchmarks.protocols import AccuracyProtocol, Question, find, teacher_of
+from benchmarks.records import RECORD_NAME, MiouRow, WeightsRow
 from mobilesam.errors import DataError, UsageError
 
 
@@ -37,6 +37,14 @@ class Stored:
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
+
+    @property
+    def questions(self) -> dict[str, set[Question]]:
+        """What each model was asked, by name."""
+        return {
+            model: {protocol.question for protocol in find(info.protocols)}
+            for model, info in self.infos.items()
+        }
 
     @property
     def dataset(self) -> str:
@@ -69,14 +77,26 @@ def load_stored(paths: Sequence[Path]) -> Stored:
             raise DataError(f"{file} was made from other data than {files[0]}; score them apart")
         if info.model in infos:
             raise UsageError(f"{file} holds {info.model} a second time; name each model once")
+        for other in infos.values():
+            _check_same_prompts(info, other)
         infos[info.model], predictions[info.model] = info, rows
     return Stored(infos, predictions, instances)
+
+
+def _check_same_prompts(one: PredictionsInfo, other: PredictionsInfo) -> None:
+    for rule in one.manifests.keys() & other.manifests.keys():
+        if one.manifests[rule] != other.manifests[rule]:
+            raise DataError(
+                f"{one.model} and {other.model} answered different {rule} prompts (another "
+                "--seed?), so they cannot be compared; score them apart"
+            )
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    folder = path / PREDICTIONS_FOLDER if (path / PREDICTIONS_FOLDER).is_dir() else path
+    is_run = (path / RECORD_NAME).is_file() or (path / PREDICTIONS_FOLDER).is_dir()
+    folder = path / PREDICTIONS_FOLDER if is_run else path
     found = sorted(file for file in folder.glob("*.parquet") if file.name != REFERENCES_NAME)
     if not found:
         raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
@@ -99,21 +119,15 @@ def score_stored(
     """
     protocols = find(names or stored.protocols)
     teachers = _teachers(stored, references)
-    pairs = [
-        (protocol, reference)
-        for reference in references
-        for protocol in protocols
-        if reference == GROUND_TRUTH or protocol.budget is None
-    ]
+    pairs = [(protocol, reference) for reference in references for protocol in protocols]
     rows: list[MiouRow] = []
     instances: list[InstanceRow] = []
     for model, info in stored.infos.items():
         predictions = stored.predictions[model]
-        asked = {prediction.question for prediction in predictions}
-        usable = [pair for pair in pairs if pair[0].question in asked]
+        usable = [pair for pair in pairs if _why_not(stored, model, *pair) is None]
         found = list(rescore(model, predictions, stored.instances, usable, teachers))
         instances.extend(found)
-        rows.extend(_summaries(info, protocols, references, found))
+        rows.extend(_summaries(stored, info, protocols, references, found))
     return rows, instances
 
 
@@ -129,7 +143,24 @@ def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
     return teachers
 
 
+def _why_not(stored: Stored, model: str, protocol: AccuracyProtocol, reference: str) -> str | None:
+    """Why a model's answers cannot be scored under a protocol; None if they can."""
+    teacher = teacher_of(reference)
+    if teacher is not None and protocol.budget is not None:
+        return CLICKS_NEED_TRUTH
+    for name in (model, teacher):
+        if name is None:
+            continue
+        if protocol.question not in stored.questions[name]:
+            return f"{name} was not asked for {protocol.name}"
+    left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
+    if not any(each.question == protocol.question for each in stored.predictions[model]):
+        return f"none of the {left_out} instances has a prompt {protocol.prompt}"
+    return None
+
+
 def _summaries(
+    stored: Stored,
     info: PredictionsInfo,
     protocols: Sequence[AccuracyProtocol],
     references: Sequence[str],
@@ -149,13 +180,20 @@ def _summaries(
                     manifest_sha256=info.manifests.get(protocol.prompt),
                     n_left_out=info.left_out.get(protocol.prompt, 0),
                     clicks=clicks_needed(protocol, of_reference),
+                    reference_weights=_reference_weights(stored, reference),
                 )
             else:
-                yield _empty(info, protocol, reference)
+                yield _empty(stored, info, protocol, reference)
 
 
-def _empty(info: PredictionsInfo, protocol: AccuracyProtocol, reference: str) -> MiouRow:
-    no_truth = protocol.budget is not None and reference != GROUND_TRUTH
+def _reference_weights(stored: Stored, reference: str) -> WeightsRow | None:
+    name = teacher_of(reference)
+    return None if name is None else stored.infos[name].weights
+
+
+def _empty(
+    stored: Stored, info: PredictionsInfo, protocol: AccuracyProtocol, reference: str
+) -> MiouRow:
     return MiouRow(
         model=info.model,
         dataset=info.dataset,
@@ -163,5 +201,6 @@ def _empty(info: PredictionsInfo, protocol: AccuracyProtocol, reference: str) ->
         reference=reference,
         weights=info.weights,
         status="skipped",
-        why=CLICKS_NEED_TRUTH if no_truth else f"{info.model} was not asked for {protocol.name}",
+        reference_weights=_reference_weights(stored, reference),
+        why=_why_not(stored, info.model, protocol, reference),
     )

@@ -25,6 +25,7 @@ def summarise(
     n_left_out: int = 0,
     seconds: float | None = None,
     clicks: Clicks | None = None,
+    reference_weights: WeightsRow | None = None,
 ) -> MiouRow:
     """Summarises the instances of one model under one protocol.
 
@@ -36,6 +37,7 @@ def summarise(
         n_left_out: Instances without such a prompt.
         seconds: Wall time of the model's pass over the dataset.
         clicks: Where the protocol clicks.
+        reference_weights: Of the teacher, where the reference is one.
     """
     ious = np.array([row.iou for row in rows])
     boundaries = np.array([row.boundary_iou for row in rows])
@@ -64,6 +66,7 @@ def summarise(
         by_category=_by_category(rows, ious),
         clicks=clicks,
         weights=weights,
+        reference_weights=reference_weights,
         manifest_sha256=manifest_sha256,
         seconds=seconds,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from baselines.registry import select
+from baselines.registry import select, select_one
 from benchmarks import profiles
 from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands.printing import print_json
@@ -20,7 +20,7 @@ from benchmarks.paper.tables import FOLDER, paper_tables
 from benchmarks.paper.terminal import WIDTH, ledger_text
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.progress import Reporter
-from benchmarks.protocols import DETECTOR_BOX, TEACHER
+from benchmarks.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER
 from benchmarks.records import (
     RECORD_NAME,
     RunRecord,
@@ -54,6 +54,8 @@ def paper(
         0, also where a claim is not reproduced: that is a finding; 1 if measuring failed.
     """
     claims = load_claims()
+    if runs and (models != ModelArguments() or data != AccuracyArguments()):
+        raise UsageError("--run measures nothing: leave the options of models and data out")
     if runs:
         record = merge_records([load_record(path) for path in runs])
         out, failed = output.out, False
@@ -86,9 +88,10 @@ def _measure(
     names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
     if not names:
         raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
-    (reference,) = select([teacher])
+    reference = select_one(teacher)
+    boxes = (DETECTOR_BOX, DETECTOR_BOX_MULTI)
     protocol = data.protocol or ",".join(
-        (*protocols_needed(claims, data.dataset), *([DETECTOR_BOX] if data.detections else ()))
+        (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
     )
     references = dict.fromkeys((*listed(data.reference), f"{TEACHER}{reference.name}"))
     request = make_request(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines.registry import select
+from baselines.registry import select, select_one
 from benchmarks import profiles, protocols
 from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from benchmarks.data.dataset import Dataset
@@ -47,7 +48,7 @@ def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None)
 
     overrides = dict(parse_override(text) for text in models.weights)
     for name in overrides:
-        (entry,) = select([name])  # a misspelt name would leave its model with random weights
+        entry = select_one(name)  # a misspelt name would leave its model with random weights
         if entry.checkpoint is None and not entry.third_party:
             raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
@@ -65,6 +66,8 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
         UsageError: Unknown, or an option that it needs is missing.
         DataError: It cannot be read.
     """
+    if data.limit is not None and data.limit < 1:
+        raise UsageError(f"--limit must be at least 1; got {data.limit}")
     given = {"--images": data.images, "--annotations": data.annotations, "--root": data.root}
     for option, value in given.items():
         if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
@@ -184,10 +187,19 @@ def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) ->
     """The fields of a `RunRequest` that say how accuracy is measured."""
     dataset = open_dataset(data, n_scenes, models.seed)
     references = protocols.check_references(listed(data.reference))
+    for option, text in (("--protocol", data.protocol), ("--reference", data.reference)):
+        if text is not None and not listed(text):
+            raise UsageError(f"{option} is empty; leave it out for the default")
     named = [name for name in map(protocols.teacher_of, references) if name is not None]
     names = listed(data.protocol) if data.protocol else DEFAULT_PROTOCOLS
     boxes = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
-    masks = tuple(boxes[name] for name in names if name in boxes)
+    masks = tuple(boxes[name] for name in dict.fromkeys(names) if name in boxes)
+    if data.detections is not None and not masks:
+        raise UsageError(f"--detections is for --protocol {DETECTOR_BOX}")
+    if protocols.GROUND_TRUTH not in references and any(name in WHOLE_IMAGE for name in names):
+        raise UsageError(f"{', '.join(WHOLE_IMAGE)} are judged by ground truth only")
+    if data.embeddings is not None:
+        require_writable(data.embeddings, "--embeddings")
     return {
         "dataset": dataset,
         "detector": _detector(data, dataset) if masks else None,
@@ -195,7 +207,7 @@ def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) ->
         "everything": EVERYTHING in names,
         "protocols": protocols.find(name for name in names if name not in WHOLE_IMAGE),
         "references": references,
-        "teachers": select(named) if named else (),
+        "teachers": tuple(select_one(name) for name in named),
         "save_masks": data.save_masks,
         "embeddings": data.embeddings,
     }
@@ -215,6 +227,20 @@ def _detector(data: AccuracyArguments, dataset: Dataset) -> DetectorInput:
 def listed(text: str) -> list[str]:
     """Parts of an argument that are separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Finds out before hours of work whether a folder can be written.
+
+    Raises:
+        UsageError: It cannot; names the option.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: {error.strerror or error}") from error
 
 
 def require_new_folder(out: Path) -> None:

@@ -6,18 +6,34 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import environment, protocols
 from benchmarks.accuracy.stored import load_stored, score_stored
 from benchmarks.cells import content_key
-from benchmarks.cli_options import AccuracyArguments, OutputArguments
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands.measure import finish_miou
 from benchmarks.commands.requests import listed, new_folder, require_new_folder
 from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.records import INSTANCES_NAME, RunRecord, save_record
+from mobilesam.errors import UsageError
+
+
+def refuse_others(models: ModelArguments, data: AccuracyArguments) -> None:
+    """Refuses options that mean nothing without a model and without images.
+
+    Raises:
+        UsageError: One was given.
+    """
+    kept = replace(AccuracyArguments(), protocol=data.protocol, reference=data.reference)
+    if models != ModelArguments() or data != kept:
+        raise UsageError(
+            "--rescore takes models, weights and data from the stored predictions: only "
+            "--protocol, --reference and the options of output go with it"
+        )
 
 
 def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArguments) -> int:

@@ -31,6 +31,8 @@ class _Found:
     status: Status
     why: str | None
     same_kind: bool
+    reference_weights: WeightsRow | None = None
+    mask: str | None = None
 
     def covers(self, data: DataSet) -> bool:
         """Whether it was made on the claim's images, and all of them."""
@@ -42,7 +44,8 @@ class _Found:
     def made_with(self) -> str:
         """Dataset and weights, as printed."""
         size = f"{self.n_images} image{'s' * (self.n_images != 1)}"
-        return f"{weights_label(self.weights)} weights on {self.dataset} ({size})"
+        mask = "" if self.mask is None else f", {self.mask} mask"
+        return f"{weights_label(self.weights)} weights on {self.dataset} ({size}{mask})"
 
 
 def teacher_of(measure: AccuracyMeasure) -> str | None:
@@ -60,7 +63,7 @@ def judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) ->
         name
         for name, official in (
             (measure.model, _is_official(record, measure.model, here)),
-            (teacher, teacher is None or _is_official(record, teacher, [])),
+            (teacher, teacher is None or _is_official_teacher(record, teacher, here)),
         )
         if name is not None and not official
     ]
@@ -78,6 +81,14 @@ def _is_official(record: RunRecord, model: str, rows: list[_Found]) -> bool:
         return any(row.weights.official for row in rows)
     info = model_row(record, model)
     return info is not None and info.weights.official
+
+
+def _is_official_teacher(record: RunRecord, teacher: str, rows: list[_Found]) -> bool:
+    """A teacher need not be among the models; its weights then stand in the rows alone."""
+    known = [row.reference_weights for row in rows if row.reference_weights is not None]
+    if known:
+        return any(weights.official for weights in known)
+    return _is_official(record, teacher, [])
 
 
 def _compare(
@@ -117,7 +128,7 @@ def _lacking(
         failed = next((row.why for row in here if row.covers(measure.data) and row.why), None)
         parts = [failed or f"{measure.data.what}, {_label(measure)}"]
         if isinstance(measure, ArMeasure) and measure.mode is not None:
-            parts.append("no row of a record is made so")
+            parts.append("which this suite does not measure yet")
         settle = again
     why = f"lacks {'; '.join(parts)}"
     if orientation is not None:
@@ -185,14 +196,15 @@ def _rows(record: RunRecord, measure: AccuracyMeasure) -> Iterator[_Found]:
                     each.status, each.why, measure.mode is None,
                 )  # fmt: skip
     else:
-        for found in record.detector:
+        # The single mask first: where a paper does not state it, that is what is judged.
+        for found in sorted(record.detector, key=lambda each: each.mask != "single"):
             if found.model == measure.model:
                 boxes = fnmatchcase(found.detections.lower(), measure.detections)
                 same = boxes and measure.mask in (None, found.mask)
                 # The images count, not the annotations: a detector's boxes take their place.
                 yield _Found(
                     found.ap, found.dataset, None, found.n_images, None, found.weights,
-                    found.status, found.why, same,
+                    found.status, found.why, same, mask=found.mask,
                 )  # fmt: skip
 
 
@@ -207,6 +219,7 @@ def _found(row: MiouRow, value: float | None) -> _Found:
         row.status,
         row.why,
         same_kind=True,
+        reference_weights=row.reference_weights,
     )
 
 
@@ -229,7 +242,9 @@ def _command(measure: AccuracyMeasure) -> str:
         return f"mobilesam-bench paper {measure.data.arguments}"
     if isinstance(measure, ArMeasure):
         return f"mobilesam-bench everything --models {measure.model} {measure.data.arguments}"
+    multi = measure.mask == "multi"
+    protocol = protocols.DETECTOR_BOX_MULTI if multi else protocols.DETECTOR_BOX
     return (
-        f"mobilesam-bench miou --protocol {protocols.DETECTOR_BOX} --detections VITDET_BOXES.json "
+        f"mobilesam-bench miou --protocol {protocol} --detections VITDET_BOXES.json "
         f"--models {measure.model} {measure.data.arguments}"
     )

@@ -44,6 +44,11 @@ class _Time:
     scaled: tuple[tuple[str, int], ...]
 
     @property
+    def only_scaled(self) -> bool:
+        """Whether every part was scaled up, none timed as it is."""
+        return bool(self.parts) and len(self.scaled) == len(self.parts)
+
+    @property
     def text(self) -> str:
         """As printed: the sum, what is in it, and what is not."""
         text = f"{self.model} {milliseconds(self.ms)} ({' + '.join(self.parts)})"
@@ -67,7 +72,9 @@ def same_machine(record: RunRecord, setup: Setup | None, hardware: Hardware) -> 
     """Whether times were made on the published device; never where that is not stated."""
     if hardware.gpu is None or not same_class(setup, hardware):
         return False
-    return any(hardware.gpu.lower() in name.lower() for name in record.environment.gpu)
+    # The end of the name: an RTX 3090 Ti is no RTX 3090.
+    published = hardware.gpu.lower()
+    return all(name.lower().endswith(published) for name in record.environment.gpu)
 
 
 def judge_latency(record: RunRecord, claim: Claim, measure: LatencyMeasure) -> ClaimVerdict:
@@ -103,7 +110,11 @@ def judge_ratio(record: RunRecord, claim: Claim, measure: LatencyRatioMeasure) -
     upper = _add_up(record, setup, measure.numerator)
     lower = _add_up(record, setup, measure.denominator)
     both = (upper, lower)
-    if setup is None or not upper.parts or not lower.parts or (upper.missing and lower.missing):
+    # Two numbers of prompts scaled up from one row have the ratio of the numbers, whatever the row.
+    hollow = upper.model == lower.model and upper.only_scaled and lower.only_scaled
+    if hollow or setup is None or not upper.parts or not lower.parts:
+        return _untimed(claim, both)
+    if upper.missing and lower.missing:
         return _untimed(claim, both)
     ratio = upper.ms / lower.ms
     bound: Bound | None = "at least" if upper.missing else "at most" if lower.missing else None

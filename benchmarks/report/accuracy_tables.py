@@ -14,6 +14,7 @@ from benchmarks.report.view import (
     Protocol,
     find_miou,
     has_accuracy,
+    headline,
     model_names,
     protocol_of,
     protocols,
@@ -208,9 +209,9 @@ def _clicks_cells(row: MiouRow, clicks: Clicks) -> tuple[Cell, ...]:
 
 
 def category_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Mean IoU by category, one table a protocol, one column a model."""
+    """Mean IoU by category, one table for each headline protocol, one column a model."""
     tables = []
-    for protocol in protocols(record):
+    for protocol in headline(record):
         found = {
             row.model: {each.category: each for each in row.by_category}
             for row in record.miou

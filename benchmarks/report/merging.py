@@ -68,8 +68,10 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     runs = sorted(records, key=lambda run: (run.created_utc, run.id))
     if len(runs) == 1:
         return runs[0]
-    _check_same_machine(runs)
+    # What holds no times (a rescoring, for example) may come from anywhere.
+    _check_same_machine([run for run in runs if run.latency or run.everything or run.memory])
     _check_same_weights(runs)
+    _check_same_prompts(runs)
     newest = runs[-1]
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
@@ -108,6 +110,20 @@ def _newest(
                 warnings.append(f"{part.who(row)}: rows of run {old[1]} replaced by run {run.id}")
             kept[key] = (row, run.id)
     return tuple(row for row, _ in kept.values())
+
+
+def _check_same_prompts(runs: Sequence[RunRecord]) -> None:
+    """Rows of one protocol stand in one column: they must have answered the same prompts."""
+    seen: dict[Hashable, str] = {}
+    for run in runs:
+        for row in run.miou:
+            if row.manifest_sha256 is not None:
+                known = seen.setdefault(protocol_of(row), row.manifest_sha256)
+                if known != row.manifest_sha256:
+                    raise UsageError(
+                        f"runs {runs[0].id} to {runs[-1].id} answered different prompts of "
+                        f"{protocol_of(row).label} (another --seed?): report them apart"
+                    )
 
 
 def _check_same_machine(runs: Sequence[RunRecord]) -> None:

@@ -156,7 +156,7 @@ def test_an_unreadable_image_folder_is_one_clear_line(run: Any, scenes: Any) -> 
         (["miou", "--models=box", "--weights=bx=p.pt"], "unknown model 'bx'"),
         (["miou", "--models=box", "--weights=box=p.pt"], "box takes no weights"),
         (["miou", "--models=box", "--images=there"], "--images does not belong to"),
-        (["miou", "--models=box", "--limit=0"], "must be 1 or more"),
+        (["miou", "--models=box", "--limit=0"], "--limit must be at least 1"),
         (["miou", "--models=box", "--device=tpu"], "unknown device"),
         (["miou", "--models=box", "--device=cpu:foo"], "unknown device"),
         (["miou", "--models=box", "--device=cuda:99"], "cuda"),

@@ -275,7 +275,7 @@ def test_a_model_whose_embeddings_cannot_be_kept_runs_all_the_same(
         "miou", "--models=dummy", *scenes.arguments, "--protocol=box", "--embeddings=e", "--json"
     )
     assert done.code == 0
-    assert not (tmp_path / "e").exists()
+    assert list((tmp_path / "e").iterdir()) == []
 
 
 @pytest.mark.shared
@@ -299,3 +299,107 @@ def test_cached_embeddings_give_the_same_masks(
     (cold,), (warm,) = first.json["times"], second.json["times"]
     assert (cold["cached_embeddings"], warm["cached_embeddings"]) == (0, 2)
     assert warm["model_s"] < cold["model_s"]
+
+
+def test_only_the_references_that_were_asked_for_are_scored(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    done = run(
+        "miou",
+        "--models=dummy,grabcut",
+        *scenes.arguments,
+        "--protocol=box",
+        "--reference=teacher:dummy",
+        "--out=o",
+        "--json",
+    )
+    assert done.code == 0
+    assert set(read_instances(tmp_path / "o" / "instances.parquet").reference) == {"teacher:dummy"}
+    assert {row["reference"] for row in done.json["comparisons"]} == {"teacher:dummy"}
+    assert {row["reference_weights"]["kind"] for row in done.json["rows"]} == {"none"}
+
+
+def test_answers_to_different_prompts_are_not_compared(run: Any, scenes: Any) -> None:
+    for model, seed in (("dummy", 0), ("grabcut", 1)):
+        done = run(
+            "miou",
+            f"--models={model}",
+            *scenes.arguments,
+            "--protocol=random-1",
+            f"--seed={seed}",
+            "--save-masks",
+            f"--out={model}",
+        )
+        assert done.code == 0
+    done = run("miou", "--rescore=dummy", "--rescore=grabcut")
+    assert done.code == 1
+    assert "different random-1 prompts" in done.err
+
+
+def test_a_teacher_that_was_not_asked_is_a_reason(run: Any, scenes: Any) -> None:
+    for model, protocol in (("grabcut", "box,random-1"), ("dummy", "random-1")):
+        command = ("miou", f"--models={model}", *scenes.arguments, f"--protocol={protocol}")
+        assert run(*command, "--save-masks", f"--out={model}").code == 0
+    done = run(
+        "miou", "--rescore=grabcut", "--rescore=dummy", "--reference=teacher:dummy", "--json"
+    )
+    assert done.code == 0
+    found = rows_of(done)
+    assert found["grabcut", "random-1", "teacher:dummy"]["status"] == "ok"
+    assert "dummy was not asked" in found["grabcut", "box", "teacher:dummy"]["why"]
+
+
+def test_a_run_without_stored_answers_says_how_to_make_them(run: Any, scenes: Any) -> None:
+    assert run("miou", "--models=box", *scenes.arguments, "--protocol=box", "--out=o").code == 0
+    done = run("miou", "--rescore=o")
+    assert done.code == 1
+    assert "--save-masks" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--reference=teacher:sam-*",), "name a single model"),
+        (("--protocol=,",), "--protocol is empty"),
+        (("--reference=,",), "--reference is empty"),
+        (("--detections=boxes.json",), "detector-box"),
+        (("--protocol=everything", "--reference=teacher:dummy"), "ground truth only"),
+        (("--protocol=everythin",), "did you mean everything"),
+        (("--limit=0",), "--limit must be at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    run: Any, scenes: Any, arguments: tuple[str, ...], message: str
+) -> None:
+    done = run("miou", "--models=box", *scenes.arguments, *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_folder_of_embeddings_that_cannot_be_written_is_found_at_once(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("miou", "--models=box", *scenes.arguments, "--embeddings=file/inside")
+    assert done.code == 2
+    assert "--embeddings" in done.err
+
+
+@pytest.mark.parametrize("argument", ["--models=box", "--save-masks", "--limit=3"])
+def test_rescoring_takes_no_options_of_models_and_data(
+    run: Any, stored: Path, argument: str
+) -> None:
+    done = run("miou", f"--rescore={stored}", argument)
+    assert done.code == 2
+    assert "--rescore takes" in done.err
+
+
+def test_an_image_that_another_pass_lost_keeps_its_reference(run: Any, scenes: Any) -> None:
+    command = ("miou", *scenes.arguments, "--protocol=box", "--save-masks", "--out=o")
+    assert run(*command, "--models=box").code == 0
+    first = min(scenes.images.iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    shutil.rmtree("o/cells")
+    Path("o/record.json").unlink()
+    assert run(*command, "--models=dummy").code == 1
+    assert run("miou", "--rescore=o").code == 0

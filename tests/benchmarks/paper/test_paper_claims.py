@@ -28,7 +28,7 @@ TABLES = {
     "mobilesam-article": ["10", "8", "2", "4"],
     "fastsam.coco": "37.9 46.5 15.7 47.3 63.7 18.5 49.5 62.5".split(),
     "fastsam.lvis": ["49.7"],
-    "mobilesamv2.everything": ["1616", "6464", "97", "16.7", "66.6"],
+    "mobilesamv2.everything": ["1616", "6464", "97"],
     "mobilesamv2.ar": "59.2 57.2 59.3 58.5 53.6 44.8 51.1 49.6".split(),
     "edgesam.coco-box": ["77.3", "74.4"],
     "efficientvit-sam.coco-box": ["77.4", "72.3", "80.4", "81.8"],

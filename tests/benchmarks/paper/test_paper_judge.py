@@ -277,6 +277,17 @@ def test_a_teacher_needs_its_official_weights_too(kit: Any, ledger: Ledger) -> N
     assert (verdict.settle or "").startswith("mobilesam-bench weights fetch sam-vit-h && ")
 
 
+def test_a_teacher_need_not_be_among_the_models(kit: Any, ledger: Ledger) -> None:
+    claim = ledger["mobilesam.table2.coupled-miou"]
+    row = kit.miou_row(
+        "sam-vit-b", "center", 0.73, reference="teacher:sam-vit-h", dataset="sa1b:sa_000000"
+    )
+    models = [each for each in kit.model_rows(kit.official) if each.model == "sam-vit-b"]
+    for weights, verdict in ((kit.official, "reproduced"), (kit.custom, "needs weights")):
+        known = row.model_copy(update={"reference_weights": weights})
+        assert one(kit.build(models=tuple(models), miou=(known,)), claim).verdict == verdict
+
+
 def test_teacher_and_ground_truth_never_stand_for_each_other(kit: Any, ledger: Ledger) -> None:
     claim = ledger["mobilesam.table7.mobilesam-100"]
     truth = kit.miou_row("mobilesam", "two-point-100", 0.73, weights=kit.custom)
