@@ -101,7 +101,7 @@ def test_a_size_ratio_is_tested_by_exact_counts(kit: Any, ledger: Ledger, edit: 
 def test_every_time_has_a_measured_ratio(kit: Any, ledger: Ledger) -> None:
     claims = [c for c in ledger.values() if c.measure.kind.startswith("latency")]
     verdicts = judge(kit.build(), claims)
-    assert len(verdicts) == 54
+    assert len(verdicts) == 52
     for verdict in verdicts:
         assert verdict.ratio is not None, verdict.id
         assert verdict.verdict in ("different hardware", "needs weights"), verdict.id
@@ -326,7 +326,7 @@ def test_recall_and_precision_are_judged_by_their_rows(kit: Any, ledger: Ledger)
     assert "another setting" in single.why
     other = one(record, ledger["mobilesamv2.ar.boxes-64"])
     assert other.verdict == "needs data"
-    assert "no row of a record is made so" in other.why
+    assert "which this suite does not measure yet" in other.why
     own = boxes.model_copy(update={"detections": "mine.json"})
     renamed = record.model_copy(update={"detector": (own,)})
     assert one(renamed, ledger["several.coco-ap.sam-b-multi"]).verdict == "needs data"
@@ -350,4 +350,4 @@ def test_a_figure_is_derived_from_other_figures(ledger: Ledger, kit: Any, edit: 
 def test_training_needs_a_gpu_and_names_the_command(kit: Any, ledger: Ledger) -> None:
     verdict = one(kit.build(), ledger["mobilesam.table4.batch8-epochs8-miou"])
     assert verdict.verdict == "needs GPU"
-    assert (verdict.settle or "").startswith("mobilesam-bench distill ")
+    assert "mobilesam-bench distill" in (verdict.settle or "")
