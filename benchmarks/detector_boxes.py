@@ -150,11 +150,7 @@ def _one_model(
     options = model.options
     key = {
         "kind": STAGE,
-        "model": options.name,
-        "weights": model.weights.sha256,
-        "device": options.device,
-        "precision": options.precision,
-        "seed": options.seed,
+        **model.key,
         "dataset": task.source.dataset.fingerprint,
         "detections": task.detections.sha256,
         "mask": task.mask,

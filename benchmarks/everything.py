@@ -18,7 +18,7 @@ from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall, encode_fou
 from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.detections import TruthMask
 from benchmarks.data.parsing import check_limit
-from benchmarks.model_pass import take_turn
+from benchmarks.model_pass import lost, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
@@ -97,11 +97,7 @@ def _one_model(
     options = model.options
     key = {
         "kind": STAGE,
-        "model": options.name,
-        "weights": model.weights.sha256,
-        "device": options.device,
-        "precision": options.precision,
-        "seed": options.seed,
+        **model.key,
         "threads": torch.get_num_threads(),
         "dataset": dataset.fingerprint,
         "limit": limit,
@@ -136,8 +132,7 @@ def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | N
     with reporter.bar(f"{STAGE} of {model.info.name}", min(counts, default=None)) as bar:
         for sample in islice(dataset.samples(), limit):
             if isinstance(sample, BadSample):
-                lost = f"{sample.why} ({sample.n_instances} instances left out)"
-                tally.failures.append(Failure(stage="data", culprit=sample.name, why=lost))
+                tally.failures.append(lost(sample))
             else:
                 _image(model, sample, tally)
             bar.step()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from baselines.interface import Segmenter
 from baselines.registry import build
+from benchmarks.data.dataset import BadSample
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure, Status
 from mobilesam.errors import FOREIGN_ERRORS, BenchError
@@ -22,6 +23,12 @@ PROMPT_BATCH = 32
 def explain(error: BaseException) -> str:
     """One line; an error that is not ours is given with its type, as it does not know its place."""
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+
+
+def lost(sample: BadSample) -> Failure:
+    """The failure that an unreadable image is, with what is lost with it."""
+    why = f"{sample.why} ({sample.n_instances} instances left out)"
+    return Failure(stage="data", culprit=sample.name, why=why)
 
 
 def take_turn(

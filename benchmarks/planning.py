@@ -46,6 +46,18 @@ class PlannedModel:
     error: str | None = None
 
     @property
+    def key(self) -> dict[str, object]:
+        """What of a model decides its results, for the key under which they are kept."""
+        options = self.options
+        return {
+            "model": options.name,
+            "weights": self.weights.sha256,
+            "device": options.device,
+            "precision": options.precision,
+            "seed": options.seed,
+        }
+
+    @property
     def trained(self) -> bool:
         """Its answers mean something: it has trained weights, or needs none."""
         return self.weights.kind != "random" and self.error is None

@@ -19,7 +19,7 @@ from benchmarks.accuracy.predictions import (
 from benchmarks.accuracy.rescoring import rescore
 from benchmarks.accuracy.scoring import Pair
 from benchmarks.accuracy.stopwatch import describe
-from benchmarks.accuracy.summaries import clicks_needed, summarise
+from benchmarks.accuracy.summaries import by_protocol, clicks_needed, summarise
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.cells import CellStore
 from benchmarks.data.dataset import Dataset
@@ -193,14 +193,9 @@ class _Evaluation:
     def _key(
         self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool
     ) -> dict[str, object]:
-        options = model.options
         return {
             "kind": "accuracy",
-            "model": options.name,
-            "weights": model.weights.sha256,
-            "device": options.device,
-            "precision": options.precision,
-            "seed": options.seed,
+            **model.key,
             "dataset": self._plan.dataset.fingerprint,
             "protocols": [protocol.name for protocol in self._plan.protocols],
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
@@ -215,17 +210,15 @@ class _Evaluation:
         if name in self._teachers:
             against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
             folder = self._plan.out / PREDICTIONS_FOLDER
-            _, predictions = load_predictions(predictions_path(self._plan.out, name))
             _, instances = load_references(folder / REFERENCES_NAME)
-            rows.extend(rescore(name, predictions, instances, against, self._teachers))
+            answers = self._teachers[name].predictions
+            rows.extend(rescore(name, answers, instances, against, self._teachers))
         return rows
 
     def _summaries(self, model: PlannedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:
-        groups: dict[tuple[str, str], list[InstanceRow]] = {}
-        for row in rows:
-            groups.setdefault((row.reference, row.protocol), []).append(row)
+        groups = by_protocol(rows)
         for reference in self._plan.references:
-            of_reference = {name: part for (ref, name), part in groups.items() if ref == reference}
+            of_reference = groups.get(reference, {})
             for protocol in self._plan.protocols:
                 yield self._summary(model, protocol, reference, of_reference)
 

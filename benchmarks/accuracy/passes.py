@@ -29,6 +29,7 @@ from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.prompt_rules import prompt_rule, to_prompts
 from benchmarks.instances import InstanceRow
 from benchmarks.manifests import Manifests
+from benchmarks.model_pass import lost
 from benchmarks.progress import Reporter
 from benchmarks.protocols import AccuracyProtocol
 from benchmarks.records import AccuracyTimeRow, Failure, Value, WeightsRow
@@ -126,7 +127,7 @@ def run_pass(
                 if sample is None:
                     break
                 if isinstance(sample, BadSample):
-                    failures.append(_lost(sample))
+                    failures.append(lost(sample))
                 else:
                     rows.extend(_image(asker, scorer, sample, plan, clock, kept))
                 bar.step()
@@ -136,11 +137,6 @@ def run_pass(
                 _write(name, weights, plan, usable, manifests, kept)
     time = clock.row(name, plan.dataset.name)
     return PassResult(rows=tuple(rows), failures=tuple(failures), unsupported=why_not, time=time)
-
-
-def _lost(sample: BadSample) -> Failure:
-    why = f"{sample.why} ({sample.n_instances} instances left out)"
-    return Failure(stage="data", culprit=sample.name, why=why)
 
 
 def _image(

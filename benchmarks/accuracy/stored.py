@@ -16,7 +16,7 @@ from benchmarks.accuracy.predictions import (
     load_references,
 )
 from benchmarks.accuracy.rescoring import Instances, rescore
-from benchmarks.accuracy.summaries import clicks_needed, summarise
+from benchmarks.accuracy.summaries import by_protocol, clicks_needed, summarise
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.instances import InstanceRow
 from benchmarks.protocols import AccuracyProtocol, Question, find, teacher_of
@@ -32,19 +32,15 @@ class Stored:
         infos: Of each model, by name.
         predictions: Of each model, by name.
         instances: The reference masks.
+        asked: Questions put to each model, by name.
+        answered: Those of them that some instance has a prompt for.
     """
 
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
-
-    @property
-    def questions(self) -> dict[str, set[Question]]:
-        """What each model was asked, by name."""
-        return {
-            model: {protocol.question for protocol in find(info.protocols)}
-            for model, info in self.infos.items()
-        }
+    asked: dict[str, set[Question]]
+    answered: dict[str, set[Question]]
 
     @property
     def dataset(self) -> str:
@@ -80,7 +76,12 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         for other in infos.values():
             _check_same_prompts(info, other)
         infos[info.model], predictions[info.model] = info, rows
-    return Stored(infos, predictions, instances)
+    asked = {
+        model: {protocol.question for protocol in find(info.protocols)}
+        for model, info in infos.items()
+    }
+    answered = {model: {row.question for row in rows} for model, rows in predictions.items()}
+    return Stored(infos, predictions, instances, asked, answered)
 
 
 def _check_same_prompts(one: PredictionsInfo, other: PredictionsInfo) -> None:
@@ -151,10 +152,10 @@ def _why_not(stored: Stored, model: str, protocol: AccuracyProtocol, reference: 
     for name in (model, teacher):
         if name is None:
             continue
-        if protocol.question not in stored.questions[name]:
+        if protocol.question not in stored.asked[name]:
             return f"{name} was not asked for {protocol.name}"
     left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
-    if not any(each.question == protocol.question for each in stored.predictions[model]):
+    if protocol.question not in stored.answered[model]:
         return f"none of the {left_out} instances has a prompt {protocol.prompt}"
     return None
 
@@ -166,11 +167,9 @@ def _summaries(
     references: Sequence[str],
     rows: Sequence[InstanceRow],
 ) -> Iterator[MiouRow]:
+    groups = by_protocol(rows)
     for reference in references:
-        of_reference: dict[str, list[InstanceRow]] = {}
-        for row in rows:
-            if row.reference == reference:
-                of_reference.setdefault(row.protocol, []).append(row)
+        of_reference = groups.get(reference, {})
         for protocol in protocols:
             if protocol.name in of_reference:
                 yield summarise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,14 @@ from benchmarks.statistics import clustered_mean_interval
 # COCO's classes of annotation area, in square pixels, half-open.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 NOC_IOUS = (0.85, 0.90)
+
+
+def by_protocol(rows: Iterable[InstanceRow]) -> dict[str, dict[str, list[InstanceRow]]]:
+    """The rows of one model by reference, then by protocol, in their own order."""
+    groups: dict[str, dict[str, list[InstanceRow]]] = {}
+    for row in rows:
+        groups.setdefault(row.reference, {}).setdefault(row.protocol, []).append(row)
+    return groups
 
 
 def summarise(

@@ -27,6 +27,11 @@ class Teacher:
             (each.question, each.image_id, each.annotation_id): each for each in predictions
         }
 
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """All its answers, in the order in which they were given."""
+        return tuple(self._answers.values())
+
     def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:
         """The mask that the teacher gives under a protocol that needs no reference to choose.
 

@@ -26,7 +26,7 @@ from benchmarks.data.coco import CocoDataset
 from benchmarks.data.dataset import Instance, Sample
 from benchmarks.data.prompt_rules import prompt_rule, to_prompts
 from benchmarks.protocols import AccuracyProtocol, find, pick
-from benchmarks.records import write_atomic
+from benchmarks.speedups.document import give
 from mobilesam.allocator import keep_buffers
 
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
@@ -203,10 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found = compare(arguments)
         found["environment"] = collect(arguments.threads).model_dump(mode="json")
-    text = json.dumps(found, indent=1)
-    if arguments.out is not None:
-        write_atomic(arguments.out, f"{text}\n".encode())
-    sys.stdout.write(f"{text}\n")
+    give(found, arguments.out)
     return 0
 
 

@@ -31,7 +31,7 @@ from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.data.coco import CocoDataset
 from benchmarks.data.dataset import Sample
 from benchmarks.data.detections import TruthMask
-from benchmarks.records import write_atomic
+from benchmarks.speedups.document import give
 
 SIDES = ("reference", "grid", "hierarchical")
 MATCH_IOU = 0.95
@@ -221,10 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found = compare(arguments)
         found["environment"] = collect(arguments.threads).model_dump(mode="json")
-    text = json.dumps(found, indent=1)
-    if arguments.out is not None:
-        write_atomic(arguments.out, f"{text}\n".encode())
-    sys.stdout.write(f"{text}\n")
+    give(found, arguments.out)
     return 0
 
 
