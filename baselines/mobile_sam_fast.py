@@ -6,15 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.interface import Embedding, Float32Array, Prepared, Prompts, Segmenter
+from baselines.interface import (
+    Embedding,
+    Float32Array,
+    LogitMasks,
+    MaskRecord,
+    Masks,
+    Prepared,
+    Prompts,
+    Segmenter,
+    UInt8Array,
+    check_image,
+)
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, Wanted, random_weights
+from mobilesam.everything import AutomaticMaskGenerator
 from mobilesam.fast_decoder import ImageSide
 from mobilesam.inference import FastMobileSam, Precision
 from mobilesam.model import build_mobile_sam, load_mobile_sam
+from mobilesam.prompting import PromptedSam
+from mobilesam.upsampling import Upsampler, pictures
 
 # Prompts whose masks are brought to the image's size together; the decoder cuts up its own work.
 _BATCH = 8
@@ -44,6 +59,8 @@ class FastMobileSamSegmenter(SamSegmenter):
             model = load_mobile_sam(options.checkpoint.path)
         super().__init__(model, options, family="MobileSAM", licence="Apache-2.0")
         self._batch = _BATCH
+        # Of the last image's size, since images of one size often follow each other.
+        self._upsampler: tuple[tuple[int, int], Upsampler] | None = None
         self._fast: FastMobileSam | None = None
         if options.device != "meta":  # there are shapes alone there: enough for counting
             self._fast = FastMobileSam(model, cast("Precision", options.precision), options.device)
@@ -67,6 +84,25 @@ class FastMobileSamSegmenter(SamSegmenter):
             embedding.payload.side, where, labels, boxes, masks, multimask=wanted
         )
 
+    @torch.inference_mode()
+    def postprocess(self, found: LogitMasks) -> Masks:
+        """Upsamples to the image's size and thresholds, a strip at a time."""
+        upsampler = self._upsampler_for(found.size_hw)
+        masks = pictures(found.logits, upsampler, float(self.model.mask_threshold))
+        return Masks(
+            masks.cpu().numpy(), found.scores.cpu().numpy(), found.logits.float().cpu().numpy()
+        )
+
+    def everything(self, image: UInt8Array) -> list[MaskRecord]:
+        """This project's own generator with the default parameters of segment-anything's."""
+        check_image(image)
+        found = AutomaticMaskGenerator(PromptedSam(self.model, self._network)).find(image)
+        return [
+            # Boxes of masks end on the last pixel; a record's behind it.
+            MaskRecord(mask.runs.to_mask(), mask.score, np.add(mask.box, (0, 0, 1, 1), dtype="f4"))
+            for mask in found
+        ]
+
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
         """One array: (1, 256, S/16, S/16) float32."""
         plain = Embedding(embedding.payload.features, embedding.size_hw, embedding.model)
@@ -77,6 +113,15 @@ class FastMobileSamSegmenter(SamSegmenter):
     ) -> Embedding:
         """The embedding that `embedding_arrays` was given, on this model's device."""
         return self._embedding(super().embedding_from(arrays, size_hw).payload, size_hw)
+
+    def _upsampler_for(self, size_hw: tuple[int, int]) -> Upsampler:
+        kept = self._upsampler
+        if kept is None or kept[0] != size_hw:
+            side, low = self._side, self.model.prompt_encoder.mask_input_size
+            inner = self._resize.get_preprocess_shape(*size_hw, side)
+            upsampler = Upsampler(low, (side, side), inner, size_hw, self.device)
+            kept = self._upsampler = (size_hw, upsampler)
+        return kept[1]
 
     def _embedding(self, features: Tensor, size_hw: tuple[int, int]) -> Embedding:
         with torch.inference_mode():

@@ -13,6 +13,7 @@ from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast_decoder import FastDecoder, ImageSide, Multimask
 from mobilesam.fast_encoder import FastEncoder
 from mobilesam.folding import folded
+from mobilesam.kernels import computes_bf16
 from mobilesam.tiny_vit import TinyViT
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,7 +40,7 @@ class FastMobileSam:
 
     Raises:
         UsageError: The precision is unknown, or the encoder is not a TinyViT.
-        UnsupportedError: "fp16" on a CPU.
+        UnsupportedError: "fp16" on a CPU, or "bf16" on one that does not multiply in it.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class FastMobileSam:
             raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}")
         if dtype == torch.float16 and self.device.type == "cpu":
             raise UnsupportedError("fp16 is slower than fp32 on a CPU; choose fp32 or bf16")
+        if dtype == torch.bfloat16 and self.device.type == "cpu" and not computes_bf16():
+            raise UnsupportedError("this processor does not compute in bf16; use fp32")
         encoder = sam.image_encoder
         if not isinstance(encoder, TinyViT):
             raise UsageError(f"the encoder is a {type(encoder).__name__}; give a MobileSAM")

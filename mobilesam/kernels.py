@@ -38,6 +38,15 @@ def has_onednn_linear() -> bool:
     return bool(torch.equal(found, torch.full((2, 2), 3.0)))
 
 
+@cache
+def computes_bf16() -> bool:
+    """Whether oneDNN multiplies in bfloat16 on this processor; without, it refuses or crawls."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
 class Dense:
     """y = x W^T + b with the weights prepared for the number of rows.
 
@@ -51,7 +60,9 @@ class Dense:
         self.weight = weight.detach().to(like, copy=True).contiguous()
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self._packed: dict[int, Tensor] = {}
-        known = like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16)
+        known = like.device.type == "cpu" and (
+            like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
+        )
         self._by_onednn = known and has_onednn_linear()
 
     def __call__(self, x: Tensor) -> Tensor:

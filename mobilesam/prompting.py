@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mobilesam.errors import DataError, UsageError, WeightsError
 from mobilesam.mask_runs import BoolArray
-from mobilesam.upsampling import Upsampler
+from mobilesam.upsampling import Upsampler, pictures
 
 Array = npt.NDArray[Any]
 Float32Array = npt.NDArray[np.float32]
@@ -240,22 +240,9 @@ class PromptedSam:
     def to_picture(
         self, logits: Tensor, embedding: ImageEmbedding, *, return_logits: bool = False
     ) -> Tensor:
-        """Brings (N, C, h, w) logits to the image's size: bool masks, or float32 logits.
-
-        Beyond the answer it needs no memory that grows with it.
-        """
-        count, candidates = logits.shape[:2]
-        dtype = torch.float32 if return_logits else torch.bool
-        out = torch.empty(count, candidates, *embedding.size_hw, dtype=dtype, device=logits.device)
-        upsampler = self.upsampler(embedding, logits.device)
-        for picture, low in zip(out.flatten(0, 1), logits.flatten(0, 1).float(), strict=True):
-            for top, strip in upsampler.row_strips(low):
-                rows = picture[top : top + len(strip)]
-                if return_logits:
-                    rows.copy_(strip)
-                else:
-                    torch.gt(strip, self.mask_threshold, out=rows)
-        return out
+        """Brings (N, C, h, w) logits to the image's size: bool masks, or float32 logits."""
+        threshold = None if return_logits else self.mask_threshold
+        return pictures(logits, self.upsampler(embedding, logits.device), threshold)
 
     def _resized(self, image: UInt8Array) -> Tensor:
         resized = np.ascontiguousarray(self.transform.apply_image(image))

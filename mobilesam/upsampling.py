@@ -173,3 +173,27 @@ class Upsampler:
             torch.index_select(x, 0, tap[part], out=other)
             out.addcmul_(other, weight[part])
         return out
+
+
+def pictures(logits: Tensor, upsampler: Upsampler, threshold: float | None) -> Tensor:
+    """Brings logits to the image's size; beyond the answer it needs no memory that grows with it.
+
+    Args:
+        logits: (N, C, h, w) on the upsampler's device.
+        upsampler: Of their image.
+        threshold: Logits above it belong to the mask; None asks for the logits themselves.
+
+    Returns:
+        (N, C, H, W): bool masks, or float32 logits.
+    """
+    size_hw = upsampler.rows.image_px, upsampler.columns.image_px
+    dtype = torch.float32 if threshold is None else torch.bool
+    out = torch.empty(*logits.shape[:2], *size_hw, dtype=dtype, device=logits.device)
+    for picture, low in zip(out.flatten(0, 1), logits.flatten(0, 1).float(), strict=True):
+        for top, strip in upsampler.row_strips(low):
+            rows = picture[top : top + len(strip)]
+            if threshold is None:
+                rows.copy_(strip)
+            else:
+                torch.gt(strip, threshold, out=rows)
+    return out

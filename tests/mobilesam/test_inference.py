@@ -13,6 +13,7 @@ from torch import Tensor
 from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast_decoder import FastDecoder
 from mobilesam.inference import FastMobileSam
+from mobilesam.kernels import computes_bf16
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import TinyVitConfig
 
@@ -196,6 +197,7 @@ def test_other_depths_and_widths_of_the_decoder() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.skipif(not computes_bf16(), reason="this processor does not compute in bf16")
 def test_bf16_touches_the_encoder_only(sam: Sam, embedding: Tensor) -> None:
     given = prompts("point", 2)
     rough, plain = FastMobileSam(sam, "bf16"), FastMobileSam(sam)
@@ -229,6 +231,12 @@ def test_unknown_and_unsuitable_precisions(sam: Sam) -> None:
         FastMobileSam(sam, "fp8")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="fp16"):
         FastMobileSam(sam, "fp16")
+
+
+def test_bf16_where_the_processor_has_none(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilesam.inference.computes_bf16", lambda: False)
+    with pytest.raises(UnsupportedError, match="this processor does not compute in bf16"):
+        FastMobileSam(sam, "bf16")
 
 
 def test_another_encoder_is_refused(sam: Sam) -> None:
