@@ -227,13 +227,30 @@ def build_exported(options: ModelOptions, target: Target, *, int8: bool = False)
     return ExportedSegmenter(folder, options, target, int8=int8)
 
 
+def derive_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> None:
+    """Makes the files that `build_exported` would run, where they are not there yet.
+
+    Raises:
+        UsageError: A package is missing.
+        WeightsError: The checkpoint does not fit, or the cache cannot be written.
+    """
+    if exported_folder(options.checkpoint) is None:
+        ensure_exported(options, target, int8=int8)
+
+
 def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
     """The folder of exported files that a checkpoint stands for; None if it is plain weights."""
     if checkpoint is None:
         return None
-    if checkpoint.path.name == MANIFEST_NAME:
-        return checkpoint.path.parent
-    return checkpoint.path if checkpoint.path.is_dir() else None
+    path = checkpoint.path
+    if not is_exported(path):
+        return None
+    return path.parent if path.name == MANIFEST_NAME else path
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path given for weights names a folder of exported files."""
+    return path.name == MANIFEST_NAME or path.is_dir()
 
 
 def folder_checkpoint(path: Path) -> Checkpoint:

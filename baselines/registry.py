@@ -36,6 +36,9 @@ class ModelEntry:
         summary: One line for `mobilesam-bench models`.
         checkpoint: Name in `mobilesam.checkpoints` of the weights it needs; None if it needs none.
         requires: Packages beyond those that are always there.
+        derive: `module:function` for a model that runs files made from its checkpoint; it takes
+            `ModelOptions`, and makes them where they are not there yet. Such a model also takes a
+            folder of these files for a checkpoint.
         third_party: It comes from an entry point.
     """
 
@@ -44,6 +47,7 @@ class ModelEntry:
     summary: str
     checkpoint: str | None = None
     requires: tuple[str, ...] = ()
+    derive: str | None = None
     third_party: bool = False
 
     def missing(self) -> tuple[str, ...]:
@@ -63,6 +67,30 @@ _BUILT_IN = (
         "baselines.mobile_sam_fast:build",
         "MobileSAM on this project's inference path: same weights, same masks, less time",
         "mobilesam",
+    ),
+    ModelEntry(
+        "mobilesam-onnx",
+        "baselines.onnx_runtime:build",
+        "MobileSAM exported to ONNX, in ONNX Runtime",
+        "mobilesam",
+        ("onnxruntime",),
+        "baselines.onnx_runtime:derive",
+    ),
+    ModelEntry(
+        "mobilesam-onnx-int8",
+        "baselines.onnx_runtime:build_int8",
+        "the same with matrix products in 8-bit integers: other masks",
+        "mobilesam",
+        ("onnxruntime",),
+        "baselines.onnx_runtime:derive_int8",
+    ),
+    ModelEntry(
+        "mobilesam-openvino",
+        "baselines.openvino:build",
+        "MobileSAM exported to OpenVINO",
+        "mobilesam",
+        ("openvino",),
+        "baselines.openvino:derive",
     ),
     ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),
     ModelEntry("sam-vit-l", "baselines.sam:build_l", "SAM ViT-L (segment-anything)", "sam-vit-l"),
@@ -108,13 +136,20 @@ def entries() -> Mapping[str, ModelEntry]:
 def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     """Finds models by name or wildcard, each once, in the order asked for.
 
+    A wildcard stands for models that this installation can run: those that lack a package are
+    chosen by name alone.
+
     Raises:
-        UsageError: A pattern matches nothing; suggests the nearest names.
+        UsageError: A pattern matches nothing; suggests the nearest names, or what to install.
     """
     known = entries()
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
-        names = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        matching = fnmatch.filter(known, pattern)
+        names = [pattern] if pattern in known else [n for n in matching if not known[n].missing()]
+        if matching and not names:
+            lacking = sorted({package for name in matching for package in known[name].missing()})
+            raise UsageError(f"{pattern!r} matches nothing that can run: {_install(lacking)}")
         if not names:
             near = difflib.get_close_matches(pattern, known, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
@@ -147,12 +182,29 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     """
     missing = entry.missing()
     if missing:
-        raise UsageError(
-            f"{entry.name} needs {', '.join(missing)}: pip install {' '.join(missing)}"
-        )
-    module_name, _, attribute = entry.target.partition(":")
+        raise UsageError(f"{entry.name} needs {', '.join(missing)}: {_install(missing)}")
+    return cast("Factory", _load(entry, entry.target))(options)
+
+
+def derive(entry: ModelEntry, options: ModelOptions) -> None:
+    """Makes the files that a model runs, if it runs any; called before anything is timed.
+
+    Raises:
+        UsageError: The module, the function or a required package is missing.
+        WeightsError: Its checkpoint does not fit, or the files cannot be made.
+    """
+    if entry.derive is not None and not entry.missing():
+        _load(entry, entry.derive)(options)
+
+
+def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:
+    module_name, _, attribute = target.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"{entry.name} cannot be loaded from {entry.target}: {error}") from error
-    return cast("Factory", factory)(options)
+        raise UsageError(f"{entry.name} cannot be loaded from {target}: {error}") from error
+    return cast("Callable[[ModelOptions], object]", found)
+
+
+def _install(packages: Iterable[str]) -> str:
+    return f"pip install {' '.join(packages)}"

@@ -198,6 +198,27 @@ def predict(
     return prediction.predict(image, arguments, point, box, out, json)
 
 
+@app.command
+def export(
+    out: Path,
+    /,
+    *,
+    to: Annotated[str, Parameter(help="onnx or openvino.")],
+    int8: Annotated[bool, Parameter(help="ONNX: quantised files as well.")] = False,
+    weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
+    offline: bool = False,
+    trust: bool = False,
+    json: bool = False,
+) -> int:
+    """Write MobileSAM for ONNX Runtime or OpenVINO; nothing is kept that differs from torch."""
+    from benchmarks.commands import export as exporting
+
+    arguments = ModelArguments(
+        models=exporting.EXPORTABLE, weights=weights, offline=offline, trust=trust
+    )
+    return exporting.export(arguments, to, out, int8=int8, as_json=json)
+
+
 @weights_app.command(name="list")
 def weights_list(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
     """List the published weights, and which of them are here."""

@@ -113,7 +113,8 @@ def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
     """Finds the weights of one model, fetching them if the policy lets it.
 
     Several models may run the same weights: a file given for the model itself comes first, then
-    one given under the name of its checkpoint.
+    one given under the name of its checkpoint. A model that runs files made from a checkpoint takes
+    a folder of these as well.
 
     Raises:
         WeightsUnavailableError: They are not here and cannot or may not be fetched.
@@ -125,6 +126,11 @@ def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
 
     name = entry.checkpoint or entry.name
     own = policy.overrides.get(entry.name)
+    if own is not None and entry.derive is not None:
+        from baselines.exported import folder_checkpoint, is_exported
+
+        if is_exported(own):
+            return folder_checkpoint(own)
     overrides = policy.overrides if own is None else {**policy.overrides, name: own}
     spec, limit = specs().get(name), policy.fetch_limit_bytes
     large = spec is not None and limit is not None and spec.n_bytes > limit

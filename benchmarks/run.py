@@ -11,7 +11,7 @@ from typing import Any
 
 from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
-from baselines.registry import build
+from baselines.registry import build, derive
 from benchmarks import environment, latency, parameters
 from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
@@ -229,6 +229,8 @@ def _describe(
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
+                if request.needs_weights and model.error is None:
+                    derive(model.entry, model.options)
             except ADAPTER_ERRORS as error:
                 why = explain(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))

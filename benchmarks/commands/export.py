@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from baselines.options import Checkpoint
-from baselines.registry import select
+from baselines.registry import select_one
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import weights_policy
@@ -14,8 +14,8 @@ from benchmarks.planning import find_checkpoint
 from mobilesam.errors import UsageError
 from mobilesam.exported import TARGETS, Manifest, Source, Target
 
-# Whose networks these are; what is derived from them is exported from them again.
-_EXPORTABLE = "mobilesam"
+EXPORTABLE = "mobilesam"
+"""Whose networks these are; models that run exported files are made of the same weights."""
 
 
 def export(
@@ -24,24 +24,21 @@ def export(
     """Exports MobileSAM, and prints how far the files are from torch.
 
     Args:
-        arguments: Which model, and with which weights.
+        arguments: With which weights.
         target: `onnx` or `openvino`.
         out: Folder of the files.
         int8: Also write quantised files (ONNX alone).
         as_json: Print the manifest.
 
     Raises:
-        UsageError: Another model, an unknown target, or a package is missing.
+        UsageError: An unknown target, or a package is missing.
         WeightsError: There are no weights, they do not fit, or the files are wrong.
     """
     chosen = next((each for each in TARGETS if each == target), None)
     if chosen is None:
         raise UsageError(f"unknown --to {target!r}; choose from {', '.join(TARGETS)}")
-    entries = select([arguments.models])
-    names = [entry.name for entry in entries]
-    if names != [_EXPORTABLE]:
-        raise UsageError(f"only {_EXPORTABLE} can be exported; got {', '.join(names)}")
-    checkpoint = find_checkpoint(entries[0], weights_policy(arguments))
+    entry = select_one(arguments.models)
+    checkpoint = find_checkpoint(entry, weights_policy(arguments))
     manifest = _export(checkpoint, chosen, out, int8=int8)
     if as_json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})
