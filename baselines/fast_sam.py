@@ -135,7 +135,7 @@ class FastSamSegmenter(Segmenter):
         The payload is (1, 3, h, w) float32 in [0, 1] on the host.
         """
         size = check_image(image)
-        letterbox = _ultralytics().letterbox(INPUT_SIZE_PX, auto=True, stride=_STRIDE_PX)
+        letterbox = import_ultralytics().letterbox(INPUT_SIZE_PX, auto=True, stride=_STRIDE_PX)
         boxed = np.ascontiguousarray(letterbox(image=np.ascontiguousarray(image)))
         pixels = torch.from_numpy(boxed).permute(2, 0, 1).contiguous()
         return Prepared(pixels[None].float().div_(255), size)
@@ -163,7 +163,7 @@ class FastSamSegmenter(Segmenter):
         boxes, as in the authors' code; the predictor in `ultralytics` applies it afterwards, to
         the boxes alone. Masks without a pixel are dropped.
         """
-        library, search, size = _ultralytics(), self.search, prepared.size_hw
+        library, search, size = import_ultralytics(), self.search, prepared.size_hw
         input_hw = prepared.payload.shape[2:]
         rows = library.suppress(
             output[0].float(), search.confidence, search.nms_iou, max_det=search.max_masks, nc=1
@@ -216,7 +216,7 @@ class FastSamSegmenter(Segmenter):
 
 
 def _random_network(scale: str, reg_max: int, seed: int) -> nn.Module:
-    library = _ultralytics()
+    library = import_ultralytics()
     architecture = library.read_architecture(f"yolov8{scale}-seg.yaml")
     architecture["reg_max"] = reg_max
     with torch.random.fork_rng(devices=[]):
@@ -256,7 +256,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     try:
         # The path is absolute, so that ultralytics never takes it for a name to download.
-        content, _ = _ultralytics().load_pickle(path.resolve())
+        content, _ = import_ultralytics().load_pickle(path.resolve())
     except _UNPICKLING_ERRORS as error:
         reason = next(iter(str(error).splitlines()), "")
         raise WeightsError(
@@ -283,7 +283,8 @@ class _Ultralytics:
 
 
 @cache
-def _ultralytics() -> _Ultralytics:
+def import_ultralytics() -> _Ultralytics:
+    """Imports ultralytics, once, without what its import does to the process."""
     # Its suppression is torchvision's if that has been imported by anyone, and slower otherwise.
     import torchvision  # noqa: F401
 

@@ -67,7 +67,7 @@ class FastMobileSam:
         if self.device.type == "cpu" and not compile:
             self._encode = FastEncoder(encoder, dtype)
         else:
-            self._encode = _module_encoder(encoder, dtype, self.device, compile=compile)
+            self._encode = module_encoder(encoder, dtype, self.device, compile=compile)
         sam.prompt_encoder.to(self.device)
         sam.mask_decoder.to(self.device)
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
@@ -137,14 +137,24 @@ class FastMobileSam:
         )
 
 
-def _module_encoder(
+def module_encoder(
     encoder: TinyViT,
     dtype: torch.dtype,
     device: torch.device,
     *,
-    compile: bool,  # noqa: A002
+    compile: bool = False,  # noqa: A002
 ) -> Callable[[Tensor], Tensor]:
-    """The folded encoder as one module, for devices and compilers that fuse by themselves."""
+    """The folded encoder as one module, for devices and compilers that fuse by themselves.
+
+    Args:
+        encoder: With its weights loaded; copied.
+        dtype: What to compute in.
+        device: Where to run.
+        compile: Hand it to `torch.compile`.
+
+    Returns:
+        (B, 3, S, S) pixels -> (B, 256, S/16, S/16) float32; an inference tensor.
+    """
     module = folded(encoder).to(device=device, dtype=dtype)
     module = module.to(memory_format=torch.channels_last)
     run = cast("Callable[[Tensor], Tensor]", torch.compile(module) if compile else module)

@@ -1,4 +1,4 @@
-"""How a speed benchmark gives its result: one JSON document, printed and kept if asked for."""
+"""How a speed benchmark gives its result: one JSON document, printed or kept if asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ def give(found: Mapping[str, Any], out: Path | None) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    text = json.dumps(found, indent=1)
     if out is not None:
-        write_atomic(out, f"{text}\n".encode())
-    sys.stdout.write(f"{text}\n")
+        keep(found, out)
+    sys.stdout.write(_text(found))
+
+
+def keep(found: Mapping[str, Any], out: Path) -> None:
+    """Writes a result to a file.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    write_atomic(out, _text(found).encode())
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, indent=1) + "\n"

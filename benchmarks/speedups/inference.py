@@ -25,11 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speedups.sides import REFERENCE, default_names, names
 from benchmarks.statistics import median_interval
 
-REFERENCE = "plain"
-SIDES = (REFERENCE, "plain+keep", "fast", "fast+keep", "bf16", "compiled", "compiled-bf16")
-DEFAULT_SIDES = (REFERENCE, "fast", "bf16")
 WORKER = "benchmarks.speedups.inference_worker"
 
 
@@ -47,7 +45,7 @@ class Worker:
     """A process that makes one call each time it is asked to.
 
     Args:
-        side: One of `SIDES`.
+        side: One of `sides.names`.
         weights: Checkpoint, or None for random weights of seed 0.
         threads: Of torch.
         folder: Where it leaves its answers.
@@ -114,7 +112,7 @@ def measure(
     """Times all sides in turns.
 
     Args:
-        sides: Of `SIDES`, the reference among them.
+        sides: Of `sides.names`, the reference among them.
         tasks: `encoder` or `decoder-N`.
         weights: Checkpoint, or None for random ones.
         threads: Of torch.
@@ -204,19 +202,24 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
+    from benchmarks.environment import collect, default_threads
+    from benchmarks.speedups.document import keep
+    from mobilesam.cache import digest_file
+
     parser = argparse.ArgumentParser(description="Ratios of the fast path to the plain modules.")
     parser.add_argument("--weights", type=Path, help="checkpoint; random weights without")
-    parser.add_argument("--sides", default=",".join(DEFAULT_SIDES), help=", ".join(SIDES))
+    parser.add_argument("--sides", help=f"by commas; of {', '.join(names())}")
     parser.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="one document instead of a table")
+    parser.add_argument("--out", type=Path, default=None, help="write one document to a file")
     chosen = parser.parse_args(arguments)
-    sides = tuple(dict.fromkeys((REFERENCE, *chosen.sides.split(","))))
-    unknown = sorted(set(sides) - set(SIDES))
+    given = default_names() if chosen.sides is None else chosen.sides.split(",")
+    sides = tuple(dict.fromkeys((REFERENCE, *given)))
+    unknown = sorted(set(sides) - set(names()))
     if unknown:
-        parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(SIDES)}")
+        parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(names())}")
     found = measure(
         sides,
         chosen.tasks.split(","),
@@ -226,10 +229,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         turns=chosen.turns,
     )
     rows = summarise(found)
-    if chosen.json:
-        print(json.dumps(rows))  # noqa: T201
-    else:
-        print_rows(rows)
+    print_rows(rows)
+    if chosen.out is not None:
+        settings = {name: getattr(chosen, name) for name in ("threads", "processes", "turns")}
+        document = {
+            **settings,
+            "weights": None if chosen.weights is None else digest_file(chosen.weights).sha256,
+            "rows": rows,
+            "environment": collect(chosen.threads).model_dump(mode="json"),
+        }
+        keep(document, chosen.out)
     return 0
 
 

@@ -17,42 +17,13 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from mobilesam.allocator import keep_buffers
-from mobilesam.inference import FastMobileSam
+from benchmarks.speedups import sides
 from mobilesam.model import build_mobile_sam, load_mobile_sam
 
 Call = Callable[[], Tensor]
 
 
-def calls(sam: Sam, side: str) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
-    """The encoder, and the decoder for points on an image, of one side."""
-    if side.startswith("plain"):
-        return sam.image_encoder, lambda image, points: _plain_decode(sam, image, points)
-    fast = FastMobileSam(
-        sam,
-        "bf16" if side.endswith("bf16") else "fp32",
-        compile=side.startswith("compiled"),
-    )
-    return fast.encode, lambda image, points: fast.decode(
-        image, points, torch.ones(points.shape[:2])
-    )[0]
-
-
-def _plain_decode(sam: Sam, image: Tensor, points: Tensor) -> Tensor:
-    labels = torch.ones(points.shape[:2])
-    sparse, dense = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
-    logits, _ = sam.mask_decoder(
-        image_embeddings=image,
-        image_pe=sam.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=False,
-    )
-    found: Tensor = logits
-    return found
-
-
-def build_call(sam: Sam, side: str, task: str, *, trained: bool) -> Call:
+def build_call(sam: Sam, side: sides.Side, task: str, *, trained: bool) -> Call:
     """What is timed for a task, on input of a fixed seed.
 
     Every side decodes the same embedding: the plain encoder's, or noise where the encoder is not
@@ -61,13 +32,12 @@ def build_call(sam: Sam, side: str, task: str, *, trained: bool) -> Call:
     draw = torch.Generator().manual_seed(0)
     size = int(sam.image_encoder.img_size)
     pixels = torch.randn(1, 3, size, size, generator=draw)
-    encode, decode = calls(sam, side)
     if task == "encoder":
-        return lambda: encode(pixels)
+        return lambda: side.encode(pixels)
     noise = torch.randn(1, 256, size // 16, size // 16, generator=draw)
     image = sam.image_encoder(pixels) if trained else noise
     points = size * torch.rand(int(task.removeprefix("decoder-")), 1, 2, generator=draw)
-    return lambda: decode(image, points)
+    return lambda: side.decode(image, points)
 
 
 def timed(call: Call) -> tuple[dict[str, float], Tensor]:
@@ -91,12 +61,12 @@ def main(request: dict[str, Any], folder: Path) -> None:
     import numpy as np
 
     torch.set_num_threads(request["threads"])
-    if request["side"].endswith("+keep"):
-        keep_buffers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         given = request["weights"]
         sam = load_mobile_sam(given) if given else build_mobile_sam()
+        # Before the inference mode: exporters trace, which that forbids.
+        side = sides.build(request["side"], sam)
     known: dict[str, Call] = {}
     answer = torch.empty(0)
     with torch.inference_mode():
@@ -107,7 +77,7 @@ def main(request: dict[str, Any], folder: Path) -> None:
                 print("{}", flush=True)  # noqa: T201
                 continue
             if task not in known:
-                known[task] = build_call(sam, request["side"], task, trained=bool(given))
+                known[task] = build_call(sam, side, task, trained=bool(given))
             took, answer = timed(known[task])
             print(json.dumps(took), flush=True)  # noqa: T201
 

@@ -18,9 +18,9 @@ TINY = TinyVitConfig(
 
 def reference_encoder(state: dict[str, Tensor]) -> nn.Module:
     """The MobileSAM encoder inside ultralytics, with the same weights."""
-    from baselines.fast_sam import _ultralytics
+    from baselines.fast_sam import import_ultralytics
 
-    _ultralytics()  # imports it without its side effects on this process
+    import_ultralytics()  # imports it without its side effects on this process
     from ultralytics.models.sam.build import build_mobile_sam as build_reference
 
     model = build_reference().image_encoder
