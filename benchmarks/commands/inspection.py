@@ -47,7 +47,7 @@ def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
     if entry.checkpoint is None:
         state = "none needed" if not entry.third_party else "its own"
     elif weights is None or weights.path is None:
-        state = f"not here: mobilesam-bench weights fetch {entry.name}"
+        state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
     else:
         state = f"{weights.status}: {weights.path}"
     return {

@@ -31,6 +31,35 @@ def test_wildcards_choose_each_model_once_in_order() -> None:
     assert names == ["box", "sam-vit-h", "sam-vit-l", "sam-vit-b"]
 
 
+def test_wildcards_leave_out_what_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default run must not fail for want of an optional runtime; asked by name, it must."""
+    monkeypatch.setattr(
+        registry.ModelEntry,
+        "missing",
+        lambda self: self.requires if "openvino" in self.requires else (),
+    )
+    names = [entry.name for entry in registry.select(["mobilesam*"])]
+    assert names == ["mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-onnx-int8"]
+    (entry,) = registry.select(["mobilesam-openvino"])
+    with pytest.raises(UsageError, match="mobilesam-openvino needs openvino: pip install"):
+        registry.build(entry, ModelOptions(entry.name))
+    with pytest.raises(UsageError, match=r"'\*openvino' matches nothing that can run: pip install"):
+        registry.select(["*openvino"])
+
+
+def test_derived_files_are_made_only_for_models_that_run_them() -> None:
+    made: list[ModelOptions] = []
+    sys.modules["derive_for_test"] = type(sys)("derive_for_test")
+    vars(sys.modules["derive_for_test"])["make"] = made.append
+    try:
+        for target in ("derive_for_test:make", None):
+            entry = registry.ModelEntry("x", "baselines.classical:build_box", "", derive=target)
+            registry.derive(entry, ModelOptions("x"))
+    finally:
+        del sys.modules["derive_for_test"]
+    assert made == [ModelOptions("x")]
+
+
 def test_an_entry_point_adds_a_model(third_party: Callable[[str, str], None]) -> None:
     third_party("theirs", "baselines.classical:build_box")
     entry = registry.select(["theirs"])[0]

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from segment_anything.modeling import Sam
 
 from baselines.registry import entries, select
 from benchmarks.planning import WeightsPolicy, find_checkpoint, plan
 from mobilesam import checkpoints
-from mobilesam.errors import NetworkUnreachableError, WeightsUnavailableError
+from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
+from mobilesam.export import export_model
+from mobilesam.exported import Source
+from mobilesam.model import build_mobile_sam
+from mobilesam.tiny_vit import TinyVitConfig
 
+TINY = TinyVitConfig((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), image_size_px=64, n_classes=None)
 ALL = ("mobilesam", "sam-vit-b", "fastsam-s", "box")
+
+
+def tiny_sam() -> Sam:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return build_mobile_sam(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +113,16 @@ def test_two_models_may_run_the_same_weights(tmp_path: Path) -> None:
     own = both | {"mobilesam-fast": tmp_path / "own.pt"}
     assert find_checkpoint(entry, WeightsPolicy(own)).path == tmp_path / "own.pt"
     assert find_checkpoint(entries()["mobilesam"], WeightsPolicy(own)).path == tmp_path / "both.pt"
+
+
+def test_exported_files_stand_for_the_weights_that_they_were_made_of(tmp_path: Path) -> None:
+    source = Source(kind="file", sha256="ab" * 32, n_bytes=7)
+    export_model(tiny_sam(), tmp_path, "onnx", source=source)
+    policy = WeightsPolicy({"mobilesam-onnx": tmp_path})
+    for path in (tmp_path, tmp_path / "manifest.json"):
+        found = find_checkpoint(
+            entries()["mobilesam-onnx"], replace(policy, overrides={"mobilesam-onnx": path})
+        )
+        assert (found.path, found.sha256, found.official) == (tmp_path, "ab" * 32, False)
+    with pytest.raises(WeightsError, match="folder"):
+        find_checkpoint(entries()["mobilesam"], WeightsPolicy({"mobilesam": tmp_path}))
