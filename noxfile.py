@@ -49,6 +49,12 @@ def paper(session: nox.Session) -> None:
 
 
 @nox.session
+def speed(session: nox.Session) -> None:
+    """Our inference path against the plain modules and ultralytics' MobileSAM, in one run."""
+    python(session, "-m", "benchmarks.speedups.inference", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
     python(session, "-m", "pytest", *session.posargs)

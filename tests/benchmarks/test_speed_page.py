@@ -1,0 +1,72 @@
+"""The page on speed says what the committed results say, and copes with what is not there yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.speedups.page import EVALUATION, EVERYTHING, INFERENCE, PAGE, RESULTS, ROOT, page
+from mobilesam.errors import DataError
+
+ENVIRONMENT = {
+    "cpu": "A <cpu>",
+    "cpu_features": ["avx2"],
+    "threads": 2,
+    "allocator": "glibc",
+    "python": "3.11",
+    "libraries": {"torch": "2.5"},
+    "git_commit": "abcdef0123456789",
+    "git_dirty": False,
+}
+
+
+def row(task: str, side: str, ms: float, ratio: float) -> dict[str, Any]:
+    return {
+        "task": task,
+        "side": side,
+        "ms": ms,
+        "ratio": ratio,
+        "ci95": [ratio - 0.1, ratio + 0.1],
+        "page_faults": 12345,
+        "max_difference": 1e-5,
+    }
+
+
+def test_the_committed_page_is_fresh() -> None:
+    assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT / RESULTS), (
+        "docs/speed.md is stale: python -m benchmarks.speedups.page"
+    )
+
+
+def test_results_of_speed_were_measured_on_a_clean_checkout() -> None:
+    for name in (INFERENCE, EVERYTHING, EVALUATION):
+        found = json.loads((ROOT / RESULTS / name).read_text())
+        assert found["environment"]["git_dirty"] is False, name
+
+
+def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
+    rows = [
+        row("encoder", "plain", 1000, 1.0),
+        row("encoder", "folded", 500, 2.0),
+        row("encoder", "fast", 250, 4.0),
+    ]
+    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    text = page(tmp_path)
+    assert text.count("2.00 x") == 2
+    assert "4.00 [3.90, 4.10]" in text
+    assert "12,345" in text
+    assert "weights folded" in text.split("### Encoder")[1]
+    assert "A &lt;cpu&gt; (avx2), 2 threads" in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    assert "##" not in page(tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / EVERYTHING).write_text("{")
+    with pytest.raises(DataError, match=r"everything\.json is no result"):
+        page(tmp_path)
