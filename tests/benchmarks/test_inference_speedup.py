@@ -38,13 +38,14 @@ def test_ratio_is_of_calls_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> 
     rows = {row["side"]: row for row in summarise(found)}
     assert rows["fast"]["ratio"] == rows["fast"]["cpu_ratio"] == 2.5
     assert rows["plain"]["ratio"] == 1
+    assert rows["fast"]["first_ms"] == 8  # the first call of all, which no ratio has in it
     assert rows["fast"]["max_difference"] == 0.5
     assert rows["fast"]["page_faults"] == 3
     assert FakeWorker.started == 0
 
 
 def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> None:
-    turns = Turns([[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]], [0], np.ones(2, np.float32))
+    turns = Turns([[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]], [0], [9.0], np.ones(2, np.float32))
     inference.print_rows(summarise({"encoder": {"plain": turns, "bf16": turns}}))
     head, plain, rough = capsys.readouterr().out.splitlines()
     assert "times faster" in head

@@ -124,5 +124,5 @@ def test_exported_files_stand_for_the_weights_that_they_were_made_of(tmp_path: P
             entries()["mobilesam-onnx"], replace(policy, overrides={"mobilesam-onnx": path})
         )
         assert (found.path, found.sha256, found.official) == (tmp_path, "ab" * 32, False)
-    with pytest.raises(WeightsError, match="folder"):
+    with pytest.raises(WeightsError, match="is not a file; give the path of a checkpoint file"):
         find_checkpoint(entries()["mobilesam"], WeightsPolicy({"mobilesam": tmp_path}))
