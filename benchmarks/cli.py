@@ -182,6 +182,10 @@ def predict(
         Parameter(metavar="X,Y[,0|1]", help="A point in pixels, 0 for background; repeatable."),
     ] = (),
     box: Annotated[str | None, Parameter(metavar="X0,Y0,X1,Y1", help="A box in pixels.")] = None,
+    everything: Annotated[bool, Parameter(help="All objects instead, without a prompt.")] = False,
+    boxes_from: Annotated[
+        str | None, Parameter(metavar="MODEL", help="All objects that this model finds, by boxes.")
+    ] = None,
     out: Annotated[Path, Parameter(help="Picture to write.")] = Path("overlay.png"),
     weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
     offline: bool = False,
@@ -189,12 +193,18 @@ def predict(
     device: str = _DEFAULT_MODELS.device,
     json: bool = False,
 ) -> int:
-    """Segment one object of one image and draw the mask over it."""
-    from benchmarks.commands import prediction
-
+    """Segment one object of one image, or all of them, and draw the masks over it."""
     arguments = ModelArguments(
         models=model, weights=weights, offline=offline, trust=trust, device=device
     )
+    if everything or boxes_from is not None:
+        from benchmarks.commands import predict_all
+
+        if point or box is not None or (everything and boxes_from is not None):
+            raise UsageError("give --point and --box, or --everything, or --boxes-from alone")
+        return predict_all.predict_all(image, arguments, boxes_from, out, json)
+    from benchmarks.commands import prediction
+
     return prediction.predict(image, arguments, point, box, out, json)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.interface import BoolArray, Prompts, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import BoolArray, Prompts, Segmenter, UInt8Array
 from baselines.registry import build, select
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
@@ -36,6 +35,26 @@ def predict(
     prompts = parse_prompts(points, box)
     image = load_image(image_path, str(image_path))
     _check_inside(prompts, image)
+    model = trained_model(arguments)
+    single = prompts.boxes is not None or (
+        prompts.points is not None and prompts.points.shape[1] > 1
+    )
+    # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
+    masks = model.decode(model.encode(model.prepare(image)), prompts, multimask=not single)
+    best = int(np.argmax(masks.scores[0]))
+    mask = masks.masks[0, best]
+    _write_overlay(image, mask, prompts, out)
+    _print(model.info.name, mask, float(masks.scores[0, best]), out, as_json)
+    return 0
+
+
+def trained_model(arguments: ModelArguments) -> Segmenter:
+    """Builds the one model that is named.
+
+    Raises:
+        UsageError: More than one is.
+        WeightsError: It has no trained weights here.
+    """
     entry = select([arguments.models])
     if len(entry) != 1:
         raise UsageError(f"predict takes one model; {arguments.models!r} names {len(entry)}")
@@ -49,18 +68,7 @@ def predict(
     if not planned.trained:
         # A mask from random weights would look like an answer.
         raise WeightsError(planned.error or planned.weights.why or f"{entry[0].name}: no weights")
-    options: ModelOptions = planned.options
-    model = build(planned.entry, options)
-    single = prompts.boxes is not None or (
-        prompts.points is not None and prompts.points.shape[1] > 1
-    )
-    # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
-    masks = model.decode(model.encode(model.prepare(image)), prompts, multimask=not single)
-    best = int(np.argmax(masks.scores[0]))
-    mask = masks.masks[0, best]
-    _write_overlay(image, mask, prompts, out)
-    _print(entry[0].name, mask, float(masks.scores[0, best]), out, as_json)
-    return 0
+    return build(planned.entry, planned.options)
 
 
 def parse_prompts(points: Sequence[str], box: str | None) -> Prompts:
@@ -130,8 +138,19 @@ def _write_overlay(image: UInt8Array, mask: BoolArray, prompts: Prompts, out: Pa
         for (x, y), label in zip(prompts.points[0], prompts.labels[0], strict=True):
             corners = [float(x) - radius, float(y) - radius, float(x) + radius, float(y) + radius]
             draw.ellipse(corners, fill=_POINT_COLOURS[int(label)], outline=(255, 255, 255))
+    save_picture(np.asarray(picture), out)
+
+
+def save_picture(pixels: UInt8Array, out: Path) -> None:
+    """Writes (H, W, 3) uint8 RGB in the format that the name asks for.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    from PIL import Image
+
     try:
-        picture.save(out)
+        Image.fromarray(pixels).save(out)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot write {out}: {error}; give --out a .png or .jpg file") from error
 

@@ -165,3 +165,40 @@ def test_usage_errors_are_bench_errors() -> None:
     from mobilesam.errors import BenchError
 
     assert issubclass(UsageError, BenchError)
+
+
+def test_predict_draws_all_objects(run: Any, picture: Path, tmp_path: Path) -> None:
+    done = run("predict", picture, "--model=dummy", "--everything", "--out=all.png")
+    assert done.code == 0
+    assert "objects" in done.out
+    drawn = np.asarray(Image.open(tmp_path / "all.png"))
+    assert drawn.shape == np.asarray(Image.open(picture)).shape
+    found = run("predict", picture, "--model=dummy", "--everything", "--json").json
+    scores = [each["score"] for each in found["objects"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(each["area_px"] > 0 for each in found["objects"])
+
+
+def test_predict_asks_in_the_boxes_of_another_model(run: Any, picture: Path) -> None:
+    """The box model answers each box of the dummy's objects by that very box."""
+    theirs = run("predict", picture, "--model=dummy", "--everything", "--json").json
+    ours = run("predict", picture, "--model=box", "--boxes-from=dummy", "--json").json
+    assert ours["boxes_from"] == "dummy"
+    boxes = [sorted(each["box"] for each in found["objects"]) for found in (ours, theirs)]
+    assert boxes[0] == boxes[1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--everything", "--point=1,1"), "--everything, or --boxes-from alone"),
+        (("--everything", "--boxes-from=dummy"), "--everything, or --boxes-from alone"),
+        (("--boxes-from=dumy",), "did you mean dummy"),
+    ],
+)
+def test_predict_refuses_two_kinds_of_question(
+    run: Any, picture: Path, extra: tuple[str, ...], message: str
+) -> None:
+    done = run("predict", picture, "--model=box", *extra)
+    assert done.code == 2
+    assert message in done.err

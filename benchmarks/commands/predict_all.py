@@ -1,0 +1,99 @@
+"""`predict` for all objects of a picture: a model's own mode, or in the boxes of another model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from baselines.interface import MaskRecord, Prompts, Segmenter, UInt8Array
+from baselines.values import BoolArray
+from benchmarks.cli_options import ModelArguments
+from benchmarks.commands.prediction import save_picture, trained_model
+from benchmarks.commands.printing import print_json
+from benchmarks.model_pass import PROMPT_BATCH
+
+
+def predict_all(
+    image_path: Path, arguments: ModelArguments, detector: str | None, out: Path, as_json: bool
+) -> int:
+    """Segments everything, writes the overlay, and prints what was found.
+
+    Args:
+        image_path: The picture.
+        arguments: Which model, and with which weights.
+        detector: A model whose boxes are the prompts (arXiv 2312.09579); None asks the model's own
+            mode.
+        out: Overlay to write.
+        as_json: Print one document.
+
+    Raises:
+        UsageError: More than one model is named.
+        UnsupportedError: The model, or the detector, cannot segment everything.
+        WeightsError: One of them has no trained weights here.
+    """
+    from benchmarks.data.images import load_image
+    from benchmarks.report.mask_overlay import overlay
+
+    image = load_image(image_path, str(image_path))
+    model = trained_model(arguments)
+    if detector is None:
+        found = model.everything(image)
+    else:
+        found = in_boxes(
+            model, image, trained_model(replace(arguments, models=detector)).everything(image)
+        )
+    found = sorted(found, key=lambda record: -record.score)
+    save_picture(overlay(image, [record.mask for record in found]), out)
+    _print(model.info.name, detector, found, out, as_json)
+    return 0
+
+
+def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> list[MaskRecord]:
+    """One mask of the model for the box of each object, in their order; none for an empty mask."""
+    if not objects:
+        return []
+    embedding = model.encode(model.prepare(image))
+    prompts = Prompts(boxes=np.stack([record.box for record in objects]).astype(np.float32))
+    found = []
+    for batch in prompts.batches(PROMPT_BATCH):
+        masks = model.decode(embedding, batch)
+        found += [
+            MaskRecord(mask, float(score), _box(mask))
+            for mask, score in zip(masks.masks[:, 0], masks.scores[:, 0], strict=True)
+            if mask.any()
+        ]
+    return found
+
+
+def _box(mask: BoolArray) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def _print(
+    model: str, detector: str | None, found: list[MaskRecord], out: Path, as_json: bool
+) -> None:
+    if as_json:
+        from benchmarks.data.masks import encode_mask
+
+        objects = [
+            {
+                "area_px": int(record.mask.sum()),
+                "box": [float(value) for value in record.box],
+                "score": record.score,
+                "rle": encode_mask(record.mask),
+            }
+            for record in found
+        ]
+        print_json(
+            {"model": model, "boxes_from": detector, "objects": objects, "overlay": str(out)}
+        )
+        return
+    by = "" if detector is None else f" in boxes of {detector}"
+    covered = np.any([record.mask for record in found], axis=0).mean() if found else 0.0
+    sys.stdout.write(
+        f"{model}{by}: {len(found)} objects, {100 * covered:.1f} % of the image; overlay in {out}\n"
+    )
