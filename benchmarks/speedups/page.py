@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import write_atomic
+from benchmarks.records import RECORD_NAME, load_record, write_atomic
 from benchmarks.report.formatting import escape_markdown, interval
+from benchmarks.report.readme import readme_block
 from benchmarks.report.table import Cell, Column, Table
 from mobilesam.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = Path("results/speedups"), Path("docs/speed.md")
+BACKENDS = Path("results/runs/cpu-2core-backends")
+"""The committed run of everything that runs MobileSAM's weights."""
 INFERENCE, EVERYTHING, EVALUATION = "inference.json", "everything.json", "evaluation.json"
 
 _TASKS = {
@@ -75,6 +78,11 @@ a strip at a time where a mask can be, and keeps runs instead of pictures. `hier
 fourth point first, and later points only where no confident mask lies. A mask counts as matched
 where one of the other side overlaps it with an IoU of 0.95 or more.
 """
+_BACKENDS = """## What it costs in accuracy
+
+The suite's own rows for everything that runs these weights: latency as it measures it, and mIoU on
+the same prompts. Float32 in other code changes nothing that shows; quantising does.
+"""
 _EVALUATION = """## The evaluation against the usual loop
 
 `SamPredictor.set_image` once an image, `predict` for each prompt and IoU with numpy, against
@@ -82,11 +90,12 @@ _EVALUATION = """## The evaluation against the usual loop
 """
 
 
-def page(results: Path) -> str:
+def page(results: Path, run: Path) -> str:
     """The Markdown of the page.
 
     Args:
         results: Folder of the JSON files of the benchmarks; those that are missing are left out.
+        run: Folder of a run of the models that run the same weights; left out if it is missing.
 
     Raises:
         DataError: A file is not such a document.
@@ -101,6 +110,8 @@ def page(results: Path) -> str:
         parts.append(_provenance(inference))
     if everything is not None:
         parts += [_EVERYTHING, _everything(everything).to_markdown(""), _provenance(everything)]
+    if (run / RECORD_NAME).is_file():
+        parts += [_BACKENDS, readme_block(load_record(run), (BACKENDS / RECORD_NAME).as_posix())]
     if evaluation is not None:
         parts += [_EVALUATION, _evaluation(evaluation).to_markdown(""), _provenance(evaluation)]
     return "\n".join(parts)
@@ -259,7 +270,7 @@ def _provenance(found: Mapping[str, Any]) -> str:
 
 def main() -> int:
     """Writes the page."""
-    write_atomic(ROOT / PAGE, page(ROOT / RESULTS).encode())
+    write_atomic(ROOT / PAGE, page(ROOT / RESULTS, ROOT / BACKENDS).encode())
     return 0
 
 

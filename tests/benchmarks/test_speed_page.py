@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.speedups.page import EVALUATION, EVERYTHING, INFERENCE, PAGE, RESULTS, ROOT, page
+from benchmarks.speedups.page import (
+    BACKENDS,
+    EVALUATION,
+    EVERYTHING,
+    INFERENCE,
+    PAGE,
+    RESULTS,
+    ROOT,
+    page,
+)
 from mobilesam.errors import DataError
 
 ENVIRONMENT = {
@@ -36,7 +45,7 @@ def row(task: str, side: str, ms: float, ratio: float) -> dict[str, Any]:
 
 
 def test_the_committed_page_is_fresh() -> None:
-    assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT / RESULTS), (
+    assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT / RESULTS, ROOT / BACKENDS), (
         "docs/speed.md is stale: python -m benchmarks.speedups.page"
     )
 
@@ -54,7 +63,7 @@ def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
         row("encoder", "fast", 250, 4.0),
     ]
     (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
-    text = page(tmp_path)
+    text = page(tmp_path, tmp_path)
     assert text.count("2.00 x") == 2
     assert "4.00 [3.90, 4.10]" in text
     assert "12,345" in text
@@ -63,10 +72,10 @@ def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    assert "##" not in page(tmp_path)
+    assert "##" not in page(tmp_path, tmp_path)
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / EVERYTHING).write_text("{")
     with pytest.raises(DataError, match=r"everything\.json is no result"):
-        page(tmp_path)
+        page(tmp_path, tmp_path)
