@@ -25,6 +25,9 @@ LIBRARIES = (
     "pycocotools",
     "scipy",
     "pillow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
 )
 _PACKAGES = ("mobilesam", "baselines", "benchmarks")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
