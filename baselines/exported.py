@@ -281,12 +281,14 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
     """
     found = options.checkpoint
     source = Source(kind="random")
-    key = f"random-{options.seed}-torch-{importlib.metadata.version('torch')}"
+    key = f"random-{options.seed}"
     if found is not None:
         source = Source(kind="file", sha256=found.sha256, n_bytes=found.n_bytes)
         key = found.sha256
     kind = target + ("-int8" if int8 else "")
-    folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{key}"
+    # Another exporter writes other files, which int8 shows most.
+    makers = "-".join(f"{name}{importlib.metadata.version(name)}" for name in _makers(target))
+    folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{makers}-{key}"
     with exclusive(folder):
         # Whoever held the lock before may have made it; damaged files are made again.
         if not _is_whole(folder):
@@ -301,6 +303,12 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
             )
             export_model(sam, folder, target, source=source, int8=int8)
     return folder
+
+
+def _makers(target: Target) -> tuple[str, ...]:
+    """Packages that decide what the files of a target are."""
+    require_packages("onnx", PACKAGES[target])
+    return "torch", "onnx", PACKAGES[target]
 
 
 def _is_whole(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """FastSAM-x and FastSAM-s (arXiv 2306.12156): YOLOv8-seg with one class, then a pick among masks.
 
-The network and its non-maximum suppression come from `ultralytics`, which is AGPL-3.0: this is the
-only module that imports it, and only inside functions. Inference does not pass through
+The network and its non-maximum suppression come from `ultralytics`, which is AGPL-3.0: this
+module and `ultralytics_sam` alone import it, and only inside functions. Inference does not pass through
 `YOLO.predict`, which sets itself up anew on every call.
 """
 

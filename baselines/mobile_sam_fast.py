@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -29,7 +30,7 @@ from mobilesam.fast_decoder import ImageSide
 from mobilesam.inference import FastMobileSam, Precision
 from mobilesam.model import build_mobile_sam, load_mobile_sam
 from mobilesam.prompting import PromptedSam
-from mobilesam.upsampling import Upsampler, pictures
+from mobilesam.upsampling import pictures
 
 # Prompts whose masks are brought to the image's size together; the decoder cuts up its own work.
 _BATCH = 8
@@ -59,8 +60,6 @@ class FastMobileSamSegmenter(SamSegmenter):
             model = load_mobile_sam(options.checkpoint.path)
         super().__init__(model, options, family="MobileSAM", licence="Apache-2.0")
         self._batch = _BATCH
-        # Of the last image's size, since images of one size often follow each other.
-        self._upsampler: tuple[tuple[int, int], Upsampler] | None = None
         self._fast: FastMobileSam | None = None
         if options.device != "meta":  # there are shapes alone there: enough for counting
             self._fast = FastMobileSam(model, cast("Precision", options.precision), options.device)
@@ -69,6 +68,10 @@ class FastMobileSamSegmenter(SamSegmenter):
     def _network(self) -> FastMobileSam:
         assert self._fast is not None  # noqa: S101 - a model of shapes alone is never run
         return self._fast
+
+    @cached_property
+    def _prompted(self) -> PromptedSam:
+        return PromptedSam(self.model, self._network)
 
     def encode(self, prepared: Prepared) -> Embedding:
         """Runs the image encoder, and the image's side of the decoder."""
@@ -87,7 +90,8 @@ class FastMobileSamSegmenter(SamSegmenter):
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
         """Upsamples to the image's size and thresholds, a strip at a time."""
-        upsampler = self._upsampler_for(found.size_hw)
+        inner = self._resize.get_preprocess_shape(*found.size_hw, self._side)
+        upsampler = self._prompted.upsampler_for(found.size_hw, inner, self.device)
         masks = pictures(found.logits, upsampler, float(self.model.mask_threshold))
         return Masks(
             masks.cpu().numpy(), found.scores.cpu().numpy(), found.logits.float().cpu().numpy()
@@ -96,7 +100,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """This project's own generator with the default parameters of segment-anything's."""
         check_image(image)
-        found = AutomaticMaskGenerator(PromptedSam(self.model, self._network)).find(image)
+        found = AutomaticMaskGenerator(self._prompted).find(image)
         return [
             # Boxes of masks end on the last pixel; a record's behind it.
             MaskRecord(mask.runs.to_mask(), mask.score, np.add(mask.box, (0, 0, 1, 1), dtype="f4"))
@@ -113,15 +117,6 @@ class FastMobileSamSegmenter(SamSegmenter):
     ) -> Embedding:
         """The embedding that `embedding_arrays` was given, on this model's device."""
         return self._embedding(super().embedding_from(arrays, size_hw).payload, size_hw)
-
-    def _upsampler_for(self, size_hw: tuple[int, int]) -> Upsampler:
-        kept = self._upsampler
-        if kept is None or kept[0] != size_hw:
-            side, low = self._side, self.model.prompt_encoder.mask_input_size
-            inner = self._resize.get_preprocess_shape(*size_hw, side)
-            upsampler = Upsampler(low, (side, side), inner, size_hw, self.device)
-            kept = self._upsampler = (size_hw, upsampler)
-        return kept[1]
 
     def _embedding(self, features: Tensor, size_hw: tuple[int, int]) -> Embedding:
         with torch.inference_mode():

@@ -39,6 +39,7 @@ class ModelEntry:
         derive: `module:function` for a model that runs files made from its checkpoint; it takes
             `ModelOptions`, and makes them where they are not there yet. Such a model also takes a
             folder of these files for a checkpoint.
+        derive_requires: Packages that making them takes beside `requires`.
         third_party: It comes from an entry point.
     """
 
@@ -48,11 +49,20 @@ class ModelEntry:
     checkpoint: str | None = None
     requires: tuple[str, ...] = ()
     derive: str | None = None
+    derive_requires: tuple[str, ...] = ()
     third_party: bool = False
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
-        return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+        return _absent(self.requires)
+
+    def missing_from_scratch(self) -> tuple[str, ...]:
+        """What is not installed of all that it takes to run it from a checkpoint."""
+        return _absent((*self.requires, *self.derive_requires))
+
+
+def _absent(packages: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in packages if importlib.util.find_spec(name) is None)
 
 
 _BUILT_IN = (
@@ -75,6 +85,7 @@ _BUILT_IN = (
         "mobilesam",
         ("onnxruntime",),
         "baselines.onnx_runtime:derive",
+        ("onnx",),
     ),
     ModelEntry(
         "mobilesam-onnx-int8",
@@ -83,6 +94,7 @@ _BUILT_IN = (
         "mobilesam",
         ("onnxruntime",),
         "baselines.onnx_runtime:derive_int8",
+        ("onnx",),
     ),
     ModelEntry(
         "mobilesam-openvino",
@@ -91,6 +103,7 @@ _BUILT_IN = (
         "mobilesam",
         ("openvino",),
         "baselines.openvino:derive",
+        ("onnx",),
     ),
     ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),
     ModelEntry("sam-vit-l", "baselines.sam:build_l", "SAM ViT-L (segment-anything)", "sam-vit-l"),
@@ -146,9 +159,10 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
-        names = [pattern] if pattern in known else [n for n in matching if not known[n].missing()]
+        lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
+        able = [name for name in matching if not known[name].missing_from_scratch()]
+        names = [pattern] if pattern in known else able
         if matching and not names:
-            lacking = sorted({package for name in matching for package in known[name].missing()})
             raise UsageError(f"{pattern!r} matches nothing that can run: {_install(lacking)}")
         if not names:
             near = difflib.get_close_matches(pattern, known, n=2)

@@ -220,7 +220,7 @@ def export(
     trust: bool = False,
     json: bool = False,
 ) -> int:
-    """Write MobileSAM for ONNX Runtime or OpenVINO; nothing is kept that differs from torch."""
+    """Write MobileSAM for ONNX Runtime or OpenVINO, kept if it agrees with torch (not so int8)."""
     from benchmarks.commands import export as exporting
 
     arguments = ModelArguments(

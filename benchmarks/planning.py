@@ -29,6 +29,13 @@ class WeightsPolicy:
     fetch_limit_bytes: int | None = None
 
 
+def _manifest_sha256(folder: Path) -> str:
+    from mobilesam.cache import digest_file
+    from mobilesam.exported import MANIFEST_NAME
+
+    return digest_file(folder / MANIFEST_NAME).sha256
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model of a run.
@@ -49,9 +56,12 @@ class PlannedModel:
     def key(self) -> dict[str, object]:
         """What of a model decides its results, for the key under which they are kept."""
         options = self.options
+        path = None if options.checkpoint is None else options.checkpoint.path
         return {
             "model": options.name,
             "weights": self.weights.sha256,
+            # A folder of exported files: others may have been made of the same weights.
+            "files": None if path is None or not path.is_dir() else _manifest_sha256(path),
             "device": options.device,
             "precision": options.precision,
             "seed": options.seed,

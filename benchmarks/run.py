@@ -229,8 +229,6 @@ def _describe(
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
-                if request.needs_weights and model.error is None:
-                    derive(model.entry, model.options)
             except ADAPTER_ERRORS as error:
                 why = explain(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
@@ -243,10 +241,25 @@ def _describe(
             if model.weights.kind == "none" and shape.info.weights.kind == "random":
                 needed = f"give them with --weights {name}=PATH" if request.needs_weights else None
                 known[-1] = model = replace(model, weights=WeightsRow(kind="random", why=needed))
+            if model.trained or request.profile is not None:
+                known[-1] = model = _derived(model, found)
             found.params.extend(rows)
             found.models.append(_model_row(model, shape.info))
             bar.step(name)
     return infos, known
+
+
+def _derived(model: PlannedModel, found: _Found) -> PlannedModel:
+    """The model, once the files that it runs are there; with its error if they cannot be made."""
+    if model.error is not None:
+        return model
+    try:
+        derive(model.entry, model.options)
+    except ADAPTER_ERRORS as error:
+        why = explain(error)
+        found.failures.append(Failure(stage="build", culprit=model.entry.name, why=why))
+        return replace(model, error=why)
+    return model
 
 
 def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:

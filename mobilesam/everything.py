@@ -3,7 +3,7 @@
 `AutomaticMaskGenerator` has the parameters, defaults, records and results of segment-anything's
 `SamAutomaticMaskGenerator`. What differs is the order of the work: predicted IoU decides first;
 what is left is upsampled one strip of one mask at a time, only where it can be above the threshold;
-and masks are kept as runs. So memory depends neither on the image's size nor on the batch.
+and masks are kept as runs. So memory beyond the image itself does not depend on its size.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from mobilesam.exported import (
     Source,
     Target,
     graph_file,
+    read_manifest,
     require_packages,
 )
 
@@ -216,9 +217,10 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     wrong = [row for row in rows if not row.passed]
     if wrong:
         first = wrong[0]
+        allowed = "a number" if first.tolerance is None else f"{first.tolerance:.2g}"
         raise WeightsError(
             f"the exported {first.graph} is wrong: {first.output} for {first.case} differ from "
-            f"torch's by {first.max_abs:.2g}, allowed {first.tolerance:.2g}; nothing was written; "
+            f"torch's by {first.max_abs:.2g}, allowed {allowed}; nothing was written; "
             "try other versions of torch, onnx and the runtime"
         )
     return rows
@@ -260,6 +262,17 @@ def _versions() -> dict[str, str]:
 
 def _publish(staging: Path, folder: Path, manifest: Manifest) -> None:
     """Moves finished files into place; without a manifest the folder counts as empty."""
+    stale = _listed(folder) - manifest.files.keys()
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    for name in stale:  # they would be of other weights, and nothing would tell
+        (folder / name).unlink(missing_ok=True)
     for name in (*manifest.files, MANIFEST_NAME):
         (staging / name).replace(folder / name)
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files of an earlier export, as its manifest has them; none if it cannot be read."""
+    try:
+        return set(read_manifest(folder).files)
+    except WeightsError:
+        return set()

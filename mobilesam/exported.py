@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -69,8 +70,10 @@ class ParityRow(_Frozen):
 
     @property
     def passed(self) -> bool:
-        """Within tolerance, or without one; NaN is not."""
-        return self.tolerance is None or self.max_abs <= self.tolerance
+        """A number, and within tolerance if there is one."""
+        return math.isfinite(self.max_abs) and (
+            self.tolerance is None or self.max_abs <= self.tolerance
+        )
 
 
 class ExportedFile(_Frozen):
@@ -225,8 +228,20 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
 
 def _open_onnx(path: Path, threads: int) -> Graph:
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidProtobuf, NoSuchFile
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    # They derive from Exception alone.
+    errors = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Its threads otherwise go on spinning after a call, on the cores of whatever runs next.
@@ -236,11 +251,15 @@ def _open_onnx(path: Path, threads: int) -> Graph:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except (Fail, InvalidProtobuf, NoSuchFile, ValueError) as error:
+    except (*errors, ValueError) as error:
         raise WeightsError(f"{path} cannot be loaded: {error}; export it again") from error
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:
-        return [np.asarray(each) for each in session.run(None, dict(inputs))]
+        try:
+            return [np.asarray(each) for each in session.run(None, dict(inputs))]
+        except errors as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnsupportedError(f"ONNX Runtime cannot run {path.name} here: {reason}") from error
 
     return run
 

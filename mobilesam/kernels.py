@@ -6,6 +6,7 @@ and a strip of rows is a contiguous piece of memory.
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What torch is asked about processors of x86; private, and so may be missing.
+_BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 # Prepared weights are kept for this many row counts; images are all of one size, so that more
 # would mean a caller whose shapes change all the time.
 _MAX_PACKED = 8
@@ -40,11 +43,19 @@ def has_onednn_linear() -> bool:
 
 @cache
 def computes_bf16() -> bool:
-    """Whether oneDNN multiplies in bfloat16 on this processor; without, it refuses or crawls."""
+    """Whether this processor multiplies in bfloat16.
+
+    oneDNN also takes it on processors with AVX-512 alone, where it is emulated and slower than
+    float32; without AVX-512 it refuses.
+    """
     try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        taken = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return taken
+    asked = (getattr(torch.cpu, name, None) for name in _BF16_UNITS)
+    return taken and any(ask is not None and bool(ask()) for ask in asked)
 
 
 class Dense:

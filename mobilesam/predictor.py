@@ -162,6 +162,7 @@ class MobileSam(PromptedSam):
         boxes = None if box is None else np.asarray(box).reshape(1, -1)
         mask_inputs = None if mask_input is None else np.asarray(mask_input)[None]
         check_prompts(points, labels, boxes, mask_inputs)
+        self.check_mask_inputs(mask_inputs)
         logits, scores = self.decode_logits(
             current,
             points=points,

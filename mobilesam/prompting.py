@@ -80,6 +80,8 @@ class DecodedMasks:
 class PromptedSam:
     """Weights, and what brings images and prompts to them; holds no image of its own.
 
+    For one thread at a time: what the last image's prompts share is kept, and so are buffers.
+
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
         network: What runs it; None is the fast path in float32 on the model's own device.
@@ -97,7 +99,8 @@ class PromptedSam:
         self.transform = ResizeLongestSide(int(sam_model.image_encoder.img_size))
         self.mask_threshold = float(sam_model.mask_threshold)
         # What the prompts of one image share is large, so that only the last image's is kept.
-        self._shared: tuple[Tensor, Any] | None = None
+        self._shared: tuple[Tensor, int, Any] | None = None
+        self._upsampler: tuple[object, Upsampler] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -155,6 +158,7 @@ class PromptedSam:
             UsageError: No prompt at all, NaN, or shapes that do not fit.
         """
         check_prompts(points, labels, boxes, mask_inputs)
+        self.check_mask_inputs(mask_inputs)
         pointless = points is None or np.asarray(points).shape[1] == 0
         if pointless and boxes is None and mask_inputs is None:
             raise UsageError("no prompt: give points with labels, boxes or mask_inputs")
@@ -168,6 +172,18 @@ class PromptedSam:
         )
         masks = self.to_picture(logits, embedding)
         return DecodedMasks(masks.cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy())
+
+    def check_mask_inputs(self, mask_inputs: Array | None) -> None:
+        """Raises a UsageError for mask prompts (N, 1, h, w) that are not of the decoder's size."""
+        if mask_inputs is None:
+            return
+        wanted = (1, *self.model.prompt_encoder.mask_input_size)
+        found = np.shape(mask_inputs)[1:]
+        if found != wanted:
+            raise UsageError(
+                f"mask prompts must be {wanted} logits each, as an earlier answer gives them; "
+                f"got {found}"
+            )
 
     @torch.no_grad()
     def decode_logits(
@@ -206,16 +222,35 @@ class PromptedSam:
 
     def upsampler(self, embedding: ImageEmbedding, device: torch.device | str) -> Upsampler:
         """What brings logits of this image to its own size."""
-        side = self.transform.target_length
-        low_hw = self.model.prompt_encoder.mask_input_size
-        return Upsampler(low_hw, (side, side), embedding.inner_hw, embedding.size_hw, device)
+        return self.upsampler_for(embedding.size_hw, embedding.inner_hw, device)
+
+    def upsampler_for(
+        self, size_hw: tuple[int, int], inner_hw: tuple[int, int], device: torch.device | str
+    ) -> Upsampler:
+        """The last one, as long as images are of one size: to make one takes milliseconds.
+
+        Args:
+            size_hw: Height and width of the image, in pixels.
+            inner_hw: Height and width of the image as resized for the network.
+            device: Where the logits are.
+        """
+        key = size_hw, inner_hw, str(device)
+        kept = self._upsampler
+        if kept is None or kept[0] != key:
+            side, low_hw = self.transform.target_length, self.model.prompt_encoder.mask_input_size
+            made = Upsampler(low_hw, (side, side), inner_hw, size_hw, device)
+            kept = self._upsampler = key, made
+        return kept[1]
 
     def shared(self, embedding: ImageEmbedding) -> Any:
         """What the network computes once for all prompts on an image."""
+        features = embedding.features
         kept = self._shared
-        if kept is None or kept[0] is not embedding.features:
-            kept = self._shared = (embedding.features, self.network.prepare(embedding.features))
-        return kept[1]
+        # The version counts what was written into the tensor since.
+        if kept is None or kept[0] is not features or kept[1] != features._version:
+            prepared = self.network.prepare(features)
+            kept = self._shared = (features, features._version, prepared)
+        return kept[2]
 
     @torch.no_grad()
     def encode_resized(

@@ -38,7 +38,11 @@ def export(
     if chosen is None:
         raise UsageError(f"unknown --to {target!r}; choose from {', '.join(TARGETS)}")
     entry = select_one(arguments.models)
-    checkpoint = find_checkpoint(entry, weights_policy(arguments))
+    policy = weights_policy(arguments)
+    for name in policy.overrides:
+        if name != entry.name:
+            raise UsageError(f"export reads the weights of {entry.name}; drop --weights {name}=...")
+    checkpoint = find_checkpoint(entry, policy)
     manifest = _export(checkpoint, chosen, out, int8=int8)
     if as_json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})

@@ -93,7 +93,10 @@ def _print(
         )
         return
     by = "" if detector is None else f" in boxes of {detector}"
-    covered = np.any([record.mask for record in found], axis=0).mean() if found else 0.0
+    covered = np.zeros(found[0].mask.shape, np.bool_) if found else np.zeros((1, 1), np.bool_)
+    for record in found:
+        covered |= record.mask
+    share = covered.mean()
     sys.stdout.write(
-        f"{model}{by}: {len(found)} objects, {100 * covered:.1f} % of the image; overlay in {out}\n"
+        f"{model}{by}: {len(found)} objects, {100 * share:.1f} % of the image; overlay in {out}\n"
     )

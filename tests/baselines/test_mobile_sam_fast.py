@@ -12,7 +12,6 @@ from baselines.interface import LogitMasks, Prompts
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, random_weights
-from mobilesam import everything
 from mobilesam.everything import AutomaticMaskGenerator
 from mobilesam.found_masks import FoundMask
 from mobilesam.mask_runs import runs_of_mask
@@ -77,9 +76,15 @@ def test_everything_is_by_our_generator(
     mask[10:20, 30:50] = True
     box, crop = (30, 10, 49, 19), Crop((0, 0, 90, 60), 0)
     one = FoundMask(runs_of_mask(mask), box, 0.9, 1.0, (40.0, 15.0), crop)
-    monkeypatch.setattr(AutomaticMaskGenerator, "find", lambda *_: [one])
+    seen = []
+
+    def find(generator: AutomaticMaskGenerator, image: np.ndarray) -> list[FoundMask]:
+        seen.append((generator.model.model, generator.model.network, image.shape))
+        return [one]
+
+    monkeypatch.setattr(AutomaticMaskGenerator, "find", find)
     (record,) = fast.everything(np.zeros((60, 90, 3), np.uint8))
     assert np.array_equal(record.mask, mask)
     assert record.score == 0.9
     assert record.box.tolist() == [30, 10, 50, 20]
-    assert everything.AutomaticMaskGenerator is AutomaticMaskGenerator
+    assert seen == [(fast.model, fast._network, (60, 90, 3))]

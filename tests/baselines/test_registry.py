@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +36,7 @@ def test_wildcards_choose_each_model_once_in_order() -> None:
 def test_wildcards_leave_out_what_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A default run must not fail for want of an optional runtime; asked by name, it must."""
     monkeypatch.setattr(
-        registry.ModelEntry,
-        "missing",
-        lambda self: self.requires if "openvino" in self.requires else (),
+        registry, "_absent", lambda names: tuple(name for name in names if name == "openvino")
     )
     names = [entry.name for entry in registry.select(["mobilesam*"])]
     assert names == ["mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-onnx-int8"]
@@ -45,6 +45,18 @@ def test_wildcards_leave_out_what_cannot_run_here(monkeypatch: pytest.MonkeyPatc
         registry.build(entry, ModelOptions(entry.name))
     with pytest.raises(UsageError, match=r"'\*openvino' matches nothing that can run: pip install"):
         registry.select(["*openvino"])
+
+
+def test_what_exporting_takes_is_asked_for_by_wildcards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ready folder of files runs without `onnx`; a default run would have to make them."""
+    monkeypatch.setattr(
+        registry, "_absent", lambda names: tuple(name for name in names if name == "onnx")
+    )
+    names = [entry.name for entry in registry.select(["mobilesam*"])]
+    assert names == ["mobilesam", "mobilesam-fast"]
+    (entry,) = registry.select(["mobilesam-onnx"])
+    assert entry.missing() == ()
+    assert entry.missing_from_scratch() == ("onnx",)
 
 
 def test_derived_files_are_made_only_for_models_that_run_them() -> None:
@@ -94,3 +106,17 @@ def test_listing_models_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ultralytics_is_imported_where_the_readme_says() -> None:
+    """It is AGPL-3.0: who leaves these adapters out has nothing of it."""
+    root = Path(registry.__file__).parents[1]
+    importing = {
+        path.relative_to(root).as_posix()
+        for package in ("mobilesam", "baselines", "benchmarks")
+        for path in (root / package).rglob("*.py")
+        if re.search(r"^\s*(from|import) ultralytics", path.read_text(), re.MULTILINE)
+    }
+    assert importing == {"baselines/fast_sam.py", "baselines/ultralytics_sam.py"}
+    readme = (root / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in importing)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -348,3 +350,53 @@ def test_a_decoder_that_answers_nan_is_not_believed(sam: Sam) -> None:
 def test_a_checkpoint_is_found_or_named(tmp_path: Any) -> None:
     with pytest.raises(WeightsError, match="nowhere"):
         MobileSam.from_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_mask_prompts_of_another_size_are_named() -> None:
+    model = MobileSam(build_mobile_sam(CONFIG))
+    model.set_image(np.zeros((60, 90, 3), np.uint8))
+    with pytest.raises(UsageError, match=r"mask prompts must be \(1, 32, 32\).*got \(1, 64, 64\)"):
+        model.predict(mask_input=np.zeros((1, 64, 64), np.float32))
+    embedding = model.encode(np.zeros((60, 90, 3), np.uint8))
+    with pytest.raises(UsageError, match=r"got \(1, 64, 64\)"):
+        model.decode(embedding, mask_inputs=np.zeros((2, 1, 64, 64), np.float32))
+
+
+def test_an_embedding_that_was_written_to_is_looked_at_again() -> None:
+    """As with SamPredictor, whose features callers average or blend."""
+    model = MobileSam(build_mobile_sam(CONFIG))
+    embedding = model.encode(np.zeros((60, 90, 3), np.uint8))
+    box = np.array([[10, 10, 50, 40]])
+    before = model.decode(embedding, boxes=box).low_res_logits
+    embedding.features.mul_(3)
+    after = model.decode(embedding, boxes=box).low_res_logits
+    fresh = MobileSam(model.model).decode(embedding, boxes=box).low_res_logits
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, fresh, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_hundred_images_leave_memory_flat() -> None:
+    """In a process of its own, since a peak of earlier tests would hide any growth."""
+    code = """
+import numpy as np, psutil, torch
+from mobilesam.model import build_mobile_sam
+from mobilesam.predictor import MobileSam
+from mobilesam.tiny_vit import TinyVitConfig
+
+torch.set_num_threads(1)
+config = TinyVitConfig((8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=256, n_classes=None)
+model = MobileSam(build_mobile_sam(config))
+rng = np.random.default_rng(0)
+sizes, used = rng.integers(200, 900, (100, 2)), []
+for height, width in sizes:
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    model.set_image(image)
+    model.predict(point_coords=np.array([[5, 5]]), point_labels=np.array([1]))
+    used.append(psutil.Process().memory_info().rss)
+# By then the largest image that comes has most likely been met.
+print(max(used[50:]) - max(used[:50]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # One image is 0.2 to 2.4 MB, its masks as much and its logits several times that.
+    assert int(done.stdout) < 8 * 2**20
