@@ -1,8 +1,8 @@
 """FastSAM-x and FastSAM-s (arXiv 2306.12156): YOLOv8-seg with one class, then a pick among masks.
 
 The network and its non-maximum suppression come from `ultralytics`, which is AGPL-3.0: this
-module and `ultralytics_sam` alone import it, and only inside functions. Inference does not pass through
-`YOLO.predict`, which sets itself up anew on every call.
+module and `ultralytics_sam` alone import it, and only inside functions. Inference does not pass
+through `YOLO.predict`, which sets itself up anew on every call.
 """
 
 from __future__ import annotations

@@ -227,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted(set(arguments.sides) - set(SIDES))
     if unknown or len(set(arguments.sides)) < len(arguments.sides):
         parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")
+    if arguments.base_limit is not None and arguments.base_limit < 1:
+        parser.error(f"--base-limit must be at least 1; got {arguments.base_limit}")
     use_threads(arguments.threads)
     if arguments.only is not None:
         image = np.load(arguments.image)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -42,6 +43,10 @@ class Turns:
     answer: np.ndarray[Any, np.dtype[np.float32]] | None = None
 
 
+class WorkerError(RuntimeError):
+    """A side cannot be measured."""
+
+
 class Worker:
     """A process that makes one call each time it is asked to.
 
@@ -64,14 +69,14 @@ class Worker:
         """Makes the call and returns its `ms`, `cpu_ms` and `faults`.
 
         Raises:
-            RuntimeError: The process died; its message stands on standard error.
+            WorkerError: The process died; its message stands on standard error.
         """
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
         self._process.stdin.write(task + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.side} ended during {task}; see above")
+            raise WorkerError(f"the process of {self.side} ended during {task}; see above")
         answer: dict[str, float] = json.loads(line)
         return answer
 
@@ -215,11 +220,8 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
-    from benchmarks.environment import collect, default_threads
-    from benchmarks.speedups.document import keep
-    from mobilesam.cache import digest_file
+def _parser() -> argparse.ArgumentParser:
+    from benchmarks.environment import default_threads
 
     parser = argparse.ArgumentParser(description="Ratios of the fast path to the plain modules.")
     parser.add_argument(
@@ -231,25 +233,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3, help="timed calls a process")
     parser.add_argument("--out", type=Path, default=None, help="write one document to a file")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def _checked(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> tuple[str, ...]:
+    """The sides that are asked for; whatever cannot be meant ends the program with a line."""
     given = default_names() if chosen.sides is None else chosen.sides.split(",")
-    sides = tuple(dict.fromkeys((REFERENCE, *given)))
-    unknown = sorted(set(sides) - set(names()))
+    unknown = sorted(set(given) - set(names()))
     if unknown:
         parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(names())}")
+    for task in chosen.tasks.split(","):
+        if re.fullmatch(r"encoder|decoder-[1-9][0-9]*", task) is None:
+            parser.error(f"unknown task {task!r}; give encoder, or decoder-N for N prompts")
+    for name in ("threads", "processes", "turns"):
+        if getattr(chosen, name) < 1:
+            parser.error(f"--{name} must be at least 1; got {getattr(chosen, name)}")
+    if chosen.weights is not None and not chosen.weights.is_file():
+        parser.error(f"{chosen.weights} is no file; give a checkpoint of MobileSAM")
+    if chosen.out is not None and not chosen.out.resolve().parent.is_dir():
+        parser.error(f"{chosen.out.parent} is no folder; make it, or choose another --out")
+    return tuple(dict.fromkeys((REFERENCE, *given)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit code."""
+    from benchmarks.environment import collect
+    from benchmarks.speedups.document import keep
+    from mobilesam.cache import digest_file
+
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    sides = _checked(parser, chosen)
     weights = chosen.weights or published_weights()
-    found = measure(
-        sides,
-        chosen.tasks.split(","),
-        weights,
-        threads=chosen.threads,
-        processes=chosen.processes,
-        turns=chosen.turns,
-    )
-    rows = summarise(found)
+    settings = {name: getattr(chosen, name) for name in ("threads", "processes", "turns")}
+    try:
+        rows = summarise(measure(sides, chosen.tasks.split(","), weights, **settings))
+    except WorkerError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     print_rows(rows)
     if chosen.out is not None:
-        settings = {name: getattr(chosen, name) for name in ("threads", "processes", "turns")}
         document = {
             **settings,
             "weights": None if weights is None else digest_file(weights).sha256,

@@ -18,6 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from benchmarks.speedups import sides
+from mobilesam.errors import BenchError
 from mobilesam.model import build_mobile_sam, load_mobile_sam
 
 Call = Callable[[], Tensor]
@@ -83,4 +84,7 @@ def main(request: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    except BenchError as error:
+        sys.exit(f"error: {error}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -53,10 +54,34 @@ def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> No
     assert "bf16" in rough
 
 
-def test_unknown_sides_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sides", "fastest"], "unknown side 'fastest'"),
+        (["--tasks", "decoder-0"], "unknown task 'decoder-0'"),
+        (["--turns", "0"], "--turns must be at least 1; got 0"),
+        (["--weights", "no.pt"], "no.pt is no file"),
+        (["--out", "no/such/folder.json"], "is no folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        inference.main(["--sides", "fastest"])
-    assert "'fastest'" in capsys.readouterr().err
+        inference.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mobile_sam") is not None, reason="the authors' package is installed"
+)
+@pytest.mark.slow
+def test_a_side_that_cannot_run_is_told_in_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    assert inference.main(["--sides", "authors", "--tasks", "decoder-1"]) == 1
+    told = capfd.readouterr().err
+    assert "error: the authors' package cannot be imported" in told
+    assert "error: the process of authors ended during decoder-1" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow

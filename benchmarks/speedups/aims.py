@@ -1,0 +1,110 @@
+"""What this project set out to reach in speed, and what a run has reached of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.report.table import Cell, Column, Table
+
+_UNBOUND = ""
+_ARITHMETIC = (
+    "arithmetic: the 80 GFLOP of an image take half a second of float32 on two cores with AVX2, "
+    "which multiply matrices at 160 GFLOP/s; AVX-512 leaves more room"
+)
+_NO_BF16 = "the processor does not multiply in bfloat16"
+_SHARED_CACHE = "at the aim within its interval; four fifths of what is left is matrix products"
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """One aim.
+
+    Attributes:
+        what: What is to be quick.
+        factor: Times as fast as the plain modules, or as the loop.
+        task: Task of the inference benchmark; None for the others.
+        sides: Implementations of which the best counts.
+        bound: What bounds it where it is missed.
+    """
+
+    what: str
+    factor: float
+    task: str | None
+    sides: tuple[str, ...]
+    bound: str
+
+
+AIMS = (
+    Aim("encoder, float32, any backend", 4, "encoder", ("fast", "onnx", "openvino"), _ARITHMETIC),
+    Aim("encoder, float32, torch", 2.5, "encoder", ("fast",), _ARITHMETIC),
+    Aim("encoder, bfloat16", 6, "encoder", ("bf16", "openvino-bf16"), _NO_BF16),
+    Aim("decoder, 64 prompts", 6, "decoder-64", ("fast",), _SHARED_CACHE),
+    Aim("decoder, 1 prompt", 1.5, "decoder-1", ("fast",), _UNBOUND),
+    Aim("segment everything, 32 x 32 grid", 6, None, ("grid",), _UNBOUND),
+    Aim("evaluation against the loop", 4, None, ("mobilesam-fast",), _UNBOUND),
+)
+
+
+def aims_table(
+    inference: Mapping[str, Any],
+    everything: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Any] | None,
+) -> Table:
+    """Each aim beside what was measured; missed ones with what bounds them.
+
+    Args:
+        inference: Result of `benchmarks.speedups.inference`.
+        everything: Results of `benchmarks.speedups.everything`, the one as it comes first.
+        evaluation: Result of `benchmarks.speedups.evaluation`.
+    """
+    columns = (
+        Column("What", ("what",)),
+        Column("Aim", ("aim",), "x", "right"),
+        Column("Measured", ("measured",), "x", "right"),
+        Column("By", ("side",)),
+        Column("Outcome", ("outcome",)),
+    )
+    rows = []
+    for aim in AIMS:
+        side, found = _best(aim, inference, everything, evaluation)
+        if found is None:
+            outcome = f"not measured: {aim.bound}" if aim.bound else "not measured"
+        elif found >= aim.factor:
+            outcome = "reached"
+        else:
+            outcome = f"missed; {aim.bound}" if aim.bound else "missed"
+        text = "" if found is None else f"{found:.2f}"
+        rows.append(
+            (
+                Cell(aim.what, (aim.what,)),
+                Cell(f"{aim.factor:g}", (aim.factor,)),
+                Cell(text, (found,)),
+                Cell(side, (side,)),
+                Cell(outcome, (outcome,)),
+            )
+        )
+    return Table("aims", "Aims", columns, tuple(rows))
+
+
+def _best(
+    aim: Aim,
+    inference: Mapping[str, Any],
+    everything: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Any] | None,
+) -> tuple[str, float | None]:
+    found: dict[str, float] = {}
+    if aim.task is not None:
+        rows = [row for row in inference["rows"] if row["task"] == aim.task]
+        found = {row["side"]: row["ratio"] for row in rows}
+    elif "grid" in aim.sides and everything:
+        found = {name: row["times_quicker"] for name, row in everything[0]["sides"].items()}
+    elif evaluation is not None and "grid" not in aim.sides:
+        suites = evaluation["suites"].items()
+        found = {name: next(iter(row["times_as_fast"].values())) for name, row in suites}
+    able = {side: found[side] for side in aim.sides if side in found}
+    if not able:
+        return "", None
+    best = max(able, key=able.__getitem__)
+    return best, able[best]
