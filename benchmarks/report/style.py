@@ -47,6 +47,8 @@ _KNOWN: dict[str, tuple[str, int]] = {
     "mobilesam-onnx": (VERMILLION, 1),
     "mobilesam-openvino": (VERMILLION, 2),
     "mobilesam-mini": (VERMILLION, 3),
+    "mobilesam-fast": (VERMILLION, 4),
+    "mobilesam-onnx-int8": (VERMILLION, 5),
     "sam-vit-h": (BLUE, 0),
     "sam-vit-l": (SKY, 0),
     "sam-vit-b": (GREEN, 0),
