@@ -1,1 +1,1 @@
-"""How a student is trained to see as its teacher does."""
+"""Training: the three schemes of distillation, training from scratch, and one loop for all."""
