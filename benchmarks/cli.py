@@ -28,8 +28,10 @@ app = App(
 )
 weights_app = App(name="weights", help="List, fetch and verify published weights.")
 data_app = App(name="data", help="Make datasets.")
+distill_app = App(name="distill", help="Train a student to see as its teacher does.")
 app.command(weights_app)
 app.command(data_app)
+app.command(distill_app)
 
 
 @app.command
@@ -246,6 +248,45 @@ def data_boxes(annotations: Path, out: Path, /) -> int:
     from benchmarks.commands import data
 
     return data.boxes(annotations, out)
+
+
+@distill_app.command(name="embed")
+def distill_embed(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    data: DataArguments = _DEFAULT_DATA,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+    shard_size: Annotated[
+        int, Parameter(help="Megabytes that a file of the store may have.")
+    ] = 256,
+    verify: Annotated[bool, Parameter(help="Read all of the store in the end.")] = False,
+    repair: Annotated[
+        bool, Parameter(help="Make embeddings of damaged or missing files again.")
+    ] = False,
+) -> int:
+    """Run a teacher's encoder over images once, and keep its embeddings in --out.
+
+    The images are a dataset's, or those of a folder if nothing but --images is given. A run that
+    was interrupted, or given more images, is taken up with the same --out.
+    """
+    from benchmarks.commands import distill
+
+    return distill.embed(
+        models, data, output, shard_size_mb=shard_size, verify=verify, repair=repair
+    )
+
+
+@distill_app.command(name="verify")
+def distill_verify(
+    store: Path,
+    /,
+    *,
+    json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False,
+) -> int:
+    """Read all of an embedding store, and compare it with what was written."""
+    from benchmarks.commands import distill
+
+    return distill.verify(store, as_json=json)
 
 
 def main(arguments: list[str] | None = None) -> int:
