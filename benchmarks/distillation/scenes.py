@@ -73,6 +73,11 @@ class SceneCache:
     def __len__(self) -> int:
         return self.spec.n_scenes
 
+    @property
+    def fingerprint(self) -> str:
+        """Recipe, seed, size and number of the scenes."""
+        return f"{self.spec.folder_name}-{self.spec.n_scenes}"
+
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""
         shard, row = divmod(index, SHARD_SCENES)

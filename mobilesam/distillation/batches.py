@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its pixels on a device."""
+        return replace(self, images=self.images.to(device))
 
     def valid(self, cells: int) -> Tensor:
         """(B, 1, cells, cells) float32: 1 where a cell sees any of the image, 0 in the padding."""

@@ -62,4 +62,6 @@ def iou(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     wanted = (target > 0.5) & (valid > 0)
     union = (found | wanted).sum((2, 3))
     both = (found & wanted).sum((2, 3))
-    return torch.where(union > 0, both / union.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
+    return torch.where(
+        union > 0, both / union.clamp(min=1), torch.ones_like(both, dtype=torch.float32)
+    )

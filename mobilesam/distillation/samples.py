@@ -28,6 +28,10 @@ class TrainingSample:
 class TrainingSet(Protocol):
     """Images that can be had in any order."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What decides the images, so that a run is not taken up with others."""
+
     def __len__(self) -> int:
         """Number of images."""
 
