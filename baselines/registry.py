@@ -35,6 +35,8 @@ class ModelEntry:
         target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
         summary: One line for `mobilesam-bench models`.
         checkpoint: Name in `mobilesam.checkpoints` of the weights it needs; None if it needs none.
+        shipped: File in `mobilesam/weights` that it runs with unless told otherwise; None if this
+            package ships no weights for it.
         requires: Packages beyond those that are always there.
         third_party: It comes from an entry point.
     """
@@ -45,6 +47,7 @@ class ModelEntry:
     checkpoint: str | None = None
     requires: tuple[str, ...] = ()
     third_party: bool = False
+    shipped: str | None = None
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
@@ -80,6 +83,20 @@ _BUILT_IN = (
         "FastSAM-s: YOLOv8s-seg (ultralytics, AGPL-3.0)",
         "fastsam-s",
         ("ultralytics",),
+    ),
+    ModelEntry(
+        "sam-mini",
+        "baselines.sam:build_mini",
+        "small SAM, trained from scratch by this project on synthetic scenes",
+        "sam-mini",
+        shipped="sam-mini.safetensors",
+    ),
+    ModelEntry(
+        "mobilesam-mini",
+        "baselines.mobile_sam:build_mini",
+        "small MobileSAM, distilled from sam-mini",
+        "mobilesam-mini",
+        shipped="mobilesam-mini.safetensors",
     ),
     ModelEntry(
         "grabcut",

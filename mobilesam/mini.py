@@ -16,7 +16,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from mobilesam.heads import HeadsConfig, assemble
-from mobilesam.tiny_vit import LayerNorm2d
+from mobilesam.model import build_mobile_sam
+from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
 
 _FINE_STRIDE = 8
 
@@ -39,7 +40,7 @@ class MiniVitConfig:
     depth: int = 6
     num_heads: int = 6
     mlp_ratio: float = 4.0
-    image_size_px: int = 256
+    image_size_px: int = 192
 
     @property
     def total_stride(self) -> int:
@@ -66,6 +67,27 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
     return assemble(
         encoder, config.heads, config.encoder.image_size_px, config.encoder.total_stride
     )
+
+
+def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
+    """Shape of `mobilesam-mini`: a small TinyViT with the heads of `sam-mini`."""
+    teacher = SamMiniConfig()
+    encoder = TinyVitConfig(
+        embed_dims=(16, 32, 64, 128),
+        depths=(1, 1, 2, 1),
+        num_heads=(1, 1, 2, 4),
+        window_sizes=(6, 6, 12, 6),
+        strides=(2, 1, 1),
+        neck_channels=teacher.heads.channels,
+        image_size_px=teacher.encoder.image_size_px,
+        n_classes=None,
+    )
+    return encoder, teacher.heads
+
+
+def build_mobile_sam_mini() -> Sam:
+    """Builds `mobilesam-mini` with fresh random weights, in evaluation mode."""
+    return build_mobile_sam(*mobile_sam_mini_shape())
 
 
 class MiniVit(nn.Module):

@@ -51,3 +51,37 @@ def mask_loss(
         "iou_best": float(found[:, 1:].max(dim=1).values.mean()),
     }
     return MaskLoss(masks + config.quality * quality, parts)
+
+
+def imitation_loss(
+    logits: Tensor,
+    qualities: Tensor,
+    truth: Tensor,
+    worth: Tensor,
+    valid: Tensor,
+    config: LossConfig,
+) -> MaskLoss:
+    """Focal and dice loss of each of four masks against the teacher's of the same place.
+
+    Args:
+        logits: (N, 4, g, g) of the student.
+        qualities: (N, 4) that the student predicts.
+        truth: (N, 4, g, g) logits of the teacher; above 0 belongs to its mask.
+        worth: (N, 4) that the teacher predicts.
+        valid: (N, 1, g, g).
+        config: Weights of the terms.
+    """
+    target = (truth > 0).float()
+    each = config.focal * losses.focal(logits, target, valid) + config.dice * losses.dice(
+        logits, target, valid
+    )
+    masks = each.mean()
+    quality = (qualities - worth).square().mean()
+    with torch.no_grad():
+        agreement = losses.iou(logits, target, valid)
+    parts = {
+        "masks": float(masks.detach()),
+        "quality": float(quality.detach()),
+        "agreement": float(agreement[:, 0].mean()),
+    }
+    return MaskLoss(masks + config.quality * quality, parts)

@@ -165,7 +165,7 @@ class _Objects:
 
 
 def _deepest(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """x and y of the pixel farthest from the outside."""
+    """The pixel (x, y) farthest from the outside."""
     from scipy import ndimage
 
     distances = ndimage.distance_transform_edt(np.pad(mask, 1))
