@@ -312,6 +312,22 @@ def distill_train(
     return commands.train(models, training, output)
 
 
+@distill_app.command(name="mini")
+def distill_mini(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+    only_teacher: Annotated[bool, Parameter(help="Stop when sam-mini is there.")] = False,
+) -> int:
+    """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
+
+    Hours on two cores. A run that was interrupted is taken up with the same --out.
+    """
+    from benchmarks.commands import training as commands
+
+    return commands.mini(models, output, only_teacher=only_teacher)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
     try:

@@ -43,6 +43,31 @@ def train(models: ModelArguments, training: TrainArguments, output: OutputArgume
     return 0
 
 
+def mini(models: ModelArguments, output: OutputArguments, *, only_teacher: bool) -> int:
+    """Makes `sam-mini` and `mobilesam-mini` again, or takes up where it was interrupted."""
+    if output.out is None:
+        raise UsageError("distill mini needs --out DIR, for checkpoints and the two models")
+    from benchmarks.distillation.mini_family import make_family
+    from benchmarks.distillation.scenes import scenes_root
+    from benchmarks.distillation.training import use_memory_well
+    from mobilesam.distillation.world import World
+
+    workers = apply_threads(models)
+    use_memory_well()
+    made = make_family(
+        output.out,
+        scenes_root(),
+        Reporter(quiet=output.quiet),
+        World(),
+        workers=workers,
+        only_teacher=only_teacher,
+    )
+    for path in (made.teacher, made.student):
+        if path is not None:
+            sys.stdout.write(f"{path}  {path.stat().st_size:,} bytes\n")
+    return 0
+
+
 def _prepared(models: ModelArguments, training: TrainArguments) -> tuple[Any, Any]:
     """The scheme and its data, as the arguments say."""
     from baselines.registry import build
