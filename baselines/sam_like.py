@@ -82,7 +82,7 @@ class SamSegmenter(Segmenter):
 
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> Embedding:
-        """Runs the image encoder: payload is (1, C, h, w) float32 on the device, 64 x 64 for SAM."""
+        """Runs the image encoder: payload is (1, C, h, w) float32 on the device."""
         with self._autocast():
             features = self.model.image_encoder(prepared.payload.to(self.device))
         return Embedding(features.float(), prepared.size_hw, self.info.name)

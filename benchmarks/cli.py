@@ -9,7 +9,13 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
-from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    TrainArguments,
+)
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -17,6 +23,7 @@ _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()
 _DEFAULT_OUTPUT = OutputArguments()
+_DEFAULT_TRAINING = TrainArguments()
 
 app = App(
     name="mobilesam-bench",
@@ -287,6 +294,38 @@ def distill_verify(
     from benchmarks.commands import distill
 
     return distill.verify(store, as_json=json)
+
+
+@distill_app.command(name="train")
+def distill_train(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    training: TrainArguments = _DEFAULT_TRAINING,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Distil a student from the teacher that --models names; --out is taken up if interrupted.
+
+    Several GPUs or machines: torchrun --nproc-per-node N -m benchmarks distill train ...
+    """
+    from benchmarks.commands import training as commands
+
+    return commands.train(models, training, output)
+
+
+@distill_app.command(name="mini")
+def distill_mini(
+    *,
+    models: ModelArguments = _DEFAULT_MODELS,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+    only_teacher: Annotated[bool, Parameter(help="Stop when sam-mini is there.")] = False,
+) -> int:
+    """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
+
+    Hours on two cores. A run that was interrupted is taken up with the same --out.
+    """
+    from benchmarks.commands import training as commands
+
+    return commands.mini(models, output, only_teacher=only_teacher)
 
 
 def main(arguments: list[str] | None = None) -> int:

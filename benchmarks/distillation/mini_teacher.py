@@ -7,6 +7,8 @@ weights at the final size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,36 +39,42 @@ class Stage:
     config: TrainConfig
 
 
+_USUAL = TrainConfig(
+    steps=1600,
+    batch_size=16,
+    micro_batch=16,
+    learning_rate=1e-3,
+    warmup_steps=100,
+    ema_decay=0.998,
+    augment=True,
+    seed=1,
+    checkpoint_every=50,
+    prompts=PromptConfig(objects_per_image=3),
+)
+
 STAGES = (
+    Stage("128px", 128, _USUAL),
     Stage(
-        "128px",
-        128,
-        TrainConfig(
-            steps=1600,
-            batch_size=16,
-            micro_batch=16,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            ema_decay=0.998,
-            augment=True,
-            seed=1,
-            checkpoint_every=50,
-            prompts=PromptConfig(objects_per_image=3),
+        "192px",
+        192,
+        _USUAL.model_copy(
+            update={"steps": 700, "learning_rate": 6e-4, "warmup_steps": 20, "ema_decay": 0.995}
         ),
     ),
 )
 
 
-def train_teacher(
-    data: TrainingSet, folder: Path, *, world: World, on_step: Listener | None = None
-) -> Sam:
+Watch = Callable[[Stage], AbstractContextManager[Listener]]
+
+
+def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch) -> Sam:
     """Trains `sam-mini` by all stages, taking up whatever the folder holds of them.
 
     Args:
         data: Scenes.
         folder: Each stage has a folder of its own in it.
         world: This process among those that train together.
-        on_step: Told of every step.
+        watch: Gives, for each stage, who is told of its steps.
 
     Returns:
         The trained model at its final size, in evaluation mode.
@@ -79,13 +87,9 @@ def train_teacher(
             model = build_sam_mini(shape)
         if found is not None:
             model.load_state_dict(resized_positions(found, stage.side_px // 16))
-        state = train(
-            Supervised(model, stage.config),
-            data,
-            folder / stage.name,
-            world=world,
-            on_step=on_step,
-        )
+        scheme = Supervised(model, stage.config)
+        with watch(stage) as listen:
+            state = train(scheme, data, folder / stage.name, world=world, on_step=listen)
         found = state.result()
         model.load_state_dict(found)
     return model.eval()

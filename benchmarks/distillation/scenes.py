@@ -14,6 +14,7 @@ import numpy.typing as npt
 from benchmarks.data.scene import RECIPE
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.records import write_atomic
+from mobilesam.cache import cache_dir
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.errors import DataError, UsageError
 
@@ -86,6 +87,11 @@ class SceneCache:
             image=np.array(self._images[shard][row]),
             labels=np.array(self._labels[shard][row]),
         )
+
+
+def scenes_root() -> Path:
+    """Where rendered scenes are kept, all specs side by side: some 0.3 MB a scene at 256 px."""
+    return cache_dir() / "scenes"
 
 
 def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[int]:

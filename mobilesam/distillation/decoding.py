@@ -31,6 +31,16 @@ class PromptBatch:
     labels: Tensor
     masks: Tensor | None = None
 
+    def to(self, device: torch.device) -> PromptBatch:
+        """The same prompts on a device."""
+        return PromptBatch(
+            self.image_index.to(device),
+            self.boxes.to(device),
+            self.points.to(device),
+            self.labels.to(device),
+            None if self.masks is None else self.masks.to(device),
+        )
+
 
 def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
     """Sparse (N, T, C) and dense (N, C, h, w) embeddings.

@@ -58,6 +58,12 @@ class Imitation(Scheme):
         """Of the teacher's weights."""
         return self._source.sha256
 
+    def to(self, device: torch.device) -> None:
+        """Moves student, teacher's heads and teacher's encoder."""
+        super().to(device)
+        self._teacher.to(device)
+        self._source.to(device)
+
     def trained(self) -> tuple[nn.Module, ...]:
         """The image encoder."""
         return (self.student.image_encoder,)

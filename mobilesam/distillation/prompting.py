@@ -34,6 +34,11 @@ class Drawn:
     targets: Tensor | None
     valid: Tensor
 
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device; drawing itself happens on the CPU."""
+        targets = None if self.targets is None else self.targets.to(device)
+        return Drawn(self.prompts.to(device), targets, self.valid.to(device))
+
 
 def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
     """Draws a box and a point for each of some objects of each image, with what they should find.
@@ -45,9 +50,16 @@ def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
         batch: Its images.
         config: How many and how.
         cells: Side g of the logits.
+
+    Returns:
+        On the device of the batch.
     """
+    return _drawn(batch, config, cells).to(batch.images.device)
+
+
+def _drawn(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
     image_index = torch.arange(len(batch)).repeat_interleave(config.objects_per_image)
-    valid = batch.valid(cells)[image_index]
+    valid = batch.valid(cells).cpu()[image_index]
     if any(labels is None for labels in batch.labels):
         points = _points_anywhere(batch, config.objects_per_image)
         prompts = PromptBatch(image_index, torch.zeros(0, 4), points, torch.ones(len(points), 1))
@@ -77,8 +89,8 @@ def correct(
         side_px: Side of the network's input.
         rng: Draws which of the wrong cells is clicked.
     """
-    wanted = targets[:, 0] > 0.5
-    wrong = ((logits > 0) != wanted) & (drawn.valid[:, 0] > 0)
+    wanted = (targets[:, 0] > 0.5).cpu()
+    wrong = ((logits.cpu() > 0) != wanted) & (drawn.valid[:, 0].cpu() > 0)
     scale = side_px / logits.shape[-1]
     where = torch.zeros(len(logits), 1, 2)
     which = torch.full((len(logits), 1), _NO_POINT)
@@ -92,8 +104,8 @@ def correct(
     return PromptBatch(
         prompts.image_index,
         prompts.boxes,
-        torch.cat([prompts.points, where], dim=1),
-        torch.cat([prompts.labels, which], dim=1),
+        torch.cat([prompts.points, where.to(logits.device)], dim=1),
+        torch.cat([prompts.labels, which.to(logits.device)], dim=1),
         logits[:, None],
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
@@ -49,6 +50,10 @@ class Scheme(ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> MaskLoss:
         """The mean loss over the images of a batch."""
+
+    def to(self, device: torch.device) -> None:
+        """Moves the networks to a device."""
+        self.student.to(device)
 
     def train_mode(self) -> None:
         """Training mode for what learns, evaluation mode for the rest."""

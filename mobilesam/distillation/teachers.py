@@ -26,6 +26,9 @@ class EmbeddingSource(Protocol):
     def can_augment(self) -> bool:
         """Whether it knows the embedding of a picture that has been changed."""
 
+    def to(self, device: torch.device) -> None:
+        """Moves what it computes with to a device."""
+
     def embeddings(self, batch: Batch) -> Tensor:
         """(B, C, h, w) float32 of the batch's images, without gradients."""
 
@@ -54,6 +57,10 @@ class OnlineTeacher:
         self._encoder = model.image_encoder.eval().requires_grad_(False)
         self.sha256 = sha256
 
+    def to(self, device: torch.device) -> None:
+        """Moves the encoder."""
+        self._encoder.to(device)
+
     @torch.no_grad()
     def embeddings(self, batch: Batch) -> Tensor:
         """Runs the encoder."""
@@ -77,12 +84,15 @@ class StoredTeacher:
     can_augment = False
 
     def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
-        self._store = EmbeddingStore(folder, teacher)
+        self.store = EmbeddingStore(folder, teacher)
+
+    def to(self, device: torch.device) -> None:
+        """Does nothing: it follows the batch."""
 
     @property
     def sha256(self) -> str | None:
         """Of the teacher's weights, as the store says."""
-        return self._store.manifest.teacher.weights_sha256
+        return self.store.manifest.teacher.weights_sha256
 
     def embeddings(self, batch: Batch) -> Tensor:
         """Looks the images up by their content.
@@ -90,5 +100,5 @@ class StoredTeacher:
         Raises:
             DataError: An image is not in the store.
         """
-        rows = [self._store.get(key).features.float() for key in batch.keys]
+        rows = [self.store.get(key).features.float() for key in batch.keys]
         return torch.stack(rows).to(batch.images.device)
