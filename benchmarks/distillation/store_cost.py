@@ -42,7 +42,7 @@ from mobilesam.errors import BenchError
 SIZE_HW = (1500, 2250)
 SIDE_PX = 1024
 SHAPE = (256, 64, 64)
-SHARD_BYTES = 256 * 10**6
+SHARD_BYTES = 32 * 10**6
 ValueT = TypeVar("ValueT")
 _QUALITY = 90
 _TEACHER = Teacher(name="drawn", weights_sha256=None, precision="fp32", input_size_px=SIDE_PX)
@@ -58,8 +58,15 @@ def picture(rng: np.random.Generator) -> bytes:
         noise = rng.integers(0, 256, (cells, cells, 3), np.uint8)
         larger = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
         total += np.asarray(larger, np.float32) / 3
+    return jpeg(total.astype(np.uint8))
+
+
+def jpeg(image: UInt8Array) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG."""
+    from PIL import Image
+
     file = io.BytesIO()
-    Image.fromarray(total.astype(np.uint8)).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
@@ -83,7 +90,10 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
                 jpeg_bytes.append(len(data))
                 image: UInt8Array = timed("decode", load_image, data, "drawn")
                 key = timed("key", image_key, image)
-                timed("resize", fitted, TrainingSample("", image), SIDE_PX)
+                small = timed("resize", fitted, TrainingSample("", image), SIDE_PX).image
+                # What training reads where the pictures have been brought to the input's size.
+                once = timed("decode_small", load_image, jpeg(small), "drawn")
+                timed("key_small", image_key, once)
                 features = torch.from_numpy(rng.standard_normal(SHAPE, np.float32))
                 half = timed("to_float16", to_storable, features, "drawn")
                 entry = Entry(key, f"{number}.jpg", SIZE_HW, (683, SIDE_PX))
