@@ -19,6 +19,7 @@ from benchmarks.distillation.embed import EmbedReport, StoreOptions, teacher_of
 from benchmarks.distillation.embed import embed as make_embeddings
 from benchmarks.distillation.sources import DatasetImages, FolderImages, ImageSource
 from benchmarks.progress import Reporter
+from mobilesam.allocator import keep_buffers
 from mobilesam.distillation.store_check import Verification
 from mobilesam.distillation.store_check import verify as verify_store
 from mobilesam.errors import UsageError, WeightsError
@@ -46,6 +47,7 @@ def embed(
     apply_threads(models)
     source = _source(data, models.seed, reporter)
     planned = one_trained(models, "distill embed")
+    keep_buffers()  # a process that only encodes would ask the kernel for the same pages each time
     model = build(planned.entry, planned.options)
     if model.info.weights.kind == "random":
         raise WeightsError(f"{planned.entry.name} has random weights: nothing is learnt from it")

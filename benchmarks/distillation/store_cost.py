@@ -32,6 +32,7 @@ from benchmarks.progress import Reporter
 from benchmarks.speedups.document import give
 from benchmarks.statistics import median_interval
 from benchmarks.timing import time_once
+from mobilesam.allocator import keep_buffers
 from mobilesam.distillation.batches import fitted
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.store import EmbeddingStore
@@ -170,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--teacher, --weights and --images go together")
     try:
         apply_threads(ModelArguments(threads=arguments.threads))
+        keep_buffers()
         found = {"note": arguments.note, "host": host_costs(arguments.n, arguments.seed)}
         if all(real):
             found["embed"] = real_run(arguments)
