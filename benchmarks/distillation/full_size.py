@@ -1,8 +1,9 @@
 """What a training has brought: a student's agreement with its teacher, before and after.
 
 Made for the full-size path (1024 px, a real teacher, photographs), where a comparison of schemes
-would take too long: it shows that the path works from end to end. The student before is built from
-the same seed, with the teacher's heads, as the training built it.
+would take too long: it shows that the path works from end to end. The student before is the file
+that the training started from (`--start`), or else built from the same seed, with the teacher's
+heads, as the training built it.
 
 `python -m benchmarks.distillation.full_size --run DIR --store STORE --teacher NAME \
 --weights FILE --images DIR --annotations FILE --limit 20 --out results/distillation/full-size.json`
@@ -95,6 +96,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     before = work / "untrained.safetensors"
     notes = untrained(arguments.run / STUDENT, before)
+    if arguments.start is not None:
+        before = arguments.start
     records = {
         name: _evaluate(arguments, weights, work / name)
         for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT))
@@ -103,6 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "note": arguments.note,
         "store": {"n_embeddings": len(store), **store.manifest.model_dump(mode="json")},
+        "started_from_file": arguments.start is not None,
         "training": {**notes, "loss": loss_summary(losses(arguments.run))},
         "dataset": records["trained"].miou[0].dataset,
         "students": {name: _rows(record) for name, record in records.items()},
@@ -146,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("run", "store", "weights", "images", "annotations"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--start", type=Path, default=None, help="what distill train started from")
     parser.add_argument("--teacher", required=True, help="registry name of the store's teacher")
     parser.add_argument("--protocol", default="box,center")
     parser.add_argument("--limit", type=int, default=None, help="only the first N images")
