@@ -51,7 +51,7 @@ def test_embed_train_and_measure(
         [
             f"--run={trained}", f"--store={tmp_path / 'store'}", "--teacher=sam-mini",
             f"--weights={teacher}", f"--images={scenes.images}",
-            f"--annotations={scenes.annotations}", "--protocol=box", "--limit=2", "--note=small",
+            f"--annotations={scenes.annotations}", "--protocol=box", "--limit=1", "--note=small",
             f"--out={out}",
         ]
     )  # fmt: skip
