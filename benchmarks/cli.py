@@ -328,6 +328,22 @@ def distill_mini(
     return commands.mini(models, output, only_teacher=only_teacher)
 
 
+@distill_app.command(name="compare")
+def distill_compare(
+    *,
+    profile: Annotated[str, Parameter(help="mini.")] = "mini",
+    models: ModelArguments = _DEFAULT_MODELS,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Train the same student by each scheme, several times, and say which is nearer its teacher.
+
+    A run that was interrupted is taken up with the same --out.
+    """
+    from benchmarks.commands import training as commands
+
+    return commands.compare(profile, models, output)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
     try:

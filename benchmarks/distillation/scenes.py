@@ -16,6 +16,7 @@ from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.records import write_atomic
 from mobilesam.cache import cache_dir
 from mobilesam.distillation.samples import TrainingSample
+from mobilesam.distillation.store_format import image_key
 from mobilesam.errors import DataError, UsageError
 
 SHARD_SCENES = 250
@@ -82,9 +83,10 @@ class SceneCache:
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""
         shard, row = divmod(index, SHARD_SCENES)
+        image = np.array(self._images[shard][row])
         return TrainingSample(
-            key=f"synthetic:{self.spec.seed}:{index}",
-            image=np.array(self._images[shard][row]),
+            key=image_key(image),
+            image=image,
             labels=np.array(self._labels[shard][row]),
         )
 
