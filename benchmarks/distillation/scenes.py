@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -115,10 +116,15 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
     yield ready * SHARD_SCENES
     if not todo:
         return
-    # Spawned, since a fork would inherit torch's threads in the middle of whatever they do.
-    with get_context("spawn").Pool(workers) as pool:
-        jobs = [(root, spec, shard) for shard in todo]
-        for _ in pool.imap_unordered(_render_shard, jobs):
+    jobs = [(root, spec, shard) for shard in todo]
+    with ExitStack() as stack:
+        if workers == 1:
+            done: Iterator[int] = map(_render_shard, jobs)
+        else:
+            # Spawned, since a fork would inherit torch's threads in the middle of their work.
+            pool = stack.enter_context(get_context("spawn").Pool(workers))
+            done = pool.imap_unordered(_render_shard, jobs)
+        for _ in done:
             ready += 1
             yield ready * SHARD_SCENES
 
