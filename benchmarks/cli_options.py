@@ -37,7 +37,9 @@ class DataArguments:
     """Which images, and which reference masks."""
 
     dataset: Annotated[str, Parameter(help="synthetic, coco or sa1b.")] = "synthetic"
-    images: Annotated[Path | None, Parameter(help="COCO: folder of the images.")] = None
+    images: Annotated[
+        Path | None, Parameter(help="COCO: folder of the images; distill embed: any folder.")
+    ] = None
     annotations: Annotated[Path | None, Parameter(help="COCO: the instances file.")] = None
     root: Annotated[
         tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")

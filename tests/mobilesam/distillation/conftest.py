@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from small_store import Pair, fill
 from torch import Tensor
 
 from mobilesam.distillation.store_format import Entry, Teacher
 
 SHAPE = (2, 3, 4)
-ONE_BYTES = 2 * 2 * 3 * 4
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def teacher() -> Teacher:
 
 
 @pytest.fixture
-def pair() -> Callable[[int], tuple[Entry, Tensor]]:
+def pair() -> Pair:
     """Entry and embedding number i, always the same."""
 
     def make(i: int) -> tuple[Entry, Tensor]:
@@ -29,3 +29,10 @@ def pair() -> Callable[[int], tuple[Entry, Tensor]]:
         return entry, torch.randn(SHAPE, generator=generator).half()
 
     return make
+
+
+@pytest.fixture
+def five(tmp_path: Path, teacher: Teacher, pair: Pair) -> Path:
+    """Five embeddings in three shards."""
+    fill(tmp_path / "five", teacher, pair, range(5))
+    return tmp_path / "five"
