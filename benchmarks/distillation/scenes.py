@@ -67,8 +67,8 @@ class SceneCache:
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
         self.spec = spec
-        self._images = []
-        self._labels = []
+        self._images: list[npt.NDArray[np.uint8]] = []
+        self._labels: list[npt.NDArray[np.uint8]] = []
         for shard in range(spec.n_shards):
             for kind, maps in (("images", self._images), ("labels", self._labels)):
                 maps.append(_open(_shard_path(root, spec, kind, shard)))

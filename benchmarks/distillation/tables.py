@@ -47,10 +47,9 @@ def schemes_table(record: DistillationRecord) -> Table:
         (
             Cell(scheme, (scheme,)),
             _percent(runs, lambda row: row.agreement),
-            *(
-                _percent(runs, lambda row, name=name: row.ground_truth[name])
-                for name in ("box", "center", "center-multi")
-            ),
+            _percent(runs, lambda row: row.ground_truth["box"]),
+            _percent(runs, lambda row: row.ground_truth["center"]),
+            _percent(runs, lambda row: row.ground_truth["center-multi"]),
             _count(runs[0].batch_size * runs[0].steps),
             _seconds(runs),
             _count(len(runs)),

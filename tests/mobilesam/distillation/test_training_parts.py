@@ -106,7 +106,9 @@ def test_mask_losses_fall_as_masks_come_nearer() -> None:
 
 def test_focal_at_half_covered_cells_is_least_at_zero() -> None:
     target, valid = torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
-    values = [float(losses.focal(torch.full((1, 1, 2, 2), x), target, valid)) for x in (-1.0, 0.0, 1.0)]
+    values = [
+        float(losses.focal(torch.full((1, 1, 2, 2), x), target, valid)) for x in (-1.0, 0.0, 1.0)
+    ]
     assert values[1] < min(values[0], values[2])
 
 
