@@ -9,13 +9,8 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
-from benchmarks.cli_options import (
-    AccuracyArguments,
-    DataArguments,
-    ModelArguments,
-    OutputArguments,
-    TrainArguments,
-)
+from benchmarks.cli_distill import distill_app
+from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -23,7 +18,6 @@ _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()
 _DEFAULT_OUTPUT = OutputArguments()
-_DEFAULT_TRAINING = TrainArguments()
 
 app = App(
     name="mobilesam-bench",
@@ -35,7 +29,6 @@ app = App(
 )
 weights_app = App(name="weights", help="List, fetch and verify published weights.")
 data_app = App(name="data", help="Make datasets.")
-distill_app = App(name="distill", help="Train a student to see as its teacher does.")
 app.command(weights_app)
 app.command(data_app)
 app.command(distill_app)
@@ -255,77 +248,6 @@ def data_boxes(annotations: Path, out: Path, /) -> int:
     from benchmarks.commands import data
 
     return data.boxes(annotations, out)
-
-
-@distill_app.command(name="embed")
-def distill_embed(
-    *,
-    models: ModelArguments = _DEFAULT_MODELS,
-    data: DataArguments = _DEFAULT_DATA,
-    output: OutputArguments = _DEFAULT_OUTPUT,
-    shard_size: Annotated[
-        int, Parameter(help="Megabytes that a file of the store may have.")
-    ] = 256,
-    verify: Annotated[bool, Parameter(help="Read all of the store in the end.")] = False,
-    repair: Annotated[
-        bool, Parameter(help="Make embeddings of damaged or missing files again.")
-    ] = False,
-) -> int:
-    """Run a teacher's encoder over images once, and keep its embeddings in --out.
-
-    The images are a dataset's, or those of a folder if nothing but --images is given. A run that
-    was interrupted, or given more images, is taken up with the same --out.
-    """
-    from benchmarks.commands import distill
-
-    return distill.embed(
-        models, data, output, shard_size_mb=shard_size, verify=verify, repair=repair
-    )
-
-
-@distill_app.command(name="verify")
-def distill_verify(
-    store: Path,
-    /,
-    *,
-    json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False,
-) -> int:
-    """Read all of an embedding store, and compare it with what was written."""
-    from benchmarks.commands import distill
-
-    return distill.verify(store, as_json=json)
-
-
-@distill_app.command(name="train")
-def distill_train(
-    *,
-    models: ModelArguments = _DEFAULT_MODELS,
-    training: TrainArguments = _DEFAULT_TRAINING,
-    output: OutputArguments = _DEFAULT_OUTPUT,
-) -> int:
-    """Distil a student from the teacher that --models names; --out is taken up if interrupted.
-
-    Several GPUs or machines: torchrun --nproc-per-node N -m benchmarks distill train ...
-    """
-    from benchmarks.commands import training as commands
-
-    return commands.train(models, training, output)
-
-
-@distill_app.command(name="mini")
-def distill_mini(
-    *,
-    models: ModelArguments = _DEFAULT_MODELS,
-    output: OutputArguments = _DEFAULT_OUTPUT,
-    only_teacher: Annotated[bool, Parameter(help="Stop when sam-mini is there.")] = False,
-) -> int:
-    """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
-
-    Hours on two cores. A run that was interrupted is taken up with the same --out.
-    """
-    from benchmarks.commands import training as commands
-
-    return commands.mini(models, output, only_teacher=only_teacher)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The commands that train: `distill train` and `distill mini`."""
+"""The commands that train: `distill train`, `distill mini` and `distill compare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.cli_options import ModelArguments, OutputArguments, TrainArguments
-from benchmarks.commands.printing import print_json
+from benchmarks.commands.printing import print_json, print_table
 from benchmarks.commands.requests import apply_threads, one_trained
 from benchmarks.progress import Reporter
 from mobilesam.errors import DataError, UsageError
@@ -65,6 +65,32 @@ def mini(models: ModelArguments, output: OutputArguments, *, only_teacher: bool)
     for path in (made.teacher, made.student):
         if path is not None:
             sys.stdout.write(f"{path}  {path.stat().st_size:,} bytes\n")
+    return 0
+
+
+def compare(profile: str, models: ModelArguments, output: OutputArguments) -> int:
+    """Answers which scheme makes the better student, or takes up where it was interrupted."""
+    from benchmarks.distillation.conduct import Conductor
+    from benchmarks.distillation.experiment import find_profile
+    from benchmarks.distillation.publish import derive, save
+    from benchmarks.distillation.scenes import scenes_root
+    from benchmarks.distillation.tables import compute_table, schemes_table
+    from benchmarks.distillation.training import use_memory_well
+
+    chosen = find_profile(profile)
+    out = output.out or Path("bench-runs") / f"distill-{chosen.name}"
+    workers = apply_threads(models)
+    use_memory_well()
+    teacher = one_trained(replace(models, models=chosen.teacher), "distill compare")
+    reporter = Reporter(quiet=output.quiet)
+    record = Conductor(chosen, teacher, out, scenes_root(), reporter, workers).run()
+    save(record, out)
+    derive(record, out)
+    if output.json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        for table in (schemes_table(record), compute_table(record)):
+            print_table(table)
     return 0
 
 

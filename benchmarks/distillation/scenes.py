@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.records import write_atomic
 from mobilesam.cache import cache_dir
 from mobilesam.distillation.samples import TrainingSample
+from mobilesam.distillation.store_format import image_key
 from mobilesam.errors import DataError, UsageError
 
 SHARD_SCENES = 250
@@ -65,8 +67,8 @@ class SceneCache:
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
         self.spec = spec
-        self._images = []
-        self._labels = []
+        self._images: list[npt.NDArray[np.uint8]] = []
+        self._labels: list[npt.NDArray[np.uint8]] = []
         for shard in range(spec.n_shards):
             for kind, maps in (("images", self._images), ("labels", self._labels)):
                 maps.append(_open(_shard_path(root, spec, kind, shard)))
@@ -82,9 +84,10 @@ class SceneCache:
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""
         shard, row = divmod(index, SHARD_SCENES)
+        image = np.array(self._images[shard][row])
         return TrainingSample(
-            key=f"synthetic:{self.spec.seed}:{index}",
-            image=np.array(self._images[shard][row]),
+            key=image_key(image),
+            image=image,
             labels=np.array(self._labels[shard][row]),
         )
 
@@ -113,10 +116,15 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
     yield ready * SHARD_SCENES
     if not todo:
         return
-    # Spawned, since a fork would inherit torch's threads in the middle of whatever they do.
-    with get_context("spawn").Pool(workers) as pool:
-        jobs = [(root, spec, shard) for shard in todo]
-        for _ in pool.imap_unordered(_render_shard, jobs):
+    jobs = [(root, spec, shard) for shard in todo]
+    with ExitStack() as stack:
+        if workers == 1:
+            done: Iterator[int] = map(_render_shard, jobs)
+        else:
+            # Spawned, since a fork would inherit torch's threads in the middle of their work.
+            pool = stack.enter_context(get_context("spawn").Pool(workers))
+            done = pool.imap_unordered(_render_shard, jobs)
+        for _ in done:
             ready += 1
             yield ready * SHARD_SCENES
 

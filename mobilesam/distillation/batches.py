@@ -86,6 +86,7 @@ def make_batch(
     """
     generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
     images = torch.zeros(len(indices), 3, side_px, side_px)
+    mean, deviation = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
     inner, keys, labels = [], [], []
     for row, (index, rng) in enumerate(zip(indices, generators, strict=True)):
         sample = fitted(data.sample(index), side_px)
@@ -93,7 +94,7 @@ def make_batch(
         if augment:
             pixels, label_map = _augmented(rng, pixels, label_map)
         height, width = pixels.shape[:2]
-        normal = (pixels.astype(np.float32) - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+        normal = (pixels.astype(np.float32) - mean) / deviation
         images[row, :, :height, :width] = torch.from_numpy(normal.transpose(2, 0, 1))
         inner.append((height, width))
         keys.append(sample.key)

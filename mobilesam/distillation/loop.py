@@ -116,7 +116,7 @@ def _step(state: TrainState, batches: Iterator[Batch], world: World) -> StepRepo
     for batch in batches:
         with statistics.collected(), _autocast(config, batch.images.device):
             found = state.scheme.loss(batch)
-        state.scaler.scale(found.total / n_micro).backward()
+        torch.autograd.backward(state.scaler.scale(found.total / n_micro))
         for name, value in {"loss": float(found.total.detach()), **found.parts}.items():
             sums[name] = sums.get(name, 0.0) + value / n_micro
     gradients = [value.grad for value in state.parameters.values() if value.grad is not None]

@@ -60,12 +60,13 @@ def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
 def _drawn(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
     image_index = torch.arange(len(batch)).repeat_interleave(config.objects_per_image)
     valid = batch.valid(cells).cpu()[image_index]
-    if any(labels is None for labels in batch.labels):
+    known_labels = [labels for labels in batch.labels if labels is not None]
+    if len(known_labels) < len(batch):
         points = _points_anywhere(batch, config.objects_per_image)
         prompts = PromptBatch(image_index, torch.zeros(0, 4), points, torch.ones(len(points), 1))
         return Drawn(prompts, None, valid)
     objects = _Objects(batch.images.shape[-1], cells)
-    for inner_hw, labels, rng in zip(batch.inner_hw, batch.labels, batch.generators, strict=True):
+    for inner_hw, labels, rng in zip(batch.inner_hw, known_labels, batch.generators, strict=True):
         fine = objects.resampled(labels, inner_hw)
         for _ in range(config.objects_per_image):
             objects.draw(rng, fine, config)

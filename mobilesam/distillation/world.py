@@ -43,7 +43,8 @@ class World:
         """Replaces each tensor by its sum over all processes, in one exchange."""
         if self.size == 1 or not tensors:
             return
-        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        device = tensors[0].device
+        flat = torch.cat([each.detach().reshape(-1).float().to(device) for each in tensors])
         torch.distributed.all_reduce(flat)
         start = 0
         for tensor in tensors:
