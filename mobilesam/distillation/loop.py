@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,10 +152,9 @@ class _Statistics:
             for module in part.modules()
             if isinstance(module, nn.BatchNorm2d)
             for buffer in module.buffers(recurse=False)
-            if buffer.is_floating_point()
         ]
         self._start = [buffer.clone() for buffer in self._buffers]
-        self._means = [torch.zeros_like(buffer) for buffer in self._buffers]
+        self._means = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]
         self._n_micro = n_micro
 
     def collected(self) -> _Statistics:
@@ -189,6 +188,7 @@ class _Batches:
         self._world = world
         self._device = next(scheme.student.parameters()).device
         self._pool = ThreadPoolExecutor(1)
+        self._ahead: dict[int, list[Future[Batch]]] = {}
 
     def __enter__(self) -> _Batches:
         return self
@@ -197,17 +197,22 @@ class _Batches:
         self._pool.shutdown(cancel_futures=True)
 
     def of(self, step: int) -> Iterator[Batch]:
-        """The micro-batches of a step."""
+        """The micro-batches of a step; those of the next one are begun meanwhile."""
+        jobs = self._ahead.pop(step, None) or self._begin(step)
+        if step + 1 < self._config.steps:
+            self._ahead[step + 1] = self._begin(step + 1)
+        for job in jobs:
+            yield job.result()
+
+    def _begin(self, step: int) -> list[Future[Batch]]:
         config = self._config
         indices = step_indices(len(self._data), config.batch_size, config.seed, step)
         starts = range(0, config.batch_size, config.micro_batch)
         mine = self._world.share(starts)
-        jobs = [
+        return [
             self._pool.submit(self._make, indices, list(range(a, a + config.micro_batch)), step)
             for a in mine
         ]
-        for job in jobs:
-            yield job.result()
 
     def _make(self, indices: list[int], slots: list[int], step: int) -> Batch:
         return make_batch(

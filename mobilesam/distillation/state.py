@@ -130,7 +130,9 @@ class TrainState:
         self.scheme.student.load_state_dict(saved["student"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.average = saved["average"]
+        if self.average is not None:
+            for name, value in self.average.items():
+                value.copy_(saved["average"][name])
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
         return True
 
