@@ -175,7 +175,7 @@ class _Statistics:
     def keep(self) -> None:
         """Makes the means the running statistics."""
         for buffer, mean in zip(self._buffers, self._means, strict=True):
-            buffer.copy_(mean)
+            buffer.copy_(mean if buffer.is_floating_point() else mean.round())
 
 
 class _Batches:
