@@ -55,6 +55,21 @@ def speed(session: nox.Session) -> None:
 
 
 @nox.session
+def mini(session: nox.Session) -> None:
+    """Makes the shipped models again, in hours. Extra arguments go to `distill mini`."""
+    out = () if "--out" in session.posargs else ("--out", "bench-runs/mini")
+    python(session, "-m", "benchmarks", "distill", "mini", *out, *session.posargs)
+
+
+@nox.session
+def distill(session: nox.Session) -> None:
+    """Compares the schemes of distillation. Extra arguments go to `distill compare`."""
+    named = any(each.startswith("--profile") for each in session.posargs)
+    profile = () if named else ("--profile", "mini")
+    python(session, "-m", "benchmarks", "distill", "compare", *profile, *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
     python(session, "-m", "pytest", *session.posargs)

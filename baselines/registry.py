@@ -35,6 +35,8 @@ class ModelEntry:
         target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
         summary: One line for `mobilesam-bench models`.
         checkpoint: Name in `mobilesam.checkpoints` of the weights it needs; None if it needs none.
+        shipped: File in `mobilesam/weights` that it runs with unless told otherwise; None if this
+            package ships no weights for it.
         requires: Packages beyond those that are always there.
         derive: `module:function` for a model that runs files made from its checkpoint; it takes
             `ModelOptions`, and makes them where they are not there yet. Such a model also takes a
@@ -51,6 +53,7 @@ class ModelEntry:
     derive: str | None = None
     derive_requires: tuple[str, ...] = ()
     third_party: bool = False
+    shipped: str | None = None
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
@@ -121,6 +124,20 @@ _BUILT_IN = (
         "FastSAM-s: YOLOv8s-seg (ultralytics, AGPL-3.0)",
         "fastsam-s",
         ("ultralytics",),
+    ),
+    ModelEntry(
+        "sam-mini",
+        "baselines.sam:build_mini",
+        "small SAM, trained from scratch by this project on synthetic scenes",
+        "sam-mini",
+        shipped="sam-mini.safetensors",
+    ),
+    ModelEntry(
+        "mobilesam-mini",
+        "baselines.mobile_sam:build_mini",
+        "small MobileSAM, distilled from sam-mini",
+        "mobilesam-mini",
+        shipped="mobilesam-mini.safetensors",
     ),
     ModelEntry(
         "grabcut",

@@ -9,7 +9,8 @@ from segment_anything.modeling import Sam
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, random_weights
-from mobilesam.model import load_strictly
+from mobilesam.mini import build_sam_mini
+from mobilesam.model import load_sam_mini, load_strictly
 from mobilesam.state_dicts import load_state_dict_file
 
 
@@ -26,6 +27,19 @@ def build_l(options: ModelOptions) -> Segmenter:
 def build_b(options: ModelOptions) -> Segmenter:
     """SAM ViT-B: 93,735,472 parameters."""
     return _build("vit_b", options)
+
+
+def build_mini(options: ModelOptions) -> Segmenter:
+    """The small SAM that this package ships: about 3.5 million parameters, 192 px.
+
+    Raises:
+        WeightsError: The checkpoint is not one of this architecture.
+    """
+    if options.checkpoint is None:
+        model = random_weights(build_sam_mini, options)
+    else:
+        model = load_sam_mini(options.checkpoint.path, device=options.device)
+    return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")
 
 
 def _build(kind: str, options: ModelOptions) -> Segmenter:

@@ -59,6 +59,7 @@ class SamSegmenter(Segmenter):
         self._dtype = _DTYPES[options.precision]
         self._side = int(model.image_encoder.img_size)
         self._batch = DECODE_BATCH
+        self._cells = int(model.prompt_encoder.image_embedding_size[0])
         self._resize = ResizeLongestSide(self._side)
         self.info = ModelInfo(
             name=options.name,
@@ -81,7 +82,7 @@ class SamSegmenter(Segmenter):
 
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> Embedding:
-        """Runs the image encoder: payload is (1, 256, S/16, S/16) float32 on the device."""
+        """Runs the image encoder: payload is (1, C, h, w) float32 on the device."""
         with self._autocast():
             features = self.model.image_encoder(prepared.payload.to(self.device))
         return Embedding(features.float(), prepared.size_hw, self.info.name)
@@ -147,7 +148,7 @@ class SamSegmenter(Segmenter):
         ]
 
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
-        """One array: (1, 256, S/16, S/16) float32."""
+        """One array: (1, C, h, w) float32."""
         self.check_embedding(embedding)
         return {"features": embedding.payload.cpu().numpy()}
 
@@ -156,7 +157,7 @@ class SamSegmenter(Segmenter):
     ) -> Embedding:
         """The embedding that `embedding_arrays` was given, on this model's device."""
         found = arrays.get("features")
-        cells = self._side // 16
+        cells = self._cells
         wanted = (1, int(self.model.prompt_encoder.embed_dim), cells, cells)
         if found is None or found.shape != wanted or found.dtype != np.float32:
             raise DataError(f"not an embedding of {self.info.name}: wanted {wanted} float32")
@@ -177,7 +178,7 @@ class SamSegmenter(Segmenter):
         decoder: Any
         encoder, prompt, decoder = self.modules().values()
         device = next(encoder.parameters()).device
-        cells = self._side // 16
+        cells = self._cells
         point = (torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.int))
         both = (torch.zeros(1, 2, 2), torch.tensor([[0, 1]], dtype=torch.int))
         image = torch.zeros(1, 3, self._side, self._side, device=device)

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
+from benchmarks.cli_distill import distill_app
 from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from mobilesam.errors import BenchError, DataError, UsageError
 
@@ -30,6 +31,7 @@ weights_app = App(name="weights", help="List, fetch and verify published weights
 data_app = App(name="data", help="Make datasets.")
 app.command(weights_app)
 app.command(data_app)
+app.command(distill_app)
 
 
 @app.command

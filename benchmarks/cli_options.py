@@ -37,7 +37,9 @@ class DataArguments:
     """Which images, and which reference masks."""
 
     dataset: Annotated[str, Parameter(help="synthetic, coco or sa1b.")] = "synthetic"
-    images: Annotated[Path | None, Parameter(help="COCO: folder of the images.")] = None
+    images: Annotated[
+        Path | None, Parameter(help="COCO: folder of the images; distill embed: any folder.")
+    ] = None
     annotations: Annotated[Path | None, Parameter(help="COCO: the instances file.")] = None
     root: Annotated[
         tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")
@@ -80,3 +82,39 @@ class OutputArguments:
     ] = None
     json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False
     quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainArguments:
+    """How a student is trained; what is not said comes from --config, else from its defaults."""
+
+    scheme: Annotated[
+        str, Parameter(help="decoupled, semi-coupled, coupled or decoder-tuning.")
+    ] = "decoupled"
+    student: Annotated[
+        str, Parameter(help="tinyvit-5m, tinyvit-5m-half, tinyvit-5m-512, mini, or a JSON file.")
+    ] = "tinyvit-5m"
+    start: Annotated[
+        Path | None, Parameter(help="A student to go on from, as for decoder-tuning.")
+    ] = None
+    imagenet: Annotated[
+        Path | None, Parameter(help="timm's tiny_vit_5m_224, to initialise the encoder.")
+    ] = None
+    store: Annotated[Path | None, Parameter(help="Embeddings, from distill embed.")] = None
+    images: Annotated[Path | None, Parameter(help="Folder that the store was made of.")] = None
+    scenes: Annotated[int, Parameter(help="Synthetic scenes, where no store is given.")] = 3500
+    scenes_seed: Annotated[int, Parameter(help="Of those scenes.")] = 7_306_142
+    config: Annotated[Path | None, Parameter(help="JSON file of a TrainConfig.")] = None
+    steps: Annotated[int | None, Parameter(help="Steps of the optimiser.")] = None
+    batch_size: Annotated[int | None, Parameter(help="Images a step, over all processes.")] = None
+    micro_batch: Annotated[int | None, Parameter(help="Images that go through at once.")] = None
+    learning_rate: Annotated[float | None, Parameter(help="Highest rate of AdamW.")] = None
+    warmup_steps: Annotated[int | None, Parameter(help="Steps in which the rate rises.")] = None
+    precision: Annotated[
+        str | None, Parameter(name="--train-precision", help="fp32, bf16 or fp16.")
+    ] = None
+    checkpoint_every: Annotated[int | None, Parameter(help="Steps between checkpoints.")] = None
+    augment: Annotated[
+        bool | None, Parameter(help="Mirror and recolour; not with stored embeddings.")
+    ] = None

@@ -131,10 +131,12 @@ def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
         WeightsError: They are here and unusable.
     """
     from mobilesam.checkpoint_specs import specs
-    from mobilesam.checkpoints import resolve
+    from mobilesam.checkpoints import resolve, shipped_checkpoint
     from mobilesam.download import stderr_progress
 
     name = entry.checkpoint or entry.name
+    if entry.shipped is not None and name not in policy.overrides:
+        return shipped_checkpoint(entry.shipped)
     own = policy.overrides.get(entry.name)
     if own is not None and entry.derive is not None:
         from baselines.exported import folder_checkpoint, is_exported

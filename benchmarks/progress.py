@@ -78,9 +78,9 @@ class Bar(AbstractContextManager["Bar"]):
             self._reporter.say(self._title)
         return self
 
-    def step(self, note: str = "") -> None:
-        """One more is done."""
-        self._done += 1
+    def step(self, note: str = "", *, done: int | None = None) -> None:
+        """One more is done; `done` in all, where a loop was taken up in the middle."""
+        self._done = self._done + 1 if done is None else done
         if self._live is not None and self._task is not None:
             text = f"{self._title} {note}".strip()
             self._live.update(self._task, completed=self._done, description=text, refresh=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from baselines.interface import DecodeKind, WeightsKind
 from mobilesam.errors import DataError
+from mobilesam.files import write_atomic as write_atomic
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -307,28 +306,6 @@ class RunRecord(Value):
     instances: str | None = Field(default=None, description="Parquet file beside the record")
     duration_s: float
     complete: bool = Field(default=True, description="False if the run was interrupted")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes under a temporary name in the same folder and renames: a reader never sees a part.
-
-    Raises:
-        DataError: The folder cannot be written, or the disk is full.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:

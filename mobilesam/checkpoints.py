@@ -56,6 +56,8 @@ __all__ = [
     "load_state_dict_file",
     "parse_override",
     "resolve",
+    "shipped_checkpoint",
+    "shipped_path",
     "specs",
     "status_rows",
     "stderr_progress",
@@ -153,6 +155,30 @@ def resolve(
     if problem:
         _LOG.warning("%s; fetching it again", problem)
     return _fetch(known, force=False, progress=progress, policy=policy)
+
+
+def shipped_checkpoint(file: str) -> LocalCheckpoint:
+    """Weights that this package carries: trained by its own recipe, published nowhere else.
+
+    Args:
+        file: Its name in `mobilesam/weights`.
+
+    Raises:
+        WeightsUnavailableError: This installation lacks it.
+    """
+    path = shipped_path(file)
+    if not path.is_file():
+        raise WeightsUnavailableError(
+            f"{file} is missing from this installation; install it again, or make it with "
+            "mobilesam-bench distill mini"
+        )
+    found = digest_file(path)
+    return LocalCheckpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
+
+
+def shipped_path(file: str) -> Path:
+    """Where a shipped file lies; it need not exist."""
+    return Path(__file__).parent / "weights" / file
 
 
 def fetch(

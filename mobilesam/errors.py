@@ -25,6 +25,10 @@ class UnsupportedError(BenchError):
     """A model was asked for something it cannot do, such as a point prompt for the box baseline."""
 
 
+class TrainingError(BenchError):
+    """A training run cannot go on: its loss is not a number any more."""
+
+
 class NetworkUnreachableError(WeightsUnavailableError):
     """No server can be reached at all, so that asking for the next file is in vain, too."""
 

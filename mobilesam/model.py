@@ -8,51 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from torch import Tensor
 
-from mobilesam.errors import WeightsError
+from mobilesam.errors import UsageError, WeightsError
+from mobilesam.heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
 
-# SAM's normalisation (ImageNet's, in units of 8-bit pixels).
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 _HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
 
 
-def build_mobile_sam(config: TinyVitConfig | None = None) -> Sam:
+def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | None = None) -> Sam:
     """Builds MobileSAM with fresh random weights, in evaluation mode.
 
     Args:
         config: Shape of the encoder; None is MobileSAM's own.
+        heads: Shape of prompt encoder and decoder; None is SAM's own, as wide as the encoder's
+            neck.
 
     Returns:
         A `segment_anything.modeling.Sam`, so that `SamPredictor` and
         `SamAutomaticMaskGenerator` take it.
+
+    Raises:
+        UsageError: Encoder and heads differ in width.
     """
     config = config or TinyVitConfig()
-    channels, side = config.neck_channels, config.image_size_px // config.total_stride
-    model = Sam(
-        image_encoder=TinyViT(config),
-        prompt_encoder=PromptEncoder(
-            embed_dim=channels,
-            image_embedding_size=(side, side),
-            input_image_size=(config.image_size_px, config.image_size_px),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=channels, mlp_dim=2048, num_heads=8
-            ),
-            transformer_dim=channels,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
-    )
-    return model.eval()
+    heads = heads or HeadsConfig(channels=config.neck_channels)
+    if heads.channels != config.neck_channels:
+        raise UsageError(
+            f"the encoder gives {config.neck_channels} channels, the heads take {heads.channels}"
+        )
+    return assemble(TinyViT(config), heads, config.image_size_px, config.total_stride)
 
 
 def load_mobile_sam(
@@ -67,7 +54,8 @@ def load_mobile_sam(
         checkpoint: A state dict in the layout of the authors' `mobile_sam.pt`, with or without
             the unused classification head. None keeps random weights.
         device: Where the model goes.
-        config: Shape of the encoder; None is MobileSAM's own.
+        config: Shape of the encoder; None is what the file says of itself, as students of this
+            project's distillation do, and MobileSAM's own where it says nothing.
 
     Returns:
         The model in evaluation mode.
@@ -75,16 +63,45 @@ def load_mobile_sam(
     Raises:
         WeightsError: The file is missing, truncated, not a state dict, or of another architecture.
     """
-    config = config or TinyVitConfig()
     if checkpoint is None:
         return build_mobile_sam(config).to(device)
+    from mobilesam.model_files import read_shape
     from mobilesam.state_dicts import load_state_dict_file
 
+    heads = None
+    if config is None:
+        shape = read_shape(Path(checkpoint), "mobilesam")
+        config, heads = (TinyVitConfig(), None) if shape is None else shape.tiny_vit()
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(_HEAD) for name in state):
         config = replace(config, n_classes=None)
     with torch.device("meta"):
-        model = build_mobile_sam(config)
+        model = build_mobile_sam(config, heads)
+    load_strictly(model, state, source=str(checkpoint))
+    return model.to(device)
+
+
+def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu") -> Sam:
+    """Builds `sam-mini` in the shape that its file states, and loads it strictly.
+
+    Args:
+        checkpoint: As `mobilesam.model_files.save_model` writes it.
+        device: Where the model goes.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        WeightsError: The file is missing, damaged or of another architecture.
+    """
+    from mobilesam.mini import build_sam_mini
+    from mobilesam.model_files import read_shape
+    from mobilesam.state_dicts import load_state_dict_file
+
+    state = load_state_dict_file(Path(checkpoint))
+    shape = read_shape(Path(checkpoint), "sam-mini")
+    with torch.device("meta"):
+        model = build_sam_mini(None if shape is None else shape.mini())
     load_strictly(model, state, source=str(checkpoint))
     return model.to(device)
 

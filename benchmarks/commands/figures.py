@@ -15,13 +15,13 @@ from benchmarks.commands.prediction import parse_prompts
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import (
     DEFAULT_OUT,
+    apply_threads,
     check_device,
     check_precision,
     open_dataset,
     weights_policy,
 )
 from benchmarks.data.dataset import BadSample
-from benchmarks.environment import default_threads, use_threads
 from benchmarks.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture
 from benchmarks.figure_provenance import write_figures
 from benchmarks.figures import FigureKind, FigureRequest, ask
@@ -67,8 +67,7 @@ def figures(
     many; without a named picture, the first two of it are shown.
     """
     reporter = Reporter(quiet=output.quiet)
-    if models.threads is not None and models.threads < 1:
-        raise UsageError(f"--threads must be at least 1; got {models.threads}")
+    apply_threads(models)
     kinds = _kinds(pictures.kinds)
     request = FigureRequest(
         kinds=kinds,
@@ -78,7 +77,6 @@ def figures(
         trained_only=pictures.trained_only,
         svg=pictures.svg,
     )
-    use_threads(models.threads or default_threads())
     answers = ask(request, reporter)
     folder = output.out or DEFAULT_OUT / "figures"
     written = write_figures(request, answers, folder)

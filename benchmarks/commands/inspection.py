@@ -10,6 +10,7 @@ from baselines.registry import ModelEntry, entries
 from benchmarks.cli_options import OutputArguments
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.report.table import Cell, Column, Table
+from mobilesam.checkpoints import shipped_path
 from mobilesam.errors import WeightsError
 from mobilesam.verification import StatusRow, status_rows
 
@@ -44,7 +45,10 @@ def models(output: OutputArguments) -> int:
 
 def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
     missing = entry.missing()
-    if entry.checkpoint is None:
+    if entry.shipped is not None:
+        here = shipped_path(entry.shipped)
+        state = f"shipped: {here}" if here.is_file() else "missing from this installation"
+    elif entry.checkpoint is None:
         state = "none needed" if not entry.third_party else "its own"
     elif weights is None or weights.path is None:
         state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import MaskRecord, Prompts, Segmenter, UInt8Array
+from baselines.registry import build
 from baselines.values import BoolArray
 from benchmarks.cli_options import ModelArguments
-from benchmarks.commands.prediction import save_picture, trained_model
+from benchmarks.commands.prediction import save_picture
 from benchmarks.commands.printing import print_json
+from benchmarks.commands.requests import one_trained
 from benchmarks.model_pass import PROMPT_BATCH
 
 
@@ -38,17 +40,22 @@ def predict_all(
     from benchmarks.report.mask_overlay import overlay
 
     image = load_image(image_path, str(image_path))
-    model = trained_model(arguments)
+    model = _model(arguments)
     if detector is None:
         found = model.everything(image)
     else:
         found = in_boxes(
-            model, image, trained_model(replace(arguments, models=detector)).everything(image)
+            model, image, _model(replace(arguments, models=detector)).everything(image)
         )
     found = sorted(found, key=lambda record: -record.score)
     save_picture(overlay(image, [record.mask for record in found]), out)
     _print(model.info.name, detector, found, out, as_json)
     return 0
+
+
+def _model(arguments: ModelArguments) -> Segmenter:
+    planned = one_trained(arguments, "predict")
+    return build(planned.entry, planned.options)
 
 
 def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> list[MaskRecord]:

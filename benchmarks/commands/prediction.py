@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.interface import BoolArray, Prompts, Segmenter, UInt8Array
-from baselines.registry import build, select
+from baselines.interface import BoolArray, Prompts, UInt8Array
+from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
-from benchmarks.commands.requests import check_device, weights_policy
-from benchmarks.planning import plan
-from mobilesam.errors import DataError, UsageError, WeightsError
+from benchmarks.commands.requests import one_trained
+from mobilesam.errors import DataError, UsageError
 
 _MASK_COLOUR = np.array([0, 114, 178], np.float32)  # Okabe and Ito's blue
 _OPACITY = 0.5
@@ -35,7 +34,8 @@ def predict(
     prompts = parse_prompts(points, box)
     image = load_image(image_path, str(image_path))
     _check_inside(prompts, image)
-    model = trained_model(arguments)
+    planned = one_trained(arguments, "predict")
+    model = build(planned.entry, planned.options)
     single = prompts.boxes is not None or (
         prompts.points is not None and prompts.points.shape[1] > 1
     )
@@ -44,31 +44,8 @@ def predict(
     best = int(np.argmax(masks.scores[0]))
     mask = masks.masks[0, best]
     _write_overlay(image, mask, prompts, out)
-    _print(model.info.name, mask, float(masks.scores[0, best]), out, as_json)
+    _print(planned.entry.name, mask, float(masks.scores[0, best]), out, as_json)
     return 0
-
-
-def trained_model(arguments: ModelArguments) -> Segmenter:
-    """Builds the one model that is named.
-
-    Raises:
-        UsageError: More than one is.
-        WeightsError: It has no trained weights here.
-    """
-    entry = select([arguments.models])
-    if len(entry) != 1:
-        raise UsageError(f"predict takes one model; {arguments.models!r} names {len(entry)}")
-    planned = plan(
-        entry,
-        weights_policy(arguments),
-        device=check_device(arguments.device),
-        precision=arguments.precision,
-        seed=arguments.seed,
-    )[0]
-    if not planned.trained:
-        # A mask from random weights would look like an answer.
-        raise WeightsError(planned.error or planned.weights.why or f"{entry[0].name}: no weights")
-    return build(planned.entry, planned.options)
 
 
 def parse_prompts(points: Sequence[str], box: str | None) -> Prompts:

@@ -15,7 +15,7 @@ from benchmarks import profiles, protocols
 from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from benchmarks.data.dataset import Dataset
 from benchmarks.environment import default_threads, use_threads
-from benchmarks.planning import WeightsPolicy
+from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.profiles import Profile
 from benchmarks.protocols import (
     DEFAULT_PROTOCOLS,
@@ -26,7 +26,7 @@ from benchmarks.protocols import (
 )
 from benchmarks.records import RECORD_NAME
 from benchmarks.run_request import RunRequest
-from mobilesam.errors import UsageError
+from mobilesam.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
     from benchmarks.detector_boxes import DetectorInput
@@ -131,6 +131,46 @@ def check_precision(precision: str) -> str:
     return precision
 
 
+def apply_threads(models: ModelArguments) -> int:
+    """Gives this process the threads that the user wants; returns how many.
+
+    Raises:
+        UsageError: Fewer than one.
+    """
+    if models.threads is not None and models.threads < 1:
+        raise UsageError(f"--threads must be at least 1; got {models.threads}")
+    threads = models.threads or default_threads()
+    use_threads(threads)
+    return threads
+
+
+def one_trained(models: ModelArguments, command: str) -> PlannedModel:
+    """The one model that the user named, with weights that mean something.
+
+    Args:
+        models: The arguments.
+        command: What takes no more than one model, for the error.
+
+    Raises:
+        UsageError: Several are named, or it cannot be built as asked.
+        WeightsError: Its weights are unusable or not here.
+    """
+    entries = select(listed(models.models))
+    if len(entries) != 1:
+        raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
+    (planned,) = plan(
+        entries,
+        weights_policy(models),
+        device=check_device(models.device),
+        precision=check_precision(models.precision),
+        seed=models.seed,
+    )
+    if not planned.trained:
+        # What random weights give would look like an answer.
+        raise WeightsError(planned.error or planned.weights.why or f"{entries[0].name}: no weights")
+    return planned
+
+
 def make_request(
     command: str,
     models: ModelArguments,
@@ -156,10 +196,7 @@ def make_request(
         UsageError: They cannot be meant.
         DataError: The dataset cannot be read.
     """
-    if models.threads is not None and models.threads < 1:
-        raise UsageError(f"--threads must be at least 1; got {models.threads}")
-    threads = models.threads or default_threads()
-    use_threads(threads)
+    threads = apply_threads(models)
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,

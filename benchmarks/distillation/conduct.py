@@ -1,0 +1,240 @@
+"""Carries the experiment out: scenes, teacher's embeddings, trainings, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from segment_anything.modeling import Sam
+
+from baselines.options import Checkpoint, ModelOptions
+from baselines.registry import ModelEntry, build, select_one
+from baselines.sam_like import SamSegmenter
+from benchmarks import environment
+from benchmarks.accuracy.evaluate import AccuracyPlan, AccuracyResult, evaluate
+from benchmarks.cells import CellStore
+from benchmarks.data.dataset import BadSample
+from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
+from benchmarks.distillation.experiment import (
+    AGREEMENT,
+    PROTOCOLS,
+    CompareProfile,
+    DistillationRecord,
+    Finished,
+    LossPoint,
+    PlannedRun,
+    StudentRow,
+    planned_runs,
+)
+from benchmarks.distillation.scenes import SceneCache, render_scenes
+from benchmarks.distillation.sources import ImageSource, NamedImage
+from benchmarks.distillation.training import STUDENT_NAME, run_training, shape_of
+from benchmarks.manifests import Manifests
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.protocols import GROUND_TRUTH, find
+from benchmarks.records import WeightsRow
+from mobilesam.cache import digest_file
+from mobilesam.distillation.imitation import SCHEMES
+from mobilesam.distillation.state import METRICS_NAME
+from mobilesam.distillation.students import STUDENTS, build_student, heads_of
+from mobilesam.distillation.teachers import StoredTeacher
+from mobilesam.distillation.world import World
+from mobilesam.errors import UsageError
+from mobilesam.model_files import save_model
+
+_CURVE_POINTS = 60
+_UNTRAINED = "untrained"
+
+
+class Conductor:
+    """One experiment in one folder; whatever of it is there already is not done again.
+
+    Args:
+        profile: What is compared.
+        teacher: With trained weights.
+        out: For store, trainings and evaluation.
+        scenes_root: For the rendered scenes.
+        reporter: Told about progress.
+        workers: Processes that render.
+    """
+
+    def __init__(
+        self,
+        profile: CompareProfile,
+        teacher: PlannedModel,
+        out: Path,
+        scenes_root: Path,
+        reporter: Reporter,
+        workers: int,
+    ) -> None:
+        self._profile = profile
+        self._planned = teacher
+        self._out = out
+        self._scenes_root = scenes_root
+        self._reporter = reporter
+        self._workers = workers
+        model = build(teacher.entry, teacher.options)
+        if not isinstance(model, SamSegmenter):
+            raise UsageError(f"{teacher.entry.name} has no heads of SAM; choose another teacher")
+        self._segmenter = model
+        self._teacher: Sam = model.model
+
+    def run(self) -> DistillationRecord:
+        """Does all that is missing, and gives the record."""
+        data, embed_seconds = self._embedded()
+        finished = [self._train(run, data) for run in planned_runs(self._profile)]
+        models = [self._as_model(each.run.name, each.checkpoint) for each in finished]
+        models.append(self._as_model(_UNTRAINED, self._untrained()))
+        result = self._evaluate([*models, self._planned])
+        return self._record(finished, result, embed_seconds)
+
+    def _embedded(self) -> tuple[SceneCache, float]:
+        profile = self._profile
+        with self._reporter.bar("rendering scenes", profile.scenes.n_scenes) as bar:
+            for ready in render_scenes(self._scenes_root, profile.scenes, self._workers):
+                bar.step(done=min(ready, profile.scenes.n_scenes))
+        data = SceneCache(self._scenes_root, profile.scenes)
+        report = embed(
+            self._segmenter,
+            teacher_of(self._segmenter, self._planned.options.precision),
+            _CachedScenes(data),
+            StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6),
+            self._reporter,
+        )
+        return data, report.seconds
+
+    def _train(self, run: PlannedRun, data: SceneCache) -> Finished:
+        folder = self._out / "runs" / run.name
+        shape = STUDENTS[self._profile.student]
+        student = build_student(shape, heads_of(self._teacher), run.config.seed)
+        source = StoredTeacher(self._out / "embeddings")
+        scheme = SCHEMES[run.scheme](student, self._teacher, source, run.config)
+        trained = run_training(scheme, data, folder, self._reporter, World())
+        return Finished(
+            run, trained.path, _checkpoint(trained.path), trained.seconds, _curve(folder)
+        )
+
+    def _untrained(self) -> Checkpoint:
+        """The student as it is before any step: what a score must be compared with."""
+        path = self._out / _UNTRAINED / STUDENT_NAME
+        shape = STUDENTS[self._profile.student]
+        student = build_student(shape, heads_of(self._teacher), self._profile.seeds[0])
+        student.prompt_encoder.load_state_dict(self._teacher.prompt_encoder.state_dict())
+        student.mask_decoder.load_state_dict(self._teacher.mask_decoder.state_dict())
+        save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
+        return _checkpoint(path)
+
+    def _as_model(self, name: str, checkpoint: Checkpoint) -> PlannedModel:
+        target = select_one("mobilesam").target
+        return PlannedModel(
+            ModelEntry(name, target, "a student of this experiment"),
+            ModelOptions(name, checkpoint=checkpoint),
+            WeightsRow(kind="file", sha256=checkpoint.sha256, file_bytes=checkpoint.n_bytes),
+        )
+
+    def _evaluate(self, models: Sequence[PlannedModel]) -> AccuracyResult:
+        profile = self._profile
+        dataset = SyntheticDataset(profile.n_images, profile.evaluation_seed)
+        out = self._out / "evaluation"
+        plan = AccuracyPlan(
+            dataset=dataset,
+            protocols=find(PROTOCOLS),
+            references=(GROUND_TRUTH, f"teacher:{self._planned.entry.name}"),
+            out=out,
+        )
+        manifests = Manifests(dataset.fingerprint, profile.evaluation_seed, out)
+        cells = CellStore(out / "cells")
+        return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
+
+    def _record(
+        self, finished: Sequence[Finished], result: AccuracyResult, embed_seconds: float
+    ) -> DistillationRecord:
+        profile, name = self._profile, self._planned.entry.name
+        scores = {(row.model, row.protocol, row.reference): row for row in result.rows}
+
+        def score(model: str, protocol: str, reference: str) -> float:
+            row = scores[model, protocol, reference]
+            if row.miou is None:
+                raise UsageError(f"{model} could not be evaluated: {row.why}")
+            return row.miou
+
+        def truth(model: str) -> dict[str, float]:
+            return {protocol: score(model, protocol, GROUND_TRUTH) for protocol in PROTOCOLS}
+
+        teacher = f"teacher:{name}"
+        rows = [
+            StudentRow(
+                name=each.run.name,
+                scheme=each.run.scheme,
+                seed=each.run.config.seed,
+                batch_size=each.run.config.batch_size,
+                steps=each.run.config.steps,
+                train_seconds=each.seconds,
+                weights_sha256=each.checkpoint.sha256,
+                agreement=score(each.run.name, AGREEMENT, teacher),
+                ground_truth=truth(each.run.name),
+                curve=each.curve,
+            )
+            for each in finished
+        ]
+        here = environment.collect(environment.default_threads())
+        return DistillationRecord(
+            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            profile=profile.name,
+            config=profile.config.model_dump(mode="json"),
+            teacher=name,
+            teacher_sha256=self._planned.weights.sha256,
+            teacher_ground_truth=truth(name),
+            untrained_agreement=score(_UNTRAINED, AGREEMENT, teacher),
+            n_training_scenes=profile.scenes.n_scenes,
+            embed_seconds=embed_seconds,
+            evaluation=f"synthetic:seed={profile.evaluation_seed},n={profile.n_images}",
+            n_evaluation_instances=scores[name, AGREEMENT, GROUND_TRUTH].n_instances,
+            students=tuple(rows),
+            environment=here,
+            warnings=environment.warnings(here),
+        )
+
+
+class _CachedScenes(ImageSource):
+    """The pictures of a cache, as the embedding store takes them."""
+
+    def __init__(self, data: SceneCache) -> None:
+        self._data = data
+
+    @property
+    def name(self) -> str:
+        return self._data.fingerprint
+
+    @property
+    def n_images(self) -> int:
+        return len(self._data)
+
+    def images(self) -> Iterator[NamedImage | BadSample]:
+        for index in range(len(self._data)):
+            yield NamedImage(f"scene_{index:06d}", self._data.sample(index).image)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    found = digest_file(path)
+    return Checkpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
+
+
+def _curve(folder: Path) -> tuple[LossPoint, ...]:
+    """Means of the loss over equal stretches of a run."""
+    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    width = max(1, len(rows) // _CURVE_POINTS)
+    stretches = [rows[start : start + width] for start in range(0, len(rows), width)]
+    return tuple(
+        LossPoint(
+            step=part[-1]["step"],
+            seconds=part[-1]["seconds"],
+            loss=sum(row["loss"] for row in part) / len(part),
+        )
+        for part in stretches
+    )

@@ -1,0 +1,175 @@
+"""What a training has brought: a student's agreement with its teacher, before and after.
+
+Made for the full-size path (1024 px, a real teacher, photographs), where a comparison of schemes
+would take too long: it shows that the path works from end to end. The student before is the file
+that the training started from (`--start`), or else built from the same seed, with the teacher's
+heads, as the training built it.
+
+`python -m benchmarks.distillation.full_size --run DIR --store STORE --teacher NAME \
+--weights FILE --images DIR --annotations FILE --limit 20 --out results/distillation/full-size.json`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.commands.requests import make_request
+from benchmarks.environment import collect
+from benchmarks.progress import Reporter
+from benchmarks.records import RunRecord
+from benchmarks.run import execute
+from benchmarks.speedups.document import give
+from mobilesam.distillation.state import METRICS_NAME
+from mobilesam.distillation.store import EmbeddingStore
+from mobilesam.errors import BenchError, DataError
+
+STUDENT = "student.safetensors"
+_FIELDS = (
+    "protocol", "reference", "n_images", "n_instances", "miou", "ci95", "boundary_miou", "status",
+    "why",
+)  # fmt: skip
+
+
+def untrained(student: Path, target: Path) -> Mapping[str, Any]:
+    """Writes the student as it was before its first step.
+
+    Args:
+        student: What `distill train` has written.
+        target: Safetensors file.
+
+    Returns:
+        How the student came to be, from its own header.
+
+    Raises:
+        DataError: The file does not say how it was made.
+        WeightsError: It is damaged.
+    """
+    from mobilesam.distillation.students import build_student
+    from mobilesam.model_files import read_shape, save_model
+    from mobilesam.state_dicts import load_state_dict_file
+
+    shape = read_shape(student, "mobilesam")
+    if shape is None or "config" not in shape.notes:
+        raise DataError(f"{student} does not say how it was trained; give one of distill train")
+    if shape.notes["scheme"] != "decoupled":
+        raise DataError(f"{student} may have other heads than its teacher's: it is not decoupled")
+    fresh = build_student(*shape.tiny_vit(), seed=int(shape.notes["config"]["seed"])).state_dict()
+    heads = {
+        name: value
+        for name, value in load_state_dict_file(student).items()
+        if not name.startswith("image_encoder.")
+    }
+    save_model(target, shape, {**fresh, **heads})
+    return shape.notes
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step of a training.
+
+    Raises:
+        DataError: Its metrics are missing or damaged.
+    """
+    path = run / METRICS_NAME
+    try:
+        return [float(json.loads(line)["loss"]) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def loss_summary(found: Sequence[float], n_parts: int = 10) -> dict[str, Any]:
+    """Number of steps, and the mean loss of consecutive parts of them."""
+    edges = [round(part * len(found) / n_parts) for part in range(n_parts + 1)]
+    parts = [found[a:b] for a, b in pairwise(edges) if b > a]
+    return {"n_steps": len(found), "mean_of_parts": [sum(part) / len(part) for part in parts]}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The document; see the module."""
+    work = arguments.run / "agreement"
+    work.mkdir(parents=True, exist_ok=True)
+    before = work / "untrained.safetensors"
+    notes = untrained(arguments.run / STUDENT, before)
+    if arguments.start is not None:
+        before = arguments.start
+    records = {
+        name: _evaluate(arguments, weights, work / name)
+        for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT))
+    }
+    store = EmbeddingStore(arguments.store)
+    return {
+        "note": arguments.note,
+        "store": {"n_embeddings": len(store), **store.manifest.model_dump(mode="json")},
+        "started_from_file": arguments.start is not None,
+        "training": {**notes, "loss": loss_summary(losses(arguments.run))},
+        "dataset": records["trained"].miou[0].dataset,
+        "students": {name: _rows(record) for name, record in records.items()},
+        "environment": collect(arguments.threads).model_dump(mode="json"),
+    }
+
+
+def _evaluate(arguments: argparse.Namespace, student: Path, out: Path) -> RunRecord:
+    request = make_request(
+        "miou",
+        ModelArguments(
+            models="mobilesam",
+            weights=(f"mobilesam={student}", f"{arguments.teacher}={arguments.weights}"),
+            offline=True,
+            threads=arguments.threads,
+        ),
+        OutputArguments(out=out),
+        accuracy=AccuracyArguments(
+            dataset="coco",
+            images=arguments.images,
+            annotations=arguments.annotations,
+            limit=arguments.limit,
+            protocol=arguments.protocol,
+            reference=f"teacher:{arguments.teacher},ground-truth",
+            embeddings=arguments.run / "embeddings",
+        ),
+    )
+    return execute(request, Reporter())
+
+
+def _rows(record: RunRecord) -> list[dict[str, Any]]:
+    return [
+        {**row.model_dump(mode="json", include=set(_FIELDS)), "weights_sha256": row.weights.sha256}
+        for row in record.miou
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    from benchmarks.environment import default_threads
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("run", "store", "weights", "images", "annotations"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--start", type=Path, default=None, help="what distill train started from")
+    parser.add_argument("--teacher", required=True, help="registry name of the store's teacher")
+    parser.add_argument("--protocol", default="box,center")
+    parser.add_argument("--limit", type=int, default=None, help="only the first N images")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--note", default=None, help="kept in the document")
+    parser.add_argument("--out", type=Path, default=None, help="also write the result to a file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON document."""
+    arguments = _parser().parse_args(argv)
+    try:
+        give(measure(arguments), arguments.out)
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

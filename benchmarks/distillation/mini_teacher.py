@@ -1,0 +1,104 @@
+"""The recipe of `sam-mini`: from scratch on synthetic scenes, small pictures first.
+
+Most of what there is to learn does not need fine pixels, and a step at 128 px costs less than half
+of one at 192 px. So the first stage learns on small pictures, and the second goes on from its
+weights at the final size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+
+from benchmarks.distillation.scenes import ScenesSpec
+from mobilesam.distillation.config import PromptConfig, TrainConfig
+from mobilesam.distillation.loop import Listener, train
+from mobilesam.distillation.samples import TrainingSet
+from mobilesam.distillation.schemes import Supervised
+from mobilesam.distillation.world import World
+from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+
+TRAINING_SCENES = ScenesSpec(n_scenes=3500, seed=7_306_142, side_px=256)
+"""Never the scenes of an evaluation, whose default seed is 0."""
+
+_POSITIONS = "image_encoder.pos_embed"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the recipe: so many pixels, and how they are trained on."""
+
+    name: str
+    side_px: int
+    config: TrainConfig
+
+
+_USUAL = TrainConfig(
+    steps=1600,
+    batch_size=16,
+    micro_batch=16,
+    learning_rate=1e-3,
+    warmup_steps=100,
+    ema_decay=0.998,
+    augment=True,
+    seed=1,
+    checkpoint_every=50,
+    prompts=PromptConfig(objects_per_image=3),
+)
+
+STAGES = (
+    Stage("128px", 128, _USUAL),
+    Stage(
+        "192px",
+        192,
+        _USUAL.model_copy(
+            update={"steps": 700, "learning_rate": 6e-4, "warmup_steps": 20, "ema_decay": 0.995}
+        ),
+    ),
+)
+
+
+Watch = Callable[[Stage], AbstractContextManager[Listener]]
+
+
+def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch) -> Sam:
+    """Trains `sam-mini` by all stages, taking up whatever the folder holds of them.
+
+    Args:
+        data: Scenes.
+        folder: Each stage has a folder of its own in it.
+        world: This process among those that train together.
+        watch: Gives, for each stage, who is told of its steps.
+
+    Returns:
+        The trained model at its final size, in evaluation mode.
+    """
+    found = None
+    for stage in STAGES:
+        shape = SamMiniConfig(encoder=replace(MiniVitConfig(), image_size_px=stage.side_px))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stage.config.seed)
+            model = build_sam_mini(shape)
+        if found is not None:
+            model.load_state_dict(resized_positions(found, stage.side_px // 16))
+        scheme = Supervised(model, stage.config)
+        with watch(stage) as listen:
+            state = train(scheme, data, folder / stage.name, world=world, on_step=listen)
+        found = state.result()
+        model.load_state_dict(found)
+    return model.eval()
+
+
+def resized_positions(state: dict[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:
+    """The state dict with the tokens' positions interpolated to a grid of `side` x `side`."""
+    old = state[_POSITIONS]
+    n_old = int(old.shape[1] ** 0.5)
+    grid = old.transpose(1, 2).reshape(1, -1, n_old, n_old)
+    grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+    return {**state, _POSITIONS: grid.flatten(2).transpose(1, 2).contiguous()}

@@ -1,0 +1,171 @@
+"""Synthetic scenes rendered once and memory-mapped, since drawing one costs more than a step."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.data.scene import RECIPE
+from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.records import write_atomic
+from mobilesam.cache import cache_dir
+from mobilesam.distillation.samples import TrainingSample
+from mobilesam.distillation.store_format import image_key
+from mobilesam.errors import DataError, UsageError
+
+SHARD_SCENES = 250
+LABEL_SCALE = 2
+"""Labels are kept at this many times the input's size: a logit cell then covers many of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScenesSpec:
+    """Which scenes, and how large.
+
+    Attributes:
+        n_scenes: How many.
+        seed: Of `SyntheticDataset`; evaluation must use another one.
+        side_px: Longest side of the images as the network takes them.
+    """
+
+    n_scenes: int
+    seed: int
+    side_px: int
+
+    def __post_init__(self) -> None:
+        if self.n_scenes < 1 or self.side_px < 1 or self.seed < 0:
+            raise UsageError(f"cannot render {self}: numbers must be positive")
+
+    @property
+    def folder_name(self) -> str:
+        """Name that holds all that determines the content."""
+        return f"scenes-recipe{RECIPE}-seed{self.seed}-{self.side_px}px"
+
+    @property
+    def n_shards(self) -> int:
+        """Number of files of images."""
+        return -(-self.n_scenes // SHARD_SCENES)
+
+
+class SceneCache:
+    """Rendered scenes as a training set; see `render_scenes`.
+
+    Args:
+        root: Folder that holds the caches of all specs.
+        spec: Which scenes.
+
+    Raises:
+        DataError: A shard is missing or cut short.
+    """
+
+    def __init__(self, root: Path, spec: ScenesSpec) -> None:
+        self.spec = spec
+        self._images: list[npt.NDArray[np.uint8]] = []
+        self._labels: list[npt.NDArray[np.uint8]] = []
+        for shard in range(spec.n_shards):
+            for kind, maps in (("images", self._images), ("labels", self._labels)):
+                maps.append(_open(_shard_path(root, spec, kind, shard)))
+
+    def __len__(self) -> int:
+        return self.spec.n_scenes
+
+    @property
+    def fingerprint(self) -> str:
+        """Recipe, seed, size and number of the scenes."""
+        return f"{self.spec.folder_name}-{self.spec.n_scenes}"
+
+    def sample(self, index: int) -> TrainingSample:
+        """Scene `index`, copied from the cache."""
+        shard, row = divmod(index, SHARD_SCENES)
+        image = np.array(self._images[shard][row])
+        return TrainingSample(
+            key=image_key(image),
+            image=image,
+            labels=np.array(self._labels[shard][row]),
+        )
+
+
+def scenes_root() -> Path:
+    """Where rendered scenes are kept, all specs side by side: some 0.3 MB a scene at 256 px."""
+    return cache_dir() / "scenes"
+
+
+def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[int]:
+    """Renders what is missing, shard by shard; each is written whole or not at all.
+
+    Args:
+        root: Folder that holds the caches of all specs.
+        spec: Which scenes.
+        workers: Processes that render.
+
+    Yields:
+        Number of scenes that are ready, after each shard.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
+    todo = [shard for shard in range(spec.n_shards) if not _is_complete(root, spec, shard)]
+    ready = spec.n_shards - len(todo)
+    yield ready * SHARD_SCENES
+    if not todo:
+        return
+    jobs = [(root, spec, shard) for shard in todo]
+    with ExitStack() as stack:
+        if workers == 1:
+            done: Iterator[int] = map(_render_shard, jobs)
+        else:
+            # Spawned, since a fork would inherit torch's threads in the middle of their work.
+            pool = stack.enter_context(get_context("spawn").Pool(workers))
+            done = pool.imap_unordered(_render_shard, jobs)
+        for _ in done:
+            ready += 1
+            yield ready * SHARD_SCENES
+
+
+def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
+    from PIL import Image
+
+    root, spec, shard = job
+    scenes = SyntheticDataset(1, seed=spec.seed)
+    images, labels = [], []
+    for index in range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES):
+        scene = scenes.scene(index)
+        height, width = scene.image.shape[:2]
+        scale = spec.side_px / max(height, width)
+        size_hw = int(height * scale + 0.5), int(width * scale + 0.5)
+        resized = Image.fromarray(scene.image).resize(size_hw[::-1], Image.Resampling.BILINEAR)
+        images.append(np.asarray(resized))
+        numbers = np.arange(1, len(scene.masks) + 1, dtype=np.uint8)[:, None, None]
+        label_map = (scene.masks * numbers).max(axis=0).astype(np.uint8)
+        large = (size_hw[1] * LABEL_SCALE, size_hw[0] * LABEL_SCALE)
+        nearest = Image.fromarray(label_map).resize(large, Image.Resampling.NEAREST)
+        labels.append(np.asarray(nearest))
+    # Images last: a shard counts as complete by them.
+    for kind, arrays in (("labels", labels), ("images", images)):
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack(arrays))
+        write_atomic(_shard_path(root, spec, kind, shard), buffer.getvalue())
+    return shard
+
+
+def _shard_path(root: Path, spec: ScenesSpec, kind: str, shard: int) -> Path:
+    return root / spec.folder_name / f"{kind}-{shard:05d}.npy"
+
+
+def _is_complete(root: Path, spec: ScenesSpec, shard: int) -> bool:
+    return _shard_path(root, spec, "images", shard).is_file()
+
+
+def _open(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or cut short; delete it and render again") from error
+    return mapped

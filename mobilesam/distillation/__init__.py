@@ -1,0 +1,1 @@
+"""Training: the three schemes of distillation, training from scratch, and one loop for all."""

@@ -1,0 +1,132 @@
+"""Makes the batch of a step: which images, turned how, normalised and padded as SAM does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mobilesam.distillation.samples import TrainingSample, TrainingSet
+from mobilesam.heads import PIXEL_MEAN, PIXEL_STD
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Images of one forward pass.
+
+    Attributes:
+        images: (B, 3, S, S) float32, normalised, zero-padded below and to the right.
+        inner_hw: Height and width of each without the padding, in pixels of the input.
+        keys: Identity of each, for the embedding store.
+        labels: (k * h, k * w) uint8 of each, or None.
+        generators: One for each image: what is drawn for it does not depend on the other images.
+        step_draw: Uniform in [0, 1), the same for all images of the step.
+    """
+
+    images: Tensor
+    inner_hw: tuple[tuple[int, int], ...]
+    keys: tuple[str, ...]
+    labels: tuple[Labels | None, ...]
+    generators: tuple[np.random.Generator, ...]
+    step_draw: float
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its pixels on a device."""
+        return replace(self, images=self.images.to(device))
+
+    def valid(self, cells: int) -> Tensor:
+        """(B, 1, cells, cells) float32: 1 where a cell sees any of the image, 0 in the padding."""
+        side = self.images.shape[-1]
+        mask = torch.zeros(len(self), 1, cells, cells, device=self.images.device)
+        for row, (height, width) in enumerate(self.inner_hw):
+            mask[row, :, : -(-height * cells // side), : -(-width * cells // side)] = 1
+        return mask
+
+
+def step_indices(n_samples: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The images of a step: every one once before any comes again, in an order drawn per epoch."""
+    chosen = []
+    order: dict[int, npt.NDArray[np.int64]] = {}
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        epoch, row = divmod(place, n_samples)
+        if epoch not in order:
+            order[epoch] = np.random.default_rng([seed, 1, epoch]).permutation(n_samples)
+        chosen.append(int(order[epoch][row]))
+    return chosen
+
+
+def make_batch(
+    data: TrainingSet,
+    indices: list[int],
+    slots: list[int],
+    *,
+    side_px: int,
+    seed: int,
+    step: int,
+    augment: bool,
+) -> Batch:
+    """Reads images and makes a batch of them.
+
+    Args:
+        data: Where they come from.
+        indices: Which of its images.
+        slots: The place of each in the step's whole batch, which its randomness depends on.
+        side_px: Side S of the network's input.
+        seed: Of the run.
+        step: Its number.
+        augment: Mirror, change colours and brightness.
+    """
+    generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
+    images = torch.zeros(len(indices), 3, side_px, side_px)
+    mean, deviation = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+    inner, keys, labels = [], [], []
+    for row, (index, rng) in enumerate(zip(indices, generators, strict=True)):
+        sample = fitted(data.sample(index), side_px)
+        pixels, label_map = sample.image, sample.labels
+        if augment:
+            pixels, label_map = _augmented(rng, pixels, label_map)
+        height, width = pixels.shape[:2]
+        normal = (pixels.astype(np.float32) - mean) / deviation
+        images[row, :, :height, :width] = torch.from_numpy(normal.transpose(2, 0, 1))
+        inner.append((height, width))
+        keys.append(sample.key)
+        labels.append(label_map)
+    draw = float(np.random.default_rng([seed, 3, step]).random())
+    return Batch(images, tuple(inner), tuple(keys), tuple(labels), generators, draw)
+
+
+def fitted(sample: TrainingSample, side_px: int) -> TrainingSample:
+    """The sample with its longest side brought to `side_px`; labels keep their own size."""
+    from PIL import Image
+
+    height, width = sample.image.shape[:2]
+    if max(height, width) == side_px:
+        return sample
+    scale = side_px / max(height, width)
+    size_hw = int(height * scale + 0.5), int(width * scale + 0.5)
+    resized = Image.fromarray(sample.image).resize(size_hw[::-1], Image.Resampling.BILINEAR)
+    return TrainingSample(sample.key, np.asarray(resized), sample.labels)
+
+
+def _augmented(
+    rng: np.random.Generator, pixels: npt.NDArray[np.uint8], labels: Labels | None
+) -> tuple[npt.NDArray[np.uint8], Labels | None]:
+    """Mirrors, exchanges colour channels, changes contrast and brightness."""
+    for axis in (0, 1):
+        if rng.random() < 0.5:
+            pixels = np.flip(pixels, axis)
+            labels = None if labels is None else np.flip(labels, axis)
+    pixels = pixels[:, :, rng.permutation(3)]
+    contrast, brightness = rng.uniform(0.8, 1.25), rng.uniform(-20, 20)
+    changed = (pixels.astype(np.float32) - 128) * np.float32(contrast) + np.float32(
+        128 + brightness
+    )
+    return np.clip(changed, 0, 255).astype(np.uint8), labels

@@ -1,0 +1,78 @@
+"""What a training run is told: frozen, written as JSON, stored in every checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Frozen(BaseModel):
+    """Base of all settings: nothing unknown, nothing changed later, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LossConfig(Frozen):
+    """Weights of the terms of the losses; a scheme reads those that concern it.
+
+    SAM's paper gives focal 20, dice 1 and the predicted quality 1.
+    """
+
+    focal: float = Field(default=20.0, ge=0)
+    dice: float = Field(default=1.0, ge=0)
+    quality: float = Field(default=1.0, ge=0)
+    cosine: float = Field(
+        default=0.0, ge=0, description="of 1 - cosine between embeddings, beside their MSE"
+    )
+    prompts: float = Field(
+        default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"
+    )
+
+
+class PromptConfig(Frozen):
+    """Prompts in the loop: each object drawn gives a box and a point.
+
+    `box_jitter` is the deviation of a moved edge, relative to the box's side; half of the boxes
+    keep their edges. `refine` is the share of steps that correct the first answer by a click where
+    it is wrong, with the answer fed back.
+    """
+
+    objects_per_image: int = Field(default=4, ge=1)
+    box_jitter: float = Field(default=0.05, ge=0, le=0.5)
+    center_share: float = Field(default=0.5, ge=0, le=1)
+    refine: float = Field(default=0.15, ge=0, le=1)
+
+
+class TrainConfig(Frozen):
+    """One training run.
+
+    A step takes `batch_size` images in micro-batches of `micro_batch`, which go through the network
+    one after the other, or at the same time in several processes: the result is the same.
+    """
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    final_rate_share: float = Field(default=0.01, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no average")
+    precision: Precision = "fp32"
+    augment: bool = False
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=200, ge=1)
+    losses: LossConfig = LossConfig()
+    prompts: PromptConfig = PromptConfig()
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}"
+            )
+        return self

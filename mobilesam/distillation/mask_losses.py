@@ -1,0 +1,87 @@
+"""The loss of a decoder's four masks: SAM's, with gradients to whatever is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mobilesam.distillation import losses
+from mobilesam.distillation.config import LossConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskLoss:
+    """A scalar to go down, and what it was made of.
+
+    Attributes:
+        total: With gradients.
+        parts: Plain numbers for the log.
+    """
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+def mask_loss(
+    logits: Tensor, qualities: Tensor, target: Tensor, valid: Tensor, config: LossConfig
+) -> MaskLoss:
+    """Focal and dice loss of the single mask and of the best of three; error of the qualities.
+
+    Args:
+        logits: (N, 4, g, g), the single mask first.
+        qualities: (N, 4) predicted IoU.
+        target: (N, 1, g, g) or (N, 4, g, g) shares in [0, 1].
+        valid: (N, 1, g, g).
+        config: Weights of the terms.
+    """
+    each = config.focal * losses.focal(logits, target, valid) + config.dice * losses.dice(
+        logits, target, valid
+    )
+    # Of three candidates only the best learns, or all would answer alike (SAM, section 3).
+    masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
+    with torch.no_grad():
+        found = losses.iou(logits, target, valid)
+    quality = (qualities - found).square().mean()
+    parts = {
+        "masks": float(masks.detach()),
+        "quality": float(quality.detach()),
+        "iou": float(found[:, 0].mean()),
+        "iou_best": float(found[:, 1:].max(dim=1).values.mean()),
+    }
+    return MaskLoss(masks + config.quality * quality, parts)
+
+
+def imitation_loss(
+    logits: Tensor,
+    qualities: Tensor,
+    truth: Tensor,
+    worth: Tensor,
+    valid: Tensor,
+    config: LossConfig,
+) -> MaskLoss:
+    """Focal and dice loss of each of four masks against the teacher's of the same place.
+
+    Args:
+        logits: (N, 4, g, g) of the student.
+        qualities: (N, 4) that the student predicts.
+        truth: (N, 4, g, g) logits of the teacher; above 0 belongs to its mask.
+        worth: (N, 4) that the teacher predicts.
+        valid: (N, 1, g, g).
+        config: Weights of the terms.
+    """
+    target = (truth > 0).float()
+    each = config.focal * losses.focal(logits, target, valid) + config.dice * losses.dice(
+        logits, target, valid
+    )
+    masks = each.mean()
+    quality = (qualities - worth).square().mean()
+    with torch.no_grad():
+        agreement = losses.iou(logits, target, valid)
+    parts = {
+        "masks": float(masks.detach()),
+        "quality": float(quality.detach()),
+        "agreement": float(agreement[:, 0].mean()),
+    }
+    return MaskLoss(masks + config.quality * quality, parts)

@@ -1,0 +1,171 @@
+"""All that a training run is in the middle of, and how it outlasts the process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mobilesam.distillation.config import TrainConfig
+from mobilesam.distillation.schedule import optimizer_for
+from mobilesam.distillation.schemes import Scheme
+from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.files import write_atomic
+
+CHECKPOINT_NAME = "checkpoint.pt"
+METRICS_NAME = "metrics.jsonl"
+
+
+class TrainState:
+    """Weights, their average, the optimiser, and how far the run is.
+
+    Args:
+        scheme: What is trained; its student is changed in place.
+        data_fingerprint: Of the training set.
+
+    Attributes:
+        step: Steps that are done.
+        seconds: Wall time that they took, over all processes' lives.
+    """
+
+    def __init__(self, scheme: Scheme, data_fingerprint: str) -> None:
+        self.scheme = scheme
+        self.config: TrainConfig = scheme.config
+        self.step = 0
+        self.seconds = 0.0
+        self.identity: Mapping[str, Any] = {
+            "scheme": scheme.name,
+            "teacher": scheme.teacher_sha256,
+            "data": data_fingerprint,
+            "config": self.config.model_dump(mode="json"),
+        }
+        self.parameters = {
+            name: value for name, value in scheme.student.named_parameters() if value.requires_grad
+        }
+        self.optimizer = optimizer_for(self.parameters, self.config)
+        self.scaler = torch.amp.GradScaler(enabled=self.config.precision == "fp16")
+        self.average = (
+            {name: value.detach().clone() for name, value in self._averaged().items()}
+            if self.config.ema_decay
+            else None
+        )
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """What the average is of: trained parameters, and the statistics that go with them."""
+        buffers = {
+            f"{prefix}.{name}" if prefix else name: buffer
+            for prefix, module in self.scheme.student.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.is_floating_point()
+        }
+        return {**self.parameters, **buffers}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the average towards the weights; faster in the beginning, when they change most."""
+        if self.average is None:
+            return
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self._averaged().items():
+            self.average[name].lerp_(value.detach(), 1 - decay)
+
+    def result(self) -> dict[str, Tensor]:
+        """The student's state dict as it is to be used: the average where there is one."""
+        state = {name: value.detach() for name, value in self.scheme.student.state_dict().items()}
+        state.update(self.average or {})
+        return state
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint, whole or not at all.
+
+        Raises:
+            DataError: The folder cannot be written, or the disk is full.
+        """
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "identity": json.dumps(self.identity, sort_keys=True),
+                "step": self.step,
+                "seconds": self.seconds,
+                "student": self.scheme.student.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+            buffer,
+        )
+        write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
+
+    def restore(self, folder: Path) -> bool:
+        """Takes up the run whose checkpoint lies in the folder.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            UsageError: It belongs to a run with another scheme, data or settings.
+            WeightsError: To one with another teacher.
+            DataError: It is damaged.
+        """
+        path = folder / CHECKPOINT_NAME
+        if not path.exists():
+            return False
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            identity = json.loads(saved["identity"])
+            # Read as settings, so that one that has been added since has its default.
+            settings = TrainConfig.model_validate(identity["config"])
+            identity["config"] = settings.model_dump(mode="json")
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}); delete it to start anew"
+            ) from error
+        self._require_same(identity, path)
+        self.scheme.student.load_state_dict(saved["student"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            for name, value in self.average.items():
+                value.copy_(saved["average"][name])
+        self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        return True
+
+    def _require_same(self, found: Mapping[str, Any], path: Path) -> None:
+        wanted = json.loads(json.dumps(self.identity))
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        if not differing:
+            return
+        name = differing[0]
+        if name == "teacher":
+            raise WeightsError(
+                f"{path} imitates a teacher with weights {found.get(name)}, not {wanted[name]}; "
+                "give that teacher, or another --out"
+            )
+        if name == "config":
+            changed = [key for key in wanted[name] if found[name].get(key) != wanted[name][key]]
+            name = " and ".join(changed)
+        raise UsageError(
+            f"{path} belongs to a run with another {name}; repeat its settings, or choose "
+            "another --out"
+        )
+
+
+def keep_metrics_before(folder: Path, step: int) -> None:
+    """Drops the lines of steps that will be done again, and any half line behind them."""
+    path = folder / METRICS_NAME
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            break
+    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())

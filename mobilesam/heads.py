@@ -1,0 +1,73 @@
+"""SAM's prompt encoder and mask decoder at any size, joined with an image encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+# SAM's normalisation (ImageNet's, in units of 8-bit pixels).
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsConfig:
+    """Shape of prompt encoder and mask decoder; the defaults are SAM's.
+
+    Attributes:
+        channels: Of the image embedding, and of all tokens.
+        num_heads: Attention heads of the two-way transformer.
+        mlp_dim: Hidden width of its MLPs.
+        depth: Its layers.
+        iou_hidden: Hidden width of the head that predicts a mask's quality.
+        mask_in_chans: Hidden channels for mask prompts.
+    """
+
+    channels: int = 256
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    depth: int = 2
+    iou_hidden: int = 256
+    mask_in_chans: int = 16
+
+
+def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride: int) -> Sam:
+    """Joins an image encoder with fresh heads, in evaluation mode.
+
+    Args:
+        encoder: (B, 3, S, S) -> (B, `heads.channels`, S/`stride`, S/`stride`).
+        heads: Shape of the rest.
+        image_size_px: Side S of the input.
+        stride: Pixels of the input a side of one embedding cell.
+
+    Returns:
+        A `segment_anything.modeling.Sam`, so that `SamPredictor` and
+        `SamAutomaticMaskGenerator` take it.
+    """
+    side = image_size_px // stride
+    model = Sam(
+        image_encoder=encoder,
+        prompt_encoder=PromptEncoder(
+            embed_dim=heads.channels,
+            image_embedding_size=(side, side),
+            input_image_size=(image_size_px, image_size_px),
+            mask_in_chans=heads.mask_in_chans,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=heads.depth,
+                embedding_dim=heads.channels,
+                mlp_dim=heads.mlp_dim,
+                num_heads=heads.num_heads,
+            ),
+            transformer_dim=heads.channels,
+            iou_head_depth=3,
+            iou_head_hidden_dim=heads.iou_hidden,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+    return model.eval()

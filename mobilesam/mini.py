@@ -1,0 +1,184 @@
+"""SAM at small size: a ViT encoder with a convolutional stem, and SAM's own heads.
+
+`sam-mini` is a teacher that a laptop can train from scratch. What differs from SAM's encoder serves
+that: convolutions see edges at once where a 16 px patch must learn them, attention runs on few
+tokens, and the stem's finer features join the embedding behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from mobilesam.heads import HeadsConfig, assemble
+from mobilesam.model import build_mobile_sam
+from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
+
+_FINE_STRIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MiniVitConfig:
+    """Shape of the encoder.
+
+    Attributes:
+        stem_dims: Channels at strides 2, 4 and 8.
+        embed_dim: Channels of the tokens, at stride 16.
+        depth: Transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs, relative to `embed_dim`.
+        image_size_px: Side of the input.
+    """
+
+    stem_dims: tuple[int, int, int] = (24, 64, 128)
+    embed_dim: int = 192
+    depth: int = 6
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    image_size_px: int = 192
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels of the input a side of one embedding cell."""
+        return _FINE_STRIDE
+
+
+@dataclass(frozen=True, slots=True)
+class SamMiniConfig:
+    """Shape of the whole model."""
+
+    encoder: MiniVitConfig = field(default_factory=MiniVitConfig)
+    heads: HeadsConfig = field(
+        default_factory=lambda: HeadsConfig(
+            channels=96, num_heads=4, mlp_dim=256, iou_hidden=96, mask_in_chans=8
+        )
+    )
+
+
+def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
+    """Builds `sam-mini` with fresh random weights, in evaluation mode."""
+    config = config or SamMiniConfig()
+    encoder = MiniVit(config.encoder, config.heads.channels)
+    return assemble(
+        encoder, config.heads, config.encoder.image_size_px, config.encoder.total_stride
+    )
+
+
+def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
+    """Shape of `mobilesam-mini`: a small TinyViT with the heads of `sam-mini`."""
+    teacher = SamMiniConfig()
+    encoder = TinyVitConfig(
+        embed_dims=(16, 32, 64, 128),
+        depths=(1, 1, 2, 1),
+        num_heads=(1, 1, 2, 4),
+        window_sizes=(6, 6, 12, 6),
+        strides=(2, 1, 1),
+        neck_channels=teacher.heads.channels,
+        image_size_px=teacher.encoder.image_size_px,
+        n_classes=None,
+    )
+    return encoder, teacher.heads
+
+
+def build_mobile_sam_mini() -> Sam:
+    """Builds `mobilesam-mini` with fresh random weights, in evaluation mode."""
+    return build_mobile_sam(*mobile_sam_mini_shape())
+
+
+class MiniVit(nn.Module):
+    """(B, 3, S, S) -> (B, C, S/8, S/8).
+
+    Args:
+        config: Its shape.
+        out_channels: Channels of the embedding.
+    """
+
+    def __init__(self, config: MiniVitConfig, out_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.img_size = config.image_size_px  # the name segment-anything's predictor reads
+        first, second, third = config.stem_dims
+        dim = config.embed_dim
+        side = config.image_size_px // (2 * _FINE_STRIDE)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(first, second, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(second, third, 3, 2, 1),
+            nn.GELU(),
+        )
+        self.stem_norm = LayerNorm2d(third)
+        self.to_tokens = nn.Conv2d(third, dim, 3, 2, 1)
+        self.pos_embed = nn.Parameter(torch.zeros(1, side * side, dim))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, int(dim * config.mlp_ratio)) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.coarse = nn.Linear(dim, out_channels)
+        self.fine = nn.Conv2d(third, out_channels, 1)
+        self.neck = nn.Sequential(
+            LayerNorm2d(out_channels),
+            nn.GELU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        )
+        self.apply(_initialise)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encodes normalised images.
+
+        Args:
+            x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
+
+        Returns:
+            (B, C, S/8, S/8) float.
+        """
+        fine = self.stem_norm(self.stem(x))
+        grid = self.to_tokens(fine)
+        tokens = grid.flatten(2).transpose(1, 2) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        coarse = self.coarse(self.norm(tokens)).transpose(1, 2)
+        coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
+        wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return cast("Tensor", self.neck(self.fine(fine) + wide))
+
+
+class Block(nn.Module):
+    """Self-attention over all tokens, then an MLP, each behind a layer normalisation."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        batch, n_tokens, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, n_tokens, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, n_tokens, dim))
+        return cast("Tensor", x + self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,120 @@
+"""The experiment's plan, its tables and its plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.distillation.experiment import (
+    SCHEMES,
+    DistillationRecord,
+    LossPoint,
+    StudentRow,
+    find_profile,
+    planned_runs,
+)
+from benchmarks.distillation.publish import derive, load, save
+from benchmarks.distillation.seeds import over_seeds
+from benchmarks.distillation.tables import compute_table, schemes_table
+from benchmarks.environment import collect
+from mobilesam.errors import DataError, UsageError
+
+
+@pytest.fixture
+def record() -> DistillationRecord:
+    profile = find_profile("mini")
+    students = []
+    for number, run in enumerate(planned_runs(profile)):
+        config = run.config
+        agreement = {"decoupled": 0.6, "semi-coupled": 0.5, "coupled": 0.4}[run.scheme]
+        agreement += 0.01 * config.seed - 30 / config.steps
+        students.append(
+            StudentRow(
+                name=run.name,
+                scheme=run.scheme,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                steps=config.steps,
+                train_seconds=100.0 + number,
+                weights_sha256="c" * 64,
+                agreement=agreement,
+                ground_truth={"box": 0.5, "center": 0.4, "center-multi": 0.3},
+                curve=(LossPoint(step=1, seconds=1, loss=2), LossPoint(step=9, seconds=9, loss=1)),
+            )
+        )
+    return DistillationRecord(
+        created_utc="2026-01-01T00:00:00+00:00",
+        profile="mini",
+        config=profile.config.model_dump(mode="json"),
+        teacher="sam-mini",
+        teacher_sha256="d" * 64,
+        teacher_ground_truth={"box": 0.8, "center": 0.7, "center-multi": 0.6},
+        untrained_agreement=0.1,
+        n_training_scenes=10,
+        embed_seconds=3.0,
+        evaluation="synthetic:seed=11,n=60",
+        n_evaluation_instances=300,
+        students=tuple(students),
+        environment=collect(1),
+    )
+
+
+def test_the_plan_has_every_scheme_and_three_budgets_with_all_seeds() -> None:
+    profile = find_profile("mini")
+    runs = list(planned_runs(profile))
+    assert len(profile.seeds) >= 3
+    assert len({run.name for run in runs}) == len(runs) == 5 * len(profile.seeds)
+    for scheme in SCHEMES:
+        full = [run for run in runs if run.scheme == scheme and run.config.steps == 300]
+        assert {run.config.batch_size for run in full} == {profile.config.batch_size}
+        assert [run.config.seed for run in full] == list(profile.seeds)
+    with pytest.raises(UsageError, match="unknown profile"):
+        find_profile("huge")
+    assert profile.evaluation_seed != profile.scenes.seed
+
+
+def test_intervals_over_seeds_are_students_t() -> None:
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.ci95 == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert over_seeds([1.0]).ci95 is None
+
+
+def test_intervals_over_seeds_cover_as_they_say() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        found = over_seeds(rng.normal(5, 2, 3).tolist())
+        assert found.ci95 is not None
+        hits += found.ci95[0] <= 5 <= found.ci95[1]
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_the_tables_say_what_the_record_holds(record: DistillationRecord) -> None:
+    schemes = schemes_table(record)
+    assert [row[0].text for row in schemes.rows] == list(SCHEMES)
+    assert schemes.rows[0][1].raw[0] == pytest.approx(0.6 + 0.02 - 0.1)
+    assert "[" in schemes.rows[0][1].text
+    compute = compute_table(record)
+    assert [row[5].text for row in compute.rows] == ["0.7057", "0.7286", "0.7447"]
+    assert [(row[0].raw[0], row[1].raw[0]) for row in compute.rows] == [
+        (4, 150),
+        (8, 150),
+        (8, 300),
+    ]
+
+
+def test_record_tables_and_plots_are_written_and_read(
+    record: DistillationRecord, tmp_path: Path
+) -> None:
+    save(record, tmp_path)
+    assert load(tmp_path) == record
+    paths = derive(record, tmp_path)
+    assert {path.suffix for path in paths} == {".md", ".csv", ".tex", ".svg", ".png"}
+    assert all(path.stat().st_size > 100 for path in paths)
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(DataError):
+        load(tmp_path)

@@ -1,0 +1,177 @@
+"""The experiment and the mini family from end to end, at the smallest size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines.options import Checkpoint, ModelOptions
+from baselines.registry import build, select_one
+from benchmarks.cli import main
+from benchmarks.distillation import conduct, mini_family, mini_student, mini_teacher, scenes
+from benchmarks.distillation.conduct import Conductor
+from benchmarks.distillation.experiment import find_profile
+from benchmarks.distillation.mini_family import make_family
+from benchmarks.distillation.mini_teacher import STAGES, resized_positions
+from benchmarks.distillation.scenes import ScenesSpec
+from benchmarks.distillation.training import shape_of
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.records import WeightsRow
+from mobilesam.cache import digest_file
+from mobilesam.distillation.world import World
+from mobilesam.errors import UsageError
+from mobilesam.heads import HeadsConfig
+from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.model_files import save_model
+from mobilesam.tiny_vit import TinyVitConfig
+
+SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64)
+HEADS = HeadsConfig(channels=16, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
+TEACHER = SamMiniConfig(
+    MiniVitConfig(stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=64),
+    HEADS,
+)
+STUDENT = TinyVitConfig(
+    embed_dims=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 2, 2),
+    window_sizes=(4, 4, 4, 4),
+    strides=(2, 1, 1),
+    neck_channels=16,
+    image_size_px=64,
+    n_classes=None,
+)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "SHARD_SCENES", 2)
+    monkeypatch.setattr(conduct, "STUDENTS", {"tiny": STUDENT})
+
+
+def planned_teacher(folder: Path) -> PlannedModel:
+    torch.manual_seed(0)
+    model = build_sam_mini(TEACHER)
+    path = folder / "teacher.safetensors"
+    save_model(path, shape_of(model, {}), model.state_dict())
+    found = digest_file(path)
+    checkpoint = Checkpoint(path, found.sha256, False, found.n_bytes, True)
+    return PlannedModel(
+        select_one("sam-mini"),
+        ModelOptions("sam-mini", checkpoint=checkpoint),
+        WeightsRow(kind="file", sha256=found.sha256, file_bytes=found.n_bytes),
+    )
+
+
+def test_the_experiment_runs_once_and_is_taken_up(tmp_path: Path) -> None:
+    usual = find_profile("mini")
+    small = {"steps": 4, "batch_size": 4, "micro_batch": 4, "warmup_steps": 1}
+    profile = replace(
+        usual,
+        student="tiny",
+        scenes=SCENES,
+        config=usual.config.model_copy(update=small),
+        seeds=(1, 2),
+        n_images=2,
+    )
+    teacher = planned_teacher(tmp_path)
+
+    def conducted() -> conduct.DistillationRecord:
+        reporter = Reporter(quiet=True)
+        return Conductor(profile, teacher, tmp_path / "out", tmp_path, reporter, 1).run()
+
+    first = conducted()
+    assert len(first.students) == 10
+    assert first.teacher_sha256 == teacher.weights.sha256
+    assert all(0 <= row.agreement <= 1 for row in first.students)
+    assert first.untrained_agreement is not None
+    assert len({row.weights_sha256 for row in first.students}) == 10
+    again = conducted()
+    assert again.students == first.students
+
+
+def test_the_family_is_made_taken_up_and_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(config: object, steps: int) -> object:
+        changes = {"steps": steps, "batch_size": 2, "micro_batch": 2, "warmup_steps": 1}
+        return config.model_copy(update=changes)  # type: ignore[attr-defined]
+
+    stages = tuple(
+        replace(stage, side_px=side, config=small(stage.config, 2))
+        for stage, side in zip(STAGES, (32, 64), strict=True)
+    )
+    monkeypatch.setattr(mini_teacher, "STAGES", stages)
+    monkeypatch.setattr(
+        mini_teacher, "SamMiniConfig", lambda encoder: replace(TEACHER, encoder=encoder)
+    )
+    monkeypatch.setattr(mini_teacher, "MiniVitConfig", lambda: TEACHER.encoder)
+    monkeypatch.setattr(mini_family, "TRAINING_SCENES", SCENES)
+    for module in (mini_family, mini_student):
+        monkeypatch.setattr(module, "CONFIG", small(mini_student.CONFIG, 2))
+    monkeypatch.setattr(mini_student, "mobile_sam_mini_shape", lambda: (STUDENT, HEADS))
+
+    def made() -> mini_family.MiniFamily:
+        out = tmp_path / "out"
+        return make_family(out, tmp_path, Reporter(quiet=True), World(), workers=1)
+
+    family = made()
+    assert family.student is not None
+    files = [family.teacher.read_bytes(), family.student.read_bytes()]
+    for name, path in (("sam-mini", family.teacher), ("mobilesam-mini", family.student)):
+        found = digest_file(path)
+        checkpoint = Checkpoint(path, found.sha256, False, found.n_bytes, True)
+        model = build(select_one(name), ModelOptions(name, checkpoint=checkpoint))
+        assert model.info.input_size_px == 64
+        assert not model.info.weights.official
+    again = made()
+    assert again.student is not None
+    assert files == [again.teacher.read_bytes(), again.student.read_bytes()]
+
+
+def test_positions_keep_their_values_at_another_size() -> None:
+    rows = torch.linspace(0, 1, 4)[:, None, None].expand(4, 4, 3)
+    state = {"image_encoder.pos_embed": rows.reshape(1, 16, 3), "other": torch.ones(1)}
+    found = resized_positions(state, 8)
+    grid = found["image_encoder.pos_embed"].reshape(8, 8, 3)
+    assert torch.allclose(grid[:, 0], grid[:, 5], atol=1e-6)
+    assert (grid[1:, 0, 0] > grid[:-1, 0, 0]).all()
+    assert found["other"] is state["other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "needs --out"),
+        (["train", "--out=x", "--scheme=magic"], "unknown scheme 'magic'"),
+        (["mini"], "needs --out"),
+        (["compare", "--profile=huge"], "unknown profile 'huge'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_settings_come_from_a_file_and_are_checked(tmp_path: Path) -> None:
+    from benchmarks.cli_options import TrainArguments
+    from benchmarks.commands.training import student_config, train_config
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"steps": 5, "batch_size": 4, "learning_rate": 0.1}))
+    config = train_config(TrainArguments(config=path, steps=9), seed=3)
+    assert (config.steps, config.batch_size, config.micro_batch, config.seed) == (9, 4, 4, 3)
+    path.write_text(json.dumps({"steps": 0, "batch_size": 4, "learning_rate": 0.1}))
+    with pytest.raises(UsageError, match="steps"):
+        train_config(TrainArguments(config=path), seed=0)
+    path.write_text(json.dumps({"image_size_px": 256}))
+    assert student_config(str(path)).image_size_px == 256
+    with pytest.raises(UsageError, match="unknown student 'huge'"):
+        student_config("huge")

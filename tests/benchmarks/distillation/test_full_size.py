@@ -1,0 +1,145 @@
+"""From a teacher's embeddings to a student's agreement with it, all commands in a row, small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.distillation import full_size, store_cost
+from mobilesam.errors import DataError
+from mobilesam.state_dicts import load_state_dict_file
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A file of `sam-mini` with random weights: a teacher of nothing, but of the right shape."""
+    from benchmarks.distillation.training import shape_of
+    from mobilesam.mini import build_sam_mini
+    from mobilesam.model_files import save_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build_sam_mini()
+    path = tmp_path / "teacher.safetensors"
+    save_model(path, shape_of(model, {}), model.state_dict())
+    return path
+
+
+@pytest.fixture
+def trained(run: Any, scenes: Any, teacher: Path, tmp_path: Path) -> Path:
+    """The folder of a training of two steps."""
+    models = ("--models=sam-mini", f"--weights=sam-mini={teacher}")
+    pictures = f"--images={scenes.images}"
+    assert run("distill", "embed", *models, pictures, "--out=store").code == 0
+    done = run(
+        "distill", "train", *models, pictures, "--store=store", "--student=mini", "--steps=2",
+        "--batch-size=1", "--learning-rate=0.001", "--seed=4", "--out=trained",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return tmp_path / "trained"
+
+
+def test_embed_train_and_measure(
+    trained: Path, teacher: Path, scenes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    code = full_size.main(
+        [
+            f"--run={trained}", f"--store={tmp_path / 'store'}", "--teacher=sam-mini",
+            f"--weights={teacher}", f"--images={scenes.images}",
+            f"--annotations={scenes.annotations}", "--protocol=box", "--limit=1", "--note=small",
+            f"--out={out}",
+        ]
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(out.read_text())
+    assert found == json.loads(capsys.readouterr().out)
+    assert found["store"]["n_embeddings"] == 3
+    assert found["training"]["scheme"] == "decoupled"
+    assert found["training"]["loss"]["n_steps"] == 2
+    assert all(value > 0 for value in found["training"]["loss"]["mean_of_parts"])
+    for name in ("untrained", "trained"):
+        rows = {row["reference"]: row for row in found["students"][name]}
+        assert set(rows) == {"ground-truth", "teacher:sam-mini"}
+        assert all(row["status"] == "ok" and 0 <= row["miou"] <= 1 for row in rows.values())
+    hashes = {found["students"][name][0]["weights_sha256"] for name in found["students"]}
+    assert len(hashes) == 2
+
+
+def test_the_untrained_student_has_its_seed_s_encoder_and_the_teacher_s_heads(
+    trained: Path, teacher: Path, tmp_path: Path
+) -> None:
+    notes = full_size.untrained(trained / full_size.STUDENT, tmp_path / "before.safetensors")
+    assert notes["config"]["seed"] == 4
+    before = load_state_dict_file(tmp_path / "before.safetensors")
+    after = load_state_dict_file(trained / full_size.STUDENT)
+    heads = load_state_dict_file(teacher)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if not name.startswith("image_encoder."):
+            assert torch.equal(value, heads[name])
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    assert all(name.startswith("image_encoder.") for name in changed)
+    with pytest.raises(DataError, match="does not say how it was trained"):
+        full_size.untrained(teacher.rename(tmp_path / "x.pt"), tmp_path / "y.safetensors")
+
+
+def test_losses_are_summed_up_in_parts() -> None:
+    found = full_size.loss_summary([float(i) for i in range(20)])
+    assert found["n_steps"] == 20
+    assert found["mean_of_parts"] == [0.5 + 2 * i for i in range(10)]
+    assert full_size.loss_summary([1.0, 3.0])["mean_of_parts"] == [1.0, 3.0]
+
+
+def test_metrics_that_are_missing_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        full_size.losses(tmp_path)
+
+
+def test_the_cost_of_a_store_is_measured_step_by_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store_cost, "SIZE_HW", (60, 90))
+    out = tmp_path / "cost.json"
+    assert store_cost.main(["--n=3", f"--out={out}"]) == 0
+    found = json.loads(out.read_text())
+    host = found["host"]
+    assert host["bytes_per_embedding"] > 2 * 256 * 64 * 64
+    assert set(host["steps_ms"]) == {
+        "decode", "key", "resize", "decode_small", "key_small", "to_float16", "keep", "open_store",
+        "read_back",
+    }  # fmt: skip
+    assert all(step["median"] > 0 for step in host["steps_ms"].values())
+    assert "embed" not in found
+    with pytest.raises(SystemExit):
+        store_cost.main(["--teacher=mobilesam"])
+
+
+def test_a_calibrated_student_gives_embeddings_of_the_stores_scale(tmp_path: Path) -> None:
+    from benchmarks.distillation import calibrated_start
+    from mobilesam.distillation.store_format import Entry, Teacher
+    from mobilesam.distillation.store_writer import writing
+    from mobilesam.model import build_mobile_sam, load_mobile_sam
+
+    teacher = Teacher(name="t", weights_sha256=None, precision="fp32", input_size_px=1024)
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(256, 1, 1, generator=generator)
+    with writing(tmp_path / "store", teacher, shard_bytes=10**8) as writer:
+        for i in range(3):
+            values = means + 0.1 * torch.randn(256, 64, 64, generator=generator)
+            values[:, 32:] = 1000.0  # the padding has no say
+            writer.add(Entry(f"{i:064x}", "x.jpg", (50, 100), (512, 1024)), values.half())
+    weights = tmp_path / "teacher.pt"
+    torch.save(build_mobile_sam().state_dict(), weights)
+    out = tmp_path / "start.safetensors"
+    arguments = [f"--store={tmp_path / 'store'}", f"--weights={weights}", f"--out={out}"]
+    assert calibrated_start.main(["--student=tinyvit-5m-half", *arguments]) == 0
+    last = load_mobile_sam(out).image_encoder.neck[3]
+    assert torch.allclose(last.bias, means.flatten(), atol=0.01)
+    assert torch.allclose(last.weight, torch.full((256,), 0.1), atol=0.005)
+    assert calibrated_start.main(["--student=mini", *arguments]) == 1

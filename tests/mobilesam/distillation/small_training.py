@@ -1,0 +1,98 @@
+"""A teacher, a student and pictures so small that a test can train on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+
+from mobilesam.distillation.config import PromptConfig, TrainConfig
+from mobilesam.distillation.imitation import SCHEMES
+from mobilesam.distillation.samples import TrainingSample
+from mobilesam.distillation.schemes import Scheme, Supervised
+from mobilesam.distillation.teachers import OnlineTeacher
+from mobilesam.heads import HeadsConfig
+from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.model import build_mobile_sam
+from mobilesam.tiny_vit import TinyVitConfig
+
+SIDE_PX = 64
+HEADS = HeadsConfig(channels=16, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
+STUDENT = TinyVitConfig(
+    embed_dims=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 2, 2),
+    window_sizes=(4, 4, 4, 4),
+    strides=(2, 1, 1),
+    neck_channels=16,
+    image_size_px=SIDE_PX,
+    n_classes=None,
+)
+TEACHER = SamMiniConfig(
+    MiniVitConfig(stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=SIDE_PX),
+    HEADS,
+)
+SHA256 = "a" * 64
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Discs on a ground, one of them wide and one of them high; the same for the same index."""
+
+    n: int = 8
+    fingerprint: str = "discs"
+    labelled: bool = True
+
+    def __len__(self) -> int:
+        return self.n
+
+    def sample(self, index: int) -> TrainingSample:
+        rng = np.random.default_rng(index)
+        height, width = (48, 64) if index % 4 else (64, 40)
+        image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        labels = np.zeros((2 * height, 2 * width), np.uint8)
+        y, x = np.ogrid[: 2 * height, : 2 * width]
+        for number in (1, 2):
+            center = rng.uniform(0.25, 0.75, 2) * labels.shape
+            disc = np.hypot(y - center[0], x - center[1]) < rng.uniform(12, 24)
+            labels[disc] = number
+            image[disc[::2, ::2]] = rng.integers(90, 255, 3, dtype=np.uint8)
+        return TrainingSample(f"disc:{index}", image, labels if self.labelled else None)
+
+
+def seeded(build: Any, seed: int = 0) -> Sam:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def teacher() -> Sam:
+    return seeded(lambda: build_sam_mini(TEACHER), 1)
+
+
+def student(seed: int = 0) -> Sam:
+    return seeded(lambda: build_mobile_sam(STUDENT, HEADS), seed)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    usual: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 8,
+        "micro_batch": 4,
+        "learning_rate": 3e-3,
+        "warmup_steps": 2,
+        "ema_decay": 0.9,
+        "checkpoint_every": 2,
+        "prompts": PromptConfig(objects_per_image=2, refine=0.5),
+    }
+    return TrainConfig(**(usual | changes))
+
+
+def scheme(name: str, config: TrainConfig, sha256: str = SHA256) -> Scheme:
+    if name == "supervised":
+        return Supervised(seeded(lambda: build_sam_mini(TEACHER)), config)
+    model = teacher()
+    return SCHEMES[name](student(), model, OnlineTeacher(model, sha256, SIDE_PX), config)

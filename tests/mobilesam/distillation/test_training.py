@@ -1,0 +1,280 @@
+"""The training loop: it learns, it goes on where it was, and processes change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_training import Pictures, scheme, settings
+
+from mobilesam.distillation.imitation import SCHEMES
+from mobilesam.distillation.loop import StepReport, train
+from mobilesam.distillation.state import CHECKPOINT_NAME, METRICS_NAME
+from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
+
+ROOT = Path(__file__).parents[3]
+PATHS = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+ALL = ("supervised", *SCHEMES)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / METRICS_NAME).read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
+
+
+def test_overfitting_eight_images_drops_the_decoupled_loss_by_nine_tenths(tmp_path: Path) -> None:
+    config = settings(steps=250, batch_size=8, micro_batch=8, learning_rate=1e-2, ema_decay=0.0,
+                      warmup_steps=10, checkpoint_every=250, weight_decay=0.0)  # fmt: skip
+    train(scheme("decoupled", config), Pictures(8), tmp_path)
+    losses = [row["loss"] for row in rows(tmp_path)]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_scheme_changes_what_it_trains_and_nothing_else(name: str, tmp_path: Path) -> None:
+    chosen = scheme(name, settings(steps=3, ema_decay=0.0))
+    before = {key: value.clone() for key, value in chosen.student.state_dict().items()}
+    train(chosen, Pictures(), tmp_path)
+    trained = {
+        f"{part_name}.{key}"
+        for part_name, part in chosen.student.named_children()
+        if any(part is each for each in chosen.trained())
+        for key in part.state_dict()
+    }
+    changed = {
+        key
+        for key, value in chosen.student.state_dict().items()
+        if not torch.equal(value, before[key])
+    }
+    assert changed <= trained
+    assert len(changed) > 0.5 * len(trained)
+
+
+def test_decoupled_never_runs_the_decoder(tmp_path: Path) -> None:
+    chosen = scheme("decoupled", settings(steps=2))
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the decoder was run")
+
+    chosen.student.mask_decoder.transformer.register_forward_pre_hook(refuse)
+    train(chosen, Pictures(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["supervised", "coupled"])
+def test_interrupted_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
+    whole = train(scheme(name, settings()), Pictures(), tmp_path / "whole").result()
+
+    class StopError(Exception):
+        pass
+
+    def stop(report: StepReport) -> None:
+        if report.step == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(scheme(name, settings()), Pictures(), tmp_path / "cut", on_step=stop)
+    steps: list[int] = []
+    resumed = train(
+        scheme(name, settings()),
+        Pictures(),
+        tmp_path / "cut",
+        on_step=lambda report: steps.append(report.step),
+    ).result()
+    assert steps == [5, 6]
+    assert equal(whole, resumed)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = train(scheme("decoupled", settings()), Pictures(), tmp_path).result()
+
+    def never(report: StepReport) -> None:
+        raise AssertionError(f"step {report.step} was done again")
+
+    again = train(scheme("decoupled", settings()), Pictures(), tmp_path, on_step=never).result()
+    assert equal(first, again)
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    once = settings(batch_size=8, micro_batch=4, steps=2)
+    train(scheme("semi-coupled", once), Pictures(), tmp_path)
+    assert len(rows(tmp_path)) == 2
+
+
+_KILLED = """
+    import sys, time
+    from pathlib import Path
+    import torch
+    from mobilesam.distillation.loop import train
+    from small_training import Pictures, scheme, settings
+    torch.set_num_threads(1)
+    slow = float(sys.argv[2])
+    train(scheme("coupled", settings(steps=8)), Pictures(), Path(sys.argv[1]),
+          on_step=lambda report: time.sleep(slow))
+"""
+
+
+def test_killed_in_the_middle_the_same_command_ends_the_same(tmp_path: Path) -> None:
+    script = textwrap.dedent(_KILLED)
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+
+    def start(folder: str, slow: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", script, str(tmp_path / folder), slow]
+        return subprocess.Popen(command, env=environment, cwd=ROOT)
+
+    whole, cut = start("whole", "0"), start("cut", "0.3")
+    checkpoint = tmp_path / "cut" / CHECKPOINT_NAME
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    cut.send_signal(signal.SIGKILL)
+    cut.wait()
+    assert checkpoint.exists()
+    assert start("cut", "0").wait(120) == 0
+    assert whole.wait(120) == 0
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    states = [
+        torch.load(tmp_path / folder / CHECKPOINT_NAME, weights_only=True)
+        for folder in ("whole", "cut")
+    ]
+    assert equal(states[0]["student"], states[1]["student"])
+    assert equal(states[0]["average"], states[1]["average"])
+
+
+_RANK = """
+    import sys
+    from pathlib import Path
+    import torch
+    from mobilesam.distillation.loop import train
+    from mobilesam.distillation.world import launched_world
+    from small_training import Pictures, scheme, settings
+    torch.set_num_threads(1)
+    with launched_world(torch.device("cpu")) as world:
+        train(scheme(sys.argv[2], settings()), Pictures(), Path(sys.argv[1]), world=world)
+"""
+
+
+@pytest.mark.parametrize("name", ["decoupled", "supervised"])
+def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
+    train(scheme(name, settings()), Pictures(), tmp_path / "one")
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_RANK)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(tmp_path / "two"), name],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": PATHS,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(_free_port(tmp_path)),
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    states = [
+        torch.load(tmp_path / folder / CHECKPOINT_NAME, weights_only=True)["student"]
+        for folder in ("one", "two")
+    ]
+    # Not the weights: Adam makes a full step of a gradient that is nothing but rounding, such as
+    # that of a key's bias, which softmax cancels.
+    running = [key for key in states[0] if "running" in key or "num_batches" in key]
+    assert bool(running) == (name == "decoupled")
+    for key in running:
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-2, atol=1e-3)
+
+
+_PORTS: dict[Path, int] = {}
+
+
+def _free_port(folder: Path) -> int:
+    import socket
+
+    if folder not in _PORTS:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            _PORTS[folder] = found.getsockname()[1]
+    return _PORTS[folder]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    chosen = scheme("decoupled", settings())
+
+    def spoil(report: StepReport) -> None:
+        if report.step == 3:
+            with torch.no_grad():
+                next(chosen.student.image_encoder.parameters()).fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="nan at step 4"):
+        train(chosen, Pictures(), tmp_path, on_step=spoil)
+    kept = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
+    assert kept["step"] == 2
+    assert all(torch.isfinite(value).all() for value in kept["student"].values())
+
+
+def test_another_teacher_is_refused(tmp_path: Path) -> None:
+    train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
+    with pytest.raises(WeightsError, match="bbbb"):
+        train(scheme("decoupled", settings(steps=2), "b" * 64), Pictures(), tmp_path)
+
+
+def test_other_settings_data_or_scheme_are_refused(tmp_path: Path) -> None:
+    train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
+    for other, data, named in (
+        (scheme("decoupled", settings(steps=2, seed=5)), Pictures(), "seed"),
+        (scheme("decoupled", settings(steps=2)), Pictures(fingerprint="others"), "data"),
+        (scheme("coupled", settings(steps=2)), Pictures(), "scheme"),
+    ):
+        with pytest.raises(UsageError, match=named):
+            train(other, data, tmp_path)
+
+
+def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT_NAME).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(DataError, match="delete it to start anew"):
+        train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mobilesam.files.os.fsync", full)
+    with pytest.raises(DataError, match=rf"{CHECKPOINT_NAME}: No space left on device"):
+        train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
+    assert not list(tmp_path.glob(f".{CHECKPOINT_NAME}*"))
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot write"):
+        train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path / "file" / "run")
+
+
+def test_micro_batches_that_cannot_be_shared_are_refused() -> None:
+    from mobilesam.distillation.world import World
+
+    assert [list(World(rank, 2).share(range(4))) for rank in (0, 1)] == [[0, 2], [1, 3]]
+    with pytest.raises(UsageError, match="3 micro-batches cannot be shared by 2"):
+        World(0, 2).share(range(3))

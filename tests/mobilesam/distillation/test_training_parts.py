@@ -1,0 +1,305 @@
+"""The parts of training: batches, prompts, losses, decoding, students."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from small_training import (
+    HEADS,
+    SIDE_PX,
+    STUDENT,
+    Pictures,
+    scheme,
+    seeded,
+    settings,
+    student,
+    teacher,
+)
+
+from mobilesam.distillation import losses
+from mobilesam.distillation.batches import make_batch, step_indices
+from mobilesam.distillation.config import PromptConfig, TrainConfig
+from mobilesam.distillation.decoding import PromptBatch, decode
+from mobilesam.distillation.imitation import Decoupled
+from mobilesam.distillation.prompting import correct, draw_prompts
+from mobilesam.distillation.schedule import learning_rate
+from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
+from mobilesam.distillation.teachers import OnlineTeacher
+from mobilesam.errors import UsageError, WeightsError
+from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
+from mobilesam.model_files import ModelShape, save_model
+from mobilesam.tiny_vit import TinyViT
+
+CELLS = 4 * SIDE_PX // 8
+
+
+def batch(n: int = 4, *, augment: bool = False, step: int = 0, labelled: bool = True):
+    return make_batch(
+        Pictures(8, labelled=labelled),
+        list(range(n)),
+        list(range(n)),
+        side_px=SIDE_PX,
+        seed=0,
+        step=step,
+        augment=augment,
+    )
+
+
+def test_every_image_comes_once_an_epoch_and_the_order_changes() -> None:
+    first = [index for step in range(3) for index in step_indices(12, 4, 5, step)]
+    second = [index for step in range(3, 6) for index in step_indices(12, 4, 5, step)]
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert step_indices(5, 4, 0, 1) == step_indices(5, 4, 0, 1)
+
+
+def test_a_sample_does_not_depend_on_the_others_of_its_batch() -> None:
+    whole = batch(4, augment=True)
+    alone = make_batch(Pictures(8), [2], [2], side_px=SIDE_PX, seed=0, step=0, augment=True)
+    assert torch.equal(whole.images[2], alone.images[0])
+
+
+def test_padding_is_zero_and_known() -> None:
+    found = batch(2)
+    (high_h, high_w), (wide_h, wide_w) = found.inner_hw
+    assert (high_h, high_w, wide_h, wide_w) == (64, 40, 48, 64)
+    assert not found.images[0, :, :, high_w:].any()
+    assert not found.images[1, :, wide_h:].any()
+    valid = found.valid(8)
+    assert valid[0, 0].sum() == 8 * 5
+    assert valid[1, 0].sum() == 6 * 8
+
+
+def test_masked_losses_leave_the_padding_out() -> None:
+    first, second = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    valid = torch.zeros(2, 1, 4, 4)
+    valid[:, :, :2] = 1
+    second[:, :, 2:] = 100
+    assert losses.masked_mse(first, second, valid) == 0
+    second[:, :, :2] = 2
+    assert losses.masked_mse(first, second, valid) == 4
+    same = torch.ones(2, 3, 4, 4)
+    other = same.clone()
+    other[:, :, 2:] = -1
+    assert losses.masked_cosine(same, other, valid).abs() < 1e-6
+
+
+def test_mask_losses_fall_as_masks_come_nearer() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., :4] = 1
+    valid = torch.ones(1, 1, 8, 8)
+    right = (target - 0.5) * 20
+    for loss in (losses.focal, losses.dice):
+        values = [float(loss(logits, target, valid)) for logits in (-right, 0 * right, right)]
+        assert values[0] > values[1] > values[2]
+        assert values[2] < 0.01
+    assert losses.iou(right, target, valid) == 1
+    assert losses.iou(-right, target, valid) == 0
+    assert losses.iou(torch.full_like(target, -1), 0 * target, valid) == 1
+
+
+def test_focal_at_half_covered_cells_is_least_at_zero() -> None:
+    target, valid = torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
+    values = [
+        float(losses.focal(torch.full((1, 1, 2, 2), x), target, valid)) for x in (-1.0, 0.0, 1.0)
+    ]
+    assert values[1] < min(values[0], values[2])
+
+
+def test_prompts_belong_to_their_objects() -> None:
+    found = batch(4)
+    config = PromptConfig(objects_per_image=3, box_jitter=0.0)
+    drawn = draw_prompts(found, config, CELLS)
+    assert drawn.targets is not None
+    n = 4 * 3
+    assert drawn.prompts.boxes.shape == (n, 4)
+    assert drawn.prompts.points.shape == (2 * n, 1, 2)
+    assert torch.equal(drawn.prompts.image_index[:n], drawn.prompts.image_index[n:])
+    scale = CELLS / SIDE_PX
+    for row in range(n):
+        target = drawn.targets[n + row, 0]
+        x, y = ((drawn.prompts.points[n + row, 0] + 0.5) * scale).tolist()
+        assert target[int(y), int(x)] > 0
+        rows, columns = torch.nonzero(target.any(1))[:, 0], torch.nonzero(target.any(0))[:, 0]
+        left, top, right, bottom = (drawn.prompts.boxes[row] * scale).tolist()
+        assert abs(left - columns[0]) <= 1
+        assert abs(right - columns[-1] - 1) <= 1
+        assert abs(top - rows[0]) <= 1
+        assert abs(bottom - rows[-1] - 1) <= 1
+
+
+def test_targets_turn_with_the_picture() -> None:
+    found = batch(8, augment=True, step=3)
+    drawn = draw_prompts(found, PromptConfig(objects_per_image=1), CELLS)
+    assert drawn.targets is not None
+    for row, image in enumerate(found.images):
+        inside = torch.nn.functional.interpolate(drawn.targets[row][None], SIDE_PX)[0, 0] > 0.9
+        height, width = found.inner_hw[row]
+        outside = torch.ones_like(inside)
+        outside[height:], outside[:, width:] = False, False
+        # An object has one colour, the ground is noise.
+        assert image[:, inside].std(dim=1).max() < 0.8 * image[:, outside].std(dim=1).max()
+
+
+def test_pictures_without_labels_are_prompted_anywhere_inside() -> None:
+    found = batch(4, labelled=False)
+    drawn = draw_prompts(found, PromptConfig(objects_per_image=5), CELLS)
+    assert drawn.targets is None
+    assert len(drawn.prompts.boxes) == 0
+    for row, (point,) in enumerate(drawn.prompts.points):
+        height, width = found.inner_hw[row // 5]
+        assert 0 <= point[0] <= width - 1
+        assert 0 <= point[1] <= height - 1
+
+
+def test_a_correction_clicks_where_the_answer_is_wrong() -> None:
+    found = batch(2)
+    drawn = draw_prompts(found, PromptConfig(objects_per_image=1), CELLS)
+    assert drawn.targets is not None
+    nothing = torch.full((4, CELLS, CELLS), -5.0)
+    again = correct(drawn, nothing, drawn.targets, SIDE_PX, np.random.default_rng(0))
+    assert again.labels[:, 1].tolist() == [1.0] * 4
+    perfect = (drawn.targets[:, 0] - 0.5) * 10
+    again = correct(drawn, perfect, drawn.targets, SIDE_PX, np.random.default_rng(0))
+    assert again.labels[:, 1].tolist() == [-1.0] * 4
+    model = teacher()
+    logits, _ = decode(model, model.image_encoder(found.images), again)
+    assert torch.isfinite(logits).all()
+
+
+def test_decoding_many_images_equals_segment_anything_one_by_one() -> None:
+    model = teacher()
+    images = batch(2).images
+    embeddings = model.image_encoder(images)
+    boxes = torch.tensor([[5.0, 6, 40, 30], [2, 3, 20, 44]])
+    points = torch.tensor([[[9.0, 9]], [[30, 20]]])
+    prompts = PromptBatch(
+        torch.tensor([0, 1, 1, 0]),
+        boxes,
+        torch.cat([torch.zeros(2, 1, 2), points]),
+        torch.ones(4, 1),
+    )
+    logits, qualities = decode(model, embeddings, prompts)
+    asked = [
+        (0, None, boxes[:1]),
+        (1, None, boxes[1:]),
+        (1, points[:1], None),
+        (0, points[1:], None),
+    ]
+    for row, (image, point, box) in enumerate(asked):
+        given = None if point is None else (point, torch.ones(1, 1))
+        sparse, dense = model.prompt_encoder(points=given, boxes=box, masks=None)
+        wanted, quality = model.mask_decoder.predict_masks(
+            image_embeddings=embeddings[image : image + 1],
+            image_pe=model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+        )
+        torch.testing.assert_close(logits[row], wanted[0])
+        torch.testing.assert_close(qualities[row], quality[0])
+
+
+def test_the_rate_rises_then_falls_to_its_share() -> None:
+    config = settings(steps=100, warmup_steps=10, learning_rate=1.0, final_rate_share=0.1)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.1, abs=0.01)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_settings_survive_json_and_refuse_nonsense() -> None:
+    config = settings(augment=True)
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="no multiple"):
+        settings(batch_size=6, micro_batch=4)
+    with pytest.raises(ValidationError):
+        settings(surprise=1)
+
+
+def test_heads_are_read_off_a_model() -> None:
+    assert heads_of(teacher()) == HEADS
+
+
+def test_a_student_loads_wherever_a_mobilesam_does(tmp_path: Path) -> None:
+    model = student(3)
+    path = tmp_path / "student.safetensors"
+    save_model(path, ModelShape("mobilesam", STUDENT, HEADS, {}), model.state_dict())
+    found = load_mobile_sam(path)
+    image = torch.randn(1, 3, SIDE_PX, SIDE_PX)
+    assert torch.equal(found.image_encoder(image), model.image_encoder(image))
+    with pytest.raises(WeightsError, match="is a mobilesam, not a sam-mini"):
+        load_sam_mini(path)
+
+
+def test_half_a_file_keeps_the_embedding_to_a_thousandth(tmp_path: Path) -> None:
+    model = student(3)
+    sizes = []
+    for half in (False, True):
+        path = tmp_path / f"{half}.safetensors"
+        save_model(path, ModelShape("mobilesam", STUDENT, HEADS, {}), model.state_dict(), half=half)
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < 0.7 * sizes[0]
+    image = torch.randn(1, 3, SIDE_PX, SIDE_PX)
+    found = load_mobile_sam(path).image_encoder(image)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, model.image_encoder(image), atol=1e-2, rtol=1e-2)
+
+
+def test_schemes_refuse_what_does_not_fit() -> None:
+    model = teacher()
+    source = OnlineTeacher(model, None, SIDE_PX)
+    wider = seeded(
+        lambda: build_mobile_sam(replace(STUDENT, neck_channels=24), replace(HEADS, channels=24))
+    )
+    with pytest.raises(UsageError, match="heads are not shaped"):
+        Decoupled(wider, model, source, settings())
+    with pytest.raises(UsageError, match="takes 64 px and the student 128 px"):
+        OnlineTeacher(model, None, 128)
+    coarse = build_student(replace(STUDENT, strides=(2, 2, 1)), HEADS, 0)
+    with pytest.raises(UsageError):
+        Decoupled(coarse, model, source, settings()).loss(batch(2))
+
+
+def test_training_from_scratch_needs_masks() -> None:
+    with pytest.raises(UsageError, match="needs images with masks"):
+        scheme("supervised", settings()).loss(batch(2, labelled=False))
+
+
+def test_the_optional_terms_of_decoupled_are_added() -> None:
+    config = settings(losses={"cosine": 0.5, "prompts": 0.1})
+    plain, rich = scheme("decoupled", settings()), scheme("decoupled", config)
+    parts = rich.loss(batch(2)).parts
+    assert {"mse", "cosine", "masks", "agreement"} <= parts.keys()
+    assert plain.loss(batch(2)).parts.keys() == {"mse"}
+
+
+def test_imagenet_weights_of_timm_are_taken(tmp_path: Path) -> None:
+    encoder = student(1).image_encoder
+    theirs = {}
+    for name, value in student(2).image_encoder.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "neck":
+            continue
+        if parts[0] == "layers":
+            shift = 1 if parts[2] == "downsample" else 0
+            parts = ["stages", str(int(parts[1]) + shift), *parts[2:]]
+        text = ".".join(parts).replace(".c.", ".conv.")
+        text = text.replace("patch_embed.seq.0.", "patch_embed.conv1.")
+        theirs[text.replace("patch_embed.seq.2.", "patch_embed.conv2.")] = value.contiguous()
+    assert all(timm_name(name) in encoder.state_dict() for name in theirs)
+    path = tmp_path / "timm.safetensors"
+    save_file({**theirs, "head.fc.weight": torch.zeros(2, 2)}, path)
+    assert isinstance(encoder, TinyViT)
+    assert load_imagenet(encoder, path) == len(theirs)
+    wanted = student(2).image_encoder.state_dict()["layers.1.blocks.0.attn.qkv.weight"]
+    assert torch.equal(encoder.state_dict()["layers.1.blocks.0.attn.qkv.weight"], wanted)
+    save_file({"some.weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="does not hold a TinyViT of this width"):
+        load_imagenet(encoder, path)
