@@ -49,6 +49,13 @@ def paper(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """The HTML report of the committed runs, or of those that are named. Goes to bench-runs/."""
+    arguments = session.posargs or ("results/runs", "--out", "bench-runs/report.html")
+    python(session, "-m", "benchmarks", "report", *arguments)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
     python(session, "-m", "pytest", *session.posargs)
