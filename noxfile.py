@@ -15,6 +15,7 @@ import nox
 
 ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
+COMMITTED = ("results/runs", "--out", "bench-runs/report.html")
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 nox.needs_version = ">=2024.3"
@@ -50,9 +51,15 @@ def paper(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """The HTML report of the committed runs, or of those that are named. Goes to bench-runs/."""
-    arguments = session.posargs or ("results/runs", "--out", "bench-runs/report.html")
-    python(session, "-m", "benchmarks", "report", *arguments)
+    """The HTML report of the committed runs: bench-runs/report.html. Or arguments of `report`."""
+    python(session, "-m", "benchmarks", "report", *(session.posargs or COMMITTED))
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """The README's picture of the report of the committed runs; needs Chromium."""
+    python(session, "-m", "benchmarks", "report", *COMMITTED)
+    python(session, "-m", "benchmarks.report.html_picture", COMMITTED[-1], "results/report.png")
 
 
 @nox.session

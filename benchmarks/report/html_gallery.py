@@ -78,17 +78,10 @@ def build_gallery(
     stored_in = [path for path in folders if (path / PREDICTIONS_FOLDER).is_dir()]
     if not stored_in:
         return Gallery(why=f"No run on this page has stored its masks. {HOW}")
-    notes: list[str] = []
     try:
-        stored = load_stored(stored_in)
+        stored, stored_in, notes = _load(stored_in)
     except BenchError as error:
-        # Runs over different data cannot stand side by side; the newest one alone can be shown.
-        notes += [f"Masks of {stored_in[0].name} alone are shown: {error}."] * (len(stored_in) > 1)
-        stored_in = stored_in[:1]
-        try:
-            stored = load_stored(stored_in)
-        except BenchError as failure:
-            return Gallery(why=f"The stored masks cannot be shown: {failure}. {HOW}")
+        return Gallery(why=f"The stored masks cannot be shown: {error}. {HOW}")
     fingerprint = next(iter(stored.infos.values())).fingerprint
     try:
         scenes = scenes_of(stored.dataset, fingerprint)
@@ -100,6 +93,18 @@ def build_gallery(
     except DataError as error:
         return Gallery(why=f"The gallery could not be made: {error}. {HOW}")
     return _ordered(gallery, notes, failures_first=failures_first)
+
+
+def _load(folders: Sequence[Path]) -> tuple[Stored, Sequence[Path], list[str]]:
+    """Stored masks, the folders that they are from, and what is to be said of others."""
+    try:
+        return load_stored(folders), folders, []
+    except BenchError as error:
+        if len(folders) == 1:
+            raise
+        # Runs over different data cannot stand side by side; the newest one alone can be shown.
+        note = f"Masks of {folders[0].name} alone are shown: {error}."
+        return load_stored(folders[:1]), folders[:1], [note]
 
 
 def _ordered(gallery: Gallery, notes: Sequence[str], *, failures_first: bool) -> Gallery:
@@ -139,14 +144,16 @@ def _gallery(
     cases = choose_cases(frame, names, each)
     pictures, missing = _pictures(cases, source, stored)
     if not pictures:
-        raise DataError(f"none of the {len(missing)} images is in the folder")
+        raise DataError(
+            f"none of {len(missing)} images can be shown, the first because {missing[0]}"
+        )
     protocols = [name for name in names if any(case.protocol == name for case in cases)]
     maker = CaseMaker(stored, load_manifests(folders, protocols), models)
     views = tuple(maker.view(case, pictures[case.image_id]) for case in cases
                   if case.image_id in pictures)  # fmt: skip
     notes = [f"Failure: an IoU below {FAILURE_IOU:g} for some model."]
     if missing:
-        notes.append(f"{len(missing)} images are not in the folder and left out.")
+        notes.append(f"{len(missing)} images are left out: {missing[0]}.")
     if any(name.startswith("clicks-") for name in protocols):
         notes.append("Of several clicks the first is drawn.")
     return Gallery(
@@ -162,17 +169,14 @@ def _gallery(
 
 def _pictures(
     cases: Sequence[Case], source: Images, stored: Stored
-) -> tuple[dict[int, Picture], list[int]]:
-    """Pictures by image id, and the ids of those that were not found."""
+) -> tuple[dict[int, Picture], list[str]]:
+    """Pictures by image id, and one reason for each image that is left out."""
     sizes = {image_id: tuple(each.rle["size"]) for (image_id, _), each in stored.instances.items()}
     found: dict[int, tuple[str, UInt8Array]] = {}
     missing = []
     for image_id in sorted(unique(case.image_id for case in cases)):
-        image = source.get(image_id, sizes[image_id])
-        if image is None:
-            missing.append(image_id)
-        elif image[1].shape[:2] != sizes[image_id]:
-            raise DataError(f"{image[0]} is not of the size of its masks: other images?")
-        else:
-            found[image_id] = image
+        try:
+            found[image_id] = source.get(image_id, sizes[image_id])
+        except DataError as error:
+            missing.append(str(error))
     return shrink(found, IMAGES_BUDGET_BYTES), missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,7 @@ from benchmarks.report.view import (
 
 TIMES = (("end_to_end", 1, "end to end"), ("encode", None, "encode"), ("decode", 1, "decode"))
 _SHORT_DATE = 10
+_DATE_PX = 76.0
 
 Value = tuple[float, Bounds | None]
 
@@ -175,16 +177,7 @@ def _draw(
     else:
         y = Scale(*percent_limits(values), box.bottom, box.top)
     draw_y_axis(canvas, box, y, f"{metric.unit}{', log scale' * y.log}")
-    canvas.line(box.left, box.bottom, box.right, box.bottom, "axis")
-    shown = sorted({dot.run for dot in dots})
-    slot = (box.right - box.left) / len(shown)
-    x = {run: box.left + slot * (place + 0.5) for place, run in enumerate(shown)}
-    # Dates must not run into each other: where the room is short, only every n-th is written.
-    every = max(1, round(72 / slot))
-    for place, run in enumerate(shown):
-        canvas.line(x[run], box.top, x[run], box.bottom, "grid")
-        if place % every == 0:
-            canvas.text(x[run], box.bottom + 16, day(runs[run]), "tick", "middle")
+    x = _dates(canvas, box, runs, sorted({dot.run for dot in dots}))
     offset = {m: 5.0 * (i - (len(models) - 1) / 2) for i, m in enumerate(models)}
     for item, model in zip(items, models, strict=True):
         own = [dot for dot in dots if dot.model == model]
@@ -203,6 +196,22 @@ def _draw(
                 canvas.marker(item.style.marker, *at, 4.5, "dot")
     draw_legend(canvas, items, box.bottom + 34)
     return canvas
+
+
+def _dates(
+    canvas: Canvas, box: Box, runs: Sequence[RunRecord], shown: Sequence[int]
+) -> dict[int, float]:
+    """Draws the axis of runs; returns the place of each in pixels."""
+    canvas.line(box.left, box.bottom, box.right, box.bottom, "axis")
+    slot = (box.right - box.left) / len(shown)
+    x = {run: box.left + slot * (place + 0.5) for place, run in enumerate(shown)}
+    # Dates must not run into each other: where the room is short, only every n-th is written.
+    every = math.ceil(_DATE_PX / slot)
+    for place, run in enumerate(shown):
+        canvas.line(x[run], box.top, x[run], box.bottom, "grid")
+        if place % every == 0:
+            canvas.text(x[run], box.bottom + 16, day(runs[run]), "tick", "middle")
+    return x
 
 
 def day(run: RunRecord) -> str:

@@ -70,16 +70,18 @@ class Images:
         self._scenes = scenes
         self._files = {} if folder is None else _numbered(folder)
 
-    def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array] | None:
-        """Name and (H, W, 3) uint8 RGB pixels of an image; None where there is no such file.
+    def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array]:
+        """Name and (H, W, 3) uint8 RGB pixels of an image.
 
         Raises:
-            DataError: The file cannot be read, or is not of the size of its masks.
+            DataError: There is no such file, it cannot be read, or is not of the size of its masks.
         """
         if self._scenes is not None:
             return f"scene_{image_id:06d}.png", self._scenes.scene(image_id).image
         path = self._files.get(image_id)
-        return None if path is None else (path.name, load_image(path, str(path), size_hw))
+        if path is None:
+            raise DataError(f"no file in the folder ends with its number, {image_id}")
+        return path.name, load_image(path, path.name, size_hw)
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

@@ -92,25 +92,14 @@ def sections(
     """
     return (
         *_measured(record),
+        *_scored(record),
         Section(
             GALLERY,
             "Gallery",
             "Gallery",
             "The same image and prompt through every model, beside the ground truth.",
         ),
-        Section(
-            "claims",
-            "Claims",
-            "Published claims",
-            "Every published figure of the ledger with what was measured or counted here, and a "
-            "verdict.",
-            tables=(
-                table_view(ledger_table(verdicts), folded=False),
-                *(table_view(each, folded=True) for each in paper_tables(verdicts)),
-            )
-            if verdicts
-            else (),
-        ),
+        _claims(verdicts),
         _history(record, runs, apart),
         Section(
             "environment",
@@ -160,17 +149,25 @@ def _measured(record: RunRecord) -> tuple[Section, ...]:
             "The image is encoded once; every further prompt costs this much.",
             groups=_group("decode", "Setup", [decode_prompts(record, setup) for setup in timed]),
         ),
+    )
+
+
+def _scored(record: RunRecord) -> tuple[Section, ...]:
+    categories = (
+        table_view(each, f"{each.name}-{index}", folded=True)
+        for index, each in enumerate(category_tables(record))
+        if each.rows
+    )
+    return (
         Section(
             "accuracy",
             "Accuracy",
             "Accuracy",
             "By the size of objects, by protocol, and with what cannot be told apart.",
-            groups=_group("size", "Protocol", [accuracy_by_size(record, p) for p in scored]),
-            tables=(
-                *_tables(accuracy_tables(record)),
-                *(table_view(each, f"{each.name}-{index}", folded=True)
-                  for index, each in enumerate(category_tables(record)) if each.rows),
+            groups=_group(
+                "size", "Protocol", [accuracy_by_size(record, p) for p in headline(record)]
             ),
+            tables=(*_tables(accuracy_tables(record)), *categories),
         ),
         Section(
             "parameters",
@@ -179,7 +176,22 @@ def _measured(record: RunRecord) -> tuple[Section, ...]:
             "Exact counts by component.",
             tables=_tables([params_table(record)]),
         ),
-    )  # fmt: skip
+    )
+
+
+def _claims(verdicts: Sequence[ClaimVerdict]) -> Section:
+    tables: tuple[TableView, ...] = ()
+    if verdicts:
+        shown = (table_view(each, folded=True) for each in paper_tables(verdicts))
+        tables = (table_view(ledger_table(verdicts), folded=False), *shown)
+    return Section(
+        "claims",
+        "Claims",
+        "Published claims",
+        "Every published figure of the ledger with what was measured or counted here, and a "
+        "verdict.",
+        tables=tables,
+    )
 
 
 def _history(record: RunRecord, runs: Sequence[RunRecord], apart: dict[str, str]) -> Section:
