@@ -153,6 +153,7 @@ def _measured(record: RunRecord) -> tuple[Section, ...]:
 
 
 def _scored(record: RunRecord) -> tuple[Section, ...]:
+    sizes = [accuracy_by_size(record, protocol) for protocol in headline(record)]
     categories = (
         table_view(each, f"{each.name}-{index}", folded=True)
         for index, each in enumerate(category_tables(record))
@@ -164,9 +165,7 @@ def _scored(record: RunRecord) -> tuple[Section, ...]:
             "Accuracy",
             "Accuracy",
             "By the size of objects, by protocol, and with what cannot be told apart.",
-            groups=_group(
-                "size", "Protocol", [accuracy_by_size(record, p) for p in headline(record)]
-            ),
+            groups=_group("size", "Protocol", sizes),
             tables=(*_tables(accuracy_tables(record)), *categories),
         ),
         Section(
