@@ -26,7 +26,7 @@
     table.rowsAsMade = [...table.tBodies[0].rows];
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, index) => {
-      const name = head.textContent;
+      const name = head.textContent.trim();
       const button = page.button(name, () => {
         const old = head.getAttribute("aria-sort");
         const next = { none: "ascending", ascending: "descending", descending: "none" }[old];
@@ -34,7 +34,7 @@
         head.setAttribute("aria-sort", next);
         sort(table, index, next);
         page.say(next === "none" ? "Order as it was" : `Sorted by ${name}, ${next}`);
-      });
+      }, name ? undefined : `Sort by column ${index + 1}`);
       head.textContent = "";
       head.append(button);
       head.setAttribute("aria-sort", "none");

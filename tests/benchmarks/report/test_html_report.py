@@ -154,8 +154,13 @@ def test_the_same_record_gives_the_same_page(record: RunRecord) -> None:
     assert page(record) == page(record)
 
 
-def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path) -> None:
-    gallery = build_gallery([masks_run], ["box", "dummy"], each=3)
+@pytest.fixture(scope="module")
+def gallery(masks_run: Path) -> Gallery:
+    """The gallery of that run."""
+    return build_gallery([masks_run], ["box", "dummy"], each=3)
+
+
+def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path, gallery: Gallery) -> None:
     assert gallery.why is None
     assert gallery.protocols == ("box", "center")
     table = read_instances(masks_run / "instances.parquet")
@@ -177,14 +182,13 @@ def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path) -> None:
     }  # fmt: skip
 
 
-def test_failures_come_first_when_asked(masks_run: Path) -> None:
-    usual = build_gallery([masks_run], ["box", "dummy"], each=3)
+def test_failures_come_first_when_asked(masks_run: Path, gallery: Gallery) -> None:
     first = build_gallery([masks_run], ["box", "dummy"], each=3, failures_first=True)
     failed = [view.case.failed for view in first.cases]
     assert True in failed
     assert False in failed
     assert failed == sorted(failed, reverse=True)
-    assert [v.case.failed for v in usual.cases] != failed
+    assert [view.case.failed for view in gallery.cases] != failed
 
 
 def test_without_masks_or_images_the_page_says_how_to_get_them(

@@ -31,7 +31,7 @@ class Rolled(Dataset):
     def __init__(self, n_images: int, drawn: int) -> None:
         self._n = n_images
         self._scenes = [
-            SyntheticDataset(1, seed, n_objects=(2, 3)).scene(0) for seed in range(drawn)
+            SyntheticDataset(1, seed, n_objects=(1, 2)).scene(0) for seed in range(drawn)
         ]
 
     @property

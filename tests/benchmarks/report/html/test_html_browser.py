@@ -80,7 +80,7 @@ def test_a_table_is_filtered(many: Path, visit: Callable[..., Any]) -> None:
     page.locator("#t-paper-ledger input").fill("needs weights")
     rows = page.locator("#t-paper-ledger tbody tr:visible")
     assert 0 < rows.count() < page.locator("#t-paper-ledger tbody tr").count()
-    assert all("needs weights" in text for text in rows.all_text_contents())
+    assert all("needs" in row and "weights" in row for row in rows.all_text_contents())
 
 
 def test_a_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> None:
@@ -108,19 +108,20 @@ def ious(page: Any) -> list[float]:
 
 def test_the_gallery_switches(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
+    tools = page.locator("#gallery-tools")
     cases = shown(page, "#cases .case")
     assert cases.count() == 12
     assert ious(page) == sorted(ious(page))
     worst = ious(page)
-    page.get_by_label("Order").select_option("best")
+    tools.get_by_label("Order").select_option("best")
     assert ious(page) == sorted(ious(page), reverse=True)
     assert ious(page)[0] > worst[0]
-    page.get_by_label("Protocol").select_option("center")
+    tools.get_by_label("Protocol").select_option("center")
     names = cases.evaluate_all("(nodes) => nodes.map((node) => node.dataset.protocol)")
     assert set(names) == {"center"}
     # The box takes no points: its panel says so.
     assert cases.first.get_by_text("no answer").count() == 1
-    page.get_by_label("Order").select_option("failures")
+    tools.get_by_label("Order").select_option("failures")
     failed = [iou < 0.5 for iou in ious(page)]
     assert failed == sorted(failed, reverse=True)
     page.get_by_role("button", name="Show more").click()
@@ -158,10 +159,14 @@ def test_the_same_image_and_prompt_stand_side_by_side(
     assert panes.first.get_attribute("viewBox") != before
 
 
+def n_colours(picture: Image.Image) -> int:
+    return len(picture.convert("RGB").getcolors(2**24) or ())
+
+
 def test_a_picture_is_really_drawn(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
     data = shown(page, "#cases .pane").first.screenshot()
-    assert len(set(Image.open(BytesIO(data)).convert("RGB").getdata())) > 500
+    assert n_colours(Image.open(BytesIO(data))) > 500
 
 
 def test_values_show_on_hover_and_focus(many: Path, visit: Callable[..., Any]) -> None:
@@ -223,7 +228,7 @@ def test_figures_are_saved_as_svg_png_and_csv(
     assert EVIL in texts
     with Image.open(files["PNG"]) as picture:
         assert picture.width == 1520
-        assert len(set(picture.convert("RGB").getdata())) > 50
+        assert n_colours(picture) > 50
     rows = files["CSV"].read_text().splitlines()
     assert rows[0] == "model,decode_kind,n_prompts,median_ms,ci95_low_ms,ci95_high_ms"
     assert any(row.startswith("mobilesam,decoder,1,55.0,") for row in rows)
