@@ -143,7 +143,7 @@ class CaseMaker:
         path = mask_path(mask, picture.scale)
         value = case.ious[model]
         what = "mask" if path else "empty mask"
-        label = f"{what} of {model}, IoU {value:.2f} with the ground truth"
+        label = f"{what} of {model}, IoU {value:.3f} with the ground truth"
         return Panel(model, value, path, label)
 
     def _prompt(

@@ -95,7 +95,7 @@ def build_gallery(
     return _ordered(gallery, notes, failures_first=failures_first)
 
 
-def _load(folders: Sequence[Path]) -> tuple[Stored, Sequence[Path], list[str]]:
+def _load(folders: list[Path]) -> tuple[Stored, list[Path], list[str]]:
     """Stored masks, the folders that they are from, and what is to be said of others."""
     try:
         return load_stored(folders), folders, []

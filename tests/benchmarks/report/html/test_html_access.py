@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mobilesam.errors import DataError, UsageError
 
 
 def shown(page: Any, selector: str) -> Any:
@@ -119,3 +123,27 @@ def test_the_first_stop_of_the_tab_key_skips_to_the_summary(
     assert focused.bounding_box()["x"] >= 0
     page.keyboard.press("Enter")
     assert page.url.endswith("#summary")
+
+
+def test_the_picture_for_the_readme_is_taken(large: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    command = [sys.executable, "-m", "benchmarks.report.html_picture", large, tmp_path / "p.png"]
+    subprocess.run(command, check=True, capture_output=True)
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.width == 1120
+        assert 1000 < picture.height < 4000
+        assert len(picture.convert("RGB").getcolors(2**24) or ()) > 500
+
+
+def test_the_picture_needs_a_report_and_a_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.report import html_picture
+
+    with pytest.raises(UsageError, match="make it with mobilesam-bench report"):
+        html_picture.take_picture(tmp_path / "absent.html", tmp_path / "p.png")
+    (tmp_path / "r.html").write_text("<p>")
+    monkeypatch.setattr(html_picture, "find_browser", lambda: None)
+    with pytest.raises(DataError, match="apt-get install chromium"):
+        html_picture.take_picture(tmp_path / "r.html", tmp_path / "p.png")
