@@ -103,6 +103,12 @@ def readable(color: str, ground: str, least: float = LEAST_GRAPHIC) -> str:
     return target
 
 
+def mark_color(color: str, theme: Theme) -> str:
+    """A model's colour in a theme; on a dark ground thin lines need as much contrast as text."""
+    dark = luminance(theme.surface) < luminance(theme.ink)
+    return readable(color, theme.surface, LEAST_TEXT if dark else LEAST_GRAPHIC)
+
+
 def theme_css(models: Sequence[str]) -> str:
     """Custom properties of both themes, and a class `sN` for the N-th model.
 
@@ -121,7 +127,7 @@ def theme_css(models: Sequence[str]) -> str:
 
 def _properties(theme: Theme, models: Sequence[str]) -> str:
     styles = model_styles(models)
-    colors = [readable(styles[model].color, theme.surface) for model in models]
+    colors = [mark_color(styles[model].color, theme) for model in models]
     named = [f"--{name}:{value};" for name, value in asdict(theme).items()]
     return "".join([*named, *(f"--series-{i}:{color};" for i, color in enumerate(colors))])
 

@@ -27,6 +27,7 @@ from benchmarks.report.html_theme import (
     LIGHT,
     Theme,
     contrast,
+    mark_color,
     readable,
 )
 from benchmarks.report.style import PALETTE
@@ -52,7 +53,7 @@ def test_contrast_is_that_of_wcag() -> None:
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_every_model_colour_can_be_seen_and_told_apart(theme: Theme) -> None:
-    shown = [readable(color, theme.surface) for color in PALETTE]
+    shown = [mark_color(color, theme) for color in PALETTE]
     assert all(contrast(color, theme.surface) >= LEAST_GRAPHIC for color in shown)
     assert len(set(shown)) == len(PALETTE)
 
