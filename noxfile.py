@@ -15,6 +15,7 @@ import nox
 
 ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
+COMMITTED = ("results/runs", "--out", "bench-runs/report.html")
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 nox.needs_version = ">=2024.3"
@@ -67,6 +68,19 @@ def distill(session: nox.Session) -> None:
     named = any(each.startswith("--profile") for each in session.posargs)
     profile = () if named else ("--profile", "mini")
     python(session, "-m", "benchmarks", "distill", "compare", *profile, *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """The HTML report of the committed runs: bench-runs/report.html. Or arguments of `report`."""
+    python(session, "-m", "benchmarks", "report", *(session.posargs or COMMITTED))
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """The README's picture of the report of the committed runs; needs Chromium."""
+    python(session, "-m", "benchmarks", "report", *COMMITTED)
+    python(session, "-m", "benchmarks.report.html_picture", COMMITTED[-1], "results/report.png")
 
 
 @nox.session

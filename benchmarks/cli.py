@@ -157,6 +157,25 @@ def figures(
     return drawing.figures(models, data, pictures, output)
 
 
+@app.command
+def report(
+    *runs: Annotated[Path, Parameter(help="Folder of a run, or a folder that holds such folders.")],
+    out: Annotated[Path, Parameter(help="File to write.")] = Path("report.html"),
+    images: Annotated[
+        Path | None, Parameter(help="Folder of the dataset's images, for the gallery.")
+    ] = None,
+    cases: Annotated[
+        int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")
+    ] = None,
+    failures_first: Annotated[bool, Parameter(help="The gallery begins with failures.")] = False,
+    quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False,
+) -> int:
+    """Write one HTML file from the records of runs: it opens from disk, without a network."""
+    from benchmarks.commands import report as page
+
+    return page.report(runs, out, images, cases, failures_first=failures_first, quiet=quiet)
+
+
 @app.command(name="models")
 def models_(*, output: OutputArguments = _DEFAULT_OUTPUT) -> int:
     """List the models, and whether their weights are here."""

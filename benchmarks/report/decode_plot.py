@@ -141,7 +141,7 @@ def _name_series(
     texts = {}
     for model, rows in series.items():
         slope = slope_ms(rows)
-        texts[model] = names[model] + ("" if slope is None else f"  {_slope_text(slope)}")
+        texts[model] = names[model] + ("" if slope is None else f"  {slope_text(slope)}")
     labels = {
         model: ax.text(0, 0, text, va="center", fontsize=9, color=INK)
         for model, text in texts.items()
@@ -179,5 +179,6 @@ def _make_room(figure: Any, ax: Any, labels: Sequence[Any]) -> None:
     ax.set_position((place.x0, place.y0, 1 - needed - place.x0, place.height))
 
 
-def _slope_text(slope: float) -> str:
+def slope_text(slope: float) -> str:
+    """A slope as printed: `20.1 ms / prompt`; what does not grow costs nothing."""
     return f"{milliseconds(slope)} / prompt" if slope > 0 else "0 / prompt"

@@ -218,7 +218,7 @@ def build_record(names: list[str], **changes: Any) -> RunRecord:
     return RunRecord(**{**values, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., RunRecord]:
     """Builds a record of the first n of twelve models, with any field replaced."""
 

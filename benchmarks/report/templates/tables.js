@@ -1,0 +1,113 @@
+(() => {
+  const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  // Cells without a number come last, whichever way a column is sorted.
+  const valueOf = (cell) => {
+    const given = cell.dataset.v;
+    if (given === undefined) return cell.textContent || null;
+    return given === "" ? null : Number(given);
+  };
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b));
+
+  const sort = (table, index, way) => {
+    const body = table.tBodies[0];
+    const rows = [...table.rowsAsMade].map((row) => [valueOf(row.cells[index]), row]);
+    if (way !== "none") {
+      const sign = way === "ascending" ? 1 : -1;
+      rows.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null);
+        return sign * compare(a, b);
+      });
+    }
+    body.append(...rows.map(([, row]) => row));
+  };
+
+  const makeSortable = (table) => {
+    table.rowsAsMade = [...table.tBodies[0].rows];
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, index) => {
+      const name = head.textContent.trim();
+      const button = page.button(name, () => {
+        const old = head.getAttribute("aria-sort");
+        const next = { none: "ascending", ascending: "descending", descending: "none" }[old];
+        for (const each of heads) each.setAttribute("aria-sort", "none");
+        head.setAttribute("aria-sort", next);
+        sort(table, index, next);
+        page.say(next === "none" ? "Order as it was" : `Sorted by ${name}, ${next}`);
+      }, name ? undefined : `Sort by column ${index + 1}`);
+      head.textContent = "";
+      head.append(button);
+      head.setAttribute("aria-sort", "none");
+    });
+  };
+
+  // What GitHub's Markdown would read as markup.
+  const escape = (text) => text.trim().replace(/\s+/g, " ")
+    .replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")
+    .replace(/[\\`*_|~$]/g, "\\$&").replace(/\](?=[([:])/g, "\\]");
+  const line = (cells) => `| ${cells.join(" | ")} |`;
+  const markdown = (table) => {
+    const heads = [...table.tHead.rows[0].cells];
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+    return [
+      line(heads.map((head) => escape(head.textContent))),
+      line(heads.map((head) => (head.classList.contains("right") ? "---:" : "---"))),
+      ...rows.map((row) => line([...row.cells].map((cell) => escape(cell.textContent)))),
+      "",
+    ].join("\n");
+  };
+
+  const copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      // A browser may refuse the clipboard to a page from disk: the older way still works there.
+      const area = document.createElement("textarea");
+      area.value = text;
+      area.className = "unseen";
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  };
+
+  const filterField = (table) => {
+    const frame = document.createElement("label");
+    const input = document.createElement("input");
+    input.type = "search";
+    input.placeholder = "words in a row";
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let left = 0;
+      for (const row of table.rowsAsMade) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+        left += !row.hidden;
+      }
+      page.say(`${left} rows`);
+    });
+    frame.append("Filter", input);
+    return frame;
+  };
+
+  for (const figure of document.querySelectorAll("figure.table")) {
+    const table = figure.querySelector("table");
+    const tools = figure.querySelector(".tools");
+    const title = figure.querySelector("figcaption").textContent.trim();
+    makeSortable(table);
+    tools.append(
+      page.button("Copy as Markdown", async (button) => {
+        const done = await copy(markdown(table));
+        page.flash(button, done ? "Copied" : "The browser refused");
+      }, `Copy as Markdown: ${title}`),
+      page.button("CSV", () => {
+        const text = page.data.csv[figure.dataset.key];
+        page.save(`${figure.dataset.key}.csv`, new Blob([text], { type: "text/csv" }));
+      }, `Save as CSV: ${title}`),
+    );
+    if (tools.dataset.filter !== undefined) tools.append(filterField(table));
+  }
+})();

@@ -1,0 +1,133 @@
+"""Reports to be looked at in headless Chromium, and the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.commands.requests import make_request
+from benchmarks.data.dataset import Dataset, Instance, Sample
+from benchmarks.data.make import write_coco
+from benchmarks.data.masks import encode_mask, rle_area_px, rle_box
+from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.progress import Reporter
+from benchmarks.records import RunRecord, load_record, save_record
+from benchmarks.report.html import write_report
+from benchmarks.report.html_picture import ARGUMENTS, find_browser
+from benchmarks.run import execute
+
+N_IMAGES = 100
+EVIL = "<script>alert(1)</script>"
+
+
+class Rolled(Dataset):
+    """Many scenes from few: each a drawn one, turned and moved, since drawing takes its time."""
+
+    def __init__(self, n_images: int, drawn: int) -> None:
+        self._n = n_images
+        self._scenes = [
+            SyntheticDataset(1, seed, n_objects=(1, 2)).scene(0) for seed in range(drawn)
+        ]
+
+    @property
+    def name(self) -> str:
+        return "rolled"
+
+    @property
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+    @property
+    def n_images(self) -> int:
+        return self._n
+
+    def samples(self) -> Iterator[Sample]:
+        for index in range(self._n):
+            scene = self._scenes[index % len(self._scenes)]
+            shift = 37 * (index // len(self._scenes))
+            instances = []
+            for number, mask in enumerate(scene.masks):
+                rle = encode_mask(np.roll(mask, shift, axis=1))
+                area, box = float(rle_area_px(rle)), rle_box(rle)
+                instances.append(Instance(10 * index + number + 1, "thing", area, box, rle))
+            image = np.ascontiguousarray(np.roll(scene.image, shift, axis=1))
+            yield Sample(index, f"{index}.jpg", image, tuple(instances))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., RunRecord]) -> Path:
+    """The report of two models on a hundred drawn scenes, with the times of a made-up record."""
+    folder = tmp_path_factory.mktemp("large")
+    write_coco(Rolled(N_IMAGES, 4), folder / "data", "jpg")
+    data = AccuracyArguments(
+        dataset="coco", images=folder / "data" / "images", protocol="box,center",
+        annotations=folder / "data" / "instances.json", save_masks=True,
+    )  # fmt: skip
+    models, output = ModelArguments(models="box,dummy"), OutputArguments(out=folder / "run")
+    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    record = load_record(folder / "run")
+    times = [row for row in make_record(9).latency if row.model in ("box", "dummy")]
+    save_record(record.model_copy(update={"latency": tuple(times)}), folder / "run")
+    write_report([folder / "run"], folder / "report.html", images=folder / "data" / "images")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def many(
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., RunRecord]
+) -> Path:
+    """The report of two runs of nine models, one of them with a hostile name."""
+    folder = tmp_path_factory.mktemp("many")
+    text = make_record(9).model_dump_json().replace("sam-vit-h", EVIL)
+    record = RunRecord.model_validate_json(text)
+    for name in ("2026-01-01", "2026-01-02"):
+        save_record(record.model_copy(update={"id": name, "created_utc": name}), folder / name)
+    write_report([folder], folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; without one, the tests that need it are skipped."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page; at the end nothing may have been said on the console or asked for."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+
+    def call(path: Path, width: int = 1280, **options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda said: troubles.append(f"console: {said.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+
+        def ask(request: Any) -> None:
+            if not request.url.startswith((path.as_uri(), "data:", "blob:")):
+                troubles.append(f"request: {request.url}")
+
+        page.on("request", ask)
+        page.goto(path.as_uri())
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert troubles == []

@@ -1,0 +1,242 @@
+"""The HTML report in headless Chromium: it opens, sorts, switches, and asks nobody for anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from PIL import Image
+
+EVIL = "<script>alert(1)</script>"
+N_IMAGES = 100
+
+
+def shown(page: Any, selector: str) -> Any:
+    return page.locator(f"{selector}:visible")
+
+
+def test_it_is_small_and_opens_at_once(large: Path, visit: Callable[..., Any]) -> None:
+    assert large.stat().st_size <= 15_000_000
+    took_s = []
+    for _ in range(3):
+        start = time.perf_counter()
+        page = visit(large)
+        page.locator("#cases .case:visible").first.wait_for()
+        took_s.append(time.perf_counter() - start)
+        if took_s[-1] < 2:
+            break
+    # The best of three: others may be at work on this machine.
+    assert min(took_s) < 2, took_s
+    assert page.locator("#gallery image").count() == N_IMAGES
+    print(f"{large.stat().st_size / 1e6:.2f} MB, open in {min(took_s):.2f} s")  # noqa: T201
+
+
+def column(page: Any, table: str, index: int) -> list[str]:
+    found: list[str] = page.locator(f"#t-{table} tbody tr").evaluate_all(
+        "(rows, index) => rows.map((row) => row.cells[index].textContent)", index
+    )
+    return found
+
+
+def test_columns_sort_by_value_and_by_keyboard(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    head = page.locator("#t-summary thead th").nth(3)
+    assert head.text_content() == "Encode (ms)"
+    as_made = column(page, "summary", 3)
+    head.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    # As numbers, which differs from the order of the texts: 28000 is not below 250.
+    up = [float(text.split()[0]) for text in column(page, "summary", 3)]
+    assert up == sorted(up)
+    page.keyboard.press("Space")
+    assert head.get_attribute("aria-sort") == "descending"
+    down = [float(text.split()[0]) for text in column(page, "summary", 3)]
+    assert down == up[::-1]
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "none"
+    assert column(page, "summary", 3) == as_made
+
+
+def test_cells_without_a_number_come_last_either_way(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    button = page.locator("#t-summary thead th button", has_text="mIoU box")
+    for _ in range(2):
+        button.click()
+        texts = column(page, "summary", 8)
+        numbers = [text[0].isdigit() for text in texts]
+        assert numbers == sorted(numbers, reverse=True)
+        assert True in numbers
+        assert False in numbers
+    assert page.locator("#t-summary th[aria-sort=descending]").count() == 1
+
+
+def test_a_table_is_filtered(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    page.locator("#t-paper-ledger input").fill("needs weights")
+    rows = page.locator("#t-paper-ledger tbody tr:visible")
+    assert 0 < rows.count() < page.locator("#t-paper-ledger tbody tr").count()
+    assert all("needs" in row and "weights" in row for row in rows.all_text_contents())
+
+
+def test_a_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many, permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#t-summary thead th button", has_text="Encode").click()
+    page.get_by_role("button", name="Copy as Markdown: Summary").click()
+    page.locator("#said", has_text="Copied").wait_for(state="attached")
+    lines = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert lines[0].startswith("| Model | Weights | Parameters used (10^6) |")
+    assert lines[1].startswith("| --- | --- | ---: |")
+    assert len(lines) == 2 + len(column(page, "summary", 0))
+    # In the order that is shown, with what Markdown would read as markup escaped.
+    assert lines[2].startswith("| box |")
+    assert any(line.startswith("| &lt;script&gt;alert(1)&lt;/script&gt; |") for line in lines)
+    widths = {line.replace("\\|", "").count("|") for line in lines}
+    assert len(widths) == 1
+
+
+def ious(page: Any) -> list[float]:
+    texts = shown(page, "#cases .case").evaluate_all(
+        "(nodes) => nodes.map((node) => node.dataset.lowest)"
+    )
+    return [float(text) for text in texts]
+
+
+def test_the_gallery_switches(large: Path, visit: Callable[..., Any]) -> None:
+    page = visit(large)
+    tools = page.locator("#gallery-tools")
+    cases = shown(page, "#cases .case")
+    assert cases.count() == 12
+    assert ious(page) == sorted(ious(page))
+    worst = ious(page)
+    tools.get_by_label("Order").select_option("best")
+    assert ious(page) == sorted(ious(page), reverse=True)
+    assert ious(page)[0] > worst[0]
+    tools.get_by_label("Protocol").select_option("center")
+    names = cases.evaluate_all("(nodes) => nodes.map((node) => node.dataset.protocol)")
+    assert set(names) == {"center"}
+    # The box takes no points: its panel says so.
+    assert cases.first.get_by_text("no answer").count() == 1
+    tools.get_by_label("Order").select_option("failures")
+    failed = [iou < 0.5 for iou in ious(page)]
+    assert failed == sorted(failed, reverse=True)
+    page.get_by_role("button", name="Show more").click()
+    assert cases.count() > 12
+    assert str(cases.count()) in str(page.locator("#gallery-count").text_content())
+
+
+def test_the_gallery_ranks_by_one_model(large: Path, visit: Callable[..., Any]) -> None:
+    page = visit(large)
+    page.locator("#gallery").get_by_label("IoU of").select_option("dummy")
+    texts = shown(page, "#cases .case").evaluate_all(
+        "(nodes) => nodes.map((node) => Number(node.dataset.ious.split(',')[1]))"
+    )
+    assert texts == sorted(texts)
+
+
+def test_the_same_image_and_prompt_stand_side_by_side(
+    large: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(large)
+    case = shown(page, "#cases .case").first
+    panes = case.locator(".pane")
+    assert panes.count() == 3
+    assert (
+        len(set(panes.locator("> use").first.evaluate_all("(n) => n.map((e) => e.href.baseVal)")))
+        == 1
+    )
+    assert case.locator(".prompt").count() == 3
+    labels = panes.evaluate_all("(nodes) => nodes.map((n) => n.getAttribute('aria-label'))")
+    assert "Ground truth" in labels[0]
+    assert "IoU" in labels[1]
+    before = panes.first.get_attribute("viewBox")
+    page.get_by_role("button", name="Whole images").click()
+    assert panes.first.get_attribute("viewBox").startswith("0 0 ")
+    assert panes.first.get_attribute("viewBox") != before
+
+
+def n_colours(picture: Image.Image) -> int:
+    return len(picture.convert("RGB").getcolors(2**24) or ())
+
+
+def test_a_picture_is_really_drawn(large: Path, visit: Callable[..., Any]) -> None:
+    page = visit(large)
+    data = shown(page, "#cases .pane").first.screenshot()
+    assert n_colours(Image.open(BytesIO(data))) > 500
+
+
+def test_values_show_on_hover_and_focus(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    svg = shown(page, "#accuracy-latency svg.wide").first
+    marks = svg.locator(".mark")
+    tip = page.locator("#tip")
+    marks.last.hover()
+    assert "mIoU" in str(tip.text_content())
+    assert tip.is_visible()
+    # One stop of the tab key a figure; arrows go on from there.
+    assert svg.locator('.mark[tabindex="0"]').count() == 1
+    marks.first.focus()
+    first = tip.text_content()
+    page.keyboard.press("ArrowRight")
+    assert tip.is_visible()
+    assert tip.text_content() != first
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+
+
+def test_figures_switch_and_series_hide(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    group = page.locator("#accuracy-latency")
+    assert shown(page, "#accuracy-latency .plot").count() == 1
+    before = shown(page, "#accuracy-latency .plot > figcaption").text_content()
+    group.get_by_label("Protocol").select_option(index=1)
+    assert shown(page, "#accuracy-latency .plot").count() == 1
+    assert shown(page, "#accuracy-latency .plot > figcaption").text_content() != before
+    svg = shown(page, "#decode svg.wide")
+    marks = svg.locator(".mark:visible").count()
+    key = svg.locator(".key").first
+    key.focus()
+    page.keyboard.press("Enter")
+    assert key.get_attribute("aria-pressed") == "false"
+    assert svg.locator(".mark:visible").count() == marks - 3
+    page.keyboard.press("Enter")
+    assert svg.locator(".mark:visible").count() == marks
+
+
+def test_figures_are_saved_as_svg_png_and_csv(
+    many: Path, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = visit(many)
+    figure = shown(page, "#decode .plot")
+    files = {}
+    for kind in ("SVG", "PNG", "CSV"):
+        with page.expect_download() as waiting:
+            figure.locator("> .tools").get_by_text(kind, exact=True).click()
+        files[kind] = tmp_path / f"file.{kind.lower()}"
+        assert waiting.value.suggested_filename.endswith(files[kind].suffix)
+        waiting.value.save_as(files[kind])
+    root = ET.parse(files["SVG"]).getroot()  # noqa: S314 - our own
+    assert not [each for each in root.iter() if "class" in each.attrib]
+    assert "var(" not in files["SVG"].read_text()
+    texts = "".join(root.itertext())
+    assert "Decode time by number of prompts" in texts
+    assert "Prompts in one call" in texts
+    assert EVIL in texts
+    with Image.open(files["PNG"]) as picture:
+        assert picture.width == 1520
+        assert n_colours(picture) > 50
+    rows = files["CSV"].read_text().splitlines()
+    assert rows[0] == "model,decode_kind,n_prompts,median_ms,ci95_low_ms,ci95_high_ms"
+    assert any(row.startswith("mobilesam,decoder,1,55.0,") for row in rows)
+
+
+def test_a_hostile_name_is_text(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    assert page.locator("#t-summary tbody th", has_text=EVIL).count() == 1
+    assert page.locator("script").count() == 2
+    key = shown(page, "#decode svg.wide").locator(".key", has_text="script").first
+    assert EVIL in str(key.get_attribute("aria-label"))

@@ -1,0 +1,304 @@
+"""The HTML report as a file: what it holds, what it escapes, and what it says where things lack."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.accuracy.predictions import load_predictions, save_predictions
+from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.commands.requests import make_request
+from benchmarks.instances import read_instances
+from benchmarks.progress import Reporter
+from benchmarks.records import RunRecord, load_record, save_record
+from benchmarks.report.html import Joined, find_runs, join_runs, render, write_report
+from benchmarks.report.html_gallery import Gallery, build_gallery
+from benchmarks.run import execute
+from mobilesam.errors import UsageError
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, and the text that people see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._inside):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def page(*records: RunRecord, gallery: Gallery | None = None) -> str:
+    joined = Joined(records[0], (), records, {})
+    return render(joined, gallery or Gallery(why="no masks"), ())
+
+
+@pytest.fixture(scope="module")
+def masks_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two models on two drawn scenes whose masks are stored."""
+    out = tmp_path_factory.mktemp("runs") / "drawn"
+    data = AccuracyArguments(limit=2, protocol="box,center", save_masks=True)
+    models, output = ModelArguments(models="box,dummy"), OutputArguments(out=out, quiet=True)
+    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    return out
+
+
+def test_the_page_loads_nothing_and_allows_nothing_else(record: RunRecord) -> None:
+    parsed = Parsed(page(record))
+    for tag, attributes in parsed.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:")), (tag, value)
+        assert not any(name.startswith("on") for name in attributes)
+        # An inline style would be refused by the page's own policy.
+        assert "style" not in attributes
+    policy = next(a["content"] or "" for t, a in parsed.tags if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_the_policy_names_the_scripts_and_styles_that_are_there(record: RunRecord) -> None:
+    text = page(record)
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        body = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(body) == 1
+        digest = base64.b64encode(hashlib.sha256(body[0].encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in text
+
+
+def test_every_part_that_was_asked_for_is_there(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(9)
+    older = record.model_copy(update={"id": "older", "created_utc": "2026-01-01T00:00:00Z"})
+    parsed = Parsed(page(record, older))
+    anchors = {a["id"] for t, a in parsed.tags if t == "section"}
+    assert anchors == {
+        "summary", "glance", "accuracy-latency", "latency", "decode", "accuracy", "parameters",
+        "gallery", "claims", "history", "environment", "warnings",
+    }  # fmt: skip
+    links = {a["href"] for t, a in parsed.tags if t == "a"}
+    assert {f"#{anchor}" for anchor in anchors} <= links
+    kinds = {str(a["id"]).split("-")[1] for t, a in parsed.tags if a.get("class") == "plot"}
+    assert kinds == {"accuracy", "waterfall", "decode", "size", "history"}
+    for word in ("noisy machine", "out of memory", "Example CPU | 9000", "0123456789abcdef0123"):
+        assert word in parsed.text
+
+
+def test_numbers_are_those_of_the_record(record: RunRecord) -> None:
+    text = Parsed(page(record)).text
+    assert "74.4 [71.4, 76.9]" in text
+    assert "1200 [1164, 1248]" in text
+
+
+def test_ids_are_unique_and_every_drawing_has_a_name(make_many: Callable[[int], RunRecord]) -> None:
+    parsed = Parsed(page(make_many(12)))
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    drawings = [a for t, a in parsed.tags if t == "svg" and "unseen" not in (a.get("class") or "")]
+    assert drawings
+    assert all(a.get("aria-label") for a in drawings)
+
+
+def evil(record: RunRecord) -> RunRecord:
+    """A record in which everything that can be named has a hostile name."""
+    text = record.model_dump_json()
+    for old in ("mobilesam", "coco:val2017_dev", "noisy machine", "Example CPU", "image_encoder"):
+        text = text.replace(old, f"{EVIL}'\\\"{old}")
+    return RunRecord.model_validate_json(text)
+
+
+def test_hostile_names_do_no_harm(record: RunRecord) -> None:
+    hostile = evil(record).model_copy(update={"id": EVIL, "note": EVIL, "command": EVIL})
+    older = hostile.model_copy(update={"id": f"{EVIL}2", "created_utc": EVIL})
+    parsed = Parsed(page(hostile, older))
+    scripts = [a for t, a in parsed.tags if t == "script"]
+    assert [a.get("type") for a in scripts] == ["application/json", None]
+    assert EVIL in parsed.text
+    assert not [t for t, _ in parsed.tags if t in ("img", "iframe", "object", "form", "base")]
+
+
+def test_a_run_without_anything_is_a_page(empty_record: RunRecord) -> None:
+    text = Parsed(page(empty_record)).text
+    assert "This record cannot say which model to run" in text
+    assert "Nothing of this was measured" in text
+    assert "No warning, and nothing failed" in text
+
+
+def test_the_same_record_gives_the_same_page(record: RunRecord) -> None:
+    assert page(record) == page(record)
+
+
+@pytest.fixture(scope="module")
+def gallery(masks_run: Path) -> Gallery:
+    """The gallery of that run."""
+    return build_gallery([masks_run], ["box", "dummy"], each=3)
+
+
+def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path, gallery: Gallery) -> None:
+    assert gallery.why is None
+    assert gallery.protocols == ("box", "center")
+    table = read_instances(masks_run / "instances.parquet")
+    for view in gallery.cases:
+        rows = table[
+            (table.protocol == view.case.protocol)
+            & (table.annotation_id == view.case.annotation_id)
+        ].set_index("model")
+        for panel in view.panels:
+            if panel.model == "box" and view.case.protocol == "center":
+                assert (panel.iou, panel.path) == (None, "")
+            else:
+                assert panel.iou == pytest.approx(rows.loc[panel.model].iou)
+                assert panel.path.startswith("M")
+        assert bool(view.box) == (view.case.protocol == "box")
+        assert len(view.points) == (view.case.protocol == "center")
+    assert {view.picture.name for view in gallery.cases} == {
+        "scene_000000.png", "scene_000001.png",
+    }  # fmt: skip
+
+
+def test_failures_come_first_when_asked(masks_run: Path, gallery: Gallery) -> None:
+    first = build_gallery([masks_run], ["box", "dummy"], each=3, failures_first=True)
+    failed = [view.case.failed for view in first.cases]
+    assert True in failed
+    assert False in failed
+    assert failed == sorted(failed, reverse=True)
+    assert [view.case.failed for view in gallery.cases] != failed
+
+
+def test_without_masks_or_images_the_page_says_how_to_get_them(
+    masks_run: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(masks_run, bare, ignore=shutil.ignore_patterns("predictions"))
+    assert "--save-masks" in str(build_gallery([bare], ["box"], each=1).why)
+    photos = tmp_path / "photos"
+    shutil.copytree(masks_run, photos)
+    for path in (photos / "predictions").glob("*.parquet"):
+        if path.name != "references.parquet":
+            info, rows = load_predictions(path)
+            save_predictions(path, info.model_copy(update={"dataset": "coco:mine"}), rows)
+    why = str(build_gallery([photos], ["box"], each=1).why)
+    assert "images of coco:mine were not given" in why
+    assert "--images DIR" in why
+    why = str(build_gallery([photos], ["box"], each=1, images=masks_run).why)
+    assert "none of 2 images can be shown" in why
+
+
+def test_damaged_masks_cost_the_gallery_and_not_the_page(masks_run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(masks_run, broken)
+    (broken / "predictions" / "box.parquet").write_bytes(b"PAR1")
+    write_report([broken], tmp_path / "r.html")
+    text = Parsed((tmp_path / "r.html").read_text()).text
+    assert "The stored masks cannot be shown" in text
+    assert "box.parquet" in text
+
+
+def test_runs_are_found_below_a_folder(masks_run: Path, tmp_path: Path) -> None:
+    assert find_runs([masks_run, masks_run / "record.json"]) == [masks_run]
+    assert find_runs([masks_run.parent]) == [masks_run]
+    with pytest.raises(UsageError, match=r"holds no record\.json"):
+        find_runs([tmp_path])
+    with pytest.raises(UsageError, match="no run given"):
+        find_runs([])
+
+
+def test_what_cannot_be_compared_is_in_the_history_only(
+    tmp_path: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    new = make_record(2, id="new", created_utc="2026-02-01T00:00:00Z")
+    same = make_record(2, id="same", created_utc="2026-01-01T00:00:00Z")
+    other = new.environment.model_copy(update={"cpu": "Another CPU"})
+    far = make_record(2, id="far", created_utc="2026-01-15T00:00:00Z", environment=other)
+    for run in (new, same, far):
+        save_record(run, tmp_path / run.id)
+    joined = join_runs(find_runs([tmp_path]))
+    assert joined.record.id == "same+new"
+    assert [run.id for run in joined.runs] == ["new", "far", "same"]
+    assert joined.apart.keys() == {"far"}
+    write_report([tmp_path], tmp_path / "r.html")
+    assert (
+        "history only: runs far to new differ in cpu"
+        in Parsed((tmp_path / "r.html").read_text()).text
+    )
+
+
+def test_the_command_writes_a_file_and_says_where(
+    run: Any, masks_run: Path, tmp_path: Path
+) -> None:
+    done = run("report", masks_run, "--out=made/r.html", "--cases=1", "--failures-first")
+    assert done.code == 0
+    assert done.out.startswith("report  made/r.html (")
+    assert 'data-failures="yes"' in (tmp_path / "made" / "r.html").read_text()
+    assert run("report", masks_run, "--out=q.html", "--quiet").out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report"], "no run given"),
+        (["report", "nowhere"], "holds no record.json"),
+        (["report", "RUN", "--cases=0"], "--cases must be at least 1"),
+        (["report", "RUN", "--out=."], "is a folder"),
+        (["report", "RUN", "--cases=many"], "many"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    run: Any, masks_run: Path, arguments: list[str], message: str
+) -> None:
+    done = run(*(str(masks_run) if each == "RUN" else each for each in arguments))
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_hostile_model_and_category_stay_text_in_the_gallery(
+    masks_run: Path, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "hostile"
+    shutil.copytree(masks_run, folder)
+    path = folder / "predictions" / "dummy.parquet"
+    info, rows = load_predictions(path)
+    save_predictions(path, info.model_copy(update={"model": EVIL}), rows)
+    frame = read_instances(folder / "instances.parquet")
+    frame["model"] = frame["model"].replace("dummy", EVIL)
+    pq.write_table(pa.Table.from_pandas(frame), folder / "instances.parquet")
+    record = load_record(folder)
+    models = tuple(
+        row.model_copy(update={"model": EVIL}) if row.model == "dummy" else row
+        for row in record.models
+    )
+    save_record(record.model_copy(update={"models": models}), folder)
+    write_report([folder], tmp_path / "r.html")
+    parsed = Parsed((tmp_path / "r.html").read_text())
+    assert [a.get("type") for t, a in parsed.tags if t == "script"] == ["application/json", None]
+    assert f"{EVIL} IoU" in parsed.text
