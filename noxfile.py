@@ -57,7 +57,7 @@ def speed(session: nox.Session) -> None:
 
 @nox.session
 def mini(session: nox.Session) -> None:
-    """Makes the shipped models again, in hours. Extra arguments go to `distill mini`."""
+    """Trains the mini family by its recipe, in hours. Extra arguments go to `distill mini`."""
     out = () if "--out" in session.posargs else ("--out", "bench-runs/mini")
     python(session, "-m", "benchmarks", "distill", "mini", *out, *session.posargs)
 
