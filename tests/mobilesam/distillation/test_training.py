@@ -22,6 +22,8 @@ from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
 
 ROOT = Path(__file__).parents[3]
 PATHS = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+# A machine that others share may be slow.
+WAIT_S = 280
 ALL = ("supervised", *SCHEMES)
 
 
@@ -139,14 +141,14 @@ def test_killed_in_the_middle_the_same_command_ends_the_same(tmp_path: Path) -> 
 
     whole, cut = start("whole", "0"), start("cut", "0.3")
     checkpoint = tmp_path / "cut" / CHECKPOINT_NAME
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + WAIT_S
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     cut.send_signal(signal.SIGKILL)
     cut.wait()
     assert checkpoint.exists()
-    assert start("cut", "0").wait(120) == 0
-    assert whole.wait(120) == 0
+    assert start("cut", "0").wait(WAIT_S) == 0
+    assert whole.wait(WAIT_S) == 0
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     states = [
         torch.load(tmp_path / folder / CHECKPOINT_NAME, weights_only=True)
@@ -188,7 +190,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
         )
         for rank in (0, 1)
     ]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait(WAIT_S) for process in processes] == [0, 0]
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     states = [
