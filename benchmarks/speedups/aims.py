@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.report.table import Cell, Column, Table
 
+_HIERARCHICAL, _RECALL_LOST, _RECALL_IMAGES = 2.0, 0.01, 30
+_COARSE = "objects upon larger ones are not asked for; fewer masks may cover points"
 _UNBOUND = ""
 _ARITHMETIC = (
     "arithmetic: the 80 GFLOP of an image take half a second of float32 on two cores with AVX2, "
@@ -85,7 +88,38 @@ def aims_table(
                 Cell(outcome, (outcome,)),
             )
         )
+    rows += [_hierarchical(each) for each in everything[:1]]
+    rows += [_recall_kept(each) for each in everything if len(each["images"]) >= _RECALL_IMAGES]
     return Table("aims", "Aims", columns, tuple(rows))
+
+
+def _hierarchical(found: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """The hierarchical grid against our own."""
+    sides = found["sides"]
+    pairs = zip(sides["grid"]["seconds"], sides["hierarchical"]["seconds"], strict=True)
+    ratio = statistics.median(grid / coarse for grid, coarse in pairs)
+    outcome = "reached" if ratio >= _HIERARCHICAL else "missed"
+    return (
+        Cell("hierarchical, against our own grid", ("hierarchical",)),
+        Cell(f"{_HIERARCHICAL:g}", (_HIERARCHICAL,)),
+        Cell(f"{ratio:.2f}", (ratio,)),
+        Cell("hierarchical", ("hierarchical",)),
+        Cell(outcome, (outcome,)),
+    )
+
+
+def _recall_kept(found: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """AR@1000 that the hierarchical grid loses against our own, on the same images."""
+    recall = {name: row["average_recall"]["1000"] for name, row in found["sides"].items()}
+    lost = recall["grid"] - recall["hierarchical"]
+    outcome = "reached" if lost <= _RECALL_LOST else f"missed; {_COARSE}"
+    return (
+        Cell("hierarchical, AR@1000 lost", ("recall",)),
+        Cell(f"at most {_RECALL_LOST:g}", (_RECALL_LOST,)),
+        Cell(f"{lost:.3f}", (lost,)),
+        Cell("hierarchical", ("hierarchical",)),
+        Cell(outcome, (outcome,)),
+    )
 
 
 def _best(
