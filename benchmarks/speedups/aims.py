@@ -69,7 +69,7 @@ def aims_table(
         Column("By", ("side",)),
         Column("Outcome", ("outcome",)),
     )
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for aim in AIMS:
         side, found = _best(aim, inference, everything, evaluation)
         if found is None:
