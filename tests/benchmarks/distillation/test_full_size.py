@@ -43,6 +43,7 @@ def trained(run: Any, scenes: Any, teacher: Path, tmp_path: Path) -> Path:
     return tmp_path / "trained"
 
 
+@pytest.mark.slow
 def test_embed_train_and_measure(
     trained: Path, teacher: Path, scenes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +71,7 @@ def test_embed_train_and_measure(
     assert len(hashes) == 2
 
 
+@pytest.mark.slow
 def test_the_untrained_student_has_its_seed_s_encoder_and_the_teacher_s_heads(
     trained: Path, teacher: Path, tmp_path: Path
 ) -> None:
