@@ -20,6 +20,7 @@ from typing import cast
 
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
+from mobilesam.checkpoints import shipped_path
 from mobilesam.errors import UsageError
 
 ENTRY_POINT_GROUP = "mobilesam_bench.models"
@@ -58,6 +59,12 @@ class ModelEntry:
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
         return _absent(self.requires)
+
+    @property
+    def can_run(self) -> bool:
+        """Packages and, for a model that is shipped, weights are there."""
+        shipped = self.shipped is None or shipped_path(self.shipped).is_file()
+        return shipped and not self.missing_from_scratch()
 
     def missing_from_scratch(self) -> tuple[str, ...]:
         """What is not installed of all that it takes to run it from a checkpoint."""
@@ -166,8 +173,8 @@ def entries() -> Mapping[str, ModelEntry]:
 def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     """Finds models by name or wildcard, each once, in the order asked for.
 
-    A wildcard stands for models that this installation can run: those that lack a package are
-    chosen by name alone.
+    A wildcard stands for models that this installation can run: those that lack a package, or
+    whose weights should be in the package and are not, are chosen by name alone.
 
     Raises:
         UsageError: A pattern matches nothing; suggests the nearest names, or what to install.
@@ -177,7 +184,7 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
         lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
-        able = [name for name in matching if not known[name].missing_from_scratch()]
+        able = [name for name in matching if known[name].can_run]
         names = [pattern] if pattern in known else able
         if matching and not names:
             raise UsageError(f"{pattern!r} matches nothing that can run: {_install(lacking)}")

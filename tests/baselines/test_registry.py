@@ -38,6 +38,7 @@ def test_wildcards_leave_out_what_cannot_run_here(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         registry, "_absent", lambda names: tuple(name for name in names if name == "openvino")
     )
+    monkeypatch.setattr(registry, "shipped_path", lambda file: Path("nowhere") / file)
     names = [entry.name for entry in registry.select(["mobilesam*"])]
     assert names == ["mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-onnx-int8"]
     (entry,) = registry.select(["mobilesam-openvino"])
@@ -47,11 +48,22 @@ def test_wildcards_leave_out_what_cannot_run_here(monkeypatch: pytest.MonkeyPatc
         registry.select(["*openvino"])
 
 
+def test_wildcards_leave_out_shipped_models_without_their_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "shipped_path", lambda file: tmp_path / file)
+    assert "sam-mini" not in [entry.name for entry in registry.select(["sam-*"])]
+    assert [entry.name for entry in registry.select(["sam-mini"])] == ["sam-mini"]
+    (tmp_path / "sam-mini.safetensors").touch()
+    assert "sam-mini" in [entry.name for entry in registry.select(["sam-*"])]
+
+
 def test_what_exporting_takes_is_asked_for_by_wildcards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ready folder of files runs without `onnx`; a default run would have to make them."""
     monkeypatch.setattr(
         registry, "_absent", lambda names: tuple(name for name in names if name == "onnx")
     )
+    monkeypatch.setattr(registry, "shipped_path", lambda file: Path("nowhere") / file)
     names = [entry.name for entry in registry.select(["mobilesam*"])]
     assert names == ["mobilesam", "mobilesam-fast"]
     (entry,) = registry.select(["mobilesam-onnx"])
