@@ -87,6 +87,9 @@ class ExportedSegmenter(Segmenter):
         if int8 and graph_file("encoder", target, int8=True) not in manifest.files:
             raise WeightsError(f"{folder} has no int8 files; export again with --int8")
         self._side = manifest.image_size_px
+        # Quantised as they run, activations share one scale a call: in company, a prompt's answer
+        # would depend on its neighbours.
+        self._batch = 1 if int8 else DECODE_BATCH
         self._graphs: dict[GraphName, Graph] = {}
         for name in ("encoder", "decoder"):
             self._graph(name)
@@ -163,7 +166,7 @@ class ExportedSegmenter(Segmenter):
         self.check_embedding(embedding)
         self.require(prompts)
         logits, scores = [], []
-        for batch in prompts.batches(DECODE_BATCH):
+        for batch in prompts.batches(self._batch):
             name: GraphName = "decoder" if batch.mask_inputs is None else "mask_decoder"
             found = self._graph(name)(self._inputs(embedding, batch))
             # Copied: a view would keep all four masks of every prompt.

