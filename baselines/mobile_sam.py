@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+from segment_anything.modeling import Sam
+
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, random_weights
+from baselines.sam_like import SamSegmenter, load_or_random
 from mobilesam.mini import build_mobile_sam_mini
 from mobilesam.model import build_mobile_sam, load_mobile_sam
 
@@ -15,11 +20,7 @@ def build(options: ModelOptions) -> Segmenter:
     Raises:
         WeightsError: The checkpoint is not one of this architecture.
     """
-    if options.checkpoint is None:
-        model = random_weights(build_mobile_sam, options)
-    else:
-        model = load_mobile_sam(options.checkpoint.path, device=options.device)
-    return SamSegmenter(model, options, family="MobileSAM", licence="Apache-2.0")
+    return _build(build_mobile_sam, options)
 
 
 def build_mini(options: ModelOptions) -> Segmenter:
@@ -28,8 +29,12 @@ def build_mini(options: ModelOptions) -> Segmenter:
     Raises:
         WeightsError: The checkpoint is not a MobileSAM of the shape that its header states.
     """
-    if options.checkpoint is None:
-        model = random_weights(build_mobile_sam_mini, options)
-    else:
-        model = load_mobile_sam(options.checkpoint.path, device=options.device)
+    return _build(build_mobile_sam_mini, options)
+
+
+def _build(empty: Callable[[], Sam], options: ModelOptions) -> Segmenter:
+    def load(path: Path) -> Sam:
+        return load_mobile_sam(path, device=options.device)
+
+    model = load_or_random(empty, load, options)
     return SamSegmenter(model, options, family="MobileSAM", licence="Apache-2.0")

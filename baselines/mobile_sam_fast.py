@@ -24,7 +24,7 @@ from baselines.interface import (
     check_image,
 )
 from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, Wanted, random_weights
+from baselines.sam_like import SamSegmenter, Wanted, load_or_random
 from mobilesam.everything import AutomaticMaskGenerator
 from mobilesam.fast_decoder import ImageSide
 from mobilesam.inference import FastMobileSam, Precision
@@ -54,10 +54,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        if options.checkpoint is None:
-            model = random_weights(build_mobile_sam, options)
-        else:
-            model = load_mobile_sam(options.checkpoint.path)
+        model = load_or_random(build_mobile_sam, load_mobile_sam, options)
         super().__init__(model, options, family="MobileSAM", licence="Apache-2.0")
         self._batch = _BATCH
         self._fast: FastMobileSam | None = None

@@ -39,6 +39,14 @@ def point_pixels(points: Float32Array, size_hw: tuple[int, int]) -> tuple[Int64A
     return np.clip(nearest, 0, limits - 1).astype(np.int64), inside
 
 
+def mask_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of an (H, W) mask, half-open; None for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def fill_boxes(ranges: Int64Array, size_hw: tuple[int, int]) -> BoolArray:
     """Draws pixel ranges.
 

@@ -183,11 +183,12 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
-        lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
         able = [name for name in matching if known[name].can_run]
         names = [pattern] if pattern in known else able
         if matching and not names:
-            raise UsageError(f"{pattern!r} matches nothing that can run: {_install(lacking)}")
+            lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
+            cure = _install(lacking) if lacking else "this package has no weights for it yet"
+            raise UsageError(f"{pattern!r} matches nothing that can run: {cure}")
         if not names:
             near = difflib.get_close_matches(pattern, known, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

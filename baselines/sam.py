@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, random_weights
+from baselines.sam_like import SamSegmenter, load_or_random
 from mobilesam.mini import build_sam_mini
 from mobilesam.model import load_sam_mini, load_strictly
 from mobilesam.state_dicts import load_state_dict_file
@@ -35,10 +37,11 @@ def build_mini(options: ModelOptions) -> Segmenter:
     Raises:
         WeightsError: The checkpoint is not one of this architecture.
     """
-    if options.checkpoint is None:
-        model = random_weights(build_sam_mini, options)
-    else:
-        model = load_sam_mini(options.checkpoint.path, device=options.device)
+
+    def load(path: Path) -> Sam:
+        return load_sam_mini(path, device=options.device)
+
+    model = load_or_random(build_sam_mini, load, options)
     return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")
 
 
@@ -46,12 +49,12 @@ def _build(kind: str, options: ModelOptions) -> Segmenter:
     def empty() -> Sam:
         return sam_model_registry[kind](checkpoint=None)
 
-    if options.checkpoint is None:
-        model = random_weights(empty, options)
-    else:
-        state = load_state_dict_file(options.checkpoint.path)
+    def load(path: Path) -> Sam:
+        state = load_state_dict_file(path)
         with torch.device("meta"):
             model = empty()
-        load_strictly(model, state, source=str(options.checkpoint.path))
-        model.eval().to(options.device)
+        load_strictly(model, state, source=str(path))
+        return model.eval().to(options.device)
+
+    model = load_or_random(empty, load, options)
     return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")

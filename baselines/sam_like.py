@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -298,6 +299,18 @@ def synchronize_device(device: torch.device) -> None:
         torch.mps.synchronize()
     elif device.type in ("cuda", "xpu"):
         getattr(torch, device.type).synchronize(device)
+
+
+def load_or_random(
+    build: Callable[[], Sam], load: Callable[[Path], Sam], options: ModelOptions
+) -> Sam:
+    """The model with the weights of its checkpoint, or with seeded random ones for want of any.
+
+    Raises:
+        WeightsError: The checkpoint does not fit.
+    """
+    found = options.checkpoint
+    return random_weights(build, options) if found is None else load(found.path)
 
 
 def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:

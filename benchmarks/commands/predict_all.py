@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import MaskRecord, Prompts, Segmenter, UInt8Array
+from baselines.pixels import mask_box
 from baselines.registry import build
-from baselines.values import BoolArray
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.prediction import save_picture
 from benchmarks.commands.printing import print_json
@@ -68,16 +68,11 @@ def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> 
     for batch in prompts.batches(PROMPT_BATCH):
         masks = model.decode(embedding, batch)
         found += [
-            MaskRecord(mask, float(score), _box(mask))
+            MaskRecord(mask, float(score), np.array(box, np.float32))
             for mask, score in zip(masks.masks[:, 0], masks.scores[:, 0], strict=True)
-            if mask.any()
+            if (box := mask_box(mask)) is not None
         ]
     return found
-
-
-def _box(mask: BoolArray) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def _print(

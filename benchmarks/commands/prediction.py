@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
+from baselines.pixels import mask_box
 from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
@@ -133,12 +134,8 @@ def save_picture(pixels: UInt8Array, out: Path) -> None:
 
 
 def _print(model: str, mask: BoolArray, score: float, out: Path, as_json: bool) -> None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = (
-        [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        if len(rows)
-        else None
-    )
+    found = mask_box(mask)
+    box = None if found is None else list(found)
     area = int(mask.sum())
     if as_json:
         print_json(

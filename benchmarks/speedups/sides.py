@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
+    from mobilesam.exported import Target
+    from mobilesam.inference import Precision
+
 REFERENCE = "plain"
 """segment-anything's modules with our eager TinyViT: what the authors' code computes."""
 AUTHORS = "authors"
@@ -123,13 +126,13 @@ def _authors(sam: Sam) -> Side:
     return modules_side(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
 
 
-def _fast(precision: str, *, compiled: bool = False) -> Callable[[Sam], Side]:
+def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Side]:
     def build(sam: Sam) -> Side:
         import torch
 
         from mobilesam.inference import FastMobileSam
 
-        fast = FastMobileSam(sam, precision, compile=compiled)  # type: ignore[arg-type]
+        fast = FastMobileSam(sam, precision, compile=compiled)
         return Side(
             fast.encode, lambda image, at: fast.decode(image, at, torch.ones(at.shape[:2]))[0]
         )
@@ -137,7 +140,9 @@ def _fast(precision: str, *, compiled: bool = False) -> Callable[[Sam], Side]:
     return build
 
 
-def _exported(target: str, precision: str = "fp32", *, int8: bool = False) -> Callable[[Sam], Side]:
+def _exported(
+    target: Target, precision: str = "fp32", *, int8: bool = False
+) -> Callable[[Sam], Side]:
     def build(sam: Sam) -> Side:
         import tempfile
 
@@ -147,11 +152,11 @@ def _exported(target: str, precision: str = "fp32", *, int8: bool = False) -> Ca
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             # Source is for the manifest, which goes with the folder.
-            export_model(sam, folder, target, source=Source(kind="random"), int8=int8)  # type: ignore[arg-type]
+            export_model(sam, folder, target, source=Source(kind="random"), int8=int8)
             encoder, decoder = (
                 open_graph(
-                    folder / graph_file(graph, target, int8=int8),  # type: ignore[arg-type]
-                    target,  # type: ignore[arg-type]
+                    folder / graph_file(graph, target, int8=int8),
+                    target,
                     threads=current_threads(),
                     precision=precision,
                 )

@@ -54,6 +54,8 @@ def test_wildcards_leave_out_shipped_models_without_their_weights(
     monkeypatch.setattr(registry, "shipped_path", lambda file: tmp_path / file)
     assert "sam-mini" not in [entry.name for entry in registry.select(["sam-*"])]
     assert [entry.name for entry in registry.select(["sam-mini"])] == ["sam-mini"]
+    with pytest.raises(UsageError, match=r"'sam-m\*' matches nothing.*has no weights for it yet"):
+        registry.select(["sam-m*"])
     (tmp_path / "sam-mini.safetensors").touch()
     assert "sam-mini" in [entry.name for entry in registry.select(["sam-*"])]
 
