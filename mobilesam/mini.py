@@ -20,6 +20,7 @@ from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
 
 _FINE_STRIDE = 8
+_TURNS = (0.1, 0.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,26 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
     """Builds `sam-mini` with fresh random weights, in evaluation mode."""
     config = config or SamMiniConfig()
     encoder = MiniVit(config.encoder, config.heads.channels)
-    return assemble(
+    model = assemble(
         encoder, config.heads, config.encoder.image_size_px, config.encoder.total_stride
     )
+    _spread_frequencies(model)
+    return model
+
+
+def _spread_frequencies(model: Sam) -> None:
+    """Gives the encoding of positions frequencies from 0.1 to 0.6 turns a half image.
+
+    SAM draws them from a normal distribution of deviation 1. The lower a frequency, the farther
+    the product of two encodings tells which of two positions is left of the other, which is what
+    filling a box takes: a decoder learns it from far fewer prompts.
+    """
+    matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    slowest, fastest = _TURNS
+    count = matrix.shape[1]
+    speeds = slowest * (fastest / slowest) ** torch.linspace(0, 1, count)
+    angles = 2 * torch.pi * torch.rand(count)
+    matrix.copy_(torch.stack([speeds * angles.cos(), speeds * angles.sin()]))
 
 
 def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:

@@ -18,7 +18,7 @@ from mobilesam.mini import mobile_sam_mini_shape
 CONFIG = TrainConfig(
     steps=1200,
     batch_size=16,
-    micro_batch=16,
+    micro_batch=8,
     learning_rate=2e-3,
     warmup_steps=50,
     ema_decay=0.998,

@@ -72,6 +72,7 @@ def make_batch(
     seed: int,
     step: int,
     augment: bool,
+    zoom: float = 0.0,
 ) -> Batch:
     """Reads images and makes a batch of them.
 
@@ -83,13 +84,17 @@ def make_batch(
         seed: Of the run.
         step: Its number.
         augment: Mirror, change colours and brightness.
+        zoom: Share of the images of which a part is shown, from half its sides to all.
     """
     generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
     images = torch.zeros(len(indices), 3, side_px, side_px)
     mean, deviation = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
     inner, keys, labels = [], [], []
     for row, (index, rng) in enumerate(zip(indices, generators, strict=True)):
-        sample = fitted(data.sample(index), side_px)
+        sample = data.sample(index)
+        if zoom and rng.random() < zoom:
+            sample = _part(rng, sample)
+        sample = fitted(sample, side_px)
         pixels, label_map = sample.image, sample.labels
         if augment:
             pixels, label_map = _augmented(rng, pixels, label_map)
@@ -114,6 +119,28 @@ def fitted(sample: TrainingSample, side_px: int) -> TrainingSample:
     size_hw = int(height * scale + 0.5), int(width * scale + 0.5)
     resized = Image.fromarray(sample.image).resize(size_hw[::-1], Image.Resampling.BILINEAR)
     return TrainingSample(sample.key, np.asarray(resized), sample.labels)
+
+
+def _part(rng: np.random.Generator, sample: TrainingSample) -> TrainingSample:
+    """A window of the picture, of its own proportions."""
+    share = rng.uniform(0.5, 1)
+    starts, sizes = [], []
+    for length in sample.image.shape[:2]:
+        size = max(1, round(length * share))
+        starts.append(int(rng.integers(length - size + 1)))
+        sizes.append(size)
+
+    def window(factor: int) -> tuple[slice, slice]:
+        rows, columns = (
+            slice(start * factor, (start + size) * factor)
+            for start, size in zip(starts, sizes, strict=True)
+        )
+        return rows, columns
+
+    labels = sample.labels
+    if labels is not None:
+        labels = labels[window(labels.shape[0] // sample.image.shape[0])]
+    return TrainingSample(sample.key, sample.image[window(1)], labels)
 
 
 def _augmented(

@@ -18,7 +18,8 @@ class Frozen(BaseModel):
 class LossConfig(Frozen):
     """Weights of the terms of the losses; a scheme reads those that concern it.
 
-    SAM's paper gives focal 20, dice 1 and the predicted quality 1.
+    SAM's paper gives focal 20, dice 1 and the predicted quality 1. The last two are for training
+    from scratch: focal loss speaks softly of what a beginner gets wrong.
     """
 
     focal: float = Field(default=20.0, ge=0)
@@ -26,6 +27,10 @@ class LossConfig(Frozen):
     quality: float = Field(default=1.0, ge=0)
     cosine: float = Field(
         default=0.0, ge=0, description="of 1 - cosine between embeddings, beside their MSE"
+    )
+    cross_entropy: float = Field(default=0.0, ge=0, description="of masks, beside focal and dice")
+    affinity: float = Field(
+        default=0.0, ge=0, description="of which cells of the embedding are one object's"
     )
     prompts: float = Field(
         default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"
@@ -64,6 +69,9 @@ class TrainConfig(Frozen):
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no average")
     precision: Precision = "fp32"
     augment: bool = False
+    zoom: float = Field(
+        default=0.0, ge=0, le=1, description="share of images of which a part fills the input"
+    )
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
     losses: LossConfig = LossConfig()

@@ -36,7 +36,7 @@ class Imitation(Scheme):
     def __init__(
         self, student: Sam, teacher: Sam, source: EmbeddingSource, config: TrainConfig
     ) -> None:
-        if config.augment and not source.can_augment:
+        if (config.augment or config.zoom) and not source.can_augment:
             raise UsageError(
                 "stored embeddings are those of the pictures as they are: switch augmentation off"
             )

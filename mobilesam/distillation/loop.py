@@ -223,6 +223,7 @@ class _Batches:
             seed=self._config.seed,
             step=step,
             augment=self._config.augment,
+            zoom=self._config.zoom,
         ).to(self._device)
 
 

@@ -49,6 +49,13 @@ def focal(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return (wrong * entropy * valid).sum((2, 3)) / valid.sum((2, 3))
 
 
+def cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Binary cross-entropy of each mask; shapes as in `focal`."""
+    target = target.expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (entropy * valid).sum((2, 3)) / valid.sum((2, 3))
+
+
 def dice(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Dice loss of each mask; shapes as in `focal`."""
     share = torch.sigmoid(logits) * valid

@@ -36,9 +36,7 @@ def mask_loss(
         valid: (N, 1, g, g).
         config: Weights of the terms.
     """
-    each = config.focal * losses.focal(logits, target, valid) + config.dice * losses.dice(
-        logits, target, valid
-    )
+    each = _mask_terms(logits, target, valid, config)
     # Of three candidates only the best learns, or all would answer alike (SAM, section 3).
     masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
     with torch.no_grad():
@@ -72,9 +70,7 @@ def imitation_loss(
         config: Weights of the terms.
     """
     target = (truth > 0).float()
-    each = config.focal * losses.focal(logits, target, valid) + config.dice * losses.dice(
-        logits, target, valid
-    )
+    each = _mask_terms(logits, target, valid, config)
     masks = each.mean()
     quality = (qualities - worth).square().mean()
     with torch.no_grad():
@@ -85,3 +81,17 @@ def imitation_loss(
         "agreement": float(agreement[:, 0].mean()),
     }
     return MaskLoss(masks + config.quality * quality, parts)
+
+
+def _mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    """(N, M): the weighted terms of each mask; one that weighs nothing is not computed."""
+    terms = (
+        (config.focal, losses.focal),
+        (config.dice, losses.dice),
+        (config.cross_entropy, losses.cross_entropy),
+    )
+    total = logits.new_zeros(logits.shape[:2])
+    for weight, term in terms:
+        if weight:
+            total = total + weight * term(logits, target, valid)
+    return total

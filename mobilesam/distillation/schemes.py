@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from mobilesam.distillation.affinity import affinity, owners
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import decode
@@ -84,8 +85,17 @@ class Supervised(Scheme):
         )
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for a box and a point of each drawn object."""
+        """SAM's mask loss for a box and a point of each drawn object, and the affinity term."""
         embeddings = self.student.image_encoder(batch.images)
+        asked = self._asked(batch, embeddings)
+        weight = self.config.losses.affinity
+        if not weight:
+            return asked
+        together = affinity(embeddings, owners(batch, embeddings.shape[-1]))
+        parts = {**asked.parts, "affinity": float(together.detach())}
+        return MaskLoss(asked.total + weight * together, parts)
+
+    def _asked(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
         drawn = draw_prompts(batch, self.config.prompts, self._cells())
         targets = _require(drawn.targets)
         logits, qualities = decode(self.student, embeddings, drawn.prompts)

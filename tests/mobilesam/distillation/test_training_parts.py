@@ -23,11 +23,13 @@ from small_training import (
 )
 
 from mobilesam.distillation import losses
+from mobilesam.distillation.affinity import affinity, owners
 from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
 from mobilesam.distillation.imitation import Decoupled
 from mobilesam.distillation.prompting import correct, draw_prompts
+from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.schedule import learning_rate
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
@@ -39,7 +41,13 @@ from mobilesam.tiny_vit import TinyViT
 CELLS = 4 * SIDE_PX // 8
 
 
-def batch(n: int = 4, *, augment: bool = False, step: int = 0, labelled: bool = True):
+def batch(
+    n: int = 4,
+    *,
+    augment: bool = False,
+    step: int = 0,
+    labelled: bool = True,
+):
     return make_batch(
         Pictures(8, labelled=labelled),
         list(range(n)),
@@ -95,7 +103,7 @@ def test_mask_losses_fall_as_masks_come_nearer() -> None:
     target[..., :4] = 1
     valid = torch.ones(1, 1, 8, 8)
     right = (target - 0.5) * 20
-    for loss in (losses.focal, losses.dice):
+    for loss in (losses.focal, losses.dice, losses.cross_entropy):
         values = [float(loss(logits, target, valid)) for logits in (-right, 0 * right, right)]
         assert values[0] > values[1] > values[2]
         assert values[2] < 0.01
@@ -145,6 +153,86 @@ def test_targets_turn_with_the_picture() -> None:
         outside[height:], outside[:, width:] = False, False
         # An object has one colour, the ground is noise.
         assert image[:, inside].std(dim=1).max() < 0.8 * image[:, outside].std(dim=1).max()
+
+
+class Telling:
+    """Pictures whose brightness is the number of the object: 40 a step."""
+
+    fingerprint = "telling"
+
+    def __len__(self) -> int:
+        return 8
+
+    def sample(self, index: int) -> TrainingSample:
+        rng = np.random.default_rng(index)
+        coarse = rng.integers(0, 5, (6, 8)).astype(np.uint8)
+        labels = np.kron(coarse, np.ones((32, 32), np.uint8))
+        grey = np.kron(coarse * 40, np.ones((16, 16), np.uint8))
+        return TrainingSample(str(index), np.repeat(grey[:, :, None], 3, axis=2), labels)
+
+
+def test_labels_follow_the_part_that_is_shown() -> None:
+    def taken(zoom: float):
+        return make_batch(
+            Telling(),
+            list(range(8)),
+            list(range(8)),
+            side_px=SIDE_PX,
+            seed=0,
+            step=0,
+            augment=True,
+            zoom=zoom,
+        )
+
+    whole, part = taken(0.0), taken(1.0)
+    assert sum(torch.equal(a, b) for a, b in zip(whole.images, part.images, strict=True)) < 2
+    for row, labels in enumerate(part.labels):
+        height, width = part.inner_hw[row]
+        assert max(height, width) == SIDE_PX
+        rows = (np.arange(height) + 0.5) * labels.shape[0] / height
+        columns = (np.arange(width) + 0.5) * labels.shape[1] / width
+        there = labels[np.ix_(rows.astype(int), columns.astype(int))].ravel().astype(float)
+        seen = part.images[row].mean(0)[:height, :width].numpy().ravel()
+        # Contrast, brightness and blurred seams leave them all but proportional.
+        assert np.corrcoef(there, seen)[0, 1] > 0.95
+
+
+def test_owners_are_the_labels_at_the_middles_of_the_cells() -> None:
+    found = batch(4)
+    cells = SIDE_PX // 8
+    whose = owners(found, cells)
+    for row, labels in enumerate(found.labels):
+        height, width = (side // 8 for side in found.inner_hw[row])
+        assert (whose[row, height:] == -1).all()
+        assert (whose[row, :, width:] == -1).all()
+        factor = labels.shape[0] // found.inner_hw[row][0]
+        for y in range(height):
+            for x in range(width):
+                middle = labels[int((y + 0.5) * 8 * factor), int((x + 0.5) * 8 * factor)]
+                assert whose[row, y, x] == middle
+    assert (owners(batch(2, labelled=False), cells) == -1).all()
+
+
+def test_affinity_is_least_where_each_object_has_a_direction_of_its_own() -> None:
+    whose = torch.zeros(2, 4, 4, dtype=torch.int64)
+    whose[:, :2, :2], whose[:, 2:, 2:], whose[:, 3] = 1, 2, -1
+    directions = torch.eye(9)
+    apart = directions[whose.clamp(min=0)].permute(0, 3, 1, 2)
+    alike = torch.ones_like(apart)
+    assert affinity(apart, whose) < 0.01 < affinity(alike, whose)
+    # What lies in the padding, and in the channels that are not read, changes nothing.
+    other = apart.clone()
+    other[:, :, 3], other[:, 3:] = 7, -5
+    assert affinity(other, whose) == affinity(apart, whose)
+    assert affinity(apart, torch.zeros_like(whose)) == 0
+
+
+def test_affinity_of_a_batch_is_the_mean_over_its_halves() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(4, 6, 4, 4, generator=generator)
+    whose = torch.randint(-1, 3, (4, 4, 4), generator=generator)
+    halves = (affinity(embeddings[:2], whose[:2]) + affinity(embeddings[2:], whose[2:])) / 2
+    assert torch.allclose(affinity(embeddings, whose), halves)
 
 
 def test_pictures_without_labels_are_prompted_anywhere_inside() -> None:
