@@ -46,6 +46,7 @@ _USUAL = TrainConfig(
     micro_batch=4,
     learning_rate=1.5e-3,
     final_rate_share=0.7,
+    orthogonal=10,
     warmup_steps=30,
     ema_decay=0.99,
     augment=True,

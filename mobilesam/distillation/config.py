@@ -65,6 +65,12 @@ class TrainConfig(Frozen):
     final_rate_share: float = Field(default=0.01, ge=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    orthogonal: float = Field(
+        default=0.0,
+        ge=0,
+        description="learning rate of orthogonal steps (Muon) of the decoder's linear layers, as a"
+        " multiple of `learning_rate`; 0 leaves them to AdamW",
+    )
     clip_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no average")
     precision: Precision = "fp32"

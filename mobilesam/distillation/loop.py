@@ -108,7 +108,7 @@ def _step(state: TrainState, batches: Iterator[Batch], world: World) -> StepRepo
     config = state.config
     rate = learning_rate(config, state.step)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_factor"]
     state.optimizer.zero_grad(set_to_none=True)
     n_micro = config.batch_size // config.micro_batch
     sums: dict[str, float] = {}

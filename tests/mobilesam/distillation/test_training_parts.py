@@ -28,9 +28,10 @@ from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
 from mobilesam.distillation.imitation import Decoupled
+from mobilesam.distillation.muon import MuonAdamW, orthogonal
 from mobilesam.distillation.prompting import correct, draw_prompts
 from mobilesam.distillation.samples import TrainingSample
-from mobilesam.distillation.schedule import learning_rate
+from mobilesam.distillation.schedule import learning_rate, optimizer_for
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
@@ -233,6 +234,50 @@ def test_affinity_of_a_batch_is_the_mean_over_its_halves() -> None:
     whose = torch.randint(-1, 3, (4, 4, 4), generator=generator)
     halves = (affinity(embeddings[:2], whose[:2]) + affinity(embeddings[2:], whose[2:])) / 2
     assert torch.allclose(affinity(embeddings, whose), halves)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 12), (2, 12, 4)])
+def test_orthogonal_keeps_directions_and_evens_their_lengths(shape: tuple[int, int, int]) -> None:
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonal(given)
+    left, _, right = torch.linalg.svd(given, full_matrices=False)
+    inside = left.transpose(1, 2) @ found @ right.transpose(1, 2)
+    values = torch.diagonal(inside, dim1=1, dim2=2)
+    assert torch.allclose(inside, torch.diag_embed(values), atol=1e-4)
+    assert values.min() > 0.4
+    assert values.max() < 1.3
+
+
+def test_orthogonal_steps_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(6, 4, generator=generator).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    mine = MuonAdamW(
+        [{"params": [ours], "weight_decay": 0.1, "orthogonal": True}], lr=0.1, betas=(0.9, 0.98)
+    )
+    other = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = torch.randn(6, 4, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        other.step()
+    # Theirs orthogonalises in bfloat16.
+    assert (ours - theirs).abs().max() < 0.02
+    assert (ours - theirs).abs().max() < 0.1 * ours.std()
+
+
+def test_only_linear_layers_of_the_decoder_take_orthogonal_steps() -> None:
+    model = build_mobile_sam(STUDENT, HEADS)
+    parameters = dict(model.named_parameters())
+    names = {id(value): name for name, value in parameters.items()}
+    groups = optimizer_for(parameters, settings(orthogonal=5.0)).param_groups
+    maps = [names[id(each)] for group in groups if group["orthogonal"] for each in group["params"]]
+    assert "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight" in maps
+    assert all(name.startswith("mask_decoder.") for name in maps)
+    assert not [name for name in maps if "token.weight" in name or "tokens.weight" in name]
+    plain = optimizer_for(parameters, settings()).param_groups
+    assert not any(group["orthogonal"] for group in plain)
+    assert sum(len(group["params"]) for group in groups) == len(parameters)
 
 
 def test_pictures_without_labels_are_prompted_anywhere_inside() -> None:
