@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -101,26 +100,6 @@ def box_of_runs(runs: MaskRuns) -> Box:
         # A run that goes on in the next column has reached the bottom, and begins at the top.
         return low, 0, high, height - 1
     return low, int((first % height).min()), high, int((last % height).max())
-
-
-def covered_points(
-    masks: Tensor, points: npt.NDArray[np.float64], largest_px: float
-) -> npt.NDArray[np.bool_]:
-    """Which points lie on any of the masks that are not too large.
-
-    Args:
-        masks: (M, h, w) bool.
-        points: (N, 2) xy in pixels of the masks; those outside count for the border.
-        largest_px: Masks of more pixels cover nothing.
-
-    Returns:
-        (N,) bool.
-    """
-    small = masks[masks.flatten(1).sum(1) <= largest_px]
-    height, width = masks.shape[1:]
-    columns, rows = np.clip(points.astype(np.int64), 0, (width - 1, height - 1)).T
-    covered: npt.NDArray[np.bool_] = small[:, rows, columns].any(0).numpy()
-    return covered
 
 
 def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:

@@ -77,10 +77,10 @@ _EVERYTHING = """## Segment everything
 
 A 32 x 32 grid with all defaults of `SamAutomaticMaskGenerator`, one image at a time in fresh
 processes that take turns. Ours drops masks by predicted IoU before it upsamples anything, upsamples
-a strip at a time where a mask can be, and keeps runs instead of pictures. `hierarchical` asks every
-fourth point first, and later points only where no confident mask lies. A mask counts as matched
-where one of the other side overlaps it with an IoU of 0.95 or more. The second run, over more
-images, is for matches and recall: its times were taken beside other work on the machine.
+a strip at a time where a mask can be, and keeps runs instead of pictures. `hierarchical` asks 7 of
+16 points: every fourth one first, and then those on which the least was found. A mask counts as
+matched where one of the other side overlaps it with an IoU of 0.95 or more. The later runs, over
+more images, are for matches and recall: their times were taken beside other work on the machine.
 """
 _BACKENDS = """## What it costs in accuracy
 

@@ -14,10 +14,10 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from mobilesam import upsampling
+from mobilesam.asking_order import ASKED_SHARE, EveryPoint, LeastCovered
 from mobilesam.mask_filters import (
     CROP_EDGE_PX,
     box_of_runs,
-    covered_points,
     cut_by_crop,
     measure,
     support,
@@ -155,15 +155,50 @@ def test_runs_of_strips_join_to_runs_of_the_mask(mask: np.ndarray, step: int) ->
     assert np.array_equal(join_edges(parts), runs_of_mask(mask).edges)
 
 
-def test_points_are_covered_by_small_masks_alone() -> None:
-    masks = torch.zeros(3, 4, 6, dtype=torch.bool)
-    masks[0, 1, 2:4] = True
-    masks[1, 3, 5] = True
-    masks[2, :2] = True  # too large
-    points = np.array([[2.0, 1.0], [3.9, 1.9], [4.0, 1.0], [9.0, 9.0], [0.0, 0.0]])
-    assert covered_points(masks, points, 2).tolist() == [True, True, False, True, False]
-    assert covered_points(masks, points, 12).tolist() == [True, True, True, True, True]
-    assert not covered_points(masks[:0], points, 2).any()
+def test_a_mask_counts_on_its_points_and_less_the_larger_it_is() -> None:
+    order = LeastCovered(16, batch=4)
+    cells = point_grid(4) * 8
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :, :6] = True  # most of the image: the first three columns of points
+    masks[1, :, 6:] = True  # the fourth column
+    batches = order.batches()
+    assert next(batches).tolist() == [5, 7, 13, 15]
+    order.found(masks, cells)
+    # Seven of sixteen points are asked; those on the large mask come first, row by row.
+    assert next(batches).tolist() == [0, 1, 2]
+    assert list(batches) == []
+
+
+def test_masks_without_end_leave_the_order_as_it_is() -> None:
+    cells = point_grid(4) * 8
+    order = LeastCovered(16, batch=64)
+    batches = order.batches()
+    next(batches)
+    order.found(torch.zeros(0, 8, 8, dtype=torch.bool), cells)
+    order.found(torch.ones(1, 8, 8, dtype=torch.bool), cells)
+    assert next(batches).tolist() == [0, 1, 2]
+
+
+@FAST
+@given(per_side=st.integers(1, 12), batch=st.integers(1, 70), seed=st.integers(0, 99))
+def test_no_point_is_asked_twice_and_seven_of_sixteen_are(
+    per_side: int, batch: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    count = per_side**2
+    cells = point_grid(per_side) * 8
+    for order, wanted in (
+        (EveryPoint(count, batch), count),
+        (LeastCovered(count, batch), max(((per_side + 1) // 2) ** 2, round(ASKED_SHARE * count))),
+    ):
+        asked: list[int] = []
+        for chosen in order.batches():
+            assert 0 < len(chosen) <= batch
+            asked += chosen.tolist()
+            order.found(torch.rand(3, 8, 8, generator=generator) > 0.6, cells)
+        assert len(set(asked)) == len(asked)
+        assert len(asked) <= max(wanted, 1)
+        assert len(asked) >= ASKED_SHARE * count - 1
 
 
 @FAST
