@@ -212,6 +212,9 @@ def predict(
     offline: bool = False,
     trust: bool = False,
     device: str = _DEFAULT_MODELS.device,
+    max_pixels: Annotated[int, Parameter(help="Larger images are refused.")] = (
+        _DEFAULT_DATA.max_pixels
+    ),
     json: bool = False,
 ) -> int:
     """Segment one object of one image, or all of them, and draw the masks over it."""
@@ -223,10 +226,10 @@ def predict(
 
         if point or box is not None or (everything and boxes_from is not None):
             raise UsageError("give --point and --box, or --everything, or --boxes-from alone")
-        return predict_all.predict_all(image, arguments, boxes_from, out, json)
+        return predict_all.predict_all(image, arguments, boxes_from, out, json, max_pixels)
     from benchmarks.commands import prediction
 
-    return prediction.predict(image, arguments, point, box, out, json)
+    return prediction.predict(image, arguments, point, box, out, json, max_pixels)
 
 
 @app.command

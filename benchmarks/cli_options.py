@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.data.limits import MAX_PIXELS
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class DataArguments:
         tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")
     ] = ()
     limit: Annotated[int | None, Parameter(help="Only the first N images.")] = None
+    max_pixels: Annotated[
+        int, Parameter(help="Larger images are refused: a small file can hold a huge one.")
+    ] = MAX_PIXELS
 
 
 @Parameter(name="*")

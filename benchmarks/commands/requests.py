@@ -14,6 +14,7 @@ from baselines.registry import select, select_one
 from benchmarks import profiles, protocols
 from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.limits import PIXELS_CEILING
 from benchmarks.environment import default_threads, use_threads
 from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.profiles import Profile
@@ -68,6 +69,7 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
     """
     if data.limit is not None and data.limit < 1:
         raise UsageError(f"--limit must be at least 1; got {data.limit}")
+    check_max_pixels(data.max_pixels)
     given = {"--images": data.images, "--annotations": data.annotations, "--root": data.root}
     for option, value in given.items():
         if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
@@ -81,15 +83,26 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
 
         if data.images is None or data.annotations is None:
             raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
-        return CocoDataset(data.images, data.annotations, limit=data.limit)
+        return CocoDataset(data.images, data.annotations, data.limit, data.max_pixels)
     if data.dataset == "sa1b":
         from benchmarks.data.sa1b import Sa1bDataset
 
         if not data.root:
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
         root = data.root[0] if len(data.root) == 1 else data.root
-        return Sa1bDataset(root, limit=data.limit)
+        return Sa1bDataset(root, data.limit, data.max_pixels)
     raise UsageError(f"unknown dataset {data.dataset!r}; choose synthetic, coco or sa1b")
+
+
+def check_max_pixels(max_pixels: int) -> int:
+    """Returns the largest size of an image if it makes sense.
+
+    Raises:
+        UsageError: It is below 1, or too large for the masks of such an image.
+    """
+    if not 1 <= max_pixels <= PIXELS_CEILING:
+        raise UsageError(f"--max-pixels must be 1 to {PIXELS_CEILING}; got {max_pixels}")
+    return max_pixels
 
 
 def check_device(device: str) -> str:

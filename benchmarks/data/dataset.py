@@ -97,7 +97,7 @@ class Dataset(ABC):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line for each malformed annotation; complete when `left_out` is."""
+        """One line for each of the first malformed annotations; complete when `left_out` is."""
         return ()
 
     @abstractmethod
