@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.data.dataset import BadSample, Instance, Sample
 from benchmarks.data.images import load_image
 from benchmarks.data.parsing import (
     Tally,
@@ -20,6 +21,7 @@ from benchmarks.data.parsing import (
     require_keys,
     whole_number,
 )
+from benchmarks.data.parts import CutDataset, Loaded, Part
 from mobilesam.errors import DataError
 
 
@@ -33,7 +35,7 @@ class _Entry:
     instances: tuple[Instance, ...]
 
 
-class CocoDataset(Dataset):
+class CocoDataset(CutDataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
@@ -97,18 +99,21 @@ class CocoDataset(Dataset):
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields the images by ascending id, each read when it is due."""
         for entry in self._entries:
-            yield self._read(entry)
+            yield _read(self._folder, entry)
 
-    def _read(self, entry: _Entry) -> Sample | BadSample:
-        name = entry.file_name
-        path = PurePosixPath(name)
-        try:
-            if path.is_absolute() or ".." in path.parts:
-                raise DataError(f"the file name {name!r} leads out of the image folder")
-            image = load_image(self._folder / path, name, entry.size_hw)
-        except DataError as error:
-            return BadSample(entry.image_id, name, str(error), len(entry.instances))
-        return Sample(entry.image_id, name, image, entry.instances)
+    def parts(self, n_images: int) -> Iterator[Part]:
+        """Parts of consecutive images; what is left out of the file is known from the start."""
+        for start in range(0, len(self._entries), n_images):
+            entries = self._entries[start : start + n_images]
+            readers = tuple(partial(_read_part, self._folder, entry) for entry in entries)
+            key = f"{self._fingerprint} {start} {len(entries)}"
+            yield Part(
+                f"{start:08d}",
+                self._name,
+                fingerprint("coco-part", None, [key.encode()]),
+                readers,
+                len(entries) / len(self._entries),
+            )
 
     def _take(self, raw: _Annotations, limit: int | None) -> tuple[_Entry, ...]:
         entries: list[_Entry] = []
@@ -139,6 +144,22 @@ class CocoDataset(Dataset):
             box=box_of(row.get("bbox"), rle, extra_px=0),
             rle=rle,
         )
+
+
+def _read(folder: Path, entry: _Entry) -> Sample | BadSample:
+    name = entry.file_name
+    path = PurePosixPath(name)
+    try:
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"the file name {name!r} leads out of the image folder")
+        image = load_image(folder / path, name, entry.size_hw)
+    except DataError as error:
+        return BadSample(entry.image_id, name, str(error), len(entry.instances))
+    return Sample(entry.image_id, name, image, entry.instances)
+
+
+def _read_part(folder: Path, entry: _Entry) -> Loaded:
+    return Loaded(_read(folder, entry))
 
 
 class _Annotations:

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,11 +30,11 @@ from mobilesam.errors import DataError
 MAX_FILE_BYTES = 256 * 2**20
 """A single image or JSON beyond this is refused rather than read into memory."""
 
-_NAME = re.compile(r"sa_(\d{1,18})\.(jpg|json)")
+PAIR_NAME = re.compile(r"sa_(\d{1,18})\.(jpg|json)")
 
 
 @dataclass(frozen=True, slots=True)
-class _Blob:
+class Blob:
     """Bytes on disk: a file, or a member of a tar by its place in it."""
 
     path: Path
@@ -42,6 +42,11 @@ class _Blob:
     size_bytes: int
 
     def read(self) -> bytes:
+        """All of them.
+
+        Raises:
+            DataError: They cannot be read, or are too many.
+        """
         if self.size_bytes > MAX_FILE_BYTES:
             raise DataError(f"{self.size_bytes} bytes are more than {MAX_FILE_BYTES}")
         try:
@@ -53,28 +58,39 @@ class _Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
     """An image and its annotations, found but not read."""
 
     image_id: int
-    image: _Blob
-    annotations: _Blob
+    image: Blob
+    annotations: Blob
 
     @property
     def name(self) -> str:
+        """File name of the image."""
         return f"sa_{self.image_id}.jpg"
 
 
+class SeenIds(Protocol):
+    """Image ids of earlier folders and tars; a set is one."""
+
+    def __contains__(self, image_id: object, /) -> bool: ...
+
+    def add(self, image_id: int, /) -> None:
+        """Remembers one more."""
+
+
 @dataclass(slots=True)
-class _Index:
+class Index:
     """What one folder or tar holds."""
 
-    images: dict[int, _Blob] = field(default_factory=dict)
-    annotations: dict[int, _Blob] = field(default_factory=dict)
+    images: dict[int, Blob] = field(default_factory=dict)
+    annotations: dict[int, Blob] = field(default_factory=dict)
     bad: list[BadSample] = field(default_factory=list)
 
-    def add(self, name: str, blob: _Blob) -> None:
-        match = _NAME.fullmatch(name)
+    def add(self, name: str, blob: Blob) -> None:
+        """Takes note of a file; one that is neither image nor JSON is passed over."""
+        match = PAIR_NAME.fullmatch(name)
         if match is None:
             return
         image_id = int(match[1])
@@ -84,7 +100,7 @@ class _Index:
         else:
             files[image_id] = blob
 
-    def items(self, seen: set[int]) -> Iterator[_Pair | BadSample]:
+    def items(self, seen: SeenIds) -> Iterator[Pair | BadSample]:
         """Pairs and halves of pairs by ascending image id, then all that is bad besides."""
         for image_id in sorted(self.images.keys() | self.annotations.keys()):
             image, annotations = self.images.get(image_id), self.annotations.get(image_id)
@@ -96,22 +112,22 @@ class _Index:
             elif annotations is None:
                 yield BadSample(image_id, name, f"{name} has no sa_{image_id}.json beside it")
             else:
-                yield _Pair(image_id, image, annotations)
+                yield Pair(image_id, image, annotations)
             seen.add(image_id)
         yield from self.bad
 
 
-def _index_folder(root: Path) -> _Index:
-    index = _Index()
+def _index_folder(root: Path) -> Index:
+    index = Index()
     for path in sorted(root.iterdir()):
         if path.is_file():
-            index.add(path.name, _Blob(path, 0, path.stat().st_size))
+            index.add(path.name, Blob(path, 0, path.stat().st_size))
     return index
 
 
-def _index_tar(path: Path) -> _Index:
+def index_tar(path: Path) -> Index:
     """Reads only the headers of a tar, seeking past the data; nothing is ever unpacked."""
-    index = _Index()
+    index = Index()
     file_bytes = path.stat().st_size
     whole = False
     try:
@@ -119,6 +135,8 @@ def _index_tar(path: Path) -> _Index:
             try:
                 for member in tar:
                     _add_member(index, path, member, file_bytes)
+                    # It would keep them all, at a kilobyte each.
+                    tar.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it
             except tarfile.TarError:
                 pass  # `whole` stays False, since the end of the archive was not reached
             else:
@@ -134,20 +152,20 @@ def _index_tar(path: Path) -> _Index:
     return index
 
 
-def _add_member(index: _Index, path: Path, member: tarfile.TarInfo, file_bytes: int) -> None:
+def _add_member(index: Index, path: Path, member: tarfile.TarInfo, file_bytes: int) -> None:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         why = f"{path.name}: the member {member.name!r} points outside; skipped"
         index.bad.append(BadSample(-1, member.name, why))
     elif member.isreg() and not member.issparse():
         if member.offset_data + member.size <= file_bytes:
-            index.add(name.name, _Blob(path, member.offset_data, member.size))
+            index.add(name.name, Blob(path, member.offset_data, member.size))
     elif not member.isdir():
         why = f"{path.name}: the member {member.name!r} is a link or no plain file; skipped"
         index.bad.append(BadSample(-1, member.name, why))
 
 
-def _sources(root: Path) -> list[Path]:
+def find_sources(root: Path) -> list[Path]:
     """A folder of pairs or a tar as it is; a folder of tars as its tars by name."""
     if root.is_file():
         return [root]
@@ -158,7 +176,7 @@ def _sources(root: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
     tars = [root / name for name in names if name.endswith(".tar")]
-    pairs = [root] if any(_NAME.fullmatch(name) for name in names) else []
+    pairs = [root] if any(PAIR_NAME.fullmatch(name) for name in names) else []
     if not pairs and not tars:
         raise DataError(f"{root} holds neither sa_*.jpg with sa_*.json nor .tar files")
     return pairs + tars
@@ -191,9 +209,8 @@ class Sa1bDataset(Dataset):
         roots = [root] if isinstance(root, Path) else list(root)
         if not roots:
             raise DataError("no SA-1B folder or tar was given")
-        sources = [source for each in roots for source in _sources(each)]
-        more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
-        self._name = f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
+        sources = [source for each in roots for source in find_sources(each)]
+        self._name = name_of(roots)
         self._limit = limit
         self._items = tuple(_take(sources, limit))
         self._fingerprint: str | None = None
@@ -231,59 +248,73 @@ class Sa1bDataset(Dataset):
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
-        self._tally = Tally("empty", "malformed")
+        self._tally = new_tally()
         for item in self._items:
-            yield item if isinstance(item, BadSample) else self._read(item)
+            yield item if isinstance(item, BadSample) else read_pair(item, self._tally)
 
     def _json_parts(self) -> Iterator[bytes]:
         for item in self._items:
-            if isinstance(item, _Pair):
+            if isinstance(item, Pair):
                 try:
                     yield item.annotations.read()
                 except DataError:
                     yield b""
 
-    def _read(self, pair: _Pair) -> Sample | BadSample:
-        n_instances = 0
-        try:
-            name = f"sa_{pair.image_id}.json"
-            size_hw, rows = _parse(parse_json(pair.annotations.read(), name), name, pair.image_id)
-            found = [self._instance(name, row, size_hw) for row in rows]
-            instances = tuple(instance for instance in found if instance is not None)
-            n_instances = len(instances)
-            if not instances:
-                raise DataError(f"{name} has no usable annotation")
-            image = load_image(pair.image.read(), pair.name, size_hw)
-        except DataError as error:
-            return BadSample(pair.image_id, pair.name, str(error), n_instances)
-        return Sample(pair.image_id, pair.name, image, instances)
 
-    def _instance(
-        self, file: str, row: Mapping[str, Any], size_hw: tuple[int, int]
-    ) -> Instance | None:
-        mask = self._tally.usable_mask(file, row, size_hw)
-        if mask is None:
-            return None
-        rle, area_px = mask
-        return Instance(
-            annotation_id=row["id"],
-            category="",
-            area_px=float(row.get("area", area_px)),
-            box=box_of(row.get("bbox"), rle, extra_px=1),
-            rle=rle,
-            points=_points(row.get("point_coords"), f"{file}: annotation {row['id']}"),
-        )
+def read_pair(pair: Pair, tally: Tally) -> Sample | BadSample:
+    """Reads one image with its annotations; those that are not used are counted in the tally."""
+    n_instances = 0
+    try:
+        name = f"sa_{pair.image_id}.json"
+        size_hw, rows = _parse(parse_json(pair.annotations.read(), name), name, pair.image_id)
+        found = [_instance(name, row, size_hw, tally) for row in rows]
+        instances = tuple(instance for instance in found if instance is not None)
+        n_instances = len(instances)
+        if not instances:
+            raise DataError(f"{name} has no usable annotation")
+        image = load_image(pair.image.read(), pair.name, size_hw)
+    except DataError as error:
+        return BadSample(pair.image_id, pair.name, str(error), n_instances)
+    return Sample(pair.image_id, pair.name, image, instances)
 
 
-def _take(sources: Sequence[Path], limit: int | None) -> Iterator[_Pair | BadSample]:
+def _instance(
+    file: str, row: Mapping[str, Any], size_hw: tuple[int, int], tally: Tally
+) -> Instance | None:
+    mask = tally.usable_mask(file, row, size_hw)
+    if mask is None:
+        return None
+    rle, area_px = mask
+    return Instance(
+        annotation_id=row["id"],
+        category="",
+        area_px=float(row.get("area", area_px)),
+        box=box_of(row.get("bbox"), rle, extra_px=1),
+        rle=rle,
+        points=_points(row.get("point_coords"), f"{file}: annotation {row['id']}"),
+    )
+
+
+def new_tally() -> Tally:
+    """Counts of all reasons why an annotation of SA-1B is not used."""
+    return Tally("empty", "malformed")
+
+
+def name_of(roots: Sequence[Path]) -> str:
+    """`sa1b:` and the name of the first folder or tar, with how many more there are."""
+    more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
+    return f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
+
+
+def _take(sources: Sequence[Path], limit: int | None) -> Iterator[Pair | BadSample]:
     """Looks into one source after the other until there are enough pairs."""
     seen: set[int] = set()
     n_pairs = 0
     for source in sources:
-        index = _index_folder(source) if source.is_dir() else _index_tar(source)
+        index = _index_folder(source) if source.is_dir() else index_tar(source)
         for item in index.items(seen):
             yield item
-            n_pairs += isinstance(item, _Pair)
+            n_pairs += isinstance(item, Pair)
             if n_pairs == limit:
                 return
 
