@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.data.coco_file import CocoAnnotation, CocoFile
-from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.data.dataset import BadSample, Instance, Sample
 from benchmarks.data.images import load_from_folder
 from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import (
@@ -19,6 +20,7 @@ from benchmarks.data.parsing import (
     parse_json,
     read_file,
 )
+from benchmarks.data.parts import CutDataset, Loaded, Part
 from mobilesam.errors import DataError
 
 
@@ -32,7 +34,7 @@ class _Entry:
     instances: tuple[Instance, ...]
 
 
-class CocoDataset(Dataset):
+class CocoDataset(CutDataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
@@ -117,15 +119,23 @@ class CocoDataset(Dataset):
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields the images by ascending id, each read when it is due."""
         for entry in self._entries:
-            yield entry if isinstance(entry, BadSample) else self._read(entry)
+            yield _read(self._folder, self.max_pixels, entry)
 
-    def _read(self, entry: _Entry) -> Sample | BadSample:
-        name = entry.file_name
-        try:
-            image = load_from_folder(self._folder, name, entry.size_hw, self.max_pixels)
-        except DataError as error:
-            return BadSample(entry.image_id, name, str(error), len(entry.instances))
-        return Sample(entry.image_id, name, image, entry.instances)
+    def parts(self, n_images: int) -> Iterator[Part]:
+        """Parts of consecutive images; what is left out of the file is known from the start."""
+        for start in range(0, len(self._entries), n_images):
+            entries = self._entries[start : start + n_images]
+            readers = tuple(
+                partial(_read_part, self._folder, self.max_pixels, entry) for entry in entries
+            )
+            key = f"{self._fingerprint} {start} {len(entries)}"
+            yield Part(
+                f"{start:08d}",
+                self._name,
+                fingerprint("coco-part", None, [key.encode()]),
+                readers,
+                len(entries) / len(self._entries),
+            )
 
     def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | BadSample, ...]:
         entries: list[_Entry | BadSample] = []
@@ -163,3 +173,18 @@ class CocoDataset(Dataset):
             box=box_of(row.bbox, rle, extra_px=0),
             rle=rle,
         )
+
+
+def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:
+    if isinstance(entry, BadSample):
+        return entry
+    name = entry.file_name
+    try:
+        image = load_from_folder(folder, name, entry.size_hw, max_pixels)
+    except DataError as error:
+        return BadSample(entry.image_id, name, str(error), len(entry.instances))
+    return Sample(entry.image_id, name, image, entry.instances)
+
+
+def _read_part(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Loaded:
+    return Loaded(_read(folder, max_pixels, entry))

@@ -26,7 +26,7 @@ from benchmarks.data.parsing import (
     parse_json,
     read_row,
 )
-from benchmarks.data.sa1b_index import Pair, find_sources, take
+from benchmarks.data.sa1b_index import Pair, find_sources, name_of, take
 from mobilesam.errors import DataError
 
 
@@ -85,8 +85,7 @@ class Sa1bDataset(Dataset):
         if not roots:
             raise DataError("no SA-1B folder or tar was given")
         sources = [source for each in roots for source in find_sources(each)]
-        more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
-        self._name = f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
+        self._name = name_of(roots)
         self._limit = limit
         self._max_pixels = max_pixels
         self._items = tuple(take(sources, limit))
@@ -125,9 +124,9 @@ class Sa1bDataset(Dataset):
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
-        self._tally = Tally("empty", MALFORMED)
+        self._tally = new_tally()
         for item in self._items:
-            yield item if isinstance(item, BadSample) else self._read(item)
+            yield item if isinstance(item, BadSample) else read_pair(item, self._tally, self._max_pixels)
 
     def _json_parts(self) -> Iterator[bytes]:
         for item in self._items:
@@ -137,53 +136,64 @@ class Sa1bDataset(Dataset):
                 except DataError:
                     yield b""
 
-    def _read(self, pair: Pair) -> Sample | BadSample:
-        n_instances = 0
+
+def read_pair(pair: Pair, tally: Tally, max_pixels: int) -> Sample | BadSample:
+    """Reads one image with its annotations; those that are not used are counted in the tally."""
+    n_instances = 0
+    try:
+        name = f"sa_{pair.image_id}.json"
+        top = read_row(_Document, parse_json(pair.annotations.read(), name), name)
+        if top.image.image_id != pair.image_id:
+            raise DataError(
+                f"{name} is of image_id {top.image.image_id}; it was renamed or mixed up"
+            )
+        size_hw = top.image.height, top.image.width
+        check_pixels(pair.name, size_hw, max_pixels)
+        rows = _rows(name, top.annotations, tally)
+        found = [_instance(name, row, size_hw, tally) for row in rows]
+        instances = tuple(instance for instance in found if instance is not None)
+        n_instances = len(instances)
+        if not instances:
+            raise DataError(f"{name} has no usable annotation")
+        image = load_image(pair.image.read(), pair.name, size_hw, max_pixels)
+    except DataError as error:
+        return BadSample(pair.image_id, pair.name, str(error), n_instances)
+    return Sample(pair.image_id, pair.name, image, instances)
+
+
+def _rows(file: str, values: Sequence[object], tally: Tally) -> list[_Annotation]:
+    """The annotations of one image by id, of which the malformed ones are left out."""
+    rows: dict[int, _Annotation] = {}
+    for index, value in enumerate(values):
+        where = f"{file}: annotation number {index}"
         try:
-            name = f"sa_{pair.image_id}.json"
-            top = read_row(_Document, parse_json(pair.annotations.read(), name), name)
-            if top.image.image_id != pair.image_id:
-                raise DataError(
-                    f"{name} is of image_id {top.image.image_id}; it was renamed or mixed up"
-                )
-            size_hw = top.image.height, top.image.width
-            check_pixels(pair.name, size_hw, self._max_pixels)
-            rows = self._rows(name, top.annotations)
-            found = [self._instance(name, row, size_hw) for row in rows]
-            instances = tuple(instance for instance in found if instance is not None)
-            n_instances = len(instances)
-            if not instances:
-                raise DataError(f"{name} has no usable annotation")
-            image = load_image(pair.image.read(), pair.name, size_hw, self._max_pixels)
+            row = read_row(_Annotation, value, where)
+            if row.id in rows:
+                raise DataError(f"{where}: annotation id {row.id} is given twice")
         except DataError as error:
-            return BadSample(pair.image_id, pair.name, str(error), n_instances)
-        return Sample(pair.image_id, pair.name, image, instances)
+            tally.malformed(str(error))
+        else:
+            rows[row.id] = row
+    return [rows[row_id] for row_id in sorted(rows)]
 
-    def _rows(self, file: str, values: Sequence[object]) -> list[_Annotation]:
-        """The annotations of one image by id, of which the malformed ones are left out."""
-        rows: dict[int, _Annotation] = {}
-        for index, value in enumerate(values):
-            where = f"{file}: annotation number {index}"
-            try:
-                row = read_row(_Annotation, value, where)
-                if row.id in rows:
-                    raise DataError(f"{where}: annotation id {row.id} is given twice")
-            except DataError as error:
-                self._tally.malformed(str(error))
-            else:
-                rows[row.id] = row
-        return [rows[row_id] for row_id in sorted(rows)]
 
-    def _instance(self, file: str, row: _Annotation, size_hw: tuple[int, int]) -> Instance | None:
-        mask = self._tally.usable_mask(f"{file}: annotation {row.id}", row.segmentation, size_hw)
-        if mask is None:
-            return None
-        rle, area_px = mask
-        return Instance(
-            annotation_id=row.id,
-            category="",
-            area_px=float(area_px if row.area is None else row.area),
-            box=box_of(row.bbox, rle, extra_px=1),
-            rle=rle,
-            points=np.array(row.point_coords, dtype=np.float32) if row.point_coords else None,
-        )
+def _instance(
+    file: str, row: _Annotation, size_hw: tuple[int, int], tally: Tally
+) -> Instance | None:
+    mask = tally.usable_mask(f"{file}: annotation {row.id}", row.segmentation, size_hw)
+    if mask is None:
+        return None
+    rle, area_px = mask
+    return Instance(
+        annotation_id=row.id,
+        category="",
+        area_px=float(area_px if row.area is None else row.area),
+        box=box_of(row.bbox, rle, extra_px=1),
+        rle=rle,
+        points=np.array(row.point_coords, dtype=np.float32) if row.point_coords else None,
+    )
+
+
+def new_tally() -> Tally:
+    """Counts of all reasons why an annotation of SA-1B is not used."""
+    return Tally("empty", MALFORMED)

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from benchmarks.data.dataset import BadSample
 from mobilesam.errors import DataError
@@ -18,7 +19,7 @@ MAX_FILE_BYTES = 256 * 2**20
 # What tarfile lets through of headers that make no sense, beside its own errors.
 _BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
-_NAME = re.compile(r"sa_(\d{1,18})\.(jpg|json)")
+PAIR_NAME = re.compile(r"sa_([0-9]{1,18})\.(jpg|json)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,17 @@ class Pair:
         return f"sa_{self.image_id}.jpg"
 
 
+class SeenIds(Protocol):
+    """Image ids of earlier folders and tars; a set is one."""
+
+    def __contains__(self, image_id: object, /) -> bool: ...
+
+    def add(self, image_id: int, /) -> None:
+        """Remembers one more."""
+
+
 @dataclass(slots=True)
-class _Index:
+class Index:
     """What one folder or tar holds."""
 
     images: dict[int, Blob] = field(default_factory=dict)
@@ -68,7 +78,8 @@ class _Index:
     bad: list[BadSample] = field(default_factory=list)
 
     def add(self, name: str, blob: Blob) -> None:
-        match = _NAME.fullmatch(name)
+        """Takes note of a file; one that is neither image nor JSON is passed over."""
+        match = PAIR_NAME.fullmatch(name)
         if match is None:
             return
         image_id = int(match[1])
@@ -78,7 +89,7 @@ class _Index:
         else:
             files[image_id] = blob
 
-    def items(self, seen: set[int]) -> Iterator[Pair | BadSample]:
+    def items(self, seen: SeenIds) -> Iterator[Pair | BadSample]:
         """Pairs and halves of pairs by ascending image id, then all that is bad besides."""
         for image_id in sorted(self.images.keys() | self.annotations.keys()):
             image, annotations = self.images.get(image_id), self.annotations.get(image_id)
@@ -95,10 +106,10 @@ class _Index:
         yield from self.bad
 
 
-def _index_folder(root: Path) -> _Index:
-    index = _Index()
+def _index_folder(root: Path) -> Index:
+    index = Index()
     for path in sorted(root.iterdir()):
-        match = _NAME.fullmatch(path.name)
+        match = PAIR_NAME.fullmatch(path.name)
         if match is None:
             continue
         try:
@@ -112,9 +123,9 @@ def _index_folder(root: Path) -> _Index:
     return index
 
 
-def _index_tar(path: Path) -> _Index:
+def index_tar(path: Path) -> Index:
     """Reads only the headers of a tar, seeking past the data; nothing is ever unpacked."""
-    index = _Index()
+    index = Index()
     whole = False
     try:
         file_bytes = path.stat().st_size
@@ -147,9 +158,11 @@ def _advancing(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"the member {member.name!r} leads backwards")
         after = member.offset_data
         yield member
+        # It would keep them all, at a kilobyte each.
+        tar.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it
 
 
-def _add_member(index: _Index, path: Path, member: tarfile.TarInfo, file_bytes: int) -> None:
+def _add_member(index: Index, path: Path, member: tarfile.TarInfo, file_bytes: int) -> None:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         why = f"{path.name}: the member {member.name!r} points outside; skipped"
@@ -180,10 +193,16 @@ def find_sources(root: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
     tars = [root / name for name in names if name.endswith(".tar")]
-    pairs = [root] if any(_NAME.fullmatch(name) for name in names) else []
+    pairs = [root] if any(PAIR_NAME.fullmatch(name) for name in names) else []
     if not pairs and not tars:
         raise DataError(f"{root} holds neither sa_*.jpg with sa_*.json nor .tar files")
     return pairs + tars
+
+
+def name_of(roots: Sequence[Path]) -> str:
+    """`sa1b:` and the name of the first folder or tar, with how many more there are."""
+    more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
+    return f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
 
 
 def take(sources: Sequence[Path], limit: int | None) -> Iterator[Pair | BadSample]:
@@ -191,7 +210,7 @@ def take(sources: Sequence[Path], limit: int | None) -> Iterator[Pair | BadSampl
     seen: set[int] = set()
     n_pairs = 0
     for source in sources:
-        index = _index_folder(source) if source.is_dir() else _index_tar(source)
+        index = _index_folder(source) if source.is_dir() else index_tar(source)
         for item in index.items(seen):
             yield item
             n_pairs += isinstance(item, Pair)
