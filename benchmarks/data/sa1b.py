@@ -126,7 +126,11 @@ class Sa1bDataset(Dataset):
         """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
         self._tally = new_tally()
         for item in self._items:
-            yield item if isinstance(item, BadSample) else read_pair(item, self._tally, self._max_pixels)
+            yield (
+                item
+                if isinstance(item, BadSample)
+                else read_pair(item, self._tally, self._max_pixels)
+            )
 
     def _json_parts(self) -> Iterator[bytes]:
         for item in self._items:

@@ -39,6 +39,8 @@ class Blob:
         if self.size_bytes > MAX_FILE_BYTES:
             raise DataError(f"{self.size_bytes} bytes are more than {MAX_FILE_BYTES}")
         try:
+            if not self.path.is_file() and self.path.exists():
+                raise DataError(f"{self.path} is a folder, pipe or device")
             with self.path.open("rb") as file:
                 file.seek(self.offset_bytes)
                 return file.read(self.size_bytes)
@@ -109,16 +111,12 @@ class Index:
 def _index_folder(root: Path) -> Index:
     index = Index()
     for path in sorted(root.iterdir()):
-        match = PAIR_NAME.fullmatch(path.name)
-        if match is None:
-            continue
         try:
             found = path.stat()
-        except OSError as error:  # such as a link to itself
-            why = f"cannot read {path.name}: {error.strerror}"
-            index.bad.append(BadSample(int(match[1]), path.name, why))
+        except OSError:  # such as a link to itself: reading it will say what is wrong
+            index.add(path.name, Blob(path, 0, 0))
             continue
-        if stat.S_ISREG(found.st_mode):
+        if not stat.S_ISDIR(found.st_mode):
             index.add(path.name, Blob(path, 0, found.st_size))
     return index
 

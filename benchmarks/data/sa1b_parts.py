@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -231,8 +232,14 @@ def _scan(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                if PAIR_NAME.fullmatch(entry.name) and entry.is_file():
-                    yield entry.name, entry.stat()
+                if not PAIR_NAME.fullmatch(entry.name):
+                    continue
+                try:
+                    found = entry.stat()
+                except OSError:  # such as a link to itself: reading it will say what is wrong
+                    found = entry.stat(follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode):
+                    yield entry.name, found
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
 
@@ -243,7 +250,10 @@ def _look_at(number: int, path: Path) -> _Source:
     The files of a folder come in no order, so their hashes are added up.
     """
     if not path.is_dir():
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:  # reading it will say what is wrong
+            status = path.lstat()
         return _Source(number, path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
     total, n_bytes = 0, 0
     for name, status in _scan(path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.make import write_coco, write_sa1b
 from benchmarks.data.masks import encode_mask, rle_box
 from benchmarks.data.sa1b import Sa1bDataset
+from benchmarks.data.sa1b_parts import Sa1bParts
 from benchmarks.data.synthetic import SyntheticDataset
 from mobilesam.errors import DataError, UsageError
 
@@ -335,16 +337,29 @@ def test_a_malformed_annotation_is_left_out_and_told(tmp_path, fields, words):
 
 
 def test_links_to_themselves_are_bad_images(tmp_path):
-    put(tmp_path / "d", 1, toy(1))
+    for image_id in (1, 2):
+        put(tmp_path / "d", image_id, toy(image_id))
+    (tmp_path / "d" / "sa_2.json").unlink()
     (tmp_path / "d" / "sa_2.json").symlink_to("sa_2.json")
     (tmp_path / "d" / "b.tar").symlink_to("b.tar")
-    good, *bad = Sa1bDataset(tmp_path / "d").samples()
-    assert isinstance(good, Sample)
-    assert [sample.name for sample in bad] == ["sa_2.json", "b.tar"]
-    assert all("Too many levels of symbolic links" in sample.why for sample in bad)
+    for dataset in (Sa1bDataset(tmp_path / "d"), Sa1bParts(tmp_path / "d")):
+        good, *bad = dataset.samples()
+        assert isinstance(good, Sample)
+        assert [sample.name for sample in bad] == ["sa_2.jpg", "b.tar"]
+        assert all("Too many levels of symbolic links" in sample.why for sample in bad)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DataError, match="loop: Too many levels"):
         Sa1bDataset(tmp_path / "loop")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    put(tmp_path, 1, toy(1))
+    (tmp_path / "sa_1.jpg").unlink()
+    os.mkfifo(tmp_path / "sa_1.jpg")
+    os.mkfifo(tmp_path / "b.tar")
+    samples = list(Sa1bDataset(tmp_path).samples())
+    assert all("pipe or device" in sample.why for sample in samples)
+    assert len(samples) == 2
 
 
 def test_sizes_below_zero_in_a_tar_do_not_lead_back(tmp_path):
