@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -209,6 +210,10 @@ def _measure(
         _note_data(request.dataset, found)
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
+    if found.failures:
+        stages = Counter(failure.stage for failure in found.failures)
+        counts = ", ".join(f"{count} of {stage}" for stage, count in sorted(stages.items()))
+        reporter.warn(f"{len(found.failures)} failures ({counts}); the rest is kept")
 
 
 def _describe(

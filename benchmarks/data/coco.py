@@ -14,7 +14,6 @@ from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import (
     MALFORMED,
     Tally,
-    box_of,
     check_limit,
     fingerprint,
     parse_json,
@@ -162,17 +161,11 @@ class CocoDataset(CutDataset):
             self._tally.left_out["crowd"] += 1
             return None
         where = f"{raw.file}: annotation {row.id}"
-        mask = self._tally.usable_mask(where, row.segmentation, size_hw)
-        if mask is None:
+        found = self._tally.usable(where, row, size_hw, extra_px=0)
+        if found is None:
             return None
-        rle, area_px = mask
-        return Instance(
-            annotation_id=row.id,
-            category=raw.categories[row.category_id],
-            area_px=float(area_px if row.area is None else row.area),
-            box=box_of(row.bbox, rle, extra_px=0),
-            rle=rle,
-        )
+        rle, box, area_px = found
+        return Instance(row.id, raw.categories[row.category_id], area_px, box, rle)
 
 
 def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.data.images import check_pixels
-from benchmarks.data.parsing import FileName, Id, LengthPx, Row, Tally, XywhBox, read_row
+from benchmarks.data.parsing import FileName, Id, LengthPx, Row, Shape, Tally, read_row
 from mobilesam.errors import DataError
 
 
@@ -23,15 +23,11 @@ class CocoImage(Row):
         return self.height, self.width
 
 
-class CocoAnnotation(Row):
-    """An entry of `annotations`; its mask is checked where it is read."""
+class CocoAnnotation(Shape):
+    """An entry of `annotations`."""
 
-    id: Id
     image_id: Id
     category_id: Id
-    segmentation: Any
-    bbox: XywhBox | None = None
-    area: float | None = None
     iscrowd: bool | int | None = None
 
 

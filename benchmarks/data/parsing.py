@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -35,6 +35,18 @@ class Row(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
+
+class Shape(Row):
+    """What COCO's and SA-1B's annotations have in common; the mask is checked where it is read."""
+
+    id: Id
+    segmentation: Any
+    bbox: XywhBox | None = None
+    area: float | None = None
+
+
+Usable = tuple[Rle, Float32Array, float] | None
+"""Mask, (4,) float32 xyxy box with half-open edges, and area in pixels as it is stated."""
 
 RowT = TypeVar("RowT", bound=Row)
 
@@ -77,46 +89,51 @@ class Tally:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(why)
 
-    def usable_mask(
-        self, where: str, segmentation: object, size_hw: tuple[int, int]
-    ) -> tuple[Rle, int] | None:
-        """Reads the mask of an annotation.
+    def usable(self, where: str, row: Shape, size_hw: tuple[int, int], extra_px: int) -> Usable:
+        """Reads mask and box of an annotation.
 
         Args:
             where: File and annotation, for messages.
-            segmentation: In any of COCO's notations.
+            row: The annotation.
             size_hw: Size of its image, in pixels.
+            extra_px: Added to width and height of the box: 1 where maxima are inclusive (SA-1B),
+                else 0.
 
         Returns:
-            The mask and its area in pixels; None, counted as `malformed` or `empty`, without one.
+            What can be used; None, counted as `malformed` or `empty`, if nothing can.
         """
         try:
-            rle = segmentation_to_rle(segmentation, size_hw)
+            rle = segmentation_to_rle(row.segmentation, size_hw)
+            area_px = rle_area_px(rle)
+            if area_px == 0:
+                self.left_out["empty"] += 1
+                return None
+            box = _box_of(row.bbox, rle, size_hw, extra_px)
         except DataError as error:
             self.malformed(f"{where}: {error}")
             return None
-        area_px = rle_area_px(rle)
-        if area_px == 0:
-            self.left_out["empty"] += 1
-            return None
-        return rle, area_px
+        return rle, box, float(area_px if row.area is None else row.area)
 
 
-def box_of(bbox: Sequence[float] | None, rle: Rle, extra_px: int) -> Float32Array:
-    """Turns an annotation's xywh into (4,) float32 xyxy with half-open edges.
+def _box_of(
+    bbox: Sequence[float] | None, rle: Rle, size_hw: tuple[int, int], extra_px: int
+) -> Float32Array:
+    """An annotation's xywh as (4,) float32 xyxy with half-open edges, not cut to the image.
 
-    Args:
-        bbox: An `XywhBox`; None if the annotation has none.
-        rle: Its mask, whose tight box is used where `bbox` is missing or has no extent, be it
-            that float32 leaves none of it.
-        extra_px: Added to width and height: 1 where maxima are inclusive (SA-1B), else 0.
+    The tight box of its mask is used where `bbox` is missing or has no extent, be it that float32
+    leaves none of it.
     """
-    if bbox is not None:
-        x, y, width, height = bbox
-        box = np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
-        if (box[2:] > box[:2]).all():
-            return box
-    return rle_box(rle)
+    if bbox is None:
+        return rle_box(rle)
+    x, y, width, height = bbox
+    box = np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
+    if not (box[2:] > box[:2]).all():
+        return rle_box(rle)
+    if (box[2:] <= 0).any() or (box[:2] >= size_hw[::-1]).any():
+        raise DataError(
+            f"bbox {list(bbox)} lies outside of the image of {size_hw[1]}x{size_hw[0]} px"
+        )
+    return box
 
 
 def read_file(path: Path) -> bytes:

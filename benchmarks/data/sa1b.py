@@ -18,9 +18,8 @@ from benchmarks.data.parsing import (
     Id,
     LengthPx,
     Row,
+    Shape,
     Tally,
-    XywhBox,
-    box_of,
     check_limit,
     fingerprint,
     parse_json,
@@ -41,11 +40,7 @@ class _Document(Row):
     annotations: list[Any]
 
 
-class _Annotation(Row):
-    id: Id
-    segmentation: Any
-    bbox: XywhBox | None = None
-    area: float | None = None
+class _Annotation(Shape):
     point_coords: list[Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]] | None = (
         None
     )
@@ -184,18 +179,12 @@ def _rows(file: str, values: Sequence[object], tally: Tally) -> list[_Annotation
 def _instance(
     file: str, row: _Annotation, size_hw: tuple[int, int], tally: Tally
 ) -> Instance | None:
-    mask = tally.usable_mask(f"{file}: annotation {row.id}", row.segmentation, size_hw)
-    if mask is None:
+    found = tally.usable(f"{file}: annotation {row.id}", row, size_hw, extra_px=1)
+    if found is None:
         return None
-    rle, area_px = mask
-    return Instance(
-        annotation_id=row.id,
-        category="",
-        area_px=float(area_px if row.area is None else row.area),
-        box=box_of(row.bbox, rle, extra_px=1),
-        rle=rle,
-        points=np.array(row.point_coords, dtype=np.float32) if row.point_coords else None,
-    )
+    rle, box, area_px = found
+    points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
+    return Instance(row.id, "", area_px, box, rle, points)
 
 
 def new_tally() -> Tally:

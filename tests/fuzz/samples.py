@@ -64,7 +64,7 @@ def sa1b(image_id: int = 1) -> dict[str, Any]:
 
 
 def tar(kind: int, long: bool) -> bytes:
-    """Two pairs, a link and a folder; with names and headers beyond a block's where `long`."""
+    """Two pairs; where `long`, with names and headers beyond a block's, a link and a folder."""
     members = [
         (f"{'deep/' * 30 if long else './'}sa_{n}.{suffix}", data)
         for n in (1, 2)
@@ -78,12 +78,11 @@ def tar(kind: int, long: bool) -> bytes:
             if long and kind == tarfile.PAX_FORMAT:
                 member.pax_headers = {"mtime": "1.5", "comment": "é" * 40}
             archive.addfile(member, io.BytesIO(data))
-        link = tarfile.TarInfo("sa_3.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        folder = tarfile.TarInfo("folder")
-        folder.type = tarfile.DIRTYPE
-        archive.addfile(folder)
+        for name, flag in (("sa_3.jpg", tarfile.SYMTYPE), ("folder", tarfile.DIRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = flag, "/etc/passwd"
+            if long:
+                archive.addfile(member)
     return buffer.getvalue()
 
 

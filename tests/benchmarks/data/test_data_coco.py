@@ -67,7 +67,7 @@ def test_images_and_annotations_come_by_ascending_id(opened):
     assert np.array_equal(item.mask(), expected)
 
 
-@pytest.mark.parametrize("bbox", [None, [2, 3, 0, 4], [2, 3, 4, -1], [1e8, 3, 0.5, 4]])
+@pytest.mark.parametrize("bbox", [None, [2, 3, 0, 4], [2, 3, 4, -1], [5e8, 3, 0.5, 4]])
 def test_a_box_without_extent_is_taken_from_the_mask(opened, bbox):
     (sample,) = opened(document(annotation(1, bbox=bbox))).samples()
     assert sample.instances[0].box.tolist() == [2, 3, 6, 7]
@@ -188,6 +188,8 @@ def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
         ("bbox", [0, float("nan"), 1, 1], "annotation 5: bbox.1: .* finite number; got nan"),
         ("bbox", [0, 10**400, 1, 1], "annotation 5: bbox.1: "),
         ("bbox", [0, 1, 1], r"annotation 5: bbox: .*; got \[0, 1, 1\]"),
+        ("bbox", [12, 3, 4, 4], r"annotation 5: bbox \[12.0, .* outside of the image of 12x10 px"),
+        ("bbox", [-9, 3, 9, 4], "annotation 5: bbox .* outside of the image"),
         ("area", float("inf"), "annotation 5: area: .*; got inf"),
         ("area", "1", "annotation 5: area: "),
         ("iscrowd", "no", "annotation 5: iscrowd"),
