@@ -123,6 +123,10 @@ class FolderImages(ImageSource):
     def images(self) -> Iterator[NamedImage | BadSample]:
         """By path; a picture's name is its path below the folder."""
         for name in self._names:
+            if not name.isprintable():
+                # Neither records nor stores can hold a name that is no text.
+                yield BadSample(-1, repr(name), "its name cannot be printed; rename it")
+                continue
             try:
                 image = load_image(self._folder / name, name, None, self._max_pixels)
             except DataError as error:
