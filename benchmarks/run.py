@@ -18,12 +18,11 @@ from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
 from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.data.dataset import Dataset
-from benchmarks.data.parsing import MALFORMED
 from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
 from benchmarks.records import (
@@ -340,10 +339,4 @@ def _note_data(dataset: Dataset, found: _Found) -> None:
     for reason, count in dataset.left_out.items():
         if count:
             found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
-    found.failures.extend(
-        Failure(stage="data", culprit=dataset.name, why=problem) for problem in dataset.problems
-    )
-    untold = dataset.left_out.get(MALFORMED, 0) - len(dataset.problems)
-    if untold > 0:
-        why = f"{untold} more malformed annotations were left out"
-        found.failures.append(Failure(stage="data", culprit=dataset.name, why=why))
+    found.failures.extend(malformed(dataset.name, dataset.left_out, dataset.problems))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .rounds import Counts, run_round
 from .targets import TARGETS, Target
 
-INPUTS_A_ROUND = 100
+INPUTS_A_ROUND = 250
 
 
 @dataclass
