@@ -71,6 +71,20 @@ class AccuracyArguments(DataArguments):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ScaleArguments:
+    """How a run over many images is cut into chunks, and who works on them."""
+
+    chunk: Annotated[
+        int | None,
+        Parameter(help="Stream, and keep each finished chunk of N images; --out takes it up."),
+    ] = None
+    lanes: Annotated[
+        int | None, Parameter(help="Threads a worker that load and score beside the model.")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class OutputArguments:
     """Where results go."""
 

@@ -167,14 +167,19 @@ class _Evaluation:
             for protocol in self._plan.protocols
             if (model.entry.name, protocol.name, reference) not in there
         )
-        stops = (found.stopped_at for found in self._passes.values())
         return AnswersResult(
             tuple(instances),
             tuple(blank),
             self._failures(),
             tuple(self._times()),
-            next((each for each in stops if each is not None), None),
+            next(self._stops(), None),
         )
+
+    def _stops(self) -> Iterator[tuple[int, str]]:
+        for name, found in self._passes.items():
+            if found.stopped_at is not None:
+                position, why = found.stopped_at
+                yield position, f"{name} fails at it: {why}"
 
     def _ask_all(self) -> tuple[Pair, ...]:
         """Runs all models; returns what is scored against what."""
