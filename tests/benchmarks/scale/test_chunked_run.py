@@ -68,7 +68,7 @@ def test_chunks_have_the_rows_and_figures_of_the_whole(run: Any, shards: Path, l
             for key, value in other.items()
         }
     assert lasting(Path("parts"))["warnings"] == lasting(Path("whole"))["warnings"]
-    assert len(list(Path("parts/instances.parquet").iterdir())) == 6  # of 4, 4 and 3 images
+    assert len(list(Path("parts/instances.parquet").iterdir())) == 5  # of 4, 4 and 3 images
 
 
 def test_a_second_start_makes_only_what_is_missing(
