@@ -38,7 +38,7 @@ def decode_mask(rle: Rle) -> BoolArray:
     values = (np.arange(len(runs)) % 2).astype(np.uint8)
     # OpenCV turns columns into rows in a fifth of numpy's time.
     turned = cv2.transpose(np.repeat(values, runs).reshape(width, height))
-    return turned.reshape(height, width).view(np.bool_)
+    return np.asarray(turned).reshape(height, width).view(np.bool_)
 
 
 def rle_area_px(rle: Rle) -> int:

@@ -126,12 +126,12 @@ class Worker:
         # One image at least must be left to show that the model works.
         most = min(len(known) + max(LEAST_POISON, round(POISON_SHARE * n_images)), n_images - 1)
         done = self._try(part, bad)
-        while done.answers.stopped_at is not None:
+        while (stopped_at := done.answers.stopped_at) is not None:
             if len(bad) >= most:
                 # The model is to blame: the others are to have their images.
                 done = self._try(part, known)
                 break
-            position, why = done.answers.stopped_at
+            position, why = stopped_at
             bad[position] = why
             done = self._try(part, bad)
         return self._chunk(part, done)
