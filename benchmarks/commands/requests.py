@@ -209,8 +209,10 @@ def make_request(
         DataError: The dataset cannot be read.
     """
     threads = apply_threads(models)
-    chunks = None if scale is None or accuracy is None else _scale(scale, accuracy)
+    chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
     scenes = n_scenes or STANDARD_SCENES
+    # The devices of another machine's cluster need not be here.
+    is_here = chunks is None or chunks.cluster in (None, "local")
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,
@@ -218,7 +220,7 @@ def make_request(
         policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
         out=output.out or new_folder(command),
         threads=threads,
-        device=check_device(models.device),
+        device=check_device(models.device) if is_here else models.device,
         precision=check_precision(models.precision),
         seed=models.seed,
         profile=profile,
@@ -228,14 +230,23 @@ def make_request(
     )
 
 
-def _scale(scale: ScaleArguments, data: AccuracyArguments) -> ScaleRequest | None:
+def _scale(
+    scale: ScaleArguments, data: AccuracyArguments, models: ModelArguments
+) -> ScaleRequest | None:
     """How a run is cut into chunks, if that is asked for."""
     if scale == ScaleArguments():
         return None
-    given: dict[str, Any] = {"chunk_images": scale.chunk, "lanes": scale.lanes}
+    if scale.cluster is None and scale != ScaleArguments(chunk=scale.chunk, lanes=scale.lanes):
+        raise UsageError("--workers, --worker-cpus and --worker-gpus go with --cluster")
+    given: dict[str, Any] = vars(scale) | {"chunk_images": scale.chunk}
+    del given["chunk"]
+    if scale.worker_gpus is None and models.device.startswith("cuda"):
+        given["worker_gpus"] = 1.0
     request = ScaleRequest(**{name: value for name, value in given.items() if value is not None})
     if request.chunk_images < 1 or request.lanes < 0:
         raise UsageError("--chunk must be at least 1, and --lanes at least 0")
+    if (request.workers or 1) < 1 or request.worker_cpus <= 0 or request.worker_gpus < 0:
+        raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
     names = listed(data.protocol or "")
     if any(name in WHOLE_IMAGE for name in names):
         raise UsageError(f"{', '.join(WHOLE_IMAGE)} need all images at once: not in chunks")

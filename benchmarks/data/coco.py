@@ -112,6 +112,7 @@ class CocoDataset(CutDataset):
                 self._name,
                 fingerprint("coco-part", None, [key.encode()]),
                 readers,
+                tuple((entry.image_id, entry.file_name) for entry in entries),
                 len(entries) / len(self._entries),
             )
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -184,8 +185,11 @@ def _make_missing(
 
 def executor_of(scale: ScaleRequest) -> Executor:
     """Who works: this process, or a cluster."""
-    del scale
-    return run_here
+    if scale.cluster is None:
+        return run_here
+    from benchmarks.scale.on_ray import run_on_ray
+
+    return partial(run_on_ray, scale)
 
 
 def run_here(plan: WorkPlan, parts: Iterator[Part]) -> Iterator[Chunk | Failure]:

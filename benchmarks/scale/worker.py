@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baselines.interface import Segmenter
@@ -13,6 +13,7 @@ from baselines.registry import ModelEntry, build
 from benchmarks.accuracy.evaluate import AccuracyPlan, AnswersResult, answer_all
 from benchmarks.cells import content_key
 from benchmarks.data.parts import Part, PartDataset
+from benchmarks.environment import code_version
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
 from benchmarks.planning import PlannedModel
@@ -42,6 +43,7 @@ class WorkPlan:
         seed: Of the prompts.
         threads: That the models are given.
         lanes: Threads that load and score beside the model.
+        code: `code_version` of who asks, which who works must share.
         embeddings: Folder of image embeddings; None keeps none.
     """
 
@@ -53,6 +55,7 @@ class WorkPlan:
     seed: int
     threads: int
     lanes: int
+    code: str
     embeddings: Path | None = None
 
 
@@ -83,6 +86,7 @@ def work_plan(
         seed=request.seed,
         threads=request.threads,
         lanes=scale.lanes,
+        code=code_version(),
         embeddings=request.embeddings,
     )
 
@@ -120,16 +124,16 @@ class Worker:
         Raises:
             BenchError: Something failed that is no fault of a model or an image.
         """
-        known = dict(poison or {})
-        bad = dict(known)
+        part = part.unread(poison or {})
+        bad: dict[int, str] = {}
         n_images = len(part.readers)
         # One image at least must be left to show that the model works.
-        most = min(len(known) + max(LEAST_POISON, round(POISON_SHARE * n_images)), n_images - 1)
+        most = min(max(LEAST_POISON, round(POISON_SHARE * n_images)), n_images - 1)
         done = self._try(part, bad)
         while (stopped_at := done.answers.stopped_at) is not None:
             if len(bad) >= most:
                 # The model is to blame: the others are to have their images.
-                done = self._try(part, known)
+                done = self._try(part, {})
                 break
             position, why = stopped_at
             bad[position] = why
@@ -174,6 +178,12 @@ class Worker:
             problems=done.dataset.problems,
         )
         return Chunk.of(part.name, info, done.answers.instances, done.answers.times)
+
+    def alone(self) -> Worker:
+        """The same models in a worker where nothing overlaps."""
+        found = Worker(replace(self._plan, lanes=0))
+        found._models = self._models
+        return found
 
     def close(self) -> None:
         """Ends its threads."""

@@ -26,7 +26,9 @@ def chunk(name: str, key: str = "k", n_images: int = 3) -> Chunk:
 
 
 def part(name: str, fingerprint: str = "f", n_images: int = 3, share: float = 0.25) -> Part:
-    return Part(name, "d", fingerprint, (partial(pytest.fail, "read"),) * n_images, share)
+    readers = (partial(pytest.fail, "read"),) * n_images
+    names = tuple((index, f"{index}.jpg") for index in range(n_images))
+    return Part(name, "d", fingerprint, readers, names, share)
 
 
 def test_a_chunk_says_after_the_disk_what_it_said_before(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from scale_records import lasting, tables
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def start(shards: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(shards: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
         *("--root", str(shards), "--out", str(out), "--chunk", "1", "--protocol", "box,center"),
-        *("--threads", "1", "--quiet"),
+        *("--threads", "1", "--quiet", *more),
     ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
