@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from scale_records import lasting, tables
-from test_killed import finished, start
+from test_killed import finished, log_of, start
 
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
@@ -63,7 +63,7 @@ def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_take
     shards: Path, tmp_path: Path
 ) -> None:
     whole, there = tmp_path / "whole", tmp_path / "there"
-    assert start(shards, whole).wait() == 0
+    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
     driver = start(shards, there, *LOCAL)
     while finished(there) < 3 and driver.poll() is None:
         time.sleep(0.01)
@@ -71,7 +71,7 @@ def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_take
     driver.wait()
     assert 3 <= finished(there) <= 11
     again = start(shards, there, *LOCAL)
-    assert again.wait() == 0, again.stderr.read().decode() if again.stderr else ""
+    assert again.wait() == 0, log_of(there).read_text()
     assert tables(there) == tables(whole)
     assert lasting(there) == lasting(whole)
 

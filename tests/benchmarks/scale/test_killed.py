@@ -21,7 +21,12 @@ def start(shards: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
         *("--root", str(shards), "--out", str(out), "--chunk", "1", "--protocol", "box,center"),
         *("--threads", "1", "--quiet", *more),
     ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with log_of(out).open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def log_of(out: Path) -> Path:
+    return out.with_suffix(".log")
 
 
 def finished(out: Path) -> int:
@@ -35,7 +40,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not(
     shards: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(shards, whole).wait() == 0
+    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
     rng = random.Random(0)  # noqa: S311 - no secret
     for at_least in (2, 6):
         process = start(shards, killed)
@@ -47,6 +52,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not(
     assert not (killed / "record.json").exists()
     assert 6 <= finished(killed) < 11
     last = start(shards, killed)
-    assert last.wait() == 0, last.stderr.read().decode() if last.stderr else ""
+    assert last.wait() == 0, log_of(killed).read_text()
     assert tables(killed) == tables(whole)
     assert lasting(killed) == lasting(whole)
