@@ -76,6 +76,31 @@ class AccuracyArguments(DataArguments):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ScaleArguments:
+    """How a run over many images is cut into chunks, and who works on them."""
+
+    chunk: Annotated[
+        int | None,
+        Parameter(help="Stream, and keep each finished chunk of N images; --out takes it up."),
+    ] = None
+    lanes: Annotated[
+        int | None, Parameter(help="Threads a worker that load and score beside the model.")
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Parameter(metavar="ADDRESS|local", help="Work on a Ray cluster, or on one started here."),
+    ] = None
+    workers: Annotated[
+        int | None, Parameter(help="Workers on the cluster; as many as fit unless told.")
+    ] = None
+    worker_cpus: Annotated[float | None, Parameter(help="Cores of a worker.")] = None
+    worker_gpus: Annotated[
+        float | None, Parameter(help="GPUs of a worker, 0.5 for two on one; 1 with --device cuda.")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class OutputArguments:
     """Where results go."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ class Lanes:
         function: Callable[[ItemT], ResultT],
         items: Iterable[ItemT],
         weigh: Callable[[ItemT | ResultT], int],
-    ) -> Iterator[ResultT]:
+    ) -> Generator[ResultT, None, None]:
         """Results in the order of the items; an item is taken when there is room for it.
 
         Args:

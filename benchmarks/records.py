@@ -189,6 +189,12 @@ class AccuracyTimeRow(Value):
     writing_s: float
     cached_embeddings: int = 0
 
+    def plus(self, other: AccuracyTimeRow) -> AccuracyTimeRow:
+        """The times of two parts of the data together."""
+        numbers = self.model_dump(exclude={"model", "dataset"})
+        total = {name: value + getattr(other, name) for name, value in numbers.items()}
+        return self.model_copy(update=total)
+
     @property
     def overhead(self) -> float:
         """Share of the wall time outside the model, in [0, 1]."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
@@ -48,6 +48,9 @@ from benchmarks.records import (
 from benchmarks.run_request import RunRequest
 from mobilesam.allocator import keep_buffers
 from mobilesam.errors import DataError
+
+if TYPE_CHECKING:
+    from benchmarks.scale.evaluation import ScaleResult
 
 CELLS_FOLDER = "cells"
 
@@ -289,6 +292,11 @@ def _accuracy(
     found: _Found,
     reporter: Reporter,
 ) -> None:
+    if request.scale is not None:
+        from benchmarks.scale.evaluation import evaluate_request
+
+        _take(evaluate_request(request, request.scale, models, teachers, reporter), found)
+        return
     # Nothing is timed here that is compared with anything; fresh pages for every call would be
     # half of the time. Latency has processes of its own, with the allocator as it is.
     keep_buffers()
@@ -310,6 +318,15 @@ def _accuracy(
     frame = to_frame(result.instances)
     found.comparisons = list(compare_models(frame, dataset.name))
     found.warnings.extend(unshared_prompts(frame))
+
+
+def _take(result: ScaleResult, found: _Found) -> None:
+    found.miou = list(result.rows)
+    found.accuracy_times = list(result.times)
+    found.failures.extend(result.failures)
+    found.instances = INSTANCES_NAME
+    found.comparisons = list(result.comparisons)
+    found.warnings.extend(result.warnings)
 
 
 def _whole_images(

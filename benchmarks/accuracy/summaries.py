@@ -108,11 +108,21 @@ def clicks_needed(
     curve = np.array(
         [[row.iou for row in rows[f"clicks-{each}"]] for each in range(1, protocol.budget + 1)]
     )
+    return clicks_of(curve)
+
+
+def clicks_of(curve: np.ndarray) -> Clicks:
+    """Mean number of clicks until an IoU is reached.
+
+    Args:
+        curve: (budget, instances) IoU after each click.
+    """
+    budget = len(curve)
     found = {}
     for wanted in NOC_IOUS:
         reached = curve >= wanted
-        needed = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, protocol.budget)
+        needed = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, budget)
         name = f"{wanted * 100:.0f}"
         found[f"noc{name}"] = float(needed.mean())
         found[f"failed{name}"] = float(1 - reached.any(axis=0).mean())
-    return Clicks(budget=protocol.budget, **found)
+    return Clicks(budget=budget, **found)

@@ -28,7 +28,7 @@ class _Entry:
     """One image of the annotation file with its usable instances."""
 
     image_id: int
-    file_name: str
+    name: str
     size_hw: tuple[int, int]
     instances: tuple[Instance, ...]
 
@@ -133,6 +133,7 @@ class CocoDataset(CutDataset):
                 self._name,
                 fingerprint("coco-part", None, [key.encode()]),
                 readers,
+                tuple((entry.image_id, entry.name) for entry in entries),
                 len(entries) / len(self._entries),
             )
 
@@ -171,7 +172,7 @@ class CocoDataset(CutDataset):
 def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:
     if isinstance(entry, BadSample):
         return entry
-    name = entry.file_name
+    name = entry.name
     try:
         image = load_from_folder(folder, name, entry.size_hw, max_pixels)
     except DataError as error:

@@ -38,6 +38,7 @@ class Part:
         dataset: Name of the whole dataset.
         fingerprint: SHA-256 (hex) of what decides its prompts and references.
         readers: One an image, in order.
+        names: Id and file name of each image.
         share: Of the dataset's work, in [0, 1].
     """
 
@@ -45,6 +46,7 @@ class Part:
     dataset: str
     fingerprint: str
     readers: tuple[Reader, ...]
+    names: tuple[tuple[int, str], ...]
     share: float
 
     def without(self, bad: Mapping[int, str]) -> Part:
@@ -52,6 +54,13 @@ class Part:
         readers = list(self.readers)
         for index, why in bad.items():
             readers[index] = _Left(readers[index], why)
+        return replace(self, readers=tuple(readers))
+
+    def unread(self, bad: Mapping[int, str]) -> Part:
+        """The same with reasons in place of images that must not even be read."""
+        readers = list(self.readers)
+        for index, why in bad.items():
+            readers[index] = _Unread(*self.names[index], why)
         return replace(self, readers=tuple(readers))
 
 
@@ -68,6 +77,18 @@ class _Left:
             return Loaded(sample)
         n_instances = len(sample.instances)
         return Loaded(BadSample(sample.image_id, sample.name, self.why, n_instances))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Stands for an image that must not be read; how many objects it has is not known."""
+
+    image_id: int
+    name: str
+    why: str
+
+    def __call__(self) -> Loaded:
+        return Loaded(BadSample(self.image_id, self.name, self.why))
 
 
 class CutDataset(Dataset):

@@ -149,6 +149,7 @@ class Sa1bParts(CutDataset):
             self._name,
             _sha256(source.path.name, *_states(source, items)),
             tuple(partial(_read, item, self._max_pixels) for item in items),
+            tuple((item.image_id, item.name) for item in items),
             n_bytes / total_bytes,
         )
 

@@ -99,12 +99,17 @@ class SyntheticDataset(CutDataset):
                 self.name,
                 fingerprint("synthetic-part", None, [key.encode()]),
                 tuple(partial(_read, self, index) for index in indices),
+                tuple((index, _name(index)) for index in indices),
                 len(indices) / self._n_images,
             )
 
 
 def _read(dataset: SyntheticDataset, index: int) -> Loaded:
     return Loaded(dataset.sample(index))
+
+
+def _name(index: int) -> str:
+    return f"scene_{index:06d}.png"
 
 
 def _to_sample(index: int, scene: Scene) -> Sample:
@@ -121,4 +126,4 @@ def _to_sample(index: int, scene: Scene) -> Sample:
                 rle=rle,
             )
         )
-    return Sample(index, f"scene_{index:06d}.png", scene.image, tuple(instances))
+    return Sample(index, _name(index), scene.image, tuple(instances))

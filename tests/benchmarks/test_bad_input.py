@@ -271,6 +271,31 @@ def test_one_bad_thing_in_sa1b(
     one_failure(done, words, n_images)
 
 
+@pytest.mark.parametrize("dataset", ["coco", "sa1b"])
+def test_in_chunks_the_same_is_told_and_again_when_taken_up(
+    run: Any, scenes: Any, tmp_path: Path, dataset: str
+) -> None:
+    if dataset == "sa1b":
+        write_sa1b(CocoDataset(scenes.images, scenes.annotations), tmp_path / "sa1b")
+        path, image = tmp_path / "sa1b" / "sa_0.json", tmp_path / "sa1b" / "sa_1.jpg"
+        arguments = ["--dataset=sa1b", f"--root={tmp_path / 'sa1b'}"]
+    else:
+        path, image = scenes.annotations, sorted(scenes.images.iterdir())[1]
+        arguments = scenes.arguments
+    document = json.loads(path.read_text())
+    replaced("bbox", [1, float("nan"), 9, 9])(document)
+    path.write_text(json.dumps(document))
+    image.write_bytes(b"")
+    whole = run(*BOX, *arguments, "--json")
+    whys = sorted(failure["why"] for failure in whole.json["failures"])
+    assert len(whys) == 2
+    for _ in range(2):
+        done = run(*BOX, *arguments, "--chunk=1", "--out=o", "--json")
+        assert done.code == 1
+        assert sorted(failure["why"] for failure in done.json["failures"]) == whys
+        assert done.json["rows"][0]["miou"] == pytest.approx(whole.json["rows"][0]["miou"])
+
+
 # --- where results go -----------------------------------------------------------------------------
 
 
