@@ -25,15 +25,16 @@ def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
     n_rows = run(worker, parts, 3)
     tracemalloc.start()
     try:
-        run(worker, parts, 2)
+        run(worker, parts, 4)
         before = held_bytes()
         more = run(worker, parts, 12)
         grown = held_bytes() - before
     finally:
         tracemalloc.stop()
         worker.close()
-    assert more == 4 * n_rows  # 132 images, and one row alone has more than a hundred bytes
-    assert grown < 50 * more
+    assert more == 4 * n_rows  # of 132 images
+    # A row that is kept has a kilobyte, a mask three; small blocks come and go.
+    assert grown < 200 * more
 
 
 def run(worker: Worker, parts: list[Part], times: int) -> int:
