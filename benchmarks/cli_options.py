@@ -69,6 +69,9 @@ class AccuracyArguments(DataArguments):
     save_masks: Annotated[
         bool, Parameter(help="Keep every answer, to be scored again with miou --rescore.")
     ] = False
+    no_boundary: Annotated[
+        bool, Parameter(help="Leave boundary IoU out: IoU alone is quicker to score.")
+    ] = False
     embeddings: Annotated[
         Path | None, Parameter(help="Folder where image embeddings are kept between runs.")
     ] = None

@@ -27,6 +27,7 @@ COLUMNS = (
 class InstanceRow(Value):
     """IoU and boundary IoU of one answer.
 
+    `boundary_iou` is None where it was not asked for;
     `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels;
     `category` is empty where the dataset has none.
     """
@@ -37,7 +38,7 @@ class InstanceRow(Value):
     protocol: str
     reference: str
     iou: float
-    boundary_iou: float
+    boundary_iou: float | None
     score: float
     area: float
     category: str

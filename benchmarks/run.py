@@ -308,6 +308,7 @@ def _accuracy(
         request.out,
         request.save_masks,
         request.embeddings,
+        request.boundary,
     )
     result = evaluate(models, teachers, work, manifests, cells, reporter)
     found.miou = list(result.rows)

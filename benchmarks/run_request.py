@@ -45,6 +45,7 @@ class RunRequest:
         detector: Boxes of a detector to be used as prompts, judged by COCO AP.
         detector_masks: Which masks are judged: `single`, or of three the best-scored (`multi`).
         everything: Measure segmenting everything on the dataset.
+        boundary: Score boundary IoU as well.
         scale: Work in chunks that are kept one by one; None holds all rows in memory.
     """
 
@@ -68,6 +69,7 @@ class RunRequest:
     detector: DetectorInput | None = None
     detector_masks: tuple[MaskChoice, ...] = ()
     everything: bool = False
+    boundary: bool = True
     scale: ScaleRequest | None = None
 
     @property
@@ -80,6 +82,7 @@ class RunRequest:
     ) -> dict[str, Any]:
         """All that decides what is measured, for the record and its resume key."""
         chunks = {} if self.scale is None else {"chunk_images": self.scale.chunk_images}
+        scored = {} if self.boundary else {"boundary": False}
         return {
             "models": {model.entry.name: model.weights.sha256 for model in models},
             "threads": self.threads,
@@ -100,6 +103,7 @@ class RunRequest:
             "detector_masks": list(self.detector_masks),
             "everything": self.everything,
             **chunks,
+            **scored,
         }
 
 

@@ -48,6 +48,7 @@ class AccuracyPlan:
         out: Folder of the run.
         save_masks: Keep every answer in `out`, to be scored again.
         embeddings: Folder of image embeddings that outlive the run; None keeps none.
+        boundary: Boundary IoU is scored as well.
         lanes: What overlaps with the models.
         build: Makes a model, or gives the one that was made before.
     """
@@ -58,6 +59,7 @@ class AccuracyPlan:
     out: Path
     save_masks: bool = False
     embeddings: Path | None = None
+    boundary: bool = True
     lanes: Lanes = field(default_factory=Lanes)
     build: Callable[[ModelEntry, ModelOptions], Segmenter] = build
 
@@ -245,7 +247,15 @@ class _Evaluation:
             asked = tuple(p for p in plan.protocols if p in asked or p.budget is None)
         cache = EmbeddingCache(plan.embeddings, options.precision, options.device)
         work = PassPlan(
-            plan.dataset, asked, pairs, self._teachers, keep, plan.out, cache, plan.lanes
+            plan.dataset,
+            asked,
+            pairs,
+            self._teachers,
+            keep,
+            plan.out,
+            cache,
+            plan.lanes,
+            plan.boundary,
         )
         try:
             segmenter = plan.build(model.entry, options)
@@ -272,6 +282,7 @@ class _Evaluation:
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
             "teachers": {name: self._planned[name].weights.sha256 for name in self._teachers},
             "keep": keep,
+            "boundary": self._plan.boundary,
         }
 
     def _rows_of(self, model: PlannedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
@@ -283,7 +294,10 @@ class _Evaluation:
             folder = self._plan.out / PREDICTIONS_FOLDER
             _, instances = load_references(folder / REFERENCES_NAME)
             answers = self._teachers[name].predictions
-            rows.extend(rescore(name, answers, instances, against, self._teachers))
+            again = rescore(
+                name, answers, instances, against, self._teachers, boundary=self._plan.boundary
+            )
+            rows.extend(again)
         return rows
 
     def _summaries(self, model: PlannedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:

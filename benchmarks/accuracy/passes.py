@@ -66,6 +66,7 @@ class PassPlan:
         out: Folder of the run.
         cache: Of embeddings.
         lanes: What overlaps with the model.
+        boundary: Boundary IoU is scored as well.
     """
 
     dataset: Dataset
@@ -76,6 +77,7 @@ class PassPlan:
     out: Path
     cache: EmbeddingCache
     lanes: Lanes = field(default_factory=Lanes)
+    boundary: bool = True
 
 
 class ImageError(BenchError):
@@ -239,7 +241,13 @@ class _Work:
             if isinstance(sample, BadSample):
                 return sample
             masks = [instance.mask() for instance in sample.instances]
-            targets = Targets(sample.image_id, sample.instances, masks, self._plan.teachers)
+            targets = Targets(
+                sample.image_id,
+                sample.instances,
+                masks,
+                self._plan.teachers,
+                boundary=self._plan.boundary,
+            )
         with self._in_lane("prompts"):
             prompts = self._asker.prompts(sample, masks)
         return _Ready(sample, targets, masks, prompts)

@@ -48,7 +48,10 @@ def summarise(
         reference_weights: Of the teacher, where the reference is one.
     """
     ious = np.array([row.iou for row in rows])
-    boundaries = np.array([row.boundary_iou for row in rows])
+    boundaries = np.array(
+        [row.boundary_iou for row in rows if row.boundary_iou is not None], np.float64
+    )
+    has_boundaries = len(boundaries) == len(rows)
     images = np.array([row.image_id for row in rows], np.int64)
     areas = np.array([row.area for row in rows])
     _, index = np.unique(images, return_inverse=True)
@@ -65,8 +68,10 @@ def summarise(
         miou=float(ious.mean()),
         ci95=clustered_mean_interval(ious, images, bounds=(0, 1)),
         miou_per_image=float(per_image.mean()),
-        boundary_miou=float(boundaries.mean()),
-        boundary_ci95=clustered_mean_interval(boundaries, images, bounds=(0, 1)),
+        boundary_miou=float(boundaries.mean()) if has_boundaries else None,
+        boundary_ci95=clustered_mean_interval(boundaries, images, bounds=(0, 1))
+        if has_boundaries
+        else None,
         by_size=BySize(
             **{name: float(ious[inside].mean()) for name, inside in classes.items() if inside.any()}
         ),

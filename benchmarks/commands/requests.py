@@ -305,6 +305,7 @@ def _accuracy(
         "teachers": tuple(select_one(name) for name in named),
         "save_masks": data.save_masks,
         "embeddings": data.embeddings,
+        "boundary": not data.no_boundary,
     }
 
 

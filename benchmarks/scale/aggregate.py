@@ -48,7 +48,9 @@ def summary_of(group: tuple[str, str, str], sums: GroupSums, context: RowContext
     counts, (ious, boundaries) = sums.images.finish()
     bounds = (0.0, 1.0)
     mean = clustered_mean_of_sums(counts, ious, sums.images.limits(0))
-    boundary = clustered_mean_of_sums(counts, boundaries, sums.images.limits(1))
+    boundary = None
+    if np.isfinite(boundaries).all():
+        boundary = clustered_mean_of_sums(counts, boundaries, sums.images.limits(1))
     return MiouRow(
         model=model,
         dataset=context.dataset,
@@ -60,8 +62,8 @@ def summary_of(group: tuple[str, str, str], sums: GroupSums, context: RowContext
         miou=mean.mean,
         ci95=cut(mean.ci95, bounds),
         miou_per_image=float((ious / counts).mean()),
-        boundary_miou=boundary.mean,
-        boundary_ci95=cut(boundary.ci95, bounds),
+        boundary_miou=None if boundary is None else boundary.mean,
+        boundary_ci95=None if boundary is None else cut(boundary.ci95, bounds),
         by_size=BySize(**{name: total / n for name, (n, total) in sums.by_size.items() if n}),
         n_by_size=BySize(**{name: n for name, (n, _) in sums.by_size.items()}),
         by_category=tuple(

@@ -116,7 +116,7 @@ def _stream(found: Mapping[str, Any]) -> str:
     rates = [run["instances_per_s_and_core"] for run in found["runs"]]
     notes = (
         f"{found['what']}; {found['image_px']} px, {found['n_objects']} objects an image; with "
-        "scoring (IoU and boundary IoU) and writing",
+        f"scoring ({'IoU and boundary IoU' if found['boundary'] else 'IoU'}) and writing",
         _aim(f"at least {THROUGHPUT:,} instances a second and core", min(rates) >= THROUGHPUT),
         _aim(
             f"memory of the longest within {FLAT_MEMORY:.0%} of the shortest "

@@ -63,6 +63,7 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
             threads=1,
             dataset=Sa1bParts(arguments.one),
             protocols=find(["box"]),
+            boundary=arguments.boundary,
             scale=ScaleRequest(chunk_images=arguments.chunk, lanes=arguments.lanes),
         ),
         Reporter(quiet=True),
@@ -90,6 +91,7 @@ def stream(arguments: argparse.Namespace) -> dict[str, Any]:
         "what": f"miou --chunk {arguments.chunk}, instant dummy, protocol box, one core",
         "image_px": "640x480",
         "n_objects": N_OBJECTS,
+        "boundary": arguments.boundary,
         "lanes": arguments.lanes,
         "runs": runs,
         "memory_ratio": last["peak_rss_bytes"] / first["peak_rss_bytes"],
@@ -110,6 +112,7 @@ def stream_run(
     with tempfile.TemporaryDirectory() as out:
         sys.stderr.write(f"{n_images} images, {lanes} lanes {' '.join(more)}\n")
         options = ("--lanes", str(lanes), "--chunk", str(arguments.chunk), *more)
+        options += ("--boundary",) * arguments.boundary
         found = _child("stream", "--one", str(root), "--run-out", out, *options)
     found["shard_bytes"] = sum(path.stat().st_size for path in root.iterdir())
     found["instances_per_s_and_core"] = found["n_instances"] / found["seconds"]
@@ -195,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--lanes", type=int, default=0)
+    parser.add_argument("--boundary", action="store_true", help="score boundary IoU as well")
     parser.add_argument("--chunk", type=int, default=CHUNK_IMAGES)
     parser.add_argument("--out", type=Path, default=None, help="also write the result to a file")
     parser.add_argument("--cores", type=int, default=1, help=argparse.SUPPRESS)

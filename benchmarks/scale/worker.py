@@ -45,6 +45,7 @@ class WorkPlan:
         lanes: Threads that load and score beside the model.
         code: `code_version` of who asks, which who works must share.
         embeddings: Folder of image embeddings; None keeps none.
+        boundary: Boundary IoU is scored as well.
     """
 
     run: str
@@ -57,6 +58,7 @@ class WorkPlan:
     lanes: int
     code: str
     embeddings: Path | None = None
+    boundary: bool = True
 
 
 def work_plan(
@@ -75,6 +77,7 @@ def work_plan(
             "references": list(request.references),
             "seed": request.seed,
             "threads": request.threads,
+            "boundary": request.boundary,
         }
     )
     return WorkPlan(
@@ -88,6 +91,7 @@ def work_plan(
         lanes=scale.lanes,
         code=code_version(),
         embeddings=request.embeddings,
+        boundary=request.boundary,
     )
 
 
@@ -152,6 +156,7 @@ class Worker:
                 plan.references,
                 Path(folder),
                 embeddings=plan.embeddings,
+                boundary=plan.boundary,
                 lanes=self._lanes,
                 build=self._build,
             )

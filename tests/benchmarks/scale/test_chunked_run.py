@@ -197,3 +197,16 @@ def test_what_cannot_be_done_in_chunks_is_refused(
     done = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={shards}", *arguments)
     assert done.code == 2
     assert said in done.err
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=4",)])
+def test_boundary_iou_can_be_left_out(run: Any, shards: Path, chunk: tuple[str, ...]) -> None:
+    with_it = miou(run, shards, "with", *chunk).json["rows"][0]
+    options = ("--no-boundary", "--reference=ground-truth,teacher:dummy", *chunk)
+    rows = miou(run, shards, "without", *options).json["rows"]
+    assert rows[0]["miou"] == with_it["miou"]
+    assert with_it["boundary_miou"] > 0
+    assert [row["boundary_miou"] for row in rows] == [None, None]
+    assert [row["boundary_ci95"] for row in rows] == [None, None]
+    table = read_instances(Path("without/instances.parquet"))
+    assert table["boundary_iou"].isna().all()

@@ -26,6 +26,7 @@ RUN = {
 }  # fmt: skip
 STREAM: dict[str, Any] = {
     "what": "miou --chunk", "image_px": "640x480", "n_objects": 10, "runs": [RUN],
+    "boundary": False,
     "memory_ratio": 1.02, "cost_ratio": 1.2, "environment": ENVIRONMENT,
 }  # fmt: skip
 
