@@ -106,3 +106,9 @@ def types(session: nox.Session) -> None:
 def results(session: nox.Session) -> None:
     """Makes tables, plots and the README's table from a record: `-- results/runs/NAME`."""
     python(session, "-m", "benchmarks.report.publish", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Bad input for every reader, for ten minutes or what `--minutes` says."""
+    python(session, "-m", "tests.fuzz", *session.posargs)

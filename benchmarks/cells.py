@@ -27,15 +27,17 @@ class CellStore:
     """A folder of finished parts.
 
     Args:
-        folder: Created when the first part is written.
+        folder: Created when the first part is written; None keeps nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def get(self, parts: Mapping[str, Any], kind: type[ValueT]) -> ValueT | None:
         """The part made under the same key, or None; an unreadable one counts as missing."""
-        path = self._path(parts)
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, parts)
         if not path.is_file():
             return None
         try:
@@ -45,7 +47,9 @@ class CellStore:
 
     def put(self, parts: Mapping[str, Any], value: Value) -> None:
         """Keeps a finished part."""
-        write_atomic(self._path(parts), value.model_dump_json().encode())
+        if self._folder is not None:
+            write_atomic(self._path(self._folder, parts), value.model_dump_json().encode())
 
-    def _path(self, parts: Mapping[str, Any]) -> Path:
-        return self._folder / f"{content_key(parts)}.json"
+    @staticmethod
+    def _path(folder: Path, parts: Mapping[str, Any]) -> Path:
+        return folder / f"{content_key(parts)}.json"

@@ -10,7 +10,13 @@ from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
 from benchmarks.cli_distill import distill_app
-from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+)
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -18,6 +24,7 @@ _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()
 _DEFAULT_OUTPUT = OutputArguments()
+_DEFAULT_SCALE = ScaleArguments()
 
 app = App(
     name="mobilesam-bench",
@@ -76,6 +83,7 @@ def miou(
     *,
     models: ModelArguments = _DEFAULT_MODELS,
     data: AccuracyArguments = _DEFAULT_ACCURACY,
+    scale: ScaleArguments = _DEFAULT_SCALE,
     output: OutputArguments = _DEFAULT_OUTPUT,
     rescore: Annotated[
         tuple[Path, ...],
@@ -86,12 +94,12 @@ def miou(
     if rescore:
         from benchmarks.commands import rescore as again
 
-        again.refuse_others(models, data)
+        again.refuse_others(models, data, scale)
 
         return again.rescore(rescore, data, output)
     from benchmarks.commands import measure
 
-    return measure.miou(models, data, output)
+    return measure.miou(models, data, output, scale)
 
 
 @app.command
@@ -212,6 +220,9 @@ def predict(
     offline: bool = False,
     trust: bool = False,
     device: str = _DEFAULT_MODELS.device,
+    max_pixels: Annotated[int, Parameter(help="Larger images are refused.")] = (
+        _DEFAULT_DATA.max_pixels
+    ),
     json: bool = False,
 ) -> int:
     """Segment one object of one image, or all of them, and draw the masks over it."""
@@ -223,10 +234,10 @@ def predict(
 
         if point or box is not None or (everything and boxes_from is not None):
             raise UsageError("give --point and --box, or --everything, or --boxes-from alone")
-        return predict_all.predict_all(image, arguments, boxes_from, out, json)
+        return predict_all.predict_all(image, arguments, boxes_from, out, json, max_pixels)
     from benchmarks.commands import prediction
 
-    return prediction.predict(image, arguments, point, box, out, json)
+    return prediction.predict(image, arguments, point, box, out, json, max_pixels)
 
 
 @app.command

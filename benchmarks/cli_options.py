@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.data.limits import MAX_PIXELS
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class DataArguments:
         tuple[Path, ...], Parameter(help="SA-1B: a folder, a tar, or several of them.")
     ] = ()
     limit: Annotated[int | None, Parameter(help="Only the first N images.")] = None
+    max_pixels: Annotated[
+        int, Parameter(help="Larger images are refused: a small file can hold a huge one.")
+    ] = MAX_PIXELS
 
 
 @Parameter(name="*")
@@ -64,8 +69,36 @@ class AccuracyArguments(DataArguments):
     save_masks: Annotated[
         bool, Parameter(help="Keep every answer, to be scored again with miou --rescore.")
     ] = False
+    no_boundary: Annotated[
+        bool, Parameter(help="Leave boundary IoU out: IoU alone is quicker to score.")
+    ] = False
     embeddings: Annotated[
         Path | None, Parameter(help="Folder where image embeddings are kept between runs.")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ScaleArguments:
+    """How a run over many images is cut into chunks, and who works on them."""
+
+    chunk: Annotated[
+        int | None,
+        Parameter(help="Stream, and keep each finished chunk of N images; --out takes it up."),
+    ] = None
+    lanes: Annotated[
+        int | None, Parameter(help="Threads a worker that load and score beside the model.")
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Parameter(metavar="ADDRESS|local", help="Work on a Ray cluster, or on one started here."),
+    ] = None
+    workers: Annotated[
+        int | None, Parameter(help="Workers on the cluster; as many as fit unless told.")
+    ] = None
+    worker_cpus: Annotated[float | None, Parameter(help="Cores of a worker.")] = None
+    worker_gpus: Annotated[
+        float | None, Parameter(help="GPUs of a worker, 0.5 for two on one; 1 with --device cuda.")
     ] = None
 
 

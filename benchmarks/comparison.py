@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from baselines.interface import Int64Array
 from benchmarks.records import ComparisonRow
-from benchmarks.statistics import CONFIDENCE, Float64Array, clustered_mean
+from benchmarks.statistics import CONFIDENCE, ClusteredMean, Float64Array, clustered_mean
 from mobilesam.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,12 +57,7 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
     _check(rows)
     found: list[ComparisonRow] = []
     for _, part in rows.groupby("reference", sort=False):
-        family = list(_family(part, dataset, seed))
-        adjusted = holm([row.p_value for row in family])
-        found += [
-            row.model_copy(update={"p_adjusted": p})
-            for row, p in zip(family, adjusted, strict=True)
-        ]
+        found += corrected(list(_family(part, dataset, seed)))
     return tuple(found)
 
 
@@ -91,28 +87,72 @@ def _describe(rows: pd.DataFrame, where: np.ndarray[tuple[int], np.dtype[np.bool
 
 def _family(rows: pd.DataFrame, dataset: str, seed: int) -> Iterator[ComparisonRow]:
     """All comparisons against one reference, not corrected yet."""
+    for task, a, b, images, differences in paired_differences(rows):
+        result = clustered_mean(differences, images, seed)
+        yield comparison(dataset, task, (a, b), result, len(differences))
+
+
+def paired_differences(
+    rows: pd.DataFrame,
+) -> Iterator[tuple[tuple[str, str], str, str, Int64Array, Float64Array]]:
+    """The prompts that two models both answered, for every pair that shares any.
+
+    Args:
+        rows: As for `compare_models`, of one reference.
+
+    Yields:
+        Reference and protocol, the names of A and B, and of each prompt its image and the IoU of A
+        minus that of B.
+    """
     for protocol, part in rows.groupby("protocol", sort=False):
+        task = str(part["reference"].iloc[0]), str(protocol)
         table = part.pivot(index=_PROMPT, columns="model", values="iou")
         images = table.index.get_level_values("image_id").to_numpy()
         for a, b in combinations(part["model"].unique(), 2):
             differences = (table[a] - table[b]).to_numpy(np.float64)
             both = np.isfinite(differences)
-            if not both.any():
-                continue
-            result = clustered_mean(differences[both], images[both], seed)
-            yield ComparisonRow(
-                dataset=dataset,
-                protocol=str(protocol),
-                reference=str(part["reference"].iloc[0]),
-                model_a=a,
-                model_b=b,
-                n_images=result.n_clusters,
-                n_instances=int(both.sum()),
-                difference=result.mean,
-                ci95=result.ci95,
-                p_value=result.p_value,
-                p_adjusted=result.p_value,
-            )
+            if both.any():
+                yield task, str(a), str(b), images[both], differences[both]
+
+
+def comparison(
+    dataset: str,
+    task: tuple[str, str],
+    models: tuple[str, str],
+    result: ClusteredMean,
+    n_instances: int,
+) -> ComparisonRow:
+    """The row of one comparison, its p-value not corrected yet.
+
+    Args:
+        dataset: Its name.
+        task: Reference and protocol.
+        models: A and B.
+        result: Of the IoU of A minus that of B.
+        n_instances: Prompts that both answered.
+    """
+    reference, protocol = task
+    return ComparisonRow(
+        dataset=dataset,
+        protocol=protocol,
+        reference=reference,
+        model_a=models[0],
+        model_b=models[1],
+        n_images=result.n_clusters,
+        n_instances=n_instances,
+        difference=result.mean,
+        ci95=result.ci95,
+        p_value=result.p_value,
+        p_adjusted=result.p_value,
+    )
+
+
+def corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The comparisons against one reference, with the p-values that `holm` makes of theirs."""
+    adjusted = holm([row.p_value for row in family])
+    return [
+        row.model_copy(update={"p_adjusted": p}) for row, p in zip(family, adjusted, strict=True)
+    ]
 
 
 def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -121,16 +161,33 @@ def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
     Args:
         rows: As for `compare_models`.
     """
-    lines = []
-    for (reference, protocol), part in rows.groupby(_TASK, sort=False):
-        n_prompts = len(part.drop_duplicates(_PROMPT))
-        lines += [
-            f"{model} answered {n:,} of {n_prompts:,} prompts of {protocol} vs {reference}: "
-            "its comparisons are on the prompts that both models answered"
-            for model, n in part["model"].value_counts(sort=False).items()
-            if n < n_prompts
-        ]
-    return tuple(lines)
+    return unshared_lines(prompts_answered(rows))
+
+
+Answered = dict[tuple[str, str], tuple[int, dict[str, int]]]
+"""By reference and protocol: prompts that any model answered, and how many each did."""
+
+
+def prompts_answered(rows: pd.DataFrame) -> Answered:
+    """Counts the prompts of a table of instances; the counts of tables of other images add up."""
+    return {
+        (str(reference), str(protocol)): (
+            len(part.drop_duplicates(_PROMPT)),
+            {str(model): int(n) for model, n in part["model"].value_counts(sort=False).items()},
+        )
+        for (reference, protocol), part in rows.groupby(_TASK, sort=False)
+    }
+
+
+def unshared_lines(answered: Answered) -> tuple[str, ...]:
+    """One line for each model that left prompts unanswered which another one answered."""
+    return tuple(
+        f"{model} answered {n:,} of {n_prompts:,} prompts of {protocol} vs {reference}: "
+        "its comparisons are on the prompts that both models answered"
+        for (reference, protocol), (n_prompts, models) in answered.items()
+        for model, n in models.items()
+        if n < n_prompts
+    )
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
@@ -27,12 +27,13 @@ from benchmarks.data.detections import (
     DetectedBox,
     Detections,
     Truth,
+    TruthImage,
     best_boxes,
     boxes_from_annotations,
     read_detections,
     read_truth,
 )
-from benchmarks.data.images import load_image
+from benchmarks.data.images import load_from_folder
 from benchmarks.data.parsing import read_file
 from benchmarks.model_pass import PROMPT_BATCH, take_turn
 from benchmarks.planning import PlannedModel
@@ -252,9 +253,10 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
 
     An image that has neither an instance nor a box changes nothing, and is not read.
     """
-    for sample in task.source.dataset.samples():
+    dataset = task.source.dataset
+    for sample in dataset.samples():
         image = task.truth.images.get(sample.image_id)
-        if image is None or not image.in_dataset:
+        if isinstance(sample, Sample) and (image is None or not image.in_dataset):
             raise DataError(
                 f"{task.source.annotations.name} has no instance on image {sample.image_id}, which "
                 "the dataset has; give the annotations that it was made from"
@@ -262,18 +264,16 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
         yield sample
     for key, image in task.truth.images.items():
         if not image.in_dataset and key in task.detections.by_image:
-            yield _read(task.source.images, key, image.file_name, image.size_hw)
+            yield _read(task.source.images, key, image, dataset.max_pixels)
 
 
-def _read(folder: Path, image_id: int, name: str, size_hw: tuple[int, int]) -> Sample | BadSample:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        why = f"the file name {name!r} leads out of the image folder"
-        return BadSample(image_id, name, why)
+def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sample | BadSample:
+    name = image.file_name
     try:
-        return Sample(image_id, name, load_image(folder / path, name, size_hw), ())
+        pixels = load_from_folder(folder, name, image.size_hw, max_pixels)
     except DataError as error:
         return BadSample(image_id, name, str(error))
+    return Sample(image_id, name, pixels, ())
 
 
 def _image(

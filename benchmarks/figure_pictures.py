@@ -14,6 +14,7 @@ import numpy as np
 from baselines.interface import BoolArray, Prompts, UInt8Array
 from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.images import load_image
+from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.prompts import center_point
 from mobilesam.errors import DataError, UsageError
 
@@ -109,19 +110,25 @@ def photo_picture(name: str) -> Picture:
     )
 
 
-def file_picture(path: Path, point: Prompts | None = None, box: Prompts | None = None) -> Picture:
+def file_picture(
+    path: Path,
+    point: Prompts | None = None,
+    box: Prompts | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
     """A picture of the user's own.
 
     Args:
         path: The file.
         point: One prompt of points; the centre unless told.
         box: One prompt of a box; half the width and height around the centre unless told.
+        max_pixels: A larger picture is refused.
 
     Raises:
         DataError: The file cannot be read.
         UsageError: A prompt lies outside of the image.
     """
-    image = load_image(path, str(path))
+    image = load_image(path, str(path), None, max_pixels)
     height, width = image.shape[:2]
     for prompts in (point, box):
         if prompts is not None:

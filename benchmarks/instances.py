@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ COLUMNS = (
 class InstanceRow(Value):
     """IoU and boundary IoU of one answer.
 
+    `boundary_iou` is None where it was not asked for;
     `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels;
     `category` is empty where the dataset has none.
     """
@@ -37,7 +38,7 @@ class InstanceRow(Value):
     protocol: str
     reference: str
     iou: float
-    boundary_iou: float
+    boundary_iou: float | None
     score: float
     area: float
     category: str
@@ -49,6 +50,14 @@ def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
     Raises:
         DataError: The file cannot be written.
     """
+    write_atomic(path, instances_file(rows))
+    return path
+
+
+def instances_file(
+    rows: Sequence[InstanceRow], metadata: Mapping[bytes, bytes] | None = None
+) -> bytes:
+    """The rows as the bytes of a Parquet file, the same for the same rows and metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,13 +71,13 @@ def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
         name: pa.array([getattr(row, name) for row in rows], type=types[name]) for name in COLUMNS
     }
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
-    return path
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def read_instances(path: Path) -> Any:
-    """Reads the table as a pandas DataFrame.
+    """Reads the table, one file or a folder of them, as a pandas DataFrame.
 
     Raises:
         DataError: Missing, or not such a table.

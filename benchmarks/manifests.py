@@ -32,6 +32,8 @@ class Manifests:
     ) -> Float32Array | None:
         """The prompt of an instance, made if no model has needed it before.
 
+        Several threads may ask for those of different images.
+
         Args:
             rule: Which prompt.
             sample: The image.
@@ -44,9 +46,11 @@ class Manifests:
         manifest = self._find(rule.name)
         if manifest is not None:
             return manifest.get(sample.image_id, instance.annotation_id)
-        if rule.name not in self._growing:
-            self._growing[rule.name] = ManifestBuilder(self._fingerprint, rule, self._seed)
-        return self._growing[rule.name].add(sample.image_id, instance, mask)
+        builder = self._growing.get(rule.name)
+        if builder is None:  # of several threads, all use the one that came first
+            new = ManifestBuilder(self._fingerprint, rule, self._seed)
+            builder = self._growing.setdefault(rule.name, new)
+        return builder.add(sample.image_id, instance, mask)
 
     def finish(self, *, whole: bool) -> None:
         """Freezes what the pass that just ended has made.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from baselines.interface import Segmenter
 from baselines.registry import build
 from benchmarks.data.dataset import BadSample
+from benchmarks.data.parsing import MALFORMED
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure, Status
 from mobilesam.errors import FOREIGN_ERRORS, BenchError
@@ -29,6 +30,13 @@ def lost(sample: BadSample) -> Failure:
     """The failure that an unreadable image is, with what is lost with it."""
     why = f"{sample.why} ({sample.n_instances} instances left out)"
     return Failure(stage="data", culprit=sample.name, why=why)
+
+
+def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]) -> list[Failure]:
+    """The failures that malformed annotations are: one for each that is told, one for the rest."""
+    untold = left_out.get(MALFORMED, 0) - len(problems)
+    more = [f"{untold} more malformed annotations were left out"] if untold > 0 else []
+    return [Failure(stage="data", culprit=dataset, why=why) for why in (*problems, *more)]
 
 
 def take_turn(

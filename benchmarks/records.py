@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from baselines.interface import DecodeKind, WeightsKind
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
+from mobilesam.validation import first_problem
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -188,6 +189,12 @@ class AccuracyTimeRow(Value):
     writing_s: float
     cached_embeddings: int = 0
 
+    def plus(self, other: AccuracyTimeRow) -> AccuracyTimeRow:
+        """The times of two parts of the data together."""
+        numbers = self.model_dump(exclude={"model", "dataset"})
+        total = {name: value + getattr(other, name) for name, value in numbers.items()}
+        return self.model_copy(update=total)
+
     @property
     def overhead(self) -> float:
         """Share of the wall time outside the model, in [0, 1]."""
@@ -328,11 +335,8 @@ def load_record(path: Path) -> RunRecord:
     except OSError as error:
         raise DataError(f"cannot read the record {file}: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise DataError(
-            f"{file} is not a record of this version: {where}: {first['msg']}"
-        ) from error
+        why = first_problem(error)
+        raise DataError(f"{file} is not a record of this version: {why}") from error
 
 
 def schema() -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
@@ -21,7 +22,7 @@ from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
 from benchmarks.records import (
@@ -47,6 +48,9 @@ from benchmarks.records import (
 from benchmarks.run_request import RunRequest
 from mobilesam.allocator import keep_buffers
 from mobilesam.errors import DataError
+
+if TYPE_CHECKING:
+    from benchmarks.scale.evaluation import ScaleResult
 
 CELLS_FOLDER = "cells"
 
@@ -208,6 +212,10 @@ def _measure(
         _note_data(request.dataset, found)
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
+    if found.failures:
+        stages = Counter(failure.stage for failure in found.failures)
+        counts = ", ".join(f"{count} of {stage}" for stage, count in sorted(stages.items()))
+        reporter.warn(f"{len(found.failures)} failures ({counts}); the rest is kept")
 
 
 def _describe(
@@ -284,6 +292,11 @@ def _accuracy(
     found: _Found,
     reporter: Reporter,
 ) -> None:
+    if request.scale is not None:
+        from benchmarks.scale.evaluation import evaluate_request
+
+        _take(evaluate_request(request, request.scale, models, teachers, reporter), found)
+        return
     # Nothing is timed here that is compared with anything; fresh pages for every call would be
     # half of the time. Latency has processes of its own, with the allocator as it is.
     keep_buffers()
@@ -295,6 +308,7 @@ def _accuracy(
         request.out,
         request.save_masks,
         request.embeddings,
+        request.boundary,
     )
     result = evaluate(models, teachers, work, manifests, cells, reporter)
     found.miou = list(result.rows)
@@ -305,6 +319,15 @@ def _accuracy(
     frame = to_frame(result.instances)
     found.comparisons = list(compare_models(frame, dataset.name))
     found.warnings.extend(unshared_prompts(frame))
+
+
+def _take(result: ScaleResult, found: _Found) -> None:
+    found.miou = list(result.rows)
+    found.accuracy_times = list(result.times)
+    found.failures.extend(result.failures)
+    found.instances = INSTANCES_NAME
+    found.comparisons = list(result.comparisons)
+    found.warnings.extend(result.warnings)
 
 
 def _whole_images(
@@ -330,7 +353,8 @@ def _whole_images(
 
 
 def _note_data(dataset: Dataset, found: _Found) -> None:
+    """What of the data was not used: crowds are a note, what is malformed is a failure."""
     for reason, count in dataset.left_out.items():
         if count:
             found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
-    found.warnings.extend(dataset.problems)
+    found.failures.extend(malformed(dataset.name, dataset.left_out, dataset.problems))

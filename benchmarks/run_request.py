@@ -14,6 +14,7 @@ from benchmarks.data.parsing import read_file
 from benchmarks.planning import PlannedModel, WeightsPolicy
 from benchmarks.profiles import Profile
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol
+from benchmarks.scale.request import ScaleRequest
 
 if TYPE_CHECKING:
     from benchmarks.detector_boxes import DetectorInput, MaskChoice
@@ -44,6 +45,8 @@ class RunRequest:
         detector: Boxes of a detector to be used as prompts, judged by COCO AP.
         detector_masks: Which masks are judged: `single`, or of three the best-scored (`multi`).
         everything: Measure segmenting everything on the dataset.
+        boundary: Score boundary IoU as well.
+        scale: Work in chunks that are kept one by one; None holds all rows in memory.
     """
 
     command: str
@@ -66,6 +69,8 @@ class RunRequest:
     detector: DetectorInput | None = None
     detector_masks: tuple[MaskChoice, ...] = ()
     everything: bool = False
+    boundary: bool = True
+    scale: ScaleRequest | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -76,6 +81,8 @@ class RunRequest:
         self, models: Sequence[PlannedModel], teachers: Sequence[PlannedModel]
     ) -> dict[str, Any]:
         """All that decides what is measured, for the record and its resume key."""
+        chunks = {} if self.scale is None else {"chunk_images": self.scale.chunk_images}
+        scored = {} if self.boundary else {"boundary": False}
         return {
             "models": {model.entry.name: model.weights.sha256 for model in models},
             "threads": self.threads,
@@ -95,6 +102,8 @@ class RunRequest:
             else _sha256(self.detector.detections),
             "detector_masks": list(self.detector_masks),
             "everything": self.everything,
+            **chunks,
+            **scored,
         }
 
 

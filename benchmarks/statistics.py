@@ -132,17 +132,47 @@ def clustered_mean(
     # Rounding must not carry the mean of equal values away from them.
     mean = float(np.clip(values.mean(), values.min(), values.max()))
     residuals = np.bincount(index, weights=values - mean).astype(np.float64)
+    return _of_residuals(mean, counts, residuals, float(np.abs(values).max()), seed)
+
+
+def clustered_mean_of_sums(
+    counts: Float64Array, sums: Float64Array, limits: tuple[float, float], seed: int = 0
+) -> ClusteredMean:
+    """What `clustered_mean` gives, from sums alone: for instances that fit in no memory.
+
+    Args:
+        counts: (images,) instances of each image, at least one of each.
+        sums: (images,) sum of their values.
+        limits: The least and the greatest of all values.
+        seed: Of the bootstrap.
+    """
+    mean = float(np.clip(sums.sum() / counts.sum(), *limits))
+    return _of_residuals(mean, counts, sums - counts * mean, max(map(abs, limits)), seed)
+
+
+def _of_residuals(
+    mean: float, counts: Float64Array, residuals: Float64Array, largest: float, seed: int
+) -> ClusteredMean:
     n = len(counts)
     if n < MIN_SAMPLES_FOR_INTERVAL:
         return ClusteredMean(mean, n, None, 1.0)
     least_p = 2.0 ** (1 - n)
-    if np.abs(residuals).max() <= ROUNDING * np.abs(values).max() * counts.max():
+    if np.abs(residuals).max() <= ROUNDING * largest * counts.max():
         return ClusteredMean(mean, n, (mean, mean), 1.0 if mean == 0 else least_p)
     drawn = _draw_t(counts, residuals, seed)
     error = float(np.sqrt(np.square(residuals).sum() * n / (n - 1)) / counts.sum())
     half = error * float(np.quantile(drawn, CONFIDENCE, method="weibull"))
     p_value = max(_tail_share(drawn, abs(mean) / error, n - 1), least_p)
     return ClusteredMean(mean, n, (mean - half, mean + half), p_value)
+
+
+def cut(
+    interval: tuple[float, float] | None, bounds: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """An interval without what lies beyond the least and the greatest mean there can be."""
+    if interval is None or bounds is None:
+        return interval
+    return float(max(interval[0], bounds[0])), float(min(interval[1], bounds[1]))
 
 
 def clustered_mean_interval(
@@ -165,10 +195,7 @@ def clustered_mean_interval(
     Returns:
         Lower and upper limit; None with fewer than three images.
     """
-    interval = clustered_mean(values, clusters, seed).ci95
-    if interval is None or bounds is None:
-        return interval
-    return float(max(interval[0], bounds[0])), float(min(interval[1], bounds[1]))
+    return cut(clustered_mean(values, clusters, seed).ci95, bounds)
 
 
 def _draw_t(counts: Float64Array, residuals: Float64Array, seed: int) -> Float64Array:

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mobilesam.errors import WeightsError
 from mobilesam.files import write_atomic
 from mobilesam.heads import HeadsConfig
 from mobilesam.mini import MiniVitConfig, SamMiniConfig
 from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.validation import first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,17 @@ Architecture = Literal["mobilesam", "sam-mini"]
 
 _KEY = "mobilesam-bench"
 _ENCODERS: Mapping[str, type[Any]] = {"mobilesam": TinyVitConfig, "sam-mini": MiniVitConfig}
+
+
+class _Header(BaseModel):
+    """What a file says of its own shape, before its settings are looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture
+    encoder: dict[str, Any]
+    heads: dict[str, Any]
+    notes: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +125,22 @@ def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
 
 def _parsed(text: str, path: Path, architecture: Architecture) -> ModelShape:
     try:
-        found = json.loads(text)
-        if found["architecture"] != architecture:
+        found = _Header.model_validate_json(text)
+        if found.architecture != architecture:
             raise WeightsError(
-                f"{path} is a {found['architecture']}, not a {architecture}; "
-                f"give it with --weights {found['architecture']}={path}"
+                f"{path} is a {found.architecture}, not a {architecture}; "
+                f"give it with --weights {found.architecture}={path}"
             )
-        encoder = _strict(_ENCODERS[architecture], found["encoder"])
-        heads = _strict(HeadsConfig, found["heads"])
-        return ModelShape(architecture, encoder, heads, dict(found["notes"]))
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        encoder = _strict(_ENCODERS[architecture], found.encoder)
+        heads = _strict(HeadsConfig, found.heads)
+        return ModelShape(architecture, encoder, heads, found.notes)
+    except ValidationError as error:
         raise WeightsError(
-            f"{path} has a damaged header ({type(error).__name__}); make or copy it again"
+            f"{path} has a damaged header ({first_problem(error)}); make or copy it again"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} has a damaged header ({error}); make or copy it again"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import struct
 import warnings
 import zipfile
@@ -55,10 +56,35 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, empty, truncated, a text or web page, holds anything but
             tensors, or is not a flat state dict.
     """
-    head = _read_head(path)
     if path.suffix == ".safetensors":
+        _read_head(path)
         return _load_safetensors(path)
-    return _flat(path, _load_torch(path, head))
+    return _flat(path, load_torch_file(path))
+
+
+def load_torch_file(path: Path) -> Any:
+    """Loads what `torch.save` wrote, of whatever shape, on the CPU; no code in the file is run.
+
+    Raises:
+        WeightsError: As `load_state_dict_file`, but for the shape.
+    """
+    head = _read_head(path)
+    import pickle
+
+    import torch
+
+    # Only the zip format of torch >= 1.6 can be mapped.
+    mmap = head.startswith(_ZIP)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, error)) from error
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
+        ) from error
 
 
 def _read_head(path: Path) -> bytes:
@@ -104,25 +130,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_torch(path: Path, head: bytes) -> Any:
-    import pickle
-
-    import torch
-
-    # Only the zip format of torch >= 1.6 can be mapped.
-    mmap = head.startswith(_ZIP)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(path, error)) from error
-    except _DAMAGE as error:
-        raise WeightsError(
-            f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
-        ) from error
-
-
 def _refusal(path: Path, error: Exception) -> str:
     named = _FOREIGN_GLOBAL.search(str(error))
     if named:
@@ -134,7 +141,7 @@ def _refusal(path: Path, error: Exception) -> str:
 
 
 def _flat(path: Path, content: Any) -> dict[str, Tensor]:
-    from torch import Tensor
+    from torch import Tensor, strided
 
     if not isinstance(content, Mapping):
         raise WeightsError(
@@ -150,8 +157,13 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path} is not a flat state dict: {key!r} holds a {type(value).__name__}; "
-                f"{_TENSORS_ONLY}"
+                f"{path} is not a flat state dict: {reprlib.repr(key)} holds a "
+                f"{type(value).__name__}; {_TENSORS_ONLY}"
+            )
+        if value.layout != strided or value.is_quantized or value.device.type != "cpu":
+            raise WeightsError(
+                f"{path}: {key!r} is a sparse or quantised tensor, or one without data; "
+                "save dense tensors"
             )
         tensors[key] = value.detach()
     return tensors

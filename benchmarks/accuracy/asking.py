@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ from benchmarks.data.prompt_rules import PromptRule, prompt_rule, to_prompts
 from benchmarks.manifests import Manifests
 from benchmarks.model_pass import PROMPT_BATCH
 from benchmarks.protocols import AccuracyProtocol, Question
+
+Made = Mapping[str, Sequence[Float32Array | None]]
+"""The prompts of one image: by prompt rule, one (D,) for each instance or None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,22 +73,41 @@ class Asker:
         for protocol in protocols:
             self._questions.setdefault(protocol.prompt, []).append(protocol.question)
 
-    def answers(self, sample: Sample, masks: Sequence[BoolArray]) -> Iterator[Answer]:
-        """All answers about one image.
+    def prompts(self, sample: Sample, masks: Sequence[BoolArray]) -> Made:
+        """Makes or looks up all prompts of one image; several threads may do so at once.
 
         Args:
             sample: The image.
             masks: Reference mask of each of its instances, from which prompts are made.
+
+        Returns:
+            By prompt rule, one for each instance in order; None where there is none.
+        """
+        pairs = list(zip(sample.instances, masks, strict=True))
+        return {
+            name: [
+                self._manifests.prompt(prompt_rule(name), sample, instance, mask)
+                for instance, mask in pairs
+            ]
+            for name in self._questions
+        }
+
+    def answers(
+        self, sample: Sample, masks: Sequence[BoolArray], prompts: Made
+    ) -> Iterator[Answer]:
+        """All answers about one image.
+
+        Args:
+            sample: The image.
+            masks: Reference mask of each of its instances, on whose errors clicks are placed.
+            prompts: Of `prompts`.
         """
         embedding: Embedding | None = None
         for name, questions in self._questions.items():
             rule = prompt_rule(name)
-            with self._clock("prompts"):
-                made = [
-                    self._manifests.prompt(rule, sample, instance, mask)
-                    for instance, mask in zip(sample.instances, masks, strict=True)
-                ]
-            found = [(index, value) for index, value in enumerate(made) if value is not None]
+            found = [
+                (index, value) for index, value in enumerate(prompts[name]) if value is not None
+            ]
             for start in range(0, len(found), PROMPT_BATCH):
                 if embedding is None:
                     embedding = self._encode(sample)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from baselines.registry import build
+from baselines.interface import Segmenter
+from baselines.options import ModelOptions
+from baselines.registry import ModelEntry, build
 from benchmarks.accuracy.embeddings import EmbeddingCache
-from benchmarks.accuracy.passes import PassPlan, PassResult, run_pass
+from benchmarks.accuracy.passes import ImageError, PassPlan, PassResult, run_pass
 from benchmarks.accuracy.predictions import (
     PREDICTIONS_FOLDER,
     REFERENCES_NAME,
@@ -24,6 +26,7 @@ from benchmarks.accuracy.teachers import Teacher
 from benchmarks.cells import CellStore
 from benchmarks.data.dataset import Dataset
 from benchmarks.instances import InstanceRow
+from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
 from benchmarks.model_pass import ADAPTER_ERRORS, explain
 from benchmarks.planning import PlannedModel
@@ -45,6 +48,9 @@ class AccuracyPlan:
         out: Folder of the run.
         save_masks: Keep every answer in `out`, to be scored again.
         embeddings: Folder of image embeddings that outlive the run; None keeps none.
+        boundary: Boundary IoU is scored as well.
+        lanes: What overlaps with the models.
+        build: Makes a model, or gives the one that was made before.
     """
 
     dataset: Dataset
@@ -53,6 +59,9 @@ class AccuracyPlan:
     out: Path
     save_masks: bool = False
     embeddings: Path | None = None
+    boundary: bool = True
+    lanes: Lanes = field(default_factory=Lanes)
+    build: Callable[[ModelEntry, ModelOptions], Segmenter] = build
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,25 @@ class AccuracyResult:
     instances: tuple[InstanceRow, ...]
     failures: tuple[Failure, ...]
     times: tuple[AccuracyTimeRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersResult:
+    """The table of instances of a part of a dataset, to be summarised with that of other parts.
+
+    Attributes:
+        instances: In the order of `AccuracyResult`.
+        blank: Rows of models, protocols and references that have no instance, with the reason.
+        failures: Images that cannot be read, and models that failed.
+        times: One a model.
+        stopped_at: Where the first model that failed at an image did so, and what it said.
+    """
+
+    instances: tuple[InstanceRow, ...]
+    blank: tuple[MiouRow, ...]
+    failures: tuple[Failure, ...]
+    times: tuple[AccuracyTimeRow, ...]
+    stopped_at: tuple[int, str] | None
 
 
 def evaluate(
@@ -88,6 +116,17 @@ def evaluate(
     return _Evaluation(models, teachers, plan, manifests, cells, reporter).run()
 
 
+def answer_all(
+    models: Sequence[PlannedModel],
+    teachers: Sequence[PlannedModel],
+    plan: AccuracyPlan,
+    manifests: Manifests,
+    reporter: Reporter,
+) -> AnswersResult:
+    """Does what `evaluate` does, but for the summaries and for taking up an interrupted run."""
+    return _Evaluation(models, teachers, plan, manifests, CellStore(None), reporter).answer()
+
+
 class _Evaluation:
     """One evaluation; teachers answer before the models that are compared with them."""
 
@@ -110,6 +149,42 @@ class _Evaluation:
         self._teachers: dict[str, Teacher] = {}
 
     def run(self) -> AccuracyResult:
+        pairs = self._ask_all()
+        rows: list[MiouRow] = []
+        instances: list[InstanceRow] = []
+        for model in self._models:
+            found = self._rows_of(model, pairs)
+            instances.extend(found)
+            rows.extend(self._summaries(model, found))
+        return AccuracyResult(tuple(rows), tuple(instances), self._failures(), tuple(self._times()))
+
+    def answer(self) -> AnswersResult:
+        pairs = self._ask_all()
+        instances = [row for model in self._models for row in self._rows_of(model, pairs)]
+        there = {(row.model, row.protocol, row.reference) for row in instances}
+        blank = (
+            self._blank(model, protocol, reference)
+            for model in self._models
+            for reference in self._plan.references
+            for protocol in self._plan.protocols
+            if (model.entry.name, protocol.name, reference) not in there
+        )
+        return AnswersResult(
+            tuple(instances),
+            tuple(blank),
+            self._failures(),
+            tuple(self._times()),
+            next(self._stops(), None),
+        )
+
+    def _stops(self) -> Iterator[tuple[int, str]]:
+        for name, found in self._passes.items():
+            if found.stopped_at is not None:
+                position, why = found.stopped_at
+                yield position, f"{name} fails at it: {why}"
+
+    def _ask_all(self) -> tuple[Pair, ...]:
+        """Runs all models; returns what is scored against what."""
         wanted = {model.entry.name for model in self._models}
         is_wanted = GROUND_TRUTH in self._plan.references
         truth = tuple(self._pairs(GROUND_TRUTH)) if is_wanted else ()
@@ -123,13 +198,7 @@ class _Evaluation:
         for model in self._models:
             if model.entry.name not in self._passes:
                 self._pass(model, pairs, keep=self._plan.save_masks)
-        rows: list[MiouRow] = []
-        instances: list[InstanceRow] = []
-        for model in self._models:
-            found = self._rows_of(model, pairs)
-            instances.extend(found)
-            rows.extend(self._summaries(model, found))
-        return AccuracyResult(tuple(rows), tuple(instances), self._failures(), tuple(self._times()))
+        return pairs
 
     def _pairs(self, reference: str) -> Iterator[Pair]:
         for protocol in self._plan.protocols:
@@ -177,15 +246,27 @@ class _Evaluation:
         if keep:  # clicks are of no use to those who compare themselves with this model
             asked = tuple(p for p in plan.protocols if p in asked or p.budget is None)
         cache = EmbeddingCache(plan.embeddings, options.precision, options.device)
-        work = PassPlan(plan.dataset, asked, pairs, self._teachers, keep, plan.out, cache)
+        work = PassPlan(
+            plan.dataset,
+            asked,
+            pairs,
+            self._teachers,
+            keep,
+            plan.out,
+            cache,
+            plan.lanes,
+            plan.boundary,
+        )
         try:
-            segmenter = build(model.entry, options)
+            segmenter = plan.build(model.entry, options)
             if segmenter.info.weights.kind == "random":
                 return PassResult(error="it was built with random weights, which have no accuracy")
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except ADAPTER_ERRORS as error:
             self._manifests.abandon()
-            return PassResult(error=explain(error))
+            why = explain(error)
+            where = (error.position, why) if isinstance(error, ImageError) else None
+            return PassResult(error=why, stopped_at=where)
         if not found.failures:  # an image that is mended meanwhile must count when it is run again
             self._cells.put(key, found)
         return found
@@ -201,6 +282,7 @@ class _Evaluation:
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
             "teachers": {name: self._planned[name].weights.sha256 for name in self._teachers},
             "keep": keep,
+            "boundary": self._plan.boundary,
         }
 
     def _rows_of(self, model: PlannedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
@@ -212,7 +294,10 @@ class _Evaluation:
             folder = self._plan.out / PREDICTIONS_FOLDER
             _, instances = load_references(folder / REFERENCES_NAME)
             answers = self._teachers[name].predictions
-            rows.extend(rescore(name, answers, instances, against, self._teachers))
+            again = rescore(
+                name, answers, instances, against, self._teachers, boundary=self._plan.boundary
+            )
+            rows.extend(again)
         return rows
 
     def _summaries(self, model: PlannedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:
@@ -241,11 +326,14 @@ class _Evaluation:
                 clicks=clicks_needed(protocol, rows),
                 reference_weights=self._reference_weights(reference),
             )
+        return self._blank(model, protocol, reference)
+
+    def _blank(self, model: PlannedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:
         status, why = self._why_no_rows(model, protocol, reference)
         return MiouRow.model_validate(
             {
                 "model": model.entry.name,
-                "dataset": plan.dataset.name,
+                "dataset": self._plan.dataset.name,
                 "protocol": protocol.name,
                 "reference": reference,
                 "weights": model.weights,

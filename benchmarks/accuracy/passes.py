@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from baselines.interface import Segmenter
-from benchmarks.accuracy.asking import Answer, Asker
+from baselines.interface import BoolArray, Segmenter
+from benchmarks.accuracy.asking import Answer, Asker, Made
 from benchmarks.accuracy.embeddings import EmbeddingCache
 from benchmarks.accuracy.predictions import (
     PREDICTIONS_FOLDER,
@@ -23,27 +25,32 @@ from benchmarks.accuracy.predictions import (
     to_prediction,
 )
 from benchmarks.accuracy.scoring import Pair, Scorer, Targets
-from benchmarks.accuracy.stopwatch import Stopwatch
+from benchmarks.accuracy.stopwatch import Stage, Stopwatch
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.prompt_rules import prompt_rule, to_prompts
 from benchmarks.instances import InstanceRow
+from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import lost
+from benchmarks.model_pass import ADAPTER_ERRORS, PROMPT_BATCH, explain, lost
 from benchmarks.progress import Reporter
 from benchmarks.protocols import AccuracyProtocol
 from benchmarks.records import AccuracyTimeRow, Failure, Value, WeightsRow
-from mobilesam.errors import UnsupportedError
+from mobilesam.errors import BenchError, UnsupportedError
 
 
 class PassResult(Value):
-    """All that one model's pass over a dataset gives."""
+    """All that one model's pass over a dataset gives.
+
+    `stopped_at` is the position of the image at which the model failed, and what it said.
+    """
 
     rows: tuple[InstanceRow, ...] = ()
     failures: tuple[Failure, ...] = ()
     unsupported: dict[str, str] = Field(default_factory=dict)
     error: str | None = None
     time: AccuracyTimeRow | None = None
+    stopped_at: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class PassPlan:
         keep: Whether the answers are written to `out`.
         out: Folder of the run.
         cache: Of embeddings.
+        lanes: What overlaps with the model.
+        boundary: Boundary IoU is scored as well.
     """
 
     dataset: Dataset
@@ -67,17 +76,40 @@ class PassPlan:
     keep: bool
     out: Path
     cache: EmbeddingCache
+    lanes: Lanes = field(default_factory=Lanes)
+    boundary: bool = True
+
+
+class ImageError(BenchError):
+    """A model failed at one image.
+
+    Args:
+        text: What it said.
+        position: Of the image among those of the dataset, from 0.
+    """
+
+    def __init__(self, text: str, position: int) -> None:
+        super().__init__(text)
+        self.position = position
 
 
 @dataclass(slots=True)
 class _Kept:
-    """Answers and reference masks that will be written."""
+    """What a pass leaves."""
 
+    rows: list[InstanceRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     instances: list[tuple[int, Instance]] = field(default_factory=list)
 
-    def add(self, answer: Answer, sample: Sample) -> None:
-        self.predictions.append(to_prediction(answer, sample))
+    def add(self, scored: _Scored, *, keep: bool) -> None:
+        self.rows.extend(scored.rows)
+        self.predictions.extend(scored.predictions)
+        image = scored.image
+        if isinstance(image, BadSample):
+            self.failures.append(lost(image))
+        elif scored.is_last and keep:
+            self.instances.extend((image.image_id, instance) for instance in image.instances)
 
 
 def unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict[str, str]:
@@ -104,57 +136,162 @@ def run_pass(
 ) -> PassResult:
     """Asks a model all questions about all images, and scores the answers.
 
-    An image that cannot be read is a failure of the result; the others go on.
+    An image that cannot be read is a failure of the result; the others go on. Where work overlaps,
+    what is charged to a stage is the time that the model has waited for it.
 
     Raises:
-        BenchError: The model fails, or the answers cannot be written.
+        ImageError: The model fails at an image.
+        BenchError: The answers cannot be written.
     """
     name = model.info.name
     clock = Stopwatch()
     why_not = unsupported(model, plan.protocols)
     usable = [protocol for protocol in plan.protocols if protocol.name not in why_not]
-    rows: list[InstanceRow] = []
-    failures: list[Failure] = []
     kept = _Kept()
     if usable:
         asker = Asker(model, usable, manifests, clock, plan.cache)
-        scorer = Scorer(name, plan.pairs)
+        work = _Work(asker, Scorer(name, plan.pairs), plan, clock)
         with reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar:
-            samples = plan.dataset.samples()
-            while True:
-                with clock("data"):
-                    sample = next(samples, None)
-                if sample is None:
-                    break
-                if isinstance(sample, BadSample):
-                    failures.append(lost(sample))
-                else:
-                    rows.extend(_image(asker, scorer, sample, plan, clock, kept))
-                bar.step()
+            for scored in work.all():
+                kept.add(scored, keep=plan.keep)
+                if scored.is_last:
+                    bar.step()
         with clock("writing"):
-            manifests.finish(whole=not failures)
+            manifests.finish(whole=not kept.failures)
             if plan.keep:
                 _write(name, weights, plan, usable, manifests, kept)
-    time = clock.row(name, plan.dataset.name)
-    return PassResult(rows=tuple(rows), failures=tuple(failures), unsupported=why_not, time=time)
+    return PassResult(
+        rows=tuple(kept.rows),
+        failures=tuple(kept.failures),
+        unsupported=why_not,
+        time=clock.row(name, plan.dataset.name),
+    )
 
 
-def _image(
-    asker: Asker, scorer: Scorer, sample: Sample, plan: PassPlan, clock: Stopwatch, kept: _Kept
-) -> list[InstanceRow]:
-    with clock("data"):
-        masks = [instance.mask() for instance in sample.instances]
-        targets = Targets(sample.image_id, sample.instances, masks, plan.teachers)
-    rows: list[InstanceRow] = []
-    for answer in asker.answers(sample, masks):
-        with clock("scoring"):
-            rows.extend(scorer.score(answer, targets, sample.image_id))
-        if plan.keep:
-            with clock("writing"):
-                kept.add(answer, sample)
-    if plan.keep:
-        kept.instances.extend((sample.image_id, instance) for instance in sample.instances)
-    return rows
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """An image with its reference masks and prompts."""
+
+    sample: Sample
+    targets: Targets
+    masks: list[BoolArray]
+    prompts: Made
+
+    @property
+    def n_bytes(self) -> int:
+        return self.sample.image.nbytes + sum(mask.nbytes for mask in self.masks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """Some answers about an image, to be scored."""
+
+    image: _Ready | BadSample
+    answers: Sequence[Answer]
+    is_last: bool
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(answer.masks.nbytes for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """What is left of some answers about an image."""
+
+    image: Sample | BadSample
+    rows: list[InstanceRow]
+    predictions: list[Prediction]
+    is_last: bool
+
+
+class _Work:
+    """One pass: images are loaded and answers scored beside the model, as far as `lanes` lets them.
+
+    A method that a lane runs charges its time only where the lane is the caller's own thread.
+    """
+
+    def __init__(self, asker: Asker, scorer: Scorer, plan: PassPlan, clock: Stopwatch) -> None:
+        self._asker = asker
+        self._scorer = scorer
+        self._plan = plan
+        self._clock = clock
+
+    def all(self) -> Iterator[_Scored]:
+        lanes = self._plan.lanes
+        loaded = lanes.map(self._load, self._plan.dataset.loaders(), _weigh)
+        scored = lanes.map(self._score, self._ask_all(loaded), _weigh)
+        try:
+            while True:
+                with self._clock("scoring"):
+                    found = next(scored, None)
+                if found is None:
+                    return
+                yield found
+        finally:
+            scored.close()
+            loaded.close()
+
+    def _in_lane(self, stage: Stage) -> AbstractContextManager[None]:
+        return self._clock(stage) if self._plan.lanes.inline else nullcontext()
+
+    def _load(self, load: Callable[[], Sample | BadSample]) -> _Ready | BadSample:
+        with self._in_lane("data"):
+            sample = load()
+            if isinstance(sample, BadSample):
+                return sample
+            masks = [instance.mask() for instance in sample.instances]
+            targets = Targets(
+                sample.image_id,
+                sample.instances,
+                masks,
+                self._plan.teachers,
+                boundary=self._plan.boundary,
+            )
+        with self._in_lane("prompts"):
+            prompts = self._asker.prompts(sample, masks)
+        return _Ready(sample, targets, masks, prompts)
+
+    def _ask_all(self, loaded: Iterator[_Ready | BadSample]) -> Iterator[_Asked]:
+        for position in count():
+            with self._clock("data"):
+                image = next(loaded, None)
+            if image is None:
+                return
+            if isinstance(image, BadSample):
+                yield _Asked(image, (), is_last=True)
+                continue
+            try:
+                yield from self._ask(image)
+            except ADAPTER_ERRORS as error:
+                raise ImageError(explain(error), position) from error
+
+    def _ask(self, image: _Ready) -> Iterator[_Asked]:
+        # Alone, each answer is scored before the next is there; in company a batch at once.
+        size = 1 if self._plan.lanes.inline else PROMPT_BATCH
+        answers = self._asker.answers(image.sample, image.masks, image.prompts)
+        while found := list(islice(answers, size)):
+            yield _Asked(image, found, is_last=False)
+        yield _Asked(image, (), is_last=True)
+
+    def _score(self, asked: _Asked) -> _Scored:
+        image = asked.image
+        if isinstance(image, BadSample):
+            return _Scored(image, [], [], asked.is_last)
+        sample = image.sample
+        rows: list[InstanceRow] = []
+        predictions: list[Prediction] = []
+        for answer in asked.answers:
+            with self._in_lane("scoring"):
+                rows.extend(self._scorer.score(answer, image.targets, sample.image_id))
+            if self._plan.keep:
+                with self._in_lane("writing"):
+                    predictions.append(to_prediction(answer, sample))
+        return _Scored(sample, rows, predictions, asked.is_last)
+
+
+def _weigh(item: object) -> int:
+    return item.n_bytes if isinstance(item, (_Ready, _Asked)) else 0
 
 
 def _write(

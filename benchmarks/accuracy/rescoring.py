@@ -24,6 +24,8 @@ def rescore(
     instances: Instances,
     pairs: Sequence[Pair],
     teachers: Mapping[str, Teacher],
+    *,
+    boundary: bool = True,
 ) -> Iterator[InstanceRow]:
     """Rows as a live evaluation gives them, in the same order.
 
@@ -33,6 +35,7 @@ def rescore(
         instances: By image and annotation id.
         pairs: What is scored against what; protocols whose questions were not asked give no rows.
         teachers: By name; all that `pairs` names.
+        boundary: Boundaries are compared as well.
 
     Raises:
         DataError: A prediction is for an annotation that the references do not hold.
@@ -40,9 +43,8 @@ def rescore(
     scorer = Scorer(model, pairs)
     for image_id, group in by_image(predictions):
         found = [_instance(instances, image_id, each.annotation_id) for each in group]
-        targets = Targets(
-            image_id, list({each.annotation_id: each for each in found}.values()), None, teachers
-        )
+        distinct = list({each.annotation_id: each for each in found}.values())
+        targets = Targets(image_id, distinct, None, teachers, boundary=boundary)
         where = {each.annotation_id: i for i, each in enumerate(targets.instances)}
         for each in group:
             masks = np.stack([decode_mask(rle) for rle in each.rles])

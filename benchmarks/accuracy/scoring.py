@@ -30,12 +30,12 @@ class Target:
     """A reference mask with its boundary."""
 
     mask: BoolArray
-    boundary: Boundary
+    boundary: Boundary | None
 
     @classmethod
-    def of(cls, mask: BoolArray) -> Target:
+    def of(cls, mask: BoolArray, *, boundary: bool = True) -> Target:
         """Precomputes what every comparison with the mask needs."""
-        return cls(mask, Boundary.of(mask))
+        return cls(mask, Boundary.of(mask) if boundary else None)
 
 
 class Targets:
@@ -46,6 +46,7 @@ class Targets:
         instances: Its objects.
         masks: Their reference masks, or None to decode them when needed.
         teachers: By name.
+        boundary: Boundaries are compared as well.
     """
 
     def __init__(
@@ -54,7 +55,10 @@ class Targets:
         instances: Sequence[Instance],
         masks: Sequence[BoolArray] | None,
         teachers: Mapping[str, Teacher],
+        *,
+        boundary: bool = True,
     ) -> None:
+        self._boundary = boundary
         self._image_id = image_id
         self.instances = instances
         self._masks = masks
@@ -71,7 +75,9 @@ class Targets:
         asked = None if reference == GROUND_TRUTH else protocol.as_teacher
         key = (reference, index, asked)
         if key not in self._known:
-            self._known[key] = Target.of(self._mask(reference, asked, index))
+            self._known[key] = Target.of(
+                self._mask(reference, asked, index), boundary=self._boundary
+            )
         return self._known[key]
 
     def _mask(self, reference: str, asked: AccuracyProtocol | None, index: int) -> BoolArray:
@@ -108,8 +114,12 @@ class Scorer:
                 ious = []
             chosen = pick(protocol.pick, answer.scores, ious)
             mask = answer.masks[chosen]
-            if chosen not in boundaries:
-                boundaries[chosen] = Boundary.of(mask)
+            if target.boundary is None:
+                at_boundary = None
+            else:
+                if chosen not in boundaries:
+                    boundaries[chosen] = Boundary.of(mask)
+                at_boundary = boundary_iou(boundaries[chosen], target.boundary)
             yield InstanceRow(
                 image_id=image_id,
                 annotation_id=instance.annotation_id,
@@ -117,7 +127,7 @@ class Scorer:
                 protocol=protocol.name,
                 reference=reference,
                 iou=ious[chosen] if ious else iou(mask, target.mask),
-                boundary_iou=boundary_iou(boundaries[chosen], target.boundary),
+                boundary_iou=at_boundary,
                 score=float(answer.scores[chosen]),
                 area=instance.area_px,
                 category=instance.category,

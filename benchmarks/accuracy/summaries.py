@@ -48,7 +48,10 @@ def summarise(
         reference_weights: Of the teacher, where the reference is one.
     """
     ious = np.array([row.iou for row in rows])
-    boundaries = np.array([row.boundary_iou for row in rows])
+    boundaries = np.array(
+        [row.boundary_iou for row in rows if row.boundary_iou is not None], np.float64
+    )
+    has_boundaries = len(boundaries) == len(rows)
     images = np.array([row.image_id for row in rows], np.int64)
     areas = np.array([row.area for row in rows])
     _, index = np.unique(images, return_inverse=True)
@@ -65,8 +68,10 @@ def summarise(
         miou=float(ious.mean()),
         ci95=clustered_mean_interval(ious, images, bounds=(0, 1)),
         miou_per_image=float(per_image.mean()),
-        boundary_miou=float(boundaries.mean()),
-        boundary_ci95=clustered_mean_interval(boundaries, images, bounds=(0, 1)),
+        boundary_miou=float(boundaries.mean()) if has_boundaries else None,
+        boundary_ci95=clustered_mean_interval(boundaries, images, bounds=(0, 1))
+        if has_boundaries
+        else None,
         by_size=BySize(
             **{name: float(ious[inside].mean()) for name, inside in classes.items() if inside.any()}
         ),
@@ -108,11 +113,21 @@ def clicks_needed(
     curve = np.array(
         [[row.iou for row in rows[f"clicks-{each}"]] for each in range(1, protocol.budget + 1)]
     )
+    return clicks_of(curve)
+
+
+def clicks_of(curve: np.ndarray) -> Clicks:
+    """Mean number of clicks until an IoU is reached.
+
+    Args:
+        curve: (budget, instances) IoU after each click.
+    """
+    budget = len(curve)
     found = {}
     for wanted in NOC_IOUS:
         reached = curve >= wanted
-        needed = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, protocol.budget)
+        needed = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, budget)
         name = f"{wanted * 100:.0f}"
         found[f"noc{name}"] = float(needed.mean())
         found[f"failed{name}"] = float(1 - reached.any(axis=0).mean())
-    return Clicks(budget=protocol.budget, **found)
+    return Clicks(budget=budget, **found)

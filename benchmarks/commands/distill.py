@@ -12,6 +12,7 @@ from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import (
     STANDARD_SCENES,
     apply_threads,
+    check_max_pixels,
     one_trained,
     open_dataset,
 )
@@ -79,7 +80,7 @@ def _source(data: DataArguments, seed: int, reporter: Reporter) -> ImageSource:
         return DatasetImages(open_dataset(data, STANDARD_SCENES, seed))
     if data.root:
         raise UsageError("--images and --root are two sources; give one")
-    folder = FolderImages(data.images, data.limit)
+    folder = FolderImages(data.images, data.limit, check_max_pixels(data.max_pixels))
     if folder.n_others:
         reporter.say(f"{data.images}: {folder.n_others} files that are no images are left alone")
     return folder

@@ -17,6 +17,7 @@ from benchmarks.commands.requests import (
     DEFAULT_OUT,
     apply_threads,
     check_device,
+    check_max_pixels,
     check_precision,
     open_dataset,
     weights_policy,
@@ -120,8 +121,9 @@ def _pictures(
 ) -> tuple[Picture, ...]:
     points = _prompts(given.points, len(given.images), "--point")
     boxes = _prompts(given.boxes, len(given.images), "--box")
+    max_pixels = check_max_pixels(data.max_pixels)
     found = [
-        file_picture(path, point, box)
+        file_picture(path, point, box, max_pixels)
         for path, point, box in zip(given.images, points, boxes, strict=True)
     ]
     found += [photo_picture(name) for name in given.photos]

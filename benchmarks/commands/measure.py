@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import profiles
-from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+)
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.commands.requests import make_request
 from benchmarks.progress import Reporter
@@ -81,9 +87,14 @@ def latency(profile_name: str, models: ModelArguments, output: OutputArguments) 
     return _exit_code(record)
 
 
-def miou(models: ModelArguments, data: AccuracyArguments, output: OutputArguments) -> int:
+def miou(
+    models: ModelArguments,
+    data: AccuracyArguments,
+    output: OutputArguments,
+    scale: ScaleArguments,
+) -> int:
     """Measures accuracy."""
-    request = make_request("miou", models, output, accuracy=data)
+    request = make_request("miou", models, output, accuracy=data, scale=scale)
     return finish_miou(_execute(request, output), request.out, output)
 
 

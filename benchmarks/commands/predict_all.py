@@ -14,12 +14,17 @@ from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.prediction import save_picture
 from benchmarks.commands.printing import print_json
-from benchmarks.commands.requests import one_trained
+from benchmarks.commands.requests import check_max_pixels, one_trained
 from benchmarks.model_pass import PROMPT_BATCH
 
 
 def predict_all(
-    image_path: Path, arguments: ModelArguments, detector: str | None, out: Path, as_json: bool
+    image_path: Path,
+    arguments: ModelArguments,
+    detector: str | None,
+    out: Path,
+    as_json: bool,
+    max_pixels: int,
 ) -> int:
     """Segments everything, writes the overlay, and prints what was found.
 
@@ -30,6 +35,7 @@ def predict_all(
             mode.
         out: Overlay to write.
         as_json: Print one document.
+        max_pixels: A larger picture is refused.
 
     Raises:
         UsageError: More than one model is named.
@@ -39,7 +45,7 @@ def predict_all(
     from benchmarks.data.images import load_image
     from benchmarks.report.mask_overlay import overlay
 
-    image = load_image(image_path, str(image_path))
+    image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     model = _model(arguments)
     if detector is None:
         found = model.everything(image)

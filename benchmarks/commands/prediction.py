@@ -13,7 +13,7 @@ from baselines.pixels import mask_box
 from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
-from benchmarks.commands.requests import one_trained
+from benchmarks.commands.requests import check_max_pixels, one_trained
 from mobilesam.errors import DataError, UsageError
 
 _MASK_COLOUR = np.array([0, 114, 178], np.float32)  # Okabe and Ito's blue
@@ -28,12 +28,13 @@ def predict(
     box: str | None,
     out: Path,
     as_json: bool,
+    max_pixels: int,
 ) -> int:
     """Segments one object, writes the overlay, and prints what was found."""
     from benchmarks.data.images import load_image
 
     prompts = parse_prompts(points, box)
-    image = load_image(image_path, str(image_path))
+    image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     _check_inside(prompts, image)
     planned = one_trained(arguments, "predict")
     model = build(planned.entry, planned.options)

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.registry import select, select_one
 from benchmarks import profiles, protocols
-from benchmarks.cli_options import AccuracyArguments, DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+)
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.limits import PIXELS_CEILING
 from benchmarks.environment import default_threads, use_threads
 from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.profiles import Profile
@@ -26,6 +33,7 @@ from benchmarks.protocols import (
 )
 from benchmarks.records import RECORD_NAME
 from benchmarks.run_request import RunRequest
+from benchmarks.scale.request import ScaleRequest
 from mobilesam.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -54,13 +62,16 @@ def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None)
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
 
 
-def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
+def open_dataset(
+    data: DataArguments, n_images: int, seed: int, *, in_parts: bool = False
+) -> Dataset:
     """The dataset that the user named.
 
     Args:
         data: The arguments.
         n_images: Synthetic scenes, unless `--limit` says otherwise.
         seed: Of the synthetic scenes.
+        in_parts: SA-1B without a list of all its images in memory.
 
     Raises:
         UsageError: Unknown, or an option that it needs is missing.
@@ -68,6 +79,7 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
     """
     if data.limit is not None and data.limit < 1:
         raise UsageError(f"--limit must be at least 1; got {data.limit}")
+    check_max_pixels(data.max_pixels)
     given = {"--images": data.images, "--annotations": data.annotations, "--root": data.root}
     for option, value in given.items():
         if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
@@ -81,15 +93,27 @@ def open_dataset(data: DataArguments, n_images: int, seed: int) -> Dataset:
 
         if data.images is None or data.annotations is None:
             raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
-        return CocoDataset(data.images, data.annotations, limit=data.limit)
+        return CocoDataset(data.images, data.annotations, data.limit, data.max_pixels)
     if data.dataset == "sa1b":
         from benchmarks.data.sa1b import Sa1bDataset
+        from benchmarks.data.sa1b_parts import Sa1bParts
 
         if not data.root:
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
-        root = data.root[0] if len(data.root) == 1 else data.root
-        return Sa1bDataset(root, limit=data.limit)
+        kind = Sa1bParts if in_parts else Sa1bDataset
+        return kind(list(data.root), data.limit, data.max_pixels)
     raise UsageError(f"unknown dataset {data.dataset!r}; choose synthetic, coco or sa1b")
+
+
+def check_max_pixels(max_pixels: int) -> int:
+    """Returns the largest size of an image if it makes sense.
+
+    Raises:
+        UsageError: It is below 1, or too large for the masks of such an image.
+    """
+    if not 1 <= max_pixels <= PIXELS_CEILING:
+        raise UsageError(f"--max-pixels must be 1 to {PIXELS_CEILING}; got {max_pixels}")
+    return max_pixels
 
 
 def check_device(device: str) -> str:
@@ -180,6 +204,7 @@ def make_request(
     counting: bool = False,
     accuracy: AccuracyArguments | None = None,
     n_scenes: int | None = None,
+    scale: ScaleArguments | None = None,
 ) -> RunRequest:
     """Turns arguments into what a run is asked to do.
 
@@ -191,12 +216,17 @@ def make_request(
         counting: Count parameters and FLOPs.
         accuracy: Data and protocols of accuracy; None leaves it out.
         n_scenes: Synthetic scenes where no dataset is named; the profile's unless told.
+        scale: Work in chunks; None, or nothing in it, holds all rows in memory.
 
     Raises:
         UsageError: They cannot be meant.
         DataError: The dataset cannot be read.
     """
     threads = apply_threads(models)
+    chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
+    scenes = n_scenes or STANDARD_SCENES
+    # The devices of another machine's cluster need not be here.
+    is_here = chunks is None or chunks.cluster in (None, "local")
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,
@@ -204,13 +234,39 @@ def make_request(
         policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
         out=output.out or new_folder(command),
         threads=threads,
-        device=check_device(models.device),
+        device=check_device(models.device) if is_here else models.device,
         precision=check_precision(models.precision),
         seed=models.seed,
         profile=profile,
         count=counting,
-        **({} if accuracy is None else _accuracy(accuracy, n_scenes or STANDARD_SCENES, models)),
+        scale=chunks,
+        **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )
+
+
+def _scale(
+    scale: ScaleArguments, data: AccuracyArguments, models: ModelArguments
+) -> ScaleRequest | None:
+    """How a run is cut into chunks, if that is asked for."""
+    if scale == ScaleArguments():
+        return None
+    if scale.cluster is None and scale != ScaleArguments(chunk=scale.chunk, lanes=scale.lanes):
+        raise UsageError("--workers, --worker-cpus and --worker-gpus go with --cluster")
+    given: dict[str, Any] = vars(scale) | {"chunk_images": scale.chunk}
+    del given["chunk"]
+    if scale.worker_gpus is None and models.device.startswith("cuda"):
+        given["worker_gpus"] = 1.0
+    request = ScaleRequest(**{name: value for name, value in given.items() if value is not None})
+    if request.chunk_images < 1 or request.lanes < 0:
+        raise UsageError("--chunk must be at least 1, and --lanes at least 0")
+    if (request.workers or 1) < 1 or request.worker_cpus <= 0 or request.worker_gpus < 0:
+        raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
+    names = listed(data.protocol or "")
+    if any(name in WHOLE_IMAGE for name in names):
+        raise UsageError(f"{', '.join(WHOLE_IMAGE)} need all images at once: not in chunks")
+    if data.save_masks:
+        raise UsageError("--save-masks keeps every answer in memory: not in chunks")
+    return request
 
 
 def new_folder(command: str) -> Path:
@@ -220,9 +276,11 @@ def new_folder(command: str) -> Path:
     return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
 
 
-def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) -> dict[str, Any]:
+def _accuracy(
+    data: AccuracyArguments, n_scenes: int, models: ModelArguments, *, in_parts: bool
+) -> dict[str, Any]:
     """The fields of a `RunRequest` that say how accuracy is measured."""
-    dataset = open_dataset(data, n_scenes, models.seed)
+    dataset = open_dataset(data, n_scenes, models.seed, in_parts=in_parts)
     references = protocols.check_references(listed(data.reference))
     for option, text in (("--protocol", data.protocol), ("--reference", data.reference)):
         if text is not None and not listed(text):
@@ -247,6 +305,7 @@ def _accuracy(data: AccuracyArguments, n_scenes: int, models: ModelArguments) ->
         "teachers": tuple(select_one(name) for name in named),
         "save_masks": data.save_masks,
         "embeddings": data.embeddings,
+        "boundary": not data.no_boundary,
     }
 
 

@@ -13,7 +13,12 @@ from pathlib import Path
 from benchmarks import environment, protocols
 from benchmarks.accuracy.stored import load_stored, score_stored
 from benchmarks.cells import content_key
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+)
 from benchmarks.commands.measure import finish_miou
 from benchmarks.commands.requests import listed, new_folder, require_new_folder
 from benchmarks.comparison import compare_models, unshared_prompts
@@ -22,14 +27,14 @@ from benchmarks.records import INSTANCES_NAME, RunRecord, save_record
 from mobilesam.errors import UsageError
 
 
-def refuse_others(models: ModelArguments, data: AccuracyArguments) -> None:
+def refuse_others(models: ModelArguments, data: AccuracyArguments, scale: ScaleArguments) -> None:
     """Refuses options that mean nothing without a model and without images.
 
     Raises:
         UsageError: One was given.
     """
     kept = replace(AccuracyArguments(), protocol=data.protocol, reference=data.reference)
-    if models != ModelArguments() or data != kept:
+    if models != ModelArguments() or data != kept or scale != ScaleArguments():
         raise UsageError(
             "--rescore takes models, weights and data from the stored predictions: only "
             "--protocol, --reference and the options of output go with it"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.data.masks import Rle, decode_mask
@@ -97,7 +98,7 @@ class Dataset(ABC):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line for each malformed annotation; complete when `left_out` is."""
+        """One line for each of the first malformed annotations; complete when `left_out` is."""
         return ()
 
     @abstractmethod
@@ -106,3 +107,15 @@ class Dataset(ABC):
 
         An image that cannot be read is yielded as a `BadSample`, never raised.
         """
+
+    def loaders(self) -> Iterator[Callable[[], Sample | BadSample]]:
+        """One call an image, in the order of `samples`, which several threads may make.
+
+        A dataset whose images do not stand for themselves reads each while it is handed out.
+        """
+        for sample in self.samples():
+            yield partial(_given, sample)
+
+
+def _given(sample: Sample | BadSample) -> Sample | BadSample:
+    return sample

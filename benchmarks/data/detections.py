@@ -18,14 +18,24 @@ import numpy as np
 
 from baselines.interface import Float32Array
 from benchmarks.data.coco import CocoDataset
+from benchmarks.data.coco_file import CocoAnnotation, CocoFile
+from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
-from benchmarks.data.parsing import is_finite, parse_json, read_file, whole_number
+from benchmarks.data.parsing import Id, Row, Tally, XywhBox, parse_json, read_file, read_row
 from mobilesam.errors import DataError
 
-_KEYS = ("image_id", "category_id", "bbox", "score")
 _NOT_EVALUATED = "on an image that is not evaluated"
 _NO_AREA = "without area"
 _OUTSIDE = "outside of the image"
+
+
+class _Result(Row):
+    """An entry of a results file."""
+
+    image_id: Id
+    category_id: Id
+    bbox: XywhBox
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,44 +148,51 @@ def read_truth(annotations: Path, dataset: CocoDataset) -> Truth:
     Raises:
         DataError: The file cannot be read.
     """
-    # The dataset has parsed the same bytes and refused what is malformed as a whole.
-    document: Any = parse_json(read_file(annotations), annotations.name)
-    sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
-    masks = [
-        mask
-        for row in document["annotations"]
-        if (mask := _truth_mask(row, sizes[row["image_id"]])) is not None
-    ]
-    usable = sorted({mask.image_id for mask in masks if not mask.is_crowd})
-    taken = frozenset(usable[: dataset.n_images])
-    last = max(taken, default=0) if len(taken) < len(usable) else max(sizes, default=0)
-    names = {row["id"]: row["file_name"] for row in document["images"]}
+    raw = _reopen(annotations, dataset.max_pixels)
+    masks = [mask for _, mask in _truth_masks(raw)]
+    usable = {mask.image_id for mask in masks if not mask.is_crowd}
+    taken = usable.intersection(dataset.image_ids)
+    last = max(dataset.image_ids if len(taken) < len(usable) else raw.images, default=0)
     images = {
-        key: TruthImage(names[key], sizes[key], key in taken)
-        for key in sorted(sizes)
+        key: TruthImage(raw.images[key].file_name, raw.images[key].size_hw, key in taken)
+        for key in sorted(raw.images)
         if key <= last
     }
     return Truth(
         images=images,
         masks=tuple(mask for mask in masks if mask.image_id in images),
-        categories=frozenset(row["id"] for row in document["categories"]),
+        categories=frozenset(raw.categories),
     )
 
 
-def _truth_mask(row: Mapping[str, Any], size_hw: tuple[int, int]) -> TruthMask | None:
+def _reopen(path: Path, max_pixels: int) -> CocoFile:
+    # What is malformed has been told by the dataset, if there is one.
+    return CocoFile(path.name, parse_json(read_file(path), path.name), max_pixels, Tally())
+
+
+def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
+    """All annotations that have a mask, on images that can be used."""
+    for row in raw.annotations:
+        image = raw.images.get(row.image_id)
+        mask = None if image is None else _truth_mask(row, image.size_hw)
+        if mask is not None:
+            yield row, mask
+
+
+def _truth_mask(row: CocoAnnotation, size_hw: tuple[int, int]) -> TruthMask | None:
     try:
-        rle = segmentation_to_rle(row["segmentation"], size_hw)
+        rle = segmentation_to_rle(row.segmentation, size_hw)
     except DataError:
         return None
     area_px = rle_area_px(rle)
     if area_px == 0:
         return None
     return TruthMask(
-        image_id=row["image_id"],
-        category_id=row["category_id"],
+        image_id=row.image_id,
+        category_id=row.category_id,
         rle=rle,
-        area_px=float(row.get("area", area_px)),
-        is_crowd=bool(row.get("iscrowd")),
+        area_px=float(area_px if row.area is None else row.area),
+        is_crowd=bool(row.iscrowd),
     )
 
 
@@ -231,36 +248,26 @@ def _entries(data: bytes, name: str) -> list[Any]:
 
 def _read_entry(row: object, where: str, truth: Truth) -> DetectedBox | str:
     """A usable box, or why it is left out."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not a JSON object")
-    for key in _KEYS:
-        if key not in row:
-            raise DataError(f"{where} has no {key!r}; a detection needs {', '.join(_KEYS)}")
-    bbox, score = row["bbox"], row["score"]
-    if not (isinstance(bbox, list) and len(bbox) == 4 and is_finite(bbox)):
-        raise DataError(f"{where}: bbox {bbox!r} is not four finite numbers; mend or remove it")
-    if not is_finite([score]):
-        raise DataError(f"{where}: score {score!r} is not a finite number; mend or remove it")
-    image_id = whole_number(row["image_id"], f"{where}: image_id")
-    category_id = whole_number(row["category_id"], f"{where}: category_id")
-    if category_id not in truth.categories:
+    found = read_row(_Result, row, where)
+    if found.category_id not in truth.categories:
         raise DataError(
-            f"{where} has category_id {category_id}, which the annotations do not define; map the "
-            "detector's classes to the ids of `categories` (COCO's 80 run from 1 to 90, with gaps)"
+            f"{where} has category_id {found.category_id}, which the annotations do not define; "
+            "map the detector's classes to the ids of `categories` (COCO's 80 run from 1 to 90, "
+            "with gaps)"
         )
-    if image_id not in truth.images:
+    if found.image_id not in truth.images:
         return _NOT_EVALUATED
-    x, y, width, height = (float(value) for value in bbox)
+    x, y, width, height = found.bbox
     if width <= 0 or height <= 0:
         return _NO_AREA
-    rows, columns = truth.images[image_id].size_hw
+    rows, columns = truth.images[found.image_id].size_hw
     edges = np.clip((x, y, x + width, y + height), 0, (columns, rows, columns, rows))
     box = edges.astype(np.float32)
     if not (edges[2:] > edges[:2]).all():
         return _OUTSIDE
     if not (box[2:] > box[:2]).all():
         return _NO_AREA  # float32, which models take, leaves none of it
-    return DetectedBox(image_id, category_id, box, float(score))
+    return DetectedBox(found.image_id, found.category_id, box, found.score)
 
 
 def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox, ...]:
@@ -287,20 +294,14 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: The file cannot be read or is no instances file.
     """
-    # Made for its checks of the file; no image is looked at, so any folder will do.
-    dataset = CocoDataset(path.parent, path)
-    if dataset.n_images == 0:
-        return []
-    return list(_perfect(parse_json(read_file(path), path.name)))
+    return list(_perfect(_reopen(path, MAX_PIXELS)))
 
 
-def _perfect(document: Any) -> Iterator[dict[str, Any]]:
-    sizes = {row["id"]: (row["height"], row["width"]) for row in document["images"]}
-    for row in document["annotations"]:
-        mask = _truth_mask(row, sizes[row["image_id"]])
-        if mask is None or mask.is_crowd:
+def _perfect(raw: CocoFile) -> Iterator[dict[str, Any]]:
+    for row, mask in _truth_masks(raw):
+        if mask.is_crowd:
             continue
-        bbox = row.get("bbox")
+        bbox = row.bbox
         if bbox is None or bbox[2] <= 0 or bbox[3] <= 0:
             x0, y0, x1, y1 = (float(value) for value in rle_box(mask.rle))
             bbox = [x0, y0, x1 - x0, y1 - y0]

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import stat
 import struct
+import threading
 import warnings
 import zlib
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from baselines.interface import UInt8Array
+from benchmarks.data.limits import MAX_PIXELS
 from mobilesam.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are unpacked (300 MB as RGB)."""
-
 # Only plain bitmaps: some of Pillow's other readers start foreign programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
 _ORIENTATION_TAG = 0x0112
+# No bitmap needs more than four channels of 16 bits, besides a little for its headers.
+_MAX_BYTES_PER_PIXEL = 8
+_MAX_HEADER_BYTES = 2**24
+_OPENING = threading.Lock()
 
 # What Pillow's readers raise on broken files, found by fuzzing them.
 _BROKEN = (
@@ -33,7 +37,10 @@ _BROKEN = (
 
 
 def load_image(
-    source: Path | bytes, name: str, size_hw: tuple[int, int] | None = None
+    source: Path | bytes,
+    name: str,
+    size_hw: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> UInt8Array:
     """Reads one picture as RGB.
 
@@ -45,6 +52,7 @@ def load_image(
         name: What to call it in an error.
         size_hw: Height and width that its annotations were made for. Where they fit the stored
             pixels but not the turned picture, the stored pixels are what was annotated.
+        max_pixels: A larger picture is refused before it is unpacked.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array.
@@ -52,11 +60,11 @@ def load_image(
     Raises:
         DataError: Missing, empty, cut off, corrupt, not a picture, too large, or not of `size_hw`.
     """
-    data = _read(source, name)
+    data = _read(source, name, max_pixels)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of sizes; what matters of it is checked here.
         warnings.simplefilter("ignore")
-        pixels, orientation = _decode(data, name)
+        pixels, orientation = _decode(data, name, max_pixels)
     turned = _turn(pixels, orientation)
     if size_hw is None or turned.shape[:2] == size_hw:
         return np.ascontiguousarray(turned)
@@ -68,35 +76,84 @@ def load_image(
     )
 
 
-def _read(source: Path | bytes, name: str) -> bytes:
+def load_from_folder(
+    folder: Path, name: str, size_hw: tuple[int, int] | None, max_pixels: int
+) -> UInt8Array:
+    """`load_image` for a file name out of an annotation file, which may hold anything.
+
+    Raises:
+        DataError: As `load_image`, or the name leads out of the folder.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"the file name {name!r} leads out of the image folder")
+    return load_image(folder / path, name, size_hw, max_pixels)
+
+
+def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
+    """Refuses the size of a picture.
+
+    Raises:
+        DataError: It has more than `max_pixels`.
+    """
+    height, width = size_hw
+    if height * width > max_pixels:
+        raise DataError(
+            f"the image {name} has {width}x{height} px, more than {max_pixels:,}; make it smaller, "
+            f"or allow it with --max-pixels {height * width}"
+        )
+
+
+def _read(source: Path | bytes, name: str, max_pixels: int) -> bytes:
     if isinstance(source, bytes):
         data = source
     else:
         try:
+            found = source.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{name} is a folder, pipe or device, not an image")
+            if found.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + _MAX_HEADER_BYTES:
+                raise DataError(
+                    f"the image {name} has {found.st_size} bytes, more than {max_pixels:,} px can "
+                    "need; make it smaller, or raise --max-pixels"
+                )
             data = source.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read the image {name}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            why = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"cannot read the image {name}: {why}") from error
     if not data:
         raise DataError(f"the image {name} is empty (0 bytes); fetch it again")
     return data
 
 
-def _decode(data: bytes, name: str) -> tuple[UInt8Array, int]:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header. Pillow's own limit belongs to the process: it is set to ours meanwhile."""
+    from PIL import Image
+
+    with _OPENING:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            return Image.open(BytesIO(data), formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(
-                    f"the image {name} has {picture.width}x{picture.height} px, more than "
-                    f"{MAX_PIXELS:,}; make it smaller"
-                )
+        with _open(data, max_pixels) as picture:
+            check_pixels(name, (picture.height, picture.width), max_pixels)
             picture.load()
             return _to_rgb(picture, name), _orientation(picture)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read ({len(data)} bytes)") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"the image {name} has more than {MAX_PIXELS:,} px") from error
+        raise DataError(
+            f"the image {name} has more than twice {max_pixels:,} px; make it smaller, or raise "
+            "--max-pixels"
+        ) from error
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"the image {name} is corrupt or cut off: {reason}") from error

@@ -158,10 +158,11 @@ class _Tally:
             self.n_instances += len(sample.instances)
             stem = f"sa_{sample.image_id}"
             yield f"{stem}.jpg", _encode_image(sample.image, "jpg")
-            yield f"{stem}.json", json.dumps(_sa1b_document(sample)).encode()
+            yield f"{stem}.json", json.dumps(sa1b_document(sample)).encode()
 
 
-def _sa1b_document(sample: Sample) -> dict[str, Any]:
+def sa1b_document(sample: Sample) -> dict[str, Any]:
+    """The content of an image's JSON."""
     height, width = sample.image.shape[:2]
     return {
         "image": {
@@ -231,6 +232,11 @@ def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
+
+
+def encode_jpeg(image: UInt8Array) -> bytes:
+    """An (H, W, 3) uint8 image as a JPEG of the quality that shards are written with."""
+    return _encode_image(image, "jpg")
 
 
 def _encode_image(image: UInt8Array, image_format: ImageFormat) -> bytes:

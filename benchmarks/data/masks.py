@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array
+from benchmarks.data.limits import MAX_OUTLINE_PX
 from mobilesam.errors import DataError
 
 Rle = Mapping[str, Any]
@@ -31,10 +33,14 @@ def decode_mask(rle: Rle) -> BoolArray:
     Raises:
         DataError: The RLE is malformed.
     """
+    import cv2
+
     height, width = rle["size"]
     runs = _checked_counts(rle, (height, width))
-    values = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    # OpenCV turns columns into rows in a fifth of numpy's time.
+    turned = cv2.transpose(np.repeat(values, runs).reshape(width, height))
+    return np.asarray(turned).reshape(height, width).view(np.bool_)
 
 
 def rle_area_px(rle: Rle) -> int:
@@ -96,7 +102,7 @@ def polygons_to_rle(polygons: Sequence[object], size_hw: tuple[int, int]) -> Rle
 
     Raises:
         DataError: A polygon has too few points, an odd number of coordinates, or coordinates that
-            are not finite or farther from the image than its own size.
+            are not finite or farther from the image than its own size, or an endless outline.
     """
     from pycocotools import mask as coco_mask
 
@@ -119,12 +125,18 @@ def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> Non
     margin = max(size_hw)
     for value in polygon:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise DataError(f"polygon {index} holds {value!r}, which is not a number")
+            raise DataError(f"polygon {index} holds {reprlib.repr(value)}, which is not a number")
         if not -margin <= value <= 2 * margin:
             raise DataError(
-                f"polygon {index} has the coordinate {float(value)}, far outside of an image of "
-                f"{size_hw[1]}x{size_hw[0]} px"
+                f"polygon {index} has the coordinate {reprlib.repr(value)}, far outside of an "
+                f"image of {size_hw[1]}x{size_hw[0]} px"
             )
+    corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    steps = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1)
+    if steps.sum() > MAX_OUTLINE_PX:
+        raise DataError(
+            f"polygon {index} has an outline of {steps.sum():.3g} px; mend or remove it"
+        )
 
 
 def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Array:
@@ -135,25 +147,35 @@ def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Ar
     for key in ("size", "counts"):
         if key not in rle:
             raise DataError(f"the RLE has no {key!r}")
-    if list(rle["size"]) != list(size_hw):
-        raise DataError(f"the RLE has size {list(rle['size'])}, but the image {list(size_hw)}")
-    counts = rle["counts"]
+    if rle["size"] not in (list(size_hw), size_hw):
+        raise DataError(
+            f"the RLE has size {reprlib.repr(rle['size'])}, but the image {list(size_hw)}"
+        )
+    counts, total = rle["counts"], math.prod(size_hw)
     if isinstance(counts, (str, bytes)):
-        runs = _decode_counts(counts.encode() if isinstance(counts, str) else counts)
+        # JSON can hold halves of surrogate pairs, which plain UTF-8 has no bytes for.
+        text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+        runs = _decode_counts(text)
     elif isinstance(counts, list):
         if not all(isinstance(run, int) and not isinstance(run, bool) for run in counts):
             raise DataError("the RLE's counts are not all whole numbers")
-        if any(run < 0 or run > math.prod(size_hw) for run in counts):
-            raise DataError("the RLE has a run that is negative or longer than the image")
+        # Before numpy sees them, since a JSON number may be of any size.
+        _require_fitting(min(counts, default=0), max(counts, default=0), total)
         runs = np.array(counts, dtype=np.int64)
     else:
         raise DataError(f"the RLE's counts are a {type(counts).__name__}; wanted text or a list")
-    if (runs < 0).any() or int(runs.sum()) != math.prod(size_hw):
+    if len(runs):
+        _require_fitting(int(runs.min()), int(runs.max()), total)
+    if int(runs.sum()) != total:
         raise DataError(
-            f"the RLE's runs add up to {int(runs.sum())} pixels, "
-            f"but the image has {math.prod(size_hw)}"
+            f"the RLE's runs add up to {int(runs.sum())} pixels, but the image has {total}"
         )
     return runs
+
+
+def _require_fitting(lowest: int, highest: int, total: int) -> None:
+    if lowest < 0 or highest > total:
+        raise DataError("the RLE has a run that is negative or longer than the image")
 
 
 def _decode_counts(text: bytes) -> Int64Array:

@@ -1,20 +1,71 @@
-"""Reads annotation files that may hold anything: each check names the place and the value."""
+"""Reads annotation files that may hold anything: what is refused is named with its place."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from baselines.interface import Float32Array
+from benchmarks.data.limits import MAX_PROBLEMS
 from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
 from mobilesam.errors import DataError, UsageError
+from mobilesam.validation import first_problem
+
+MALFORMED = "malformed"
+"""Reason for which something is left out that should not have been there."""
+
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+LengthPx = Annotated[int, Field(ge=1, lt=2**31)]
+# Beyond 1e9 px a float32 could overflow, and nothing is that large.
+CoordinatePx = Annotated[float, Field(gt=-1e9, lt=1e9)]
+XywhBox = Annotated[list[CoordinatePx], Field(min_length=4, max_length=4)]
+# A name that breaks a line, or that no file can have, would break messages and records.
+FileName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Row(BaseModel):
+    """Base of what somebody else's JSON holds: no type is guessed, no NaN; more keys may follow."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Shape(Row):
+    """What COCO's and SA-1B's annotations have in common; the mask is checked where it is read."""
+
+    id: Id
+    segmentation: Any
+    bbox: XywhBox | None = None
+    area: float | None = None
+
+
+Usable = tuple[Rle, Float32Array, float] | None
+"""Mask, (4,) float32 xyxy box with half-open edges, and area in pixels as it is stated."""
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+def read_row(kind: type[RowT], value: object, where: str) -> RowT:
+    """Checks a part of a JSON document.
+
+    Args:
+        kind: What it should be.
+        value: The part.
+        where: File and place, for the message.
+
+    Raises:
+        DataError: It is something else; says what and where.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise DataError(f"{where}: {first_problem(error)}; mend or remove it") from error
 
 
 class Tally:
@@ -25,94 +76,64 @@ class Tally:
 
     Attributes:
         left_out: Annotations by reason.
-        problems: One line for each malformed annotation.
+        problems: One line for each of the first malformed annotations.
     """
 
     def __init__(self, *reasons: str) -> None:
         self.left_out = Counter(dict.fromkeys(reasons, 0))
         self.problems: list[str] = []
 
-    def usable_mask(
-        self, file: str, row: Mapping[str, Any], size_hw: tuple[int, int]
-    ) -> tuple[Rle, int] | None:
-        """Reads the mask of an annotation.
+    def malformed(self, why: str) -> None:
+        """Counts one that should not have been there."""
+        self.left_out[MALFORMED] += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(why)
+
+    def usable(self, where: str, row: Shape, size_hw: tuple[int, int], extra_px: int) -> Usable:
+        """Reads mask and box of an annotation.
 
         Args:
-            file: The annotation file's name, for messages.
+            where: File and annotation, for messages.
             row: The annotation.
             size_hw: Size of its image, in pixels.
+            extra_px: Added to width and height of the box: 1 where maxima are inclusive (SA-1B),
+                else 0.
 
         Returns:
-            The mask and its area in pixels; None, counted as `malformed` or `empty`, without one.
+            What can be used; None, counted as `malformed` or `empty`, if nothing can.
         """
         try:
-            rle = segmentation_to_rle(row["segmentation"], size_hw)
+            rle = segmentation_to_rle(row.segmentation, size_hw)
+            area_px = rle_area_px(rle)
+            if area_px == 0:
+                self.left_out["empty"] += 1
+                return None
+            box = _box_of(row.bbox, rle, size_hw, extra_px)
         except DataError as error:
-            self.left_out["malformed"] += 1
-            self.problems.append(f"{file}: annotation {row['id']}: {error}")
+            self.malformed(f"{where}: {error}")
             return None
-        area_px = rle_area_px(rle)
-        if area_px == 0:
-            self.left_out["empty"] += 1
-            return None
-        return rle, area_px
+        return rle, box, float(area_px if row.area is None else row.area)
 
 
-def box_of(bbox: object, rle: Rle, extra_px: int) -> Float32Array:
-    """Turns an annotation's xywh into (4,) float32 xyxy with half-open edges.
+def _box_of(
+    bbox: Sequence[float] | None, rle: Rle, size_hw: tuple[int, int], extra_px: int
+) -> Float32Array:
+    """An annotation's xywh as (4,) float32 xyxy with half-open edges, not cut to the image.
 
-    Args:
-        bbox: Checked by `check_numbers`; None if the annotation has none.
-        rle: Its mask, whose tight box is used where `bbox` is missing or has no extent, be it
-            that float32 leaves none of it.
-        extra_px: Added to width and height: 1 where maxima are inclusive (SA-1B), else 0.
+    The tight box of its mask is used where `bbox` is missing or has no extent, be it that float32
+    leaves none of it.
     """
-    if isinstance(bbox, list):
-        x, y, width, height = (float(value) for value in bbox)
-        box = np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
-        if (box[2:] > box[:2]).all():
-            return box
-    return rle_box(rle)
-
-
-def check_numbers(row: Mapping[str, Any], where: str) -> None:
-    """Refuses an annotation whose `bbox` or `area`, where given, is not made of finite numbers.
-
-    Raises:
-        DataError: With `where`, the key and the value.
-    """
-    bbox = row.get("bbox")
-    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and is_finite(bbox)):
-        raise DataError(f"{where}: bbox {bbox!r} is not four finite numbers; mend or remove it")
-    if "area" in row and not is_finite([row["area"]]):
-        raise DataError(f"{where}: area {row['area']!r} is not a finite number; mend or remove it")
-
-
-def is_finite(values: list[Any]) -> bool:
-    """Tells whether all values are finite numbers of a size that pixels can have."""
-    # Beyond 1e9 px a float32 could overflow, and nothing is that large.
-    return all(
-        isinstance(value, (int, float)) and not isinstance(value, bool)
-        and abs(value) < 1e9 and not math.isnan(value)
-        for value in values
-    )  # fmt: skip
-
-
-def whole_number(value: object, where: str, low: int = -(2**63)) -> int:
-    """Returns a value that must be a whole number of at least `low` and fit into int64."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
-        raise DataError(f"{where} is {value!r}; wanted a whole number")
-    return value
-
-
-def require_keys(row: object, where: str, *keys: str) -> dict[str, Any]:
-    """Returns a JSON object that must have these keys; a DataError names the first missing one."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not a JSON object")
-    for key in keys:
-        if key not in row:
-            raise DataError(f"{where} has no {key!r}; is this an instances file?")
-    return row
+    if bbox is None:
+        return rle_box(rle)
+    x, y, width, height = bbox
+    box = np.array([x, y, x + width + extra_px, y + height + extra_px], dtype=np.float32)
+    if not (box[2:] > box[:2]).all():
+        return rle_box(rle)
+    if (box[2:] <= 0).any() or (box[:2] >= size_hw[::-1]).any():
+        raise DataError(
+            f"bbox {list(bbox)} lies outside of the image of {size_hw[1]}x{size_hw[0]} px"
+        )
+    return box
 
 
 def read_file(path: Path) -> bytes:

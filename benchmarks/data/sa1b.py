@@ -2,166 +2,48 @@
 
 from __future__ import annotations
 
-import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from baselines.interface import Float32Array
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
-from benchmarks.data.images import load_image
+from benchmarks.data.images import check_pixels, load_image
+from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import (
+    MALFORMED,
+    CoordinatePx,
+    Id,
+    LengthPx,
+    Row,
+    Shape,
     Tally,
-    box_of,
     check_limit,
-    check_numbers,
     fingerprint,
-    is_finite,
     parse_json,
-    require_keys,
-    whole_number,
+    read_row,
 )
+from benchmarks.data.sa1b_index import Pair, find_sources, name_of, take
 from mobilesam.errors import DataError
 
-MAX_FILE_BYTES = 256 * 2**20
-"""A single image or JSON beyond this is refused rather than read into memory."""
 
-_NAME = re.compile(r"sa_(\d{1,18})\.(jpg|json)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Blob:
-    """Bytes on disk: a file, or a member of a tar by its place in it."""
-
-    path: Path
-    offset_bytes: int
-    size_bytes: int
-
-    def read(self) -> bytes:
-        if self.size_bytes > MAX_FILE_BYTES:
-            raise DataError(f"{self.size_bytes} bytes are more than {MAX_FILE_BYTES}")
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset_bytes)
-                return file.read(self.size_bytes)
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror}") from error
+class _Image(Row):
+    image_id: Id
+    height: LengthPx
+    width: LengthPx
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """An image and its annotations, found but not read."""
-
-    image_id: int
-    image: _Blob
-    annotations: _Blob
-
-    @property
-    def name(self) -> str:
-        return f"sa_{self.image_id}.jpg"
+class _Document(Row):
+    image: _Image
+    annotations: list[Any]
 
 
-@dataclass(slots=True)
-class _Index:
-    """What one folder or tar holds."""
-
-    images: dict[int, _Blob] = field(default_factory=dict)
-    annotations: dict[int, _Blob] = field(default_factory=dict)
-    bad: list[BadSample] = field(default_factory=list)
-
-    def add(self, name: str, blob: _Blob) -> None:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            return
-        image_id = int(match[1])
-        files = self.images if match[2] == "jpg" else self.annotations
-        if image_id in files:
-            self.bad.append(BadSample(image_id, name, f"{blob.path.name} holds {name} twice"))
-        else:
-            files[image_id] = blob
-
-    def items(self, seen: set[int]) -> Iterator[_Pair | BadSample]:
-        """Pairs and halves of pairs by ascending image id, then all that is bad besides."""
-        for image_id in sorted(self.images.keys() | self.annotations.keys()):
-            image, annotations = self.images.get(image_id), self.annotations.get(image_id)
-            name = f"sa_{image_id}.jpg"
-            if image_id in seen:
-                yield BadSample(image_id, name, f"{name} is in an earlier folder or tar already")
-            elif image is None:
-                yield BadSample(image_id, name, f"sa_{image_id}.json has no {name} beside it")
-            elif annotations is None:
-                yield BadSample(image_id, name, f"{name} has no sa_{image_id}.json beside it")
-            else:
-                yield _Pair(image_id, image, annotations)
-            seen.add(image_id)
-        yield from self.bad
-
-
-def _index_folder(root: Path) -> _Index:
-    index = _Index()
-    for path in sorted(root.iterdir()):
-        if path.is_file():
-            index.add(path.name, _Blob(path, 0, path.stat().st_size))
-    return index
-
-
-def _index_tar(path: Path) -> _Index:
-    """Reads only the headers of a tar, seeking past the data; nothing is ever unpacked."""
-    index = _Index()
-    file_bytes = path.stat().st_size
-    whole = False
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            try:
-                for member in tar:
-                    _add_member(index, path, member, file_bytes)
-            except tarfile.TarError:
-                pass  # `whole` stays False, since the end of the archive was not reached
-            else:
-                # tarfile takes a file that stops between two members for a whole one.
-                file.seek(tar.offset)
-                whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError) as error:
-        index.bad.append(BadSample(-1, path.name, f"{path.name} is not a plain tar: {error}"))
-        return index
-    if not whole:
-        why = f"{path.name} is cut off or damaged after {file_bytes} bytes; fetch it again"
-        index.bad.append(BadSample(-1, path.name, why))
-    return index
-
-
-def _add_member(index: _Index, path: Path, member: tarfile.TarInfo, file_bytes: int) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        why = f"{path.name}: the member {member.name!r} points outside; skipped"
-        index.bad.append(BadSample(-1, member.name, why))
-    elif member.isreg() and not member.issparse():
-        if member.offset_data + member.size <= file_bytes:
-            index.add(name.name, _Blob(path, member.offset_data, member.size))
-    elif not member.isdir():
-        why = f"{path.name}: the member {member.name!r} is a link or no plain file; skipped"
-        index.bad.append(BadSample(-1, member.name, why))
-
-
-def _sources(root: Path) -> list[Path]:
-    """A folder of pairs or a tar as it is; a folder of tars as its tars by name."""
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; --root wants a folder or a .tar of SA-1B")
-    try:
-        names = sorted(path.name for path in root.iterdir())
-    except OSError as error:
-        raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
-    tars = [root / name for name in names if name.endswith(".tar")]
-    pairs = [root] if any(_NAME.fullmatch(name) for name in names) else []
-    if not pairs and not tars:
-        raise DataError(f"{root} holds neither sa_*.jpg with sa_*.json nor .tar files")
-    return pairs + tars
+class _Annotation(Shape):
+    point_coords: list[Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]] | None = (
+        None
+    )
 
 
 class Sa1bDataset(Dataset):
@@ -180,22 +62,28 @@ class Sa1bDataset(Dataset):
         root: A folder of `sa_N.jpg` and `sa_N.json`, a tar of such, a folder of tars, or several
             of these.
         limit: Take only the first so many pairs of image and JSON.
+        max_pixels: Images beyond it are bad.
 
     Raises:
         DataError: A folder or file does not exist, or holds nothing of SA-1B.
         UsageError: The limit is below 1.
     """
 
-    def __init__(self, root: Path | Sequence[Path], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | Sequence[Path],
+        limit: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         check_limit(limit)
         roots = [root] if isinstance(root, Path) else list(root)
         if not roots:
             raise DataError("no SA-1B folder or tar was given")
-        sources = [source for each in roots for source in _sources(each)]
-        more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
-        self._name = f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
+        sources = [source for each in roots for source in find_sources(each)]
+        self._name = name_of(roots)
         self._limit = limit
-        self._items = tuple(_take(sources, limit))
+        self._max_pixels = max_pixels
+        self._items = tuple(take(sources, limit))
         self._fingerprint: str | None = None
         self._tally = Tally()
 
@@ -226,97 +114,79 @@ class Sa1bDataset(Dataset):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line for each malformed annotation that the latest `samples` met."""
+        """One line for each of the first malformed annotations that the latest `samples` met."""
         return tuple(self._tally.problems)
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
-        self._tally = Tally("empty", "malformed")
+        self._tally = new_tally()
         for item in self._items:
-            yield item if isinstance(item, BadSample) else self._read(item)
+            yield (
+                item
+                if isinstance(item, BadSample)
+                else read_pair(item, self._tally, self._max_pixels)
+            )
 
     def _json_parts(self) -> Iterator[bytes]:
         for item in self._items:
-            if isinstance(item, _Pair):
+            if isinstance(item, Pair):
                 try:
                     yield item.annotations.read()
                 except DataError:
                     yield b""
 
-    def _read(self, pair: _Pair) -> Sample | BadSample:
-        n_instances = 0
+
+def read_pair(pair: Pair, tally: Tally, max_pixels: int) -> Sample | BadSample:
+    """Reads one image with its annotations; those that are not used are counted in the tally."""
+    n_instances = 0
+    try:
+        name = f"sa_{pair.image_id}.json"
+        top = read_row(_Document, parse_json(pair.annotations.read(), name), name)
+        if top.image.image_id != pair.image_id:
+            raise DataError(
+                f"{name} is of image_id {top.image.image_id}; it was renamed or mixed up"
+            )
+        size_hw = top.image.height, top.image.width
+        check_pixels(pair.name, size_hw, max_pixels)
+        rows = _rows(name, top.annotations, tally)
+        found = [_instance(name, row, size_hw, tally) for row in rows]
+        instances = tuple(instance for instance in found if instance is not None)
+        n_instances = len(instances)
+        if not instances:
+            raise DataError(f"{name} has no usable annotation")
+        image = load_image(pair.image.read(), pair.name, size_hw, max_pixels)
+    except DataError as error:
+        return BadSample(pair.image_id, pair.name, str(error), n_instances)
+    return Sample(pair.image_id, pair.name, image, instances)
+
+
+def _rows(file: str, values: Sequence[object], tally: Tally) -> list[_Annotation]:
+    """The annotations of one image by id, of which the malformed ones are left out."""
+    rows: dict[int, _Annotation] = {}
+    for index, value in enumerate(values):
+        where = f"{file}: annotation number {index}"
         try:
-            name = f"sa_{pair.image_id}.json"
-            size_hw, rows = _parse(parse_json(pair.annotations.read(), name), name, pair.image_id)
-            found = [self._instance(name, row, size_hw) for row in rows]
-            instances = tuple(instance for instance in found if instance is not None)
-            n_instances = len(instances)
-            if not instances:
-                raise DataError(f"{name} has no usable annotation")
-            image = load_image(pair.image.read(), pair.name, size_hw)
+            row = read_row(_Annotation, value, where)
+            if row.id in rows:
+                raise DataError(f"{where}: annotation id {row.id} is given twice")
         except DataError as error:
-            return BadSample(pair.image_id, pair.name, str(error), n_instances)
-        return Sample(pair.image_id, pair.name, image, instances)
-
-    def _instance(
-        self, file: str, row: Mapping[str, Any], size_hw: tuple[int, int]
-    ) -> Instance | None:
-        mask = self._tally.usable_mask(file, row, size_hw)
-        if mask is None:
-            return None
-        rle, area_px = mask
-        return Instance(
-            annotation_id=row["id"],
-            category="",
-            area_px=float(row.get("area", area_px)),
-            box=box_of(row.get("bbox"), rle, extra_px=1),
-            rle=rle,
-            points=_points(row.get("point_coords"), f"{file}: annotation {row['id']}"),
-        )
+            tally.malformed(str(error))
+        else:
+            rows[row.id] = row
+    return [rows[row_id] for row_id in sorted(rows)]
 
 
-def _take(sources: Sequence[Path], limit: int | None) -> Iterator[_Pair | BadSample]:
-    """Looks into one source after the other until there are enough pairs."""
-    seen: set[int] = set()
-    n_pairs = 0
-    for source in sources:
-        index = _index_folder(source) if source.is_dir() else _index_tar(source)
-        for item in index.items(seen):
-            yield item
-            n_pairs += isinstance(item, _Pair)
-            if n_pairs == limit:
-                return
-
-
-def _parse(
-    document: object, name: str, image_id: int
-) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    """Checks one image's JSON and returns (height, width) and its annotations by id."""
-    top = require_keys(document, name, "image", "annotations")
-    image = require_keys(top["image"], f"{name}: image", "image_id", "height", "width")
-    if image["image_id"] != image_id:
-        raise DataError(f"{name} is of image_id {image['image_id']!r}; it was renamed or mixed up")
-    height, width = (
-        whole_number(image[key], f"{name}: {key}", low=1) for key in ("height", "width")
-    )
-    if not isinstance(top["annotations"], list):
-        raise DataError(f"{name}: annotations is not a list")
-    rows: dict[int, dict[str, Any]] = {}
-    for index, value in enumerate(top["annotations"]):
-        row = require_keys(value, f"{name}: annotation number {index}", "id", "segmentation")
-        row_id = whole_number(row["id"], f"{name}: annotation id")
-        if row_id in rows:
-            raise DataError(f"{name}: annotation id {row_id} is given twice")
-        check_numbers(row, f"{name}: annotation {row_id}")
-        rows[row_id] = row
-    return (height, width), [rows[row_id] for row_id in sorted(rows)]
-
-
-def _points(value: object, where: str) -> Float32Array | None:
-    if value is None or value == []:
+def _instance(
+    file: str, row: _Annotation, size_hw: tuple[int, int], tally: Tally
+) -> Instance | None:
+    found = tally.usable(f"{file}: annotation {row.id}", row, size_hw, extra_px=1)
+    if found is None:
         return None
-    if not isinstance(value, list) or not all(
-        isinstance(point, list) and len(point) == 2 and is_finite(point) for point in value
-    ):
-        raise DataError(f"{where}: point_coords {value!r} are not pairs of finite numbers")
-    return np.array(value, dtype=np.float32)
+    rle, box, area_px = found
+    points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
+    return Instance(row.id, "", area_px, box, rle, points)
+
+
+def new_tally() -> Tally:
+    """Counts of all reasons why an annotation of SA-1B is not used."""
+    return Tally("empty", MALFORMED)

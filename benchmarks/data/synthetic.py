@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from benchmarks.data.dataset import Dataset, Instance, Sample
+from benchmarks.data.dataset import Instance, Sample
 from benchmarks.data.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.data.parsing import fingerprint
+from benchmarks.data.parts import CutDataset, Loaded, Part
 from benchmarks.data.scene import (
     DEFAULT_OBJECTS,
     DEFAULT_SIZE_HW,
@@ -23,7 +25,7 @@ from mobilesam.errors import UsageError
 __all__ = ["Scene", "SyntheticDataset", "render_scene"]
 
 
-class SyntheticDataset(Dataset):
+class SyntheticDataset(CutDataset):
     """Scenes of `render_scene`; scene i depends on the seed and on i alone.
 
     Args:
@@ -81,7 +83,33 @@ class SyntheticDataset(Dataset):
     def samples(self) -> Iterator[Sample]:
         """Yields the scenes in order, each rendered when it is due."""
         for index in range(self._n_images):
-            yield _to_sample(index, self.scene(index))
+            yield self.sample(index)
+
+    def sample(self, index: int) -> Sample:
+        """Renders scene `index` with what is known of its objects."""
+        return _to_sample(index, self.scene(index))
+
+    def parts(self, n_images: int) -> Iterator[Part]:
+        """Parts of consecutive scenes."""
+        for start in range(0, self._n_images, n_images):
+            indices = range(start, min(start + n_images, self._n_images))
+            key = f"{self.fingerprint} {indices}"
+            yield Part(
+                f"{start:08d}",
+                self.name,
+                fingerprint("synthetic-part", None, [key.encode()]),
+                tuple(partial(_read, self, index) for index in indices),
+                tuple((index, _name(index)) for index in indices),
+                len(indices) / self._n_images,
+            )
+
+
+def _read(dataset: SyntheticDataset, index: int) -> Loaded:
+    return Loaded(dataset.sample(index))
+
+
+def _name(index: int) -> str:
+    return f"scene_{index:06d}.png"
 
 
 def _to_sample(index: int, scene: Scene) -> Sample:
@@ -98,4 +126,4 @@ def _to_sample(index: int, scene: Scene) -> Sample:
                 rle=rle,
             )
         )
-    return Sample(index, f"scene_{index:06d}.png", scene.image, tuple(instances))
+    return Sample(index, _name(index), scene.image, tuple(instances))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.data.images import load_image
+from benchmarks.data.limits import PIXELS_CEILING
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.distillation.store_format import image_key
@@ -43,7 +44,8 @@ class StoredPictures:
             DataError: It is gone, unreadable, or another one than when its embedding was made.
         """
         entry = self._entries[index]
-        image = load_image(self._folder / entry.name, entry.name)
+        # Whoever made the store has let it in, whatever its size.
+        image = load_image(self._folder / entry.name, entry.name, None, PIXELS_CEILING)
         if image_key(image) != entry.key:
             raise DataError(
                 f"{self._folder / entry.name} is not the picture that its stored embedding was "

@@ -11,6 +11,7 @@ from pathlib import Path
 from baselines.interface import UInt8Array
 from benchmarks.data.dataset import BadSample, Dataset
 from benchmarks.data.images import load_image
+from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import check_limit
 from mobilesam.errors import DataError
 
@@ -81,6 +82,7 @@ class FolderImages(ImageSource):
     Args:
         folder: To be searched, now.
         limit: Take only the first so many.
+        max_pixels: A larger picture is bad.
 
     Attributes:
         n_others: Files that are left alone.
@@ -90,11 +92,14 @@ class FolderImages(ImageSource):
         UsageError: The limit is below 1.
     """
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, limit: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         check_limit(limit)
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder; --images wants the folder of image files")
         self._folder = folder
+        self._max_pixels = max_pixels
         files = list(_walk(folder))
         pictures = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
@@ -118,8 +123,12 @@ class FolderImages(ImageSource):
     def images(self) -> Iterator[NamedImage | BadSample]:
         """By path; a picture's name is its path below the folder."""
         for name in self._names:
+            if not name.isprintable():
+                # Neither records nor stores can hold a name that is no text.
+                yield BadSample(-1, repr(name), "its name cannot be printed; rename it")
+                continue
             try:
-                image = load_image(self._folder / name, name)
+                image = load_image(self._folder / name, name, None, self._max_pixels)
             except DataError as error:
                 yield BadSample(-1, name, str(error))
             else:

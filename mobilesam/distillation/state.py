@@ -16,6 +16,7 @@ from mobilesam.distillation.schedule import optimizer_for
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.errors import DataError, UsageError, WeightsError
 from mobilesam.files import write_atomic
+from mobilesam.state_dicts import load_torch_file
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
@@ -117,12 +118,12 @@ class TrainState:
         if not path.exists():
             return False
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = load_torch_file(path)
             identity = json.loads(saved["identity"])
             # Read as settings, so that one that has been added since has its default.
             settings = TrainConfig.model_validate(identity["config"])
             identity["config"] = settings.model_dump(mode="json")
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (WeightsError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}); delete it to start anew"
             ) from error

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.validation import first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,8 @@ def read_manifest(folder: Path) -> StoreManifest | None:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         raise DataError(
-            f"{path} is not the manifest of an embedding store of this version: {_first(error)}"
+            f"{path} is not the manifest of an embedding store of this version: "
+            f"{first_problem(error)}"
         ) from error
 
 
@@ -194,8 +196,8 @@ def read_index(folder: Path) -> list[ShardLine]:
             lines.append(ShardLine.model_validate_json(text))
         except ValidationError as error:
             raise DataError(
-                f"{path} is damaged in line {number} ({_first(error)}); delete that file, and "
-                "distill embed makes it again from the shards"
+                f"{path} is damaged in line {number} ({first_problem(error)}); delete that file, "
+                "and distill embed makes it again from the shards"
             ) from error
     return lines
 
@@ -278,7 +280,9 @@ def open_shard(path: Path) -> Shard:
     except SafetensorError as error:
         raise DataError(f"{path} is damaged or cut short: {error}") from error
     except ValidationError as error:
-        raise DataError(f"{path} is not a shard of an embedding store: {_first(error)}") from error
+        raise DataError(
+            f"{path} is not a shard of an embedding store: {first_problem(error)}"
+        ) from error
     if sorted(file.keys()) != sorted(entry.key for entry in header.entries):
         raise DataError(f"{path} is damaged: its header lists other embeddings than it holds")
     return Shard(header, file)
@@ -320,9 +324,3 @@ def valid_cells(
         -(-inner * cells // input_size_px) for inner, cells in zip(inner_hw, grid_hw, strict=True)
     )
     return rows, columns
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "top level"
-    return f"{where}: {first['msg']}"

@@ -13,7 +13,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import WeightsInfo
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.model_pass import take_turn
+from benchmarks.model_pass import malformed, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure, Status, WeightsRow
 from mobilesam.errors import DataError
@@ -103,3 +103,13 @@ def test_a_model_that_cannot_be_built_is_an_error(doubles: types.ModuleType) -> 
 def test_ctrl_c_is_no_failure_of_the_model() -> None:
     with pytest.raises(KeyboardInterrupt):
         turn(MODEL, KeyboardInterrupt())  # type: ignore[arg-type]
+
+
+def test_malformed_annotations_are_failures_told_or_counted() -> None:
+    failures = malformed("coco:x", {"crowd": 4, "malformed": 5}, ("a", "b"))
+    assert [each.why for each in failures] == [
+        "a",
+        "b",
+        "3 more malformed annotations were left out",
+    ]
+    assert malformed("coco:x", {"crowd": 4, "malformed": 0}, ()) == []

@@ -48,7 +48,8 @@ def sample() -> Sample:
 def ask(model: DummySegmenter, sample: Sample, folder: Path, *names: str) -> Iterator[Answer]:
     manifests = Manifests("fingerprint", 0, folder)
     asker = Asker(model, find(names), manifests, Stopwatch(), EmbeddingCache(None))
-    return asker.answers(sample, [instance.mask() for instance in sample.instances])
+    masks = [instance.mask() for instance in sample.instances]
+    return asker.answers(sample, masks, asker.prompts(sample, masks))
 
 
 def test_the_encoder_runs_once_whatever_is_asked(sample: Sample, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_images_and_annotations_come_by_ascending_id(opened):
     assert np.array_equal(item.mask(), expected)
 
 
-@pytest.mark.parametrize("bbox", [None, [2, 3, 0, 4], [2, 3, 4, -1], [1e8, 3, 0.5, 4]])
+@pytest.mark.parametrize("bbox", [None, [2, 3, 0, 4], [2, 3, 4, -1], [5e8, 3, 0.5, 4]])
 def test_a_box_without_extent_is_taken_from_the_mask(opened, bbox):
     (sample,) = opened(document(annotation(1, bbox=bbox))).samples()
     assert sample.instances[0].box.tolist() == [2, 3, 6, 7]
@@ -155,32 +156,104 @@ def changed(path, value):
     [
         ("{", "instances_toy.json is not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "top level is not a JSON object"),
-        (changed(["categories"], None), "no 'categories'"),
-        (changed(["annotations"], {}), "annotations is not a list"),
-        (changed(["images", 0, "width"], None), "image number 0 has no 'width'"),
-        (changed(["images", 0, "width"], 0), "width of image 2 is 0"),
-        (changed(["images", 0, "height"], 2.5), "height of image 2 is 2.5"),
-        (changed(["images", 0, "id"], 1), "image id 1 is given twice"),
-        (changed(["images", 0, "id"], "1"), "image id is '1'"),
-        (changed(["images", 0, "file_name"], 3), "file_name of image 2"),
-        (changed(["categories", 0], 3), "category number 0 is not"),
-        (changed(["annotations", 0, "id"], 4), "annotation id 4 is given twice"),
-        (changed(["annotations", 0, "id"], None), "annotation number 0 has no 'id'"),
-        (changed(["annotations", 0, "segmentation"], None), "no 'segmentation'"),
-        (changed(["annotations", 0, "image_id"], 9), "annotation 5 has image_id 9"),
-        (changed(["annotations", 0, "category_id"], 9), "annotation 5 has category_id 9"),
-        (changed(["annotations", 0, "bbox"], [0, float("nan"), 1, 1]), "annotation 5: bbox"),
-        (changed(["annotations", 0, "bbox"], [0, 10**400, 1, 1]), "annotation 5: bbox"),
-        (changed(["annotations", 0, "bbox"], [0, 1, 1]), "annotation 5: bbox"),
-        (changed(["annotations", 0, "area"], float("inf")), "annotation 5: area"),
+        ("[]", "top level: Input should be a valid dict.*instances file"),
+        (changed(["categories"], None), "categories: Field required"),
+        (changed(["annotations"], {}), "annotations: Input should be a valid list"),
+        (changed(["categories", 0], 3), "category number 0: .*; got 3"),
+        (changed(["categories", 0, "name"], 3), "category number 0: name: .*; got 3"),
+        (document() | {"categories": document()["categories"] * 2}, "category id 7 is given twice"),
+        (document(annotation(1, id="x"), annotation(2, bbox=[])), "no usable .* 2 are malformed"),
     ],
 )
-def test_a_file_that_cannot_be_trusted_is_refused(opened, content, words):
+def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
     with pytest.raises(DataError, match=words) as caught:
         opened(content)
     assert "instances_toy.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("id", 4, "annotation number 0: annotation id 4 is given twice"),
+        ("id", None, "annotation number 0: id: Field required"),
+        ("id", True, "annotation number 0: id: .*; got True"),
+        ("id", 2**63, "annotation number 0: id: "),
+        ("segmentation", None, "annotation 5: segmentation: Field required"),
+        ("segmentation", {"size": 3, "counts": "0"}, "annotation 5: the RLE has size 3"),
+        ("segmentation", {"size": [10, 12], "counts": "\ud800"}, "annotation 5: .* foreign"),
+        ("segmentation", [[1, 1, 5, 5, 6, 10**400]], "annotation 5: .* far outside"),
+        ("image_id", 9, "annotation 5 has image_id 9, which"),
+        ("category_id", 9, "annotation 5 has category_id 9, which"),
+        ("bbox", [0, float("nan"), 1, 1], "annotation 5: bbox.1: .* finite number; got nan"),
+        ("bbox", [0, 10**400, 1, 1], "annotation 5: bbox.1: "),
+        ("bbox", [0, 1, 1], r"annotation 5: bbox: .*; got \[0, 1, 1\]"),
+        ("bbox", [12, 3, 4, 4], r"annotation 5: bbox \[12.0, .* outside of the image of 12x10 px"),
+        ("bbox", [-9, 3, 9, 4], "annotation 5: bbox .* outside of the image"),
+        ("area", float("inf"), "annotation 5: area: .*; got inf"),
+        ("area", "1", "annotation 5: area: "),
+        ("iscrowd", "no", "annotation 5: iscrowd"),
+    ],
+)
+def test_a_malformed_annotation_is_left_out_and_told(opened, key, value, words):
+    rows = [annotation(5), annotation(4), annotation(6, 2)]
+    if value is None:
+        del rows[0][key]
+    else:
+        rows[0][key] = value
+    if (key, value) == ("id", 4):  # the first of the two stays
+        rows[0], rows[1] = rows[1], rows[0]
+        words = words.replace("number 0", "number 1")
+    dataset = opened(document(*rows))
+    assert dataset.left_out["malformed"] == 1
+    (problem,) = dataset.problems
+    assert re.search(words, problem), problem
+    assert problem.startswith("instances_toy.json: annotation")
+    assert "\n" not in problem
+    samples = list(dataset.samples())
+    assert [[i.annotation_id for i in sample.instances] for sample in samples] == [[4], [6]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("width", None, "image number 0: width: Field required"),
+        ("width", 0, "image number 0: width: .*; got 0"),
+        ("height", 2.5, "image number 0: height: .*; got 2.5"),
+        ("file_name", 3, "image number 0: file_name"),
+        ("file_name", "a\nb", r"file_name: .*; got 'a\\nb'"),
+        ("file_name", "\ud800", "file_name: "),
+        ("file_name", "", "file_name: "),
+        ("height", 10**8, "has 12x100000000 px, more than 100,000,000"),
+    ],
+)
+def test_a_malformed_image_is_bad_with_its_annotations(opened, key, value, words):
+    dataset = opened(changed(["images", 0, key], value))
+    good, bad = dataset.samples()
+    assert isinstance(good, Sample)
+    assert isinstance(bad, BadSample)
+    assert (bad.image_id, bad.n_instances) == (2, 1)
+    assert re.search(words, bad.why), bad.why
+    assert "\n" not in bad.why
+    assert dataset.n_images == 2
+    assert dataset.left_out["malformed"] == 0
+
+
+def test_images_that_share_an_id_are_one_bad_image(opened):
+    """Nobody knows to which of them its annotations belong."""
+    content = document()
+    content["images"].append(content["images"][1] | {"file_name": "three.png"})
+    bad, good = opened(content).samples()
+    assert (bad.image_id, bad.n_instances) == (1, 2)
+    assert "image id 1 is given twice" in bad.why
+    assert good.image_id == 2
+
+
+def test_malformed_annotations_are_all_counted_and_some_told(opened):
+    rows = [annotation(1), *(annotation(n, category_id=8) for n in range(2, 300))]
+    dataset = opened(document(*rows))
+    assert dataset.left_out["malformed"] == 298
+    assert len(dataset.problems) == 100
 
 
 def test_missing_folder_and_file(tmp_path):

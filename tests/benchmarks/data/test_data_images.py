@@ -1,5 +1,7 @@
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -17,10 +19,10 @@ def encoded(picture, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def with_orientation(value):
+def with_orientation(value, kind="PNG"):
     exif = Image.Exif()
     exif[0x0112] = value
-    return encoded(Image.fromarray(PIXELS), exif=exif)
+    return encoded(Image.fromarray(PIXELS), kind, exif=exif)
 
 
 def test_a_file_and_its_bytes_give_the_same_pixels(tmp_path):
@@ -37,6 +39,14 @@ def test_every_exif_orientation_is_undone(value):
     result = load_image(data, "a")
     assert result.flags.c_contiguous
     assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("value", [2, 3, 6])
+def test_every_format_is_turned_once(kind, value):
+    data = with_orientation(value, kind)
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.array_equal(load_image(data, "a"), expected)
 
 
 def test_annotations_made_for_the_stored_pixels_get_them():
@@ -82,6 +92,27 @@ def test_sixteen_bit_grey_keeps_its_upper_bits():
     assert result[0, :, 0].tolist() == [0, 0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue", "green")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert (load_image(data, "a") == [255, 0, 0]).all()
+
+
+def test_sixteen_bit_colours_keep_their_upper_bits():
+    """Pillow writes none, so the PNG is made by hand: (0x12ff, 0x8000, 0xffff)."""
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" + bytes.fromhex("12ff8000ffff"))
+    parts = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts
+    )
+    assert load_image(data, "a").tolist() == [[[0x12, 0x80, 0xFF]]]
+
+
 def test_floating_point_pixels_are_refused():
     data = encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF")
     with pytest.raises(DataError, match="floating-point"):
@@ -118,6 +149,32 @@ def test_bombs_are_refused_unopened(side, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", guard)
         with pytest.raises(DataError, match="100,000,000"):
             load_image(bomb, "bomb")
+
+
+def test_the_largest_size_is_the_callers_to_say(monkeypatch):
+    """Above Pillow's own limit as well, which stays as it was."""
+    data = encoded(Image.new("1", (20, 30)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert load_image(data, "a", max_pixels=600).shape == (30, 20, 3)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(DataError, match=r"20x30 px, more than 599; .*--max-pixels 600"):
+        load_image(data, "a", max_pixels=599)
+    with pytest.raises(DataError, match="more than twice 200 px"):
+        load_image(data, "a", max_pixels=200)
+
+
+def test_a_file_larger_than_any_such_picture_is_not_read(tmp_path):
+    path = tmp_path / "huge.jpg"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(DataError, match=r"huge\.jpg has 1099511627776 bytes"):
+        load_image(path, "huge.jpg")
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(DataError, match="cannot read the image x"):
+            load_image(tmp_path / name, "x")
 
 
 def test_warnings_do_not_escape():

@@ -109,12 +109,21 @@ NAN = float("nan")
         ({"size": [5, 5], "counts": "oooooooo0"}, "beyond 32 bits"),
         ({"size": [5, 5], "counts": "oo"}, "cut off"),
         ({"size": [5, 5], "counts": "00000000"}, "add up to"),
-        ({"size": [5, 5], "counts": "oo0"}, "add up to"),
+        ({"size": [5, 5], "counts": "oo0"}, "negative"),
+        ({"size": 5, "counts": "0"}, "size 5, but the image"),
+        ({"size": [5, 5], "counts": "\ud800"}, "foreign"),
+        ([[1, 1, 5, 5, 6, 10**400]], "far outside"),
     ],
 )
 def test_malformed_segmentations_are_told(segmentation, words):
     with pytest.raises(DataError, match=words):
         segmentation_to_rle(segmentation, (5, 5))
+
+
+def test_an_endless_outline_is_refused_unrasterised():
+    """The rasteriser would take 40 bytes for each of its pixels."""
+    with pytest.raises(DataError, match=r"outline of 1\.2e\+07 px"):
+        segmentation_to_rle([[0, 0, 3_000_000, 0, 0, 0, 3_000_000, 1]], (1, 3_000_000))
 
 
 @QUICK

@@ -101,17 +101,18 @@ def test_a_picture_that_cannot_be_used_is_skipped_listed_and_told_by_the_exit_co
     (pictures / "a.jpg").write_bytes(b"no picture")
     (pictures / "b.png").write_bytes((pictures / "p00.png").read_bytes()[:60])
     (pictures / "c.png").write_bytes(b"")
+    Path(os.fsdecode(bytes(pictures) + b"/d\xff.png")).write_bytes(b"")
     Image.fromarray(np.full((8, 8, 3), 13, np.uint8)).save(pictures / "poison.png")
     done = run(*EMBED, f"--images={pictures}", "--json")
     assert done.code == 1
     assert done.json["n_embeddings"] == 12
     skipped = {each["culprit"]: each["why"] for each in done.json["failures"]}
-    assert list(skipped) == ["a.jpg", "b.png", "c.png", "poison.png"]
+    assert list(skipped) == ["a.jpg", "b.png", "c.png", r"'d\udcff.png'", "poison.png"]
     assert skipped["poison.png"] == "RuntimeError: out of memory"
     assert all(f"skipped {name}" in done.err for name in skipped)
     plain = run(*EMBED, f"--images={pictures}")
     assert plain.code == 1
-    assert "4 skipped" in plain.out
+    assert "5 skipped" in plain.out
     assert len(encoded()) == 12
 
 

@@ -1,0 +1,114 @@
+"""The same on a Ray cluster: the same files, whoever dies."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scale_records import lasting, tables
+from test_killed import finished, log_of, start
+
+from baselines.options import ModelOptions
+from baselines.registry import ModelEntry
+from benchmarks.data.dataset import Sample
+from benchmarks.data.sa1b import Sa1bDataset
+from benchmarks.data.sa1b_parts import Sa1bParts
+from benchmarks.environment import code_version
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.protocols import find
+from benchmarks.records import WeightsRow
+from benchmarks.scale.evaluation import ScaleResult, evaluate_in_chunks
+from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.worker import WorkPlan
+
+pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LOCAL = ("--cluster", "local", "--workers", "2")
+
+
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def plan_of(target: str) -> WorkPlan:
+    entry = ModelEntry("double", target, "a double")
+    model = PlannedModel(entry, ModelOptions("double"), WeightsRow(kind="none"))
+    return WorkPlan(
+        run="test",
+        models=(model,),
+        teachers=(),
+        protocols=find(["box"]),
+        references=("ground-truth",),
+        seed=0,
+        threads=1,
+        lanes=2,
+        code=code_version(),
+    )
+
+
+def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> ScaleResult:
+    scale = ScaleRequest(chunk_images=3, cluster=cluster, workers=2 if cluster else None)
+    return evaluate_in_chunks(
+        Sa1bParts(shards), plan_of(target), scale, out / "instances.parquet", Reporter(quiet=True)
+    )
+
+
+def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_taken_up(
+    shards: Path, tmp_path: Path
+) -> None:
+    whole, there = tmp_path / "whole", tmp_path / "there"
+    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
+    driver = start(shards, there, *LOCAL)
+    while finished(there) < 3 and driver.poll() is None:
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert 3 <= finished(there) <= 11
+    again = start(shards, there, *LOCAL)
+    assert again.wait() == 0, log_of(there).read_text()
+    assert tables(there) == tables(whole)
+    assert lasting(there) == lasting(whole)
+
+
+def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [each for each in Sa1bDataset(shards).samples() if isinstance(each, Sample)]
+    pixels = [",".join(map(str, each.image[0, 0])) for each in samples]
+    victim = next(i for i, pixel in enumerate(pixels) if i > 4 and pixels.count(pixel) == 1)
+    once = tmp_path / "once"
+    once.touch()
+    monkeypatch.setenv("SCALE_TEST_PIXEL", pixels[victim])
+    monkeypatch.setenv("SCALE_TEST_ONCE", str(once))
+    found = evaluated(shards, tmp_path / "there", "scale_doubles:build_killer", "local")
+    assert not once.exists()
+    (failure,) = found.failures
+    assert failure.culprit == samples[victim].name
+    assert "brings down every worker" in failure.why
+    (row,) = found.rows
+    assert row.n_images == len(samples) - 1
+    alone = evaluated(shards, tmp_path / "alone", "baselines.dummy:build_instant", None)
+    n_lost = len(samples[victim].instances)
+    assert row.n_instances == alone.rows[0].n_instances - n_lost
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--workers", "2"), "go with --cluster"),
+        (("--cluster", "local", "--workers", "0"), "must be above 0"),
+        (("--cluster", "local", "--worker-gpus", "-1"), "at least 0"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused(
+    run: Any, shards: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={shards}", *options)
+    assert done.code == 2
+    assert said in done.err

@@ -1,0 +1,57 @@
+"""Kill -9 at any moment, start again: the files and the record are those of a run left alone."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scale_records import lasting, tables
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def start(shards: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
+        *("--root", str(shards), "--out", str(out), "--chunk", "1", "--protocol", "box,center"),
+        *("--threads", "1", "--quiet", *more),
+    ]
+    with log_of(out).open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def log_of(out: Path) -> Path:
+    return out.with_suffix(".log")
+
+
+def finished(out: Path) -> int:
+    folder = out / "instances.parquet"
+    return len(list(folder.glob("[!.]*.parquet"))) if folder.is_dir() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # processes that start on a machine that is shared
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not(
+    shards: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
+    rng = random.Random(0)  # noqa: S311 - no secret
+    for at_least in (2, 6):
+        process = start(shards, killed)
+        while finished(killed) < at_least and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(0.03 * rng.random())  # somewhere within the chunk that follows
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "record.json").exists()
+    assert 6 <= finished(killed) < 11
+    last = start(shards, killed)
+    assert last.wait() == 0, log_of(killed).read_text()
+    assert tables(killed) == tables(whole)
+    assert lasting(killed) == lasting(whole)

@@ -1,0 +1,82 @@
+"""Fuzzes all readers for some minutes: `python -m tests.fuzz --minutes 10`, or `nox -s fuzz`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .rounds import Counts, run_round
+from .targets import TARGETS, Target
+
+INPUTS_A_ROUND = 250
+
+
+@dataclass
+class Progress:
+    """What a target has done so far."""
+
+    counts: Counts = field(default_factory=Counts)
+    rounds: int = 0
+    seconds: float = 0.0
+    crash: str | None = None
+
+
+def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Progress]:
+    """Gives all targets the same time, in rounds; one that crashes is given no more."""
+    done = {target.name: Progress() for target in targets}
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        going = [target for target in targets if done[target.name].crash is None]
+        if not going:
+            break
+        target = min(going, key=lambda each: done[each.name].seconds)
+        progress, start = done[target.name], time.monotonic()
+        number = seed + progress.rounds
+        try:
+            counts = run_round(target, INPUTS_A_ROUND, number)
+        except Exception as error:  # noqa: BLE001 - whatever comes out is what we are looking for
+            progress.crash = f"seed {number}: {''.join(traceback.format_exception(error))}"
+        else:
+            progress.counts.read += counts.read
+            progress.counts.refused += counts.refused
+        progress.rounds += 1
+        progress.seconds += time.monotonic() - start
+    return done
+
+
+def describe(done: dict[str, Progress]) -> str:
+    """One line a target, then every crash in full."""
+    lines = [f"{'reader':24}{'inputs':>10}{'read':>10}{'refused':>10}{'crashes':>10}{'s':>8}"]
+    for name, each in done.items():
+        lines.append(
+            f"{name:24}{each.counts.total:>10}{each.counts.read:>10}{each.counts.refused:>10}"
+            f"{int(each.crash is not None):>10}{each.seconds:>8.0f}"
+        )
+    total = sum(each.counts.total for each in done.values())
+    crashes = [f"{name}, {each.crash}" for name, each in done.items() if each.crash]
+    lines.append(f"{total} inputs, {len(crashes)} readers crashed")
+    return "\n".join([*lines, *crashes])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 1 if any reader crashed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=None, help="of the first round")
+    parser.add_argument("--only", default="", help="readers whose name holds this")
+    given = parser.parse_args(arguments)
+    seed = int(time.time()) if given.seed is None else given.seed
+    targets = [target for target in TARGETS if given.only in target.name]
+    sys.stdout.write(f"seed {seed}, {given.minutes:g} minutes, {len(targets)} readers\n")
+    sys.stdout.flush()
+    done = fuzz(targets, given.minutes, seed)
+    sys.stdout.write(describe(done) + "\n")
+    return int(any(each.crash for each in done.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
