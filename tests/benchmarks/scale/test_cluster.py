@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -84,10 +85,12 @@ def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothi
     victim = next(i for i, pixel in enumerate(pixels) if i > 4 and pixels.count(pixel) == 1)
     once = tmp_path / "once"
     once.touch()
+    here = str(Path(__file__).parent)  # where the workers find the double
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("SCALE_TEST_PIXEL", pixels[victim])
     monkeypatch.setenv("SCALE_TEST_ONCE", str(once))
     found = evaluated(shards, tmp_path / "there", "scale_doubles:build_killer", "local")
-    assert not once.exists()
+    assert not once.exists(), found.failures
     (failure,) = found.failures
     assert failure.culprit == samples[victim].name
     assert "brings down every worker" in failure.why
