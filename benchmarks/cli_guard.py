@@ -7,6 +7,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from benchmarks.cli_options import OutputArguments
+
+_DEFAULT_OUTPUT = OutputArguments()
+
 
 def gate(
     *,
@@ -28,6 +32,26 @@ def gate(
     return command.gate(models, baseline, update=update, as_json=json, quiet=quiet)
 
 
+def compare(
+    a: Path,
+    b: Path,
+    /,
+    *,
+    threshold: Annotated[
+        float | None, Parameter(help="Ratio from which on times count as different; 1.05.")
+    ] = None,
+    output: OutputArguments = _DEFAULT_OUTPUT,
+) -> int:
+    """Show two runs side by side: what got better, what worse, what is the same within noise.
+
+    A and B are folders of runs, or their records: two versions, two machines, two days.
+    """
+    from benchmarks.commands import compare as command
+
+    return command.compare(a, b, threshold, output)
+
+
 def add_commands(app: App) -> None:
     """Adds the guard's commands to the command line."""
     app.command(gate)
+    app.command(compare)

@@ -67,8 +67,8 @@ def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
     return path
 
 
-def read_instances(path: Path) -> Any:
-    """Reads the table as a pandas DataFrame.
+def read_instances(path: Path, columns: Sequence[str] = COLUMNS) -> Any:
+    """Reads the table, or some columns of it, as a pandas DataFrame.
 
     Raises:
         DataError: Missing, or not such a table.
@@ -77,7 +77,7 @@ def read_instances(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
+        return pq.read_table(path, columns=list(columns)).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read instances from {path}: {error}") from error
 

@@ -139,7 +139,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    head = baseline.model_dump_json(exclude={"facts"}, indent=1).rstrip("}\n")
+    head = baseline.model_dump_json(exclude={"facts"}, indent=1).removesuffix("\n}")
     lines = ",\n".join(f"  {fact.model_dump_json()}" for fact in baseline.facts)
     text = f'{head},\n "facts": [\n{lines}\n ]\n}}\n'
     write_atomic(path, text.encode(), "name another with --baseline")
