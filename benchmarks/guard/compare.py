@@ -27,7 +27,8 @@ THRESHOLD = 1.05
 """Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
 
 Kind = Literal["time", "memory", "accuracy", "size"]
-Verdict = Literal["better", "worse", "same", "changed", "vanished", "appeared"]
+Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
+_ORDER = ("worse", "better", "changed", "vanished", "appeared", "same", "unclear")
 _A, _B = "a", "b"
 
 
@@ -43,7 +44,8 @@ class CompareRow(Value):
         b: In the second run.
         change: The ratio B / A; for accuracy the difference B - A.
         ci95: Of the change; None where nothing tells the noise.
-        verdict: `changed` is for sizes, which are neither good nor bad.
+        verdict: `changed` is for sizes, which are neither good nor bad; `unclear` where nothing
+            tells the noise.
         why: Why a value is missing, or how the verdict came about.
     """
 
@@ -154,7 +156,7 @@ def _alone(row: CompareRow, why_a: str | None, why_b: str | None) -> Iterator[Co
 def ratio_verdict(ci95: tuple[float, float] | None, threshold: float) -> Verdict:
     """Better or worse where the whole interval is beyond the threshold; more is worse."""
     if ci95 is None:
-        return "same"
+        return "unclear"
     if ci95[0] > threshold:
         return "worse"
     return "better" if ci95[1] < 1 / threshold else "same"
@@ -201,7 +203,9 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
         test = tested.get((model, reference, protocol))
         if test is None or old.manifest_sha256 != new.manifest_sha256:
             why = "not on the same prompts, or without instances: no test"
-            yield row.model_copy(update={"change": row.b - row.a, "why": why})
+            change = row.b - row.a
+            verdict = "unclear" if change else "same"
+            yield row.model_copy(update={"change": change, "verdict": verdict, "why": why})
             continue
         verdict = "same"
         if test.p_adjusted <= LEVEL:
@@ -270,7 +274,7 @@ def differences(a: Environment, b: Environment) -> tuple[str, ...]:
 
 def tally(rows: Sequence[CompareRow]) -> dict[str, int]:
     """How many rows have each verdict, those that occur."""
-    found = dict.fromkeys(("worse", "better", "changed", "vanished", "appeared", "same"), 0)
+    found: dict[str, int] = dict.fromkeys(_ORDER, 0)
     for row in rows:
         found[row.verdict] += 1
     return {verdict: count for verdict, count in found.items() if count}
