@@ -1,8 +1,10 @@
 """Judges the sessions of an A/B measurement; measures nothing, so that it can be done again.
 
-A benchmark is worse where the whole interval of its ratio is beyond the threshold in the first
-session and in the repetition. On a fixed set of scenes accuracy has no noise at all: its test says
-whether a loss is one of these scenes only, and a large loss counts in any case.
+A turn counts with its fastest call, since other work on the machine only adds to a time; medians
+are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
+threshold in the first session and in the repetition. On a fixed set of scenes accuracy has no noise
+at all: its test says whether a loss is one of these scenes only, and a large loss counts in any
+case.
 """
 
 from __future__ import annotations
@@ -120,11 +122,12 @@ def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgemen
 
 
 def _confirmed(first: Judged, again: Judged) -> Judged:
-    found = {"again": again.change, "again_ci95": again.ci95}
-    if first.verdict in ("suspect", "broken"):
-        held = {"suspect": "worse", "broken": "broken"}[first.verdict]
-        found["verdict"] = held if again.verdict == first.verdict else "not confirmed"
-    return first.model_copy(update=found)
+    verdict = first.verdict
+    if verdict == "suspect":
+        verdict = "worse" if again.verdict == "suspect" else "not confirmed"
+    return first.model_copy(
+        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict}
+    )
 
 
 def _judge_one(session: Session, threshold: float) -> Iterator[Judged]:
@@ -143,7 +146,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
         n_prompts=samples.n_prompts,
         unit="bytes" if is_memory else "ms",
     )
-    base, head, again = (_turn_medians(samples.sides.get(side, ())) for side in _ORDER)
+    base, head, again = (_turn_values(samples.sides.get(side, ())) for side in _ORDER)
     error = samples.errors.get("head")
     if error is not None:
         # A base that fails as well says nothing about the change.
@@ -175,9 +178,9 @@ _ORDER: tuple[Side, ...] = ("base", "head", "again")
 _VERDICTS: dict[str, Verdict] = {"worse": "suspect", "better": "better"}
 
 
-def _turn_medians(pairs: Sequence[Turns]) -> list[list[float]]:
-    """One value a turn: a call that was interrupted must not stand for it."""
-    return [[float(np.median(turn)) for turn in turns] for turns in pairs if turns]
+def _turn_values(pairs: Sequence[Turns]) -> list[list[float]]:
+    """A turn's fastest call: that others interrupted the rest tells of the machine alone."""
+    return [[min(turn) for turn in turns] for turns in pairs if turns]
 
 
 def _ratio(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:

@@ -91,8 +91,9 @@ def notes(sessions: tuple[Session, ...], judgement: Judgement) -> tuple[str, ...
         f"{first.environment.cpu}, {first.settings.threads} thread(s), "
         f"{first.settings.pairs} sets of fresh processes, {len(sessions)} session(s), "
         f"{seconds:.0f} s.",
-        "Change and noise: ratio of medians [95 % interval], or mIoU in points. It fails where the "
-        f"whole interval is beyond {judgement.threshold:g} and the repetition confirms it.",
+        "Change and noise: ratio of medians over turns [95 % interval], each turn with its fastest "
+        "call; or mIoU in points. It fails where the whole interval is beyond "
+        f"{judgement.threshold:g} and the repetition confirms it.",
     ]
     if judgement.noise_floor is not None:
         share = 100 * (judgement.noise_floor - 1)

@@ -17,7 +17,9 @@ Phase = tuple[str, int | None]
 Key = tuple[str, str, int | None]
 """Model, phase or protocol, and number of prompts."""
 LOAD, MEMORY = "load", "memory"
-_MAX_CALLS = 50
+# More calls than one, so that one of them is not interrupted, unless they take too long.
+_MIN_CALLS, _MAX_CALLS = 3, 50
+_LONG_TURN = 8  # turns
 _DECIMALS = 5  # of milliseconds: a clock is no finer
 
 
@@ -127,7 +129,7 @@ class TimedModel:
         if not first:
             return
         # The same number for all, or a slower side would be measured in another way.
-        calls = int(np.clip(round(self._settings.turn_ms / min(first.values())), 1, _MAX_CALLS))
+        calls = calls_in_turn(min(first.values()), self._settings.turn_ms)
         taken: dict[Side, list[tuple[float, ...]]] = {side: [] for side in first}
         for _ in range(self._settings.turns):
             running = [side for side in taken if side in workers]
@@ -160,3 +162,9 @@ class TimedModel:
 
     def _at(self, phase: Phase) -> _Growing:
         return self._found.setdefault(phase, _Growing())
+
+
+def calls_in_turn(call_ms: float, turn_ms: float) -> int:
+    """How many calls of a length make a turn of about another."""
+    least = _MIN_CALLS if _MIN_CALLS * call_ms <= _LONG_TURN * turn_ms else 1
+    return int(np.clip(round(turn_ms / call_ms), least, _MAX_CALLS))

@@ -84,8 +84,8 @@ def _prompts(size_hw: tuple[int, ...]) -> dict[str, Prompts]:
     """Prompts at fixed places of the image."""
     height, width = size_hw
     draw = np.random.default_rng(N_PROMPTS)
-    at = draw.uniform(0.2, 0.8, (N_PROMPTS, 2)) * (width, height)
-    half = np.array([0.15 * width, 0.15 * height])
+    at = (draw.uniform(0.2, 0.8, (N_PROMPTS, 2)) * (width, height)).astype(np.float32)
+    half = np.array([0.15 * width, 0.15 * height], np.float32)
     return {
         _POINT: Prompts(points=at[:, None], labels=np.ones((N_PROMPTS, 1), np.int64)),
         _BOX: Prompts(boxes=np.concatenate([at - half, at + half], axis=1)),
