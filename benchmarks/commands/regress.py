@@ -28,7 +28,7 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
         0, or 1 if something is worse or broken, and that was confirmed.
     """
     limit = _checked(threshold)
-    settings, out = _settings(arguments), _folder(arguments)
+    settings, out = settings_of(arguments), _folder(arguments)
     with _trees(arguments) as (base, head):
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=arguments.quiet)
@@ -38,7 +38,7 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
 
 def measure(arguments: RegressArguments) -> int:
     """Measures both versions once and leaves the record; judges nothing."""
-    settings, out = _settings(arguments), _folder(arguments)
+    settings, out = settings_of(arguments), _folder(arguments)
     with _trees(arguments) as (base, head):
         ab.measure_into(out, base, head, settings, Reporter(quiet=arguments.quiet))
     sys.stdout.write(f"{out}\n")
@@ -59,7 +59,12 @@ def _checked(threshold: float | None) -> float:
     return limit
 
 
-def _settings(arguments: RegressArguments) -> Settings:
+def settings_of(arguments: RegressArguments) -> Settings:
+    """What is measured, as the user said.
+
+    Raises:
+        UsageError: It cannot be meant.
+    """
     given = arguments.accuracy_models
     names = default_accuracy_models() if given is None else _names(given) if given else ()
     try:

@@ -45,7 +45,7 @@ def run(
         threshold: Ratio from which on a change is a regression.
         reporter: Told about progress.
     """
-    sessions = (measure_into(folder, base, head, settings, reporter),)
+    sessions: tuple[Session, ...] = (measure_into(folder, base, head, settings, reporter),)
     judgement = judge(sessions, threshold)
     if judgement.suspects:
         reporter.say(f"{len(judgement.suspects)} suspect: measuring again")

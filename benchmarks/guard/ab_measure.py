@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -158,12 +158,11 @@ def _answers(
     ]
 
 
-def _ious(given: Mapping[Side, dict[str, Any]], side: Side, protocol: str) -> Sequence[float]:
-    return given[side]["iou"].get(protocol, ()) if side in given else ()
+def _ious(given: Mapping[Side, dict[str, Any]], side: Side, protocol: str) -> tuple[float, ...]:
+    return tuple(given[side]["iou"].get(protocol, ())) if side in given else ()
 
 
-def _images(given: Mapping[Side, dict[str, Any]], protocol: str) -> Sequence[int]:
+def _images(given: Mapping[Side, dict[str, Any]], protocol: str) -> tuple[int, ...]:
     """The image of every answer, the same for both sides, as either tells it."""
-    return next(
-        (each["images"][protocol] for each in given.values() if protocol in each["iou"]), ()
-    )
+    told = (each["images"].get(protocol) for each in given.values())
+    return next((tuple(images) for images in told if images is not None), ())

@@ -32,7 +32,8 @@ class Settings(Value):
         scenes: Drawn scenes that accuracy is measured on.
         threads: Threads a model is given; that several wait for each other is noise.
         turn_ms: Calls are repeated until a turn takes about so long.
-        seed: Of scenes, order and random weights.
+        seed: Of scenes and random weights.
+        order_seed: Of the order of processes and turns.
     """
 
     models: tuple[str, ...]
@@ -44,6 +45,7 @@ class Settings(Value):
     threads: int
     turn_ms: float = 20.0
     seed: int = 0
+    order_seed: int = 0
 
 
 class TreeInfo(Value):

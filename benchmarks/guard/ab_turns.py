@@ -64,7 +64,7 @@ class TimedModel:
 
     def pair(self, index: int) -> None:
         """Starts a process of each side, lets them take turns, and reads their memory."""
-        rng = np.random.default_rng([self._settings.seed, self._repetition, index])
+        rng = np.random.default_rng([self._settings.order_seed, self._repetition, index])
         with self._started(rng) as workers:
             phases = self._phases(workers)
             for phase in dict.fromkeys(name for names in phases.values() for name in names):

@@ -104,9 +104,20 @@ def compare_facts(before: Iterable[Fact], now: Iterable[Fact]) -> tuple[Comparis
 
 
 def merged(before: Sequence[Fact], now: Sequence[Fact], judged: Iterable[str]) -> tuple[Fact, ...]:
-    """The new baseline: today's facts, and the old ones of subjects that were not looked at."""
+    """The new baseline: today's facts, and the old ones of subjects that were not looked at.
+
+    What was there keeps its place, so that a diff shows nothing but changes.
+    """
     looked_at = set(judged)
-    return (*now, *(fact for fact in before if fact.subject not in looked_at))
+    new = {(fact.subject, fact.what): fact for fact in now}
+    kept = []
+    for old in before:
+        fact = new.pop((old.subject, old.what), None)
+        if fact is not None:
+            kept.append(fact)
+        elif old.subject not in looked_at:
+            kept.append(old)
+    return (*kept, *new.values())
 
 
 def load_baseline(path: Path) -> Baseline:

@@ -18,6 +18,7 @@ from baselines.registry import ModelEntry, build
 from benchmarks import parameters
 from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore
+from benchmarks.data.prompt_rules import prompt_rule
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.guard.facts import Fact
 from benchmarks.guard.fingerprints import array_facts, model_facts
@@ -90,12 +91,18 @@ def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
 
 
 def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
-    digest = hashlib.sha256()
+    masks = hashlib.sha256()
+    prompts = {protocol.prompt: hashlib.sha256() for protocol in find(PROTOCOLS)}
     for sample in scenes.samples():
         for instance in sample.instances:
-            digest.update(repr((instance.category, sorted(instance.rle.items()))).encode())
-    yield Fact(subject=scenes.name, what="recipe sha256", value=scenes.fingerprint)
-    yield Fact(subject=scenes.name, what="reference masks sha256", value=digest.hexdigest())
+            masks.update(repr((instance.category, sorted(instance.rle.items()))).encode())
+            for name, digest in prompts.items():
+                made = prompt_rule(name).make(instance, instance.mask(), SEED)
+                digest.update(b"none" if made is None else made.tobytes())
+    hashes = {"recipe": scenes.fingerprint, "reference masks": masks.hexdigest()}
+    hashes |= {f"prompts {name}": digest.hexdigest() for name, digest in prompts.items()}
+    for what, value in hashes.items():
+        yield Fact(subject=scenes.name, what=f"{what} sha256", value=value)
     yield from array_facts(scenes.name, "first image", scenes.scene(0).image)
 
 
@@ -148,11 +155,3 @@ def _add_accuracy(
                 tolerance=tolerance,
             )
         )
-        if row.manifest_sha256 is not None:
-            prompts = Fact(
-                subject=row.dataset,
-                what=f"prompts {row.protocol} sha256",
-                value=row.manifest_sha256,
-            )
-            if prompts not in found.facts:
-                found.facts.append(prompts)

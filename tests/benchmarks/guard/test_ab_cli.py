@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import git
+from git_repo import git
 
 from benchmarks.cli import main
 
@@ -28,7 +28,7 @@ def test_a_slower_phase_and_a_worse_answer_fail_and_are_named(
     repo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(repo, '"encode": 5.0', '"encode": 40.0')
-    edit(repo, "part=0.75", "part=0.74")
+    edit(repo, "part=0.75", "part=0.6")
     code = regress("run", "--base=HEAD", "--accuracy-models=dummy", "--out=ab", "--json", *SMALL)
     document = json.loads(capsys.readouterr().out)
     assert code == 1
