@@ -5,7 +5,6 @@ Random weights: none of these times depends on them. The JSON holds machine and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,10 @@ def sample() -> Sample:
 
 
 @pytest.fixture(scope="session", params=MODELS)
-def model(request: pytest.FixtureRequest) -> Iterator[Any]:
+def model(request: pytest.FixtureRequest) -> Any:
     """A model with random weights."""
     (entry,) = select([request.param])
-    yield build(entry, ModelOptions(entry.name))
+    return build(entry, ModelOptions(entry.name))
 
 
 @pytest.fixture(scope="session")
@@ -131,14 +130,12 @@ def test_reading(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, kind:
     """All of a dataset of four images: opened, images and masks decoded."""
     folder: Path = tmp_path_factory.mktemp(kind)
     open_dataset = _written(kind, folder)
-    made = benchmark(
-        lambda: [
-            instance.mask().sum()
-            for each in open_dataset().samples()
-            for instance in each.instances
-        ]
-    )
-    assert min(made) > 0
+
+    def read() -> list[int]:
+        samples = open_dataset().samples()
+        return [int(instance.mask().sum()) for each in samples for instance in each.instances]
+
+    assert min(benchmark(read)) > 0
 
 
 def _written(kind: str, folder: Path) -> Any:
