@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from baselines import dummy
+from benchmarks.cli import main
+from benchmarks.data.make import write_coco
+from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.guard.compare import compare_runs, load_run, ratio_verdict
 from benchmarks.guard.compare_output import compare_tables
 from benchmarks.records import (
@@ -54,18 +57,28 @@ def with_times(
     )
 
 
-@pytest.fixture
-def runs(run: Any, scenes: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs: in the second the dummy's masks are worse, and `m` takes twice the time."""
-    arguments = [*scenes.arguments, "--models=dummy,box", "--protocol=box", "--quiet"]
-    assert run("miou", *arguments, "--out=a").code == 0
-    monkeypatch.setattr(dummy, "SINGLE", replace(dummy.SINGLE, part=0.5))
-    assert run("miou", *arguments, "--out=b").code == 0
-    for name, encode, more, peak, total in (("a", 1, "x", 100, 7), ("b", 2, "y", 160, 8)):
-        record = load_record(tmp_path / name)
-        changed = with_times(record, encode, ord(name), more=more, peak=peak, total=total)
-        save_record(changed, tmp_path / name)
-    return [tmp_path / "a", tmp_path / "b"]
+    folder = tmp_path_factory.mktemp("runs")
+    scenes = folder / "scenes"
+    write_coco(SyntheticDataset(n_images=9, seed=5, size_hw=(96, 128)), scenes)
+    data = [f"--images={scenes / 'images'}", f"--annotations={scenes / 'instances.json'}"]
+    arguments = ["miou", "--dataset=coco", *data, "--models=dummy,box", "--protocol=box", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, encode, more, peak, total in (("a", 1, "x", 100, 7), ("b", 2, "y", 160, 8)):
+            assert main([*arguments, f"--out={folder / name}"]) == 0
+            record = load_record(folder / name)
+            changed = with_times(record, encode, ord(name), more=more, peak=peak, total=total)
+            save_record(changed, folder / name)
+            patch.setattr(dummy, "SINGLE", replace(dummy.SINGLE, part=0.5))
+    return folder
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the two runs, which a test may change."""
+    return [Path(shutil.copytree(made / name, tmp_path / name)) for name in ("a", "b")]
 
 
 def test_what_is_better_worse_and_the_same(runs: list[Path], run: Any, tmp_path: Path) -> None:
