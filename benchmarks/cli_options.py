@@ -137,8 +137,8 @@ class RegressArguments:
         Parameter(help="Whose accuracy is; the shipped ones, or grabcut and dummy; '' for none."),
     ] = None
     n_prompts: Annotated[str, Parameter(help="Numbers of prompts to decode.")] = "1,10"
-    pairs: Annotated[int, Parameter(help="Sets of fresh processes for each model.")] = 5
-    turns: Annotated[int, Parameter(help="Turns of each phase in each of them.")] = 12
+    pairs: Annotated[int, Parameter(help="Sets of fresh processes for each model.")] = 4
+    turns: Annotated[int, Parameter(help="Turns of each phase in each of them.")] = 8
     scenes: Annotated[int, Parameter(help="Drawn scenes that accuracy is measured on.")] = 12
     threads: Annotated[int, Parameter(help="Threads a model is given; one is least noisy.")] = 1
     out: Annotated[Path | None, Parameter(help="Folder for the records.")] = None

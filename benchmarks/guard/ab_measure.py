@@ -1,8 +1,8 @@
 """Measures two versions in one session; judges nothing.
 
 For each model, sets of three fresh processes are started: one of the head, and two of the base,
-whose difference is noise. They take turns of some milliseconds, in an order drawn anew each time,
-so that whatever the machine does meanwhile hits all of them alike.
+whose difference is noise (one in a repetition). They take turns of some milliseconds, in an order
+drawn anew each time, so that whatever the machine does meanwhile hits all of them alike.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def measure(
     """
     start = time.monotonic()
     here = environment.collect(settings.threads)
-    trees: dict[Side, Tree] = {"base": base, "again": base, "head": head}
+    trees: dict[Side, Tree] = {"base": base, "head": head}
+    if only is None:  # a repetition needs no noise floor of its own
+        trees["again"] = base
     wanted = None if only is None else {(model, phase) for model, phase, _ in only}
     timed = [m for m in settings.models if wanted is None or _asked(m, wanted, timed=True)]
     asked = [

@@ -18,7 +18,7 @@ Key = tuple[str, str, int | None]
 """Model, phase or protocol, and number of prompts."""
 LOAD, MEMORY = "load", "memory"
 # More calls than one, so that one of them is not interrupted, unless they take too long.
-_MIN_CALLS, _MAX_CALLS = 3, 50
+_MIN_CALLS, _MAX_CALLS = 2, 50
 _LONG_TURN = 8  # turns
 _DECIMALS = 5  # of milliseconds: a clock is no finer
 
@@ -38,7 +38,7 @@ class TimedModel:
 
     Args:
         name: The model.
-        trees: The version of each side.
+        trees: The version of each side that takes part.
         settings: How much of what.
         image: File of the image that it is timed on.
         only: Benchmarks to measure; None for all.
@@ -93,8 +93,9 @@ class TimedModel:
         settings = self._settings
         with ExitStack() as stack:
             workers: dict[Side, Worker] = {}
-            for number in rng.permutation(len(SIDES)):
-                side = SIDES[number]
+            sides = tuple(self._trees)
+            for number in rng.permutation(len(sides)):
+                side = sides[number]
                 workers[side] = Worker(
                     self._trees[side], self._name, self._image, settings.threads, settings.seed
                 )
