@@ -171,8 +171,15 @@ def _is_right(judgement: Judgement, wanted: str | None) -> bool:
     return any(e.verdict in FAILING and e.phase == wanted for e in judgement.benchmarks)
 
 
-def run(root: Path, repeats: int, settings: Settings, out: Path, reporter: Reporter) -> Power:
-    """Tries all cases, in turns, and writes the record after each trial.
+def run(
+    root: Path,
+    repeats: int,
+    settings: Settings,
+    out: Path,
+    reporter: Reporter,
+    cases: Sequence[Case] = CASES,
+) -> Power:
+    """Tries the cases, in turns, and writes the record after each trial.
 
     Raises:
         DataError: `out` holds trials of another version or of other settings.
@@ -180,7 +187,7 @@ def run(root: Path, repeats: int, settings: Settings, out: Path, reporter: Repor
     with checked_out(root, "HEAD") as base:
         power = _begun(base, settings, out)
         for number in range(repeats):
-            for case in CASES:
+            for case in cases:
                 known = {(trial.case, trial.number) for trial in power.trials}
                 if number < trials_of(case, repeats) and (case, number) not in known:
                     trial = try_once(root, base, case, number, settings, reporter)
@@ -239,15 +246,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
-    known: dict[str, Any] = {"models": str, "pairs": int, "turns": int, "scenes": int}
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    known: dict[str, Any] = {"models": str, "accuracy_models": str, "n_prompts": str}
+    known |= dict.fromkeys(("pairs", "turns", "scenes"), int)
     for name, kind in known.items():
-        parser.add_argument(f"--{name}", type=kind, default=None, help="as of regress")
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=None, help="as of regress")
     arguments = parser.parse_args(argv)
     given = {name: value for name in known if (value := getattr(arguments, name)) is not None}
     try:
         settings = settings_of(RegressArguments(base="HEAD", **given))
         root = repository(Path.cwd())
-        power = run(root, arguments.repeats, settings, arguments.out, Reporter())
+        power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
