@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cli_options import OutputArguments
@@ -10,12 +11,14 @@ from benchmarks.commands.printing import print_json, print_table
 from benchmarks.commands.requests import new_folder
 from benchmarks.guard.compare import (
     THRESHOLD,
+    CompareRow,
     compare_runs,
     differences,
     load_run,
     tally,
 )
 from benchmarks.guard.compare_output import compare_tables, tally_text, write_comparison
+from benchmarks.records import RunRecord
 from mobilesam.errors import UsageError
 
 ONE_PROCESS = "one process: what differs from process to process is not in that interval"
@@ -43,12 +46,7 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
         raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {limit}")
     first, second = load_run(a), load_run(b)
     rows = compare_runs(first, second, limit)
-    notes = (
-        *differences(first.record.environment, second.record.environment),
-        f"times and memory count as different where all of the interval is beyond {limit}",
-        *((ONE_PROCESS,) if any(row.why == "one process" for row in rows) else ()),
-        APART,
-    )
+    notes = _notes(first.record, second.record, rows, limit)
     title = f"{a} (A) against {b} (B)"
     out = output.out
     if out is None and not output.json:
@@ -65,10 +63,23 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
         }
         print_json(document)
         return 0
-    for table in compare_tables(rows):
-        print_table(table)
+    _print(rows, notes if not output.quiet else ())
     if not output.quiet:
-        sys.stdout.write("".join(f"note: {note}\n" for note in notes))
         sys.stdout.write(f"files   {out} ({len(files)})\n")
     sys.stdout.write(f"{title}: {tally_text(rows) or 'nothing in common'}\n")
     return 0
+
+
+def _notes(a: RunRecord, b: RunRecord, rows: Sequence[CompareRow], limit: float) -> tuple[str, ...]:
+    return (
+        *differences(a.environment, b.environment),
+        f"times and memory count as different where all of the interval is beyond {limit}",
+        *((ONE_PROCESS,) if any(row.why == "one process" for row in rows) else ()),
+        APART,
+    )
+
+
+def _print(rows: Sequence[CompareRow], notes: Sequence[str]) -> None:
+    for table in compare_tables(rows):
+        print_table(table)
+    sys.stdout.write("".join(f"note: {note}\n" for note in notes))

@@ -59,28 +59,7 @@ def measure(
     trees: dict[Side, Tree] = {"base": base, "head": head}
     if only is None:  # a repetition needs no noise floor of its own
         trees["again"] = base
-    wanted = None if only is None else {(model, phase) for model, phase, _ in only}
-    timed = [m for m in settings.models if wanted is None or _asked(m, wanted, timed=True)]
-    asked = [
-        m for m in settings.accuracy_models if wanted is None or _asked(m, wanted, timed=False)
-    ]
-    samples: list[Samples] = []
-    answers: list[Answers] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        image = _write_scenes(folder, settings, with_references=bool(asked))
-        with reporter.bar("pairs", len(timed) * settings.pairs + len(asked)) as bar:
-            for model in timed:
-                turns = TimedModel(model, trees, settings, image, only, repetition)
-                for pair in range(settings.pairs):
-                    bar.note(f"{model} (pair {pair + 1})")
-                    turns.pair(pair)
-                    bar.step(model)
-                samples += turns.samples()
-            for model in asked:
-                bar.note(f"accuracy of {model}")
-                answers += _answers(model, trees, settings, folder, image)
-                bar.step(model)
+    samples, answers = _measured(trees, settings, reporter, only, repetition)
     return Session(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         base=base.info,
@@ -88,14 +67,48 @@ def measure(
         settings=settings,
         environment=here,
         warnings=environment.warnings(here),
-        samples=tuple(samples),
-        answers=tuple(answers),
+        samples=samples,
+        answers=answers,
         duration_s=time.monotonic() - start,
     )
 
 
-def _asked(model: str, wanted: set[tuple[str, str]], *, timed: bool) -> bool:
-    return any(name == model and (phase not in PROTOCOLS) == timed for name, phase in wanted)
+def _measured(
+    trees: Mapping[Side, Tree],
+    settings: Settings,
+    reporter: Reporter,
+    only: Collection[Key] | None,
+    repetition: int,
+) -> tuple[tuple[Samples, ...], tuple[Answers, ...]]:
+    timed = [name for name in settings.models if _wanted(name, only, timed=True)]
+    asked = [name for name in settings.accuracy_models if _wanted(name, only, timed=False)]
+    samples: list[Samples] = []
+    answers: list[Answers] = []
+    with (
+        tempfile.TemporaryDirectory() as name,
+        reporter.bar("pairs", len(timed) * settings.pairs + len(asked)) as bar,
+    ):
+        folder = Path(name)
+        image = _write_scenes(folder, settings, with_references=bool(asked))
+        for model in timed:
+            turns = TimedModel(model, trees, settings, image, only, repetition)
+            for pair in range(settings.pairs):
+                bar.note(f"{model} (pair {pair + 1})")
+                turns.pair(pair)
+                bar.step(model)
+            samples += turns.samples()
+        for model in asked:
+            bar.note(f"accuracy of {model}")
+            answers += _answers(model, trees, settings, folder, image)
+            bar.step(model)
+    return tuple(samples), tuple(answers)
+
+
+def _wanted(model: str, only: Collection[Key] | None, *, timed: bool) -> bool:
+    """Whether any benchmark of a model is asked for, of those with a clock or of the others."""
+    if only is None:
+        return True
+    return any(name == model and (phase not in PROTOCOLS) == timed for name, phase, _ in only)
 
 
 def _write_scenes(folder: Path, settings: Settings, *, with_references: bool) -> Path:
