@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,14 +75,14 @@ def test_a_slowdown_fails_only_if_the_repetition_confirms_it() -> None:
     assert row.floor == pytest.approx(1.0, abs=0.05)
 
 
-@settings(max_examples=15)
+@settings(CALM, max_examples=15)
 @given(st.floats(0.75, 1.07), st.integers(0, 99))
 def test_what_is_within_the_threshold_never_fails(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
     assert judge((one, one)).passed
 
 
-@settings(max_examples=15)
+@settings(CALM, max_examples=15)
 @given(st.floats(1.2, 3), st.integers(0, 99))
 def test_what_is_far_beyond_it_always_does(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
@@ -146,6 +147,7 @@ def test_the_table_and_the_notes_say_what_was_found() -> None:
     assert any("Noise floor" in line for line in notes((first, first), judgement))
 
 
+@settings(CALM)
 @given(st.floats(1e-3, 1e5))
 def test_a_turn_has_a_bounded_number_of_calls(call_ms: float) -> None:
     calls = calls_in_turn(call_ms, 20.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,13 +39,13 @@ def fact(value: int | str | tuple[float, ...], tolerance: float = 0.0, what: str
     return Fact(subject="m", what=what, value=value, tolerance=tolerance)
 
 
-@settings(max_examples=30)
+@settings(CALM, max_examples=30)
 @given(FACTS)
 def test_facts_are_the_same_as_themselves(facts: list[Fact]) -> None:
     assert {each.verdict for each in compare_facts(facts, facts)} <= {"same"}
 
 
-@settings(max_examples=30)
+@settings(CALM, max_examples=30)
 @given(FACTS, FACTS)
 def test_every_fact_has_one_verdict(before: list[Fact], now: list[Fact]) -> None:
     found = compare_facts(before, now)
@@ -55,7 +56,7 @@ def test_every_fact_has_one_verdict(before: list[Fact], now: list[Fact]) -> None
     assert sum(each.verdict == "vanished" for each in found) == len(found) - len(now)
 
 
-@settings(max_examples=20)
+@settings(CALM, max_examples=20)
 @given(FACTS)
 def test_a_baseline_survives_its_file(facts: list[Fact]) -> None:
     baseline = Baseline(cpu="c", libraries={"torch": "1"}, facts=tuple(facts))

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from guard_settings import CALM
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.guard import injections, power
@@ -20,6 +21,7 @@ SMALL = Settings(
 )  # fmt: skip
 
 
+@settings(CALM)
 @given(st.floats(0.05, 3))
 def test_a_change_is_made_just_strong_enough(slope: float) -> None:
     applied = [0.0]

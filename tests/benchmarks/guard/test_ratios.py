@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from benchmarks.ratios import ratio_in_turns, ratio_of_runs
 TIMES = st.lists(st.floats(0.1, 1e3), min_size=1, max_size=5)
 
 
-@settings(max_examples=15)
+@settings(CALM, max_examples=15)
 @given(st.lists(TIMES, min_size=3, max_size=4), st.floats(0.2, 5))
 def test_a_constant_factor_is_found_exactly(old: list[list[float]], factor: float) -> None:
     new = [[factor * value for value in turns] for turns in old]
