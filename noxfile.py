@@ -16,6 +16,7 @@ import nox
 ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 COMMITTED = ("results/runs", "--out", "bench-runs/report.html")
+MICROBENCH = "bench-runs/microbench.json"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 nox.needs_version = ">=2024.3"
@@ -81,6 +82,33 @@ def picture(session: nox.Session) -> None:
     """The README's picture of the report of the committed runs; needs Chromium."""
     python(session, "-m", "benchmarks", "report", *COMMITTED)
     python(session, "-m", "benchmarks.report.html_picture", COMMITTED[-1], "results/report.png")
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """What needs no clock, against the committed baseline. Extra arguments go to `gate`."""
+    python(session, "-m", "benchmarks", "gate", *session.posargs)
+
+
+@nox.session
+def regress(session: nox.Session) -> None:
+    """This tree against another version, in turns: `-- --base REF`."""
+    python(session, "-m", "benchmarks", "regress", "run", *session.posargs)
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """How reliable `regress` is, on a quiet machine: about an hour."""
+    python(session, "-m", "benchmarks.guard.power", *session.posargs)
+
+
+@nox.session
+def microbench(session: nox.Session) -> None:
+    """The hot paths under pytest-benchmark; JSON in bench-runs/microbench.json."""
+    out = ROOT / MICROBENCH
+    out.parent.mkdir(exist_ok=True)
+    options = ("--benchmark-only", f"--benchmark-json={out}", "--timeout=1800")
+    python(session, "-m", "pytest", "benchmarks/test_hot_paths.py", *options, *session.posargs)
 
 
 @nox.session

@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
 from benchmarks.cli_distill import distill_app
+from benchmarks.cli_guard import add_commands
 from benchmarks.cli_options import (
     AccuracyArguments,
     DataArguments,
@@ -39,6 +40,7 @@ data_app = App(name="data", help="Make datasets.")
 app.command(weights_app)
 app.command(data_app)
 app.command(distill_app)
+add_commands(app)
 
 
 @app.command

@@ -151,3 +151,28 @@ class TrainArguments:
     augment: Annotated[
         bool | None, Parameter(help="Mirror and recolour; not with stored embeddings.")
     ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RegressArguments:
+    """Which versions are compared, and how thoroughly."""
+
+    base: Annotated[str, Parameter(help="The commit, branch or tag to compare with.")]
+    head: Annotated[
+        str | None, Parameter(help="The one in question; the working tree unless told.")
+    ] = None
+    models: Annotated[str, Parameter(help="Whose times and memory are measured.")] = (
+        "mobilesam-mini"
+    )
+    accuracy_models: Annotated[
+        str | None,
+        Parameter(help="Whose accuracy is; the shipped ones, or grabcut and dummy; '' for none."),
+    ] = None
+    n_prompts: Annotated[str, Parameter(help="Numbers of prompts to decode.")] = "1,10"
+    pairs: Annotated[int, Parameter(help="Sets of fresh processes for each model.")] = 4
+    turns: Annotated[int, Parameter(help="Turns of each phase in each of them.")] = 8
+    scenes: Annotated[int, Parameter(help="Drawn scenes that accuracy is measured on.")] = 12
+    threads: Annotated[int, Parameter(help="Threads a model is given; one is least noisy.")] = 1
+    out: Annotated[Path | None, Parameter(help="Folder for the records.")] = None
+    quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False

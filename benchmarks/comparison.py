@@ -22,7 +22,8 @@ LEVEL = round(1 - CONFIDENCE, 6)
 
 _PROMPT = ["image_id", "annotation_id"]
 _TASK = ["reference", "protocol"]
-_NEEDED = (*_PROMPT, "model", *_TASK, "iou")
+NEEDED = (*_PROMPT, "model", *_TASK, "iou")
+"""Columns of the table of instances that are looked at."""
 
 
 def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[ComparisonRow, ...]:
@@ -62,7 +63,7 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
 
 
 def _check(rows: pd.DataFrame) -> None:
-    missing = [name for name in _NEEDED if name not in rows.columns]
+    missing = [name for name in NEEDED if name not in rows.columns]
     if missing:
         raise DataError(
             f"the table of instances has no column {', '.join(missing)}; "

@@ -76,8 +76,8 @@ def instances_file(
     return buffer.getvalue()
 
 
-def read_instances(path: Path) -> Any:
-    """Reads the table, one file or a folder of them, as a pandas DataFrame.
+def read_instances(path: Path, columns: Sequence[str] = COLUMNS) -> Any:
+    """Reads the table, one file or a folder of them, or some columns, as a pandas DataFrame.
 
     Raises:
         DataError: Missing, or not such a table.
@@ -86,7 +86,7 @@ def read_instances(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
+        return pq.read_table(path, columns=list(columns)).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read instances from {path}: {error}") from error
 

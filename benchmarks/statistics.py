@@ -69,13 +69,17 @@ def median_interval(groups: Sequence[Float64Array], seed: int = 0) -> tuple[floa
     """
     if sum(map(len, groups)) < MIN_SAMPLES_FOR_INTERVAL:
         return None
-    rng = np.random.default_rng(seed)
+    return percentile_interval(draw_medians(groups, np.random.default_rng(seed)))
+
+
+def draw_medians(groups: Sequence[Float64Array], rng: np.random.Generator) -> Float64Array:
+    """Medians of `N_RESAMPLES` resamples: processes are drawn first, then calls within each."""
     medians = np.empty(N_RESAMPLES)
     for row in range(N_RESAMPLES):
         chosen = rng.integers(len(groups), size=len(groups))
         drawn = [groups[g][rng.integers(len(groups[g]), size=len(groups[g]))] for g in chosen]
         medians[row] = np.median(np.concatenate(drawn))
-    return _interval(medians)
+    return medians
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +258,8 @@ def _tail_share(drawn: Float64Array, t: float, dof: int) -> float:
     return min(COUNTED_P, 2 * float(stats.t.sf(t / scale, dof)))
 
 
-def _interval(values: Float64Array) -> tuple[float, float]:
+def percentile_interval(values: Float64Array) -> tuple[float, float]:
+    """The middle 95 % of draws."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

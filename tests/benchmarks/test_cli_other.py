@@ -22,7 +22,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    commands = "run params latency miou models doctor predict report weights"
+    commands = "run params latency miou models doctor predict report weights gate compare regress"
     for command in commands.split():
         assert command in done.stdout
 

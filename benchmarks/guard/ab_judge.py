@@ -1,0 +1,215 @@
+"""Judges the sessions of an A/B measurement; measures nothing, so that it can be done again.
+
+A turn counts with its fastest call, since other work on the machine only adds to a time; medians
+are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
+threshold in the first session and in the repetition. On a fixed set of scenes accuracy has no noise
+at all: its test says whether a loss is one of these scenes only, and a large loss counts in any
+case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.guard.ab_records import Answers, Samples, Session, Side, Turns
+from benchmarks.guard.ab_turns import LOAD, MEMORY, Key
+from benchmarks.guard.compare import phase_label, ratio_verdict
+from benchmarks.ratios import Ratio, ratio_in_turns
+from benchmarks.records import Value
+from benchmarks.statistics import clustered_mean
+from mobilesam.errors import UsageError
+
+THRESHOLD = 1.10
+"""Ratio of times, or of peaks of memory, from which on a change is a regression."""
+LOSS = 0.005
+"""A loss of mIoU on the scenes (a fraction) that counts whatever its interval."""
+DUST = 0.001
+"""A loss of mIoU that never counts: the last digits of floats."""
+
+Verdict = Literal[
+    "worse", "broken", "suspect", "not confirmed", "better", "same", "vanished", "appeared"
+]
+FAILING: frozenset[Verdict] = frozenset(("worse", "broken"))
+
+
+class Judged(Value):
+    """One benchmark.
+
+    Attributes:
+        model: Whose.
+        what: Phase, memory or protocol, as printed.
+        phase: Phase, `memory` or protocol.
+        n_prompts: Of decoding.
+        unit: Of `base` and `head`: `ms`, `bytes` or `fraction`.
+        base: Median, or mean IoU, in the first session.
+        head: Likewise.
+        change: Ratio head / base; for accuracy the difference head - base.
+        ci95: Of the change.
+        floor: The change between two sets of processes of the base: noise.
+        floor_ci95: Of that.
+        again: The change in the repetition; None if it was not repeated.
+        again_ci95: Of that.
+        verdict: `suspect` has not been repeated, `not confirmed` has.
+        why: The error, where there is one.
+    """
+
+    model: str
+    what: str
+    phase: str
+    n_prompts: int | None = None
+    unit: str
+    base: float | None = None
+    head: float | None = None
+    change: float | None = None
+    ci95: tuple[float, float] | None = None
+    floor: float | None = None
+    floor_ci95: tuple[float, float] | None = None
+    again: float | None = None
+    again_ci95: tuple[float, float] | None = None
+    verdict: Verdict = "same"
+    why: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """What makes it the same benchmark in another session."""
+        return self.model, self.phase, self.n_prompts
+
+
+class Judgement(Value):
+    """All benchmarks, and whether the head may pass."""
+
+    threshold: float
+    benchmarks: tuple[Judged, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is worse or broken."""
+        return not any(each.verdict in FAILING for each in self.benchmarks)
+
+    @property
+    def suspects(self) -> tuple[Key, ...]:
+        """What a repetition has to confirm."""
+        return tuple(each.key for each in self.benchmarks if each.verdict == "suspect")
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The largest ratio, taken upwards, between two sets of processes of the same version."""
+        found = [max(each.floor, 1 / each.floor) for each in self.benchmarks if each.floor]
+        return max(found, default=None)
+
+
+def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgement:
+    """Judges the first session, confirmed or not by the last of the others.
+
+    Args:
+        sessions: At least one, in order.
+        threshold: Ratio from which on a change is a regression; above 1.
+
+    Raises:
+        UsageError: The threshold is not above 1.
+    """
+    if not threshold > 1:
+        raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {threshold}")
+    first = {each.key: each for each in _judge_one(sessions[0], threshold)}
+    if len(sessions) > 1:
+        for each in _judge_one(sessions[-1], threshold):
+            if each.key in first:
+                first[each.key] = _confirmed(first[each.key], each)
+    return Judgement(threshold=threshold, benchmarks=tuple(first.values()))
+
+
+def _confirmed(first: Judged, again: Judged) -> Judged:
+    verdict = first.verdict
+    if verdict == "suspect":
+        verdict = "worse" if again.verdict == "suspect" else "not confirmed"
+    return first.model_copy(
+        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict}
+    )
+
+
+def _judge_one(session: Session, threshold: float) -> Iterator[Judged]:
+    for samples in session.samples:
+        yield from _judge_samples(samples, threshold)
+    for answers in session.answers:
+        yield _judge_answers(answers)
+
+
+def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
+    is_memory = samples.phase == MEMORY
+    row = Judged(
+        model=samples.model,
+        what="peak memory" if is_memory else phase_label(samples.phase, samples.n_prompts),
+        phase=samples.phase,
+        n_prompts=samples.n_prompts,
+        unit="bytes" if is_memory else "ms",
+    )
+    base, head, again = (_turn_values(samples.sides.get(side, ())) for side in _ORDER)
+    error = samples.errors.get("head")
+    if error is not None:
+        # A base that fails as well says nothing about the change.
+        failed_before = "base" in samples.errors
+        verdict = "vanished" if failed_before else "broken"
+        yield row.model_copy(update={"verdict": verdict, "why": error})
+    elif samples.phase == LOAD:
+        why = next(iter(samples.errors.values()), None)
+        yield row.model_copy(update={"verdict": "appeared", "why": why})
+    elif not base or not head:
+        verdict = "appeared" if head else "vanished"
+        yield row.model_copy(update={"verdict": verdict, "why": samples.errors.get("base")})
+    else:
+        ratio, floor = _ratio(base, head), _ratio(base, again) if again else None
+        yield row.model_copy(
+            update={
+                "base": float(np.median(np.concatenate(base))),
+                "head": float(np.median(np.concatenate(head))),
+                "change": ratio.value,
+                "ci95": ratio.ci95,
+                "floor": None if floor is None else floor.value,
+                "floor_ci95": None if floor is None else floor.ci95,
+                "verdict": _VERDICTS.get(ratio_verdict(ratio.ci95, threshold), "same"),
+            }
+        )
+
+
+_ORDER: tuple[Side, ...] = ("base", "head", "again")
+_VERDICTS: dict[str, Verdict] = {"worse": "suspect", "better": "better"}
+
+
+def _turn_values(pairs: Sequence[Turns]) -> list[list[float]]:
+    """A turn's fastest call: that others interrupted the rest tells of the machine alone."""
+    return [[min(turn) for turn in turns] for turns in pairs if turns]
+
+
+def _ratio(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:
+    # A process that died leaves fewer pairs or turns on its side; what both have is compared.
+    shared = [
+        (a[: min(len(a), len(b))], b[: min(len(a), len(b))]) for a, b in zip(old, new, strict=False)
+    ]
+    return ratio_in_turns([a for a, _ in shared], [b for _, b in shared])
+
+
+def _judge_answers(answers: Answers) -> Judged:
+    row = Judged(
+        model=answers.model,
+        what=f"mIoU {answers.protocol}",
+        phase=answers.protocol,
+        unit="fraction",
+        base=float(np.mean(answers.base)) if answers.base else None,
+        head=float(np.mean(answers.head)) if answers.head else None,
+    )
+    error = answers.errors.get("head")
+    if error is not None:
+        verdict = "vanished" if "base" in answers.errors else "broken"
+        return row.model_copy(update={"verdict": verdict, "why": error})
+    if row.base is None or row.head is None:
+        verdict = "appeared" if row.base is None else "vanished"
+        return row.model_copy(update={"verdict": verdict, "why": answers.errors.get("base")})
+    gains = np.array(answers.head) - np.array(answers.base)
+    test = clustered_mean(gains, np.array(answers.images, np.int64))
+    lost = test.mean <= -LOSS or (test.mean <= -DUST and test.ci95 is not None and test.ci95[1] < 0)
+    gained = test.mean >= DUST and test.ci95 is not None and test.ci95[0] > 0
+    verdict = "suspect" if lost else "better" if gained else "same"
+    return row.model_copy(update={"change": test.mean, "ci95": test.ci95, "verdict": verdict})

@@ -1,0 +1,7 @@
+"""Settings of hypothesis for a machine that others use, too."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from guard_settings import CALM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.environment import collect
+from benchmarks.guard.ab_judge import DUST, LOSS, Judgement, judge
+from benchmarks.guard.ab_output import judgement_table, notes, verdict_text
+from benchmarks.guard.ab_records import Answers, Samples, Session, Settings, Side, TreeInfo
+from benchmarks.guard.ab_turns import calls_in_turn
+from mobilesam.errors import UsageError
+
+SETTINGS = Settings(
+    models=("m",), accuracy_models=("m",), n_prompts=(1,), pairs=4, turns=6, scenes=9, threads=1
+)
+TREE = TreeInfo(ref="HEAD", commit="0" * 40, dirty=False)
+
+
+def session(samples: tuple[Samples, ...] = (), answers: tuple[Answers, ...] = ()) -> Session:
+    return Session(
+        created_utc="2026-01-01T00:00:00+00:00",
+        base=TREE,
+        head=TREE,
+        settings=SETTINGS,
+        environment=collect(1),
+        samples=samples,
+        answers=answers,
+        duration_s=1.0,
+    )
+
+
+def timed(factor: float, seed: int = 0, noise: float = 0.02, **more: Any) -> Samples:
+    """Four pairs of processes; the head takes `factor` times as long; drift hits all."""
+    rng = np.random.default_rng(seed)
+    drift = rng.lognormal(0, 0.2, (4, 6))
+    sides: dict[Side, Any] = {}
+    for side, times in (("base", 1.0), ("again", 1.0), ("head", factor)):
+        values = times * drift * rng.lognormal(0, noise, (4, 6))
+        # Two more calls in each turn, which something interrupted.
+        sides[side] = tuple(tuple((v, 3 * v, 40 * v) for v in turns) for turns in values.tolist())  # type: ignore[index]
+    return Samples(**({"model": "m", "phase": "encode", "sides": sides} | more))
+
+
+def answers(gains: Any, **more: Any) -> Answers:
+    base = np.full(len(gains), 0.7)
+    images = tuple(range(len(gains)))
+    known = {"model": "m", "protocol": "box", "images": images, "base": tuple(base)}
+    return Answers(**({**known, "head": tuple(base + gains)} | more))
+
+
+def verdict(*sessions: Session) -> str:
+    (found,) = judge(sessions).benchmarks
+    return found.verdict
+
+
+def test_a_slowdown_fails_only_if_the_repetition_confirms_it() -> None:
+    slow, fine = session((timed(1.3),)), session((timed(1.0, seed=1),))
+    assert verdict(slow) == "suspect"
+    assert verdict(slow, slow) == "worse"
+    assert verdict(slow, fine) == "not confirmed"
+    assert verdict(fine) == "same"
+    assert verdict(session((timed(0.7),))) == "better"
+    assert judge((slow,)).passed
+    assert judge((slow,)).suspects == (("m", "encode", None),)
+    failed = judge((slow, slow))
+    assert not failed.passed
+    assert verdict_text(failed) == "FAILED: m encode (worse)"
+    (row,) = failed.benchmarks
+    assert row.change == pytest.approx(1.3, abs=0.05)
+    assert row.floor == pytest.approx(1.0, abs=0.05)
+
+
+@settings(CALM, max_examples=15)
+@given(st.floats(0.75, 1.07), st.integers(0, 99))
+def test_what_is_within_the_threshold_never_fails(factor: float, seed: int) -> None:
+    one = session((timed(factor, seed),))
+    assert judge((one, one)).passed
+
+
+@settings(CALM, max_examples=15)
+@given(st.floats(1.2, 3), st.integers(0, 99))
+def test_what_is_far_beyond_it_always_does(factor: float, seed: int) -> None:
+    one = session((timed(factor, seed),))
+    assert not judge((one, one)).passed
+    assert judge((one, one), threshold=4.0).passed
+
+
+def test_a_threshold_must_be_above_one() -> None:
+    with pytest.raises(UsageError, match="above 1"):
+        judge((session(),), 1.0)
+
+
+def test_an_error_of_the_head_is_a_failure_and_news_if_the_base_had_it() -> None:
+    gone: dict[str, Any] = {"sides": {}, "errors": {"head": "no such kernel"}}
+    assert verdict(session((timed(1, **gone),))) == "broken"
+    assert not judge((session((timed(1, **gone),)),)).passed
+    gone["errors"]["base"] = "neither"
+    assert verdict(session((timed(1, **gone),))) == "vanished"
+    only = timed(1.0).sides
+    assert verdict(session((timed(1, sides={"head": only["head"]}),))) == "appeared"
+    assert verdict(session((timed(1, sides={"base": only["base"]}),))) == "vanished"
+
+
+def test_memory_is_judged_like_time() -> None:
+    def peaks(head: float) -> Samples:
+        sides: dict[Side, Any] = {
+            side: tuple(((value * (1 + i / 1000),),) for i in range(4))
+            for side, value in (("base", 4e8), ("again", 4e8), ("head", head))
+        }
+        return Samples(model="m", phase="memory", sides=sides)
+
+    assert verdict(session((peaks(4.1e8),))) == "same"
+    assert verdict(session((peaks(5e8),))) == "suspect"
+
+
+def test_a_loss_of_accuracy_is_found() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.normal(0, 0.05, 60)
+    spread -= spread.mean()
+    for gains, wanted in (
+        (spread - 0.01, "suspect"),  # large, whatever the interval says
+        (np.full(60, -0.002), "suspect"),  # small, and of every answer
+        (spread - 0.002, "same"),  # small, and of these scenes perhaps
+        (np.full(60, -DUST / 2), "same"),
+        (np.zeros(60), "same"),
+        (np.full(60, 0.01), "better"),
+    ):
+        assert verdict(session(answers=(answers(gains),))) == wanted
+    assert LOSS < 0.01
+    one = session(answers=(answers(spread - 0.01),))
+    assert verdict(one, one) == "worse"
+    broken = session(answers=(answers(spread, head=(), errors={"head": "boom"}),))
+    assert verdict(broken) == "broken"
+
+
+def test_the_table_and_the_notes_say_what_was_found() -> None:
+    first = session((timed(1.3),), (answers(np.full(9, -0.01)),))
+    judgement: Judgement = judge((first, first))
+    text = judgement_table(judgement).to_markdown()
+    assert "m encode (worse)" in text
+    assert "-1.00" in text
+    assert any("Noise floor" in line for line in notes((first, first), judgement))
+
+
+@settings(CALM)
+@given(st.floats(1e-3, 1e5))
+def test_a_turn_has_a_bounded_number_of_calls(call_ms: float) -> None:
+    calls = calls_in_turn(call_ms, 20.0)
+    assert 1 <= calls <= 50
+    assert calls == 1 or calls * call_ms <= 8 * 20 + call_ms / 2
