@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report.table import Cell, Column, Table
 
 _HIERARCHICAL, _RECALL_LOST, _RECALL_IMAGES = 2.0, 0.01, 30
-_COARSE = "objects upon larger ones are not asked for; fewer masks may cover points"
+_COARSE = "objects upon larger ones are asked for last"
 _UNBOUND = ""
 _ARITHMETIC = (
     "arithmetic: the 80 GFLOP of an image take half a second of float32 on two cores with AVX2, "
@@ -88,15 +88,18 @@ def aims_table(
                 Cell(outcome, (outcome,)),
             )
         )
-    rows += [_hierarchical(each) for each in everything[:1]]
-    rows += [_recall_kept(each) for each in everything if len(each["images"]) >= _RECALL_IMAGES]
+    for each in everything:
+        if {"grid", "hierarchical"} <= each["sides"].keys():
+            rows.append(_hierarchical(each))
+            rows += _recall_kept(each["sides"]["hierarchical"], each["images"], everything)
     return Table("aims", "Aims", columns, tuple(rows))
 
 
 def _hierarchical(found: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The hierarchical grid against our own."""
     sides = found["sides"]
-    pairs = zip(sides["grid"]["seconds"], sides["hierarchical"]["seconds"], strict=True)
+    # One side may have the first images alone.
+    pairs = zip(sides["grid"]["seconds"], sides["hierarchical"]["seconds"], strict=False)
     ratio = statistics.median(grid / coarse for grid, coarse in pairs)
     outcome = "reached" if ratio >= _HIERARCHICAL else "missed"
     return (
@@ -108,18 +111,30 @@ def _hierarchical(found: Mapping[str, Any]) -> tuple[Cell, ...]:
     )
 
 
-def _recall_kept(found: Mapping[str, Any]) -> tuple[Cell, ...]:
-    """AR@1000 that the hierarchical grid loses against our own, on the same images."""
-    recall = {name: row["average_recall"]["1000"] for name, row in found["sides"].items()}
-    lost = recall["grid"] - recall["hierarchical"]
+def _recall_kept(
+    ours: Mapping[str, Any], images: Sequence[str], everything: Sequence[Mapping[str, Any]]
+) -> list[tuple[Cell, ...]]:
+    """AR@1000 that the hierarchical grid loses against our own, on the same images.
+
+    The whole grid may have seen them all in another run: what it finds does not depend on time.
+    """
+    grids = [
+        each["sides"]["grid"]
+        for each in everything
+        if each["images"] == images and each["sides"]["grid"]["images"] == len(images)
+    ]
+    if len(images) < _RECALL_IMAGES or ours["images"] != len(images) or not grids:
+        return []
+    lost = grids[0]["average_recall"]["1000"] - ours["average_recall"]["1000"]
     outcome = "reached" if lost <= _RECALL_LOST else f"missed; {_COARSE}"
-    return (
+    cells = (
         Cell("hierarchical, AR@1000 lost", ("recall",)),
         Cell(f"at most {_RECALL_LOST:g}", (_RECALL_LOST,)),
         Cell(f"{lost:.3f}", (lost,)),
         Cell("hierarchical", ("hierarchical",)),
         Cell(outcome, (outcome,)),
     )
+    return [cells]
 
 
 def _best(

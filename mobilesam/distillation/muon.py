@@ -37,12 +37,12 @@ class MuonAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__([{"orthogonal": False, **group} for group in groups], lr=lr, betas=betas)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every group."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["orthogonal"]]
         try:
-            found = super().step(closure)  # type: ignore[arg-type]
+            found = super().step(closure)
         finally:
             self.param_groups = groups
         with torch.no_grad():

@@ -19,7 +19,9 @@ def optimizer_for(parameters: Mapping[str, Tensor], config: TrainConfig) -> torc
     Where `config.orthogonal` says so, linear layers of the decoder take orthogonal steps: they are
     what learns slowly, and small. Its tokens are lists of vectors, no maps, and stay with AdamW.
     """
-    maps, decayed, others = [], [], []
+    maps: list[Tensor] = []
+    decayed: list[Tensor] = []
+    others: list[Tensor] = []
     for name, value in parameters.items():
         if config.orthogonal and value.dim() == 2 and _is_map_of_decoder(name):
             maps.append(value)

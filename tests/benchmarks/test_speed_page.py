@@ -79,6 +79,56 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    (tmp_path / EVERYTHING[0]).write_text("{")
+    (tmp_path / "everything.json").write_text("{")
     with pytest.raises(DataError, match=r"everything\.json is no result"):
         page(tmp_path, tmp_path)
+
+
+def everything(recalls: dict[str, float], seconds: dict[str, float]) -> str:
+    sides = {
+        side: {
+            "median_s": seconds[side],
+            "seconds": [seconds[side]] * 30,
+            "times_quicker": 1.0,
+            "times_quicker_ci95": [1.0, 1.0],
+            "images": 30,
+            "masks": 100,
+            "ours_among_theirs": 1.0,
+            "theirs_among_ours": 1.0,
+            "average_recall": {"10": 0.1, "100": 0.2, "1000": recall},
+            "peak_bytes": 10**9,
+            "loaded_bytes": 10**8,
+            "peak_of_theirs": 1.0,
+        }
+        for side, recall in recalls.items()
+    }
+    found = {
+        "base": next(iter(sides)),
+        "images": [f"{number}.jpg" for number in range(30)],
+        "points_per_side": None,
+        "sides": sides,
+        "environment": ENVIRONMENT,
+    }
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("kept", "outcome"), [(0.295, "0.005 | hierarchical | reached"), (0.28, "0.020 | hierarchical")]
+)
+def test_the_grid_that_asks_less_is_judged_by_its_own_file(
+    tmp_path: Path, kept: float, outcome: str
+) -> None:
+    rows = [row("encoder", "plain", 1000, 1.0)]
+    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    times = {"reference": 60.0, "grid": 10.0, "hierarchical": 4.0}
+    former = everything({"reference": 0.3, "grid": 0.3, "hierarchical": 0.1}, times)
+    (tmp_path / "everything.json").write_text(former)
+    text = page(tmp_path, tmp_path)
+    assert "hierarchical, against" not in text
+    (tmp_path / "hierarchical.json").write_text(
+        everything({"grid": 0.3, "hierarchical": kept}, times)
+    )
+    text = page(tmp_path, tmp_path)
+    assert "| hierarchical, against our own grid | 2 | 2.50 | hierarchical | reached |" in text
+    assert outcome in text
+    assert ("missed" in text.split("AR@1000 lost")[1].splitlines()[0]) == (kept < 0.29)
