@@ -259,7 +259,8 @@ def _scale(
     request = ScaleRequest(**{name: value for name, value in given.items() if value is not None})
     if request.chunk_images < 1 or request.lanes < 0:
         raise UsageError("--chunk must be at least 1, and --lanes at least 0")
-    if (request.workers or 1) < 1 or request.worker_cpus <= 0 or request.worker_gpus < 0:
+    too_few = request.workers is not None and request.workers < 1
+    if too_few or request.worker_cpus <= 0 or request.worker_gpus < 0:
         raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
     names = listed(data.protocol or "")
     if any(name in WHOLE_IMAGE for name in names):
