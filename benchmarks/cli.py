@@ -214,8 +214,9 @@ def predict(
     ] = (),
     box: Annotated[str | None, Parameter(metavar="X0,Y0,X1,Y1", help="A box in pixels.")] = None,
     everything: Annotated[bool, Parameter(help="All objects instead, without a prompt.")] = False,
+    objects: Annotated[bool, Parameter(help="All objects in the boxes of a detector.")] = False,
     boxes_from: Annotated[
-        str | None, Parameter(metavar="MODEL", help="All objects that this model finds, by boxes.")
+        str | None, Parameter(metavar="MODEL", help="That detector; fastsam-s unless told.")
     ] = None,
     out: Annotated[Path, Parameter(help="Picture to write.")] = Path("overlay.png"),
     weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
@@ -231,12 +232,14 @@ def predict(
     arguments = ModelArguments(
         models=model, weights=weights, offline=offline, trust=trust, device=device
     )
-    if everything or boxes_from is not None:
+    objects = objects or boxes_from is not None
+    if everything or objects:
         from benchmarks.commands import predict_all
 
-        if point or box is not None or (everything and boxes_from is not None):
-            raise UsageError("give --point and --box, or --everything, or --boxes-from alone")
-        return predict_all.predict_all(image, arguments, boxes_from, out, json, max_pixels)
+        if point or box is not None or (everything and objects):
+            raise UsageError("give --point and --box, or --everything, or --objects alone")
+        detector = (boxes_from or predict_all.DEFAULT_DETECTOR) if objects else None
+        return predict_all.predict_all(image, arguments, detector, out, json, max_pixels)
     from benchmarks.commands import prediction
 
     return prediction.predict(image, arguments, point, box, out, json, max_pixels)

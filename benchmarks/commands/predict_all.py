@@ -17,6 +17,9 @@ from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import check_max_pixels, one_trained
 from benchmarks.model_pass import PROMPT_BATCH
 
+DEFAULT_DETECTOR = "fastsam-s"
+"""Its boxes are what MobileSAMv2 takes for prompts (arXiv 2312.09579): a trained detector's."""
+
 
 def predict_all(
     image_path: Path,

@@ -186,11 +186,26 @@ def test_predict_asks_in_the_boxes_of_another_model(run: Any, picture: Path) -> 
     assert boxes[0] == boxes[1]
 
 
+def test_predict_asks_fastsam_for_boxes_where_no_detector_is_named(
+    run: Any, picture: Path, tmp_path: Path
+) -> None:
+    named = run("predict", picture, "--model=box", "--boxes-from=dummy", "--objects", "--json").json
+    assert named["boxes_from"] == "dummy"
+    missing = tmp_path / "absent.pt"
+    done = run("predict", picture, "--model=box", "--objects", f"--weights=fastsam-s={missing}")
+    assert done.code == 1
+    assert "absent.pt" in done.err
+    done = run("predict", picture, "--model=box", "--objects", "--offline")
+    assert done.code == 1
+    assert "fastsam-s" in done.err
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (("--everything", "--point=1,1"), "--everything, or --boxes-from alone"),
-        (("--everything", "--boxes-from=dummy"), "--everything, or --boxes-from alone"),
+        (("--everything", "--point=1,1"), "--everything, or --objects alone"),
+        (("--everything", "--boxes-from=dummy"), "--everything, or --objects alone"),
+        (("--everything", "--objects"), "--everything, or --objects alone"),
         (("--boxes-from=dumy",), "did you mean dummy"),
     ],
 )
