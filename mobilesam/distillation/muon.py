@@ -69,6 +69,8 @@ class MuonAdamW(torch.optim.AdamW):
             raise ValueError("a matrix without gradient takes no step")
         state = self.state[matrix]
         if "momentum" not in state:
+            # AdamW looks for the count in all states that it takes up, and means nothing by it.
+            state["step"] = torch.zeros(())
             state["momentum"] = torch.zeros_like(matrix)
         mean: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
         return gradient.lerp(mean, _MOMENTUM)

@@ -266,6 +266,29 @@ def test_orthogonal_steps_are_those_of_torch() -> None:
     assert (ours - theirs).abs().max() < 0.1 * ours.std()
 
 
+def test_orthogonal_steps_are_taken_up_where_they_were_left() -> None:
+    def after(n_steps: int, *, interrupted: bool) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(6, 4, generator=generator).requires_grad_()
+        bias = torch.zeros(6, requires_grad=True)
+
+        def fresh() -> MuonAdamW:
+            groups = [{"params": [bias]}, {"params": [matrix], "orthogonal": True}]
+            return MuonAdamW(groups, lr=0.1, betas=(0.9, 0.98))
+
+        optimizer = fresh()
+        for step in range(n_steps):
+            matrix.grad = torch.randn(6, 4, generator=generator)
+            bias.grad = torch.randn(6, generator=generator)
+            if interrupted and step == 2:
+                kept, optimizer = optimizer.state_dict(), fresh()
+                optimizer.load_state_dict(kept)
+            optimizer.step()
+        return torch.cat([matrix.detach().flatten(), bias.detach()])
+
+    assert torch.equal(after(5, interrupted=True), after(5, interrupted=False))
+
+
 def test_only_linear_layers_of_the_decoder_take_orthogonal_steps() -> None:
     model = build_mobile_sam(STUDENT, HEADS)
     parameters = dict(model.named_parameters())
