@@ -50,6 +50,7 @@ def test_necks_by_segment_anything(builder: str, channels: int) -> None:
 @pytest.mark.parametrize("scale", ["x", "s"])
 def test_box_branches_by_ultralytics(scale: str, reg_max: int) -> None:
     import torch
+
     from baselines.fast_sam import import_ultralytics
 
     import_ultralytics()  # without its side effects on the tests that follow
