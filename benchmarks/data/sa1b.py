@@ -25,7 +25,7 @@ from benchmarks.data.parsing import (
     parse_json,
     read_row,
 )
-from benchmarks.data.sa1b_index import Pair, find_sources, name_of, take
+from benchmarks.data.sa1b_index import Pair, find_sources, name_of, roots_of, take
 from mobilesam.errors import DataError
 
 
@@ -76,9 +76,7 @@ class Sa1bDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_limit(limit)
-        roots = [root] if isinstance(root, Path) else list(root)
-        if not roots:
-            raise DataError("no SA-1B folder or tar was given")
+        roots = roots_of(root)
         sources = [source for each in roots for source in find_sources(each)]
         self._name = name_of(roots)
         self._limit = limit

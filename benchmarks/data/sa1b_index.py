@@ -197,6 +197,18 @@ def find_sources(root: Path) -> list[Path]:
     return pairs + tars
 
 
+def roots_of(root: Path | Sequence[Path]) -> list[Path]:
+    """One root or several, as a list.
+
+    Raises:
+        DataError: There is none.
+    """
+    roots = [root] if isinstance(root, Path) else list(root)
+    if not roots:
+        raise DataError("no SA-1B folder or tar was given")
+    return roots
+
+
 def name_of(roots: Sequence[Path]) -> str:
     """`sa1b:` and the name of the first folder or tar, with how many more there are."""
     more = f"+{len(roots) - 1}" if len(roots) > 1 else ""

@@ -20,7 +20,15 @@ from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import check_limit
 from benchmarks.data.parts import CutDataset, Loaded, Part
 from benchmarks.data.sa1b import new_tally, read_pair
-from benchmarks.data.sa1b_index import PAIR_NAME, Blob, Pair, find_sources, index_tar, name_of
+from benchmarks.data.sa1b_index import (
+    PAIR_NAME,
+    Blob,
+    Pair,
+    find_sources,
+    index_tar,
+    name_of,
+    roots_of,
+)
 from mobilesam.errors import DataError
 
 _HASHES = 2**256
@@ -88,9 +96,7 @@ class Sa1bParts(CutDataset):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_limit(limit)
-        roots = [root] if isinstance(root, Path) else list(root)
-        if not roots:
-            raise DataError("no SA-1B folder or tar was given")
+        roots = roots_of(root)
         self._name = name_of(roots)
         self._limit = limit
         self._max_pixels = max_pixels

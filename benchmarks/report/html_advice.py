@@ -50,6 +50,15 @@ def is_candidate(record: RunRecord, model: str) -> bool:
     return row is not None and row.status == "ok" and row.weights.kind == "file"
 
 
+def encode_times(record: RunRecord, setup: Setup, models: Sequence[str]) -> dict[str, float]:
+    """Median of `encode` in milliseconds of those of the models that were timed, by name."""
+    return {
+        model: found[0]
+        for model in models
+        if (found := timed(find_latency(record, setup, model, "encode")))
+    }
+
+
 def main_protocols(record: RunRecord) -> list[Protocol]:
     """Headline protocols against the ground truth of the dataset with the most objects."""
     found = [p for p in headline(record) if p.reference == GROUND_TRUTH and scored(record, p)]
@@ -224,12 +233,8 @@ def _trade(point: Point, chosen: Point, protocol: Protocol, label: str) -> Findi
 def _fastest(record: RunRecord) -> Iterator[Finding]:
     """Advice by time alone, where nothing was scored."""
     for setup in setups(record):
-        times = {
-            model: found[0]
-            for model in model_names(record)
-            if is_candidate(record, model)
-            and (found := timed(find_latency(record, setup, model, "encode")))
-        }
+        candidates = [model for model in model_names(record) if is_candidate(record, model)]
+        times = encode_times(record, setup, candidates)
         if times:
             model = min(times, key=lambda each: times[each])
             yield Finding(

@@ -16,19 +16,18 @@ from benchmarks.report.html_advice import (
     accuracies,
     advice,
     comparison,
+    encode_times,
     is_candidate,
     main_protocols,
     scored,
 )
 from benchmarks.report.view import (
     Setup,
-    find_latency,
     find_memory,
     has_random_weights,
     model_names,
     model_row,
     setups,
-    timed,
     unique,
 )
 
@@ -77,13 +76,12 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Finding]:
 
 def _time_facts(record: RunRecord) -> Iterator[Finding]:
     for setup in setups(record):
-        times = {
-            model: found[0]
+        networks = [
+            model
             for model in model_names(record)
-            if (row := model_row(record, model)) is not None
-            and row.weights.kind != "none"
-            and (found := timed(find_latency(record, setup, model, "encode")))
-        }
+            if (row := model_row(record, model)) is not None and row.weights.kind != "none"
+        ]
+        times = encode_times(record, setup, networks)
         if len(times) > 1:
             fast, slow = (f(times, key=lambda each: times[each]) for f in (min, max))
             yield Finding(
