@@ -49,19 +49,22 @@ def mini(models: ModelArguments, output: OutputArguments, *, only_teacher: bool)
         raise UsageError("distill mini needs --out DIR, for checkpoints and the two models")
     from benchmarks.distillation.mini_family import make_family
     from benchmarks.distillation.scenes import scenes_root
-    from benchmarks.distillation.training import use_memory_well
-    from mobilesam.distillation.world import World
+    from benchmarks.distillation.training import device_of, use_memory_well
+    from mobilesam.distillation.world import launched_world
 
     workers = apply_threads(models)
     use_memory_well()
-    made = make_family(
-        output.out,
-        scenes_root(),
-        Reporter(quiet=output.quiet),
-        World(),
-        workers=workers,
-        only_teacher=only_teacher,
-    )
+    with launched_world(device_of("cpu")) as world:
+        made = make_family(
+            output.out,
+            scenes_root(),
+            Reporter(quiet=output.quiet),
+            world,
+            workers=workers,
+            only_teacher=only_teacher,
+        )
+    if world.rank:
+        return 0
     for path in (made.teacher, made.student):
         if path is not None:
             sys.stdout.write(f"{path}  {path.stat().st_size:,} bytes\n")

@@ -11,11 +11,18 @@ from pydantic import Field, ValidationError
 
 from benchmarks.data.parts import Part
 from benchmarks.instances import InstanceRow, instances_file
-from benchmarks.records import AccuracyTimeRow, Failure, MiouRow, Value, write_atomic
+from benchmarks.records import AccuracyTimeRow, Failure, MiouRow, Status, Value, write_atomic
 
 TIMES_FOLDER = "chunk-times"
 _METADATA_KEY = b"mobilesam-bench.chunk"
 _SUFFIX = ".parquet"
+
+
+class Unable(Value):
+    """Why a chunk has no rows of a model."""
+
+    status: Status
+    why: str
 
 
 class ChunkInfo(Value):
@@ -25,6 +32,7 @@ class ChunkInfo(Value):
         key: SHA-256 of all that decides its rows.
         n_images: Images that were tried.
         blank: Rows of models, protocols and references without an instance, with the reason.
+        unable: Models that segment no whole images, or failed to, with the reason.
         failures: Images that could not be read or that a model failed at, and models that failed.
         manifests: SHA-256 of its prompts, by prompt rule.
         no_prompt: Instances without a prompt, by prompt rule.
@@ -35,11 +43,17 @@ class ChunkInfo(Value):
     key: str
     n_images: int
     blank: tuple[MiouRow, ...] = ()
+    unable: dict[str, Unable] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     manifests: dict[str, str] = Field(default_factory=dict)
     no_prompt: dict[str, int] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """What its file says of it."""
+        return {_METADATA_KEY: self.model_dump_json().encode()}
 
 
 class ChunkTimes(Value):
@@ -57,15 +71,15 @@ class Chunk:
         name: That of its part.
         info: What it says of itself.
         table: Its file.
-        n_instances: Rows of the file.
-        times: One a model.
+        n_rows: Of the file.
+        times: One a model, where the time is kept apart.
     """
 
     name: str
     info: ChunkInfo
     table: bytes
-    n_instances: int
-    times: tuple[AccuracyTimeRow, ...]
+    n_rows: int
+    times: tuple[AccuracyTimeRow, ...] = ()
 
     @classmethod
     def of(
@@ -75,9 +89,18 @@ class Chunk:
         rows: tuple[InstanceRow, ...],
         times: tuple[AccuracyTimeRow, ...],
     ) -> Chunk:
-        """Turns rows into the bytes of a file."""
-        table = instances_file(rows, {_METADATA_KEY: info.model_dump_json().encode()})
-        return cls(name, info, table, len(rows), times)
+        """Turns the rows of instances into the bytes of a file."""
+        return cls(name, info, instances_file(rows, info.metadata), len(rows), times)
+
+    @property
+    def n_images(self) -> int:
+        """Images that were tried."""
+        return self.info.n_images
+
+    @property
+    def n_failures(self) -> int:
+        """Images and models that failed."""
+        return len(self.info.failures)
 
 
 def chunk_key(run: str, part: Part) -> str:
@@ -99,7 +122,7 @@ class ChunkStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._times = folder.parent / TIMES_FOLDER
+        self._times = folder.parent / TIMES_FOLDER / folder.stem
 
     def info(self, name: str) -> ChunkInfo | None:
         """What a finished chunk says of itself; None if it is not here or damaged."""
@@ -125,11 +148,12 @@ class ChunkStore:
         Raises:
             DataError: It cannot be written.
         """
-        times = ChunkTimes(key=chunk.info.key, times=chunk.times)
-        # The table comes last: with it the chunk is finished.
-        write_atomic(
-            self._times / f"{chunk.name}.json", times.model_dump_json().encode(), durable=False
-        )
+        if chunk.times:
+            times = ChunkTimes(key=chunk.info.key, times=chunk.times)
+            # The table comes last: with it the chunk is finished.
+            write_atomic(
+                self._times / f"{chunk.name}.json", times.model_dump_json().encode(), durable=False
+            )
         write_atomic(self._path(chunk.name), chunk.table)
 
     def times(self, name: str, key: str) -> tuple[AccuracyTimeRow, ...]:

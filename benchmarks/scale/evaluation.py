@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 from benchmarks.comparison import unshared_lines
-from benchmarks.data.parts import CutDataset, Part
-from benchmarks.lanes import Lanes
-from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
+from benchmarks.data.parts import CutDataset
+from benchmarks.model_pass import malformed
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, teacher_of
@@ -29,18 +27,12 @@ from benchmarks.records import (
 )
 from benchmarks.run_request import RunRequest
 from benchmarks.scale.aggregate import RowContext, clicks_of_files, compare_files, summary_of
-from benchmarks.scale.chunks import Chunk, ChunkStore, chunk_key
-from benchmarks.scale.pace import Pace
+from benchmarks.scale.chunks import ChunkStore
+from benchmarks.scale.making import MOST_LISTED, make_missing
 from benchmarks.scale.request import ScaleRequest
 from benchmarks.scale.sums import sum_up
-from benchmarks.scale.worker import Worker, WorkPlan, given_up, work_plan
+from benchmarks.scale.worker import WorkPlan, work_plan
 from mobilesam.errors import UsageError
-
-MOST_LISTED = 10_000
-"""Failures that a record lists one by one; the files of the chunks hold all."""
-
-Executor = Callable[[WorkPlan, Iterator[Part]], Iterator[Chunk | Failure]]
-"""Makes the chunks of parts, in any order; a failure stands for one that could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,103 +98,9 @@ def evaluate_in_chunks(
         UsageError: The cluster cannot be used.
     """
     store = ChunkStore(folder)
-    store.sweep()
-    survey = _Survey(dataset, plan.run, store, scale.chunk_images, again, reporter)
-    failures = _make_missing(survey, plan, scale, reporter)
-    for name in set(store.names()) - survey.keys.keys():
-        store.remove(name)  # of a former cut into other chunks
+    what = f"accuracy of {', '.join(model.entry.name for model in plan.models)} in chunks"
+    failures = make_missing(dataset, plan, scale, store, what, reporter, again=again)
     return _summarise(dataset.name, plan, store, failures)
-
-
-@dataclass(slots=True)
-class _Survey:
-    """Looks through the parts, and tells the missing ones from those that are finished."""
-
-    dataset: CutDataset
-    run: str
-    store: ChunkStore
-    chunk_images: int
-    again: bool
-    reporter: Reporter
-    keys: dict[str, str] = field(default_factory=dict)
-    n_known: int = 0
-    n_stale: int = 0
-
-    def missing(self, pace: Pace) -> Iterator[Part]:
-        for part in self.dataset.parts(self.chunk_images):
-            key = chunk_key(self.run, part)
-            self.keys[part.name] = key
-            info = self.store.info(part.name)
-            is_known = info is not None and info.key == key
-            if info is not None and is_known and not (self.again and info.failures):
-                self.n_known += 1
-                pace.known(part)
-                continue
-            if self.store.has(part.name) and not is_known:
-                self._tell_stale()
-            self.store.remove(part.name)
-            pace.given(part)
-            yield part
-
-    def _tell_stale(self) -> None:
-        self.n_stale += 1
-        if self.n_stale == 1:
-            self.reporter.warn(
-                f"chunks in {self.store.folder} were made from other inputs, weights, code or "
-                "libraries: they are made anew"
-            )
-
-
-def _make_missing(
-    survey: _Survey, plan: WorkPlan, scale: ScaleRequest, reporter: Reporter
-) -> list[Failure]:
-    """Makes all chunks that are missing; returns those that could not be made."""
-    failures: list[Failure] = []
-    writer = Lanes(1)
-    names = ", ".join(model.entry.name for model in plan.models)
-    with reporter.bar(f"accuracy of {names} in chunks", survey.dataset.n_images) as bar:
-        pace = Pace(bar)
-
-        def write(found: Chunk | Failure) -> Chunk | Failure:
-            if isinstance(found, Chunk):
-                survey.store.write(found)
-            return found
-
-        made = executor_of(scale)(plan, survey.missing(pace))
-        try:
-            for found in writer.map(write, made, lambda _: 0):
-                if isinstance(found, Chunk):
-                    pace.done(found)
-                else:
-                    failures.append(found)
-        finally:
-            writer.close()
-    if survey.n_known:
-        reporter.say(f"{survey.n_known} of {len(survey.keys)} chunks were there from before")
-    reporter.say(pace.summary())
-    return failures
-
-
-def executor_of(scale: ScaleRequest) -> Executor:
-    """Who works: this process, or a cluster."""
-    if scale.cluster is None:
-        return run_here
-    from benchmarks.scale.on_ray import run_on_ray
-
-    return partial(run_on_ray, scale)
-
-
-def run_here(plan: WorkPlan, parts: Iterator[Part]) -> Iterator[Chunk | Failure]:
-    """Makes one chunk after the other in this process."""
-    worker = Worker(plan)
-    try:
-        for part in parts:
-            try:
-                yield worker.run(part)
-            except ADAPTER_ERRORS as error:
-                yield given_up(part, explain(error))
-    finally:
-        worker.close()
 
 
 def _summarise(

@@ -1,9 +1,9 @@
-"""Chunks made by the workers of a Ray cluster; one that dies takes nothing with it.
+"""Parts done by the workers of a Ray cluster; one that dies takes nothing with it.
 
-Ray starts the workers, sends them parts and brings chunks back, which the driver writes: nothing
-but the data and the weights needs to be where the workers are. A worker that dies is replaced and
-its part given out again, then one image after the other, so that an image that brings workers down
-is found: it is left out, and listed.
+Ray starts the workers, sends them parts and brings back what came of them, which the driver writes:
+nothing but the data and the weights needs to be where the workers are. A worker that dies is
+replaced and its part given out again, then one image after the other, so that an image that brings
+workers down is found: it is left out, and listed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any
 from benchmarks.data.parts import Loaded, Part, Reader
 from benchmarks.environment import code_version, use_threads
 from benchmarks.records import Failure
-from benchmarks.scale.chunks import Chunk
 from benchmarks.scale.request import ScaleRequest
-from benchmarks.scale.worker import Worker, WorkPlan, given_up
+from benchmarks.scale.work import MadeT, Plan, given_up
 from mobilesam.errors import BenchError, UsageError
 
 LOCAL = "local"
@@ -67,18 +66,17 @@ class RemoteWorker:
         board: An actor of `Board`.
     """
 
-    def __init__(self, plan: WorkPlan, board: Any) -> None:
+    def __init__(self, plan: Plan[Any], board: Any) -> None:
         use_threads(plan.threads)
-        self._plan = plan
         self._board = board
-        self._worker = Worker(plan)
+        self._worker = plan.worker()
 
     def code(self) -> str:
         """What this worker's code is."""
         return code_version()
 
-    def run(self, part: Part, poison: dict[int, str], *, careful: bool) -> Chunk:
-        """Makes a chunk; if careful, nothing overlaps and the board is told of each image."""
+    def run(self, part: Part, poison: dict[int, str], *, careful: bool) -> Any:
+        """Does a part; if careful, nothing overlaps and the board is told of each image."""
         if not careful:
             return self._worker.run(part, poison)
         watched = tuple(
@@ -103,9 +101,9 @@ class _Job:
 
 
 def run_on_ray(
-    scale: ScaleRequest, plan: WorkPlan, parts: Iterator[Part]
-) -> Iterator[Chunk | Failure]:
-    """Makes chunks on the cluster, in the order in which they are finished.
+    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Part]
+) -> Iterator[MadeT | Failure]:
+    """Does parts on the cluster, in the order in which they are finished.
 
     Raises:
         UsageError: Ray is not installed, the cluster not there, too small or of other code.
@@ -145,7 +143,7 @@ def _connect(scale: ScaleRequest) -> Any:
 class _Cluster:
     """Hands parts to workers, one each at a time."""
 
-    def __init__(self, ray: Any, scale: ScaleRequest, plan: WorkPlan) -> None:
+    def __init__(self, ray: Any, scale: ScaleRequest, plan: Plan[Any]) -> None:
         self._ray = ray
         self._scale = scale
         self._plan = plan
@@ -157,7 +155,7 @@ class _Cluster:
             self._workers[number] = self._new_worker()
         self._check_code()
 
-    def run(self, parts: Iterator[Part]) -> Iterator[Chunk | Failure]:
+    def run(self, parts: Iterator[Part]) -> Iterator[Any]:
         while True:
             self._hand_out(parts)
             if not self._running:

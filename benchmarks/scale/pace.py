@@ -5,10 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Protocol
 
 from benchmarks.data.parts import Part
 from benchmarks.progress import Bar
-from benchmarks.scale.chunks import Chunk
+
+
+class Finished(Protocol):
+    """What came of a part."""
+
+    @property
+    def name(self) -> str:
+        """That of its part."""
+
+    @property
+    def n_images(self) -> int:
+        """Images that were tried."""
+
+    @property
+    def n_rows(self) -> int:
+        """What was made of them."""
+
+    @property
+    def n_failures(self) -> int:
+        """What could not be used."""
 
 
 class Pace:
@@ -37,12 +57,12 @@ class Pace:
         """A chunk is being made."""
         self._shares[part.name] = part.share
 
-    def done(self, chunk: Chunk) -> None:
+    def done(self, chunk: Finished) -> None:
         """A chunk is finished."""
         self._done_share += self._shares.pop(chunk.name, 0.0)
-        self.n_images += chunk.info.n_images
-        self.n_rows += chunk.n_instances
-        self.n_bad += len(chunk.info.failures)
+        self.n_images += chunk.n_images
+        self.n_rows += chunk.n_rows
+        self.n_bad += chunk.n_failures
         self._bar.step(self.note(), done=self._known_images + self.n_images)
 
     def note(self) -> str:

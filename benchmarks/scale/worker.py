@@ -19,15 +19,11 @@ from benchmarks.manifests import Manifests
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import AccuracyProtocol
-from benchmarks.records import Failure
 from benchmarks.run_request import RunRequest
 from benchmarks.scale.chunks import Chunk, ChunkInfo, chunk_key
 from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.work import most_poison
 from mobilesam.allocator import keep_buffers
-
-POISON_SHARE = 0.05
-LEAST_POISON = 3
-"""A model that fails at more images of a chunk than this is broken, and the images are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,10 @@ class WorkPlan:
     code: str
     embeddings: Path | None = None
     boundary: bool = True
+
+    def worker(self) -> Worker:
+        """A new worker, in the process that calls this."""
+        return Worker(self)
 
 
 def work_plan(
@@ -130,9 +130,7 @@ class Worker:
         """
         part = part.unread(poison or {})
         bad: dict[int, str] = {}
-        n_images = len(part.readers)
-        # One image at least must be left to show that the model works.
-        most = min(max(LEAST_POISON, round(POISON_SHARE * n_images)), n_images - 1)
+        most = most_poison(len(part.readers))
         done = self._try(part, bad)
         while (stopped_at := done.answers.stopped_at) is not None:
             if len(bad) >= most:
@@ -194,11 +192,3 @@ class Worker:
         """Ends its threads."""
         self._lanes.close()
 
-
-def given_up(part: Part, why: str) -> Failure:
-    """The failure that a chunk is which no worker could make."""
-    return Failure(
-        stage="chunk",
-        culprit=part.name,
-        why=f"{why} ({len(part.readers)} images left out; start again to try them once more)",
-    )

@@ -38,7 +38,7 @@ def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
 
 
 def run(worker: Worker, parts: list[Part], times: int) -> int:
-    return sum(worker.run(part).n_instances for _ in range(times) for part in parts)
+    return sum(worker.run(part).n_rows for _ in range(times) for part in parts)
 
 
 def held_bytes() -> int:

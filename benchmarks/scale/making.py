@@ -1,0 +1,123 @@
+"""Makes the chunks that are missing: who is here stays, what is stale is made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from benchmarks.data.parts import CutDataset, Part
+from benchmarks.lanes import Lanes
+from benchmarks.progress import Reporter
+from benchmarks.records import Failure
+from benchmarks.scale.chunks import Chunk, ChunkStore, chunk_key
+from benchmarks.scale.pace import Pace
+from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.work import Plan, execute_parts
+
+MOST_LISTED = 10_000
+"""Failures that a record lists one by one; the files of the chunks hold all."""
+
+
+class ChunkPlan(Plan[Chunk], Protocol):
+    """What is done with each part, where a chunk comes of it."""
+
+    @property
+    def run(self) -> str:
+        """`content_key` of code, configuration, weights and libraries."""
+
+
+def make_missing(
+    dataset: CutDataset,
+    plan: ChunkPlan,
+    scale: ScaleRequest,
+    store: ChunkStore,
+    what: str,
+    reporter: Reporter,
+    *,
+    again: bool = False,
+) -> list[Failure]:
+    """Makes all chunks that are not in a store; what belongs to none of them is dropped.
+
+    Args:
+        dataset: Images and reference masks.
+        plan: What is done with them.
+        scale: How they are cut, and who works on them.
+        store: Of the chunks. Those made under the same key are not made again.
+        what: Shown beside the progress.
+        reporter: Told about progress.
+        again: Chunks with failures are made once more.
+
+    Returns:
+        Those that could not be made.
+
+    Raises:
+        DataError: The folder cannot be written.
+        UsageError: The cluster cannot be used.
+    """
+    store.sweep()
+    survey = _Survey(dataset, plan.run, store, scale.chunk_images, again, reporter)
+    failures: list[Failure] = []
+    writer = Lanes(1)
+    with reporter.bar(what, dataset.n_images) as bar:
+        pace = Pace(bar)
+
+        def write(found: Chunk | Failure) -> Chunk | Failure:
+            if isinstance(found, Chunk):
+                store.write(found)
+            return found
+
+        made = execute_parts(scale, plan, survey.missing(pace))
+        try:
+            for found in writer.map(write, made, lambda _: 0):
+                if isinstance(found, Chunk):
+                    pace.done(found)
+                else:
+                    failures.append(found)
+        finally:
+            writer.close()
+    if survey.n_known:
+        reporter.say(f"{survey.n_known} of {len(survey.keys)} chunks were there from before")
+    reporter.say(pace.summary())
+    for name in set(store.names()) - survey.keys.keys():
+        store.remove(name)  # of a former cut into other chunks
+    return failures
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Looks through the parts, and tells the missing ones from those that are finished."""
+
+    dataset: CutDataset
+    run: str
+    store: ChunkStore
+    chunk_images: int
+    again: bool
+    reporter: Reporter
+    keys: dict[str, str] = field(default_factory=dict)
+    n_known: int = 0
+    n_stale: int = 0
+
+    def missing(self, pace: Pace) -> Iterator[Part]:
+        for part in self.dataset.parts(self.chunk_images):
+            key = chunk_key(self.run, part)
+            self.keys[part.name] = key
+            info = self.store.info(part.name)
+            is_known = info is not None and info.key == key
+            if info is not None and is_known and not (self.again and info.failures):
+                self.n_known += 1
+                pace.known(part)
+                continue
+            if self.store.has(part.name) and not is_known:
+                self._tell_stale()
+            self.store.remove(part.name)
+            pace.given(part)
+            yield part
+
+    def _tell_stale(self) -> None:
+        self.n_stale += 1
+        if self.n_stale == 1:
+            self.reporter.warn(
+                f"chunks in {self.store.folder} were made from other inputs, weights, code or "
+                "libraries: they are made anew"
+            )
