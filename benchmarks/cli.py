@@ -110,11 +110,12 @@ def everything(
     models: ModelArguments = _DEFAULT_MODELS,
     data: DataArguments = _DEFAULT_DATA,
     output: OutputArguments = _DEFAULT_OUTPUT,
+    scale: ScaleArguments = _DEFAULT_SCALE,
 ) -> int:
     """Segment everything: average recall at 10, 100 and 1000 masks, and the time it takes."""
     from benchmarks.commands import measure
 
-    return measure.everything(models, data, output)
+    return measure.everything(models, data, output, scale)
 
 
 @app.command

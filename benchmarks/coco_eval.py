@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from mobilesam.errors import DataError
 
 # The only category where categories do not count.
 AGNOSTIC = 1
+_SILENT = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,11 @@ def _annotation(number: int, mask: TruthMask) -> dict[str, Any]:
     }
 
 
-def _silence() -> contextlib.redirect_stdout[io.StringIO]:
-    """Standard output belongs to the command, and pycocotools prints on it."""
-    return contextlib.redirect_stdout(io.StringIO())
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Standard output belongs to the command, and pycocotools prints on it.
+
+    One thread at a time: two that exchanged it at once could leave the other's in its place.
+    """
+    with _SILENT, contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -84,10 +84,11 @@ def warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use."""
+    """Physical cores that this process may use; its share where torchrun has started several."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed))
+    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(physical, allowed) // siblings)
 
 
 def use_threads(threads: int) -> None:

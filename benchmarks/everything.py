@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,9 @@ from benchmarks.model_pass import lost, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
-from benchmarks.statistics import median_interval
+from benchmarks.statistics import Float64Array, median_interval
 from benchmarks.timing import time_once
 from mobilesam.errors import DataError
-
-__all__ = ["LIMITS", "evaluate_everything"]
 
 STAGE = "everything"
 LIMITS = (10, 100, 1000)
@@ -141,20 +140,51 @@ def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | N
 
 def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
     if not tally.times_ms:
-        model.encode(model.prepare(sample.image))
-    answers: list[list[MaskRecord]] = []
-    tally.times_ms.append(
-        time_once(lambda: answers.append(model.everything(sample.image)), model.synchronize)
-    )
-    height, width = sample.image.shape[:2]
+        warm_up(model, sample)
     # Numbered as they come: the ids of a broken archive or of two folders need not be distinct.
     image_id = len(tally.sizes_hw)
-    tally.sizes_hw[image_id] = size_hw = (int(height), int(width))
-    tally.truth.extend(
+    duration_ms, found = ask_image(model, sample, image_id)
+    tally.times_ms.append(duration_ms)
+    tally.sizes_hw[image_id] = size_of(sample)
+    tally.truth.extend(truth_of(sample, image_id))
+    tally.found.extend(found)
+
+
+def warm_up(model: Segmenter, sample: Sample) -> None:
+    """Runs the image encoder once, so that what a model sets up lazily is in no time."""
+    model.encode(model.prepare(sample.image))
+
+
+def ask_image(
+    model: Segmenter, sample: Sample, image_id: int = 0
+) -> tuple[float, list[FoundMask]]:
+    """Lets a model segment a whole image.
+
+    Returns:
+        Milliseconds from the image in memory to its masks in memory, and the masks.
+
+    Raises:
+        DataError: They are not what the interface wants.
+    """
+    answers: list[list[MaskRecord]] = []
+    duration_ms = time_once(
+        lambda: answers.append(model.everything(sample.image)), model.synchronize
+    )
+    return duration_ms, list(_found(model, sample, image_id, size_of(sample), answers[0]))
+
+
+def size_of(sample: Sample) -> tuple[int, int]:
+    """Height and width in pixels."""
+    height, width = sample.image.shape[:2]
+    return int(height), int(width)
+
+
+def truth_of(sample: Sample, image_id: int = 0) -> list[TruthMask]:
+    """The objects of an image, whatever their category."""
+    return [
         TruthMask(image_id, AGNOSTIC, instance.rle, instance.area_px)
         for instance in sample.instances
-    )
-    tally.found.extend(_found(model, sample, image_id, size_hw, answers[0]))
+    ]
 
 
 def _found(
@@ -175,7 +205,6 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
     if n_images == 0:
         raise DataError(f"no image of {row.dataset} can be read")
     recall = average_recall(tally.sizes_hw, tally.truth, tally.found, LIMITS)
-    times_ms = np.array(tally.times_ms)
     return row.model_copy(
         update={
             "n_images": n_images,
@@ -183,7 +212,11 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
             **dict(zip(("ar10", "ar100", "ar1000"), recall.at, strict=True)),
             "ar1000_by_size": recall.by_size,
             "masks_per_image": len(tally.found) / n_images,
-            "median_ms": float(np.median(times_ms)),
-            "ci95_ms": median_interval([times_ms]),
+            **median_time(np.array(tally.times_ms)),
         }
     )
+
+
+def median_time(times_ms: Float64Array) -> dict[str, Any]:
+    """The fields of a row that say how long an image took."""
+    return {"median_ms": float(np.median(times_ms)), "ci95_ms": median_interval([times_ms])}

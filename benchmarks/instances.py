@@ -58,17 +58,23 @@ def instances_file(
     rows: Sequence[InstanceRow], metadata: Mapping[bytes, bytes] | None = None
 ) -> bytes:
     """The rows as the bytes of a Parquet file, the same for the same rows and metadata."""
+    return parquet_file(InstanceRow, rows, metadata)
+
+
+def parquet_file(
+    kind: type[Value], rows: Sequence[Value], metadata: Mapping[bytes, bytes] | None = None
+) -> bytes:
+    """Rows of one kind as the bytes of a Parquet file; a column is integer, text or float64."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    integers = ("image_id", "annotation_id")
-    texts = ("model", "protocol", "reference", "category")
-    types = {
-        name: pa.int64() if name in integers else pa.string() if name in texts else pa.float64()
-        for name in COLUMNS
-    }
+    types = {int: pa.int64(), str: pa.string()}
     columns = {
-        name: pa.array([getattr(row, name) for row in rows], type=types[name]) for name in COLUMNS
+        name: pa.array(
+            [getattr(row, name) for row in rows],
+            type=types.get(field.annotation, pa.float64()),  # type: ignore[arg-type]
+        )
+        for name, field in kind.model_fields.items()
     }
     buffer = io.BytesIO()
     table = pa.table(columns).replace_schema_metadata(metadata)

@@ -11,7 +11,7 @@ from benchmarks.data.dataset import BadSample
 from benchmarks.data.parsing import MALFORMED
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure, Status
-from mobilesam.errors import FOREIGN_ERRORS, BenchError
+from mobilesam.errors import FOREIGN_ERRORS, BenchError, WeightsError
 
 RowT = TypeVar("RowT")
 
@@ -57,16 +57,33 @@ def take_turn(
         The row, blank if the model cannot be measured or fails, and what failed. Weights that are
         unusable are no further failure: planning has reported them.
     """
-    if model.error is not None:
-        return blank("error", model.error), []
-    if not model.trained:
-        why = model.weights.why or "it was given none"
-        return blank("skipped", f"no accuracy from random weights: {why}"), []
+    unable = why_unable(model)
+    if unable is not None:
+        return blank(*unable), []
     try:
-        segmenter = build(model.entry, model.options)
-        if segmenter.info.weights.kind != "random":
-            return measure(segmenter)
-        why = "it was built with random weights, which have no accuracy"
+        return measure(build_trained(model))
     except ADAPTER_ERRORS as error:
         why = explain(error)
     return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]
+
+
+def why_unable(model: PlannedModel) -> tuple[Status, str] | None:
+    """Why a model need not even be built; None if it may be."""
+    if model.error is not None:
+        return "error", model.error
+    if not model.trained:
+        why = model.weights.why or "it was given none"
+        return "skipped", f"no accuracy from random weights: {why}"
+    return None
+
+
+def build_trained(model: PlannedModel) -> Segmenter:
+    """Builds a model whose answers mean something.
+
+    Raises:
+        WeightsError: It was built with random weights.
+    """
+    segmenter = build(model.entry, model.options)
+    if segmenter.info.weights.kind == "random":
+        raise WeightsError("it was built with random weights, which have no accuracy")
+    return segmenter

@@ -324,10 +324,11 @@ def _accuracy(
 def _take(result: ScaleResult, found: _Found) -> None:
     found.miou = list(result.rows)
     found.accuracy_times = list(result.times)
-    found.failures.extend(result.failures)
+    # Whole images in chunks have told of the same data.
+    found.failures = list(dict.fromkeys([*found.failures, *result.failures]))
     found.instances = INSTANCES_NAME
     found.comparisons = list(result.comparisons)
-    found.warnings.extend(result.warnings)
+    found.warnings = list(dict.fromkeys([*found.warnings, *result.warnings]))
 
 
 def _whole_images(
@@ -346,7 +347,14 @@ def _whole_images(
             )
             found.detector.extend(rows)
             found.failures.extend(failures)
-    if request.everything:
+    if request.everything and request.scale is not None:
+        from benchmarks.scale.recall import recall_of_request
+
+        recall = recall_of_request(request, request.scale, models, reporter)
+        found.everything = list(recall.rows)
+        found.failures.extend(recall.failures)
+        found.warnings.extend(recall.warnings)
+    elif request.everything:
         recalls, failures = evaluate_everything(models, dataset, cells, reporter)
         found.everything = recalls
         found.failures.extend(failures)

@@ -98,11 +98,12 @@ def miou(
     return finish_miou(_execute(request, output), request.out, output)
 
 
-def everything(models: ModelArguments, data: DataArguments, output: OutputArguments) -> int:
+def everything(
+    models: ModelArguments, data: DataArguments, output: OutputArguments, scale: ScaleArguments
+) -> int:
     """Measures average recall and time of segmenting everything."""
-    request = make_request(
-        EVERYTHING, models, output, accuracy=AccuracyArguments(**vars(data), protocol=EVERYTHING)
-    )
+    asked = AccuracyArguments(**vars(data), protocol=EVERYTHING)
+    request = make_request(EVERYTHING, models, output, accuracy=asked, scale=scale)
     return finish_miou(_execute(request, output), request.out, output)
 
 

@@ -263,8 +263,9 @@ def _scale(
     if too_few or request.worker_cpus <= 0 or request.worker_gpus < 0:
         raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
     names = listed(data.protocol or "")
-    if any(name in WHOLE_IMAGE for name in names):
-        raise UsageError(f"{', '.join(WHOLE_IMAGE)} need all images at once: not in chunks")
+    boxes = (DETECTOR_BOX, DETECTOR_BOX_MULTI)
+    if any(name in boxes for name in names):
+        raise UsageError(f"{', '.join(boxes)} need all images at once: not in chunks")
     if data.save_masks:
         raise UsageError("--save-masks keeps every answer in memory: not in chunks")
     return request

@@ -9,14 +9,13 @@ from typing import Protocol
 from benchmarks.data.parts import CutDataset, Part
 from benchmarks.lanes import Lanes
 from benchmarks.progress import Reporter
-from benchmarks.records import Failure
+from benchmarks.records import RECORD_NAME, Failure, load_record
+from benchmarks.run_request import RunRequest
 from benchmarks.scale.chunks import Chunk, ChunkStore, chunk_key
 from benchmarks.scale.pace import Pace
 from benchmarks.scale.request import ScaleRequest
 from benchmarks.scale.work import Plan, execute_parts
-
-MOST_LISTED = 10_000
-"""Failures that a record lists one by one; the files of the chunks hold all."""
+from mobilesam.errors import UsageError
 
 
 class ChunkPlan(Plan[Chunk], Protocol):
@@ -25,6 +24,26 @@ class ChunkPlan(Plan[Chunk], Protocol):
     @property
     def run(self) -> str:
         """`content_key` of code, configuration, weights and libraries."""
+
+
+def cut_dataset(request: RunRequest) -> CutDataset:
+    """The dataset of a run.
+
+    Raises:
+        UsageError: It cannot be cut into parts.
+    """
+    if not isinstance(request.dataset, CutDataset):
+        raise UsageError("this dataset cannot be cut into chunks; drop --chunk")
+    return request.dataset
+
+
+def has_ended(request: RunRequest) -> bool:
+    """The same run was here before and came to its end.
+
+    Chunks with failures are then to be made once more: what has ended with failures and is started
+    again may have been mended meanwhile.
+    """
+    return (request.out / RECORD_NAME).exists() and load_record(request.out).complete
 
 
 def make_missing(

@@ -164,11 +164,13 @@ class _Cluster:
             number, job = self._running.pop(ready)
             try:
                 yield self._ray.get(ready)
-            except self._ray.exceptions.RayActorError as error:
-                self._workers[number] = self._new_worker()
-                yield from self._died(job, error)
             except self._ray.exceptions.RayTaskError as error:
                 yield from self._failed(number, job, error)
+            except self._ray.exceptions.RayError as error:
+                # Dead, ended by Ray since memory ran out, or out of reach with its machine.
+                self._ray.kill(self._workers[number])
+                self._workers[number] = self._new_worker()
+                yield from self._died(job, error)
 
     def _n_workers(self) -> int:
         scale = self._scale

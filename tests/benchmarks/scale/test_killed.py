@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def start(shards: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    usual = {"--models": "dummy", "--chunk": "1", "--protocol": "box,center"}
+    kept = [part for option in usual.items() if option[0] not in more for part in option]
     command = [
-        *(sys.executable, "-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
-        *("--root", str(shards), "--out", str(out), "--chunk", "1", "--protocol", "box,center"),
-        *("--threads", "1", "--quiet", *more),
+        *(sys.executable, "-m", "benchmarks", "miou", "--dataset", "sa1b", "--root", str(shards)),
+        *("--out", str(out), "--threads", "1", "--quiet", *kept, *more),
     ]
     with log_of(out).open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)

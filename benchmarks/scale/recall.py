@@ -1,0 +1,107 @@
+"""Average recall from the files of many chunks: the rows that `evaluate_everything` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.everything import median_time
+from benchmarks.instances import read_instances
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from benchmarks.protocols import EVERYTHING
+from benchmarks.records import BySize, EverythingRow, Failure
+from benchmarks.run_request import RunRequest
+from benchmarks.scale.chunks import ChunkStore, Unable
+from benchmarks.scale.making import cut_dataset, has_ended, make_missing
+from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.tally import Tally
+from benchmarks.scale.whole_images import WholeImageRow, whole_image_plan
+from benchmarks.statistics import Float64Array
+
+WHOLE_IMAGES_NAME = "whole-images.parquet"
+_LIMITS = ("ar10", "ar100", "ar1000")
+_SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True, slots=True)
+class RecallResult:
+    """Rows for the record, made from the files of all chunks."""
+
+    rows: tuple[EverythingRow, ...]
+    failures: tuple[Failure, ...]
+    warnings: tuple[str, ...]
+
+
+def recall_of_request(
+    request: RunRequest, scale: ScaleRequest, models: Sequence[PlannedModel], reporter: Reporter
+) -> RecallResult:
+    """Segments everything that a run asks for in chunks, below its folder.
+
+    Raises:
+        UsageError: The dataset cannot be cut, or the cluster not be used.
+        DataError: The folder cannot be written.
+    """
+    dataset = cut_dataset(request)
+    store = ChunkStore(request.out / WHOLE_IMAGES_NAME)
+    plan = whole_image_plan(models, request.threads, scale.lanes)
+    what = f"{EVERYTHING} of {', '.join(model.entry.name for model in models)} in chunks"
+    again = has_ended(request)
+    given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
+    files = store.files()
+    tally = Tally.of(dataset.name, store)
+    rows = [_row(model, dataset.name, files, tally.unable) for model in models]
+    return RecallResult(tuple(rows), tally.listed(given_up), tally.warnings)
+
+
+def _row(
+    model: PlannedModel, dataset: str, files: Sequence[Path], unable: dict[str, Unable]
+) -> EverythingRow:
+    row = EverythingRow(model=model.entry.name, dataset=dataset, weights=model.weights)
+    sums = _Sums()
+    for file in files:
+        frame = read_instances(file, tuple(WholeImageRow.model_fields))
+        sums.add(frame[frame["model"] == row.model])
+    if sums.n_images:
+        return row.model_copy(update=sums.fields())
+    why = unable.get(row.model, Unable(status="error", why=f"no image of {dataset} can be read"))
+    return row.model_copy(update={"status": why.status, "why": why.why})
+
+
+class _Sums:
+    """What is kept of the rows of a model: sums, and the time of each image."""
+
+    def __init__(self) -> None:
+        self.n_images = self._n_objects = self._n_found = 0
+        self._found = dict.fromkeys((*_LIMITS, *_SIZES), 0.0)
+        self._n_by_size = dict.fromkeys(_SIZES, 0)
+        self._times_ms: list[Float64Array] = []
+
+    def add(self, frame: Any) -> None:
+        self.n_images += len(frame)
+        self._n_objects += int(frame["n_objects"].sum())
+        self._n_found += int(frame["n_found"].sum())
+        self._times_ms.append(frame["duration_ms"].to_numpy())
+        for name in _LIMITS:
+            self._found[name] += float((frame[name] * frame["n_objects"]).sum())
+        for name in _SIZES:
+            self._n_by_size[name] += int(frame[f"n_{name}"].sum())
+            self._found[name] += float((frame[name] * frame[f"n_{name}"]).sum())
+
+    def fields(self) -> dict[str, Any]:
+        counts = {**dict.fromkeys(_LIMITS, self._n_objects), **self._n_by_size}
+        recall = {
+            name: self._found[name] / count if count else None for name, count in counts.items()
+        }
+        return {
+            "n_images": self.n_images,
+            "n_objects": self._n_objects,
+            **{name: recall[name] for name in _LIMITS},
+            "ar1000_by_size": BySize(**{name: recall[name] for name in _SIZES}),
+            "masks_per_image": self._n_found / self.n_images,
+            **median_time(np.concatenate(self._times_ms)),
+        }
