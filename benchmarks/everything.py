@@ -155,9 +155,7 @@ def warm_up(model: Segmenter, sample: Sample) -> None:
     model.encode(model.prepare(sample.image))
 
 
-def ask_image(
-    model: Segmenter, sample: Sample, image_id: int = 0
-) -> tuple[float, list[FoundMask]]:
+def ask_image(model: Segmenter, sample: Sample, image_id: int = 0) -> tuple[float, list[FoundMask]]:
     """Lets a model segment a whole image.
 
     Returns:

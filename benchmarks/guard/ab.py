@@ -1,15 +1,22 @@
-"""The A/B gate: measure, judge, and measure again what looks worse."""
+"""The A/B gate: measure, judge, and measure more of what looks worse."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.guard.ab_judge import Judgement, judge
 from benchmarks.guard.ab_measure import measure
-from benchmarks.guard.ab_records import Session, Settings, save_session, session_files
+from benchmarks.guard.ab_records import Session, Settings, Stage, save_session, session_files
+from benchmarks.guard.ab_turns import Key
 from benchmarks.guard.trees import Tree
 from benchmarks.progress import Reporter
 from mobilesam.errors import UsageError
+
+MOST_EXTENSIONS = 2
+"""So many times, in each stage, further processes are added to what is unclear."""
 
 
 def measure_into(
@@ -35,7 +42,7 @@ def run(
     threshold: float,
     reporter: Reporter,
 ) -> tuple[Judgement, tuple[Session, ...]]:
-    """Measures and judges; what is suspect is measured once more, in fresh processes.
+    """Measures and judges; what is unclear is measured longer, and what is suspect once more.
 
     Args:
         folder: For the records, which are there whatever the verdict is.
@@ -46,11 +53,27 @@ def run(
         reporter: Told about progress.
     """
     sessions: tuple[Session, ...] = (measure_into(folder, base, head, settings, reporter),)
-    judgement = judge(sessions, threshold)
-    if judgement.suspects:
-        reporter.say(f"{len(judgement.suspects)} suspect: measuring again")
-        again = measure(base, head, settings, reporter, judgement.suspects, repetition=1)
+    while True:
+        judgement = judge(sessions, threshold)
+        more = _next(judgement, sessions)
+        if more is None:
+            return judgement, sessions
+        stage, keys, why = more
+        reporter.say(f"{len(keys)} {why}")
+        again = measure(base, head, settings, reporter, keys, stage=stage, number=len(sessions))
         save_session(again, folder)
         sessions = (*sessions, again)
-        judgement = judge(sessions, threshold)
-    return judgement, sessions
+
+
+def _next(
+    judgement: Judgement, sessions: Sequence[Session]
+) -> tuple[Stage, tuple[Key, ...], str] | None:
+    """What is to be measured now, for which stage and why; None if all is said."""
+    made = Counter(session.stage for session in sessions)
+    for stage in get_args(Stage):
+        unclear = judgement.unclear(stage)
+        if unclear and made[stage] <= MOST_EXTENSIONS:
+            return stage, unclear, "unclear: measuring more"
+        if judgement.suspects and not made["repetition"]:
+            return "repetition", judgement.suspects, "suspect: measuring again"
+    return None

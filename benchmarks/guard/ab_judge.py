@@ -2,9 +2,10 @@
 
 A turn counts with its fastest call, since other work on the machine only adds to a time; medians
 are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
-threshold in the first session and in the repetition. On a fixed set of scenes accuracy has no noise
-at all: its test says whether a loss is one of these scenes only, and a large loss counts in any
-case.
+threshold in the first stage and in the repetition; where the ratio is beyond it and the interval is
+not, it is unclear, which further processes of the same stage may settle. On a fixed set of scenes
+accuracy has no noise at all: its test says whether a loss is one of these scenes only, and a large
+loss counts in any case.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.guard.ab_records import Answers, Samples, Session, Side, Turns
+from benchmarks.guard.ab_records import Answers, Samples, Session, Side, Stage, Turns
 from benchmarks.guard.ab_turns import LOAD, MEMORY, Key
 from benchmarks.guard.compare import phase_label, ratio_verdict
 from benchmarks.ratios import Ratio, ratio_in_turns
@@ -30,7 +31,15 @@ DUST = 0.001
 """A loss of mIoU that never counts: the last digits of floats."""
 
 Verdict = Literal[
-    "worse", "broken", "suspect", "not confirmed", "better", "same", "vanished", "appeared"
+    "worse",
+    "broken",
+    "suspect",
+    "unclear",
+    "not confirmed",
+    "better",
+    "same",
+    "vanished",
+    "appeared",
 ]
 FAILING: frozenset[Verdict] = frozenset(("worse", "broken"))
 
@@ -44,7 +53,7 @@ class Judged(Value):
         phase: Phase, `memory` or protocol.
         n_prompts: Of decoding.
         unit: Of `base` and `head`: `ms`, `bytes` or `fraction`.
-        base: Median, or mean IoU, in the first session.
+        base: Median, or mean IoU, in the first stage.
         head: Likewise.
         change: Ratio head / base; for accuracy the difference head - base.
         ci95: Of the change.
@@ -52,7 +61,8 @@ class Judged(Value):
         floor_ci95: Of that.
         again: The change in the repetition; None if it was not repeated.
         again_ci95: Of that.
-        verdict: `suspect` has not been repeated, `not confirmed` has.
+        verdict: `suspect` has not been repeated, `not confirmed` has; `unclear` is beyond the
+            threshold, in the last stage that it has been measured in, with an interval that is not.
         why: The error, where there is one.
     """
 
@@ -94,6 +104,14 @@ class Judgement(Value):
         """What a repetition has to confirm."""
         return tuple(each.key for each in self.benchmarks if each.verdict == "suspect")
 
+    def unclear(self, stage: Stage) -> tuple[Key, ...]:
+        """What more processes of a stage may settle."""
+        return tuple(
+            each.key
+            for each in self.benchmarks
+            if each.verdict == "unclear" and (each.again is None) == (stage == "first")
+        )
+
     @property
     def noise_floor(self) -> float | None:
         """The largest ratio, taken upwards, between two sets of processes of the same version."""
@@ -102,10 +120,10 @@ class Judgement(Value):
 
 
 def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgement:
-    """Judges the first session, confirmed or not by the last of the others.
+    """Judges the first stage, confirmed or not by the repetition.
 
     Args:
-        sessions: At least one, in order.
+        sessions: At least one of the first stage, in order.
         threshold: Ratio from which on a change is a regression; above 1.
 
     Raises:
@@ -113,27 +131,34 @@ def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgemen
     """
     if not threshold > 1:
         raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {threshold}")
-    first = {each.key: each for each in _judge_one(sessions[0], threshold)}
-    if len(sessions) > 1:
-        for each in _judge_one(sessions[-1], threshold):
-            if each.key in first:
-                first[each.key] = _confirmed(first[each.key], each)
+    first = {each.key: each for each in _judge_stage(sessions, "first", threshold)}
+    for each in _judge_stage(sessions, "repetition", threshold):
+        if each.key in first:
+            first[each.key] = _confirmed(first[each.key], each)
     return Judgement(threshold=threshold, benchmarks=tuple(first.values()))
 
 
 def _confirmed(first: Judged, again: Judged) -> Judged:
     verdict = first.verdict
     if verdict == "suspect":
-        verdict = "worse" if again.verdict == "suspect" else "not confirmed"
+        verdict = _CONFIRMED.get(again.verdict, "not confirmed")
     return first.model_copy(
         update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict}
     )
 
 
-def _judge_one(session: Session, threshold: float) -> Iterator[Judged]:
-    for samples in session.samples:
+_CONFIRMED: dict[Verdict, Verdict] = {"suspect": "worse", "unclear": "unclear"}
+
+
+def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) -> Iterator[Judged]:
+    own = [session for session in sessions if session.stage == stage]
+    pooled: dict[Key, Samples] = {}
+    for samples in (each for session in own for each in session.samples):
+        known = pooled.get(samples.key)
+        pooled[samples.key] = samples if known is None else known.plus(samples)
+    for samples in pooled.values():
         yield from _judge_samples(samples, threshold)
-    for answers in session.answers:
+    for answers in (each for session in own for each in session.answers):
         yield _judge_answers(answers)
 
 
@@ -161,6 +186,9 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
         yield row.model_copy(update={"verdict": verdict, "why": samples.errors.get("base")})
     else:
         ratio, floor = _ratio(base, head), _ratio(base, again) if again else None
+        found = _VERDICTS.get(ratio_verdict(ratio.ci95, threshold), "same")
+        if found == "same" and ratio.value > threshold:
+            found = "unclear"
         yield row.model_copy(
             update={
                 "base": float(np.median(np.concatenate(base))),
@@ -169,7 +197,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
                 "ci95": ratio.ci95,
                 "floor": None if floor is None else floor.value,
                 "floor_ci95": None if floor is None else floor.ci95,
-                "verdict": _VERDICTS.get(ratio_verdict(ratio.ci95, threshold), "same"),
+                "verdict": found,
             }
         )
 

@@ -1,8 +1,9 @@
 """Measures two versions in one session; judges nothing.
 
 For each model, sets of three fresh processes are started: one of the head, and two of the base,
-whose difference is noise (one in a repetition). They take turns of some milliseconds, in an order
-drawn anew each time, so that whatever the machine does meanwhile hits all of them alike.
+whose difference is noise (one where something is measured once more). They take turns of some
+milliseconds, in an order drawn anew each time, so that whatever the machine does meanwhile hits all
+of them alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from benchmarks import environment
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.guard.ab_process import Worker, WorkerError
-from benchmarks.guard.ab_records import Answers, Samples, Session, Settings, Side
+from benchmarks.guard.ab_records import Answers, Samples, Session, Settings, Side, Stage
 from benchmarks.guard.ab_turns import Key, TimedModel
 from benchmarks.guard.trees import Tree
 from benchmarks.progress import Reporter
@@ -42,7 +43,9 @@ def measure(
     settings: Settings,
     reporter: Reporter,
     only: Collection[Key] | None = None,
-    repetition: int = 0,
+    *,
+    stage: Stage = "first",
+    number: int = 0,
 ) -> Session:
     """One session: times and memory in turns, and accuracy on the same prompts.
 
@@ -52,15 +55,17 @@ def measure(
         settings: How much of what.
         reporter: Told about progress.
         only: Benchmarks (model, phase or protocol, prompts) to measure; None for all.
-        repetition: Number of the session: each has an order of its own.
+        stage: What the session is for.
+        number: Of the session: each has an order of its own.
     """
     start = time.monotonic()
     here = environment.collect(settings.threads)
     trees: dict[Side, Tree] = {"base": base, "head": head}
-    if only is None:  # a repetition needs no noise floor of its own
+    if only is None:  # what is measured once more needs no noise floor of its own
         trees["again"] = base
-    samples, answers = _measured(trees, settings, reporter, only, repetition)
+    samples, answers = _measured(trees, settings, reporter, only, number)
     return Session(
+        stage=stage,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         base=base.info,
         head=head.info,
@@ -78,7 +83,7 @@ def _measured(
     settings: Settings,
     reporter: Reporter,
     only: Collection[Key] | None,
-    repetition: int,
+    number: int,
 ) -> tuple[tuple[Samples, ...], tuple[Answers, ...]]:
     timed = [name for name in settings.models if _wanted(name, only, timed=True)]
     asked = [name for name in settings.accuracy_models if _wanted(name, only, timed=False)]
@@ -91,7 +96,7 @@ def _measured(
         folder = Path(name)
         image = _write_scenes(folder, settings, with_references=bool(asked))
         for model in timed:
-            turns = TimedModel(model, trees, settings, image, only, repetition)
+            turns = TimedModel(model, trees, settings, image, only, number)
             for pair in range(settings.pairs):
                 bar.note(f"{model} (pair {pair + 1})")
                 turns.pair(pair)

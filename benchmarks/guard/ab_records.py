@@ -11,8 +11,10 @@ from pydantic import Field, ValidationError
 from benchmarks.records import Environment, Value, write_atomic
 from mobilesam.errors import DataError, UsageError
 
-SESSION_VERSION = 1
+SESSION_VERSION = 2
 Side = Literal["base", "again", "head"]
+Stage = Literal["first", "repetition"]
+"""Of one stage there may be several sessions, whose samples are judged as one."""
 SIDES: tuple[Side, ...] = ("base", "again", "head")
 """`again` is a second process of the base: what differs between the two is noise."""
 
@@ -78,6 +80,15 @@ class Samples(Value):
         """What makes it the same benchmark in another session."""
         return self.model, self.phase, self.n_prompts
 
+    def plus(self, other: Samples) -> Samples:
+        """With the processes of another session of the same stage."""
+        sides = {
+            side: self.sides.get(side, ()) + other.sides.get(side, ())
+            for side in SIDES
+            if side in self.sides or side in other.sides
+        }
+        return self.model_copy(update={"sides": sides, "errors": {**self.errors, **other.errors}})
+
 
 class Answers(Value):
     """IoU of every answer of one model under one protocol; base and head in the same order."""
@@ -91,9 +102,10 @@ class Answers(Value):
 
 
 class Session(Value):
-    """One measurement of two versions. The second of a folder is the repetition."""
+    """One measurement of two versions."""
 
     schema_version: int = SESSION_VERSION
+    stage: Stage
     created_utc: str
     base: TreeInfo
     head: TreeInfo

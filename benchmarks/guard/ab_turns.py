@@ -42,7 +42,7 @@ class TimedModel:
         settings: How much of what.
         image: File of the image that it is timed on.
         only: Benchmarks to measure; None for all.
-        repetition: Number of the session: each has an order of its own.
+        number: Of the session: each has an order of its own.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class TimedModel:
         settings: Settings,
         image: Path,
         only: Collection[Key] | None = None,
-        repetition: int = 0,
+        number: int = 0,
     ) -> None:
         self._name = name
         self._trees = trees
         self._settings = settings
         self._image = image
         self._only = only
-        self._repetition = repetition
+        self._number = number
         self._found: dict[Phase, _Growing] = {}
 
     def pair(self, index: int) -> None:
         """Starts a process of each side, lets them take turns, and reads their memory."""
-        rng = np.random.default_rng([self._settings.order_seed, self._repetition, index])
+        rng = np.random.default_rng([self._settings.order_seed, self._number, index])
         with self._started(rng) as workers:
             phases = self._phases(workers)
             for phase in dict.fromkeys(name for names in phases.values() for name in names):

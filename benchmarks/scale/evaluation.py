@@ -92,7 +92,8 @@ def evaluate_in_chunks(
     return _summarise(plan, store, Tally.of(dataset.name, store), given_up)
 
 
-def _summarise(plan: WorkPlan, store: ChunkStore, tally: Tally, given_up: Sequence[Failure]
+def _summarise(
+    plan: WorkPlan, store: ChunkStore, tally: Tally, given_up: Sequence[Failure]
 ) -> ScaleResult:
     files = store.files()
     comparisons: tuple[ComparisonRow, ...] = ()

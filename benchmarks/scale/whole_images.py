@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from baselines.interface import Segmenter
 from benchmarks.cells import content_key
@@ -269,6 +270,11 @@ def _score(asked: _Asked) -> list[WholeImageRow]:
         if asked.truth:
             recall = average_recall({0: asked.size_hw}, asked.truth, found, LIMITS)
             at, by_size = recall.at, recall.by_size
+        figures: dict[str, Any] = {
+            **dict(zip(("ar10", "ar100", "ar1000"), at, strict=True)),
+            **{f"n_{name}": n for name, n in n_by_size.items()},
+            **{name: getattr(by_size, name) for name in _SIZES},
+        }
         rows.append(
             WholeImageRow(
                 image_id=asked.image_id,
@@ -277,9 +283,7 @@ def _score(asked: _Asked) -> list[WholeImageRow]:
                 n_objects=len(asked.truth),
                 n_found=len(found),
                 duration_ms=duration_ms,
-                **dict(zip(("ar10", "ar100", "ar1000"), at, strict=True)),
-                **{f"n_{name}": n for name, n in n_by_size.items()},
-                **{name: getattr(by_size, name) for name in _SIZES},
+                **figures,
             )
         )
     return rows

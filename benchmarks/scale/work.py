@@ -1,4 +1,4 @@
-"""Who works on the parts of a dataset, and what is asked of them: the same here and on a cluster."""
+"""Who works on the parts of a dataset, and at what: the same here and on a cluster."""
 
 from __future__ import annotations
 

@@ -191,4 +191,3 @@ class Worker:
     def close(self) -> None:
         """Ends its threads."""
         self._lanes.close()
-

