@@ -7,11 +7,18 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments, TrainArguments
+from benchmarks.cli_options import (
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+    TrainArguments,
+)
 
 _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_OUTPUT = OutputArguments()
+_DEFAULT_SCALE = ScaleArguments()
 _DEFAULT_TRAINING = TrainArguments()
 
 distill_app = App(name="distill", help="Train a student to see as its teacher does.")
@@ -22,6 +29,7 @@ def distill_embed(
     *,
     models: ModelArguments = _DEFAULT_MODELS,
     data: DataArguments = _DEFAULT_DATA,
+    scale: ScaleArguments = _DEFAULT_SCALE,
     output: OutputArguments = _DEFAULT_OUTPUT,
     shard_size: Annotated[
         int, Parameter(help="Megabytes that a file of the store may have.")
@@ -34,12 +42,14 @@ def distill_embed(
     """Run a teacher's encoder over images once, and keep its embeddings in --out.
 
     The images are a dataset's, or those of a folder if nothing but --images is given. A run that
-    was interrupted, or given more images, is taken up with the same --out.
+    was interrupted, or given more images, is taken up with the same --out. In chunks (50 images
+    unless --chunk says otherwise, as 2 MB an image are in memory at once) what is not finished when
+    it is interrupted is made again; --cluster has several processes or machines make them.
     """
     from benchmarks.commands import distill
 
     return distill.embed(
-        models, data, output, shard_size_mb=shard_size, verify=verify, repair=repair
+        models, data, scale, output, shard_size_mb=shard_size, verify=verify, repair=repair
     )
 
 

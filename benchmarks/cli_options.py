@@ -84,7 +84,10 @@ class ScaleArguments:
 
     chunk: Annotated[
         int | None,
-        Parameter(help="Stream, and keep each finished chunk of N images; --out takes it up."),
+        Parameter(
+            help="Stream, and keep each finished chunk of N images (500, or 50 for distill "
+            "embed); --out takes it up."
+        ),
     ] = None
     lanes: Annotated[
         int | None, Parameter(help="Threads a worker that load and score beside the model.")

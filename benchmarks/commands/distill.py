@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from baselines.interface import Segmenter
 from baselines.registry import build
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments, ScaleArguments
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import (
     STANDARD_SCENES,
@@ -16,10 +17,18 @@ from benchmarks.commands.requests import (
     one_trained,
     open_dataset,
 )
+from benchmarks.commands.scaling import scale_request
+from benchmarks.data.dataset import Dataset
+from benchmarks.data.parts import CutDataset
 from benchmarks.distillation.embed import EmbedReport, StoreOptions, teacher_of
 from benchmarks.distillation.embed import embed as make_embeddings
-from benchmarks.distillation.sources import DatasetImages, FolderImages, ImageSource
+from benchmarks.distillation.embed_chunks import DEFAULT_CHUNK_IMAGES, embed_in_chunks
+from benchmarks.distillation.sources import DatasetImages, FolderImages
+from benchmarks.environment import code_version
+from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
+from benchmarks.scale.embedding import EmbedPlan
+from benchmarks.scale.request import ScaleRequest
 from mobilesam.allocator import keep_buffers
 from mobilesam.distillation.store_check import Verification
 from mobilesam.distillation.store_check import verify as verify_store
@@ -29,6 +38,7 @@ from mobilesam.errors import UsageError, WeightsError
 def embed(
     models: ModelArguments,
     data: DataArguments,
+    scale: ScaleArguments,
     output: OutputArguments,
     *,
     shard_size_mb: int,
@@ -44,16 +54,14 @@ def embed(
         raise UsageError("distill embed needs --out STORE, the folder of the embeddings")
     if shard_size_mb < 1:
         raise UsageError(f"--shard-size must be at least 1 (MB); got {shard_size_mb}")
-    reporter = Reporter(quiet=output.quiet)
-    apply_threads(models)
-    source = _source(data, models.seed, reporter)
-    planned = one_trained(models, "distill embed")
-    keep_buffers()  # a process that only encodes would ask the kernel for the same pages each time
-    model = build(planned.entry, planned.options)
-    if model.info.weights.kind == "random":
-        raise WeightsError(f"{planned.entry.name} has random weights: nothing is learnt from it")
     options = StoreOptions(output.out, shard_size_mb * 10**6, output.note, repair, verify)
-    report = make_embeddings(model, teacher_of(model, models.precision), source, options, reporter)
+    reporter = Reporter(quiet=output.quiet)
+    request = scale_request(scale, models, DEFAULT_CHUNK_IMAGES)
+    report = (
+        _embed_whole(models, data, options, reporter)
+        if request is None
+        else _embed_chunks(models, data, request, options, reporter)
+    )
     found = report.verification
     if output.json:
         print_json(report.model_dump(mode="json"))
@@ -62,6 +70,59 @@ def embed(
         if found is not None:
             _print_verification(output.out, found)
     return 1 if report.failures or (found is not None and found.problems) else 0
+
+
+def _embed_whole(
+    models: ModelArguments, data: DataArguments, options: StoreOptions, reporter: Reporter
+) -> EmbedReport:
+    """Image by image, in this process."""
+    apply_threads(models)
+    images = _images(data, models.seed, reporter, in_parts=False)
+    source = images if isinstance(images, FolderImages) else DatasetImages(images)
+    planned = one_trained(models, "distill embed")
+    keep_buffers()  # a process that only encodes would ask the kernel for the same pages each time
+    model = _build(planned)
+    return make_embeddings(model, teacher_of(model, models.precision), source, options, reporter)
+
+
+def _embed_chunks(
+    models: ModelArguments,
+    data: DataArguments,
+    scale: ScaleRequest,
+    options: StoreOptions,
+    reporter: Reporter,
+) -> EmbedReport:
+    """Chunk by chunk, in this process or on a cluster."""
+    threads = apply_threads(models)
+    source = _images(data, models.seed, reporter, in_parts=True)
+    if not isinstance(source, CutDataset | FolderImages):
+        raise UsageError("this dataset cannot be cut into chunks; drop --chunk")
+    planned = one_trained(models, "distill embed", scale)
+    plan = _plan(planned, models.precision, threads, scale)
+    return embed_in_chunks(plan, source, scale, options, reporter)
+
+
+def _plan(planned: PlannedModel, precision: str, threads: int, scale: ScaleRequest) -> EmbedPlan:
+    """What workers are asked for. On a cluster the driver keeps no model."""
+    on_cluster = scale.cluster is not None
+    # There it is built for what it says of itself alone: its device may not be here.
+    options = replace(planned.options, device="cpu", precision="fp32")
+    model = _build(replace(planned, options=options) if on_cluster else planned)
+    return EmbedPlan(
+        planned,
+        teacher_of(model, precision),
+        threads,
+        scale.lanes,
+        code_version(),
+        built=None if on_cluster else model,
+    )
+
+
+def _build(planned: PlannedModel) -> Segmenter:
+    model = build(planned.entry, planned.options)
+    if model.info.weights.kind == "random":
+        raise WeightsError(f"{planned.entry.name} has random weights: nothing is learnt from it")
+    return model
 
 
 def verify(store: Path, *, as_json: bool) -> int:
@@ -74,10 +135,12 @@ def verify(store: Path, *, as_json: bool) -> int:
     return 1 if found.problems else 0
 
 
-def _source(data: DataArguments, seed: int, reporter: Reporter) -> ImageSource:
+def _images(
+    data: DataArguments, seed: int, reporter: Reporter, *, in_parts: bool
+) -> Dataset | FolderImages:
     """The images that the user named: a folder where nothing but `--images` is said."""
     if data.images is None or data.annotations is not None or data.dataset != DataArguments.dataset:
-        return DatasetImages(open_dataset(data, STANDARD_SCENES, seed))
+        return open_dataset(data, STANDARD_SCENES, seed, in_parts=in_parts)
     if data.root:
         raise UsageError("--images and --root are two sources; give one")
     folder = FolderImages(data.images, data.limit, check_max_pixels(data.max_pixels))

@@ -19,6 +19,7 @@ from benchmarks.cli_options import (
     OutputArguments,
     ScaleArguments,
 )
+from benchmarks.commands.scaling import scale_request
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.limits import PIXELS_CEILING
 from benchmarks.environment import default_threads, use_threads
@@ -168,12 +169,15 @@ def apply_threads(models: ModelArguments) -> int:
     return threads
 
 
-def one_trained(models: ModelArguments, command: str) -> PlannedModel:
+def one_trained(
+    models: ModelArguments, command: str, scale: ScaleRequest | None = None
+) -> PlannedModel:
     """The one model that the user named, with weights that mean something.
 
     Args:
         models: The arguments.
         command: What takes no more than one model, for the error.
+        scale: Who works on it, if it is done in chunks.
 
     Raises:
         UsageError: Several are named, or it cannot be built as asked.
@@ -185,7 +189,7 @@ def one_trained(models: ModelArguments, command: str) -> PlannedModel:
     (planned,) = plan(
         entries,
         weights_policy(models),
-        device=check_device(models.device),
+        device=device_of(models, scale),
         precision=check_precision(models.precision),
         seed=models.seed,
     )
@@ -225,8 +229,6 @@ def make_request(
     threads = apply_threads(models)
     chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
     scenes = n_scenes or STANDARD_SCENES
-    # The devices of another machine's cluster need not be here.
-    is_here = chunks is None or chunks.cluster in (None, "local")
     return RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,
@@ -234,7 +236,7 @@ def make_request(
         policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
         out=output.out or new_folder(command),
         threads=threads,
-        device=check_device(models.device) if is_here else models.device,
+        device=device_of(models, chunks),
         precision=check_precision(models.precision),
         seed=models.seed,
         profile=profile,
@@ -244,24 +246,23 @@ def make_request(
     )
 
 
+def device_of(models: ModelArguments, scale: ScaleRequest | None) -> str:
+    """The device that the user named; those of another machine's cluster need not be here.
+
+    Raises:
+        UsageError: Unknown, or not present.
+    """
+    is_here = scale is None or scale.cluster in (None, "local")
+    return check_device(models.device) if is_here else models.device
+
+
 def _scale(
     scale: ScaleArguments, data: AccuracyArguments, models: ModelArguments
 ) -> ScaleRequest | None:
-    """How a run is cut into chunks, if that is asked for."""
-    if scale == ScaleArguments():
+    """How accuracy is measured in chunks, if that is asked for."""
+    request = scale_request(scale, models)
+    if request is None:
         return None
-    if scale.cluster is None and scale != ScaleArguments(chunk=scale.chunk, lanes=scale.lanes):
-        raise UsageError("--workers, --worker-cpus and --worker-gpus go with --cluster")
-    given: dict[str, Any] = vars(scale) | {"chunk_images": scale.chunk}
-    del given["chunk"]
-    if scale.worker_gpus is None and models.device.startswith("cuda"):
-        given["worker_gpus"] = 1.0
-    request = ScaleRequest(**{name: value for name, value in given.items() if value is not None})
-    if request.chunk_images < 1 or request.lanes < 0:
-        raise UsageError("--chunk must be at least 1, and --lanes at least 0")
-    too_few = request.workers is not None and request.workers < 1
-    if too_few or request.worker_cpus <= 0 or request.worker_gpus < 0:
-        raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
     names = listed(data.protocol or "")
     boxes = (DETECTOR_BOX, DETECTOR_BOX_MULTI)
     if any(name in boxes for name in names):

@@ -6,13 +6,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from baselines.interface import UInt8Array
-from benchmarks.data.dataset import BadSample, Dataset
+from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.images import load_image
 from benchmarks.data.limits import MAX_PIXELS
-from benchmarks.data.parsing import check_limit
+from benchmarks.data.parsing import check_limit, fingerprint
+from benchmarks.data.parts import Loaded, Part
 from mobilesam.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
@@ -123,16 +125,46 @@ class FolderImages(ImageSource):
     def images(self) -> Iterator[NamedImage | BadSample]:
         """By path; a picture's name is its path below the folder."""
         for name in self._names:
-            if not name.isprintable():
-                # Neither records nor stores can hold a name that is no text.
-                yield BadSample(-1, repr(name), "its name cannot be printed; rename it")
-                continue
-            try:
-                image = load_image(self._folder / name, name, None, self._max_pixels)
-            except DataError as error:
-                yield BadSample(-1, name, str(error))
-            else:
-                yield NamedImage(name, image)
+            yield _picture(self._folder, name, self._max_pixels)
+
+    def parts(self, n_images: int) -> Iterator[Part]:
+        """Parts of consecutive pictures, whose samples have no instances."""
+        folder = self._folder.absolute()  # a worker may be in another folder
+        for start in range(0, len(self._names), n_images):
+            names = self._names[start : start + n_images]
+            numbers = range(start, start + len(names))
+            yield Part(
+                f"{start:08d}",
+                self.name,
+                fingerprint("folder-part", None, map(os.fsencode, names)),
+                tuple(
+                    partial(_read, folder, name, self._max_pixels, number)
+                    for number, name in zip(numbers, names, strict=True)
+                ),
+                tuple(zip(numbers, map(_shown, names), strict=True)),
+                len(names) / len(self._names),
+            )
+
+
+def _shown(name: str) -> str:
+    """A name as text: neither records nor stores can hold one that is none."""
+    return name if name.isprintable() else repr(name)
+
+
+def _picture(folder: Path, name: str, max_pixels: int) -> NamedImage | BadSample:
+    if not name.isprintable():
+        return BadSample(-1, _shown(name), "its name cannot be printed; rename it")
+    try:
+        return NamedImage(name, load_image(folder / name, name, None, max_pixels))
+    except DataError as error:
+        return BadSample(-1, name, str(error))
+
+
+def _read(folder: Path, name: str, max_pixels: int, number: int) -> Loaded:
+    found = _picture(folder, name, max_pixels)
+    if isinstance(found, BadSample):
+        return Loaded(found)
+    return Loaded(Sample(number, found.name, found.image, ()))
 
 
 def _walk(folder: Path) -> Iterator[str]:

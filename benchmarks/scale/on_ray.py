@@ -8,9 +8,11 @@ workers down is found: it is left out, and listed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,17 +104,19 @@ class _Job:
 
 def run_on_ray(
     scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Part]
-) -> Iterator[MadeT | Failure]:
+) -> Generator[MadeT | Failure, None, None]:
     """Does parts on the cluster, in the order in which they are finished.
 
     Raises:
         UsageError: Ray is not installed, the cluster not there, too small or of other code.
     """
-    ray = _connect(scale)
-    try:
-        yield from _Cluster(ray, scale, plan).run(parts)
-    finally:
-        ray.shutdown()
+    # Ray tells of workers that died on standard output, which may be a document that we write.
+    with contextlib.redirect_stdout(sys.stderr):
+        ray = _connect(scale)
+        try:
+            yield from _Cluster(ray, scale, plan).run(parts)
+        finally:
+            ray.shutdown()
 
 
 def _connect(scale: ScaleRequest) -> Any:

@@ -43,6 +43,9 @@ of which average recall is made, and its times are those beside what else a core
 
 What tells that a shard has changed is its size and its time of change: to read 11 TB in order to
 find out that nothing is to be done would be work enough for a day.
+
+`distill embed` takes the same options; what its workers make goes to one process, which writes it
+to the embedding store ([train-mobilesam.md](train-mobilesam.md)).
 """
 _NOT_YET = "Not measured yet: `python -m benchmarks.scale.trial {}`.\n"
 _PLAN = """## All of SA-1B

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from benchmarks.data.parts import Part
@@ -56,7 +56,7 @@ class Plan(Protocol[MadeT_co]):
 
 def execute_parts(
     scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Part]
-) -> Iterator[MadeT | Failure]:
+) -> Generator[MadeT | Failure, None, None]:
     """Works on parts in this process or on a cluster.
 
     Yields:
@@ -72,7 +72,7 @@ def execute_parts(
     return run_on_ray(scale, plan, parts)
 
 
-def _run_here(plan: Plan[MadeT], parts: Iterator[Part]) -> Iterator[MadeT | Failure]:
+def _run_here(plan: Plan[MadeT], parts: Iterator[Part]) -> Generator[MadeT | Failure, None, None]:
     """Does one part after the other in this process."""
     worker = plan.worker()
     try:

@@ -155,6 +155,9 @@ class StoreWriter:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
     def __contains__(self, key: object) -> bool:
         return key in self._keys
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 TEACHER = '''
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Tiny(Segmenter):
         image = prepared.payload
         if image[0, 0, 0] == 13:
             raise RuntimeError("out of memory")
+        if os.environ.get("TINY_KILL") == str(image[0, 0, 0]):
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(float(os.environ.get("TINY_S", 0)))
         log = os.environ.get("TINY_LOG")
         if log:

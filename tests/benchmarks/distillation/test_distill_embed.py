@@ -228,14 +228,16 @@ def test_ctrl_c_is_exit_130_and_what_is_done_is_kept(
     assert len(encoded()) == len(set(encoded())) == 12
 
 
-def _start(out: Path, pictures: Path, package: Path) -> subprocess.Popen[bytes]:
+def start(
+    out: Path, pictures: Path, package: Path, *more: str, encode_s: float = 0.05
+) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(package), str(Path(__file__).resolve().parents[3])])
     return subprocess.Popen(
         [
             sys.executable, "-m", "benchmarks", "distill", "embed", "--models=tiny",
-            f"--images={pictures}", f"--out={out}", "--json",
+            f"--images={pictures}", f"--out={out}", "--json", *more,
         ],
-        env={**os.environ, "PYTHONPATH": path, "TINY_S": "0.05"},
+        env={**os.environ, "PYTHONPATH": path, "TINY_S": str(encode_s)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -244,7 +246,7 @@ def _start(out: Path, pictures: Path, package: Path) -> subprocess.Popen[bytes]:
 def test_kill_9_in_mid_run_and_the_same_again_is_as_if_nothing_had_happened(
     package: Path, pictures: Path, tmp_path: Path, encoded: Encoded
 ) -> None:
-    killed = _start(tmp_path / "killed", pictures, package)
+    killed = start(tmp_path / "killed", pictures, package)
     deadline = time.monotonic() + 120
     while len(encoded()) < 5 and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -254,12 +256,12 @@ def test_kill_9_in_mid_run_and_the_same_again_is_as_if_nothing_had_happened(
     n_before = len(encoded())
     n_kept = len(list((tmp_path / "killed" / PENDING_NAME).glob("[0-9]*")))
     assert 4 <= n_kept <= n_before < 12
-    outcome, _ = _start(tmp_path / "killed", pictures, package).communicate()
+    outcome, _ = start(tmp_path / "killed", pictures, package).communicate()
     found = json.loads(outcome)
     assert (found["n_encoded"], found["n_known"], found["failures"]) == (12 - n_kept, n_kept, [])
     # Only the one that was being kept at that moment may have been in vain.
     assert len(encoded()) <= 13
-    uninterrupted, _ = _start(tmp_path / "whole", pictures, package).communicate()
+    uninterrupted, _ = start(tmp_path / "whole", pictures, package).communicate()
     assert json.loads(uninterrupted)["n_encoded"] == 12
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
