@@ -19,6 +19,7 @@ from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall, encode_fou
 from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.detections import TruthMask
 from benchmarks.data.parsing import check_limit
+from benchmarks.data_notes import remember
 from benchmarks.model_pass import lost, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
@@ -117,6 +118,7 @@ def _one_model(
 
     row, failures = take_turn(model, STAGE, blank, measure)
     if row.status == "ok" and not failures:
+        remember(cells, dataset)
         cells.put(key, _Cell(row=row))
     return row, failures
 

@@ -18,6 +18,7 @@ from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
 from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.data.dataset import Dataset
+from benchmarks.data_notes import notes_of
 from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
@@ -209,7 +210,7 @@ def _measure(
         _whole_images(request, request.dataset, models, cells, found, reporter)
         if request.protocols:
             _accuracy(request, request.dataset, models, teachers, cells, found, reporter)
-        _note_data(request.dataset, found)
+        _note_data(request.dataset, cells, found)
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
     if found.failures:
@@ -360,9 +361,9 @@ def _whole_images(
         found.failures.extend(failures)
 
 
-def _note_data(dataset: Dataset, found: _Found) -> None:
+def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:
     """What of the data was not used: crowds are a note, what is malformed is a failure."""
-    for reason, count in dataset.left_out.items():
-        if count:
-            found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
-    found.failures.extend(malformed(dataset.name, dataset.left_out, dataset.problems))
+    notes = notes_of(cells, dataset)
+    for reason, count in notes.left_out.items():
+        found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
+    found.failures.extend(malformed(dataset.name, notes.left_out, notes.problems))

@@ -25,6 +25,7 @@ from benchmarks.accuracy.summaries import by_protocol, clicks_needed, summarise
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.cells import CellStore
 from benchmarks.data.dataset import Dataset
+from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
@@ -268,6 +269,7 @@ class _Evaluation:
             where = (error.position, why) if isinstance(error, ImageError) else None
             return PassResult(error=why, stopped_at=where)
         if not found.failures:  # an image that is mended meanwhile must count when it is run again
+            remember(self._cells, plan.dataset)
             self._cells.put(key, found)
         return found
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from benchmarks.data.coco import CocoDataset
 from benchmarks.data.make import write_sa1b
+from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.records import RECORD_NAME, load_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,30 @@ def test_one_bad_annotation(
     done = run(*BOX, *scenes.arguments, "--json")
     one_failure(done, words, n_images=3, n_instances=n_instances - 1)
     assert "annotations left out: malformed" in " ".join(done.json["warnings"])
+
+
+@pytest.mark.parametrize("command", ["miou", "everything"])
+def test_what_is_malformed_is_told_again_where_nothing_is_read_again(
+    run: Any, tmp_path: Path, command: str
+) -> None:
+    folder = tmp_path / "sa1b"
+    write_sa1b(SyntheticDataset(n_images=2, seed=5, size_hw=(48, 64)), folder, tar=False)
+    file = sorted(folder.rglob("*.json"))[0]
+    document = json.loads(file.read_text())
+    document["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [5]}
+    file.write_text(json.dumps(document))
+    protocol = ("--protocol=box",) if command == "miou" else ()
+    arguments = (command, "--models=dummy", "--dataset=sa1b", f"--root={folder}", "--out=o",
+                 *protocol, "--json")  # fmt: skip
+    first, again = run(*arguments), run(*arguments)
+    assert "taken from the interrupted run" in again.err
+    assert (first.code, again.code) == (1, 1)
+    assert again.json["failures"] == first.json["failures"]
+    assert len(first.json["failures"]) == 1
+    told = [
+        [line for line in each.json["warnings"] if "left out" in line] for each in (first, again)
+    ]
+    assert told[0] == told[1] != []
 
 
 def test_two_images_with_one_id(run: Any, scenes: Any) -> None:
