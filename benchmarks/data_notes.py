@@ -1,4 +1,4 @@
-"""What of a dataset was not used, remembered for a run that is taken up and reads no image again."""
+"""What of a dataset was not used, remembered for a run that is taken up and reads nothing again."""
 
 from __future__ import annotations
 
