@@ -13,6 +13,7 @@ from benchmarks.speedups.page import (
     EVALUATION,
     EVERYTHING,
     INFERENCE,
+    NARROW,
     PAGE,
     RESULTS,
     ROOT,
@@ -51,7 +52,7 @@ def test_the_committed_page_is_fresh() -> None:
 
 
 def test_results_of_speed_say_where_they_are_from() -> None:
-    for name in (INFERENCE, *EVERYTHING, EVALUATION):
+    for name in (INFERENCE, NARROW, *EVERYTHING, EVALUATION):
         found = json.loads((ROOT / RESULTS / name).read_text())
         assert found["environment"]["git_commit"], name
 
