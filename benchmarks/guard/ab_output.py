@@ -44,12 +44,9 @@ def verdict_text(judgement: Judgement) -> str:
     if judgement.suspects:
         names = [f"{model} {phase}" for model, phase, _ in judgement.suspects]
         return "suspect, to be repeated: " + "; ".join(names)
-    unclear = [f"{each.model} {each.what}" for each in judgement.benchmarks if _is_unclear(each)]
-    return f"passed; unclear: {'; '.join(unclear)}" if unclear else "passed"
-
-
-def _is_unclear(each: Judged) -> bool:
-    return each.verdict == "unclear"
+    unclear = [each for each in judgement.benchmarks if each.verdict == "unclear"]
+    names = [f"{each.model} {each.what}" for each in unclear]
+    return f"passed; unclear: {'; '.join(names)}" if names else "passed"
 
 
 def _cells(each: Judged) -> tuple[Cell, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,22 +52,28 @@ def recall_of_request(
     what = f"{EVERYTHING} of {', '.join(model.entry.name for model in models)} in chunks"
     again = has_ended(request)
     given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    files = store.files()
+    sums = _sum_up(store.files())
     tally = Tally.of(dataset.name, store)
-    rows = [_row(model, dataset.name, files, tally.unable) for model in models]
+    rows = [_row(model, dataset.name, sums, tally.unable) for model in models]
     return RecallResult(tuple(rows), tally.listed(given_up), tally.warnings)
 
 
-def _row(
-    model: PlannedModel, dataset: str, files: Sequence[Path], unable: dict[str, Unable]
-) -> EverythingRow:
-    row = EverythingRow(model=model.entry.name, dataset=dataset, weights=model.weights)
-    sums = _Sums()
+def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:
+    """The sums of each model, from one look at each file."""
+    found: dict[str, _Sums] = {}
     for file in files:
         frame = read_instances(file, tuple(WholeImageRow.model_fields))
-        sums.add(frame[frame["model"] == row.model])
-    if sums.n_images:
-        return row.model_copy(update=sums.fields())
+        for model, rows in frame.groupby("model", sort=False):
+            found.setdefault(str(model), _Sums()).add(rows)
+    return found
+
+
+def _row(
+    model: PlannedModel, dataset: str, sums: Mapping[str, _Sums], unable: Mapping[str, Unable]
+) -> EverythingRow:
+    row = EverythingRow(model=model.entry.name, dataset=dataset, weights=model.weights)
+    if row.model in sums:
+        return row.model_copy(update=sums[row.model].fields())
     why = unable.get(row.model, Unable(status="error", why=f"no image of {dataset} can be read"))
     return row.model_copy(update={"status": why.status, "why": why.why})
 
@@ -76,13 +82,13 @@ class _Sums:
     """What is kept of the rows of a model: sums, and the time of each image."""
 
     def __init__(self) -> None:
-        self.n_images = self._n_objects = self._n_found = 0
+        self._n_images = self._n_objects = self._n_found = 0
         self._found = dict.fromkeys((*_LIMITS, *_SIZES), 0.0)
         self._n_by_size = dict.fromkeys(_SIZES, 0)
         self._times_ms: list[Float64Array] = []
 
     def add(self, frame: Any) -> None:
-        self.n_images += len(frame)
+        self._n_images += len(frame)
         self._n_objects += int(frame["n_objects"].sum())
         self._n_found += int(frame["n_found"].sum())
         self._times_ms.append(frame["duration_ms"].to_numpy())
@@ -98,10 +104,10 @@ class _Sums:
             name: self._found[name] / count if count else None for name, count in counts.items()
         }
         return {
-            "n_images": self.n_images,
+            "n_images": self._n_images,
             "n_objects": self._n_objects,
             **{name: recall[name] for name in _LIMITS},
             "ar1000_by_size": BySize(**{name: recall[name] for name in _SIZES}),
-            "masks_per_image": self._n_found / self.n_images,
+            "masks_per_image": self._n_found / self._n_images,
             **median_time(np.concatenate(self._times_ms)),
         }
