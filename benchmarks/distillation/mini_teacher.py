@@ -25,7 +25,7 @@ from mobilesam.distillation.schemes import Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 
-TRAINING_SCENES = ScenesSpec(n_scenes=3500, seed=7_306_142, side_px=256)
+TRAINING_SCENES = ScenesSpec(n_scenes=6000, seed=7_306_142, side_px=256)
 """Never the scenes of an evaluation, whose default seed is 0."""
 
 _POSITIONS = "image_encoder.pos_embed"
@@ -41,7 +41,7 @@ class Stage:
 
 
 _USUAL = TrainConfig(
-    steps=600,
+    steps=2500,
     batch_size=8,
     micro_batch=4,
     learning_rate=1.5e-3,
@@ -62,14 +62,14 @@ STAGES = (
     Stage(
         "128px",
         128,
-        _USUAL.model_copy(update={"steps": 2400, "learning_rate": 1e-3, "final_rate_share": 0.5}),
+        _USUAL.model_copy(update={"steps": 3500, "learning_rate": 1e-3, "final_rate_share": 0.5}),
     ),
     Stage(
         "192px",
         192,
         _USUAL.model_copy(
             update={
-                "steps": 2000,
+                "steps": 2600,
                 "learning_rate": 6e-4,
                 "final_rate_share": 0.01,
                 "ema_decay": 0.998,

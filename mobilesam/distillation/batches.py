@@ -73,6 +73,7 @@ def make_batch(
     step: int,
     augment: bool,
     zoom: float = 0.0,
+    zoom_least: float = 0.5,
 ) -> Batch:
     """Reads images and makes a batch of them.
 
@@ -84,7 +85,8 @@ def make_batch(
         seed: Of the run.
         step: Its number.
         augment: Mirror, change colours and brightness.
-        zoom: Share of the images of which a part is shown, from half its sides to all.
+        zoom: Share of the images of which a part is shown.
+        zoom_least: Least side of such a part, relative to the image's.
     """
     generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
     images = torch.zeros(len(indices), 3, side_px, side_px)
@@ -93,7 +95,7 @@ def make_batch(
     for row, (index, rng) in enumerate(zip(indices, generators, strict=True)):
         sample = data.sample(index)
         if zoom and rng.random() < zoom:
-            sample = _part(rng, sample)
+            sample = _part(rng, sample, zoom_least)
         sample = fitted(sample, side_px)
         pixels, label_map = sample.image, sample.labels
         if augment:
@@ -121,13 +123,20 @@ def fitted(sample: TrainingSample, side_px: int) -> TrainingSample:
     return TrainingSample(sample.key, np.asarray(resized), sample.labels)
 
 
-def _part(rng: np.random.Generator, sample: TrainingSample) -> TrainingSample:
-    """A window of the picture, of its own proportions."""
-    share = rng.uniform(0.5, 1)
+def _part(rng: np.random.Generator, sample: TrainingSample, least: float) -> TrainingSample:
+    """A window of the picture, of its own proportions, that shows some of an object.
+
+    All scales from `least` to 1 come equally often. A window of bare ground would teach nothing.
+    """
+    share = least ** rng.random()
+    seen = _pixel_of_object(rng, sample)
     starts, sizes = [], []
-    for length in sample.image.shape[:2]:
+    for length, place in zip(sample.image.shape[:2], seen, strict=True):
         size = max(1, round(length * share))
-        starts.append(int(rng.integers(length - size + 1)))
+        first, last = 0, length - size
+        if place is not None:
+            first, last = max(first, place - size + 1), min(last, place)
+        starts.append(int(rng.integers(first, last + 1)))
         sizes.append(size)
 
     def window(factor: int) -> tuple[slice, slice]:
@@ -141,6 +150,27 @@ def _part(rng: np.random.Generator, sample: TrainingSample) -> TrainingSample:
     if labels is not None:
         labels = labels[window(labels.shape[0] // sample.image.shape[0])]
     return TrainingSample(sample.key, sample.image[window(1)], labels)
+
+
+def _pixel_of_object(
+    rng: np.random.Generator, sample: TrainingSample
+) -> tuple[int, int] | tuple[None, None]:
+    """Row and column in the image of a pixel of some object, each object equally likely."""
+    labels = sample.labels
+    if labels is None or not labels.any():
+        return None, None
+    chosen = np.flatnonzero(labels == rng.choice(objects_in(labels)))
+    row, column = divmod(int(rng.choice(chosen)), labels.shape[1])
+    factor = labels.shape[0] // sample.image.shape[0]
+    return row // factor, column // factor
+
+
+def objects_in(labels: Labels) -> npt.NDArray[np.int64]:
+    """Numbers of the objects of a label map, the ground left out, in rising order.
+
+    Counting takes a tenth of the time that np.unique needs to sort.
+    """
+    return 1 + np.flatnonzero(np.bincount(labels.ravel())[1:])
 
 
 def _augmented(

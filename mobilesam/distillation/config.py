@@ -78,6 +78,9 @@ class TrainConfig(Frozen):
     zoom: float = Field(
         default=0.0, ge=0, le=1, description="share of images of which a part fills the input"
     )
+    zoom_least: float = Field(
+        default=0.5, gt=0, le=1, description="least side of such a part, relative to the image's"
+    )
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
     losses: LossConfig = LossConfig()

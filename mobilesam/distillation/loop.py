@@ -224,6 +224,7 @@ class _Batches:
             step=step,
             augment=self._config.augment,
             zoom=self._config.zoom,
+            zoom_least=self._config.zoom_least,
         ).to(self._device)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mobilesam.distillation.batches import Batch, Labels
+from mobilesam.distillation.batches import Batch, Labels, objects_in
 from mobilesam.distillation.config import PromptConfig
 from mobilesam.distillation.decoding import PromptBatch
 
@@ -142,8 +142,7 @@ class _Objects:
 
     def draw(self, rng: np.random.Generator, fine: Labels, config: PromptConfig) -> None:
         """Draws one object, its box and its point; the whole image where it has no object."""
-        numbers = np.unique(fine)
-        numbers = numbers[numbers > 0]
+        numbers = objects_in(fine)
         if len(numbers):
             mask = fine == numbers[int(rng.integers(len(numbers)))]
         else:
