@@ -20,7 +20,7 @@ from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
 
 _FINE_STRIDE = 8
-_TURNS = (0.1, 0.6)
+_TURNS = (0.1, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
 
 
 def _spread_frequencies(model: Sam) -> None:
-    """Gives the encoding of positions frequencies from 0.1 to 0.6 turns a half image.
+    """Gives the encoding of positions frequencies from 0.1 to 1.5 turns a half image.
 
     SAM draws them from a normal distribution of deviation 1. The lower a frequency, the farther
     the product of two encodings tells which of two positions is left of the other, which is what

@@ -59,7 +59,7 @@ def make_family(
     data = SceneCache(scenes_root, TRAINING_SCENES)
 
     def watch(stage: Stage) -> AbstractContextManager[Listener]:
-        return progress(stage.config, f"sam-mini at {stage.side_px} px", reporter, world)
+        return progress(stage.config, f"sam-mini, stage {stage.name}", reporter, world)
 
     teacher = train_teacher(data, out / "sam-mini", world=world, watch=watch)
     made_by = {"recipe": "benchmarks.distillation.mini_teacher", "data": data.fingerprint}

@@ -1,9 +1,11 @@
-"""The recipe of `sam-mini`: from scratch on synthetic scenes, small pictures first.
+"""The recipe of `sam-mini`: from scratch on synthetic scenes, in stages.
 
-Most of what there is to learn does not need fine pixels: that a box is to be filled, that one
-texture belongs together. A step at 64 px costs a sixth of one at 192 px, so each stage goes on at a
-finer size from the weights of the one before. Batches are small, since in the beginning the number
-of steps counts, not that of images.
+A whole SAM that is trained from nothing stays for a long time with one answer, a blob around the
+prompt: its decoder has no reason to look at the picture while the embedding does not tell objects
+apart, and the embedding learns little through a decoder that does not look. So the encoder learns
+first what belongs together, without a decoder. Then the whole is trained, and a term of its own
+(`affinity.reading`) draws each mask token to its object. The last stage has finer pixels. Batches
+are small, since in the beginning the number of steps counts, not that of images.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
-from mobilesam.distillation.schemes import Supervised
+from mobilesam.distillation.schemes import Grouping, Scheme, Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 
@@ -33,19 +35,20 @@ _POSITIONS = "image_encoder.pos_embed"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the recipe: so many pixels, and how they are trained on."""
+    """A part of the recipe: what is trained, at how many pixels, and how."""
 
     name: str
+    scheme: type[Scheme]
     side_px: int
     config: TrainConfig
 
 
 _USUAL = TrainConfig(
-    steps=2500,
+    steps=2400,
     batch_size=8,
     micro_batch=4,
     learning_rate=1.5e-3,
-    final_rate_share=0.7,
+    final_rate_share=0.5,
     orthogonal=10,
     warmup_steps=30,
     ema_decay=0.99,
@@ -53,23 +56,20 @@ _USUAL = TrainConfig(
     zoom=0.5,
     seed=1,
     checkpoint_every=100,
-    losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1),
+    losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1, reading=1),
     prompts=PromptConfig(objects_per_image=3),
 )
 
 STAGES = (
-    Stage("64px", 64, _USUAL),
-    Stage(
-        "128px",
-        128,
-        _USUAL.model_copy(update={"steps": 3500, "learning_rate": 1e-3, "final_rate_share": 0.5}),
-    ),
+    Stage("grouping", Grouping, 128, _USUAL),
+    Stage("128px", Supervised, 128, _USUAL.model_copy(update={"steps": 3000})),
     Stage(
         "192px",
+        Supervised,
         192,
         _USUAL.model_copy(
             update={
-                "steps": 2600,
+                "steps": 2200,
                 "learning_rate": 6e-4,
                 "final_rate_share": 0.01,
                 "ema_decay": 0.998,
@@ -102,7 +102,7 @@ def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch
             model = build_sam_mini(shape)
         if found is not None:
             model.load_state_dict(resized_positions(found, stage.side_px // 16))
-        scheme = Supervised(model, stage.config)
+        scheme = stage.scheme(model, stage.config)
         with watch(stage) as listen:
             state = train(scheme, data, folder / stage.name, world=world, on_step=listen)
         found = state.result()

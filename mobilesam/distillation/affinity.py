@@ -68,3 +68,35 @@ def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
         for pairs in (asked * same, asked * (1 - same))
     ]
     return (halves[0] + halves[1]).mean() / 2
+
+
+def reading(embeddings: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of "this cell is of the object asked for" by a mask token's own channels.
+
+    Which object is meant, a decoder learns from the place that a prompt's token looks at. The mask
+    loss says nothing of that while no token has ever found its object: whatever it looks at, a blob
+    around the prompt is the best answer, and training stays there for a long time. Here the token
+    itself must look like the cells of its object, which pulls its attention there from the first
+    step.
+
+    Args:
+        embeddings: (N, C, h, w), of each prompt's image; the first third of the channels is read.
+        tokens: (N, M, C) mask tokens as they leave the transformer; the same channels.
+        shares: (N, 1, k * h, k * w), what the object covers of each logit cell.
+        valid: (N, 1, k * h, k * w), 0 in the padding.
+
+    Returns:
+        Scalar: the mean over prompts and tokens.
+    """
+    factor = shares.shape[-1] // embeddings.shape[-1]
+    inside = F.avg_pool2d(shares * valid, factor).flatten(2)
+    outside = F.avg_pool2d((1 - shares) * valid, factor).flatten(2)
+    n_channels = max(1, embeddings.shape[1] // _CHANNEL_SHARE)
+    channels = F.normalize(embeddings[:, :n_channels].float().flatten(2), dim=1)
+    asked = F.normalize(tokens[..., :n_channels].float(), dim=2)
+    logits = _SCALE * (asked @ channels - _THRESHOLD)
+    halves = [
+        (F.softplus(sign * logits) * weight).sum(2) / weight.sum(2).clamp(min=1e-6)
+        for sign, weight in ((-1, inside), (1, outside))
+    ]
+    return (halves[0] + halves[1]).mean() / 2

@@ -18,8 +18,8 @@ class Frozen(BaseModel):
 class LossConfig(Frozen):
     """Weights of the terms of the losses; a scheme reads those that concern it.
 
-    SAM's paper gives focal 20, dice 1 and the predicted quality 1. The last two are for training
-    from scratch: focal loss speaks softly of what a beginner gets wrong.
+    SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`,
+    `affinity` and `reading` are for training from scratch: focal loss speaks softly of what a beginner gets wrong.
     """
 
     focal: float = Field(default=20.0, ge=0)
@@ -31,6 +31,9 @@ class LossConfig(Frozen):
     cross_entropy: float = Field(default=0.0, ge=0, description="of masks, beside focal and dice")
     affinity: float = Field(
         default=0.0, ge=0, description="of which cells of the embedding are one object's"
+    )
+    reading: float = Field(
+        default=0.0, ge=0, description="of how much a mask token looks like its object's cells"
     )
     prompts: float = Field(
         default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"

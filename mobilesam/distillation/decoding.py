@@ -42,6 +42,21 @@ class PromptBatch:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """What a decoder makes of N prompts.
+
+    Attributes:
+        logits: (N, 4, 4h, 4w) float32, the single mask first.
+        qualities: (N, 4) float32 predicted IoU.
+        tokens: (N, 4, C) the mask tokens as they leave the transformer.
+    """
+
+    logits: Tensor
+    qualities: Tensor
+    tokens: Tensor
+
+
 def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
     """Sparse (N, T, C) and dense (N, C, h, w) embeddings.
 
@@ -64,16 +79,13 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor,
     return sparse, dense.expand(len(sparse), -1, height, width)
 
 
-def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> Decoded:
     """All four masks of each prompt, and their predicted qualities.
 
     Args:
         model: Whose prompt encoder and decoder are run.
         embeddings: (B, C, h, w).
         prompts: N prompts.
-
-    Returns:
-        Logits (N, 4, 4h, 4w), the single mask first, and qualities (N, 4), float32.
     """
     sparse, dense = embed_prompts(model.prompt_encoder, prompts)
     decoder: MaskDecoder = model.mask_decoder
@@ -83,9 +95,12 @@ def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> tuple[Tensor
     tokens = torch.cat([own[None].expand(len(sparse), -1, -1), sparse], dim=1)
     found, mixed = decoder.transformer(source, where, tokens)
     grid = decoder.output_upscaling(mixed.transpose(1, 2).reshape(source.shape))
+    masks = found[:, 1 : 1 + decoder.num_mask_tokens]
     heads = [
-        head(found[:, 1 + number]) for number, head in enumerate(decoder.output_hypernetworks_mlps)
+        head(masks[:, number]) for number, head in enumerate(decoder.output_hypernetworks_mlps)
     ]
     logits = torch.stack(heads, dim=1) @ grid.flatten(2)
     qualities = decoder.iou_prediction_head(found[:, 0])
-    return logits.reshape(len(sparse), -1, *grid.shape[2:]).float(), qualities.float()
+    return Decoded(
+        logits.reshape(len(sparse), -1, *grid.shape[2:]).float(), qualities.float(), masks
+    )

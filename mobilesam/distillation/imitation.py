@@ -83,9 +83,16 @@ class Imitation(Scheme):
         """Both decoders for the same random prompts; the teacher's masks are the truth."""
         drawn = draw_prompts(batch, self.config.prompts, self._cells())
         with torch.no_grad():
-            truth, worth = decode(self._teacher, wanted, drawn.prompts)
-        logits, qualities = decode(self.student, found, drawn.prompts)
-        return imitation_loss(logits, qualities, truth, worth, drawn.valid, self.config.losses)
+            truth = decode(self._teacher, wanted, drawn.prompts)
+        answers = decode(self.student, found, drawn.prompts)
+        return imitation_loss(
+            answers.logits,
+            answers.qualities,
+            truth.logits,
+            truth.qualities,
+            drawn.valid,
+            self.config.losses,
+        )
 
 
 class Decoupled(Imitation):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.distillation.affinity import affinity, owners
+from mobilesam.distillation.affinity import affinity, owners, reading
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
-from mobilesam.distillation.decoding import decode
+from mobilesam.distillation.decoding import Decoded, decode
 from mobilesam.distillation.mask_losses import MaskLoss, mask_loss
 from mobilesam.distillation.prompting import Drawn, correct, draw_prompts
 
@@ -71,6 +72,26 @@ class Scheme(ABC):
         return 4 * int(self.student.prompt_encoder.image_embedding_size[0])
 
 
+class Grouping(Scheme):
+    """The encoder alone against ground truth: cells of one object are to look alike.
+
+    Needs no prompts and no decoder, so it costs less than half of `Supervised`. A decoder that is
+    trained behind it can find what belongs together from its first step.
+    """
+
+    name = "grouping"
+
+    def trained(self) -> tuple[nn.Module, ...]:
+        """The encoder."""
+        return (self.student.image_encoder,)
+
+    def loss(self, batch: Batch) -> MaskLoss:
+        """The affinity term; its weight in the settings is not read."""
+        embeddings = self.student.image_encoder(batch.images)
+        together = affinity(embeddings, owners(batch, embeddings.shape[-1]))
+        return MaskLoss(together, {"affinity": float(together.detach())})
+
+
 class Supervised(Scheme):
     """Training from scratch against ground truth: how `sam-mini` comes to be."""
 
@@ -98,27 +119,29 @@ class Supervised(Scheme):
     def _asked(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
         drawn = draw_prompts(batch, self.config.prompts, self._cells())
         targets = _require(drawn.targets)
-        logits, qualities = decode(self.student, embeddings, drawn.prompts)
-        first = mask_loss(logits, qualities, targets, drawn.valid, self.config.losses)
+        answers = decode(self.student, embeddings, drawn.prompts)
+        first = self._judged(answers, embeddings, drawn, targets)
         if batch.step_draw >= self.config.prompts.refine:
             return first
-        return self._refined(batch, embeddings, drawn, logits, targets, first)
-
-    def _refined(
-        self,
-        batch: Batch,
-        embeddings: Tensor,
-        drawn: Drawn,
-        logits: Tensor,
-        targets: Tensor,
-        first: MaskLoss,
-    ) -> MaskLoss:
-        answers = logits[:, 0].detach()
-        again = correct(drawn, answers, targets, self.side_px, _shared(batch))
-        logits, qualities = decode(self.student, embeddings, again)
-        second = mask_loss(logits, qualities, targets, drawn.valid, self.config.losses)
+        logits = answers.logits[:, 0].detach()
+        again = correct(drawn, logits, targets, self.side_px, _shared(batch))
+        corrected = replace(drawn, prompts=again)
+        answers = decode(self.student, embeddings, again)
+        second = self._judged(answers, embeddings, corrected, targets)
         parts = {**first.parts, "iou_corrected": second.parts["iou"]}
         return MaskLoss((first.total + second.total) / 2, parts)
+
+    def _judged(
+        self, answers: Decoded, embeddings: Tensor, drawn: Drawn, targets: Tensor
+    ) -> MaskLoss:
+        config = self.config.losses
+        masks = mask_loss(answers.logits, answers.qualities, targets, drawn.valid, config)
+        if not config.reading:
+            return masks
+        own = embeddings[drawn.prompts.image_index]
+        read = reading(own, answers.tokens, targets, drawn.valid)
+        parts = {**masks.parts, "reading": float(read.detach())}
+        return MaskLoss(masks.total + config.reading * read, parts)
 
 
 def _shared(batch: Batch) -> np.random.Generator:

@@ -325,7 +325,7 @@ def test_a_correction_clicks_where_the_answer_is_wrong() -> None:
     again = correct(drawn, perfect, drawn.targets, SIDE_PX, np.random.default_rng(0))
     assert again.labels[:, 1].tolist() == [-1.0] * 4
     model = teacher()
-    logits, _ = decode(model, model.image_encoder(found.images), again)
+    logits = decode(model, model.image_encoder(found.images), again).logits
     assert torch.isfinite(logits).all()
 
 
@@ -341,7 +341,8 @@ def test_decoding_many_images_equals_segment_anything_one_by_one() -> None:
         torch.cat([torch.zeros(2, 1, 2), points]),
         torch.ones(4, 1),
     )
-    logits, qualities = decode(model, embeddings, prompts)
+    answers = decode(model, embeddings, prompts)
+    logits, qualities = answers.logits, answers.qualities
     asked = [
         (0, None, boxes[:1]),
         (1, None, boxes[1:]),
