@@ -18,8 +18,8 @@ class Frozen(BaseModel):
 class LossConfig(Frozen):
     """Weights of the terms of the losses; a scheme reads those that concern it.
 
-    SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`,
-    `affinity` and `reading` are for training from scratch: focal loss speaks softly of what a beginner gets wrong.
+    SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`, `affinity` and
+    `reading` are for training from scratch: focal loss speaks softly of what a beginner gets wrong.
     """
 
     focal: float = Field(default=20.0, ge=0)

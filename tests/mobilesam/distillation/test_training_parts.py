@@ -23,7 +23,7 @@ from small_training import (
 )
 
 from mobilesam.distillation import losses
-from mobilesam.distillation.affinity import affinity, owners
+from mobilesam.distillation.affinity import affinity, owners, reading
 from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
@@ -32,6 +32,7 @@ from mobilesam.distillation.muon import MuonAdamW, orthogonal
 from mobilesam.distillation.prompting import correct, draw_prompts
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.schedule import learning_rate, optimizer_for
+from mobilesam.distillation.schemes import Grouping
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
@@ -234,6 +235,67 @@ def test_affinity_of_a_batch_is_the_mean_over_its_halves() -> None:
     whose = torch.randint(-1, 3, (4, 4, 4), generator=generator)
     halves = (affinity(embeddings[:2], whose[:2]) + affinity(embeddings[2:], whose[2:])) / 2
     assert torch.allclose(affinity(embeddings, whose), halves)
+
+
+def test_reading_is_least_where_a_token_looks_like_its_object() -> None:
+    whose = torch.zeros(2, 4, 4, dtype=torch.int64)
+    whose[:, :2, :2], whose[:, 2:, 2:] = 1, 2
+    directions = torch.eye(9)
+    embeddings = directions[whose].permute(0, 3, 1, 2)
+    fine = whose.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    shares = (fine == torch.tensor([1, 2]).view(2, 1, 1, 1)).float()
+    valid = torch.ones_like(shares)
+    right = directions[[1, 2]][:, None].repeat(1, 4, 1)
+    found = reading(embeddings, right, shares, valid)
+    assert found < 0.01 < reading(embeddings, right.flip(0), shares, valid)
+    # What lies in the padding changes nothing, nor do channels that are not read.
+    valid[:, :, :, 12:] = 0
+    padded, other = reading(embeddings, right, shares, valid), embeddings.clone()
+    other[..., 3], other[:, 3:] = 7, -5
+    assert torch.allclose(reading(other, right, shares, valid), padded)
+    halves = [
+        reading(embeddings[i:][:1], right[i:][:1], shares[i:][:1], valid[i:][:1]) for i in (0, 1)
+    ]
+    assert torch.allclose(sum(halves) / 2, padded)
+
+
+def test_reading_of_an_object_smaller_than_a_cell_is_finite() -> None:
+    embeddings = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    tokens = torch.ones(1, 4, 6, requires_grad=True)
+    shares = torch.zeros(1, 1, 16, 16)
+    shares[..., 3, 3] = 0.2
+    for target in (shares, torch.zeros_like(shares), torch.ones_like(shares)):
+        found = reading(embeddings, tokens, target, torch.ones_like(shares))
+        found.backward()
+        assert torch.isfinite(found)
+        assert tokens.grad is not None
+        assert torch.isfinite(tokens.grad).all()
+
+
+def test_grouping_trains_the_encoder_alone() -> None:
+    model = teacher()
+    scheme = Grouping(model, settings())
+    found = scheme.loss(batch(4))
+    found.total.backward()
+    learning = {name for name, value in model.named_parameters() if value.grad is not None}
+    assert learning
+    assert all(name.startswith("image_encoder") for name in learning)
+
+
+def test_a_small_window_shows_some_object() -> None:
+    found = make_batch(
+        Pictures(8),
+        list(range(8)),
+        list(range(8)),
+        side_px=SIDE_PX,
+        seed=0,
+        step=0,
+        augment=False,
+        zoom=1.0,
+        zoom_least=0.1,
+    )
+    assert all(labels.any() for labels in found.labels)
+    assert min(labels.size for labels in found.labels) < batch(1).labels[0].size / 10
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 12), (2, 12, 4)])
