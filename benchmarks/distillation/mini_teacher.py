@@ -23,7 +23,7 @@ from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
-from mobilesam.distillation.schemes import Grouping, Scheme, Supervised
+from mobilesam.distillation.schemes import DecoderFirst, Grouping, Scheme, Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 
@@ -60,16 +60,27 @@ _USUAL = TrainConfig(
     prompts=PromptConfig(objects_per_image=3),
 )
 
+_DECODER = _USUAL.model_copy(
+    update={
+        "steps": 1000,
+        "final_rate_share": 0.3,
+        "losses": _USUAL.losses.model_copy(update={"reading": 0.5}),
+        "prompts": PromptConfig(objects_per_image=6),
+    }
+)
+
 STAGES = (
+    Stage("decoder-64px", DecoderFirst, 64, _DECODER),
+    Stage("decoder-128px", DecoderFirst, 128, _DECODER),
     Stage("grouping", Grouping, 128, _USUAL),
-    Stage("128px", Supervised, 128, _USUAL.model_copy(update={"steps": 3000})),
+    Stage("128px", Supervised, 128, _USUAL.model_copy(update={"steps": 2000})),
     Stage(
         "192px",
         Supervised,
         192,
         _USUAL.model_copy(
             update={
-                "steps": 2200,
+                "steps": 1500,
                 "learning_rate": 6e-4,
                 "final_rate_share": 0.01,
                 "ema_decay": 0.998,

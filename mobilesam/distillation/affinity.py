@@ -20,6 +20,9 @@ _SCALE = 12.0
 _THRESHOLD = 0.5
 # A third of the channels carries it, so that the rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
+# Labels a side of a cell of an ideal embedding, and the noise upon the name that it gives.
+_IDEAL_SHARES = 4
+_IDEAL_NOISE = 0.3
 
 
 def owners(batch: Batch, cells: int) -> Tensor:
@@ -68,6 +71,39 @@ def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
         for pairs in (asked * same, asked * (1 - same))
     ]
     return (halves[0] + halves[1]).mean() / 2
+
+
+def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:
+    """What an encoder would give that tells all objects apart: for a decoder to begin with.
+
+    The first third of the channels names whose a cell is, by a direction drawn for each thing of
+    each image and mixed where a cell shows several; the rest is noise. All are scaled as the last
+    layer normalisation of an encoder leaves them.
+
+    Args:
+        batch: With labels.
+        n_channels: C.
+        cells: Side of the embedding.
+
+    Returns:
+        (B, C, cells, cells) float32 on the device of the batch.
+    """
+    whose = owners(batch, cells * _IDEAL_SHARES)
+    n_names = max(1, n_channels // _CHANNEL_SHARE)
+    found = []
+    for seen, rng in zip(whose, batch.generators, strict=True):
+        things = F.one_hot(seen + 1).permute(2, 0, 1).float()[1:]
+        shares = F.avg_pool2d(things[None], _IDEAL_SHARES)[0]
+        names = torch.from_numpy(rng.normal(size=(len(things), n_names))).float()
+        noise = torch.from_numpy(rng.normal(size=(n_channels, cells, cells))).float()
+        noise[:n_names] = _IDEAL_NOISE * noise[:n_names] + torch.tensordot(names.T, shares, 1)
+        found.append(noise)
+    stacked = torch.stack(found)
+    return (
+        F.layer_norm(stacked.permute(0, 2, 3, 1), (n_channels,))
+        .permute(0, 3, 1, 2)
+        .to(batch.images.device)
+    )
 
 
 def reading(embeddings: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.distillation.affinity import affinity, owners, reading
+from mobilesam.distillation.affinity import affinity, ideal, owners, reading
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import Decoded, decode
@@ -142,6 +142,25 @@ class Supervised(Scheme):
         read = reading(own, answers.tokens, targets, drawn.valid)
         parts = {**masks.parts, "reading": float(read.detach())}
         return MaskLoss(masks.total + config.reading * read, parts)
+
+
+class DecoderFirst(Supervised):
+    """Prompt encoder and decoder alone, on embeddings that tell all objects apart.
+
+    What a decoder must learn of places (to fill a box, to look where a point is) it learns in a
+    tenth of the steps where the embedding raises no doubts, and no encoder has to be run.
+    """
+
+    name = "decoder-first"
+
+    def trained(self) -> tuple[nn.Module, ...]:
+        """The heads."""
+        return (self.student.prompt_encoder, self.student.mask_decoder)
+
+    def loss(self, batch: Batch) -> MaskLoss:
+        """SAM's mask loss for a box and a point of each drawn object."""
+        heads = self.student.prompt_encoder
+        return self._asked(batch, ideal(batch, heads.embed_dim, heads.image_embedding_size[0]))
 
 
 def _shared(batch: Batch) -> np.random.Generator:
