@@ -33,15 +33,18 @@ class MiniVitConfig:
         depth: Transformer blocks.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs, relative to `embed_dim`.
+        refine_depth: Convolutional blocks at stride 8, where what the tokens know of the whole
+            picture meets what the stem knows of its edges.
         image_size_px: Side of the input.
     """
 
-    stem_dims: tuple[int, int, int] = (24, 64, 128)
+    stem_dims: tuple[int, int, int] = (32, 96, 160)
     embed_dim: int = 192
-    depth: int = 6
+    depth: int = 4
     num_heads: int = 6
     mlp_ratio: float = 4.0
-    image_size_px: int = 192
+    refine_depth: int = 4
+    image_size_px: int = 256
 
     @property
     def total_stride(self) -> int:
@@ -56,7 +59,7 @@ class SamMiniConfig:
     encoder: MiniVitConfig = field(default_factory=MiniVitConfig)
     heads: HeadsConfig = field(
         default_factory=lambda: HeadsConfig(
-            channels=96, num_heads=4, mlp_dim=256, iou_hidden=96, mask_in_chans=8
+            channels=128, num_heads=4, mlp_dim=256, iou_hidden=128, mask_in_chans=8
         )
     )
 
@@ -94,7 +97,7 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
         embed_dims=(16, 32, 64, 128),
         depths=(1, 1, 2, 1),
         num_heads=(1, 1, 2, 4),
-        window_sizes=(6, 6, 12, 6),
+        window_sizes=(8, 8, 16, 8),
         strides=(2, 1, 1),
         neck_channels=teacher.heads.channels,
         image_size_px=teacher.encoder.image_size_px,
@@ -140,6 +143,7 @@ class MiniVit(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.coarse = nn.Linear(dim, out_channels)
         self.fine = nn.Conv2d(third, out_channels, 1)
+        self.refine = nn.Sequential(*(Refine(out_channels) for _ in range(config.refine_depth)))
         self.neck = nn.Sequential(
             LayerNorm2d(out_channels),
             nn.GELU(),
@@ -166,7 +170,7 @@ class MiniVit(nn.Module):
         coarse = self.coarse(self.norm(tokens)).transpose(1, 2)
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return cast("Tensor", self.neck(self.fine(fine) + wide))
+        return cast("Tensor", self.neck(self.refine(self.fine(fine) + wide)))
 
 
 class Block(nn.Module):
@@ -190,6 +194,20 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self.proj(mixed.transpose(1, 2).reshape(batch, n_tokens, dim))
         return cast("Tensor", x + self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+
+class Refine(nn.Module):
+    """A 3 x 3 convolution behind normalisation and GELU, then one that mixes channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(channels)
+        self.wide = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return cast("Tensor", x + self.mix(F.gelu(self.wide(F.gelu(self.norm(x))))))
 
 
 def _initialise(module: nn.Module) -> None:

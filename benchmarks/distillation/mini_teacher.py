@@ -2,10 +2,11 @@
 
 A whole SAM that is trained from nothing stays for a long time with one answer, a blob around the
 prompt: its decoder has no reason to look at the picture while the embedding does not tell objects
-apart, and the embedding learns little through a decoder that does not look. So the encoder learns
-first what belongs together, without a decoder. Then the whole is trained, and a term of its own
-(`affinity.reading`) draws each mask token to its object. The last stage has finer pixels. Batches
-are small, since in the beginning the number of steps counts, not that of images.
+apart, and the embedding learns little through a decoder that does not look. So each learns its own
+part first: the decoder, on embeddings that are ideal, what a box and a point ask for; the encoder,
+without prompts, what belongs together. Then both are trained as one, on parts of pictures at the
+size that they will have in the end, and at last on whole pictures. Batches are small, since in the
+beginning the number of steps counts, not that of images.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,47 +46,52 @@ class Stage:
 
 
 _USUAL = TrainConfig(
-    steps=2400,
+    steps=2000,
     batch_size=8,
     micro_batch=4,
     learning_rate=1.5e-3,
-    final_rate_share=0.5,
+    final_rate_share=0.2,
     orthogonal=10,
     warmup_steps=30,
-    ema_decay=0.99,
+    ema_decay=0.98,
     augment=True,
-    zoom=0.5,
+    zoom=1,
+    zoom_least=0.35,
     seed=1,
     checkpoint_every=100,
     losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1, reading=1),
     prompts=PromptConfig(objects_per_image=3),
 )
 
-_DECODER = _USUAL.model_copy(
-    update={
-        "steps": 1000,
-        "final_rate_share": 0.3,
-        "losses": _USUAL.losses.model_copy(update={"reading": 0.5}),
-        "prompts": PromptConfig(objects_per_image=6),
-    }
-)
+
+def _changed(**changes: Any) -> TrainConfig:
+    return _USUAL.model_copy(update=changes)
+
 
 STAGES = (
-    Stage("decoder-64px", DecoderFirst, 64, _DECODER),
-    Stage("decoder-128px", DecoderFirst, 128, _DECODER),
-    Stage("grouping", Grouping, 128, _USUAL),
-    Stage("128px", Supervised, 128, _USUAL.model_copy(update={"steps": 2000})),
     Stage(
-        "192px",
+        "decoder",
+        DecoderFirst,
+        64,
+        _changed(
+            steps=800,
+            losses=_USUAL.losses.model_copy(update={"reading": 0.5}),
+            prompts=PromptConfig(objects_per_image=6),
+        ),
+    ),
+    Stage("grouping", Grouping, 128, _USUAL),
+    Stage("parts", Supervised, 128, _changed(steps=5000, learning_rate=1e-3)),
+    Stage(
+        "whole",
         Supervised,
-        192,
-        _USUAL.model_copy(
-            update={
-                "steps": 1500,
-                "learning_rate": 6e-4,
-                "final_rate_share": 0.01,
-                "ema_decay": 0.998,
-            }
+        256,
+        _changed(
+            steps=2000,
+            learning_rate=5e-4,
+            final_rate_share=0.01,
+            ema_decay=0.995,
+            zoom=0.5,
+            zoom_least=0.5,
         ),
     ),
 )

@@ -20,6 +20,8 @@ _SCALE = 12.0
 _THRESHOLD = 0.5
 # A third of the channels carries it, so that the rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
+# Logit cells of an image whose pairs are compared.
+_FINE_PLACES = 384
 # Labels a side of a cell of an ideal embedding, and the noise upon the name that it gives.
 _IDEAL_SHARES = 4
 _IDEAL_NOISE = 0.3
@@ -46,21 +48,22 @@ def owners(batch: Batch, cells: int) -> Tensor:
     return found
 
 
-def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
+def affinity(embeddings: Tensor, owner: Tensor, channel_share: int = _CHANNEL_SHARE) -> Tensor:
     """Cross-entropy of "these two cells are one object's" by the cosine of their channels.
 
     Pairs are those of a cell of an object with any cell of the image; pairs of one object and
     pairs of two things weigh equally, whatever their number.
 
     Args:
-        embeddings: (B, C, h, w); the first third of the channels is read.
+        embeddings: (B, C, h, w).
         owner: (B, h, w), see `owners`.
+        channel_share: One of so many channels is read, the first ones: a third unless told.
 
     Returns:
         Scalar: the mean over images; an image that shows no object counts 0.
     """
     owner = owner.flatten(1).to(embeddings.device)
-    n_channels = max(1, embeddings.shape[1] // _CHANNEL_SHARE)
+    n_channels = max(1, embeddings.shape[1] // channel_share)
     channels = F.normalize(embeddings[:, :n_channels].float().flatten(2), dim=1)
     logits = _SCALE * (channels.transpose(1, 2) @ channels - _THRESHOLD)
     same = (owner[:, :, None] == owner[:, None, :]).float()
@@ -71,6 +74,42 @@ def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
         for pairs in (asked * same, asked * (1 - same))
     ]
     return (halves[0] + halves[1]).mean() / 2
+
+
+def fine_affinity(features: Tensor, batch: Batch) -> Tensor:
+    """The affinity of single logit cells, of all channels that masks are made of.
+
+    A cell of the embedding is large beside an object: which part of it is whose, its channels must
+    say, too, and this term asks for it. Of the many cells of an image some are drawn, half of them
+    anywhere and half of them so that each object is equally likely.
+
+    Args:
+        features: (B, c, g, g), the embedding as the decoder's last layers bring it to the logits'
+            size.
+        batch: With labels.
+
+    Returns:
+        Scalar, as `affinity`.
+    """
+    whose = owners(batch, features.shape[-1]).flatten(1)
+    places = torch.stack(
+        [_drawn_places(row, rng) for row, rng in zip(whose, batch.generators, strict=True)]
+    )
+    owner = whose.gather(1, places)[:, None]
+    there = places.to(features.device)[:, None].expand(-1, features.shape[1], -1)
+    return affinity(features.flatten(2).gather(2, there)[:, :, None], owner, channel_share=1)
+
+
+def _drawn_places(owner: Tensor, rng: np.random.Generator) -> Tensor:
+    """(_FINE_PLACES,) int64 indices of cells that are not padding."""
+    seen = owner.numpy()
+    inside = np.flatnonzero(seen != _PADDING)
+    counts = np.bincount(seen[inside], minlength=1)
+    weights = 1 / counts[seen[inside]]
+    weights[seen[inside] == 0] = 0
+    even = np.full(len(inside), 1 / max(1, len(inside)))
+    chances = even if not weights.any() else (even + weights / weights.sum()) / 2
+    return torch.from_numpy(rng.choice(inside, _FINE_PLACES, p=chances))
 
 
 def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.distillation.affinity import affinity, ideal, owners, reading
+from mobilesam.distillation.affinity import affinity, fine_affinity, ideal, owners, reading
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import Decoded, decode
@@ -73,26 +73,31 @@ class Scheme(ABC):
 
 
 class Grouping(Scheme):
-    """The encoder alone against ground truth: cells of one object are to look alike.
+    """The encoder against ground truth, without prompts: what is one object's is to look alike.
 
-    Needs no prompts and no decoder, so it costs less than half of `Supervised`. A decoder that is
-    trained behind it can find what belongs together from its first step.
+    The decoder's last layers, which bring an embedding to the size of the logits, learn with it;
+    its transformer does not, so a step costs less than half of one of `Supervised`. A decoder that
+    is trained behind it can find what belongs together from its first step.
     """
 
     name = "grouping"
 
     def trained(self) -> tuple[nn.Module, ...]:
-        """The encoder."""
-        return (self.student.image_encoder,)
+        """The encoder, and the decoder's last layers."""
+        return (self.student.image_encoder, self.student.mask_decoder.output_upscaling)
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """The affinity term; its weight in the settings is not read."""
-        embeddings = self.student.image_encoder(batch.images)
-        together = affinity(embeddings, owners(batch, embeddings.shape[-1]))
-        return MaskLoss(together, {"affinity": float(together.detach())})
+        """The affinity terms; their weight in the settings is not read."""
+        return self._grouped(batch, self.student.image_encoder(batch.images))
+
+    def _grouped(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
+        coarse = affinity(embeddings, owners(batch, embeddings.shape[-1]))
+        fine = fine_affinity(self.student.mask_decoder.output_upscaling(embeddings), batch)
+        parts = {"affinity": float(coarse.detach()), "fine_affinity": float(fine.detach())}
+        return MaskLoss(coarse + fine, parts)
 
 
-class Supervised(Scheme):
+class Supervised(Grouping):
     """Training from scratch against ground truth: how `sam-mini` comes to be."""
 
     name = "supervised"
@@ -106,15 +111,15 @@ class Supervised(Scheme):
         )
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for a box and a point of each drawn object, and the affinity term."""
+        """SAM's mask loss for a box and a point of each drawn object, and the affinity terms."""
         embeddings = self.student.image_encoder(batch.images)
         asked = self._asked(batch, embeddings)
         weight = self.config.losses.affinity
         if not weight:
             return asked
-        together = affinity(embeddings, owners(batch, embeddings.shape[-1]))
-        parts = {**asked.parts, "affinity": float(together.detach())}
-        return MaskLoss(asked.total + weight * together, parts)
+        grouped = self._grouped(batch, embeddings)
+        parts = {**asked.parts, **grouped.parts}
+        return MaskLoss(asked.total + weight * grouped.total, parts)
 
     def _asked(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
         drawn = draw_prompts(batch, self.config.prompts, self._cells())
