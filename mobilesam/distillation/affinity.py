@@ -101,14 +101,17 @@ def fine_affinity(features: Tensor, batch: Batch) -> Tensor:
 
 
 def _drawn_places(owner: Tensor, rng: np.random.Generator) -> Tensor:
-    """(_FINE_PLACES,) int64 indices of cells that are not padding."""
+    """(_FINE_PLACES,) int64 indices of cells that are not padding; any where nothing is known."""
     seen = owner.numpy()
     inside = np.flatnonzero(seen != _PADDING)
+    if not len(inside):
+        return torch.zeros(_FINE_PLACES, dtype=torch.int64)
     counts = np.bincount(seen[inside], minlength=1)
-    weights = 1 / counts[seen[inside]]
-    weights[seen[inside] == 0] = 0
-    even = np.full(len(inside), 1 / max(1, len(inside)))
-    chances = even if not weights.any() else (even + weights / weights.sum()) / 2
+    chances = np.full(len(inside), 1 / len(inside))
+    n_objects = np.count_nonzero(counts[1:])
+    if n_objects:
+        by_object = (seen[inside] > 0) / (n_objects * counts[seen[inside]])
+        chances = (chances + by_object) / 2
     return torch.from_numpy(rng.choice(inside, _FINE_PLACES, p=chances))
 
 

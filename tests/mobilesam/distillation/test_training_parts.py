@@ -23,7 +23,7 @@ from small_training import (
 )
 
 from mobilesam.distillation import losses
-from mobilesam.distillation.affinity import affinity, owners, reading
+from mobilesam.distillation.affinity import affinity, fine_affinity, ideal, owners, reading
 from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
@@ -32,7 +32,7 @@ from mobilesam.distillation.muon import MuonAdamW, orthogonal
 from mobilesam.distillation.prompting import correct, draw_prompts
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.schedule import learning_rate, optimizer_for
-from mobilesam.distillation.schemes import Grouping
+from mobilesam.distillation.schemes import DecoderFirst, Grouping
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
@@ -272,14 +272,46 @@ def test_reading_of_an_object_smaller_than_a_cell_is_finite() -> None:
         assert torch.isfinite(tokens.grad).all()
 
 
-def test_grouping_trains_the_encoder_alone() -> None:
-    model = teacher()
-    scheme = Grouping(model, settings())
-    found = scheme.loss(batch(4))
-    found.total.backward()
-    learning = {name for name, value in model.named_parameters() if value.grad is not None}
-    assert learning
-    assert all(name.startswith("image_encoder") for name in learning)
+def learning(scheme) -> set[str]:
+    """Parts of the student that a step of a scheme changes."""
+    scheme.loss(batch(4)).total.backward()
+    named = scheme.student.named_parameters()
+    return {name for name, value in named if value.grad is not None and value.grad.any()}
+
+
+def test_grouping_trains_the_encoder_and_the_last_layers_of_the_decoder() -> None:
+    changed = learning(Grouping(teacher(), settings()))
+    last = {name for name in changed if name.startswith("mask_decoder.output_upscaling")}
+    assert last
+    assert changed - last
+    assert all(name.startswith("image_encoder") for name in changed - last)
+
+
+def test_a_decoder_that_goes_first_learns_without_the_encoder() -> None:
+    changed = learning(DecoderFirst(teacher(), settings()))
+    assert any(name.startswith("mask_decoder.transformer") for name in changed)
+    assert any(name.startswith("prompt_encoder") for name in changed)
+    assert not any(name.startswith("image_encoder") for name in changed)
+
+
+def test_an_ideal_embedding_tells_all_objects_apart() -> None:
+    found = batch(4)
+    cells = SIDE_PX // 8
+    embedding = ideal(found, 96, cells)
+    assert embedding.shape == (4, 96, cells, cells)
+    assert torch.allclose(embedding.mean(1), torch.zeros(4, cells, cells), atol=1e-5)
+    assert torch.allclose(embedding.var(1, unbiased=False), torch.ones(4, cells, cells), atol=1e-2)
+    whose = owners(found, cells)
+    generator = torch.Generator().manual_seed(0)
+    anything = torch.randn(embedding.shape, generator=generator)
+    assert affinity(embedding, whose) < 0.5 * affinity(anything, whose)
+
+
+def test_fine_affinity_is_least_where_each_object_has_a_direction_of_its_own() -> None:
+    whose = owners(batch(4), CELLS).clamp(min=0)
+    apart = torch.eye(int(whose.max()) + 1)[whose].permute(0, 3, 1, 2)
+    assert fine_affinity(apart, batch(4)) < 0.01 < fine_affinity(torch.ones_like(apart), batch(4))
+    assert fine_affinity(apart, batch(4, labelled=False)) == 0
 
 
 def test_a_small_window_shows_some_object() -> None:
