@@ -87,8 +87,12 @@ def default_threads() -> int:
     """Physical cores that this process may use; its share where torchrun has started several."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(physical, allowed) // siblings)
+    return max(1, min(physical, allowed) // siblings())
+
+
+def siblings() -> int:
+    """Processes that torchrun has started on this machine, this one included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def use_threads(threads: int) -> None:

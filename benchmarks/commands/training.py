@@ -50,9 +50,11 @@ def mini(models: ModelArguments, output: OutputArguments, *, only_teacher: bool)
     from benchmarks.distillation.mini_family import make_family
     from benchmarks.distillation.scenes import scenes_root
     from benchmarks.distillation.training import device_of, use_memory_well
+    from benchmarks.environment import siblings
     from mobilesam.distillation.world import launched_world
 
-    workers = apply_threads(models)
+    # One process renders, while its siblings wait: the cores of all are free for it.
+    workers = apply_threads(models) * siblings()
     use_memory_well()
     with launched_world(device_of("cpu")) as world:
         made = make_family(
