@@ -79,8 +79,8 @@ STAGES = (
             prompts=PromptConfig(objects_per_image=6),
         ),
     ),
-    Stage("grouping", Grouping, 128, _USUAL),
-    Stage("parts", Supervised, 128, _changed(steps=5000, learning_rate=1e-3)),
+    Stage("grouping", Grouping, 128, _changed(steps=4000, learning_rate=2.5e-3)),
+    Stage("parts", Supervised, 128, _changed(steps=4000, learning_rate=1e-3)),
     Stage(
         "whole",
         Supervised,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobilesam.distillation import losses
 from mobilesam.distillation.batches import Batch
 
 _PADDING = -1
@@ -20,8 +21,8 @@ _SCALE = 12.0
 _THRESHOLD = 0.5
 # A third of the channels carries it, so that the rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
-# Logit cells of an image whose pairs are compared.
-_FINE_PLACES = 384
+# Dice loss says little of a mask that is all wrong; so much cross-entropy beside it does.
+_ENTROPY_SHARE = 0.3
 # Labels a side of a cell of an ideal embedding, and the noise upon the name that it gives.
 _IDEAL_SHARES = 4
 _IDEAL_NOISE = 0.3
@@ -48,22 +49,21 @@ def owners(batch: Batch, cells: int) -> Tensor:
     return found
 
 
-def affinity(embeddings: Tensor, owner: Tensor, channel_share: int = _CHANNEL_SHARE) -> Tensor:
+def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
     """Cross-entropy of "these two cells are one object's" by the cosine of their channels.
 
     Pairs are those of a cell of an object with any cell of the image; pairs of one object and
     pairs of two things weigh equally, whatever their number.
 
     Args:
-        embeddings: (B, C, h, w).
+        embeddings: (B, C, h, w); the first third of the channels is read.
         owner: (B, h, w), see `owners`.
-        channel_share: One of so many channels is read, the first ones: a third unless told.
 
     Returns:
         Scalar: the mean over images; an image that shows no object counts 0.
     """
     owner = owner.flatten(1).to(embeddings.device)
-    n_channels = max(1, embeddings.shape[1] // channel_share)
+    n_channels = max(1, embeddings.shape[1] // _CHANNEL_SHARE)
     channels = F.normalize(embeddings[:, :n_channels].float().flatten(2), dim=1)
     logits = _SCALE * (channels.transpose(1, 2) @ channels - _THRESHOLD)
     same = (owner[:, :, None] == owner[:, None, :]).float()
@@ -76,12 +76,13 @@ def affinity(embeddings: Tensor, owner: Tensor, channel_share: int = _CHANNEL_SH
     return (halves[0] + halves[1]).mean() / 2
 
 
-def fine_affinity(features: Tensor, batch: Batch) -> Tensor:
-    """The affinity of single logit cells, of all channels that masks are made of.
+def prototype_loss(features: Tensor, batch: Batch) -> Tensor:
+    """Dice and cross-entropy of all objects' masks, each found by the mean of its own cells.
 
     A cell of the embedding is large beside an object: which part of it is whose, its channels must
-    say, too, and this term asks for it. Of the many cells of an image some are drawn, half of them
-    anywhere and half of them so that each object is equally likely.
+    say, too. So the single cells of the logits are asked, by what the best of all decoders could
+    ask with: the mean of what the object's cells look like. Unlike pairs of cells, masks weigh a
+    false cell the more, the smaller the object is.
 
     Args:
         features: (B, c, g, g), the embedding as the decoder's last layers bring it to the logits'
@@ -89,30 +90,24 @@ def fine_affinity(features: Tensor, batch: Batch) -> Tensor:
         batch: With labels.
 
     Returns:
-        Scalar, as `affinity`.
+        Scalar: the mean over images; one that shows no object counts 0.
     """
-    whose = owners(batch, features.shape[-1]).flatten(1)
-    places = torch.stack(
-        [_drawn_places(row, rng) for row, rng in zip(whose, batch.generators, strict=True)]
-    )
-    owner = whose.gather(1, places)[:, None]
-    there = places.to(features.device)[:, None].expand(-1, features.shape[1], -1)
-    return affinity(features.flatten(2).gather(2, there)[:, :, None], owner, channel_share=1)
+    whose = owners(batch, features.shape[-1]).to(features.device)
+    channels = F.normalize(features.float(), dim=1)
+    found = [_of_prototypes(own, seen[None]) for own, seen in zip(channels, whose, strict=True)]
+    return torch.stack(found).mean()
 
 
-def _drawn_places(owner: Tensor, rng: np.random.Generator) -> Tensor:
-    """(_FINE_PLACES,) int64 indices of cells that are not padding; any where nothing is known."""
-    seen = owner.numpy()
-    inside = np.flatnonzero(seen != _PADDING)
-    if not len(inside):
-        return torch.zeros(_FINE_PLACES, dtype=torch.int64)
-    counts = np.bincount(seen[inside], minlength=1)
-    chances = np.full(len(inside), 1 / len(inside))
-    n_objects = np.count_nonzero(counts[1:])
-    if n_objects:
-        by_object = (seen[inside] > 0) / (n_objects * counts[seen[inside]])
-        chances = (chances + by_object) / 2
-    return torch.from_numpy(rng.choice(inside, _FINE_PLACES, p=chances))
+def _of_prototypes(channels: Tensor, whose: Tensor) -> Tensor:
+    """The loss of one image: (c, g, g) of unit length, and (1, g, g)."""
+    numbers = torch.unique(whose[whose > 0])
+    if not len(numbers):
+        return channels.sum() * 0
+    masks = (whose == numbers[:, None, None]).float()
+    means = F.normalize(torch.einsum("cyx,nyx->nc", channels, masks), dim=1)
+    logits = _SCALE * (torch.einsum("cyx,nc->nyx", channels, means) - _THRESHOLD)
+    parts = logits[:, None], masks[:, None], (whose != _PADDING).float()[None]
+    return (losses.dice(*parts) + _ENTROPY_SHARE * losses.cross_entropy(*parts)).mean()
 
 
 def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:

@@ -30,7 +30,7 @@ class LossConfig(Frozen):
     )
     cross_entropy: float = Field(default=0.0, ge=0, description="of masks, beside focal and dice")
     affinity: float = Field(
-        default=0.0, ge=0, description="of which cells of the embedding are one object's"
+        default=0.0, ge=0, description="of what belongs together, asked of the embedding itself"
     )
     reading: float = Field(
         default=0.0, ge=0, description="of how much a mask token looks like its object's cells"

@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.distillation.affinity import affinity, fine_affinity, ideal, owners, reading
+from mobilesam.distillation.affinity import affinity, ideal, owners, prototype_loss, reading
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import Decoded, decode
@@ -87,13 +87,13 @@ class Grouping(Scheme):
         return (self.student.image_encoder, self.student.mask_decoder.output_upscaling)
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """The affinity terms; their weight in the settings is not read."""
+        """Affinity and prototype loss; their weight in the settings is not read."""
         return self._grouped(batch, self.student.image_encoder(batch.images))
 
     def _grouped(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
         coarse = affinity(embeddings, owners(batch, embeddings.shape[-1]))
-        fine = fine_affinity(self.student.mask_decoder.output_upscaling(embeddings), batch)
-        parts = {"affinity": float(coarse.detach()), "fine_affinity": float(fine.detach())}
+        fine = prototype_loss(self.student.mask_decoder.output_upscaling(embeddings), batch)
+        parts = {"affinity": float(coarse.detach()), "prototypes": float(fine.detach())}
         return MaskLoss(coarse + fine, parts)
 
 
@@ -111,7 +111,7 @@ class Supervised(Grouping):
         )
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for a box and a point of each drawn object, and the affinity terms."""
+        """SAM's mask loss for a box and a point of each drawn object, and the loss of `Grouping`."""
         embeddings = self.student.image_encoder(batch.images)
         asked = self._asked(batch, embeddings)
         weight = self.config.losses.affinity

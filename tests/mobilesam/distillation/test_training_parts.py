@@ -23,7 +23,7 @@ from small_training import (
 )
 
 from mobilesam.distillation import losses
-from mobilesam.distillation.affinity import affinity, fine_affinity, ideal, owners, reading
+from mobilesam.distillation.affinity import affinity, ideal, owners, prototype_loss, reading
 from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
@@ -307,11 +307,25 @@ def test_an_ideal_embedding_tells_all_objects_apart() -> None:
     assert affinity(embedding, whose) < 0.5 * affinity(anything, whose)
 
 
-def test_fine_affinity_is_least_where_each_object_has_a_direction_of_its_own() -> None:
-    whose = owners(batch(4), CELLS).clamp(min=0)
-    apart = torch.eye(int(whose.max()) + 1)[whose].permute(0, 3, 1, 2)
-    assert fine_affinity(apart, batch(4)) < 0.01 < fine_affinity(torch.ones_like(apart), batch(4))
-    assert fine_affinity(apart, batch(4, labelled=False)) == 0
+def test_prototypes_are_best_where_each_object_has_a_direction_of_its_own() -> None:
+    whose = owners(batch(4), CELLS)
+    apart = torch.eye(int(whose.max()) + 1)[whose.clamp(min=0)].permute(0, 3, 1, 2)
+    assert prototype_loss(apart, batch(4)) < 0.02 < prototype_loss(torch.ones_like(apart), batch(4))
+    # What lies in the padding changes nothing.
+    other = torch.where((whose == -1)[:, None], 5.0, apart)
+    assert torch.allclose(prototype_loss(other, batch(4)), prototype_loss(apart, batch(4)))
+    assert prototype_loss(apart, batch(4, labelled=False)) == 0
+
+
+def test_prototypes_of_a_batch_are_the_mean_over_its_images() -> None:
+    features = torch.randn(4, 6, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
+    whole = batch(4)
+    each = []
+    for row in range(4):
+        fields = ("images", "inner_hw", "keys", "labels", "generators")
+        one = replace(whole, **{name: getattr(whole, name)[row : row + 1] for name in fields})
+        each.append(prototype_loss(features[row : row + 1], one))
+    assert torch.allclose(prototype_loss(features, whole), torch.stack(each).mean())
 
 
 def test_a_small_window_shows_some_object() -> None:
