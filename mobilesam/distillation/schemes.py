@@ -111,7 +111,7 @@ class Supervised(Grouping):
         )
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for a box and a point of each drawn object, and the loss of `Grouping`."""
+        """SAM's mask loss for a box and a point of drawn objects, and the loss of `Grouping`."""
         embeddings = self.student.image_encoder(batch.images)
         asked = self._asked(batch, embeddings)
         weight = self.config.losses.affinity
