@@ -94,9 +94,9 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
     """Shape of `mobilesam-mini`: a small TinyViT with the heads of `sam-mini`."""
     teacher = SamMiniConfig()
     encoder = TinyVitConfig(
-        embed_dims=(16, 32, 64, 128),
+        embed_dims=(12, 32, 64, 96),
         depths=(1, 1, 2, 1),
-        num_heads=(1, 1, 2, 4),
+        num_heads=(1, 1, 2, 3),
         window_sizes=(8, 8, 16, 8),
         strides=(2, 1, 1),
         neck_channels=teacher.heads.channels,
