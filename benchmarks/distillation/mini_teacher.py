@@ -74,19 +74,19 @@ STAGES = (
         DecoderFirst,
         64,
         _changed(
-            steps=800,
+            steps=400,
             losses=_USUAL.losses.model_copy(update={"reading": 0.5}),
             prompts=PromptConfig(objects_per_image=6),
         ),
     ),
-    Stage("grouping", Grouping, 128, _changed(steps=4000, learning_rate=2.5e-3)),
-    Stage("parts", Supervised, 128, _changed(steps=4000, learning_rate=1e-3)),
+    Stage("grouping", Grouping, 128, _changed(steps=2500, learning_rate=2.5e-3)),
+    Stage("parts", Supervised, 128, _changed(steps=2000, learning_rate=1e-3)),
     Stage(
         "whole",
         Supervised,
         256,
         _changed(
-            steps=2000,
+            steps=2600,
             learning_rate=5e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
