@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobilesam.distillation import losses
 from mobilesam.distillation.batches import Batch
+from mobilesam.distillation.config import LossConfig
+from mobilesam.distillation.mask_losses import mask_terms
 
 _PADDING = -1
 # Cells count as one object's where the cosine of their channels is above a half; the scale makes
@@ -21,8 +22,8 @@ _SCALE = 12.0
 _THRESHOLD = 0.5
 # A third of the channels carries it, so that the rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
-# Dice loss says little of a mask that is all wrong; so much cross-entropy beside it does.
-_ENTROPY_SHARE = 0.3
+# Keeps the mean over nothing at 0.
+_LEAST_WEIGHT = 1e-6
 # Labels a side of a cell of an ideal embedding, and the noise upon the name that it gives.
 _IDEAL_SHARES = 4
 _IDEAL_NOISE = 0.3
@@ -63,21 +64,36 @@ def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
         Scalar: the mean over images; an image that shows no object counts 0.
     """
     owner = owner.flatten(1).to(embeddings.device)
-    n_channels = max(1, embeddings.shape[1] // _CHANNEL_SHARE)
-    channels = F.normalize(embeddings[:, :n_channels].float().flatten(2), dim=1)
-    logits = _SCALE * (channels.transpose(1, 2) @ channels - _THRESHOLD)
+    names = _names(embeddings.flatten(2), dim=1)
+    logits = _SCALE * (names.transpose(1, 2) @ names - _THRESHOLD)
     same = (owner[:, :, None] == owner[:, None, :]).float()
     asked = ((owner[:, :, None] > 0) & (owner[:, None, :] != _PADDING)).float()
-    entropy = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
+    pairs = (asked * same, asked * (1 - same))
+    return _balanced(logits.flatten(1), *(weight.flatten(1) for weight in pairs))
+
+
+def _names(values: Tensor, dim: int) -> Tensor:
+    """The channels that say whose a cell is, brought to unit length."""
+    n_channels = _n_names(values.shape[dim])
+    return F.normalize(values.narrow(dim, 0, n_channels).float(), dim=dim)
+
+
+def _n_names(n_channels: int) -> int:
+    return max(1, n_channels // _CHANNEL_SHARE)
+
+
+def _balanced(logits: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """Cross-entropy over the last dimension; both sides weigh equally, whatever their number."""
+    entropy = F.softplus(logits)
     halves = [
-        (entropy * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-        for pairs in (asked * same, asked * (1 - same))
+        (each * weight).sum(-1) / weight.sum(-1).clamp(min=_LEAST_WEIGHT)
+        for each, weight in ((entropy - logits, inside), (entropy, outside))
     ]
     return (halves[0] + halves[1]).mean() / 2
 
 
-def prototype_loss(features: Tensor, batch: Batch) -> Tensor:
-    """Dice and cross-entropy of all objects' masks, each found by the mean of its own cells.
+def prototype_loss(features: Tensor, batch: Batch, config: LossConfig) -> Tensor:
+    """The mask loss of all objects, each found by the mean of its own cells.
 
     A cell of the embedding is large beside an object: which part of it is whose, its channels must
     say, too. So the single cells of the logits are asked, by what the best of all decoders could
@@ -88,17 +104,20 @@ def prototype_loss(features: Tensor, batch: Batch) -> Tensor:
         features: (B, c, g, g), the embedding as the decoder's last layers bring it to the logits'
             size.
         batch: With labels.
+        config: Weights of the terms of a mask.
 
     Returns:
         Scalar: the mean over images; one that shows no object counts 0.
     """
     whose = owners(batch, features.shape[-1]).to(features.device)
     channels = F.normalize(features.float(), dim=1)
-    found = [_of_prototypes(own, seen[None]) for own, seen in zip(channels, whose, strict=True)]
+    found = [
+        _of_prototypes(own, seen[None], config) for own, seen in zip(channels, whose, strict=True)
+    ]
     return torch.stack(found).mean()
 
 
-def _of_prototypes(channels: Tensor, whose: Tensor) -> Tensor:
+def _of_prototypes(channels: Tensor, whose: Tensor, config: LossConfig) -> Tensor:
     """The loss of one image: (c, g, g) of unit length, and (1, g, g)."""
     numbers = torch.unique(whose[whose > 0])
     if not len(numbers):
@@ -106,8 +125,8 @@ def _of_prototypes(channels: Tensor, whose: Tensor) -> Tensor:
     masks = (whose == numbers[:, None, None]).float()
     means = F.normalize(torch.einsum("cyx,nyx->nc", channels, masks), dim=1)
     logits = _SCALE * (torch.einsum("cyx,nc->nyx", channels, means) - _THRESHOLD)
-    parts = logits[:, None], masks[:, None], (whose != _PADDING).float()[None]
-    return (losses.dice(*parts) + _ENTROPY_SHARE * losses.cross_entropy(*parts)).mean()
+    valid = (whose != _PADDING).float()[None]
+    return mask_terms(logits[:, None], masks[:, None], valid, config).mean()
 
 
 def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:
@@ -126,7 +145,7 @@ def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:
         (B, C, cells, cells) float32 on the device of the batch.
     """
     whose = owners(batch, cells * _IDEAL_SHARES)
-    n_names = max(1, n_channels // _CHANNEL_SHARE)
+    n_names = _n_names(n_channels)
     found = []
     for seen, rng in zip(whose, batch.generators, strict=True):
         things = F.one_hot(seen + 1).permute(2, 0, 1).float()[1:]
@@ -143,7 +162,9 @@ def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:
     )
 
 
-def reading(embeddings: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor) -> Tensor:
+def reading(
+    embeddings: Tensor, image_index: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor
+) -> Tensor:
     """Cross-entropy of "this cell is of the object asked for" by a mask token's own channels.
 
     Which object is meant, a decoder learns from the place that a prompt's token looks at. The mask
@@ -153,7 +174,8 @@ def reading(embeddings: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor) -
     step.
 
     Args:
-        embeddings: (N, C, h, w), of each prompt's image; the first third of the channels is read.
+        embeddings: (B, C, h, w); the first third of the channels is read.
+        image_index: (N,) int64, which image each prompt is of.
         tokens: (N, M, C) mask tokens as they leave the transformer; the same channels.
         shares: (N, 1, k * h, k * w), what the object covers of each logit cell.
         valid: (N, 1, k * h, k * w), 0 in the padding.
@@ -164,12 +186,6 @@ def reading(embeddings: Tensor, tokens: Tensor, shares: Tensor, valid: Tensor) -
     factor = shares.shape[-1] // embeddings.shape[-1]
     inside = F.avg_pool2d(shares * valid, factor).flatten(2)
     outside = F.avg_pool2d((1 - shares) * valid, factor).flatten(2)
-    n_channels = max(1, embeddings.shape[1] // _CHANNEL_SHARE)
-    channels = F.normalize(embeddings[:, :n_channels].float().flatten(2), dim=1)
-    asked = F.normalize(tokens[..., :n_channels].float(), dim=2)
-    logits = _SCALE * (asked @ channels - _THRESHOLD)
-    halves = [
-        (F.softplus(sign * logits) * weight).sum(2) / weight.sum(2).clamp(min=1e-6)
-        for sign, weight in ((-1, inside), (1, outside))
-    ]
-    return (halves[0] + halves[1]).mean() / 2
+    names = _names(embeddings.flatten(2), dim=1)[image_index]
+    logits = _SCALE * (_names(tokens, dim=2) @ names - _THRESHOLD)
+    return _balanced(logits, inside, outside)

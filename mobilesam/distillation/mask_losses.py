@@ -36,7 +36,7 @@ def mask_loss(
         valid: (N, 1, g, g).
         config: Weights of the terms.
     """
-    each = _mask_terms(logits, target, valid, config)
+    each = mask_terms(logits, target, valid, config)
     # Of three candidates only the best learns, or all would answer alike (SAM, section 3).
     masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
     with torch.no_grad():
@@ -70,7 +70,7 @@ def imitation_loss(
         config: Weights of the terms.
     """
     target = (truth > 0).float()
-    each = _mask_terms(logits, target, valid, config)
+    each = mask_terms(logits, target, valid, config)
     masks = each.mean()
     quality = (qualities - worth).square().mean()
     with torch.no_grad():
@@ -83,8 +83,18 @@ def imitation_loss(
     return MaskLoss(masks + config.quality * quality, parts)
 
 
-def _mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
-    """(N, M): the weighted terms of each mask; one that weighs nothing is not computed."""
+def mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    """The weighted terms of each mask; one that weighs nothing is not computed.
+
+    Args:
+        logits: (N, M, g, g).
+        target: (N, 1, g, g) or (N, M, g, g) shares in [0, 1].
+        valid: (N, 1, g, g).
+        config: Weights of the terms.
+
+    Returns:
+        (N, M).
+    """
     terms = (
         (config.focal, losses.focal),
         (config.dice, losses.dice),

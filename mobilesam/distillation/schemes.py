@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -92,7 +91,8 @@ class Grouping(Scheme):
 
     def _grouped(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
         coarse = affinity(embeddings, owners(batch, embeddings.shape[-1]))
-        fine = prototype_loss(self.student.mask_decoder.output_upscaling(embeddings), batch)
+        features = self.student.mask_decoder.output_upscaling(embeddings)
+        fine = prototype_loss(features, batch, self.config.losses)
         parts = {"affinity": float(coarse.detach()), "prototypes": float(fine.detach())}
         return MaskLoss(coarse + fine, parts)
 
@@ -130,9 +130,8 @@ class Supervised(Grouping):
             return first
         logits = answers.logits[:, 0].detach()
         again = correct(drawn, logits, targets, self.side_px, _shared(batch))
-        corrected = replace(drawn, prompts=again)
         answers = decode(self.student, embeddings, again)
-        second = self._judged(answers, embeddings, corrected, targets)
+        second = self._judged(answers, embeddings, drawn, targets)
         parts = {**first.parts, "iou_corrected": second.parts["iou"]}
         return MaskLoss((first.total + second.total) / 2, parts)
 
@@ -143,8 +142,8 @@ class Supervised(Grouping):
         masks = mask_loss(answers.logits, answers.qualities, targets, drawn.valid, config)
         if not config.reading:
             return masks
-        own = embeddings[drawn.prompts.image_index]
-        read = reading(own, answers.tokens, targets, drawn.valid)
+        whose = drawn.prompts.image_index
+        read = reading(embeddings, whose, answers.tokens, targets, drawn.valid)
         parts = {**masks.parts, "reading": float(read.detach())}
         return MaskLoss(masks.total + config.reading * read, parts)
 

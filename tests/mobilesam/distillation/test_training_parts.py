@@ -25,7 +25,7 @@ from small_training import (
 from mobilesam.distillation import losses
 from mobilesam.distillation.affinity import affinity, ideal, owners, prototype_loss, reading
 from mobilesam.distillation.batches import make_batch, step_indices
-from mobilesam.distillation.config import PromptConfig, TrainConfig
+from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
 from mobilesam.distillation.imitation import Decoupled
 from mobilesam.distillation.muon import MuonAdamW, orthogonal
@@ -41,6 +41,7 @@ from mobilesam.model_files import ModelShape, save_model
 from mobilesam.tiny_vit import TinyViT
 
 CELLS = 4 * SIDE_PX // 8
+MASKS = LossConfig(focal=0, cross_entropy=0.3)
 
 
 def batch(
@@ -49,6 +50,7 @@ def batch(
     augment: bool = False,
     step: int = 0,
     labelled: bool = True,
+    **zoom: float,
 ):
     return make_batch(
         Pictures(8, labelled=labelled),
@@ -58,6 +60,7 @@ def batch(
         seed=0,
         step=step,
         augment=augment,
+        **zoom,
     )
 
 
@@ -245,16 +248,18 @@ def test_reading_is_least_where_a_token_looks_like_its_object() -> None:
     fine = whose.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     shares = (fine == torch.tensor([1, 2]).view(2, 1, 1, 1)).float()
     valid = torch.ones_like(shares)
+    each = torch.arange(2)
     right = directions[[1, 2]][:, None].repeat(1, 4, 1)
-    found = reading(embeddings, right, shares, valid)
-    assert found < 0.01 < reading(embeddings, right.flip(0), shares, valid)
+    found = reading(embeddings, each, right, shares, valid)
+    assert found < 0.01 < reading(embeddings, each, right.flip(0), shares, valid)
     # What lies in the padding changes nothing, nor do channels that are not read.
     valid[:, :, :, 12:] = 0
-    padded, other = reading(embeddings, right, shares, valid), embeddings.clone()
+    padded, other = reading(embeddings, each, right, shares, valid), embeddings.clone()
     other[..., 3], other[:, 3:] = 7, -5
-    assert torch.allclose(reading(other, right, shares, valid), padded)
+    assert torch.allclose(reading(other, each, right, shares, valid), padded)
     halves = [
-        reading(embeddings[i:][:1], right[i:][:1], shares[i:][:1], valid[i:][:1]) for i in (0, 1)
+        reading(embeddings, each[i:][:1], right[i:][:1], shares[i:][:1], valid[i:][:1])
+        for i in (0, 1)
     ]
     assert torch.allclose(sum(halves) / 2, padded)
 
@@ -265,7 +270,7 @@ def test_reading_of_an_object_smaller_than_a_cell_is_finite() -> None:
     shares = torch.zeros(1, 1, 16, 16)
     shares[..., 3, 3] = 0.2
     for target in (shares, torch.zeros_like(shares), torch.ones_like(shares)):
-        found = reading(embeddings, tokens, target, torch.ones_like(shares))
+        found = reading(embeddings, torch.tensor([0]), tokens, target, torch.ones_like(shares))
         found.backward()
         assert torch.isfinite(found)
         assert tokens.grad is not None
@@ -310,11 +315,17 @@ def test_an_ideal_embedding_tells_all_objects_apart() -> None:
 def test_prototypes_are_best_where_each_object_has_a_direction_of_its_own() -> None:
     whose = owners(batch(4), CELLS)
     apart = torch.eye(int(whose.max()) + 1)[whose.clamp(min=0)].permute(0, 3, 1, 2)
-    assert prototype_loss(apart, batch(4)) < 0.02 < prototype_loss(torch.ones_like(apart), batch(4))
+    assert (
+        prototype_loss(apart, batch(4), MASKS)
+        < 0.02
+        < prototype_loss(torch.ones_like(apart), batch(4), MASKS)
+    )
     # What lies in the padding changes nothing.
     other = torch.where((whose == -1)[:, None], 5.0, apart)
-    assert torch.allclose(prototype_loss(other, batch(4)), prototype_loss(apart, batch(4)))
-    assert prototype_loss(apart, batch(4, labelled=False)) == 0
+    assert torch.allclose(
+        prototype_loss(other, batch(4), MASKS), prototype_loss(apart, batch(4), MASKS)
+    )
+    assert prototype_loss(apart, batch(4, labelled=False), MASKS) == 0
 
 
 def test_prototypes_of_a_batch_are_the_mean_over_its_images() -> None:
@@ -324,22 +335,12 @@ def test_prototypes_of_a_batch_are_the_mean_over_its_images() -> None:
     for row in range(4):
         fields = ("images", "inner_hw", "keys", "labels", "generators")
         one = replace(whole, **{name: getattr(whole, name)[row : row + 1] for name in fields})
-        each.append(prototype_loss(features[row : row + 1], one))
-    assert torch.allclose(prototype_loss(features, whole), torch.stack(each).mean())
+        each.append(prototype_loss(features[row : row + 1], one, MASKS))
+    assert torch.allclose(prototype_loss(features, whole, MASKS), torch.stack(each).mean())
 
 
 def test_a_small_window_shows_some_object() -> None:
-    found = make_batch(
-        Pictures(8),
-        list(range(8)),
-        list(range(8)),
-        side_px=SIDE_PX,
-        seed=0,
-        step=0,
-        augment=False,
-        zoom=1.0,
-        zoom_least=0.1,
-    )
+    found = batch(8, zoom=1.0, zoom_least=0.1)
     assert all(labels.any() for labels in found.labels)
     assert min(labels.size for labels in found.labels) < batch(1).labels[0].size / 10
 
