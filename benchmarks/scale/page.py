@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.records import write_atomic
-from benchmarks.report.formatting import escape_markdown
+from benchmarks.report.pages import measured_on, read_result
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.scale.extrapolation import Assumed, Measured, cpu_s_of, estimate
 from mobilesam.errors import DataError
@@ -66,8 +65,14 @@ def page(results: Path) -> str:
     Raises:
         DataError: A file is not such a document.
     """
-    stream, aggregate = _read(results / STREAM), _read(results / AGGREGATE)
-    kills, simulation = _read(results / KILLS), _read(results / SIMULATION)
+    stream, aggregate = (
+        read_result(results / STREAM, "trial"),
+        read_result(results / AGGREGATE, "trial"),
+    )
+    kills, simulation = (
+        read_result(results / KILLS, "trial"),
+        read_result(results / SIMULATION, "trial"),
+    )
     try:
         parts = [
             _INTRO,
@@ -88,17 +93,7 @@ def page(results: Path) -> str:
 
 
 def _section(found: Mapping[str, Any] | None, render: Any, trial: str) -> list[str]:
-    return [_NOT_YET.format(trial)] if found is None else [render(found), _provenance(found)]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no result of a trial: {error}") from error
-    return found
+    return [_NOT_YET.format(trial)] if found is None else [render(found), measured_on(found)]
 
 
 def _stream(found: Mapping[str, Any]) -> str:
@@ -224,16 +219,6 @@ def _assumptions(measured: Measured) -> tuple[str, ...]:
         f"GPU needs {cpu_s / assumed.gpu_s_per_image:.1f} cores",
         f"from the measured {measured.row_bytes:.0f} bytes a row",
     )
-
-
-def _provenance(found: Mapping[str, Any]) -> str:
-    here = found["environment"]
-    commit = str(here["git_commit"])[:12] + (" (changed)" if here["git_dirty"] else "")
-    facts = (
-        f"{here['cpu']}, {here['allocator']}; Python {here['python']}; load before it "
-        f"{here['load_1min'] or 0:.1f}; commit {commit}"
-    )
-    return f"Measured on {escape_markdown(facts)}.\n"
 
 
 def main() -> int:

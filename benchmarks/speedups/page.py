@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.records import RECORD_NAME, load_record, write_atomic
-from benchmarks.report.formatting import escape_markdown, interval
+from benchmarks.report.formatting import interval
+from benchmarks.report.pages import measured_on, read_result
 from benchmarks.report.readme import readme_block
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.speedups.aims import aims_table
-from mobilesam.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = Path("results/speedups"), Path("docs/speed.md")
@@ -33,6 +32,7 @@ EVERYTHING = {
 the grid that asks less against the whole one. Of each file the sides that are shown: the first two
 were measured when the hierarchical grid asked other points than it does."""
 
+_KIND = "speed benchmark"
 _TASKS = {
     "encoder": "encoder, 1024 px",
     "decoder-1": "decoder, 1 prompt",
@@ -120,44 +120,41 @@ def page(results: Path, run: Path) -> str:
         DataError: A file is not such a document.
     """
     parts = [_INTRO]
-    inference, evaluation = _read(results / INFERENCE), _read(results / EVALUATION)
+    inference, evaluation = (
+        read_result(results / INFERENCE, _KIND),
+        read_result(results / EVALUATION, _KIND),
+    )
     everything = [found for name in EVERYTHING if (found := _sides_of(results, name)) is not None]
     if inference is not None:
         parts.append(aims_table(inference, everything, evaluation).to_markdown())
     if inference is not None:
         parts += [_all_sides(inference).to_markdown(), _WATERFALL]
         parts += [_steps(inference, task).to_markdown("###") for task in _STEPS]
-        parts.append(_provenance(inference))
-    narrow = _read(results / NARROW)
+        parts.append(measured_on(inference))
+    narrow = read_result(results / NARROW, _KIND)
     if narrow is not None:
-        parts += [_NARROW, _all_sides(narrow).to_markdown(""), _provenance(narrow)]
+        parts += [_NARROW, _all_sides(narrow).to_markdown(""), measured_on(narrow)]
     if everything:
         parts.append(_EVERYTHING)
     for each in everything:
-        parts += [_everything(each).to_markdown(""), _provenance(each)]
+        parts += [_everything(each).to_markdown(""), measured_on(each)]
     if (run / RECORD_NAME).is_file():
         parts += [_BACKENDS, readme_block(load_record(run), (BACKENDS / RECORD_NAME).as_posix())]
     if evaluation is not None:
-        parts += [_EVALUATION, _evaluation(evaluation).to_markdown(""), _provenance(evaluation)]
+        parts += [
+            _EVALUATION,
+            _evaluation(evaluation).to_markdown(""),
+            measured_on(evaluation),
+        ]
     return "\n".join(parts)
 
 
 def _sides_of(results: Path, name: str) -> dict[str, Any] | None:
-    found = _read(results / name)
+    found = read_result(results / name, _KIND)
     if found is None:
         return None
     sides = {side: row for side, row in found["sides"].items() if side in EVERYTHING[name]}
     return {**found, "sides": sides}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no result of a speed benchmark: {error}") from error
-    return found
 
 
 def _side(name: str) -> Cell:
@@ -299,21 +296,6 @@ def _evaluation(found: Mapping[str, Any]) -> Table:
 def _each(row: Mapping[str, Any]) -> float:
     found: dict[str, float] = row["times_as_fast_where_the_loop_encodes_for_each_protocol"]
     return next(iter(found.values()))
-
-
-def _provenance(found: Mapping[str, Any]) -> str:
-    here = found["environment"]
-    libraries = ", ".join(
-        f"{name} {here['libraries'][name]}"
-        for name in ("torch", "segment-anything", "ultralytics")
-        if name in here["libraries"]
-    )
-    commit = str(here["git_commit"])[:12] + (" (changed)" if here["git_dirty"] else "")
-    facts = (
-        f"{here['cpu']} ({' '.join(here['cpu_features'])}), {here['threads']} threads, "
-        f"{here['allocator']}; Python {here['python']}, {libraries}; commit {commit}"
-    )
-    return f"Measured on {escape_markdown(facts)}.\n"
 
 
 def main() -> int:

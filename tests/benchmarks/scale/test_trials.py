@@ -17,7 +17,7 @@ from mobilesam.errors import DataError
 
 ENVIRONMENT = {
     "cpu": "A <cpu>", "allocator": "glibc", "python": "3.11", "load_1min": 0.1,
-    "git_commit": "abcdef0123456789", "git_dirty": False,
+    "threads": 1, "git_commit": "abcdef0123456789", "git_dirty": False,
 }  # fmt: skip
 RUN = {
     "n_images": 1000, "n_instances": 10_000, "seconds": 8.0, "cpu_ms_per_image": 8.0,
