@@ -154,6 +154,17 @@ class TrainArguments:
     augment: Annotated[
         bool | None, Parameter(help="Mirror and recolour; not with stored embeddings.")
     ] = None
+    evaluate: Annotated[
+        int | None,
+        Parameter(help="At the start and each checkpoint, mIoU on N images; none unless told."),
+    ] = None
+    evaluate_images: Annotated[
+        Path | None, Parameter(help="COCO folder of those; drawn scenes unless told.")
+    ] = None
+    evaluate_annotations: Annotated[Path | None, Parameter(help="Their instances file.")] = None
+    evaluate_protocol: Annotated[
+        str, Parameter(help="Accuracy protocols, separated by commas.")
+    ] = "box,center"
 
 
 @Parameter(name="*")

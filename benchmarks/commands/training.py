@@ -9,9 +9,14 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchmarks.cli_options import ModelArguments, OutputArguments, TrainArguments
+from benchmarks.cli_options import (
+    AccuracyArguments,
+    ModelArguments,
+    OutputArguments,
+    TrainArguments,
+)
 from benchmarks.commands.printing import print_json, print_table
-from benchmarks.commands.requests import apply_threads, one_trained
+from benchmarks.commands.requests import apply_threads, listed, one_trained
 from benchmarks.progress import Reporter
 from mobilesam.errors import DataError, UsageError
 
@@ -29,7 +34,9 @@ def train(models: ModelArguments, training: TrainArguments, output: OutputArgume
     with launched_world(device) as world:
         scheme, data = _prepared(models, training)
         scheme.to(device)
-        trained = run_training(scheme, data, output.out, Reporter(quiet=output.quiet), world)
+        reporter = Reporter(quiet=output.quiet)
+        watch = _watcher(models, training, output.out, reporter)
+        trained = run_training(scheme, data, output.out, reporter, world, watch)
     if world.rank:
         return 0
     if output.json:
@@ -97,6 +104,33 @@ def compare(profile: str, models: ModelArguments, output: OutputArguments) -> in
         for table in (schemes_table(record), compute_table(record)):
             print_table(table)
     return 0
+
+
+def _watcher(
+    models: ModelArguments, training: TrainArguments, out: Path, reporter: Reporter
+) -> Any:
+    """Who evaluates the student on the way; None where that was not asked for."""
+    asked = (training.evaluate_images, training.evaluate_annotations)
+    if training.evaluate is None:
+        if any(asked):
+            raise UsageError("--evaluate-images needs --evaluate N, the number of images")
+        return None
+    if training.evaluate < 1:
+        raise UsageError(f"--evaluate must be at least 1 (image); got {training.evaluate}")
+    if any(asked) and not all(asked):
+        raise UsageError("--evaluate-images and --evaluate-annotations belong together")
+    from baselines.registry import select
+    from benchmarks.distillation.agreement import Agreement, Watcher
+
+    accuracy = AccuracyArguments(
+        dataset="coco" if all(asked) else "synthetic",
+        images=training.evaluate_images,
+        annotations=training.evaluate_annotations,
+        limit=training.evaluate,
+        protocol=training.evaluate_protocol,
+    )
+    (teacher,) = (entry.name for entry in select(listed(models.models)))
+    return Watcher(Agreement(teacher, models, accuracy), out, reporter)
 
 
 def _prepared(models: ModelArguments, training: TrainArguments) -> tuple[Any, Any]:

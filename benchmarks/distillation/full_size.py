@@ -19,12 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.commands.requests import make_request
+from benchmarks.cli_options import AccuracyArguments, ModelArguments
+from benchmarks.distillation.agreement import Agreement
 from benchmarks.environment import collect
 from benchmarks.progress import Reporter
 from benchmarks.records import RunRecord
-from benchmarks.run import execute
 from benchmarks.speedups.document import give
 from mobilesam.distillation.state import METRICS_NAME
 from mobilesam.distillation.store import EmbeddingStore
@@ -98,8 +97,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     notes = untrained(arguments.run / STUDENT, before)
     if arguments.start is not None:
         before = arguments.start
+    agreement = Agreement(
+        arguments.teacher,
+        ModelArguments(
+            weights=(f"{arguments.teacher}={arguments.weights}",),
+            offline=True,
+            threads=arguments.threads,
+        ),
+        AccuracyArguments(
+            dataset="coco",
+            images=arguments.images,
+            annotations=arguments.annotations,
+            limit=arguments.limit,
+            protocol=arguments.protocol,
+            embeddings=arguments.run / "embeddings",
+        ),
+    )
     records = {
-        name: _evaluate(arguments, weights, work / name)
+        name: agreement.of(weights, work / name, Reporter())
         for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT))
     }
     store = EmbeddingStore(arguments.store)
@@ -112,29 +127,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "students": {name: _rows(record) for name, record in records.items()},
         "environment": collect(arguments.threads).model_dump(mode="json"),
     }
-
-
-def _evaluate(arguments: argparse.Namespace, student: Path, out: Path) -> RunRecord:
-    request = make_request(
-        "miou",
-        ModelArguments(
-            models="mobilesam",
-            weights=(f"mobilesam={student}", f"{arguments.teacher}={arguments.weights}"),
-            offline=True,
-            threads=arguments.threads,
-        ),
-        OutputArguments(out=out),
-        accuracy=AccuracyArguments(
-            dataset="coco",
-            images=arguments.images,
-            annotations=arguments.annotations,
-            limit=arguments.limit,
-            protocol=arguments.protocol,
-            reference=f"teacher:{arguments.teacher},ground-truth",
-            embeddings=arguments.run / "embeddings",
-        ),
-    )
-    return execute(request, Reporter())
 
 
 def _rows(record: RunRecord) -> list[dict[str, Any]]:

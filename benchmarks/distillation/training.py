@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 
 from benchmarks.progress import Reporter
 from mobilesam.distillation.config import TrainConfig
-from mobilesam.distillation.loop import Listener, StepReport, train
+from mobilesam.distillation.loop import Listener, StepReport, Watch, train
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import TrainState
@@ -44,9 +44,22 @@ class Trained:
 
 
 def run_training(
-    scheme: Scheme, data: TrainingSet, folder: Path, reporter: Reporter, world: World
+    scheme: Scheme,
+    data: TrainingSet,
+    folder: Path,
+    reporter: Reporter,
+    world: World,
+    on_checkpoint: Watch | None = None,
 ) -> Trained:
     """Trains, takes up what was interrupted, and writes the student.
+
+    Args:
+        scheme: What is trained.
+        data: Images.
+        folder: For checkpoint, metrics and the student.
+        reporter: Told about progress.
+        world: This process among those that train together.
+        on_checkpoint: As for `train`.
 
     Raises:
         BenchError: As `train` does.
@@ -58,7 +71,7 @@ def run_training(
             last[:] = [report]
             listen(report)
 
-        state = train(scheme, data, folder, world=world, on_step=both)
+        state = train(scheme, data, folder, world=world, on_step=both, on_checkpoint=on_checkpoint)
     path = folder / STUDENT_NAME
     if world.rank == 0:
         save_model(path, shape_of(scheme.student, notes(state)), state.result())

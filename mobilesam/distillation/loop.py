@@ -45,6 +45,7 @@ class StepReport:
 
 
 Listener = Callable[[StepReport], None]
+Watch = Callable[[TrainState], None]
 
 
 def train(
@@ -54,6 +55,7 @@ def train(
     *,
     world: World | None = None,
     on_step: Listener | None = None,
+    on_checkpoint: Watch | None = None,
 ) -> TrainState:
     """Trains until `config.steps`; takes up the checkpoint in the folder where there is one.
 
@@ -66,6 +68,8 @@ def train(
         folder: For checkpoint and metrics; made if missing.
         world: This process among those that train together; None is alone.
         on_step: Told of every step.
+        on_checkpoint: Shown the state at the start, whether or not a run is taken up, and whenever
+            it has been written. The first process alone is; the others wait.
 
     Returns:
         The state at the end.
@@ -81,6 +85,8 @@ def train(
     state.restore(folder)
     if world.rank == 0:
         keep_metrics_before(folder, state.step)
+        if on_checkpoint is not None:
+            on_checkpoint(state)
     world.wait()
     scheme.train_mode()
     with _Batches(scheme, data, world) as batches:
@@ -97,6 +103,8 @@ def train(
                     state.step == state.config.steps
                 ):
                     state.save(folder)
+                    if on_checkpoint is not None:
+                        on_checkpoint(state)
                 if on_step is not None:
                     on_step(report)
     world.wait()
