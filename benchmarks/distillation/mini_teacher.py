@@ -25,14 +25,7 @@ from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
-from mobilesam.distillation.schemes import (
-    DecoderFirst,
-    Grouping,
-    HeadsAlone,
-    Places,
-    Scheme,
-    Supervised,
-)
+from mobilesam.distillation.schemes import DecoderFirst, Grouping, Scheme, Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 
@@ -87,14 +80,7 @@ STAGES = (
         ),
     ),
     Stage("grouping", Grouping, 128, _changed(steps=2500, learning_rate=2.5e-3)),
-    Stage(
-        "places",
-        Places,
-        128,
-        _changed(steps=800, prompts=PromptConfig(objects_per_image=6, refine=0)),
-    ),
-    Stage("heads", HeadsAlone, 128, _changed(steps=1200)),
-    Stage("parts", Supervised, 128, _changed(steps=2200, learning_rate=1e-3)),
+    Stage("parts", Supervised, 128, _changed(steps=4500, learning_rate=1e-3)),
     Stage(
         "whole",
         Supervised,

@@ -78,32 +78,6 @@ def _drawn(batch: Batch, config: PromptConfig, cells: int) -> Drawn:
     return Drawn(prompts, targets, valid.repeat(2, 1, 1, 1))
 
 
-def filled_boxes(drawn: Drawn, side_px: int) -> Drawn:
-    """The boxes among some prompts, with the boxes themselves as what they should find.
-
-    Args:
-        drawn: Prompts of objects.
-        side_px: Side of the network's input.
-    """
-    boxes = drawn.prompts.boxes
-    count, cells = len(boxes), drawn.valid.shape[-1]
-    prompts = PromptBatch(
-        drawn.prompts.image_index[:count],
-        boxes,
-        drawn.prompts.points[:count],
-        drawn.prompts.labels[:count],
-    )
-    scaled = boxes * cells / side_px
-    start = torch.arange(cells, device=boxes.device)
-
-    def share(low: Tensor, high: Tensor) -> Tensor:
-        """(N, cells): what a box covers of each row or column."""
-        return (high[:, None] - start).clamp(0, 1) - (low[:, None] - start).clamp(0, 1)
-
-    rows, columns = share(scaled[:, 1], scaled[:, 3]), share(scaled[:, 0], scaled[:, 2])
-    return Drawn(prompts, (rows[:, :, None] * columns[:, None, :])[:, None], drawn.valid[:count])
-
-
 def correct(
     drawn: Drawn, logits: Tensor, targets: Tensor, side_px: int, rng: np.random.Generator
 ) -> PromptBatch:

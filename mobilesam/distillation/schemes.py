@@ -14,7 +14,7 @@ from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import Decoded, decode
 from mobilesam.distillation.mask_losses import MaskLoss, mask_loss
-from mobilesam.distillation.prompting import Drawn, correct, draw_prompts, filled_boxes
+from mobilesam.distillation.prompting import Drawn, correct, draw_prompts
 
 
 class Scheme(ABC):
@@ -165,55 +165,6 @@ class DecoderFirst(Supervised):
         """SAM's mask loss for a box and a point of each drawn object."""
         heads = self.student.prompt_encoder
         return self._asked(batch, ideal(batch, heads.embed_dim, heads.image_embedding_size[0]))
-
-
-class HeadsAlone(Supervised):
-    """Prompt encoder and decoder behind an encoder that stays as `Grouping` has left it.
-
-    A step costs half of one of `Supervised`, and what a decoder must find does not move meanwhile.
-    """
-
-    name = "heads-alone"
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The heads, but for the layers that have learnt with the encoder."""
-        decoder = self.student.mask_decoder
-        return (
-            self.student.prompt_encoder,
-            decoder.transformer,
-            decoder.iou_token,
-            decoder.mask_tokens,
-            decoder.output_hypernetworks_mlps,
-            decoder.iou_prediction_head,
-        )
-
-    def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for a box and a point of each drawn object."""
-        return self._asked(batch, self._seen(batch))
-
-    def _seen(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            embeddings: Tensor = self.student.image_encoder(batch.images)
-        return embeddings
-
-
-class Places(HeadsAlone):
-    """The heads learn to fill a box with no regard to what is in it.
-
-    That nothing outside of a box is meant holds for every answer, and a decoder that is asked for
-    objects from the start learns it last: it finds cells that look alike all over the picture, and
-    does worse than the box itself.
-    """
-
-    name = "places"
-
-    def loss(self, batch: Batch) -> MaskLoss:
-        """SAM's mask loss for boxes of drawn objects; the box is what they ask for."""
-        drawn = filled_boxes(draw_prompts(batch, self.config.prompts, self._cells()), self.side_px)
-        answers = decode(self.student, self._seen(batch), drawn.prompts)
-        targets = _require(drawn.targets)
-        losses = self.config.losses
-        return mask_loss(answers.logits, answers.qualities, targets, drawn.valid, losses)
 
 
 def _shared(batch: Batch) -> np.random.Generator:
