@@ -80,13 +80,15 @@ STAGES = (
         ),
     ),
     Stage("grouping", Grouping, 128, _changed(steps=2500, learning_rate=2.5e-3)),
-    Stage("parts", Supervised, 128, _changed(steps=4500, learning_rate=1e-3)),
+    Stage(
+        "parts", Supervised, 128, _changed(steps=1300, learning_rate=1e-3, final_rate_share=0.02)
+    ),
     Stage(
         "whole",
         Supervised,
         256,
         _changed(
-            steps=1500,
+            steps=1300,
             learning_rate=5e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
