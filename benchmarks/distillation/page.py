@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.distillation.family_aims import family_aims
 from benchmarks.distillation.publish import load
 from benchmarks.distillation.tables import compute_table, schemes_table
-from benchmarks.records import RECORD_NAME, load_record, write_atomic
+from benchmarks.protocols import GROUND_TRUTH
+from benchmarks.records import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.report.formatting import interval, number
 from benchmarks.report.pages import measured_on, read_result
 from benchmarks.report.readme import readme_block
@@ -23,6 +24,8 @@ from mobilesam.errors import DataError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/distillation.md")
 FAMILY = Path("results/runs/mini-family")
+OTHERS = Path("results/runs/synthetic-masks")
+"""Other models on such scenes: what the family's figures are to be compared with."""
 COMPARE = Path("results/distillation/compare")
 FULL_SIZE = Path("results/distillation/full-size.json")
 
@@ -50,6 +53,7 @@ _FULL_SIZE = """## The full-size path
 A half-width TinyViT at 1024 px learns from a MobileSAM whose embeddings were stored beforehand, on
 photographs: not a useful student after so few steps, but every part of the path at its real size.
 """
+_SHOWN = ("box", "center-multi")
 _NOT_YET = "Not measured yet: `{}`.\n"
 
 
@@ -67,6 +71,8 @@ def page(root: Path) -> str:
         record = load_record(root / FAMILY)
         path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
         parts += [family_aims(record).to_markdown(""), readme_block(record, path)]
+        if (root / OTHERS / RECORD_NAME).is_file():
+            parts.append(_others(load_record(root / OTHERS)))
     else:
         parts.append(_NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}"))
     parts.append(_COMPARE)
@@ -92,6 +98,20 @@ def page(root: Path) -> str:
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"{FULL_SIZE} is no full-size distillation: {error}") from error
     return "\n".join(parts)
+
+
+def _others(record: RunRecord) -> str:
+    """What other models make of such scenes, in a sentence."""
+    found: dict[str, list[str]] = {}
+    for row in record.miou:
+        if row.protocol in _SHOWN and row.reference == GROUND_TRUTH and row.miou is not None:
+            found.setdefault(row.model, []).append(f"{row.protocol} {100 * row.miou:.1f} %")
+    models = "; ".join(f"{model}: {', '.join(values)}" for model, values in found.items())
+    n_images = max(row.n_images for row in record.miou)
+    return (
+        f"Other models on {n_images} such scenes ([record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
+        f"{models}. Theirs are trained on photographs, or not at all.\n"
+    )
 
 
 def full_size_table(found: Mapping[str, Any]) -> Table:
