@@ -1,0 +1,52 @@
+"""The models that the package ships: there, small, and those that the committed figures are of."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from baselines.registry import select
+from benchmarks.distillation.family_aims import STUDENT, TEACHER
+from benchmarks.distillation.page import FAMILY
+from benchmarks.records import load_record
+from mobilesam.checkpoints import shipped_path
+from mobilesam.model import load_mobile_sam, load_sam_mini
+from mobilesam.model_files import read_shape
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_BYTES = 10 * 10**6
+NAMES = (TEACHER, STUDENT)
+
+
+def path(name: str) -> Path:
+    return shipped_path(f"{name}.safetensors")
+
+
+def test_both_are_chosen_where_every_model_is() -> None:
+    assert set(NAMES) <= {entry.name for entry in select(["*"])}
+
+
+def test_they_are_small_together() -> None:
+    assert sum(path(name).stat().st_size for name in NAMES) <= LIMIT_BYTES
+
+
+def test_they_load_strictly_in_the_shape_that_they_state() -> None:
+    teacher, student = load_sam_mini(path(TEACHER)), load_mobile_sam(path(STUDENT))
+    assert teacher.image_encoder.img_size == student.image_encoder.img_size
+    own = sum(value.numel() for value in student.image_encoder.parameters())
+    assert 4 * own <= sum(value.numel() for value in teacher.image_encoder.parameters())
+
+
+def test_the_student_says_that_it_is_this_teacher_s() -> None:
+    shape = read_shape(path(STUDENT), "mobilesam")
+    assert shape is not None
+    assert shape.notes["teacher"] == hashlib.sha256(path(TEACHER).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_figures_are_of_these_files(name: str) -> None:
+    record = load_record(ROOT / FAMILY)
+    hashes = {row.weights.sha256 for row in record.models if row.model == name}
+    assert hashes == {hashlib.sha256(path(name).read_bytes()).hexdigest()}
