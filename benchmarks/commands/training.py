@@ -32,10 +32,10 @@ def train(models: ModelArguments, training: TrainArguments, output: OutputArgume
     use_memory_well()
     device = device_of(models.device)
     with launched_world(device) as world:
-        scheme, data = _prepared(models, training)
-        scheme.to(device)
         reporter = Reporter(quiet=output.quiet)
         watch = _watcher(models, training, output.out, reporter)
+        scheme, data = _prepared(models, training)
+        scheme.to(device)
         trained = run_training(scheme, data, output.out, reporter, world, watch)
     if world.rank:
         return 0
@@ -129,7 +129,8 @@ def _watcher(
         limit=training.evaluate,
         protocol=training.evaluate_protocol,
     )
-    (teacher,) = (entry.name for entry in select(listed(models.models)))
+    # More than one is refused where the teacher is built.
+    teacher = select(listed(models.models))[0].name
     return Watcher(Agreement(teacher, models, accuracy), out, reporter)
 
 

@@ -13,6 +13,7 @@ from benchmarks.distillation.training import notes, shape_of
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH
 from benchmarks.records import RECORD_NAME, MiouRow, RunRecord
+from benchmarks.report.cells import percent
 from benchmarks.run import execute
 from mobilesam.distillation.state import TrainState
 from mobilesam.errors import DataError
@@ -105,7 +106,7 @@ class Watcher:
         write_atomic(self._path, text.encode())
         told = ", ".join(
             f"{line['protocol']} vs {line['reference']} "
-            + (line["why"] if line["miou"] is None else f"{100 * line['miou']:.1f} %")
+            + (line["why"] if line["miou"] is None else f"{percent(line['miou'])} %")
             for line in found
         )
         self._reporter.say(f"  after {state.step} steps, mIoU: {told}")

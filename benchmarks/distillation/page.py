@@ -15,7 +15,8 @@ from benchmarks.distillation.publish import load
 from benchmarks.distillation.tables import compute_table, schemes_table
 from benchmarks.protocols import GROUND_TRUTH
 from benchmarks.records import RECORD_NAME, RunRecord, load_record, write_atomic
-from benchmarks.report.formatting import interval, number
+from benchmarks.report.cells import percent
+from benchmarks.report.formatting import number
 from benchmarks.report.pages import measured_on, read_result
 from benchmarks.report.readme import readme_block
 from benchmarks.report.table import Cell, Column, Table
@@ -105,7 +106,7 @@ def _others(record: RunRecord) -> str:
     found: dict[str, list[str]] = {}
     for row in record.miou:
         if row.protocol in _SHOWN and row.reference == GROUND_TRUTH and row.miou is not None:
-            found.setdefault(row.model, []).append(f"{row.protocol} {100 * row.miou:.1f} %")
+            found.setdefault(row.model, []).append(f"{row.protocol} {percent(row.miou)} %")
     models = "; ".join(f"{model}: {', '.join(values)}" for model, values in found.items())
     n_images = max(row.n_images for row in record.miou)
     return (
@@ -150,8 +151,7 @@ def _percent(row: Mapping[str, Any]) -> Cell:
     if row["miou"] is None:
         return Cell(row["why"] or "none", (None, None, None))
     low, high = row["ci95"] if row["ci95"] is not None else (None, None)
-    bounds = None if low is None or high is None else (100 * low, 100 * high)
-    return Cell(interval(100 * row["miou"], bounds, 1), (row["miou"], low, high))
+    return Cell(percent(row["miou"], row["ci95"]), (row["miou"], low, high))
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.distillation.experiment import DistillationRecord, StudentRow
 from benchmarks.distillation.seeds import SeedMean, over_seeds
-from benchmarks.report.formatting import interval, number
+from benchmarks.report.cells import percent
+from benchmarks.report.formatting import number
 from benchmarks.report.table import Cell, Column, Table
 
 _PAPER_TABLE_2 = {"coupled": "0.72", "semi-coupled": "not stated", "decoupled": "0.75"}
@@ -128,8 +129,7 @@ def _interval_column(title: str, name: str) -> Column:
 def _percent(runs: Sequence[StudentRow], value: _Value) -> Cell:
     found: SeedMean = over_seeds([value(row) for row in runs])
     low, high = found.ci95 if found.ci95 is not None else (None, None)
-    bounds = None if low is None or high is None else (100 * low, 100 * high)
-    return Cell(interval(100 * found.mean, bounds, 1), (found.mean, low, high))
+    return Cell(percent(found.mean, found.ci95), (found.mean, low, high))
 
 
 def _seconds(runs: Sequence[StudentRow]) -> Cell:

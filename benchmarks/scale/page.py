@@ -65,13 +65,8 @@ def page(results: Path) -> str:
     Raises:
         DataError: A file is not such a document.
     """
-    stream, aggregate = (
-        read_result(results / STREAM, "trial"),
-        read_result(results / AGGREGATE, "trial"),
-    )
-    kills, simulation = (
-        read_result(results / KILLS, "trial"),
-        read_result(results / SIMULATION, "trial"),
+    stream, aggregate, kills, simulation = (
+        read_result(results / name, "trial") for name in (STREAM, AGGREGATE, KILLS, SIMULATION)
     )
     try:
         parts = [

@@ -120,10 +120,8 @@ def page(results: Path, run: Path) -> str:
         DataError: A file is not such a document.
     """
     parts = [_INTRO]
-    inference, evaluation = (
-        read_result(results / INFERENCE, _KIND),
-        read_result(results / EVALUATION, _KIND),
-    )
+    inference = read_result(results / INFERENCE, _KIND)
+    evaluation = read_result(results / EVALUATION, _KIND)
     everything = [found for name in EVERYTHING if (found := _sides_of(results, name)) is not None]
     if inference is not None:
         parts.append(aims_table(inference, everything, evaluation).to_markdown())

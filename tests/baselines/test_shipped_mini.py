@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from baselines.registry import select
 from benchmarks.distillation.family_aims import STUDENT, TEACHER
 from benchmarks.distillation.page import FAMILY
 from benchmarks.records import load_record
+from mobilesam.cache import digest_file
 from mobilesam.checkpoints import shipped_path
 from mobilesam.model import load_mobile_sam, load_sam_mini
 from mobilesam.model_files import read_shape
@@ -42,11 +42,11 @@ def test_they_load_strictly_in_the_shape_that_they_state() -> None:
 def test_the_student_says_that_it_is_this_teacher_s() -> None:
     shape = read_shape(path(STUDENT), "mobilesam")
     assert shape is not None
-    assert shape.notes["teacher"] == hashlib.sha256(path(TEACHER).read_bytes()).hexdigest()
+    assert shape.notes["teacher"] == digest_file(path(TEACHER)).sha256
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_committed_figures_are_of_these_files(name: str) -> None:
     record = load_record(ROOT / FAMILY)
     hashes = {row.weights.sha256 for row in record.models if row.model == name}
-    assert hashes == {hashlib.sha256(path(name).read_bytes()).hexdigest()}
+    assert hashes == {digest_file(path(name)).sha256}
