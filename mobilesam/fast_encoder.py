@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilesam.allocator import learn_large_blocks
+from mobilesam.cell_colors import with_cell_colors
 from mobilesam.folding import fold_conv_norm, fold_layer_norm
 from mobilesam.kernels import Conv, Dense, Workspace, gelu_, gelu_into, strips
 from mobilesam.tiny_vit import (
@@ -52,6 +53,7 @@ class FastEncoder:
         space = Workspace()
         self._like = torch.empty(0, dtype=dtype)
         self._layers: list[Layer] = []
+        self._has_colors = encoder.config.cell_colors
         with torch.inference_mode():
             self._layers.append(_Stem(encoder.patch_embed, self._like, space))
             for stage in encoder.layers.children():
@@ -72,7 +74,8 @@ class FastEncoder:
         Returns:
             (B, 256, S/16, S/16) float32, channels last in memory. An inference tensor.
         """
-        return torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
+        found = torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
+        return with_cell_colors(found, pixels) if self._has_colors else found
 
     def _encode(self, image: Tensor) -> Tensor:
         """(3, S, S) -> (S/16, S/16, 256) float32."""

@@ -7,6 +7,7 @@ tokens, and the stem's finer features join the embedding behind it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
 from mobilesam.heads import HeadsConfig, assemble
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
@@ -36,6 +38,8 @@ class MiniVitConfig:
         refine_depth: Convolutional blocks at stride 8, where what the tokens know of the whole
             picture meets what the stem knows of its edges.
         image_size_px: Side of the input.
+        cell_colors: Whether the last 48 channels of the embedding are colours of the picture, see
+            `mobilesam.cell_colors`.
     """
 
     stem_dims: tuple[int, int, int] = (32, 96, 160)
@@ -45,6 +49,7 @@ class MiniVitConfig:
     mlp_ratio: float = 4.0
     refine_depth: int = 4
     image_size_px: int = 256
+    cell_colors: bool = False
 
     @property
     def total_stride(self) -> int:
@@ -56,7 +61,7 @@ class MiniVitConfig:
 class SamMiniConfig:
     """Shape of the whole model."""
 
-    encoder: MiniVitConfig = field(default_factory=MiniVitConfig)
+    encoder: MiniVitConfig = field(default_factory=lambda: MiniVitConfig(cell_colors=True))
     heads: HeadsConfig = field(
         default_factory=lambda: HeadsConfig(
             channels=128, num_heads=4, mlp_dim=256, iou_hidden=128, mask_in_chans=8
@@ -72,6 +77,8 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
         encoder, config.heads, config.encoder.image_size_px, config.encoder.total_stride
     )
     _spread_frequencies(model)
+    if config.encoder.cell_colors:
+        _pass_colors_on(model.mask_decoder.output_upscaling)
     return model
 
 
@@ -90,6 +97,34 @@ def _spread_frequencies(model: Sam) -> None:
     matrix.copy_(torch.stack([speeds * angles.cos(), speeds * angles.sin()]))
 
 
+@torch.no_grad()
+def _pass_colors_on(upscaling: nn.Module) -> None:
+    """Has the decoder's last layers begin by handing each logit cell its colour.
+
+    Each of red, green and blue goes through twice, with either sign, since GELU lets one half of
+    the values pass. A fresh transposed convolution mixes the sixteen colours of a cell, and to
+    find out which is whose takes training that no loss asks for directly.
+
+    Args:
+        upscaling: Of a `MaskDecoder`: two transposed convolutions of stride 2.
+    """
+    first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
+    signs = (1.0, -1.0)
+    n_first, n_second = 3 * 4 * len(signs), 3 * len(signs)
+    for conv, n_kept in ((first, n_first), (second, n_second)):
+        conv.weight[:, :n_kept] = 0
+        if conv.bias is not None:
+            conv.bias[:n_kept] = 0
+    begin = first.in_channels - N_CELL_COLORS
+    for color, y, x in itertools.product(range(3), range(4), range(4)):
+        (upper, row), (left, column) = divmod(y, 2), divmod(x, 2)
+        for half, sign in enumerate(signs):
+            between = half * n_first // 2 + 3 * (2 * row + column) + color
+            first.weight[begin + 16 * color + 4 * y + x, between, upper, left] = sign
+            for other, back in enumerate(signs):
+                second.weight[between, 3 * other + color, row, column] = sign * back
+
+
 def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
     """Shape of `mobilesam-mini`: a small TinyViT with the heads of `sam-mini`."""
     teacher = SamMiniConfig()
@@ -102,6 +137,7 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
         neck_channels=teacher.heads.channels,
         image_size_px=teacher.encoder.image_size_px,
         n_classes=None,
+        cell_colors=teacher.encoder.cell_colors,
     )
     return encoder, teacher.heads
 
@@ -126,6 +162,7 @@ class MiniVit(nn.Module):
         first, second, third = config.stem_dims
         dim = config.embed_dim
         side = config.image_size_px // (2 * _FINE_STRIDE)
+        n_learnt = out_channels - N_CELL_COLORS * config.cell_colors
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, 2, 1),
             nn.GELU(),
@@ -147,8 +184,8 @@ class MiniVit(nn.Module):
         self.neck = nn.Sequential(
             LayerNorm2d(out_channels),
             nn.GELU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            LayerNorm2d(out_channels),
+            nn.Conv2d(out_channels, n_learnt, 3, padding=1, bias=False),
+            LayerNorm2d(n_learnt),
         )
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -170,7 +207,8 @@ class MiniVit(nn.Module):
         coarse = self.coarse(self.norm(tokens)).transpose(1, 2)
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return cast("Tensor", self.neck(self.refine(self.fine(fine) + wide)))
+        found = self.neck(self.refine(self.fine(fine) + wide))
+        return with_cell_colors(found, x) if self.config.cell_colors else cast("Tensor", found)
 
 
 class Block(nn.Module):

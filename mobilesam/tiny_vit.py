@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
+
 
 @dataclass(frozen=True, slots=True)
 class TinyVitConfig:
@@ -27,10 +29,12 @@ class TinyVitConfig:
         strides: Downsampling after stages one to three.
         mlp_ratio: Hidden width of the MLPs, relative to the stage's channels.
         expand_ratio: Hidden width of the convolutional blocks, relative to the stage's channels.
-        neck_channels: Channels of the embedding.
+        neck_channels: Channels of the embedding, with its colours.
         image_size_px: Side of the input that the model is meant for.
         n_classes: Size of the ImageNet head that the authors' checkpoint carries and never runs;
             None leaves it out.
+        cell_colors: Whether the last 48 channels are colours of the picture, see
+            `mobilesam.cell_colors`; not in MobileSAM.
     """
 
     embed_dims: tuple[int, int, int, int] = (64, 128, 160, 320)
@@ -43,12 +47,18 @@ class TinyVitConfig:
     neck_channels: int = 256
     image_size_px: int = 1024
     n_classes: int | None = 1000
+    cell_colors: bool = False
 
     @property
     def total_stride(self) -> int:
         """Pixels of the input a side of one embedding cell: 16 for MobileSAM."""
         first, second, third = self.strides
         return 4 * first * second * third
+
+    @property
+    def learnt_channels(self) -> int:
+        """Channels of the embedding that the network computes."""
+        return self.neck_channels - N_CELL_COLORS * self.cell_colors
 
 
 class ConvNorm(nn.Sequential):
@@ -235,16 +245,16 @@ class TinyViT(nn.Module):
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
         self.patch_embed = PatchEmbed(config.embed_dims[0])
         self.layers = nn.ModuleList(_stage(config, index) for index in range(4))
-        last = config.embed_dims[-1]
+        last, n_out = config.embed_dims[-1], config.learnt_channels
         if config.n_classes is not None:
             # Kept only so that the authors' checkpoints load and save unchanged; never run.
             self.norm_head = nn.LayerNorm(last)
             self.head = nn.Linear(last, config.n_classes)
         self.neck = nn.Sequential(
-            nn.Conv2d(last, config.neck_channels, 1, bias=False),
-            LayerNorm2d(config.neck_channels),
-            nn.Conv2d(config.neck_channels, config.neck_channels, 3, padding=1, bias=False),
-            LayerNorm2d(config.neck_channels),
+            nn.Conv2d(last, n_out, 1, bias=False),
+            LayerNorm2d(n_out),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+            LayerNorm2d(n_out),
         )
         self.apply(_initialise)
 
@@ -257,10 +267,11 @@ class TinyViT(nn.Module):
         Returns:
             (B, 256, S/16, S/16) float.
         """
-        x = self.patch_embed(x)
+        found = self.patch_embed(x)
         for layer in self.layers:
-            x = layer(x)
-        return cast("Tensor", self.neck(x))
+            found = layer(found)
+        found = self.neck(found)
+        return with_cell_colors(found, x) if self.config.cell_colors else cast("Tensor", found)
 
 
 def _stage(config: TinyVitConfig, index: int) -> Stage:

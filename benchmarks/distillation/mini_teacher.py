@@ -27,7 +27,7 @@ from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schemes import DecoderFirst, Grouping, Scheme, Supervised
 from mobilesam.distillation.world import World
-from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.mini import SamMiniConfig, build_sam_mini
 
 TRAINING_SCENES = ScenesSpec(n_scenes=6000, seed=7_306_142, side_px=256)
 """Never the scenes of an evaluation, whose default seed is 0."""
@@ -59,7 +59,7 @@ _USUAL = TrainConfig(
     zoom_least=0.35,
     seed=1,
     checkpoint_every=100,
-    losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1, reading=1),
+    losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1, surroundings=1, reading=1),
     prompts=PromptConfig(objects_per_image=3),
 )
 
@@ -79,9 +79,9 @@ STAGES = (
             prompts=PromptConfig(objects_per_image=6),
         ),
     ),
-    Stage("grouping", Grouping, 128, _changed(steps=2500, learning_rate=2.5e-3)),
+    Stage("grouping", Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
     Stage(
-        "parts", Supervised, 128, _changed(steps=1300, learning_rate=1e-3, final_rate_share=0.02)
+        "parts", Supervised, 128, _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
     ),
     Stage(
         "whole",
@@ -116,7 +116,8 @@ def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch
     """
     found = None
     for stage in STAGES:
-        shape = SamMiniConfig(encoder=replace(MiniVitConfig(), image_size_px=stage.side_px))
+        usual = SamMiniConfig()
+        shape = replace(usual, encoder=replace(usual.encoder, image_size_px=stage.side_px))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stage.config.seed)
             model = build_sam_mini(shape)

@@ -22,6 +22,9 @@ _SCALE = 12.0
 _THRESHOLD = 0.5
 # A third of the channels carries it, so that the rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
+# How far around an object its surroundings reach, in its own sides and in cells beyond that.
+_NEAR_SHARE = 0.3
+_NEAR_CELLS = 2
 # Keeps the mean over nothing at 0.
 _LEAST_WEIGHT = 1e-6
 # Labels a side of a cell of an ideal embedding, and the noise upon the name that it gives.
@@ -125,8 +128,27 @@ def _of_prototypes(channels: Tensor, whose: Tensor, config: LossConfig) -> Tenso
     masks = (whose == numbers[:, None, None]).float()
     means = F.normalize(torch.einsum("cyx,nyx->nc", channels, masks), dim=1)
     logits = _SCALE * (torch.einsum("cyx,nc->nyx", channels, means) - _THRESHOLD)
-    valid = (whose != _PADDING).float()[None]
-    return mask_terms(logits[:, None], masks[:, None], valid, config).mean()
+    valid = (whose != _PADDING).float()
+    found = mask_terms(logits[:, None], masks[:, None], valid[None], config).mean()
+    if config.surroundings:
+        near = _near(masks) * valid
+        inside, outside = ((share * near).flatten(1) for share in (masks, 1 - masks))
+        found = found + config.surroundings * _balanced(logits.flatten(1), inside, outside)
+    return found
+
+
+def _near(masks: Tensor) -> Tensor:
+    """(N, g, g): 1 in each mask's bounding box, widened by some of its sides."""
+    spans = []
+    for along in (1, 2):
+        touched = masks.amax(dim=along) > 0
+        places = torch.arange(touched.shape[1], device=masks.device)
+        first = torch.where(touched, places, touched.shape[1]).amin(dim=1, keepdim=True)
+        last = torch.where(touched, places, -1).amax(dim=1, keepdim=True)
+        wider = _NEAR_SHARE * (last - first + 1) + _NEAR_CELLS
+        spans.append((places >= first - wider) & (places <= last + wider))
+    columns, rows = spans
+    return (rows[:, :, None] & columns[:, None, :]).float()
 
 
 def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:

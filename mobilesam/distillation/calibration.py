@@ -50,8 +50,8 @@ def calibrate(encoder: TinyViT, store: EmbeddingStore, n_images: int = DEFAULT_I
         UsageError: The student's embedding has another number of channels.
     """
     mean, deviation = channel_statistics(store, n_images)
-    last = encoder.neck[-1]
-    if not isinstance(last, LayerNorm2d) or last.weight.shape != mean.shape:
+    last, n_learnt = encoder.neck[-1], encoder.config.learnt_channels
+    if not isinstance(last, LayerNorm2d) or len(mean) != encoder.config.neck_channels:
         raise UsageError(f"the student's embedding has not the {len(mean)} channels of the store's")
-    last.weight.copy_(deviation)
-    last.bias.copy_(mean)
+    last.weight.copy_(deviation[:n_learnt])
+    last.bias.copy_(mean[:n_learnt])

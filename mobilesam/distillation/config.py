@@ -35,6 +35,11 @@ class LossConfig(Frozen):
     reading: float = Field(
         default=0.0, ge=0, description="of how much a mask token looks like its object's cells"
     )
+    surroundings: float = Field(
+        default=0.0,
+        ge=0,
+        description="of each object against what lies around it, in `affinity`'s finer half",
+    )
     prompts: float = Field(
         default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"
     )

@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
 from mobilesam.distillation.affinity import affinity, ideal, owners, prototype_loss, reading
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
@@ -163,8 +164,11 @@ class DecoderFirst(Supervised):
 
     def loss(self, batch: Batch) -> MaskLoss:
         """SAM's mask loss for a box and a point of each drawn object."""
-        heads = self.student.prompt_encoder
-        return self._asked(batch, ideal(batch, heads.embed_dim, heads.image_embedding_size[0]))
+        heads, encoder = self.student.prompt_encoder, self.student.image_encoder
+        found = ideal(batch, heads.embed_dim, heads.image_embedding_size[0])
+        if encoder.config.cell_colors:
+            found = with_cell_colors(found[:, :-N_CELL_COLORS], batch.images)
+        return self._asked(batch, found)
 
 
 def _shared(batch: Batch) -> np.random.Generator:

@@ -1,0 +1,44 @@
+"""The picture's own colours as channels of an embedding: one for each cell of the logits.
+
+A mask is cut out of cells a quarter as wide as the embedding's. What an encoder says of sixteen of
+them in the channels of one is learnt, and for a small encoder dear; which colour each has, the
+picture says itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LOGITS_PER_CELL = 4  # SAM's decoder upsamples an embedding twice, by two
+N_CELL_COLORS = 3 * _LOGITS_PER_CELL**2
+"""Channels that colours take: 48."""
+
+
+def cell_colors(pixels: Tensor, stride: int) -> Tensor:
+    """Mean colour of each logit cell.
+
+    Args:
+        pixels: (B, 3, S, S) float, normalised.
+        stride: Pixels a side of one embedding cell, a multiple of 4.
+
+    Returns:
+        (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
+    """
+    means = F.avg_pool2d(pixels, stride // _LOGITS_PER_CELL)
+    return F.pixel_unshuffle(means, _LOGITS_PER_CELL)
+
+
+def with_cell_colors(embeddings: Tensor, pixels: Tensor) -> Tensor:
+    """Puts the colours behind the channels of embeddings.
+
+    Args:
+        embeddings: (B, C, h, h).
+        pixels: (B, 3, S, S), of which they are.
+
+    Returns:
+        (B, C + 48, h, h) of the embeddings' dtype.
+    """
+    colors = cell_colors(pixels, pixels.shape[-1] // embeddings.shape[-1])
+    return torch.cat([embeddings, colors.to(embeddings.dtype)], dim=1)
