@@ -11,9 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobilesam.errors import UsageError
+
 _LOGITS_PER_CELL = 4  # SAM's decoder upsamples an embedding twice, by two
 N_CELL_COLORS = 3 * _LOGITS_PER_CELL**2
 """Channels that colours take: 48."""
+
+
+def n_learnt(n_channels: int, *, cell_colors: bool) -> int:
+    """Channels that are left for a network to compute.
+
+    Raises:
+        UsageError: None are.
+    """
+    found = n_channels - N_CELL_COLORS * cell_colors
+    if found < 1:
+        raise UsageError(
+            f"an embedding of {n_channels} channels has no room for {N_CELL_COLORS} of colours; "
+            "give it more channels, or set cell_colors to false"
+        )
+    return found
 
 
 def cell_colors(pixels: Tensor, stride: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
+from mobilesam.cell_colors import N_CELL_COLORS, n_learnt, with_cell_colors
 from mobilesam.heads import HeadsConfig, assemble
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
@@ -103,7 +103,8 @@ def _pass_colors_on(upscaling: nn.Module) -> None:
 
     Each of red, green and blue goes through twice, with either sign, since GELU lets one half of
     the values pass. A fresh transposed convolution mixes the sixteen colours of a cell, and to
-    find out which is whose takes training that no loss asks for directly.
+    find out which is whose takes training that no loss asks for directly. One of an embedding with
+    fewer than 96 channels is too narrow for it, and begins as it would without.
 
     Args:
         upscaling: Of a `MaskDecoder`: two transposed convolutions of stride 2.
@@ -111,6 +112,8 @@ def _pass_colors_on(upscaling: nn.Module) -> None:
     first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
     signs = (1.0, -1.0)
     n_first, n_second = 3 * 4 * len(signs), 3 * len(signs)
+    if n_first > first.out_channels or n_second > second.out_channels:
+        return
     for conv, n_kept in ((first, n_first), (second, n_second)):
         conv.weight[:, :n_kept] = 0
         if conv.bias is not None:
@@ -162,7 +165,7 @@ class MiniVit(nn.Module):
         first, second, third = config.stem_dims
         dim = config.embed_dim
         side = config.image_size_px // (2 * _FINE_STRIDE)
-        n_learnt = out_channels - N_CELL_COLORS * config.cell_colors
+        n_out = n_learnt(out_channels, cell_colors=config.cell_colors)
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, 2, 1),
             nn.GELU(),
@@ -184,8 +187,8 @@ class MiniVit(nn.Module):
         self.neck = nn.Sequential(
             LayerNorm2d(out_channels),
             nn.GELU(),
-            nn.Conv2d(out_channels, n_learnt, 3, padding=1, bias=False),
-            LayerNorm2d(n_learnt),
+            nn.Conv2d(out_channels, n_out, 3, padding=1, bias=False),
+            LayerNorm2d(n_out),
         )
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

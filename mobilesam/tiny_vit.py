@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
+from mobilesam.cell_colors import n_learnt, with_cell_colors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class TinyVitConfig:
     @property
     def learnt_channels(self) -> int:
         """Channels of the embedding that the network computes."""
-        return self.neck_channels - N_CELL_COLORS * self.cell_colors
+        return n_learnt(self.neck_channels, cell_colors=self.cell_colors)
 
 
 class ConvNorm(nn.Sequential):

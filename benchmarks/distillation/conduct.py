@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,29 +23,23 @@ from benchmarks.distillation.experiment import (
     CompareProfile,
     DistillationRecord,
     Finished,
-    LossPoint,
     PlannedRun,
     StudentRow,
     planned_runs,
 )
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.sources import ImageSource, NamedImage
-from benchmarks.distillation.training import STUDENT_NAME, run_training, shape_of
+from benchmarks.distillation.training import STUDENT_NAME, shape_of
+from benchmarks.distillation.trainings import Training, checkpoint_of, train_all
 from benchmarks.manifests import Manifests
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, find
 from benchmarks.records import WeightsRow
-from mobilesam.cache import digest_file
-from mobilesam.distillation.imitation import SCHEMES
-from mobilesam.distillation.state import METRICS_NAME
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
-from mobilesam.distillation.teachers import StoredTeacher
-from mobilesam.distillation.world import World
 from mobilesam.errors import UsageError
 from mobilesam.model_files import save_model
 
-_CURVE_POINTS = 60
 _UNTRAINED = "untrained"
 
 
@@ -59,7 +52,7 @@ class Conductor:
         out: For store, trainings and evaluation.
         scenes_root: For the rendered scenes.
         reporter: Told about progress.
-        workers: Processes that render.
+        workers: Processes that render, and train side by side.
     """
 
     def __init__(
@@ -85,14 +78,15 @@ class Conductor:
 
     def run(self) -> DistillationRecord:
         """Does all that is missing, and gives the record."""
-        data, embed_seconds = self._embedded()
-        finished = [self._train(run, data) for run in planned_runs(self._profile)]
+        embed_seconds = self._embedded()
+        tasks = [self._training(run) for run in planned_runs(self._profile)]
+        finished = train_all(tasks, self._workers, self._reporter)
         models = [self._as_model(each.run.name, each.checkpoint) for each in finished]
         models.append(self._as_model(_UNTRAINED, self._untrained()))
         result = self._evaluate([*models, self._planned])
         return self._record(finished, result, embed_seconds)
 
-    def _embedded(self) -> tuple[SceneCache, float]:
+    def _embedded(self) -> float:
         profile = self._profile
         with self._reporter.bar("rendering scenes", profile.scenes.n_scenes) as bar:
             for ready in render_scenes(self._scenes_root, profile.scenes, self._workers):
@@ -105,17 +99,18 @@ class Conductor:
             StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6),
             self._reporter,
         )
-        return data, report.seconds
+        return report.seconds
 
-    def _train(self, run: PlannedRun, data: SceneCache) -> Finished:
-        folder = self._out / "runs" / run.name
-        shape = STUDENTS[self._profile.student]
-        student = build_student(shape, heads_of(self._teacher), run.config.seed)
-        source = StoredTeacher(self._out / "embeddings")
-        scheme = SCHEMES[run.scheme](student, self._teacher, source, run.config)
-        trained = run_training(scheme, data, folder, self._reporter, World())
-        return Finished(
-            run, trained.path, _checkpoint(trained.path), trained.seconds, _curve(folder)
+    def _training(self, run: PlannedRun) -> Training:
+        profile = self._profile
+        return Training(
+            run=run,
+            student=STUDENTS[profile.student],
+            teacher=self._planned,
+            embeddings=self._out / "embeddings",
+            folder=self._out / "runs" / run.name,
+            scenes_root=self._scenes_root,
+            scenes=profile.scenes,
         )
 
     def _untrained(self) -> Checkpoint:
@@ -126,7 +121,7 @@ class Conductor:
         student.prompt_encoder.load_state_dict(self._teacher.prompt_encoder.state_dict())
         student.mask_decoder.load_state_dict(self._teacher.mask_decoder.state_dict())
         save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
-        return _checkpoint(path)
+        return checkpoint_of(path)
 
     def _as_model(self, name: str, checkpoint: Checkpoint) -> PlannedModel:
         target = select_one("mobilesam").target
@@ -194,6 +189,7 @@ class Conductor:
             embed_seconds=embed_seconds,
             evaluation=f"synthetic:seed={profile.evaluation_seed},n={profile.n_images}",
             n_evaluation_instances=scores[name, AGREEMENT, GROUND_TRUTH].n_instances,
+            side_by_side=min(self._workers, len(rows)),
             students=tuple(rows),
             environment=here,
             warnings=environment.warnings(here),
@@ -217,24 +213,3 @@ class _CachedScenes(ImageSource):
     def images(self) -> Iterator[NamedImage | BadSample]:
         for index in range(len(self._data)):
             yield NamedImage(f"scene_{index:06d}", self._data.sample(index).image)
-
-
-def _checkpoint(path: Path) -> Checkpoint:
-    found = digest_file(path)
-    return Checkpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
-
-
-def _curve(folder: Path) -> tuple[LossPoint, ...]:
-    """Means of the loss over equal stretches of a run."""
-    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    width = max(1, len(rows) // _CURVE_POINTS)
-    stretches = [rows[start : start + width] for start in range(0, len(rows), width)]
-    return tuple(
-        LossPoint(
-            step=part[-1]["step"],
-            seconds=part[-1]["seconds"],
-            loss=sum(row["loss"] for row in part) / len(part),
-        )
-        for part in stretches
-    )

@@ -137,7 +137,7 @@ class StudentRow(Value):
 
 
 class DistillationRecord(Value):
-    """The whole experiment."""
+    """The whole experiment; `side_by_side` trainings ran at a time, on one thread each."""
 
     schema_version: int = 1
     created_utc: str
@@ -151,6 +151,7 @@ class DistillationRecord(Value):
     embed_seconds: float
     evaluation: str
     n_evaluation_instances: int
+    side_by_side: int
     students: tuple[StudentRow, ...]
     environment: Environment
     warnings: tuple[str, ...] = ()

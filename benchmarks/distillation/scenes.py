@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,14 +33,16 @@ class ScenesSpec:
         n_scenes: How many.
         seed: Of `SyntheticDataset`; evaluation must use another one.
         side_px: Longest side of the images as the network takes them.
+        shard_scenes: Scenes a file.
     """
 
     n_scenes: int
     seed: int
     side_px: int
+    shard_scenes: int = field(default_factory=lambda: SHARD_SCENES)
 
     def __post_init__(self) -> None:
-        if self.n_scenes < 1 or self.side_px < 1 or self.seed < 0:
+        if min(self.n_scenes, self.side_px, self.shard_scenes) < 1 or self.seed < 0:
             raise UsageError(f"cannot render {self}: numbers must be positive")
 
     @property
@@ -51,7 +53,7 @@ class ScenesSpec:
     @property
     def n_shards(self) -> int:
         """Number of files of images."""
-        return -(-self.n_scenes // SHARD_SCENES)
+        return -(-self.n_scenes // self.shard_scenes)
 
 
 class SceneCache:
@@ -83,7 +85,7 @@ class SceneCache:
 
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""
-        shard, row = divmod(index, SHARD_SCENES)
+        shard, row = divmod(index, self.spec.shard_scenes)
         image = np.array(self._images[shard][row])
         return TrainingSample(
             key=image_key(image),
@@ -113,7 +115,7 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
     """
     todo = [shard for shard in range(spec.n_shards) if not _is_complete(root, spec, shard)]
     ready = spec.n_shards - len(todo)
-    yield ready * SHARD_SCENES
+    yield ready * spec.shard_scenes
     if not todo:
         return
     jobs = [(root, spec, shard) for shard in todo]
@@ -126,7 +128,7 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
             done = pool.imap_unordered(_render_shard, jobs)
         for _ in done:
             ready += 1
-            yield ready * SHARD_SCENES
+            yield ready * spec.shard_scenes
 
 
 def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
@@ -135,7 +137,7 @@ def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
     root, spec, shard = job
     scenes = SyntheticDataset(1, seed=spec.seed)
     images, labels = [], []
-    for index in range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES):
+    for index in range(shard * spec.shard_scenes, (shard + 1) * spec.shard_scenes):
         scene = scenes.scene(index)
         height, width = scene.image.shape[:2]
         scale = spec.side_px / max(height, width)

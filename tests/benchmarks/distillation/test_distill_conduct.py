@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,25 +14,26 @@ import torch
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
 from benchmarks.cli import main
-from benchmarks.distillation import conduct, mini_family, mini_student, mini_teacher, scenes
+from benchmarks.distillation import conduct, mini_family, mini_student, mini_teacher
 from benchmarks.distillation.conduct import Conductor
 from benchmarks.distillation.experiment import find_profile
 from benchmarks.distillation.mini_family import make_family
 from benchmarks.distillation.mini_teacher import STAGES, resized_positions
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.training import shape_of
+from benchmarks.distillation.trainings import Training, train_all
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import WeightsRow
 from mobilesam.cache import digest_file
 from mobilesam.distillation.world import World
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 from mobilesam.heads import HeadsConfig
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model_files import save_model
 from mobilesam.tiny_vit import TinyVitConfig
 
-SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64)
+SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64, shard_scenes=2)
 HEADS = HeadsConfig(channels=16, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
 TEACHER = SamMiniConfig(
     MiniVitConfig(stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=64),
@@ -50,7 +53,6 @@ STUDENT = TinyVitConfig(
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenes, "SHARD_SCENES", 2)
     monkeypatch.setattr(conduct, "STUDENTS", {"tiny": STUDENT})
 
 
@@ -81,18 +83,40 @@ def test_the_experiment_runs_once_and_is_taken_up(tmp_path: Path) -> None:
     )
     teacher = planned_teacher(tmp_path)
 
-    def conducted() -> conduct.DistillationRecord:
+    def conducted(workers: int) -> conduct.DistillationRecord:
         reporter = Reporter(quiet=True)
-        return Conductor(profile, teacher, tmp_path / "out", tmp_path, reporter, 1).run()
+        return Conductor(profile, teacher, tmp_path / "out", tmp_path, reporter, workers).run()
 
-    first = conducted()
+    first = conducted(workers=2)
+    assert first.side_by_side == 2
     assert len(first.students) == 10
     assert first.teacher_sha256 == teacher.weights.sha256
     assert all(0 <= row.agreement <= 1 for row in first.students)
     assert first.untrained_agreement is not None
     assert len({row.weights_sha256 for row in first.students}) == 10
-    again = conducted()
+    again = conducted(workers=1)
     assert again.students == first.students
+
+
+class _Deadly:
+    """Ends the process that receives it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (9,)
+
+
+def test_a_training_that_is_killed_says_so(tmp_path: Path) -> None:
+    task = Training(
+        run=cast("Any", _Deadly()),
+        student=STUDENT,
+        teacher=planned_teacher(tmp_path),
+        embeddings=tmp_path,
+        folder=tmp_path,
+        scenes_root=tmp_path,
+        scenes=SCENES,
+    )
+    with pytest.raises(DataError, match="a training was killed"):
+        train_all([task, task], 2, Reporter(quiet=True))
 
 
 def test_the_family_is_made_taken_up_and_can_be_used(
@@ -107,10 +131,7 @@ def test_the_family_is_made_taken_up_and_can_be_used(
         for stage, side in zip(STAGES, (32, 32, 32, 64), strict=True)
     )
     monkeypatch.setattr(mini_teacher, "STAGES", stages)
-    monkeypatch.setattr(
-        mini_teacher, "SamMiniConfig", lambda encoder: replace(TEACHER, encoder=encoder)
-    )
-    monkeypatch.setattr(mini_teacher, "MiniVitConfig", lambda: TEACHER.encoder)
+    monkeypatch.setattr(mini_teacher, "SamMiniConfig", lambda: TEACHER)
     monkeypatch.setattr(mini_family, "TRAINING_SCENES", SCENES)
     for module in (mini_family, mini_student):
         monkeypatch.setattr(module, "CONFIG", small(mini_student.CONFIG, 2))

@@ -14,12 +14,7 @@ from benchmarks.distillation.mini_teacher import TRAINING_SCENES
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_scenes
 from mobilesam.errors import DataError, UsageError
 
-SPEC = ScenesSpec(n_scenes=3, seed=5, side_px=64)
-
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenes, "SHARD_SCENES", 2)
+SPEC = ScenesSpec(n_scenes=3, seed=5, side_px=64, shard_scenes=2)
 
 
 def test_a_cached_scene_is_the_drawn_one_at_the_networks_size(tmp_path: Path) -> None:

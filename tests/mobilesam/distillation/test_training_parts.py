@@ -14,6 +14,7 @@ from small_training import (
     HEADS,
     SIDE_PX,
     STUDENT,
+    TEACHER,
     Pictures,
     scheme,
     seeded,
@@ -36,11 +37,17 @@ from mobilesam.distillation.schemes import DecoderFirst, Grouping
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
+from mobilesam.mini import build_sam_mini
 from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
 from mobilesam.model_files import ModelShape, save_model
 from mobilesam.tiny_vit import TinyViT
 
 CELLS = 4 * SIDE_PX // 8
+COLORED = replace(
+    TEACHER,
+    encoder=replace(TEACHER.encoder, cell_colors=True),
+    heads=replace(HEADS, channels=64),
+)
 MASKS = LossConfig(focal=0, cross_entropy=0.3)
 
 
@@ -299,6 +306,17 @@ def test_a_decoder_that_goes_first_learns_without_the_encoder() -> None:
     assert not any(name.startswith("image_encoder") for name in changed)
 
 
+def test_a_decoder_that_goes_first_sees_the_colors_of_the_cells() -> None:
+    model = seeded(lambda: build_sam_mini(COLORED))
+    prompts = PromptConfig(objects_per_image=2, refine=0)
+    first = DecoderFirst(model, settings(prompts=prompts))
+    plain, dark = batch(2), batch(2)
+    dark = replace(dark, images=dark.images * 0)
+    assert first.loss(plain).parts["masks"] != first.loss(dark).parts["masks"]
+    again = batch(2)
+    assert first.loss(again).parts["masks"] == first.loss(batch(2)).parts["masks"]
+
+
 def test_an_ideal_embedding_tells_all_objects_apart() -> None:
     found = batch(4)
     cells = SIDE_PX // 8
@@ -326,6 +344,29 @@ def test_prototypes_are_best_where_each_object_has_a_direction_of_its_own() -> N
         prototype_loss(other, batch(4), MASKS), prototype_loss(apart, batch(4), MASKS)
     )
     assert prototype_loss(apart, batch(4, labelled=False), MASKS) == 0
+
+
+def test_surroundings_count_what_is_near_an_object_and_nothing_far_from_it() -> None:
+    shown = batch(1)
+    whose = owners(shown, CELLS)
+    apart = torch.eye(int(whose.max()) + 1)[whose.clamp(min=0)].permute(0, 3, 1, 2).clone()
+    rows, columns = torch.where(whose[0] > 0)
+    config = LossConfig(focal=0, dice=0, surroundings=1)
+    usual = prototype_loss(apart, shown, config)
+    # A cell of the ground that looks like an object: beside one, and as far from all as can be.
+    distance = torch.cdist(
+        torch.nonzero(whose[0] == 0).float(), torch.stack([rows, columns], dim=1).float()
+    ).amin(dim=1)
+    ground = torch.nonzero(whose[0] == 0)
+    changed = {}
+    for name, place in (("near", ground[distance.argmin()]), ("far", ground[distance.argmax()])):
+        other = apart.clone()
+        y, x = place.tolist()
+        other[0, :, y, x] = torch.eye(apart.shape[1])[1]
+        changed[name] = prototype_loss(other, shown, config)
+    assert distance.max() > 10
+    assert changed["far"] == usual
+    assert changed["near"] > usual
 
 
 def test_prototypes_of_a_batch_are_the_mean_over_its_images() -> None:

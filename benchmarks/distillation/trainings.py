@@ -1,0 +1,136 @@
+"""The trainings of an experiment, several side by side: one thread each wastes the least."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from baselines.options import Checkpoint
+from baselines.registry import build
+from baselines.sam_like import SamSegmenter
+from benchmarks.distillation.experiment import Finished, LossPoint, PlannedRun
+from benchmarks.distillation.scenes import SceneCache, ScenesSpec
+from benchmarks.distillation.training import run_training, use_memory_well
+from benchmarks.planning import PlannedModel
+from benchmarks.progress import Reporter
+from mobilesam.cache import digest_file
+from mobilesam.distillation.imitation import SCHEMES
+from mobilesam.distillation.state import METRICS_NAME
+from mobilesam.distillation.students import build_student, heads_of
+from mobilesam.distillation.teachers import StoredTeacher
+from mobilesam.distillation.world import World
+from mobilesam.errors import DataError, UsageError
+from mobilesam.tiny_vit import TinyVitConfig
+
+_CURVE_POINTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """All that another process must know to train one student.
+
+    Attributes:
+        run: Scheme and settings.
+        student: Its encoder's shape.
+        teacher: Whose heads it gets.
+        embeddings: Store of the teacher's.
+        folder: Of this training.
+        scenes_root: Where the rendered scenes are.
+        scenes: Which of them.
+    """
+
+    run: PlannedRun
+    student: TinyVitConfig
+    teacher: PlannedModel
+    embeddings: Path
+    folder: Path
+    scenes_root: Path
+    scenes: ScenesSpec
+
+
+def train_all(tasks: Sequence[Training], workers: int, reporter: Reporter) -> list[Finished]:
+    """Trains all students, taking up what their folders hold.
+
+    Args:
+        tasks: In any order; the longest first end soonest.
+        workers: So many at a time, each on one thread.
+        reporter: Told about progress.
+
+    Returns:
+        In the order of the tasks.
+
+    Raises:
+        BenchError: As training does, or a process was killed; what is done is kept.
+    """
+    workers = min(workers, len(tasks))
+    if workers == 1:
+        return [_train(task, reporter) for task in tasks]
+    # Spawned, since a fork would inherit torch's threads in the middle of their work.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
+    title = f"{len(tasks)} trainings, {workers} side by side"
+    try:
+        with reporter.bar(title, len(tasks)) as bar:
+            found = {pool.submit(_train_quietly, task): task for task in tasks}
+            for done in as_completed(found):
+                done.result()
+                bar.step(found[done].run.name)
+        return [done.result() for done in found]
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a training was killed, for want of memory perhaps: run the same command again to take "
+            f"it up, with fewer than --threads {workers} if it happens again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    use_memory_well()
+
+
+def _train_quietly(task: Training) -> Finished:
+    return _train(task, Reporter(quiet=True))
+
+
+def _train(task: Training, reporter: Reporter) -> Finished:
+    teacher = build(task.teacher.entry, task.teacher.options)
+    if not isinstance(teacher, SamSegmenter):
+        raise UsageError(f"{task.teacher.entry.name} has no heads of SAM; choose another teacher")
+    student = build_student(task.student, heads_of(teacher.model), task.run.config.seed)
+    source = StoredTeacher(task.embeddings)
+    scheme = SCHEMES[task.run.scheme](student, teacher.model, source, task.run.config)
+    data = SceneCache(task.scenes_root, task.scenes)
+    trained = run_training(scheme, data, task.folder, reporter, World())
+    return Finished(
+        task.run, trained.path, checkpoint_of(trained.path), trained.seconds, _curve(task.folder)
+    )
+
+
+def checkpoint_of(path: Path) -> Checkpoint:
+    """A student of this experiment, as a model takes it."""
+    found = digest_file(path)
+    return Checkpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
+
+
+def _curve(folder: Path) -> tuple[LossPoint, ...]:
+    """Means of the loss over equal stretches of a run."""
+    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    width = max(1, len(rows) // _CURVE_POINTS)
+    stretches = [rows[start : start + width] for start in range(0, len(rows), width)]
+    return tuple(
+        LossPoint(
+            step=part[-1]["step"],
+            seconds=part[-1]["seconds"],
+            loss=sum(row["loss"] for row in part) / len(part),
+        )
+        for part in stretches
+    )

@@ -1,0 +1,109 @@
+"""Colours of the logit cells as channels of an embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.distillation.training import shape_of
+from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
+from mobilesam.errors import UsageError
+from mobilesam.heads import HeadsConfig
+from mobilesam.inference import FastMobileSam
+from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.model import build_mobile_sam, load_mobile_sam
+from mobilesam.model_files import save_model
+from mobilesam.tiny_vit import TinyVitConfig
+
+HEADS = HeadsConfig(channels=64, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
+STUDENT = TinyVitConfig(
+    embed_dims=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 2, 2),
+    window_sizes=(4, 4, 4, 4),
+    strides=(2, 1, 1),
+    neck_channels=64,
+    image_size_px=64,
+    n_classes=None,
+    cell_colors=True,
+)
+ENCODER = MiniVitConfig(
+    stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=64, cell_colors=True
+)
+
+
+def pixels(side: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=20, deadline=None)
+@given(cells=st.integers(1, 6), stride=st.sampled_from([4, 8, 16]), seed=st.integers(0, 99))
+def test_every_logit_cell_has_the_mean_of_its_pixels(cells: int, stride: int, seed: int) -> None:
+    picture = pixels(cells * stride, seed)
+    found = cell_colors(picture, stride)
+    assert found.shape == (2, N_CELL_COLORS, cells, cells)
+    side = stride // 4
+    for y, x in ((0, 0), (4 * cells - 1, 1), (1, 4 * cells - 2)):
+        mean = picture[:, :, y * side : (y + 1) * side, x * side : (x + 1) * side].mean((2, 3))
+        channels = [16 * color + 4 * (y % 4) + x % 4 for color in range(3)]
+        torch.testing.assert_close(found[:, channels, y // 4, x // 4], mean)
+
+
+def test_they_stand_behind_what_is_learnt() -> None:
+    embeddings, picture = torch.ones(2, 5, 8, 8, dtype=torch.float64), pixels()
+    found = with_cell_colors(embeddings, picture)
+    assert found.shape == (2, 53, 8, 8)
+    assert found.dtype == torch.float64
+    assert torch.equal(found[:, 5:], cell_colors(picture, 8).double())
+
+
+def test_a_fresh_decoder_hands_each_logit_cell_its_own_color() -> None:
+    torch.manual_seed(0)
+    model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=96)))
+    picture = pixels()
+    with torch.inference_mode():
+        grid = model.mask_decoder.output_upscaling(model.image_encoder(picture))
+    own = F.avg_pool2d(picture, 2)
+    for color in range(3):
+        up, down = grid[:, color].flatten(), grid[:, 3 + color].flatten()
+        correlated = torch.corrcoef(torch.stack([up - down, own[:, color].flatten()]))[0, 1]
+        assert correlated > 0.8
+        others = [own[:, each].flatten() for each in range(3) if each != color]
+        assert torch.corrcoef(torch.stack([up - down, *others]))[0, 1:].abs().max() < 0.15
+
+
+def test_teacher_and_student_see_the_same_colors() -> None:
+    picture = pixels()
+    with torch.inference_mode():
+        teacher = build_sam_mini(SamMiniConfig(ENCODER, HEADS)).image_encoder(picture)
+        student = build_mobile_sam(STUDENT, HEADS).image_encoder(picture)
+    assert torch.equal(teacher[:, -N_CELL_COLORS:], student[:, -N_CELL_COLORS:])
+    assert not torch.equal(teacher[:, :-N_CELL_COLORS], student[:, :-N_CELL_COLORS])
+
+
+def test_files_say_whether_a_model_has_them(tmp_path: Path) -> None:
+    for shape, heads in ((STUDENT, HEADS), (replace(STUDENT, cell_colors=False), HEADS)):
+        model = build_mobile_sam(shape, heads)
+        path = tmp_path / f"{shape.cell_colors}.safetensors"
+        save_model(path, shape_of(model, {}), model.state_dict())
+        again = load_mobile_sam(path)
+        assert again.image_encoder.config == shape
+        with torch.inference_mode():
+            expected = model.image_encoder(pixels())
+            assert torch.equal(again.image_encoder(pixels()), expected)
+        fast = FastMobileSam(again).encode(pixels())
+        torch.testing.assert_close(fast, expected, rtol=0, atol=1e-4)
+
+
+def test_too_few_channels_are_refused() -> None:
+    few = replace(HEADS, channels=48)
+    with pytest.raises(UsageError, match="no room for 48 of colours"):
+        build_mobile_sam(replace(STUDENT, neck_channels=48), few)
+    with pytest.raises(UsageError, match="no room for 48 of colours"):
+        build_sam_mini(SamMiniConfig(ENCODER, few))
