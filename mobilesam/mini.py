@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, Sam
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from mobilesam.cell_colors import N_CELL_COLORS, n_learnt, with_cell_colors
@@ -78,7 +78,7 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
     )
     _spread_frequencies(model)
     if config.encoder.cell_colors:
-        _begin_with_a_say_for_every_cell(model.mask_decoder)
+        _pass_colors_on(model.mask_decoder.output_upscaling)
     return model
 
 
@@ -98,43 +98,34 @@ def _spread_frequencies(model: Sam) -> None:
 
 
 @torch.no_grad()
-def _begin_with_a_say_for_every_cell(decoder: MaskDecoder) -> None:
-    """Has a fresh decoder answer, for each logit cell, what one channel of the embedding says.
+def _pass_colors_on(upscaling: nn.Module) -> None:
+    """Has the decoder's last layers begin by handing each logit cell its colour.
 
-    SAM's decoder multiplies features of each cell with a vector that it makes of the prompt. While
-    both are random, neither learns much from the other. Here the last layers begin by handing four
-    planes of logit cells through, the colours and one before them, and the vectors begin by reading
-    that one: what the prompt tells the cells by attention is then the mask at once. (Heads behind a
-    trained encoder came to a loss in 200 steps for which they took 250 without.) Each plane goes
-    through with either sign, since GELU lets one half of the values pass.
-
-    A decoder of fewer than 128 channels is too narrow for it, and begins as it would without.
+    Each of red, green and blue goes through twice, with either sign, since GELU lets one half of
+    the values pass. A fresh transposed convolution mixes the sixteen colours of a cell, and to
+    find out which is whose takes training that no loss asks for directly. One of an embedding with
+    fewer than 96 channels is too narrow for it, and begins as it would without.
 
     Args:
-        decoder: Of a model whose embeddings carry colours.
+        upscaling: Of a `MaskDecoder`: two transposed convolutions of stride 2.
     """
-    first, second = (
-        each for each in decoder.output_upscaling.children() if isinstance(each, nn.ConvTranspose2d)
-    )
-    planes, signs = 1 + N_CELL_COLORS // 16, (1.0, -1.0)
-    n_first, n_second = 4 * planes * len(signs), planes * len(signs)
-    if n_first > first.out_channels:
+    first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
+    signs = (1.0, -1.0)
+    n_first, n_second = 3 * 4 * len(signs), 3 * len(signs)
+    if n_first > first.out_channels or n_second > second.out_channels:
         return
     for conv, n_kept in ((first, n_first), (second, n_second)):
         conv.weight[:, :n_kept] = 0
         if conv.bias is not None:
             conv.bias[:n_kept] = 0
-    begin = first.in_channels - 16 * planes
-    for plane, y, x in itertools.product(range(planes), range(4), range(4)):
+    begin = first.in_channels - N_CELL_COLORS
+    for color, y, x in itertools.product(range(3), range(4), range(4)):
         (upper, row), (left, column) = divmod(y, 2), divmod(x, 2)
         for half, sign in enumerate(signs):
-            between = half * n_first // 2 + planes * (2 * row + column) + plane
-            first.weight[begin + 16 * plane + 4 * y + x, between, upper, left] = sign
+            between = half * n_first // 2 + 3 * (2 * row + column) + color
+            first.weight[begin + 16 * color + 4 * y + x, between, upper, left] = sign
             for other, back in enumerate(signs):
-                second.weight[between, planes * other + plane, row, column] = sign * back
-    for network in decoder.output_hypernetworks_mlps:
-        network.layers[-1].bias[0] = 1
-        network.layers[-1].bias[planes] = -1
+                second.weight[between, 3 * other + color, row, column] = sign * back
 
 
 def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:

@@ -2,10 +2,11 @@
 
 A whole SAM that is trained from nothing stays for a long time with one answer, a blob around the
 prompt: its decoder has no reason to look at the picture while the embedding does not tell objects
-apart, and the embedding learns little through a decoder that does not look. So the encoder learns
-first, without prompts, what belongs together. Then both are trained as one, on parts of pictures at
-the size that they will have in the end, and at last on whole pictures. Batches are small, since in
-the beginning the number of steps counts, not that of images.
+apart, and the embedding learns little through a decoder that does not look. So each learns its own
+part first: the decoder, on embeddings that are ideal, what a box and a point ask for; the encoder,
+without prompts, what belongs together. Then both are trained as one, on parts of pictures at the
+size that they will have in the end, and at last on whole pictures. Batches are small, since in the
+beginning the number of steps counts, not that of images.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
-from mobilesam.distillation.schemes import Grouping, Scheme, Supervised
+from mobilesam.distillation.schemes import DecoderFirst, Grouping, Scheme, Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import SamMiniConfig, build_sam_mini
 
@@ -36,16 +37,12 @@ _POSITIONS = "image_encoder.pos_embed"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the recipe: what is trained, at how many pixels, and how.
-
-    With `fresh_heads`, only the encoder is taken over from the stage before.
-    """
+    """A part of the recipe: what is trained, at how many pixels, and how."""
 
     name: str
     scheme: type[Scheme]
     side_px: int
     config: TrainConfig
-    fresh_heads: bool = False
 
 
 _USUAL = TrainConfig(
@@ -72,22 +69,27 @@ def _changed(**changes: Any) -> TrainConfig:
 
 
 STAGES = (
+    Stage(
+        "decoder",
+        DecoderFirst,
+        64,
+        _changed(
+            steps=400,
+            losses=_USUAL.losses.model_copy(update={"reading": 0.5}),
+            prompts=PromptConfig(objects_per_image=6),
+        ),
+    ),
     Stage("grouping", Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
     Stage(
-        "parts",
-        Supervised,
-        128,
-        _changed(steps=1800, learning_rate=1.2e-3, final_rate_share=0.02),
-        # What `grouping` makes of their last layers suits prototypes; prompts learn faster anew.
-        fresh_heads=True,
+        "parts", Supervised, 128, _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
     ),
     Stage(
         "whole",
         Supervised,
         256,
         _changed(
-            steps=1200,
-            learning_rate=6e-4,
+            steps=1300,
+            learning_rate=5e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
             zoom=0.5,
@@ -120,20 +122,13 @@ def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch
             torch.manual_seed(stage.config.seed)
             model = build_sam_mini(shape)
         if found is not None:
-            taken = resized_positions(found, stage.side_px // 16)
-            if stage.fresh_heads:
-                taken = {**model.state_dict(), **_of_encoder(taken)}
-            model.load_state_dict(taken)
+            model.load_state_dict(resized_positions(found, stage.side_px // 16))
         scheme = stage.scheme(model, stage.config)
         with watch(stage) as listen:
             state = train(scheme, data, folder / stage.name, world=world, on_step=listen)
         found = state.result()
         model.load_state_dict(found)
     return model.eval()
-
-
-def _of_encoder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if name.startswith("image_encoder.")}
 
 
 def resized_positions(state: dict[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:

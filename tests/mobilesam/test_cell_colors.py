@@ -65,32 +65,17 @@ def test_they_stand_behind_what_is_learnt() -> None:
 
 def test_a_fresh_decoder_hands_each_logit_cell_its_own_color() -> None:
     torch.manual_seed(0)
-    model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=128)))
+    model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=96)))
     picture = pixels()
     with torch.inference_mode():
         grid = model.mask_decoder.output_upscaling(model.image_encoder(picture))
     own = F.avg_pool2d(picture, 2)
     for color in range(3):
-        up, down = grid[:, 1 + color].flatten(), grid[:, 5 + color].flatten()
+        up, down = grid[:, color].flatten(), grid[:, 3 + color].flatten()
         correlated = torch.corrcoef(torch.stack([up - down, own[:, color].flatten()]))[0, 1]
         assert correlated > 0.8
         others = [own[:, each].flatten() for each in range(3) if each != color]
         assert torch.corrcoef(torch.stack([up - down, *others]))[0, 1:].abs().max() < 0.15
-
-
-def test_a_fresh_decoder_answers_what_one_channel_says_of_each_logit_cell() -> None:
-    torch.manual_seed(0)
-    model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=128)))
-    decoder = model.mask_decoder
-    said = torch.zeros(1, 128, 8, 8)
-    y, x = 13, 22
-    said[0, 64 + 4 * (y % 4) + x % 4, y // 4, x // 4] = 5
-    with torch.inference_mode():
-        grid = decoder.output_upscaling(said)
-        for network in decoder.output_hypernetworks_mlps:
-            logits = torch.einsum("c,cyx->yx", network(torch.zeros(128)), grid[0])
-            assert divmod(int(logits.argmax()), 32) == (y, x)
-            assert logits[y, x] > 10 * logits.flatten().sort().values[:-1].abs().max()
 
 
 def test_teacher_and_student_see_the_same_colors() -> None:
