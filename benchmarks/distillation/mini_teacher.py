@@ -89,7 +89,7 @@ STAGES = (
         256,
         _changed(
             steps=1300,
-            learning_rate=5e-4,
+            learning_rate=6e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
             zoom=0.5,
