@@ -129,7 +129,7 @@ def _pass_colors_on(upscaling: nn.Module) -> None:
 
 
 def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
-    """Shape of `mobilesam-mini`: a small TinyViT with the heads of `sam-mini`."""
+    """Shape of `mobilesam-mini`: a small TinyViT with the heads and colours of `sam-mini`."""
     teacher = SamMiniConfig()
     encoder = TinyVitConfig(
         embed_dims=(12, 32, 64, 96),

@@ -41,6 +41,10 @@ your own: [train-mobilesam.md](train-mobilesam.md).
 `mobilesam-bench distill mini`; `mobilesam-mini` is its TinyViT student, distilled without the
 decoder. Both ship in `mobilesam/weights/`, so that a machine without network has a real promptable
 model. They know drawn scenes and nothing else: not photographs.
+
+Their embeddings have 80 channels that are learnt, and 48 that hold the picture's own colours, one
+for each cell of the logits: teacher and student share these, and neither learns them. MobileSAM has
+no such channels.
 """
 _COMPARE = """## Which scheme makes the better student?
 
