@@ -24,7 +24,7 @@ _NO_ARITHMETIC = frozenset(
     "constant_pad_nd repeat reshape select slice split stack squeeze t transpose unbind "
     "unsqueeze unsqueeze_ view zero_ zeros zeros_like _reshape_alias _to_copy _unsafe_view "
     "_local_scalar_dense native_batch_norm_inference is_nonzero max_pool2d_with_indices "
-    "split_with_sizes chunk unfold roll scalar_tensor".split()
+    "pixel_unshuffle split_with_sizes chunk unfold roll scalar_tensor".split()
 )
 
 

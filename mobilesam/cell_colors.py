@@ -1,20 +1,22 @@
 """The picture's own colours as channels of an embedding: one for each cell of the logits.
 
-A mask is cut out of cells a quarter as wide as the embedding's. What an encoder says of sixteen of
-them in the channels of one is learnt, and for a small encoder dear; which colour each has, the
-picture says itself.
+They are a space-to-depth (pixel unshuffle) of the RGB picture at the size of SAM's low-resolution
+masks. A mask is cut out of cells a quarter as wide as the embedding's. What an encoder says of
+sixteen of them in the channels of one is learnt, and for a small encoder dear; which colour each
+has, the picture says itself.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import UsageError
 
-_LOGITS_PER_CELL = 4  # SAM's decoder upsamples an embedding twice, by two
-N_CELL_COLORS = 3 * _LOGITS_PER_CELL**2
+_UPSAMPLING = 4  # of an embedding by SAM's decoder, twice by two, to the cells of the logits
+N_CELL_COLORS = 3 * _UPSAMPLING**2
 """Channels that colours take: 48."""
 
 
@@ -33,6 +35,12 @@ def n_learnt(n_channels: int, *, cell_colors: bool) -> int:
     return found
 
 
+def has_cell_colors(model: Sam) -> bool:
+    """Whether a model's embeddings carry colours."""
+    shape = getattr(model.image_encoder, "config", None)
+    return bool(getattr(shape, "cell_colors", False))
+
+
 def cell_colors(pixels: Tensor, stride: int) -> Tensor:
     """Mean colour of each logit cell.
 
@@ -43,19 +51,18 @@ def cell_colors(pixels: Tensor, stride: int) -> Tensor:
     Returns:
         (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
     """
-    means = F.avg_pool2d(pixels, stride // _LOGITS_PER_CELL)
-    return F.pixel_unshuffle(means, _LOGITS_PER_CELL)
+    return F.pixel_unshuffle(F.avg_pool2d(pixels, stride // _UPSAMPLING), _UPSAMPLING)
 
 
-def with_cell_colors(embeddings: Tensor, pixels: Tensor) -> Tensor:
+def with_cell_colors(embeddings: Tensor, pixels: Tensor, stride: int) -> Tensor:
     """Puts the colours behind the channels of embeddings.
 
     Args:
         embeddings: (B, C, h, h).
         pixels: (B, 3, S, S), of which they are.
+        stride: Pixels a side of one of their cells.
 
     Returns:
         (B, C + 48, h, h) of the embeddings' dtype.
     """
-    colors = cell_colors(pixels, pixels.shape[-1] // embeddings.shape[-1])
-    return torch.cat([embeddings, colors.to(embeddings.dtype)], dim=1)
+    return torch.cat([embeddings, cell_colors(pixels, stride).to(embeddings.dtype)], dim=1)

@@ -53,7 +53,8 @@ class FastEncoder:
         space = Workspace()
         self._like = torch.empty(0, dtype=dtype)
         self._layers: list[Layer] = []
-        self._has_colors = encoder.config.cell_colors
+        shape = encoder.config
+        self._color_stride = shape.total_stride if shape.cell_colors else None
         with torch.inference_mode():
             self._layers.append(_Stem(encoder.patch_embed, self._like, space))
             for stage in encoder.layers.children():
@@ -72,13 +73,16 @@ class FastEncoder:
             pixels: (B, 3, S, S) float on the CPU; S a multiple of 16.
 
         Returns:
-            (B, 256, S/16, S/16) float32, channels last in memory. An inference tensor.
+            (B, 256, S/16, S/16) float32, without colours channels last in memory. An inference
+            tensor.
         """
         found = torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
-        return with_cell_colors(found, pixels) if self._has_colors else found
+        if self._color_stride is None:
+            return found
+        return with_cell_colors(found, pixels, self._color_stride)
 
     def _encode(self, image: Tensor) -> Tensor:
-        """(3, S, S) -> (S/16, S/16, 256) float32."""
+        """(3, S, S) -> (S/16, S/16, 256) float32, without the colours."""
         x = image.to(self._like.dtype).permute(1, 2, 0)
         for layer in self._layers:
             x = layer(x)
@@ -267,7 +271,7 @@ def _spans(length: int, side: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 class _Neck:
-    """1x1 and 3x3 convolutions with layer normalisation: (H, W, C) -> (H, W, 256) float32."""
+    """1x1 and 3x3 convolutions with layer normalisation: (H, W, C) -> (H, W, C') float32."""
 
     def __init__(self, source: nn.Sequential, like: Tensor) -> None:
         narrow, first, conv, second = source.children()

@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from mobilesam.cell_colors import with_cell_colors
 from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast_decoder import FastDecoder, ImageSide, Multimask
 from mobilesam.fast_encoder import FastEncoder
@@ -157,17 +158,20 @@ def module_encoder(
     """
     module = folded(encoder).to(device=device, dtype=dtype)
     module = module.to(memory_format=torch.channels_last)
-    run = cast("Callable[[Tensor], Tensor]", module)
+    run: Callable[[Tensor], Tensor] = module.learnt
     if compile:
         # On a GPU that is CUDA graphs: one launch for some two hundred kernels.
         mode = "reduce-overhead" if device.type == "cuda" else "default"
-        run = cast("Callable[[Tensor], Tensor]", torch.compile(module, mode=mode))
+        run = cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=mode))
+    shape = encoder.config
 
     @torch.inference_mode()
     def encode(pixels: Tensor) -> Tensor:
         x = pixels.to(dtype=dtype, memory_format=torch.channels_last)
         found = run(x)
         # A copy in any case: a graph writes its next answer where this one lies.
-        return found.float() if found.dtype != torch.float32 else found.clone()
+        found = found.float() if found.dtype != torch.float32 else found.clone()
+        # Of the picture as it came: nothing is gained by rounding its colours to `dtype`.
+        return with_cell_colors(found, pixels, shape.total_stride) if shape.cell_colors else found
 
     return encode

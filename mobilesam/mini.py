@@ -49,7 +49,7 @@ class MiniVitConfig:
     mlp_ratio: float = 4.0
     refine_depth: int = 4
     image_size_px: int = 256
-    cell_colors: bool = False
+    cell_colors: bool = False  # so that files which say nothing of it are read as they were
 
     @property
     def total_stride(self) -> int:
@@ -70,7 +70,11 @@ class SamMiniConfig:
 
 
 def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
-    """Builds `sam-mini` with fresh random weights, in evaluation mode."""
+    """Builds `sam-mini` with fresh random weights, in evaluation mode.
+
+    Raises:
+        UsageError: Too few channels for colours.
+    """
     config = config or SamMiniConfig()
     encoder = MiniVit(config.encoder, config.heads.channels)
     model = assemble(
@@ -112,8 +116,8 @@ def _pass_colors_on(upscaling: nn.Module) -> None:
     first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
     signs = (1.0, -1.0)
     n_first, n_second = 3 * 4 * len(signs), 3 * len(signs)
-    if n_first > first.out_channels or n_second > second.out_channels:
-        return
+    if first.weight.is_meta or n_first > first.out_channels or n_second > second.out_channels:
+        return  # what is built to be loaded has no values yet
     for conv, n_kept in ((first, n_first), (second, n_second)):
         conv.weight[:, :n_kept] = 0
         if conv.bias is not None:
@@ -211,7 +215,9 @@ class MiniVit(nn.Module):
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         found = self.neck(self.refine(self.fine(fine) + wide))
-        return with_cell_colors(found, x) if self.config.cell_colors else cast("Tensor", found)
+        if self.config.cell_colors:
+            return with_cell_colors(found, x, self.config.total_stride)
+        return cast("Tensor", found)
 
 
 class Block(nn.Module):

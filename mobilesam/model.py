@@ -31,7 +31,7 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
         `SamAutomaticMaskGenerator` take it.
 
     Raises:
-        UsageError: Encoder and heads differ in width.
+        UsageError: Encoder and heads differ in width, or have no room for colours.
     """
     config = config or TinyVitConfig()
     heads = heads or HeadsConfig(channels=config.neck_channels)

@@ -47,7 +47,7 @@ class TinyVitConfig:
     neck_channels: int = 256
     image_size_px: int = 1024
     n_classes: int | None = 1000
-    cell_colors: bool = False
+    cell_colors: bool = False  # so that files which say nothing of it are read as they were
 
     @property
     def total_stride(self) -> int:
@@ -265,13 +265,20 @@ class TinyViT(nn.Module):
             x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
 
         Returns:
-            (B, 256, S/16, S/16) float.
+            (B, 256, S/16, S/16) float for MobileSAM: channels and stride are those of the
+            configuration.
         """
-        found = self.patch_embed(x)
+        found = self.learnt(x)
+        if self.config.cell_colors:
+            return with_cell_colors(found, x, self.config.total_stride)
+        return found
+
+    def learnt(self, x: Tensor) -> Tensor:
+        """The channels that the network computes: all but the colours."""
+        x = self.patch_embed(x)
         for layer in self.layers:
-            found = layer(found)
-        found = self.neck(found)
-        return with_cell_colors(found, x) if self.config.cell_colors else cast("Tensor", found)
+            x = layer(x)
+        return cast("Tensor", self.neck(x))
 
 
 def _stage(config: TinyVitConfig, index: int) -> Stage:

@@ -136,19 +136,14 @@ def _watcher(
 
 def _prepared(models: ModelArguments, training: TrainArguments) -> tuple[Any, Any]:
     """The scheme and its data, as the arguments say."""
-    from baselines.registry import build
-    from baselines.sam_like import SamSegmenter
+    from benchmarks.distillation.training import sam_teacher
     from mobilesam.distillation.imitation import SCHEMES
     from mobilesam.distillation.students import build_student, heads_of, load_imagenet
 
     if training.scheme not in SCHEMES:
         raise UsageError(f"unknown scheme {training.scheme!r}; choose from {', '.join(SCHEMES)}")
     planned = one_trained(replace(models, device="cpu"), "distill train")
-    teacher = build(planned.entry, planned.options)
-    if not isinstance(teacher, SamSegmenter):
-        raise UsageError(
-            f"{planned.entry.name} has no heads of SAM to copy; choose another teacher"
-        )
+    teacher = sam_teacher(planned)
     config = train_config(training, models.seed)
     shape = student_config(training.student)
     student = build_student(shape, heads_of(teacher.model), config.seed)

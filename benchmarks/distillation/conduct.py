@@ -9,8 +9,7 @@ from pathlib import Path
 from segment_anything.modeling import Sam
 
 from baselines.options import Checkpoint, ModelOptions
-from baselines.registry import ModelEntry, build, select_one
-from baselines.sam_like import SamSegmenter
+from baselines.registry import ModelEntry, select_one
 from benchmarks import environment
 from benchmarks.accuracy.evaluate import AccuracyPlan, AccuracyResult, evaluate
 from benchmarks.cells import CellStore
@@ -28,9 +27,9 @@ from benchmarks.distillation.experiment import (
     planned_runs,
 )
 from benchmarks.distillation.scenes import SceneCache, render_scenes
+from benchmarks.distillation.side_by_side import Training, checkpoint_of, train_all
 from benchmarks.distillation.sources import ImageSource, NamedImage
-from benchmarks.distillation.training import STUDENT_NAME, shape_of
-from benchmarks.distillation.trainings import Training, checkpoint_of, train_all
+from benchmarks.distillation.training import STUDENT_NAME, sam_teacher, shape_of
 from benchmarks.manifests import Manifests
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
@@ -70,11 +69,8 @@ class Conductor:
         self._scenes_root = scenes_root
         self._reporter = reporter
         self._workers = workers
-        model = build(teacher.entry, teacher.options)
-        if not isinstance(model, SamSegmenter):
-            raise UsageError(f"{teacher.entry.name} has no heads of SAM; choose another teacher")
-        self._segmenter = model
-        self._teacher: Sam = model.model
+        self._segmenter = sam_teacher(teacher)
+        self._teacher: Sam = self._segmenter.model
 
     def run(self) -> DistillationRecord:
         """Does all that is missing, and gives the record."""
@@ -176,7 +172,7 @@ class Conductor:
             )
             for each in finished
         ]
-        here = environment.collect(environment.default_threads())
+        here = environment.collect(self._workers)
         return DistillationRecord(
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             profile=profile.name,
@@ -189,7 +185,6 @@ class Conductor:
             embed_seconds=embed_seconds,
             evaluation=f"synthetic:seed={profile.evaluation_seed},n={profile.n_images}",
             n_evaluation_instances=scores[name, AGREEMENT, GROUND_TRUTH].n_instances,
-            side_by_side=min(self._workers, len(rows)),
             students=tuple(rows),
             environment=here,
             warnings=environment.warnings(here),

@@ -137,7 +137,7 @@ class StudentRow(Value):
 
 
 class DistillationRecord(Value):
-    """The whole experiment; `side_by_side` trainings ran at a time, on one thread each."""
+    """The whole experiment. Trainings ran on one thread each, as many at a time as there were."""
 
     schema_version: int = 1
     created_utc: str
@@ -151,7 +151,6 @@ class DistillationRecord(Value):
     embed_seconds: float
     evaluation: str
     n_evaluation_instances: int
-    side_by_side: int
     students: tuple[StudentRow, ...]
     environment: Environment
     warnings: tuple[str, ...] = ()

@@ -5,8 +5,9 @@ prompt: its decoder has no reason to look at the picture while the embedding doe
 apart, and the embedding learns little through a decoder that does not look. So each learns its own
 part first: the decoder, on embeddings that are ideal, what a box and a point ask for; the encoder,
 without prompts, what belongs together. Then both are trained as one, on parts of pictures at the
-size that they will have in the end, and at last on whole pictures. Batches are small, since in the
-beginning the number of steps counts, not that of images.
+size that they will have in the end, then on whole pictures; and at last the decoder learns to live
+with an encoder that no longer changes. Batches are small, since in the beginning the number of
+steps counts, not that of images.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
 from mobilesam.distillation.samples import TrainingSet
-from mobilesam.distillation.schemes import DecoderFirst, Grouping, Scheme, Supervised
+from mobilesam.distillation.schemes import DecoderFirst, Grouping, HeadsAlone, Scheme, Supervised
 from mobilesam.distillation.world import World
 from mobilesam.mini import SamMiniConfig, build_sam_mini
 
@@ -92,6 +93,19 @@ STAGES = (
             learning_rate=6e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
+            zoom=0.5,
+            zoom_least=0.5,
+        ),
+    ),
+    Stage(
+        "heads",
+        HeadsAlone,
+        256,
+        _changed(
+            steps=600,
+            learning_rate=1e-3,
+            final_rate_share=0.01,
+            ema_decay=0.99,
             zoom=0.5,
             zoom_least=0.5,
         ),

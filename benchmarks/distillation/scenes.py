@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class ScenesSpec:
     n_scenes: int
     seed: int
     side_px: int
-    shard_scenes: int = field(default_factory=lambda: SHARD_SCENES)
+    shard_scenes: int = SHARD_SCENES
 
     def __post_init__(self) -> None:
         if min(self.n_scenes, self.side_px, self.shard_scenes) < 1 or self.seed < 0:
@@ -47,7 +47,7 @@ class ScenesSpec:
 
     @property
     def folder_name(self) -> str:
-        """Name that holds all that determines the content."""
+        """Name that holds all that determines the scenes."""
         return f"scenes-recipe{RECIPE}-seed{self.seed}-{self.side_px}px"
 
     @property
@@ -64,7 +64,7 @@ class SceneCache:
         spec: Which scenes.
 
     Raises:
-        DataError: A shard is missing or cut short.
+        DataError: A shard is missing, cut short or of another number of scenes.
     """
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
@@ -73,7 +73,13 @@ class SceneCache:
         self._labels: list[npt.NDArray[np.uint8]] = []
         for shard in range(spec.n_shards):
             for kind, maps in (("images", self._images), ("labels", self._labels)):
-                maps.append(_open(_shard_path(root, spec, kind, shard)))
+                path = _shard_path(root, spec, kind, shard)
+                maps.append(_open(path))
+                if len(maps[-1]) != spec.shard_scenes:
+                    raise DataError(
+                        f"{path} holds {len(maps[-1])} scenes instead of {spec.shard_scenes}; "
+                        "delete it and render again"
+                    )
 
     def __len__(self) -> int:
         return self.spec.n_scenes

@@ -116,7 +116,7 @@ def _notes(record: DistillationRecord) -> tuple[str, ...]:
         )
         + ".",
         f"The teacher's embeddings took {record.embed_seconds:.0f} s, once for all runs; not in "
-        f"the times shown. {record.side_by_side} trainings ran side by side.",
+        "the times shown. Each training had one thread, and as a rule others beside it.",
         "Paper, Table 2: ViT-B against ViT-H; coupled is the official SAM ViT-B. Its figures do "
         "not compare with these.",
     )

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from segment_anything.modeling import Sam
 
+from baselines.registry import build
+from baselines.sam_like import SamSegmenter
+from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener, StepReport, Watch, train
@@ -19,6 +22,7 @@ from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import TrainState
 from mobilesam.distillation.students import heads_of
 from mobilesam.distillation.world import World
+from mobilesam.errors import UsageError
 from mobilesam.mini import MiniVit
 from mobilesam.model_files import ModelShape, save_model
 from mobilesam.tiny_vit import TinyViT
@@ -77,6 +81,20 @@ def run_training(
         save_model(path, shape_of(scheme.student, notes(state)), state.result())
     world.wait()
     return Trained(path, state.step, state.seconds, last[0].loss if last else None)
+
+
+def sam_teacher(planned: PlannedModel) -> SamSegmenter:
+    """Builds a teacher.
+
+    Raises:
+        UsageError: It has no heads that a student could be given.
+    """
+    model = build(planned.entry, planned.options)
+    if not isinstance(model, SamSegmenter):
+        raise UsageError(
+            f"{planned.entry.name} has no heads of SAM to copy; choose another teacher"
+        )
+    return model
 
 
 def notes(state: TrainState) -> dict[str, Any]:

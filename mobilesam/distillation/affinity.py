@@ -20,7 +20,8 @@ _PADDING = -1
 # a difference of 0.3 a matter of course (odds of 36 to 1).
 _SCALE = 12.0
 _THRESHOLD = 0.5
-# A third of the channels carries it, so that the rest is free for what else a decoder needs.
+# A third of the channels carries it, counting colours: they are first, so that none of them is one.
+# The rest is free for what else a decoder needs.
 _CHANNEL_SHARE = 3
 # How far around an object its surroundings reach, in its own sides and in cells beyond that.
 _NEAR_SHARE = 0.3
@@ -77,11 +78,11 @@ def affinity(embeddings: Tensor, owner: Tensor) -> Tensor:
 
 def _names(values: Tensor, dim: int) -> Tensor:
     """The channels that say whose a cell is, brought to unit length."""
-    n_channels = _n_names(values.shape[dim])
-    return F.normalize(values.narrow(dim, 0, n_channels).float(), dim=dim)
+    return F.normalize(values.narrow(dim, 0, n_names(values.shape[dim])).float(), dim=dim)
 
 
-def _n_names(n_channels: int) -> int:
+def n_names(n_channels: int) -> int:
+    """How many of an embedding's channels say whose a cell is."""
     return max(1, n_channels // _CHANNEL_SHARE)
 
 
@@ -107,7 +108,7 @@ def prototype_loss(features: Tensor, batch: Batch, config: LossConfig) -> Tensor
         features: (B, c, g, g), the embedding as the decoder's last layers bring it to the logits'
             size.
         batch: With labels.
-        config: Weights of the terms of a mask.
+        config: Weights of the terms of a mask, and of `surroundings`.
 
     Returns:
         Scalar: the mean over images; one that shows no object counts 0.
@@ -167,14 +168,14 @@ def ideal(batch: Batch, n_channels: int, cells: int) -> Tensor:
         (B, C, cells, cells) float32 on the device of the batch.
     """
     whose = owners(batch, cells * _IDEAL_SHARES)
-    n_names = _n_names(n_channels)
+    count = n_names(n_channels)
     found = []
     for seen, rng in zip(whose, batch.generators, strict=True):
         things = F.one_hot(seen + 1).permute(2, 0, 1).float()[1:]
         shares = F.avg_pool2d(things[None], _IDEAL_SHARES)[0]
-        names = torch.from_numpy(rng.normal(size=(len(things), n_names))).float()
+        names = torch.from_numpy(rng.normal(size=(len(things), count))).float()
         noise = torch.from_numpy(rng.normal(size=(n_channels, cells, cells))).float()
-        noise[:n_names] = _IDEAL_NOISE * noise[:n_names] + torch.tensordot(names.T, shares, 1)
+        noise[:count] = _IDEAL_NOISE * noise[:count] + torch.tensordot(names.T, shares, 1)
         found.append(noise)
     stacked = torch.stack(found)
     return (

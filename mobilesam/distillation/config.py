@@ -18,8 +18,9 @@ class Frozen(BaseModel):
 class LossConfig(Frozen):
     """Weights of the terms of the losses; a scheme reads those that concern it.
 
-    SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`, `affinity` and
-    `reading` are for training from scratch: focal loss speaks softly of what a beginner gets wrong.
+    SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`, `affinity`,
+    `surroundings` and `reading` are for training from scratch: focal loss speaks softly of what a
+    beginner gets wrong.
     """
 
     focal: float = Field(default=20.0, ge=0)
@@ -38,7 +39,7 @@ class LossConfig(Frozen):
     surroundings: float = Field(
         default=0.0,
         ge=0,
-        description="of each object against what lies around it, in `affinity`'s finer half",
+        description="of each object against what lies around it, in the prototype loss",
     )
     prompts: float = Field(
         default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"

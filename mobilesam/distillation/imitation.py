@@ -8,6 +8,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from mobilesam.cell_colors import N_CELL_COLORS, has_cell_colors
 from mobilesam.distillation import losses
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
@@ -47,6 +48,11 @@ class Imitation(Scheme):
             raise UsageError(
                 "the student's heads are not shaped like the teacher's; give it the same ones"
             ) from error
+        if has_cell_colors(student) != has_cell_colors(teacher):
+            raise UsageError(
+                "of student and teacher one has cell_colors in its embedding and the other has "
+                "not; set the student's to the teacher's"
+            )
         super().__init__(student, config)
         self._source = source
         # A copy of the heads alone, so that training the student's leaves them as they were.
@@ -106,8 +112,11 @@ class Decoupled(Imitation):
 
     def loss(self, batch: Batch) -> MaskLoss:
         """MSE over the cells that see the image, and the optional terms."""
-        wanted, found = self._embeddings(batch)
+        whole = wanted, found = self._embeddings(batch)
         valid = batch.valid(found.shape[-1])
+        # Colours are the same in both: they would only make the mean look better than it is.
+        if has_cell_colors(self.student):
+            found, wanted = found[:, :-N_CELL_COLORS], wanted[:, :-N_CELL_COLORS]
         mse = losses.masked_mse(found, wanted, valid)
         total, parts = mse, {"mse": float(mse.detach())}
         weights = self.config.losses
@@ -121,7 +130,7 @@ class Decoupled(Imitation):
                 },
             )
         if weights.prompts:
-            masks = self._mask_loss(batch, wanted, found)
+            masks = self._mask_loss(batch, *whole)
             total, parts = total + weights.prompts * masks.total, {**parts, **masks.parts}
         return MaskLoss(total, parts)
 

@@ -9,13 +9,21 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, with_cell_colors
-from mobilesam.distillation.affinity import affinity, ideal, owners, prototype_loss, reading
+from mobilesam.cell_colors import N_CELL_COLORS, has_cell_colors, with_cell_colors
+from mobilesam.distillation.affinity import (
+    affinity,
+    ideal,
+    n_names,
+    owners,
+    prototype_loss,
+    reading,
+)
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.decoding import Decoded, decode
 from mobilesam.distillation.mask_losses import MaskLoss, mask_loss
 from mobilesam.distillation.prompting import Drawn, correct, draw_prompts
+from mobilesam.errors import UsageError
 
 
 class Scheme(ABC):
@@ -82,12 +90,24 @@ class Grouping(Scheme):
 
     name = "grouping"
 
+    def __init__(self, student: Sam, config: TrainConfig) -> None:
+        super().__init__(student, config)
+        n_channels = int(student.prompt_encoder.embed_dim)
+        if n_channels - N_CELL_COLORS * has_cell_colors(student) < n_names(n_channels):
+            raise UsageError(
+                f"of {n_channels} channels, {n_names(n_channels)} must say whose a cell is, and "
+                f"{N_CELL_COLORS} are colours; give the embedding more"
+            )
+
     def trained(self) -> tuple[nn.Module, ...]:
         """The encoder, and the decoder's last layers."""
         return (self.student.image_encoder, self.student.mask_decoder.output_upscaling)
 
     def loss(self, batch: Batch) -> MaskLoss:
-        """Affinity and prototype loss; their weight in the settings is not read."""
+        """Affinity and prototype loss; their weight in the settings is not read.
+
+        That of the surroundings, which are a part of the latter, is.
+        """
         return self._grouped(batch, self.student.image_encoder(batch.images))
 
     def _grouped(self, batch: Batch, embeddings: Tensor) -> MaskLoss:
@@ -149,7 +169,26 @@ class Supervised(Grouping):
         return MaskLoss(masks.total + config.reading * read, parts)
 
 
-class DecoderFirst(Supervised):
+class HeadsAlone(Supervised):
+    """Prompt encoder and decoder against ground truth, behind an encoder that stays as it is.
+
+    While both learn, the decoder follows embeddings that never rest. A step costs half.
+    """
+
+    name = "heads-alone"
+
+    def trained(self) -> tuple[nn.Module, ...]:
+        """The heads."""
+        return (self.student.prompt_encoder, self.student.mask_decoder)
+
+    def loss(self, batch: Batch) -> MaskLoss:
+        """SAM's mask loss for a box and a point of each drawn object."""
+        with torch.no_grad():
+            embeddings = self.student.image_encoder(batch.images)
+        return self._asked(batch, embeddings)
+
+
+class DecoderFirst(HeadsAlone):
     """Prompt encoder and decoder alone, on embeddings that tell all objects apart.
 
     What a decoder must learn of places (to fill a box, to look where a point is) it learns in a
@@ -158,16 +197,13 @@ class DecoderFirst(Supervised):
 
     name = "decoder-first"
 
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The heads."""
-        return (self.student.prompt_encoder, self.student.mask_decoder)
-
     def loss(self, batch: Batch) -> MaskLoss:
         """SAM's mask loss for a box and a point of each drawn object."""
-        heads, encoder = self.student.prompt_encoder, self.student.image_encoder
+        heads = self.student.prompt_encoder
         found = ideal(batch, heads.embed_dim, heads.image_embedding_size[0])
-        if encoder.config.cell_colors:
-            found = with_cell_colors(found[:, :-N_CELL_COLORS], batch.images)
+        if has_cell_colors(self.student):
+            stride = self.side_px // found.shape[-1]
+            found = with_cell_colors(found[:, :-N_CELL_COLORS], batch.images, stride)
         return self._asked(batch, found)
 
 
@@ -178,7 +214,5 @@ def _shared(batch: Batch) -> np.random.Generator:
 
 def _require(targets: Tensor | None) -> Tensor:
     if targets is None:
-        from mobilesam.errors import UsageError
-
         raise UsageError("training from scratch needs images with masks; these have none")
     return targets

@@ -128,7 +128,12 @@ class TrainState:
                 f"{path} cannot be read ({type(error).__name__}); delete it to start anew"
             ) from error
         self._require_same(identity, path)
-        self.scheme.student.load_state_dict(saved["student"])
+        try:
+            self.scheme.student.load_state_dict(saved["student"])
+        except RuntimeError as error:
+            raise UsageError(
+                f"{path} belongs to a run with a student of another shape; choose another --out"
+            ) from error
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:

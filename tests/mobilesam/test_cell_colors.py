@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from benchmarks.distillation.training import shape_of
 from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
 from mobilesam.errors import UsageError
 from mobilesam.heads import HeadsConfig
-from mobilesam.inference import FastMobileSam
+from mobilesam.inference import FastMobileSam, module_encoder
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
-from mobilesam.model import build_mobile_sam, load_mobile_sam
+from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
 from mobilesam.model_files import save_model
 from mobilesam.tiny_vit import TinyVitConfig
 
@@ -57,7 +59,7 @@ def test_every_logit_cell_has_the_mean_of_its_pixels(cells: int, stride: int, se
 
 def test_they_stand_behind_what_is_learnt() -> None:
     embeddings, picture = torch.ones(2, 5, 8, 8, dtype=torch.float64), pixels()
-    found = with_cell_colors(embeddings, picture)
+    found = with_cell_colors(embeddings, picture, 8)
     assert found.shape == (2, 53, 8, 8)
     assert found.dtype == torch.float64
     assert torch.equal(found[:, 5:], cell_colors(picture, 8).double())
@@ -99,6 +101,36 @@ def test_files_say_whether_a_model_has_them(tmp_path: Path) -> None:
             assert torch.equal(again.image_encoder(pixels()), expected)
         fast = FastMobileSam(again).encode(pixels())
         torch.testing.assert_close(fast, expected, rtol=0, atol=1e-4)
+
+
+def test_a_file_that_says_nothing_of_colors_has_none(tmp_path: Path) -> None:
+    model = build_mobile_sam(replace(STUDENT, cell_colors=False), HEADS)
+    shape = shape_of(model, {})
+    header = {**asdict(shape), "notes": {}}
+    del header["encoder"]["cell_colors"]
+    path = tmp_path / "old.safetensors"
+    save_file(model.state_dict(), path, {"mobilesam-bench": json.dumps(header)})
+    assert load_mobile_sam(path).image_encoder.config == shape.encoder
+
+
+def test_a_mini_with_colors_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=96)))
+    path = tmp_path / "sam-mini.safetensors"
+    save_model(path, shape_of(model, {}), model.state_dict())
+    again = load_sam_mini(path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    with torch.inference_mode():
+        assert torch.equal(again.image_encoder(pixels()), model.image_encoder(pixels()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folded_module_keeps_colors_as_they_are(dtype: torch.dtype) -> None:
+    model = build_mobile_sam(STUDENT, HEADS)
+    encode = module_encoder(model.image_encoder, dtype, torch.device("cpu"))
+    found = encode(pixels())
+    assert found.dtype == torch.float32
+    assert torch.equal(found[:, -N_CELL_COLORS:], cell_colors(pixels(), 8))
 
 
 def test_too_few_channels_are_refused() -> None:

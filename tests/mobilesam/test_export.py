@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from mobilesam import export_parity, exported
 from mobilesam.cache import digest_file
+from mobilesam.cell_colors import cell_colors
 from mobilesam.errors import UnsupportedError, UsageError, WeightsError
 from mobilesam.export import export_model
 from mobilesam.export_modules import DecoderGraph
@@ -70,6 +72,23 @@ def test_every_case_is_compared_and_the_manifest_says_what_is_there(folder: Path
     assert manifest.source == RANDOM
     assert manifest.image_size_px == 64
     assert manifest.versions["torch"] == torch.__version__.partition("+")[0] or manifest.versions
+
+
+def test_colors_of_the_cells_are_exported_at_their_stride(tmp_path: Path) -> None:
+    pytest.importorskip(exported.PACKAGES["onnx"])
+    shape = replace(TINY, strides=(2, 1, 1), neck_channels=64, cell_colors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_mobile_sam(shape)
+    export_model(model, tmp_path / "colors", "onnx", source=RANDOM)
+    manifest = read_manifest(tmp_path / "colors")
+    assert max(row.max_abs for row in manifest.parity if row.tolerance is not None) < 1e-4
+    run = open_graph(tmp_path / "colors" / graph_file("encoder", "onnx"), "onnx", threads=1)
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    (found,) = run({"pixels": pixels})
+    assert found.shape == (1, 64, 8, 8)
+    expected = cell_colors(torch.from_numpy(pixels), 8).numpy()
+    np.testing.assert_allclose(found[:, -48:], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "k", "box"), [(1, 1, False), (5, 4, False), (7, 0, True)])

@@ -55,7 +55,6 @@ def record() -> DistillationRecord:
         embed_seconds=3.0,
         evaluation="synthetic:seed=11,n=60",
         n_evaluation_instances=300,
-        side_by_side=2,
         students=tuple(students),
         environment=collect(1),
     )

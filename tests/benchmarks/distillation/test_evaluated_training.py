@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks.distillation import agreement, scenes
 from benchmarks.distillation.agreement import EVALUATIONS_NAME
+from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.training import shape_of
 from mobilesam.heads import HeadsConfig
 from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
@@ -35,7 +37,7 @@ STUDENT = TinyVitConfig(
 @pytest.fixture
 def train(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`distill train` of a tiny student, four steps with a checkpoint after two."""
-    monkeypatch.setattr(scenes, "SHARD_SCENES", 2)
+    monkeypatch.setattr(scenes, "ScenesSpec", partial(ScenesSpec, shard_scenes=2))
     torch.manual_seed(0)
     model = build_sam_mini(TEACHER)
     teacher = tmp_path / "teacher.safetensors"

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from small_training import (
     HEADS,
+    SHA256,
     SIDE_PX,
     STUDENT,
     TEACHER,
@@ -29,11 +30,12 @@ from mobilesam.distillation.batches import make_batch, step_indices
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
 from mobilesam.distillation.imitation import Decoupled
+from mobilesam.distillation.loop import train
 from mobilesam.distillation.muon import MuonAdamW, orthogonal
 from mobilesam.distillation.prompting import correct, draw_prompts
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.schedule import learning_rate, optimizer_for
-from mobilesam.distillation.schemes import DecoderFirst, Grouping
+from mobilesam.distillation.schemes import DecoderFirst, Grouping, HeadsAlone
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
@@ -43,11 +45,6 @@ from mobilesam.model_files import ModelShape, save_model
 from mobilesam.tiny_vit import TinyViT
 
 CELLS = 4 * SIDE_PX // 8
-COLORED = replace(
-    TEACHER,
-    encoder=replace(TEACHER.encoder, cell_colors=True),
-    heads=replace(HEADS, channels=64),
-)
 MASKS = LossConfig(focal=0, cross_entropy=0.3)
 
 
@@ -299,6 +296,13 @@ def test_grouping_trains_the_encoder_and_the_last_layers_of_the_decoder() -> Non
     assert all(name.startswith("image_encoder") for name in changed - last)
 
 
+def test_heads_alone_learn_behind_an_encoder_that_stays() -> None:
+    changed = learning(HeadsAlone(teacher(), settings()))
+    assert any(name.startswith("mask_decoder.transformer") for name in changed)
+    assert any(name.startswith("prompt_encoder") for name in changed)
+    assert not any(name.startswith("image_encoder") for name in changed)
+
+
 def test_a_decoder_that_goes_first_learns_without_the_encoder() -> None:
     changed = learning(DecoderFirst(teacher(), settings()))
     assert any(name.startswith("mask_decoder.transformer") for name in changed)
@@ -307,7 +311,7 @@ def test_a_decoder_that_goes_first_learns_without_the_encoder() -> None:
 
 
 def test_a_decoder_that_goes_first_sees_the_colors_of_the_cells() -> None:
-    model = seeded(lambda: build_sam_mini(COLORED))
+    model, _ = colored()
     prompts = PromptConfig(objects_per_image=2, refine=0)
     first = DecoderFirst(model, settings(prompts=prompts))
     plain, dark = batch(2), batch(2)
@@ -572,6 +576,62 @@ def test_schemes_refuse_what_does_not_fit() -> None:
     coarse = build_student(replace(STUDENT, strides=(2, 2, 1)), HEADS, 0)
     with pytest.raises(UsageError):
         Decoupled(coarse, model, source, settings()).loss(batch(2))
+
+
+def colored(channels: int = 96):
+    """A teacher and a student whose embeddings carry colours."""
+    heads = replace(HEADS, channels=channels)
+    shape = replace(TEACHER, encoder=replace(TEACHER.encoder, cell_colors=True), heads=heads)
+    config = replace(STUDENT, neck_channels=channels, cell_colors=True)
+    return seeded(lambda: build_sam_mini(shape), 1), seeded(
+        lambda: build_mobile_sam(config, heads), 0
+    )
+
+
+def test_a_student_without_its_teachers_colors_is_refused() -> None:
+    model, own = colored()
+    plain = replace(own.image_encoder.config, cell_colors=False)
+    source = OnlineTeacher(model, None, SIDE_PX)
+    Decoupled(own, model, source, settings())
+    other = build_mobile_sam(plain, heads_of(model))
+    with pytest.raises(UsageError, match="cell_colors"):
+        Decoupled(other, model, source, settings())
+
+
+def test_what_cannot_differ_is_not_in_the_loss() -> None:
+    model, own = colored()
+    found = batch(2)
+    scheme = Decoupled(own, model, OnlineTeacher(model, None, SIDE_PX), settings())
+    with torch.no_grad():
+        wanted, got = model.image_encoder(found.images), own.image_encoder(found.images)
+    assert torch.equal(wanted[:, -48:], got[:, -48:])
+    valid = found.valid(got.shape[-1])
+    expected = losses.masked_mse(got[:, :-48], wanted[:, :-48], valid)
+    own.eval()
+    with torch.no_grad():
+        assert torch.allclose(scheme.loss(found).total, expected)
+    with_masks = settings(losses=LossConfig(prompts=1.0))
+    scheme = Decoupled(own, model, OnlineTeacher(model, None, SIDE_PX), with_masks)
+    assert "masks" in scheme.loss(found).parts
+
+
+def test_colors_may_not_take_the_channels_that_name_objects() -> None:
+    with pytest.raises(UsageError, match="colours"):
+        Grouping(colored(channels=64)[0], settings())
+
+
+def test_a_checkpoint_of_another_student_is_refused(tmp_path: Path) -> None:
+    train(scheme("decoupled", settings(steps=2)), Pictures(8), tmp_path)
+    other = replace(STUDENT, embed_dims=(8, 8, 16, 24))
+    model = teacher()
+    another = Decoupled(
+        build_mobile_sam(other, HEADS),
+        model,
+        OnlineTeacher(model, SHA256, SIDE_PX),
+        settings(steps=2),
+    )
+    with pytest.raises(UsageError, match="student of another shape"):
+        train(another, Pictures(8), tmp_path)
 
 
 def test_training_from_scratch_needs_masks() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from baselines.options import Checkpoint
-from baselines.registry import build
-from baselines.sam_like import SamSegmenter
 from benchmarks.distillation.experiment import Finished, LossPoint, PlannedRun
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec
-from benchmarks.distillation.training import run_training, use_memory_well
+from benchmarks.distillation.training import run_training, sam_teacher, use_memory_well
+from benchmarks.environment import use_threads
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from mobilesam.cache import digest_file
@@ -24,10 +26,13 @@ from mobilesam.distillation.state import METRICS_NAME
 from mobilesam.distillation.students import build_student, heads_of
 from mobilesam.distillation.teachers import StoredTeacher
 from mobilesam.distillation.world import World
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import TrainingError
 from mobilesam.tiny_vit import TinyVitConfig
 
 _CURVE_POINTS = 60
+
+_Task = TypeVar("_Task")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def train_all(tasks: Sequence[Training], workers: int, reporter: Reporter) -> li
     """Trains all students, taking up what their folders hold.
 
     Args:
-        tasks: In any order; the longest first end soonest.
+        tasks: In any order.
         workers: So many at a time, each on one thread.
         reporter: Told about progress.
 
@@ -70,30 +75,63 @@ def train_all(tasks: Sequence[Training], workers: int, reporter: Reporter) -> li
     workers = min(workers, len(tasks))
     if workers == 1:
         return [_train(task, reporter) for task in tasks]
+    with reporter.bar(f"{len(tasks)} trainings, {workers} side by side", len(tasks)) as bar:
+        return in_processes(_train_quietly, tasks, workers, lambda done: bar.step(done.run.name))
+
+
+def in_processes(
+    function: Callable[[_Task], _Found],
+    tasks: Sequence[_Task],
+    workers: int,
+    on_done: Callable[[_Found], None],
+) -> list[_Found]:
+    """Calls a function for each task in processes of one thread each, which end with this one.
+
+    Args:
+        function: Of a module, as processes are handed its name. It may be ended at any moment.
+        tasks: What it is called with.
+        workers: Processes.
+        on_done: Told of each result as it comes.
+
+    Returns:
+        In the order of the tasks.
+
+    Raises:
+        TrainingError: A process was killed.
+    """
     # Spawned, since a fork would inherit torch's threads in the middle of their work.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
-    title = f"{len(tasks)} trainings, {workers} side by side"
     try:
-        with reporter.bar(title, len(tasks)) as bar:
-            found = {pool.submit(_train_quietly, task): task for task in tasks}
-            for done in as_completed(found):
-                done.result()
-                bar.step(found[done].run.name)
+        found = [pool.submit(function, task) for task in tasks]
+        for done in as_completed(found):
+            on_done(done.result())
         return [done.result() for done in found]
     except BrokenProcessPool as error:
-        raise DataError(
+        raise TrainingError(
             "a training was killed, for want of memory perhaps: run the same command again to take "
             f"it up, with fewer than --threads {workers} if it happens again"
         ) from error
+    except BaseException:
+        # The executor would wait for what runs, and for one more that it has queued already.
+        for process in active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads(1)
     use_memory_well()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Two processes in one folder spoil it: a parent that was killed is followed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train_quietly(task: Training) -> Finished:
@@ -101,12 +139,10 @@ def _train_quietly(task: Training) -> Finished:
 
 
 def _train(task: Training, reporter: Reporter) -> Finished:
-    teacher = build(task.teacher.entry, task.teacher.options)
-    if not isinstance(teacher, SamSegmenter):
-        raise UsageError(f"{task.teacher.entry.name} has no heads of SAM; choose another teacher")
-    student = build_student(task.student, heads_of(teacher.model), task.run.config.seed)
+    teacher = sam_teacher(task.teacher).model
+    student = build_student(task.student, heads_of(teacher), task.run.config.seed)
     source = StoredTeacher(task.embeddings)
-    scheme = SCHEMES[task.run.scheme](student, teacher.model, source, task.run.config)
+    scheme = SCHEMES[task.run.scheme](student, teacher, source, task.run.config)
     data = SceneCache(task.scenes_root, task.scenes)
     trained = run_training(scheme, data, task.folder, reporter, World())
     return Finished(
