@@ -55,7 +55,7 @@ _MINI = CompareProfile(
     student="mini",
     scenes=ScenesSpec(n_scenes=1500, seed=7_306_142, side_px=256),
     config=TrainConfig(
-        steps=200,
+        steps=150,
         batch_size=8,
         micro_batch=8,
         learning_rate=2e-3,

@@ -16,7 +16,7 @@ from mobilesam.distillation.world import World
 from mobilesam.mini import mobile_sam_mini_shape
 
 CONFIG = TrainConfig(
-    steps=900,
+    steps=800,
     batch_size=16,
     micro_batch=8,
     learning_rate=2e-3,
