@@ -108,7 +108,8 @@ def distill_compare(
 ) -> int:
     """Train the same student by each scheme, several times, and say which is nearer its teacher.
 
-    A run that was interrupted is taken up with the same --out.
+    Trainings run side by side, one on each of --threads threads. A run that was interrupted is
+    taken up with the same --out.
     """
     from benchmarks.commands import training as commands
 

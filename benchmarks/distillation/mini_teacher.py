@@ -102,8 +102,8 @@ STAGES = (
         HeadsAlone,
         256,
         _changed(
-            steps=600,
-            learning_rate=1e-3,
+            steps=400,
+            learning_rate=3e-4,
             final_rate_share=0.01,
             ema_decay=0.99,
             zoom=0.5,

@@ -20,7 +20,9 @@ from benchmarks.report.formatting import number
 from benchmarks.report.pages import measured_on, read_result
 from benchmarks.report.readme import readme_block
 from benchmarks.report.table import Cell, Column, Table
+from mobilesam.cell_colors import N_CELL_COLORS
 from mobilesam.errors import DataError
+from mobilesam.mini import mobile_sam_mini_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/distillation.md")
@@ -41,10 +43,10 @@ your own: [train-mobilesam.md](train-mobilesam.md).
 `mobilesam-bench distill mini`; `mobilesam-mini` is its TinyViT student, distilled without the
 decoder. Both ship in `mobilesam/weights/`, so that a machine without network has a real promptable
 model. They know drawn scenes and nothing else: not photographs.
-
-Their embeddings have 80 channels that are learnt, and 48 that hold the picture's own colours, one
-for each cell of the logits: teacher and student share these, and neither learns them. MobileSAM has
-no such channels.
+"""
+_COLORS = """Their embeddings have {} channels that are learnt, and {} that hold the picture's own
+colours, one for each cell of the logits: teacher and student share these, and neither learns them.
+MobileSAM has no such channels.
 """
 _COMPARE = """## Which scheme makes the better student?
 
@@ -71,7 +73,8 @@ def page(root: Path) -> str:
     Raises:
         DataError: A file is not such a result.
     """
-    parts = [_INTRO]
+    learnt = mobile_sam_mini_shape()[0].learnt_channels
+    parts = [_INTRO, _COLORS.format(learnt, N_CELL_COLORS)]
     if (root / FAMILY / RECORD_NAME).is_file():
         record = load_record(root / FAMILY)
         path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
