@@ -77,7 +77,8 @@ def compare(sam: Sam, folder: Path, target: Target, *, int8: bool = False) -> li
         "decoder": graph("decoder"),
         "mask_decoder": graph("mask_decoder"),
     }
-    for case in _cases(rng, side):
+    # Four logits a cell: S/4 for MobileSAM, S/2 where a cell is of 8 px.
+    for case in _cases(rng, side, int(sam.prompt_encoder.mask_input_size[0])):
         name: GraphName = "decoder" if case.masks is None else "mask_decoder"
         points, labels = box_points(case.points, case.labels, case.boxes)
         inputs = {"embedding": reference, "points": points, "labels": labels}
@@ -102,30 +103,32 @@ def _picture(rng: np.random.Generator, side: int) -> Array:
     return picture
 
 
-def _cases(rng: np.random.Generator, side: int) -> Iterator[_Case]:
+def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Case]:
     for count in (1, 3):
         for n_points in (0, 1, 2):
             for has_box in (False, True):
                 if not n_points and not has_box:
                     continue
                 for has_mask in (False, True):
-                    yield _case(rng, side, count, n_points, has_box=has_box, has_mask=has_mask)
+                    sides = (side, mask_side)
+                    yield _case(rng, sides, count, n_points, has_box=has_box, has_mask=has_mask)
 
 
 def _case(
     rng: np.random.Generator,
-    side: int,
+    sides: tuple[int, int],
     count: int,
     n_points: int,
     *,
     has_box: bool,
     has_mask: bool,
 ) -> _Case:
+    side, mask_side = sides
     name = f"N={count} K={n_points}" + " box" * has_box + " mask" * has_mask
     points = rng.uniform(0, side, (count, n_points, 2)).astype(np.float32)
     labels = np.tile(np.array([1, 0])[:n_points], (count, 1))
     corners = np.sort(rng.uniform(0, side, (count, 2, 2)), axis=1).reshape(count, 4)
-    masks = rng.normal(scale=8, size=(count, 1, side // 4, side // 4)).astype(np.float32)
+    masks = rng.normal(scale=8, size=(count, 1, mask_side, mask_side)).astype(np.float32)
     return _Case(
         name,
         points,
