@@ -19,7 +19,7 @@ from mobilesam.errors import DataError
 ROOT = Path(__file__).resolve().parents[3]
 
 _SCRIPT = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from benchmarks.distillation.side_by_side import in_processes
 
@@ -28,6 +28,8 @@ _SCRIPT = """
         time.sleep(60)
 
     if __name__ == "__main__":
+        # A shell starts what it runs in the background with interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         paths = [Path(sys.argv[1]) / f"started-{i}" for i in range(6)]
         in_processes(task, paths, 2, print)
 """
