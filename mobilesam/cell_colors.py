@@ -8,6 +8,8 @@ has, the picture says itself.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
@@ -18,6 +20,18 @@ from mobilesam.errors import UsageError
 _UPSAMPLING = 4  # of an embedding by SAM's decoder, twice by two, to the cells of the logits
 N_CELL_COLORS = 3 * _UPSAMPLING**2
 """Channels that colours take: 48."""
+
+
+class EncoderShape(Protocol):
+    """What colours must know of an encoder's configuration."""
+
+    @property
+    def cell_colors(self) -> bool:
+        """Whether its embeddings carry them."""
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels a side of one cell."""
 
 
 def n_learnt(n_channels: int, *, cell_colors: bool) -> int:
@@ -35,10 +49,11 @@ def n_learnt(n_channels: int, *, cell_colors: bool) -> int:
     return found
 
 
-def has_cell_colors(model: Sam) -> bool:
-    """Whether a model's embeddings carry colours."""
+def learnt_channels(model: Sam) -> int:
+    """Channels of a model's embeddings that are not colours; they come first."""
     shape = getattr(model.image_encoder, "config", None)
-    return bool(getattr(shape, "cell_colors", False))
+    colors = bool(getattr(shape, "cell_colors", False))
+    return n_learnt(int(model.prompt_encoder.embed_dim), cell_colors=colors)
 
 
 def cell_colors(pixels: Tensor, stride: int) -> Tensor:
@@ -54,15 +69,18 @@ def cell_colors(pixels: Tensor, stride: int) -> Tensor:
     return F.pixel_unshuffle(F.avg_pool2d(pixels, stride // _UPSAMPLING), _UPSAMPLING)
 
 
-def with_cell_colors(embeddings: Tensor, pixels: Tensor, stride: int) -> Tensor:
-    """Puts the colours behind the channels of embeddings.
+def with_cell_colors(embeddings: Tensor, pixels: Tensor, shape: EncoderShape) -> Tensor:
+    """Puts the colours behind the channels of embeddings, where the encoder has them.
 
     Args:
         embeddings: (B, C, h, h).
         pixels: (B, 3, S, S), of which they are.
-        stride: Pixels a side of one of their cells.
+        shape: Of the encoder.
 
     Returns:
-        (B, C + 48, h, h) of the embeddings' dtype.
+        (B, C + 48, h, h) of the embeddings' dtype; the embeddings themselves without colours.
     """
-    return torch.cat([embeddings, cell_colors(pixels, stride).to(embeddings.dtype)], dim=1)
+    if not shape.cell_colors:
+        return embeddings
+    colors = cell_colors(pixels, shape.total_stride).to(embeddings.dtype)
+    return torch.cat([embeddings, colors], dim=1)

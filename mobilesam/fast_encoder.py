@@ -53,8 +53,7 @@ class FastEncoder:
         space = Workspace()
         self._like = torch.empty(0, dtype=dtype)
         self._layers: list[Layer] = []
-        shape = encoder.config
-        self._color_stride = shape.total_stride if shape.cell_colors else None
+        self._shape = encoder.config
         with torch.inference_mode():
             self._layers.append(_Stem(encoder.patch_embed, self._like, space))
             for stage in encoder.layers.children():
@@ -77,9 +76,7 @@ class FastEncoder:
             tensor.
         """
         found = torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
-        if self._color_stride is None:
-            return found
-        return with_cell_colors(found, pixels, self._color_stride)
+        return with_cell_colors(found, pixels, self._shape)
 
     def _encode(self, image: Tensor) -> Tensor:
         """(3, S, S) -> (S/16, S/16, 256) float32, without the colours."""

@@ -163,7 +163,6 @@ def module_encoder(
         # On a GPU that is CUDA graphs: one launch for some two hundred kernels.
         mode = "reduce-overhead" if device.type == "cuda" else "default"
         run = cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=mode))
-    shape = encoder.config
 
     @torch.inference_mode()
     def encode(pixels: Tensor) -> Tensor:
@@ -172,6 +171,6 @@ def module_encoder(
         # A copy in any case: a graph writes its next answer where this one lies.
         found = found.float() if found.dtype != torch.float32 else found.clone()
         # Of the picture as it came: nothing is gained by rounding its colours to `dtype`.
-        return with_cell_colors(found, pixels, shape.total_stride) if shape.cell_colors else found
+        return with_cell_colors(found, pixels, encoder.config)
 
     return encode

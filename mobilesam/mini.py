@@ -215,9 +215,7 @@ class MiniVit(nn.Module):
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         found = self.neck(self.refine(self.fine(fine) + wide))
-        if self.config.cell_colors:
-            return with_cell_colors(found, x, self.config.total_stride)
-        return cast("Tensor", found)
+        return with_cell_colors(found, x, self.config)
 
 
 class Block(nn.Module):

@@ -268,10 +268,7 @@ class TinyViT(nn.Module):
             (B, 256, S/16, S/16) float for MobileSAM: channels and stride are those of the
             configuration.
         """
-        found = self.learnt(x)
-        if self.config.cell_colors:
-            return with_cell_colors(found, x, self.config.total_stride)
-        return found
+        return with_cell_colors(self.learnt(x), x, self.config)
 
     def learnt(self, x: Tensor) -> Tensor:
         """The channels that the network computes: all but the colours."""

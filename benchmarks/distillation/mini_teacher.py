@@ -69,6 +69,8 @@ def _changed(**changes: Any) -> TrainConfig:
     return _USUAL.model_copy(update=changes)
 
 
+_MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5}
+
 STAGES = (
     Stage(
         "decoder",
@@ -93,8 +95,7 @@ STAGES = (
             learning_rate=6e-4,
             final_rate_share=0.01,
             ema_decay=0.995,
-            zoom=0.5,
-            zoom_least=0.5,
+            **_MOSTLY_WHOLE,
         ),
     ),
     Stage(
@@ -106,8 +107,7 @@ STAGES = (
             learning_rate=3e-4,
             final_rate_share=0.01,
             ema_decay=0.99,
-            zoom=0.5,
-            zoom_least=0.5,
+            **_MOSTLY_WHOLE,
         ),
     ),
 )

@@ -8,7 +8,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, has_cell_colors
+from mobilesam.cell_colors import learnt_channels
 from mobilesam.distillation import losses
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
@@ -48,7 +48,7 @@ class Imitation(Scheme):
             raise UsageError(
                 "the student's heads are not shaped like the teacher's; give it the same ones"
             ) from error
-        if has_cell_colors(student) != has_cell_colors(teacher):
+        if learnt_channels(student) != learnt_channels(teacher):
             raise UsageError(
                 "of student and teacher one has cell_colors in its embedding and the other has "
                 "not; set the student's to the teacher's"
@@ -115,8 +115,8 @@ class Decoupled(Imitation):
         whole = wanted, found = self._embeddings(batch)
         valid = batch.valid(found.shape[-1])
         # Colours are the same in both: they would only make the mean look better than it is.
-        if has_cell_colors(self.student):
-            found, wanted = found[:, :-N_CELL_COLORS], wanted[:, :-N_CELL_COLORS]
+        learnt = learnt_channels(self.student)
+        found, wanted = found[:, :learnt], wanted[:, :learnt]
         mse = losses.masked_mse(found, wanted, valid)
         total, parts = mse, {"mse": float(mse.detach())}
         weights = self.config.losses

@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, has_cell_colors, with_cell_colors
+from mobilesam.cell_colors import N_CELL_COLORS, learnt_channels, with_cell_colors
 from mobilesam.distillation.affinity import (
     affinity,
     ideal,
@@ -93,7 +93,7 @@ class Grouping(Scheme):
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         super().__init__(student, config)
         n_channels = int(student.prompt_encoder.embed_dim)
-        if n_channels - N_CELL_COLORS * has_cell_colors(student) < n_names(n_channels):
+        if learnt_channels(student) < n_names(n_channels):
             raise UsageError(
                 f"of {n_channels} channels, {n_names(n_channels)} must say whose a cell is, and "
                 f"{N_CELL_COLORS} are colours; give the embedding more"
@@ -201,9 +201,10 @@ class DecoderFirst(HeadsAlone):
         """SAM's mask loss for a box and a point of each drawn object."""
         heads = self.student.prompt_encoder
         found = ideal(batch, heads.embed_dim, heads.image_embedding_size[0])
-        if has_cell_colors(self.student):
-            stride = self.side_px // found.shape[-1]
-            found = with_cell_colors(found[:, :-N_CELL_COLORS], batch.images, stride)
+        learnt = learnt_channels(self.student)
+        if learnt < found.shape[1]:
+            shape = self.student.image_encoder.config
+            found = with_cell_colors(found[:, :learnt], batch.images, shape)
         return self._asked(batch, found)
 
 

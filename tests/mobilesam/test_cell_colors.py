@@ -59,7 +59,7 @@ def test_every_logit_cell_has_the_mean_of_its_pixels(cells: int, stride: int, se
 
 def test_they_stand_behind_what_is_learnt() -> None:
     embeddings, picture = torch.ones(2, 5, 8, 8, dtype=torch.float64), pixels()
-    found = with_cell_colors(embeddings, picture, 8)
+    found = with_cell_colors(embeddings, picture, ENCODER)
     assert found.shape == (2, 53, 8, 8)
     assert found.dtype == torch.float64
     assert torch.equal(found[:, 5:], cell_colors(picture, 8).double())
