@@ -145,11 +145,12 @@ class ExportedSegmenter(Segmenter):
     ) -> Embedding:
         """The embedding that `embedding_arrays` was given."""
         found = arrays.get("features")
-        # How many cells there are only the graph knows: the mini family's are of 8 px.
-        wanted = (1, self.manifest.embed_dim)
-        if found is None or found.shape[:2] != wanted or found.dtype != np.float32:
+        # Cells are of 16 px, or of 8 px in the mini family: a manifest does not say which.
+        sides = (self._side // 16, self._side // 8)
+        wanted = [(1, self.manifest.embed_dim, side, side) for side in sides]
+        if found is None or found.shape not in wanted or found.dtype != np.float32:
             raise DataError(
-                f"not an embedding of {self.info.name}: wanted {(*wanted, 'h', 'w')} float32"
+                f"not an embedding of {self.info.name}: wanted {wanted[0]} or {wanted[1]} float32"
             )
         return Embedding(found, size_hw, self.info.name)
 

@@ -130,6 +130,10 @@ def test_it_keeps_the_contracts_of_the_interface(model: ExportedSegmenter) -> No
     assert np.array_equal(first, second)
     with pytest.raises(DataError, match="not an embedding"):
         model.embedding_from({"features": np.zeros((1, 2, 4, 4), np.float32)}, (20, 30))
+    channels = model.manifest.embed_dim
+    for shape in ((1, channels, 4, 8), (1, channels, 2, 2), (1, channels, 4)):
+        with pytest.raises(DataError, match="not an embedding"):
+            model.embedding_from({"features": np.zeros(shape, np.float32)}, (20, 30))
     with pytest.raises(UsageError, match="made by somebody-else"):
         model.decode(Embedding(None, (20, 30), "somebody-else"), prompts)
     with pytest.raises(UnsupportedError, match="cannot segment everything"):
