@@ -99,6 +99,20 @@ STAGES = (
         ),
     ),
     Stage(
+        "long",
+        Supervised,
+        256,
+        _changed(
+            steps=3000,
+            learning_rate=6e-4,
+            final_rate_share=0.01,
+            ema_decay=0.995,
+            precision="bf16",
+            losses=_USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2}),
+            **_MOSTLY_WHOLE,
+        ),
+    ),
+    Stage(
         "heads",
         HeadsAlone,
         256,

@@ -65,18 +65,28 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor,
     """
     n_boxes = len(prompts.boxes)
     parts = []
-    if n_boxes:
-        points = (prompts.points[:n_boxes, 1:], prompts.labels[:n_boxes, 1:])
-        parts.append(encoder(points if points[0].shape[1] else None, prompts.boxes, None)[0])
-    if n_boxes < len(prompts.points):
-        points = (prompts.points[n_boxes:], prompts.labels[n_boxes:])
-        parts.append(encoder(points, None, None)[0])
-    sparse = torch.cat(parts)
+    with in_full_precision(prompts.points):
+        if n_boxes:
+            points = (prompts.points[:n_boxes, 1:], prompts.labels[:n_boxes, 1:])
+            parts.append(encoder(points if points[0].shape[1] else None, prompts.boxes, None)[0])
+        if n_boxes < len(prompts.points):
+            points = (prompts.points[n_boxes:], prompts.labels[n_boxes:])
+            parts.append(encoder(points, None, None)[0])
+        sparse = torch.cat(parts)
     if prompts.masks is not None:
         return sparse, encoder.mask_downscaling(prompts.masks)
     height, width = encoder.image_embedding_size
     dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
     return sparse, dense.expand(len(sparse), -1, height, width)
+
+
+def in_full_precision(like: Tensor) -> torch.autocast:
+    """No autocast where places are encoded: eight bits of mantissa cannot hold a pixel.
+
+    Args:
+        like: Of the device that is meant.
+    """
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> Decoded:
@@ -90,7 +100,8 @@ def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> Decoded:
     sparse, dense = embed_prompts(model.prompt_encoder, prompts)
     decoder: MaskDecoder = model.mask_decoder
     source = embeddings[prompts.image_index] + dense
-    where = model.prompt_encoder.get_dense_pe().expand_as(source)
+    with in_full_precision(source):
+        where = model.prompt_encoder.get_dense_pe().expand_as(source)
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own[None].expand(len(sparse), -1, -1), sparse], dim=1)
     found, mixed = decoder.transformer(source, where, tokens)
