@@ -12,32 +12,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small_models import HEADS as SMALL_HEADS
+from small_models import STUDENT as SMALL_STUDENT
+from small_models import TEACHER
 
 from benchmarks.distillation.training import shape_of
 from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
 from mobilesam.errors import UsageError
-from mobilesam.heads import HeadsConfig
 from mobilesam.inference import FastMobileSam, module_encoder
-from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.mini import SamMiniConfig, build_sam_mini
 from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
 from mobilesam.model_files import save_model
-from mobilesam.tiny_vit import TinyVitConfig
 
-HEADS = HeadsConfig(channels=64, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
-STUDENT = TinyVitConfig(
-    embed_dims=(8, 8, 16, 16),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 1, 2, 2),
-    window_sizes=(4, 4, 4, 4),
-    strides=(2, 1, 1),
-    neck_channels=64,
-    image_size_px=64,
-    n_classes=None,
-    cell_colors=True,
-)
-ENCODER = MiniVitConfig(
-    stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=64, cell_colors=True
-)
+HEADS = replace(SMALL_HEADS, channels=64)
+STUDENT = replace(SMALL_STUDENT, neck_channels=64, cell_colors=True)
+ENCODER = replace(TEACHER.encoder, cell_colors=True)
 
 
 def pixels(side: int = 64, seed: int = 0) -> torch.Tensor:

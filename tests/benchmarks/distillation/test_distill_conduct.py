@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from small_models import HEADS, STUDENT, TEACHER
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
@@ -28,27 +29,10 @@ from benchmarks.records import WeightsRow
 from mobilesam.cache import digest_file
 from mobilesam.distillation.world import World
 from mobilesam.errors import TrainingError, UsageError
-from mobilesam.heads import HeadsConfig
-from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.mini import build_sam_mini
 from mobilesam.model_files import save_model
-from mobilesam.tiny_vit import TinyVitConfig
 
 SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64, shard_scenes=2)
-HEADS = HeadsConfig(channels=16, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)
-TEACHER = SamMiniConfig(
-    MiniVitConfig(stem_dims=(8, 8, 16), embed_dim=16, depth=1, num_heads=2, image_size_px=64),
-    HEADS,
-)
-STUDENT = TinyVitConfig(
-    embed_dims=(8, 8, 16, 16),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 1, 2, 2),
-    window_sizes=(4, 4, 4, 4),
-    strides=(2, 1, 1),
-    neck_channels=16,
-    image_size_px=64,
-    n_classes=None,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +111,7 @@ def test_the_family_is_made_taken_up_and_can_be_used(
 
     stages = tuple(
         replace(stage, side_px=side, config=small(stage.config, 2))
-        for stage, side in zip(STAGES, (32, 32, 32, 64, 64), strict=True)
+        for stage, side in zip(STAGES, (32, 32, 32, 64, 64, 64), strict=True)
     )
     monkeypatch.setattr(mini_teacher, "STAGES", stages)
     monkeypatch.setattr(mini_teacher, "SamMiniConfig", lambda: TEACHER)

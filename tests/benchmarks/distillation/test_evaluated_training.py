@@ -11,27 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import STUDENT, TEACHER
 
 from benchmarks.distillation import agreement, scenes
 from benchmarks.distillation.agreement import EVALUATIONS_NAME
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.training import shape_of
-from mobilesam.heads import HeadsConfig
-from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.mini import build_sam_mini
 from mobilesam.model_files import save_model
-from mobilesam.tiny_vit import TinyVitConfig
-
-TEACHER = SamMiniConfig(
-    MiniVitConfig(
-        stem_dims=(4, 8, 8), embed_dim=16, depth=1, num_heads=2, refine_depth=1, image_size_px=64
-    ),
-    HeadsConfig(channels=16, num_heads=2, mlp_dim=16, iou_hidden=16, mask_in_chans=4),
-)
-STUDENT = TinyVitConfig(
-    embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2),
-    window_sizes=(4, 4, 4, 4), strides=(2, 1, 1), neck_channels=16, image_size_px=64,
-    n_classes=None,
-)  # fmt: skip
 
 
 @pytest.fixture

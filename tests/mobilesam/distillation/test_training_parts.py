@@ -10,12 +10,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from small_models import HEADS, SIDE_PX, STUDENT, TEACHER
 from small_training import (
-    HEADS,
     SHA256,
-    SIDE_PX,
-    STUDENT,
-    TEACHER,
     Pictures,
     scheme,
     seeded,
