@@ -138,8 +138,8 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
     encoder = TinyVitConfig(
         embed_dims=(12, 32, 64, 96),
         depths=(1, 1, 2, 1),
-        num_heads=(1, 1, 2, 3),
-        window_sizes=(8, 8, 16, 8),
+        num_heads=(1, 1, 2, 2),
+        window_sizes=(8, 8, 8, 16),
         strides=(2, 1, 1),
         neck_channels=teacher.heads.channels,
         image_size_px=teacher.encoder.image_size_px,

@@ -21,7 +21,8 @@ from mobilesam.errors import UsageError
 AGREEMENT = "center"
 """The paper's mIoU: the student's mask against the teacher's for the same single point."""
 PROTOCOLS = ("box", "center", "center-multi")
-SCHEMES = ("decoupled", "semi-coupled", "coupled")
+DECOUPLED = "decoupled"
+SCHEMES = (DECOUPLED, "semi-coupled", "coupled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def planned_runs(profile: CompareProfile) -> Iterator[PlannedRun]:
     half_steps = {"steps": full.steps // 2}
     half_batch = {"batch_size": full.batch_size // 2, "micro_batch": full.batch_size // 2}
     budgets: list[tuple[str, dict[str, Any]]] = [(scheme, {}) for scheme in SCHEMES]
-    budgets += [("decoupled", half_steps | half_batch), ("decoupled", half_steps)]
+    budgets += [(DECOUPLED, half_steps | half_batch), (DECOUPLED, half_steps)]
     for scheme, changes in budgets:
         for seed in profile.seeds:
             yield PlannedRun(scheme, full.model_copy(update={**changes, "seed": seed}))

@@ -16,7 +16,7 @@ from mobilesam.distillation.world import World
 from mobilesam.mini import mobile_sam_mini_shape
 
 CONFIG = TrainConfig(
-    steps=800,
+    steps=1400,
     batch_size=16,
     micro_batch=8,
     learning_rate=2e-3,
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
     ema_decay=0.998,
     augment=True,
     seed=2,
-    checkpoint_every=50,
+    checkpoint_every=100,
     prompts=PromptConfig(objects_per_image=3),
 )
 

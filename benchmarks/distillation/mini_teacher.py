@@ -5,8 +5,9 @@ prompt: its decoder has no reason to look at the picture while the embedding doe
 apart, and the embedding learns little through a decoder that does not look. So each learns its own
 part first: the decoder, on embeddings that are ideal, what a box and a point ask for; the encoder,
 without prompts, what belongs together. Then both are trained as one, on parts of pictures at the
-size that they will have in the end, then on whole pictures; and at last the decoder learns to live
-with an encoder that no longer changes. Batches are small, since in the beginning the number of
+size that they will have in the end, then on whole pictures, where the losses of the first two fall
+away for most of the time; and at last the decoder learns to live with an encoder that no longer
+changes, and how good its own masks are. Batches are small, since in the beginning the number of
 steps counts, not that of images.
 """
 
@@ -121,6 +122,7 @@ STAGES = (
             learning_rate=3e-4,
             final_rate_share=0.01,
             ema_decay=0.99,
+            losses=_USUAL.losses.model_copy(update={"quality": 4}),
             **_MOSTLY_WHOLE,
         ),
     ),

@@ -16,7 +16,7 @@ from benchmarks.distillation.experiment import (
 )
 from benchmarks.distillation.publish import derive, load, save
 from benchmarks.distillation.seeds import over_seeds
-from benchmarks.distillation.tables import compute_table, schemes_table
+from benchmarks.distillation.tables import compute_table, schemes_table, verdicts
 from benchmarks.environment import collect
 from mobilesam.errors import DataError, UsageError
 
@@ -106,6 +106,33 @@ def test_the_tables_say_what_the_record_holds(record: DistillationRecord) -> Non
         (8, steps // 2),
         (8, steps),
     ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ((0.09, 0.10, 0.11), "+10.0 [+7.5, +12.5] points, so it is the better one"),
+        ((-0.09, -0.10, -0.11), "-10.0 [-12.5, -7.5] points, so it is the worse one"),
+        ((-0.1, 0.02, 0.11), "+1.0 [-25.2, +27.2] points, which shows no difference"),
+        ((0.1,), "+10.0 points, of which one seed shows nothing"),
+    ],
+)
+def test_the_question_is_answered_by_pairs_of_one_seed(
+    record: DistillationRecord, gains: tuple[float, ...], verdict: str
+) -> None:
+    """Seeds differ by far more here than schemes do: only pairs can tell."""
+    students = []
+    for scheme, seconds in (("decoupled", 50.0), ("coupled", 200.0)):
+        for seed, gain in enumerate(gains):
+            row = next(each for each in record.students if each.scheme == scheme)
+            value = 0.1 + 0.3 * seed + (gain if scheme == "decoupled" else 0)
+            changes = {"seed": seed, "agreement": value, "train_seconds": seconds}
+            students.append(row.model_copy(update=changes))
+    (found,) = verdicts(record.model_copy(update={"students": tuple(reversed(students))}))
+    assert verdict in found
+    assert found.startswith(f"Decoupled against coupled, seed by seed ({len(gains)})")
+    assert found.endswith("; 0.25 of the time.")
+    assert found in schemes_table(record.model_copy(update={"students": tuple(students)})).notes
 
 
 def test_record_tables_and_plots_are_written_and_read(
