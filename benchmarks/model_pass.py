@@ -83,7 +83,15 @@ def build_trained(model: PlannedModel) -> Segmenter:
     Raises:
         WeightsError: It was built with random weights.
     """
-    segmenter = build(model.entry, model.options)
+    return require_trained(build(model.entry, model.options))
+
+
+def require_trained(segmenter: Segmenter) -> Segmenter:
+    """The same segmenter.
+
+    Raises:
+        WeightsError: It was built with random weights.
+    """
     if segmenter.info.weights.kind == "random":
         raise WeightsError("it was built with random weights, which have no accuracy")
     return segmenter

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def load_mobile_sam(
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(_HEAD) for name in state):
         config = replace(config, n_classes=None)
-    with torch.device("meta"):
+    with torch.device("meta"), _as_stated_by(checkpoint if heads else None):
         model = build_mobile_sam(config, heads)
     load_strictly(model, state, source=str(checkpoint))
     return model.to(device)
@@ -100,10 +101,23 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
 
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
-    with torch.device("meta"):
+    with torch.device("meta"), _as_stated_by(checkpoint):
         model = build_sam_mini(None if shape is None else shape.mini())
     load_strictly(model, state, source=str(checkpoint))
     return model.to(device)
+
+
+@contextmanager
+def _as_stated_by(checkpoint: Path | str | None) -> Iterator[None]:
+    """An impossible shape is the fault of the file that states it, not of the user."""
+    try:
+        yield
+    except UsageError as error:
+        if checkpoint is None:
+            raise
+        raise WeightsError(
+            f"{checkpoint} states a shape that cannot be built ({error}); make or copy it again"
+        ) from error
 
 
 def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:

@@ -29,7 +29,7 @@ from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import ADAPTER_ERRORS, explain, require_trained
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
@@ -259,9 +259,7 @@ class _Evaluation:
             plan.boundary,
         )
         try:
-            segmenter = plan.build(model.entry, options)
-            if segmenter.info.weights.kind == "random":
-                return PassResult(error="it was built with random weights, which have no accuracy")
+            segmenter = require_trained(plan.build(model.entry, options))
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except ADAPTER_ERRORS as error:
             self._manifests.abandon()

@@ -18,11 +18,11 @@ from small_models import TEACHER
 
 from benchmarks.distillation.training import shape_of
 from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
-from mobilesam.errors import UsageError
+from mobilesam.errors import UsageError, WeightsError
 from mobilesam.inference import FastMobileSam, module_encoder
 from mobilesam.mini import SamMiniConfig, build_sam_mini
 from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
-from mobilesam.model_files import save_model
+from mobilesam.model_files import ModelShape, save_model
 
 HEADS = replace(SMALL_HEADS, channels=64)
 STUDENT = replace(SMALL_STUDENT, neck_channels=64, cell_colors=True)
@@ -128,3 +128,15 @@ def test_too_few_channels_are_refused() -> None:
         build_mobile_sam(replace(STUDENT, neck_channels=48), few)
     with pytest.raises(UsageError, match="no room for 48 of colours"):
         build_sam_mini(SamMiniConfig(ENCODER, few))
+
+
+@pytest.mark.parametrize("name", ["mobilesam", "sam-mini"])
+def test_a_file_that_states_too_few_channels_is_named(tmp_path: Path, name: str) -> None:
+    path, few = tmp_path / "few.safetensors", replace(HEADS, channels=48)
+    if name == "mobilesam":
+        shape, load = ModelShape(name, replace(STUDENT, neck_channels=48), few, {}), load_mobile_sam
+    else:
+        shape, load = ModelShape(name, ENCODER, few, {}), load_sam_mini
+    save_model(path, shape, {"a": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"few\.safetensors states .* no room for 48 of colours"):
+        load(path)
