@@ -22,6 +22,7 @@ CONFIG = TrainConfig(
     learning_rate=2e-3,
     warmup_steps=50,
     ema_decay=0.998,
+    precision="bf16",
     augment=True,
     seed=2,
     checkpoint_every=100,
