@@ -9,11 +9,12 @@ from pathlib import Path
 
 from segment_anything.modeling import Sam
 
-from benchmarks.distillation.mini_student import CONFIG, train_student
+from benchmarks.distillation.mini_student import train_student
 from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Stage, train_teacher
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.training import progress, shape_of
 from benchmarks.progress import Reporter
+from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener
 from mobilesam.distillation.world import World
 from mobilesam.model import load_sam_mini
@@ -69,10 +70,13 @@ def make_family(
     # Loaded again, since the file's float16 is what the student must imitate.
     teacher = load_sam_mini(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    with progress(CONFIG, "mobilesam-mini", reporter, world) as listen:
-        student = train_student(
-            teacher, sha256, data, out / "mobilesam-mini", world=world, on_step=listen
-        )
+
+    def watch_round(name: str, config: TrainConfig) -> AbstractContextManager[Listener]:
+        return progress(config, f"mobilesam-mini, {name} round", reporter, world)
+
+    student = train_student(
+        teacher, sha256, data, out / "mobilesam-mini", world=world, watch=watch_round
+    )
     made_by = {
         "recipe": "benchmarks.distillation.mini_student",
         "teacher": sha256,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from segment_anything.modeling import Sam
@@ -15,7 +17,7 @@ from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.distillation.world import World
 from mobilesam.mini import mobile_sam_mini_shape
 
-CONFIG = TrainConfig(
+_FIRST = TrainConfig(
     steps=1400,
     batch_size=16,
     micro_batch=8,
@@ -28,6 +30,13 @@ CONFIG = TrainConfig(
     checkpoint_every=100,
     prompts=PromptConfig(objects_per_image=3),
 )
+ROUNDS = {
+    "first": _FIRST,
+    "second": _FIRST.model_copy(update={"learning_rate": 1.5e-3, "seed": 3}),
+}
+"""By name; each takes up what the one before has found, at a rate that rises and falls again."""
+
+Watch = Callable[[str, TrainConfig], AbstractContextManager[Listener]]
 
 
 def train_student(
@@ -37,7 +46,7 @@ def train_student(
     folder: Path,
     *,
     world: World,
-    on_step: Listener | None = None,
+    watch: Watch,
 ) -> Sam:
     """Distils `mobilesam-mini`, taking up whatever the folder holds of it.
 
@@ -49,17 +58,19 @@ def train_student(
         teacher: `sam-mini`.
         sha256: Of its weights.
         data: Scenes.
-        folder: For the checkpoint.
+        folder: Each round has a folder of its own in it.
         world: This process among those that train together.
-        on_step: Told of every step.
+        watch: Gives, for each round, who is told of its steps.
 
     Returns:
         The trained student, in evaluation mode.
     """
     shape, heads = mobile_sam_mini_shape()
-    student = build_student(shape, heads, CONFIG.seed)
+    student = build_student(shape, heads, _FIRST.seed)
     source = OnlineTeacher(teacher, sha256, shape.image_size_px)
-    scheme = Decoupled(student, teacher, source, CONFIG)
-    state = train(scheme, data, folder, world=world, on_step=on_step)
-    student.load_state_dict(state.result())
+    for name, config in ROUNDS.items():
+        scheme = Decoupled(student, teacher, source, config)
+        with watch(name, config) as listen:
+            state = train(scheme, data, folder / name, world=world, on_step=listen)
+        student.load_state_dict(state.result())
     return student.eval()

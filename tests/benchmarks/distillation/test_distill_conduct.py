@@ -116,8 +116,8 @@ def test_the_family_is_made_taken_up_and_can_be_used(
     monkeypatch.setattr(mini_teacher, "STAGES", stages)
     monkeypatch.setattr(mini_teacher, "SamMiniConfig", lambda: TEACHER)
     monkeypatch.setattr(mini_family, "TRAINING_SCENES", SCENES)
-    for module in (mini_family, mini_student):
-        monkeypatch.setattr(module, "CONFIG", small(mini_student.CONFIG, 2))
+    rounds = {name: small(config, 2) for name, config in mini_student.ROUNDS.items()}
+    monkeypatch.setattr(mini_student, "ROUNDS", rounds)
     monkeypatch.setattr(mini_student, "mobile_sam_mini_shape", lambda: (STUDENT, HEADS))
 
     def made() -> mini_family.MiniFamily:
