@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.distillation.experiment import DistillationRecord
 from benchmarks.distillation.family_aims import family_aims
 from benchmarks.distillation.publish import load
 from benchmarks.distillation.tables import compute_table, schemes_table
@@ -73,39 +74,58 @@ def page(root: Path) -> str:
     Raises:
         DataError: A file is not such a result.
     """
+    family = load_record(root / FAMILY) if (root / FAMILY / RECORD_NAME).is_file() else None
+    return "\n".join([*_family(root, family), *_comparison(root, family), *_real_size(root)])
+
+
+def _family(root: Path, record: RunRecord | None) -> list[str]:
     learnt = mobile_sam_mini_shape()[0].learnt_channels
     parts = [_INTRO, _COLORS.format(learnt, N_CELL_COLORS)]
-    if (root / FAMILY / RECORD_NAME).is_file():
-        record = load_record(root / FAMILY)
-        path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
-        parts += [family_aims(record).to_markdown(""), readme_block(record, path)]
-        if (root / OTHERS / RECORD_NAME).is_file():
-            parts.append(_others(load_record(root / OTHERS)))
-    else:
-        parts.append(_NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}"))
-    parts.append(_COMPARE)
-    if (root / COMPARE / RECORD_NAME).is_file():
-        compared = load(root / COMPARE)
-        folder = (Path("..") / COMPARE).as_posix()
-        parts += [
-            schemes_table(compared).to_markdown("###"),
-            f"![Agreement by training time]({folder}/distillation-schemes.png)\n",
-            compute_table(compared).to_markdown("###"),
-            f"![Losses]({folder}/distillation-losses.png)\n",
-            measured_on(compared.model_dump(mode="json")),
-        ]
-    else:
-        parts.append(_NOT_YET.format("mobilesam-bench distill compare --profile mini"))
-    parts.append(_FULL_SIZE)
-    full_size = read_result(root / FULL_SIZE, "full-size distillation")
-    if full_size is None:
-        parts.append(_NOT_YET.format("python -m benchmarks.distillation.full_size"))
-    else:
-        try:
-            parts += [full_size_table(full_size).to_markdown(""), measured_on(full_size)]
-        except (KeyError, TypeError, IndexError) as error:
-            raise DataError(f"{FULL_SIZE} is no full-size distillation: {error}") from error
-    return "\n".join(parts)
+    if record is None:
+        return [*parts, _NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}")]
+    path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
+    parts += [family_aims(record).to_markdown(""), readme_block(record, path)]
+    if (root / OTHERS / RECORD_NAME).is_file():
+        parts.append(_others(load_record(root / OTHERS)))
+    return parts
+
+
+def _comparison(root: Path, family: RunRecord | None) -> list[str]:
+    if not (root / COMPARE / RECORD_NAME).is_file():
+        return [_COMPARE, _NOT_YET.format("mobilesam-bench distill compare --profile mini")]
+    compared = load(root / COMPARE)
+    folder = (Path("..") / COMPARE).as_posix()
+    return [
+        _COMPARE,
+        *([] if family is None else another_teacher(family, compared)),
+        schemes_table(compared).to_markdown("###"),
+        f"![Agreement by training time]({folder}/distillation-schemes.png)\n",
+        compute_table(compared).to_markdown("###"),
+        f"![Losses]({folder}/distillation-losses.png)\n",
+        measured_on(compared.model_dump(mode="json")),
+    ]
+
+
+def another_teacher(family: RunRecord, compared: DistillationRecord) -> list[str]:
+    """A warning where the comparison was made with other weights than those that ship."""
+    name, used = compared.teacher, compared.teacher_sha256
+    shipped = {row.model: row.weights.sha256 for row in family.models}.get(name)
+    if None in (shipped, used) or shipped == used:
+        return []
+    return [
+        f"Made with an earlier {name} ({str(used)[:8]}) and its student, not with those above "
+        f"({str(shipped)[:8]}): which scheme is ahead may carry over, the figures do not.\n"
+    ]
+
+
+def _real_size(root: Path) -> list[str]:
+    found = read_result(root / FULL_SIZE, "full-size distillation")
+    if found is None:
+        return [_FULL_SIZE, _NOT_YET.format("python -m benchmarks.distillation.full_size")]
+    try:
+        return [_FULL_SIZE, full_size_table(found).to_markdown(""), measured_on(found)]
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{FULL_SIZE} is no full-size distillation: {error}") from error
 
 
 def _others(record: RunRecord) -> str:

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from benchmarks.distillation.family_aims import aims_of, family_aims
-from benchmarks.distillation.page import FULL_SIZE, PAGE, ROOT, full_size_table, page
+from benchmarks.distillation.page import (
+    COMPARE,
+    FULL_SIZE,
+    PAGE,
+    ROOT,
+    another_teacher,
+    full_size_table,
+    page,
+)
+from benchmarks.distillation.publish import load
 from benchmarks.environment import collect
-from benchmarks.records import LatencyRow, MiouRow, ParamsRow, RunRecord, WeightsRow
+from benchmarks.records import LatencyRow, MiouRow, ModelRow, ParamsRow, RunRecord, WeightsRow
 from mobilesam.errors import DataError
 
 TEACHER = "teacher:sam-mini"
@@ -108,6 +117,21 @@ def test_aims_are_judged_by_the_figures(student_box: float, outcome: str) -> Non
 def test_the_table_of_aims_shows_bound_and_figure() -> None:
     text = family_aims(family(0.82)).to_markdown("")
     assert "| sam-mini, box | at least 82 % | 85.0 % | reached |" in text
+
+
+def test_a_comparison_with_an_earlier_teacher_says_so() -> None:
+    compared = load(ROOT / COMPARE)
+    own = ModelRow(
+        model=compared.teacher, family="mini", input_size_px=256, licence="Apache-2.0",
+        decode_kind="decoder", weights=WeightsRow(kind="file", sha256=compared.teacher_sha256),
+    )  # fmt: skip
+    other = own.model_copy(update={"weights": WeightsRow(kind="file", sha256="e" * 64)})
+    record = family(0.8)
+    assert another_teacher(record, compared) == []
+    assert another_teacher(record.model_copy(update={"models": (own,)}), compared) == []
+    (warning,) = another_teacher(record.model_copy(update={"models": (other,)}), compared)
+    assert str(compared.teacher_sha256)[:8] in warning
+    assert "eeeeeeee" in warning
 
 
 def test_the_full_size_path_is_shown_before_and_after(tmp_path: Path) -> None:
