@@ -73,12 +73,20 @@ def family_aims(record: RunRecord) -> Table:
                 f"{'at least' if aim.at_least else 'at most'} {aim.bound:g} {aim.unit}",
                 (aim.bound,),
             ),
-            Cell("" if aim.measured is None else f"{aim.measured:.1f} {aim.unit}", (aim.measured,)),
+            Cell(
+                "" if aim.measured is None else f"{aim.measured:.{_digits(aim)}f} {aim.unit}",
+                (aim.measured,),
+            ),
             Cell(aim.outcome, (aim.outcome,)),
         )
         for aim in aims_of(record)
     )
     return Table("mini-family-aims", "Aims of the mini family", columns, rows)
+
+
+def _digits(aim: FamilyAim) -> int:
+    """Places after the point: a factor just short of its bound must not look like it."""
+    return 2 if aim.unit == "x" else 1
 
 
 def _miou(
