@@ -91,8 +91,8 @@ def distill_mini(
 ) -> int:
     """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
 
-    About two and a half hours on two cores with torchrun --nproc-per-node 2 -m benchmarks distill
-    mini, which is what nox -s mini does. A run that was interrupted is taken up by the same --out.
+    Two hours and three quarters on two cores with torchrun --nproc-per-node 2 -m benchmarks
+    distill mini, which is what nox -s mini does. A run that was interrupted is taken up by the same --out.
     """
     from benchmarks.commands import training as commands
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from segment_anything.modeling import Sam
 
 from benchmarks.distillation.mini_student import train_student
-from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Stage, train_teacher
+from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Watch, train_teacher
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.training import progress, shape_of
 from benchmarks.progress import Reporter
@@ -59,9 +59,7 @@ def make_family(
     world.wait()
     data = SceneCache(scenes_root, TRAINING_SCENES)
 
-    def watch(stage: Stage) -> AbstractContextManager[Listener]:
-        return progress(stage.config, f"sam-mini, stage {stage.name}", reporter, world)
-
+    watch = _watch("sam-mini, stage {}", reporter, world)
     teacher = train_teacher(data, out / "sam-mini", world=world, watch=watch)
     made_by = {"recipe": "benchmarks.distillation.mini_teacher", "data": data.fingerprint}
     path = _save(out / TEACHER_NAME, teacher, made_by, world)
@@ -70,19 +68,23 @@ def make_family(
     # Loaded again, since the file's float16 is what the student must imitate.
     teacher = load_sam_mini(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def watch_round(name: str, config: TrainConfig) -> AbstractContextManager[Listener]:
-        return progress(config, f"mobilesam-mini, {name} round", reporter, world)
-
-    student = train_student(
-        teacher, sha256, data, out / "mobilesam-mini", world=world, watch=watch_round
-    )
+    watch = _watch("mobilesam-mini, {} round", reporter, world)
+    student = train_student(teacher, sha256, data, out / "mobilesam-mini", world=world, watch=watch)
     made_by = {
         "recipe": "benchmarks.distillation.mini_student",
         "teacher": sha256,
         "data": data.fingerprint,
     }
     return MiniFamily(path, _save(out / STUDENT_NAME, student, made_by, world))
+
+
+def _watch(title: str, reporter: Reporter, world: World) -> Watch:
+    """Shows each part of a recipe as a bar of its own; the title has a gap for the part's name."""
+
+    def watch(name: str, config: TrainConfig) -> AbstractContextManager[Listener]:
+        return progress(config, title.format(name), reporter, world)
+
+    return watch
 
 
 def _save(path: Path, model: Sam, made_by: dict[str, str], world: World) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from segment_anything.modeling import Sam
 
+from benchmarks.distillation.mini_teacher import Watch
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.imitation import Decoupled
-from mobilesam.distillation.loop import Listener, train
+from mobilesam.distillation.loop import train
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.students import build_student
 from mobilesam.distillation.teachers import OnlineTeacher
@@ -35,8 +34,6 @@ ROUNDS = {
     "second": _FIRST.model_copy(update={"learning_rate": 1.5e-3, "seed": 3}),
 }
 """By name; each takes up what the one before has found, at a rate that rises and falls again."""
-
-Watch = Callable[[str, TrainConfig], AbstractContextManager[Listener]]
 
 
 def train_student(

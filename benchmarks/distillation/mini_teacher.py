@@ -129,7 +129,8 @@ STAGES = (
 )
 
 
-Watch = Callable[[Stage], AbstractContextManager[Listener]]
+Watch = Callable[[str, TrainConfig], AbstractContextManager[Listener]]
+"""Given the name and settings of a part of a recipe: who is told of its steps."""
 
 
 def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch) -> Sam:
@@ -154,7 +155,7 @@ def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch
         if found is not None:
             model.load_state_dict(resized_positions(found, stage.side_px // 16))
         scheme = stage.scheme(model, stage.config)
-        with watch(stage) as listen:
+        with watch(stage.name, stage.config) as listen:
             state = train(scheme, data, folder / stage.name, world=world, on_step=listen)
         found = state.result()
         model.load_state_dict(found)
