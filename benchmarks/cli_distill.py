@@ -92,7 +92,8 @@ def distill_mini(
     """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
 
     Two hours and three quarters on two cores with torchrun --nproc-per-node 2 -m benchmarks
-    distill mini, which is what nox -s mini does. A run that was interrupted is taken up by the same --out.
+    distill mini, which is what nox -s mini does. A run that was interrupted is taken up by
+    the same --out.
     """
     from benchmarks.commands import training as commands
 
