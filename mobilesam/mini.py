@@ -137,7 +137,7 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
     teacher = SamMiniConfig()
     encoder = TinyVitConfig(
         embed_dims=(12, 32, 64, 96),
-        depths=(1, 1, 2, 1),
+        depths=(1, 1, 1, 1),
         num_heads=(1, 1, 2, 2),
         window_sizes=(8, 8, 8, 16),
         strides=(2, 1, 1),

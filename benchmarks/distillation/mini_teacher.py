@@ -72,6 +72,12 @@ def _changed(**changes: Any) -> TrainConfig:
 
 _MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5}
 
+_ALIKE: dict[str, Any] = {
+    "losses": _USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2, "candidates": 1}),
+    "prompts": PromptConfig(objects_per_image=3, center_share=0.33, box_center_share=0.34),
+}
+"""Every object of a scene is a whole: three candidates have no reason to mean different things."""
+
 STAGES = (
     Stage(
         "decoder",
@@ -114,6 +120,20 @@ STAGES = (
         ),
     ),
     Stage(
+        "again",
+        Supervised,
+        256,
+        _changed(
+            steps=2000,
+            learning_rate=5e-4,
+            final_rate_share=0.01,
+            ema_decay=0.995,
+            precision="bf16",
+            **_ALIKE,
+            **_MOSTLY_WHOLE,
+        ),
+    ),
+    Stage(
         "heads",
         HeadsAlone,
         256,
@@ -122,7 +142,9 @@ STAGES = (
             learning_rate=3e-4,
             final_rate_share=0.01,
             ema_decay=0.99,
-            losses=_USUAL.losses.model_copy(update={"quality": 4}),
+            precision="bf16",
+            losses=_ALIKE["losses"].model_copy(update={"quality": 4}),
+            prompts=_ALIKE["prompts"],
             **_MOSTLY_WHOLE,
         ),
     ),

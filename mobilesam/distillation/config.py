@@ -26,6 +26,9 @@ class LossConfig(Frozen):
     focal: float = Field(default=20.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
     quality: float = Field(default=1.0, ge=0)
+    candidates: float = Field(
+        default=0.0, ge=0, description="of all three candidates alike, beside the best of them"
+    )
     cosine: float = Field(
         default=0.0, ge=0, description="of 1 - cosine between embeddings, beside their MSE"
     )
@@ -51,12 +54,14 @@ class PromptConfig(Frozen):
 
     `box_jitter` is the deviation of a moved edge, relative to the box's side; half of the boxes
     keep their edges. `refine` is the share of steps that correct the first answer by a click where
-    it is wrong, with the answer fed back.
+    it is wrong, with the answer fed back. `box_center_share` of the points lie in the middle of the
+    object's box, wherever that is: of a ring or a thing half hidden it may show something else.
     """
 
     objects_per_image: int = Field(default=4, ge=1)
     box_jitter: float = Field(default=0.05, ge=0, le=0.5)
     center_share: float = Field(default=0.5, ge=0, le=1)
+    box_center_share: float = Field(default=0.0, ge=0, le=1)
     refine: float = Field(default=0.15, ge=0, le=1)
 
 

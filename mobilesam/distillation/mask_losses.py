@@ -39,6 +39,7 @@ def mask_loss(
     each = mask_terms(logits, target, valid, config)
     # Of three candidates only the best learns, or all would answer alike (SAM, section 3).
     masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
+    masks = masks + config.candidates * each[:, 1:].mean()
     with torch.no_grad():
         found = losses.iou(logits, target, valid)
     quality = (qualities - found).square().mean()

@@ -153,9 +153,12 @@ class _Objects:
             sides = np.tile(box[2:] - box[:2], 2)
             moved = box + rng.normal(0, config.box_jitter, 4) * np.minimum(sides, self._fine / 4)
             box = np.clip(moved, 0, np.tile(fine.shape[::-1], 2))
-        if rng.random() < config.center_share:
+        kind = rng.random()
+        if kind < config.center_share:
             x, y = _deepest(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
             x, y = x + columns[0], y + rows[0]
+        elif kind < config.center_share + config.box_center_share:
+            x, y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
         else:
             inside = np.flatnonzero(mask)
             y, x = divmod(int(inside[int(rng.integers(len(inside)))]), mask.shape[1])
