@@ -64,6 +64,15 @@ class PromptConfig(Frozen):
     box_center_share: float = Field(default=0.0, ge=0, le=1)
     refine: float = Field(default=0.15, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _shares_of_one(self) -> Self:
+        if self.center_share + self.box_center_share > 1:
+            raise ValueError(
+                f"center_share {self.center_share} and box_center_share {self.box_center_share} are"
+                " shares of all points: more than 1 together"
+            )
+        return self
+
 
 class TrainConfig(Frozen):
     """One training run.

@@ -37,7 +37,8 @@ def mask_loss(
         config: Weights of the terms.
     """
     each = mask_terms(logits, target, valid, config)
-    # Of three candidates only the best learns, or all would answer alike (SAM, section 3).
+    # Of three candidates the best learns most, or all would answer alike (SAM, section 3, where it
+    # alone learns; so it is here unless the settings say otherwise).
     masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
     masks = masks + config.candidates * each[:, 1:].mean()
     with torch.no_grad():

@@ -28,6 +28,7 @@ from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.decoding import PromptBatch, decode
 from mobilesam.distillation.imitation import Decoupled
 from mobilesam.distillation.loop import train
+from mobilesam.distillation.mask_losses import mask_loss
 from mobilesam.distillation.muon import MuonAdamW, orthogonal
 from mobilesam.distillation.prompting import correct, draw_prompts
 from mobilesam.distillation.samples import TrainingSample
@@ -146,6 +147,34 @@ def test_prompts_belong_to_their_objects() -> None:
         assert abs(right - columns[-1] - 1) <= 1
         assert abs(top - rows[0]) <= 1
         assert abs(bottom - rows[-1] - 1) <= 1
+
+
+def test_points_in_the_middle_of_a_box_are_there() -> None:
+    config = PromptConfig(
+        objects_per_image=3, box_jitter=0.0, center_share=0.0, box_center_share=1.0
+    )
+    prompts = draw_prompts(batch(4), config, CELLS).prompts
+    left_top, right_bottom = prompts.boxes[:, :2], prompts.boxes[:, 2:]
+    middles = (left_top + right_bottom) / 2 - 0.5
+    assert torch.allclose(prompts.points[len(middles) :, 0], middles, atol=1e-4)
+    with pytest.raises(ValidationError, match="more than 1 together"):
+        PromptConfig(center_share=0.6, box_center_share=0.5)
+
+
+def test_of_three_candidates_the_best_learns_or_all_do() -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    target, valid = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    target[..., :4] = 1
+
+    def learning_masks(candidates: float) -> list[int]:
+        found = logits.clone().requires_grad_()
+        config = MASKS.model_copy(update={"candidates": candidates})
+        mask_loss(found, torch.zeros(2, 4), target, valid, config).total.backward()
+        assert found.grad is not None
+        return (found.grad.abs().sum(dim=(2, 3)) > 0).sum(dim=1).tolist()
+
+    assert learning_masks(0) == [2, 2]
+    assert learning_masks(1) == [4, 4]
 
 
 def test_targets_turn_with_the_picture() -> None:
