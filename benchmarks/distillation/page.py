@@ -133,8 +133,13 @@ def _others(record: RunRecord) -> str:
     found: dict[str, list[str]] = {}
     for row in record.miou:
         if row.protocol in _SHOWN and row.reference == GROUND_TRUTH and row.miou is not None:
-            found.setdefault(row.model, []).append(f"{row.protocol} {percent(row.miou)} %")
-    models = "; ".join(f"{model}: {', '.join(values)}" for model, values in found.items())
+            value = f"{row.protocol} {percent(row.miou, row.ci95)} %"
+            found.setdefault(row.model, []).append(value)
+    sides = {row.model: row.input_size_px for row in record.models if row.input_size_px}
+    models = "; ".join(
+        f"{model}{f' ({sides[model]} px)' if model in sides else ''}: {', '.join(values)}"
+        for model, values in found.items()
+    )
     n_images = max(row.n_images for row in record.miou)
     return (
         f"Other models on {n_images} such scenes ([record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
