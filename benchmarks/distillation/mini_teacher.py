@@ -6,9 +6,10 @@ apart, and the embedding learns little through a decoder that does not look. So 
 part first: the decoder, on embeddings that are ideal, what a box and a point ask for; the encoder,
 without prompts, what belongs together. Then both are trained as one, on parts of pictures at the
 size that they will have in the end, then on whole pictures, where the losses of the first two fall
-away for most of the time; and at last the decoder learns to live with an encoder that no longer
-changes, and how good its own masks are. Batches are small, since in the beginning the number of
-steps counts, not that of images.
+away for most of the time, and all three candidates come to learn, also from points in the middle of
+a box; and at last the decoder learns to live with an encoder that no longer changes, and how good
+its own masks are. Batches are small, since in the beginning the number of steps counts, not that of
+images.
 """
 
 from __future__ import annotations
