@@ -58,7 +58,7 @@ def speed(session: nox.Session) -> None:
 
 @nox.session
 def mini(session: nox.Session) -> None:
-    """Trains the mini family, in about three hours. Extra arguments go to `distill mini`."""
+    """Trains the mini family, in three hours and more. Extra arguments go to `distill mini`."""
     out = () if "--out" in session.posargs else ("--out", "bench-runs/mini")
     # Two processes with a core each are twice as fast as one with two threads, and as exact.
     n_processes = str(min(2, os.cpu_count() or 1))

@@ -91,7 +91,7 @@ def distill_mini(
 ) -> int:
     """Make the shipped models again, from nothing: sam-mini, then mobilesam-mini.
 
-    Three hours and a quarter on two cores with torchrun --nproc-per-node 2 -m benchmarks
+    A little over three hours on two cores with torchrun --nproc-per-node 2 -m benchmarks
     distill mini, which is what nox -s mini does. A run that was interrupted is taken up by
     the same --out.
     """

@@ -48,8 +48,7 @@ def train_student(
     """Distils `mobilesam-mini`, taking up whatever the folder holds of it.
 
     The teacher's encoder runs beside the student's, on pictures that are mirrored and recoloured:
-    at this size that costs less than a fifth of a step, and stored embeddings would tie the
-    student to the pictures as they are.
+    stored embeddings would tie the student to the pictures as they are.
 
     Args:
         teacher: `sam-mini`.

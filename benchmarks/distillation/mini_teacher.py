@@ -73,11 +73,14 @@ def _changed(**changes: Any) -> TrainConfig:
 
 _MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5}
 
-_ALIKE: dict[str, Any] = {
+_ALL_CANDIDATES: dict[str, Any] = {
     "losses": _USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2, "candidates": 1}),
     "prompts": PromptConfig(objects_per_image=3, center_share=0.33, box_center_share=0.34),
 }
-"""Every object of a scene is a whole: three candidates have no reason to mean different things."""
+"""Every object of a scene is a whole, so that three candidates have no reason to mean different
+things. The middle of its box, which the protocol `center` clicks, may show another object: what is
+meant then can be learnt from such clicks alone.
+"""
 
 STAGES = (
     Stage(
@@ -130,7 +133,7 @@ STAGES = (
             final_rate_share=0.01,
             ema_decay=0.995,
             precision="bf16",
-            **_ALIKE,
+            **_ALL_CANDIDATES,
             **_MOSTLY_WHOLE,
         ),
     ),
@@ -144,8 +147,8 @@ STAGES = (
             final_rate_share=0.01,
             ema_decay=0.99,
             precision="bf16",
-            losses=_ALIKE["losses"].model_copy(update={"quality": 4}),
-            prompts=_ALIKE["prompts"],
+            losses=_ALL_CANDIDATES["losses"].model_copy(update={"quality": 4}),
+            prompts=_ALL_CANDIDATES["prompts"],
             **_MOSTLY_WHOLE,
         ),
     ),

@@ -45,9 +45,9 @@ your own: [train-mobilesam.md](train-mobilesam.md).
 decoder. Both ship in `mobilesam/weights/`, so that a machine without network has a real promptable
 model. They know drawn scenes and nothing else: not photographs.
 """
-_COLORS = """Their embeddings have {} channels that are learnt, and {} that hold the picture's own
-colours, one for each cell of the logits: teacher and student share these, and neither learns them.
-MobileSAM has no such channels.
+_SHAPE = """Both take pictures of {} px. Their embeddings have {} channels that are learnt, and
+{} that hold the picture's own colours, one for each cell of the logits: teacher and student share
+these, and neither learns them. MobileSAM has no such channels.
 """
 _COMPARE = """## Which scheme makes the better student?
 
@@ -79,8 +79,8 @@ def page(root: Path) -> str:
 
 
 def _family(root: Path, record: RunRecord | None) -> list[str]:
-    learnt = mobile_sam_mini_shape()[0].learnt_channels
-    parts = [_INTRO, _COLORS.format(learnt, N_CELL_COLORS)]
+    shape = mobile_sam_mini_shape()[0]
+    parts = [_INTRO, _SHAPE.format(shape.image_size_px, shape.learnt_channels, N_CELL_COLORS)]
     if record is None:
         return [*parts, _NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}")]
     path = (Path("..") / FAMILY / RECORD_NAME).as_posix()

@@ -54,8 +54,9 @@ class PromptConfig(Frozen):
 
     `box_jitter` is the deviation of a moved edge, relative to the box's side; half of the boxes
     keep their edges. `refine` is the share of steps that correct the first answer by a click where
-    it is wrong, with the answer fed back. `box_center_share` of the points lie in the middle of the
-    object's box, wherever that is: of a ring or a thing half hidden it may show something else.
+    it is wrong, with the answer fed back. `center_share` of the points lie deepest inside their
+    object, `box_center_share` in the middle of its box, which for a ring or a thing half hidden may
+    show something else; the others lie anywhere inside.
     """
 
     objects_per_image: int = Field(default=4, ge=1)

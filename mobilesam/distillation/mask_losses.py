@@ -27,7 +27,7 @@ class MaskLoss:
 def mask_loss(
     logits: Tensor, qualities: Tensor, target: Tensor, valid: Tensor, config: LossConfig
 ) -> MaskLoss:
-    """Focal and dice loss of the single mask and of the best of three; error of the qualities.
+    """Loss of the single mask and of the best of three, or of all three; error of the qualities.
 
     Args:
         logits: (N, 4, g, g), the single mask first.

@@ -111,7 +111,7 @@ def test_the_family_is_made_taken_up_and_can_be_used(
 
     stages = tuple(
         replace(stage, side_px=side, config=small(stage.config, 2))
-        for stage, side in zip(STAGES, (32, 32, 32, 64, 64, 64), strict=True)
+        for stage, side in zip(STAGES, (32, 32, 32, 64, 64, 64, 64), strict=True)
     )
     monkeypatch.setattr(mini_teacher, "STAGES", stages)
     monkeypatch.setattr(mini_teacher, "SamMiniConfig", lambda: TEACHER)

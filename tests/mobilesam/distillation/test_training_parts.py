@@ -157,6 +157,11 @@ def test_points_in_the_middle_of_a_box_are_there() -> None:
     left_top, right_bottom = prompts.boxes[:, :2], prompts.boxes[:, 2:]
     middles = (left_top + right_bottom) / 2 - 0.5
     assert torch.allclose(prompts.points[len(middles) :, 0], middles, atol=1e-4)
+    mixed = PromptConfig(objects_per_image=8, box_jitter=0.0, center_share=0, box_center_share=0.5)
+    points = draw_prompts(batch(4), mixed, CELLS).prompts
+    middles = (points.boxes[:, :2] + points.boxes[:, 2:]) / 2 - 0.5
+    n_middles = ((points.points[len(middles) :, 0] - middles).abs().amax(dim=1) < 1e-4).sum()
+    assert 0.2 * len(middles) < n_middles < 0.8 * len(middles)
     with pytest.raises(ValidationError, match="more than 1 together"):
         PromptConfig(center_share=0.6, box_center_share=0.5)
 
