@@ -34,12 +34,13 @@ from benchmarks.manifests import Manifests
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, find
-from benchmarks.records import WeightsRow
+from benchmarks.records import WeightsRow, write_atomic
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 from mobilesam.model_files import save_model
 
 _UNTRAINED = "untrained"
+_EMBED_SECONDS = "embed-seconds.txt"
 
 
 class Conductor:
@@ -95,7 +96,20 @@ class Conductor:
             StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6),
             self._reporter,
         )
-        return report.seconds
+        return self._seconds_so_far(report.seconds)
+
+    def _seconds_so_far(self, seconds: float) -> float:
+        """With those of earlier invocations: one that finds all embeddings there takes none.
+
+        What an invocation that was killed had taken is not known.
+        """
+        path = self._out / _EMBED_SECONDS
+        try:
+            total = seconds + (float(path.read_text()) if path.exists() else 0.0)
+            write_atomic(path, f"{total}\n".encode())
+        except ValueError as error:
+            raise DataError(f"{path} holds no number; delete the folder to start anew") from error
+        return total
 
     def _training(self, run: PlannedRun) -> Training:
         profile = self._profile

@@ -21,10 +21,10 @@ _MARKERS: Mapping[str, str] = {"decoupled": "o", "semi-coupled": "s", "coupled":
 def schemes_figure(record: DistillationRecord) -> Any:
     """Agreement with the teacher against training time, a point a run, a bar a scheme's interval.
 
-    The smaller budgets of the decoupled scheme are hollow.
+    The other budgets of the decoupled scheme are hollow.
     """
     notes = [
-        "Small: one run each. Large: mean over seeds with its 95 % t interval. Hollow: smaller "
+        "Small: one run each. Large: mean over seeds with its 95 % t interval. Hollow: other "
         "budgets of the decoupled scheme. The teacher's embeddings are stored, and not in the time."
     ]
     figure = new_figure(4.2, "Agreement with the teacher by training time", notes)

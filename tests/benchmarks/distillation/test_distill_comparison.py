@@ -60,11 +60,11 @@ def record() -> DistillationRecord:
     )
 
 
-def test_the_plan_has_every_scheme_and_three_budgets_with_all_seeds() -> None:
+def test_the_plan_has_every_scheme_and_its_budgets_with_all_seeds() -> None:
     profile = find_profile("mini")
     runs = list(planned_runs(profile))
     assert len(profile.seeds) >= 3
-    assert len({run.name for run in runs}) == len(runs) == 5 * len(profile.seeds)
+    assert len({run.name for run in runs}) == len(runs) == 6 * len(profile.seeds)
     steps = profile.config.steps
     for scheme in SCHEMES:
         full = [run for run in runs if run.scheme == scheme and run.config.steps == steps]
@@ -100,12 +100,29 @@ def test_the_tables_say_what_the_record_holds(record: DistillationRecord) -> Non
     assert schemes.rows[0][1].raw[0] == pytest.approx(0.6 + 0.02 - 0.1)
     assert "[" in schemes.rows[0][1].text
     compute, steps = compute_table(record), int(record.config["steps"])
-    assert [row[5].text for row in compute.rows] == ["0.7057", "0.7286", "0.7447"]
+    assert [row[5].text for row in compute.rows] == ["0.7057", "0.7286", "0.7447", "none"]
     assert [(row[0].raw[0], row[1].raw[0]) for row in compute.rows] == [
         (4, steps // 2),
         (8, steps // 2),
         (8, steps),
+        (8, 3 * steps),
     ]
+
+
+def test_the_question_is_answered_at_about_the_same_time_too(record: DistillationRecord) -> None:
+    """The fixture's decoupled runs have 0.1 less at the full budget than without end."""
+    equal, longer = 10.0, 10.0 + 10 * (1 - 1 / 3)
+    found = verdicts(record)
+    starts = [text.split(",")[0] for text in found]
+    steps = 3 * int(record.config["steps"])
+    assert starts == [
+        "Decoupled against semi-coupled",
+        "Decoupled against coupled",
+        f"Decoupled of {steps} steps against semi-coupled",
+        f"Decoupled of {steps} steps against coupled",
+    ]
+    for text, gain in zip(found, (equal, equal + 10, longer, longer + 10), strict=True):
+        assert f"agreement {gain:+.1f} " in text
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,14 @@ def test_the_experiment_runs_once_and_is_taken_up(tmp_path: Path) -> None:
         return Conductor(profile, teacher, tmp_path / "out", tmp_path, reporter, workers).run()
 
     first = conducted(workers=2)
-    assert len(first.students) == 10
+    assert len(first.students) == 12
     assert first.teacher_sha256 == teacher.weights.sha256
     assert all(0 <= row.agreement <= 1 for row in first.students)
     assert first.untrained_agreement is not None
-    assert len({row.weights_sha256 for row in first.students}) == 10
+    assert len({row.weights_sha256 for row in first.students}) == 12
     again = conducted(workers=1)
     assert again.students == first.students
+    assert again.embed_seconds >= first.embed_seconds > 0
 
 
 class _Deadly:
