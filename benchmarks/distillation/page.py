@@ -28,7 +28,7 @@ from mobilesam.mini import mobile_sam_mini_shape
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/distillation.md")
 FAMILY = Path("results/runs/mini-family")
-OTHERS = Path("results/runs/synthetic-masks")
+OTHERS = Path("results/runs/mini-family-others")
 """Other models on such scenes: what the family's figures are to be compared with."""
 COMPARE = Path("results/distillation/compare")
 FULL_SIZE = Path("results/distillation/full-size.json")
@@ -140,9 +140,9 @@ def _others(record: RunRecord) -> str:
         f"{model}{f' ({sides[model]} px)' if model in sides else ''}: {', '.join(values)}"
         for model, values in found.items()
     )
-    n_images = max(row.n_images for row in record.miou)
+    names = ", ".join(sorted({row.dataset for row in record.miou}))
     return (
-        f"Other models on {n_images} such scenes ([record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
+        f"Other models on such scenes ({names}; [record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
         f"{models}. Theirs are trained on photographs, or not at all.\n"
     )
 
