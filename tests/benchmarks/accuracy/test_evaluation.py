@@ -297,8 +297,8 @@ def test_cached_embeddings_give_the_same_masks(
         row["miou"] for row in second.json["rows"]
     ]
     (cold,), (warm,) = first.json["times"], second.json["times"]
+    # How much faster that is depends on what else the machine does: no matter for a test.
     assert (cold["cached_embeddings"], warm["cached_embeddings"]) == (0, 2)
-    assert warm["model_s"] < cold["model_s"]
 
 
 def test_only_the_references_that_were_asked_for_are_scored(
