@@ -106,9 +106,9 @@ class Conductor:
         path = self._out / _EMBED_SECONDS
         try:
             total = seconds + (float(path.read_text()) if path.exists() else 0.0)
-            write_atomic(path, f"{total}\n".encode())
         except ValueError as error:
             raise DataError(f"{path} holds no number; delete the folder to start anew") from error
+        write_atomic(path, f"{total}\n".encode())
         return total
 
     def _training(self, run: PlannedRun) -> Training:

@@ -71,16 +71,23 @@ def _changed(**changes: Any) -> TrainConfig:
     return _USUAL.model_copy(update=changes)
 
 
-_MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5}
+_MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5, "final_rate_share": 0.01}
 
-_ALL_CANDIDATES: dict[str, Any] = {
-    "losses": _USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2, "candidates": 1}),
-    "prompts": PromptConfig(objects_per_image=3, center_share=0.33, box_center_share=0.34),
-}
-"""Every object of a scene is a whole, so that three candidates have no reason to mean different
-things. The middle of its box, which the protocol `center` clicks, may show another object: what is
-meant then can be learnt from such clicks alone.
+_MASKS_ALONE = _USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2})
+_ALL_CANDIDATES = _MASKS_ALONE.model_copy(update={"candidates": 1})
+"""Every object of a scene is a whole: three candidates have no reason to mean different things."""
+
+_BOX_MIDDLES = PromptConfig(objects_per_image=3, center_share=0.33, box_center_share=0.34)
+"""The middle of an object's box, which the protocol `center` clicks, may show another object: what
+is meant then can be learnt from such clicks alone.
 """
+
+
+def _whole(name: str, **changes: Any) -> Stage:
+    """Everything learns, mostly on whole pictures."""
+    config = _changed(ema_decay=0.995, **_MOSTLY_WHOLE, **changes)
+    return Stage(name, Supervised, 256, config)
+
 
 STAGES = (
     Stage(
@@ -97,45 +104,15 @@ STAGES = (
     Stage(
         "parts", Supervised, 128, _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
     ),
-    Stage(
-        "whole",
-        Supervised,
-        256,
-        _changed(
-            steps=1300,
-            learning_rate=6e-4,
-            final_rate_share=0.01,
-            ema_decay=0.995,
-            **_MOSTLY_WHOLE,
-        ),
-    ),
-    Stage(
-        "long",
-        Supervised,
-        256,
-        _changed(
-            steps=3000,
-            learning_rate=6e-4,
-            final_rate_share=0.01,
-            ema_decay=0.995,
-            precision="bf16",
-            losses=_USUAL.losses.model_copy(update={"affinity": 0, "reading": 0.2}),
-            **_MOSTLY_WHOLE,
-        ),
-    ),
-    Stage(
+    _whole("whole", steps=1300, learning_rate=6e-4),
+    _whole("long", steps=3000, learning_rate=6e-4, precision="bf16", losses=_MASKS_ALONE),
+    _whole(
         "again",
-        Supervised,
-        256,
-        _changed(
-            steps=2000,
-            learning_rate=5e-4,
-            final_rate_share=0.01,
-            ema_decay=0.995,
-            precision="bf16",
-            **_ALL_CANDIDATES,
-            **_MOSTLY_WHOLE,
-        ),
+        steps=2000,
+        learning_rate=5e-4,
+        precision="bf16",
+        losses=_ALL_CANDIDATES,
+        prompts=_BOX_MIDDLES,
     ),
     Stage(
         "heads",
@@ -144,11 +121,10 @@ STAGES = (
         _changed(
             steps=400,
             learning_rate=3e-4,
-            final_rate_share=0.01,
             ema_decay=0.99,
             precision="bf16",
-            losses=_ALL_CANDIDATES["losses"].model_copy(update={"quality": 4}),
-            prompts=_ALL_CANDIDATES["prompts"],
+            losses=_ALL_CANDIDATES.model_copy(update={"quality": 4}),
+            prompts=_BOX_MIDDLES,
             **_MOSTLY_WHOLE,
         ),
     ),
