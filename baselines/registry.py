@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from baselines import DEFAULT_SELECTION
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from mobilesam.checkpoints import shipped_path
@@ -44,6 +45,7 @@ class ModelEntry:
             folder of these files for a checkpoint.
         derive_requires: Packages that making them takes beside `requires`.
         third_party: It comes from an entry point.
+        by_default: It belongs to the selection `default`; models for tests and experiments do not.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ModelEntry:
     derive_requires: tuple[str, ...] = ()
     third_party: bool = False
     shipped: str | None = None
+    by_default: bool = True
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
@@ -138,6 +141,7 @@ _BUILT_IN = (
         "small SAM, trained from scratch by this project on synthetic scenes",
         "sam-mini",
         shipped="sam-mini.safetensors",
+        by_default=False,
     ),
     ModelEntry(
         "mobilesam-mini",
@@ -145,6 +149,7 @@ _BUILT_IN = (
         "small MobileSAM, distilled from sam-mini",
         "mobilesam-mini",
         shipped="mobilesam-mini.safetensors",
+        by_default=False,
     ),
     ModelEntry(
         "grabcut",
@@ -153,7 +158,12 @@ _BUILT_IN = (
         requires=("cv2",),
     ),
     ModelEntry("box", "baselines.classical:build_box", "the prompt box itself (floor)"),
-    ModelEntry("dummy", "baselines.dummy:build", "known masks and delays: proves the suite"),
+    ModelEntry(
+        "dummy",
+        "baselines.dummy:build",
+        "known masks and delays: tests the suite",
+        by_default=False,
+    ),
 )
 
 
@@ -173,8 +183,9 @@ def entries() -> Mapping[str, ModelEntry]:
 def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     """Finds models by name or wildcard, each once, in the order asked for.
 
-    A wildcard stands for models that this installation can run: those that lack a package, or
-    whose weights should be in the package and are not, are chosen by name alone.
+    `default` stands for all models but those for tests and experiments. Like a wildcard, it leaves
+    out models that this installation cannot run, because a package or shipped weights are missing;
+    these are selected by name only.
 
     Raises:
         UsageError: A pattern matches nothing; suggests the nearest names, or what to install.
@@ -183,6 +194,8 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
         matching = fnmatch.filter(known, pattern)
+        if pattern == DEFAULT_SELECTION:
+            matching = [name for name, entry in known.items() if entry.by_default]
         able = [name for name in matching if known[name].can_run]
         names = [pattern] if pattern in known else able
         if matching and not names:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from baselines import DEFAULT_SELECTION
 from benchmarks.data.limits import MAX_PIXELS
 
 
@@ -16,7 +17,12 @@ from benchmarks.data.limits import MAX_PIXELS
 class ModelArguments:
     """Which models, and with which weights."""
 
-    models: Annotated[str, Parameter(help="Names or wildcards, separated by commas.")] = "*"
+    models: Annotated[
+        str,
+        Parameter(
+            help="Names or wildcards, separated by commas; default: all but models for tests."
+        ),
+    ] = DEFAULT_SELECTION
     weights: Annotated[
         tuple[str, ...],
         Parameter(metavar="NAME=PATH", help="Local weights of a model; may be repeated."),

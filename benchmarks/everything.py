@@ -114,7 +114,13 @@ def _one_model(
         if "everything" not in segmenter.info.supports:
             return blank("skipped", f"{options.name} has no mode that needs no prompt"), []
         tally = _pass(segmenter, dataset, reporter, limit)
-        return _summarise(_row(model, dataset), tally), tally.failures
+        row = _summarise(_row(model, dataset), tally)
+        if row.ar1000 is not None and row.median_ms is not None:
+            reporter.say(
+                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, {row.median_ms:.4g} ms an "
+                f"image ({row.n_images} images, {row.n_objects} objects)"
+            )
+        return row, tally.failures
 
     row, failures = take_turn(model, STAGE, blank, measure)
     if row.status == "ok" and not failures:

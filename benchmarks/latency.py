@@ -75,24 +75,49 @@ def measure(
         reporter: Told about progress.
     """
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
+    results: dict[str, LatencyResult] = {}
     usable = [model for model in models if model.error is None and model.entry.name in infos]
     order = random.Random(config.seed)  # noqa: S311 - an order, not a secret
     with reporter.bar("latency", config.profile.processes * len(usable)) as bar:
         for index in range(config.profile.processes):
             for model in order.sample(usable, len(usable)):
-                bar.note(f"{model.entry.name} (process {index + 1})")
-                rounds[model.entry.name].append(_round(model, index, config, cells))
-                bar.step(model.entry.name)
+                name = model.entry.name
+                bar.note(f"{name} (process {index + 1})")
+                rounds[name].append(_round(model, index, config, cells))
+                if len(rounds[name]) == config.profile.processes:
+                    results[name] = _summarise(model, infos[name], rounds[name], config)
+                    reporter.say(f"{name}: {headline(results[name].rows)}")
+                bar.step(name)
     result = LatencyResult()
     for model in models:
         name = model.entry.name
-        if name in infos and model.error is None:
-            _summarise(model, infos[name], rounds[name], config, result)
+        if name in results:
+            result.rows += results[name].rows
+            result.memory += results[name].memory
+            result.failures += results[name].failures
         else:
             why = model.error or f"{name} cannot be built; see the failures of the run"
             failed = PhaseLine(phase="load", status="error", why=why)
             result.rows.append(_row(model, infos.get(name), [failed], config))
     return result
+
+
+def headline(rows: Sequence[LatencyRow]) -> str:
+    """The most wanted times of a model in one line: encode, decode of one prompt, end to end."""
+    wanted = {
+        "encode": ("encode", None),
+        "decode": ("decode", 1),
+        "end to end": ("end_to_end", 1),
+    }
+    times = {(row.phase, row.n_prompts): row for row in rows}
+    parts = []
+    for label, key in wanted.items():
+        row = times.get(key)
+        if row is not None and row.median_ms is not None:
+            parts.append(f"{label} {row.median_ms:.4g} ms")
+        elif row is not None:
+            parts.append(f"{label} {row.status}")
+    return ", ".join(parts) or "not timed"
 
 
 def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellStore) -> Round:
@@ -173,8 +198,8 @@ def _summarise(
     info: ModelInfo,
     rounds: Sequence[Round],
     config: LatencyConfig,
-    result: LatencyResult,
-) -> None:
+) -> LatencyResult:
+    result = LatencyResult()
     name = model.entry.name
     errors = [each.error for each in rounds if each.error is not None]
     result.failures.extend(Failure(stage="latency", culprit=name, why=why) for why in set(errors))
@@ -195,6 +220,7 @@ def _summarise(
     memory = [each.memory for each in rounds if each.memory is not None]
     if memory:
         result.memory.append(_memory_row(model, memory))
+    return result
 
 
 def _expected(config: LatencyConfig) -> Iterator[tuple[str, int | None]]:

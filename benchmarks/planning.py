@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,12 +45,17 @@ class PlannedModel:
         options: How it is built.
         weights: The weights, as recorded.
         error: Its weights are unusable (wrong, truncated, untrusted): nothing is measured.
+        reason: Why the official weights are not used, without the name of the model; None if they
+            are, or if others were asked for.
+        deferred: Why only its parameters are counted; None if everything is measured.
     """
 
     entry: ModelEntry
     options: ModelOptions
     weights: WeightsRow
     error: str | None = None
+    reason: str | None = None
+    deferred: str | None = None
 
     @property
     def key(self) -> dict[str, object]:
@@ -81,64 +86,130 @@ def plan(
     precision: str,
     seed: int,
 ) -> list[PlannedModel]:
-    """Finds the weights of each model; unavailable ones leave it with random weights.
+    """Finds the weights of each model; a model whose weights are unavailable gets random ones.
 
-    The first file that fails for want of a network is the last that is tried. Without a policy no
-    weights are looked for.
+    After the first download that finds no network, no other is tried. Without a policy no weights
+    are looked for.
     """
-    models = []
-    no_network: str | None = None
+    models: list[PlannedModel] = []
+    no_network: NetworkUnreachableError | None = None
     for entry in entries:
         options = ModelOptions(entry.name, device, precision, None, seed)
         if policy is None or (entry.checkpoint is None and entry.name not in policy.overrides):
             models.append(PlannedModel(entry, options, WeightsRow(kind="none")))
             continue
+        now = policy if no_network is None else replace(policy, offline=True)
+        checkpoint: Checkpoint | None = None
+        unavailable: list[WeightsUnavailableError] = []
         try:
-            now = policy if no_network is None else replace(policy, offline=True)
-            checkpoint = find_checkpoint(entry, now)
-        except NetworkUnreachableError as error:
-            no_network = str(error)
-            models.append(_untrained(entry, options, no_network))
+            checkpoint = find_checkpoint(entry, now, on_fallback=unavailable.append)
         except WeightsUnavailableError as error:
-            models.append(_untrained(entry, options, no_network or str(error)))
+            unavailable.append(error)
         except WeightsError as error:
-            untrained = _untrained(entry, options, str(error))
-            models.append(replace(untrained, error=str(error)))
-        else:
-            row = WeightsRow(
-                kind="file",
-                sha256=checkpoint.sha256,
-                official=checkpoint.official,
-                file_bytes=checkpoint.n_bytes,
-            )
-            models.append(PlannedModel(entry, replace(options, checkpoint=checkpoint), row))
+            row = WeightsRow(kind="random", why=str(error))
+            models.append(PlannedModel(entry, options, row, error=str(error)))
+            continue
+        cause = unavailable[-1] if unavailable else None
+        if isinstance(cause, NetworkUnreachableError):
+            no_network = cause
+        elif cause is not None and no_network is not None:
+            cause = no_network  # offline only because of it
+        why, reason = (None, None) if cause is None else (str(cause), cause.reason)
+        row = WeightsRow(kind="random", why=why)
+        if checkpoint is not None:
+            row = weights_row(checkpoint, why)
+        options = replace(options, checkpoint=checkpoint)
+        models.append(PlannedModel(entry, options, row, reason=reason))
     return models
 
 
-def _untrained(entry: ModelEntry, options: ModelOptions, why: str) -> PlannedModel:
-    return PlannedModel(entry, options, WeightsRow(kind="random", why=why))
+def deferral_notes(models: Iterable[PlannedModel]) -> list[str]:
+    """Which models with weights are not measured, one line for each reason.
+
+    Models without weights are named by `weights_notes`.
+    """
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        if model.deferred is not None and model.trained:
+            groups.setdefault(model.deferred, []).append(model.entry.name)
+    return [f"{', '.join(names)}: not measured: {why}" for why, names in groups.items()]
 
 
-def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
+def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
+    """The record of a checkpoint.
+
+    Args:
+        checkpoint: A file on this machine.
+        why: Why these weights are used and not the official ones, if there is a reason.
+    """
+    return WeightsRow(
+        kind="file",
+        sha256=checkpoint.sha256,
+        official=checkpoint.official,
+        file_bytes=checkpoint.n_bytes,
+        why=why,
+        shipped=checkpoint.shipped,
+    )
+
+
+def weights_notes(models: Iterable[PlannedModel]) -> list[str]:
+    """What a user should know of the weights that were found: one line for each fact.
+
+    Args:
+        models: From `plan`.
+
+    Returns:
+        For each reason why official weights are missing, one line with the models concerned and
+        what to do.
+    """
+    groups: dict[str, list[PlannedModel]] = {}
+    for model in models:
+        if model.reason is not None:
+            groups.setdefault(model.reason, []).append(model)
+    lines = []
+    for reason, group in groups.items():
+        shipped = [model.entry.name for model in group if model.weights.shipped is not None]
+        waiting = [model.entry.name for model in group if model.weights.shipped is None]
+        parts = [f"{', '.join(shipped)} use shipped weights"] if shipped else []
+        if waiting:
+            parts.append(
+                f"{', '.join(waiting)} have no weights here (mobilesam-bench weights fetch NAME "
+                "where there is a network, or --weights NAME=PATH)"
+            )
+        lines.append(f"{reason}: {'; '.join(parts)}")
+    return lines
+
+
+def find_checkpoint(
+    entry: ModelEntry,
+    policy: WeightsPolicy,
+    *,
+    on_fallback: Callable[[WeightsUnavailableError], None] | None = None,
+) -> Checkpoint:
     """Finds the weights of one model, fetching them if the policy lets it.
 
     Several models may run the same weights: a file given for the model itself comes first, then
     one given under the name of its checkpoint. A model that runs files made from a checkpoint takes
     a folder of these as well.
 
+    Args:
+        entry: The model.
+        policy: Where weights may come from.
+        on_fallback: Called with the reason when shipped weights stand in for the official ones.
+
     Raises:
         WeightsUnavailableError: They are not here and cannot or may not be fetched.
         WeightsError: They are here and unusable.
     """
     from mobilesam.checkpoint_specs import specs
-    from mobilesam.checkpoints import resolve, shipped_checkpoint
+    from mobilesam.checkpoints import SHIPPED, resolve, shipped_checkpoint
     from mobilesam.download import stderr_progress
 
     name = entry.checkpoint or entry.name
-    if entry.shipped is not None and name not in policy.overrides:
-        return shipped_checkpoint(entry.shipped)
     own = policy.overrides.get(entry.name)
-    if own is not None and entry.derive is not None:
+    if entry.shipped is not None and policy.overrides.get(name, SHIPPED) == SHIPPED:
+        return shipped_checkpoint(entry.shipped)
+    if own is not None and own != SHIPPED and entry.derive is not None:
         from baselines.exported import folder_checkpoint, is_exported
 
         if is_exported(own):
@@ -155,12 +226,14 @@ def find_checkpoint(entry: ModelEntry, policy: WeightsPolicy) -> Checkpoint:
                 trust=policy.trust,
                 fetch=not large,
                 progress=progress,
+                on_fallback=on_fallback,
             )
     except WeightsUnavailableError as error:
         if large and not policy.offline and spec is not None and limit is not None:
             raise WeightsUnavailableError(
                 f"{spec.file} ({spec.n_bytes / 1e6:.0f} MB) is not on this machine, and this "
                 f"profile fetches at most {limit / 1e6:.0f} MB a file; "
-                f"mobilesam-bench weights fetch {name}"
+                f"mobilesam-bench weights fetch {name}",
+                f"this profile fetches at most {limit / 1e6:.0f} MB a file",
             ) from error
         raise

@@ -19,6 +19,8 @@ class Profile:
         n_prompts: Numbers of prompts for which decoding is timed.
         n_images: Synthetic scenes for accuracy, where no dataset is given.
         fetch_limit_bytes: Larger weights are not fetched without being asked for; None: no limit.
+        complete: Without `--models`, also measures models with random weights and models that must
+            be exported first; otherwise only their parameters are counted.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Profile:
     n_prompts: tuple[int, ...] = (1, 10, 100)
     n_images: int = 20
     fetch_limit_bytes: int | None = None
+    complete: bool = True
 
 
 PROFILES = {
@@ -38,6 +41,7 @@ PROFILES = {
             StopRule(5, 0.5, 6.0, 1.5),
             n_images=10,
             fetch_limit_bytes=100_000_000,
+            complete=False,
         ),
         Profile("standard", 3, StopRule(10, 1.0, 20.0, 5.0), n_images=50),
         Profile("full", 5, StopRule(30, 3.0, 120.0, 20.0), n_images=200),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_LINE_EVERY_S = 10.0
+_LINE_EVERY_S = 60.0
 
 
 class Reporter:
@@ -42,7 +42,10 @@ class Reporter:
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress of one loop: live on a terminal, a line every ten seconds elsewhere."""
+    """Progress of one loop: a live bar with the time left on a terminal, a line a minute elsewhere.
+
+    A loop that takes less than a minute prints nothing elsewhere: its results are the news.
+    """
 
     def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
         self._reporter = reporter
@@ -74,21 +77,26 @@ class Bar(AbstractContextManager["Bar"]):
             )
             self._live.start()
             self._task = self._live.add_task(self._title, total=self._total)
-        else:
-            self._reporter.say(self._title)
         return self
 
     def step(self, note: str = "", *, done: int | None = None) -> None:
-        """One more is done; `done` in all, where a loop was taken up in the middle."""
+        """Counts one more step.
+
+        Args:
+            note: Shown beside the bar.
+            done: Steps in all so far, where a loop was resumed in the middle.
+        """
         self._done = self._done + 1 if done is None else done
         if self._live is not None and self._task is not None:
             text = f"{self._title} {note}".strip()
             self._live.update(self._task, completed=self._done, description=text, refresh=True)
         elif time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
-            of = f"/{self._total}" if self._total else ""
-            seconds = self._last - self._start
-            self._reporter.say(f"  {self._done}{of} {note} ({seconds:.0f} s)")
+            of, left = "", ""
+            if self._total and self._done:
+                left_s = (self._last - self._start) * (self._total / self._done - 1)
+                of, left = f" of {self._total}", f", about {left_s / 60:.0f} min left"
+            self._reporter.say(f"{self._title}: {self._done}{of}{left}")
 
     def note(self, text: str) -> None:
         """What is being done now."""

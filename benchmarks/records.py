@@ -34,6 +34,9 @@ class WeightsRow(Value):
     official: bool = False
     file_bytes: int | None = None
     why: str | None = Field(default=None, description="why these weights and not the official ones")
+    shipped: str | None = Field(
+        default=None, description="origin of weights from inside this package; None for others"
+    )
 
 
 class ModelRow(Value):

@@ -24,7 +24,7 @@ from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
 from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
-from benchmarks.planning import PlannedModel, plan
+from benchmarks.planning import PlannedModel, deferral_notes, plan, weights_notes
 from benchmarks.progress import Reporter
 from benchmarks.records import (
     INSTANCES_NAME,
@@ -41,6 +41,7 @@ from benchmarks.records import (
     ModelRow,
     ParamsRow,
     RunRecord,
+    Status,
     WeightsRow,
     load_record,
     save_record,
@@ -120,8 +121,9 @@ def _plan(request: RunRequest) -> tuple[list[PlannedModel], list[PlannedModel]]:
         seed=request.seed,
     )
     by_name = {model.entry.name: model for model in planned}
+    models = [by_name[entry.name] for entry in request.models]
     return (
-        [by_name[entry.name] for entry in request.models],
+        [replace(model, deferred=request.deferral(model)) for model in models],
         [by_name[entry.name] for entry in request.teachers],
     )
 
@@ -192,14 +194,16 @@ def _measure(
     reporter: Reporter,
 ) -> None:
     cells = CellStore(request.out / CELLS_FOLDER)
-    for model in {each.entry.name: each for each in (*models, *teachers)}.values():
-        if model.weights.why is not None and model.error is None:
-            reporter.say(f"{model.entry.name}: {model.weights.why}")
+    planned = {each.entry.name: each for each in (*models, *teachers)}.values()
+    for line in (*weights_notes(planned), *deferral_notes(models)):
+        reporter.say(line)
+    for model in planned:
         if model.error is not None:
             found.failures.append(
                 Failure(stage="weights", culprit=model.entry.name, why=model.error)
             )
     infos, models = _describe(request, models, found, reporter)
+    models = [model for model in models if model.deferred is None]
     if request.profile is not None:
         config = latency.LatencyConfig(request.profile, request.threads, request.seed)
         timed = latency.measure(models, infos, config, cells, reporter)
@@ -230,7 +234,7 @@ def _describe(
     """
     infos: dict[str, ModelInfo] = {}
     known: list[PlannedModel] = []
-    with reporter.bar("architectures", len(models)) as bar:
+    with reporter.bar("parameters", len(models)) as bar:
         for model in models:
             name = model.entry.name
             bar.note(name)
@@ -250,7 +254,7 @@ def _describe(
             if model.weights.kind == "none" and shape.info.weights.kind == "random":
                 needed = f"give them with --weights {name}=PATH" if request.needs_weights else None
                 known[-1] = model = replace(model, weights=WeightsRow(kind="random", why=needed))
-            if model.trained or request.profile is not None:
+            if model.deferred is None and (model.trained or request.profile is not None):
                 known[-1] = model = _derived(model, found)
             found.params.extend(rows)
             found.models.append(_model_row(model, shape.info))
@@ -272,6 +276,10 @@ def _derived(model: PlannedModel, found: _Found) -> PlannedModel:
 
 
 def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:
+    status: Status
+    status, why = ("ok", None) if model.deferred is None else ("skipped", model.deferred)
+    if model.error is not None:
+        status, why = "error", model.error
     return ModelRow(
         model=info.name,
         family=info.family,
@@ -279,8 +287,8 @@ def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:
         licence=info.licence,
         decode_kind=info.decode_kind,
         weights=model.weights,
-        status="ok" if model.error is None else "error",
-        why=model.error,
+        status=status,
+        why=why,
     )
 
 

@@ -47,6 +47,7 @@ class RunRequest:
         everything: Measure segmenting everything on the dataset.
         boundary: Score boundary IoU as well.
         scale: Work in chunks that are kept one by one; None holds all rows in memory.
+        default_models: The user did not name the models.
     """
 
     command: str
@@ -71,6 +72,23 @@ class RunRequest:
     everything: bool = False
     boundary: bool = True
     scale: ScaleRequest | None = None
+    default_models: bool = False
+
+    def deferral(self, model: PlannedModel) -> str | None:
+        """Why a model's parameters are counted and nothing else is measured; None if all is.
+
+        A profile that is not complete leaves out models that the user did not name and that have no
+        trained weights, or whose files would have to be exported first.
+        """
+        if not self.default_models or self.profile is None or self.profile.complete:
+            return None
+        if model.error is not None:
+            return None
+        if not model.trained:
+            return model.weights.why or "no trained weights"
+        if model.entry.derive is not None:
+            return f"profile {self.profile.name} exports no models; name it with --models"
+        return None
 
     @property
     def needs_weights(self) -> bool:
@@ -83,6 +101,7 @@ class RunRequest:
         """All that decides what is measured, for the record and its resume key."""
         chunks = {} if self.scale is None else {"chunk_images": self.scale.chunk_images}
         scored = {} if self.boundary else {"boundary": False}
+        deferred = [model.entry.name for model in models if model.deferred is not None]
         return {
             "models": {model.entry.name: model.weights.sha256 for model in models},
             "threads": self.threads,
@@ -104,6 +123,7 @@ class RunRequest:
             "everything": self.everything,
             **chunks,
             **scored,
+            **({"deferred": deferred} if deferred else {}),
         }
 
 

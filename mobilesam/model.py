@@ -16,7 +16,7 @@ from mobilesam.errors import UsageError, WeightsError
 from mobilesam.heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
 
-_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
+HEAD_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
 
 
 def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | None = None) -> Sam:
@@ -74,7 +74,7 @@ def load_mobile_sam(
         shape = read_shape(Path(checkpoint), "mobilesam")
         config, heads = (TinyVitConfig(), None) if shape is None else shape.tiny_vit()
     state = load_state_dict_file(Path(checkpoint))
-    if not any(name.startswith(_HEAD) for name in state):
+    if not any(name.startswith(HEAD_PREFIXES) for name in state):
         config = replace(config, n_classes=None)
     with torch.device("meta"), _as_stated_by(checkpoint if heads else None):
         model = build_mobile_sam(config, heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,43 @@ class MobileSam(PromptedSam):
 
         sam = load_mobile_sam(path, device=device)
         return cls(sam, FastMobileSam(sam, precision, device))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        *,
+        offline: bool = False,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> MobileSam:
+        """Loads trained weights: the published file where it can be had, else those shipped here.
+
+        Looks in $MOBILESAM_WEIGHTS and in the cache, then downloads `mobile_sam.pt` (41 MB), and
+        without a network takes the weights inside this package. Says on standard error which file
+        it took.
+
+        Args:
+            offline: Do not download.
+            device: Where to run.
+            precision: What to compute in; see `mobilesam.inference.FastMobileSam`.
+
+        Raises:
+            WeightsError: $MOBILESAM_WEIGHTS is no folder, a file is damaged, or a download gave
+                another file.
+            UsageError: The precision is unknown.
+        """
+        from mobilesam.checkpoints import resolve
+
+        reasons: list[str] = []
+        found = resolve(
+            "mobilesam",
+            overrides={},
+            offline=offline,
+            trust=False,
+            on_fallback=lambda error: reasons.append(f": {error.reason}"),
+        )
+        sys.stderr.write(f"MobileSAM weights: {found.description}{''.join(reasons)}\n")
+        return cls.from_checkpoint(found.path, device=device, precision=precision)
 
     @property
     def is_image_set(self) -> bool:

@@ -44,7 +44,8 @@ def require_reachable(url: str, *, connect_timeout_s: float, total_timeout_s: fl
     except queue.Empty:
         why = f"no answer within {total_timeout_s:g} s"
     if why:
-        raise NetworkUnreachableError(f"no network: {host}:{port} cannot be reached ({why})")
+        message = f"no network: {host}:{port} cannot be reached ({why})"
+        raise NetworkUnreachableError(message, f"no network ({host} cannot be reached)")
 
 
 def _peer(url: str) -> tuple[str, int]:

@@ -122,8 +122,10 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from mobilesam.int8_storage import unpack
+
     try:
-        return _flat(path, load_file(path, device="cpu"))
+        return unpack(_flat(path, load_file(path, device="cpu")), str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"

@@ -51,6 +51,7 @@ class StatusRow:
         path: The file found; None if absent.
         status: As in `VerifyReport`.
         note: What there is to know about it; may be empty.
+        shipped: Origin of the weights inside this package that stand in for it, or None.
     """
 
     name: str
@@ -61,6 +62,7 @@ class StatusRow:
     path: Path | None
     status: CheckpointStatus
     note: str
+    shipped: str | None = None
 
     @property
     def megabytes(self) -> float:
@@ -108,7 +110,15 @@ def status_rows() -> tuple[StatusRow, ...]:
             status = report.status
         rows.append(
             StatusRow(
-                spec.name, spec.file, spec.n_bytes, spec.licence, place, path, status, spec.note
+                spec.name,
+                spec.file,
+                spec.n_bytes,
+                spec.licence,
+                place,
+                path,
+                status,
+                spec.note,
+                None if spec.shipped is None else spec.shipped.label,
             )
         )
     return tuple(rows)

@@ -20,8 +20,7 @@ from benchmarks.accuracy.predictions import (
 )
 from benchmarks.accuracy.rescoring import rescore
 from benchmarks.accuracy.scoring import Pair
-from benchmarks.accuracy.stopwatch import describe
-from benchmarks.accuracy.summaries import by_protocol, clicks_needed, summarise
+from benchmarks.accuracy.summaries import by_protocol, clicks_needed, headline, summarise
 from benchmarks.accuracy.teachers import Teacher
 from benchmarks.cells import CellStore
 from benchmarks.data.dataset import Dataset
@@ -233,8 +232,8 @@ class _Evaluation:
             self._passes[name] = PassResult()
         else:
             self._passes[name] = found = self._run(model, pairs, keep=keep)
-            if found.time is not None:
-                self._reporter.say(describe(found.time))
+            if found.time is not None and found.rows:
+                self._reporter.say(f"{name}: {headline(found.rows)}, {found.time.wall_s:.0f} s")
 
     def _run(self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool) -> PassResult:
         options, plan = model.options, self._plan

@@ -52,21 +52,3 @@ class Stopwatch:
             writing_s=self._seconds.get("writing", 0.0),
             cached_embeddings=self.cached_embeddings,
         )
-
-
-def describe(row: AccuracyTimeRow) -> str:
-    """One line: how long it took, and how much of that was not the model."""
-    parts = ", ".join(
-        f"{name} {seconds / row.wall_s:.1%}"
-        for name, seconds in (
-            ("data", row.data_s),
-            ("prompts", row.prompts_s),
-            ("scoring", row.scoring_s),
-            ("writing", row.writing_s),
-        )
-    )
-    cached = f"; {row.cached_embeddings} embeddings from the cache" * bool(row.cached_embeddings)
-    return (
-        f"{row.model}: {row.wall_s:.1f} s, of which {row.overhead:.1%} outside the model "
-        f"({parts}){cached}"
-    )

@@ -24,6 +24,22 @@ def by_protocol(rows: Iterable[InstanceRow]) -> dict[str, dict[str, list[Instanc
     return groups
 
 
+def headline(rows: Sequence[InstanceRow]) -> str:
+    """Mean IoU of one model by protocol in one line, against the first reference of the rows.
+
+    Args:
+        rows: At least one, all of the same model.
+    """
+    reference, groups = next(iter(by_protocol(rows).items()))
+    parts = [
+        f"{protocol} {np.mean([row.iou for row in group]):.1%}"
+        for protocol, group in groups.items()
+    ]
+    n_images = len({row.image_id for row in rows})
+    n_objects = len({(row.image_id, row.annotation_id) for row in rows})
+    return f"mIoU vs {reference} {', '.join(parts)} ({n_images} images, {n_objects} objects)"
+
+
 def summarise(
     rows: Sequence[InstanceRow],
     dataset: str,

@@ -42,7 +42,11 @@ def export(
     for name in policy.overrides:
         if name != entry.name:
             raise UsageError(f"export reads the weights of {entry.name}; drop --weights {name}=...")
-    checkpoint = find_checkpoint(entry, policy)
+    reasons: list[str] = []
+    checkpoint = find_checkpoint(
+        entry, policy, on_fallback=lambda error: reasons.append(f": {error.reason}")
+    )
+    sys.stderr.write(f"weights: {checkpoint.description}{''.join(reasons)}\n")
     manifest = _export(checkpoint, chosen, out, int8=int8)
     if as_json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})

@@ -47,11 +47,13 @@ def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
     missing = entry.missing()
     if entry.shipped is not None:
         here = shipped_path(entry.shipped)
-        state = f"shipped: {here}" if here.is_file() else "missing from this installation"
+        state = "shipped" if here.is_file() else "missing from this installation"
     elif entry.checkpoint is None:
         state = "none needed" if not entry.third_party else "its own"
     elif weights is None or weights.path is None:
         state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
+        if weights is not None and weights.shipped is not None:
+            state = f"shipped ({weights.shipped}), not official; official {state}"
     else:
         state = f"{weights.status}: {weights.path}"
     return {
@@ -139,7 +141,12 @@ def _advice() -> list[str]:
     if problem is not None:
         advice.append(problem)
     for row in weights:
-        if row.status == "absent":
+        if row.status == "absent" and row.shipped is not None:
+            advice.append(
+                f"{row.name} runs with shipped weights ({row.shipped}), not official; for the "
+                f"published claims: mobilesam-bench weights fetch {row.name}"
+            )
+        elif row.status == "absent":
             advice.append(
                 f"no accuracy for {row.name}: weights are not here ({row.megabytes:.0f} MB); "
                 f"mobilesam-bench weights fetch {row.name}, or --weights {row.name}=PATH"

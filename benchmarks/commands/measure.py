@@ -15,7 +15,7 @@ from benchmarks.cli_options import (
     OutputArguments,
     ScaleArguments,
 )
-from benchmarks.commands.printing import print_json, print_table
+from benchmarks.commands.printing import TERMINAL_COLUMNS, print_json, print_table
 from benchmarks.commands.requests import make_request
 from benchmarks.progress import Reporter
 from benchmarks.protocols import EVERYTHING
@@ -43,9 +43,9 @@ def run(
     if output.json:
         print_json(record.model_dump(mode="json", exclude={"latency": {"__all__": {"samples_ms"}}}))
     else:
-        from benchmarks.report.tables import summary_table
+        from benchmarks.report.summary import headline_table
 
-        print_table(summary_table(record))
+        print_table(headline_table(record), width=TERMINAL_COLUMNS)
         _say_where(request.out, files)
     return _exit_code(record)
 

@@ -14,7 +14,7 @@ from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.prediction import save_picture
 from benchmarks.commands.printing import print_json
-from benchmarks.commands.requests import check_max_pixels, one_trained
+from benchmarks.commands.requests import check_max_pixels, one_trained, print_weights
 from benchmarks.model_pass import PROMPT_BATCH
 
 DEFAULT_DETECTOR = "fastsam-s"
@@ -64,6 +64,7 @@ def predict_all(
 
 def _model(arguments: ModelArguments) -> Segmenter:
     planned = one_trained(arguments, "predict")
+    print_weights(planned)
     return build(planned.entry, planned.options)
 
 

@@ -13,7 +13,7 @@ from baselines.pixels import mask_box
 from baselines.registry import build
 from benchmarks.cli_options import ModelArguments
 from benchmarks.commands.printing import print_json
-from benchmarks.commands.requests import check_max_pixels, one_trained
+from benchmarks.commands.requests import check_max_pixels, one_trained, print_weights
 from mobilesam.errors import DataError, UsageError
 
 _MASK_COLOUR = np.array([0, 114, 178], np.float32)  # Okabe and Ito's blue
@@ -37,6 +37,7 @@ def predict(
     image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     _check_inside(prompts, image)
     planned = one_trained(arguments, "predict")
+    print_weights(planned)
     model = build(planned.entry, planned.options)
     single = prompts.boxes is not None or (
         prompts.points is not None and prompts.points.shape[1] > 1

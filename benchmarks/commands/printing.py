@@ -15,10 +15,20 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def print_table(table: Table) -> None:
-    """Prints a table as wide as the terminal, or as wide as it needs where there is none."""
+TERMINAL_COLUMNS = 100
+"""Width of a table that is meant to fit a usual terminal."""
+_WIDE_COLUMNS = 160
+
+
+def print_table(table: Table, width: int = _WIDE_COLUMNS) -> None:
+    """Prints a table as wide as the terminal.
+
+    Args:
+        table: What to print.
+        width: Columns where standard output is no terminal.
+    """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 160
-    console = Console(file=sys.stdout, width=width, highlight=False)
+    wanted = None if sys.stdout.isatty() else width
+    console = Console(file=sys.stdout, width=wanted, highlight=False)
     console.print(table.to_rich())

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines import DEFAULT_SELECTION
 from baselines.registry import select, select_one
 from benchmarks import profiles, protocols
 from benchmarks.cli_options import (
@@ -199,6 +200,13 @@ def one_trained(
     return planned
 
 
+def print_weights(model: PlannedModel) -> None:
+    """Says on standard error which weights a model runs with, and why they are not official."""
+    if model.options.checkpoint is not None:
+        reason = "" if model.reason is None else f": {model.reason}"
+        sys.stderr.write(f"weights: {model.options.checkpoint.description}{reason}\n")
+
+
 def make_request(
     command: str,
     models: ModelArguments,
@@ -241,6 +249,7 @@ def make_request(
         seed=models.seed,
         profile=profile,
         count=counting,
+        default_models=models.models == DEFAULT_SELECTION,
         scale=chunks,
         **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )

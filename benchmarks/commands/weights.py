@@ -48,18 +48,25 @@ def list_all(output: OutputArguments) -> int:
                 Cell(row.file, (row.file,)),
                 Cell(f"{row.megabytes:.0f}", (row.n_bytes,)),
                 Cell(row.licence, (row.licence,)),
-                Cell(_PRESENT[row.status], (row.status,)),
+                Cell(_presence(row), (row.status,)),
                 Cell(str(row.path or ""), (str(row.path or ""),)),
             )
             for row in rows
         ),
         (
             "Fetch one with: mobilesam-bench weights fetch NAME. Files of your own: "
-            "--weights NAME=PATH, or a folder of them in MOBILESAM_WEIGHTS.",
+            "--weights NAME=PATH, or a folder of them in MOBILESAM_WEIGHTS. Weights inside this "
+            "package: --weights mobilesam=shipped.",
         ),
     )
     print_table(table)
     return 0
+
+
+def _presence(row: verification.StatusRow) -> str:
+    """Whether the published file is here, and what is used where it is not."""
+    shipped = row.status == "absent" and row.shipped is not None
+    return f"not here; shipped: {row.shipped}" if shipped else _PRESENT[row.status]
 
 
 def fetch(names: Sequence[str], *, force: bool) -> int:

@@ -29,6 +29,7 @@ from benchmarks.report.view import (
     has_accuracy,
     has_random_weights,
     model_names,
+    shipped_models_notes,
     timed,
     used_parameters,
 )
@@ -149,6 +150,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     notes = [
         f"{setup.label}. Error bars: 95 % intervals. Marker area: parameters used; a cross has none"
         " or an unknown number. Dashed: Pareto front, the models that no other beats in both.",
+        *shipped_models_notes(record, [point.model for point in points]),
         *notes,
     ]
     figure = new_figure(4.3, f"mIoU against latency: {protocol.label}", notes)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.records import BySize, CategoryMean, Clicks, MiouRow, RunRecord
-from benchmarks.report.cells import Reasons, percent, percent_cell, text_cell, weights_cell
+from benchmarks.report.cells import (
+    WEIGHTS_COLUMN,
+    Reasons,
+    percent,
+    percent_cell,
+    text_cell,
+    weights_cell,
+)
 from benchmarks.report.detection_tables import detector_table, everything_table
 from benchmarks.report.formatting import number, slug
 from benchmarks.report.leaderboard import leaderboard_tables
@@ -59,7 +66,7 @@ def _miou_table(record: RunRecord, group: Sequence[Protocol], name: str) -> Tabl
     dataset, reference = group[0].dataset, group[0].reference
     columns = (
         _MODEL,
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        WEIGHTS_COLUMN,
         Column("Dataset", ("dataset",), csv_only=True),
         Column("Protocol", ("protocol",)),
         Column("Reference", ("reference",), csv_only=True),
@@ -173,7 +180,7 @@ def clicks_table(record: RunRecord) -> Table:
     """Mean number of clicks until an IoU is reached, one row a model and budget."""
     columns = (
         _MODEL,
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        WEIGHTS_COLUMN,
         Column("Dataset", ("dataset",)),
         Column("Protocol", ("protocol",)),
         Column("NoC@85", ("noc85",), "clicks", "right"),

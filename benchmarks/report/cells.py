@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from benchmarks.records import Status, WeightsRow
 from benchmarks.report.formatting import clean, interval
-from benchmarks.report.table import Cell
-from benchmarks.report.view import weights_label
+from benchmarks.report.table import Cell, Column
+from benchmarks.report.view import shipped_notes, weights_label
 
+WEIGHTS_COLUMN = Column(
+    "Weights", ("weights_kind", "weights_sha256", "weights_official", "weights_shipped")
+)
+"""Kind, hash, whether it is the published one (0 or 1), and origin of shipped weights."""
 INLINE_REASON = 24
 """Reasons of at most so many characters stand in the cell; longer ones become a footnote."""
 
@@ -42,8 +46,9 @@ def text_cell(text: str) -> Cell:
 
 
 def weights_cell(weights: WeightsRow) -> Cell:
-    """Kind of the weights and the start of their hash; raw: kind, sha256, official (0 or 1)."""
-    return Cell(weights_label(weights), (weights.kind, weights.sha256, int(weights.official)))
+    """The weights as a short label; belongs to `WEIGHTS_COLUMN`."""
+    raw = (weights.kind, weights.sha256, int(weights.official), weights.shipped)
+    return Cell(weights_label(weights), raw, next(iter(shipped_notes([weights])), None))
 
 
 def percent(fraction: float, bounds: tuple[float, float] | None = None) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.records import BySize, DetectorRow, EverythingRow, RunRecord, Status, WeightsRow
-from benchmarks.report.cells import Reasons, percent_cell, text_cell, weights_cell
+from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, percent_cell, text_cell, weights_cell
 from benchmarks.report.formatting import interval, number
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.view import unique
 
 _MODEL = Column("Model", ("model",))
-_WEIGHTS = Column("Weights", ("weights_kind", "weights_sha256", "weights_official"))
 _STATUS = Column("Status", ("status", "why"))
 _CLASSES = "Small <= 32^2 <= medium <= 96^2 <= large, annotation area in pixels, as pycocotools."
 
@@ -18,7 +17,7 @@ def detector_table(record: RunRecord) -> Table:
     """COCO AP of the masks that models give for a detector's boxes, one row a model and file."""
     columns = (
         _MODEL,
-        _WEIGHTS,
+        WEIGHTS_COLUMN,
         Column("Dataset", ("dataset",)),
         Column("Boxes from", ("detections", "detections_sha256")),
         Column("Mask", ("mask",)),
@@ -83,7 +82,7 @@ def everything_table(record: RunRecord) -> Table:
     """Average recall and time of segment everything, one row a model and dataset."""
     columns = (
         _MODEL,
-        _WEIGHTS,
+        WEIGHTS_COLUMN,
         Column("Dataset", ("dataset",)),
         Column("AR@10", ("ar10",), "%", "right"),
         Column("AR@100", ("ar100",), "%", "right"),

@@ -70,7 +70,7 @@ def table_view(table: Table, key: str = "", *, folded: bool | None = None) -> Ta
         title=table.title,
         heads=tuple((clean(table.columns[i].title), table.columns[i].align) for i in shown),
         rows=rows,
-        notes=table.notes,
+        notes=table.footnotes,
         csv=table.to_csv(),
         folded=len(rows) > MOST_OPEN_ROWS if folded is None else folded,
         filtered=len(rows) >= LEAST_FILTER_ROWS,

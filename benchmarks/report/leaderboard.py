@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.comparison import LEVEL, tie_groups
 from benchmarks.records import ComparisonRow, MiouRow, RunRecord
-from benchmarks.report.cells import percent, percent_cell, text_cell, weights_cell
+from benchmarks.report.cells import WEIGHTS_COLUMN, percent, percent_cell, text_cell, weights_cell
 from benchmarks.report.formatting import slug
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.view import Protocol, has_accuracy, protocol_of, protocols, unique
@@ -106,7 +106,7 @@ def _columns(*, boundary: bool) -> tuple[Column, ...]:
         Column("Boundary", ("boundary_miou",), "%", "right", csv_only=not boundary),
         Column("Behind best [CI]", behind, "points", "right"),
         Column("p", ("p_adjusted", "p_value"), align="right"),
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        WEIGHTS_COLUMN,
         Column("Dataset", ("dataset",), csv_only=True),
         Column("Reference", ("reference",), csv_only=True),
     )

@@ -29,6 +29,7 @@ from benchmarks.report.view import (
     protocols,
     setup_of,
     setups,
+    shipped_models_notes,
     unique,
     used_parameters,
 )
@@ -95,6 +96,7 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
         return None
     notes = [f"{setup.label}. Dots: medians; bars: their 95 % intervals, often inside of the dot."]
     notes += _random_note(record, models, "time is") + _reasons(rows)
+    notes += shipped_models_notes(record, models)
     return panel_figure("Latency by phase", panels, models, "ms (log scale)", notes=notes)
 
 
@@ -151,6 +153,7 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
     ]
     if missing:
         notes.append(f"No accuracy under this protocol: {', '.join(missing)}.")
+    notes += shipped_models_notes(record, accurate)
     return panel_figure(
         f"mIoU by object size: {protocol.label}",
         panels,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+from benchmarks.protocols import teacher_of
 from benchmarks.records import LatencyRow, RunRecord, WeightsRow
-from benchmarks.report.cells import Reasons, percent, text_cell, weights_cell
+from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, percent, text_cell, weights_cell
 from benchmarks.report.formatting import MIB, clean, interval, number
 from benchmarks.report.table import Cell, Column, Table
 from benchmarks.report.view import (
@@ -52,6 +54,80 @@ def summary_table(record: RunRecord) -> Table:
     return Table("summary", "Summary", columns, tuple(rows), notes)
 
 
+def headline_table(record: RunRecord, models: Sequence[str] | None = None) -> Table:
+    """The six columns that matter most, narrow enough for a terminal of 100 columns.
+
+    Model, weights, parameters, median times of encode and decode (one prompt), and mean IoU of box
+    prompts against ground truth on each dataset (of the first protocol where no box was asked). A
+    model of which only parameters were counted comes last and has a dash elsewhere, and a note
+    says why.
+
+    Args:
+        record: One run, or several that `merge_records` joined.
+        models: Models to show; None shows all.
+    """
+    setup = next(iter(setups(record)), None)
+    shown = _headline_protocols(record)
+    reasons = Reasons()
+    measured, counted = [], []
+    left_out: dict[str, list[str]] = {}
+    for model in model_names(record) if models is None else models:
+        info = model_row(record, model)
+        *_, weights, size = _model_cells(record, model, setup, reasons)
+        if info is not None and info.status == "skipped":
+            random = info.weights.kind == "random"
+            why = "no trained weights here" if random else info.why or "not asked for"
+            left_out.setdefault(why, []).append(model)
+            status = f"skipped: {info.why}"
+            empty = [Cell("-", (None, None, None, status))] * (2 + len(shown))
+            weights = replace(weights, text="none here") if random else weights
+            counted.append((text_cell(model), weights, size, *empty))
+            continue
+        row = [text_cell(model), weights, size]
+        for phase, n_prompts in (("encode", None), ("decode", 1)):
+            found = None if setup is None else find_latency(record, setup, model, phase, n_prompts)
+            row.append(_time_cell(record, model, found, reasons, bounds=False))
+        row += [_miou_cell(record, model, protocol, reasons) for protocol in shown]
+        measured.append(tuple(row))
+    notes = [] if setup is None else [f"Median times on {setup.label}; decode: one prompt."]
+    notes += [
+        f"mIoU: {protocol.protocol} prompts on {protocol.dataset}, mean over objects "
+        "[95 % bootstrap interval over images]."
+        for protocol in shown
+    ]
+    notes += [f"Not measured, {why}: {', '.join(names)}." for why, names in left_out.items()]
+    notes += reasons.notes()
+    rows = (*measured, *counted)
+    return Table("headline", "Results", _headline_columns(shown), rows, tuple(notes))
+
+
+def _headline_columns(shown: Sequence[Protocol]) -> tuple[Column, ...]:
+    full = {column.header: column for column in _columns(shown, several=False, cuda=False)}
+    several = len(shown) > 1
+    scores = (
+        replace(column, header=f"mIoU {p.protocol}{f', {p.dataset}' if several else ''}")
+        for column, p in zip(list(full.values())[-len(shown) :], shown, strict=True)
+    )
+    return (
+        full["Model"],
+        full["Weights"],
+        replace(full["Parameters used"], header="Params"),
+        full["Encode"],
+        replace(full["Decode, 1 prompt"], header="Decode"),
+        *(scores if shown else ()),
+    )
+
+
+def _headline_protocols(record: RunRecord) -> tuple[Protocol, ...]:
+    """One protocol for each dataset: box prompts against ground truth where they were asked."""
+    found = [p for p in protocols(record) if teacher_of(p.reference) is None]
+    shown = []
+    for dataset in unique(p.dataset for p in found):
+        group = [p for p in found if p.dataset == dataset]
+        shown.append(next((p for p in group if p.protocol == "box"), group[0]))
+    return tuple(shown)
+
+
 def _columns(shown: Sequence[Protocol], *, several: bool, cuda: bool) -> tuple[Column, ...]:
     def time(header: str, name: str) -> Column:
         raw = (f"{name}_ms", f"{name}_ci95_low_ms", f"{name}_ci95_high_ms", f"{name}_status")
@@ -68,7 +144,7 @@ def _columns(shown: Sequence[Protocol], *, several: bool, cuda: bool) -> tuple[C
     return (
         Column("Model", ("model",)),
         Column("Setup", ("device", "precision", "threads"), csv_only=not several),
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        WEIGHTS_COLUMN,
         Column("Parameters used", ("used_parameters", "parameters_status"), "10^6", "right"),
         time("Encode", "encode"),
         time("Decode, 1 prompt", "decode_1"),
@@ -97,7 +173,9 @@ def _model_cells(
         Cell("", (None, None, None))
         if setup is None
         else Cell(setup.label, (setup.device, setup.precision, setup.threads)),
-        Cell("unknown", (None, None, None)) if info is None else weights_cell(info.weights),
+        Cell("unknown", (None,) * len(WEIGHTS_COLUMN.raw))
+        if info is None
+        else weights_cell(info.weights),
         size,
     )
 
@@ -108,26 +186,36 @@ def _time_cells(
     def find(phase: str, n_prompts: int | None = None) -> LatencyRow | None:
         return None if setup is None else find_latency(record, setup, model, phase, n_prompts)
 
-    def cell(row: LatencyRow | None) -> Cell:
-        if row is None:
-            return reasons.cell(*_why_missing(record, model), 3)
-        if row.status != "ok" or row.median_ms is None:
-            return reasons.cell(row.status, row.why, 3)
-        low, high = row.ci95_ms or (None, None)
-        # Below that it is the call itself that is timed: the model has nothing to do there.
-        tiny = row.median_ms < _NOTHING_MS
-        text = f"< {_NOTHING_MS:g}" if tiny else interval(row.median_ms, row.ci95_ms)
-        return Cell(text, (row.median_ms, low, high, "ok"))
-
     info = model_row(record, model)
     decode = find("decode", 1)
     kind = info.decode_kind if info else decode.decode_kind if decode else None
     return (
-        cell(find("encode")),
-        cell(decode),
+        _time_cell(record, model, find("encode"), reasons),
+        _time_cell(record, model, decode, reasons),
         Cell(kind or "", (kind,)),
-        cell(find("end_to_end")),
+        _time_cell(record, model, find("end_to_end"), reasons),
     )
+
+
+def _time_cell(
+    record: RunRecord,
+    model: str,
+    row: LatencyRow | None,
+    reasons: Reasons,
+    *,
+    bounds: bool = True,
+) -> Cell:
+    """Median time, with its interval unless `bounds` is False, or why there is none."""
+    if row is None:
+        return reasons.cell(*_why_missing(record, model), 3)
+    if row.status != "ok" or row.median_ms is None:
+        return reasons.cell(row.status, row.why, 3)
+    low, high = row.ci95_ms or (None, None)
+    # Below that it is the call itself that is timed: the model has nothing to do there.
+    tiny = row.median_ms < _NOTHING_MS
+    shown = row.ci95_ms if bounds else None
+    text = f"< {_NOTHING_MS:g}" if tiny else interval(row.median_ms, shown)
+    return Cell(text, (row.median_ms, low, high, "ok"))
 
 
 def _memory_cells(
@@ -197,7 +285,7 @@ def _notes(
         notes.append(
             "Random weights, on the exact architecture: times shown hold, accuracy does not exist."
         )
-    waiting = [row.model for row in record.models if row.weights.why]
+    waiting = [row.model for row in record.models if row.weights.kind == "random"]
     if waiting:
         notes.append(
             f"No trained weights were at hand for {', '.join(waiting)} (the table of accuracy says "

@@ -43,10 +43,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What people read in one cell, and the untouched values behind it, one a CSV column."""
+    """What people read in one cell, and the untouched values behind it, one a CSV column.
+
+    Attributes:
+        text: What people read.
+        raw: Values of the CSV columns.
+        note: Explanation of the text, printed once below the table; None if it needs none.
+    """
 
     text: str
     raw: tuple[Raw, ...]
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,12 @@ class Table:
         return tuple(name for column in self.columns for name in column.raw)
 
     @property
+    def footnotes(self) -> tuple[str, ...]:
+        """The notes of the table and of the cells that are shown, each once."""
+        cells = (row[i].note for row in self.rows for i in self._shown)
+        return tuple(dict.fromkeys([*self.notes, *(note for note in cells if note)]))
+
+    @property
     def _shown(self) -> tuple[int, ...]:
         return tuple(i for i, column in enumerate(self.columns) if not column.csv_only)
 
@@ -107,8 +120,8 @@ class Table:
             lines += [_markdown_row([escape_markdown(text) for text in row]) for row in self._texts]
         else:
             lines.append("Nothing was measured.")
-        if self.notes:
-            lines += ["", *(f"- {escape_markdown(note)}" for note in self.notes)]
+        if self.footnotes:
+            lines += ["", *(f"- {escape_markdown(note)}" for note in self.footnotes)]
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
@@ -126,7 +139,7 @@ class Table:
         body = [_latex_row(row) for row in self._texts]
         if not body:
             body = [rf"\multicolumn{{{len(spec)}}}{{l}}{{Nothing was measured.}} \\"]
-        notes = [rf"\par\footnotesize {escape_latex(note)}" for note in self.notes]
+        notes = [rf"\par\footnotesize {escape_latex(note)}" for note in self.footnotes]
         return "\n".join(
             [
                 "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
@@ -147,11 +160,21 @@ class Table:
 
     def to_rich(self) -> RichTable:
         """A table for the terminal; foreign text is never read as markup."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        caption = Text("\n".join(clean(note) for note in self.notes)) if self.notes else None
-        table = RichTable(title=Text(clean(self.title)), caption=caption, caption_justify="left")
+        notes = "\n".join(clean(note) for note in self.footnotes)
+        caption = Text(notes) if notes else None
+        table = RichTable(
+            title=Text(clean(self.title)),
+            title_justify="left",
+            caption=caption,
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for head in self._heads:
             table.add_column(Text(clean(head.title)), justify=head.align, overflow="fold")
         for row in self._texts:

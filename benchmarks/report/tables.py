@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.records import LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
 from benchmarks.report.accuracy_tables import accuracy_tables, category_tables
-from benchmarks.report.cells import Reasons, text_cell, weights_cell
+from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, text_cell, weights_cell
 from benchmarks.report.formatting import MIB, escape_markdown, interval, number
 from benchmarks.report.summary import provenance, summary_table
 from benchmarks.report.table import Cell, Column, Table
@@ -99,7 +99,7 @@ def latency_table(record: RunRecord) -> Table:
     one_setup = len(timed) == 1
     columns = (
         _MODEL,
-        Column("Weights", ("weights_kind", "weights_sha256", "weights_official")),
+        WEIGHTS_COLUMN,
         Column("Device", ("device",), csv_only=one_setup),
         Column("Precision", ("precision",), csv_only=one_setup),
         Column("Threads", ("threads",), align="right", csv_only=one_setup),

@@ -210,10 +210,34 @@ def has_random_weights(record: RunRecord, model: str) -> bool:
 
 
 def weights_label(weights: WeightsRow) -> str:
-    """As printed: `official 6dbb9052`, `custom 1a2b3c4d`, `random` or `none needed`."""
+    """As printed: `official 6dbb9052`, `custom 1a2b3c4d`, `shipped`, `random` or `none needed`."""
     if weights.kind == "random":
         return "random"
     if weights.kind == "none":
         return "none needed"
+    if weights.shipped is not None:
+        return "shipped"
     kind = "official" if weights.official else "custom"
     return f"{kind} {weights.sha256[:SHA_DIGITS]}" if weights.sha256 else f"{kind} (hash unknown)"
+
+
+def shipped_models_notes(record: RunRecord, models: Iterable[str]) -> list[str]:
+    """Which of the models of a plot run with shipped weights: one line for each file of weights."""
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        info = model_row(record, model)
+        if info is not None and info.weights.shipped is not None:
+            groups.setdefault(info.weights.shipped, []).append(model)
+    return [
+        f"Shipped weights ({label}), not official: {', '.join(names)}."
+        for label, names in groups.items()
+    ]
+
+
+def shipped_notes(weights: Iterable[WeightsRow]) -> tuple[str, ...]:
+    """Explains the label `shipped`: one line for each file that is among the weights."""
+    found = unique(row for row in weights if row.shipped is not None)
+    return unique(
+        f"shipped: {row.shipped}, not official (sha256 {(row.sha256 or '')[:SHA_DIGITS]})."
+        for row in found
+    )

