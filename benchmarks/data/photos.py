@@ -20,8 +20,6 @@ SHOWN = (208901, 343937, 475678)
 """Image ids with clear objects, for figures: an airplane, a snowboarder, suitcases."""
 
 FOLDER = Path(__file__).parent / "photos"
-_MOST_NAMED = 6
-"""More photos than these are not named one by one in a line of attribution."""
 _ROW = re.compile(r"^\| (\d+)\.jpg \| (https://\S+?=(\d+)) \|", re.MULTILINE)
 
 
@@ -76,15 +74,16 @@ def source_of(image_id: int) -> str:
 
 
 def attribution(image_ids: Iterable[int]) -> str:
-    """One line that credits the photos shown, as their licence asks for.
+    """The line that credits the photos shown, as their licence asks for, each by its Flickr number.
 
     Raises:
         DataError: `ATTRIBUTION.md` is missing or does not list one of them.
     """
-    numbers = [_row(image_id)[1] for image_id in image_ids]
-    few = len(numbers) <= _MOST_NAMED
-    named = f" (Flickr {', '.join(numbers)})" if few else ""
-    return f"Photos: COCO val2017{named}, {LICENCE}; authors: benchmarks/data/photos/ATTRIBUTION.md"
+    numbers = ", ".join(_row(image_id)[1] for image_id in image_ids)
+    return (
+        f"Photos: COCO val2017 (Flickr {numbers}), {LICENCE}; authors: "
+        "benchmarks/data/photos/ATTRIBUTION.md"
+    )
 
 
 def _row(image_id: int) -> tuple[str, str]:
