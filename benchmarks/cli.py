@@ -153,7 +153,9 @@ def figures(
         tuple[str, ...], Parameter(help="A public-domain photo of scikit-image, such as astronaut.")
     ] = (),
     kinds: Annotated[str, Parameter(help="point, box, everything, by commas.")] = "point,box",
-    trained_only: Annotated[bool, Parameter(help="Leave models without weights out.")] = False,
+    trained_only: Annotated[
+        bool, Parameter(help="Leave out named models without weights.")
+    ] = False,
     svg: Annotated[bool, Parameter(help="Write SVG beside PNG.")] = False,
     models: ModelArguments = _DEFAULT_MODELS,
     data: DataArguments = _DEFAULT_DATA,
@@ -173,7 +175,7 @@ def report(
     *runs: Annotated[Path, Parameter(help="Folder of a run, or a folder that holds such folders.")],
     out: Annotated[Path, Parameter(help="File to write.")] = Path("report.html"),
     images: Annotated[
-        Path | None, Parameter(help="Folder of the dataset's images, for the gallery.")
+        Path | None, Parameter(help="COCO, SA-1B: folder of the images, for the gallery.")
     ] = None,
     cases: Annotated[
         int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from benchmarks.cli_options import (
-    DataArguments,
+    EmbedDataArguments,
     ModelArguments,
     OutputArguments,
     ScaleArguments,
@@ -16,7 +16,7 @@ from benchmarks.cli_options import (
 )
 
 _DEFAULT_MODELS = ModelArguments()
-_DEFAULT_DATA = DataArguments()
+_DEFAULT_DATA = EmbedDataArguments()
 _DEFAULT_OUTPUT = OutputArguments()
 _DEFAULT_SCALE = ScaleArguments()
 _DEFAULT_TRAINING = TrainArguments()
@@ -28,7 +28,7 @@ distill_app = App(name="distill", help="Train a student to see as its teacher do
 def distill_embed(
     *,
     models: ModelArguments = _DEFAULT_MODELS,
-    data: DataArguments = _DEFAULT_DATA,
+    data: EmbedDataArguments = _DEFAULT_DATA,
     scale: ScaleArguments = _DEFAULT_SCALE,
     output: OutputArguments = _DEFAULT_OUTPUT,
     shard_size: Annotated[

@@ -44,7 +44,7 @@ class ModelArguments:
 class DataArguments:
     """Which images, and which reference masks."""
 
-    dataset: Annotated[str, Parameter(help="synthetic, coco or sa1b.")] = "synthetic"
+    dataset: Annotated[str, Parameter(help="photos, coco, sa1b or synthetic.")] = "photos"
     images: Annotated[
         Path | None, Parameter(help="COCO: folder of the images; distill embed: any folder.")
     ] = None
@@ -56,6 +56,14 @@ class DataArguments:
     max_pixels: Annotated[
         int, Parameter(help="Larger images are refused: a small file can hold a huge one.")
     ] = MAX_PIXELS
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EmbedDataArguments(DataArguments):
+    """Which images `distill embed` takes: drawn scenes unless a dataset or a folder is named."""
+
+    dataset: Annotated[str, Parameter(help="photos, coco, sa1b or synthetic.")] = "synthetic"
 
 
 @Parameter(name="*")

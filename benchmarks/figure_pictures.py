@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
+from benchmarks.data import photos
 from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.images import load_image
 from benchmarks.data.limits import MAX_PIXELS
@@ -32,6 +33,8 @@ class Picture:
         box: One prompt of a box.
         chosen: How the prompts were chosen.
         references: (H, W) bool ground truth of all objects, the prompted one first; may be empty.
+        packaged_id: Image id of a photo of `benchmarks.data.photos`, whose author is to be credited
+            wherever it is shown; None for other pictures.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Picture:
     box: Prompts
     chosen: str
     references: tuple[BoolArray, ...] = ()
+    packaged_id: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -150,13 +154,21 @@ def file_picture(
     )
 
 
-def dataset_pictures(dataset: Dataset, n: int) -> Iterator[Picture | BadSample]:
+def dataset_pictures(
+    dataset: Dataset, n: int, only: Collection[int] | None = None
+) -> Iterator[Picture | BadSample]:
     """The first images of a dataset; of each, the object that shows the largest area is asked for.
+
+    Args:
+        dataset: The dataset.
+        n: Number of images.
+        only: Ids of the images that may be taken; None for all.
 
     Yields:
         A picture with ground truth, or what could not be read in its place.
     """
-    for sample in islice(dataset.samples(), n):
+    samples = (each for each in dataset.samples() if only is None or each.image_id in only)
+    for sample in islice(samples, n):
         if isinstance(sample, BadSample):
             yield sample
         else:
@@ -168,16 +180,22 @@ def _sample_picture(dataset: Dataset, sample: Sample) -> Picture:
     # max() takes the first of equals, and instances come in a fixed order.
     first = max(range(len(masks)), key=lambda index: int(np.count_nonzero(masks[index])))
     instance = sample.instances[first]
-    synthetic = dataset.name.startswith("synthetic:")
+    source, licence = f"{dataset.name}, {sample.name}", None
+    packaged = dataset.name == photos.PHOTOS
+    if packaged:
+        source, licence = f"{source}, {photos.source_of(sample.image_id)}", photos.LICENCE
+    elif dataset.name.startswith("synthetic:"):
+        licence = "Apache-2.0, rendered by mobilesam-bench"
     return Picture(
         name=Path(sample.name).stem,
         image=sample.image,
-        source=f"{dataset.name}, {sample.name}",
-        licence="Apache-2.0, rendered by mobilesam-bench" if synthetic else None,
+        source=source,
+        licence=licence,
         point=_point_prompt(*center_point(masks[first])),
         box=Prompts(boxes=instance.box[None]),
         chosen=f"largest object (annotation {instance.annotation_id}): its centre, its box",
         references=(masks[first], *masks[:first], *masks[first + 1 :]),
+        packaged_id=sample.image_id if packaged else None,
     )
 
 
@@ -203,16 +221,21 @@ def _point_prompt(x: float, y: float) -> Prompts:
     return Prompts(points=np.array([[[x, y]]], np.float32), labels=np.ones((1, 1), np.int64))
 
 
-def prompts_text(prompts: Prompts) -> str:
-    """One prompt as printed: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`."""
+def prompts_text(prompts: Prompts, *, whole: bool = False) -> str:
+    """One prompt as printed: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`.
+
+    Args:
+        prompts: The prompt.
+        whole: Round to whole pixels.
+    """
     if prompts.boxes is not None:
-        return "box " + _numbers(prompts.boxes[0].tolist())
+        return "box " + _numbers(prompts.boxes[0].tolist(), whole)
     assert prompts.points is not None  # noqa: S101 - Prompts holds one or the other
     assert prompts.labels is not None  # noqa: S101 - they come together
     pairs = zip(prompts.points[0].tolist(), prompts.labels[0].tolist(), strict=True)
-    texts = [_numbers(xy) + ("" if label else " (not)") for xy, label in pairs]
+    texts = [_numbers(xy, whole) + ("" if label else " (not)") for xy, label in pairs]
     return f"point{'s' * (len(texts) > 1)} {' and '.join(texts)}"
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+def _numbers(values: Sequence[float], whole: bool) -> str:
+    return ",".join(f"{round(value) if whole else value:g}" for value in values)

@@ -72,6 +72,7 @@ class FigureProvenance(Value):
     file: str
     file_sha256: str
     note: str | None
+    attribution: str | None = None
     created_utc: str
     command: str
     git_commit: str | None
@@ -123,6 +124,7 @@ def _provenance(
         file=picture.name,
         file_sha256=hashlib.sha256(picture.read_bytes()).hexdigest(),
         note=request.note,
+        attribution=request.attribution,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         git_commit=commit,

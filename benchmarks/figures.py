@@ -16,6 +16,7 @@ import numpy as np
 from baselines.interface import BoolArray, Embedding, Prompts, Segmenter
 from baselines.registry import build
 from benchmarks.data.masks import iou
+from benchmarks.data.photos import attribution
 from benchmarks.figure_pictures import Picture, prompts_text
 from benchmarks.model_pass import ADAPTER_ERRORS
 from benchmarks.planning import PlannedModel
@@ -96,6 +97,12 @@ class FigureRequest:
             # Weights that are there and unusable are told of, whatever else is left out.
             if each.trained or each.error is not None or not self.trained_only
         )
+
+    @property
+    def attribution(self) -> str | None:
+        """The line that credits the packaged photos among the pictures; None without any."""
+        shown = [each.packaged_id for each in self.pictures if each.packaged_id is not None]
+        return attribution(shown) if shown else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +228,7 @@ def grid_rows(
                     _panel(each, answers[kind, index, each.entry.name], kind)
                     for each in request.shown
                 ),
-                caption="no prompt" if prompts is None else prompts_text(prompts),
+                caption="no prompt" if prompts is None else prompts_text(prompts, whole=True),
                 value="ground truth outlined" if shown else "",
             )
         )
@@ -261,7 +268,12 @@ def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
     if request.note:
         notes.append(f"{request.note.rstrip('.')}.")
     free = [f"{each.name}: {each.licence}" for each in request.pictures if _is_photo(each)]
-    return [" ".join(notes)] + ([f"Photos: {'; '.join(free)}."] if free else [])
+    credit = request.attribution
+    return [
+        " ".join(notes),
+        *([f"Photos: {'; '.join(free)}."] if free else []),
+        *([] if credit is None else [credit]),
+    ]
 
 
 def _is_photo(picture: Picture) -> bool:

@@ -81,7 +81,11 @@ class Axis:
 
 
 class _Scratch:
-    """Buffers by name, made once and grown when needed."""
+    """Buffers by name, made once and grown when needed.
+
+    They are ordinary tensors, also when they are made in inference mode: a buffer made there could
+    not be written to by a later caller outside of it.
+    """
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
@@ -91,7 +95,8 @@ class _Scratch:
         """A contiguous (rows, columns) float32 buffer of undefined content."""
         flat = self._flat.get(name)
         if flat is None or flat.numel() < rows * columns:
-            flat = self._flat[name] = torch.empty(rows * columns, device=self._device)
+            with torch.inference_mode(mode=False):
+                flat = self._flat[name] = torch.empty(rows * columns, device=self._device)
         return flat[: rows * columns].view(rows, columns)
 
 

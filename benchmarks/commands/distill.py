@@ -8,7 +8,12 @@ from pathlib import Path
 
 from baselines.interface import Segmenter
 from baselines.registry import build
-from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments, ScaleArguments
+from benchmarks.cli_options import (
+    EmbedDataArguments,
+    ModelArguments,
+    OutputArguments,
+    ScaleArguments,
+)
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import (
     STANDARD_SCENES,
@@ -37,7 +42,7 @@ from mobilesam.errors import UsageError, WeightsError
 
 def embed(
     models: ModelArguments,
-    data: DataArguments,
+    data: EmbedDataArguments,
     scale: ScaleArguments,
     output: OutputArguments,
     *,
@@ -73,7 +78,7 @@ def embed(
 
 
 def _embed_whole(
-    models: ModelArguments, data: DataArguments, options: StoreOptions, reporter: Reporter
+    models: ModelArguments, data: EmbedDataArguments, options: StoreOptions, reporter: Reporter
 ) -> EmbedReport:
     """Image by image, in this process."""
     apply_threads(models)
@@ -87,7 +92,7 @@ def _embed_whole(
 
 def _embed_chunks(
     models: ModelArguments,
-    data: DataArguments,
+    data: EmbedDataArguments,
     scale: ScaleRequest,
     options: StoreOptions,
     reporter: Reporter,
@@ -136,10 +141,14 @@ def verify(store: Path, *, as_json: bool) -> int:
 
 
 def _images(
-    data: DataArguments, seed: int, reporter: Reporter, *, in_parts: bool
+    data: EmbedDataArguments, seed: int, reporter: Reporter, *, in_parts: bool
 ) -> Dataset | FolderImages:
     """The images that the user named: a folder where nothing but `--images` is said."""
-    if data.images is None or data.annotations is not None or data.dataset != DataArguments.dataset:
+    if (
+        data.images is None
+        or data.annotations is not None
+        or data.dataset != EmbedDataArguments.dataset
+    ):
         return open_dataset(data, STANDARD_SCENES, seed, in_parts=in_parts)
     if data.root:
         raise UsageError("--images and --root are two sources; give one")

@@ -23,6 +23,7 @@ from benchmarks.commands.requests import (
     weights_policy,
 )
 from benchmarks.data.dataset import BadSample
+from benchmarks.data.photos import PHOTOS, SHOWN
 from benchmarks.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture
 from benchmarks.figure_provenance import write_figures
 from benchmarks.figures import FigureKind, FigureRequest, ask
@@ -30,7 +31,7 @@ from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
 from mobilesam.errors import UsageError
 
-DEFAULT_SCENES = 2
+DEFAULT_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class PictureArguments:
         boxes: `X0,Y0,X1,Y1` for each of `images`; none for a box around the centre of each.
         photos: Names of `benchmarks.figure_pictures.PHOTOS`.
         kinds: `point`, `box`, `everything`, separated by commas.
-        trained_only: Leave models without weights out.
+        trained_only: Leave models without weights out even if they are named.
         svg: Write SVG beside PNG.
     """
 
@@ -65,7 +66,9 @@ def figures(
     """Draws what was asked for, writes pictures and their provenance, and says where they are.
 
     Images and photos that are named come first. The dataset's images follow if `--limit` says how
-    many; without a named picture, the first two of it are shown.
+    many or `--dataset` names another than the default. Without a named picture and a limit, these
+    are three of the packaged photos, or the first two images of another dataset. Models without
+    weights are left out unless `--models` names them.
     """
     reporter = Reporter(quiet=output.quiet)
     apply_threads(models)
@@ -75,7 +78,7 @@ def figures(
         pictures=_pictures(pictures, data, models.seed, reporter),
         models=_models(models),
         note=output.note,
-        trained_only=pictures.trained_only,
+        trained_only=pictures.trained_only or models.models == ModelArguments().models,
         svg=pictures.svg,
     )
     answers = ask(request, reporter)
@@ -129,8 +132,10 @@ def _pictures(
     found += [photo_picture(name) for name in given.photos]
     if found and data.limit is None and data.dataset == DataArguments().dataset:
         return tuple(found)
-    n_images = DEFAULT_SCENES if data.limit is None else data.limit
-    for picture in dataset_pictures(open_dataset(data, n_images, seed), n_images):
+    n_images, only = data.limit or DEFAULT_IMAGES, None
+    if data.limit is None and data.dataset == PHOTOS:
+        n_images, only = len(SHOWN), SHOWN
+    for picture in dataset_pictures(open_dataset(data, n_images, seed), n_images, only):
         if isinstance(picture, BadSample):
             reporter.warn(f"{picture.name} left out: {picture.why}")
         else:

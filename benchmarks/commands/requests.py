@@ -45,6 +45,7 @@ DEFAULT_OUT = Path("bench-runs")
 STANDARD_SCENES = profiles.find("standard").n_images
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _DATASET_OPTIONS = {
+    "photos": (),
     "synthetic": (),
     "coco": ("--images", "--annotations"),
     "sa1b": ("--root",),
@@ -71,7 +72,7 @@ def open_dataset(
 
     Args:
         data: The arguments.
-        n_images: Synthetic scenes, unless `--limit` says otherwise.
+        n_images: Scenes of the synthetic dataset, unless `--limit` says otherwise.
         seed: Of the synthetic scenes.
         in_parts: SA-1B without a list of all its images in memory.
 
@@ -86,6 +87,10 @@ def open_dataset(
     for option, value in given.items():
         if value and option not in _DATASET_OPTIONS.get(data.dataset, given):
             raise UsageError(f"{option} does not belong to --dataset {data.dataset}")
+    if data.dataset == "photos":
+        from benchmarks.data.photos import open_photos
+
+        return open_photos(data.limit, data.max_pixels)
     if data.dataset == "synthetic":
         from benchmarks.data.synthetic import SyntheticDataset
 
@@ -104,7 +109,7 @@ def open_dataset(
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
         kind = Sa1bParts if in_parts else Sa1bDataset
         return kind(list(data.root), data.limit, data.max_pixels)
-    raise UsageError(f"unknown dataset {data.dataset!r}; choose synthetic, coco or sa1b")
+    raise UsageError(f"unknown dataset {data.dataset!r}; choose photos, coco, sa1b or synthetic")
 
 
 def check_max_pixels(max_pixels: int) -> int:
@@ -227,7 +232,7 @@ def make_request(
         profile: How thorough latency is measured; None leaves it out.
         counting: Count parameters and FLOPs.
         accuracy: Data and protocols of accuracy; None leaves it out.
-        n_scenes: Synthetic scenes where no dataset is named; the profile's unless told.
+        n_scenes: Scenes of the synthetic dataset, if that is named; 50 unless told.
         scale: Work in chunks; None, or nothing in it, holds all rows in memory.
 
     Raises:

@@ -47,6 +47,7 @@ class CocoDataset(CutDataset):
         annotations: The instances JSON.
         limit: Take only the first so many images that have a usable instance, or are bad.
         max_pixels: Images beyond it are bad.
+        name: Name of the dataset; `coco:` and the name of the annotation file unless told.
 
     Raises:
         DataError: The folder or the file is missing or unreadable, or the file as a whole cannot
@@ -60,15 +61,16 @@ class CocoDataset(CutDataset):
         annotations: Path,
         limit: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        name: str | None = None,
     ) -> None:
         check_limit(limit)
         if not images.is_dir():
             raise DataError(f"{images} is not a folder; --images wants the folder of image files")
         self._folder = images
-        self._name = f"coco:{annotations.stem.removeprefix('instances_')}"
+        self._name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
         self.max_pixels = max_pixels
         data = read_file(annotations)
-        self._fingerprint = fingerprint("coco", limit, [data])
+        self._fingerprint = coco_fingerprint(data, limit)
         self._tally = Tally("crowd", "empty", MALFORMED)
         document = parse_json(data, annotations.name)
         self._entries = self._take(
@@ -82,7 +84,7 @@ class CocoDataset(CutDataset):
 
     @property
     def name(self) -> str:
-        """`coco:` and the annotation file's name, without `instances_`."""
+        """The given name; else `coco:` and the annotation file's name, without `instances_`."""
         return self._name
 
     @property
@@ -167,6 +169,11 @@ class CocoDataset(CutDataset):
             return None
         rle, box, area_px = found
         return Instance(row.id, raw.categories[row.category_id], area_px, box, rle)
+
+
+def coco_fingerprint(data: bytes, limit: int | None) -> str:
+    """SHA-256 (hex) of an annotation file's bytes and the limit on images."""
+    return fingerprint("coco", limit, [data])
 
 
 def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:

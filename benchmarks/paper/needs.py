@@ -41,11 +41,12 @@ def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
     """Protocols of mean IoU that claims on such a dataset need, and all that need a teacher.
 
     What a teacher's masks are compared on is stated nowhere, so that any images will do for
-    orientation. Synthetic scenes, on which no claim was made, get all that they can be asked.
+    orientation. The packaged photos and synthetic scenes, on which no claim was made, get all that
+    they can be asked.
 
     Args:
         claims: The ledger.
-        dataset: `synthetic`, `coco` or `sa1b`.
+        dataset: `photos`, `synthetic`, `coco` or `sa1b`.
     """
     found = []
     for claim in claims:
@@ -53,7 +54,7 @@ def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
         if not isinstance(measure, MiouMeasure):
             continue
         own = measure.data.pattern.startswith(f"{dataset}:")
-        any_data = measure.reference != GROUND_TRUTH or dataset == "synthetic"
+        any_data = measure.reference != GROUND_TRUTH or dataset in ("photos", "synthetic")
         if own or (any_data and measure.protocol != "annotation-point"):
             found.append(measure.protocol)
     return unique(found)

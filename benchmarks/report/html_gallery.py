@@ -10,12 +10,13 @@ from typing import Any
 from baselines.interface import UInt8Array
 from benchmarks.accuracy.predictions import PREDICTIONS_FOLDER
 from benchmarks.accuracy.stored import Stored, load_stored
+from benchmarks.data.photos import attribution
 from benchmarks.instances import read_instances
 from benchmarks.protocols import DEFAULT_PROTOCOLS, GROUND_TRUTH
 from benchmarks.records import INSTANCES_NAME
 from benchmarks.report.html_case_views import CaseMaker, CaseView, load_manifests
 from benchmarks.report.html_cases import FAILURE_IOU, Case, choose_cases, medians
-from benchmarks.report.html_pictures import Images, Picture, scenes_of, shrink
+from benchmarks.report.html_pictures import Images, Picture, photos_of, scenes_of, shrink
 from benchmarks.report.view import unique
 from mobilesam.errors import BenchError, DataError
 
@@ -24,7 +25,8 @@ IMAGES_BUDGET_BYTES = 9_000_000
 HOW = (
     "The gallery needs stored masks and the images that they were made from. Measure with "
     "mobilesam-bench miou --save-masks; images of COCO or SA-1B come with report --images DIR, "
-    "scenes of --dataset synthetic are drawn again from their seed."
+    "packaged photos are found without it, and scenes of --dataset synthetic are drawn again from "
+    "their seed."
 )
 
 
@@ -42,6 +44,7 @@ class Gallery:
         failures_first: Whether cases with a failure come first.
         n_prompts: Prompts that the cases were chosen from.
         notes: Plain sentences.
+        attribution: Credit of the packaged photos that are shown; None where there are none.
     """
 
     why: str | None = None
@@ -53,6 +56,7 @@ class Gallery:
     failures_first: bool = False
     n_prompts: int = 0
     notes: tuple[str, ...] = ()
+    attribution: str | None = None
 
 
 def build_gallery(
@@ -68,7 +72,7 @@ def build_gallery(
     Args:
         folders: Of the runs on the page, the newest first.
         page_models: Every model on the page, in order.
-        images: Folder of the dataset's images; scenes that were drawn need none.
+        images: Folder of the dataset's images; packaged photos and drawn scenes need none.
         each: Worst, median and best prompts of a model and protocol, so many of each.
         failures_first: Cases in which some model failed come first.
 
@@ -85,11 +89,16 @@ def build_gallery(
     fingerprint = next(iter(stored.infos.values())).fingerprint
     try:
         scenes = scenes_of(stored.dataset, fingerprint)
-        if scenes is None and images is None:
+        packaged = photos_of(stored.dataset, fingerprint)
+        folder = packaged or images
+        if scenes is None and folder is None:
             return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
-        source = Images(None if scenes else images, scenes)
+        source = Images(None if scenes else folder, scenes)
         frame = _frame(stored_in, stored)
         gallery = _gallery(stored, stored_in, source, frame, page_models, each)
+        if packaged is not None:
+            shown = sorted({view.case.image_id for view in gallery.cases})
+            gallery = replace(gallery, attribution=attribution(shown))
     except DataError as error:
         return Gallery(why=f"The gallery could not be made: {error}. {HOW}")
     return _ordered(gallery, notes, failures_first=failures_first)

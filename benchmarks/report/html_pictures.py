@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import BoolArray, UInt8Array
+from benchmarks.data import photos
 from benchmarks.data.images import load_image
 from benchmarks.data.masks import tight_box
 from benchmarks.data.synthetic import SyntheticDataset
@@ -50,6 +51,21 @@ def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
     if scenes.fingerprint != fingerprint:
         raise DataError(f"{dataset} was drawn by another version of this suite; measure it anew")
     return scenes
+
+
+def photos_of(dataset: str, fingerprint: str) -> Path | None:
+    """The folder of the packaged photos for a dataset of that name; None for any other name.
+
+    Raises:
+        DataError: This version has other photos than those that were measured.
+    """
+    if dataset != photos.PHOTOS:
+        return None
+    if not photos.is_packaged(fingerprint):
+        raise DataError(
+            f"the photos were measured with another version of this suite; measure {dataset} anew"
+        )
+    return photos.images_folder()
 
 
 class Images:

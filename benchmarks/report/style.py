@@ -154,7 +154,11 @@ def new_figure(height_in: float, title: str, notes: Sequence[str]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    lines = [line for note in notes for line in textwrap.wrap(clean(note), NOTE_LENGTH)]
+    lines = [
+        line
+        for note in notes
+        for line in textwrap.wrap(clean(note), NOTE_LENGTH, break_on_hyphens=False)
+    ]
     height_in += 0.16 * len(lines)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(WIDTH_IN, height_in), layout=layout, facecolor="white")

@@ -69,6 +69,24 @@ def test_answers_are_those_of_the_published_computation(
     assert (found.masks != expected.masks).mean() < 1e-3
 
 
+@pytest.mark.parametrize("everything_first", [False, True])
+def test_prompts_and_everything_take_turns_on_one_model(
+    fast: FastMobileSamSegmenter, everything_first: bool
+) -> None:
+    """Both use the buffers of one upsampler, only the prompts in inference mode."""
+    generator = AutomaticMaskGenerator(
+        fast._prompted, points_per_side=2, pred_iou_thresh=-1e9, stability_score_thresh=0.0
+    )
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    prompts = Prompts(boxes=np.array([[5, 5, 50, 40]], np.float32))
+    for step in range(3):
+        if (step % 2 == 0) == everything_first:
+            assert generator.find(image)
+        else:
+            embedding = fast.encode(fast.prepare(image))
+            assert fast.decode(embedding, prompts).masks.shape[2:] == (60, 90)
+
+
 def test_everything_is_by_our_generator(
     fast: FastMobileSamSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

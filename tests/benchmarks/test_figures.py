@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks import figures as figures_module
 from benchmarks.cli_options import DataArguments, ModelArguments, OutputArguments
 from benchmarks.commands.figures import PictureArguments, figures
 from benchmarks.data.masks import iou
+from benchmarks.data.photos import SHOWN, attribution, open_photos
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.figure_pictures import (
     Picture,
@@ -28,6 +30,8 @@ from benchmarks.figure_provenance import FigureProvenance
 from benchmarks.figures import FIGURES, FigureKind, FigureRequest, ask, figure_notes, grid_rows
 from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.progress import Reporter
+from benchmarks.report.mask_grid import mask_grid
+from benchmarks.report.style import plot_style
 from mobilesam.errors import DataError, UsageError
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "figures"
@@ -176,10 +180,16 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def draw(tmp_path: Path, models: str = "box,dummy", limit: int | None = None, **kwargs: Any) -> int:
+def draw(
+    tmp_path: Path,
+    models: str = "box,dummy",
+    limit: int | None = None,
+    dataset: str = "photos",
+    **kwargs: Any,
+) -> int:
     return figures(
         ModelArguments(models=models, offline=True, threads=1),
-        DataArguments(limit=limit),
+        DataArguments(dataset=dataset, limit=limit),
         PictureArguments(**kwargs),
         OutputArguments(out=tmp_path / "out", quiet=True, note="a note"),
     )
@@ -213,10 +223,60 @@ def test_named_pictures_come_alone_unless_a_limit_adds_the_dataset(
 ) -> None:
     draw(tmp_path, images=(image,), photos=("chelsea",), kinds="box")
     assert [each.name for each in provenance(tmp_path, "box").pictures] == ["mine", "chelsea"]
-    draw(tmp_path, images=(image,), kinds="box", limit=1)
-    assert [each.name for each in provenance(tmp_path, "box").pictures] == ["mine", "scene_000000"]
-    draw(tmp_path, kinds="box")
+    assert provenance(tmp_path, "box").attribution is None
+    for dataset, name in (("synthetic", "scene_000000"), ("photos", "000000030213")):
+        draw(tmp_path, images=(image,), kinds="box", limit=1, dataset=dataset)
+        assert [each.name for each in provenance(tmp_path, "box").pictures] == ["mine", name]
+    draw(tmp_path, kinds="box", dataset="synthetic")
     assert [each.n_references for each in provenance(tmp_path, "box").pictures] == [1, 1]
+
+
+def test_three_packaged_photos_are_shown_and_credited_unless_told(tmp_path: Path) -> None:
+    draw(tmp_path, kinds="box", svg=True)
+    found = provenance(tmp_path, "box")
+    assert [each.name for each in found.pictures] == [f"{number:012d}" for number in SHOWN]
+    assert {each.licence for each in found.pictures} == {"CC BY 2.0"}
+    assert all("https://www.flickr.com/photo.gne?id=" in each.source for each in found.pictures)
+    assert found.attribution == attribution(SHOWN)
+    drawing = (tmp_path / "out" / "figure-5-box.svg").read_text()
+    # Letters are drawn as outlines, after a comment that holds the line.
+    words = " ".join(line.strip() for line in re.findall("<!--(.*?)-->", drawing, re.DOTALL))
+    assert found.attribution in " ".join(words.split())
+
+
+def test_the_credit_stands_in_the_picture_below_all_else() -> None:
+    (picture,) = dataset_pictures(open_photos(1), 1)
+    assert isinstance(picture, Picture)
+    asked = FigureRequest(("box",), (picture, scene()), planned("box"))
+    notes = figure_notes(asked, "box")
+    assert notes[-1] == attribution((30213,))
+    assert "Flickr 8561578295" in notes[-1]
+    with plot_style():
+        grid = mask_grid("Title", grid_rows(asked, ask(asked, QUIET), "box"), notes)
+    assert notes[-1] in " ".join(grid.get_supxlabel().split())
+    drawn = FigureRequest(("box",), (scene(),), planned("box"))
+    assert not any("COCO" in note for note in figure_notes(drawn, "box"))
+
+
+def test_models_without_weights_are_left_out_unless_they_are_named(
+    tmp_path: Path, image: Path
+) -> None:
+    draw(tmp_path, models=ModelArguments().models, images=(image,), kinds="point")
+    assert "sam-vit-h" in {each.model for each in provenance(tmp_path, "point").not_shown}
+    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point")
+    assert provenance(tmp_path, "point").not_shown == ()
+    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point", trained_only=True)
+    assert [each.model for each in provenance(tmp_path, "point").not_shown] == ["sam-vit-h"]
+
+
+def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Path) -> None:
+    (picture,) = dataset_pictures(open_photos(), 1, only=(208901,))
+    assert isinstance(picture, Picture)
+    asked = FigureRequest(("box",), (picture,), planned("box"))
+    (row,) = grid_rows(asked, ask(asked, QUIET), "box")
+    assert row.caption == "box 233,148,426,285"
+    draw(tmp_path, kinds="box")
+    assert provenance(tmp_path, "box").pictures[0].prompt == "box 232.67,148.37,425.99,284.59"
 
 
 def test_the_dummy_is_shown_only_by_its_name(tmp_path: Path, image: Path) -> None:

@@ -115,6 +115,8 @@ def test_what_has_to_be_measured(ledger: Ledger) -> None:
     assert "annotation-point" not in coco
     assert {"annotation-point", "clicks-3", "two-point-100"} <= set(sa1b)
     assert "random-1" not in sa1b
+    assert protocols_needed(claims, "photos") == protocols_needed(claims, "synthetic")
+    assert {"box", "center"} <= set(protocols_needed(claims, "photos"))
 
 
 def run_command(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data.masks import iou
-from benchmarks.report.html_pictures import Images, mask_path, scenes_of, shrink
+from benchmarks.report.html_pictures import Images, mask_path, photos_of, scenes_of, shrink
 from mobilesam.errors import DataError
 
 
@@ -45,6 +45,17 @@ def test_drawn_scenes_are_known_by_their_name_and_checked() -> None:
     assert scenes_of("coco:val2017", "") is None
     with pytest.raises(DataError, match="another version"):
         scenes_of("synthetic:seed=7,n=3", "0" * 64)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 18, 40])
+def test_packaged_photos_are_known_by_their_name_and_checked(limit: int | None) -> None:
+    from benchmarks.data.photos import FOLDER, open_photos
+
+    dataset = open_photos(limit)
+    assert photos_of(dataset.name, dataset.fingerprint) == FOLDER / "images"
+    assert photos_of("coco:photos", dataset.fingerprint) is None
+    with pytest.raises(DataError, match="another version"):
+        photos_of("photos", "0" * 64)
 
 
 def test_images_shrink_until_they_fit(rng: np.random.Generator) -> None:

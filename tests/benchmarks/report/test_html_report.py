@@ -16,6 +16,8 @@ import pytest
 from benchmarks.accuracy.predictions import load_predictions, save_predictions
 from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands.requests import make_request
+from benchmarks.data import photos
+from benchmarks.data.photos import attribution
 from benchmarks.instances import read_instances
 from benchmarks.progress import Reporter
 from benchmarks.records import RunRecord, load_record, save_record
@@ -64,7 +66,7 @@ def page(*records: RunRecord, gallery: Gallery | None = None) -> str:
 def masks_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two models on two drawn scenes whose masks are stored."""
     out = tmp_path_factory.mktemp("runs") / "drawn"
-    data = AccuracyArguments(limit=2, protocol="box,center", save_masks=True)
+    data = AccuracyArguments(dataset="synthetic", limit=2, protocol="box,center", save_masks=True)
     models, output = ModelArguments(models="box,dummy"), OutputArguments(out=out, quiet=True)
     execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
     return out
@@ -180,6 +182,47 @@ def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path, gallery: 
     assert {view.picture.name for view in gallery.cases} == {
         "scene_000000.png", "scene_000001.png",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one model on two packaged photos whose masks are stored."""
+    out = tmp_path_factory.mktemp("runs") / "photos"
+    data = AccuracyArguments(limit=2, protocol="box", save_masks=True, no_boundary=True)
+    models, output = ModelArguments(models="box"), OutputArguments(out=out, quiet=True)
+    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    return out
+
+
+def test_packaged_photos_are_found_and_credited_below_the_gallery(
+    photos_run: Path, tmp_path: Path
+) -> None:
+    write_report([photos_run], tmp_path / "r.html")
+    text = Parsed((tmp_path / "r.html").read_text()).text
+    line = attribution((30213, 62554))
+    assert "Flickr 8561578295, 5560942229" in line
+    assert line in text
+    assert text.index("of 20 prompts on photos") < text.index("000000030213.jpg")
+    assert text.index("000000030213.jpg") < text.index(line)
+    # Any folder that is named is that of other datasets.
+    shown = build_gallery([photos_run], ["box"], each=1, images=tmp_path)
+    assert {view.picture.name for view in shown.cases} == {"000000030213.jpg", "000000062554.jpg"}
+
+
+def test_a_gallery_without_photos_credits_nobody(gallery: Gallery, record: RunRecord) -> None:
+    assert gallery.attribution is None
+    assert 'class="attribution' not in page(record, gallery=gallery)
+
+
+def test_photos_of_another_version_are_not_shown(
+    photos_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos.FOLDER, tmp_path / "other")
+    with (tmp_path / "other" / "instances_photos.json").open("a") as file:
+        file.write("\n")
+    monkeypatch.setattr(photos, "FOLDER", tmp_path / "other")
+    why = str(build_gallery([photos_run], ["box"], each=1).why)
+    assert "another version of this suite" in why
 
 
 def test_failures_come_first_when_asked(masks_run: Path, gallery: Gallery) -> None:
