@@ -17,6 +17,7 @@ from benchmarks.cli_options import (
     ModelArguments,
     OutputArguments,
     ScaleArguments,
+    TimingArguments,
 )
 from mobilesam.errors import BenchError, DataError, UsageError
 
@@ -26,6 +27,7 @@ _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()
 _DEFAULT_OUTPUT = OutputArguments()
 _DEFAULT_SCALE = ScaleArguments()
+_DEFAULT_TIMING = TimingArguments()
 
 app = App(
     name="mobilesam-bench",
@@ -46,7 +48,7 @@ add_commands(app)
 @app.command
 def run(
     *,
-    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard",
+    timing: TimingArguments = _DEFAULT_TIMING,
     models: ModelArguments = _DEFAULT_MODELS,
     data: AccuracyArguments = _DEFAULT_ACCURACY,
     output: OutputArguments = _DEFAULT_OUTPUT,
@@ -54,7 +56,7 @@ def run(
     """Measure everything: parameters, latency and accuracy of every model."""
     from benchmarks.commands import measure
 
-    return measure.run(profile, models, data, output)
+    return measure.run(timing, models, data, output)
 
 
 @app.command
@@ -70,14 +72,14 @@ def params(
 @app.command
 def latency(
     *,
-    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard",
+    timing: TimingArguments = _DEFAULT_TIMING,
     models: ModelArguments = _DEFAULT_MODELS,
     output: OutputArguments = _DEFAULT_OUTPUT,
 ) -> int:
     """Time every phase of every model, in fresh processes."""
     from benchmarks.commands import measure
 
-    return measure.latency(profile, models, output)
+    return measure.latency(timing, models, output)
 
 
 @app.command

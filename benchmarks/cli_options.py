@@ -136,6 +136,20 @@ class OutputArguments:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class TimingArguments:
+    """How times are measured."""
+
+    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard"
+    publishable: Annotated[
+        bool,
+        Parameter(
+            help="Wait until the machine is idle, at most 10 minutes; refuse if it stays busy."
+        ),
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class TrainArguments:
     """How a student is trained; what is not said comes from --config, else from its defaults."""
 

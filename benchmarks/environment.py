@@ -39,11 +39,12 @@ _CPU_FEATURES = (
 _NOISY_LOAD = 0.5  # running processes a core, before anything is measured
 
 
-def collect(threads: int) -> Environment:
+def collect(threads: int, other_load: float | None = None) -> Environment:
     """Describes where this process runs.
 
     Args:
         threads: Threads that the models are given.
+        other_load: Cores that other processes were measured to use, if that was asked for.
     """
     import torch
 
@@ -63,6 +64,7 @@ def collect(threads: int) -> Environment:
         interop_threads=torch.get_num_interop_threads(),
         allocator=allocator(),
         load_1min=_load(),
+        other_load=other_load,
         git_commit=commit,
         git_dirty=dirty,
     )
@@ -73,7 +75,9 @@ def warnings(environment: Environment) -> tuple[str, ...]:
     found = []
     cores = environment.cpu_physical_cores or environment.cpu_logical_cores
     load = environment.load_1min
-    if load is not None and load / cores > _NOISY_LOAD:
+    # The average of a minute still holds what ran before a machine became idle.
+    known_idle = environment.other_load is not None
+    if not known_idle and load is not None and load / cores > _NOISY_LOAD:
         found.append(f"noisy: load average {load:.1f} on {cores} cores before the run")
     if environment.threads > cores:
         found.append(f"{environment.threads} threads on {cores} cores: they compete")

@@ -286,6 +286,10 @@ class Environment(Value):
     interop_threads: int
     allocator: str
     load_1min: float | None
+    other_load: float | None = Field(
+        default=None,
+        description="cores that other processes used just before a publishable run; None otherwise",
+    )
     git_commit: str | None
     git_dirty: bool | None
 

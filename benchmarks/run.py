@@ -21,6 +21,7 @@ from benchmarks.data.dataset import Dataset
 from benchmarks.data_notes import notes_of
 from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
+from benchmarks.idle import wait_until_idle
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
 from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
@@ -85,10 +86,12 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
 
     Raises:
         DataError: The folder cannot be written, or holds the record of another run.
+        BusyMachineError: The run is to be published, and the machine stays busy.
     """
     start = time.monotonic()
     _require_writable(request.out)
-    here = environment.collect(request.threads)
+    other_load = wait_until_idle(reporter.say) if request.publishable else None
+    here = environment.collect(request.threads, other_load)
     models, teachers = _plan(request)
     config = request.config(models, teachers)
     key = content_key(config)

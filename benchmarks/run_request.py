@@ -48,6 +48,7 @@ class RunRequest:
         boundary: Score boundary IoU as well.
         scale: Work in chunks that are kept one by one; None holds all rows in memory.
         default_models: The user did not name the models.
+        publishable: Wait until the machine is idle, and refuse to measure if it stays busy.
     """
 
     command: str
@@ -73,6 +74,7 @@ class RunRequest:
     boundary: bool = True
     scale: ScaleRequest | None = None
     default_models: bool = False
+    publishable: bool = False
 
     def deferral(self, model: PlannedModel) -> str | None:
         """Why a model's parameters are counted and nothing else is measured; None if all is.

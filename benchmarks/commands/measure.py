@@ -14,6 +14,7 @@ from benchmarks.cli_options import (
     ModelArguments,
     OutputArguments,
     ScaleArguments,
+    TimingArguments,
 )
 from benchmarks.commands.printing import TERMINAL_COLUMNS, print_json, print_table
 from benchmarks.commands.requests import make_request
@@ -25,10 +26,13 @@ from benchmarks.run_request import RunRequest
 
 
 def run(
-    profile_name: str, models: ModelArguments, data: AccuracyArguments, output: OutputArguments
+    timing: TimingArguments,
+    models: ModelArguments,
+    data: AccuracyArguments,
+    output: OutputArguments,
 ) -> int:
     """Measures everything, and prints the summary and where all of it is."""
-    profile = profiles.find(profile_name)
+    profile = profiles.find(timing.profile)
     request = make_request(
         "run",
         models,
@@ -37,6 +41,7 @@ def run(
         counting=True,
         accuracy=data,
         n_scenes=profile.n_images,
+        publishable=timing.publishable,
     )
     record = _execute(request, output)
     files = _report(record, request.out)
@@ -64,10 +69,12 @@ def params(models: ModelArguments, output: OutputArguments) -> int:
     return _exit_code(record)
 
 
-def latency(profile_name: str, models: ModelArguments, output: OutputArguments) -> int:
+def latency(timing: TimingArguments, models: ModelArguments, output: OutputArguments) -> int:
     """Times every phase."""
-    profile = profiles.find(profile_name)
-    request = make_request("latency", models, output, profile=profile)
+    profile = profiles.find(timing.profile)
+    request = make_request(
+        "latency", models, output, profile=profile, publishable=timing.publishable
+    )
     record = _execute(request, output)
     if output.json:
         rows = [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency]

@@ -222,6 +222,7 @@ def make_request(
     accuracy: AccuracyArguments | None = None,
     n_scenes: int | None = None,
     scale: ScaleArguments | None = None,
+    publishable: bool = False,
 ) -> RunRequest:
     """Turns arguments into what a run is asked to do.
 
@@ -234,6 +235,7 @@ def make_request(
         accuracy: Data and protocols of accuracy; None leaves it out.
         n_scenes: Scenes of the synthetic dataset, if that is named; 50 unless told.
         scale: Work in chunks; None, or nothing in it, holds all rows in memory.
+        publishable: Wait until the machine is idle.
 
     Raises:
         UsageError: They cannot be meant.
@@ -255,6 +257,7 @@ def make_request(
         profile=profile,
         count=counting,
         default_models=models.models == DEFAULT_SELECTION,
+        publishable=publishable,
         scale=chunks,
         **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.records import RunRecord, Value
+from benchmarks.records import RunRecord, Value, WeightsRow
 from benchmarks.report.view import protocol_of, setup_of, unique, weights_label
 from mobilesam.errors import UsageError
 
@@ -138,12 +138,12 @@ def _check_same_machine(runs: Sequence[RunRecord]) -> None:
 
 
 def _check_same_weights(runs: Sequence[RunRecord]) -> None:
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[str, tuple[WeightsRow, str]] = {}
     for run in runs:
         for row in run.models:
-            label = weights_label(row.weights)
-            other, run_id = seen.setdefault(row.model, (label, run.id))
-            if other != label:
+            known, run_id = seen.setdefault(row.model, (row.weights, run.id))
+            label, other = weights_label(row.weights), weights_label(known)
+            if other != label or known.sha256 != row.weights.sha256:
                 raise UsageError(
                     f"{row.model} ran with weights {other} in run {run_id} and with {label} in "
                     f"run {run.id}: report them apart"

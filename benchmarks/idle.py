@@ -1,0 +1,122 @@
+"""Waits until other processes leave the machine alone, for runs whose times are published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from mobilesam.errors import BenchError
+
+MAX_OTHER_LOAD = 0.3
+"""Cores that other processes may use, on average over `WINDOW_S`."""
+WINDOW_S = 20.0
+TIMEOUT_S = 600.0
+_MOST_NAMED = 3
+_NEGLIGIBLE_LOAD = 0.05
+
+
+class BusyMachineError(BenchError):
+    """Other processes use the processor: times measured now would not be reproducible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What other processes used of the processor.
+
+    Attributes:
+        cores: Mean number of busy cores over the window.
+        busiest: Names of the busiest processes with their load in cores, highest first.
+    """
+
+    cores: float
+    busiest: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def culprits(self) -> str:
+        """Such as `python3 (0.9), cc1plus (0.4)`; empty where no process stands out."""
+        return ", ".join(f"{name} ({cores:.1f})" for name, cores in self.busiest)
+
+
+def other_load(window_s: float = WINDOW_S) -> Load:
+    """Measures what processes other than this one and its children use of the processor.
+
+    Args:
+        window_s: Seconds over which the load is averaged.
+    """
+    own = psutil.Process().pid
+    before, busy_before, start = _cpu_seconds(), _busy_seconds(), time.monotonic()
+    time.sleep(window_s)
+    elapsed_s = time.monotonic() - start
+    after, busy = _cpu_seconds(), _busy_seconds() - busy_before
+    used = {
+        key: (name, seconds - before.get(key, (name, 0.0))[1])
+        for key, (name, seconds) in after.items()
+    }
+    ours = {own, *(child.pid for child in psutil.Process().children(recursive=True))}
+    busy -= sum(seconds for (pid, _), (_, seconds) in used.items() if pid in ours)
+    others = sorted(
+        ((name, s / elapsed_s) for (pid, _), (name, s) in used.items() if pid not in ours),
+        key=lambda each: -each[1],
+    )
+    busiest = tuple(each for each in others[:_MOST_NAMED] if each[1] > _NEGLIGIBLE_LOAD)
+    return Load(max(busy, 0.0) / elapsed_s, busiest)
+
+
+def wait_until_idle(
+    say: Callable[[str], None],
+    *,
+    max_load: float = MAX_OTHER_LOAD,
+    timeout_s: float = TIMEOUT_S,
+    measure: Callable[[], Load] = other_load,
+) -> float:
+    """Waits until other processes use less than `max_load` cores.
+
+    Args:
+        say: Prints a line; called when waiting begins and when it is over.
+        max_load: Limit in cores.
+        timeout_s: Longest time to wait, in seconds.
+        measure: Measures the load over a window of its own.
+
+    Returns:
+        The load in cores that was measured last.
+
+    Raises:
+        BusyMachineError: The machine stayed busy; names the busiest processes.
+    """
+    say(f"waiting until other processes use less than {max_load:g} of a core ({WINDOW_S:.0f} s)")
+    start = time.monotonic()
+    while True:
+        load = measure()
+        if load.cores < max_load:
+            say(f"the machine is idle: other processes use {load.cores:.2f} of a core")
+            return load.cores
+        if time.monotonic() - start >= timeout_s:
+            by = f" ({load.culprits})" if load.culprits else ""
+            raise BusyMachineError(
+                f"the machine is not idle: other processes use {load.cores:.1f} cores{by} after "
+                f"{timeout_s / 60:.0f} minutes of waiting, and published times allow {max_load:g}; "
+                "stop them, or run without --publishable"
+            )
+
+
+def _busy_seconds() -> float:
+    """Seconds that all processors together have been busy since the system started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Guests' time is also counted as user time.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - guests - idle)
+
+
+def _cpu_seconds() -> Mapping[tuple[int, float], tuple[str, float]]:
+    """Name and processor time of every process, by process id and start time."""
+    found = {}
+    for process in psutil.process_iter(["pid", "create_time", "name", "cpu_times"]):
+        info = process.info
+        if info["cpu_times"] is not None:
+            seconds = info["cpu_times"].user + info["cpu_times"].system
+            found[info["pid"], info["create_time"]] = info["name"] or "unknown", seconds
+    return found
