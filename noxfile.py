@@ -1,7 +1,9 @@
 """Everything a user or the CI runs, by name: `nox -s bench`, `nox -s tests`, ...
 
 All sessions share the one environment `.venv` (torch alone is several gigabytes), which may be the
-one that nox itself runs in. It is installed into again only after pyproject.toml has changed.
+one that nox itself runs in. Sessions that measure install what the package needs; those that test,
+check types or publish also install the extra `dev`. Nothing is installed again unless
+pyproject.toml has changed.
 """
 
 from __future__ import annotations
@@ -24,21 +26,29 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "none"
 
 
-def python(session: nox.Session, *arguments: str) -> None:
-    """Runs Python in the shared environment, which is made and installed into where needed."""
+def python(session: nox.Session, *arguments: str, dev: bool = False) -> None:
+    """Runs Python in the shared environment, after installing what is missing.
+
+    Args:
+        session: The session.
+        arguments: Of the interpreter.
+        dev: The extra `dev` is needed, for tests, types, exported backends or a browser.
+    """
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     stamp = VENV / "mobilesam-bench.installed"
-    if not stamp.is_file() or stamp.read_text() != digest:
+    installed = stamp.read_text().split() if stamp.is_file() else []
+    if digest not in installed or (dev and "dev" not in installed):
         if not PYTHON.exists():
             session.run(sys.executable, "-m", "venv", str(VENV), external=True)
-        session.run(str(PYTHON), "-m", "pip", "install", "--quiet", "-e", ".[dev]", external=True)
-        stamp.write_text(digest)
+        package = ".[dev]" if dev else "."
+        session.run(str(PYTHON), "-m", "pip", "install", "--quiet", "-e", package, external=True)
+        stamp.write_text(f"{digest} dev" if dev else digest)
     session.run(str(PYTHON), *arguments, external=True)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The main job: benchmark every model on the embedded default. Extra arguments go to `run`."""
+    """The main job: MobileSAM and the baselines on the shipped photos. Arguments go to `run`."""
     named = any(each.startswith("--profile") for each in session.posargs)
     profile = () if named else ("--profile", "quick")
     python(session, "-m", "benchmarks", "run", *profile, *session.posargs)
@@ -53,7 +63,7 @@ def paper(session: nox.Session) -> None:
 @nox.session
 def speed(session: nox.Session) -> None:
     """Our inference path against the plain modules and ultralytics' MobileSAM, in one run."""
-    python(session, "-m", "benchmarks.speedups.inference", *session.posargs)
+    python(session, "-m", "benchmarks.speedups.inference", *session.posargs, dev=True)
 
 
 @nox.session
@@ -84,7 +94,14 @@ def report(session: nox.Session) -> None:
 def picture(session: nox.Session) -> None:
     """The README's picture of the report of the committed runs; needs Chromium."""
     python(session, "-m", "benchmarks", "report", *COMMITTED)
-    python(session, "-m", "benchmarks.report.html_picture", COMMITTED[-1], "results/report.png")
+    python(
+        session,
+        "-m",
+        "benchmarks.report.html_picture",
+        COMMITTED[-1],
+        "results/report.png",
+        dev=True,
+    )
 
 
 @nox.session
@@ -102,7 +119,7 @@ def regress(session: nox.Session) -> None:
 @nox.session
 def power(session: nox.Session) -> None:
     """How reliable `regress` is, on a quiet machine: about an hour."""
-    python(session, "-m", "benchmarks.guard.power", *session.posargs)
+    python(session, "-m", "benchmarks.guard.power", *session.posargs, dev=True)
 
 
 @nox.session
@@ -111,35 +128,50 @@ def microbench(session: nox.Session) -> None:
     out = ROOT / MICROBENCH
     out.parent.mkdir(exist_ok=True)
     options = ("--benchmark-only", f"--benchmark-json={out}", "--timeout=1800")
-    python(session, "-m", "pytest", "benchmarks/test_hot_paths.py", *options, *session.posargs)
+    python(
+        session,
+        "-m",
+        "pytest",
+        "benchmarks/test_hot_paths.py",
+        *options,
+        *session.posargs,
+        dev=True,
+    )
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests. Extra arguments go to pytest."""
-    python(session, "-m", "pytest", *session.posargs)
+    python(session, "-m", "pytest", *session.posargs, dev=True)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style of the code."""
-    python(session, "-m", "ruff", "check", ".")
-    python(session, "-m", "ruff", "format", "--check", ".")
+    python(session, "-m", "ruff", "check", ".", dev=True)
+    python(session, "-m", "ruff", "format", "--check", ".", dev=True)
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Types of the code, strictly."""
-    python(session, "-m", "mypy")
+    python(session, "-m", "mypy", dev=True)
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """A complete run on an idle machine, about an hour. Extra arguments go to `run`."""
+    options = ("--profile", "standard", "--publishable")
+    python(session, "-m", "benchmarks", "run", *options, *session.posargs, dev=True)
 
 
 @nox.session
 def results(session: nox.Session) -> None:
-    """Makes tables, plots and the README's table from a record: `-- results/runs/NAME`."""
+    """Makes tables, plots and the README's table from records: `-- results/runs/NAME ...`."""
     python(session, "-m", "benchmarks.report.publish", *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Bad input for every reader, for ten minutes or what `--minutes` says."""
-    python(session, "-m", "tests.fuzz", *session.posargs)
+    python(session, "-m", "tests.fuzz", *session.posargs, dev=True)

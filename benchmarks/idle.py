@@ -28,7 +28,8 @@ class Load:
 
     Attributes:
         cores: Mean number of busy cores over the window.
-        busiest: Names of the busiest processes with their load in cores, highest first.
+        busiest: Names of the processes that use the processor, with their load in cores, highest
+            first.
     """
 
     cores: float
@@ -37,7 +38,7 @@ class Load:
     @property
     def culprits(self) -> str:
         """Such as `python3 (0.9), cc1plus (0.4)`; empty where no process stands out."""
-        return ", ".join(f"{name} ({cores:.1f})" for name, cores in self.busiest)
+        return ", ".join(f"{name} ({cores:.1f})" for name, cores in self.busiest[:_MOST_NAMED])
 
 
 def other_load(window_s: float = WINDOW_S) -> Load:
@@ -61,12 +62,12 @@ def other_load(window_s: float = WINDOW_S) -> Load:
         ((name, s / elapsed_s) for (pid, _), (name, s) in used.items() if pid not in ours),
         key=lambda each: -each[1],
     )
-    busiest = tuple(each for each in others[:_MOST_NAMED] if each[1] > _NEGLIGIBLE_LOAD)
+    busiest = tuple(each for each in others if each[1] > _NEGLIGIBLE_LOAD)
     return Load(max(busy, 0.0) / elapsed_s, busiest)
 
 
 def wait_until_idle(
-    say: Callable[[str], None],
+    say: Callable[[str], object],
     *,
     max_load: float = MAX_OTHER_LOAD,
     timeout_s: float = TIMEOUT_S,

@@ -29,7 +29,7 @@ from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
 from benchmarks.distillation.sources import FolderImages
 from benchmarks.environment import collect
 from benchmarks.progress import Reporter
-from benchmarks.speedups.document import give
+from benchmarks.speedups.document import give, wait_if_published
 from benchmarks.statistics import median_interval
 from benchmarks.timing import time_once
 from mobilesam.allocator import keep_buffers
@@ -172,10 +172,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         apply_threads(ModelArguments(threads=arguments.threads))
         keep_buffers()
+        other_load = wait_if_published(arguments.out)
         found = {"note": arguments.note, "host": host_costs(arguments.n, arguments.seed)}
         if all(real):
             found["embed"] = real_run(arguments)
-        found["environment"] = collect(arguments.threads).model_dump(mode="json")
+        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
         give(found, arguments.out)
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")

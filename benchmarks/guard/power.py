@@ -31,6 +31,7 @@ from benchmarks.guard.ab_records import Settings
 from benchmarks.guard.trees import Tree, checked_out, repository
 from benchmarks.progress import Reporter
 from benchmarks.records import Environment, Value, write_atomic
+from benchmarks.speedups.document import wait_if_published
 from mobilesam.errors import BenchError, DataError
 
 Case = Literal["same", "slower", "loss", "comments"]
@@ -257,6 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(RegressArguments(base="HEAD", **given))
         root = repository(Path.cwd())
+        wait_if_published(arguments.out)
         power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,6 +1,6 @@
-"""Makes the committed tables, plots, ledger and the README's table from a committed run.
+"""Makes the committed tables, plots, ledger and the README's table from committed runs.
 
-`python -m benchmarks.report.publish results/runs/NAME`
+`python -m benchmarks.report.publish results/runs/NAME [results/runs/NAME ...]`
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.paper.tables import FOLDER, LEDGER
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.records import RECORD_NAME, load_record
 from benchmarks.report.formatting import escape_markdown
+from benchmarks.report.merging import merge_records
 from benchmarks.report.plots import write_plots
 from benchmarks.report.readme import update_readme
 from benchmarks.report.tables import write_tables
@@ -33,23 +34,32 @@ GENERATED = {
 """Folders below `results` that hold nothing but what a run gives, and the kinds of their files."""
 
 
-def publish(run: Path, root: Path = ROOT) -> list[Path]:
+def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
     """Writes `results/tables`, `plots`, `paper` and `summary.md`, and the README's block.
 
     Older files of the same kinds in these folders, which this run does not give, are removed once
     all else is done.
 
     Args:
-        run: Folder of the run, below `results/runs`.
+        runs: Folders of the runs, below `results/runs`; several are merged.
         root: The checkout.
 
     Returns:
         The files written.
 
     Raises:
-        DataError: The record or the ledger cannot be read, or a file cannot be written or removed.
+        DataError: A record or the ledger cannot be read, times were measured on a machine that was
+            not idle, or a file cannot be written or removed.
+        UsageError: The runs cannot be merged.
     """
-    record = load_record(run)
+    records = [load_record(run) for run in runs]
+    for run, each in zip(runs, records, strict=True):
+        if each.latency and each.environment.other_load is None:
+            raise DataError(
+                f"{run} holds times of a machine that may have been busy; measure them again with "
+                "--publishable"
+            )
+    record = merge_records(records)
     verdicts = judge(record, load_claims())
     results = root / RESULTS
     files = [
@@ -57,7 +67,8 @@ def publish(run: Path, root: Path = ROOT) -> list[Path]:
         *write_plots(record, results),
         *write_claims(record, verdicts, results),
     ]
-    update_readme(root / README, record, run / RECORD_NAME, readme_links(verdicts, root))
+    paths = [run / RECORD_NAME for run in runs]
+    update_readme(root / README, record, paths, readme_links(verdicts, root))
     for path in stale_files(results, files):
         try:
             path.unlink()
@@ -74,7 +85,11 @@ def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[st
         root: The checkout.
     """
     ledger = (RESULTS / FOLDER / f"{LEDGER}.md").as_posix()
-    lines = [f"[What was published]({ledger}), judged by this run: {tally_text(verdicts)}."]
+    summary = (RESULTS / "summary.md").as_posix()
+    lines = [
+        f"All models, protocols, intervals, hashes and warnings: [{summary}]({summary}).",
+        f"[Published claims]({ledger}), judged by these runs: {tally_text(verdicts)}.",
+    ]
     figures = sorted((root / FIGURES).glob("*.png"))
     if figures:
         links = (f"[{escape_markdown(p.stem)}]({(FIGURES / p.name).as_posix()})" for p in figures)
@@ -102,9 +117,9 @@ def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run below results/runs")
+    parser.add_argument("runs", type=Path, nargs="+", help="folder of a run below results/runs")
     try:
-        files = publish(parser.parse_args().run.resolve())
+        files = publish([run.resolve() for run in parser.parse_args().runs])
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -4,47 +4,77 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from benchmarks.records import RunRecord, write_atomic
+from benchmarks.report.cells import WEIGHTS_COLUMN
 from benchmarks.report.formatting import escape_markdown
-from benchmarks.report.summary import provenance, summary_table
+from benchmarks.report.summary import headline_table
+from benchmarks.report.view import model_names, shipped_models_notes
 from mobilesam.errors import DataError
 
 BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
 
 
-def readme_block(record: RunRecord, record_path: str, links: Sequence[str] = ()) -> str:
-    """The Markdown between the two markers: the summary, what belongs to it, where it comes from.
+README_MODELS = (
+    "mobilesam",
+    "mobilesam-fast",
+    "mobilesam-onnx",
+    "mobilesam-openvino",
+    "grabcut",
+    "box",
+)
+"""Rows of the README's table; all models of a record that has none of them."""
+
+
+def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence[str] = ()) -> str:
+    """The Markdown between the two markers: a short table, its notes, and where it comes from.
 
     Args:
-        record: The run to show.
-        record_path: Path of its record as a reader of the README finds it, with `/`.
-        links: Lines of Markdown, such as links to what else was made of the run.
+        record: The run to show, or several that `merge_records` joined.
+        record_paths: Paths of their records as a reader of the README finds them, with `/`.
+        links: Lines of Markdown, such as links to what else was made of the runs.
 
     Returns:
         Lines that end with a newline, a function of the arguments alone.
     """
-    lines = [f"Record: {record_path}", f"Run: {record.id}", *provenance(record)]
+    present = [model for model in README_MODELS if model in model_names(record)]
+    table = headline_table(record, present or None)
+    # All MobileSAM rows run with the same weights, which a note states.
+    columns = tuple(replace(c, csv_only=c == WEIGHTS_COLUMN) for c in table.columns)
+    weights = shipped_models_notes(record, present or model_names(record))
+    table = replace(table, columns=columns, notes=(*table.notes, *weights))
+    records = ", ".join(
+        f"[{escape_markdown(PurePosixPath(path).parent.name)}]({path})" for path in record_paths
+    )
+    env = record.environment
+    idle = (
+        "" if env.other_load is None else f"; other processes used {env.other_load:.2f} of a core"
+    )
+    where = escape_markdown(
+        f"Measured {record.created_utc[:10]} on {env.cpu} ({env.cpu_logical_cores} logical cores, "
+        f"{env.ram_bytes / 2**30:.0f} GiB), {env.threads} threads, torch "
+        f"{env.libraries.get('torch', 'unknown')}{idle}."
+    )
     return (
-        summary_table(record).to_markdown(heading="")
-        + ("\nSee also:\n\n" if links else "")
+        table.to_markdown(heading="")
+        + f"\n{where} Records: {records}.\n"
+        + ("\n" if links else "")
         + "".join(f"- {line}\n" for line in links)
-        + "\nWhere these numbers come from:\n\n"
-        + "".join(f"- {escape_markdown(line)}\n" for line in lines)
     )
 
 
 def update_readme(
-    path: Path, record: RunRecord, record_path: Path, links: Sequence[str] = ()
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
 ) -> bool:
     """Writes the block of a record between the markers of a README.
 
     Args:
         path: The README; it must hold each marker once, on a line of its own.
-        record: The run to show.
-        record_path: The record's file; printed relative to the README's folder.
+        record: The run to show, or several that `merge_records` joined.
+        record_paths: The records' files; printed relative to the README's folder.
         links: As for `readme_block`.
 
     Returns:
@@ -54,7 +84,7 @@ def update_readme(
         DataError: The README cannot be read or written, or its markers are missing.
     """
     before, old, after = _split(path)
-    new = _block(path, record, record_path, links)
+    new = _block(path, record, record_paths, links)
     if new == old:
         return False
     write_atomic(path, f"{before}{BEGIN}\n{new}{END}{after}".encode())
@@ -62,19 +92,22 @@ def update_readme(
 
 
 def readme_is_fresh(
-    path: Path, record: RunRecord, record_path: Path, links: Sequence[str] = ()
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
 ) -> bool:
     """Whether a README shows exactly what `update_readme` would write.
 
     Raises:
         DataError: The README cannot be read, or its markers are missing.
     """
-    return _split(path)[1] == _block(path, record, record_path, links)
+    return _split(path)[1] == _block(path, record, record_paths, links)
 
 
-def _block(path: Path, record: RunRecord, record_path: Path, links: Sequence[str]) -> str:
-    relative = os.path.relpath(record_path.resolve(), path.resolve().parent)
-    return readme_block(record, Path(relative).as_posix(), links)
+def _block(
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str]
+) -> str:
+    folder = path.resolve().parent
+    relative = [Path(os.path.relpath(each.resolve(), folder)).as_posix() for each in record_paths]
+    return readme_block(record, relative, links)
 
 
 def _split(path: Path) -> tuple[str, str, str]:

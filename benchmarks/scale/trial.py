@@ -26,7 +26,7 @@ from typing import Any
 
 from baselines.registry import ModelEntry
 from benchmarks.scale.trial_data import N_OBJECTS, write_shards, write_tables
-from benchmarks.speedups.document import give
+from benchmarks.speedups.document import give, wait_if_published
 
 INSTANT = ModelEntry("dummy", "baselines.dummy:build_instant", "known masks, at once")
 WAITING = ModelEntry("dummy", "baselines.dummy:build", "known masks after known delays")
@@ -221,8 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.scale.trial_kills import kills
 
     trials = {"stream": stream, "simulate": simulate, "aggregate": aggregate, "kills": kills}
+    other_load = wait_if_published(arguments.out)
     found = trials[arguments.trial](arguments)
-    found["environment"] = collect(1).model_dump(mode="json")
+    found["environment"] = collect(1, other_load).model_dump(mode="json")
     give(found, arguments.out)
     return 0
 

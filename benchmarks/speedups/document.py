@@ -8,7 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.idle import wait_until_idle
 from benchmarks.records import write_atomic
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+def wait_if_published(out: Path | None) -> float | None:
+    """Waits until the machine is idle if a result goes to `results/`, whose figures are published.
+
+    Args:
+        out: File of the result, or None.
+
+    Returns:
+        Cores that other processes use, or None if the result is not published.
+
+    Raises:
+        BusyMachineError: The machine stays busy.
+    """
+    if out is None or RESULTS not in out.resolve().parents:
+        return None
+    return wait_until_idle(lambda line: sys.stderr.write(line + "\n"))
 
 
 def give(found: Mapping[str, Any], out: Path | None) -> None:

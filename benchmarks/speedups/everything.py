@@ -33,7 +33,7 @@ from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.data.coco import CocoDataset
 from benchmarks.data.dataset import Sample
 from benchmarks.data.detections import TruthMask
-from benchmarks.speedups.document import give
+from benchmarks.speedups.document import give, wait_if_published
 
 SIDES = ("reference", "reference+keep", "grid", "hierarchical")
 DEFAULT_SIDES = ("reference", "grid", "hierarchical")
@@ -234,8 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = np.load(arguments.image)
         found = segment(arguments.only, arguments.weights, image, arguments.points_per_side)
     else:
+        other_load = wait_if_published(arguments.out)
         found = compare(arguments)
-        found["environment"] = collect(arguments.threads).model_dump(mode="json")
+        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
     give(found, arguments.out)
     return 0
 

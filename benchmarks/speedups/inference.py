@@ -72,9 +72,12 @@ class Worker:
             WorkerError: The process died; its message stands on standard error.
         """
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
-        self._process.stdin.write(task + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        try:
+            self._process.stdin.write(task + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
             raise WorkerError(f"the process of {self.side} ended during {task}; see above")
         answer: dict[str, float] = json.loads(line)
@@ -258,7 +261,8 @@ def _checked(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> tup
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     from benchmarks.environment import collect
-    from benchmarks.speedups.document import keep
+    from benchmarks.idle import BusyMachineError
+    from benchmarks.speedups.document import keep, wait_if_published
     from mobilesam.cache import digest_file
 
     parser = _parser()
@@ -267,8 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     weights = chosen.weights or published_weights()
     settings = {name: getattr(chosen, name) for name in ("threads", "processes", "turns")}
     try:
+        other_load = wait_if_published(chosen.out)
         rows = summarise(measure(sides, chosen.tasks.split(","), weights, **settings))
-    except WorkerError as error:
+    except (WorkerError, BusyMachineError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     print_rows(rows)
@@ -277,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **settings,
             "weights": None if weights is None else digest_file(weights).sha256,
             "rows": rows,
-            "environment": collect(chosen.threads).model_dump(mode="json"),
+            "environment": collect(chosen.threads, other_load).model_dump(mode="json"),
         }
         keep(document, chosen.out)
     return 0

@@ -26,6 +26,7 @@ def test_miou_prints_the_fixed_document(run: Any, scenes: Any, tmp_path: Path) -
     assert box["by_size"].keys() == {"small", "medium", "large"}
     assert box["weights"] == {
         "kind": "none", "sha256": None, "official": False, "file_bytes": None, "why": None,
+            "shipped": None,
     }  # fmt: skip
     assert 0 < box["miou"] < 1
     assert rows["box", "center"]["status"] == "skipped"

@@ -11,21 +11,23 @@ from benchmarks.paper.claims import load_claims
 from benchmarks.paper.document import write_claims
 from benchmarks.paper.judge import judge
 from benchmarks.records import RECORD_NAME, RunRecord, load_record
+from benchmarks.report.merging import merge_records
 from benchmarks.report.plots import plot_names
 from benchmarks.report.publish import README, RESULTS, RUNS, readme_links, stale_files
-from benchmarks.report.readme import readme_is_fresh
+from benchmarks.report.readme import BEGIN, END, readme_is_fresh
 from benchmarks.report.tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMITTED = sorted((ROOT / RUNS).glob(f"*/{RECORD_NAME}"))
 
 
-def shown() -> tuple[Path, RunRecord]:
-    """The run that the README shows: the one that its block names."""
-    text = (ROOT / README).read_text(encoding="utf-8")
-    named = [path for path in COMMITTED if path.parent.name in text]
-    assert len(named) == 1, f"the README names {len(named)} of {len(COMMITTED)} committed runs"
-    return named[0], load_record(named[0])
+def shown() -> tuple[list[Path], RunRecord]:
+    """The runs that the README shows, in the order in which its block links them, and merged."""
+    block = (ROOT / README).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    known = {path.relative_to(ROOT).as_posix(): path for path in COMMITTED}
+    named = [known[link] for link in re.findall(r"\]\(([^)]+record\.json)\)", block)]
+    assert named, "the README links no committed run"
+    return named, merge_records([load_record(path) for path in named])
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
@@ -39,9 +41,12 @@ def test_every_committed_record_is_valid_and_clean(path: Path) -> None:
 
 
 def test_the_readme_is_fresh() -> None:
-    path, record = shown()
+    paths, record = shown()
     links = readme_links(judge(record, load_claims()))
-    assert readme_is_fresh(ROOT / README, record, path, links)
+    assert readme_is_fresh(ROOT / README, record, paths, links)
+    assert all(
+        each.environment.other_load is not None for each in map(load_record, paths) if each.latency
+    )
 
 
 @pytest.mark.parametrize("text", [README, RESULTS / README.name], ids=str)
@@ -83,13 +88,15 @@ def test_nothing_is_left_of_earlier_runs(tmp_path: Path) -> None:
 def test_the_committed_instances_give_the_committed_miou() -> None:
     from benchmarks.instances import read_instances
 
-    path, record = shown()
-    assert record.instances is not None
-    table = read_instances(path.parent / record.instances)
-    means = table.groupby(["model", "protocol", "reference"]).iou.agg(["mean", "size"])
-    scored = [row for row in record.miou if row.miou is not None]
-    assert scored
-    for row in scored:
-        mean, size = means.loc[(row.model, row.protocol, row.reference)]
-        assert row.miou == pytest.approx(mean)
-        assert row.n_instances == size
+    paths, _ = shown()
+    for path in paths:
+        record = load_record(path)
+        assert record.instances is not None
+        table = read_instances(path.parent / record.instances)
+        means = table.groupby(["model", "protocol", "reference"]).iou.agg(["mean", "size"])
+        scored = [row for row in record.miou if row.miou is not None]
+        assert scored
+        for row in scored:
+            mean, size = means.loc[(row.model, row.protocol, row.reference)]
+            assert row.miou == pytest.approx(mean)
+            assert row.n_instances == size

@@ -89,7 +89,7 @@ def checkout(tmp_path: Path, make_record: Callable[..., RunRecord]) -> Path:
 
 def test_publish_writes_all_and_removes_what_is_stale(checkout: Path) -> None:
     run, results = checkout / "results" / "runs" / "a", checkout / "results"
-    files = publish(run, checkout)
+    files = publish([run], checkout)
     assert all(path.is_file() for path in files)
     names = {path.relative_to(checkout).as_posix() for path in files}
     assert {
@@ -106,30 +106,56 @@ def test_publish_writes_all_and_removes_what_is_stale(checkout: Path) -> None:
     assert document["run"] == record.id
     assert [claim["id"] for claim in document["claims"]] == [each.id for each in verdicts]
     links = readme_links(verdicts, checkout)
-    assert readme_is_fresh(checkout / "README.md", record, run / RECORD_NAME, links)
-    assert not readme_is_fresh(checkout / "README.md", record, run / RECORD_NAME, links[:1])
+    assert readme_is_fresh(checkout / "README.md", record, [run / RECORD_NAME], links)
+    assert not readme_is_fresh(checkout / "README.md", record, [run / RECORD_NAME], links[:1])
     text = (checkout / "README.md").read_text(encoding="utf-8")
-    assert "- [What was published](results/paper/ledger.md), judged by this run: " in text
+    assert "- [Published claims](results/paper/ledger.md), judged by these runs: " in text
     assert tally_text(verdicts) in text
     assert "[old](results/figures/old.png)" in text
 
 
+def test_times_of_a_machine_that_may_have_been_busy_are_not_published(
+    checkout: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    busy = make_record(1)
+    save_record(busy, checkout / "results" / "runs" / "b")
+    with pytest.raises(DataError, match="--publishable"):
+        publish([checkout / "results" / "runs" / "b"], checkout)
+    idle = busy.environment.model_copy(update={"other_load": 0.01})
+    save_record(busy.model_copy(update={"environment": idle}), checkout / "results" / "runs" / "c")
+    assert publish([checkout / "results" / "runs" / "c"], checkout)
+
+
+def test_several_runs_are_published_together(checkout: Path) -> None:
+    runs = checkout / "results" / "runs"
+    first = load_record(runs / "a")
+    rows = tuple(row.model_copy(update={"dataset": "photos"}) for row in first.miou)
+    later = {"id": "b", "created_utc": "2026-11-24T20:00:00Z", "miou": rows}
+    save_record(first.model_copy(update=later), runs / "b")
+    publish([runs / "a", runs / "b"], checkout)
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    assert "results/runs/a/record.json" in text
+    assert "results/runs/b/record.json" in text
+    protocol = first.miou[0].protocol
+    assert f"| mIoU {protocol}, photos (%) |" in text
+
+
 def test_publishing_twice_changes_nothing(checkout: Path) -> None:
     run = checkout / "results" / "runs" / "a"
-    first = {path: path.read_bytes() for path in publish(run, checkout)}
-    assert {path: path.read_bytes() for path in publish(run, checkout)} == first
+    first = {path: path.read_bytes() for path in publish([run], checkout)}
+    assert {path: path.read_bytes() for path in publish([run], checkout)} == first
 
 
 def test_nothing_is_removed_where_publishing_failed(checkout: Path) -> None:
     (checkout / "README.md").write_text("no markers", encoding="utf-8")
     with pytest.raises(DataError, match=r"README\.md"):
-        publish(checkout / "results" / "runs" / "a", checkout)
+        publish([checkout / "results" / "runs" / "a"], checkout)
     assert all((checkout / "results" / name).exists() for name in STALE)
 
 
 def test_without_figures_no_line_links_them(checkout: Path) -> None:
     (checkout / "results" / "figures" / "old.png").unlink()
-    assert len(readme_links([], checkout)) == 1
+    assert len(readme_links([], checkout)) == 2
 
 
 def test_plot_names_are_those_of_the_files(
