@@ -1,7 +1,8 @@
 """The gate: everything that can be known of the models without a clock and without a network.
 
-Sizes and arithmetic of every architecture, the bytes of shipped weights, what small models make of
-a fixed image with weights from a fixed seed, and accuracy on drawn scenes. None of it is noisy, so
+Sizes and arithmetic of every architecture, the bytes of shipped weights, what models of up to 20
+million parameters compute for a fixed image (with shipped weights, else with weights from a fixed
+seed), and accuracy on synthetic scenes. None of it is noisy, so
 that whatever differs from the committed baseline was changed.
 """
 
@@ -28,7 +29,8 @@ from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, find
 from benchmarks.records import Failure, ParamsRow
-from mobilesam.checkpoints import shipped_checkpoint
+from mobilesam.checkpoint_specs import specs
+from mobilesam.checkpoints import SHIPPED
 
 N_SCENES = 5
 SEED = 0
@@ -84,9 +86,15 @@ def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
 
 
 def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
-    """Models that need no weights from elsewhere."""
-    own = [entry for entry in entries if entry.checkpoint is None or entry.shipped is not None]
-    policy = WeightsPolicy({}, offline=True)
+    """Models that need no weights, and models with the weights inside this package."""
+    published = {name for name, spec in specs().items() if spec.shipped is not None}
+    shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
+    own = [
+        entry
+        for entry in entries
+        if entry.checkpoint is None or entry.shipped is not None or entry.name in shipped
+    ]
+    policy = WeightsPolicy(shipped, offline=True)
     return plan(own, policy, device="cpu", precision="fp32", seed=SEED)
 
 
@@ -109,8 +117,8 @@ def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
 def _facts_of(
     entry: ModelEntry, planned: PlannedModel | None, scenes: SyntheticDataset
 ) -> Iterator[Fact]:
-    if entry.shipped is not None and planned is not None and planned.trained:
-        weights = shipped_checkpoint(entry.shipped)
+    weights = None if planned is None else planned.options.checkpoint
+    if weights is not None:
         yield Fact(subject=entry.name, what="weights file: bytes", value=weights.n_bytes)
         yield Fact(subject=entry.name, what="weights file: sha256", value=weights.sha256)
     rows = parameters.count(build(entry, ModelOptions(entry.name, device="meta")))
