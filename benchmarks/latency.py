@@ -24,6 +24,7 @@ from benchmarks.profiles import Profile
 from benchmarks.progress import Reporter
 from benchmarks.records import Failure, LatencyRow, MemoryRow
 from benchmarks.statistics import summarise_times
+from benchmarks.timing import NOTHING_MS
 
 IMAGE_HW = (480, 640)
 _STDERR_LINES = 3
@@ -114,7 +115,8 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     for label, key in wanted.items():
         row = times.get(key)
         if row is not None and row.median_ms is not None:
-            parts.append(f"{label} {row.median_ms:.4g} ms")
+            tiny = row.median_ms < NOTHING_MS  # the call itself: the model has nothing to do there
+            parts.append(f"{label} {f'< {NOTHING_MS:g}' if tiny else f'{row.median_ms:.4g}'} ms")
         elif row is not None:
             parts.append(f"{label} {row.status}")
     return ", ".join(parts) or "not timed"

@@ -28,8 +28,7 @@ from benchmarks.report.view import (
     used_parameters,
     weights_label,
 )
-
-_NOTHING_MS = 0.01
+from benchmarks.timing import NOTHING_MS
 
 
 def summary_table(record: RunRecord) -> Table:
@@ -212,9 +211,9 @@ def _time_cell(
         return reasons.cell(row.status, row.why, 3)
     low, high = row.ci95_ms or (None, None)
     # Below that it is the call itself that is timed: the model has nothing to do there.
-    tiny = row.median_ms < _NOTHING_MS
+    tiny = row.median_ms < NOTHING_MS
     shown = row.ci95_ms if bounds else None
-    text = f"< {_NOTHING_MS:g}" if tiny else interval(row.median_ms, shown)
+    text = f"< {NOTHING_MS:g}" if tiny else interval(row.median_ms, shown)
     return Cell(text, (row.median_ms, low, high, "ok"))
 
 
