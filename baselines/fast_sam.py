@@ -285,12 +285,17 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     try:
         # The path is absolute, so that ultralytics never takes it for a name to download.
-        content, _ = import_ultralytics().load_pickle(path.resolve())
-    except _UNPICKLING_ERRORS as error:
-        reason = next(iter(str(error).splitlines()), "")
+        with _silent_logger():
+            content, _ = import_ultralytics().load_pickle(path.resolve())
+    except ModuleNotFoundError as error:
         raise WeightsError(
-            f"{path} is truncated or no FastSAM checkpoint ({type(error).__name__}: {reason}); "
-            "fetch it again"
+            f"{path} needs the package {error.name!r}, so it is no FastSAM checkpoint; give the "
+            "file of FastSAM"
+        ) from error
+    except _UNPICKLING_ERRORS as error:
+        # Its own messages repeat the path, or speak of attributes of its code.
+        raise WeightsError(
+            f"{path} is truncated, damaged or no FastSAM checkpoint; fetch it again"
         ) from error
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if not isinstance(model, nn.Module):
@@ -298,6 +303,18 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     state = dict(model.float().state_dict())
     require_finite(state, str(path))
     return state
+
+
+@contextlib.contextmanager
+def _silent_logger() -> Iterator[None]:
+    """Keeps ultralytics from commenting on a file before this module says what is wrong."""
+    logger = logging.getLogger("ultralytics")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -236,7 +237,7 @@ def test_untrusted_pickle_is_never_opened(tmp_path, checkpoint):
     assert not sprung.exists()
 
 
-def test_bad_files_are_named_in_one_line(tmp_path, checkpoint):
+def test_bad_files_are_named_in_one_line(tmp_path, checkpoint, capfd):
     whole = checkpoint.path.read_bytes()
     broken, empty, text = (tmp_path / f"{name}.pt" for name in ("broken", "empty", "text"))
     broken.write_bytes(whole[: len(whole) // 2])
@@ -249,7 +250,12 @@ def test_bad_files_are_named_in_one_line(tmp_path, checkpoint):
     for path in (broken, empty, text, other, nothing, linear, tmp_path / "absent.pt"):
         with pytest.raises(WeightsError, match=path.name) as caught:
             load(checkpoint, path=path)
-        assert "\n" not in str(caught.value)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.count(path.name) == 1
+        # Neither what ultralytics calls it nor the names of its code.
+        assert not re.search(r"ERROR|Error|attribute| _", message)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_checkpoint_with_nan_is_refused_and_the_tensor_named(tmp_path, checkpoint):
