@@ -48,6 +48,8 @@ from mobilesam.state_dicts import is_finite, read_head, require_finite
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
+# Importing changes the process for a while; see `_contained_import`.
+_IMPORTING = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What unpickling a file that is truncated, or of another kind, is known to raise.
 _UNPICKLING_ERRORS = (*FOREIGN_ERRORS, pickle.UnpicklingError, EOFError)
@@ -333,6 +335,11 @@ class _Ultralytics:
 @cache
 def import_ultralytics() -> _Ultralytics:
     """Imports ultralytics, once, without what its import does to the process."""
+    with _IMPORTING:
+        return _imported()
+
+
+def _imported() -> _Ultralytics:
     # Its suppression is torchvision's if that has been imported by anyone, and slower otherwise.
     import torchvision  # noqa: F401
 

@@ -219,13 +219,17 @@ class PromptedSam:
         Raises:
             WeightsError: The network's answer is not finite.
         """
-        size = embedding.size_hw
+        size, transform = embedding.size_hw, self.transform
+        points = (
+            None if points is None else transform.apply_coords(as_array(points, "points"), size)
+        )
+        boxes = None if boxes is None else transform.apply_boxes(as_array(boxes, "boxes"), size)
         return self.ask(
             embedding,
-            None if points is None else self._tensor(self.transform.apply_coords(points, size)),
-            None if labels is None else self._tensor(labels, torch.int),
-            None if boxes is None else self._tensor(self.transform.apply_boxes(boxes, size)),
-            None if mask_inputs is None else self._tensor(mask_inputs),
+            None if points is None else self._tensor(points),
+            None if labels is None else self._tensor(as_array(labels, "labels"), torch.int),
+            None if boxes is None else self._tensor(boxes),
+            None if mask_inputs is None else self._tensor(as_array(mask_inputs, "mask_inputs")),
             multimask=multimask,
         )
 
