@@ -173,5 +173,5 @@ def results(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Bad input for every reader, for ten minutes or what `--minutes` says."""
+    """Bad input for every reader, and models in threads: ten minutes or what `--minutes` says."""
     python(session, "-m", "tests.fuzz", *session.posargs, dev=True)

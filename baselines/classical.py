@@ -241,7 +241,8 @@ def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
     objects = np.count_nonzero(found)
     if min(objects, found.size - objects) < _COLOURS or (image == image[0, 0]).all():
         return found
-    cv2.setRNGSeed(seed)  # global to OpenCV: without it, answers would depend on earlier prompts
+    # OpenCV's generator is this thread's: without it, answers would depend on earlier prompts.
+    cv2.setRNGSeed(seed)
     guess, trimap, models = found, trimap.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     mode = cv2.GC_INIT_WITH_MASK
     for _ in range(ITERATIONS):
@@ -264,5 +265,5 @@ def _parts_with(mask: BoolArray, points: Int64Array) -> BoolArray:
 
 def _answer(masks: BoolArray) -> Masks:
     """(N, H, W) masks as an answer: score 1, or 0 for an empty mask."""
-    scores = np.array([[mask.any()] for mask in masks], np.float32)
-    return Masks(masks[:, None], scores)
+    scores = np.array([mask.any() for mask in masks], np.float32)
+    return Masks(masks[:, None], scores[:, None])

@@ -25,7 +25,7 @@ from baselines.interface import (
     check_image,
 )
 from baselines.options import Checkpoint, ModelOptions
-from baselines.sam_arrays import masks_at, normalised, to_input
+from baselines.sam_arrays import inner_size, masks_at, normalised, to_input
 from mobilesam.cache import cache_dir, exclusive
 from mobilesam.checkpoint_specs import specs
 from mobilesam.errors import DataError, UnsupportedError, WeightsError
@@ -45,6 +45,7 @@ from mobilesam.exported import (
     read_manifest,
     require_packages,
 )
+from mobilesam.inputs import check_resized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 # Prompts that go through the decoder together: the first layer's image side is shared among them,
 # and each needs some 30 MB.
 DECODE_BATCH = 8
+_N_MASKS = 4  # of the decoder: the single one, and three candidates
 _SINGLE, _MULTI = slice(0, 1), slice(1, None)
 _OFFICIAL = "mobilesam"  # whose published checkpoint is the source of official files
 
@@ -106,6 +108,7 @@ class ExportedSegmenter(Segmenter):
     def prepare(self, image: UInt8Array) -> Prepared:
         """Resizes the longest side to the input size, normalises, and pads below and right."""
         size = check_image(image)
+        check_resized(size, inner_size(size, self._side))
         mean, std = self.manifest.pixel_mean, self.manifest.pixel_std
         return Prepared(normalised(image, self._side, mean, std), size)
 
@@ -169,7 +172,10 @@ class ExportedSegmenter(Segmenter):
     def _decode(self, embedding: Embedding, prompts: Prompts, candidates: slice) -> LogitMasks:
         self.check_embedding(embedding)
         self.require(prompts)
-        logits, scores = [], []
+        # So that no prompts give an empty answer.
+        side = 4 * embedding.payload.shape[2]
+        none = np.zeros((0, _N_MASKS, side, side), np.float32)[:, candidates]
+        logits, scores = [none], [none[..., 0, 0]]
         for batch in prompts.batches(self._batch):
             name: GraphName = "decoder" if batch.mask_inputs is None else "mask_decoder"
             found = self._graph(name)(self._inputs(embedding, batch))

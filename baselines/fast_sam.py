@@ -8,12 +8,14 @@ through `YOLO.predict`, which sets itself up anew on every call.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import pickle
 import platform
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,10 +40,16 @@ from baselines.interface import (
 from baselines.mask_selection import FoundMasks, MaskSearch, select, snap_to_border
 from baselines.options import Checkpoint, ModelOptions
 from baselines.sam_like import synchronize_device, weights_info
+from baselines.values import NOT_FINITE
+from mobilesam.devices import usable_device
 from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
+from mobilesam.inputs import check_resized
+from mobilesam.state_dicts import is_finite, read_head, require_finite
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
+# Importing changes the process for a while; see `_contained_import`.
+_IMPORTING = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What unpickling a file that is truncated, or of another kind, is known to raise.
 _UNPICKLING_ERRORS = (*FOREIGN_ERRORS, pickle.UnpicklingError, EOFError)
@@ -102,7 +110,7 @@ class FastSamSegmenter(Segmenter):
             raise UsageError(
                 f"{options.name} runs in {' or '.join(_DTYPES)}, not in {options.precision!r}"
             )
-        self.device = torch.device(options.device)
+        self.device = usable_device(options.device)
         self.search = search
         self._dtype = _DTYPES[options.precision]
         self._make = make
@@ -119,6 +127,7 @@ class FastSamSegmenter(Segmenter):
             if self.device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
                 network = network.to(memory_format=torch.channels_last)
         self._network = network
+        self._threads = threading.local()
         self.info = ModelInfo(
             name=options.name,
             family="FastSAM",
@@ -135,6 +144,8 @@ class FastSamSegmenter(Segmenter):
         The payload is (1, 3, h, w) float32 in [0, 1] on the host.
         """
         size = check_image(image)
+        scale = INPUT_SIZE_PX / max(size)
+        check_resized(size, (round(size[0] * scale), round(size[1] * scale)))
         letterbox = import_ultralytics().letterbox(INPUT_SIZE_PX, auto=True, stride=_STRIDE_PX)
         boxed = np.ascontiguousarray(letterbox(image=np.ascontiguousarray(image)))
         pixels = torch.from_numpy(boxed).permute(2, 0, 1).contiguous()
@@ -152,8 +163,21 @@ class FastSamSegmenter(Segmenter):
             (1, 37, A) boxes xywh in pixels of the network's input, confidence and 32 mask
             coefficients of all A anchors; and (1, 32, h/4, w/4) mask prototypes.
         """
-        (rows, prototypes), _ = self._network(prepared.payload.to(self.device, self._dtype))
+        network = self._own_network()
+        (rows, prototypes), _ = network(prepared.payload.to(self.device, self._dtype))
         return rows, prototypes
+
+    def _own_network(self) -> Any:
+        """The network for this thread: its last layer keeps the anchors of the last image's shape.
+
+        Weights are shared.
+        """
+        found = getattr(self._threads, "network", None)
+        if found is None:
+            tensors = (*self._network.parameters(), *self._network.buffers())
+            found = copy.deepcopy(self._network, {id(each): each for each in tensors})
+            self._threads.network = found
+        return found
 
     @torch.inference_mode()
     def find_masks(self, output: tuple[Tensor, Tensor], prepared: Prepared) -> Embedding:
@@ -162,7 +186,13 @@ class FastSamSegmenter(Segmenter):
         The rule works on the network's input, padding included, and before masks are cut to their
         boxes, as in the authors' code; the predictor in `ultralytics` applies it afterwards, to
         the boxes alone. Masks without a pixel are dropped.
+
+        Raises:
+            WeightsError: The output is not finite.
         """
+        # Suppression drops what is not a number, and would find nothing.
+        if not all(is_finite(each) for each in output):
+            raise WeightsError(NOT_FINITE)
         library, search, size = import_ultralytics(), self.search, prepared.size_hw
         input_hw = prepared.payload.shape[2:]
         rows = library.suppress(
@@ -249,6 +279,7 @@ def _trained_network(scale: str, checkpoint: Checkpoint) -> nn.Module:
 
 def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     path = checkpoint.path
+    read_head(path)
     if not checkpoint.trusted:
         raise WeightsError(
             f"{path} is a pickle, which can run any code when loaded, and its sha256 "
@@ -256,17 +287,36 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     try:
         # The path is absolute, so that ultralytics never takes it for a name to download.
-        content, _ = import_ultralytics().load_pickle(path.resolve())
-    except _UNPICKLING_ERRORS as error:
-        reason = next(iter(str(error).splitlines()), "")
+        with _silent_logger():
+            content, _ = import_ultralytics().load_pickle(path.resolve())
+    except ModuleNotFoundError as error:
         raise WeightsError(
-            f"{path} is truncated or no FastSAM checkpoint ({type(error).__name__}: {reason}); "
-            "fetch it again"
+            f"{path} needs the package {error.name!r}, so it is no FastSAM checkpoint; give the "
+            "file of FastSAM"
+        ) from error
+    except _UNPICKLING_ERRORS as error:
+        # Its own messages repeat the path, or speak of attributes of its code.
+        raise WeightsError(
+            f"{path} is truncated, damaged or no FastSAM checkpoint; fetch it again"
         ) from error
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if not isinstance(model, nn.Module):
         raise WeightsError(f"{path} holds no ultralytics model; give the file of FastSAM")
-    return dict(model.float().state_dict())
+    state = dict(model.float().state_dict())
+    require_finite(state, str(path))
+    return state
+
+
+@contextlib.contextmanager
+def _silent_logger() -> Iterator[None]:
+    """Keeps ultralytics from commenting on a file before this module says what is wrong."""
+    logger = logging.getLogger("ultralytics")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +335,11 @@ class _Ultralytics:
 @cache
 def import_ultralytics() -> _Ultralytics:
     """Imports ultralytics, once, without what its import does to the process."""
+    with _IMPORTING:
+        return _imported()
+
+
+def _imported() -> _Ultralytics:
     # Its suppression is torchvision's if that has been imported by anyone, and slower otherwise.
     import torchvision  # noqa: F401
 

@@ -97,7 +97,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """This project's own generator with the default parameters of segment-anything's."""
         check_image(image)
-        found = AutomaticMaskGenerator(self._prompted).find(image)
+        found = AutomaticMaskGenerator(self._prompted, self.points_per_side).find(image)
         return [
             # Boxes of masks end on the last pixel; a record's behind it.
             MaskRecord(mask.runs.to_mask(), mask.score, np.add(mask.box, (0, 0, 1, 1), dtype="f4"))

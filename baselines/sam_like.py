@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
@@ -28,7 +29,11 @@ from baselines.interface import (
     check_image,
 )
 from baselines.options import ModelOptions
-from mobilesam.errors import DataError, UsageError
+from baselines.values import NOT_FINITE
+from mobilesam.devices import usable_device
+from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.inputs import check_resized
+from mobilesam.state_dicts import is_finite
 
 # Prompts that go through the decoder together. It copies the image embedding for each of them
 # (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc asks the kernel for fresh
@@ -48,7 +53,12 @@ class SamSegmenter(Segmenter):
         options: What it was built from.
         family: `SAM` or `MobileSAM`.
         licence: SPDX identifier.
+
+    Attributes:
+        points_per_side: Of the grid of `everything`; segment-anything's default.
     """
+
+    points_per_side = 32
 
     def __init__(self, model: Sam, options: ModelOptions, *, family: str, licence: str) -> None:
         if options.precision not in _DTYPES:
@@ -75,6 +85,7 @@ class SamSegmenter(Segmenter):
     def prepare(self, image: UInt8Array) -> Prepared:
         """Resizes the longest side to the input size, normalises, and pads below and right."""
         size = check_image(image)
+        check_resized(size, self._resize.get_preprocess_shape(*size, self._side))
         resized = torch.from_numpy(np.array(self._resize.apply_image(image)))
         pixels = resized.permute(2, 0, 1)[None].float()
         normal = (pixels - self.model.pixel_mean.cpu()) / self.model.pixel_std.cpu()
@@ -104,6 +115,8 @@ class SamSegmenter(Segmenter):
     def _answers(self, embedding: Embedding, prompts: Prompts, wanted: Wanted) -> Iterator[Masks]:
         self.check_embedding(embedding)
         self.require(prompts)
+        if len(prompts) == 0:
+            yield self.postprocess(LogitMasks(*self._no_logits(wanted), embedding.size_hw))
         for batch in prompts.batches(self._batch):
             logits, scores = self.run_decoder(embedding, batch, wanted)
             yield self.postprocess(LogitMasks(logits, scores, embedding.size_hw))
@@ -114,11 +127,19 @@ class SamSegmenter(Segmenter):
         """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) on the device."""
         self.check_embedding(embedding)
         self.require(prompts)
-        parts = [
+        parts = [self._no_logits(multimask)] if len(prompts) == 0 else []
+        parts += [
             self.run_decoder(embedding, batch, multimask) for batch in prompts.batches(self._batch)
         ]
         logits, scores = (torch.cat(part) for part in zip(*parts, strict=True))
         return LogitMasks(logits, scores, embedding.size_hw)
+
+    def _no_logits(self, wanted: Wanted) -> tuple[Tensor, Tensor]:
+        """What `run_decoder` would return for no prompts: (0, C, S/4, S/4) and (0, C)."""
+        low_hw = self.model.prompt_encoder.mask_input_size
+        n_masks = int(self.model.mask_decoder.num_mask_tokens)
+        logits = torch.zeros(0, n_masks, *low_hw, device=self.device)[:, _SLICES[wanted]]
+        return logits, logits.flatten(2).sum(2)
 
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
@@ -135,9 +156,12 @@ class SamSegmenter(Segmenter):
         """segment-anything's own point grid with its default parameters."""
         from segment_anything import SamAutomaticMaskGenerator
 
-        check_image(image)
+        size = check_image(image)
+        check_resized(size, self._resize.get_preprocess_shape(*size, self._side))
+        generator = SamAutomaticMaskGenerator(self.model, self.points_per_side)
+        generator.predictor = _FinitePredictor(self.model)
         with self._autocast():
-            found = SamAutomaticMaskGenerator(self.model).generate(image)
+            found = generator.generate(image)
         return [
             MaskRecord(
                 mask=record["segmentation"],
@@ -263,6 +287,21 @@ class SamSegmenter(Segmenter):
         return torch.tensor(np.asarray(array), dtype=dtype, device=self.device)
 
 
+class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
+    """A predictor whose scores are numbers: the generator drops masks with others silently."""
+
+    def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `SamPredictor`.
+
+        Raises:
+            WeightsError: The answer is not finite.
+        """
+        found: tuple[Tensor, Tensor, Tensor] = super().predict_torch(*given, **named)
+        if not all(is_finite(each) for each in found[1:]):
+            raise WeightsError(NOT_FINITE)
+        return found
+
+
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 _HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
 
@@ -308,7 +347,9 @@ def load_or_random(
 
     Raises:
         WeightsError: The checkpoint does not fit.
+        UsageError: The device is not present.
     """
+    usable_device(options.device)
     found = options.checkpoint
     return random_weights(build, options) if found is None else load(found.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.inputs import as_array
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -19,6 +21,15 @@ Int64Array = npt.NDArray[np.int64]
 DecodeKind = Literal["decoder", "select", "classical"]
 WeightsKind = Literal["file", "random", "none"]
 PromptKind = Literal["points", "boxes", "masks", "everything"]
+
+NOT_FINITE = (
+    "the model answered with NaN or infinity: its weights are broken, or the precision is too low "
+    "for them; check the checkpoint, and run in fp32"
+)
+"""What is wrong with such an answer."""
+
+# What an empty list of prompts stands for.
+_EMPTY = {"points": (0, 1, 2), "labels": (0, 1), "boxes": (0, 4), "mask_inputs": (0, 1, 0, 0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,9 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompts:
-    """N prompts for one image, in pixels of the original image.
+    """N prompts for one image, in pixels of the original image; N may be 0.
+
+    Made of arrays, lists, tensors or data frames, of which it keeps copies.
 
     Attributes:
         points: (N, K, 2) float32 xy; pixel centres have integer coordinates.
@@ -117,7 +130,9 @@ def _freeze(owner: object, name: str, dtype: type, ndim: int, last: int | None) 
     value = getattr(owner, name)
     if value is None:
         return
-    array: npt.NDArray[Any] = np.array(value, dtype=dtype)
+    array: npt.NDArray[Any] = np.array(as_array(value, name), dtype=dtype)
+    if array.shape == (0,):
+        array = array.reshape(_EMPTY[name])
     if array.ndim != ndim or (last is not None and array.shape[-1] != last):
         wanted = f"{ndim} dimensions" + (f", the last of size {last}" if last else "")
         raise UsageError(f"{name} must have {wanted}; got shape {array.shape}")
@@ -136,14 +151,13 @@ def _check_prompt_values(prompts: Prompts) -> None:
     lengths = {name: len(value) for name, value in present.items()}
     if len(set(lengths.values())) != 1:
         raise UsageError(f"prompt arrays differ in length: {lengths}")
-    if 0 in lengths.values():
-        raise UsageError("zero prompts: give at least one point or box")
     for name, value in present.items():
         if not np.isfinite(value).all():
             row = int(np.argwhere(~np.isfinite(value))[0][0])
             raise UsageError(f"{name} of prompt {row} hold NaN or infinity")
     if prompts.points is not None and prompts.labels is not None:
-        if prompts.points.shape[:2] != prompts.labels.shape or prompts.points.shape[1] == 0:
+        pointless = len(prompts) > 0 and prompts.points.shape[1] == 0
+        if prompts.points.shape[:2] != prompts.labels.shape or pointless:
             raise UsageError(
                 f"points {prompts.points.shape} and labels {prompts.labels.shape} do not match"
             )
@@ -196,6 +210,10 @@ class Masks:
             finds nothing has an empty mask.
         scores: (N, C) float32, the model's own estimate of quality; higher is better.
         low_res_logits: (N, C, h, w) float32 where the model has them.
+
+    Raises:
+        ValueError: Masks or scores of a wrong shape or type.
+        WeightsError: A score or a logit is NaN or infinite.
     """
 
     masks: BoolArray
@@ -209,9 +227,18 @@ class Masks:
             )
         if self.scores.shape != self.masks.shape[:2]:
             raise ValueError(f"scores {self.scores.shape} do not fit masks {self.masks.shape}")
+        if not (_is_finite(self.scores) and _is_finite(self.low_res_logits)):
+            raise WeightsError(NOT_FINITE)
 
     def __len__(self) -> int:
         return len(self.masks)
+
+
+def _is_finite(values: Float32Array | None) -> bool:
+    """Whether all values are numbers, without a copy: extremes propagate NaN."""
+    if values is None or values.size == 0:
+        return True
+    return math.isfinite(values.min()) and math.isfinite(values.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +264,18 @@ class MaskRecord:
         mask: (H, W) bool.
         score: The model's own estimate of quality.
         box: (4,) float32 xyxy, half-open edges.
+
+    Raises:
+        WeightsError: The score is NaN or infinite.
     """
 
     mask: BoolArray
     score: float
     box: Float32Array
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.score):
+            raise WeightsError(NOT_FINITE)
 
 
 def check_image(image: UInt8Array) -> tuple[int, int]:
@@ -250,6 +284,8 @@ def check_image(image: UInt8Array) -> tuple[int, int]:
     Raises:
         DataError: Not an (H, W, 3) uint8 array with at least one pixel.
     """
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image must be a numpy array, not a {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise DataError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} {image.shape}")
     return int(image.shape[0]), int(image.shape[1])

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from segment_anything.modeling import Sam
 
 from mobilesam.errors import UsageError
 from mobilesam.found_masks import (
@@ -17,9 +18,10 @@ from mobilesam.found_masks import (
     OutputMode,
     check_output_mode,
 )
+from mobilesam.inputs import as_array
 from mobilesam.mask_filters import measure
 from mobilesam.point_grid import Crop
-from mobilesam.prompting import PromptedSam, UInt8Array, check_image
+from mobilesam.prompting import PromptedSam, UInt8Array, as_image, as_prompted, check_image
 
 
 class HasBox(Protocol):
@@ -38,7 +40,7 @@ class Detector(Protocol):
 
 
 def segment_boxes(
-    model: PromptedSam,
+    model: PromptedSam | Sam,
     image: UInt8Array,
     boxes: npt.ArrayLike,
     *,
@@ -52,9 +54,10 @@ def segment_boxes(
     nothing is found has an empty mask.
 
     Args:
-        model: A `MobileSam`.
+        model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
         image: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) xyxy in pixels of the image; N may be 0.
+        boxes: (N, 4) xyxy in pixels of the image, as an array, list, tensor or data frame; N may
+            be 0.
         boxes_per_batch: Boxes that are decoded before their masks are looked at.
         stability_score_offset: As of `AutomaticMaskGenerator`.
         output_mode: As of `AutomaticMaskGenerator`.
@@ -68,6 +71,7 @@ def segment_boxes(
         UsageError: A box that is no box, NaN, or an unknown output mode.
     """
     check_output_mode(output_mode)
+    model, image = as_prompted(model), as_image(image)
     size_hw = check_image(image)
     wanted = _checked_boxes(boxes)
     if len(wanted) == 0:
@@ -96,7 +100,7 @@ def segment_boxes(
 
 
 def segment_objects(
-    model: PromptedSam,
+    model: PromptedSam | Sam,
     image: UInt8Array,
     detector: Detector,
     *,
@@ -105,18 +109,21 @@ def segment_objects(
     """Segments the objects that a detector finds; see `segment_boxes`.
 
     Args:
-        model: A `MobileSam`.
+        model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
         image: (H, W, 3) uint8 RGB.
         detector: Such as `everything` of a FastSAM adapter, as MobileSAMv2 does.
         output_mode: As of `AutomaticMaskGenerator`.
     """
+    image = as_image(image)
     check_image(image)
     boxes = [np.asarray(each.box, np.float64) for each in detector(image)]
     return segment_boxes(model, image, np.reshape(boxes, (-1, 4)), output_mode=output_mode)
 
 
 def _checked_boxes(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    found = np.asarray(boxes, np.float64)
+    found = as_array(boxes, "boxes").astype(np.float64)
+    if found.shape == (0,):
+        found = found.reshape(0, 4)
     if found.ndim != 2 or found.shape[1] != 4:
         raise UsageError(f"boxes must be (N, 4) xyxy; got shape {found.shape}")
     bad = np.flatnonzero(

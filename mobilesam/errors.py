@@ -36,7 +36,7 @@ class UnsupportedError(BenchError):
 
 
 class TrainingError(BenchError):
-    """A training run cannot go on: its loss is not a number any more."""
+    """A training run cannot go on: its loss, a gradient or a weight is not a number any more."""
 
 
 class NetworkUnreachableError(WeightsUnavailableError):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.asking_order import AskingOrder, EveryPoint, LeastCovered
@@ -41,7 +42,14 @@ from mobilesam.point_grid import (
     crops_of,
     layer_grids,
 )
-from mobilesam.prompting import ImageEmbedding, PromptedSam, UInt8Array, check_image
+from mobilesam.prompting import (
+    ImageEmbedding,
+    PromptedSam,
+    UInt8Array,
+    as_image,
+    as_prompted,
+    check_image,
+)
 from mobilesam.upsampling import Upsampler
 
 __all__ = [
@@ -70,10 +78,10 @@ class _Confident:
 
 @dataclass(frozen=True, slots=True)
 class AutomaticMaskGenerator:
-    """Segments everything from a grid of points.
+    """Segments everything from a grid of points; safe to call from several threads.
 
     Attributes:
-        model: A `MobileSam`.
+        model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
         points_per_side: Points along one side of the image; None if there are `point_grids`.
         points_per_batch: Points that are decoded before their masks are looked at.
         pred_iou_thresh: Masks whose predicted IoU is not above it are dropped; 0 keeps all.
@@ -92,10 +100,10 @@ class AutomaticMaskGenerator:
             least was found. Quicker; it may miss what lies inside of a larger object.
 
     Raises:
-        UsageError: Parameters that cannot be meant.
+        UsageError: Parameters that cannot be meant, or a model of another kind.
     """
 
-    model: PromptedSam
+    model: PromptedSam | Sam
     points_per_side: int | None = 32
     points_per_batch: int = DEFAULT_BATCH
     pred_iou_thresh: float = 0.88
@@ -124,6 +132,7 @@ class AutomaticMaskGenerator:
             raise UsageError("the hierarchical mode has grids of its own; give points_per_side")
         check_output_mode(self.output_mode)
         self.grids()
+        object.__setattr__(self, "model", as_prompted(self.model))
 
     def generate(self, image: UInt8Array) -> list[dict[str, Any]]:
         """Finds all masks of an (H, W, 3) uint8 RGB image.
@@ -140,6 +149,7 @@ class AutomaticMaskGenerator:
 
     def find(self, image: UInt8Array) -> list[FoundMask]:
         """As `generate`, with masks as runs."""
+        image = as_image(image)
         size_hw = check_image(image)
         crops = crops_of(size_hw, self.crop_n_layers, self.crop_overlap_ratio)
         found = [mask for crop in crops for mask in self._in_crop(image, crop)]
@@ -158,10 +168,14 @@ class AutomaticMaskGenerator:
             self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor
         )
 
+    @property
+    def _prompted(self) -> PromptedSam:
+        return as_prompted(self.model)
+
     def _in_crop(self, image: UInt8Array, crop: Crop) -> list[FoundMask]:
         x0, y0, x1, y1 = crop.box
-        embedding = self.model.encode(image[y0:y1, x0:x1])
-        upsampler = self.model.upsampler(embedding, "cpu")
+        embedding = self._prompted.encode(image[y0:y1, x0:x1])
+        upsampler = self._prompted.upsampler(embedding, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
         order = self._order(len(points))
         found: list[FoundMask] = []
@@ -177,7 +191,7 @@ class AutomaticMaskGenerator:
         return kind(count, self.points_per_batch)
 
     def _confident(self, points: Points, embedding: ImageEmbedding) -> _Confident:
-        logits, scores = self.model.decode_logits(
+        logits, scores = self._prompted.decode_logits(
             embedding,
             points=points[:, None],
             labels=np.ones((len(points), 1), np.int64),
@@ -192,10 +206,10 @@ class AutomaticMaskGenerator:
     ) -> tuple[Tensor, npt.NDArray[np.float64]]:
         """Masks at the size of their logits, without the padding, and the points in its pixels."""
         low_hw = np.array(logits.shape[1:])
-        inner_hw = np.array(embedding.inner_hw) * low_hw / self.model.transform.target_length
+        inner_hw = np.array(embedding.inner_hw) * low_hw / self._prompted.transform.target_length
         height, width = np.ceil(inner_hw).astype(int)
         cells = points * (inner_hw / embedding.size_hw)[::-1]
-        return logits[:, :height, :width] > self.model.mask_threshold, cells
+        return logits[:, :height, :width] > self._prompted.mask_threshold, cells
 
     def _measured(
         self,
@@ -213,7 +227,7 @@ class AutomaticMaskGenerator:
                 upsampler,
                 crop,
                 image_hw,
-                threshold=self.model.mask_threshold,
+                threshold=self._prompted.mask_threshold,
                 offset=self.stability_score_offset,
                 least_stability=self.stability_score_thresh,
             )

@@ -30,6 +30,7 @@ from mobilesam.exported import (
     read_manifest,
     require_packages,
 )
+from mobilesam.state_dicts import require_finite
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -72,14 +73,15 @@ def export_model(
 
     Raises:
         UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
-        WeightsError: The folder cannot be written, the exporter fails, or a graph's answers are
-            further from torch's than its tolerance.
+        WeightsError: The weights hold NaN or infinity, the folder cannot be written, the exporter
+            fails, or a graph's answers are further from torch's than its tolerance.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
     if int8 and target != "onnx":
         raise UsageError("int8 is for ONNX alone; export --to onnx, or drop --int8")
     require_packages("onnx", PACKAGES[target])
+    require_finite(sam.state_dict(), "the model")
     # A copy, for which neither mode nor gradients nor device of the original matter.
     sam = copy.deepcopy(sam).cpu().float().eval().requires_grad_(requires_grad=False)
     with _staging(folder) as staging:

@@ -6,7 +6,9 @@ import importlib.util
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -209,7 +211,8 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
         precision: `fp32`, or `bf16` with OpenVINO.
 
     Returns:
-        A function from named inputs to the list of outputs; not for several threads at once.
+        A function from named inputs to the list of outputs; safe to call from several threads.
+        Prompts of no rows give outputs of no rows.
 
     Raises:
         UsageError: The runtime is not installed.
@@ -222,8 +225,22 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
             raise UnsupportedError(
                 f"ONNX Runtime has no {precision} on a CPU; use fp32, or mobilesam-openvino"
             )
-        return _open_onnx(path, threads)
-    return _open_openvino(path, threads, precision)
+        graph = _open_onnx(path, threads)
+    else:
+        graph = _open_openvino(path, threads, precision)
+    return partial(_run, graph)
+
+
+def _run(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+    """Runs a graph; for inputs of no rows with one row that is then left out.
+
+    ONNX Runtime cannot reshape empty tensors.
+    """
+    empty = [name for name, each in inputs.items() if each.shape[0] == 0]
+    if not empty:
+        return graph(inputs)
+    rows = {name: np.zeros((1, *inputs[name].shape[1:]), inputs[name].dtype) for name in empty}
+    return [each[:0] for each in graph({**inputs, **rows})]
 
 
 def _open_onnx(path: Path, threads: int) -> Graph:
@@ -286,8 +303,14 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
         reason = str(error).strip().splitlines()[-1]
         raise WeightsError(f"{path} cannot be loaded: {reason}; export it again") from error
 
+    # The request that a compiled model keeps for itself computes in one set of buffers.
+    requests = threading.local()
+
     def run(inputs: Mapping[str, Array]) -> list[Array]:
-        found = compiled(dict(inputs))
+        request = getattr(requests, "own", None)
+        if request is None:
+            request = requests.own = compiled.create_infer_request()
+        found = request.infer(dict(inputs))
         return [np.array(found[port]) for port in compiled.outputs]
 
     return run

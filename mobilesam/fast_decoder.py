@@ -7,13 +7,14 @@ a few at a time, so that buffers stay in the cache and in the allocator's hands.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilesam.allocator import learn_large_blocks
 from mobilesam.errors import UsageError
@@ -26,6 +27,7 @@ CPU_PROMPTS = 2
 GPU_PROMPTS = 64
 
 Multimask = bool | Literal["both"]
+_Part = TypeVar("_Part", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,14 @@ class _Layer:
 class FastDecoder:
     """SAM's prompt encoder and mask decoder for inference.
 
+    All weights are copied: what happens to the source afterwards has no effect. Safe to call from
+    several threads.
+
     Args:
-        prompt_encoder: Its weights are shared.
-        mask_decoder: With its weights loaded: some are shared, and others copied.
+        prompt_encoder: With its weights loaded, on any device and in whichever mode.
+        mask_decoder: Likewise.
         dtype: To compute in; prompts are embedded, and answers given, in float32.
-        device: Where both of them are.
+        device: Where to compute.
         prompts_at_once: Bounds the memory; by default what suits the device.
     """
 
@@ -106,6 +111,9 @@ class FastDecoder:
         self._like = like = torch.empty(0, dtype=dtype, device=device)
         at_once = CPU_PROMPTS if like.device.type == "cpu" else GPU_PROMPTS
         self._at_once = prompts_at_once or at_once
+        prompt_encoder, mask_decoder = (
+            _copied(part, like.device) for part in (prompt_encoder, mask_decoder)
+        )
         self._prompts, self._heads = prompt_encoder, mask_decoder
         with torch.inference_mode():
             encoding = prompt_encoder.get_dense_pe()
@@ -119,6 +127,11 @@ class FastDecoder:
             self._final = FromTokens(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
             self._upscale = _Upscale(mask_decoder.output_upscaling, like)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process, where the allocator has still to learn."""
+        self.__dict__.update(state)
+        learn_large_blocks()
 
     @torch.inference_mode()
     def prepare(self, embedding: Tensor) -> ImageSide:
@@ -160,7 +173,7 @@ class FastDecoder:
             points: (N, K, 2) xy in pixels of the network's input.
             labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
             boxes: (N, 4) xyxy in pixels of the network's input.
-            mask_inputs: (N, 1, 4 H, 4 W) logits.
+            mask_inputs: (N, 1, 4 H, 4 W) logits, or (1, 1, 4 H, 4 W) for all N prompts.
             multimask: False for the single mask, True for the three of an ambiguous prompt,
                 "both" for the four of them, the single one first.
 
@@ -194,14 +207,16 @@ class FastDecoder:
         """Sparse (N, P, C), and dense (N, HW, C) only where there are mask prompts."""
         if (points is None) != (labels is None):
             raise UsageError("points and their labels come together; give both or neither")
-        counts = {len(given) for given in (points, labels, boxes, masks) if given is not None}
+        counts = {len(given) for given in (points, labels, boxes) if given is not None}
+        if masks is not None and (len(masks) != 1 or not counts):
+            counts.add(len(masks))
         if len(counts) > 1:
             raise UsageError(f"prompts of different numbers: {sorted(counts)}; give one row each")
         pair = None if points is None else (points, labels)
         sparse, dense = self._prompts(points=pair, boxes=boxes, masks=masks)
         if masks is None:
             return sparse, None
-        return sparse, dense.flatten(2).transpose(1, 2)
+        return sparse, dense.flatten(2).transpose(1, 2).expand(len(sparse), -1, -1)
 
     def _transform(
         self, side: ImageSide, sparse: Tensor, dense: Tensor | None, chosen: list[int]
@@ -268,6 +283,11 @@ class _Upscale:
         fine = gelu_(F.layer_norm(wide.view(-1, channels), (channels,), *self.norm))
         finer = gelu_(self.second(fine))
         return finer.view(image.shape[0], 16 * image.shape[1], -1)
+
+
+def _copied(part: _Part, device: torch.device) -> _Part:
+    """A copy of a module for inference alone."""
+    return copy.deepcopy(part).to(device).eval().requires_grad_(requires_grad=False)
 
 
 def _transposed(conv: Any, like: Tensor) -> Dense:

@@ -9,6 +9,7 @@ worked out when the encoder is built. Parity with `mobilesam.tiny_vit.TinyViT` i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,11 @@ class FastEncoder:
                 if isinstance(merging, PatchMerging):
                     self._layers.append(_Merging(merging, self._like))
             self._layers.append(_Neck(encoder.neck, self._like))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process, where the allocator has still to learn."""
+        self.__dict__.update(state)
+        learn_large_blocks()
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:

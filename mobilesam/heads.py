@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from mobilesam.errors import UsageError
+
 # SAM's normalisation (ImageNet's, in units of 8-bit pixels).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -33,6 +35,19 @@ class HeadsConfig:
     mask_in_chans: int = 16
 
 
+def check_attention(channels: int, num_heads: int, where: str) -> None:
+    """Refuses an attention layer whose channels cannot be shared equally by its heads.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if num_heads < 1 or channels % num_heads:
+        raise UsageError(
+            f"{channels} channels of the {where} cannot be shared by {num_heads} attention heads; "
+            "choose a number of heads that divides them"
+        )
+
+
 def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride: int) -> Sam:
     """Joins an image encoder with fresh heads, in evaluation mode.
 
@@ -45,7 +60,12 @@ def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride:
     Returns:
         A `segment_anything.modeling.Sam`, so that `SamPredictor` and
         `SamAutomaticMaskGenerator` take it.
+
+    Raises:
+        UsageError: The decoder's heads do not divide its channels.
     """
+    # segment-anything's attention between tokens and image works on half of the channels.
+    check_attention(heads.channels // 2, heads.num_heads, "mask decoder")
     side = image_size_px // stride
     model = Sam(
         image_encoder=encoder,

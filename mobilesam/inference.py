@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.cell_colors import with_cell_colors
+from mobilesam.devices import usable_device
 from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast_decoder import FastDecoder, ImageSide, Multimask
 from mobilesam.fast_encoder import FastEncoder
@@ -25,13 +28,12 @@ class FastMobileSam:
     """Image encoder, prompt encoder and mask decoder of MobileSAM, for inference alone.
 
     In coordinates and data of the networks: resizing, normalising and thresholding are the
-    caller's. Build it once the weights are loaded; encoder weights are copied. On the CPU, calls
-    from several threads are safe. Devices other than the CPU run a plainer path, which is
-    not tested.
+    caller's. All weights are copied: build it once they are loaded, and build it again after
+    training steps, which it does not see. Calls from several threads are safe. It can be pickled
+    and deep-copied. Devices other than the CPU run a plainer path, which is not tested.
 
     Args:
-        sam: From `mobilesam.model.load_mobile_sam`, in whichever mode; left as it is, but for the
-            device that its prompt encoder and decoder move to.
+        sam: From `mobilesam.model.load_mobile_sam`, in whichever mode; left as it is.
         precision: What the encoder computes in; results are float32 always. "bf16" pays where
             the processor multiplies in it (avx512_bf16, amx_bf16); "fp16" is for GPUs. The
             decoder stays in float32: in bfloat16 it costs more accuracy than the whole encoder.
@@ -40,7 +42,8 @@ class FastMobileSam:
             with CUDA graphs. The first call then takes a minute or so.
 
     Raises:
-        UsageError: The precision is unknown, or the encoder is not a TinyViT.
+        UsageError: The precision is unknown, the device is not present, or the encoder is not a
+            TinyViT.
         UnsupportedError: "fp16" on a CPU, or "bf16" on one that does not multiply in it.
     """
 
@@ -53,24 +56,24 @@ class FastMobileSam:
         compile: bool = False,  # noqa: A002 - what torch calls it
     ) -> None:
         dtype = _DTYPES.get(precision)
-        self.device = torch.device(device)
         if dtype is None:
             raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}")
+        self.device = usable_device(device)
         if dtype == torch.float16 and self.device.type == "cpu":
             raise UnsupportedError("fp16 is slower than fp32 on a CPU; choose fp32 or bf16")
         if dtype == torch.bfloat16 and self.device.type == "cpu" and not computes_bf16():
             raise UnsupportedError("this processor does not compute in bf16; use fp32")
         encoder = sam.image_encoder
         if not isinstance(encoder, TinyViT):
-            raise UsageError(f"the encoder is a {type(encoder).__name__}; give a MobileSAM")
+            raise UsageError(
+                f"the image encoder is a {type(encoder).__name__}, not a TinyViT; give a MobileSAM"
+            )
         self.precision = precision
         self._encode: Callable[[Tensor], Tensor]
         if self.device.type == "cpu" and not compile:
             self._encode = FastEncoder(encoder, dtype)
         else:
             self._encode = module_encoder(encoder, dtype, self.device, compile=compile)
-        sam.prompt_encoder.to(self.device)
-        sam.mask_decoder.to(self.device)
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ class FastMobileSam:
             points: (N, K, 2) xy in pixels of the network's input.
             labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
             boxes: (N, 4) xyxy in pixels of the network's input.
-            mask_inputs: (N, 1, S/4, S/4) logits.
+            mask_inputs: (N, 1, S/4, S/4) logits, or (1, 1, S/4, S/4) for all N prompts.
             multimask: False for the single mask, True for the three of an ambiguous prompt,
                 "both" for all four, the single one first, at hardly more than the price of one.
 
@@ -156,21 +159,51 @@ def module_encoder(
     Returns:
         (B, 3, S, S) pixels -> (B, 256, S/16, S/16) float32; an inference tensor.
     """
-    module = folded(encoder).to(device=device, dtype=dtype)
-    module = module.to(memory_format=torch.channels_last)
-    run: Callable[[Tensor], Tensor] = module.learnt
-    if compile:
-        # On a GPU that is CUDA graphs: one launch for some two hundred kernels.
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        run = cast("Callable[[Tensor], Tensor]", torch.compile(run, mode=mode))
+    return _ModuleEncoder(encoder, dtype, device, compile=compile)
+
+
+class _ModuleEncoder:
+    """What `module_encoder` returns; copies of it compile anew."""
+
+    def __init__(
+        self,
+        encoder: TinyViT,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        compile: bool,  # noqa: A002
+    ) -> None:
+        module = folded(encoder).to(device=device, dtype=dtype)
+        self._module = module.to(memory_format=torch.channels_last)
+        self._dtype, self._device, self._compile = dtype, device, compile
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._run: Callable[[Tensor], Tensor] = self._module.learnt
+        # A compiled graph writes every answer to the same place, from which it must be copied
+        # before another thread runs it.
+        self._turn = threading.Lock() if self._compile else contextlib.nullcontext()
+        if self._compile:
+            # On a GPU that is CUDA graphs: one launch for some two hundred kernels.
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            compiled = torch.compile(self._run, mode=mode)
+            self._run = cast("Callable[[Tensor], Tensor]", compiled)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_run"], state["_turn"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
 
     @torch.inference_mode()
-    def encode(pixels: Tensor) -> Tensor:
-        x = pixels.to(dtype=dtype, memory_format=torch.channels_last)
-        found = run(x)
-        # A copy in any case: a graph writes its next answer where this one lies.
-        found = found.float() if found.dtype != torch.float32 else found.clone()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) pixels -> (B, 256, S/16, S/16) float32; an inference tensor."""
+        x = pixels.to(dtype=self._dtype, memory_format=torch.channels_last)
+        with self._turn:
+            found = self._run(x)
+            found = found.float() if found.dtype != torch.float32 else found.clone()
         # Of the picture as it came: nothing is gained by rounding its colours to `dtype`.
-        return with_cell_colors(found, pixels, encoder.config)
-
-    return encode
+        return with_cell_colors(found, pixels, self._module.config)

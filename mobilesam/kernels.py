@@ -10,6 +10,7 @@ import platform
 import threading
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,11 @@ class Dense:
             like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
         )
         self._by_onednn = known and has_onednn_linear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies have their own prepared weights: those are opaque, and made for one processor."""
+        like = torch.empty(0, dtype=self.weight.dtype, device=self.weight.device)
+        return Dense, (self.weight, self.bias, like)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, C_in) -> a new (rows, C_out)."""
@@ -162,6 +168,10 @@ class Workspace(threading.local):
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._used: dict[str, tuple[int, ...]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies start without buffers: what is in them belongs to one thread of one process."""
+        return Workspace, ()
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """A buffer with the contents that its last user left.

@@ -17,7 +17,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from mobilesam.cell_colors import N_CELL_COLORS, n_learnt, with_cell_colors
-from mobilesam.heads import HeadsConfig, assemble
+from mobilesam.heads import HeadsConfig, assemble, check_attention
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import LayerNorm2d, TinyVitConfig
 
@@ -168,6 +168,7 @@ class MiniVit(nn.Module):
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
         first, second, third = config.stem_dims
         dim = config.embed_dim
+        check_attention(dim, config.num_heads, "image encoder")
         side = config.image_size_px // (2 * _FINE_STRIDE)
         n_out = n_learnt(out_channels, cell_colors=config.cell_colors)
         self.stem = nn.Sequential(

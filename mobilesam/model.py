@@ -12,6 +12,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from mobilesam.devices import usable_device
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
@@ -62,8 +63,11 @@ def load_mobile_sam(
         The model in evaluation mode.
 
     Raises:
-        WeightsError: The file is missing, truncated, not a state dict, or of another architecture.
+        WeightsError: The file is missing, truncated, not a state dict, of another architecture, or
+            holds NaN or infinity.
+        UsageError: The device is not present.
     """
+    device = usable_device(device)
     if checkpoint is None:
         return build_mobile_sam(config).to(device)
     from mobilesam.model_files import read_shape
@@ -93,8 +97,11 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
         The model in evaluation mode.
 
     Raises:
-        WeightsError: The file is missing, damaged or of another architecture.
+        WeightsError: The file is missing, damaged, of another architecture, or holds NaN or
+            infinity.
+        UsageError: The device is not present.
     """
+    device = usable_device(device)
     from mobilesam.mini import build_sam_mini
     from mobilesam.model_files import read_shape
     from mobilesam.state_dicts import load_state_dict_file

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from mobilesam.devices import usable_device
 from mobilesam.errors import UsageError
+from mobilesam.inputs import as_array
 from mobilesam.prompting import (
     Array,
     DecodedMasks,
@@ -20,9 +22,12 @@ from mobilesam.prompting import (
     Network,
     PromptedSam,
     UInt8Array,
+    as_image,
     check_image,
-    check_prompts,
+    check_shapes,
+    read_prompts,
 )
+from mobilesam.state_dicts import is_finite
 
 if TYPE_CHECKING:
     from mobilesam.inference import Precision
@@ -34,20 +39,43 @@ class ImageNotSetError(UsageError, RuntimeError):
     """A prediction was asked for before `set_image`; `SamPredictor` raises a RuntimeError."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Image:
+    """What is known of the image that is set; replaced as a whole, so that threads see one image.
+
+    Attributes:
+        features: Its embedding.
+        size_hw: Its height and width, in pixels.
+        inner_hw: The same as resized for the network.
+        is_set: Whether `predict` may use it.
+    """
+
+    features: Tensor | None = None
+    size_hw: tuple[int, int] | None = None
+    inner_hw: tuple[int, int] | None = None
+    is_set: bool = False
+
+
 class MobileSam(PromptedSam):
     """A model with its weights, and at most one image that has been set.
 
     `MobileSam(sam)` stands where `SamPredictor(sam)` did. Beside it, `encode` and `decode` keep no
-    image and take batches.
+    image and take batches. As there, `features`, `original_size`, `input_size` and `is_image_set`
+    may be assigned, to set an image from an embedding that was kept.
+
+    Several threads may ask about the image that is set; a thread that sets another one sets it for
+    all of them, so that threads with images of their own should use `encode` and `decode`.
 
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
-        network: What runs it; None is the fast path in float32 on the model's own device.
+        network: What runs it; None is the fast path in float32 on the model's own device, with a
+            copy of all weights: it does not see later training steps, for which another
+            `MobileSam` must be made.
     """
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
         super().__init__(sam_model, network)
-        self._current: ImageEmbedding | None = None
+        self._current = _Image()
 
     @classmethod
     def from_checkpoint(
@@ -66,12 +94,12 @@ class MobileSam(PromptedSam):
 
         Raises:
             WeightsError: The file is missing, damaged or of another architecture.
-            UsageError: The precision is unknown.
+            UsageError: The precision is unknown, or the device is not present.
         """
         from mobilesam.inference import FastMobileSam
         from mobilesam.model import load_mobile_sam
 
-        sam = load_mobile_sam(path, device=device)
+        sam = load_mobile_sam(path, device=usable_device(device))
         return cls(sam, FastMobileSam(sam, precision, device))
 
     @classmethod
@@ -114,22 +142,40 @@ class MobileSam(PromptedSam):
     @property
     def is_image_set(self) -> bool:
         """Whether `predict` has an image."""
-        return self._current is not None
+        return self._current.is_set
+
+    @is_image_set.setter
+    def is_image_set(self, value: bool) -> None:
+        self._current = replace(self._current, is_set=bool(value))
 
     @property
     def features(self) -> Tensor | None:
         """The embedding of the image that is set."""
-        return None if self._current is None else self._current.features
+        return self._current.features
+
+    @features.setter
+    def features(self, value: Tensor | None) -> None:
+        self._current = replace(self._current, features=value)
 
     @property
     def original_size(self) -> tuple[int, int]:
-        """Height and width of the image that is set, in pixels."""
-        return self._set().size_hw
+        """Height and width of the last image that was set, in pixels."""
+        return self._known("original_size", self._current.size_hw)
+
+    @original_size.setter
+    def original_size(self, value: tuple[int, int]) -> None:
+        height, width = value
+        self._current = replace(self._current, size_hw=(int(height), int(width)))
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of that image as resized for the network."""
-        return self._set().inner_hw
+        return self._known("input_size", self._current.inner_hw)
+
+    @input_size.setter
+    def input_size(self, value: tuple[int, int]) -> None:
+        height, width = value
+        self._current = replace(self._current, inner_hw=(int(height), int(width)))
 
     def set_image(self, image: UInt8Array, image_format: str = "RGB") -> None:
         """Encodes an (H, W, 3) uint8 image, which `predict` then answers for.
@@ -144,10 +190,10 @@ class MobileSam(PromptedSam):
         """
         if image_format not in ("RGB", "BGR"):
             raise UsageError(f"image_format is RGB or BGR, not {image_format!r}")
+        image = as_image(image)
         check_image(image)
         flipped = image_format != self.model.image_format
-        self.reset_image()
-        self._current = self.encode(image[..., ::-1] if flipped else image)
+        self._keep(self.encode(image[..., ::-1] if flipped else image))
 
     def set_torch_image(
         self, transformed_image: Tensor, original_image_size: tuple[int, ...]
@@ -161,12 +207,13 @@ class MobileSam(PromptedSam):
         Raises:
             UsageError: Another shape.
         """
+        transformed_image = torch.as_tensor(transformed_image)
         side, shape = self.transform.target_length, tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
             raise UsageError(f"the image must be (1, 3, h, w) with a long side of {side}; {shape}")
-        self.reset_image()
         height, width = original_image_size
-        (self._current,) = self.encode_resized([transformed_image[0]], [(int(height), int(width))])
+        (found,) = self.encode_resized([transformed_image[0]], [(int(height), int(width))])
+        self._keep(found)
 
     def predict(
         self,
@@ -195,20 +242,20 @@ class MobileSam(PromptedSam):
             UsageError: Points without labels, NaN, or shapes that do not fit.
         """
         current = self._set()
-        points = None if point_coords is None else np.asarray(point_coords)[None]
-        labels = None if point_labels is None or points is None else np.asarray(point_labels)[None]
-        boxes = None if box is None else np.asarray(box).reshape(1, -1)
-        mask_inputs = None if mask_input is None else np.asarray(mask_input)[None]
-        check_prompts(points, labels, boxes, mask_inputs)
-        self.check_mask_inputs(mask_inputs)
-        logits, scores = self.decode_logits(
-            current,
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            mask_inputs=mask_inputs,
-            multimask=multimask_output,
+        given = {
+            "points": point_coords,
+            "labels": None if point_coords is None else point_labels,
+            "boxes": None if box is None else as_array(box, "boxes").reshape(-1),
+            "mask_inputs": mask_input,
+        }
+        prompt = read_prompts(
+            **{
+                name: None if value is None else as_array(value, name)[None]
+                for name, value in given.items()
+            }
         )
+        self.check_mask_inputs(prompt.mask_inputs)
+        logits, scores = self.decode_logits(current, **prompt._asdict(), multimask=multimask_output)
         masks = self.to_picture(logits, current, return_logits=return_logits)
         return masks[0].cpu().numpy(), scores[0].cpu().numpy(), logits[0].cpu().numpy()
 
@@ -228,7 +275,7 @@ class MobileSam(PromptedSam):
             point_coords: (N, K, 2) xy, as `transform.apply_coords_torch` gives them.
             point_labels: (N, K).
             boxes: (N, 4) xyxy, as `transform.apply_boxes_torch` gives them.
-            mask_input: (N, 1, S/4, S/4) logits of an earlier answer.
+            mask_input: (N, 1, S/4, S/4) logits of an earlier answer, or (1, 1, S/4, S/4) for all.
             multimask_output: Three masks instead of one.
             return_logits: Logits instead of masks.
 
@@ -237,17 +284,25 @@ class MobileSam(PromptedSam):
 
         Raises:
             ImageNotSetError: No image is set.
-            UsageError: Points without labels, or prompts of different numbers.
+            UsageError: Points without labels, a wrong shape, prompts of different numbers, or NaN.
+            WeightsError: The network's answer is not finite.
         """
         current = self._set()
-        logits, scores = self.network.decode(
-            self.shared(current),
-            point_coords,
-            point_labels,
-            boxes,
-            mask_input,
-            multimask=multimask_output,
-        )
+        prompts = {
+            "points": _as_tensor(point_coords, "points"),
+            "labels": None if point_coords is None else _as_tensor(point_labels, "labels"),
+            "boxes": _as_tensor(boxes, "boxes"),
+            "mask_inputs": _as_tensor(mask_input, "mask_inputs"),
+        }
+        found = prompts["boxes"]
+        if found is not None and found.ndim == 3 and found.numel() == 4 * len(found):
+            prompts["boxes"] = found.reshape(-1, 4)  # (N, 1, 4) and (N, 2, 2), as SamPredictor
+        given = {name: value for name, value in prompts.items() if value is not None}
+        check_shapes({name: tuple(value.shape) for name, value in given.items()})
+        broken = next((name for name, value in given.items() if not is_finite(value)), None)
+        if broken is not None:
+            raise UsageError(f"{broken} hold NaN or infinity")
+        logits, scores = self.ask(current, *prompts.values(), multimask=multimask_output)
         # Copies that may be written to: what comes out of an inference mode may not.
         masks = self.to_picture(logits, current, return_logits=return_logits)
         return masks, scores.clone(), logits.clone()
@@ -261,10 +316,31 @@ class MobileSam(PromptedSam):
         return self._set().features
 
     def reset_image(self) -> None:
-        """Forgets the image that is set."""
-        self._current = None
+        """Forgets the image that is set; its size stays known, as with `SamPredictor`."""
+        self._current = replace(self._current, features=None, is_set=False)
+
+    def _keep(self, found: ImageEmbedding) -> None:
+        self._current = _Image(found.features, found.size_hw, found.inner_hw, is_set=True)
+
+    def _known(self, name: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
+        if size_hw is None:
+            raise ImageNotSetError(f"no image is set, so there is no {name}; call set_image first")
+        return size_hw
 
     def _set(self) -> ImageEmbedding:
-        if self._current is None:
+        image = self._current
+        if not image.is_set:
             raise ImageNotSetError("no image is set; call set_image before predicting")
-        return self._current
+        if image.features is None or image.size_hw is None or image.inner_hw is None:
+            raise ImageNotSetError(
+                "is_image_set was assigned, but an image is not whole without features, "
+                "original_size and input_size; assign them too, or call set_image"
+            )
+        return ImageEmbedding(image.features, image.size_hw, image.inner_hw)
+
+
+def _as_tensor(values: Tensor | Array | None, name: str) -> Tensor | None:
+    """A tensor as it is; other numbers as float32."""
+    if values is None or isinstance(values, Tensor):
+        return values
+    return torch.tensor(as_array(values, name), dtype=torch.float32)

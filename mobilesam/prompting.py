@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.inputs import as_array, check_resized
 from mobilesam.mask_runs import BoolArray
+from mobilesam.state_dicts import is_finite
 from mobilesam.upsampling import Upsampler, pictures
 
 Array = npt.NDArray[Any]
@@ -80,16 +82,25 @@ class DecodedMasks:
 class PromptedSam:
     """Weights, and what brings images and prompts to them; holds no image of its own.
 
-    For one thread at a time: what the last image's prompts share is kept, and so are buffers.
+    Safe to call from several threads: what the last image's prompts share is kept, but only ever
+    read. It can be pickled and deep-copied. Numbers are taken as arrays, lists, tensors or data
+    frames.
 
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
-        network: What runs it; None is the fast path in float32 on the model's own device.
+        network: What runs it; None is the fast path in float32 on the model's own device, with a
+            copy of all weights: it does not see later training steps, for which another
+            `PromptedSam` must be made.
+
+    Raises:
+        UsageError: The model is no `Sam`, or not of our architecture and without a network.
     """
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
         from segment_anything.utils.transforms import ResizeLongestSide
 
+        if not isinstance(sam_model, Sam):
+            raise UsageError(f"a segment_anything Sam is needed, not a {type(sam_model).__name__}")
         if network is None:
             from mobilesam.inference import FastMobileSam
 
@@ -97,10 +108,18 @@ class PromptedSam:
         self.model = sam_model
         self.network = network
         self.transform = ResizeLongestSide(int(sam_model.image_encoder.img_size))
-        self.mask_threshold = float(sam_model.mask_threshold)
         # What the prompts of one image share is large, so that only the last image's is kept.
         self._shared: tuple[Tensor, int, Any] | None = None
         self._upsampler: tuple[object, Upsampler] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies begin without what is kept of the last image: it is made again when needed."""
+        return {**self.__dict__, "_shared": None, "_upsampler": None}
+
+    @property
+    def mask_threshold(self) -> float:
+        """Logits above it belong to the mask."""
+        return float(self.model.mask_threshold)
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +141,11 @@ class PromptedSam:
         Raises:
             DataError: One of them is not (H, W, 3) uint8, or empty; nothing has been encoded then.
         """
+        images = [as_image(image) for image in images]
         sizes = [check_image(image) for image in images]
+        side = self.transform.target_length
         for size_hw in sizes:
-            if min(self.transform.get_preprocess_shape(*size_hw, self.transform.target_length)) < 1:
-                raise DataError(f"an image of {size_hw} pixels is too thin to resize; crop it")
+            check_resized(size_hw, self.transform.get_preprocess_shape(*size_hw, side))
         found: list[ImageEmbedding] = []
         for first in range(0, len(images), ENCODE_BATCH):
             rows = slice(first, first + ENCODE_BATCH)
@@ -143,33 +163,28 @@ class PromptedSam:
         mask_inputs: Array | None = None,
         multimask: Multimask = False,
     ) -> DecodedMasks:
-        """Answers N prompts on one image.
+        """Answers N prompts on one image; N may be 0, which gives an empty answer.
 
         Args:
             embedding: Of `encode`.
             points: (N, K, 2) xy in pixels of the image.
             labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
             boxes: (N, 4) xyxy in pixels of the image.
-            mask_inputs: (N, 1, S/4, S/4) logits of an earlier answer.
+            mask_inputs: (N, 1, S/4, S/4) logits of an earlier answer, or (1, 1, S/4, S/4) for all
+                N points or boxes.
             multimask: False for a single mask, True for three, "both" for all four, the single one
                 first.
 
         Raises:
             UsageError: No prompt at all, NaN, or shapes that do not fit.
+            WeightsError: The network's answer is not finite.
         """
-        check_prompts(points, labels, boxes, mask_inputs)
-        self.check_mask_inputs(mask_inputs)
-        pointless = points is None or np.asarray(points).shape[1] == 0
-        if pointless and boxes is None and mask_inputs is None:
+        given = read_prompts(points, labels, boxes, mask_inputs)
+        self.check_mask_inputs(given.mask_inputs)
+        pointless = given.points is None or (len(given.points) > 0 and given.points.shape[1] == 0)
+        if pointless and given.boxes is None and given.mask_inputs is None:
             raise UsageError("no prompt: give points with labels, boxes or mask_inputs")
-        logits, scores = self.decode_logits(
-            embedding,
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            mask_inputs=mask_inputs,
-            multimask=multimask,
-        )
+        logits, scores = self.decode_logits(embedding, **given._asdict(), multimask=multimask)
         masks = self.to_picture(logits, embedding)
         return DecodedMasks(masks.cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy())
 
@@ -202,18 +217,51 @@ class PromptedSam:
             Logits (N, C, S/4, S/4) and scores (N, C) on the device.
 
         Raises:
-            WeightsError: The network's scores are not numbers.
+            WeightsError: The network's answer is not finite.
         """
-        size = embedding.size_hw
-        logits, scores = self.network.decode(
-            self.shared(embedding),
-            None if points is None else self._tensor(self.transform.apply_coords(points, size)),
-            None if labels is None else self._tensor(labels, torch.int),
-            None if boxes is None else self._tensor(self.transform.apply_boxes(boxes, size)),
-            None if mask_inputs is None else self._tensor(mask_inputs),
+        size, transform = embedding.size_hw, self.transform
+        points = (
+            None if points is None else transform.apply_coords(as_array(points, "points"), size)
+        )
+        boxes = None if boxes is None else transform.apply_boxes(as_array(boxes, "boxes"), size)
+        return self.ask(
+            embedding,
+            None if points is None else self._tensor(points),
+            None if labels is None else self._tensor(as_array(labels, "labels"), torch.int),
+            None if boxes is None else self._tensor(boxes),
+            None if mask_inputs is None else self._tensor(as_array(mask_inputs, "mask_inputs")),
             multimask=multimask,
         )
-        if not bool(torch.isfinite(scores).all()):
+
+    def ask(
+        self,
+        embedding: ImageEmbedding,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        mask_inputs: Tensor | None,
+        *,
+        multimask: Multimask,
+    ) -> tuple[Tensor, Tensor]:
+        """One call of the network, in coordinates of its input; no call where N is 0.
+
+        Returns:
+            Logits (N, C, S/4, S/4) and scores (N, C) on the device.
+
+        Raises:
+            WeightsError: The network's answer is not finite.
+        """
+        first = next((each for each in (points, boxes, mask_inputs) if each is not None), None)
+        if first is not None and len(first) == 0:
+            n_masks = int(self.model.mask_decoder.num_mask_tokens)
+            count = n_masks if multimask == "both" else n_masks - 1 if multimask else 1
+            low_hw = self.model.prompt_encoder.mask_input_size
+            return first.new_zeros(0, count, *low_hw).float(), first.new_zeros(0, count).float()
+        shared = self.shared(embedding)
+        logits, scores = self.network.decode(
+            shared, points, labels, boxes, mask_inputs, multimask=multimask
+        )
+        if not (is_finite(scores) and is_finite(logits)):
             raise WeightsError(
                 "the decoder answered with NaN or infinity: the weights are broken, or the "
                 "precision is too low for them; check the checkpoint, and run in fp32"
@@ -246,10 +294,10 @@ class PromptedSam:
         """What the network computes once for all prompts on an image."""
         features = embedding.features
         kept = self._shared
-        # The version counts what was written into the tensor since.
-        if kept is None or kept[0] is not features or kept[1] != features._version:
-            prepared = self.network.prepare(features)
-            kept = self._shared = (features, features._version, prepared)
+        # Counts what was written into the tensor since; tensors of an inference mode have no count.
+        version = 0 if features.is_inference() else features._version
+        if kept is None or kept[0] is not features or kept[1] != version:
+            kept = self._shared = (features, version, self.network.prepare(features))
         return kept[2]
 
     @torch.no_grad()
@@ -287,6 +335,20 @@ class PromptedSam:
         return torch.tensor(np.asarray(values), dtype=dtype, device=self.device)
 
 
+def as_prompted(model: PromptedSam | Sam) -> PromptedSam:
+    """The model itself, or a plain `Sam` on the fast path.
+
+    Raises:
+        UsageError: It is neither, or a `Sam` of another architecture than MobileSAM's.
+    """
+    return model if isinstance(model, PromptedSam) else PromptedSam(model)
+
+
+def as_image(image: UInt8Array | Tensor) -> UInt8Array:
+    """An image as an array; what is neither array nor tensor is left for `check_image`."""
+    return image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+
+
 def check_image(image: UInt8Array) -> tuple[int, int]:
     """Height and width of an image, in pixels.
 
@@ -307,34 +369,69 @@ def check_image(image: UInt8Array) -> tuple[int, int]:
     return int(image.shape[0]), int(image.shape[1])
 
 
-def check_prompts(
-    points: Array | None, labels: Array | None, boxes: Array | None, mask_inputs: Array | None
-) -> None:
-    """Refuses prompts that cannot be meant.
+class PromptArrays(NamedTuple):
+    """N prompts; shapes as of `PromptedSam.decode`."""
+
+    points: Array | None
+    labels: Array | None
+    boxes: Array | None
+    mask_inputs: Array | None
+
+
+# Number of dimensions, and size of the last.
+_SHAPES = {"points": (3, 2), "labels": (2, None), "boxes": (2, 4), "mask_inputs": (4, None)}
+# What an empty list stands for.
+_EMPTY = {"points": (0, 0, 2), "labels": (0, 0), "boxes": (0, 4), "mask_inputs": (0, 1, 0, 0)}
+
+
+def read_prompts(points: Any, labels: Any, boxes: Any, mask_inputs: Any) -> PromptArrays:
+    """Converts prompts to arrays, and refuses what cannot be meant.
+
+    Args:
+        points: Shapes as of `PromptedSam.decode`; arrays, lists, tensors or data frames.
+        labels: Likewise.
+        boxes: Likewise.
+        mask_inputs: Likewise.
 
     Raises:
         UsageError: Points without labels or the reverse, a wrong shape, different numbers of
             prompts, or NaN.
     """
-    if (points is None) != (labels is None):
-        raise UsageError("points and labels go together; got only one of them")
     named = {"points": points, "labels": labels, "boxes": boxes, "mask_inputs": mask_inputs}
-    given = {name: np.asarray(value) for name, value in named.items() if value is not None}
-    shapes = {"points": (3, 2), "labels": (2, None), "boxes": (2, 4), "mask_inputs": (4, None)}
+    given = {name: as_array(each, name) for name, each in named.items() if each is not None}
     for name, value in given.items():
-        ndim, last = shapes[name]
-        if value.ndim != ndim or (last is not None and value.shape[-1] != last):
-            ending = "" if last is None else f", the last of size {last}"
-            raise UsageError(f"{name} must have {ndim} dimensions{ending}; got {value.shape}")
+        if value.shape == (0,):
+            given[name] = value.reshape(_EMPTY[name])
+    check_shapes({name: value.shape for name, value in given.items()})
+    for name, value in given.items():
         if not np.isfinite(value).all():
             row = int(np.argwhere(~np.isfinite(value))[0][0])
             raise UsageError(f"{name} of prompt {row} hold NaN or infinity")
-    lengths = {name: len(value) for name, value in given.items()}
+    return PromptArrays(*(given.get(name) for name in named))
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses prompts whose shapes do not fit.
+
+    Args:
+        shapes: Of those that are given, by the names of `PromptArrays`.
+
+    Raises:
+        UsageError: Points without labels or the reverse, a wrong shape, or different numbers of
+            prompts.
+    """
+    if ("points" in shapes) != ("labels" in shapes):
+        raise UsageError("points and labels go together; got only one of them")
+    for name, shape in shapes.items():
+        ndim, last = _SHAPES[name]
+        if len(shape) != ndim or (last is not None and shape[-1] != last):
+            ending = "" if last is None else f", the last of size {last}"
+            hint = "; give one row for each prompt" if len(shape) == ndim - 1 else ""
+            raise UsageError(f"{name} must have {ndim} dimensions{ending}; got {shape}{hint}")
+    lengths = {name: shape[0] for name, shape in shapes.items()}
+    if lengths.get("mask_inputs") == 1 and len(lengths) > 1:
+        del lengths["mask_inputs"]  # one for all
     if len(set(lengths.values())) > 1:
         raise UsageError(f"prompts differ in number: {lengths}; give one row each")
-    if 0 in lengths.values():
-        raise UsageError("zero prompts: give at least one")
-    if points is not None and given["points"].shape[:2] != given["labels"].shape:
-        raise UsageError(
-            f"points {given['points'].shape} and labels {given['labels'].shape} do not match"
-        )
+    if "points" in shapes and shapes["points"][:2] != shapes["labels"]:
+        raise UsageError(f"points {shapes['points']} and labels {shapes['labels']} do not match")

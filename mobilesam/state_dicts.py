@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import reprlib
 import struct
@@ -16,13 +17,24 @@ from mobilesam.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LOG = logging.getLogger(__name__)
+
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts store a state dict beside their optimiser and epoch."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before the name of every tensor."""
 
 _AGAIN = "fetch or copy the file again"
 _TENSORS_ONLY = "save model.state_dict() alone, or use a .safetensors file"
 _HEAD_BYTES = 512
 _ZIP = b"PK\x03\x04"
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
 _FOREIGN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # What torch.load was seen to raise for files with single bytes changed, beside UnpicklingError.
 _DAMAGE = (
@@ -46,20 +58,62 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: A file of `torch.save`, or of safetensors where its name ends so. A dict that holds
-            its state dict under `model` or `state_dict` is unwrapped.
+            its state dict under one of `WRAPPERS` is unwrapped, and one of `PREFIXES` before every
+            name is removed; either is logged as a warning.
 
     Returns:
         Name to tensor, in the file's order, detached. The tensors may be mapped from the file
         (copy on write), so copy them into a module and drop them rather than keep them.
 
     Raises:
-        WeightsError: The file is missing, empty, truncated, a text or web page, holds anything but
-            tensors, or is not a flat state dict.
+        WeightsError: The file is missing, empty, truncated, compressed, a text or web page, holds
+            anything but tensors, is not a flat state dict, or holds NaN or infinity.
     """
     if path.suffix == ".safetensors":
-        _read_head(path)
-        return _load_safetensors(path)
-    return _flat(path, load_torch_file(path))
+        read_head(path)
+        found = _load_safetensors(path)
+    else:
+        found = _flat(path, load_torch_file(path))
+    require_finite(found, str(path))
+    return found
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights that are not numbers.
+
+    Args:
+        tensors: Tensors by name.
+        source: What to call them in an error.
+
+    Raises:
+        WeightsError: A tensor holds NaN or infinity; names the first such tensor.
+    """
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise WeightsError(
+            f"{source}: {name!r} holds NaN or infinity, so the model could not answer; "
+            "give a checkpoint from before its training diverged"
+        )
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds NaN or infinity; None if all are finite."""
+    return next((name for name, value in tensors.items() if not is_finite(value)), None)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all values are numbers; integers always are. Needs no memory for dense floats."""
+    import torch
+
+    if values.numel() == 0 or not (values.is_floating_point() or values.is_complex()):
+        return True
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if values.element_size() == 1:  # eight-bit floats have no minimum on a CPU
+        values = values.float()
+    # Either propagates NaN, and infinity is an extreme.
+    low, high = torch.aminmax(values.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def load_torch_file(path: Path) -> Any:
@@ -68,7 +122,7 @@ def load_torch_file(path: Path) -> Any:
     Raises:
         WeightsError: As `load_state_dict_file`, but for the shape.
     """
-    head = _read_head(path)
+    head = read_head(path)
     import pickle
 
     import torch
@@ -87,7 +141,13 @@ def load_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
+    """Reads the first bytes of a checkpoint file.
+
+    Raises:
+        WeightsError: It cannot be read, or is not a checkpoint at the first look: empty, truncated,
+            compressed, a text or web page, or a Git LFS pointer.
+    """
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; give the path of a checkpoint file")
     try:
@@ -101,6 +161,13 @@ def _read_head(path: Path) -> bytes:
         raise WeightsError(f"{path} is empty; {_AGAIN}")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    compression = next(
+        (name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None
+    )
+    if compression is not None:
+        raise WeightsError(
+            f"{path} is compressed with {compression}; unpack it, and give the checkpoint inside"
+        )
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise WeightsError(f"{path} is a web page, not a checkpoint; {_AGAIN}")
     if _TEXT.fullmatch(head):
@@ -149,10 +216,10 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, not a state dict; {_TENSORS_ONLY}"
         )
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if wrapper is not None:
+        content = content[wrapper]
+        _LOG.warning("%s: took the state dict under %r", path, wrapper)
     if not content:
         raise WeightsError(f"{path} holds an empty state dict; {_TENSORS_ONLY}")
     tensors: dict[str, Tensor] = {}
@@ -168,6 +235,21 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
                 "save dense tensors"
             )
         tensors[key] = value.detach()
+    return _without_prefixes(path, tensors)
+
+
+def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Removes what stands before every name, several prefixes one after the other."""
+    removed = ""
+    while True:
+        before_all = (each for each in PREFIXES if all(name.startswith(each) for name in tensors))
+        found = next(before_all, None)
+        if found is None:
+            break
+        removed += found
+        tensors = {name.removeprefix(found): value for name, value in tensors.items()}
+    if removed:
+        _LOG.warning("%s: removed %r before the name of every tensor", path, removed)
     return tensors
 
 

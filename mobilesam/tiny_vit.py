@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilesam.cell_colors import n_learnt, with_cell_colors
+from mobilesam.heads import check_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +238,16 @@ class TinyViT(nn.Module):
 
     Args:
         config: Its shape.
+
+    Raises:
+        UsageError: Attention heads do not divide the channels of their stage.
     """
 
     def __init__(self, config: TinyVitConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or TinyVitConfig()
+        for channels, heads in list(zip(config.embed_dims, config.num_heads, strict=True))[1:]:
+            check_attention(channels, heads, "image encoder")
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
         self.patch_embed = PatchEmbed(config.embed_dims[0])
         self.layers = nn.ModuleList(_stage(config, index) for index in range(4))

@@ -7,8 +7,10 @@ picture at the network's size is made, and any part of the result can be had alo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,8 +82,8 @@ class Axis:
         return Span(0, self.image_px)
 
 
-class _Scratch:
-    """Buffers by name, made once and grown when needed.
+class _Scratch(threading.local):
+    """Buffers by name, made once for each thread and grown when needed.
 
     They are ordinary tensors, also when they are made in inference mode: a buffer made there could
     not be written to by a later caller outside of it.
@@ -90,6 +92,10 @@ class _Scratch:
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
         self._flat: dict[str, Tensor] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies start without buffers: what is in them belongs to one thread of one process."""
+        return _Scratch, (self._device,)
 
     def take(self, name: str, rows: int, columns: int) -> Tensor:
         """A contiguous (rows, columns) float32 buffer of undefined content."""
@@ -101,7 +107,10 @@ class _Scratch:
 
 
 class Upsampler:
-    """Interpolates logits of one image; for one thread at a time, since it reuses its buffers.
+    """Interpolates logits of one image; safe to call from several threads.
+
+    Buffers are reused, a set for each thread: a strip is overwritten by the next one that the same
+    thread asks for, of this picture or of another.
 
     Args:
         low_hw: Height and width of the logits, padding included.

@@ -21,6 +21,7 @@ from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import METRICS_NAME, TrainState, keep_metrics_before
 from mobilesam.distillation.world import World
 from mobilesam.errors import DataError, TrainingError
+from mobilesam.state_dicts import is_finite
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -75,7 +76,8 @@ def train(
         The state at the end.
 
     Raises:
-        TrainingError: The loss is not a number any more.
+        TrainingError: The loss, a gradient or a weight is not a number any more; what is in the
+            folder is from before.
         UsageError: The checkpoint is of another run, or the batch cannot be shared.
         WeightsError: The checkpoint is of another teacher.
         DataError: The folder cannot be written or read, or the disk is full.
@@ -131,10 +133,11 @@ def _step(state: TrainState, batches: Iterator[Batch], world: World) -> StepRepo
     totals = torch.tensor(list(sums.values()), dtype=torch.float32)
     world.sum_([*gradients, totals])
     world.sum_(statistics.means())
-    statistics.keep()
     parts = dict(zip(sums, totals.tolist(), strict=True))
     _require_finite(parts["loss"], state.step + 1, rate)
     state.scaler.unscale_(state.optimizer)
+    _require_finite_gradients(state, rate)
+    statistics.keep()
     nn.utils.clip_grad_norm_(list(state.parameters.values()), config.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -248,6 +251,23 @@ def _require_finite(loss: float, step: int, rate: float) -> None:
             f"the loss is {loss} at step {step} (learning rate {rate:.2g}); lower the learning "
             "rate or choose fp32, and start again: the last checkpoint is from before"
         )
+
+
+def _require_finite_gradients(state: TrainState, rate: float) -> None:
+    """Stops before a step that would make weights NaN, which a finite loss does not rule out.
+
+    In fp16, the scaler leaves out such a step and halves its scale, as long as there is a scale.
+    """
+    gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
+    norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients.values()])
+    if is_finite(norms) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
+        return
+    name = list(gradients)[int(torch.isfinite(norms).int().argmin())]
+    raise TrainingError(
+        f"the gradient of {name} is not finite at step {state.step + 1} (learning rate "
+        f"{rate:.2g}); lower the learning rate or choose fp32, and start again: the last "
+        "checkpoint is from before"
+    )
 
 
 def _append(folder: Path, report: StepReport) -> None:

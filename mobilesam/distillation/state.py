@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.schedule import optimizer_for
 from mobilesam.distillation.schemes import Scheme
-from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
 from mobilesam.files import write_atomic
-from mobilesam.state_dicts import load_torch_file
+from mobilesam.state_dicts import first_not_finite, load_torch_file
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
@@ -77,24 +77,43 @@ class TrainState:
             self.average[name].lerp_(value.detach(), 1 - decay)
 
     def result(self) -> dict[str, Tensor]:
-        """The student's state dict as it is to be used: the average where there is one."""
+        """The student's state dict as it is to be used: the average where there is one.
+
+        Raises:
+            TrainingError: It holds NaN or infinity.
+        """
         state = {name: value.detach() for name, value in self.scheme.student.state_dict().items()}
         state.update(self.average or {})
+        self._require_finite(state)
         return state
+
+    def _require_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        name = first_not_finite(tensors)
+        if name is not None:
+            raise TrainingError(
+                f"{name} holds NaN or infinity after step {self.step}, so nothing was saved; lower "
+                "the learning rate or choose fp32, and start again: the last checkpoint is from "
+                "before"
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint, whole or not at all.
 
         Raises:
+            TrainingError: Weights, their average or the optimiser's state hold NaN or infinity.
             DataError: The folder cannot be written, or the disk is full.
         """
+        student = self.scheme.student.state_dict()
+        self._require_finite(student)
+        self._require_finite({f"average of {name}": v for name, v in (self.average or {}).items()})
+        self._require_finite(self._optimizer_tensors())
         buffer = io.BytesIO()
         torch.save(
             {
                 "identity": json.dumps(self.identity, sort_keys=True),
                 "step": self.step,
                 "seconds": self.seconds,
-                "student": self.scheme.student.state_dict(),
+                "student": student,
                 "average": self.average,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -102,6 +121,15 @@ class TrainState:
             buffer,
         )
         write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's state by names that say of which parameter it is."""
+        return {
+            f"optimiser's {key} of {name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
 
     def restore(self, folder: Path) -> bool:
         """Takes up the run whose checkpoint lies in the folder.
@@ -112,7 +140,7 @@ class TrainState:
         Raises:
             UsageError: It belongs to a run with another scheme, data or settings.
             WeightsError: To one with another teacher.
-            DataError: It is damaged.
+            DataError: It is damaged, or its weights hold NaN or infinity.
         """
         path = folder / CHECKPOINT_NAME
         if not path.exists():
@@ -128,6 +156,13 @@ class TrainState:
                 f"{path} cannot be read ({type(error).__name__}); delete it to start anew"
             ) from error
         self._require_same(identity, path)
+        for weights in (saved["student"], saved["average"] or {}):
+            broken = first_not_finite(weights)
+            if broken is not None:
+                raise DataError(
+                    f"{path} cannot be gone on with: {broken} holds NaN or infinity; delete it to "
+                    "start anew"
+                )
         try:
             self.scheme.student.load_state_dict(saved["student"])
         except RuntimeError as error:

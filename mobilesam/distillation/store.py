@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
     """A finished store, for reading: by index in the order of writing, or by an image's key.
 
     Shards are mapped into memory, so that opening a store reads its headers alone, and an access
-    reads one embedding. It can be pickled and used in the worker processes of a `DataLoader`. Its
-    entries are held in memory: some 0.5 KB an image.
+    reads one embedding. Several threads may read from it. It can be pickled and used in the worker
+    processes of a `DataLoader`. Its entries are held in memory: some 0.5 KB an image.
 
     Args:
         folder: Of the store.
@@ -85,6 +86,7 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
         self.entries = tuple(entry for header in headers for entry in header.entries)
         self._indices = {entry.key: index for index, entry in enumerate(self.entries)}
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._turn = threading.Lock()  # in which shards are opened and closed
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -125,14 +127,21 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
         return self[self.index_of(key)]
 
     def _shard(self, number: int) -> Shard:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        while len(self._open) >= _KEPT_OPEN:
-            self._open.popitem(last=False)
-        self._open[number] = opened = open_shard(self._paths[number])
-        return opened
+        with self._turn:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return self._open[number]
+            while len(self._open) >= _KEPT_OPEN:
+                self._open.popitem(last=False)
+            self._open[number] = opened = open_shard(self._paths[number])
+            return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        # Mapped files cannot be sent to another process; it maps them again.
-        return {**self.__dict__, "_open": OrderedDict()}
+        # Neither mapped files nor locks can be sent to another process; it makes them again.
+        state = {**self.__dict__, "_open": OrderedDict()}
+        del state["_turn"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._turn = threading.Lock()

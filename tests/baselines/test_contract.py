@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baselines.interface import Embedding, Masks, Prompts, Segmenter
+from baselines.interface import Embedding, Masks, Prompts, Segmenter, SplitDecoder
 from baselines.options import ModelOptions
 from baselines.registry import build, entries
 from baselines.sam_like import DECODE_BATCH, SamSegmenter
@@ -131,6 +131,47 @@ def test_any_number_of_prompts(model: Segmenter, n: int) -> None:
     low = rng.uniform(0, 20, (n, 2))
     boxes = np.concatenate([low, low + rng.uniform(2, 20, (n, 2))], axis=1)
     ask(model, "landscape", prompts_of(model, boxes.tolist()))
+
+
+def test_no_prompts_give_an_empty_answer(model: Segmenter) -> None:
+    one, none = prompts_of(model, [[5, 5, 25, 20]]), prompts_of(model, [[5, 5, 25, 20]])[:0]
+    embedding = embedding_of(model.info.name, "landscape")
+    for multimask in (False, True):
+        expected = ask(model, "landscape", one, multimask=multimask)
+        same_but_empty(ask(model, "landscape", none, multimask=multimask), expected)
+    pairs = zip(model.decode_pair(embedding, none), model.decode_pair(embedding, one), strict=True)
+    for found, expected in pairs:
+        same_but_empty(found, expected)
+    if isinstance(model, SplitDecoder):
+        same_but_empty(
+            model.postprocess(model.decode_logits(embedding, none)), ask(model, "landscape", one)
+        )
+
+
+def same_but_empty(found: Masks, one: Masks) -> None:
+    assert found.masks.shape == (0, *one.masks.shape[1:])
+    assert found.scores.shape == (0, *one.scores.shape[1:])
+    assert (found.low_res_logits is None) == (one.low_res_logits is None)
+    if found.low_res_logits is not None and one.low_res_logits is not None:
+        assert found.low_res_logits.shape == (0, *one.low_res_logits.shape[1:])
+
+
+@pytest.mark.parametrize("size_hw", [(3000, 1), (1, 3000)])
+def test_an_image_that_is_too_thin_is_answered_or_refused(
+    model: Segmenter, size_hw: tuple[int, int]
+) -> None:
+    image = np.zeros((*size_hw, 3), np.uint8)
+    prompts = prompts_of(model, [[0, 0, size_hw[1], size_hw[0]]])
+    if not model.info.input_size_px:  # it works on the image as it is
+        assert model.decode(model.encode(model.prepare(image)), prompts).masks.shape[2:] == size_hw
+        return
+    calls = [lambda: model.prepare(image)]
+    if "everything" in model.info.supports:
+        calls.append(lambda: model.everything(image))  # type: ignore[arg-type, return-value]
+    for call in calls:
+        with pytest.raises(DataError, match=r"3000.*too thin") as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 def test_several_points_with_background(model: Segmenter) -> None:

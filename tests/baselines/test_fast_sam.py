@@ -1,8 +1,10 @@
 """FastSAM: its architecture, its checkpoints, and its search for masks against ultralytics."""
 
 import dataclasses
+import gzip
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -235,7 +237,7 @@ def test_untrusted_pickle_is_never_opened(tmp_path, checkpoint):
     assert not sprung.exists()
 
 
-def test_bad_files_are_named_in_one_line(tmp_path, checkpoint):
+def test_bad_files_are_named_in_one_line(tmp_path, checkpoint, capfd):
     whole = checkpoint.path.read_bytes()
     broken, empty, text = (tmp_path / f"{name}.pt" for name in ("broken", "empty", "text"))
     broken.write_bytes(whole[: len(whole) // 2])
@@ -248,7 +250,38 @@ def test_bad_files_are_named_in_one_line(tmp_path, checkpoint):
     for path in (broken, empty, text, other, nothing, linear, tmp_path / "absent.pt"):
         with pytest.raises(WeightsError, match=path.name) as caught:
             load(checkpoint, path=path)
-        assert "\n" not in str(caught.value)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.count(path.name) == 1
+        # Neither what ultralytics calls it nor the names of its code.
+        assert not re.search(r"ERROR|Error|attribute| _", message)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_checkpoint_with_nan_is_refused_and_the_tensor_named(tmp_path, checkpoint):
+    content = torch.load(checkpoint.path, weights_only=False)
+    name, value = next(iter(content["model"].named_parameters()))
+    value.data.view(-1)[0] = float("nan")
+    path = tmp_path / "diverged.pt"
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=rf"diverged\.pt: '{name}' holds NaN"):
+        load(checkpoint, path=path)
+
+
+def test_a_compressed_file_is_called_so(tmp_path, checkpoint):
+    path = tmp_path / "FastSAM-n.pt"
+    path.write_bytes(gzip.compress(b"anything"))
+    with pytest.raises(WeightsError, match="compressed with gzip; unpack it"):
+        load(checkpoint, path=path)
+
+
+def test_a_network_that_answers_nan_is_not_believed(trained):
+    model = trained()
+    prepared = model.prepare(picture(64, 64))
+    rows, prototypes = model.run_network(prepared)
+    for output in ((rows * float("nan"), prototypes), (rows, prototypes / 0)):
+        with pytest.raises(WeightsError, match="answered with NaN or infinity"):
+            model.find_masks(output, prepared)
 
 
 def test_checkpoint_of_another_size_is_refused(checkpoint):

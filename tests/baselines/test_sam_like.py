@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,9 @@ def test_boxes_of_everything_end_behind_the_last_pixel(
     mask[10:20, 30:50] = True
 
     class Generator:
-        def __init__(self, network: object) -> None:
+        def __init__(self, network: object, points_per_side: int) -> None:
             assert network is model.model
+            assert points_per_side == 32
 
         def generate(self, _: np.ndarray) -> list[dict[str, object]]:
             # What segment-anything's mask_to_box gives for these pixels.
@@ -112,6 +114,43 @@ def test_boxes_of_everything_end_behind_the_last_pixel(
     (record,) = model.everything(image)
     assert record.box.tolist() == [30, 10, 50, 20]
     assert record.score == 0.9
+
+
+def test_a_decoder_that_answers_nan_is_not_believed(
+    model: SamSegmenter, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """segment-anything's generator would drop such masks, and find nothing."""
+    broken = SamSegmenter(
+        copy.deepcopy(model.model), ModelOptions("mobilesam"), family="MobileSAM", licence="x"
+    )
+    embedding = broken.encode(broken.prepare(image))
+    torch.nn.init.constant_(broken.model.mask_decoder.iou_token.weight, float("nan"))
+    monkeypatch.setattr(broken, "points_per_side", 2)
+    calls = (
+        lambda: broken.decode(embedding, some_prompts("boxes", 2)),
+        lambda: broken.decode_pair(embedding, some_prompts("points", 1)),
+        lambda: broken.everything(image),
+    )
+    for call in calls:
+        with pytest.raises(WeightsError, match="answered with NaN or infinity"):
+            call()
+
+
+def test_a_device_that_is_not_here_is_one_line() -> None:
+    for name in ("mobilesam", "mobilesam-fast", "sam-mini", "fastsam-s"):
+        for device in ("cuda:99", "vulkan", "no-such-device"):
+            with pytest.raises(UsageError, match=f"device '{device}' cannot be used") as caught:
+                build(select([name])[0], ModelOptions(name, device=device))
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mobilesam", "mobilesam-fast", "sam-vit-h", "sam-mini"])
+def test_a_checkpoint_with_nan_is_refused_and_the_tensor_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "diverged.pt"
+    torch.save({"a": torch.ones(2), "neck.0.weight": torch.tensor([1.0, float("nan")])}, path)
+    checkpoint = Checkpoint(path, "0" * 64, False, 1, False)
+    with pytest.raises(WeightsError, match=r"diverged\.pt: 'neck\.0\.weight' holds NaN"):
+        build(select([name])[0], ModelOptions(name, checkpoint=checkpoint))
 
 
 def test_an_unknown_precision_is_refused() -> None:

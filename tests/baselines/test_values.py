@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines.interface import Masks, Prompts, check_image
-from mobilesam.errors import DataError, UsageError
+from baselines.interface import MaskRecord, Masks, Prompts, check_image
+from mobilesam.errors import DataError, UsageError, WeightsError
 
 POINT = np.zeros((2, 1, 2), np.float32)
 LABEL = np.ones((2, 1), np.int64)
@@ -25,7 +27,6 @@ BOX = np.array([[0, 0, 2, 2], [1, 1, 3, 3]], np.float32)
         ({"points": POINT, "labels": np.ones((2, 2), int)}, "do not match"),
         ({"points": POINT[:, :0], "labels": LABEL[:, :0]}, "do not match"),
         ({"points": POINT, "labels": LABEL * 2}, "must be 1"),
-        ({"boxes": BOX[:0]}, "zero prompts"),
         ({"boxes": BOX * np.nan}, "NaN or infinity"),
         ({"points": POINT + np.inf, "labels": LABEL}, "NaN or infinity"),
         ({"boxes": BOX[:, [2, 3, 0, 1]]}, "corners swapped"),
@@ -68,6 +69,55 @@ def test_masks_of_the_wrong_type_or_shape_are_refused() -> None:
         Masks(np.zeros((1, 1, 2, 2), np.uint8), np.zeros((1, 1), np.float32))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scores"):
         Masks(np.zeros((1, 1, 2, 2), np.bool_), np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_no_numbers_are_refused(value: float) -> None:
+    masks, scores = np.zeros((2, 1, 2, 2), np.bool_), np.ones((2, 1), np.float32)
+    logits = np.zeros((2, 1, 3, 3), np.float32)
+    Masks(masks, scores, logits)
+    bad_scores, bad_logits = scores.copy(), logits.copy()
+    bad_scores[1, 0] = bad_logits[1, 0, 2, 0] = value
+    calls = (
+        lambda: Masks(masks, bad_scores),
+        lambda: Masks(masks, scores, bad_logits),
+        lambda: MaskRecord(masks[0, 0], value, np.zeros(4, np.float32)),
+    )
+    for call in calls:
+        with pytest.raises(WeightsError, match="NaN or infinity") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_prompts_are_made_of_lists_tensors_and_data_frames() -> None:
+    corners = pd.DataFrame(BOX, columns=["x0", "y0", "x1", "y1"])
+    for boxes in (BOX.tolist(), torch.tensor(BOX, requires_grad=True), corners):
+        prompts = Prompts(boxes=boxes, points=POINT.tolist(), labels=torch.tensor(LABEL))  # type: ignore[arg-type]
+        assert prompts.boxes is not None
+        assert prompts.boxes.dtype == np.float32
+        assert np.array_equal(prompts.boxes, BOX)
+        assert np.array_equal(prompts.points, POINT)  # type: ignore[arg-type]
+        assert np.array_equal(prompts.labels, LABEL)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="boxes must be numbers in equal rows"):
+        Prompts(boxes=[[1, 2, 3, 4], [1, 2]])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="boxes must be numbers"):
+        Prompts(boxes=[["a", "b", "c", "d"]])  # type: ignore[arg-type]
+
+
+def test_no_prompts_are_a_value_too() -> None:
+    for prompts in (
+        Prompts(boxes=BOX[:0]),
+        Prompts(boxes=[]),  # type: ignore[arg-type]
+        Prompts(points=[], labels=[]),  # type: ignore[arg-type]
+        Prompts(points=POINT[:0], labels=LABEL[:0], boxes=BOX[:0]),
+    ):
+        assert len(prompts) == 0
+        assert list(prompts.batches(3)) == []
+
+
+def test_an_image_that_is_no_array_is_refused() -> None:
+    with pytest.raises(DataError, match="not a list"):
+        check_image([[0]])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from baselines.dummy import DummySegmenter
+from baselines.interface import Embedding, Masks, Prompts
+from baselines.options import ModelOptions
 from benchmarks.records import schema
 from mobilesam.errors import UsageError
 
@@ -143,6 +148,55 @@ def test_predict_refuses_what_makes_no_sense(
     assert done.code == code
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+class NotANumber(DummySegmenter):
+    """A plugin whose answers are NaN."""
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        found = super().decode(embedding, prompts, multimask=multimask)
+        return Masks(found.masks, found.scores * np.float32("nan"))
+
+
+def not_a_number(options: ModelOptions) -> NotANumber:
+    return NotANumber(options.name, {})
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_plugin_that_answers_nan_is_one_line(
+    run: Any, picture: Path, third_party: Any, form: list[str]
+) -> None:
+    third_party("theirs", f"{__name__}:not_a_number")
+    done = run("predict", picture, "--model=theirs", "--box=20,10,50,30", *form)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "answered with NaN or infinity" in line
+    done = run("miou", "--models=theirs", "--dataset=synthetic", "--limit=1", "--out=o", "--json")
+    assert done.code == 1
+    whys = [each["why"] for each in done.json["failures"]]
+    assert whys
+    assert all("answered with NaN or infinity" in why and "\n" not in why for why in whys)
+
+
+def test_weights_that_are_no_numbers_are_one_line(run: Any, picture: Path, tmp_path: Path) -> None:
+    save_file({"neck.0.weight": torch.full((2,), torch.nan)}, tmp_path / "nan.safetensors")
+    arguments = ("--model=sam-mini", "--weights=sam-mini=nan.safetensors", "--box=20,10,50,30")
+    done = run("predict", picture, *arguments, "--json")
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "nan.safetensors: 'neck.0.weight' holds NaN or infinity" in line
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_predict_on_an_image_too_thin_is_one_line(
+    run: Any, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    for asked in (f"--box=0,0,{size[0]},{size[1]}", "--point=0,0", "--everything"):
+        done = run("predict", "thin.png", "--model=sam-mini", asked)
+        assert (done.code, done.out) == (1, "")
+        (line,) = done.err.splitlines()
+        assert f"{size[0]} x {size[1]} pixels is too thin" in line
 
 
 def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:

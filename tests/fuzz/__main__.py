@@ -1,4 +1,4 @@
-"""Fuzzes all readers for some minutes: `python -m tests.fuzz --minutes 10`, or `nox -s fuzz`."""
+"""Fuzzes readers, and models in threads: `python -m tests.fuzz --minutes 10`, or `nox -s fuzz`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from .rounds import Counts, run_round
 from .targets import TARGETS, Target
-
-INPUTS_A_ROUND = 250
+from .threads import THREADS
 
 
 @dataclass
@@ -37,7 +36,7 @@ def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Prog
         progress, start = done[target.name], time.monotonic()
         number = seed + progress.rounds
         try:
-            counts = run_round(target, INPUTS_A_ROUND, number)
+            counts = run_round(target, target.inputs_a_round, number)
         except Exception as error:  # noqa: BLE001 - whatever comes out is what we are looking for
             progress.crash = f"seed {number}: {''.join(traceback.format_exception(error))}"
         else:
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="readers whose name holds this")
     given = parser.parse_args(arguments)
     seed = int(time.time()) if given.seed is None else given.seed
-    targets = [target for target in TARGETS if given.only in target.name]
+    targets = [target for target in (*TARGETS, *THREADS) if given.only in target.name]
     sys.stdout.write(f"seed {seed}, {given.minutes:g} minutes, {len(targets)} readers\n")
     sys.stdout.flush()
     done = fuzz(targets, given.minutes, seed)

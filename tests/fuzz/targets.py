@@ -30,12 +30,14 @@ class Target:
         read: Gives it the input, in an empty folder that is its own, and asserts what must hold of
             an answer; True if that says that something was refused.
         errors: All that it may raise.
+        inputs_a_round: How many inputs the runner gives it before another has its turn.
     """
 
     name: str
     inputs: Callable[[], st.SearchStrategy[Any]]
     read: Callable[[Any, Path], bool | None]
     errors: tuple[type[BenchError], ...] = (DataError,)
+    inputs_a_round: int = 250
 
     def refuses(self, data: Any, folder: Path) -> bool:
         """Whether the reader refuses the input; anything but a documented error goes on."""

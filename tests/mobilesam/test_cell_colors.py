@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from segment_anything.modeling import Sam
 from small_models import HEADS as SMALL_HEADS
 from small_models import STUDENT as SMALL_STUDENT
 from small_models import TEACHER
@@ -19,10 +22,12 @@ from small_models import TEACHER
 from benchmarks.distillation.training import shape_of
 from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
 from mobilesam.errors import UsageError, WeightsError
+from mobilesam.heads import HeadsConfig
 from mobilesam.inference import FastMobileSam, module_encoder
-from mobilesam.mini import SamMiniConfig, build_sam_mini
+from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
 from mobilesam.model_files import ModelShape, save_model
+from mobilesam.tiny_vit import TinyVitConfig
 
 HEADS = replace(SMALL_HEADS, channels=64)
 STUDENT = replace(SMALL_STUDENT, neck_channels=64, cell_colors=True)
@@ -128,6 +133,33 @@ def test_too_few_channels_are_refused() -> None:
         build_mobile_sam(replace(STUDENT, neck_channels=48), few)
     with pytest.raises(UsageError, match="no room for 48 of colours"):
         build_sam_mini(SamMiniConfig(ENCODER, few))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "heads"),
+    [
+        (STUDENT, replace(HEADS, num_heads=5)),
+        (replace(STUDENT, num_heads=(1, 3, 2, 2)), HEADS),
+        (ENCODER, replace(HEADS, num_heads=0)),
+        (replace(ENCODER, num_heads=5), HEADS),
+    ],
+)
+def test_attention_heads_that_do_not_divide_the_channels_are_refused(
+    tmp_path: Path, encoder: TinyVitConfig | MiniVitConfig, heads: HeadsConfig
+) -> None:
+    path, what = tmp_path / "odd.safetensors", "cannot be shared by . attention heads"
+    load: Callable[[Path], Sam]
+    if isinstance(encoder, TinyVitConfig):
+        shape, load = ModelShape("mobilesam", encoder, heads, {}), load_mobile_sam
+        build = partial(build_mobile_sam, encoder, heads)
+    else:
+        shape, load = ModelShape("sam-mini", encoder, heads, {}), load_sam_mini
+        build = partial(build_sam_mini, SamMiniConfig(encoder, heads))
+    with pytest.raises(UsageError, match=what):
+        build()
+    save_model(path, shape, {"a": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=rf"odd\.safetensors states .* {what}"):
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["mobilesam", "sam-mini"])

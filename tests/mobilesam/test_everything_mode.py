@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
@@ -21,8 +22,10 @@ from mobilesam.everything import (
     segment_boxes,
     segment_objects,
 )
+from mobilesam.model import build_mobile_sam
 from mobilesam.point_grid import point_grid
 from mobilesam.predictor import MobileSam
+from mobilesam.tiny_vit import TinyVitConfig
 
 SIDE_PX = 128
 LOW_PX = SIDE_PX // 4
@@ -342,3 +345,35 @@ def test_bad_images_are_refused(model: MobileSam) -> None:
             segment_boxes(model, bad, [])
     with pytest.raises(UsageError, match="too small for 4 crop layers"):
         generator.generate(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_a_plain_sam_is_taken_where_it_is_a_mobilesam_and_refused_otherwise(sam: Sam) -> None:
+    small = TinyVitConfig(
+        embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
+    )
+    plain, picture = build_mobile_sam(small), np.zeros((30, 40, 3), np.uint8)
+    options: dict[str, Any] = {"points_per_side": 2, "pred_iou_thresh": -9.0}
+    expected = AutomaticMaskGenerator(MobileSam(plain), **options).generate(picture)
+    same_records(AutomaticMaskGenerator(plain, **options).generate(picture), expected)
+    boxes = np.array([[1, 2, 30, 20]])
+    wanted = segment_boxes(MobileSam(plain), picture, boxes)
+    same_records(segment_boxes(plain, picture, boxes), wanted)
+    for wrong, why in ((sam, "is a Encoder, not a TinyViT"), (SamPredictor(sam), "not a SamPred")):
+        with pytest.raises(UsageError, match=why):
+            AutomaticMaskGenerator(wrong)
+        with pytest.raises(UsageError, match=why):
+            segment_boxes(wrong, picture, boxes)
+
+
+def test_boxes_and_images_come_as_lists_tensors_or_data_frames(model: MobileSam) -> None:
+    picture, boxes = np.zeros((30, 40, 3), np.uint8), [[1.0, 2.0, 30.0, 20.0]]
+    expected = segment_boxes(model, picture, np.array(boxes))
+    for given in (boxes, torch.tensor(boxes), pd.DataFrame(boxes)):
+        same_records(segment_boxes(model, torch.from_numpy(picture), given), expected)  # type: ignore[arg-type]
+    for none in ([], np.zeros((0, 4)), torch.zeros(0, 4), pd.DataFrame(columns=list("abcd"))):
+        assert segment_boxes(model, picture, none) == []
+    generator = AutomaticMaskGenerator(model, points_per_side=2)
+    same_records(
+        generator.generate(torch.from_numpy(picture)),  # type: ignore[arg-type]
+        generator.generate(picture),
+    )

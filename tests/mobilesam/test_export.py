@@ -129,6 +129,27 @@ def test_int8_files_lie_beside_and_are_measured_but_not_judged(folder: Path) -> 
         assert small < manifest.files[graph_file(graph, "onnx")].n_bytes
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = tiny_sam()
+    model.mask_decoder.iou_token.weight.data[0, 0] = float("inf")
+    with pytest.raises(WeightsError, match=r"'mask_decoder\.iou_token\.weight' holds NaN or inf"):
+        export_model(model, tmp_path / "out", "onnx", source=RANDOM)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("boxes", [None, np.zeros((0, 4), np.float32)], ids=["points", "boxes"])
+def test_no_prompts_give_no_rows(folder: Path, boxes: np.ndarray | None) -> None:
+    manifest = read_manifest(folder)
+    points, labels = np.zeros((0, 1, 2), np.float32), np.zeros((0, 1), np.int64)
+    points, labels = box_points(points, labels, boxes)
+    embedding = np.zeros((1, manifest.embed_dim, 4, 4), np.float32)
+    inputs = {"embedding": embedding, "points": points, "labels": labels}
+    masks = {"masks": np.zeros((0, 1, 16, 16), np.float32)}
+    for name, given in (("decoder", inputs), ("mask_decoder", inputs | masks)):
+        graph = open_graph(folder / graph_file(name, manifest.target), manifest.target, threads=1)
+        assert [each.shape for each in graph(given)] == [(0, 4, 16, 16), (0, 4)]
+
+
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     sam = tiny_sam().train()
     before = {name: value.clone() for name, value in sam.state_dict().items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from segment_anything import SamPredictor
@@ -16,8 +19,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import BenchError, DataError, UsageError, WeightsError
-from mobilesam.model import build_mobile_sam
-from mobilesam.predictor import MobileSam
+from mobilesam.everything import AutomaticMaskGenerator
+from mobilesam.inference import FastMobileSam
+from mobilesam.model import build_mobile_sam, load_mobile_sam
+from mobilesam.predictor import ImageNotSetError, MobileSam
 from mobilesam.prompting import ENCODE_BATCH
 from mobilesam.tiny_vit import TinyVitConfig
 
@@ -316,7 +321,6 @@ def test_bad_prompts_are_refused(plain: MobileSam, given: dict[str, Any], what: 
     [
         ({}, "no prompt"),
         ({"points": np.zeros((2, 0, 2)), "labels": np.zeros((2, 0))}, "no prompt"),
-        ({"boxes": np.zeros((0, 4))}, "zero prompts"),
         (
             {"boxes": np.ones((1, 4)), "points": np.zeros((2, 1, 2)), "labels": np.ones((2, 1))},
             "differ in number",
@@ -345,6 +349,9 @@ def test_a_decoder_that_answers_nan_is_not_believed(sam: Sam) -> None:
     model = MobileSam(sam, Broken(sam))
     with pytest.raises(WeightsError, match="fp32"):
         model.decode(model.encode(picture((20, 20))), boxes=np.array([[1, 1, 9, 9]]))
+    model.set_image(picture((20, 20)))
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        model.predict_torch(None, None, torch.tensor([[1.0, 1, 9, 9]]))
 
 
 def test_a_checkpoint_is_found_or_named(tmp_path: Any) -> None:
@@ -373,6 +380,253 @@ def test_an_embedding_that_was_written_to_is_looked_at_again() -> None:
     fresh = MobileSam(model.model).decode(embedding, boxes=box).low_res_logits
     assert not np.array_equal(before, after)
     np.testing.assert_allclose(after, fresh, atol=1e-5)
+
+
+@pytest.fixture
+def fast(sam: Sam) -> MobileSam:
+    """On the fast path, with an image set."""
+    model = MobileSam(sam)
+    model.set_image(picture((60, 90)))
+    return model
+
+
+def all_answers(model: MobileSam) -> list[np.ndarray]:
+    """Of the image that is set, for every kind of prompt."""
+    return [each for kind in KINDS for each in model.predict(**arguments(kind, (60, 90)))]
+
+
+def equal(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return all(np.array_equal(*each) for each in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copies_answer_alike(fast: MobileSam, plain: MobileSam, copied: Any) -> None:
+    expected = all_answers(fast)
+    twin = copied(fast)
+    assert equal(all_answers(twin), expected)
+    twin.set_image(picture((60, 90), 8))
+    assert not equal(all_answers(twin), expected)
+    assert equal(all_answers(fast), expected)
+    generator = copied(AutomaticMaskGenerator(fast, points_per_side=2, pred_iou_thresh=-9.0))
+    assert isinstance(generator.generate(picture((30, 40))), list)
+    copied(plain)
+
+
+def test_a_pickled_predictor_answers_in_another_process(fast: MobileSam, tmp_path: Any) -> None:
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(fast))
+    code = """
+import pickle, sys, numpy as np, torch
+torch.set_num_threads(1)
+model = pickle.load(open(sys.argv[1], "rb"))
+np.save(sys.argv[2], model.predict(box=np.array([5, 5, 60, 40]))[2])
+"""
+    paths = [str(tmp_path / name) for name in ("model.pickle", "logits.npy")]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    expected = fast.predict(box=np.array([5, 5, 60, 40]))[2]
+    np.testing.assert_allclose(np.load(paths[1]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("set_before", [False, True], ids=["fresh", "reset"])
+def test_an_image_can_be_set_from_features_that_were_kept(
+    sam: Sam, fast: MobileSam, set_before: bool
+) -> None:
+    expected = all_answers(fast)
+    model = MobileSam(sam)
+    if set_before:
+        model.set_image(picture((31, 17)))
+        model.reset_image()
+    assert fast.features is not None
+    with torch.inference_mode():
+        kept = fast.features.clone()  # which has no count of what was written into it
+    model.features = kept
+    model.original_size, model.input_size = fast.original_size, fast.input_size
+    assert not model.is_image_set
+    model.is_image_set = True
+    assert equal(all_answers(model), expected)
+    assert model.get_image_embedding() is kept
+
+
+def test_a_reset_image_can_be_set_again_as_with_sam_predictor(fast: MobileSam) -> None:
+    expected, kept = all_answers(fast), fast.features
+    fast.reset_image()
+    fast.features, fast.is_image_set = kept, True
+    assert equal(all_answers(fast), expected)
+
+
+def test_half_an_image_is_no_image(sam: Sam) -> None:
+    model = MobileSam(sam)
+    with pytest.raises(ImageNotSetError, match="no original_size"):
+        _ = model.original_size
+    model.is_image_set = True
+    with pytest.raises(ImageNotSetError, match="not whole without features"):
+        model.predict(box=[1, 2, 3, 4])
+    model.features = torch.zeros(1, 256, 8, 9)
+    model.original_size, model.input_size = (60, 90), (85, 128)
+    with pytest.raises(UsageError, match=r"the embedding is \(1, 256, 8, 9\)"):
+        model.predict(box=[1, 2, 3, 4])
+
+
+def test_one_mask_prompt_is_taken_for_many_boxes(sam: Sam, fast: MobileSam) -> None:
+    theirs = SamPredictor(sam)
+    theirs.set_image(picture((60, 90)))
+    boxes = torch.tensor([[1.0, 2, 30, 40], [5, 5, 60, 45], [0, 0, 9, 9]])
+    mask = torch.from_numpy(arguments(("mask",), (60, 90))["mask_input"])[None]
+    found = fast.predict_torch(None, None, boxes, mask)
+    expected = theirs.predict_torch(None, None, boxes, mask)
+    for ours, reference in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-3 * float(reference.std()), rtol=1e-3)
+    repeated = fast.predict_torch(None, None, boxes, mask.expand(3, -1, -1, -1))
+    for ours, reference in zip(found[1:], repeated[1:], strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+    embedding = fast.encode(picture((60, 90)))
+    one, many = (
+        fast.decode(embedding, boxes=boxes, mask_inputs=each)  # type: ignore[arg-type]
+        for each in (mask, mask.expand(3, -1, -1, -1))
+    )
+    np.testing.assert_allclose(one.low_res_logits, many.low_res_logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UsageError, match="differ in number"):
+        fast.predict_torch(None, None, boxes, mask.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"point_coords": torch.ones(1, 2), "point_labels": torch.ones(1)}, "points must have 3"),
+        ({"boxes": torch.ones(4)}, "boxes must have 2 dim.*one row for each prompt"),
+        ({"boxes": torch.ones(2, 4), "mask_input": torch.ones(1, 32, 32)}, "mask_inputs must have"),
+        ({"point_coords": torch.ones(2, 1, 2), "point_labels": torch.ones(1, 1)}, "differ in num"),
+        ({"point_coords": torch.ones(1, 2, 2), "point_labels": torch.ones(1, 1)}, "do not match"),
+        ({"point_coords": torch.ones(1, 1, 2), "point_labels": None}, "go together"),
+        ({"boxes": torch.full((1, 4), torch.nan)}, "boxes hold NaN"),
+    ],
+)
+def test_torch_prompts_without_a_batch_are_refused_at_once(
+    fast: MobileSam, given: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        fast.predict_torch(**{"point_coords": None, "point_labels": None, **given})
+    assert "\n" not in str(caught.value)
+
+
+def test_boxes_of_one_more_dimension_are_taken_as_by_sam_predictor(fast: MobileSam) -> None:
+    boxes = torch.tensor([[1.0, 2, 30, 40], [5, 5, 60, 45]])
+    expected = fast.predict_torch(None, None, boxes)
+    for shaped in (boxes[:, None], boxes.view(2, 2, 2)):
+        assert all(map(torch.equal, fast.predict_torch(None, None, shaped), expected))
+
+
+@pytest.mark.parametrize("multimask", [False, True, "both"])
+def test_no_prompts_give_an_empty_answer(plain: MobileSam, fast: MobileSam, multimask: Any) -> None:
+    n_masks = {False: 1, True: 3, "both": 4}[multimask]
+    for model in (plain, fast):
+        embedding = model.encode(picture((60, 90)))
+        for given in (
+            {"boxes": np.zeros((0, 4))},
+            {"boxes": []},
+            {"points": [], "labels": []},
+            {"points": np.zeros((0, 3, 2)), "labels": np.zeros((0, 3))},
+            {"boxes": np.zeros((0, 4)), "mask_inputs": np.zeros((0, 1, LOW_PX, LOW_PX))},
+        ):
+            found = model.decode(embedding, **given, multimask=multimask)  # type: ignore[arg-type]
+            assert found.masks.shape == (0, n_masks, 60, 90)
+            assert found.masks.dtype == np.bool_
+            assert found.scores.shape == (0, n_masks)
+            assert found.low_res_logits.shape == (0, n_masks, LOW_PX, LOW_PX)
+        model.set_image(picture((60, 90)))
+        masks, scores, logits = model.predict_torch(
+            None, None, torch.zeros(0, 4), multimask_output=bool(multimask)
+        )
+        assert (len(masks), len(scores), len(logits)) == (0, 0, 0)
+
+
+def test_lists_tensors_and_data_frames_are_taken_where_arrays_are(fast: MobileSam) -> None:
+    points, labels, box = [[10, 20], [30, 5]], [1, 0], [5, 5, 60, 40]
+    mask = arguments(("mask",), (60, 90))["mask_input"]
+    expected = fast.predict(np.array(points), np.array(labels), np.array(box), mask)
+    forms: list[Any] = [
+        lambda values: values,
+        lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True),
+        lambda values: torch.tensor(values, dtype=torch.bfloat16),
+        lambda values: pd.DataFrame(values, dtype=object),
+        tuple,
+    ]
+    embedding = fast.encode(torch.from_numpy(picture((60, 90))))  # type: ignore[arg-type]
+    assert fast.features is not None
+    assert torch.equal(embedding.features, fast.features)
+    for form in forms:
+        given = form(points), pd.Series(labels), form([box]), torch.from_numpy(mask)
+        assert equal(list(fast.predict(*given)), list(expected))
+        found = fast.decode(
+            embedding,
+            points=form(points)[None] if isinstance(form(points), Tensor) else [points],  # type: ignore[arg-type]
+            labels=pd.DataFrame([labels]),  # type: ignore[arg-type]
+            boxes=form([box]),
+            mask_inputs=torch.from_numpy(mask)[None],  # type: ignore[arg-type]
+            multimask=True,
+        )
+        np.testing.assert_allclose(found.low_res_logits[0], expected[2], atol=1e-4)
+    for bad in ([["a", "b"]], [[1, 2], [3]]):
+        with pytest.raises(UsageError, match="points must be numbers"):
+            fast.predict(bad, [1])  # type: ignore[arg-type]
+
+
+def test_a_device_that_is_not_here_is_one_line(sam: Sam) -> None:
+    calls = (
+        lambda device: MobileSam.from_checkpoint(device=device),
+        lambda device: FastMobileSam(sam, device=device),
+        lambda device: load_mobile_sam(device=device),
+    )
+    for call, device in itertools.product(calls, ("cuda:99", "vulkan", "no-such-device")):
+        with pytest.raises(UsageError, match=f"device '{device}' cannot be used here") as caught:
+            call(device)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("size_hw", [(3000, 1), (1, 3000)])
+def test_an_image_that_is_too_thin_leaves_the_former_one(
+    fast: MobileSam, size_hw: tuple[int, int]
+) -> None:
+    with pytest.raises(DataError, match=rf"{size_hw[1]} x {size_hw[0]} pixels is too thin"):
+        fast.set_image(np.zeros((*size_hw, 3), np.uint8))
+    assert fast.original_size == (60, 90)
+
+
+def test_what_is_no_sam_is_refused_at_once() -> None:
+    for wrong in (object(), torch.nn.Linear(1, 1)):
+        with pytest.raises(UsageError, match=f"Sam is needed, not a {type(wrong).__name__}"):
+            MobileSam(wrong)
+
+
+def test_weights_are_copied_whole(sam: Sam) -> None:
+    """Training steps after that change nothing, where they once changed a part of it."""
+    trained = copy.deepcopy(sam)
+    model = MobileSam(trained)
+    model.set_image(picture((60, 90)))
+    expected = all_answers(model)
+    with torch.no_grad():
+        for value in (*trained.parameters(), *trained.buffers()):
+            if value.is_floating_point() and value.numel() > 3:  # but the mean of pixels
+                value.mul_(1.2)
+    model.set_image(picture((60, 90)))
+    assert equal(all_answers(model), expected)
+    again = MobileSam(trained)
+    again.set_image(picture((60, 90)))
+    assert not equal(all_answers(again), expected)
+    assert all(value.requires_grad for value in trained.mask_decoder.parameters())
+
+
+def test_the_threshold_of_the_model_is_looked_up_as_by_sam_predictor(sam: Sam) -> None:
+    model = MobileSam(copy.copy(sam))
+    model.set_image(picture((60, 90)))
+    logits = model.predict(box=[5, 5, 60, 40], return_logits=True)[0]
+    model.model.mask_threshold = float(np.median(logits))
+    masks = model.predict(box=[5, 5, 60, 40])[0]
+    assert np.array_equal(masks, logits > np.float32(np.median(logits)))
 
 
 @pytest.mark.slow

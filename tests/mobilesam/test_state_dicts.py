@@ -1,7 +1,12 @@
 """Files of tensors from strangers: nothing in them runs, and one line says what is wrong."""
 
+import bz2
+import gzip
+import lzma
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 
 from mobilesam.checkpoints import load_state_dict_file
 from mobilesam.errors import WeightsError
+from mobilesam.state_dicts import is_finite
 
 torch = pytest.importorskip("torch")
 
@@ -82,6 +88,69 @@ def test_safetensors(tmp_path, tensors):
     refused(path, "no safetensors file")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_prefixes_before_every_name_are_removed_and_told(
+    tmp_path, tensors, prefix, wrapper, caplog
+):
+    path = tmp_path / "weights.pt"
+    content = {prefix + name: value for name, value in tensors.items()}
+    torch.save({wrapper: content, "epoch": 1} if wrapper else content, path)
+    assert_same(load_state_dict_file(path), tensors)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    wanted = [f"{path}: removed {prefix!r} before the name of every tensor"]
+    if wrapper:
+        wanted.insert(0, f"{path}: took the state dict under {wrapper!r}")
+    assert told == wanted
+
+
+def test_a_prefix_of_some_names_is_a_part_of_them(tmp_path, tensors, caplog):
+    path = tmp_path / "weights.pt"
+    mixed = {**tensors, "module.bias": torch.zeros(1)}
+    torch.save(mixed, path)
+    assert_same(load_state_dict_file(path), mixed)
+    assert not caplog.records
+
+
+def test_what_is_removed_is_said_on_stderr(tmp_path):
+    torch.save({"module.a": torch.zeros(1)}, tmp_path / "weights.pt")
+    code = (
+        "import sys; from pathlib import Path; from mobilesam.state_dicts import *; "
+        "print(*load_state_dict_file(Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "weights.pt")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "a\n"
+    assert "removed 'module.' before the name of every tensor" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, tensors, dtype, value, suffix):
+    path = tmp_path / f"weights{suffix}"
+    broken = torch.zeros(2, 3, dtype=dtype)
+    broken[1, 2] = value
+    content = {**tensors, "neck.bias": broken, "neck.weight": broken.clone()}
+    if suffix == ".pt":
+        torch.save(content, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(content, path)
+    refused(path, "'neck.bias' holds NaN or infinity")
+
+
+def test_tensors_without_values_are_finite():
+    for values in (torch.zeros(0), torch.tensor([True]), torch.tensor(2**60)):
+        assert is_finite(values)
+    assert not is_finite(torch.tensor([1j * float("nan")]))
+    assert is_finite(torch.ones(2).to(torch.float8_e5m2))
+    assert not is_finite(torch.tensor([float("nan")]).to(torch.float8_e5m2))
+
+
 class Evil:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -127,6 +196,10 @@ def test_a_pickled_model_is_named(tmp_path):
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b"\n  <HTML>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (gzip.compress(b"weights"), "compressed with gzip; unpack it"),
+        (bz2.compress(b"weights"), "compressed with bzip2"),
+        (lzma.compress(b"weights"), "compressed with xz"),
+        (b"\x28\xb5\x2f\xfd weights", "compressed with zstd"),
         (b"Not found: the bucket does not exist", "text file"),
         (b"\x00\x01\x02 no format at all", "no PyTorch checkpoint"),
         (b"\x80\x02}q\x00.", "no PyTorch checkpoint"),
@@ -142,6 +215,9 @@ def test_what_is_no_file(tmp_path):
     refused(tmp_path / "missing.pt", "cannot be read")
     refused(tmp_path, "folder")
     refused(tmp_path / "missing.safetensors", "cannot be read")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(gzip.compress(b"weights"))
+    refused(path, "compressed with gzip")
 
 
 def test_a_zip_of_something_else(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,25 @@ def test_many_shards_are_read_with_few_of_them_open(
     whole = [float(store[i].features.sum()) for i in range(5)]
     assert [float(store[i].features.sum()) for i in (4, 0, 3)] == [whole[i] for i in (4, 0, 3)]
     assert len(store._open) == 1
+
+
+def test_threads_that_share_a_store_read_what_one_reads(
+    five: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mobilesam.distillation import store as module
+
+    monkeypatch.setattr(module, "_KEPT_OPEN", 1)
+    store = EmbeddingStore(five, teacher)
+    whole = [store[i].features for i in range(5)]
+    order = [i % 5 for i in range(400)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: store[i].features, order))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(torch.equal(each, whole[i]) for i, each in zip(order, found, strict=True))
 
 
 def test_a_store_is_taken_up_and_grows(five: Path, teacher: Teacher, pair: Pair) -> None:

@@ -17,6 +17,7 @@ from small_training import Pictures, scheme, settings
 
 from mobilesam.distillation.imitation import SCHEMES
 from mobilesam.distillation.loop import StepReport, train
+from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import CHECKPOINT_NAME, METRICS_NAME
 from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
 
@@ -231,6 +232,71 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     kept = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
     assert kept["step"] == 2
     assert all(torch.isfinite(value).all() for value in kept["student"].values())
+
+
+def spoil_gradient(chosen: Scheme, step: int, value: float) -> str:
+    """Makes one gradient not finite from a step on, while the loss stays as it is."""
+    name, parameter = next(iter(chosen.student.image_encoder.named_parameters()))
+    seen: list[int] = []
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        # Two micro-batches a step.
+        return gradient * value if len(seen) > 2 * (step - 1) else gradient
+
+    parameter.register_hook(hook)
+    return f"image_encoder.{name}"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("orthogonal", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_step(
+    tmp_path: Path, precision: str, value: float, orthogonal: float
+) -> None:
+    chosen = scheme("coupled", settings(precision=precision, orthogonal=orthogonal))
+    name = spoil_gradient(chosen, 3, value)
+    with pytest.raises(TrainingError, match=f"gradient of {name} is not finite at step 3") as found:
+        train(chosen, Pictures(), tmp_path)
+    assert "\n" not in str(found.value)
+    assert all(torch.isfinite(each).all() for each in chosen.student.state_dict().values())
+    kept = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
+    assert kept["step"] == 2
+    for part in (kept["student"], kept["average"]):
+        assert all(torch.isfinite(each).all() for each in part.values())
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("part", ["student", "average", "optimizer"])
+def test_nothing_with_nan_is_saved(tmp_path: Path, part: str) -> None:
+    chosen = scheme("decoupled", settings())
+    state = train(chosen, Pictures(), tmp_path)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    name, parameter = next(iter(state.parameters.items()))
+    assert state.average is not None
+    spoilt = {
+        "student": parameter.data,
+        "average": state.average[name],
+        "optimizer": state.optimizer.state[parameter]["exp_avg"],
+    }[part]
+    spoilt.view(-1)[0] = float("nan")
+    with pytest.raises(TrainingError, match=f"{name} holds NaN or infinity after step 6"):
+        state.save(tmp_path)
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+    if part == "average":
+        with pytest.raises(TrainingError, match=f"{name} holds NaN"):
+            state.result()
+
+
+def test_a_checkpoint_with_nan_is_not_gone_on_with(tmp_path: Path) -> None:
+    train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
+    path = tmp_path / CHECKPOINT_NAME
+    saved = torch.load(path, weights_only=True)
+    name = next(iter(saved["average"]))
+    saved["average"][name].view(-1)[0] = float("inf")
+    torch.save(saved, path)
+    with pytest.raises(DataError, match=f"{name} holds NaN or infinity; delete it"):
+        train(scheme("decoupled", settings(steps=2)), Pictures(), tmp_path)
 
 
 def test_another_teacher_is_refused(tmp_path: Path) -> None:
