@@ -23,7 +23,7 @@ from benchmarks.detector_boxes import evaluate_detections
 from benchmarks.everything import evaluate_everything
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
+from benchmarks.model_pass import explain, malformed
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
 from benchmarks.records import (
@@ -48,7 +48,7 @@ from benchmarks.records import (
 )
 from benchmarks.run_request import RunRequest
 from mobilesam.allocator import keep_buffers
-from mobilesam.errors import DataError
+from mobilesam.errors import BenchError, DataError
 
 if TYPE_CHECKING:
     from benchmarks.scale.evaluation import ScaleResult
@@ -238,7 +238,7 @@ def _describe(
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
-            except ADAPTER_ERRORS as error:
+            except BenchError as error:
                 why = explain(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
                 if request.count:
@@ -264,7 +264,7 @@ def _derived(model: PlannedModel, found: _Found) -> PlannedModel:
         return model
     try:
         derive(model.entry, model.options)
-    except ADAPTER_ERRORS as error:
+    except BenchError as error:
         why = explain(error)
         found.failures.append(Failure(stage="build", culprit=model.entry.name, why=why))
         return replace(model, error=why)
