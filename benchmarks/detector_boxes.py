@@ -90,6 +90,13 @@ class _Task:
     out: Path
     reporter: Reporter
 
+    @property
+    def left_out(self) -> str | None:
+        """One line that counts boxes and instances that are not used; None if all are."""
+        n = self.truth.n_uncategorised
+        of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
+        return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
+
 
 def results_path(out: Path, model: str, mask: MaskChoice = "single") -> Path:
     """Where the masks of a model are written: `detections-MODEL.json`, or `...-multi.json`."""
@@ -126,8 +133,8 @@ def evaluate_detections(
     """
     truth = read_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
-    _report_left_out(detections, reporter)
     task = _Task(source, truth, detections, mask, out, reporter)
+    _report_left_out(task)
     rows: list[DetectorRow] = []
     failures: dict[Failure, None] = {}
     for model in models:
@@ -137,10 +144,10 @@ def evaluate_detections(
     return rows, list(failures)
 
 
-def _report_left_out(detections: Detections, reporter: Reporter) -> None:
-    summary = detections.summary()
-    if summary is not None:
-        reporter.say(f"{detections.name}: {summary}")
+def _report_left_out(task: _Task) -> None:
+    detections, reporter = task.detections, task.reporter
+    if task.left_out is not None:
+        reporter.say(f"{detections.name}: {task.left_out}")
     for problem in detections.problems[:_PROBLEMS_SHOWN]:
         reporter.warn(problem)
     unseen = len(detections.problems) - _PROBLEMS_SHOWN
@@ -252,7 +259,7 @@ def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
             "ap50": scored.ap50,
             "ap75": scored.ap75,
             "ap_by_size": scored.by_size,
-            "why": task.detections.summary(),
+            "why": task.left_out,
             "seconds": found.seconds + time.perf_counter() - start,
         }
     )
@@ -323,9 +330,9 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
 
 
 def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sample | BadSample:
-    name = image.file_name
+    name = image.names[0]
     try:
-        pixels = load_from_folder(folder, name, image.size_hw, max_pixels)
+        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
     except DataError as error:
         return BadSample(image_id, name, str(error))
     return Sample(image_id, name, pixels, ())

@@ -211,6 +211,8 @@ def _measure(
         if request.protocols:
             _accuracy(request, request.dataset, models, teachers, cells, found, reporter)
         _note_data(request.dataset, cells, found)
+        for note in request.dataset.notes:
+            reporter.warn(f"{request.dataset.name}: {note}")
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
     if found.failures:
@@ -366,4 +368,5 @@ def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:
     notes = notes_of(cells, dataset)
     for reason, count in notes.left_out.items():
         found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
+    found.warnings.extend(f"{dataset.name}: {note}" for note in dataset.notes)
     found.failures.extend(malformed(dataset.name, notes.left_out, notes.problems))

@@ -134,7 +134,6 @@ ANNOTATIONS: dict[str, tuple[Callable[[Document], None], str]] = {
     ),
     "infinite area": (replaced("area", float("inf")), "area: Input should be a finite"),
     "duplicate id": (same_id, "is given twice; ids must be unique"),
-    "unknown category": (replaced("category_id", 4711), "category_id 4711, which the file does"),
     "unknown image": (replaced("image_id", 4711), "image_id 4711, which the file does"),
 }
 

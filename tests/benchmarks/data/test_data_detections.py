@@ -73,7 +73,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}
         ("[{", "not valid JSON"),
         ({"annotations": []}, "not a list of detections"),
         ([], "no usable box"),
-        ([[1]], "number 0: top level: .*valid dict"),
+        ([[1]], "number 0: top level: .*an object with named fields"),
         ([GOOD, {"image_id": 0, "category_id": 1, "score": 1}], "number 1: bbox: Field required"),
         ([{**GOOD, "bbox": [1, 2, 3]}], r"bbox: .*at least 4.*; got \[1, 2, 3\]"),
         ([{**GOOD, "bbox": [1, float("nan"), 3, 4]}], "bbox.1: .*finite number; got nan"),
