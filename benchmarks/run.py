@@ -16,7 +16,7 @@ from baselines.registry import build, derive
 from benchmarks import environment, latency, parameters
 from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
-from benchmarks.comparison import compare_models, unshared_prompts
+from benchmarks.comparison import compare_models, unshared_images, unshared_prompts
 from benchmarks.data.dataset import Dataset
 from benchmarks.data_notes import notes_of
 from benchmarks.detector_boxes import evaluate_detections
@@ -26,6 +26,7 @@ from benchmarks.manifests import Manifests
 from benchmarks.model_pass import explain, malformed
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
+from benchmarks.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import (
     INSTANCES_NAME,
     RECORD_NAME,
@@ -349,6 +350,7 @@ def _whole_images(
                 models, request.detector, cells, request.out, reporter, mask
             )
             found.detector.extend(rows)
+            found.warnings.extend(unshared_images(rows, f"{DETECTOR_BOX} ({mask})"))
             found.failures.extend(failures)
     if request.everything and request.scale is not None:
         from benchmarks.scale.recall import recall_of_request
@@ -361,6 +363,7 @@ def _whole_images(
         recalls, failures = evaluate_everything(models, dataset, cells, reporter)
         found.everything = recalls
         found.failures.extend(failures)
+    found.warnings.extend(unshared_images(found.everything, EVERYTHING))
 
 
 def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:

@@ -342,7 +342,9 @@ def test_lvis_names_its_images_by_url(opened, tmp_path, folder):
     assert [sample.name for sample in samples] == ["val2017/one.png", "val2017/two.png"]
 
 
-@pytest.mark.parametrize("url", [None, 3, "", "http://images.org", "http://images.org/", "http://x.org/a%0ab"])
+@pytest.mark.parametrize(
+    "url", [None, 3, "", "http://images.org", "http://images.org/", "http://x.org/a%0ab"]
+)
 def test_an_image_without_any_name_is_bad(opened, url):
     content = document()
     del content["images"][1]["file_name"]

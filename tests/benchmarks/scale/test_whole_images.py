@@ -146,6 +146,11 @@ def test_an_image_at_which_memory_runs_out_is_left_out_for_the_model_and_listed(
     whole = everything(run, shards, "whole", "--models=dummy,picky")
     assert rows_of(done.json) == approximately(rows_of(whole.json))
     assert done.json["failures"] == whole.json["failures"]
+    for found in (done, whole):
+        assert [line for line in found.json["warnings"] if "picky" in line] == [
+            "picky answered 10 of 11 images of everything: its figures are on fewer images than "
+            "those of the others"
+        ]
 
 
 def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
