@@ -131,15 +131,22 @@ def check_masks(
         raise DataError(
             f"{who} gave {found.masks.dtype} masks of shape {shape}; {wanted}; mend the adapter"
         )
-    if not np.isfinite(found.scores).all():
+    if not _is_numeric(found.scores) or not np.isfinite(found.scores).all():
         raise DataError(f"{who} gave a score that is no finite number; mend the adapter")
     logits = found.low_res_logits
-    if logits is not None and (logits.ndim != 4 or logits.shape[:2] != shape[:2]):
+    if logits is not None and not (
+        _is_numeric(logits) and logits.ndim == 4 and logits.shape[:2] == shape[:2]
+    ):
+        got = f"an array of shape {logits.shape}" if _is_numeric(logits) else type(logits).__name__
         raise DataError(
-            f"{who} gave low_res_logits of shape {logits.shape}; wanted "
+            f"{who} gave low_res_logits that are {got}; wanted a numpy array of shape "
             f"({shape[0]}, {shape[1]}, h, w); mend the adapter"
         )
     return found
+
+
+def _is_numeric(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
 
 
 def check_records(
@@ -161,6 +168,7 @@ def check_records(
                 f"{who} gave a {record.mask.dtype} mask of shape {record.mask.shape}; wanted a "
                 f"bool mask of shape {size_hw}; mend the adapter"
             )
-        if not math.isfinite(record.score):
-            raise DataError(f"{who} gave a mask the score {record.score}; mend the adapter")
+        score: object = record.score
+        if not isinstance(score, (float, int, np.number)) or not math.isfinite(score):
+            raise DataError(f"{who} gave a mask the score {score!r}; mend the adapter")
     return found

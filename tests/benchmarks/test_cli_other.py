@@ -9,8 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baselines.dummy import DummySegmenter
+from baselines.interface import MaskRecord, Prepared
+from baselines.options import ModelOptions
 from benchmarks.records import schema
 from mobilesam.errors import UsageError
+
+
+class EndOfFile(DummySegmenter):
+    """Breaks at whatever it is asked."""
+
+    def prepare(self, image: Any) -> Prepared:
+        raise EOFError
+
+    def everything(self, image: Any) -> list[MaskRecord]:
+        raise EOFError
+
+
+def build_eof(options: ModelOptions) -> EndOfFile:
+    return EndOfFile(options.name, {})
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -143,6 +160,17 @@ def test_predict_refuses_what_makes_no_sense(
     assert done.code == code
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("arguments", [("--box=1,1,9,9",), ("--everything",)])
+def test_predict_with_a_model_that_breaks_is_one_line(
+    run: Any, picture: Path, third_party: Any, arguments: tuple[str, ...]
+) -> None:
+    third_party("eof", f"{__name__}:build_eof")
+    done = run("predict", picture, "--model=eof", *arguments)
+    assert done.code == 1
+    assert done.err.startswith("error: EOFError: (in ")
+    assert len(done.err.splitlines()) == 1
 
 
 def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:

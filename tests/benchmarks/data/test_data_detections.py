@@ -94,6 +94,28 @@ def test_a_malformed_file_is_an_error_that_names_file_and_entry(
     assert "\n" not in str(caught.value)
 
 
+def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: Any) -> None:
+    document = scenes.read()
+    n = len(document["annotations"])
+    document["annotations"][0]["category_id"] = None
+    document["annotations"][1]["category_id"] = "1"
+    document["annotations"][2]["category_id"] = 4711.0  # which `categories` does not define
+    del document["categories"]
+    scenes.write(document)
+    dataset = CocoDataset(scenes.images, scenes.annotations)
+    truth = read_truth(scenes.annotations, dataset)
+    assert dataset.n_instances == n
+    assert (len(truth.masks), truth.n_uncategorised) == (n - 2, 2)
+    assert 4711 in truth.categories
+    assert all(image.in_dataset for image in truth.images.values())
+    assert len(boxes_from_annotations(scenes.annotations)) == n - 2
+    for row in document["annotations"]:
+        row["category_id"] = "cat"
+    scenes.write(document)
+    with pytest.raises(DataError, match="AP is counted by category"):
+        read_truth(scenes.annotations, CocoDataset(scenes.images, scenes.annotations))
+
+
 def test_a_missing_file_is_an_error(files: Files) -> None:
     files.detections.unlink()
     with pytest.raises(DataError, match=r"cannot read .*boxes\.json"):
