@@ -123,7 +123,7 @@ def _one_model(
         if attempts.broken is not None:
             return blank("error", attempts.broken), failures
         if not tally.sizes_hw:
-            why = nothing_read(dataset.name, len(tally.unread))
+            why = nothing_read(len(tally.unread))
             none = Failure(stage="data", culprit=dataset.name, why=why)
             return blank("error", why), failures or [none]
         return _summarise(_row(model, dataset), tally), failures

@@ -64,16 +64,15 @@ def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]
     return [Failure(stage="data", culprit=dataset, why=why) for why in (*problems, *more)]
 
 
-def nothing_read(dataset: str, n_unread: int) -> str:
+def nothing_read(n_unread: int) -> str:
     """Why no model has a figure where no image could be given to one.
 
     Args:
-        dataset: Its name.
         n_unread: Images that were tried, each of which is a failure of its own.
     """
     if n_unread:
-        return f"none of the {n_unread} images of {dataset} can be read: nothing was measured"
-    return f"{dataset} holds no image with an instance: nothing was measured"
+        return f"none of the {n_unread} images can be read: nothing was measured"
+    return "there is no image with an instance: nothing was measured"
 
 
 def none_shared(model: str, reference: str) -> str:

@@ -374,7 +374,7 @@ class _Evaluation:
             return "skipped", f"none of the {left_out} instances has a prompt {protocol.prompt}"
         if found.attempts.n_answered:
             return "error", none_shared(model.entry.name, reference)
-        return "error", nothing_read(self._plan.dataset.name, len(found.lost_ids))
+        return "error", nothing_read(len(found.lost_ids))
 
     def _failures(self) -> tuple[Failure, ...]:
         failures: dict[Failure, None] = {}

@@ -191,7 +191,7 @@ def run_pass(
             lost_ids=tuple(kept.lost_ids),
         )
     if kept.n_images == 0 and plan.whole:
-        why = nothing_read(plan.dataset.name, 0)
+        why = nothing_read(0)
         kept.unread.append(Failure(stage="data", culprit=plan.dataset.name, why=why))
     with clock("writing"):
         manifests.finish(whole=not kept.unread)

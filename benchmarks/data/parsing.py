@@ -135,7 +135,8 @@ class Tally:
         if total == 0:
             return "there is none"
         n_no_pixel = self.left_out["empty"] - self.n_no_mask - self.n_normalised
-        first = f" (first: {self.problems[0]})" if self.problems else ""
+        # Whoever tells it has named the file, with which each problem begins.
+        first = f" (first: {self.problems[0].partition(': ')[2]})" if self.problems else ""
         parts = {
             "have no mask: boxes only?": self.n_no_mask,
             f"have polygons between 0 and 1: {_NORMALISED}": self.n_normalised,
@@ -244,7 +245,7 @@ def parse_json(data: bytes, name: str) -> object:
     """Parses JSON, or says where it goes wrong."""
     for magic, (kind, program) in _COMPRESSED.items():
         if data.startswith(magic):
-            raise DataError(f"{name} is compressed ({kind}); unpack it first ({program} {name})")
+            raise DataError(f"{name} is compressed ({kind}); unpack it first, with {program}")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

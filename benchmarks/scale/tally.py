@@ -81,7 +81,7 @@ class Tally:
     @property
     def why_nothing(self) -> str:
         """Why a model has no row of its own where nothing else says it."""
-        return nothing_read(self.dataset, self._n_images)
+        return nothing_read(self._n_images)
 
     def manifest(self, rule: str) -> str | None:
         """SHA-256 over the hashes of the chunks' prompts: another one where the cut is another."""

@@ -238,11 +238,11 @@ def test_a_bad_image_is_counted_and_the_row_is_not_kept_as_finished(
     assert "told fails at it: KeyError: 0 (in everything)" in failure.why
     (nothing,), failures = evaluate([tell(doubles, answers)], Listed([bad, bad]))
     assert nothing.status == "error"
-    assert nothing.why == "none of the 2 images of listed can be read: nothing was measured"
+    assert nothing.why == "none of the 2 images can be read: nothing was measured"
     assert [each.why for each in failures] == ["cut off (3 instances left out)"]
     (none,), (failure,) = evaluate([tell(doubles, answers)], Listed([]))
     assert none.status == "error"
-    assert failure.why == "listed holds no image with an instance: nothing was measured"
+    assert failure.why == "there is no image with an instance: nothing was measured"
 
 
 def test_a_finished_model_is_not_run_again(doubles: types.ModuleType, evaluate: Any) -> None:

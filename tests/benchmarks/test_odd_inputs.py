@@ -186,7 +186,7 @@ TABLE: dict[str, Odd] = {
     "no image": Odd(
         lambda data: data.document["images"].clear(),
         None,
-        ("8 of 8 are malformed (first: instances.json: annotation 1 has image_id 0",),
+        ("8 of 8 are malformed (first: annotation 1 has image_id 0",),
         1,
     ),
     "names with backslashes": Odd(backslashes, 0, NOT_READ, 1),
@@ -221,7 +221,7 @@ TABLE: dict[str, Odd] = {
         corners, 4, ("4 of 8 boxes end beyond their image: COCO's bbox is [x, y, width",), 0
     ),
     "a compressed file": Odd(
-        compressed, None, ("instances.json is compressed (gzip); unpack it first (gunzip",), 1
+        compressed, None, ("instances.json is compressed (gzip); unpack it first, with gunzip",), 1
     ),
     "a list": Odd(
         lambda data: data.annotations.write_text("[]"), None, ("a COCO instances file?",), 1
@@ -271,7 +271,8 @@ def test_an_odd_input(run: Any, third_party: Any, data: Data, odd: str, command:
         assert words in done.err
         assert done.err.count(words) == 1, "it is told once"
     assert "Traceback" not in done.err
-    assert "instances.json: instances.json" not in done.err
+    for line in done.err.splitlines():
+        assert line.count("instances.json") <= 1
     assert done.code == expected.code
     if expected.n_images is None:
         assert done.err.startswith("error: ")
