@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from baselines import DEFAULT_SELECTION
-from baselines.interface import Segmenter
+from baselines.boundary import adapter_call
+from baselines.interface import ModelInfo, Segmenter
 from baselines.options import ModelOptions
 from mobilesam.checkpoints import shipped_path
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 
 ENTRY_POINT_GROUP = "mobilesam_bench.models"
 Factory = Callable[[ModelOptions], Segmenter]
@@ -231,11 +232,20 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     Raises:
         UsageError: The module, the factory or a required package is missing.
         WeightsError: Its checkpoint does not fit.
+        DataError: The factory gives no model.
+        AdapterError: The module or the factory raises anything else.
     """
     missing = entry.missing()
     if missing:
         raise UsageError(f"{entry.name} needs {', '.join(missing)}: {_install(missing)}")
-    return cast("Factory", _load(entry, entry.target))(options)
+    with adapter_call("build"):
+        built = cast("Factory", _load(entry, entry.target))(options)
+    if not isinstance(getattr(built, "info", None), ModelInfo):
+        raise DataError(
+            f"{entry.target} gave a {type(built).__name__} for {entry.name}; wanted a Segmenter "
+            "with a ModelInfo as `info`"
+        )
+    return built
 
 
 def derive(entry: ModelEntry, options: ModelOptions) -> None:
@@ -244,9 +254,11 @@ def derive(entry: ModelEntry, options: ModelOptions) -> None:
     Raises:
         UsageError: The module, the function or a required package is missing.
         WeightsError: Its checkpoint does not fit, or the files cannot be made.
+        AdapterError: The function raises anything else.
     """
     if entry.derive is not None and not entry.missing():
-        _load(entry, entry.derive)(options)
+        with adapter_call("derive"):
+            _load(entry, entry.derive)(options)
 
 
 def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:

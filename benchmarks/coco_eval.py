@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from baselines.interface import BoolArray
 from benchmarks.data.detections import TruthMask
-from benchmarks.data.masks import Rle, encode_mask
+from benchmarks.data.masks import Rle
 from benchmarks.records import BySize
-from mobilesam.errors import DataError
 
 # The only category where categories do not count.
 AGNOSTIC = 1
@@ -50,24 +45,6 @@ class FoundMask:
             "segmentation": dict(self.rle),
             "score": self.score,
         }
-
-
-def encode_found(
-    mask: BoolArray, score: float, size_hw: tuple[int, int], model: str, image: str
-) -> Rle:
-    """Encodes a model's mask, which may come from an adapter that breaks the interface.
-
-    Raises:
-        DataError: The mask is not boolean or not of the image's size, or the score is no number.
-    """
-    if mask.shape != size_hw or mask.dtype != np.bool_:
-        raise DataError(
-            f"{model} gave a {mask.dtype} mask of shape {mask.shape} for {image}, which has the "
-            f"size {size_hw}; mend its adapter"
-        )
-    if not math.isfinite(score):
-        raise DataError(f"{model} gave a mask the score {score} on {image}; mend its adapter")
-    return encode_mask(mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from baselines.interface import Int64Array
-from benchmarks.records import ComparisonRow
+from benchmarks.records import ComparisonRow, DetectorRow, EverythingRow
 from benchmarks.statistics import CONFIDENCE, ClusteredMean, Float64Array, clustered_mean
 from mobilesam.errors import DataError
 
@@ -188,6 +188,22 @@ def unshared_lines(answered: Answered) -> tuple[str, ...]:
         for (reference, protocol), (n_prompts, models) in answered.items()
         for model, n in models.items()
         if n < n_prompts
+    )
+
+
+def unshared_images(rows: Sequence[DetectorRow | EverythingRow], what: str) -> tuple[str, ...]:
+    """One line for each model whose figures are on fewer images than those of another one.
+
+    Args:
+        rows: Of one protocol, a model each.
+        what: Name of the protocol.
+    """
+    most = max((row.n_images for row in rows if row.status == "ok"), default=0)
+    return tuple(
+        f"{row.model} answered {row.n_images:,} of {most:,} images of {what}: its figures are on "
+        "fewer images than those of the others"
+        for row in rows
+        if row.status == "ok" and row.n_images < most
     )
 
 

@@ -11,16 +11,18 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
 
+from baselines import boundary
+from baselines.boundary import adapter_call
 from baselines.interface import Prompts, Segmenter
 from benchmarks.cells import CellStore
-from benchmarks.coco_eval import FoundMask, average_precision, encode_found
+from benchmarks.coco_eval import FoundMask, average_precision
 from benchmarks.data.coco import CocoDataset
 from benchmarks.data.dataset import BadSample, Sample
 from benchmarks.data.detections import (
@@ -34,12 +36,13 @@ from benchmarks.data.detections import (
     read_truth,
 )
 from benchmarks.data.images import load_from_folder
+from benchmarks.data.masks import encode_mask
 from benchmarks.data.parsing import read_file
-from benchmarks.model_pass import PROMPT_BATCH, take_turn
+from benchmarks.model_pass import PROMPT_BATCH, Trials, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import DetectorRow, Failure, Status, Value, write_atomic
-from mobilesam.errors import DataError, UnsupportedError
+from mobilesam.errors import BenchError, DataError, UnsupportedError
 
 __all__ = ["DetectorInput", "boxes_from_annotations", "evaluate_detections", "results_path"]
 
@@ -87,6 +90,13 @@ class _Task:
     out: Path
     reporter: Reporter
 
+    @property
+    def left_out(self) -> str | None:
+        """One line that counts boxes and instances that are not used; None if all are."""
+        n = self.truth.n_uncategorised
+        of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
+        return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
+
 
 def results_path(out: Path, model: str, mask: MaskChoice = "single") -> Path:
     """Where the masks of a model are written: `detections-MODEL.json`, or `...-multi.json`."""
@@ -123,8 +133,8 @@ def evaluate_detections(
     """
     truth = read_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
-    _report_left_out(detections, reporter)
     task = _Task(source, truth, detections, mask, out, reporter)
+    _report_left_out(task)
     rows: list[DetectorRow] = []
     failures: dict[Failure, None] = {}
     for model in models:
@@ -134,10 +144,10 @@ def evaluate_detections(
     return rows, list(failures)
 
 
-def _report_left_out(detections: Detections, reporter: Reporter) -> None:
-    summary = detections.summary()
-    if summary is not None:
-        reporter.say(f"{detections.name}: {summary}")
+def _report_left_out(task: _Task) -> None:
+    detections, reporter = task.detections, task.reporter
+    if task.left_out is not None:
+        reporter.say(f"{detections.name}: {task.left_out}")
     for problem in detections.problems[:_PROBLEMS_SHOWN]:
         reporter.warn(problem)
     unseen = len(detections.problems) - _PROBLEMS_SHOWN
@@ -167,10 +177,19 @@ def _one_model(
 
     def measure(segmenter: Segmenter) -> tuple[DetectorRow, list[Failure]]:
         try:
-            segmenter.require(Prompts(boxes=np.array([[0, 0, 1, 1]], np.float32)))
+            with adapter_call("require"):
+                segmenter.require(Prompts(boxes=np.array([[0, 0, 1, 1]], np.float32)))
         except UnsupportedError as error:
             return blank("skipped", str(error)), []
-        return _measure(segmenter, model, task)
+        found = _pass(segmenter, task)
+        why = found.why_nothing(task)
+        if why is not None:
+            return blank("error", why), found.failures(options.name)
+        row = _measure(found, model, task)
+        failures = found.failures(options.name)
+        if row.why is not None and row.status == "error":
+            failures.append(Failure(stage=STAGE, culprit=options.name, why=row.why))
+        return row, failures
 
     row, failures = take_turn(model, STAGE, blank, measure)
     if row.status == "ok" and not failures:
@@ -193,38 +212,63 @@ def _row(model: PlannedModel, task: _Task) -> DetectorRow:
     )
 
 
-def _measure(
-    segmenter: Segmenter, model: PlannedModel, task: _Task
-) -> tuple[DetectorRow, list[Failure]]:
+@dataclass(slots=True)
+class _Found:
+    """What one model's pass over the images has given.
+
+    Attributes:
+        trials: How the model fared, image by image.
+        masks: Of all boxes of the images that it answered.
+        sizes_hw: Height and width of these images, and of those without a box, by id.
+        unread: Images that cannot be read.
+        seconds: Wall time of the pass.
+    """
+
+    trials: Trials
+    masks: list[FoundMask] = field(default_factory=list)
+    sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unread: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def failures(self, model: str) -> list[Failure]:
+        """Images that cannot be read or that the model failed at, or the model itself."""
+        return [*self.unread, *self.trials.attempts.listed(model)]
+
+    def why_nothing(self, task: _Task) -> str | None:
+        """Why there is nothing to be scored; None if there is something."""
+        broken = self.trials.attempts.broken
+        if broken is None and not self.masks:
+            return f"none of the images with boxes of {task.detections.name} can be read"
+        return broken
+
+
+def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
     start = time.perf_counter()
-    found, sizes, failures = _pass(segmenter, task)
-    results = [mask.to_result() for mask in found]
+    results = [mask.to_result() for mask in found.masks]
     path = results_path(task.out, model.entry.name, task.mask)
     write_atomic(path, json.dumps(results, separators=(",", ":")).encode())
-    scored = average_precision(sizes, task.truth.masks, found)
+    scored = average_precision(found.sizes_hw, task.truth.masks, found.masks)
     if scored.ap is None:
-        raise DataError(f"{task.source.dataset.name} has no instance on the images that are read")
+        why = f"{task.source.dataset.name} has no instance on the images that are read"
+        return _row(model, task).model_copy(update={"status": "error", "why": why})
     return _row(model, task).model_copy(
         update={
-            "n_images": len(sizes),
-            "n_detections": len(found),
+            "n_images": len(found.sizes_hw),
+            "n_detections": len(found.masks),
             "ap": scored.ap,
             "ap50": scored.ap50,
             "ap75": scored.ap75,
             "ap_by_size": scored.by_size,
-            "why": task.detections.summary(),
-            "seconds": time.perf_counter() - start,
+            "why": task.left_out,
+            "seconds": found.seconds + time.perf_counter() - start,
         }
-    ), failures
+    )
 
 
-def _pass(
-    segmenter: Segmenter, task: _Task
-) -> tuple[list[FoundMask], dict[int, tuple[int, int]], list[Failure]]:
-    """Masks of all boxes, sizes of all images that could be read, and those that could not."""
-    found: list[FoundMask] = []
-    sizes: dict[int, tuple[int, int]] = {}
-    failures: list[Failure] = []
+def _pass(segmenter: Segmenter, task: _Task) -> _Found:
+    """Masks of all boxes of the images that can be read and that the model does not fail at."""
+    start = time.perf_counter()
+    found = _Found(Trials(segmenter.info.name, STAGE))
     detected = task.detections.by_image
     total = sum(each.in_dataset or key in detected for key, each in task.truth.images.items())
     with task.reporter.bar(f"{STAGE} of {segmenter.info.name}", total) as bar:
@@ -233,14 +277,32 @@ def _pass(
             if isinstance(sample, BadSample):
                 lost = f"{sample.n_instances} instances and {len(boxes)} boxes left out"
                 why = f"{sample.why} ({lost})"
-                failures.append(Failure(stage="data", culprit=sample.name, why=why))
+                found.unread.append(Failure(stage="data", culprit=sample.name, why=why))
             else:
-                sizes[sample.image_id] = _size_hw(sample)
-                found.extend(_image(segmenter, sample, best_boxes(boxes, MAX_BOXES), task.mask))
+                _take(segmenter, sample, best_boxes(boxes, MAX_BOXES), task.mask, found)
             bar.step()
-    if not found:
-        raise DataError(f"none of the images with boxes of {task.detections.name} can be read")
-    return found, sizes, failures
+            if found.trials.given_up:
+                break
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _take(
+    segmenter: Segmenter,
+    sample: Sample,
+    boxes: Sequence[DetectedBox],
+    mask: MaskChoice,
+    found: _Found,
+) -> None:
+    """Adds the masks of one image; one that the model fails at is not evaluated."""
+    if boxes:  # without any the encoder does not run, and nothing can fail
+        try:
+            found.masks.extend(_image(segmenter, sample, boxes, mask))
+        except BenchError as error:
+            found.trials.failed(sample, error)
+            return
+        found.trials.answered()
+    found.sizes_hw[sample.image_id] = _size_hw(sample)
 
 
 def _size_hw(sample: Sample) -> tuple[int, int]:
@@ -268,9 +330,9 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
 
 
 def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sample | BadSample:
-    name = image.file_name
+    name = image.names[0]
     try:
-        pixels = load_from_folder(folder, name, image.size_hw, max_pixels)
+        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
     except DataError as error:
         return BadSample(image_id, name, str(error))
     return Sample(image_id, name, pixels, ())
@@ -278,24 +340,21 @@ def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sa
 
 def _image(
     model: Segmenter, sample: Sample, boxes: Sequence[DetectedBox], mask: MaskChoice
-) -> Iterator[FoundMask]:
-    """The masks of one image's boxes, in their order; without boxes the encoder does not run."""
-    if not boxes:
-        return
-    embedding = model.encode(model.prepare(sample.image))
+) -> list[FoundMask]:
+    """The masks of one image's boxes, in their order.
+
+    Raises:
+        BenchError: The model fails at the image, or its masks are not what the interface wants.
+    """
+    size_hw = _size_hw(sample)
+    embedding = boundary.encode(model, sample.image)
+    found: list[FoundMask] = []
     for start in range(0, len(boxes), PROMPT_BATCH):
         part = boxes[start : start + PROMPT_BATCH]
         prompts = Prompts(boxes=np.stack([each.box for each in part]))
-        answer = model.decode(embedding, prompts, multimask=mask == "multi")
-        if len(answer) != len(part):
-            raise DataError(f"{model.info.name} gave {len(answer)} answers to {len(part)} boxes")
+        answer = boundary.decode(model, embedding, prompts, size_hw, multimask=mask == "multi")
         best = answer.scores.argmax(axis=1) if mask == "multi" else np.zeros(len(part), np.int64)
         for row, each in enumerate(part):
-            rle = encode_found(
-                answer.masks[row, best[row]],
-                each.score,
-                _size_hw(sample),
-                model.info.name,
-                sample.name,
-            )
-            yield FoundMask(each.image_id, each.category_id, rle, each.score)
+            rle = encode_mask(answer.masks[row, best[row]])
+            found.append(FoundMask(each.image_id, each.category_id, rle, each.score))
+    return found

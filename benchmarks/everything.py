@@ -6,27 +6,30 @@ here is annotated to the last object. Crowd regions are no part of the ground tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from baselines import boundary
+from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
 from benchmarks.cells import CellStore
-from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall, encode_found
+from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.detections import TruthMask
+from benchmarks.data.masks import encode_mask
 from benchmarks.data.parsing import check_limit
 from benchmarks.data_notes import remember
-from benchmarks.model_pass import lost, take_turn
+from benchmarks.model_pass import Trials, lost, nothing_read, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
 from benchmarks.statistics import Float64Array, median_interval
 from benchmarks.timing import time_once
-from mobilesam.errors import DataError
+from mobilesam.errors import BenchError
 
 STAGE = "everything"
 LIMITS = (10, 100, 1000)
@@ -43,11 +46,12 @@ class _Cell(Value):
 class _Tally:
     """What one pass over the images has gathered."""
 
+    trials: Trials
     sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
     truth: list[TruthMask] = field(default_factory=list)
     found: list[FoundMask] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    unread: list[Failure] = field(default_factory=list)
 
 
 def evaluate_everything(
@@ -114,13 +118,21 @@ def _one_model(
         if "everything" not in segmenter.info.supports:
             return blank("skipped", f"{options.name} has no mode that needs no prompt"), []
         tally = _pass(segmenter, dataset, reporter, limit)
+        attempts = tally.trials.attempts
+        failures = [*tally.unread, *attempts.listed(options.name)]
+        if attempts.broken is not None:
+            return blank("error", attempts.broken), failures
+        if not tally.sizes_hw:
+            why = nothing_read(len(tally.unread))
+            none = Failure(stage="data", culprit=dataset.name, why=why)
+            return blank("error", why), failures or [none]
         row = _summarise(_row(model, dataset), tally)
         if row.ar1000 is not None and row.median_ms is not None:
             reporter.say(
                 f"{options.name}: everything AR@1000 {row.ar1000:.1%}, {row.median_ms:.4g} ms an "
                 f"image ({row.n_images} images, {row.n_objects} objects)"
             )
-        return row, tally.failures
+        return row, failures
 
     row, failures = take_turn(model, STAGE, blank, measure)
     if row.status == "ok" and not failures:
@@ -134,24 +146,31 @@ def _row(model: PlannedModel, dataset: Dataset) -> EverythingRow:
 
 
 def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | None) -> _Tally:
-    tally = _Tally()
+    tally = _Tally(Trials(model.info.name, STAGE))
     counts = [count for count in (dataset.n_images, limit) if count is not None]
     with reporter.bar(f"{STAGE} of {model.info.name}", min(counts, default=None)) as bar:
         for sample in islice(dataset.samples(), limit):
             if isinstance(sample, BadSample):
-                tally.failures.append(lost(sample))
+                tally.unread.append(lost(sample))
             else:
                 _image(model, sample, tally)
             bar.step()
+            if tally.trials.given_up:
+                break
     return tally
 
 
 def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
-    if not tally.times_ms:
-        warm_up(model, sample)
     # Numbered as they come: the ids of a broken archive or of two folders need not be distinct.
     image_id = len(tally.sizes_hw)
-    duration_ms, found = ask_image(model, sample, image_id)
+    try:
+        if not tally.times_ms:
+            warm_up(model, sample)
+        duration_ms, found = ask_image(model, sample, image_id)
+    except BenchError as error:
+        tally.trials.failed(sample, error)
+        return
+    tally.trials.answered()
     tally.times_ms.append(duration_ms)
     tally.sizes_hw[image_id] = size_of(sample)
     tally.truth.extend(truth_of(sample, image_id))
@@ -159,8 +178,12 @@ def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
 
 
 def warm_up(model: Segmenter, sample: Sample) -> None:
-    """Runs the image encoder once, so that what a model sets up lazily is in no time."""
-    model.encode(model.prepare(sample.image))
+    """Runs the image encoder once, so that what a model sets up lazily is in no time.
+
+    Raises:
+        BenchError: The model fails at the image.
+    """
+    boundary.encode(model, sample.image)
 
 
 def ask_image(model: Segmenter, sample: Sample, image_id: int = 0) -> tuple[float, list[FoundMask]]:
@@ -170,13 +193,18 @@ def ask_image(model: Segmenter, sample: Sample, image_id: int = 0) -> tuple[floa
         Milliseconds from the image in memory to its masks in memory, and the masks.
 
     Raises:
-        DataError: They are not what the interface wants.
+        BenchError: The model fails at the image, or its masks are not what the interface wants.
     """
-    answers: list[list[MaskRecord]] = []
-    duration_ms = time_once(
-        lambda: answers.append(model.everything(sample.image)), model.synchronize
-    )
-    return duration_ms, list(_found(model, sample, image_id, size_of(sample), answers[0]))
+    answers: list[MaskRecord] = []
+    with adapter_call("everything"):
+        duration_ms = time_once(
+            lambda: answers.extend(model.everything(sample.image)), model.synchronize
+        )
+    boundary.check_records(model, answers, size_of(sample))
+    return duration_ms, [
+        FoundMask(image_id, AGNOSTIC, encode_mask(record.mask), float(record.score))
+        for record in answers
+    ]
 
 
 def size_of(sample: Sample) -> tuple[int, int]:
@@ -193,23 +221,8 @@ def truth_of(sample: Sample, image_id: int = 0) -> list[TruthMask]:
     ]
 
 
-def _found(
-    model: Segmenter,
-    sample: Sample,
-    image_id: int,
-    size_hw: tuple[int, int],
-    records: Sequence[MaskRecord],
-) -> Iterator[FoundMask]:
-    for record in records:
-        score = float(record.score)
-        rle = encode_found(record.mask, score, size_hw, model.info.name, sample.name)
-        yield FoundMask(image_id, AGNOSTIC, rle, score)
-
-
 def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
     n_images = len(tally.sizes_hw)
-    if n_images == 0:
-        raise DataError(f"no image of {row.dataset} can be read")
     recall = average_recall(tally.sizes_hw, tally.truth, tally.found, LIMITS)
     return row.model_copy(
         update={

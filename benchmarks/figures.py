@@ -13,17 +13,17 @@ from typing import Literal
 
 import numpy as np
 
+from baselines import boundary
 from baselines.interface import BoolArray, Embedding, Prompts, Segmenter
 from baselines.registry import build
 from benchmarks.data.masks import iou
 from benchmarks.data.photos import attribution
 from benchmarks.figure_pictures import Picture, prompts_text
-from benchmarks.model_pass import ADAPTER_ERRORS
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.report.mask_grid import MaskPanel, MaskRow
 from benchmarks.report.view import weights_label
-from mobilesam.errors import UsageError
+from mobilesam.errors import BenchError, UsageError
 
 FigureKind = Literal["point", "box", "everything"]
 Key = tuple[FigureKind, int, str]
@@ -148,7 +148,7 @@ def ask(request: FigureRequest, reporter: Reporter) -> dict[Key, Answer]:
             continue
         try:
             model = build(planned.entry, planned.options)
-        except ADAPTER_ERRORS as error:
+        except BenchError as error:
             answers |= dict.fromkeys(keys, _failure(name, error, reporter))
             continue
         with reporter.bar(f"{name}: {len(keys)} panels", len(keys)) as bar:
@@ -174,9 +174,9 @@ def _ask_about(
             if kind == "everything":
                 answer = _everything(model, picture)
             else:
-                embedding = embedding or model.encode(model.prepare(picture.image))
+                embedding = embedding or boundary.encode(model, picture.image)
                 answer = _prompted(model, embedding, picture, kind)
-        except ADAPTER_ERRORS as error:
+        except BenchError as error:
             answer = _failure(f"{model.info.name}, {picture.name}, {kind}", error, reporter)
         yield kind, answer
 
@@ -192,7 +192,8 @@ def _prompted(model: Segmenter, embedding: Embedding, picture: Picture, kind: Fi
     assert prompts is not None  # noqa: S101 - only everything has none
     # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
     multimask = prompts.points is not None and prompts.points.shape[1] == 1
-    answer = model.decode(embedding, prompts, multimask=multimask)
+    height, width = picture.image.shape[:2]
+    answer = boundary.decode(model, embedding, prompts, (height, width), multimask=multimask)
     best = int(np.argmax(answer.scores[0]))
     mask = answer.masks[0, best]
     truth = iou(mask, picture.references[0]) if picture.references else None
@@ -200,7 +201,7 @@ def _prompted(model: Segmenter, embedding: Embedding, picture: Picture, kind: Fi
 
 
 def _everything(model: Segmenter, picture: Picture) -> Answer:
-    masks = tuple(record.mask for record in model.everything(picture.image))
+    masks = tuple(record.mask for record in boundary.everything(model, picture.image))
     best = [max((iou(mask, each) for mask in masks), default=0.0) for each in picture.references]
     return Answer(masks, iou=float(np.mean(best)) if best else None)
 

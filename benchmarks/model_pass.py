@@ -1,28 +1,53 @@
-"""One model's turn at a measurement: whatever happens gives a row, and the next has its turn."""
+"""One model's turn at a measurement: its errors become a row, those at one image a failure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import environ
 from typing import TypeVar
 
 from baselines.interface import Segmenter
 from baselines.registry import build
-from benchmarks.data.dataset import BadSample
+from benchmarks.data.dataset import BadSample, Sample
 from benchmarks.data.parsing import MALFORMED
 from benchmarks.planning import PlannedModel
-from benchmarks.records import Failure, Status
-from mobilesam.errors import FOREIGN_ERRORS, BenchError, WeightsError
+from benchmarks.records import Failure, Status, Value
+from mobilesam.errors import BenchError, WeightsError
 
 RowT = TypeVar("RowT")
 
-ADAPTER_ERRORS = (BenchError, *FOREIGN_ERRORS)
-"""What a model may raise without ending the run of the others."""
 PROMPT_BATCH = 32
 """Masks of so many prompts are held at the image's size at once."""
+FIRST_IMAGES = 5
+"""A model that fails at each of the first so many images is broken, and the images are not."""
+DEBUG_VARIABLE = "MOBILESAM_DEBUG"
+"""Environment variable that shows the traceback of what failed, also in other processes."""
+
+
+@contextmanager
+def debugging(*, wanted: bool) -> Iterator[None]:
+    """Shows tracebacks of failures while the block runs, here and in processes started by it."""
+    before = environ.get(DEBUG_VARIABLE)
+    if wanted:
+        environ[DEBUG_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del environ[DEBUG_VARIABLE]
 
 
 def explain(error: BaseException) -> str:
-    """One line; an error that is not ours is given with its type, as it does not know its place."""
+    """The text of an error that becomes a failure; with `--debug` its traceback goes to stderr.
+
+    An error that is not ours is given with its type, as it does not know its place.
+    """
+    if environ.get(DEBUG_VARIABLE):
+        sys.stderr.write("".join(traceback.format_exception(error)))
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
@@ -37,6 +62,124 @@ def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]
     untold = left_out.get(MALFORMED, 0) - len(problems)
     more = [f"{untold} more malformed annotations were left out"] if untold > 0 else []
     return [Failure(stage="data", culprit=dataset, why=why) for why in (*problems, *more)]
+
+
+def nothing_read(n_unread: int) -> str:
+    """Why no model has a figure where no image could be given to one.
+
+    Args:
+        n_unread: Images that were tried, each of which is a failure of its own.
+    """
+    if n_unread:
+        return f"none of the {n_unread} images can be read: nothing was measured"
+    return "there is no image with an instance: nothing was measured"
+
+
+def none_shared(model: str, reference: str) -> str:
+    """Why a model is not compared with a teacher although both have answered images."""
+    return f"no image was answered both by {model} and by {reference}"
+
+
+class Attempts(Value):
+    """How a model fared with the images of a dataset, or of consecutive parts of it.
+
+    Attributes:
+        n_answered: Images that it answered.
+        n_failed: Images that it failed at.
+        n_failed_first: Those of them that came before the first that it answered.
+        reasons: What it said at the first `FIRST_IMAGES` of these.
+        failures: One for each image that it failed at.
+    """
+
+    n_answered: int = 0
+    n_failed: int = 0
+    n_failed_first: int = 0
+    reasons: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def broken(self) -> str | None:
+        """Why the model is to blame, and not the images; None if it is not.
+
+        It is if it failed at each of the first `FIRST_IMAGES` images, or at all of fewer.
+        """
+        if self.n_failed_first == 0:
+            return None
+        if self.n_answered and self.n_failed_first < FIRST_IMAGES:
+            return None
+        n = min(self.n_failed_first, FIRST_IMAGES)
+        where = "its only image" if n == 1 else f"each of the first {n} images"
+        return f"fails at {where}: {'; '.join(dict.fromkeys(self.reasons))}"
+
+    def plus(self, later: Attempts, most_failures: int) -> Attempts:
+        """Both, the other being of later images; at most so many failures are listed."""
+        first = self.n_answered == 0
+        room = max(0, most_failures - len(self.failures))
+        reasons = self.reasons + (later.reasons if first else ())
+        return Attempts(
+            n_answered=self.n_answered + later.n_answered,
+            n_failed=self.n_failed + later.n_failed,
+            n_failed_first=self.n_failed_first + (later.n_failed_first if first else 0),
+            reasons=reasons[:FIRST_IMAGES],
+            failures=self.failures + later.failures[:room],
+        )
+
+    def listed(self, model: str) -> list[Failure]:
+        """The failures of the images, or the one of a model that is to blame itself."""
+        why = self.broken
+        if why is None:
+            return list(self.failures)
+        return [Failure(stage=self.failures[0].stage, culprit=model, why=why)]
+
+
+@dataclass(slots=True)
+class Trials:
+    """Keeps count of a model's images while they go by.
+
+    Attributes:
+        model: Its name.
+        stage: What is measured, for failures.
+        stop: Give the model up when it has failed at each of the first `FIRST_IMAGES` images. In a
+            part of a dataset that cannot be told.
+    """
+
+    model: str
+    stage: str
+    stop: bool = True
+    _n_answered: int = 0
+    _failures: list[Failure] = field(default_factory=list)
+    _reasons: list[str] = field(default_factory=list)
+    _n_failed_first: int = 0
+
+    def answered(self) -> None:
+        """The model has answered an image."""
+        self._n_answered += 1
+
+    def failed(self, sample: Sample, error: BenchError) -> None:
+        """The model has failed at an image."""
+        reason = explain(error)
+        lost_too = f"{len(sample.instances)} instances left out for it"
+        why = f"{self.model} fails at it: {reason} ({lost_too})"
+        self._failures.append(Failure(stage=self.stage, culprit=sample.name, why=why))
+        if self._n_answered == 0:
+            self._n_failed_first += 1
+            self._reasons = [*self._reasons, reason][:FIRST_IMAGES]
+
+    @property
+    def given_up(self) -> bool:
+        """It has failed at each of the first `FIRST_IMAGES` images: no other need be tried."""
+        return self.stop and self._n_failed_first >= FIRST_IMAGES and self._n_answered == 0
+
+    @property
+    def attempts(self) -> Attempts:
+        """The count so far."""
+        return Attempts(
+            n_answered=self._n_answered,
+            n_failed=len(self._failures),
+            n_failed_first=self._n_failed_first,
+            reasons=tuple(self._reasons),
+            failures=tuple(self._failures),
+        )
 
 
 def take_turn(
@@ -55,14 +198,15 @@ def take_turn(
 
     Returns:
         The row, blank if the model cannot be measured or fails, and what failed. Weights that are
-        unusable are no further failure: planning has reported them.
+        unusable are no further failure: planning has reported them. An exception that is no
+        `BenchError` is an error of this suite, and is not caught.
     """
     unable = why_unable(model)
     if unable is not None:
         return blank(*unable), []
     try:
         return measure(build_trained(model))
-    except ADAPTER_ERRORS as error:
+    except BenchError as error:
         why = explain(error)
     return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]
 
@@ -82,6 +226,7 @@ def build_trained(model: PlannedModel) -> Segmenter:
 
     Raises:
         WeightsError: It was built with random weights.
+        BenchError: It cannot be built.
     """
     return require_trained(build(model.entry, model.options))
 

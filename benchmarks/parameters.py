@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from baselines.boundary import adapter_call
 from baselines.interface import Segmenter
 from benchmarks.records import ParamsRow
 
@@ -34,7 +35,8 @@ def count(model: Segmenter) -> list[ParamsRow]:
     Args:
         model: Built on any device; its image encoder may be on the meta device.
     """
-    modules, probes = model.modules(), model.probes()
+    with adapter_call("modules and probes"):
+        modules, probes = model.modules(), model.probes()
     name = model.info.name
     for module in modules.values():
         module.requires_grad_(False)  # torch's FLOP counter fails on views of trainable leaves
@@ -61,12 +63,14 @@ def count(model: Segmenter) -> list[ParamsRow]:
 def _count_component(
     model: str, component: str, module: nn.Module, probes: Sequence[Callable[[], object]]
 ) -> ParamsRow:
-    flops, skipped = count_flops(probes[0])
+    with adapter_call("probes"):  # they are run once for each of the two counts
+        flops, skipped = count_flops(probes[0])
+        used = count_used(module, probes)
     return _row(
         model,
         component,
         total=sum(parameter.numel() for parameter in module.parameters()),
-        used=count_used(module, probes),
+        used=used,
         flops=flops,
         skipped=skipped,
         weight_bytes=tensor_bytes(module),

@@ -16,7 +16,7 @@ from baselines.registry import build, derive
 from benchmarks import environment, latency, parameters
 from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
 from benchmarks.cells import CellStore, content_key
-from benchmarks.comparison import compare_models, unshared_prompts
+from benchmarks.comparison import compare_models, unshared_images, unshared_prompts
 from benchmarks.data.dataset import Dataset
 from benchmarks.data_notes import notes_of
 from benchmarks.detector_boxes import evaluate_detections
@@ -24,9 +24,10 @@ from benchmarks.everything import evaluate_everything
 from benchmarks.idle import wait_until_idle
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain, malformed
+from benchmarks.model_pass import explain, malformed
 from benchmarks.planning import PlannedModel, deferral_notes, plan, weights_notes
 from benchmarks.progress import Reporter
+from benchmarks.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import (
     INSTANCES_NAME,
     RECORD_NAME,
@@ -50,7 +51,7 @@ from benchmarks.records import (
 )
 from benchmarks.run_request import RunRequest
 from mobilesam.allocator import keep_buffers
-from mobilesam.errors import DataError
+from mobilesam.errors import BenchError, DataError
 
 if TYPE_CHECKING:
     from benchmarks.scale.evaluation import ScaleResult
@@ -218,6 +219,8 @@ def _measure(
         if request.protocols:
             _accuracy(request, request.dataset, models, teachers, cells, found, reporter)
         _note_data(request.dataset, cells, found)
+        for note in request.dataset.notes:
+            reporter.warn(f"{request.dataset.name}: {note}")
     for failure in found.failures:
         reporter.warn(f"{failure.culprit}: {failure.why}")
     if found.failures:
@@ -245,7 +248,7 @@ def _describe(
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
                 rows = parameters.count(shape) if request.count else []
-            except ADAPTER_ERRORS as error:
+            except BenchError as error:
                 why = explain(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
                 if request.count:
@@ -271,7 +274,7 @@ def _derived(model: PlannedModel, found: _Found) -> PlannedModel:
         return model
     try:
         derive(model.entry, model.options)
-    except ADAPTER_ERRORS as error:
+    except BenchError as error:
         why = explain(error)
         found.failures.append(Failure(stage="build", culprit=model.entry.name, why=why))
         return replace(model, error=why)
@@ -358,6 +361,7 @@ def _whole_images(
                 models, request.detector, cells, request.out, reporter, mask
             )
             found.detector.extend(rows)
+            found.warnings.extend(unshared_images(rows, f"{DETECTOR_BOX} ({mask})"))
             found.failures.extend(failures)
     if request.everything and request.scale is not None:
         from benchmarks.scale.recall import recall_of_request
@@ -370,6 +374,7 @@ def _whole_images(
         recalls, failures = evaluate_everything(models, dataset, cells, reporter)
         found.everything = recalls
         found.failures.extend(failures)
+    found.warnings.extend(unshared_images(found.everything, EVERYTHING))
 
 
 def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:
@@ -377,4 +382,5 @@ def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:
     notes = notes_of(cells, dataset)
     for reason, count in notes.left_out.items():
         found.warnings.append(f"{dataset.name}: {count} annotations left out: {reason}")
+    found.warnings.extend(f"{dataset.name}: {note}" for note in dataset.notes)
     found.failures.extend(malformed(dataset.name, notes.left_out, notes.problems))

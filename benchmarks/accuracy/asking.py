@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from baselines import boundary
 from baselines.interface import (
     BoolArray,
     Embedding,
@@ -101,6 +102,9 @@ class Asker:
             sample: The image.
             masks: Reference mask of each of its instances, on whose errors clicks are placed.
             prompts: Of `prompts`.
+
+        Raises:
+            BenchError: The model fails at the image, or its answer is not what the interface wants.
         """
         embedding: Embedding | None = None
         for name, questions in self._questions.items():
@@ -121,8 +125,7 @@ class Asker:
             self._clock.cached_embeddings += 1
             return found
         with self._clock("model"):
-            embedding = self._model.encode(self._model.prepare(sample.image))
-            self._model.synchronize()
+            embedding = boundary.encode(self._model, sample.image)
         with self._clock("writing"):
             self._cache.put(self._model, sample.image, embedding)
         return embedding
@@ -139,7 +142,7 @@ class Asker:
         rows = [index for index, _ in part]
         wants = {question.multimask for question in questions}
         with self._clock("model"):
-            found = self._decode(embedding, prompts, wants)
+            found = self._decode(embedding, prompts, _size_hw(masks), wants)
         for multimask, answer in found.items():
             question = Question(rule.name, multimask=multimask)
             for row, index in enumerate(rows):
@@ -149,13 +152,15 @@ class Asker:
             yield from self._click(embedding, rule, prompts, found[False], rows, masks, budget)
 
     def _decode(
-        self, embedding: Embedding, prompts: Prompts, wants: set[bool]
+        self, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int], wants: set[bool]
     ) -> dict[bool, Masks]:
+        model = self._model
         if len(wants) == 2:
-            single, multi = self._model.decode_pair(embedding, prompts)
+            single, multi = boundary.decode_pair(model, embedding, prompts, size_hw)
             return {False: single, True: multi}
         (multimask,) = wants
-        return {multimask: self._model.decode(embedding, prompts, multimask=multimask)}
+        found = boundary.decode(model, embedding, prompts, size_hw, multimask=multimask)
+        return {multimask: found}
 
     def _click(
         self,
@@ -179,7 +184,8 @@ class Asker:
                 going = [each for each in dialogues if each.click()]
             if going:
                 with self._clock("model"):
-                    found = self._model.decode(embedding, self._next_prompts(going))
+                    prompts = self._next_prompts(going)
+                    found = boundary.decode(self._model, embedding, prompts, _size_hw(masks))
                 for row, each in enumerate(going):
                     each.answer = _row(found, row)
             question = Question(rule.name, clicks=clicks)
@@ -199,7 +205,7 @@ class Asker:
 
 @dataclass(slots=True, eq=False)
 class _Dialogue:
-    """Clicks given for one instance so far, and the last answer."""
+    """Clicks given for one instance so far, no pixel twice, and the last answer."""
 
     points: Float32Array
     labels: Int64Array
@@ -207,14 +213,20 @@ class _Dialogue:
     reference: BoolArray
 
     def click(self) -> bool:
-        """Adds the next click; False if the answer has no error left."""
-        found = next_click(self.answer.masks[0, 0], self.reference)
+        """Adds the next click; False if the answer has no error left that was not clicked."""
+        found = next_click(self.answer.masks[0, 0], self.reference, self.points)
         if found is None:
             return False
         x, y, label = found
         self.points = np.concatenate([self.points, np.array([[x, y]], np.float32)])
         self.labels = np.append(self.labels, label)
         return True
+
+
+def _size_hw(masks: Sequence[BoolArray]) -> tuple[int, int]:
+    """Height and width of an image from the reference masks of its objects."""
+    height, width = masks[0].shape
+    return int(height), int(width)
 
 
 def _row(masks: Masks, row: int) -> Masks:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from baselines.boundary import adapter_call
 from baselines.interface import Embedding, Segmenter, StorableEmbedding, UInt8Array
 from benchmarks.environment import code_version, library_versions
 from benchmarks.records import write_atomic
-from mobilesam.errors import DataError
+from mobilesam.errors import BenchError, DataError
 
 
 class EmbeddingCache:
@@ -40,8 +41,9 @@ class EmbeddingCache:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            return model.embedding_from(arrays, (image.shape[0], image.shape[1]))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, DataError):
+            with adapter_call("embedding_from"):
+                return model.embedding_from(arrays, (image.shape[0], image.shape[1]))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, BenchError):
             return None  # it is made again, and replaces the damaged one
 
     def put(self, model: Segmenter, image: UInt8Array, embedding: Embedding) -> None:
@@ -50,7 +52,8 @@ class EmbeddingCache:
         if path is None or not isinstance(model, StorableEmbedding):
             return
         buffer = io.BytesIO()
-        arrays = dict(model.embedding_arrays(embedding))
+        with adapter_call("embedding_arrays"):
+            arrays = dict(model.embedding_arrays(embedding))
         np.savez(buffer, allow_pickle=False, **arrays)
         try:
             write_atomic(path, buffer.getvalue())

@@ -10,7 +10,7 @@ from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
 from benchmarks.accuracy.embeddings import EmbeddingCache
-from benchmarks.accuracy.passes import ImageError, PassPlan, PassResult, run_pass
+from benchmarks.accuracy.passes import STAGE, PassPlan, PassResult, run_pass
 from benchmarks.accuracy.predictions import (
     PREDICTIONS_FOLDER,
     REFERENCES_NAME,
@@ -28,11 +28,12 @@ from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain, require_trained
+from benchmarks.model_pass import Attempts, explain, none_shared, nothing_read, require_trained
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
 from benchmarks.records import AccuracyTimeRow, Failure, MiouRow, WeightsRow
+from mobilesam.errors import BenchError
 
 CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
 
@@ -51,6 +52,7 @@ class AccuracyPlan:
         boundary: Boundary IoU is scored as well.
         lanes: What overlaps with the models.
         build: Makes a model, or gives the one that was made before.
+        whole: The dataset is no part of a larger one; see `PassPlan`.
     """
 
     dataset: Dataset
@@ -62,6 +64,7 @@ class AccuracyPlan:
     boundary: bool = True
     lanes: Lanes = field(default_factory=Lanes)
     build: Callable[[ModelEntry, ModelOptions], Segmenter] = build
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,16 @@ class AnswersResult:
     Attributes:
         instances: In the order of `AccuracyResult`.
         blank: Rows of models, protocols and references that have no instance, with the reason.
-        failures: Images that cannot be read, and models that failed.
+        failures: Images that cannot be read, and models that cannot be built.
         times: One a model.
-        stopped_at: Where the first model that failed at an image did so, and what it said.
+        attempts: How each model fared, image by image.
     """
 
     instances: tuple[InstanceRow, ...]
     blank: tuple[MiouRow, ...]
     failures: tuple[Failure, ...]
     times: tuple[AccuracyTimeRow, ...]
-    stopped_at: tuple[int, str] | None
+    attempts: dict[str, Attempts]
 
 
 def evaluate(
@@ -162,26 +165,26 @@ class _Evaluation:
         pairs = self._ask_all()
         instances = [row for model in self._models for row in self._rows_of(model, pairs)]
         there = {(row.model, row.protocol, row.reference) for row in instances}
-        blank = (
+        rows = (
             self._blank(model, protocol, reference)
             for model in self._models
             for reference in self._plan.references
             for protocol in self._plan.protocols
             if (model.entry.name, protocol.name, reference) not in there
         )
+        # What a model fails at, and what cannot be read, is judged by all parts together.
+        blank = (
+            row
+            for row in rows
+            if row.status == "skipped" or self._passes[row.model].error is not None
+        )
         return AnswersResult(
             tuple(instances),
             tuple(blank),
             self._failures(),
             tuple(self._times()),
-            next(self._stops(), None),
+            {name: found.attempts for name, found in self._passes.items()},
         )
-
-    def _stops(self) -> Iterator[tuple[int, str]]:
-        for name, found in self._passes.items():
-            if found.stopped_at is not None:
-                position, why = found.stopped_at
-                yield position, f"{name} fails at it: {why}"
 
     def _ask_all(self) -> tuple[Pair, ...]:
         """Runs all models; returns what is scored against what."""
@@ -193,7 +196,8 @@ class _Evaluation:
             path = predictions_path(self._plan.out, name)
             # A model that takes none of the prompts leaves no answers.
             if model.trained and self._passes[name].error is None and path.is_file():
-                self._teachers[name] = Teacher(name, load_predictions(path)[1])
+                info, answers = load_predictions(path)
+                self._teachers[name] = Teacher(name, answers, info.lost_ids)
         pairs = tuple(pair for each in self._plan.references for pair in self._pairs(each))
         for model in self._models:
             if model.entry.name not in self._passes:
@@ -218,8 +222,9 @@ class _Evaluation:
         if not model.trained:
             return f"{reference} has no trained weights: {model.weights.why}"
         found = self._passes[name]
-        if found.error is not None:
-            return f"{reference} failed: {found.error}"
+        why = found.error or found.attempts.broken
+        if why is not None:
+            return f"{reference} failed: {why}"
         if protocol.name in found.unsupported:
             return f"{reference} has no answer: {found.unsupported[protocol.name]}"
         return None
@@ -256,16 +261,17 @@ class _Evaluation:
             cache,
             plan.lanes,
             plan.boundary,
+            plan.whole,
         )
         try:
             segmenter = require_trained(plan.build(model.entry, options))
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
-        except ADAPTER_ERRORS as error:
+        except BenchError as error:
             self._manifests.abandon()
-            why = explain(error)
-            where = (error.position, why) if isinstance(error, ImageError) else None
-            return PassResult(error=why, stopped_at=where)
-        if not found.failures:  # an image that is mended meanwhile must count when it is run again
+            return PassResult(error=explain(error))
+        if (
+            found.error is None and not found.failures
+        ):  # an image that is mended meanwhile must count when it is run again
             remember(self._cells, plan.dataset)
             self._cells.put(key, found)
         return found
@@ -359,10 +365,15 @@ class _Evaluation:
             return "skipped", no_reference
         if protocol.name in found.unsupported:
             return "skipped", found.unsupported[protocol.name]
+        broken = found.attempts.broken  # in a part of a dataset this is no error of the pass
+        if broken is not None:
+            return "error", broken
         left_out = self._manifests.left_out(protocol.prompt)
         if left_out:
             return "skipped", f"none of the {left_out} instances has a prompt {protocol.prompt}"
-        return "skipped", "the dataset has no usable instance"
+        if found.attempts.n_answered:
+            return "error", none_shared(model.entry.name, reference)
+        return "error", nothing_read(len(found.lost_ids))
 
     def _failures(self) -> tuple[Failure, ...]:
         failures: dict[Failure, None] = {}
@@ -370,7 +381,7 @@ class _Evaluation:
         for name, found in self._passes.items():
             failures.update(dict.fromkeys(found.failures))
             if found.error is not None and planned[name].error is None:
-                failures[Failure(stage="miou", culprit=name, why=found.error)] = None
+                failures[Failure(stage=STAGE, culprit=name, why=found.error)] = None
         return tuple(failures)
 
     def _times(self) -> Iterator[AccuracyTimeRow]:

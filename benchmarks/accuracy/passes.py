@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
+from baselines.boundary import adapter_call
 from baselines.interface import BoolArray, Segmenter
 from benchmarks.accuracy.asking import Answer, Asker, Made
 from benchmarks.accuracy.embeddings import EmbeddingCache
@@ -32,17 +33,32 @@ from benchmarks.data.prompt_rules import prompt_rule, to_prompts
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, PROMPT_BATCH, explain, lost
+from benchmarks.model_pass import (
+    PROMPT_BATCH,
+    Attempts,
+    Trials,
+    lost,
+    nothing_read,
+)
 from benchmarks.progress import Reporter
 from benchmarks.protocols import AccuracyProtocol
 from benchmarks.records import AccuracyTimeRow, Failure, Value, WeightsRow
 from mobilesam.errors import BenchError, UnsupportedError
 
+STAGE = "miou"
+
 
 class PassResult(Value):
     """All that one model's pass over a dataset gives.
 
-    `stopped_at` is the position of the image at which the model failed, and what it said.
+    Attributes:
+        rows: Of the images that the model answered.
+        failures: Images that cannot be read, and those that the model failed at.
+        unsupported: Why the model takes no part in a protocol, by name.
+        error: Why there is no row.
+        time: Where the time went.
+        attempts: How the model fared, image by image.
+        lost_ids: Of the images without an answer.
     """
 
     rows: tuple[InstanceRow, ...] = ()
@@ -50,7 +66,8 @@ class PassResult(Value):
     unsupported: dict[str, str] = Field(default_factory=dict)
     error: str | None = None
     time: AccuracyTimeRow | None = None
-    stopped_at: tuple[int, str] | None = None
+    attempts: Attempts = Attempts()
+    lost_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,8 @@ class PassPlan:
         cache: Of embeddings.
         lanes: What overlaps with the model.
         boundary: Boundary IoU is scored as well.
+        whole: The dataset is no part of a larger one, so that a model that fails at each of the
+            first images can be given up.
     """
 
     dataset: Dataset
@@ -78,19 +97,7 @@ class PassPlan:
     cache: EmbeddingCache
     lanes: Lanes = field(default_factory=Lanes)
     boundary: bool = True
-
-
-class ImageError(BenchError):
-    """A model failed at one image.
-
-    Args:
-        text: What it said.
-        position: Of the image among those of the dataset, from 0.
-    """
-
-    def __init__(self, text: str, position: int) -> None:
-        super().__init__(text)
-        self.position = position
+    whole: bool = True
 
 
 @dataclass(slots=True)
@@ -98,18 +105,33 @@ class _Kept:
     """What a pass leaves."""
 
     rows: list[InstanceRow] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    unread: list[Failure] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     instances: list[tuple[int, Instance]] = field(default_factory=list)
+    lost_ids: list[int] = field(default_factory=list)
+    n_images: int = 0
+    _image_rows: list[InstanceRow] = field(default_factory=list)
+    _image_predictions: list[Prediction] = field(default_factory=list)
 
     def add(self, scored: _Scored, *, keep: bool) -> None:
-        self.rows.extend(scored.rows)
-        self.predictions.extend(scored.predictions)
+        """Adds some answers about an image; they count when all of them are there."""
+        self._image_rows.extend(scored.rows)
+        self._image_predictions.extend(scored.predictions)
+        if not scored.is_last:
+            return
         image = scored.image
+        self.n_images += 1
+        if isinstance(image, Sample):
+            self.rows.extend(self._image_rows)
+            self.predictions.extend(self._image_predictions)
+        else:
+            self.lost_ids.append(image.image_id)
         if isinstance(image, BadSample):
-            self.failures.append(lost(image))
-        elif scored.is_last and keep:
-            self.instances.extend((image.image_id, instance) for instance in image.instances)
+            self.unread.append(lost(image))
+        elif keep:  # the reference masks are of use to other models, whatever this one says
+            sample = image if isinstance(image, Sample) else image.sample
+            self.instances.extend((sample.image_id, each) for each in sample.instances)
+        self._image_rows, self._image_predictions = [], []
 
 
 def unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict[str, str]:
@@ -121,7 +143,8 @@ def unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict
         if rule.labels is None:
             example[0, 2:] = 1
         try:
-            model.require(to_prompts(rule, example))
+            with adapter_call("require"):
+                model.require(to_prompts(rule, example))
         except UnsupportedError as error:
             found[protocol.name] = str(error)
     return found
@@ -136,35 +159,51 @@ def run_pass(
 ) -> PassResult:
     """Asks a model all questions about all images, and scores the answers.
 
-    An image that cannot be read is a failure of the result; the others go on. Where work overlaps,
-    what is charged to a stage is the time that the model has waited for it.
+    An image that cannot be read, or that the model fails at, is a failure of the result; the others
+    go on. A model that fails at each of the first images has an error and no rows. Where work
+    overlaps, what is charged to a stage is the time that the model has waited for it.
 
     Raises:
-        ImageError: The model fails at an image.
         BenchError: The answers cannot be written.
     """
     name = model.info.name
     clock = Stopwatch()
     why_not = unsupported(model, plan.protocols)
     usable = [protocol for protocol in plan.protocols if protocol.name not in why_not]
-    kept = _Kept()
-    if usable:
-        asker = Asker(model, usable, manifests, clock, plan.cache)
-        work = _Work(asker, Scorer(name, plan.pairs), plan, clock)
-        with reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar:
-            for scored in work.all():
-                kept.add(scored, keep=plan.keep)
-                if scored.is_last:
-                    bar.step()
-        with clock("writing"):
-            manifests.finish(whole=not kept.failures)
-            if plan.keep:
-                _write(name, weights, plan, usable, manifests, kept)
+    kept, trials = _Kept(), Trials(name, STAGE, stop=plan.whole)
+    if not usable:
+        return PassResult(unsupported=why_not, time=clock.row(name, plan.dataset.name))
+    asker = Asker(model, usable, manifests, clock, plan.cache)
+    work = _Work(asker, Scorer(name, plan.pairs), plan, clock, trials)
+    with reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar:
+        for scored in work.all():
+            kept.add(scored, keep=plan.keep)
+            if scored.is_last:
+                bar.step()
+    error = trials.attempts.broken if plan.whole else None
+    if error is not None:
+        manifests.abandon()
+        return PassResult(
+            failures=tuple(kept.unread),
+            unsupported=why_not,
+            error=error,
+            attempts=trials.attempts,
+            lost_ids=tuple(kept.lost_ids),
+        )
+    if kept.n_images == 0 and plan.whole:
+        why = nothing_read(0)
+        kept.unread.append(Failure(stage="data", culprit=plan.dataset.name, why=why))
+    with clock("writing"):
+        manifests.finish(whole=not kept.unread)
+        if plan.keep:
+            _write(name, weights, plan, usable, manifests, kept)
     return PassResult(
         rows=tuple(kept.rows),
-        failures=tuple(kept.failures),
+        failures=(*kept.unread, *(trials.attempts.failures if plan.whole else ())),
         unsupported=why_not,
         time=clock.row(name, plan.dataset.name),
+        attempts=trials.attempts,
+        lost_ids=tuple(kept.lost_ids),
     )
 
 
@@ -183,10 +222,21 @@ class _Ready:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Failed:
+    """An image that the model fails at; what it has answered about it does not count."""
+
+    sample: Sample
+
+    @property
+    def image_id(self) -> int:
+        return self.sample.image_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
     """Some answers about an image, to be scored."""
 
-    image: _Ready | BadSample
+    image: _Ready | _Failed | BadSample
     answers: Sequence[Answer]
     is_last: bool
 
@@ -199,7 +249,7 @@ class _Asked:
 class _Scored:
     """What is left of some answers about an image."""
 
-    image: Sample | BadSample
+    image: Sample | _Failed | BadSample
     rows: list[InstanceRow]
     predictions: list[Prediction]
     is_last: bool
@@ -211,11 +261,14 @@ class _Work:
     A method that a lane runs charges its time only where the lane is the caller's own thread.
     """
 
-    def __init__(self, asker: Asker, scorer: Scorer, plan: PassPlan, clock: Stopwatch) -> None:
+    def __init__(
+        self, asker: Asker, scorer: Scorer, plan: PassPlan, clock: Stopwatch, trials: Trials
+    ) -> None:
         self._asker = asker
         self._scorer = scorer
         self._plan = plan
         self._clock = clock
+        self._trials = trials
 
     def all(self) -> Iterator[_Scored]:
         lanes = self._plan.lanes
@@ -253,7 +306,7 @@ class _Work:
         return _Ready(sample, targets, masks, prompts)
 
     def _ask_all(self, loaded: Iterator[_Ready | BadSample]) -> Iterator[_Asked]:
-        for position in count():
+        while not self._trials.given_up:
             with self._clock("data"):
                 image = next(loaded, None)
             if image is None:
@@ -261,22 +314,31 @@ class _Work:
             if isinstance(image, BadSample):
                 yield _Asked(image, (), is_last=True)
                 continue
-            try:
-                yield from self._ask(image)
-            except ADAPTER_ERRORS as error:
-                raise ImageError(explain(error), position) from error
+            yield from self._ask(image)
 
     def _ask(self, image: _Ready) -> Iterator[_Asked]:
         # Alone, each answer is scored before the next is there; in company a batch at once.
         size = 1 if self._plan.lanes.inline else PROMPT_BATCH
         answers = self._asker.answers(image.sample, image.masks, image.prompts)
-        while found := list(islice(answers, size)):
+        n_answers = 0
+        while True:
+            try:
+                found = list(islice(answers, size))
+            except BenchError as error:
+                self._trials.failed(image.sample, error)
+                yield _Asked(_Failed(image.sample), (), is_last=True)
+                return
+            if not found:
+                break
+            n_answers += len(found)
             yield _Asked(image, found, is_last=False)
+        if n_answers:  # where nothing was asked the model has shown nothing
+            self._trials.answered()
         yield _Asked(image, (), is_last=True)
 
     def _score(self, asked: _Asked) -> _Scored:
         image = asked.image
-        if isinstance(image, BadSample):
+        if not isinstance(image, _Ready):
             return _Scored(image, [], [], asked.is_last)
         sample = image.sample
         rows: list[InstanceRow] = []
@@ -312,6 +374,7 @@ def _write(
         protocols=tuple(protocol.name for protocol in protocols),
         manifests={rule: sha256 for rule, sha256 in hashes.items() if sha256 is not None},
         left_out={rule: manifests.left_out(rule) for rule in sorted(rules)},
+        lost_ids=tuple(kept.lost_ids),
     )
     save_predictions(predictions_path(plan.out, model), info, kept.predictions)
     save_references(

@@ -31,6 +31,7 @@ class PredictionsInfo(Value):
     Attributes:
         manifests: SHA-256 of the prompts by prompt rule.
         left_out: Instances without a prompt, by prompt rule.
+        lost_ids: Images that could not be read, or that the model failed at.
     """
 
     version: int = _VERSION
@@ -41,6 +42,7 @@ class PredictionsInfo(Value):
     protocols: tuple[str, ...]
     manifests: dict[str, str]
     left_out: dict[str, int]
+    lost_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ class Targets:
         self._teachers = teachers
         self._known: dict[tuple[str, int, AccuracyProtocol | None], Target] = {}
 
+    def missing(self, reference: str) -> bool:
+        """The reference is a teacher that failed at this image."""
+        teacher = self._teachers.get(reference.removeprefix(TEACHER))
+        return reference != GROUND_TRUTH and teacher is not None and teacher.lost(self._image_id)
+
     def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> Target:
         """The reference of one instance.
 
@@ -103,10 +108,15 @@ class Scorer:
             self._wanted.setdefault(protocol.question, []).append((protocol, reference))
 
     def score(self, answer: Answer, targets: Targets, image_id: int) -> Iterator[InstanceRow]:
-        """One row for each protocol and reference that the answer serves."""
+        """One row for each protocol and reference that the answer serves.
+
+        There is none against a teacher that failed at the image.
+        """
         boundaries: dict[int, Boundary] = {}
         instance = targets.instances[answer.index]
         for protocol, reference in self._wanted.get(answer.question, ()):
+            if targets.missing(reference):
+                continue
             target = targets.get(reference, protocol, answer.index)
             if protocol.pick == "oracle":
                 ious = [iou(candidate, target.mask) for candidate in answer.masks]

@@ -140,7 +140,8 @@ def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
                 f"no predictions of the teacher {name}; there are those of "
                 f"{', '.join(stored.predictions)}"
             )
-        teachers[name] = Teacher(name, stored.predictions[name])
+        lost_ids = stored.infos[name].lost_ids
+        teachers[name] = Teacher(name, stored.predictions[name], lost_ids)
     return teachers
 
 

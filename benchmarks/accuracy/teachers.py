@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -19,18 +19,27 @@ class Teacher:
     Args:
         name: Of the model.
         predictions: Its answers.
+        lost_ids: Images that it could not be asked about, or failed at.
     """
 
-    def __init__(self, name: str, predictions: Iterable[Prediction]) -> None:
+    def __init__(
+        self, name: str, predictions: Iterable[Prediction], lost_ids: Collection[int] = ()
+    ) -> None:
         self.name = name
         self._answers: dict[tuple[Question, int, int], Prediction] = {
             (each.question, each.image_id, each.annotation_id): each for each in predictions
         }
+        answered = {image_id for _, image_id, _ in self._answers}
+        self._lost_ids = frozenset(lost_ids) - answered
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
         """All its answers, in the order in which they were given."""
         return tuple(self._answers.values())
+
+    def lost(self, image_id: int) -> bool:
+        """It has no answer about an image, since it failed there: nobody is compared with it."""
+        return image_id in self._lost_ids
 
     def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:
         """The mask that the teacher gives under a protocol that needs no reference to choose.

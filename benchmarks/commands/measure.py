@@ -18,6 +18,7 @@ from benchmarks.cli_options import (
 )
 from benchmarks.commands.printing import TERMINAL_COLUMNS, print_json, print_table
 from benchmarks.commands.requests import make_request
+from benchmarks.model_pass import debugging
 from benchmarks.progress import Reporter
 from benchmarks.protocols import EVERYTHING
 from benchmarks.records import RECORD_NAME, RunRecord, Value
@@ -140,7 +141,8 @@ def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
 
 
 def _execute(request: RunRequest, output: OutputArguments) -> RunRecord:
-    return execute(request, Reporter(quiet=output.quiet))
+    with debugging(wanted=output.debug):
+        return execute(request, Reporter(quiet=output.quiet))
 
 
 def _report(record: RunRecord, out: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from benchmarks import profiles
 from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import listed, make_request
+from benchmarks.model_pass import debugging
 from benchmarks.paper.claims import Claim, load_claims
 from benchmarks.paper.document import claim_rows, write_claims
 from benchmarks.paper.judge import judge, tally
@@ -103,7 +104,8 @@ def _measure(
         accuracy=replace(data, protocol=protocol, reference=",".join(references)),
         n_scenes=profile.n_images,
     )
-    return execute(request, Reporter(quiet=output.quiet)), request.out
+    with debugging(wanted=output.debug):
+        return execute(request, Reporter(quiet=output.quiet)), request.out
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:

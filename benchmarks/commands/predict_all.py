@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from baselines import boundary
 from baselines.interface import MaskRecord, Prompts, Segmenter, UInt8Array
 from baselines.pixels import mask_box
 from baselines.registry import build
@@ -51,11 +52,10 @@ def predict_all(
     image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     model = _model(arguments)
     if detector is None:
-        found = model.everything(image)
+        found = boundary.everything(model, image)
     else:
-        found = in_boxes(
-            model, image, _model(replace(arguments, models=detector)).everything(image)
-        )
+        finder = _model(replace(arguments, models=detector))
+        found = in_boxes(model, image, boundary.everything(finder, image))
     found = sorted(found, key=lambda record: -record.score)
     save_picture(overlay(image, [record.mask for record in found]), out)
     _print(model.info.name, detector, found, out, as_json)
@@ -72,11 +72,12 @@ def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> 
     """One mask of the model for the box of each object, in their order; none for an empty mask."""
     if not objects:
         return []
-    embedding = model.encode(model.prepare(image))
+    height, width = image.shape[:2]
+    embedding = boundary.encode(model, image)
     prompts = Prompts(boxes=np.stack([record.box for record in objects]).astype(np.float32))
     found = []
     for batch in prompts.batches(PROMPT_BATCH):
-        masks = model.decode(embedding, batch)
+        masks = boundary.decode(model, embedding, batch, (height, width))
         found += [
             MaskRecord(mask, float(score), np.array(box, np.float32))
             for mask, score in zip(masks.masks[:, 0], masks.scores[:, 0], strict=True)

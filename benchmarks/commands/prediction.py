@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from baselines import boundary
 from baselines.interface import BoolArray, Prompts, UInt8Array
 from baselines.pixels import mask_box
 from baselines.registry import build
@@ -43,7 +44,9 @@ def predict(
         prompts.points is not None and prompts.points.shape[1] > 1
     )
     # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
-    masks = model.decode(model.encode(model.prepare(image)), prompts, multimask=not single)
+    embedding = boundary.encode(model, image)
+    height, width = image.shape[:2]
+    masks = boundary.decode(model, embedding, prompts, (height, width), multimask=not single)
     best = int(np.argmax(masks.scores[0]))
     mask = masks.masks[0, best]
     _write_overlay(image, mask, prompts, out)

@@ -206,10 +206,11 @@ def one_trained(
 
 
 def print_weights(model: PlannedModel) -> None:
-    """Says on standard error which weights a model runs with, and why they are not official."""
-    if model.options.checkpoint is not None:
+    """Says on standard error if shipped weights stand in for the official ones, and why."""
+    found = model.options.checkpoint
+    if found is not None and found.shipped is not None and model.entry.shipped is None:
         reason = "" if model.reason is None else f": {model.reason}"
-        sys.stderr.write(f"weights: {model.options.checkpoint.description}{reason}\n")
+        sys.stderr.write(f"weights: {found.description}{reason}\n")
 
 
 def make_request(

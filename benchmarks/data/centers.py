@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from baselines.interface import BoolArray
+from baselines.interface import BoolArray, Float32Array
 from benchmarks.data.masks import tight_box
 from mobilesam.errors import DataError
 
@@ -16,17 +16,21 @@ from mobilesam.errors import DataError
 _MAX_FLOAT32_SIDE_PX = 1024
 
 
-def deepest_pixel(mask: BoolArray) -> tuple[int, int, int] | None:
+def deepest_pixel(
+    mask: BoolArray, without: Float32Array | None = None
+) -> tuple[int, int, int] | None:
     """Finds the maximum of the exact Euclidean distance to the nearest pixel outside a mask.
 
     Beyond the image's border all is outside. Of equals the lowest row, then the lowest column.
 
     Args:
         mask: (H, W) bool.
+        without: (K, 2) xy of pixels that are not to be found; they are inside the mask all the
+            same. None for none.
 
     Returns:
         x and y of the pixel, and the square of its distance in square pixels, which is a whole
-        number; None for an empty mask.
+        number; None for a mask without a pixel to be found.
     """
     box = tight_box(mask)
     if box is None:
@@ -35,8 +39,14 @@ def deepest_pixel(mask: BoolArray) -> tuple[int, int, int] | None:
     # Cropping loses nothing: for any pixel outside the tight box there is one in the ring around
     # the box, straight up, down or across, that is at least as near.
     squares = _squared_distances(np.pad(mask[top:bottom, left:right], 1))
+    if without is not None:
+        columns, rows = (np.rint(without).astype(np.int64) - (left - 1, top - 1)).T
+        inside = (columns > 0) & (columns <= right - left) & (rows > 0) & (rows <= bottom - top)
+        squares[rows[inside], columns[inside]] = 0
     # argmax takes the first in row-major order, which is the rule for ties.
     y, x = np.unravel_index(int(np.argmax(squares)), squares.shape)
+    if squares[y, x] == 0:
+        return None
     return left + int(x) - 1, top + int(y) - 1, int(squares[y, x])
 
 

@@ -25,22 +25,34 @@ from mobilesam.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One image of the annotation file with its usable instances."""
+    """One image of the annotation file with its usable instances.
+
+    Attributes:
+        image_id: As in the file.
+        names: Where the image file may lie below the folder; at least one.
+        size_hw: Height and width in pixels.
+        instances: At least one.
+    """
 
     image_id: int
-    name: str
+    names: tuple[str, ...]
     size_hw: tuple[int, int]
     instances: tuple[Instance, ...]
+
+    @property
+    def name(self) -> str:
+        """The image's file name."""
+        return self.names[0]
 
 
 class CocoDataset(CutDataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
-    ones (among them a box that is not made of numbers, an id given before, an unknown category)
-    are left out and counted; an image that has no other is not part of the dataset. An image whose
-    own entry is unusable is a `BadSample`. With a limit, only masks of images up to the last one
-    taken are looked at, and counted.
+    ones (among them a box that is not made of numbers, an id given before) are left out and
+    counted; one of an unknown category is of none (`Instance.category` is empty). An image that
+    has no other is not part of the dataset. An image whose own entry is unusable is a `BadSample`.
+    With a limit, only masks of images up to the last one taken are looked at, and counted.
 
     Args:
         images: Folder that holds the image files.
@@ -51,7 +63,8 @@ class CocoDataset(CutDataset):
 
     Raises:
         DataError: The folder or the file is missing or unreadable, or the file as a whole cannot
-            be used: not JSON, not COCO's, or all of its annotations malformed.
+            be used: not JSON, not COCO's, or without any annotation that can be used, with the
+            reasons.
         UsageError: The limit is below 1.
     """
 
@@ -76,10 +89,9 @@ class CocoDataset(CutDataset):
         self._entries = self._take(
             CocoFile(annotations.name, document, max_pixels, self._tally), limit
         )
-        if not self._entries and self._tally.problems:
+        if not self._entries:
             raise DataError(
-                f"{annotations.name} has no usable annotation: "
-                f"{self._tally.left_out[MALFORMED]} are malformed, first {self._tally.problems[0]}"
+                f"{annotations.name} has no usable annotation: {self._tally.why_nothing}"
             )
 
     @property
@@ -116,6 +128,23 @@ class CocoDataset(CutDataset):
     def problems(self) -> tuple[str, ...]:
         """One line for each of the first malformed annotations."""
         return tuple(self._tally.problems)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What looks as if it was meant otherwise, and annotations of no known category."""
+        n_none = sum(
+            not instance.category
+            for entry in self._entries
+            if isinstance(entry, _Entry)
+            for instance in entry.instances
+        )
+        if not n_none:
+            return self._tally.hints
+        return (
+            *self._tally.hints,
+            f"{n_none} of {self.n_instances} annotations are of no category that the file names: "
+            "they count, but in no category",
+        )
 
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields the images by ascending id, each read when it is due."""
@@ -154,7 +183,7 @@ class CocoDataset(CutDataset):
             found = [self._instance(raw, row, image.size_hw) for row in rows]
             instances = tuple(instance for instance in found if instance is not None)
             if instances:
-                entries.append(_Entry(image_id, image.file_name, image.size_hw, instances))
+                entries.append(_Entry(image_id, image.names, image.size_hw, instances))
         return tuple(entries)
 
     def _instance(
@@ -168,7 +197,8 @@ class CocoDataset(CutDataset):
         if found is None:
             return None
         rle, box, area_px = found
-        return Instance(row.id, raw.categories[row.category_id], area_px, box, rle)
+        category = "" if row.category is None else raw.categories.get(row.category, "")
+        return Instance(row.id, category, area_px, box, rle)
 
 
 def coco_fingerprint(data: bytes, limit: int | None) -> str:
@@ -179,12 +209,11 @@ def coco_fingerprint(data: bytes, limit: int | None) -> str:
 def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:
     if isinstance(entry, BadSample):
         return entry
-    name = entry.name
     try:
-        image = load_from_folder(folder, name, entry.size_hw, max_pixels)
+        image = load_from_folder(folder, entry.names, entry.size_hw, max_pixels)
     except DataError as error:
-        return BadSample(entry.image_id, name, str(error), len(entry.instances))
-    return Sample(entry.image_id, name, image, entry.instances)
+        return BadSample(entry.image_id, entry.name, str(error), len(entry.instances))
+    return Sample(entry.image_id, entry.name, image, entry.instances)
 
 
 def _read_part(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Loaded:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, ValidationError
 
 from benchmarks.data.images import check_pixels
-from benchmarks.data.parsing import FileName, Id, LengthPx, Row, Shape, Tally, read_row
+from benchmarks.data.parsing import FileName, Id, LengthPx, Row, Shape, Tally, read_row, whole
 from mobilesam.errors import DataError
 
 
 class CocoImage(Row):
-    """An entry of `images`."""
+    """An entry of `images`.
+
+    LVIS has no `file_name`: the file is that of `coco_url`, in a folder of its name or without.
+    """
 
     id: Id
-    file_name: FileName
+    file_name: FileName | None = None
+    coco_url: Any = None
     height: LengthPx
     width: LengthPx
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Where the file may lie below the folder of images, most likely first; may be empty."""
+        if self.file_name is not None:
+            return (self.file_name,)
+        path = unquote(urlsplit(self.coco_url).path) if isinstance(self.coco_url, str) else ""
+        parts = PurePosixPath(path).parts[-2:]
+        if not path.isprintable() or not parts or parts[-1] == "/":
+            return ()
+        whole = [part for part in parts if part != "/"]
+        return tuple(dict.fromkeys(("/".join(whole), whole[-1])))
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -27,8 +47,14 @@ class CocoAnnotation(Shape):
     """An entry of `annotations`."""
 
     image_id: Id
-    category_id: Id
-    iscrowd: bool | int | None = None
+    category_id: Any = None
+    iscrowd: Annotated[bool | int | None, BeforeValidator(whole)] = None
+
+    @property
+    def category(self) -> int | None:
+        """The id of its category; None if it has none that is a whole number."""
+        found = whole(self.category_id)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 class _Category(Row):
@@ -39,7 +65,7 @@ class _Category(Row):
 class _Document(Row):
     images: list[Any]
     annotations: list[Any]
-    categories: list[Any]
+    categories: Any = None
 
 
 class _Identified(Row):
@@ -51,7 +77,9 @@ class CocoFile:
 
     Single malformed annotations are left out and counted. An image that is malformed, too large,
     or whose id is given twice, so that nobody knows whose its annotations are, is bad, with all of
-    them. Of two annotations with one id the first in the file is taken.
+    them. Of two annotations with one id the first in the file is taken. Names of categories are
+    needed for nothing but figures by category: one that is malformed, or whose id is given to two
+    names, is no category.
 
     Args:
         file: Its name, for messages.
@@ -61,13 +89,13 @@ class CocoFile:
 
     Attributes:
         images: Usable images by id.
-        bad_images: Why an image cannot be used, by id.
+        bad_images: Why an image cannot be used, by id; the file is not named again.
         categories: Name by category id.
         annotations: Usable as far as can be told without their masks, in the order of the file;
             their images are among `images` or `bad_images`.
 
     Raises:
-        DataError: It is no instances file, or its categories are malformed.
+        DataError: It is no instances file.
     """
 
     def __init__(self, file: str, document: object, max_pixels: int, tally: Tally) -> None:
@@ -81,8 +109,8 @@ class CocoFile:
         self.images: dict[int, CocoImage] = {}
         self.bad_images: dict[int, str] = {}
         for index, value in enumerate(top.images):
-            self._add_image(f"{file}: image number {index}", value)
-        self.categories = self._read_categories(top.categories)
+            self._add_image(f"image number {index}", value)
+        self.categories = _read_categories(top.categories)
         self.annotations: list[CocoAnnotation] = []
         seen: set[int] = set()
         for index, value in enumerate(top.annotations):
@@ -102,31 +130,22 @@ class CocoFile:
         try:
             image_id = read_row(_Identified, value, where).id
         except DataError as error:
-            self._tally.malformed(str(error))
+            self._tally.malformed(f"{self.file}: {error}")
             return
         if image_id in self.images or image_id in self.bad_images:
             self.images.pop(image_id, None)
-            why = f"{self.file}: image id {image_id} is given twice; ids must be unique"
+            why = f"image id {image_id} is given twice; ids must be unique"
             self.bad_images[image_id] = why
             return
         try:
             image = read_row(CocoImage, value, where)
-            check_pixels(image.file_name, image.size_hw, self._max_pixels)
+            if not image.names:
+                raise DataError(f"{where}: file_name: Field required; mend or remove it")
+            check_pixels(image.names[0], image.size_hw, self._max_pixels)
         except DataError as error:
             self.bad_images[image_id] = str(error)
         else:
             self.images[image_id] = image
-
-    def _read_categories(self, rows: list[Any]) -> dict[int, str]:
-        found: dict[int, str] = {}
-        for index, value in enumerate(rows):
-            category = read_row(_Category, value, f"{self.file}: category number {index}")
-            if category.id in found:
-                raise DataError(
-                    f"{self.file}: category id {category.id} is given twice; ids must be unique"
-                )
-            found[category.id] = category.name
-        return found
 
     def _annotation(self, index: int, value: object, seen: set[int]) -> CocoAnnotation:
         """Checks an annotation and what it refers to; remembers its id in `seen`."""
@@ -138,9 +157,19 @@ class CocoFile:
             raise DataError(f"{number}: annotation id {row_id} is given twice; ids must be unique")
         if row.image_id not in self.images and row.image_id not in self.bad_images:
             raise DataError(f"{where} has image_id {row.image_id}, which the file does not define")
-        if row.category_id not in self.categories:
-            raise DataError(
-                f"{where} has category_id {row.category_id}, which the file does not define"
-            )
         seen.add(row_id)
         return row
+
+
+def _read_categories(rows: object) -> dict[int, str]:
+    """Names of categories by id; those that cannot be read, or are ambiguous, are left out."""
+    found: dict[int, str] = {}
+    twice: set[int] = set()
+    for value in rows if isinstance(rows, list) else ():
+        try:
+            category = _Category.model_validate(value)
+        except ValidationError:
+            continue  # nothing needs it: its annotations are of no category, which is told
+        if found.setdefault(category.id, category.name) != category.name:
+            twice.add(category.id)
+    return {key: name for key, name in found.items() if key not in twice}

@@ -101,6 +101,11 @@ class Dataset(ABC):
         """One line for each of the first malformed annotations; complete when `left_out` is."""
         return ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the data besides, one line each; known from the start."""
+        return ()
+
     @abstractmethod
     def samples(self) -> Iterator[Sample | BadSample]:
         """Yields all images in a fixed order (ascending image id), reading each when it is due.

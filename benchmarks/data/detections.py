@@ -20,7 +20,7 @@ from baselines.interface import Float32Array
 from benchmarks.data.coco import CocoDataset
 from benchmarks.data.coco_file import CocoAnnotation, CocoFile
 from benchmarks.data.limits import MAX_PIXELS
-from benchmarks.data.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
+from benchmarks.data.masks import Rle, rle_box
 from benchmarks.data.parsing import Id, Row, Tally, XywhBox, parse_json, read_file, read_row
 from mobilesam.errors import DataError
 
@@ -62,12 +62,12 @@ class TruthImage:
     """One image to be evaluated.
 
     Attributes:
-        file_name: Below the folder of images.
+        names: Where its file may lie below the folder of images; at least one.
         size_hw: Height and width in pixels.
         in_dataset: It has a usable instance, so that a `CocoDataset` yields it.
     """
 
-    file_name: str
+    names: tuple[str, ...]
     size_hw: tuple[int, int]
     in_dataset: bool
 
@@ -79,12 +79,14 @@ class Truth:
     Attributes:
         images: By id, ascending.
         masks: Of these images, crowds included, in the order of the file.
-        categories: All ids that the annotation file defines.
+        categories: All ids that the annotation file defines, or gives to an annotation.
+        n_uncategorised: Masks that are left out, since they have no category.
     """
 
     images: Mapping[int, TruthImage]
     masks: tuple[TruthMask, ...]
     categories: frozenset[int]
+    n_uncategorised: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +139,8 @@ def read_truth(annotations: Path, dataset: CocoDataset) -> Truth:
     """Reads the ground truth of a dataset's images from its annotation file.
 
     Annotations that are empty or malformed are left out, as the dataset leaves them out (and counts
-    them). Crowd regions stay. Images without any usable instance belong to COCO's evaluation, too,
+    them). So are those whose `category_id` is no whole number, since AP is counted by category.
+    Crowd regions stay. Images without any usable instance belong to COCO's evaluation, too,
     since what is found there is a false alarm: all of them, or those among the images that the
     dataset's limit has looked at.
 
@@ -146,22 +149,30 @@ def read_truth(annotations: Path, dataset: CocoDataset) -> Truth:
         dataset: Decides how many images are taken.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: The file cannot be read, or no annotation has a category.
     """
     raw = _reopen(annotations, dataset.max_pixels)
-    masks = [mask for _, mask in _truth_masks(raw)]
-    usable = {mask.image_id for mask in masks if not mask.is_crowd}
+    found = list(_truth_masks(raw))
+    usable = {mask.image_id for _, mask in found if not mask.is_crowd}
     taken = usable.intersection(dataset.image_ids)
     last = max(dataset.image_ids if len(taken) < len(usable) else raw.images, default=0)
     images = {
-        key: TruthImage(raw.images[key].file_name, raw.images[key].size_hw, key in taken)
+        key: TruthImage(raw.images[key].names, raw.images[key].size_hw, key in taken)
         for key in sorted(raw.images)
         if key <= last
     }
+    inside = [(row.category, mask) for row, mask in found if mask.image_id in images]
+    masks = tuple(mask for category, mask in inside if category is not None)
+    if not any(not mask.is_crowd for mask in masks):
+        raise DataError(
+            f"no annotation of {annotations.name} has a category_id that is a whole number; AP is "
+            "counted by category, so give them"
+        )
     return Truth(
         images=images,
-        masks=tuple(mask for mask in masks if mask.image_id in images),
-        categories=frozenset(raw.categories),
+        masks=masks,
+        categories=frozenset({*raw.categories, *(mask.category_id for mask in masks)}),
+        n_uncategorised=len(inside) - len(masks),
     )
 
 
@@ -171,7 +182,10 @@ def _reopen(path: Path, max_pixels: int) -> CocoFile:
 
 
 def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
-    """All annotations that have a mask, on images that can be used."""
+    """All annotations that can be used, crowds among them, on images that can be used.
+
+    The category of a mask whose annotation has none means nothing.
+    """
     for row in raw.annotations:
         image = raw.images.get(row.image_id)
         mask = None if image is None else _truth_mask(row, image.size_hw)
@@ -180,18 +194,16 @@ def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
 
 
 def _truth_mask(row: CocoAnnotation, size_hw: tuple[int, int]) -> TruthMask | None:
-    try:
-        rle = segmentation_to_rle(row.segmentation, size_hw)
-    except DataError:
+    # What is malformed has been told by the dataset, if there is one.
+    found = Tally().usable("", row, size_hw, extra_px=0)
+    if found is None:
         return None
-    area_px = rle_area_px(rle)
-    if area_px == 0:
-        return None
+    rle, _, area_px = found
     return TruthMask(
         image_id=row.image_id,
-        category_id=row.category_id,
+        category_id=row.category or 0,
         rle=rle,
-        area_px=float(area_px if row.area is None else row.area),
+        area_px=area_px,
         is_crowd=bool(row.iscrowd),
     )
 
@@ -288,7 +300,8 @@ def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox,
 def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     """A perfect detector: the boxes of an annotation file as a COCO results file, score 1.
 
-    Crowd, empty and malformed annotations are left out. An annotation without a box, or with one
+    Crowd, empty and malformed annotations are left out, and those without a category, which a
+    results file must state. An annotation without a box, or with one
     that has no extent, is given the tight box of its mask.
 
     Raises:
@@ -299,7 +312,7 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
 
 def _perfect(raw: CocoFile) -> Iterator[dict[str, Any]]:
     for row, mask in _truth_masks(raw):
-        if mask.is_crowd:
+        if mask.is_crowd or row.category is None:
             continue
         bbox = row.bbox
         if bbox is None or bbox[2] <= 0 or bbox[3] <= 0:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -77,17 +79,30 @@ def load_image(
 
 
 def load_from_folder(
-    folder: Path, name: str, size_hw: tuple[int, int] | None, max_pixels: int
+    folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
 ) -> UInt8Array:
     """`load_image` for a file name out of an annotation file, which may hold anything.
 
+    Args:
+        folder: Of the images.
+        names: Where the file may lie below it, at least one; the first that is there is read.
+        size_hw: As for `load_image`.
+        max_pixels: As for `load_image`.
+
     Raises:
-        DataError: As `load_image`, or the name leads out of the folder.
+        DataError: As `load_image`, or a name leads out of the folder.
     """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"the file name {name!r} leads out of the image folder")
-    return load_image(folder / path, name, size_hw, max_pixels)
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"the file name {name!r} leads out of the image folder")
+    found = next((name for name in names if os.path.lexists(folder / name)), None)
+    if found is None and "\\" in names[0]:
+        raise DataError(
+            f"cannot read the image {names[0]}: No such file or directory; the name has "
+            "backslashes: write / into the annotations instead"
+        )
+    return load_image(folder / (found or names[0]), names[0], size_hw, max_pixels)
 
 
 def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:

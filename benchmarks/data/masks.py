@@ -157,7 +157,7 @@ def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Ar
         text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
         runs = _decode_counts(text)
     elif isinstance(counts, list):
-        if not all(isinstance(run, int) and not isinstance(run, bool) for run in counts):
+        if not all(_is_whole(run) for run in counts):
             raise DataError("the RLE's counts are not all whole numbers")
         # Before numpy sees them, since a JSON number may be of any size.
         _require_fitting(min(counts, default=0), max(counts, default=0), total)
@@ -171,6 +171,12 @@ def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Ar
             f"the RLE's runs add up to {int(runs.sum())} pixels, but the image has {total}"
         )
     return runs
+
+
+def _is_whole(run: object) -> bool:
+    if isinstance(run, float):
+        return run.is_integer()
+    return isinstance(run, int) and not isinstance(run, bool)
 
 
 def _require_fitting(lowest: int, highest: int, total: int) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from baselines.interface import Float32Array
 from benchmarks.data.limits import MAX_PROBLEMS
@@ -21,8 +28,14 @@ from mobilesam.validation import first_problem
 MALFORMED = "malformed"
 """Reason for which something is left out that should not have been there."""
 
-Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-LengthPx = Annotated[int, Field(ge=1, lt=2**31)]
+
+def whole(value: object) -> object:
+    """A float without a fraction as the whole number that it is; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Id = Annotated[int, BeforeValidator(whole), Field(ge=-(2**63), lt=2**63)]
+LengthPx = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=2**31)]
 # Beyond 1e9 px a float32 could overflow, and nothing is that large.
 CoordinatePx = Annotated[float, Field(gt=-1e9, lt=1e9)]
 XywhBox = Annotated[list[CoordinatePx], Field(min_length=4, max_length=4)]
@@ -49,6 +62,18 @@ Usable = tuple[Rle, Float32Array, float] | None
 """Mask, (4,) float32 xyxy box with half-open edges, and area in pixels as it is stated."""
 
 RowT = TypeVar("RowT", bound=Row)
+
+_NORMALISED = "normalised? give pixels, x times the width and y times the height"
+# Real files have single boxes that reach out of their image.
+_BEYOND_SHARE = 0.2
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\x00": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
+}
+"""First bytes of what is not read, its name, and what unpacks it."""
 
 
 def read_row(kind: type[RowT], value: object, where: str) -> RowT:
@@ -77,11 +102,63 @@ class Tally:
     Attributes:
         left_out: Annotations by reason.
         problems: One line for each of the first malformed annotations.
+        n_used: Annotations that are used.
+        n_no_mask: Of the empty ones, those whose `segmentation` is an empty list.
+        n_normalised: Annotations whose polygons lie between 0 and 1 on an image of more pixels.
+        n_boxes: Annotations with a box, of those that are used.
+        n_beyond: Of their boxes, those that end beyond the right or the lower edge of the image.
     """
 
     def __init__(self, *reasons: str) -> None:
         self.left_out = Counter(dict.fromkeys(reasons, 0))
         self.problems: list[str] = []
+        self.n_used = 0
+        self.n_no_mask = 0
+        self.n_normalised = 0
+        self.n_boxes = 0
+        self.n_beyond = 0
+
+    def add(self, other: Tally) -> None:
+        """Adds what another one has counted."""
+        self.left_out.update(other.left_out)
+        self.problems.extend(other.problems[: MAX_PROBLEMS - len(self.problems)])
+        self.n_used += other.n_used
+        self.n_no_mask += other.n_no_mask
+        self.n_normalised += other.n_normalised
+        self.n_boxes += other.n_boxes
+        self.n_beyond += other.n_beyond
+
+    @property
+    def why_nothing(self) -> str:
+        """Why no annotation can be used, by the number of them; the first malformed one is told."""
+        total = self.n_used + self.left_out.total()
+        if total == 0:
+            return "there is none"
+        n_no_pixel = self.left_out["empty"] - self.n_no_mask - self.n_normalised
+        # Whoever tells it has named the file, with which each problem begins.
+        first = f" (first: {self.problems[0].partition(': ')[2]})" if self.problems else ""
+        parts = {
+            "have no mask: boxes only?": self.n_no_mask,
+            f"have polygons between 0 and 1: {_NORMALISED}": self.n_normalised,
+            "have a mask without a pixel": n_no_pixel,
+            "are crowd regions": self.left_out["crowd"],
+            f"are malformed{first}": self.left_out[MALFORMED],
+        }
+        return ", ".join(f"{n} of {total} {what}" for what, n in parts.items() if n > 0)
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """What looks as if it was meant otherwise, one line each."""
+        found = []
+        if self.n_normalised:
+            found.append(f"{self.n_normalised} annotations have polygons between 0 and 1: "
+                         f"{_NORMALISED}")  # fmt: skip
+        if self.n_beyond > _BEYOND_SHARE * self.n_boxes:
+            found.append(
+                f"{self.n_beyond} of {self.n_boxes} boxes end beyond their image: COCO's bbox is "
+                "[x, y, width, height]; are these [x0, y0, x1, y1]?"
+            )
+        return tuple(found)
 
     def malformed(self, why: str) -> None:
         """Counts one that should not have been there."""
@@ -105,14 +182,34 @@ class Tally:
         try:
             rle = segmentation_to_rle(row.segmentation, size_hw)
             area_px = rle_area_px(rle)
-            if area_px == 0:
+            is_normalised = _is_normalised(row.segmentation, size_hw)
+            self.n_normalised += is_normalised
+            if area_px == 0 or is_normalised:
                 self.left_out["empty"] += 1
+                self.n_no_mask += row.segmentation == []
                 return None
             box = _box_of(row.bbox, rle, size_hw, extra_px)
         except DataError as error:
             self.malformed(f"{where}: {error}")
             return None
+        self.n_used += 1
+        if row.bbox is not None:
+            self.n_boxes += 1
+            self.n_beyond += _ends_beyond(row.bbox, size_hw)
         return rle, box, float(area_px if row.area is None else row.area)
+
+
+def _is_normalised(segmentation: object, size_hw: tuple[int, int]) -> bool:
+    """All corners of an annotation's polygons lie in the first pixel of a larger image."""
+    if not isinstance(segmentation, list) or not segmentation or min(size_hw) == 1:
+        return False
+    return all(0 <= value <= 1 for polygon in segmentation for value in polygon)
+
+
+def _ends_beyond(bbox: Sequence[float], size_hw: tuple[int, int]) -> bool:
+    """A box ends more than a pixel beyond the right or the lower edge of its image."""
+    x, y, width, height = bbox
+    return x + width > size_hw[1] + 1 or y + height > size_hw[0] + 1
 
 
 def _box_of(
@@ -146,6 +243,9 @@ def read_file(path: Path) -> bytes:
 
 def parse_json(data: bytes, name: str) -> object:
     """Parses JSON, or says where it goes wrong."""
+    for magic, (kind, program) in _COMPRESSED.items():
+        if data.startswith(magic):
+            raise DataError(f"{name} is compressed ({kind}); unpack it first, with {program}")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -49,34 +49,12 @@ class Part:
     names: tuple[tuple[int, str], ...]
     share: float
 
-    def without(self, bad: Mapping[int, str]) -> Part:
-        """The same with reasons in place of the images at some positions."""
-        readers = list(self.readers)
-        for index, why in bad.items():
-            readers[index] = _Left(readers[index], why)
-        return replace(self, readers=tuple(readers))
-
     def unread(self, bad: Mapping[int, str]) -> Part:
         """The same with reasons in place of images that must not even be read."""
         readers = list(self.readers)
         for index, why in bad.items():
             readers[index] = _Unread(*self.names[index], why)
         return replace(self, readers=tuple(readers))
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """Reads an image that is not to be used: its name and objects are still to be told."""
-
-    reader: Reader
-    why: str
-
-    def __call__(self) -> Loaded:
-        sample = self.reader().sample
-        if isinstance(sample, BadSample):
-            return Loaded(sample)
-        n_instances = len(sample.instances)
-        return Loaded(BadSample(sample.image_id, sample.name, self.why, n_instances))
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Sa1bDataset(Dataset):
 
 def read_pair(pair: Pair, tally: Tally, max_pixels: int) -> Sample | BadSample:
     """Reads one image with its annotations; those that are not used are counted in the tally."""
-    n_instances = 0
+    n_instances, own = 0, new_tally()
     try:
         name = f"sa_{pair.image_id}.json"
         top = read_row(_Document, parse_json(pair.annotations.read(), name), name)
@@ -146,15 +146,17 @@ def read_pair(pair: Pair, tally: Tally, max_pixels: int) -> Sample | BadSample:
             )
         size_hw = top.image.height, top.image.width
         check_pixels(pair.name, size_hw, max_pixels)
-        rows = _rows(name, top.annotations, tally)
-        found = [_instance(name, row, size_hw, tally) for row in rows]
+        rows = _rows(name, top.annotations, own)
+        found = [_instance(name, row, size_hw, own) for row in rows]
         instances = tuple(instance for instance in found if instance is not None)
         n_instances = len(instances)
         if not instances:
-            raise DataError(f"{name} has no usable annotation")
+            raise DataError(f"{name} has no usable annotation: {own.why_nothing}")
         image = load_image(pair.image.read(), pair.name, size_hw, max_pixels)
     except DataError as error:
         return BadSample(pair.image_id, pair.name, str(error), n_instances)
+    finally:
+        tally.add(own)
     return Sample(pair.image_id, pair.name, image, instances)
 
 

@@ -6,16 +6,18 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from baselines import boundary
+from baselines.boundary import adapter_call
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.sam_arrays import inner_size
 from benchmarks.data.dataset import BadSample
 from benchmarks.distillation.filling import EmbedReport, Filling, StoreOptions, fill
 from benchmarks.distillation.sources import ImageSource, NamedImage
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import explain
 from benchmarks.progress import Reporter
 from mobilesam.distillation.store_format import Entry, Teacher, image_key
 from mobilesam.distillation.store_writer import StoreWriter, to_storable
-from mobilesam.errors import DataError, UnsupportedError
+from mobilesam.errors import BenchError, DataError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,12 +63,14 @@ def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tu
         What a store says of it, and (C, h, w) float16 on the host.
 
     Raises:
-        DataError: The model gives what a store cannot hold. It may raise errors of its own, too.
+        BenchError: The model fails at the image, or gives what a store cannot hold.
     """
     import torch
 
     assert isinstance(model, StorableEmbedding)  # noqa: S101 - by teacher_of
-    made = model.embedding_arrays(model.encode(model.prepare(image)))
+    embedding = boundary.encode(model, image)
+    with adapter_call("embedding_arrays"):
+        made = model.embedding_arrays(embedding)
     if len(made) != 1:
         raise DataError(f"{name}: one array an embedding can be kept, not {sorted(made)}")
     (features,) = made.values()
@@ -148,7 +152,7 @@ class _Work(Filling):
             return False
         try:
             entry, embedding = encode_image(self._model, item.name, item.image, key)
-        except ADAPTER_ERRORS as error:
+        except BenchError as error:
             self.fail(STAGE, item.name, explain(error))
             self._failed_in_a_row += 1
             if self._failed_in_a_row == _GIVE_UP_AFTER:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from baselines.boundary import adapter_call
 from baselines.interface import (
     Masks,
     Prompts,
@@ -64,11 +65,13 @@ def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator
         exact: It computes with integers alone, so that areas must not move at all.
     """
     name = model.info.name
-    prepared = model.prepare(image)
+    with adapter_call("prepare"):
+        prepared = model.prepare(image)
     payload = prepared.payload
     if hasattr(payload, "numpy"):  # a tensor, as the networks take it
         yield from array_facts(name, "preprocessed", payload.numpy())
-    embedding = model.encode(prepared)
+    with adapter_call("encode"):
+        embedding = model.encode(prepared)
     if isinstance(model, StorableEmbedding):
         for key, array in model.embedding_arrays(embedding).items():
             yield from array_facts(name, f"embedding {key}", array)
@@ -76,7 +79,8 @@ def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator
         return  # what a detector finds with random weights says nothing
     for kind, prompts in _prompts(image.shape[:2]).items():
         if kind in model.info.supports:
-            answer = model.decode(embedding, prompts, multimask=True)
+            with adapter_call("decode"):
+                answer = model.decode(embedding, prompts, multimask=True)
             yield from _answer_facts(name, kind, answer, exact=exact)
 
 

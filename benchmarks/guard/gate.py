@@ -24,13 +24,14 @@ from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.guard.facts import Fact
 from benchmarks.guard.fingerprints import array_facts, model_facts
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import explain
 from benchmarks.planning import PlannedModel, WeightsPolicy, plan
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, find
 from benchmarks.records import Failure, ParamsRow
 from mobilesam.checkpoint_specs import specs
 from mobilesam.checkpoints import SHIPPED
+from mobilesam.errors import BenchError
 
 N_SCENES = 5
 SEED = 0
@@ -77,7 +78,7 @@ def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
             bar.note(entry.name)
             try:
                 found.facts.extend(_facts_of(entry, planned.get(entry.name), scenes))
-            except ADAPTER_ERRORS as error:
+            except BenchError as error:
                 failure = Failure(stage="gate", culprit=entry.name, why=explain(error))
                 found.failures.append(failure)
             bar.step(entry.name)

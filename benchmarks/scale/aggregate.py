@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from benchmarks.comparison import (
     prompts_answered,
 )
 from benchmarks.instances import read_instances
-from benchmarks.protocols import AccuracyProtocol
+from benchmarks.protocols import TEACHER, AccuracyProtocol
 from benchmarks.records import BySize, CategoryMean, Clicks, ComparisonRow, MiouRow, WeightsRow
 from benchmarks.scale.sums import GroupSums, PerImage
 from benchmarks.statistics import clustered_mean_of_sums, cut
@@ -79,7 +79,7 @@ def summary_of(group: tuple[str, str, str], sums: GroupSums, context: RowContext
 
 
 def compare_files(
-    files: Sequence[Path], dataset: str, seed: int = 0
+    files: Sequence[Path], dataset: str, seed: int = 0, *, without: Collection[str] = ()
 ) -> tuple[tuple[ComparisonRow, ...], Answered]:
     """What `compare_models` and `prompts_answered` give, one file in memory at once.
 
@@ -87,11 +87,15 @@ def compare_files(
         files: Instance tables; all rows of an image are in one of them.
         dataset: Its name.
         seed: Of the bootstrap.
+        without: Models that are left out, also as references.
     """
+    dropped = [*without, *(f"{TEACHER}{name}" for name in without)]
     pairs: dict[tuple[tuple[str, str], str, str], PerImage] = {}
     answered: Answered = {}
     for file in files:
         frame = read_instances(file)
+        if dropped:
+            frame = frame[~(frame["model"].isin(dropped) | frame["reference"].isin(dropped))]
         for task, (n, models) in prompts_answered(frame).items():
             known_n, known = answered.get(task, (0, {}))
             both = {name: known.get(name, 0) + models.get(name, 0) for name in known | models}

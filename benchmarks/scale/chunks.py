@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.data.parts import Part
 from benchmarks.instances import InstanceRow, instances_file
+from benchmarks.model_pass import Attempts
 from benchmarks.records import AccuracyTimeRow, Failure, MiouRow, Status, Value, write_atomic
 
 TIMES_FOLDER = "chunk-times"
@@ -33,7 +34,8 @@ class ChunkInfo(Value):
         n_images: Images that were tried.
         blank: Rows of models, protocols and references without an instance, with the reason.
         unable: Models that segment no whole images, or failed to, with the reason.
-        failures: Images that could not be read or that a model failed at, and models that failed.
+        failures: Images that could not be read, and models that could not be built.
+        attempts: How each model fared with the images, by model.
         manifests: SHA-256 of its prompts, by prompt rule.
         no_prompt: Instances without a prompt, by prompt rule.
         left_out: Annotations that are not used, by reason.
@@ -45,10 +47,16 @@ class ChunkInfo(Value):
     blank: tuple[MiouRow, ...] = ()
     unable: dict[str, Unable] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    attempts: dict[str, Attempts] = Field(default_factory=dict)
     manifests: dict[str, str] = Field(default_factory=dict)
     no_prompt: dict[str, int] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    @property
+    def n_failures(self) -> int:
+        """Images and models that failed."""
+        return len(self.failures) + sum(each.n_failed for each in self.attempts.values())
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
@@ -100,7 +108,7 @@ class Chunk:
     @property
     def n_failures(self) -> int:
         """Images and models that failed."""
-        return len(self.info.failures)
+        return self.info.n_failures
 
 
 def chunk_key(run: str, part: Part) -> str:

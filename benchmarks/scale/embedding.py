@@ -15,16 +15,18 @@ from benchmarks.data.dataset import BadSample
 from benchmarks.data.parts import Part, Reader
 from benchmarks.distillation.embed import STAGE, encode_image, teacher_of
 from benchmarks.lanes import Lanes
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import explain
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure
-from benchmarks.scale.work import most_poison
 from mobilesam.allocator import keep_buffers
 from mobilesam.cache import digest_file
 from mobilesam.distillation.store_format import Entry, Teacher, image_key
-from mobilesam.errors import DataError, WeightsError
+from mobilesam.errors import BenchError, DataError, WeightsError
 
 Float16Array = npt.NDArray[np.float16]
+
+_FAILED_SHARE = 0.05
+_LEAST_FAILED = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,12 +160,12 @@ class EmbedWorker:
             return
         try:
             entry, embedding = encode_image(model, look.name, look.image, look.key)
-        except ADAPTER_ERRORS as error:
+        except BenchError as error:
             why = explain(error)
             made.failures.append(Failure(stage=STAGE, culprit=look.name, why=why))
             made.n_failed += 1
             n_images = len(part.readers)
-            if made.n_failed > most_poison(n_images):
+            if made.n_failed > _most_failed(n_images):
                 raise DataError(
                     f"{model.info.name} failed on {made.n_failed} of {n_images} images, the last "
                     f"time with: {why}"
@@ -196,6 +198,11 @@ class EmbedWorker:
     def close(self) -> None:
         """Ends its threads."""
         self._lanes.close()
+
+
+def _most_failed(n_images: int) -> int:
+    """At how many images of a part a teacher may fail; one must be left to show that it works."""
+    return min(max(_LEAST_FAILED, round(_FAILED_SHARE * n_images)), n_images - 1)
 
 
 def _look(reader: Reader) -> BadSample | _Look:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.comparison import unshared_lines
 from benchmarks.data.parts import CutDataset
+from benchmarks.model_pass import Attempts, none_shared
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, teacher_of
@@ -99,7 +100,7 @@ def _summarise(
     comparisons: tuple[ComparisonRow, ...] = ()
     warnings: tuple[str, ...] = ()
     if len(plan.models) > 1:
-        comparisons, answered = compare_files(files, tally.dataset)
+        comparisons, answered = compare_files(files, tally.dataset, without=tally.broken)
         warnings = unshared_lines(answered)
     return ScaleResult(
         tuple(_rows(plan, files, tally)),
@@ -116,8 +117,22 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
     weights = {model.entry.name: model.weights for model in (*plan.models, *plan.teachers)}
     for model, reference, protocol in product(plan.models, plan.references, plan.protocols):
         group = (model.entry.name, protocol.name, reference)
-        if group in sums:
-            teacher = teacher_of(reference)
+        teacher = teacher_of(reference)
+        blank = MiouRow(
+            model=model.entry.name,
+            dataset=tally.dataset,
+            protocol=protocol.name,
+            reference=reference,
+            weights=model.weights,
+            reference_weights=None if teacher is None else weights[teacher],
+            status="error",
+        )
+        if model.entry.name in tally.broken:
+            yield blank.model_copy(update={"why": tally.broken[model.entry.name]})
+        elif teacher in tally.broken and protocol.budget is None:
+            why = f"{reference} failed: {tally.broken[teacher]}"
+            yield blank.model_copy(update={"status": "skipped", "why": why})
+        elif group in sums:
             time = tally.times.get(model.entry.name)
             context = RowContext(
                 dataset=tally.dataset,
@@ -129,5 +144,9 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
                 clicks=clicks.get(group[:2]) if reference == GROUND_TRUTH else None,
             )
             yield summary_of(group, sums[group], context)
-        elif group in tally.blank:
-            yield tally.blank[group]
+        else:
+            attempts = tally.attempts.get(model.entry.name, Attempts())
+            why = tally.why_nothing
+            if attempts.n_answered:
+                why = none_shared(model.entry.name, reference)
+            yield tally.blank.get(group, blank.model_copy(update={"why": why}))

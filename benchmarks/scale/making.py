@@ -123,7 +123,7 @@ class _Survey:
             self.keys[part.name] = key
             info = self.store.info(part.name)
             is_known = info is not None and info.key == key
-            if info is not None and is_known and not (self.again and info.failures):
+            if info is not None and is_known and not (self.again and info.n_failures):
                 self.n_known += 1
                 pace.known(part)
                 continue

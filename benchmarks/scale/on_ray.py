@@ -100,6 +100,7 @@ class _Job:
     deaths: Counter[int] = field(default_factory=Counter)
     avoid: int | None = None
     why: str = ""
+    trace: str = ""
 
 
 def run_on_ray(
@@ -237,6 +238,7 @@ class _Cluster:
     def _failed(self, number: int, job: _Job, error: Any) -> Iterator[Failure]:
         cause = error.cause if isinstance(error.cause, BenchError) else None
         job.why = str(cause) if cause is not None else _brief(error)
+        job.trace = "" if cause is not None else f"{error}\n"
         job.avoid = number
         yield from self._once_more(job)
 
@@ -244,6 +246,7 @@ class _Cluster:
         if job.tries < self._scale.tries:
             self._again.append(job)
         else:
+            sys.stderr.write(job.trace)  # an error of this suite, which must not go unseen
             yield given_up(job.part, job.why)
 
 

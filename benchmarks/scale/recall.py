@@ -54,7 +54,7 @@ def recall_of_request(
     given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
     sums = _sum_up(store.files())
     tally = Tally.of(dataset.name, store)
-    rows = [_row(model, dataset.name, sums, tally.unable) for model in models]
+    rows = [_row(model, sums, tally) for model in models]
     return RecallResult(tuple(rows), tally.listed(given_up), tally.warnings)
 
 
@@ -68,13 +68,14 @@ def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:
     return found
 
 
-def _row(
-    model: PlannedModel, dataset: str, sums: Mapping[str, _Sums], unable: Mapping[str, Unable]
-) -> EverythingRow:
-    row = EverythingRow(model=model.entry.name, dataset=dataset, weights=model.weights)
+def _row(model: PlannedModel, sums: Mapping[str, _Sums], tally: Tally) -> EverythingRow:
+    row = EverythingRow(model=model.entry.name, dataset=tally.dataset, weights=model.weights)
+    broken = tally.broken.get(row.model)
+    if broken is not None:
+        return row.model_copy(update={"status": "error", "why": broken})
     if row.model in sums:
         return row.model_copy(update=sums[row.model].fields())
-    why = unable.get(row.model, Unable(status="error", why=f"no image of {dataset} can be read"))
+    why = tally.unable.get(row.model, Unable(status="error", why=tally.why_nothing))
     return row.model_copy(update={"status": why.status, "why": why.why})
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.model_pass import malformed
+from benchmarks.model_pass import Attempts, malformed, nothing_read
 from benchmarks.records import AccuracyTimeRow, Failure, MiouRow
 from benchmarks.scale.chunks import ChunkStore, Unable
 
@@ -23,6 +23,7 @@ class Tally:
     Attributes:
         dataset: Its name.
         times: Where the time went, by model.
+        attempts: How each model fared with all images, by model.
     """
 
     dataset: str
@@ -30,6 +31,8 @@ class Tally:
     unable: dict[str, Unable] = field(default_factory=dict)
     no_prompt: Counter[str] = field(default_factory=Counter)
     times: dict[str, AccuracyTimeRow] = field(default_factory=dict)
+    attempts: dict[str, Attempts] = field(default_factory=dict)
+    _n_images: int = 0
     _failures: dict[Failure, None] = field(default_factory=dict)
     _n_failures: int = 0
     _manifests: dict[str, list[str]] = field(default_factory=dict)
@@ -58,12 +61,27 @@ class Tally:
                 self._failures[failure] = None
         for rule, sha256 in info.manifests.items():
             self._manifests.setdefault(rule, []).append(sha256)
+        for model, attempts in info.attempts.items():
+            known_attempts = self.attempts.get(model, Attempts())
+            self.attempts[model] = known_attempts.plus(attempts, MOST_LISTED)
+        self._n_images += info.n_images
         self.no_prompt.update(info.no_prompt)
         self._left_out.update(info.left_out)
         self._problems.extend(info.problems[: max(0, MOST_LISTED - len(self._problems))])
         for time in store.times(name, info.key):
             known = self.times.get(time.model)
             self.times[time.model] = time if known is None else known.plus(time)
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Models that failed at each of the first images, with the reason."""
+        whys = {model: attempts.broken for model, attempts in self.attempts.items()}
+        return {model: why for model, why in whys.items() if why is not None}
+
+    @property
+    def why_nothing(self) -> str:
+        """Why a model has no row of its own where nothing else says it."""
+        return nothing_read(self._n_images)
 
     def manifest(self, rule: str) -> str | None:
         """SHA-256 over the hashes of the chunks' prompts: another one where the cut is another."""
@@ -73,7 +91,15 @@ class Tally:
     def listed(self, given_up: Sequence[Failure]) -> tuple[Failure, ...]:
         """What failed, each once: in chunks, chunks that could not be made, and annotations."""
         broken = malformed(self.dataset, self._left_out, self._problems)
-        return tuple(dict.fromkeys([*self._failures, *given_up, *broken]))
+        of_models = [
+            failure
+            for model, attempts in self.attempts.items()
+            for failure in attempts.listed(model)
+        ]
+        found = list(dict.fromkeys([*self._failures, *of_models, *given_up, *broken]))
+        if self._n_images == 0 and not found:
+            found = [Failure(stage="data", culprit=self.dataset, why=self.why_nothing)]
+        return tuple(found)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -83,7 +109,9 @@ class Tally:
             for reason, count in sorted(self._left_out.items())
             if count
         ]
-        if self._n_failures > len(self._failures):
-            more = f"{self._n_failures:,} failures; the first {MOST_LISTED:,} are listed"
+        failed = [each for each in self.attempts.values() if each.broken is None]
+        n_failures = self._n_failures + sum(each.n_failed for each in failed)
+        if n_failures > len(self._failures) + sum(len(each.failures) for each in failed):
+            more = f"{n_failures:,} failures; the first {MOST_LISTED:,} of each kind are listed"
             left_out.append(more)
         return tuple(left_out)

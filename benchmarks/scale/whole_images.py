@@ -6,7 +6,6 @@ over images, each weighed by its objects, is the recall of all of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,11 +20,11 @@ from benchmarks.environment import code_version
 from benchmarks.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.instances import parquet_file
 from benchmarks.lanes import Lanes
-from benchmarks.model_pass import ADAPTER_ERRORS, build_trained, explain, lost, why_unable
+from benchmarks.model_pass import Trials, build_trained, explain, lost, why_unable
 from benchmarks.planning import PlannedModel
 from benchmarks.records import BySize, Failure, Value
 from benchmarks.scale.chunks import Chunk, ChunkInfo, Unable, chunk_key
-from benchmarks.scale.work import most_poison
+from mobilesam.errors import BenchError
 
 # COCO's: an object on the border between two sizes counts in both.
 _SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
@@ -93,17 +92,9 @@ def whole_image_plan(models: Sequence[PlannedModel], threads: int, lanes: int) -
     return WholeImagePlan(key, tuple(models), threads, lanes, code_version())
 
 
-class _BrokenError(Exception):
-    """A model fails at too many images of a part."""
-
-    def __init__(self, model: str, why: str) -> None:
-        super().__init__(why)
-        self.model = model
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Answers of all models for one image, to be scored."""
+    """Answers of the models that do not fail at an image, to be scored."""
 
     image_id: int
     name: str
@@ -130,7 +121,7 @@ class WholeImageWorker:
         self._lanes = Lanes(plan.lanes)
 
     def run(self, part: Part, poison: Mapping[int, str] | None = None) -> Chunk:
-        """Makes the chunk of a part; an image that a model fails at is left out for all of them.
+        """Makes the chunk of a part; an image that a model fails at is left out for that model.
 
         Args:
             part: Which.
@@ -145,15 +136,8 @@ class WholeImageWorker:
                 unable[name] = built
             else:
                 able[name] = built
-        while True:
-            # Looked at once more without a model that is broken: the others are to have all images.
-            done = _Pass(part, able, self._warm, self._lanes)
-            try:
-                rows = done.rows()
-                break
-            except _BrokenError as broken:
-                unable[broken.model] = Unable(status="error", why=str(broken))
-                del able[broken.model]
+        done = _Pass(part, able, self._warm, self._lanes)
+        rows = done.rows()
         blamed = [
             Failure(stage=STAGE, culprit=name, why=why.why)
             for name, why in unable.items()
@@ -163,7 +147,8 @@ class WholeImageWorker:
             key=chunk_key(self._plan.run, part),
             n_images=len(part.readers),
             unable=unable,
-            failures=tuple(blamed + done.failures),
+            failures=tuple(blamed + done.unread),
+            attempts={name: each.attempts for name, each in done.trials.items()},
             left_out=dict(done.dataset.left_out),
             problems=done.dataset.problems,
         )
@@ -192,7 +177,7 @@ def _build(model: PlannedModel) -> Segmenter | Unable:
         return Unable(status=why_not[0], why=why_not[1])
     try:
         built = build_trained(model)
-    except ADAPTER_ERRORS as error:
+    except BenchError as error:
         return Unable(status="error", why=explain(error))
     if STAGE not in built.info.supports:
         why = f"{model.entry.name} has no mode that needs no prompt"
@@ -207,12 +192,11 @@ class _Pass:
         self, part: Part, models: Mapping[str, Segmenter], warm: set[str], lanes: Lanes
     ) -> None:
         self.dataset = PartDataset(part)
-        self.failures: list[Failure] = []
+        self.unread: list[Failure] = []
+        self.trials = {name: Trials(name, STAGE, stop=False) for name in models}
         self._models = models
         self._warm = warm
         self._lanes = lanes
-        self._n_bad: Counter[str] = Counter()
-        self._most = most_poison(len(part.readers))
 
     def rows(self) -> list[WholeImageRow]:
         """By image, then by model."""
@@ -222,13 +206,11 @@ class _Pass:
     def _asked(self) -> Iterator[_Asked]:
         for sample in self._lanes.map(_load, self.dataset.loaders(), _weigh):
             if isinstance(sample, BadSample):
-                self.failures.append(lost(sample))
-                continue
-            asked = self._ask(sample)
-            if asked is not None:
-                yield asked
+                self.unread.append(lost(sample))
+            else:
+                yield self._ask(sample)
 
-    def _ask(self, sample: Sample) -> _Asked | None:
+    def _ask(self, sample: Sample) -> _Asked:
         answers = []
         for name, model in self._models.items():
             try:
@@ -236,13 +218,10 @@ class _Pass:
                     warm_up(model, sample)
                     self._warm.add(name)
                 answers.append((name, *ask_image(model, sample)))
-            except ADAPTER_ERRORS as error:
-                self._n_bad[name] += 1
-                if self._n_bad[name] > self._most:
-                    raise _BrokenError(name, explain(error)) from error
-                why = f"left out, since {name} fails at it: {explain(error)}"
-                self.failures.append(Failure(stage=STAGE, culprit=sample.name, why=why))
-                return None
+            except BenchError as error:
+                self.trials[name].failed(sample, error)
+            else:
+                self.trials[name].answered()
         return _Asked(
             sample.image_id, sample.name, size_of(sample), truth_of(sample), tuple(answers)
         )

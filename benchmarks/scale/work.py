@@ -6,16 +6,13 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from benchmarks.data.parts import Part
-from benchmarks.model_pass import ADAPTER_ERRORS, explain
+from benchmarks.model_pass import explain
 from benchmarks.records import Failure
 from benchmarks.scale.request import ScaleRequest
+from mobilesam.errors import BenchError
 
 MadeT = TypeVar("MadeT")
 MadeT_co = TypeVar("MadeT_co", covariant=True)
-
-POISON_SHARE = 0.05
-LEAST_POISON = 3
-"""A model that fails at more images of a part than this is broken, and the images are not."""
 
 
 class PartWorker(Protocol[MadeT_co]):
@@ -79,15 +76,10 @@ def _run_here(plan: Plan[MadeT], parts: Iterator[Part]) -> Generator[MadeT | Fai
         for part in parts:
             try:
                 yield worker.run(part)
-            except ADAPTER_ERRORS as error:
+            except BenchError as error:
                 yield given_up(part, explain(error))
     finally:
         worker.close()
-
-
-def most_poison(n_images: int) -> int:
-    """At how many images of a part a model may fail; one must be left to show that it works."""
-    return min(max(LEAST_POISON, round(POISON_SHARE * n_images)), n_images - 1)
 
 
 def given_up(part: Part, why: str) -> Failure:

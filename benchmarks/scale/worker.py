@@ -1,4 +1,4 @@
-"""Works on chunks: models are loaded once, and an image that a model fails at is left out."""
+"""Works on chunks: models are loaded once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from benchmarks.protocols import AccuracyProtocol
 from benchmarks.run_request import RunRequest
 from benchmarks.scale.chunks import Chunk, ChunkInfo, chunk_key
 from benchmarks.scale.request import ScaleRequest
-from benchmarks.scale.work import most_poison
 from mobilesam.allocator import keep_buffers
 
 
@@ -129,22 +128,11 @@ class Worker:
             BenchError: Something failed that is no fault of a model or an image.
         """
         part = part.unread(poison or {})
-        bad: dict[int, str] = {}
-        most = most_poison(len(part.readers))
-        done = self._try(part, bad)
-        while (stopped_at := done.answers.stopped_at) is not None:
-            if len(bad) >= most:
-                # The model is to blame: the others are to have their images.
-                done = self._try(part, {})
-                break
-            position, why = stopped_at
-            bad[position] = why
-            done = self._try(part, bad)
-        return self._chunk(part, done)
+        return self._chunk(part, self._ask(part))
 
-    def _try(self, part: Part, bad: Mapping[int, str]) -> _Done:
+    def _ask(self, part: Part) -> _Done:
         plan = self._plan
-        dataset = PartDataset(part.without(bad))
+        dataset = PartDataset(part)
         with tempfile.TemporaryDirectory() as folder:
             # By name: the state of a file on one machine is nothing to the prompts.
             manifests = Manifests(part.dataset, plan.seed, Path(folder))
@@ -157,6 +145,7 @@ class Worker:
                 boundary=plan.boundary,
                 lanes=self._lanes,
                 build=self._build,
+                whole=False,
             )
             found = answer_all(plan.models, plan.teachers, work, manifests, Reporter(quiet=True))
             rules = sorted({protocol.prompt for protocol in plan.protocols})
@@ -175,6 +164,7 @@ class Worker:
             n_images=len(part.readers),
             blank=done.answers.blank,
             failures=done.answers.failures,
+            attempts=done.answers.attempts,
             manifests={rule: sha256 for rule, sha256 in done.hashes.items() if sha256 is not None},
             no_prompt=done.no_prompt,
             left_out=dict(done.dataset.left_out),

@@ -134,7 +134,6 @@ ANNOTATIONS: dict[str, tuple[Callable[[Document], None], str]] = {
     ),
     "infinite area": (replaced("area", float("inf")), "area: Input should be a finite"),
     "duplicate id": (same_id, "is given twice; ids must be unique"),
-    "unknown category": (replaced("category_id", 4711), "category_id 4711, which the file does"),
     "unknown image": (replaced("image_id", 4711), "image_id 4711, which the file does"),
 }
 
@@ -294,6 +293,66 @@ def test_one_bad_thing_in_sa1b(
     spoil(folder)
     done = run(*BOX, "--dataset=sa1b", f"--root={folder}", "--json")
     one_failure(done, words, n_images)
+
+
+def without_masks(folder: Path) -> None:
+    """Two images of SA-1B whose annotations have a box alone."""
+    write_sa1b(SyntheticDataset(n_images=2, seed=5, size_hw=(48, 64)), folder)
+    for path in folder.glob("*.json"):
+        document = json.loads(path.read_text())
+        document["annotations"] = [
+            {**row, "segmentation": []} for row in document["annotations"][:3]
+        ]
+        path.write_text(json.dumps(document))
+
+
+def without_pairs(folder: Path) -> None:
+    folder.mkdir()
+    with tarfile.open(folder / "sa_000000.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=1",)], ids=["whole", "chunks"])
+@pytest.mark.parametrize(
+    "command", [("miou", "--protocol=box"), ("everything",)], ids=lambda x: x[0]
+)
+@pytest.mark.parametrize(
+    ("make", "why", "failures"),
+    [
+        (
+            without_masks,
+            "none of the 2 images can be read: nothing was measured",
+            [
+                f"sa_{n}.json has no usable annotation: 3 of 3 have no mask: boxes only? "
+                "(0 instances left out)"
+                for n in (0, 1)
+            ],
+        ),
+        (
+            without_pairs,
+            "there is no image with an instance: nothing was measured",
+            ["there is no image with an instance: nothing was measured"],
+        ),
+    ],
+    ids=["no masks", "no pairs"],
+)
+def test_where_nothing_can_be_measured_there_is_an_error_with_its_reason(
+    run: Any,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    why: str,
+    failures: list[str],
+    command: tuple[str, ...],
+    chunk: tuple[str, ...],
+) -> None:
+    make(tmp_path / "d")
+    done = run(*command, "--models=dummy", "--dataset=sa1b", f"--root={tmp_path / 'd'}", *chunk,
+               "--threads=1", "--json")  # fmt: skip
+    assert done.code == 1
+    (row,) = [*done.json["rows"], *done.json["everything"]]
+    assert (row["status"], row["why"], row["n_images"]) == ("error", why, 0)
+    assert [each["why"] for each in done.json["failures"]] == failures
+    assert not any("Traceback" in line for line in done.err.splitlines())
 
 
 @pytest.mark.parametrize("dataset", ["coco", "sa1b"])

@@ -12,10 +12,24 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Masks, Prompts
+from baselines.interface import Embedding, MaskRecord, Masks, Prepared, Prompts
 from baselines.options import ModelOptions
 from benchmarks.records import schema
 from mobilesam.errors import UsageError
+
+
+class EndOfFile(DummySegmenter):
+    """Breaks at whatever it is asked."""
+
+    def prepare(self, image: Any) -> Prepared:
+        raise EOFError
+
+    def everything(self, image: Any) -> list[MaskRecord]:
+        raise EOFError
+
+
+def build_eof(options: ModelOptions) -> EndOfFile:
+    return EndOfFile(options.name, {})
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -197,6 +211,17 @@ def test_predict_on_an_image_too_thin_is_one_line(
         assert (done.code, done.out) == (1, "")
         (line,) = done.err.splitlines()
         assert f"{size[0]} x {size[1]} pixels is too thin" in line
+
+
+@pytest.mark.parametrize("arguments", [("--box=1,1,9,9",), ("--everything",)])
+def test_predict_with_a_model_that_breaks_is_one_line(
+    run: Any, picture: Path, third_party: Any, arguments: tuple[str, ...]
+) -> None:
+    third_party("eof", f"{__name__}:build_eof")
+    done = run("predict", picture, "--model=eof", *arguments)
+    assert done.code == 1
+    assert done.err.startswith("error: EOFError: (in ")
+    assert len(done.err.splitlines()) == 1
 
 
 def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -308,7 +309,9 @@ def test_a_model_without_boxes_is_skipped_and_a_broken_one_does_not_stop_the_nex
     assert [row.status for row in rows] == ["skipped", "skipped", "error", "ok"]
     assert rows[0].why == "points takes no boxes as prompts"
     assert rows[1].why == "no accuracy from random weights: no network"
-    assert "mask of shape (96, 127) for" in (rows[2].why or "")
+    said = "short.decode gave bool masks of shape ("
+    assert said in (rows[2].why or "")
+    assert "96, 127); wanted bool masks of shape (" in (rows[2].why or "")
     assert all(row.ap is None for row in rows[:3])
     assert [(each.stage, each.culprit) for each in failures] == [("detector-box", "short")]
 
@@ -322,6 +325,33 @@ def test_an_image_that_cannot_be_read_is_reported_and_its_instances_do_not_count
     (failure,) = failures
     assert failure.stage == "data"
     assert "boxes left out" in failure.why
+    for path in case.images.iterdir():
+        path.write_bytes(b"no picture")
+    (row,), failures = case.evaluate(oracle[0])
+    assert (row.status, row.ap) == ("error", None)
+    assert row.why == "none of the images with boxes of boxes.json can be read"
+    assert len(failures) == 3
+
+
+def test_an_image_that_a_model_fails_at_is_left_out_for_it_alone(
+    case: Case, doubles: types.ModuleType
+) -> None:
+    class Picky(DummySegmenter):
+        seen = 0
+
+        def encode(self, prepared: Any) -> Embedding:
+            self.seen += 1
+            if self.seen == 2:
+                raise cv2.error("too green")
+            return super().encode(prepared)
+
+    doubles.picky = lambda options: Picky(options.name, {})  # type: ignore[attr-defined]
+    rows, failures = case.evaluate(planned("picky", "detector_doubles:picky"), DUMMY)
+    assert [(row.status, row.n_images) for row in rows] == [("ok", 2), ("ok", 3)]
+    (failure,) = failures
+    assert failure.stage == "detector-box"
+    assert failure.culprit == sorted(each.name for each in case.images.iterdir())[1]
+    assert "picky fails at it: error: too green (in encode)" in failure.why
 
 
 def test_a_finished_model_is_not_run_again_unless_its_file_is_damaged(

@@ -213,8 +213,9 @@ def test_models_that_cannot_be_measured_have_rows_that_say_why(
     assert rows[0].why == "box has no mode that needs no prompt"
     assert rows[1].why == "no accuracy from random weights: no network"
     assert rows[2].why == "truncated file"
-    assert rows[3].why == "RuntimeError: out of colours"
-    assert "score nan" in rows[4].why
+    said = "fails at its only image: RuntimeError: out of colours (in everything)"
+    assert rows[3].why == said
+    assert "unsure.everything gave a mask the score nan; mend the adapter" in rows[4].why
     assert all(row.ar1000 is None and row.median_ms is None for row in rows[:5])
     assert [each.culprit for each in failures] == ["broken", "unsure"]
 
@@ -230,10 +231,18 @@ def test_a_bad_image_is_counted_and_the_row_is_not_kept_as_finished(
     assert failures == [
         Failure(stage="data", culprit="torn.jpg", why="cut off (3 instances left out)")
     ]
-    (again,), _ = evaluate([tell(doubles, answers)], Listed([[wanted], [wanted]]))
-    assert again.status == "error"  # it ran: image 0 has no answer
-    (nothing,), _ = evaluate([tell(doubles, answers)], Listed([bad]))
-    assert nothing.why == "no image of listed can be read"
+    (again,), failures = evaluate([tell(doubles, answers)], Listed([[wanted], [wanted]]))
+    assert (again.status, again.n_images) == ("ok", 1)  # it ran: image 0 has no answer
+    (failure,) = failures
+    assert (failure.stage, failure.culprit) == ("everything", "0.png")
+    assert "told fails at it: KeyError: 0 (in everything)" in failure.why
+    (nothing,), failures = evaluate([tell(doubles, answers)], Listed([bad, bad]))
+    assert nothing.status == "error"
+    assert nothing.why == "none of the 2 images can be read: nothing was measured"
+    assert [each.why for each in failures] == ["cut off (3 instances left out)"]
+    (none,), (failure,) = evaluate([tell(doubles, answers)], Listed([]))
+    assert none.status == "error"
+    assert failure.why == "there is no image with an instance: nothing was measured"
 
 
 def test_a_finished_model_is_not_run_again(doubles: types.ModuleType, evaluate: Any) -> None:

@@ -149,7 +149,7 @@ def test_a_model_that_breaks_leaves_a_message(monkeypatch: pytest.MonkeyPatch) -
     build_as(monkeypatch, DummySegmenter(answer=broken))
     answers = ask(request("dummy"), QUIET)
     assert answers["box", 0, "dummy"].failed
-    assert answers["box", 0, "dummy"].why == "failed: out of memory"
+    assert answers["box", 0, "dummy"].why == "failed: RuntimeError: out of memory (in decode)"
     assert not answers["everything", 0, "dummy"].failed
 
 

@@ -7,18 +7,28 @@ import types
 from dataclasses import replace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
+from baselines.boundary import AdapterError
 from baselines.dummy import DummySegmenter
 from baselines.interface import WeightsInfo
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.model_pass import malformed, take_turn
+from benchmarks.data.dataset import Sample
+from benchmarks.model_pass import Trials, debugging, malformed, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.records import Failure, Status, WeightsRow
 from mobilesam.errors import DataError
 
 Row = tuple[Status, str | None]
+
+
+class _OwnError(Exception):
+    """A plugin's own."""
+
+
 MODEL = PlannedModel(
     ModelEntry("told", "turn_doubles:build", "a double"),
     ModelOptions("told"),
@@ -83,7 +93,7 @@ def test_a_model_that_turns_out_to_be_random_is_an_error(doubles: types.ModuleTy
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (RuntimeError("out of colours"), "RuntimeError: out of colours"),
+        (AdapterError("RuntimeError: out of colours"), "RuntimeError: out of colours"),
         (DataError("mend it"), "mend it"),
     ],
 )
@@ -97,6 +107,98 @@ def test_a_model_that_cannot_be_built_is_an_error(doubles: types.ModuleType) -> 
     assert status == "error"
     assert "turn_doubles:build" in (why or "")
     assert len(failures) == 1
+
+
+@pytest.mark.parametrize("error", [EOFError(), cv2.error("x"), KeyError("y"), _OwnError("z")])
+def test_whatever_building_raises_is_an_error_of_the_model(
+    doubles: types.ModuleType, error: Exception
+) -> None:
+    def build(options: ModelOptions) -> DummySegmenter:
+        raise error
+
+    doubles.build = build  # type: ignore[attr-defined]
+    (status, why), (failure,) = turn(MODEL)
+    assert status == "error"
+    assert (why or "").startswith(f"{type(error).__name__}: ")
+    assert (why or "").endswith("(in build)")
+    assert failure.why == why
+
+
+def test_what_is_no_model_is_refused(doubles: types.ModuleType) -> None:
+    doubles.build = lambda _: {"not": "a model"}  # type: ignore[attr-defined]
+    (status, why), _ = turn(MODEL)
+    assert (status, why) == (
+        "error",
+        "turn_doubles:build gave a dict for told; wanted a Segmenter with a ModelInfo as `info`",
+    )
+
+
+@pytest.mark.usefixtures("doubles")
+def test_an_error_of_the_suite_itself_is_not_caught() -> None:
+    with pytest.raises(AttributeError, match="no such thing"):
+        turn(MODEL, AttributeError("no such thing"))
+
+
+@pytest.mark.usefixtures("doubles")
+def test_the_traceback_of_a_failure_is_shown_where_that_is_wanted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    turn(MODEL, AdapterError("RuntimeError: out of colours"))
+    assert capsys.readouterr().err == ""
+    with debugging(wanted=True):
+        turn(MODEL, AdapterError("RuntimeError: out of colours"))
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last)")
+    assert "raise error" in told
+    with debugging(wanted=False):
+        turn(MODEL, AdapterError("RuntimeError: out of colours"))
+    assert capsys.readouterr().err == ""
+
+
+def trials_of(outcomes: str, stop: bool = False) -> Trials:
+    """Of a model that answers (`+`) or fails at (a letter, which it says) one image a character."""
+    trials = Trials("told", "stage", stop=stop)
+    for number, outcome in enumerate(outcomes):
+        if outcome == "+":
+            trials.answered()
+        else:
+            sample = Sample(number, f"{number}.png", np.zeros((1, 1, 3), np.uint8), ())
+            trials.failed(sample, DataError(outcome))
+    return trials
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "why"),
+    [
+        ("", None),
+        ("+", None),
+        ("+aaaaaaaaa", None),
+        ("aaaa+", None),
+        ("aaaaa+", "fails at each of the first 5 images: a"),
+        ("a", "fails at its only image: a"),
+        ("aba", "fails at each of the first 3 images: a; b"),
+        ("abcdefgh", "fails at each of the first 5 images: a; b; c; d; e"),
+    ],
+)
+def test_only_what_fails_at_each_of_the_first_images_fails_the_model(
+    outcomes: str, why: str | None
+) -> None:
+    found = trials_of(outcomes).attempts
+    assert found.broken == why
+    n_failed = len(outcomes.replace("+", ""))
+    assert len(found.listed("told")) == (n_failed if why is None else 1)
+    for cut in range(len(outcomes) + 1):  # the same, wherever a dataset is cut
+        first, second = outcomes[:cut], outcomes[cut:]
+        both = trials_of(first).attempts.plus(trials_of(second).attempts, 100)
+        assert both.broken == why
+        assert (both.n_answered, both.n_failed) == (found.n_answered, found.n_failed)
+
+
+def test_a_broken_model_is_given_up_after_the_first_images() -> None:
+    for outcomes in ("", "aaaa", "aaaa+bbbbbb", "+aaaaaa"):
+        assert not trials_of(outcomes, stop=True).given_up
+    assert trials_of("aabab", stop=True).given_up
+    assert not trials_of("aabab", stop=False).given_up  # in a part of a dataset
 
 
 @pytest.mark.usefixtures("doubles")

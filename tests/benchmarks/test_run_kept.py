@@ -59,7 +59,8 @@ def test_a_model_that_fails_is_a_row_and_the_next_one_is_measured(
     done = run("miou", "--models=dummy,box", *scenes.arguments, "--protocol=box", "--json")
     assert done.code == 1
     dummy, box = done.json["rows"]
-    assert (dummy["status"], dummy["why"]) == ("error", "RuntimeError: out of colours")
+    why = "fails at each of the first 3 images: RuntimeError: out of colours (in decode)"
+    assert (dummy["status"], dummy["why"]) == ("error", why)
     assert box["status"] == "ok"
 
 

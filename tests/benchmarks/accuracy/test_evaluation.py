@@ -13,9 +13,11 @@ import pytest
 from baselines import registry
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Float32Array, Prepared, WeightsInfo
+from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter
 from benchmarks.accuracy.embeddings import EmbeddingCache
 from benchmarks.accuracy.predictions import load_predictions, load_references, predictions_path
+from benchmarks.data.coco import CocoDataset
 from benchmarks.instances import read_instances
 from benchmarks.records import load_record
 from mobilesam.errors import DataError
@@ -403,6 +405,89 @@ def test_rescoring_takes_no_options_of_models_and_data(
     done = run("miou", f"--rescore={stored}", argument)
     assert done.code == 2
     assert "--rescore takes" in done.err
+
+
+class Picky(DummySegmenter):
+    """Fails at one image, which it knows by its pixels."""
+
+    image: np.ndarray | None = None
+
+    def prepare(self, image: Any) -> Prepared:
+        if np.array_equal(image, Picky.image):
+            raise KeyError("too green")
+        return super().prepare(image)
+
+
+def picky(options: ModelOptions) -> Picky:
+    return Picky(options.name, {})
+
+
+@pytest.mark.parametrize("chunks", [(), ("--chunk=2",)])
+def test_nobody_is_compared_with_a_teacher_where_it_failed(
+    run: Any,
+    scenes: Any,
+    third_party: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    chunks: tuple[str, ...],
+) -> None:
+    samples = list(CocoDataset(scenes.images, scenes.annotations).samples())
+    monkeypatch.setattr(Picky, "image", samples[1].image)
+    third_party("picky", f"{__name__}:picky")
+    arguments = ("miou", "--models=dummy,picky", *scenes.arguments, "--protocol=box,center",
+                 "--reference=ground-truth,teacher:picky", "--json")  # fmt: skip
+    done = run(*arguments, *chunks)
+    assert done.code == 1
+    found = {key: row["n_images"] for key, row in rows_of(done).items()}
+    for protocol in ("box", "center"):
+        assert found["dummy", protocol, "ground-truth"] == 3
+        assert found["picky", protocol, "ground-truth"] == 2
+        assert found["dummy", protocol, "teacher:picky"] == 2
+        assert found["picky", protocol, "teacher:picky"] == 2
+    (failure,) = done.json["failures"]
+    assert failure["culprit"] == samples[1].name
+    assert "picky fails at it: KeyError: 'too green' (in prepare)" in failure["why"]
+    assert {row["n_images"] for row in done.json["comparisons"]} == {2}
+    lost = [line for line in done.json["warnings"] if line.startswith("picky answered")]
+    assert len(lost) == 2  # one for each protocol, against the ground truth
+
+
+def test_stored_answers_know_where_their_model_failed(
+    run: Any, scenes: Any, third_party: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = list(CocoDataset(scenes.images, scenes.annotations).samples())
+    monkeypatch.setattr(Picky, "image", samples[1].image)
+    third_party("picky", f"{__name__}:picky")
+    live = run("miou", "--models=dummy,picky", *scenes.arguments, "--protocol=box", "--save-masks",
+               "--reference=ground-truth,teacher:picky", "--out=o", "--json")  # fmt: skip
+    again = run("miou", "--rescore=o", "--reference=ground-truth,teacher:picky", "--json")
+    assert again.code == 0, again.err
+    for key, row in rows_of(live).items():
+        assert rows_of(again)[key]["miou"] == row["miou"]
+        assert rows_of(again)[key]["n_images"] == row["n_images"]
+
+
+@pytest.mark.parametrize("chunks", [(), ("--chunk=2",)])
+def test_a_teacher_that_fails_at_all_images_is_a_reason(
+    run: Any,
+    scenes: Any,
+    third_party: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    chunks: tuple[str, ...],
+) -> None:
+    def fail(self: Any, image: Any) -> Prepared:
+        raise KeyError("too green")
+
+    monkeypatch.setattr(Picky, "prepare", fail)
+    third_party("picky", f"{__name__}:picky")
+    done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box",
+               "--reference=ground-truth,teacher:picky", "--json", *chunks)  # fmt: skip
+    assert done.code == 1
+    found = rows_of(done)
+    assert found["dummy", "box", "ground-truth"]["status"] == "ok"
+    row = found["dummy", "box", "teacher:picky"]
+    why = "fails at each of the first 3 images: KeyError: 'too green' (in prepare)"
+    assert (row["status"], row["why"]) == ("skipped", f"teacher:picky failed: {why}")
+    assert [(each["culprit"], each["why"]) for each in done.json["failures"]] == [("picky", why)]
 
 
 def test_an_image_that_another_pass_lost_keeps_its_reference(run: Any, scenes: Any) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Prepared, UInt8Array
+from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
 from benchmarks.accuracy.embeddings import EmbeddingCache
-from benchmarks.accuracy.passes import ImageError, PassPlan, PassResult, run_pass
+from benchmarks.accuracy.passes import PassPlan, PassResult, run_pass
 from benchmarks.data.make import write_sa1b
 from benchmarks.data.parts import PartDataset
 from benchmarks.data.sa1b_parts import Sa1bParts
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
+from benchmarks.model_pass import FIRST_IMAGES
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, find
 from benchmarks.records import WeightsRow
@@ -68,9 +70,58 @@ class Picky(DummySegmenter):
 
 
 @pytest.mark.parametrize("n_threads", [0, 2])
-def test_a_model_that_fails_says_at_which_image(
+def test_an_image_that_a_model_fails_at_is_named_and_costs_no_other(
     part: PartDataset, n_threads: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(ImageError, match="RuntimeError: too green") as caught:
-        passed(part, n_threads, tmp_path, Picky())
-    assert caught.value.position == 2
+    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = passed(part, n_threads, tmp_path / "picky", Picky())
+    assert found.error is None
+    assert found.rows == tuple(row for row in whole.rows if row.image_id != 2)
+    unread, failed = found.failures
+    assert (unread.culprit, failed.culprit) == ("sa_3.jpg", "sa_2.jpg")
+    assert "dummy fails at it: RuntimeError: too green (in prepare)" in failed.why
+    assert (found.attempts.n_answered, found.attempts.n_failed) == (4, 1)
+    assert sorted(found.lost_ids) == [2, 3]
+
+
+class Late(DummySegmenter):
+    """Answers the boxes of an image, and fails at the points that come after them."""
+
+    def __init__(self, fails_at: int) -> None:
+        super().__init__(delays_ms={})
+        self.fails_at = fails_at
+        self.seen = 0
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        self.seen += 1
+        return super().encode(prepared)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        if prompts.points is not None and self.seen == self.fails_at:
+            raise cv2.error("no such colour")
+        return super().decode(embedding, prompts, multimask=multimask)
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_half_of_the_answers_about_an_image_count_for_nothing(
+    part: PartDataset, n_threads: int, tmp_path: Path
+) -> None:
+    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = passed(part, n_threads, tmp_path / "late", Late(fails_at=5))
+    assert found.rows == tuple(row for row in whole.rows if row.image_id != 5)
+    assert "fails at it: error: no such colour (in decode_pair)" in found.failures[1].why
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_a_model_that_fails_at_each_of_the_first_images_is_broken(
+    part: PartDataset, n_threads: int, tmp_path: Path
+) -> None:
+    class Broken(DummySegmenter):
+        def prepare(self, image: UInt8Array) -> Prepared:
+            raise EOFError
+
+    found = passed(part, n_threads, tmp_path, Broken(delays_ms={}))
+    assert found.error == "fails at each of the first 5 images: EOFError: (in prepare)"
+    assert found.rows == ()
+    assert [each.culprit for each in found.failures] == ["sa_3.jpg"]
+    assert FIRST_IMAGES == 5

@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 import re
 from pathlib import Path
 
@@ -156,13 +159,29 @@ def changed(path, value):
     [
         ("{", "instances_toy.json is not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "top level: Input should be a valid dict.*instances file"),
-        (changed(["categories"], None), "categories: Field required"),
+        ("[]", "top level: Input should be an object with named fields.*instances file"),
         (changed(["annotations"], {}), "annotations: Input should be a valid list"),
-        (changed(["categories", 0], 3), "category number 0: .*; got 3"),
-        (changed(["categories", 0, "name"], 3), "category number 0: name: .*; got 3"),
-        (document() | {"categories": document()["categories"] * 2}, "category id 7 is given twice"),
-        (document(annotation(1, id="x"), annotation(2, bbox=[])), "no usable .* 2 are malformed"),
+        (
+            document(annotation(1, id="x"), annotation(2, bbox=[])),
+            r"no usable annotation: 2 of 2 are malformed \(first: annotation number 0: id: ",
+        ),
+        (changed(["annotations"], []), "no usable annotation: there is none"),
+        (
+            document(*(annotation(n, segmentation=[]) for n in (1, 2))),
+            r"no usable annotation: 2 of 2 have no mask: boxes only\?$",
+        ),
+        (
+            document(*(annotation(n, iscrowd=1) for n in (1, 2, 3))),
+            "no usable annotation: 3 of 3 are crowd regions$",
+        ),
+        (
+            document(annotation(1, segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 1, 0.1, 1]])),
+            "1 of 1 have polygons between 0 and 1: normalised",
+        ),
+        (
+            document(annotation(1, segmentation=[[3, 3, 3, 3, 3, 3]]), annotation(2, iscrowd=1)),
+            "1 of 2 have a mask without a pixel, 1 of 2 are crowd regions$",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
@@ -184,7 +203,6 @@ def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
         ("segmentation", {"size": [10, 12], "counts": "\ud800"}, "annotation 5: .* foreign"),
         ("segmentation", [[1, 1, 5, 5, 6, 10**400]], "annotation 5: .* far outside"),
         ("image_id", 9, "annotation 5 has image_id 9, which"),
-        ("category_id", 9, "annotation 5 has category_id 9, which"),
         ("bbox", [0, float("nan"), 1, 1], "annotation 5: bbox.1: .* finite number; got nan"),
         ("bbox", [0, 10**400, 1, 1], "annotation 5: bbox.1: "),
         ("bbox", [0, 1, 1], r"annotation 5: bbox: .*; got \[0, 1, 1\]"),
@@ -250,10 +268,150 @@ def test_images_that_share_an_id_are_one_bad_image(opened):
 
 
 def test_malformed_annotations_are_all_counted_and_some_told(opened):
-    rows = [annotation(1), *(annotation(n, category_id=8) for n in range(2, 300))]
+    rows = [annotation(1), *(annotation(n, image_id=8) for n in range(2, 300))]
     dataset = opened(document(*rows))
     assert dataset.left_out["malformed"] == 298
     assert len(dataset.problems) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "n_none"),
+    [
+        (document(), 0),
+        (document(annotation(5, category_id=7.0), annotation(6, 2)), 0),
+        (document(annotation(5, category_id="7"), annotation(6, 2)), 1),
+        (document(annotation(5, category_id=None), annotation(6, 2)), 1),
+        (document(annotation(5, category_id=9), annotation(6, 2)), 1),
+        (document(annotation(5, category_id=True), annotation(6, 2)), 1),
+        (changed(["categories"], None), 3),
+        (document() | {"categories": None}, 3),
+        (changed(["categories", 0], 3), 3),
+        (changed(["categories", 0, "name"], None), 3),
+        (document() | {"categories": document()["categories"] * 2}, 0),
+        (document() | {"categories": [{"id": 7, "name": "cat"}, {"id": 7, "name": "dog"}]}, 3),
+    ],
+)
+def test_a_category_is_needed_for_nothing_but_its_own_figures(opened, content, n_none):
+    dataset = opened(content)
+    assert dataset.n_instances == len(content["annotations"])
+    assert dataset.left_out == {"crowd": 0, "empty": 0, "malformed": 0}
+    instances = [each for sample in dataset.samples() for each in sample.instances]
+    assert sum(not each.category for each in instances) == n_none
+    assert {each.category for each in instances} <= {"", "cat"}
+    if n_none == 0:
+        assert dataset.notes == ()
+    else:
+        (note,) = dataset.notes
+        assert note.startswith(f"{n_none} of {len(instances)} annotations are of no category")
+
+
+def test_whole_numbers_may_be_written_with_a_point(opened):
+    content = document(annotation(5.0, 1.0, iscrowd=0.0, category_id=7.0), annotation(6, 2))
+    content["images"][1] |= {"id": 1.0, "width": 12.0, "height": 10.0}
+    content["annotations"][1]["segmentation"] = {"size": [10, 12], "counts": [12.0, 108.0]}
+    dataset = opened(content)
+    samples = list(dataset.samples())
+    assert [sample.image_id for sample in samples] == [1, 2]
+    assert [sample.instances[0].annotation_id for sample in samples] == [5, 6]
+    assert all(type(sample.image_id) is int for sample in samples)
+    assert samples[1].instances[0].mask().sum() == 108
+    assert dataset.notes == ()
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf"), "1", True])
+def test_what_is_no_whole_number_is_not_taken_for_one(opened, value):
+    dataset = opened(document(annotation(5), annotation(value)))
+    assert dataset.left_out["malformed"] == 1
+    assert dataset.n_instances == 1
+
+
+@pytest.mark.parametrize("folder", ["", "val2017"])
+def test_lvis_names_its_images_by_url(opened, tmp_path, folder):
+    """LVIS v1 has `coco_url` and no `file_name`; the folder of the URL may be there or not."""
+    content = document()
+    for image, name in zip(content["images"], ("two", "one"), strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/val2017/{name}.png"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").rename(tmp_path / folder / f"{name}.png") if folder else None
+    dataset = opened(content)
+    (path,) = tmp_path.rglob("one.png") if not folder else (tmp_path / folder).glob("one.png")
+    samples = list(dataset.samples())
+    assert path.is_file()
+    assert [type(sample) for sample in samples] == [Sample, Sample]
+    assert [sample.name for sample in samples] == ["val2017/one.png", "val2017/two.png"]
+
+
+@pytest.mark.parametrize(
+    "url", [None, 3, "", "http://images.org", "http://images.org/", "http://x.org/a%0ab"]
+)
+def test_an_image_without_any_name_is_bad(opened, url):
+    content = document()
+    del content["images"][1]["file_name"]
+    content["images"][1]["coco_url"] = url
+    bad, good = opened(content).samples()
+    assert bad.why == "image number 1: file_name: Field required; mend or remove it"
+    assert isinstance(good, Sample)
+
+
+def test_a_url_leads_nowhere_else(opened):
+    content = document()
+    del content["images"][1]["file_name"]
+    content["images"][1]["coco_url"] = "http://x.org/%2e%2e/one.png"
+    bad, _ = opened(content).samples()
+    assert "leads out of the image folder" in bad.why
+
+
+def test_boxes_that_look_like_corners_bring_a_hint(opened):
+    corners = [annotation(n, bbox=[6, 5, 11, 9]) for n in (1, 2)]
+    (note,) = opened(document(*corners, annotation(3), annotation(4, 2))).notes
+    assert note.startswith("2 of 4 boxes end beyond their image")
+    assert "[x0, y0, x1, y1]?" in note
+    assert opened(document(corners[0], *(annotation(n) for n in range(2, 8)))).notes == ()
+
+
+def test_a_few_normalised_polygons_bring_a_hint(opened):
+    dataset = opened(document(annotation(1, segmentation=[[0, 0, 1, 0, 1, 1]]), annotation(2)))
+    assert dataset.left_out["empty"] == 1
+    (note,) = dataset.notes
+    assert note.startswith("1 annotations have polygons between 0 and 1: normalised?")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (gzip.compress(b"{}"), r"is compressed \(gzip\); unpack it first, with gunzip"),
+        (bz2.compress(b"{}"), "bzip2"),
+        (lzma.compress(b"{}"), "xz"),
+        (b"PK\x03\x04rest", "zip"),
+    ],
+)
+def test_a_compressed_file_is_called_one(tmp_path, data, words):
+    path = tmp_path / "instances.json.gz"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=words):
+        CocoDataset(tmp_path, path)
+
+
+def test_what_is_told_names_no_class_of_this_code_and_no_file_twice(opened):
+    content = document()
+    content["images"][0]["width"] = "x"
+    content["images"].append(3)
+    content["annotations"].append(4)
+    dataset = opened(content)
+    told = [*dataset.problems, *(s.why for s in dataset.samples() if isinstance(s, BadSample))]
+    assert len(told) == 3
+    for line in told:
+        assert not re.search(r"\b_[A-Z]|instance of", line)
+        assert line.count("instances_toy.json") <= 1
+    assert told[-1].startswith("image number 0: width: ")  # the sample itself names the file
+
+
+def test_backslashes_in_a_name_are_pointed_out(opened):
+    content = document()
+    content["images"][1]["file_name"] = "val\\one.png"
+    bad, _ = opened(content).samples()
+    assert "the name has backslashes" in bad.why
 
 
 def test_missing_folder_and_file(tmp_path):

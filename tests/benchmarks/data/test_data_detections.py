@@ -73,7 +73,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}
         ("[{", "not valid JSON"),
         ({"annotations": []}, "not a list of detections"),
         ([], "no usable box"),
-        ([[1]], "number 0: top level: .*valid dict"),
+        ([[1]], "number 0: top level: .*an object with named fields"),
         ([GOOD, {"image_id": 0, "category_id": 1, "score": 1}], "number 1: bbox: Field required"),
         ([{**GOOD, "bbox": [1, 2, 3]}], r"bbox: .*at least 4.*; got \[1, 2, 3\]"),
         ([{**GOOD, "bbox": [1, float("nan"), 3, 4]}], "bbox.1: .*finite number; got nan"),
@@ -92,6 +92,28 @@ def test_a_malformed_file_is_an_error_that_names_file_and_entry(
         files.read()
     assert "boxes.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: Any) -> None:
+    document = scenes.read()
+    n = len(document["annotations"])
+    document["annotations"][0]["category_id"] = None
+    document["annotations"][1]["category_id"] = "1"
+    document["annotations"][2]["category_id"] = 4711.0  # which `categories` does not define
+    del document["categories"]
+    scenes.write(document)
+    dataset = CocoDataset(scenes.images, scenes.annotations)
+    truth = read_truth(scenes.annotations, dataset)
+    assert dataset.n_instances == n
+    assert (len(truth.masks), truth.n_uncategorised) == (n - 2, 2)
+    assert 4711 in truth.categories
+    assert all(image.in_dataset for image in truth.images.values())
+    assert len(boxes_from_annotations(scenes.annotations)) == n - 2
+    for row in document["annotations"]:
+        row["category_id"] = "cat"
+    scenes.write(document)
+    with pytest.raises(DataError, match="AP is counted by category"):
+        read_truth(scenes.annotations, CocoDataset(scenes.images, scenes.annotations))
 
 
 def test_a_missing_file_is_an_error(files: Files) -> None:

@@ -124,13 +124,13 @@ def test_scenes_and_coco_are_cut_as_well(tmp_path: Path) -> None:
     assert in_parts(coco, 3) == described(coco)
 
 
-def test_an_image_that_is_not_to_be_used_keeps_its_place_and_its_count() -> None:
+def test_an_image_that_must_not_be_read_keeps_its_place_and_its_name() -> None:
     (part,) = SCENES.parts(7)
-    found = list(PartDataset(part.without({2: "it kills"})).samples())
+    found = list(PartDataset(part.unread({2: "it kills"})).samples())
     bad = found.pop(2)
     assert isinstance(bad, BadSample)
     wanted = SCENES.sample(2)
-    assert (bad.why, bad.image_id, bad.n_instances) == ("it kills", 2, len(wanted.instances))
+    assert (bad.why, bad.image_id, bad.name) == ("it kills", 2, wanted.name)
     assert all(isinstance(each, Sample) for each in found)
 
 

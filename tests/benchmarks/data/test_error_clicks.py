@@ -98,6 +98,38 @@ def test_no_error_no_click():
     assert next_click(mask & False, mask & False) is None
 
 
+@QUICK
+@given(PAIRS)
+def test_no_pixel_is_clicked_twice_by_a_model_that_learns_nothing(pair):
+    prediction, reference = pair
+    clicked = np.zeros((0, 2), np.float32)
+    while (found := next_click(prediction, reference, clicked)) is not None:
+        assert not (clicked == found[:2]).all(axis=1).any()
+        clicked = np.concatenate([clicked, np.array([found[:2]], np.float32)])
+    errors = prediction != reference
+    assert len(clicked) == errors.sum()  # each of them once, and nothing else
+    assert errors[clicked[:, 1].astype(int), clicked[:, 0].astype(int)].all()
+
+
+def test_a_pixel_that_was_clicked_remains_a_part_of_its_error():
+    reference = np.zeros((9, 9), bool)
+    reference[1:8, 1:8] = True
+    prediction = np.zeros_like(reference)
+    assert next_click(prediction, reference) == (4, 4, 1)
+    # As deep as before; were the clicked pixel outside, the next would lie in a corner.
+    assert next_click(prediction, reference, np.array([[4, 4]], np.float32)) == (3, 3, 1)
+    outside = np.array([[0, 0], [8, 8], [-3, 40]], np.float32)
+    assert next_click(prediction, reference, outside) == (4, 4, 1)
+
+
+def test_the_other_kind_of_error_is_clicked_where_one_is_used_up():
+    prediction, reference = np.zeros((2, 20, 20), bool)
+    reference[1:4, 1:4] = True
+    prediction[10, 10] = True
+    clicked = np.argwhere(reference)[:, ::-1].astype(np.float32)
+    assert next_click(prediction, reference, clicked) == (10, 10, 0)
+
+
 def test_clicking_every_error_away_ends():
     prediction, reference = np.random.default_rng(1).random((2, 12, 12)) > 0.5
     for _ in range(12 * 12):

@@ -133,7 +133,7 @@ def picky(options: ModelOptions) -> Picky:
     return Picky(options.name, {})
 
 
-def test_an_image_that_a_model_fails_at_is_left_out_for_all_and_listed(
+def test_an_image_that_a_model_fails_at_is_left_out_for_it_and_listed(
     run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.data.dataset import Sample
@@ -149,7 +149,13 @@ def test_an_image_that_a_model_fails_at_is_left_out_for_all_and_listed(
     (failure,) = done.json["failures"]
     assert failure["culprit"] == samples[victim].name
     assert "picky fails at it: RuntimeError: too green" in failure["why"]
-    assert [row["n_images"] for row in done.json["rows"]] == [10, 10]
+    assert [row["n_images"] for row in done.json["rows"]] == [11, 10]
+    assert [row["n_images"] for row in done.json["comparisons"]] == [10]
+    assert any("picky answered" in line for line in done.json["warnings"])
+    whole = miou(run, shards, "whole", "--models=dummy,picky")
+    assert whole.json["failures"] == done.json["failures"]
+    assert whole.json["warnings"] == done.json["warnings"]
+    assert [row["n_images"] for row in whole.json["rows"]] == [11, 10]
     again = chunks_made(monkeypatch)
     monkeypatch.setattr(Picky, "pixel", ())
     mended = miou(run, shards, "out", "--models=dummy,picky", "--chunk=20")
@@ -171,6 +177,12 @@ def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
     statuses = {row["model"]: (row["status"], row["n_images"]) for row in done.json["rows"]}
     assert statuses["picky"] == ("error", 0)
     assert statuses["dummy"] == ("ok", 11)
+    whole = miou(run, shards, "whole", "--models=dummy,picky")
+    assert whole.json["failures"] == done.json["failures"]
+    (failure,) = done.json["failures"]
+    said = "fails at each of the first 5 images: RuntimeError: no luck (in prepare)"
+    assert (failure["culprit"], failure["why"]) == ("picky", said)
+    assert [row["why"] for row in whole.json["rows"]] == [None, said]
 
 
 def test_bad_images_are_counted_and_listed(run: Any, shards: Path) -> None:

@@ -128,7 +128,7 @@ def picky(options: ModelOptions) -> Picky:
     return Picky(options.name, {})
 
 
-def test_an_image_at_which_memory_runs_out_is_left_out_for_all_and_listed(
+def test_an_image_at_which_memory_runs_out_is_left_out_for_the_model_and_listed(
     run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [each for each in Sa1bDataset(shards).samples() if isinstance(each, Sample)]
@@ -138,11 +138,19 @@ def test_an_image_at_which_memory_runs_out_is_left_out_for_all_and_listed(
     third_party("picky", f"{__name__}:picky")
     done = everything(run, shards, "out", "--models=dummy,picky", "--chunk=3")
     assert done.code == 1
-    assert [row["n_images"] for row in done.json["everything"]] == [10, 10]
+    assert [row["n_images"] for row in done.json["everything"]] == [11, 10]
     (failure,) = done.json["failures"]
     assert failure["culprit"] == samples[victim].name
-    assert "left out, since picky fails at it" in failure["why"]
+    assert "picky fails at it: " in failure["why"]
     assert "Unable to allocate" in failure["why"]
+    whole = everything(run, shards, "whole", "--models=dummy,picky")
+    assert rows_of(done.json) == approximately(rows_of(whole.json))
+    assert done.json["failures"] == whole.json["failures"]
+    for found in (done, whole):
+        assert [line for line in found.json["warnings"] if "picky" in line] == [
+            "picky answered 10 of 11 images of everything: its figures are on fewer images than "
+            "those of the others"
+        ]
 
 
 def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
@@ -157,6 +165,10 @@ def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
     assert statuses == [("ok", 11), ("error", 0)]
     (failure,) = done.json["failures"]
     assert failure["culprit"] == "picky"
+    assert "fails at each of the first 5 images: " in failure["why"]
+    whole = everything(run, shards, "whole", "--models=dummy,picky")
+    assert done.json["failures"] == whole.json["failures"]
+    assert rows_of(done.json) == approximately(rows_of(whole.json))
 
 
 scores = st.sampled_from([0.1, 0.5, 0.9])

@@ -1,0 +1,174 @@
+"""The boundary around a model's own code: what it raises is one kind of error, and is checked.
+
+An adapter is foreign code, which may raise anything. Every call of one goes through this module, so
+that its errors can be told from those of the suite, which are never caught.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from baselines.interface import (
+    Embedding,
+    MaskRecord,
+    Masks,
+    Prompts,
+    Segmenter,
+    UInt8Array,
+)
+from mobilesam.errors import BenchError, DataError
+
+
+class AdapterError(BenchError):
+    """A model's adapter raised an exception that is none of this project's; it is the cause."""
+
+
+@contextmanager
+def adapter_call(method: str) -> Iterator[None]:
+    """Turns what an adapter raises into an `AdapterError`; nothing else belongs in the block.
+
+    Args:
+        method: What is called, for the message.
+
+    Raises:
+        BenchError: The adapter raised it; it is passed on as it is.
+        AdapterError: The adapter raised anything else.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:  # the one place that catches all: an adapter is foreign code
+        words = [f"{type(error).__name__}:", *str(error).split(), f"(in {method})"]
+        raise AdapterError(" ".join(words)) from error
+
+
+def encode(model: Segmenter, image: UInt8Array) -> Embedding:
+    """Prepares and encodes an (H, W, 3) uint8 RGB image, and waits for the device.
+
+    Raises:
+        BenchError: The adapter failed.
+    """
+    with adapter_call("prepare"):
+        prepared = model.prepare(image)
+    with adapter_call("encode"):
+        embedding = model.encode(prepared)
+        model.synchronize()
+    return embedding
+
+
+def decode(
+    model: Segmenter,
+    embedding: Embedding,
+    prompts: Prompts,
+    size_hw: tuple[int, int],
+    *,
+    multimask: bool = False,
+) -> Masks:
+    """Answers prompts, and checks the answer.
+
+    Args:
+        model: Who answers.
+        embedding: Of the image, by the same model.
+        prompts: N prompts.
+        size_hw: Height and width of the image, in pixels.
+        multimask: Ask for all candidates.
+
+    Raises:
+        BenchError: The adapter failed, or its answer is not what the interface wants.
+    """
+    with adapter_call("decode"):
+        found = model.decode(embedding, prompts, multimask=multimask)
+    return check_masks(model, "decode", found, len(prompts), size_hw)
+
+
+def decode_pair(
+    model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
+) -> tuple[Masks, Masks]:
+    """`decode` for the single mask and for all candidates.
+
+    Raises:
+        BenchError: The adapter failed, or an answer is not what the interface wants.
+    """
+    with adapter_call("decode_pair"):
+        single, several = model.decode_pair(embedding, prompts)
+    return (
+        check_masks(model, "decode_pair", single, len(prompts), size_hw),
+        check_masks(model, "decode_pair", several, len(prompts), size_hw),
+    )
+
+
+def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
+    """Segments all objects of an (H, W, 3) uint8 RGB image, and checks them.
+
+    Raises:
+        BenchError: The adapter failed, or its answer is not what the interface wants.
+    """
+    with adapter_call("everything"):
+        found = list(model.everything(image))
+    return check_records(model, found, (int(image.shape[0]), int(image.shape[1])))
+
+
+def check_masks(
+    model: Segmenter, method: str, found: object, n_prompts: int, size_hw: tuple[int, int]
+) -> Masks:
+    """Returns the answer to N prompts if it keeps to the interface.
+
+    Raises:
+        DataError: It does not; names the method, what it gave and what is expected.
+    """
+    who = f"{model.info.name}.{method}"
+    height, width = size_hw
+    wanted = f"wanted bool masks of shape ({n_prompts}, C, {height}, {width})"
+    if not isinstance(found, Masks):
+        raise DataError(f"{who} gave a {type(found).__name__}; {wanted} as Masks; mend the adapter")
+    shape = found.masks.shape
+    if shape != (n_prompts, max(shape[1], 1), height, width):
+        raise DataError(
+            f"{who} gave {found.masks.dtype} masks of shape {shape}; {wanted}; mend the adapter"
+        )
+    if not _is_numeric(found.scores) or not np.isfinite(found.scores).all():
+        raise DataError(f"{who} gave a score that is no finite number; mend the adapter")
+    logits = found.low_res_logits
+    if logits is not None and not (
+        _is_numeric(logits) and logits.ndim == 4 and logits.shape[:2] == shape[:2]
+    ):
+        got = f"an array of shape {logits.shape}" if _is_numeric(logits) else type(logits).__name__
+        raise DataError(
+            f"{who} gave low_res_logits that are {got}; wanted a numpy array of shape "
+            f"({shape[0]}, {shape[1]}, h, w); mend the adapter"
+        )
+    return found
+
+
+def _is_numeric(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
+
+
+def check_records(
+    model: Segmenter, found: list[MaskRecord], size_hw: tuple[int, int]
+) -> list[MaskRecord]:
+    """Returns the objects of an image if they keep to the interface.
+
+    Raises:
+        DataError: One does not; names the method, what it gave and what is expected.
+    """
+    who = f"{model.info.name}.everything"
+    for record in found:
+        if not isinstance(record, MaskRecord) or not isinstance(record.mask, np.ndarray):
+            raise DataError(
+                f"{who} gave a {type(record).__name__}; wanted MaskRecord values; mend the adapter"
+            )
+        if record.mask.shape != size_hw or record.mask.dtype != np.bool_:
+            raise DataError(
+                f"{who} gave a {record.mask.dtype} mask of shape {record.mask.shape}; wanted a "
+                f"bool mask of shape {size_hw}; mend the adapter"
+            )
+        score: object = record.score
+        if not isinstance(score, (float, int, np.number)) or not math.isfinite(score):
+            raise DataError(f"{who} gave a mask the score {score!r}; mend the adapter")
+    return found
