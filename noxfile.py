@@ -141,5 +141,7 @@ def results(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Bad input for every reader, for ten minutes or what `--minutes` says."""
+    """Bad input for every reader, for ten minutes or what `--minutes` says; then runs that race."""
     python(session, "-m", "tests.fuzz", *session.posargs)
+    session.env["MOBILESAM_RACE_ROUNDS"] = "20"
+    python(session, "-m", "pytest", "tests/benchmarks/test_run_folder.py")

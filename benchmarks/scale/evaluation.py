@@ -88,14 +88,14 @@ def evaluate_in_chunks(
     """
     store = ChunkStore(folder)
     what = f"accuracy of {', '.join(model.entry.name for model in plan.models)} in chunks"
-    given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    return _summarise(plan, store, Tally.of(dataset.name, store), given_up)
+    made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
+    tally = Tally.of(dataset.name, store, made.names)
+    return _summarise(plan, store.files(made.names), tally, made.given_up)
 
 
 def _summarise(
-    plan: WorkPlan, store: ChunkStore, tally: Tally, given_up: Sequence[Failure]
+    plan: WorkPlan, files: Sequence[Path], tally: Tally, given_up: Sequence[Failure]
 ) -> ScaleResult:
-    files = store.files()
     comparisons: tuple[ComparisonRow, ...] = ()
     warnings: tuple[str, ...] = ()
     if len(plan.models) > 1:

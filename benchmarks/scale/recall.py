@@ -51,11 +51,11 @@ def recall_of_request(
     plan = whole_image_plan(models, request.threads, scale.lanes)
     what = f"{EVERYTHING} of {', '.join(model.entry.name for model in models)} in chunks"
     again = has_ended(request)
-    given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    sums = _sum_up(store.files())
-    tally = Tally.of(dataset.name, store)
+    made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
+    sums = _sum_up(store.files(made.names))
+    tally = Tally.of(dataset.name, store, made.names)
     rows = [_row(model, dataset.name, sums, tally.unable) for model in models]
-    return RecallResult(tuple(rows), tally.listed(given_up), tally.warnings)
+    return RecallResult(tuple(rows), tally.listed(made.given_up), tally.warnings)
 
 
 def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:

@@ -37,10 +37,10 @@ class Tally:
     _problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, dataset: str, store: ChunkStore) -> Tally:
-        """Of all chunks in a store."""
+    def of(cls, dataset: str, store: ChunkStore, names: Sequence[str]) -> Tally:
+        """Of some chunks in a store."""
         found = cls(dataset)
-        for name in store.names():
+        for name in names:
             found._add(store, name)
         return found
 
