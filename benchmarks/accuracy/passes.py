@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -149,15 +149,19 @@ def run_pass(
     usable = [protocol for protocol in plan.protocols if protocol.name not in why_not]
     kept = _Kept()
     if usable:
-        asker = Asker(model, usable, manifests, clock, plan.cache)
+        prompts = manifests.begin()
+        asker = Asker(model, usable, prompts, clock, plan.cache)
         work = _Work(asker, Scorer(name, plan.pairs), plan, clock)
-        with reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar:
-            for scored in work.all():
+        with (
+            reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar,
+            closing(work.all()) as all_scored,
+        ):
+            for scored in all_scored:
                 kept.add(scored, keep=plan.keep)
                 if scored.is_last:
                     bar.step()
         with clock("writing"):
-            manifests.finish(whole=not kept.failures)
+            prompts.finish(whole=not kept.failures)
             if plan.keep:
                 _write(name, weights, plan, usable, manifests, kept)
     return PassResult(
@@ -217,7 +221,7 @@ class _Work:
         self._plan = plan
         self._clock = clock
 
-    def all(self) -> Iterator[_Scored]:
+    def all(self) -> Generator[_Scored, None, None]:
         lanes = self._plan.lanes
         loaded = lanes.map(self._load, self._plan.dataset.loaders(), _weigh)
         scored = lanes.map(self._score, self._ask_all(loaded), _weigh)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,11 +217,14 @@ class _Pass:
 
     def rows(self) -> list[WholeImageRow]:
         """By image, then by model."""
-        scored = self._lanes.map(_score, self._asked(), _weigh)
-        return [row for rows in scored for row in rows]
+        with (
+            closing(self._lanes.map(_load, self.dataset.loaders(), _weigh)) as loaded,
+            closing(self._lanes.map(_score, self._asked(loaded), _weigh)) as scored,
+        ):
+            return [row for rows in scored for row in rows]
 
-    def _asked(self) -> Iterator[_Asked]:
-        for sample in self._lanes.map(_load, self.dataset.loaders(), _weigh):
+    def _asked(self, loaded: Iterator[Sample | BadSample]) -> Iterator[_Asked]:
+        for sample in loaded:
             if isinstance(sample, BadSample):
                 self.failures.append(lost(sample))
                 continue

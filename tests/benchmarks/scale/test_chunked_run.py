@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from scale_records import lasting, tables
 from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
 from baselines.options import ModelOptions
+from benchmarks.data.parts import PartDataset
 from benchmarks.instances import read_instances
+from benchmarks.records import load_record
+from benchmarks.scale.chunks import ChunkStore
 from benchmarks.scale.worker import Worker
 
 PROTOCOLS = "box,box-multi,center,center-oracle,clicks-3,annotation-point"
@@ -210,3 +214,48 @@ def test_boundary_iou_can_be_left_out(run: Any, shards: Path, chunk: tuple[str, 
     assert [row["boundary_ci95"] for row in rows] == [None, None]
     table = read_instances(Path("without/instances.parquet"))
     assert table["boundary_iou"].isna().all()
+
+
+def test_a_model_that_fails_takes_no_other_model_down(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, third_party: Any
+) -> None:
+    """Reads that still run when a pass fails must add nothing to the pass of the next model."""
+    third_party("failing", "scale_doubles:build_failing")
+    real = PartDataset.read
+
+    def slow(self: PartDataset, index: int) -> Any:
+        time.sleep(0.03 * min(index, 1))
+        return real(self, index)
+
+    monkeypatch.setattr(PartDataset, "read", slow)
+    options = ("--protocol=box,center", "--chunk=6", "--lanes=3")
+    alone = miou(run, shards, "alone", *options).json["rows"]
+    done = miou(run, shards, "both", "--models=failing,dummy", *options)
+    assert done.code == 1
+    rows = {(row["model"], row["protocol"]): row for row in done.json["rows"]}
+    assert "always red" in rows["failing", "box"]["why"]
+    for row in alone:
+        both = rows["dummy", row["protocol"]]
+        assert (both["n_instances"], both["miou"]) == (row["n_instances"], row["miou"])
+
+
+def test_a_summary_reads_only_chunks_of_its_own_run(run: Any, shards: Path) -> None:
+    """A chunk of another run under the name of one that vanished is told, never averaged."""
+    assert miou(run, shards, "o", "--chunk=3").code == 0
+    store = ChunkStore(Path("o") / "instances.parquet")
+    names = tuple(store.names())
+    keys = {name: found.key for name in names if (found := store.info(name)) is not None}
+    assert store.finished(keys) == names
+    foreign = {**keys, names[0]: "of another run", "99999-00000": "not here"}
+    assert store.finished(foreign) == names[1:]
+
+
+def test_a_chunk_that_another_process_replaced_is_an_error(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkStore.finished
+    monkeypatch.setattr(ChunkStore, "finished", lambda self, keys: real(self, keys)[1:])
+    done = miou(run, shards, "o", "--chunk=3")
+    assert done.code == 1
+    assert "another process changed the folder" in done.err
+    assert not Path("o/record.json").exists() or not load_record(Path("o")).complete
