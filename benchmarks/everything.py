@@ -100,6 +100,7 @@ def _one_model(
         **model.key,
         "threads": torch.get_num_threads(),
         "dataset": dataset.fingerprint,
+        "images": dataset.images_state,
         "limit": limit,
     }
     known = cells.get(key, _Cell)

@@ -262,7 +262,6 @@ class _Evaluation:
             segmenter = require_trained(plan.build(model.entry, options))
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except ADAPTER_ERRORS as error:
-            self._manifests.abandon()
             why = explain(error)
             where = (error.position, why) if isinstance(error, ImageError) else None
             return PassResult(error=why, stopped_at=where)
@@ -278,6 +277,7 @@ class _Evaluation:
             "kind": "accuracy",
             **model.key,
             "dataset": self._plan.dataset.fingerprint,
+            "images": self._plan.dataset.images_state,
             "protocols": [protocol.name for protocol in self._plan.protocols],
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
             "teachers": {name: self._planned[name].weights.sha256 for name in self._teachers},

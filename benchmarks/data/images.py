@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import stat
 import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -88,6 +91,27 @@ def load_from_folder(
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"the file name {name!r} leads out of the image folder")
     return load_image(folder / path, name, size_hw, max_pixels)
+
+
+def files_state(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 (hex) of folder, name, size and time of change of files, which are not read.
+
+    Args:
+        files: Folder and name of each, in a fixed order.
+    """
+    digest = hashlib.sha256()
+    folders: dict[Path, str] = {}
+    for folder, name in files:
+        if folder not in folders:
+            folders[folder] = str(folder.resolve())
+        try:
+            found = (folder / name).stat()
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except (OSError, ValueError):  # reading it will say what is wrong
+            state = "unreadable"
+        line = json.dumps([folders[folder], name, state])
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
 
 
 def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import cells, environment
 from benchmarks.accuracy import evaluate
 from benchmarks.cells import CellStore, content_key
+from benchmarks.data.images import files_state
+from benchmarks.data.make import write_sa1b
+from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.latency_task import PhaseLine
 from benchmarks.records import RunRecord, load_record, save_record, write_atomic
 from mobilesam.errors import DataError
@@ -189,3 +196,76 @@ def test_peak_memory_is_this_processs_own() -> None:
     block[::4096] = b"x" * len(block[::4096])
     assert environment.peak_rss_bytes() >= before
     assert environment.peak_rss_bytes() > 150 * 2**20
+
+
+def darkened(images: Path, copies: Path) -> Path:
+    """Copies of a folder's pictures without their light, with the times of the originals."""
+    copies.mkdir()
+    for path in sorted(images.iterdir()):
+        copy = copies / path.name
+        if path.suffix == ".json":
+            shutil.copy2(path, copy)
+            continue
+        Image.fromarray(np.asarray(Image.open(path)) // 8).save(copy)
+        os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    return copies
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=2",)])
+def test_changed_copies_of_the_images_are_another_run(
+    run: Any, scenes: Any, tmp_path: Path, chunk: tuple[str, ...]
+) -> None:
+    copies = darkened(scenes.images, tmp_path / "copies")
+    usual = ("miou", "--models=grabcut", "--protocol=box", f"--annotations={scenes.annotations}")
+    usual = (*usual, "--dataset=coco", *chunk, "--json")
+    before = run(*usual, f"--images={scenes.images}", "--out=o").json["rows"][0]
+    alone = run(*usual, f"--images={copies}", "--out=alone").json["rows"][0]
+    assert alone["miou"] != before["miou"]
+    refused = run(*usual, f"--images={copies}", "--out=o")
+    assert refused.code == 1
+    assert "moved or changed" in refused.err
+    (tmp_path / "o" / "record.json").unlink()  # as if the first run had been killed
+    (row,) = run(*usual, f"--images={copies}", "--out=o").json["rows"]
+    assert row["miou"] == alone["miou"]
+    # The annotations are the same, so are the prompts.
+    assert row["manifest_sha256"] == before["manifest_sha256"]
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=2",)])
+@pytest.mark.parametrize("tar", [False, True])
+def test_a_changed_image_of_sa1b_is_measured_again(
+    run: Any, tmp_path: Path, chunk: tuple[str, ...], tar: bool
+) -> None:
+    folder = tmp_path / "sa1b"
+    write_sa1b(SyntheticDataset(n_images=3, seed=5, size_hw=(48, 64)), folder, tar=tar)
+    usual = ("miou", "--models=grabcut", "--protocol=box", "--dataset=sa1b", f"--root={folder}")
+    usual = (*usual, *chunk, "--out=o", "--json")
+    assert run(*usual).code == 0
+    file = min(folder.glob("*.tar" if tar else "*.jpg"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert run(*usual).code == 1
+    (tmp_path / "o" / "record.json").unlink()
+    measured = run(*usual[:-1])
+    assert measured.code == 0
+    assert "taken from the interrupted run" not in measured.err
+    assert "2 of 2 chunks were there" not in measured.err
+
+
+def test_the_state_of_images_tells_folders_names_sizes_and_times_apart(tmp_path: Path) -> None:
+    files = [(tmp_path / "a", "x"), (tmp_path / "a", "y")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    os.utime(tmp_path / "a" / "x", ns=(0, 5))
+    states = [files_state(files)]
+    assert states == [files_state(files)]
+    os.utime(tmp_path / "a" / "x", ns=(0, 6))
+    states.append(files_state(files))
+    (tmp_path / "a" / "x").write_bytes(b"12")
+    os.utime(tmp_path / "a" / "x", ns=(0, 6))
+    states.append(files_state(files))
+    (tmp_path / "a" / "y").write_bytes(b"")
+    states.append(files_state(files))
+    (tmp_path / "a").rename(tmp_path / "b")
+    states.append(files_state([(tmp_path / "b", name) for _, name in files]))
+    assert len(set(states)) == 5
+    assert files_state([(tmp_path, "\0")])
