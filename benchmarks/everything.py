@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import MaskRecord, Segmenter
+from benchmarks import environment
 from benchmarks.cells import CellStore
 from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall, encode_found
 from benchmarks.data.dataset import BadSample, Dataset, Sample
@@ -99,6 +100,7 @@ def _one_model(
         "kind": STAGE,
         **model.key,
         "threads": torch.get_num_threads(),
+        "machine": environment.machine(options.device),
         "dataset": dataset.fingerprint,
         "images": dataset.images_state,
         "limit": limit,

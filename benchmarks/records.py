@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,8 @@ from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
 from mobilesam.validation import first_problem
 
-SCHEMA_VERSION = 1
+SchemaVersion = Literal[1]
+SCHEMA_VERSION: SchemaVersion = 1
 RECORD_NAME = "record.json"
 INSTANCES_NAME = "instances.parquet"
 
@@ -290,7 +293,7 @@ class Environment(Value):
 class RunRecord(Value):
     """The whole of one run."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     id: str
     created_utc: str
     command: str
@@ -316,11 +319,51 @@ class RunRecord(Value):
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:
-    """Writes `record.json` into the folder and returns its path."""
+    """Writes `record.json` into the folder and returns its path.
+
+    Raises:
+        DataError: It cannot be written, or holds a number that JSON does not have.
+    """
     path = folder / RECORD_NAME
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, document_of(record, path, indent=1))
     return path
+
+
+def document_of(value: Value, path: Path, indent: int | None = None) -> bytes:
+    """A value as JSON with a line break at its end.
+
+    Args:
+        value: Whose numbers must be finite; `model_copy` does not check them.
+        path: Where it is to be written, for the error.
+        indent: Spaces for each level; None for one line.
+
+    Raises:
+        DataError: A number is NaN or infinite; says which.
+    """
+    found = value.model_dump(mode="json")
+    for place, number in _not_finite(value.model_dump(), ""):
+        raise DataError(
+            f"{path} is not written: {place} is {number}, which is no result; report this with the "
+            "command that made it"
+        )
+    text = json.dumps(found, indent=indent, ensure_ascii=indent is None, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
+    """Places and values of all numbers in nested containers that are NaN or infinite."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield place, value
+        return
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    else:
+        return
+    for name, part in parts:
+        yield from _not_finite(part, f"{place}.{name}" if place else str(name))
 
 
 def load_record(path: Path) -> RunRecord:

@@ -48,6 +48,7 @@ from benchmarks.records import (
 )
 from benchmarks.run_folder import held
 from benchmarks.run_request import RunRequest
+from benchmarks.termination import interrupted_by_term
 from mobilesam.allocator import keep_buffers
 from mobilesam.errors import DataError
 
@@ -80,14 +81,14 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     """Does what is asked, and writes `record.json` (and the instances) into `request.out`.
 
     A folder that holds cells of the same run, interrupted or with failures, is taken up where it
-    stopped. On Ctrl-C the record of the stages that are done is written, the cells of the rest
-    stay, and the interrupt goes on.
+    stopped. On Ctrl-C or SIGTERM the record of the stages that are done is written, the cells of
+    the rest stay, and the interrupt goes on.
 
     Raises:
         DataError: The folder cannot be written, another process writes it, or it holds the record
             of another run.
     """
-    with held(request.out, request.command):
+    with held(request.out, request.command), interrupted_by_term():
         return _execute_held(request, reporter)
 
 

@@ -48,7 +48,7 @@ def recall_of_request(
     """
     dataset = cut_dataset(request)
     store = ChunkStore(request.out / WHOLE_IMAGES_NAME)
-    plan = whole_image_plan(models, request.threads, scale.lanes)
+    plan = whole_image_plan(models, request.threads, scale)
     what = f"{EVERYTHING} of {', '.join(model.entry.name for model in models)} in chunks"
     again = has_ended(request)
     made = make_missing(dataset, plan, scale, store, what, reporter, again=again)

@@ -16,6 +16,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import BoolArray, MaskRecord
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
+from benchmarks import environment
 from benchmarks.cells import CellStore
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
 from benchmarks.data.make import write_sa1b
@@ -26,6 +27,8 @@ from benchmarks.everything import evaluate_everything
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, WeightsRow
+from benchmarks.scale.request import ScaleRequest
+from benchmarks.scale.whole_images import whole_image_plan
 from mobilesam.errors import UsageError
 
 Answer = Sequence[tuple[BoolArray, float]]
@@ -243,3 +246,33 @@ def test_a_finished_model_is_not_run_again(doubles: types.ModuleType, evaluate: 
     assert evaluate([planned("quick")], dataset) == first
     (row,), _ = evaluate([planned("quick")], dataset, limit=1)
     assert row.status == "error"
+
+
+@pytest.mark.parametrize("what", ["cpu_name", "allocator"])
+def test_a_time_of_another_machine_or_allocator_is_not_taken(
+    doubles: types.ModuleType, evaluate: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    dataset = SyntheticDataset(1, seed=1, size_hw=(48, 48))
+    evaluate([planned("quick")], dataset)
+    del doubles.quick
+    monkeypatch.setattr(environment, what, lambda: "another")
+    (row,), _ = evaluate([planned("quick")], dataset)
+    assert row.status == "error"
+
+
+def test_chunks_of_another_machine_or_allocator_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def keys() -> tuple[str, str]:
+        models = [planned("quick")]
+        here, there = (
+            whole_image_plan(models, 1, ScaleRequest(cluster=cluster)).run
+            for cluster in (None, "ray://elsewhere")
+        )
+        return here, there
+
+    before = keys()
+    monkeypatch.setattr(environment, "allocator", lambda: "another")
+    after = keys()
+    assert before[0] != after[0]
+    assert before[1] == after[1]
