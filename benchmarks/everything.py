@@ -25,7 +25,7 @@ from benchmarks.model_pass import lost, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
-from benchmarks.statistics import Float64Array, median_interval
+from benchmarks.statistics import Float64Array, summarise_times
 from benchmarks.timing import time_once
 from mobilesam.errors import DataError
 
@@ -221,5 +221,6 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
 
 
 def median_time(times_ms: Float64Array) -> dict[str, Any]:
-    """The fields of a row that say how long an image took."""
-    return {"median_ms": float(np.median(times_ms)), "ci95_ms": median_interval([times_ms])}
+    """The fields of a row that say how long an image took: one process, hence a range."""
+    summary = summarise_times([times_ms.tolist()])
+    return {"median_ms": summary.median_ms, "range_ms": summary.range_ms}

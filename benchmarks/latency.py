@@ -250,13 +250,14 @@ def _row(
     if not measured:
         return LatencyRow(**known, status=first.status, why=first.why)
     samples = tuple(line.samples_ms for line in measured)
-    summary = summarise_times(samples, config.seed)
+    summary = summarise_times(samples)
     return LatencyRow(
         **known,
         n=summary.n,
         processes=summary.processes,
         median_ms=summary.median_ms,
         ci95_ms=summary.ci95_ms,
+        range_ms=summary.range_ms,
         mean_ms=summary.mean_ms,
         min_ms=summary.min_ms,
         p95_ms=summary.p95_ms,

@@ -93,6 +93,11 @@ class LatencyRow(Value):
     processes: int = 0
     median_ms: float | None = None
     ci95_ms: tuple[float, float] | None = None
+    range_ms: tuple[float, float] | None = Field(
+        default=None,
+        description="least and greatest median of the processes, or call of one process, where "
+        "there are too few processes for an interval",
+    )
     mean_ms: float | None = None
     min_ms: float | None = None
     p95_ms: float | None = None
@@ -244,7 +249,10 @@ class DetectorRow(Value):
 
 
 class EverythingRow(Value):
-    """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time."""
+    """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time.
+
+    The median is over images, in one process.
+    """
 
     model: str
     dataset: str
@@ -256,7 +264,12 @@ class EverythingRow(Value):
     ar1000_by_size: BySize = BySize()
     masks_per_image: float | None = None
     median_ms: float | None = None
-    ci95_ms: tuple[float, float] | None = None
+    ci95_ms: tuple[float, float] | None = Field(
+        default=None, description="of older records, whose one process gives no interval"
+    )
+    range_ms: tuple[float, float] | None = Field(
+        default=None, description="least and greatest time of an image"
+    )
     weights: WeightsRow
     status: Status = "ok"
     why: str | None = None

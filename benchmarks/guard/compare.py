@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 THRESHOLD = 1.05
 """Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
 
+ONE_PROCESS = "one process: nothing tells how processes differ"
+"""Why a time is unclear."""
+
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
 _ORDER = ("worse", "better", "changed", "vanished", "appeared", "same", "unclear")
@@ -85,10 +88,10 @@ def load_run(path: Path) -> Run:
 def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareRow, ...]:
     """Compares whatever either run measured.
 
-    Times: the ratio of medians with a bootstrap interval over processes and calls; better or worse
-    where the whole interval is beyond the threshold. Accuracy: the difference on the same prompts
-    with the test of `comparison.compare_models`, corrected over all of a reference. Sizes are
-    exact.
+    Times: the ratio of medians with an interval over processes; better or worse where the whole
+    interval is beyond the threshold, unclear where either run has one process. Accuracy: the
+    difference on the same prompts with the test of `comparison.compare_models`, corrected over all
+    of a reference. Sizes are exact.
 
     Args:
         a: The first run, what B is compared with.
@@ -125,9 +128,7 @@ def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]
             yield from _alone(known.model_copy(update=values), _why(old), _why(new))
             continue
         ratio = ratio_of_runs(old.samples_ms, new.samples_ms)
-        few = "too few samples for an interval" if ratio.ci95 is None else None
-        if ratio.ci95 is not None and min(old.processes, new.processes) == 1:
-            few = "one process"
+        few = ONE_PROCESS if ratio.ci95 is None else None
         yield known.model_copy(
             update={
                 **values,
