@@ -71,7 +71,7 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
 
 def _notes(a: RunRecord, b: RunRecord, limit: float) -> tuple[str, ...]:
     return (
-        *differences(a.environment, b.environment),
+        *differences(a, b),
         f"times and memory count as different where all of the interval is beyond {limit}",
         APART,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks.records import Environment, RunRecord
+from benchmarks.records import Environment, RunRecord, WeightsRow
 from benchmarks.report.cells import text_cell
 from benchmarks.report.formatting import clean, interval, slug, spread_text
 from benchmarks.report.html_axes import (
@@ -37,6 +37,7 @@ from benchmarks.report.view import (
     setups,
     timed,
     unique,
+    weights_label,
 )
 from benchmarks.statistics import Spread
 
@@ -55,11 +56,19 @@ class Metric:
         name: As printed.
         unit: `ms` or `%`.
         find: The value of a model in a run.
+        reference: Weights of the teacher in a run, where the value depends on one.
     """
 
     name: str
     unit: str
     find: Callable[[RunRecord, str], Value | None]
+    reference: Callable[[RunRecord, str], WeightsRow | None] = lambda *_: None
+
+    def where(self, run: RunRecord, model: str) -> str:
+        """What must be equal for two values to lie on one line, as printed."""
+        weights = self.reference(run, model)
+        teacher = "" if weights is None else f", reference {weights_label(weights)}"
+        return f"{machine(run.environment)}{teacher}"
 
 
 def machine(environment: Environment) -> str:
@@ -101,7 +110,11 @@ def _miou(protocol: Protocol) -> Metric:
             return None
         return found[0], None if found[1] is None else Spread(found[1], is_range=False)
 
-    return Metric(f"mIoU {protocol.label}", "%", find)
+    def reference(run: RunRecord, model: str) -> WeightsRow | None:
+        row = find_miou(run, protocol, model)
+        return None if row is None else row.reference_weights
+
+    return Metric(f"mIoU {protocol.label}", "%", find, reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +138,7 @@ class _Dot:
 
 def _figure(metric: Metric, runs: Sequence[RunRecord], numbers: dict[str, int]) -> Figure | None:
     dots = [
-        _Dot(index, model, machine(run.environment), *found)
+        _Dot(index, model, metric.where(run, model), *found)
         for index, run in enumerate(runs)
         for model in model_names(run)
         if model in numbers and (found := metric.find(run, model)) is not None
@@ -140,6 +153,8 @@ def _figure(metric: Metric, runs: Sequence[RunRecord], numbers: dict[str, int]) 
     notes = [f"Runs in the order of time, evenly spaced. Bars: {bars}."]
     if metric.unit == "ms":
         notes.append("Lines join runs of the same machine, threads and allocator only.")
+    if any(metric.reference(runs[dot.run], dot.model) for dot in dots):
+        notes.append("Lines join runs of the same machine and weights of the teacher only.")
     table = _table(metric, runs, dots)
     key = slug(f"history-{metric.name}")
     return Figure(key, title, alt, wide, narrow, table, tuple(notes), metric.name)
