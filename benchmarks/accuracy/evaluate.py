@@ -16,6 +16,7 @@ from benchmarks.accuracy.predictions import (
     REFERENCES_NAME,
     load_predictions,
     load_references,
+    predictions_key,
     predictions_path,
 )
 from benchmarks.accuracy.rescoring import rescore
@@ -23,7 +24,7 @@ from benchmarks.accuracy.scoring import Pair
 from benchmarks.accuracy.stopwatch import describe
 from benchmarks.accuracy.summaries import by_protocol, clicks_needed, summarise
 from benchmarks.accuracy.teachers import Teacher
-from benchmarks.cells import CellStore
+from benchmarks.cells import CellStore, content_key
 from benchmarks.data.dataset import Dataset
 from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
@@ -148,6 +149,7 @@ class _Evaluation:
         self._reporter = reporter
         self._passes: dict[str, PassResult] = {}
         self._teachers: dict[str, Teacher] = {}
+        self._kept: dict[str, str] = {}
 
     def run(self) -> AccuracyResult:
         pairs = self._ask_all()
@@ -192,8 +194,9 @@ class _Evaluation:
         for name, model in self._planned.items():
             self._pass(model, truth if name in wanted else (), keep=True)
             path = predictions_path(self._plan.out, name)
-            # A model that takes none of the prompts leaves no answers.
-            if model.trained and self._passes[name].error is None and path.is_file():
+            # A model that takes none of the prompts leaves no answers, but those of other weights
+            # may lie here, from a run that was killed.
+            if name in self._kept and predictions_key(path) == self._kept[name]:
                 self._teachers[name] = Teacher(name, load_predictions(path)[1])
         pairs = tuple(pair for each in self._plan.references for pair in self._pairs(each))
         for model in self._models:
@@ -240,7 +243,11 @@ class _Evaluation:
         options, plan = model.options, self._plan
         key = self._key(model, pairs, keep=keep)
         known = self._cells.get(key, PassResult)
-        if known is not None and (not keep or predictions_path(plan.out, options.name).is_file()):
+        kept = content_key(key) if keep else None
+        path = predictions_path(plan.out, options.name)
+        if known is not None and (kept is None or predictions_key(path) == kept):
+            if kept is not None:
+                self._kept[options.name] = kept
             self._reporter.say(f"accuracy of {options.name}: taken from the interrupted run")
             return known
         asked = tuple({protocol: 0 for protocol, _ in pairs})
@@ -257,6 +264,7 @@ class _Evaluation:
             cache,
             plan.lanes,
             plan.boundary,
+            kept,
         )
         try:
             segmenter = require_trained(plan.build(model.entry, options))
@@ -265,6 +273,8 @@ class _Evaluation:
             why = explain(error)
             where = (error.position, why) if isinstance(error, ImageError) else None
             return PassResult(error=why, stopped_at=where)
+        if kept is not None:
+            self._kept[options.name] = kept
         if not found.failures:  # an image that is mended meanwhile must count when it is run again
             remember(self._cells, plan.dataset)
             self._cells.put(key, found)

@@ -67,6 +67,7 @@ class PassPlan:
         cache: Of embeddings.
         lanes: What overlaps with the model.
         boundary: Boundary IoU is scored as well.
+        key: SHA-256 of all that decides the answers, for those that are kept.
     """
 
     dataset: Dataset
@@ -78,6 +79,7 @@ class PassPlan:
     cache: EmbeddingCache
     lanes: Lanes = field(default_factory=Lanes)
     boundary: bool = True
+    key: str | None = None
 
 
 class ImageError(BenchError):
@@ -316,6 +318,7 @@ def _write(
         protocols=tuple(protocol.name for protocol in protocols),
         manifests={rule: sha256 for rule, sha256 in hashes.items() if sha256 is not None},
         left_out={rule: manifests.left_out(rule) for rule in sorted(rules)},
+        key=plan.key,
     )
     save_predictions(predictions_path(plan.out, model), info, kept.predictions)
     save_references(

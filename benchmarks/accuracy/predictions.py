@@ -31,6 +31,7 @@ class PredictionsInfo(Value):
     Attributes:
         manifests: SHA-256 of the prompts by prompt rule.
         left_out: Instances without a prompt, by prompt rule.
+        key: SHA-256 of all that decides the answers; None in older files.
     """
 
     version: int = _VERSION
@@ -41,6 +42,7 @@ class PredictionsInfo(Value):
     protocols: tuple[str, ...]
     manifests: dict[str, str]
     left_out: dict[str, int]
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,18 @@ def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Predictio
         "counts": [[rle["counts"] for rle in row.rles] for row in rows],
     }
     _write(path, columns, info.model_dump_json().encode())
+
+
+def predictions_key(path: Path) -> str | None:
+    """The key that a file of predictions was written under; None if it is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return PredictionsInfo.model_validate_json(metadata[_METADATA_KEY]).key
+    except (OSError, pa.ArrowException, KeyError, ValidationError):
+        return None
 
 
 def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
