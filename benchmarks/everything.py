@@ -21,7 +21,7 @@ from benchmarks.data.dataset import BadSample, Dataset, Sample
 from benchmarks.data.detections import TruthMask
 from benchmarks.data.parsing import check_limit
 from benchmarks.data_notes import remember
-from benchmarks.model_pass import lost, take_turn
+from benchmarks.model_pass import left_out_text, lost, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
@@ -216,6 +216,7 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
             "ar1000_by_size": recall.by_size,
             "masks_per_image": len(tally.found) / n_images,
             **median_time(np.array(tally.times_ms)),
+            "why": left_out_text(len(tally.failures)),
         }
     )
 

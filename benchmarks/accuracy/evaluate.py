@@ -30,7 +30,7 @@ from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import ADAPTER_ERRORS, explain, require_trained
+from benchmarks.model_pass import ADAPTER_ERRORS, explain, left_out_text, require_trained
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
@@ -326,6 +326,7 @@ class _Evaluation:
     ) -> MiouRow:
         plan, found = self._plan, self._passes[model.entry.name]
         if protocol.name in rows:
+            why = left_out_text(len(found.failures))
             return summarise(
                 rows[protocol.name],
                 plan.dataset.name,
@@ -335,7 +336,7 @@ class _Evaluation:
                 seconds=None if found.time is None else found.time.wall_s,
                 clicks=clicks_needed(protocol, rows),
                 reference_weights=self._reference_weights(reference),
-            )
+            ).model_copy(update={"why": why})
         return self._blank(model, protocol, reference)
 
     def _blank(self, model: PlannedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:

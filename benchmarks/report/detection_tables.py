@@ -117,6 +117,11 @@ def _everything_notes(record: RunRecord) -> tuple[str, ...]:
         _CLASSES,
         f"Time: one call an image, median over images in one process; {', '.join(where)}.",
     ]
+    notes += [
+        f"{row.model} on {row.dataset}: {row.why}."
+        for row in record.everything
+        if row.status == "ok" and row.why is not None
+    ]
     if any(row.range_ms is not None for row in record.everything):
         notes.append("Range of times: the quickest and the slowest image.")
     if any(row.dataset.startswith("sa1b") for row in record.everything):

@@ -89,7 +89,7 @@ def evaluate_in_chunks(
     store = ChunkStore(folder)
     what = f"accuracy of {', '.join(model.entry.name for model in plan.models)} in chunks"
     made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    tally = Tally.of(dataset.name, store, made.names)
+    tally = Tally.of(dataset.name, store, made)
     return _summarise(plan, store.files(made.names), tally, made.given_up)
 
 
@@ -128,6 +128,17 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
                 seconds=None if time is None else time.wall_s,
                 clicks=clicks.get(group[:2]) if reference == GROUND_TRUTH else None,
             )
-            yield summary_of(group, sums[group], context)
+            row = summary_of(group, sums[group], context)
+            yield row.model_copy(update={"why": tally.left_out(*group)})
         elif group in tally.blank:
             yield tally.blank[group]
+        elif tally.n_given_up:
+            yield MiouRow(
+                model=model.entry.name,
+                dataset=tally.dataset,
+                protocol=protocol.name,
+                reference=reference,
+                weights=model.weights,
+                status="error",
+                why=tally.left_out(*group),
+            )

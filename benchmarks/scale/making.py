@@ -34,10 +34,12 @@ class Making:
     Attributes:
         names: Of the chunks of this run, in order; of those that were given up there is none.
         given_up: Chunks that could not be made.
+        n_given_up: Images of those.
     """
 
     names: tuple[str, ...]
     given_up: tuple[Failure, ...]
+    n_given_up: int
 
 
 def cut_dataset(request: RunRequest) -> CutDataset:
@@ -121,7 +123,8 @@ def make_missing(
             f"{len(missing)} chunks in {store.folder} are not those that this run made, first "
             f"{min(missing)}: another process changed the folder; choose another --out"
         )
-    return Making(names, tuple(failures))
+    n_given_up = sum(n for name, n in survey.n_images.items() if name not in set(names))
+    return Making(names, tuple(failures), n_given_up)
 
 
 @dataclass(slots=True)
@@ -135,6 +138,7 @@ class _Survey:
     again: bool
     reporter: Reporter
     keys: dict[str, str] = field(default_factory=dict)
+    n_images: dict[str, int] = field(default_factory=dict)
     n_known: int = 0
     n_stale: int = 0
 
@@ -142,6 +146,7 @@ class _Survey:
         for part in self.dataset.parts(self.chunk_images):
             key = chunk_key(self.run, part)
             self.keys[part.name] = key
+            self.n_images[part.name] = len(part.readers)
             info = self.store.info(part.name)
             is_known = info is not None and info.key == key
             if info is not None and is_known and not (self.again and info.failures):

@@ -53,8 +53,8 @@ def recall_of_request(
     again = has_ended(request)
     made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
     sums = _sum_up(store.files(made.names))
-    tally = Tally.of(dataset.name, store, made.names)
-    rows = [_row(model, dataset.name, sums, tally.unable) for model in models]
+    tally = Tally.of(dataset.name, store, made)
+    rows = [_row(model, sums, tally) for model in models]
     return RecallResult(tuple(rows), tally.listed(made.given_up), tally.warnings)
 
 
@@ -68,13 +68,13 @@ def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:
     return found
 
 
-def _row(
-    model: PlannedModel, dataset: str, sums: Mapping[str, _Sums], unable: Mapping[str, Unable]
-) -> EverythingRow:
-    row = EverythingRow(model=model.entry.name, dataset=dataset, weights=model.weights)
+def _row(model: PlannedModel, sums: Mapping[str, _Sums], tally: Tally) -> EverythingRow:
+    row = EverythingRow(model=model.entry.name, dataset=tally.dataset, weights=model.weights)
     if row.model in sums:
-        return row.model_copy(update=sums[row.model].fields())
-    why = unable.get(row.model, Unable(status="error", why=f"no image of {dataset} can be read"))
+        left_out = {"why": tally.left_out(row.model)}
+        return row.model_copy(update={**sums[row.model].fields(), **left_out})
+    none = Unable(status="error", why=f"no image of {tally.dataset} can be read")
+    why = tally.unable.get(row.model, none)
     return row.model_copy(update={"status": why.status, "why": why.why})
 
 
