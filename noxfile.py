@@ -173,5 +173,7 @@ def results(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Bad input for every reader, and models in threads: ten minutes or what `--minutes` says."""
+    """Bad input, models in threads and runs that race; ten minutes or what `--minutes` says."""
     python(session, "-m", "tests.fuzz", *session.posargs, dev=True)
+    session.env["MOBILESAM_RACE_ROUNDS"] = "20"
+    python(session, "-m", "pytest", "tests/benchmarks/test_run_folder.py", dev=True)

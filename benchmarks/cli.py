@@ -19,9 +19,10 @@ from benchmarks.cli_options import (
     ScaleArguments,
     TimingArguments,
 )
+from benchmarks.termination import Terminated
 from mobilesam.errors import BenchError, DataError, UsageError
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()
@@ -338,9 +339,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(DataError(f"{where}{error.strerror or error}"), EXIT_FAILED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_DONE
 
 

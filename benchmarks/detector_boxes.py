@@ -35,7 +35,7 @@ from benchmarks.data.detections import (
     read_detections,
     read_truth,
 )
-from benchmarks.data.images import load_from_folder
+from benchmarks.data.images import files_state, load_from_folder
 from benchmarks.data.masks import encode_mask
 from benchmarks.data.parsing import read_file
 from benchmarks.model_pass import PROMPT_BATCH, Trials, take_turn
@@ -163,6 +163,7 @@ def _one_model(
         "kind": STAGE,
         **model.key,
         "dataset": task.source.dataset.fingerprint,
+        "images": (task.source.dataset.images_state, _state_of_others(task)),
         "detections": task.detections.sha256,
         "mask": task.mask,
     }
@@ -327,6 +328,16 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
     for key, image in task.truth.images.items():
         if not image.in_dataset and key in task.detections.by_image:
             yield _read(task.source.images, key, image, dataset.max_pixels)
+
+
+def _state_of_others(task: _Task) -> str:
+    """The state of the images that are read although the dataset does not have them."""
+    return files_state(
+        (task.source.images, name)
+        for key, image in task.truth.images.items()
+        if not image.in_dataset and key in task.detections.by_image
+        for name in image.names
+    )
 
 
 def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sample | BadSample:

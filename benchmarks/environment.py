@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +33,7 @@ LIBRARIES = (
 )
 _PACKAGES = ("mobilesam", "baselines", "benchmarks")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+_C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")
 # The vector extensions that decide how fast a CPU runs a network.
 _CPU_FEATURES = (
     "avx2 fma avx512f avx512_bf16 avx512_fp16 avx512_vnni avx_vnni amx_tile amx_bf16 amx_int8 "
@@ -143,18 +146,58 @@ def _cpu_features() -> tuple[str, ...]:
     return ()
 
 
+def machine(device: str) -> tuple[str, ...]:
+    """What decides a time besides the model: processor, allocator and, on a GPU, its name."""
+    found = (cpu_name(), allocator())
+    if not device.startswith("cuda"):
+        return found
+    import torch
+
+    return (*found, torch.cuda.get_device_name(device))
+
+
 def allocator() -> str:
-    """The allocator behind malloc: it changes CPU times by a factor of two."""
-    preload = os.environ.get("LD_PRELOAD", "")
-    for name in _ALLOCATORS:
-        if name in preload:
-            return f"{name} (LD_PRELOAD)"
+    """The allocator behind malloc in this process: it changes CPU times by a factor of two.
+
+    On Linux the library that `malloc` is called from is looked up in the process's memory map,
+    since `LD_PRELOAD` may name one that could not be loaded, or another may be linked in.
+    """
+    library = _malloc_library()
+    if library is not None and not _C_LIBRARY.match(library):
+        known = next((name for name in _ALLOCATORS if name in library), None)
+        return library if known is None else f"{known} ({library})"
     tuned = [f"{key}={os.environ[key]}" for key in sorted(os.environ) if key.startswith("MALLOC_")]
     if "GLIBC_TUNABLES" in os.environ:
         tuned.append(f"GLIBC_TUNABLES={os.environ['GLIBC_TUNABLES']}")
     library, version = platform.libc_ver()
     name = f"{library} {version}".strip() or "system"
     return ", ".join([name, *tuned])
+
+
+def _malloc_library() -> str | None:
+    """File name of the library that `malloc` comes from; None where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    try:
+        text = maps.read_text()
+        address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
+    except (OSError, AttributeError, TypeError):  # Windows has no such file and no such handle
+        return None
+    return None if address is None else library_at(text, address)
+
+
+def library_at(maps: str, address: int) -> str | None:
+    """File name of the library that is mapped at an address.
+
+    Args:
+        maps: As in `/proc/PID/maps`.
+        address: In the process.
+    """
+    for line in maps.splitlines():
+        fields = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in fields[0].split("-"))
+        if start <= address < end:
+            return Path(fields[5]).name if len(fields) == 6 else None
+    return None
 
 
 def _load() -> float | None:

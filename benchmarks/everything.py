@@ -16,6 +16,7 @@ import numpy as np
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
+from benchmarks import environment
 from benchmarks.cells import CellStore
 from benchmarks.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.data.dataset import BadSample, Dataset, Sample
@@ -23,11 +24,11 @@ from benchmarks.data.detections import TruthMask
 from benchmarks.data.masks import encode_mask
 from benchmarks.data.parsing import check_limit
 from benchmarks.data_notes import remember
-from benchmarks.model_pass import Trials, lost, nothing_read, take_turn
+from benchmarks.model_pass import Trials, left_out_text, lost, nothing_read, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
-from benchmarks.statistics import Float64Array, median_interval
+from benchmarks.statistics import Float64Array, summarise_times
 from benchmarks.timing import time_once
 from mobilesam.errors import BenchError
 
@@ -103,7 +104,9 @@ def _one_model(
         "kind": STAGE,
         **model.key,
         "threads": torch.get_num_threads(),
+        "machine": environment.machine(options.device),
         "dataset": dataset.fingerprint,
+        "images": dataset.images_state,
         "limit": limit,
     }
     known = cells.get(key, _Cell)
@@ -232,10 +235,12 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
             "ar1000_by_size": recall.by_size,
             "masks_per_image": len(tally.found) / n_images,
             **median_time(np.array(tally.times_ms)),
+            "why": left_out_text(len(tally.unread) + tally.trials.attempts.n_failed),
         }
     )
 
 
 def median_time(times_ms: Float64Array) -> dict[str, Any]:
-    """The fields of a row that say how long an image took."""
-    return {"median_ms": float(np.median(times_ms)), "ci95_ms": median_interval([times_ms])}
+    """The fields of a row that say how long an image took: one process, hence a range."""
+    summary = summarise_times([times_ms.tolist()])
+    return {"median_ms": summary.median_ms, "range_ms": summary.range_ms}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -41,6 +41,9 @@ class Lanes:
     ) -> Generator[ResultT, None, None]:
         """Results in the order of the items; an item is taken when there is room for it.
 
+        Closing the generator, or an error in it, drops what has not begun and waits for what has:
+        after that nothing of it runs any more.
+
         Args:
             function: Run in a thread, several at a time, or by the caller when nothing overlaps.
             items: Taken in the caller's thread, one when it is due.
@@ -58,8 +61,8 @@ class Lanes:
             while pending:
                 yield pending.popleft()[1].result()
         finally:
-            for _, future in pending:
-                future.cancel()
+            # All are cancelled first: none may begin while others are waited for.
+            wait([future for _, future in pending if not future.cancel()])
 
     def _is_full(
         self,

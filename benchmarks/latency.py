@@ -28,6 +28,9 @@ from benchmarks.timing import NOTHING_MS
 
 IMAGE_HW = (480, 640)
 _STDERR_LINES = 3
+_START_S = 1800.0
+_PHASES = 8
+_PATIENCE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellSt
         "kind": "latency",
         "round": index,
         "task": task.model_dump(mode="json"),
-        "machine": (environment.cpu_name(), environment.allocator()),
+        "machine": environment.machine(model.options.device),
     }
     known = cells.get(key, Round)
     if known is not None:
@@ -146,19 +149,31 @@ def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellSt
 
 
 def run_task(task: Task) -> Round:
-    """Runs one task in a fresh process and collects its lines, also those before a crash."""
+    """Runs one task in a fresh process and collects its lines, also those before a crash.
+
+    A process that does not end within `time_limit_s` is ended; what it has measured is kept.
+    """
+    limit_s = time_limit_s(task)
     threads = str(task.threads)
     variables = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     # It sleeps until the process ends: a parent that polls would take time from what it measures.
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.latency_worker"],
-        input=task.model_dump_json(),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=variables,
-        cwd=Path(__file__).resolve().parent.parent,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.latency_worker"],
+            input=task.model_dump_json(),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=variables,
+            cwd=Path(__file__).resolve().parent.parent,
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired as expired:
+        # The standard library gives bytes here, also where text was asked for.
+        given = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
+        phases, memory = _parse(given or "")
+        why = f"the timing process had not ended after {limit_s:.0f} s and was stopped"
+        return Round(phases=tuple(phases), memory=memory, error=why)
     phases, memory = _parse(done.stdout)
     error = None
     failed = next((each for each in phases if each.status == "error"), None)
@@ -167,6 +182,17 @@ def run_task(task: Task) -> Round:
     elif done.returncode != 0:
         error = _cause_of_death(done.returncode, done.stderr)
     return Round(phases=tuple(phases), memory=memory, error=error)
+
+
+def time_limit_s(task: Task) -> float:
+    """Seconds after which a timing process hangs: several times what its rule can take.
+
+    Loading and the first calls have no rule; half an hour is more than the largest model needs on a
+    slow disk and one core.
+    """
+    rule = task.rule
+    n_phases = _PHASES + 2 * len(task.n_prompts)
+    return _START_S + _PATIENCE * n_phases * (rule.warmup_seconds + rule.cap_seconds)
 
 
 def _parse(text: str) -> tuple[list[PhaseLine], MemoryLine | None]:
@@ -252,13 +278,14 @@ def _row(
     if not measured:
         return LatencyRow(**known, status=first.status, why=first.why)
     samples = tuple(line.samples_ms for line in measured)
-    summary = summarise_times(samples, config.seed)
+    summary = summarise_times(samples)
     return LatencyRow(
         **known,
         n=summary.n,
         processes=summary.processes,
         median_ms=summary.median_ms,
         ci95_ms=summary.ci95_ms,
+        range_ms=summary.range_ms,
         mean_ms=summary.mean_ms,
         min_ms=summary.min_ms,
         p95_ms=summary.p95_ms,

@@ -30,6 +30,7 @@ from baselines.registry import build, select
 from benchmarks.environment import peak_rss_bytes, use_threads
 from benchmarks.latency_task import MemoryLine, PhaseLine, Task
 from benchmarks.parameters import tensor_bytes
+from benchmarks.termination import end_with_parent
 from benchmarks.timing import StopRule, measure, time_once
 from mobilesam.errors import BenchError
 
@@ -49,6 +50,7 @@ class _Inputs:
 
 def main() -> int:
     """Runs the task on standard input; returns the exit code."""
+    end_with_parent()  # nobody would read what it measures
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     task = Task.model_validate_json(sys.stdin.read())

@@ -25,63 +25,39 @@ class Manifests:
         self._seed = seed
         self._folder = folder
         self._done: dict[str, PromptManifest] = {}
-        self._growing: dict[str, ManifestBuilder] = {}
 
-    def prompt(
-        self, rule: PromptRule, sample: Sample, instance: Instance, mask: BoolArray
-    ) -> Float32Array | None:
-        """The prompt of an instance, made if no model has needed it before.
+    def begin(self) -> PassPrompts:
+        """The prompts of a pass over the dataset; one that fails leaves nothing here."""
+        return PassPrompts(self, self._fingerprint, self._seed)
 
-        Several threads may ask for those of different images.
-
-        Args:
-            rule: Which prompt.
-            sample: The image.
-            instance: One of its objects.
-            mask: (H, W) bool, the object's reference mask.
-
-        Returns:
-            (D,) float32; None if the instance has no such prompt.
-        """
-        manifest = self._find(rule.name)
-        if manifest is not None:
-            return manifest.get(sample.image_id, instance.annotation_id)
-        builder = self._growing.get(rule.name)
-        if builder is None:  # of several threads, all use the one that came first
-            new = ManifestBuilder(self._fingerprint, rule, self._seed)
-            builder = self._growing.setdefault(rule.name, new)
-        return builder.add(sample.image_id, instance, mask)
-
-    def finish(self, *, whole: bool) -> None:
-        """Freezes what the pass that just ended has made.
+    def take(self, rule: str, manifest: PromptManifest, *, store: bool) -> None:
+        """Takes a manifest that a pass has made.
 
         Args:
-            whole: It saw every image, so that its manifests are stored as well.
+            rule: Prompt rule.
+            manifest: Its prompts.
+            store: Write it to the folder as well.
         """
-        for name, builder in self._growing.items():
-            manifest = builder.finish()
-            self._done[name] = manifest
-            if whole:
-                manifest.save(self._path(name))
-        self._growing.clear()
-
-    def abandon(self) -> None:
-        """Forgets what a pass that failed has made: the next one makes it whole."""
-        self._growing.clear()
+        self._done[rule] = manifest
+        if store:
+            manifest.save(self._path(rule))
 
     def sha256(self, rule: str) -> str | None:
         """Hash of the finished manifest of a prompt rule; None if there is none."""
-        manifest = self._find(rule)
+        manifest = self.find(rule)
         return None if manifest is None else manifest.sha256
 
     def left_out(self, rule: str) -> int:
         """Instances without such a prompt, as far as known."""
-        manifest = self._find(rule)
+        manifest = self.find(rule)
         return 0 if manifest is None else manifest.left_out
 
-    def _find(self, rule: str) -> PromptManifest | None:
-        if rule in self._growing:
-            return None
+    def find(self, rule: str) -> PromptManifest | None:
+        """The finished manifest of a prompt rule; None if no pass has made it.
+
+        Raises:
+            DataError: The one in the folder belongs to other data.
+        """
         if rule not in self._done:
             path = self._path(rule)
             if not path.is_file():
@@ -94,3 +70,58 @@ class Manifests:
 
     def _path(self, rule: str) -> Path:
         return self._folder / f"prompts-{rule}.parquet"
+
+
+class PassPrompts:
+    """The prompts of one pass: those that are known, and those that it is the first to need.
+
+    What it makes is its own until `finish`: a read that goes on after its pass has failed adds
+    nothing to the pass that follows.
+
+    Args:
+        manifests: Finished manifests.
+        fingerprint: Of the dataset.
+        seed: Of the prompts' draw.
+    """
+
+    def __init__(self, manifests: Manifests, fingerprint: str, seed: int) -> None:
+        self._manifests = manifests
+        self._fingerprint = fingerprint
+        self._seed = seed
+        self._growing: dict[str, ManifestBuilder] = {}
+
+    def prompt(
+        self, rule: PromptRule, sample: Sample, instance: Instance, mask: BoolArray
+    ) -> Float32Array | None:
+        """The prompt of an instance, made if no earlier pass has needed it.
+
+        Several threads may ask for those of different images.
+
+        Args:
+            rule: Which prompt.
+            sample: The image.
+            instance: One of its objects.
+            mask: (H, W) bool, the object's reference mask.
+
+        Returns:
+            (D,) float32; None if the instance has no such prompt.
+        """
+        builder = self._growing.get(rule.name)
+        if builder is None:
+            manifest = self._manifests.find(rule.name)
+            if manifest is not None:
+                return manifest.get(sample.image_id, instance.annotation_id)
+            # Of several threads, all use the one that came first.
+            new = ManifestBuilder(self._fingerprint, rule, self._seed)
+            builder = self._growing.setdefault(rule.name, new)
+        return builder.add(sample.image_id, instance, mask)
+
+    def finish(self, *, whole: bool) -> None:
+        """Hands over what this pass has made; to be called when all its reads have ended.
+
+        Args:
+            whole: It saw every image, so that its manifests are stored as well.
+        """
+        for name, builder in self._growing.items():
+            self._manifests.take(name, builder.finish(), store=whole)
+        self._growing = {}

@@ -57,6 +57,26 @@ def lost(sample: BadSample) -> Failure:
     return Failure(stage="data", culprit=sample.name, why=why)
 
 
+def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str | None:
+    """What a row says that has figures, but not of all images; None if nothing is left out.
+
+    Args:
+        unusable: Images that could not be read, or that a model failed at.
+        given_up: Images of chunks that could not be made.
+        failed: Images of chunks that the model itself failed on.
+    """
+    parts = [
+        f"{count:,} {what}"
+        for count, what in (
+            (unusable, "unusable"),
+            (given_up, "in chunks that could not be made"),
+            (failed, "in chunks that the model failed on"),
+        )
+        if count
+    ]
+    return f"images left out: {'; '.join(parts)} (see the failures)" if parts else None
+
+
 def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]) -> list[Failure]:
     """The failures that malformed annotations are: one for each that is told, one for the rest."""
     untold = left_out.get(MALFORMED, 0) - len(problems)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,8 @@ from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
 from mobilesam.validation import first_problem
 
-SCHEMA_VERSION = 1
+SchemaVersion = Literal[1]
+SCHEMA_VERSION: SchemaVersion = 1
 RECORD_NAME = "record.json"
 INSTANCES_NAME = "instances.parquet"
 
@@ -93,6 +96,11 @@ class LatencyRow(Value):
     processes: int = 0
     median_ms: float | None = None
     ci95_ms: tuple[float, float] | None = None
+    range_ms: tuple[float, float] | None = Field(
+        default=None,
+        description="least and greatest median of the processes, or call of one process, where "
+        "there are too few processes for an interval",
+    )
     mean_ms: float | None = None
     min_ms: float | None = None
     p95_ms: float | None = None
@@ -244,7 +252,10 @@ class DetectorRow(Value):
 
 
 class EverythingRow(Value):
-    """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time."""
+    """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time.
+
+    The median is over images, in one process.
+    """
 
     model: str
     dataset: str
@@ -256,7 +267,12 @@ class EverythingRow(Value):
     ar1000_by_size: BySize = BySize()
     masks_per_image: float | None = None
     median_ms: float | None = None
-    ci95_ms: tuple[float, float] | None = None
+    ci95_ms: tuple[float, float] | None = Field(
+        default=None, description="of older records, whose one process gives no interval"
+    )
+    range_ms: tuple[float, float] | None = Field(
+        default=None, description="least and greatest time of an image"
+    )
     weights: WeightsRow
     status: Status = "ok"
     why: str | None = None
@@ -297,7 +313,7 @@ class Environment(Value):
 class RunRecord(Value):
     """The whole of one run."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     id: str
     created_utc: str
     command: str
@@ -323,11 +339,51 @@ class RunRecord(Value):
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:
-    """Writes `record.json` into the folder and returns its path."""
+    """Writes `record.json` into the folder and returns its path.
+
+    Raises:
+        DataError: It cannot be written, or holds a number that JSON does not have.
+    """
     path = folder / RECORD_NAME
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, document_of(record, path, indent=1))
     return path
+
+
+def document_of(value: Value, path: Path, indent: int | None = None) -> bytes:
+    """A value as JSON with a line break at its end.
+
+    Args:
+        value: Whose numbers must be finite; `model_copy` does not check them.
+        path: Where it is to be written, for the error.
+        indent: Spaces for each level; None for one line.
+
+    Raises:
+        DataError: A number is NaN or infinite; says which.
+    """
+    found = value.model_dump(mode="json")
+    for place, number in _not_finite(value.model_dump(), ""):
+        raise DataError(
+            f"{path} is not written: {place} is {number}, which is no result; report this with the "
+            "command that made it"
+        )
+    text = json.dumps(found, indent=indent, ensure_ascii=indent is None, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
+    """Places and values of all numbers in nested containers that are NaN or infinite."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield place, value
+        return
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    else:
+        return
+    for name, part in parts:
+        yield from _not_finite(part, f"{place}.{name}" if place else str(name))
 
 
 def load_record(path: Path) -> RunRecord:

@@ -49,7 +49,9 @@ from benchmarks.records import (
     save_record,
     write_atomic,
 )
+from benchmarks.run_folder import held
 from benchmarks.run_request import RunRequest
+from benchmarks.termination import interrupted_by_term
 from mobilesam.allocator import keep_buffers
 from mobilesam.errors import BenchError, DataError
 
@@ -82,13 +84,19 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     """Does what is asked, and writes `record.json` (and the instances) into `request.out`.
 
     A folder that holds cells of the same run, interrupted or with failures, is taken up where it
-    stopped. On Ctrl-C the record of the stages that are done is written, the cells of the rest
-    stay, and the interrupt goes on.
+    stopped. On Ctrl-C or SIGTERM the record of the stages that are done is written, the cells of
+    the rest stay, and the interrupt goes on.
 
     Raises:
-        DataError: The folder cannot be written, or holds the record of another run.
+        DataError: The folder cannot be written, another process writes it, or it holds the record
+            of another run.
         BusyMachineError: The run is to be published, and the machine stays busy.
     """
+    with held(request.out, request.command), interrupted_by_term():
+        return _execute_held(request, reporter)
+
+
+def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     start = time.monotonic()
     _require_writable(request.out)
     other_load = wait_until_idle(reporter.say) if request.publishable else None
@@ -96,7 +104,10 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
     models, teachers = _plan(request)
     config = request.config(models, teachers)
     key = content_key(config)
-    finished = _finished(request.out, key, reporter)
+    # Not in the key: a run with failures is taken up with images that were mended meanwhile.
+    images = None if request.dataset is None else request.dataset.images_state
+    config["images_state"] = images
+    finished = _finished(request.out, key, images, reporter)
     if finished is not None:
         return finished
     found = _Found(warnings=list(environment.warnings(here)))
@@ -174,7 +185,7 @@ def _require_writable(out: Path) -> None:
     probe.unlink()
 
 
-def _finished(out: Path, key: str, reporter: Reporter) -> RunRecord | None:
+def _finished(out: Path, key: str, images: str | None, reporter: Reporter) -> RunRecord | None:
     """The record of the same run if the folder holds one; refuses another run's folder."""
     if not (out / RECORD_NAME).exists():
         return None
@@ -184,6 +195,11 @@ def _finished(out: Path, key: str, reporter: Reporter) -> RunRecord | None:
             f"{out} holds a run of other inputs, weights, code or libraries; choose another --out"
         )
     if record.complete and not record.failures:
+        if record.config.get("images_state") != images:
+            raise DataError(
+                f"{out} holds this run on image files that were moved or changed since; choose "
+                "another --out"
+            )
         reporter.say(f"{out} already holds this run, finished {record.created_utc}: nothing to do")
         return record
     reporter.say(f"taking up the run in {out}, which was interrupted or had failures")

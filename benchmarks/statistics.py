@@ -1,4 +1,4 @@
-"""Summaries with honest intervals: two-level for times, clustered by image for accuracy."""
+"""Summaries with honest intervals: over processes for times, over images for accuracy."""
 
 from __future__ import annotations
 
@@ -21,39 +21,62 @@ BATCH_VALUES = 2**15
 # What is smaller than this share of the values is rounding.
 ROUNDING = 1e-12
 MIN_SAMPLES_FOR_INTERVAL = 3
+MIN_PROCESSES = 5
+"""Fewer processes give no interval of a time: how they differ is then hardly known."""
 # A percentile from fewer samples would be one of the largest values under another name.
 MIN_SAMPLES_P95 = 100
 MIN_SAMPLES_P99 = 500
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """What surrounds a median time.
+
+    Attributes:
+        bounds: Lower and upper end, in the unit of the times.
+        is_range: The least and the greatest value, which promise nothing, instead of a 95 %
+            interval.
+    """
+
+    bounds: tuple[float, float]
+    is_range: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TimeSummary:
-    """Summary of call times; all but `n` and `processes` in milliseconds."""
+    """Summary of call times; all but `n` and `processes` in milliseconds.
+
+    `range_ms` is there where there are too few processes for `ci95_ms`.
+    """
 
     n: int
     processes: int
     median_ms: float
     ci95_ms: tuple[float, float] | None
+    range_ms: tuple[float, float] | None
     mean_ms: float
     min_ms: float
     p95_ms: float | None
     p99_ms: float | None
 
 
-def summarise_times(samples_ms: Sequence[Sequence[float]], seed: int = 0) -> TimeSummary:
+def summarise_times(samples_ms: Sequence[Sequence[float]]) -> TimeSummary:
     """Summarises the samples of one phase, one sequence a process.
 
     Args:
         samples_ms: Milliseconds of each call; at least one call in all.
-        seed: Of the bootstrap.
     """
     groups = [np.asarray(group, np.float64) for group in samples_ms if len(group)]
     values = np.concatenate(groups)
+    spread = median_spread(groups)
+    bounds = None if spread is None else spread.bounds
+    is_range = spread is not None and spread.is_range
     return TimeSummary(
         n=len(values),
         processes=len(groups),
         median_ms=float(np.median(values)),
-        ci95_ms=median_interval(groups, seed),
+        ci95_ms=None if is_range else bounds,
+        range_ms=bounds if is_range else None,
         mean_ms=float(values.mean()),
         min_ms=float(values.min()),
         p95_ms=float(np.percentile(values, 95)) if len(values) >= MIN_SAMPLES_P95 else None,
@@ -61,25 +84,72 @@ def summarise_times(samples_ms: Sequence[Sequence[float]], seed: int = 0) -> Tim
     )
 
 
-def median_interval(groups: Sequence[Float64Array], seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the median over processes and over calls within them.
+def median_spread(samples: Sequence[Sequence[float] | Float64Array]) -> Spread | None:
+    """95 % interval of the median time from five processes on; from fewer a range.
 
-    Calls of one process share its memory layout and its neighbours on the machine, so processes
-    are drawn first, then calls within each (two levels). None below three samples.
+    Calls of one process share its memory layout and its neighbours on the machine, so that only
+    processes tell how far another one would be off. The interval is Student's t on the logarithms
+    of the medians of the processes; it is widened where the median of all calls lies outside. The
+    range goes from the least to the greatest median of the processes; of one process, from its
+    least to its greatest call.
+
+    Measured by simulation (`tests/benchmarks/test_statistics_simulation.py`; processes that differ
+    by 5 %, calls by 3 %, some of which are interrupted; 4,000 trials): 5 processes with 30 calls
+    are covered in 0.95 of trials, as are 5 with 3 and 8 with 10; 5 with a single call in 0.93.
+    Drawing processes and calls with replacement covers 0.18 to 0.49 with one process, 0.79 with 3
+    and 0.89 with 5.
+
+    Args:
+        samples: Positive times, one sequence a process; empty ones do not count.
+
+    Returns:
+        None from a single call.
+    """
+    groups = [np.asarray(group, np.float64) for group in samples if len(group)]
+    medians = np.array([np.median(group) for group in groups])
+    if len(groups) >= MIN_PROCESSES and (medians > 0).all():
+        low, high = _t_interval(np.log(medians))
+        middle = float(np.median(np.concatenate(groups)))
+        return Spread((min(float(np.exp(low)), middle), max(float(np.exp(high)), middle)), False)
+    values = medians if len(groups) > 1 else np.concatenate(groups) if groups else medians
+    if len(values) < 2:
+        return None
+    return Spread((float(values.min()), float(values.max())), True)
+
+
+def _t_interval(values: Float64Array) -> tuple[float, float]:
+    """95 % interval of the mean of independent values by Student's t."""
+    from scipy import stats
+
+    n = len(values)
+    half = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    mean = float(values.mean())
+    return mean - half, mean + half
+
+
+def median_interval(groups: Sequence[Float64Array], seed: int = 0) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the median of ratios whose two sides took turns.
+
+    Groups are drawn first, then values within each (two levels). It is not for times themselves:
+    what differs from process to process is not in it where there are few processes (see
+    `median_spread`).
+
+    Args:
+        groups: Values, one array a group.
+        seed: Of the bootstrap.
+
+    Returns:
+        None below three values.
     """
     if sum(map(len, groups)) < MIN_SAMPLES_FOR_INTERVAL:
         return None
-    return percentile_interval(draw_medians(groups, np.random.default_rng(seed)))
-
-
-def draw_medians(groups: Sequence[Float64Array], rng: np.random.Generator) -> Float64Array:
-    """Medians of `N_RESAMPLES` resamples: processes are drawn first, then calls within each."""
+    rng = np.random.default_rng(seed)
     medians = np.empty(N_RESAMPLES)
     for row in range(N_RESAMPLES):
         chosen = rng.integers(len(groups), size=len(groups))
         drawn = [groups[g][rng.integers(len(groups[g]), size=len(groups[g]))] for g in chosen]
         medians[row] = np.median(np.concatenate(drawn))
-    return medians
+    return percentile_interval(medians)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from benchmarks.accuracy.stopwatch import Stopwatch
 from benchmarks.data.dataset import Sample
 from benchmarks.data.error_clicks import next_click
 from benchmarks.data.prompt_rules import PromptRule, prompt_rule, to_prompts
-from benchmarks.manifests import Manifests
+from benchmarks.manifests import PassPrompts
 from benchmarks.model_pass import PROMPT_BATCH
 from benchmarks.protocols import AccuracyProtocol, Question
 
@@ -53,7 +53,7 @@ class Asker:
     Args:
         model: Who answers.
         protocols: At least one, all of which the model takes.
-        manifests: The prompts, the same for all models.
+        prompts: The prompts, the same for all models.
         clock: Told what is the model's time.
         cache: Of embeddings.
     """
@@ -62,12 +62,12 @@ class Asker:
         self,
         model: Segmenter,
         protocols: Sequence[AccuracyProtocol],
-        manifests: Manifests,
+        prompts: PassPrompts,
         clock: Stopwatch,
         cache: EmbeddingCache,
     ) -> None:
         self._model = model
-        self._manifests = manifests
+        self._prompts = prompts
         self._clock = clock
         self._cache = cache
         self._questions: dict[str, list[Question]] = {}
@@ -87,7 +87,7 @@ class Asker:
         pairs = list(zip(sample.instances, masks, strict=True))
         return {
             name: [
-                self._manifests.prompt(prompt_rule(name), sample, instance, mask)
+                self._prompts.prompt(prompt_rule(name), sample, instance, mask)
                 for instance, mask in pairs
             ]
             for name in self._questions

@@ -16,19 +16,27 @@ from benchmarks.accuracy.predictions import (
     REFERENCES_NAME,
     load_predictions,
     load_references,
+    predictions_key,
     predictions_path,
 )
 from benchmarks.accuracy.rescoring import rescore
 from benchmarks.accuracy.scoring import Pair
 from benchmarks.accuracy.summaries import by_protocol, clicks_needed, headline, summarise
 from benchmarks.accuracy.teachers import Teacher
-from benchmarks.cells import CellStore
+from benchmarks.cells import CellStore, content_key
 from benchmarks.data.dataset import Dataset
 from benchmarks.data_notes import remember
 from benchmarks.instances import InstanceRow
 from benchmarks.lanes import Lanes
 from benchmarks.manifests import Manifests
-from benchmarks.model_pass import Attempts, explain, none_shared, nothing_read, require_trained
+from benchmarks.model_pass import (
+    Attempts,
+    explain,
+    left_out_text,
+    none_shared,
+    nothing_read,
+    require_trained,
+)
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
@@ -150,6 +158,7 @@ class _Evaluation:
         self._reporter = reporter
         self._passes: dict[str, PassResult] = {}
         self._teachers: dict[str, Teacher] = {}
+        self._kept: dict[str, str] = {}
 
     def run(self) -> AccuracyResult:
         pairs = self._ask_all()
@@ -194,8 +203,9 @@ class _Evaluation:
         for name, model in self._planned.items():
             self._pass(model, truth if name in wanted else (), keep=True)
             path = predictions_path(self._plan.out, name)
-            # A model that takes none of the prompts leaves no answers.
-            if model.trained and self._passes[name].error is None and path.is_file():
+            # A model that takes none of the prompts leaves no answers, but those of other weights
+            # may lie here, from a run that was killed.
+            if name in self._kept and predictions_key(path) == self._kept[name]:
                 info, answers = load_predictions(path)
                 self._teachers[name] = Teacher(name, answers, info.lost_ids)
         pairs = tuple(pair for each in self._plan.references for pair in self._pairs(each))
@@ -244,7 +254,11 @@ class _Evaluation:
         options, plan = model.options, self._plan
         key = self._key(model, pairs, keep=keep)
         known = self._cells.get(key, PassResult)
-        if known is not None and (not keep or predictions_path(plan.out, options.name).is_file()):
+        kept = content_key(key) if keep else None
+        path = predictions_path(plan.out, options.name)
+        if known is not None and (kept is None or predictions_key(path) == kept):
+            if kept is not None:
+                self._kept[options.name] = kept
             self._reporter.say(f"accuracy of {options.name}: taken from the interrupted run")
             return known
         asked = tuple({protocol: 0 for protocol, _ in pairs})
@@ -262,16 +276,17 @@ class _Evaluation:
             plan.lanes,
             plan.boundary,
             plan.whole,
+            kept,
         )
         try:
             segmenter = require_trained(plan.build(model.entry, options))
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except BenchError as error:
-            self._manifests.abandon()
             return PassResult(error=explain(error))
-        if (
-            found.error is None and not found.failures
-        ):  # an image that is mended meanwhile must count when it is run again
+        if kept is not None and found.error is None:
+            self._kept[options.name] = kept
+        # An image that is repaired meanwhile must count when the pass is run again.
+        if found.error is None and not found.failures:
             remember(self._cells, plan.dataset)
             self._cells.put(key, found)
         return found
@@ -283,6 +298,7 @@ class _Evaluation:
             "kind": "accuracy",
             **model.key,
             "dataset": self._plan.dataset.fingerprint,
+            "images": self._plan.dataset.images_state,
             "protocols": [protocol.name for protocol in self._plan.protocols],
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
             "teachers": {name: self._planned[name].weights.sha256 for name in self._teachers},
@@ -321,6 +337,7 @@ class _Evaluation:
     ) -> MiouRow:
         plan, found = self._plan, self._passes[model.entry.name]
         if protocol.name in rows:
+            why = left_out_text(len(found.failures))
             return summarise(
                 rows[protocol.name],
                 plan.dataset.name,
@@ -330,7 +347,7 @@ class _Evaluation:
                 seconds=None if found.time is None else found.time.wall_s,
                 clicks=clicks_needed(protocol, rows),
                 reference_weights=self._reference_weights(reference),
-            )
+            ).model_copy(update={"why": why})
         return self._blank(model, protocol, reference)
 
     def _blank(self, model: PlannedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,6 +86,7 @@ class PassPlan:
         boundary: Boundary IoU is scored as well.
         whole: The dataset is no part of a larger one, so that a model that fails at each of the
             first images can be given up.
+        key: SHA-256 of all that decides the answers, for those that are kept.
     """
 
     dataset: Dataset
@@ -98,6 +99,7 @@ class PassPlan:
     lanes: Lanes = field(default_factory=Lanes)
     boundary: bool = True
     whole: bool = True
+    key: str | None = None
 
 
 @dataclass(slots=True)
@@ -173,16 +175,19 @@ def run_pass(
     kept, trials = _Kept(), Trials(name, STAGE, stop=plan.whole)
     if not usable:
         return PassResult(unsupported=why_not, time=clock.row(name, plan.dataset.name))
-    asker = Asker(model, usable, manifests, clock, plan.cache)
+    prompts = manifests.begin()
+    asker = Asker(model, usable, prompts, clock, plan.cache)
     work = _Work(asker, Scorer(name, plan.pairs), plan, clock, trials)
-    with reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar:
-        for scored in work.all():
+    with (
+        reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar,
+        closing(work.all()) as all_scored,
+    ):
+        for scored in all_scored:
             kept.add(scored, keep=plan.keep)
             if scored.is_last:
                 bar.step()
     error = trials.attempts.broken if plan.whole else None
     if error is not None:
-        manifests.abandon()
         return PassResult(
             failures=tuple(kept.unread),
             unsupported=why_not,
@@ -194,7 +199,7 @@ def run_pass(
         why = nothing_read(0)
         kept.unread.append(Failure(stage="data", culprit=plan.dataset.name, why=why))
     with clock("writing"):
-        manifests.finish(whole=not kept.unread)
+        prompts.finish(whole=not kept.unread)
         if plan.keep:
             _write(name, weights, plan, usable, manifests, kept)
     return PassResult(
@@ -270,7 +275,7 @@ class _Work:
         self._clock = clock
         self._trials = trials
 
-    def all(self) -> Iterator[_Scored]:
+    def all(self) -> Generator[_Scored, None, None]:
         lanes = self._plan.lanes
         loaded = lanes.map(self._load, self._plan.dataset.loaders(), _weigh)
         scored = lanes.map(self._score, self._ask_all(loaded), _weigh)
@@ -375,6 +380,7 @@ def _write(
         manifests={rule: sha256 for rule, sha256 in hashes.items() if sha256 is not None},
         left_out={rule: manifests.left_out(rule) for rule in sorted(rules)},
         lost_ids=tuple(kept.lost_ids),
+        key=plan.key,
     )
     save_predictions(predictions_path(plan.out, model), info, kept.predictions)
     save_references(

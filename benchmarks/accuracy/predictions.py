@@ -32,6 +32,7 @@ class PredictionsInfo(Value):
         manifests: SHA-256 of the prompts by prompt rule.
         left_out: Instances without a prompt, by prompt rule.
         lost_ids: Images that could not be read, or that the model failed at.
+        key: SHA-256 of all that decides the answers; None in older files.
     """
 
     version: int = _VERSION
@@ -43,6 +44,7 @@ class PredictionsInfo(Value):
     manifests: dict[str, str]
     left_out: dict[str, int]
     lost_ids: tuple[int, ...] = ()
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,18 @@ def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Predictio
         "counts": [[rle["counts"] for rle in row.rles] for row in rows],
     }
     _write(path, columns, info.model_dump_json().encode())
+
+
+def predictions_key(path: Path) -> str | None:
+    """The key that a file of predictions was written under; None if it is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return PredictionsInfo.model_validate_json(metadata[_METADATA_KEY]).key
+    except (OSError, pa.ArrowException, KeyError, ValidationError):
+        return None
 
 
 def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:

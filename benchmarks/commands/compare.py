@@ -21,7 +21,6 @@ from benchmarks.guard.compare_output import compare_tables, tally_text, write_co
 from benchmarks.records import RunRecord
 from mobilesam.errors import UsageError
 
-ONE_PROCESS = "one process: what differs from process to process is not in that interval"
 APART = (
     "the runs were made at different times, whose drift is in no interval; "
     "regress measures two versions in turns"
@@ -46,7 +45,7 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
         raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {limit}")
     first, second = load_run(a), load_run(b)
     rows = compare_runs(first, second, limit)
-    notes = _notes(first.record, second.record, rows, limit)
+    notes = _notes(first.record, second.record, limit)
     title = f"{a} (A) against {b} (B)"
     out = output.out
     if out is None and not output.json:
@@ -70,11 +69,10 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
     return 0
 
 
-def _notes(a: RunRecord, b: RunRecord, rows: Sequence[CompareRow], limit: float) -> tuple[str, ...]:
+def _notes(a: RunRecord, b: RunRecord, limit: float) -> tuple[str, ...]:
     return (
-        *differences(a.environment, b.environment),
+        *differences(a, b),
         f"times and memory count as different where all of the interval is beyond {limit}",
-        *((ONE_PROCESS,) if any(row.why == "one process" for row in rows) else ()),
         APART,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ from benchmarks.guard.ab_output import judgement_table, notes, verdict_text, wri
 from benchmarks.guard.ab_records import Session, Settings, load_sessions
 from benchmarks.guard.trees import Tree, checked_out, repository, working_tree
 from benchmarks.progress import Reporter
+from benchmarks.run_folder import held
+from benchmarks.termination import interrupted_by_term
 from mobilesam.errors import UsageError
 
 
@@ -29,7 +32,7 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
     """
     limit = _checked(threshold)
     settings, out = settings_of(arguments), _folder(arguments)
-    with _trees(arguments) as (base, head):
+    with held(out, _command()), interrupted_by_term(), _trees(arguments) as (base, head):
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=arguments.quiet)
         )
@@ -39,7 +42,7 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
 def measure(arguments: RegressArguments) -> int:
     """Measures both versions once and leaves the record; judges nothing."""
     settings, out = settings_of(arguments), _folder(arguments)
-    with _trees(arguments) as (base, head):
+    with held(out, _command()), interrupted_by_term(), _trees(arguments) as (base, head):
         ab.measure_into(out, base, head, settings, Reporter(quiet=arguments.quiet))
     sys.stdout.write(f"{out}\n")
     return 0
@@ -98,6 +101,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _folder(arguments: RegressArguments) -> Path:
     return arguments.out or new_folder("regress")
+
+
+def _command() -> str:
+    return shlex.join(["mobilesam-bench", *sys.argv[1:]])
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from benchmarks.protocols import (
     WHOLE_IMAGE,
 )
 from benchmarks.records import RECORD_NAME
+from benchmarks.run_folder import create_folder
 from benchmarks.run_request import RunRequest
 from benchmarks.scale.request import ScaleRequest
 from mobilesam.errors import UsageError, WeightsError
@@ -245,12 +246,12 @@ def make_request(
     threads = apply_threads(models)
     chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
     scenes = n_scenes or STANDARD_SCENES
-    return RunRequest(
+    asked = RunRequest(
         command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
         note=output.note,
         models=select(listed(models.models)),
         policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
-        out=output.out or new_folder(command),
+        out=output.out or DEFAULT_OUT,
         threads=threads,
         device=device_of(models, chunks),
         precision=check_precision(models.precision),
@@ -262,6 +263,8 @@ def make_request(
         scale=chunks,
         **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )
+    # Last, so that a request that is refused leaves no empty folder.
+    return asked if output.out is not None else replace(asked, out=new_folder(command))
 
 
 def device_of(models: ModelArguments, scale: ScaleRequest | None) -> str:
@@ -291,10 +294,8 @@ def _scale(
 
 
 def new_folder(command: str) -> Path:
-    """A folder below `bench-runs` that does not exist yet."""
-    stem = f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    names = (stem if i == 1 else f"{stem}-{i}" for i in count(1))
-    return next(DEFAULT_OUT / name for name in names if not (DEFAULT_OUT / name).exists())
+    """Creates a folder below `bench-runs`, named after the command and the time."""
+    return create_folder(DEFAULT_OUT, f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
 
 
 def _accuracy(

@@ -24,6 +24,7 @@ from benchmarks.commands.requests import listed, new_folder, require_new_folder
 from benchmarks.comparison import compare_models, unshared_prompts
 from benchmarks.instances import to_frame, write_instances
 from benchmarks.records import INSTANCES_NAME, RunRecord, save_record
+from benchmarks.run_folder import held
 from mobilesam.errors import UsageError
 
 
@@ -44,14 +45,13 @@ def refuse_others(models: ModelArguments, data: AccuracyArguments, scale: ScaleA
 def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArguments) -> int:
     """Scores files of predictions, or folders of runs made with `--save-masks`."""
     start = time.monotonic()
-    out = output.out or new_folder("rescore")
-    require_new_folder(out)
+    if output.out is not None:
+        require_new_folder(output.out)
     references = protocols.check_references(listed(data.reference))
     names = listed(data.protocol) if data.protocol else []
     stored = load_stored(paths)
     rows, instances = score_stored(stored, names, references)
     frame = to_frame(instances)
-    write_instances(instances, out / INSTANCES_NAME)
     created = datetime.now(UTC)
     config = {
         "rescored": {info.model: info.weights.sha256 for info in stored.infos.values()},
@@ -60,10 +60,11 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
         "references": list(references),
     }
     key = content_key(config)
+    command = shlex.join(["mobilesam-bench", *sys.argv[1:]])
     record = RunRecord(
         id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
         created_utc=created.isoformat(timespec="seconds"),
-        command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        command=command,
         note=output.note,
         profile=None,
         config=config,
@@ -75,5 +76,9 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
         instances=INSTANCES_NAME,
         duration_s=time.monotonic() - start,
     )
-    save_record(record, out)
+    out = output.out or new_folder("rescore")
+    with held(out, command):
+        require_new_folder(out)  # another process may have been faster
+        write_instances(instances, out / INSTANCES_NAME)
+        save_record(record, out)
     return finish_miou(record, out, output)

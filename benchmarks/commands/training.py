@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +20,7 @@ from benchmarks.cli_options import (
 from benchmarks.commands.printing import print_json, print_table
 from benchmarks.commands.requests import apply_threads, listed, one_trained
 from benchmarks.progress import Reporter
+from benchmarks.run_folder import held
 from mobilesam.errors import DataError, UsageError
 
 
@@ -31,7 +34,7 @@ def train(models: ModelArguments, training: TrainArguments, output: OutputArgume
     apply_threads(models)
     use_memory_well()
     device = device_of(models.device)
-    with launched_world(device) as world:
+    with launched_world(device) as world, _held(output.out, world.rank):
         reporter = Reporter(quiet=output.quiet)
         watch = _watcher(models, training, output.out, reporter)
         scheme, data = _prepared(models, training)
@@ -63,7 +66,7 @@ def mini(models: ModelArguments, output: OutputArguments, *, only_teacher: bool)
     # One process renders, while its siblings wait: the cores of all are free for it.
     workers = apply_threads(models) * siblings()
     use_memory_well()
-    with launched_world(device_of("cpu")) as world:
+    with launched_world(device_of("cpu")) as world, _held(output.out, world.rank):
         made = make_family(
             output.out,
             scenes_root(),
@@ -95,15 +98,22 @@ def compare(profile: str, models: ModelArguments, output: OutputArguments) -> in
     use_memory_well()
     teacher = one_trained(replace(models, models=chosen.teacher), "distill compare")
     reporter = Reporter(quiet=output.quiet)
-    record = Conductor(chosen, teacher, out, scenes_root(), reporter, workers).run()
-    save(record, out)
-    derive(record, out)
+    with _held(out):
+        record = Conductor(chosen, teacher, out, scenes_root(), reporter, workers).run()
+        save(record, out)
+        derive(record, out)
     if output.json:
         print_json(record.model_dump(mode="json"))
     else:
         for table in (schemes_table(record), compute_table(record)):
             print_table(table)
     return 0
+
+
+def _held(out: Path, rank: int = 0) -> AbstractContextManager[None]:
+    """Holds the folder of a training; of several processes that share it the first one does."""
+    command = shlex.join(["mobilesam-bench", *sys.argv[1:]])
+    return nullcontext() if rank else held(out, command)
 
 
 def _watcher(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks.data.coco_file import CocoAnnotation, CocoFile
 from benchmarks.data.dataset import BadSample, Instance, Sample
-from benchmarks.data.images import load_from_folder
+from benchmarks.data.images import files_state, load_from_folder
 from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import (
     MALFORMED,
@@ -84,6 +84,7 @@ class CocoDataset(CutDataset):
         self.max_pixels = max_pixels
         data = read_file(annotations)
         self._fingerprint = coco_fingerprint(data, limit)
+        self._images_state: str | None = None
         self._tally = Tally("crowd", "empty", MALFORMED)
         document = parse_json(data, annotations.name)
         self._entries = self._take(
@@ -103,6 +104,13 @@ class CocoDataset(CutDataset):
     def fingerprint(self) -> str:
         """SHA-256 of the annotation file's bytes and the limit."""
         return self._fingerprint
+
+    @property
+    def images_state(self) -> str:
+        """Of the images of all that `samples` yields; looked at when first asked for."""
+        if self._images_state is None:
+            self._images_state = self._state_of(self._entries)
+        return self._images_state
 
     @property
     def n_images(self) -> int:
@@ -166,7 +174,13 @@ class CocoDataset(CutDataset):
                 readers,
                 tuple((entry.image_id, entry.name) for entry in entries),
                 len(entries) / len(self._entries),
+                self._state_of(entries),
             )
+
+    def _state_of(self, entries: Iterable[_Entry | BadSample]) -> str:
+        return files_state(
+            (self._folder, entry.name) for entry in entries if isinstance(entry, _Entry)
+        )
 
     def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | BadSample, ...]:
         entries: list[_Entry | BadSample] = []

@@ -84,6 +84,16 @@ class Dataset(ABC):
         """SHA-256 (hex) of all that determines prompts and references; pixels do not."""
 
     @property
+    def images_state(self) -> str:
+        """SHA-256 (hex) of folder, name, size and time of change of all image files.
+
+        Results are kept under it beside the fingerprint, since they depend on the pixels; prompts
+        are not, so that they outlive a move of the images. Empty where there are no files, and the
+        fingerprint decides the pixels as well.
+        """
+        return ""
+
+    @property
     @abstractmethod
     def n_images(self) -> int | None:
         """Images that `samples` will try, after the limit; None where that is not known ahead."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -103,6 +105,27 @@ def load_from_folder(
             "backslashes: write / into the annotations instead"
         )
     return load_image(folder / (found or names[0]), names[0], size_hw, max_pixels)
+
+
+def files_state(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 (hex) of folder, name, size and time of change of files, which are not read.
+
+    Args:
+        files: Folder and name of each, in a fixed order.
+    """
+    digest = hashlib.sha256()
+    folders: dict[Path, str] = {}
+    for folder, name in files:
+        if folder not in folders:
+            folders[folder] = str(folder.resolve())
+        try:
+            found = (folder / name).stat()
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except (OSError, ValueError):  # reading it will say what is wrong
+            state = "unreadable"
+        line = json.dumps([folders[folder], name, state])
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
 
 
 def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:

@@ -40,6 +40,7 @@ class Part:
         readers: One an image, in order.
         names: Id and file name of each image.
         share: Of the dataset's work, in [0, 1].
+        images_state: As of `Dataset`, where the fingerprint does not decide the pixels.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Part:
     readers: tuple[Reader, ...]
     names: tuple[tuple[int, str], ...]
     share: float
+    images_state: str = ""
 
     def unread(self, bad: Mapping[int, str]) -> Part:
         """The same with reasons in place of images that must not even be read."""
@@ -97,6 +99,11 @@ class PartDataset(Dataset):
     def fingerprint(self) -> str:
         """That of the part."""
         return self._part.fingerprint
+
+    @property
+    def images_state(self) -> str:
+        """Of the part."""
+        return self._part.images_state
 
     @property
     def n_images(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.data.dataset import BadSample, Dataset, Instance, Sample
-from benchmarks.data.images import check_pixels, load_image
+from benchmarks.data.images import check_pixels, files_state, load_image
 from benchmarks.data.limits import MAX_PIXELS
 from benchmarks.data.parsing import (
     MALFORMED,
@@ -83,6 +83,7 @@ class Sa1bDataset(Dataset):
         self._max_pixels = max_pixels
         self._items = tuple(take(sources, limit))
         self._fingerprint: str | None = None
+        self._images_state: str | None = None
         self._tally = Tally()
 
     @property
@@ -99,6 +100,17 @@ class Sa1bDataset(Dataset):
         if self._fingerprint is None:
             self._fingerprint = fingerprint("sa1b", self._limit, self._json_parts())
         return self._fingerprint
+
+    @property
+    def images_state(self) -> str:
+        """Of the images of all pairs taken, or the tars that hold them; looked at once."""
+        if self._images_state is None:
+            self._images_state = files_state(
+                (item.image.path.parent, item.image.path.name)
+                for item in self._items
+                if isinstance(item, Pair)
+            )
+        return self._images_state
 
     @property
     def n_images(self) -> int:

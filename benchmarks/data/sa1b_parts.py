@@ -115,6 +115,11 @@ class Sa1bParts(CutDataset):
         return _sha256(f"sa1b-parts limit={self._limit}", *states)
 
     @property
+    def images_state(self) -> str:
+        """SHA-256 of where all tars and folders lie; the fingerprint holds what is in them."""
+        return _sha256(*(str(source.path.resolve()) for source in self._sources))
+
+    @property
     def n_images(self) -> None:
         """Not known before all has been read."""
 
@@ -157,6 +162,7 @@ class Sa1bParts(CutDataset):
             tuple(partial(_read, item, self._max_pixels) for item in items),
             tuple((item.image_id, item.name) for item in items),
             n_bytes / total_bytes,
+            _sha256(str(source.path.resolve())),
         )
 
 

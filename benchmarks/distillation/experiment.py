@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from baselines.options import Checkpoint
 from benchmarks.distillation.scenes import ScenesSpec
@@ -145,7 +145,7 @@ class StudentRow(Value):
 class DistillationRecord(Value):
     """The whole experiment. Trainings ran on one thread each, as many at a time as there were."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     created_utc: str
     profile: str
     config: dict[str, Any]

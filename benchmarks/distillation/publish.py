@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 from benchmarks.distillation.experiment import DistillationRecord
 from benchmarks.distillation.plots import curves_figure, schemes_figure
 from benchmarks.distillation.tables import compute_table, schemes_table
-from benchmarks.records import RECORD_NAME, write_atomic
+from benchmarks.records import RECORD_NAME, document_of, write_atomic
 from benchmarks.report.style import plot_style, save_figure
 from mobilesam.errors import DataError
 
@@ -18,8 +17,7 @@ from mobilesam.errors import DataError
 def save(record: DistillationRecord, folder: Path) -> Path:
     """Writes the record into a folder; returns its path."""
     path = folder / RECORD_NAME
-    text = json.dumps(record.model_dump(mode="json"), indent=1)
-    write_atomic(path, f"{text}\n".encode())
+    write_atomic(path, document_of(record, path, indent=1))
     return path
 
 

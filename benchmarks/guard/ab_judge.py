@@ -3,14 +3,16 @@
 A turn counts with its fastest call, since other work on the machine only adds to a time; medians
 are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
 threshold in the first stage and in the repetition; where the ratio is beyond it and the interval is
-not, it is unclear, which further processes of the same stage may settle. On a fixed set of scenes
-accuracy has no noise at all: its test says whether a loss is one of these scenes only, and a large
-loss counts in any case.
+not, it is unclear, which further processes of the same stage may settle. A head that fails in every
+one of several processes is broken; one that fails in some of them is so if it does again in the
+repetition, since a process may also be killed by what else the machine does. On a fixed set of
+scenes accuracy has no noise at all: its test says whether a loss is one of these scenes only, and a
+large loss counts in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -61,7 +63,8 @@ class Judged(Value):
         floor_ci95: Of that.
         again: The change in the repetition; None if it was not repeated.
         again_ci95: Of that.
-        verdict: `suspect` has not been repeated, `not confirmed` has; `unclear` is beyond the
+        verdict: `suspect` (slower, larger or less accurate, or the head failed in one process) has
+            not been repeated, `not confirmed` has; `unclear` is beyond the
             threshold, in the last stage that it has been measured in, with an interval that is not.
         why: The error, where there is one.
     """
@@ -132,9 +135,12 @@ def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgemen
     if not threshold > 1:
         raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {threshold}")
     first = {each.key: each for each in _judge_stage(sessions, "first", threshold)}
-    for each in _judge_stage(sessions, "repetition", threshold):
-        if each.key in first:
-            first[each.key] = _confirmed(first[each.key], each)
+    again = {each.key: each for each in _judge_stage(sessions, "repetition", threshold)}
+    for key, each in first.items():
+        if key in again:
+            first[key] = _confirmed(each, again[key])
+        elif each.verdict == "suspect" and any(each.stage == "repetition" for each in sessions):
+            first[key] = _confirmed(each, _without_row(each, again.values()))
     return Judgement(threshold=threshold, benchmarks=tuple(first.values()))
 
 
@@ -142,12 +148,28 @@ def _confirmed(first: Judged, again: Judged) -> Judged:
     verdict = first.verdict
     if verdict == "suspect":
         verdict = _CONFIRMED.get(again.verdict, "not confirmed")
+    why = again.why if verdict == "broken" else first.why
     return first.model_copy(
-        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict}
+        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict, "why": why}
     )
 
 
-_CONFIRMED: dict[Verdict, Verdict] = {"suspect": "worse", "unclear": "unclear"}
+_CONFIRMED: dict[Verdict, Verdict] = {
+    "suspect": "worse",
+    "unclear": "unclear",
+    "broken": "broken",
+}
+
+
+def _without_row(first: Judged, again: Iterable[Judged]) -> Judged:
+    """What a repetition says of a benchmark that it has no row of.
+
+    Where the head failed before it came to that, this is the failure; otherwise an error of the
+    first stage, such as one while a model was loaded, did not come back.
+    """
+    failed = (each for each in again if each.model == first.model and each.verdict == "broken")
+    blank = first.model_copy(update={"verdict": "same", "change": None, "ci95": None})
+    return next(failed, blank).model_copy(update={"change": None, "ci95": None})
 
 
 def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) -> Iterator[Judged]:
@@ -156,10 +178,26 @@ def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) ->
     for samples in (each for session in own for each in session.samples):
         known = pooled.get(samples.key)
         pooled[samples.key] = samples if known is None else known.plus(samples)
+    n_pairs = sum(session.settings.pairs for session in own)
+    running = {each.model for each in pooled.values() if any(each.sides.get("head", ()))}
     for samples in pooled.values():
-        yield from _judge_samples(samples, threshold)
+        for row in _judge_samples(samples, threshold):
+            has_run = any(samples.sides.get("head", ()))
+            if samples.phase == LOAD:
+                has_run = samples.model in running
+            yield _once_more(row, stage, again=has_run or n_pairs < _SEVERAL)
     for answers in (each for session in own for each in session.answers):
-        yield _judge_answers(answers)
+        yield _once_more(_judge_answers(answers), stage, again=True)
+
+
+_SEVERAL = 2  # processes that all fail need no repetition
+
+
+def _once_more(row: Judged, stage: Stage, *, again: bool) -> Judged:
+    """A head that failed, but not for certain, is only suspect in the first stage."""
+    if row.verdict == "broken" and again and stage == "first":
+        return row.model_copy(update={"verdict": "suspect"})
+    return row
 
 
 def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
@@ -174,8 +212,8 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
     base, head, again = (_turn_values(samples.sides.get(side, ())) for side in _ORDER)
     error = samples.errors.get("head")
     if error is not None:
-        # A base that fails as well says nothing about the change.
-        failed_before = "base" in samples.errors
+        # A base that cannot run either says nothing about the change.
+        failed_before = "base" in samples.errors and not base
         verdict = "vanished" if failed_before else "broken"
         yield row.model_copy(update={"verdict": verdict, "why": error})
     elif samples.phase == LOAD:

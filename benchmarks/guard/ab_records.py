@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from benchmarks.records import Environment, Value, write_atomic
+from benchmarks.records import Environment, Value, document_of, write_atomic
 from mobilesam.errors import DataError, UsageError
 
-SESSION_VERSION = 2
+SessionVersion = Literal[2]
+SESSION_VERSION: SessionVersion = 2
 Side = Literal["base", "again", "head"]
 Stage = Literal["first", "repetition"]
 """Of one stage there may be several sessions, whose samples are judged as one."""
@@ -104,7 +104,7 @@ class Answers(Value):
 class Session(Value):
     """One measurement of two versions."""
 
-    schema_version: int = SESSION_VERSION
+    schema_version: SessionVersion = SESSION_VERSION
     stage: Stage
     created_utc: str
     base: TreeInfo
@@ -125,7 +125,7 @@ def save_session(session: Session, folder: Path) -> Path:
     """
     number = len(session_files(folder)) + 1
     path = folder / f"session-{number}.json"
-    write_atomic(path, (json.dumps(session.model_dump(mode="json")) + "\n").encode())
+    write_atomic(path, document_of(session, path))
     return path
 
 

@@ -12,19 +12,22 @@ from benchmarks.instances import read_instances
 from benchmarks.ratios import ratio_of_runs
 from benchmarks.records import (
     ComparisonRow,
-    Environment,
     LatencyRow,
     MiouRow,
     RunRecord,
     Value,
     load_record,
 )
+from benchmarks.report.view import setup_of, weights_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 THRESHOLD = 1.05
 """Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
+
+ONE_PROCESS = "one process: nothing tells how processes differ"
+"""Why a time is unclear."""
 
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
@@ -85,10 +88,10 @@ def load_run(path: Path) -> Run:
 def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareRow, ...]:
     """Compares whatever either run measured.
 
-    Times: the ratio of medians with a bootstrap interval over processes and calls; better or worse
-    where the whole interval is beyond the threshold. Accuracy: the difference on the same prompts
-    with the test of `comparison.compare_models`, corrected over all of a reference. Sizes are
-    exact.
+    Times: the ratio of medians with an interval over processes; better or worse where the whole
+    interval is beyond the threshold, unclear where either run has one process. Accuracy: the
+    difference on the same prompts with the test of `comparison.compare_models`, corrected over all
+    of a reference. Sizes are exact.
 
     Args:
         a: The first run, what B is compared with.
@@ -111,12 +114,8 @@ def phase_label(phase: str, n_prompts: int | None) -> str:
 
 
 def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
-    before, after = (
-        {(row.model, row.phase, row.n_prompts): row for row in run.latency} for run in (a, b)
-    )
-    for key in {**before, **after}:
-        old, new = before.get(key), after.get(key)
-        known = CompareRow(kind="time", model=key[0], what=phase_label(key[1], key[2]), unit="ms")
+    for model, what, old, new in _same_phases(a, b):
+        known = CompareRow(kind="time", model=model, what=what, unit="ms")
         values = {
             "a": None if old is None else old.median_ms,
             "b": None if new is None else new.median_ms,
@@ -125,18 +124,41 @@ def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]
             yield from _alone(known.model_copy(update=values), _why(old), _why(new))
             continue
         ratio = ratio_of_runs(old.samples_ms, new.samples_ms)
-        few = "too few samples for an interval" if ratio.ci95 is None else None
-        if ratio.ci95 is not None and min(old.processes, new.processes) == 1:
-            few = "one process"
+        setups = [setup_of(row).label for row in (old, new)]
+        notes = [f"{setups[0]} -> {setups[1]}"] if setups[0] != setups[1] else []
+        notes += [ONE_PROCESS] if ratio.ci95 is None else []
         yield known.model_copy(
             update={
                 **values,
                 "change": ratio.value,
                 "ci95": ratio.ci95,
                 "verdict": ratio_verdict(ratio.ci95, threshold),
-                "why": few,
+                "why": "; ".join(notes) or None,
             }
         )
+
+
+def _same_phases(
+    a: RunRecord, b: RunRecord
+) -> Iterator[tuple[str, str, LatencyRow | None, LatencyRow | None]]:
+    """Model, phase as printed, and its rows in both runs.
+
+    Where a run has one row of a phase and the other one, these are compared, whatever their setups;
+    otherwise those of the same setup.
+    """
+    grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
+    for side, run in enumerate((a, b)):
+        for row in run.latency:
+            key = (row.model, row.phase, row.n_prompts)
+            grouped.setdefault(key, ([], []))[side].append(row)
+    for (model, phase, n_prompts), (olds, news) in grouped.items():
+        what = phase_label(phase, n_prompts)
+        if len(olds) <= 1 and len(news) <= 1:
+            yield model, what, next(iter(olds), None), next(iter(news), None)
+            continue
+        before, after = ({setup_of(row): row for row in rows} for rows in (olds, news))
+        for setup in {**before, **after}:
+            yield model, f"{what}, {setup.label}", before.get(setup), after.get(setup)
 
 
 def _why(row: LatencyRow | MiouRow | None) -> str | None:
@@ -200,6 +222,10 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
         if old is None or new is None or row.a is None or row.b is None:
             yield from _alone(row, _why(old), _why(new))
             continue
+        if _reference(old) != _reference(new):
+            why = f"another reference: {_reference(old)} -> {_reference(new)}"
+            yield row.model_copy(update={"verdict": "unclear", "why": why})
+            continue
         test = tested.get((model, reference, protocol))
         if test is None or old.manifest_sha256 != new.manifest_sha256:
             why = "not on the same prompts, or without instances: no test"
@@ -213,6 +239,12 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
         yield row.model_copy(
             update={"change": test.difference, "ci95": test.ci95, "verdict": verdict}
         )
+
+
+def _reference(row: MiouRow) -> str:
+    """The weights of the teacher that masks are compared with, if there is one."""
+    weights = row.reference_weights
+    return "" if weights is None else f"{row.reference} with weights {weights.sha256}"
 
 
 def _tested(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
@@ -263,12 +295,25 @@ def _sizes(a: RunRecord, b: RunRecord) -> Iterator[CompareRow]:
             )
 
 
-def differences(a: Environment, b: Environment) -> tuple[str, ...]:
-    """What differs between where two runs were made, a line each; it may be the cause."""
+def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
+    """What differs between how two runs were made, a line each; it may be the cause."""
+    here, there = a.environment, b.environment
     names = ("cpu", "gpu", "threads", "allocator", "os", "python", "git_commit")
-    pairs = [(name, getattr(a, name), getattr(b, name)) for name in names]
-    libraries = {**a.libraries, **b.libraries}
-    pairs += [(name, a.libraries.get(name), b.libraries.get(name)) for name in libraries]
+    pairs = [(name, getattr(here, name), getattr(there, name)) for name in names]
+    libraries = {**here.libraries, **there.libraries}
+    pairs += [(name, here.libraries.get(name), there.libraries.get(name)) for name in libraries]
+    # Merged records and rescored ones need not have been asked for a device.
+    conditions = ("device", "precision", "seed", "dataset_sha256")
+    pairs += [
+        (name, a.config[name], b.config[name])
+        for name in conditions
+        if name in a.config and name in b.config
+    ]
+    weights, others = (
+        {f"weights of {row.model}": weights_label(row.weights) for row in run.models}
+        for run in (a, b)
+    )
+    pairs += [(name, weights[name], others[name]) for name in weights if name in others]
     return tuple(f"{name}: {old} -> {new}" for name, old, new in pairs if old != new)
 
 

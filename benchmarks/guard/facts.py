@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from benchmarks.records import Value, write_atomic
 from mobilesam.errors import DataError, UsageError
 
-BASELINE_VERSION = 1
+BaselineVersion = Literal[1]
+BASELINE_VERSION: BaselineVersion = 1
 
 FactValue = int | str | tuple[float, ...]
 Verdict = Literal["same", "changed", "vanished", "appeared"]
@@ -45,7 +46,7 @@ class Baseline(Value):
     `cpu` and `libraries` only help to explain a difference: nothing is compared with them.
     """
 
-    schema_version: int = BASELINE_VERSION
+    schema_version: BaselineVersion = BASELINE_VERSION
     cpu: str
     libraries: dict[str, str]
     facts: tuple[Fact, ...]

@@ -20,6 +20,7 @@ from benchmarks.report.style import (
     plain,
     short_names,
 )
+from benchmarks.report.times import bars_text
 from benchmarks.report.view import (
     Bounds,
     Protocol,
@@ -33,6 +34,7 @@ from benchmarks.report.view import (
     timed,
     used_parameters,
 )
+from benchmarks.statistics import Spread
 
 MOST_AREA_PT2 = 1600.0
 WANTED_LEAST_AREA_PT2 = 120.0
@@ -45,8 +47,8 @@ class Point:
 
     Attributes:
         model: Its name.
-        time_ms: Median, and the ends of its interval.
-        time_bounds_ms: None where the run gave no interval.
+        time_ms: Median.
+        time_spread: What surrounds it; None where that is not known.
         miou: In percent.
         miou_bounds: In percent; None where the run gave no interval.
         parameters: Used in the forward pass; None where not counted.
@@ -54,10 +56,15 @@ class Point:
 
     model: str
     time_ms: float
-    time_bounds_ms: Bounds | None
+    time_spread: Spread | None
     miou: float
     miou_bounds: Bounds | None
     parameters: int | None
+
+    @property
+    def time_bounds_ms(self) -> Bounds | None:
+        """Ends of the error bar of the time."""
+        return None if self.time_spread is None else self.time_spread.bounds
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -69,13 +76,13 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _end_to_end(record: RunRecord, setup: Setup, model: str) -> tuple[float, Bounds | None] | None:
+def _end_to_end(record: RunRecord, setup: Setup, model: str) -> tuple[float, Spread | None] | None:
     return timed(find_latency(record, setup, model, "end_to_end"))
 
 
 def _encode_decode(
     record: RunRecord, setup: Setup, model: str
-) -> tuple[float, Bounds | None] | None:
+) -> tuple[float, Spread | None] | None:
     """Sum of two medians; the ends of the intervals are added too, which is the cautious side."""
     parts = [
         timed(find_latency(record, setup, model, "encode")),
@@ -84,11 +91,12 @@ def _encode_decode(
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    bounds = [ends for _, ends in known if ends is not None]
+    spreads = [spread for _, spread in known if spread is not None]
     total = sum(time for time, _ in known)
-    if len(bounds) < len(known):
+    if len(spreads) < len(known):
         return total, None
-    return total, (sum(low for low, _ in bounds), sum(high for _, high in bounds))
+    low, high = (sum(spread.bounds[end] for spread in spreads) for end in (0, 1))
+    return total, Spread((low, high), any(spread.is_range for spread in spreads))
 
 
 def accuracy_points(
@@ -148,8 +156,8 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     if not points:
         return None
     notes = [
-        f"{setup.label}. Error bars: 95 % intervals. Marker area: parameters used; a cross has none"
-        " or an unknown number. Dashed: Pareto front, the models that no other beats in both.",
+        f"{setup.label}. {bars_note(points)} Marker area: parameters used; a cross has none or an "
+        "unknown number. Dashed: Pareto front, the models that no other beats in both.",
         *shipped_models_notes(record, [point.model for point in points]),
         *notes,
     ]
@@ -174,6 +182,14 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     _size_legend(ax, points, scale)
     _name_points(figure, ax, points, corners, scale)
     return figure
+
+
+def bars_note(points: Sequence[Point]) -> str:
+    """What the error bars are: of times and of accuracies, as far as these differ."""
+    times = bars_text(point.time_spread for point in points)
+    same = times == "95 % interval"
+    text = "95 % intervals" if same else f"95 % interval of mIoU, {times} of time"
+    return f"Error bars: {text}."
 
 
 def area_scale(parameters: Sequence[int]) -> float:

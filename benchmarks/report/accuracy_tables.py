@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.records import BySize, CategoryMean, Clicks, MiouRow, RunRecord
 from benchmarks.report.cells import (
@@ -118,6 +118,7 @@ def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]
             "Instances for which the protocol has no prompt, left out for all models: "
             f"{', '.join(sorted(left_out))}."
         )
+    notes += partial_notes(row for row in record.miou if protocol_of(row) in group)
     hashes = unique(
         row.manifest_sha256
         for row in record.miou
@@ -126,6 +127,15 @@ def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]
     if hashes:
         notes.append("Prompt manifests (sha256): " + ", ".join(h[:16] for h in hashes) + ".")
     return tuple(notes)
+
+
+def partial_notes(rows: Iterable[MiouRow]) -> list[str]:
+    """Rows that have figures, but not of all images: one note for each reason."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status == "ok" and row.why is not None:
+            found.setdefault(row.why, []).append(row.model)
+    return [f"{', '.join(unique(models))}: {why}." for why, models in found.items()]
 
 
 def _miou_cells(

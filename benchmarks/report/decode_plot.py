@@ -17,11 +17,13 @@ from benchmarks.report.style import (
     new_figure,
     short_names,
 )
+from benchmarks.report.times import bars_text
 from benchmarks.report.view import (
     Setup,
     has_random_weights,
     model_names,
     setup_of,
+    spread_of,
     timed,
     unique,
 )
@@ -40,6 +42,13 @@ def decode_series(record: RunRecord, setup: Setup) -> dict[str, list[LatencyRow]
     return {model: series[model] for model in model_names(record) if model in series}
 
 
+def times_shown(rows: Sequence[LatencyRow]) -> list[float]:
+    """Medians of rows and the ends of their error bars, as far as a log axis can show them."""
+    spreads = ((row.median_ms, spread_of(row)) for row in rows)
+    found = (time for ms, spread in spreads for time in (ms, *(spread.bounds if spread else ())))
+    return [time for time in found if time and time > 0]
+
+
 def slope_ms(rows: Sequence[LatencyRow]) -> float | None:
     """Milliseconds that one more prompt costs, between the fewest and the most prompts."""
     first, last = rows[0], rows[-1]
@@ -54,8 +63,9 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     if not series:
         return None
     missing = [model for model in model_names(record) if model not in series]
+    bars = bars_text(spread_of(row) for part in series.values() for row in part)
     notes = [
-        f"{setup.label}. Error bars: 95 % intervals. Figures: what one more prompt costs. "
+        f"{setup.label}. Error bars: {bars}. Figures: what one more prompt costs. "
         "Different markers do different work: their times do not compare."
     ]
     if random := [model for model in series if has_random_weights(record, model)]:
@@ -70,7 +80,7 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     )
     ax = figure.subplots()
     rows = [row for part in series.values() for row in part]
-    times = [t for row in rows for t in (row.median_ms, *(row.ci95_ms or ())) if t and t > 0]
+    times = times_shown(rows)
     counts = [row.n_prompts or 1 for row in rows]
     log_axis(ax.yaxis, min(times), max(times), ticks=9)
     log_axis(ax.xaxis, min(counts), max(counts), ticks=6)
@@ -91,7 +101,8 @@ def _draw_series(
 ) -> None:
     x = [row.n_prompts for row in rows]
     y = [row.median_ms or 0.0 for row in rows]
-    bounds = [row.ci95_ms or (value, value) for row, value in zip(rows, y, strict=True)]
+    spreads = [spread_of(row) for row in rows]
+    bounds = [s.bounds if s else (value, value) for s, value in zip(spreads, y, strict=True)]
     low = [max(0.0, value - ends[0]) for value, ends in zip(y, bounds, strict=True)]
     high = [max(0.0, ends[1] - value) for value, ends in zip(y, bounds, strict=True)]
     ax.errorbar(

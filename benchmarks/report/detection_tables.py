@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from benchmarks.records import BySize, DetectorRow, EverythingRow, RunRecord, Status, WeightsRow
 from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, percent_cell, text_cell, weights_cell
-from benchmarks.report.formatting import interval, number
+from benchmarks.report.formatting import number
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import median_cell, median_column
 from benchmarks.report.view import unique
 
 _MODEL = Column("Model", ("model",))
@@ -91,7 +92,7 @@ def everything_table(record: RunRecord) -> Table:
         Column("AR@1000 medium", ("ar1000_medium",), "%", "right"),
         Column("AR@1000 large", ("ar1000_large",), "%", "right"),
         Column("Masks an image", ("masks_per_image",), align="right"),
-        Column("Median [95 % CI]", ("median_ms", "ci95_low_ms", "ci95_high_ms"), "ms", "right"),
+        median_column(record.everything),
         Column("Images", ("n_images",), align="right"),
         Column("Objects", ("n_objects",), align="right"),
         _STATUS,
@@ -113,8 +114,15 @@ def _everything_notes(record: RunRecord) -> tuple[str, ...]:
         "(IoU 0.50 to 0.95), at 10, 100 and 1000 masks an image, ranked by the model's score. "
         "Crowd regions are left out.",
         _CLASSES,
-        f"Time: one call an image, median and bootstrap interval over images; {', '.join(where)}.",
+        f"Time: one call an image, median over images in one process; {', '.join(where)}.",
     ]
+    notes += [
+        f"{row.model} on {row.dataset}: {row.why}."
+        for row in record.everything
+        if row.status == "ok" and row.why is not None
+    ]
+    if any(row.range_ms is not None for row in record.everything):
+        notes.append("Range of times: the quickest and the slowest image.")
     if any(row.dataset.startswith("sa1b") for row in record.everything):
         notes.append("SA-1B's masks were made by a SAM: they favour SAM.")
     return tuple(notes)
@@ -125,8 +133,7 @@ def _everything_cells(row: EverythingRow, reasons: Reasons) -> tuple[Cell, ...]:
     if row.weights.kind == "random":
         row = EverythingRow(model=row.model, dataset=row.dataset, weights=row.weights)
     sizes = row.ar1000_by_size
-    low, high = row.ci95_ms or (None, None)
-    masks, median = row.masks_per_image, row.median_ms
+    masks = row.masks_per_image
     return (
         text_cell(row.model),
         weights_cell(row.weights),
@@ -136,7 +143,7 @@ def _everything_cells(row: EverythingRow, reasons: Reasons) -> tuple[Cell, ...]:
             (row.ar10, row.ar100, row.ar1000, sizes.small, sizes.medium, sizes.large),
         ),
         Cell("" if masks is None else number(masks), (masks,)),
-        Cell("" if median is None else interval(median, row.ci95_ms), (median, low, high)),
+        median_cell(row),
         Cell(str(row.n_images), (row.n_images,)),
         Cell(str(row.n_objects), (row.n_objects,)),
         reasons.status_cell(status, why),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.statistics import Spread
 
 MIB = 2**20
 
@@ -89,6 +93,15 @@ def interval(value: float, bounds: tuple[float, float] | None, digits: int | Non
     if bounds is None:
         return text
     return f"{text} [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+
+
+def spread_text(value: float, spread: Spread | None) -> str:
+    """Prints `value [low, high]` with an interval, `value (range low to high)` with a range."""
+    if spread is None or not spread.is_range:
+        return interval(value, None if spread is None else spread.bounds)
+    low, high = spread.bounds
+    digits = decimals(value, high - low)
+    return f"{number(value, digits)} (range {number(low, digits)} to {number(high, digits)})"
 
 
 def milliseconds(value_ms: float) -> str:

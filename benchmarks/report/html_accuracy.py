@@ -12,10 +12,11 @@ from benchmarks.report.accuracy_plot import (
     Point,
     accuracy_points,
     area_scale,
+    bars_note,
     pareto_front,
 )
 from benchmarks.report.cells import percent_cell, text_cell
-from benchmarks.report.formatting import interval, slug
+from benchmarks.report.formatting import interval, slug, spread_text
 from benchmarks.report.html_axes import (
     WIDE_PX,
     Box,
@@ -31,6 +32,7 @@ from benchmarks.report.labels import Rect, Spot, marker, nearest_point, place_la
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import ENDS, spread_ends
 from benchmarks.report.view import (
     Protocol,
     Setup,
@@ -66,9 +68,9 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         narrow=narrow,
         table=_points_table(points, label, front),
         notes=(
-            f"{setup.label}. Error bars: 95 % intervals. Area of a mark: parameters used; a cross "
-            "has none or an unknown number. Dashed: the Pareto front, the models that no other "
-            "beats in both.",
+            f"{setup.label}. {bars_note(points)} Area of a mark: parameters used; a cross has none "
+            "or an unknown number. Dashed: the Pareto front, the models that no other beats in "
+            "both.",
             *notes,
         ),
         choice=protocol.label if len(setups(record)) == 1 else f"{protocol.label}, {setup.label}",
@@ -78,7 +80,9 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
 def _points_table(points: Sequence[Point], label: str, front: Sequence[str]) -> Table:
     columns = (
         Column("Model", ("model",)),
-        Column(f"Latency, {label}", ("time_ms", "time_low_ms", "time_high_ms"), "ms", "right"),
+        Column(
+            f"Latency, {label}", ("time_ms", *(f"time_{end}_ms" for end in ENDS)), "ms", "right"
+        ),
         Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
         Column("Parameters used", ("parameters",), align="right"),
         Column("Pareto front", ("pareto",)),
@@ -86,7 +90,7 @@ def _points_table(points: Sequence[Point], label: str, front: Sequence[str]) -> 
     rows = tuple(
         (
             text_cell(p.model),
-            Cell(interval(p.time_ms, p.time_bounds_ms), (p.time_ms, *(p.time_bounds_ms or _NONE))),
+            Cell(spread_text(p.time_ms, p.time_spread), (p.time_ms, *spread_ends(p.time_spread))),
             Cell(interval(p.miou, p.miou_bounds, 1), (p.miou, *(p.miou_bounds or _NONE))),
             Cell("" if p.parameters is None else f"{p.parameters:,}", (p.parameters,)),
             text_cell("yes" if p.model in front else "no"),
@@ -119,7 +123,7 @@ def _scatter(record: RunRecord, points: Sequence[Point], label: str, width: floa
     for point, spot in sorted(zip(points, spots, strict=True), key=lambda pair: -pair[1].radius):
         tip = (
             f"{point.model}: mIoU {interval(point.miou, point.miou_bounds, 1)} %, {label} "
-            f"{interval(point.time_ms, point.time_bounds_ms)} ms"
+            f"{spread_text(point.time_ms, point.time_spread)} ms"
         )
         with canvas.mark(tip, numbers[point.model]):
             kind = styles[point.model].marker if point.parameters else "x"

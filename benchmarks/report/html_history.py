@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks.records import Environment, RunRecord
+from benchmarks.records import Environment, RunRecord, WeightsRow
 from benchmarks.report.cells import text_cell
-from benchmarks.report.formatting import clean, interval, slug
+from benchmarks.report.formatting import clean, interval, slug, spread_text
 from benchmarks.report.html_axes import (
     Box,
     LegendItem,
@@ -24,6 +24,7 @@ from benchmarks.report.html_svg import Canvas, Scale, log_scale
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import ENDS, bars_text, spread_ends
 from benchmarks.report.view import (
     Bounds,
     Protocol,
@@ -36,13 +37,15 @@ from benchmarks.report.view import (
     setups,
     timed,
     unique,
+    weights_label,
 )
+from benchmarks.statistics import Spread
 
 TIMES = (("end_to_end", 1, "end to end"), ("encode", None, "encode"), ("decode", 1, "decode"))
 _SHORT_DATE = 10
 _DATE_PX = 76.0
 
-Value = tuple[float, Bounds | None]
+Value = tuple[float, Spread | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,19 @@ class Metric:
         name: As printed.
         unit: `ms` or `%`.
         find: The value of a model in a run.
+        reference: Weights of the teacher in a run, where the value depends on one.
     """
 
     name: str
     unit: str
     find: Callable[[RunRecord, str], Value | None]
+    reference: Callable[[RunRecord, str], WeightsRow | None] = lambda *_: None
+
+    def where(self, run: RunRecord, model: str) -> str:
+        """What must be equal for two values to lie on one line, as printed."""
+        weights = self.reference(run, model)
+        teacher = "" if weights is None else f", reference {weights_label(weights)}"
+        return f"{machine(run.environment)}{teacher}"
 
 
 def machine(environment: Environment) -> str:
@@ -94,9 +105,16 @@ def _time(setup: Setup, phase: str, n_prompts: int | None, name: str) -> Metric:
 
 def _miou(protocol: Protocol) -> Metric:
     def find(run: RunRecord, model: str) -> Value | None:
-        return miou_percent(find_miou(run, protocol, model))
+        found = miou_percent(find_miou(run, protocol, model))
+        if found is None:
+            return None
+        return found[0], None if found[1] is None else Spread(found[1], is_range=False)
 
-    return Metric(f"mIoU {protocol.label}", "%", find)
+    def reference(run: RunRecord, model: str) -> WeightsRow | None:
+        row = find_miou(run, protocol, model)
+        return None if row is None else row.reference_weights
+
+    return Metric(f"mIoU {protocol.label}", "%", find, reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +123,22 @@ class _Dot:
     model: str
     machine: str
     value: float
-    bounds: Bounds | None
+    spread: Spread | None
+
+    @property
+    def bounds(self) -> Bounds | None:
+        return None if self.spread is None else self.spread.bounds
+
+    def text(self, unit: str) -> str:
+        """The value with what surrounds it."""
+        if unit == "%":
+            return interval(self.value, self.bounds, 1)
+        return spread_text(self.value, self.spread)
 
 
 def _figure(metric: Metric, runs: Sequence[RunRecord], numbers: dict[str, int]) -> Figure | None:
     dots = [
-        _Dot(index, model, machine(run.environment), *found)
+        _Dot(index, model, metric.where(run, model), *found)
         for index, run in enumerate(runs)
         for model in model_names(run)
         if model in numbers and (found := metric.find(run, model)) is not None
@@ -121,9 +149,12 @@ def _figure(metric: Metric, runs: Sequence[RunRecord], numbers: dict[str, int]) 
     models = unique(dot.model for dot in dots)
     alt = f"{metric.name} of {', '.join(models)} over {len({dot.run for dot in dots})} runs."
     wide, narrow = drawings(lambda width: _draw(metric, runs, dots, numbers, width), title, alt)
-    notes = ["Runs in the order of time, evenly spaced. Bars: 95 % intervals."]
+    bars = bars_text(dot.spread for dot in dots)
+    notes = [f"Runs in the order of time, evenly spaced. Bars: {bars}."]
     if metric.unit == "ms":
         notes.append("Lines join runs of the same machine, threads and allocator only.")
+    if any(metric.reference(runs[dot.run], dot.model) for dot in dots):
+        notes.append("Lines join runs of the same machine and weights of the teacher only.")
     table = _table(metric, runs, dots)
     key = slug(f"history-{metric.name}")
     return Figure(key, title, alt, wide, narrow, table, tuple(notes), metric.name)
@@ -134,7 +165,7 @@ def _table(metric: Metric, runs: Sequence[RunRecord], dots: Sequence[_Dot]) -> T
         Column("Run", ("run",)),
         Column("Date", ("created_utc",)),
         Column("Model", ("model",)),
-        Column("Value [95 % CI]", ("value", "low", "high"), metric.unit, "right"),
+        Column("Value", ("value", *ENDS), metric.unit, "right"),
         Column("Commit", ("git_commit",)),
         Column("Machine", ("machine",)),
     )
@@ -142,16 +173,12 @@ def _table(metric: Metric, runs: Sequence[RunRecord], dots: Sequence[_Dot]) -> T
     for dot in dots:
         run = runs[dot.run]
         commit = run.environment.git_commit
-        digits = 1 if metric.unit == "%" else None
         rows.append(
             (
                 text_cell(run.id),
                 text_cell(run.created_utc),
                 text_cell(dot.model),
-                Cell(
-                    interval(dot.value, dot.bounds, digits),
-                    (dot.value, *(dot.bounds or (None, None))),
-                ),
+                Cell(dot.text(metric.unit), (dot.value, *spread_ends(dot.spread))),
                 Cell((commit or "")[:12], (commit,)),
                 text_cell(dot.machine),
             )
@@ -186,8 +213,7 @@ def _draw(
             with canvas.group(f"line-of s{item.series}", data_series=item.series):
                 canvas.polyline(line, "line", dash_array(item.style.dash))
         for dot in own:
-            digits = 1 if metric.unit == "%" else None
-            value = interval(dot.value, dot.bounds, digits)
+            value = dot.text(metric.unit)
             tip = f"{model}, {runs[dot.run].id}, {day(runs[dot.run])}: {value} {metric.unit}"
             with canvas.mark(tip, item.series):
                 at = (x[dot.run] + offset[model], y(dot.value))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from benchmarks.records import LatencyRow, RunRecord
 from benchmarks.report.cells import text_cell
-from benchmarks.report.decode_plot import decode_series, slope_ms, slope_text
-from benchmarks.report.formatting import interval, milliseconds, number, slug
+from benchmarks.report.decode_plot import decode_series, slope_ms, slope_text, times_shown
+from benchmarks.report.formatting import milliseconds, number, slug, spread_text
 from benchmarks.report.html_axes import (
     WIDE_PX,
     Box,
@@ -22,19 +22,20 @@ from benchmarks.report.html_figure import Figure, drawings, legend, series
 from benchmarks.report.html_svg import Canvas, log_scale
 from benchmarks.report.style import model_styles, short_names
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import bars_text, median_cell, median_column, sample_notes
 from benchmarks.report.view import (
     Setup,
     find_latency,
     has_random_weights,
     model_names,
     setup_of,
+    spread_of,
     timed,
 )
 
 _LANE_PX, _HEAD_PX, _GAP_PX = 15.0, 34.0, 12.0
 _GUTTER_PX = 32.0
 _LABELS_PX = 142.0
-_NO_BOUNDS = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,9 @@ def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
     wide, narrow = drawings(lambda width: _waterfall(record, found, width), title, alt)
     notes = [
         "Every model on a scale of its own: the bars show where its time goes, the numbers how "
-        "much it is. Medians; thin lines: 95 % intervals. End to end is one call of all phases, "
+        f"much it is. Medians; thin lines: {_bars(found)}. End to end is one call of all phases, "
         "timed by itself: it need not be their sum.",
+        *sample_notes(row for fall in found for row in _rows(fall)),
     ]
     random = [fall.model for fall in found if has_random_weights(record, fall.model)]
     if random:
@@ -108,11 +110,19 @@ def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
     )
 
 
+def _rows(fall: Fall) -> list[LatencyRow]:
+    return [*(row for _, row in fall.steps), *([fall.whole] if fall.whole else [])]
+
+
+def _bars(found: Sequence[Fall]) -> str:
+    return bars_text(spread_of(row) for fall in found for row in _rows(fall))
+
+
 def _waterfall_table(found: Sequence[Fall]) -> Table:
     columns = (
         Column("Model", ("model",)),
         Column("Phase", ("phase",)),
-        Column("Median [95 % CI]", ("median_ms", "ci95_low_ms", "ci95_high_ms"), "ms", "right"),
+        median_column(row for fall in found for row in _rows(fall)),
         Column("Of the sum", ("share",), "%", "right"),
     )
     rows = []
@@ -123,17 +133,11 @@ def _waterfall_table(found: Sequence[Fall]) -> Table:
                 (
                     text_cell(fall.model),
                     text_cell(name),
-                    time_cell(row),
+                    median_cell(row),
                     Cell("" if share is None else number(100 * share, 1), (share,)),
                 )
             )
     return Table("waterfall", "The values of the figure", columns, tuple(rows))
-
-
-def time_cell(row: LatencyRow) -> Cell:
-    """Median with its interval, in ms."""
-    median = row.median_ms or 0.0
-    return Cell(interval(median, row.ci95_ms), (median, *(row.ci95_ms or _NO_BOUNDS)))
 
 
 def _waterfall(record: RunRecord, found: Sequence[Fall], width: float) -> Canvas:
@@ -167,15 +171,16 @@ def _fall(canvas: Canvas, record: RunRecord, fall: Fall, at: tuple[float, float,
     for lane, (phase, row) in enumerate(fall.steps):
         median = row.median_ms or 0.0
         x, y = start + scale * before, top + _HEAD_PX + _LANE_PX * lane
-        tip = f"{fall.model}, {phase}: {interval(median, row.ci95_ms)} ms"
+        spread = spread_of(row)
+        tip = f"{fall.model}, {phase}: {spread_text(median, spread)} ms"
         canvas.text(left, y + _LANE_PX - 4, phase, "small")
         canvas.text(start - 8, y + _LANE_PX - 4, milliseconds(median), "small", "end")
         with canvas.mark(tip, series_number):
             css = "block hollow" if has_random_weights(record, fall.model) else "block"
             length = max(1.5, scale * median)
             canvas.add("rect", css, x=x, y=y + 2, width=length, height=_LANE_PX - 5)
-            if row.ci95_ms is not None and scale * (row.ci95_ms[1] - row.ci95_ms[0]) > 2:
-                low, high = (min(right, start + scale * (before + end)) for end in row.ci95_ms)
+            if spread is not None and scale * (spread.bounds[1] - spread.bounds[0]) > 2:
+                low, high = (min(right, start + scale * (before + end)) for end in spread.bounds)
                 error_bars(canvas, (x, y + _LANE_PX / 2 - 0.5), (low, high))
         before += median
 
@@ -190,8 +195,10 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     wide, narrow = drawings(lambda width: _decode(record, found, width), title, alt)
     missing = [model for model in model_names(record) if model not in found]
     notes = (
-        "Error bars: 95 % intervals. Beside the names: what one more prompt costs. Different kinds "
-        "of decoding do different work: their times do not compare.",
+        f"Error bars: {bars_text(spread_of(row) for part in found.values() for row in part)}. "
+        "Beside the names: what one more prompt costs. Different kinds of decoding do different "
+        "work: their times do not compare.",
+        *sample_notes(row for part in found.values() for row in part),
         *(["Hollow: random weights, whose time is the same."] if _hollow(record, found) else []),
         *([f"Not timed: {', '.join(missing)}."] if missing else []),
     )
@@ -210,14 +217,14 @@ def _decode_table(found: Mapping[str, Sequence[LatencyRow]]) -> Table:
         Column("Model", ("model",)),
         Column("Decode kind", ("decode_kind",)),
         Column("Prompts", ("n_prompts",), align="right"),
-        Column("Median [95 % CI]", ("median_ms", "ci95_low_ms", "ci95_high_ms"), "ms", "right"),
+        median_column(row for part in found.values() for row in part),
     )
     rows = tuple(
         (
             text_cell(model),
             Cell(row.decode_kind or "", (row.decode_kind,)),
             Cell(str(row.n_prompts), (row.n_prompts,)),
-            time_cell(row),
+            median_cell(row),
         )
         for model, part in found.items()
         for row in part
@@ -236,7 +243,7 @@ def _decode(record: RunRecord, found: Mapping[str, Sequence[LatencyRow]], width:
     canvas = Canvas(width, 372 + legend_height(items, width))
     box = Box(52, 28, width - 14, 322)
     rows = [row for part in found.values() for row in part]
-    times = [t for r in rows for t in (r.median_ms, *(r.ci95_ms or ())) if t and t > 0]
+    times = times_shown(rows)
     y = log_scale(times, box.bottom, box.top)
     x = log_scale([row.n_prompts or 1 for row in rows], box.left, box.right)
     draw_axes(canvas, box, x, y, ("Prompts in one call (log scale)", "Decode (ms, log scale)"))
@@ -248,10 +255,11 @@ def _decode(record: RunRecord, found: Mapping[str, Sequence[LatencyRow]], width:
         for row, at in zip(part, points, strict=True):
             tip = (
                 f"{model}, {row.n_prompts} prompt{'s' * (row.n_prompts != 1)}: "
-                f"{interval(row.median_ms or 0, row.ci95_ms)} ms"
+                f"{spread_text(row.median_ms or 0, spread_of(row))} ms"
             )
             with canvas.mark(tip, item.series):
-                ends = None if row.ci95_ms is None else (y(row.ci95_ms[0]), y(row.ci95_ms[1]))
+                spread = spread_of(row)
+                ends = None if spread is None else (y(spread.bounds[0]), y(spread.bounds[1]))
                 error_bars(canvas, at, None, ends)
                 css = "hollow" if item.hollow else "dot"
                 canvas.marker(styles[model].marker, *at, 5, css)

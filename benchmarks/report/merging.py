@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.records import RunRecord, Value, WeightsRow
-from benchmarks.report.view import protocol_of, setup_of, unique, weights_label
+from benchmarks.report.view import (
+    configured_setup,
+    protocol_of,
+    reference_label,
+    setup_of,
+    unique,
+    weights_label,
+)
 from mobilesam.errors import UsageError
 
 
@@ -59,9 +66,13 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     Args:
         records: At least one; their order does not matter.
 
+    Rows of other devices or precisions may share a column, and a warning of the merged record says
+    so: accuracy hardly depends on them. Times do, and are kept apart or refused.
+
     Raises:
-        UsageError: No record; runs of different machines or thread counts, whose times are not
-            comparable; or one model with different weights.
+        UsageError: No record; runs of different machines or thread counts, or whole images timed on
+            different devices or in different precisions, whose times are not comparable; or one
+            model, or one teacher, with different weights.
     """
     if not records:
         raise UsageError("no record given; name at least one record.json")
@@ -72,10 +83,13 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     _check_same_machine([run for run in runs if run.latency or run.everything or run.memory])
     _check_same_weights(runs)
     _check_same_prompts(runs)
+    _check_same_references(runs)
+    _check_same_setup([run for run in runs if run.everything])
     newest = runs[-1]
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
     warnings = [warning for run in runs for warning in run.warnings]
+    warnings += _mixed_setups(runs)
     merged = _merged_parts(runs, warnings)
     return newest.model_copy(
         update={
@@ -124,6 +138,47 @@ def _check_same_prompts(runs: Sequence[RunRecord]) -> None:
                         f"runs {runs[0].id} to {runs[-1].id} answered different prompts of "
                         f"{protocol_of(row).label} (another --seed?): report them apart"
                     )
+
+
+def _check_same_references(runs: Sequence[RunRecord]) -> None:
+    """Rows against one teacher stand in one column: its masks must be of the same weights."""
+    seen: dict[str, tuple[str, str]] = {}
+    for run in runs:
+        for row in run.miou:
+            if row.reference_weights is None or row.miou is None:
+                continue
+            label = reference_label(row.reference_weights)
+            other, run_id = seen.setdefault(row.reference, (label, run.id))
+            if other != label:
+                raise UsageError(
+                    f"{row.reference} has weights {other} in run {run_id} and {label} in run "
+                    f"{run.id}: they are different references, report them apart"
+                )
+
+
+def _check_same_setup(runs: Sequence[RunRecord]) -> None:
+    setups = unique(filter(None, map(configured_setup, runs)))
+    if len(setups) > 1:
+        raise UsageError(
+            f"runs {runs[0].id} to {runs[-1].id} timed whole images on different devices or in "
+            f"different precisions ({' / '.join(setups)}): report them apart"
+        )
+
+
+def _mixed_setups(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """A warning for each column of accuracy or memory that several setups share."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        setup = configured_setup(run)
+        if setup is not None:
+            columns = [protocol_of(row).label for row in run.miou if row.miou is not None]
+            columns += [f"AP of {row.detections}" for row in run.detector if row.ap is not None]
+            columns += [f"memory on {row.device}" for row in run.memory]
+            for column in columns:
+                found.setdefault(column, {})[setup] = None
+    for column, setups in found.items():
+        if len(setups) > 1:
+            yield f"{column}: rows of different devices or precisions ({' / '.join(setups)})"
 
 
 def _check_same_machine(runs: Sequence[RunRecord]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.report.formatting import milliseconds, number, shorten, slug
 from benchmarks.report.panels import Dot, Panel, panel_figure
 from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import plot_style, save_figure
+from benchmarks.report.times import bars_text
 from benchmarks.report.view import (
     WHOLE_MODEL,
     Protocol,
@@ -30,6 +31,7 @@ from benchmarks.report.view import (
     setup_of,
     setups,
     shipped_models_notes,
+    spread_of,
     unique,
     used_parameters,
 )
@@ -81,7 +83,7 @@ def _count(record: RunRecord, model: str, used: int) -> Dot | str:
 
 
 def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
-    """Times by phase, a panel a phase, on one log axis, with 95 % intervals."""
+    """Times by phase, a panel a phase, on one log axis, with intervals or ranges."""
     rows = [row for row in record.latency if setup_of(row) == setup]
     models = unique(model for model in model_names(record) if any(r.model == model for r in rows))
     keys = unique((row.phase, row.n_prompts) for row in sorted(rows, key=phase_order))
@@ -94,7 +96,8 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
             panels.append(panel)
     if not panels:
         return None
-    notes = [f"{setup.label}. Dots: medians; bars: their 95 % intervals, often inside of the dot."]
+    bars = bars_text(spread_of(row) for row in rows)
+    notes = [f"{setup.label}. Dots: medians; bars: their {bars}, often inside of the dot."]
     notes += _random_note(record, models, "time is") + _reasons(rows)
     notes += shipped_models_notes(record, models)
     return panel_figure("Latency by phase", panels, models, "ms (log scale)", notes=notes)
@@ -123,7 +126,9 @@ def _time(record: RunRecord, row: LatencyRow) -> Dot | str:
     if row.status != "ok" or row.median_ms is None:
         return row.status
     hollow = row.weights == "random" or has_random_weights(record, row.model)
-    return Dot(row.median_ms, milliseconds(row.median_ms), row.ci95_ms, hollow)
+    spread = spread_of(row)
+    bounds = None if spread is None else spread.bounds
+    return Dot(row.median_ms, milliseconds(row.median_ms), bounds, hollow)
 
 
 def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:

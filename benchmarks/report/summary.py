@@ -9,8 +9,9 @@ from dataclasses import replace
 from benchmarks.protocols import teacher_of
 from benchmarks.records import LatencyRow, RunRecord, WeightsRow
 from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, percent, text_cell, weights_cell
-from benchmarks.report.formatting import MIB, clean, interval, number
+from benchmarks.report.formatting import MIB, clean, number, spread_text
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import ENDS, sample_notes, spread_ends, spread_notes
 from benchmarks.report.view import (
     Protocol,
     Setup,
@@ -24,11 +25,14 @@ from benchmarks.report.view import (
     model_row,
     protocols,
     setups,
+    spread_of,
     unique,
     used_parameters,
     weights_label,
 )
 from benchmarks.timing import NOTHING_MS
+
+_SHOWN_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
 
 
 def summary_table(record: RunRecord) -> Table:
@@ -129,7 +133,7 @@ def _headline_protocols(record: RunRecord) -> tuple[Protocol, ...]:
 
 def _columns(shown: Sequence[Protocol], *, several: bool, cuda: bool) -> tuple[Column, ...]:
     def time(header: str, name: str) -> Column:
-        raw = (f"{name}_ms", f"{name}_ci95_low_ms", f"{name}_ci95_high_ms", f"{name}_status")
+        raw = (f"{name}_ms", *(f"{name}_{end}_ms" for end in ENDS), f"{name}_status")
         return Column(header, raw, "ms", "right")
 
     def accuracy(protocol: Protocol) -> Column:
@@ -204,17 +208,17 @@ def _time_cell(
     *,
     bounds: bool = True,
 ) -> Cell:
-    """Median time, with its interval unless `bounds` is False, or why there is none."""
+    """Median time, with its interval or range unless `bounds` is False, or why there is none."""
     if row is None:
-        return reasons.cell(*_why_missing(record, model), 3)
+        return reasons.cell(*_why_missing(record, model), 1 + len(ENDS))
     if row.status != "ok" or row.median_ms is None:
-        return reasons.cell(row.status, row.why, 3)
-    low, high = row.ci95_ms or (None, None)
+        return reasons.cell(row.status, row.why, 1 + len(ENDS))
+    spread = spread_of(row)
     # Below that it is the call itself that is timed: the model has nothing to do there.
     tiny = row.median_ms < NOTHING_MS
-    shown = row.ci95_ms if bounds else None
-    text = f"< {NOTHING_MS:g}" if tiny else interval(row.median_ms, shown)
-    return Cell(text, (row.median_ms, low, high, "ok"))
+    shown = spread if bounds else None
+    text = f"< {NOTHING_MS:g}" if tiny else spread_text(row.median_ms, shown)
+    return Cell(text, (row.median_ms, *spread_ends(spread), "ok"))
 
 
 def _memory_cells(
@@ -258,7 +262,12 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = [f"Times on {setup.label}." for setup in timed if setup and len(timed) == 1]
     if record.latency:
-        notes.append("Times: median [95 % interval].")
+        times = [
+            row
+            for row in record.latency
+            if (row.phase, row.n_prompts) in _SHOWN_TIMES and row.median_ms is not None
+        ]
+        notes += ["Times: medians.", *spread_notes(map(spread_of, times)), *sample_notes(times)]
         notes.append(
             "Decode kind: decoder runs a network for each prompt, select picks among masks that "
             "encode has found, classical runs an algorithm; their times do not compare."

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Raw = str | int | float | None
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters that make spreadsheets take a cell for a formula."""
 Align = Literal["left", "right"]
 
 
@@ -125,12 +127,15 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
-        """Raw values at full precision; an absent value is an empty field. RFC 4180, LF."""
+        """Raw values at full precision; an absent value is an empty field. RFC 4180, LF.
+
+        Text that a spreadsheet would run as a formula gets an apostrophe before it.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.raw_names)
+        writer.writerow([_field(name) for name in self.raw_names])
         for row in self.rows:
-            writer.writerow(["" if value is None else value for cell in row for value in cell.raw])
+            writer.writerow([_field(value) for cell in row for value in cell.raw])
         return buffer.getvalue()
 
     def to_latex(self) -> str:
@@ -180,6 +185,25 @@ class Table:
         for row in self._texts:
             table.add_row(*(Text(clean(text)) for text in row))
         return table
+
+
+def _field(value: Raw) -> str | int | float:
+    """A CSV field: numbers as they are, also those that are given as text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return value
+    # Readers refuse a lone carriage return, which the writer does not quote.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if value.startswith(_FORMULA) and not _is_number(value) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _markdown_row(cells: list[str]) -> str:

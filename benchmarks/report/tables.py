@@ -11,14 +11,16 @@ from pathlib import Path
 from benchmarks.records import LatencyRow, ParamsRow, RunRecord, WeightsRow, write_atomic
 from benchmarks.report.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.report.cells import WEIGHTS_COLUMN, Reasons, text_cell, weights_cell
-from benchmarks.report.formatting import MIB, escape_markdown, interval, number
+from benchmarks.report.formatting import MIB, escape_markdown, number
 from benchmarks.report.summary import provenance, summary_table
 from benchmarks.report.table import Cell, Column, Table
+from benchmarks.report.times import median_cell, median_column, sample_notes, spread_notes
 from benchmarks.report.view import (
     model_names,
     model_row,
     phase_order,
     setups,
+    spread_of,
     unique,
 )
 
@@ -94,7 +96,7 @@ def _count(value: int | None) -> tuple[Cell, Cell, Cell]:
 
 
 def latency_table(record: RunRecord) -> Table:
-    """Times of every phase: median with its 95 % interval, and percentiles where n carries them."""
+    """Times of every phase: median with interval or range, percentiles where n carries them."""
     timed = setups(record)
     one_setup = len(timed) == 1
     columns = (
@@ -106,7 +108,7 @@ def latency_table(record: RunRecord) -> Table:
         Column("Phase", ("phase",)),
         Column("Prompts", ("n_prompts",), align="right"),
         Column("Decode kind", ("decode_kind",)),
-        Column("Median [95 % CI]", ("median_ms", "ci95_low_ms", "ci95_high_ms"), "ms", "right"),
+        median_column(record.latency),
         Column("Mean", ("mean_ms",), "ms", "right"),
         Column("Min", ("min_ms",), "ms", "right"),
         Column("p95", ("p95_ms",), "ms", "right"),
@@ -129,9 +131,7 @@ def latency_table(record: RunRecord) -> Table:
             "Decode kind: `decoder` runs a network for each prompt, `select` picks among masks "
             "that encode has found, `classical` runs an algorithm; their times do not compare."
         )
-    for row in rows:
-        name = row.phase if row.n_prompts is None else f"{row.phase} at {row.n_prompts}"
-        notes += [f"{row.model}, {name}: {warning}" for warning in row.warnings]
+    notes += [*spread_notes(map(spread_of, rows)), *sample_notes(rows)]
     if one_setup:
         notes.insert(0, f"Measured on {timed[0].label}.")
     reasons = Reasons()
@@ -143,8 +143,6 @@ def _latency_cells(record: RunRecord, row: LatencyRow, reasons: Reasons) -> tupl
     info = model_row(record, row.model)
     same = info is not None and info.weights.kind == row.weights
     weights = info.weights if same and info is not None else WeightsRow(kind=row.weights)
-    low, high = row.ci95_ms or (None, None)
-    median = "" if row.median_ms is None else interval(row.median_ms, row.ci95_ms)
     return (
         text_cell(row.model),
         weights_cell(weights),
@@ -155,7 +153,7 @@ def _latency_cells(record: RunRecord, row: LatencyRow, reasons: Reasons) -> tupl
         Cell("" if row.n_prompts is None else str(row.n_prompts), (row.n_prompts,)),
         # Elsewhere the kind of decoding has no bearing on the time.
         Cell((row.decode_kind or "") if row.phase == "decode" else "", (row.decode_kind,)),
-        Cell(median, (row.median_ms, low, high)),
+        median_cell(row),
         *(
             Cell("" if value is None else number(value), (value,))
             for value in (row.mean_ms, row.min_ms, row.p95_ms, row.p99_ms)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from benchmarks.protocols import DEFAULT_PROTOCOLS, teacher_of
 from benchmarks.records import (
+    EverythingRow,
     LatencyRow,
     MemoryRow,
     MiouRow,
@@ -16,6 +17,7 @@ from benchmarks.records import (
     RunRecord,
     WeightsRow,
 )
+from benchmarks.statistics import Spread, median_spread
 
 T = TypeVar("T")
 Bounds = tuple[float, float]
@@ -79,6 +81,17 @@ def setup_of(row: LatencyRow) -> Setup:
 def protocol_of(row: MiouRow) -> Protocol:
     """The protocol of an accuracy, with its dataset and reference."""
     return Protocol(row.dataset, row.reference, row.protocol)
+
+
+def configured_setup(record: RunRecord) -> str | None:
+    """Device and precision that a run was asked for, as printed; None where it has none."""
+    named = [record.config.get(name) for name in ("device", "precision")]
+    return ", ".join(str(each) for each in named) if all(named) else None
+
+
+def reference_label(weights: WeightsRow) -> str:
+    """Weights of a reference, in full, since two of one label may differ."""
+    return f"{weights.kind} {weights.sha256 or '(hash unknown)'}"
 
 
 def setups(record: RunRecord) -> tuple[Setup, ...]:
@@ -149,11 +162,22 @@ def find_latency(
     return min(rows, key=phase_order, default=None)
 
 
-def timed(row: LatencyRow | None) -> tuple[float, Bounds | None] | None:
-    """Median and interval in ms of a row that a log axis can show, otherwise None."""
+def spread_of(row: LatencyRow | EverythingRow) -> Spread | None:
+    """What surrounds the median of a row: an interval, or a range from too few processes.
+
+    It is derived from the samples: older records hold intervals that promise too much. Whole images
+    are timed in one process, which gives a range.
+    """
+    if isinstance(row, LatencyRow) and any(row.samples_ms):
+        return median_spread(row.samples_ms)
+    return None if row.range_ms is None else Spread(row.range_ms, is_range=True)
+
+
+def timed(row: LatencyRow | None) -> tuple[float, Spread | None] | None:
+    """Median and its spread in ms of a row that a log axis can show, otherwise None."""
     if row is None or row.status != "ok" or row.median_ms is None or row.median_ms <= 0:
         return None
-    return row.median_ms, row.ci95_ms
+    return row.median_ms, spread_of(row)
 
 
 def find_miou(record: RunRecord, protocol: Protocol, model: str) -> MiouRow | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,10 @@ def chunk_key(run: str, part: Part) -> str:
 
     Args:
         run: `content_key` of code, configuration, weights and libraries.
-        part: Whose fingerprint stands for images, references and prompts.
+        part: Whose fingerprint stands for references and prompts, and whose state for images.
     """
-    return hashlib.sha256(f"{run} {part.fingerprint} {len(part.readers)}".encode()).hexdigest()
+    inputs = f"{run} {part.fingerprint} {part.images_state} {len(part.readers)}"
+    return hashlib.sha256(inputs.encode()).hexdigest()
 
 
 class ChunkStore:
@@ -172,6 +173,11 @@ class ChunkStore:
             return ()
         return found.times if found.key == key else ()
 
+    def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
+        """Names of the chunks here that were made under the keys given by name, in order."""
+        infos = ((name, self.info(name)) for name in sorted(keys))
+        return tuple(name for name, info in infos if info is not None and info.key == keys[name])
+
     def names(self) -> Iterator[str]:
         """All chunks here, in the order of their parts."""
         if self.folder.is_dir():
@@ -179,9 +185,9 @@ class ChunkStore:
                 if path.suffix == _SUFFIX and not path.name.startswith("."):
                     yield path.stem
 
-    def files(self) -> list[Path]:
-        """Their files, in the order of their parts."""
-        return [self._path(name) for name in self.names()]
+    def files(self, names: Iterable[str]) -> list[Path]:
+        """The files of some chunks, in the same order."""
+        return [self._path(name) for name in names]
 
     def remove(self, name: str) -> None:
         """Drops a chunk that belongs to no part any more."""

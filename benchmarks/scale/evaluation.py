@@ -89,14 +89,14 @@ def evaluate_in_chunks(
     """
     store = ChunkStore(folder)
     what = f"accuracy of {', '.join(model.entry.name for model in plan.models)} in chunks"
-    given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    return _summarise(plan, store, Tally.of(dataset.name, store), given_up)
+    made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
+    tally = Tally.of(dataset.name, store, made)
+    return _summarise(plan, store.files(made.names), tally, made.given_up)
 
 
 def _summarise(
-    plan: WorkPlan, store: ChunkStore, tally: Tally, given_up: Sequence[Failure]
+    plan: WorkPlan, files: Sequence[Path], tally: Tally, given_up: Sequence[Failure]
 ) -> ScaleResult:
-    files = store.files()
     comparisons: tuple[ComparisonRow, ...] = ()
     warnings: tuple[str, ...] = ()
     if len(plan.models) > 1:
@@ -143,10 +143,13 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
                 seconds=None if time is None else time.wall_s,
                 clicks=clicks.get(group[:2]) if reference == GROUND_TRUTH else None,
             )
-            yield summary_of(group, sums[group], context)
+            row = summary_of(group, sums[group], context)
+            yield row.model_copy(update={"why": tally.left_out(*group)})
         else:
             attempts = tally.attempts.get(model.entry.name, Attempts())
-            why = tally.why_nothing
-            if attempts.n_answered:
-                why = none_shared(model.entry.name, reference)
-            yield tally.blank.get(group, blank.model_copy(update={"why": why}))
+            nothing: str | None = tally.why_nothing
+            if tally.n_given_up:
+                nothing = tally.left_out(*group)
+            elif attempts.n_answered:
+                nothing = none_shared(model.entry.name, reference)
+            yield tally.blank.get(group, blank.model_copy(update={"why": nothing}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from benchmarks.scale.chunks import Chunk, ChunkStore, chunk_key
 from benchmarks.scale.pace import Pace
 from benchmarks.scale.request import ScaleRequest
 from benchmarks.scale.work import Plan, execute_parts
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 
 
 class ChunkPlan(Plan[Chunk], Protocol):
@@ -24,6 +25,21 @@ class ChunkPlan(Plan[Chunk], Protocol):
     @property
     def run(self) -> str:
         """`content_key` of code, configuration, weights and libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What there is after all missing chunks were made.
+
+    Attributes:
+        names: Of the chunks of this run, in order; of those that were given up there is none.
+        given_up: Chunks that could not be made.
+        n_given_up: Images of those.
+    """
+
+    names: tuple[str, ...]
+    given_up: tuple[Failure, ...]
+    n_given_up: int
 
 
 def cut_dataset(request: RunRequest) -> CutDataset:
@@ -55,7 +71,7 @@ def make_missing(
     reporter: Reporter,
     *,
     again: bool = False,
-) -> list[Failure]:
+) -> Making:
     """Makes all chunks that are not in a store; what belongs to none of them is dropped.
 
     Args:
@@ -67,11 +83,8 @@ def make_missing(
         reporter: Told about progress.
         again: Chunks with failures are made once more.
 
-    Returns:
-        Those that could not be made.
-
     Raises:
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or another process has changed it meanwhile.
         UsageError: The cluster cannot be used.
     """
     store.sweep()
@@ -86,13 +99,16 @@ def make_missing(
                 store.write(found)
             return found
 
-        made = execute_parts(scale, plan, survey.missing(pace))
         try:
-            for found in writer.map(write, made, lambda _: 0):
-                if isinstance(found, Chunk):
-                    pace.done(found)
-                else:
-                    failures.append(found)
+            with (
+                closing(execute_parts(scale, plan, survey.missing(pace))) as made,
+                closing(writer.map(write, made, lambda _: 0)) as written,
+            ):
+                for found in written:
+                    if isinstance(found, Chunk):
+                        pace.done(found)
+                    else:
+                        failures.append(found)
         finally:
             writer.close()
     if survey.n_known:
@@ -100,7 +116,15 @@ def make_missing(
     reporter.say(pace.summary())
     for name in set(store.names()) - survey.keys.keys():
         store.remove(name)  # of a former cut into other chunks
-    return failures
+    names = store.finished(survey.keys)
+    missing = survey.keys.keys() - set(names) - {failure.culprit for failure in failures}
+    if missing:
+        raise DataError(
+            f"{len(missing)} chunks in {store.folder} are not those that this run made, first "
+            f"{min(missing)}: another process changed the folder; choose another --out"
+        )
+    n_given_up = sum(n for name, n in survey.n_images.items() if name not in set(names))
+    return Making(names, tuple(failures), n_given_up)
 
 
 @dataclass(slots=True)
@@ -114,6 +138,7 @@ class _Survey:
     again: bool
     reporter: Reporter
     keys: dict[str, str] = field(default_factory=dict)
+    n_images: dict[str, int] = field(default_factory=dict)
     n_known: int = 0
     n_stale: int = 0
 
@@ -121,6 +146,7 @@ class _Survey:
         for part in self.dataset.parts(self.chunk_images):
             key = chunk_key(self.run, part)
             self.keys[part.name] = key
+            self.n_images[part.name] = len(part.readers)
             info = self.store.info(part.name)
             is_known = info is not None and info.key == key
             if info is not None and is_known and not (self.again and info.n_failures):

@@ -48,14 +48,14 @@ def recall_of_request(
     """
     dataset = cut_dataset(request)
     store = ChunkStore(request.out / WHOLE_IMAGES_NAME)
-    plan = whole_image_plan(models, request.threads, scale.lanes)
+    plan = whole_image_plan(models, request.threads, scale)
     what = f"{EVERYTHING} of {', '.join(model.entry.name for model in models)} in chunks"
     again = has_ended(request)
-    given_up = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    sums = _sum_up(store.files())
-    tally = Tally.of(dataset.name, store)
+    made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
+    sums = _sum_up(store.files(made.names))
+    tally = Tally.of(dataset.name, store, made)
     rows = [_row(model, sums, tally) for model in models]
-    return RecallResult(tuple(rows), tally.listed(given_up), tally.warnings)
+    return RecallResult(tuple(rows), tally.listed(made.given_up), tally.warnings)
 
 
 def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:
@@ -74,8 +74,10 @@ def _row(model: PlannedModel, sums: Mapping[str, _Sums], tally: Tally) -> Everyt
     if broken is not None:
         return row.model_copy(update={"status": "error", "why": broken})
     if row.model in sums:
-        return row.model_copy(update=sums[row.model].fields())
-    why = tally.unable.get(row.model, Unable(status="error", why=tally.why_nothing))
+        left_out = {"why": tally.left_out(row.model)}
+        return row.model_copy(update={**sums[row.model].fields(), **left_out})
+    why_nothing = tally.left_out(row.model) or tally.why_nothing
+    why = tally.unable.get(row.model, Unable(status="error", why=why_nothing))
     return row.model_copy(update={"status": why.status, "why": why.why})
 
 

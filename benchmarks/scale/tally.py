@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.model_pass import Attempts, malformed, nothing_read
+from benchmarks.model_pass import Attempts, left_out_text, malformed, nothing_read
+from benchmarks.protocols import EVERYTHING
 from benchmarks.records import AccuracyTimeRow, Failure, MiouRow
 from benchmarks.scale.chunks import ChunkStore, Unable
+from benchmarks.scale.making import Making
 
 MOST_LISTED = 10_000
 """Failures that a record lists one by one; the files of the chunks hold all."""
@@ -24,6 +26,10 @@ class Tally:
         dataset: Its name.
         times: Where the time went, by model.
         attempts: How each model fared with all images, by model.
+        n_given_up: Images of chunks that could not be made.
+        n_unusable: Images of the others that could not be read.
+        n_failed: Images of the others that a model, or a model under a protocol against a
+            reference, failed on as a chunk.
     """
 
     dataset: str
@@ -33,6 +39,9 @@ class Tally:
     times: dict[str, AccuracyTimeRow] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     _n_images: int = 0
+    n_given_up: int = 0
+    n_unusable: int = 0
+    n_failed: Counter[object] = field(default_factory=Counter)
     _failures: dict[Failure, None] = field(default_factory=dict)
     _n_failures: int = 0
     _manifests: dict[str, list[str]] = field(default_factory=dict)
@@ -40,10 +49,10 @@ class Tally:
     _problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, dataset: str, store: ChunkStore) -> Tally:
-        """Of all chunks in a store."""
-        found = cls(dataset)
-        for name in store.names():
+    def of(cls, dataset: str, store: ChunkStore, made: Making) -> Tally:
+        """Of the chunks of a run in its store."""
+        found = cls(dataset, n_given_up=made.n_given_up)
+        for name in made.names:
             found._add(store, name)
         return found
 
@@ -52,10 +61,16 @@ class Tally:
         if info is None:
             return
         for row in info.blank:
+            if row.status == "error":
+                self.n_failed[row.model, row.protocol, row.reference] += info.n_images
             self.blank.setdefault((row.model, row.protocol, row.reference), row)
         for model, unable in info.unable.items():
+            if unable.status == "error":
+                self.n_failed[model] += info.n_images
             self.unable.setdefault(model, unable)
         for failure in info.failures:
+            is_image = failure.stage == "data" or failure.stage == EVERYTHING
+            self.n_unusable += is_image and failure.culprit not in info.unable
             self._n_failures += failure not in self._failures
             if len(self._failures) < MOST_LISTED:
                 self._failures[failure] = None
@@ -82,6 +97,16 @@ class Tally:
     def why_nothing(self) -> str:
         """Why a model has no row of its own where nothing else says it."""
         return nothing_read(self._n_images)
+
+    def left_out(self, *what: str) -> str | None:
+        """What a row says of images that it leaves out; see `left_out_text`.
+
+        Args:
+            what: The model, or with it protocol and reference.
+        """
+        key: object = what if len(what) > 1 else what[0]
+        failed = self.attempts.get(what[0], Attempts()).n_failed
+        return left_out_text(self.n_unusable + failed, self.n_given_up, self.n_failed[key])
 
     def manifest(self, rule: str) -> str | None:
         """SHA-256 over the hashes of the chunks' prompts: another one where the cut is another."""

@@ -7,6 +7,7 @@ over images, each weighed by its objects, is the recall of all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmarks.coco_eval import FoundMask, average_recall
 from benchmarks.data.dataset import BadSample, Sample
 from benchmarks.data.detections import TruthMask
 from benchmarks.data.parts import Part, PartDataset
-from benchmarks.environment import code_version
+from benchmarks.environment import code_version, machine
 from benchmarks.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.instances import parquet_file
 from benchmarks.lanes import Lanes
@@ -24,6 +25,7 @@ from benchmarks.model_pass import Trials, build_trained, explain, lost, why_unab
 from benchmarks.planning import PlannedModel
 from benchmarks.records import BySize, Failure, Value
 from benchmarks.scale.chunks import Chunk, ChunkInfo, Unable, chunk_key
+from benchmarks.scale.request import ScaleRequest
 from mobilesam.errors import BenchError
 
 # COCO's: an object on the border between two sizes counts in both.
@@ -84,12 +86,28 @@ class WholeImagePlan:
         return WholeImageWorker(self)
 
 
-def whole_image_plan(models: Sequence[PlannedModel], threads: int, lanes: int) -> WholeImagePlan:
-    """Plans to segment everything with some models."""
+def whole_image_plan(
+    models: Sequence[PlannedModel], threads: int, scale: ScaleRequest
+) -> WholeImagePlan:
+    """Plans to segment everything with some models.
+
+    Args:
+        models: In the order of the tables.
+        threads: That the models are given.
+        scale: Who works. The times of chunks made on this machine are not those of another one;
+            which machines of a cluster make which chunk is not known ahead.
+    """
+    is_here = scale.cluster in (None, "local")
+    devices = dict.fromkeys(model.options.device for model in models) if is_here else ()
     key = content_key(
-        {"kind": STAGE, "models": [model.key for model in models], "threads": threads}
+        {
+            "kind": STAGE,
+            "models": [model.key for model in models],
+            "threads": threads,
+            "machine": [machine(device) for device in devices],
+        }
     )
-    return WholeImagePlan(key, tuple(models), threads, lanes, code_version())
+    return WholeImagePlan(key, tuple(models), threads, scale.lanes, code_version())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,11 +218,14 @@ class _Pass:
 
     def rows(self) -> list[WholeImageRow]:
         """By image, then by model."""
-        scored = self._lanes.map(_score, self._asked(), _weigh)
-        return [row for rows in scored for row in rows]
+        with (
+            closing(self._lanes.map(_load, self.dataset.loaders(), _weigh)) as loaded,
+            closing(self._lanes.map(_score, self._asked(loaded), _weigh)) as scored,
+        ):
+            return [row for rows in scored for row in rows]
 
-    def _asked(self) -> Iterator[_Asked]:
-        for sample in self._lanes.map(_load, self.dataset.loaders(), _weigh):
+    def _asked(self, loaded: Iterator[Sample | BadSample]) -> Iterator[_Asked]:
+        for sample in loaded:
             if isinstance(sample, BadSample):
                 self.unread.append(lost(sample))
             else:

@@ -89,3 +89,26 @@ def test_work_overlaps() -> None:
     # Each of two items waits for the other: one after the other, they would wait for ever.
     assert list(lanes.map(lambda item: item + 0 * meet.wait(), [1, 2], no_weight)) == [1, 2]
     lanes.close()
+
+
+def test_closing_waits_for_what_runs_and_drops_the_rest() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def slow(item: int) -> int:
+        if item:
+            begun.set()
+            may_end.wait(10)
+        ended.append(item)
+        return item
+
+    lanes = Lanes(1)
+    results = lanes.map(slow, range(3), no_weight)
+    assert next(results) == 0
+    assert begun.wait(10)
+    threading.Timer(0.05, may_end.set).start()
+    results.close()
+    assert ended == [0, 1]
+    time.sleep(0.02)
+    assert ended == [0, 1]
+    lanes.close()

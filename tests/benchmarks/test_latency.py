@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -12,6 +17,8 @@ from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
 from baselines.options import ModelOptions
 from benchmarks import latency, latency_worker
 from benchmarks.latency_task import Task
+from benchmarks.profiles import PROFILES
+from benchmarks.records import load_record
 from benchmarks.timing import StopRule
 
 RULE = StopRule(min_calls=2, min_seconds=0.0, cap_seconds=0.05, warmup_seconds=0.01)
@@ -54,6 +61,67 @@ def test_a_process_that_dies_keeps_what_it_measured(
     assert [line.samples_ms for line in found.phases] == [(1.5, 2.5)]
     assert found.error is not None
     assert message in found.error
+
+
+def test_a_process_that_hangs_is_stopped_and_keeps_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = f"import time; print({LINE!r}, flush=True); time.sleep(60)"
+    real = subprocess.run
+
+    def hanging(_: list[str], **options: Any) -> Any:
+        return real([sys.executable, "-c", script], **options)
+
+    monkeypatch.setattr(subprocess, "run", hanging)
+    monkeypatch.setattr(latency, "time_limit_s", lambda _: 1.0)
+    found = latency.run_task(task("box"))
+    assert found.error == "the timing process had not ended after 1 s and was stopped"
+    assert [line.samples_ms for line in found.phases] == [(1.5, 2.5)]
+
+
+def test_the_limit_is_beyond_all_that_a_profile_can_take() -> None:
+    for profile in PROFILES.values():
+        rule = profile.rule
+        asked = task("box", rule=rule, n_prompts=profile.n_prompts)
+        n_phases = 5 + 2 * len(profile.n_prompts)
+        longest_s = n_phases * (rule.warmup_seconds + 2 * rule.cap_seconds)
+        assert latency.time_limit_s(asked) > longest_s + 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the child")
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_killed_takes_its_timing_process_along(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "benchmarks", "latency", "--models=dummy", "--profile=full"]
+    environment = {**os.environ, "MOBILESAM_CACHE": str(tmp_path / "cache")}
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.Popen(
+            [*command, f"--out={tmp_path / 'o'}"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+    try:
+        parent, children = psutil.Process(run.pid), []
+        deadline = time.monotonic() + 60
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.05)
+            children = parent.children()
+        assert children, (tmp_path / "log").read_text()
+        time.sleep(1.0)  # the child has started Python by now
+        run.send_signal(how)
+        assert run.wait(60) == (143 if how is signal.SIGTERM else -how)
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+        if how is signal.SIGTERM:
+            assert not load_record(tmp_path / "o").complete
+            assert "what was finished is kept" in (tmp_path / "log").read_text()
+    finally:
+        run.kill()
+        run.wait()
 
 
 @pytest.mark.slow

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import cells, environment
 from benchmarks.accuracy import evaluate
 from benchmarks.cells import CellStore, content_key
+from benchmarks.data.images import files_state
+from benchmarks.data.make import write_sa1b
+from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.latency_task import PhaseLine
-from benchmarks.records import RunRecord, load_record, save_record, write_atomic
+from benchmarks.records import (
+    MiouRow,
+    RunRecord,
+    WeightsRow,
+    load_record,
+    save_record,
+    write_atomic,
+)
 from mobilesam.errors import DataError
 
 
@@ -166,12 +184,94 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_the_environment_names_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4")
-    assert environment.allocator() == "tcmalloc (LD_PRELOAD)"
-    monkeypatch.setenv("LD_PRELOAD", "")
+MAPS = """
+400000-500000 r-xp 00000000 fe:00 1                              /usr/bin/python3.11
+7f0000000000-7f0000001000 r-xp 00000000 fe:00 2                  /opt/my libs/libtcmalloc.so.4
+7f0000001000-7f0000002000 r-xp 00000000 fe:00 3                  /usr/lib/libc.so.6
+7f0000002000-7f0000003000 rw-p 00000000 00:00 0
+""".strip()
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (0x7F0000000000, "libtcmalloc.so.4"),
+        (0x7F0000000FFF, "libtcmalloc.so.4"),
+        (0x7F0000001000, "libc.so.6"),
+        (0x7F0000002000, None),
+        (0x1, None),
+    ],
+)
+def test_a_library_is_found_by_an_address_in_it(address: int, name: str | None) -> None:
+    assert environment.library_at(MAPS, address) == name
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("libtcmalloc_minimal.so.4", "tcmalloc (libtcmalloc_minimal.so.4)"),
+        ("libjemalloc.so.2", "jemalloc (libjemalloc.so.2)"),
+        ("libhoard.so", "libhoard.so"),
+        ("libc-2.31.so", "glibc"),
+        (None, "glibc"),
+    ],
+)
+def test_the_environment_names_the_allocator_that_is_mapped(
+    monkeypatch: pytest.MonkeyPatch, library: str | None, name: str
+) -> None:
+    monkeypatch.setattr(environment, "_malloc_library", lambda: library)
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert environment.allocator().startswith(name)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    assert "MALLOC_ARENA_MAX=1" in environment.allocator()
+    assert ("MALLOC_ARENA_MAX=1" in environment.allocator()) == (name == "glibc")
+
+
+def test_the_text_of_ld_preload_names_no_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/nowhere/libtcmalloc.so.4")
+    assert "tcmalloc" not in environment.allocator()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a C compiler")
+def test_a_preloaded_allocator_is_seen(tmp_path: Path) -> None:
+    source, library = tmp_path / "own.c", tmp_path / "libownjemalloc.so"
+    source.write_text(
+        "#include <stddef.h>\nextern void *__libc_malloc(size_t);\n"
+        "void *malloc(size_t n) { return __libc_malloc(n); }\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    code = "from benchmarks import environment; print(environment.allocator())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.stdout.strip() == "jemalloc (libownjemalloc.so)"
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_record_of_another_version_is_refused(tmp_path: Path, version: object) -> None:
+    path = save_record(record(), tmp_path)
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "schema_version": version}))
+    with pytest.raises(DataError, match="not a record of this version: schema_version"):
+        load_record(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_record_with_a_number_that_is_none_is_not_written(tmp_path: Path, value: float) -> None:
+    row = MiouRow(
+        model="box", dataset="d", protocol="box", reference="r", weights=WeightsRow(kind="none")
+    )
+    broken = record().model_copy(update={"miou": (row.model_copy(update={"miou": value}),)})
+    with pytest.raises(DataError, match=f"not written: miou.0.miou is {value}"):
+        save_record(broken, tmp_path)
+    assert not list(tmp_path.iterdir())
+    in_config = record().model_copy(update={"config": {"a": {"b": [1.0, value]}}})
+    with pytest.raises(DataError, match=r"config\.a\.b\.1"):
+        save_record(in_config, tmp_path)
 
 
 def test_a_loaded_machine_is_warned_of() -> None:
@@ -190,3 +290,76 @@ def test_peak_memory_is_this_processs_own() -> None:
     block[::4096] = b"x" * len(block[::4096])
     assert environment.peak_rss_bytes() >= before
     assert environment.peak_rss_bytes() > 150 * 2**20
+
+
+def darkened(images: Path, copies: Path) -> Path:
+    """Copies of a folder's pictures without their light, with the times of the originals."""
+    copies.mkdir()
+    for path in sorted(images.iterdir()):
+        copy = copies / path.name
+        if path.suffix == ".json":
+            shutil.copy2(path, copy)
+            continue
+        Image.fromarray(np.asarray(Image.open(path)) // 8).save(copy)
+        os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    return copies
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=2",)])
+def test_changed_copies_of_the_images_are_another_run(
+    run: Any, scenes: Any, tmp_path: Path, chunk: tuple[str, ...]
+) -> None:
+    copies = darkened(scenes.images, tmp_path / "copies")
+    usual = ("miou", "--models=grabcut", "--protocol=box", f"--annotations={scenes.annotations}")
+    usual = (*usual, "--dataset=coco", *chunk, "--json")
+    before = run(*usual, f"--images={scenes.images}", "--out=o").json["rows"][0]
+    alone = run(*usual, f"--images={copies}", "--out=alone").json["rows"][0]
+    assert alone["miou"] != before["miou"]
+    refused = run(*usual, f"--images={copies}", "--out=o")
+    assert refused.code == 1
+    assert "moved or changed" in refused.err
+    (tmp_path / "o" / "record.json").unlink()  # as if the first run had been killed
+    (row,) = run(*usual, f"--images={copies}", "--out=o").json["rows"]
+    assert row["miou"] == alone["miou"]
+    # The annotations are the same, so are the prompts.
+    assert row["manifest_sha256"] == before["manifest_sha256"]
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=2",)])
+@pytest.mark.parametrize("tar", [False, True])
+def test_a_changed_image_of_sa1b_is_measured_again(
+    run: Any, tmp_path: Path, chunk: tuple[str, ...], tar: bool
+) -> None:
+    folder = tmp_path / "sa1b"
+    write_sa1b(SyntheticDataset(n_images=3, seed=5, size_hw=(48, 64)), folder, tar=tar)
+    usual = ("miou", "--models=grabcut", "--protocol=box", "--dataset=sa1b", f"--root={folder}")
+    usual = (*usual, *chunk, "--out=o", "--json")
+    assert run(*usual).code == 0
+    file = min(folder.glob("*.tar" if tar else "*.jpg"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert run(*usual).code == 1
+    (tmp_path / "o" / "record.json").unlink()
+    measured = run(*usual[:-1])
+    assert measured.code == 0
+    assert "taken from the interrupted run" not in measured.err
+    assert "2 of 2 chunks were there" not in measured.err
+
+
+def test_the_state_of_images_tells_folders_names_sizes_and_times_apart(tmp_path: Path) -> None:
+    files = [(tmp_path / "a", "x"), (tmp_path / "a", "y")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    os.utime(tmp_path / "a" / "x", ns=(0, 5))
+    states = [files_state(files)]
+    assert states == [files_state(files)]
+    os.utime(tmp_path / "a" / "x", ns=(0, 6))
+    states.append(files_state(files))
+    (tmp_path / "a" / "x").write_bytes(b"12")
+    os.utime(tmp_path / "a" / "x", ns=(0, 6))
+    states.append(files_state(files))
+    (tmp_path / "a" / "y").write_bytes(b"")
+    states.append(files_state(files))
+    (tmp_path / "a").rename(tmp_path / "b")
+    states.append(files_state([(tmp_path / "b", name) for _, name in files]))
+    assert len(set(states)) == 5
+    assert files_state([(tmp_path, "\0")])

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from benchmarks.statistics import (
+    Spread,
     clustered_mean,
     clustered_mean_interval,
     median_interval,
+    median_spread,
     summarise_times,
 )
 
@@ -21,9 +24,8 @@ def test_a_summary_of_times() -> None:
     assert (summary.n, summary.processes) == (5, 2)
     assert (summary.median_ms, summary.mean_ms, summary.min_ms) == (3.0, 3.0, 1.0)
     assert summary.p95_ms is None
-    assert summary.ci95_ms is not None
-    low, high = summary.ci95_ms
-    assert 1.0 <= low <= 3.0 <= high <= 5.0
+    assert summary.ci95_ms is None
+    assert summary.range_ms == (2.0, 4.5)  # of the medians of the processes
 
 
 @pytest.mark.parametrize(
@@ -34,12 +36,48 @@ def test_percentiles_only_where_the_samples_carry_them(n: int, p95: bool, p99: b
     assert ((summary.p95_ms is not None), (summary.p99_ms is not None)) == (p95, p99)
 
 
-def test_no_interval_from_two_samples() -> None:
-    assert summarise_times([[1.0], [2.0]]).ci95_ms is None
+@pytest.mark.parametrize(
+    ("samples", "spread"),
+    [
+        ([], None),
+        ([[], []], None),
+        ([[3.0]], None),
+        ([[3.0, 1.0, 2.0]], Spread((1.0, 3.0), is_range=True)),
+        ([[3.0, 1.0], []], Spread((1.0, 3.0), is_range=True)),
+        ([[1.0, 2.0, 9.0], [4.0]], Spread((2.0, 4.0), is_range=True)),
+        ([[1.0]] * 4, Spread((1.0, 1.0), is_range=True)),
+        ([[1.0]] * 5, Spread((1.0, 1.0), is_range=False)),
+    ],
+)
+def test_fewer_than_five_processes_give_a_range(
+    samples: list[list[float]], spread: Spread | None
+) -> None:
+    assert median_spread(samples) == spread
 
 
-def test_processes_that_differ_widen_the_interval() -> None:
-    """Calls of one process agree; it is the processes that say how certain the median is."""
+def test_five_processes_give_students_interval_of_their_medians() -> None:
+    medians = np.array([10.0, 11.0, 10.5, 9.5, 10.2])
+    found = median_spread([[0.9 * each, each, 1.3 * each] for each in medians])
+    assert found is not None
+    assert not found.is_range
+    result = stats.ttest_1samp(np.log(medians), 0).confidence_interval(0.95)
+    assert found.bounds == pytest.approx((np.exp(result.low), np.exp(result.high)))
+
+
+def test_the_median_of_all_calls_is_within_its_interval() -> None:
+    """One process of very many calls draws the median of all towards its own."""
+    summary = summarise_times([[2.0] * 100, *([1.0 + number / 1e4] for number in range(50))])
+    assert summary.median_ms == 2.0
+    assert summary.ci95_ms is not None
+    assert summary.ci95_ms[0] < summary.ci95_ms[1] == 2.0
+
+
+def test_times_of_nothing_give_a_range() -> None:
+    """A clock that does not see a call says zero, which has no logarithm."""
+    assert median_spread([[0.0]] * 6) == Spread((0.0, 0.0), is_range=True)
+
+
+def test_groups_that_differ_widen_the_interval_of_ratios() -> None:
     rng = np.random.default_rng(0)
     groups = [centre + rng.normal(0, 0.01, 50) for centre in (1.0, 1.5, 2.0)]
     split = median_interval(groups)
@@ -48,6 +86,7 @@ def test_processes_that_differ_widen_the_interval() -> None:
     assert pooled is not None
     assert split[1] - split[0] > 0.8
     assert split[1] - split[0] > pooled[1] - pooled[0]
+    assert median_interval([np.array([1.0, 2.0])]) is None
 
 
 def scene(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarray]:

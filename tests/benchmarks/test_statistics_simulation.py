@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import clustered_mean
+from benchmarks.guard.compare import THRESHOLD, ratio_verdict
+from benchmarks.ratios import ratio_of_runs
+from benchmarks.statistics import clustered_mean, median_interval, median_spread
 
 TRIALS = 1000
 Z = np.linspace(-6, 6, 2001)
@@ -123,3 +125,68 @@ def test_a_difference_of_two_points_is_found_in_100_images() -> None:
         differences, clusters = equal_models(rng, 100)
         found += clustered_mean(0.2 * differences + 0.02, clusters, seed).p_value <= 0.01
     assert found / trials > 0.95
+
+
+BETWEEN, WITHIN = 0.05, 0.03
+"""Standard deviations of the logarithms of times: between processes, and between calls of one."""
+
+
+def times(rng: np.random.Generator, processes: int, calls: int) -> np.ndarray:
+    """(processes, calls) of a true median of 1 but for interruptions, which hit one call in 20."""
+    own = rng.lognormal(0, BETWEEN, (processes, 1)) * rng.lognormal(0, WITHIN, (processes, calls))
+    interrupted = rng.random((processes, calls)) < 0.05
+    return own * np.where(interrupted, rng.uniform(1, 2, (processes, calls)), 1.0)
+
+
+@pytest.mark.parametrize(("processes", "calls"), [(5, 30), (5, 3), (8, 10), (20, 10)])
+def test_intervals_of_times_cover_the_median_over_processes(processes: int, calls: int) -> None:
+    rng = np.random.default_rng(processes)
+    covered = 0
+    for _ in range(2 * TRIALS):
+        found = median_spread(list(times(rng, processes, calls)))
+        assert found is not None
+        assert not found.is_range
+        covered += found.bounds[0] <= 1.002 <= found.bounds[1]
+    assert 0.93 <= covered / (2 * TRIALS) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+def test_drawing_calls_of_few_processes_would_not_cover_it(processes: int) -> None:
+    """Why fewer processes give a range: what was printed as 95 % of one process covers a third."""
+    rng = np.random.default_rng(processes)
+    covered = 0
+    for _ in range(100):
+        samples = list(times(rng, processes, 10))
+        found, spread = median_interval(samples), median_spread(samples)
+        assert found is not None
+        assert spread is not None
+        assert spread.is_range
+        covered += found[0] <= 1.002 <= found[1]
+    assert covered < (55 if processes == 1 else 88)
+
+
+@pytest.mark.parametrize(("old", "new"), [(2, 2), (3, 3), (5, 3), (5, 5)])
+def test_equal_runs_are_seldom_called_better_or_worse(old: int, new: int) -> None:
+    rng = np.random.default_rng(10 * old + new)
+    covered = differ = 0
+    for _ in range(TRIALS):
+        found = ratio_of_runs(times(rng, old, 10), times(rng, new, 10))
+        assert found.ci95 is not None
+        covered += found.ci95[0] <= 1 <= found.ci95[1]
+        differ += ratio_verdict(found.ci95, THRESHOLD) in ("better", "worse")
+    assert covered / TRIALS >= 0.93
+    assert differ / TRIALS <= 0.01
+
+
+def test_a_run_of_one_process_is_never_called_better_or_worse() -> None:
+    rng = np.random.default_rng(0)
+    for old, new in ((1, 1), (1, 5), (5, 1)):
+        found = ratio_of_runs(times(rng, old, 10), 2 * times(rng, new, 10))
+        assert ratio_verdict(found.ci95, THRESHOLD) == "unclear"
+
+
+def test_a_change_of_a_third_is_found_with_five_processes() -> None:
+    rng = np.random.default_rng(3)
+    found = [ratio_of_runs(times(rng, 5, 10), 1.33 * times(rng, 5, 10)) for _ in range(200)]
+    assert sum(ratio_verdict(each.ci95, THRESHOLD) == "worse" for each in found) > 180

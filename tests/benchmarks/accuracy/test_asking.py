@@ -46,8 +46,8 @@ def sample() -> Sample:
 
 
 def ask(model: DummySegmenter, sample: Sample, folder: Path, *names: str) -> Iterator[Answer]:
-    manifests = Manifests("fingerprint", 0, folder)
-    asker = Asker(model, find(names), manifests, Stopwatch(), EmbeddingCache(None))
+    prompts = Manifests("fingerprint", 0, folder).begin()
+    asker = Asker(model, find(names), prompts, Stopwatch(), EmbeddingCache(None))
     masks = [instance.mask() for instance in sample.instances]
     return asker.answers(sample, masks, asker.prompts(sample, masks))
 

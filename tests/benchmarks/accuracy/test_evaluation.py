@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines import registry
+from baselines import dummy, registry
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Float32Array, Prepared, WeightsInfo
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter
+from benchmarks import planning
 from benchmarks.accuracy.embeddings import EmbeddingCache
 from benchmarks.accuracy.predictions import load_predictions, load_references, predictions_path
 from benchmarks.data.coco import CocoDataset
@@ -499,3 +501,39 @@ def test_an_image_that_another_pass_lost_keeps_its_reference(run: Any, scenes: A
     Path("o/record.json").unlink()
     assert run(*command, "--models=dummy").code == 1
     assert run("miou", "--rescore=o").code == 0
+
+
+def test_stored_answers_of_other_weights_are_not_taken_up(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs in one folder, the first two killed: weights A, weights B, and A again."""
+    real, sha256 = planning.PlannedModel.key.fget, ["a" * 64]  # type: ignore[attr-defined]
+
+    def keyed(self: planning.PlannedModel) -> dict[str, object]:
+        return {**real(self), "weights": sha256[0]}
+
+    monkeypatch.setattr(planning.PlannedModel, "key", property(keyed))
+    command = (
+        "miou",
+        "--models=grabcut",
+        *scenes.arguments,
+        "--protocol=box",
+        "--reference=teacher:dummy",
+        "--out=o",
+        "--json",
+    )
+
+    def agreement(weights: str, part: float) -> float:
+        sha256[0] = 64 * weights
+        monkeypatch.setattr(dummy, "SINGLE", replace(dummy.SINGLE, part=part))
+        (row,) = run(*command).json["rows"]
+        (tmp_path / "o" / "record.json").unlink()  # as if it had been killed just before
+        return float(row["miou"])
+
+    first, second = agreement("a", 0.75), agreement("b", 0.5)
+    assert first != second
+    # The rows of this model are found again; what it is compared with must be that of weights A.
+    for cell in (tmp_path / "o" / "cells").iterdir():
+        if '"model":"grabcut"' in cell.read_text():
+            cell.unlink()
+    assert agreement("a", 0.75) == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,10 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
 from benchmarks.accuracy.embeddings import EmbeddingCache
 from benchmarks.accuracy.passes import PassPlan, PassResult, run_pass
+from benchmarks.data.dataset import BadSample, Sample
 from benchmarks.data.make import write_sa1b
 from benchmarks.data.parts import PartDataset
+from benchmarks.data.prompt_rules import prompt_rule
 from benchmarks.data.sa1b_parts import Sa1bParts
 from benchmarks.data.synthetic import SyntheticDataset
 from benchmarks.lanes import Lanes
@@ -125,3 +128,48 @@ def test_a_model_that_fails_at_each_of_the_first_images_is_broken(
     assert found.rows == ()
     assert [each.culprit for each in found.failures] == ["sa_3.jpg"]
     assert FIRST_IMAGES == 5
+
+
+class Fails(DummySegmenter):
+    """Fails at every image."""
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        raise RuntimeError("too green")
+
+
+def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
+    part: PartDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PartDataset.read
+
+    def slow(self: PartDataset, index: int) -> Sample | BadSample:
+        time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
+        return real(self, index)
+
+    monkeypatch.setattr(PartDataset, "read", slow)
+    pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
+    lanes = Lanes(3)
+    plan = PassPlan(part, PROTOCOLS, pairs, {}, False, tmp_path, EmbeddingCache(None), lanes)
+    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    weights, quiet = WeightsRow(kind="none"), Reporter(quiet=True)
+    failed = run_pass(Fails(delays_ms={}), weights, plan, manifests, quiet)
+    assert "too green" in (failed.error or "")
+    found = run_pass(DummySegmenter(delays_ms={}), weights, plan, manifests, quiet)
+    lanes.close()
+    alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
+    assert found.rows == alone.rows
+
+
+def test_a_pass_that_fails_leaves_no_prompts(part: PartDataset, tmp_path: Path) -> None:
+    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    sample = next(each for each in part.samples() if isinstance(each, Sample))
+    (instance, *_), rule = sample.instances, prompt_rule("center")
+    first, second = manifests.begin(), manifests.begin()
+    known = first.prompt(rule, sample, instance, instance.mask())
+    again = second.prompt(rule, sample, instance, instance.mask())
+    assert known is not None
+    assert again is not None
+    assert again.tolist() == known.tolist()
+    assert manifests.sha256("center") is None
+    second.finish(whole=False)
+    assert manifests.sha256("center") is not None

@@ -39,7 +39,7 @@ def test_a_slower_phase_and_a_worse_answer_fail_and_are_named(
     assert verdicts["preprocess"] == "same"
     assert {path.name for path in (repo / "ab").iterdir()} == {
         "session-1.json", "session-2.json", "verdict.json", "summary.md", "regress.csv",
-        "regress.svg", "regress.png",
+        "regress.svg", "regress.png", ".run.lock",
     }  # fmt: skip
     summary = (repo / "ab" / "summary.md").read_text()
     assert "dummy encode (worse)" in summary

@@ -182,6 +182,64 @@ def test_an_error_of_the_head_is_a_failure_and_news_if_the_base_had_it() -> None
     assert verdict(session((timed(1, sides={"base": only["base"]}),))) == "vanished"
 
 
+CRASH = {"head": "the process ended with code -9"}
+
+
+def test_a_head_that_crashed_once_is_repeated_before_it_is_broken() -> None:
+    """Three of four processes of the head went through."""
+    whole = timed(1.0)
+    sides = {**whole.sides, "head": whole.sides["head"][:3]}
+    crashed = session((timed(1, sides=sides, errors=CRASH),))
+    judgement = judge((crashed,))
+    assert verdict(crashed) == "suspect"
+    assert judgement.benchmarks[0].why == CRASH["head"]
+    assert judgement.suspects == (("m", "encode", None),)
+    assert verdict(crashed, again(session((whole,)))) == "not confirmed"
+    assert judge((crashed, again(session((whole,))))).passed
+    assert verdict(crashed, again(crashed)) == "broken"
+    assert not judge((crashed, again(crashed))).passed
+    slower = again(session((timed(1.5),)))
+    assert verdict(crashed, slower) == "worse"
+
+
+def test_a_crash_of_the_base_does_not_hide_a_broken_head() -> None:
+    whole = timed(1.0)
+    base = {"base": whole.sides["base"][:3], "again": whole.sides["again"]}
+    errors = {**CRASH, "base": "the process ended with code -9"}
+    assert verdict(session((timed(1, sides=base, errors=errors),))) == "broken"
+
+
+def test_a_model_that_once_was_not_loaded_is_repeated() -> None:
+    load = Samples(model="m", phase="load", sides={}, errors=CRASH)
+    whole = timed(1.0)
+    sides = {**whole.sides, "head": whole.sides["head"][:3]}
+    once = session((load, timed(1, sides=sides)))
+    found = {each.phase: each.verdict for each in judge((once,)).benchmarks}
+    assert found == {"load": "suspect", "encode": "same"}
+    calm = again(session((whole,)))
+    found = {each.phase: each.verdict for each in judge((once, calm)).benchmarks}
+    assert found == {"load": "not confirmed", "encode": "same"}
+    found = {each.phase: each.verdict for each in judge((once, again(once))).benchmarks}
+    assert found == {"load": "broken", "encode": "same"}
+    # It cannot be loaded at all.
+    never = session((load,))
+    assert verdict(never) == "broken"
+
+
+def test_a_head_that_fails_before_what_is_repeated_is_broken() -> None:
+    slower = session((timed(1.5),))
+    load = Samples(model="m", phase="load", sides={}, errors=CRASH)
+    assert verdict(slower, again(session((load,)))) == "broken"
+
+
+def test_one_crash_of_a_single_pair_is_repeated() -> None:
+    gone: dict[str, Any] = {"sides": {}, "errors": CRASH}
+    one = session((timed(1, **gone),))
+    single = one.model_copy(update={"settings": SETTINGS.model_copy(update={"pairs": 1})})
+    assert verdict(single) == "suspect"
+    assert verdict(single, again(single)) == "broken"
+
+
 def test_memory_is_judged_like_time() -> None:
     def peaks(head: float) -> Samples:
         sides: dict[Side, Any] = {
@@ -210,8 +268,11 @@ def test_a_loss_of_accuracy_is_found() -> None:
     assert LOSS < 0.01
     one = session(answers=(answers(spread - 0.01),))
     assert verdict(one, again(one)) == "worse"
-    broken = session(answers=(answers(spread, head=(), errors={"head": "boom"}),))
-    assert verdict(broken) == "broken"
+    boom = session(answers=(answers(spread, head=(), errors={"head": "boom"}),))
+    assert verdict(boom) == "suspect"  # one process: it may have been killed from outside
+    assert verdict(boom, again(boom)) == "broken"
+    assert verdict(boom, again(session(answers=(answers(np.zeros(60)),)))) == "not confirmed"
+    assert verdict(boom, again(one)) == "worse"
 
 
 def test_the_table_and_the_notes_say_what_was_found() -> None:

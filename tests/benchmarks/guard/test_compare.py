@@ -12,7 +12,7 @@ from baselines import dummy
 from benchmarks.cli import main
 from benchmarks.data.make import write_coco
 from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.guard.compare import compare_runs, load_run, ratio_verdict
+from benchmarks.guard.compare import ONE_PROCESS, Run, compare_runs, load_run, ratio_verdict
 from benchmarks.guard.compare_output import compare_tables
 from benchmarks.records import (
     Environment,
@@ -20,6 +20,7 @@ from benchmarks.records import (
     MemoryRow,
     ParamsRow,
     RunRecord,
+    WeightsRow,
     load_record,
     save_record,
 )
@@ -167,3 +168,74 @@ def test_a_verdict_needs_the_whole_interval() -> None:
     assert ratio_verdict((1.06, 1.2), 1.05) == "worse"
     assert ratio_verdict((0.8, 0.94), 1.05) == "better"
     assert ratio_verdict(None, 1.05) == "unclear"
+
+
+def with_reference(run: Run, sha256: str) -> Run:
+    weights = WeightsRow(kind="file", sha256=sha256)
+    rows = tuple(
+        row.model_copy(update={"reference": "teacher:t", "reference_weights": weights})
+        for row in run.record.miou
+    )
+    assert run.instances is not None
+    instances = run.instances.assign(reference="teacher:t")
+    return Run(run.record.model_copy(update={"miou": rows}), instances)
+
+
+def test_masks_of_other_weights_of_the_teacher_are_another_reference(runs: list[Path]) -> None:
+    a = load_run(runs[0])
+    one, same, other = (with_reference(a, sha) for sha in ("1" * 64, "1" * 64, "2" * 64))
+    verdicts = [row.verdict for row in compare_runs(one, same) if row.kind == "accuracy"]
+    assert set(verdicts) == {"same"}
+    rows = [row for row in compare_runs(one, other) if row.kind == "accuracy"]
+    assert {row.verdict for row in rows} == {"unclear"}
+    for row in rows:
+        assert row.change is None
+        assert row.why is not None
+        assert "1" * 64 in row.why
+        assert "2" * 64 in row.why
+
+
+def test_other_devices_and_precisions_are_told(runs: list[Path], run: Any) -> None:
+    record = load_record(runs[1])
+    rows = tuple(
+        row.model_copy(update={"device": "cuda", "precision": "bf16"}) for row in record.latency
+    )
+    config = {**record.config, "device": "cuda", "precision": "bf16"}
+    save_record(record.model_copy(update={"latency": rows, "config": config}), runs[1])
+    found = run("compare", *runs, "--json").json
+    assert {"device: cpu -> cuda", "precision: fp32 -> bf16"} <= set(found["notes"])
+    times = [row for row in found["rows"] if row["kind"] == "time" and row["change"]]
+    assert times
+    assert all("cpu, fp32, 1 thread -> cuda, bf16, 1 thread" in row["why"] for row in times)
+
+
+def test_times_of_several_setups_are_compared_with_their_own(runs: list[Path]) -> None:
+    a = load_run(runs[0])
+    half = tuple(
+        row.model_copy(
+            update={
+                "precision": "bf16",
+                "samples_ms": tuple(tuple(ms / 3 for ms in group) for group in row.samples_ms),
+                "median_ms": (row.median_ms or 0) / 3,
+            }
+        )
+        for row in a.record.latency
+    )
+    both = Run(a.record.model_copy(update={"latency": (*half, *a.record.latency)}))
+    rows = [row for row in compare_runs(a, both) if row.kind == "time"]
+    assert {row.verdict for row in rows} == {"same", "appeared"}
+    assert all(("bf16" in row.what) == (row.verdict == "appeared") for row in rows)
+
+
+def test_a_run_of_one_process_is_unclear(runs: list[Path]) -> None:
+    a, b = map(load_run, runs)
+    one = tuple(
+        row.model_copy(update={"samples_ms": row.samples_ms[:1], "processes": 1})
+        for row in a.record.latency
+    )
+    single = Run(a.record.model_copy(update={"latency": one}))
+    for pair in ((single, b), (b, single), (single, single)):
+        rows = [row for row in compare_runs(*pair) if row.kind == "time" and row.change]
+        assert rows
+        assert {row.verdict for row in rows} == {"unclear"}
+        assert {row.why for row in rows} == {ONE_PROCESS}

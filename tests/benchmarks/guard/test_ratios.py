@@ -5,6 +5,7 @@ import pytest
 from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from benchmarks.ratios import ratio_in_turns, ratio_of_runs
 
@@ -57,4 +58,27 @@ def test_runs_apart_are_drawn_apart() -> None:
     assert same.ci95[0] < 1 < same.ci95[1]
     assert 1.3 < slow.ci95[0] < slow.ci95[1] < 1.7
     assert slow.value == pytest.approx(1.5 * same.value)
-    assert ratio_of_runs([[1.0, 2.0]], [[3.0]]).ci95 is None
+    # Welch's t of the medians of the processes.
+    medians = [np.log(np.median(side, axis=1)) for side in (new, old)]
+    result = stats.ttest_ind(*medians, equal_var=False).confidence_interval(0.95)
+    assert same.ci95 == pytest.approx((np.exp(result.low), np.exp(result.high)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ([[1.0, 2.0, 1.5]], [[3.0, 3.1, 3.2]]),
+        ([[1.0] * 9], [[3.0], [3.1], [3.2]]),
+        ([[3.0], [3.1], [3.2]], [[1.0] * 9]),
+        ([[1.0], []], [[3.0], [3.1]]),
+    ],
+)
+def test_one_process_on_either_side_gives_no_interval(
+    old: list[list[float]], new: list[list[float]]
+) -> None:
+    assert ratio_of_runs(old, new).ci95 is None
+
+
+def test_runs_without_any_noise_have_an_interval_of_no_width() -> None:
+    found = ratio_of_runs([[2.0], [2.0]], [[3.0], [3.0], [3.0]])
+    assert found.ci95 == pytest.approx((1.5, 1.5))

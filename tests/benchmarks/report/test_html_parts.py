@@ -250,6 +250,22 @@ def test_history_joins_runs_of_one_machine_only(make_record: Callable[..., RunRe
     assert history([one], {"mobilesam": 0}) == []
 
 
+def test_history_joins_accuracies_against_one_teachers_weights_only(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    runs = []
+    for number, digit in enumerate("aab"):
+        weights = WeightsRow(kind="file", sha256=64 * digit)
+        update = {"reference": "teacher:t", "reference_weights": weights}
+        one = make_record(1, id=f"r{number}", created_utc=f"2026-01-0{number + 1}T00:00:00Z")
+        rows = tuple(row.model_copy(update=update) for row in one.miou)
+        runs.append(one.model_copy(update={"miou": rows}))
+    found = history(runs, {"mobilesam": 0})
+    accuracy = next(figure for figure in found if "teacher" in figure.key)
+    assert str(accuracy.wide).count("<polyline") == 3  # of each teacher, and the legend's
+    assert "Lines join runs of the same machine and weights of the teacher only." in accuracy.notes
+
+
 def frame(n_images: int, models: tuple[str, ...] = ("a", "b")) -> Any:
     rng = np.random.default_rng(0)
     rows = [

@@ -266,7 +266,9 @@ def test_sums_stand_in_for_all_or_for_none(record: RunRecord) -> None:
     points, label, _ = accuracy_points(partial, setups(record)[0], protocols(record)[0])
     assert label == "encode + decode of one prompt"
     assert [point.time_ms for point in points] == pytest.approx([1255, 400.1, 0.06])
-    assert points[0].time_bounds_ms == pytest.approx((0.97 * 1255, 1.04 * 1255))
+    assert points[0].time_bounds_ms == pytest.approx((0.98 * 1255, 1.02 * 1255))
+    assert points[0].time_spread is not None
+    assert points[0].time_spread.is_range
 
 
 def test_random_weights_have_no_point_and_hollow_marks(record: RunRecord) -> None:

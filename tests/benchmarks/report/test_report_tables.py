@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.records import LatencyRow, MiouRow, ModelRow, RunRecord, WeightsRow
+from benchmarks.records import EverythingRow, LatencyRow, MiouRow, ModelRow, RunRecord, WeightsRow
 from benchmarks.report import formatting
 from benchmarks.report.accuracy_tables import miou_tables
 from benchmarks.report.merging import merge_records
@@ -94,6 +94,10 @@ def test_csv_holds_raw_numbers(record: RunRecord) -> None:
         assert row["median_ms"] == ("" if source.median_ms is None else repr(source.median_ms))
         if source.ci95_ms:
             assert float(row["ci95_low_ms"]) == source.ci95_ms[0]
+    for text in ("=1+2", "+1 x", "-a", "@sum", "\tx", "\r="):
+        assert next(iter(rows_of(table(text))[0].values())) == f"'{text}".replace("\r", "\n")
+    for text in ("-1.5", "+2", "a=1", "1e-3", ""):
+        assert next(iter(rows_of(table(text))[0].values())) == text
     hostile = rows_of(table('a,"b"'))
     assert hostile == [{"x": 'a,"b"'}]
 
@@ -271,7 +275,8 @@ def test_three_significant_digits_survive(value: float) -> None:
 def test_any_text_stays_within_its_cell(text: str) -> None:
     lines = table(text).to_markdown(heading="").splitlines()
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", lines[2])) == 2
-    assert rows_of(table(text))[0]["x"].splitlines() == text.splitlines()
+    (row,) = rows_of(Table("t", "t", (Column("t", ("x",)),), ((Cell(text, (text,)),),)))
+    assert row["x"].removeprefix("'").splitlines() == text.removeprefix("'").splitlines()
     assert len(re.findall(r"(?<!\\)[&%$#_]", formatting.escape_latex(text))) == 0
 
 
@@ -300,6 +305,42 @@ def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecor
         merge_records([one, make_record(1, id="two", models=(other,))])
     with pytest.raises(UsageError, match="no record"):
         merge_records([])
+
+
+def test_merge_refuses_masks_of_two_weights_of_one_teacher(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    one = make_record(1, id="one")
+
+    def against(sha256: str) -> tuple[MiouRow, ...]:
+        weights = WeightsRow(kind="file", sha256=sha256)
+        update = {"reference": "teacher:sam-vit-h", "reference_weights": weights}
+        return tuple(row.model_copy(update=update) for row in one.miou)
+
+    first = one.model_copy(update={"miou": against("1" * 64)})
+    again = make_record(1, id="two", miou=against("1" * 64))
+    assert len(merge_records([first, again]).miou) == len(one.miou)
+    other = make_record(1, id="two", miou=against("1" * 63 + "2"))
+    with pytest.raises(
+        UsageError, match=r"teacher:sam-vit-h has weights file 1+ in run one and file 1+2 in"
+    ):
+        merge_records([first, other])
+
+
+def test_merge_tells_of_other_devices_and_precisions(make_record: Callable[..., RunRecord]) -> None:
+    cpu = make_record(1, id="cpu", config={"device": "cpu", "precision": "fp32"})
+    gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "bf16"})
+    merged = merge_records([cpu, gpu])
+    told = [text for text in merged.warnings if "different devices or precisions" in text]
+    assert any(text.startswith("box vs ground-truth") for text in told)
+    assert any(text.startswith("memory on cpu") for text in told)
+    assert all("cpu, fp32 / cuda, bf16" in text for text in told)
+    alone = merge_records([cpu, make_record(1, id="two", config=cpu.config)])
+    assert not [text for text in alone.warnings if "precisions" in text]
+    row = EverythingRow(model="m", dataset="d", weights=WeightsRow(kind="none"), median_ms=1.0)
+    runs = [each.model_copy(update={"everything": (row,)}) for each in (cpu, gpu)]
+    with pytest.raises(UsageError, match=r"timed whole images .*cpu, fp32 / cuda, bf16"):
+        merge_records(runs)
 
 
 def test_sa1b_says_whom_it_favours(record: RunRecord) -> None:

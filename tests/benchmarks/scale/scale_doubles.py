@@ -27,3 +27,14 @@ class Killer(DummySegmenter):
 
 def build_killer(options: ModelOptions) -> Killer:
     return Killer(options.name, {})
+
+
+class Failing(DummySegmenter):
+    """Fails at every image."""
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        raise RuntimeError("always red")
+
+
+def build_failing(options: ModelOptions) -> Failing:
+    return Failing(options.name, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from scale_records import lasting, tables
 from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
 from baselines.options import ModelOptions
+from benchmarks.data.parts import PartDataset
 from benchmarks.instances import read_instances
+from benchmarks.records import load_record
+from benchmarks.report.accuracy_tables import miou_tables
+from benchmarks.scale.chunks import ChunkStore
 from benchmarks.scale.worker import Worker
+from mobilesam.errors import DataError
 
 PROTOCOLS = "box,box-multi,center,center-oracle,clicks-3,annotation-point"
 KEY = ["model", "reference", "protocol", "image_id", "annotation_id"]
@@ -192,6 +198,13 @@ def test_bad_images_are_counted_and_listed(run: Any, shards: Path) -> None:
     parts = miou(run, shards, "parts", "--chunk=2")
     assert (whole.code, parts.code) == (1, 1)
     assert parts.json["failures"] == whole.json["failures"]
+    (row,), (other,) = whole.json["rows"], parts.json["rows"]
+    assert row["status"] == other["status"] == "ok"
+    n_bad = len(whole.json["failures"])
+    assert row["why"] == f"images left out: {n_bad} unusable (see the failures)"
+    assert other["why"] == row["why"]
+    (table,) = miou_tables(load_record(Path("parts")))
+    assert f"dummy: {row['why']}." in table.notes
 
 
 @pytest.mark.parametrize(
@@ -222,3 +235,94 @@ def test_boundary_iou_can_be_left_out(run: Any, shards: Path, chunk: tuple[str, 
     assert [row["boundary_ci95"] for row in rows] == [None, None]
     table = read_instances(Path("without/instances.parquet"))
     assert table["boundary_iou"].isna().all()
+
+
+def test_a_model_that_fails_takes_no_other_model_down(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, third_party: Any
+) -> None:
+    """Reads that still run when a pass fails must add nothing to the pass of the next model."""
+    third_party("failing", "scale_doubles:build_failing")
+    real = PartDataset.read
+
+    def slow(self: PartDataset, index: int) -> Any:
+        time.sleep(0.03 * min(index, 1))
+        return real(self, index)
+
+    monkeypatch.setattr(PartDataset, "read", slow)
+    options = ("--protocol=box,center", "--chunk=6", "--lanes=3")
+    alone = miou(run, shards, "alone", *options).json["rows"]
+    done = miou(run, shards, "both", "--models=failing,dummy", *options)
+    assert done.code == 1
+    rows = {(row["model"], row["protocol"]): row for row in done.json["rows"]}
+    assert "always red" in rows["failing", "box"]["why"]
+    for row in alone:
+        both = rows["dummy", row["protocol"]]
+        assert (both["n_instances"], both["miou"]) == (row["n_instances"], row["miou"])
+
+
+def test_a_summary_reads_only_chunks_of_its_own_run(run: Any, shards: Path) -> None:
+    """A chunk of another run under the name of one that vanished is told, never averaged."""
+    assert miou(run, shards, "o", "--chunk=3").code == 0
+    store = ChunkStore(Path("o") / "instances.parquet")
+    names = tuple(store.names())
+    keys = {name: found.key for name in names if (found := store.info(name)) is not None}
+    assert store.finished(keys) == names
+    foreign = {**keys, names[0]: "of another run", "99999-00000": "not here"}
+    assert store.finished(foreign) == names[1:]
+
+
+def test_a_chunk_that_another_process_replaced_is_an_error(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkStore.finished
+    monkeypatch.setattr(ChunkStore, "finished", lambda self, keys: real(self, keys)[1:])
+    done = miou(run, shards, "o", "--chunk=3")
+    assert done.code == 1
+    assert "another process changed the folder" in done.err
+    assert not Path("o/record.json").exists() or not load_record(Path("o")).complete
+
+
+def test_chunks_that_are_given_up_are_told_in_the_rows(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Worker.run
+    lost = {"00000-00000"}
+
+    def failing(self: Worker, part: Any, poison: Any = None) -> Any:
+        if not lost or part.name in lost:
+            raise DataError("the worker is out of luck")
+        return whole(self, part, poison)
+
+    monkeypatch.setattr(Worker, "run", failing)
+    done = miou(run, shards, "o", "--chunk=3")
+    assert done.code == 1
+    (row,) = done.json["rows"]
+    assert (row["status"], row["n_images"]) == ("ok", 8)
+    assert row["why"] == "images left out: 3 in chunks that could not be made (see the failures)"
+    lost.clear()
+    (row,) = miou(run, shards, "none", "--chunk=3").json["rows"]
+    assert (row["status"], row["miou"], row["n_images"]) == ("error", None, 0)
+    assert "11 in chunks that could not be made" in row["why"]
+
+
+def test_a_model_that_fails_on_one_chunk_says_so(
+    run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has figures of the other chunks, which are of fewer images than those of other models."""
+    calls: list[int] = []
+
+    def fail(self: Any, image: UInt8Array) -> Prepared:
+        calls.append(1)
+        if len(calls) <= 5:  # all tries of the first chunk
+            raise RuntimeError("no luck")
+        return DummySegmenter.prepare(self, image)
+
+    monkeypatch.setattr(Picky, "prepare", fail)
+    third_party("picky", f"{__name__}:picky")
+    done = miou(run, shards, "o", "--models=dummy,picky", "--chunk=4", "--lanes=0")
+    rows = {row["model"]: row for row in done.json["rows"]}
+    assert rows["dummy"]["why"] is None
+    assert rows["dummy"]["n_images"] == 11
+    assert rows["picky"]["status"] == "ok"
+    assert rows["picky"]["n_images"] < 11
+    assert "in chunks that the model failed on" in rows["picky"]["why"]

@@ -24,7 +24,7 @@ from benchmarks.everything import LIMITS
 from benchmarks.scale.recall import WHOLE_IMAGES_NAME, _Sums
 from benchmarks.scale.whole_images import WholeImageRow, WholeImageWorker, _Asked, _score
 
-TIMES = ("median_ms", "ci95_ms")
+TIMES = ("median_ms", "ci95_ms", "range_ms")
 
 
 def everything(run: Any, shards: Path, out: str, *more: str) -> Any:

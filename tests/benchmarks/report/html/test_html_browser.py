@@ -230,7 +230,9 @@ def test_figures_are_saved_as_svg_png_and_csv(
         assert picture.width == 1520
         assert n_colours(picture) > 50
     rows = files["CSV"].read_text().splitlines()
-    assert rows[0] == "model,decode_kind,n_prompts,median_ms,ci95_low_ms,ci95_high_ms"
+    assert rows[0] == (
+        "model,decode_kind,n_prompts,median_ms,ci95_low_ms,ci95_high_ms,range_low_ms,range_high_ms"
+    )
     assert any(row.startswith("mobilesam,decoder,1,55.0,") for row in rows)
 
 
