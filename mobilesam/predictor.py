@@ -302,6 +302,7 @@ class MobileSam(PromptedSam):
         broken = next((name for name, value in given.items() if not is_finite(value)), None)
         if broken is not None:
             raise UsageError(f"{broken} hold NaN or infinity")
+        self.check_mask_inputs(prompts["mask_inputs"])
         logits, scores = self.ask(current, *prompts.values(), multimask=multimask_output)
         # Copies that may be written to: what comes out of an inference mode may not.
         masks = self.to_picture(logits, current, return_logits=return_logits)

@@ -99,7 +99,7 @@ class PromptedSam:
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
         from segment_anything.utils.transforms import ResizeLongestSide
 
-        if not isinstance(sam_model, Sam):
+        if network is None and not isinstance(sam_model, Sam):
             raise UsageError(f"a segment_anything Sam is needed, not a {type(sam_model).__name__}")
         if network is None:
             from mobilesam.inference import FastMobileSam
@@ -188,12 +188,12 @@ class PromptedSam:
         masks = self.to_picture(logits, embedding)
         return DecodedMasks(masks.cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy())
 
-    def check_mask_inputs(self, mask_inputs: Array | None) -> None:
+    def check_mask_inputs(self, mask_inputs: Array | Tensor | None) -> None:
         """Raises a UsageError for mask prompts (N, 1, h, w) that are not of the decoder's size."""
-        if mask_inputs is None:
+        if mask_inputs is None or len(mask_inputs) == 0:
             return
         wanted = (1, *self.model.prompt_encoder.mask_input_size)
-        found = np.shape(mask_inputs)[1:]
+        found = tuple(mask_inputs.shape[1:])
         if found != wanted:
             raise UsageError(
                 f"mask prompts must be {wanted} logits each, as an earlier answer gives them; "

@@ -305,9 +305,15 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     that has no extent, is given the tight box of its mask.
 
     Raises:
-        DataError: The file cannot be read or is no instances file.
+        DataError: The file cannot be read, is no instances file, or gives no box.
     """
-    return list(_perfect(_reopen(path, MAX_PIXELS)))
+    found = list(_perfect(_reopen(path, MAX_PIXELS)))
+    if not found:
+        raise DataError(
+            f"{path.name} gives no box: no annotation has a mask, a category_id that is a whole "
+            "number, and is no crowd region"
+        )
+    return found
 
 
 def _perfect(raw: CocoFile) -> Iterator[dict[str, Any]]:

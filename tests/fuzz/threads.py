@@ -54,7 +54,7 @@ GRID = SIDE_PX // 16
 _CONFIG = TinyVitConfig(
     embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
 )
-_TIMES = 4
+_TIMES = 3
 
 Job = Callable[[], Any]
 
@@ -277,6 +277,7 @@ def _generator(rng: np.random.Generator) -> list[Job]:
     first = _image(rng, 150, 300)
     images = [first, 255 - first, np.ascontiguousarray(first[::-1])]
     jobs: list[Job] = [partial(each.generate, image) for each in generators for image in images]
+    jobs.append(partial(generators[0].find, images[0]))
     return jobs + [
         partial(segment_boxes, model, image, _boxes(rng, image.shape, 3)) for image in images
     ]
@@ -313,13 +314,18 @@ def _adapter(make: Callable[[], Segmenter], rng: np.random.Generator) -> list[Jo
             if isinstance(model, (SamSegmenter, ExportedSegmenter)):
                 jobs.append(partial(_apart, model, embedding, prompts))
         if isinstance(model, (SamSegmenter, ExportedSegmenter)):
-            jobs.append(partial(model.embedding_arrays, embedding))
+            jobs.append(partial(_stored, model, embedding, asked[0]))
     return jobs
 
 
 def _whole(model: Segmenter, image: np.ndarray, prompts: Prompts) -> Any:
     prepared = model.prepare(image)
     return [prepared, model.decode(model.encode(prepared), prompts)]
+
+
+def _stored(model: Any, embedding: Any, prompts: Prompts) -> Any:
+    arrays = model.embedding_arrays(embedding)
+    return [arrays, model.decode(model.embedding_from(arrays, embedding.size_hw), prompts)]
 
 
 def _apart(model: Any, embedding: Any, prompts: Prompts) -> Any:

@@ -502,6 +502,7 @@ def test_one_mask_prompt_is_taken_for_many_boxes(sam: Sam, fast: MobileSam) -> N
         ({"point_coords": torch.ones(1, 2, 2), "point_labels": torch.ones(1, 1)}, "do not match"),
         ({"point_coords": torch.ones(1, 1, 2), "point_labels": None}, "go together"),
         ({"boxes": torch.full((1, 4), torch.nan)}, "boxes hold NaN"),
+        ({"mask_input": torch.ones(1, 1, 64, 64)}, r"mask prompts must be \(1, 32, 32\)"),
     ],
 )
 def test_torch_prompts_without_a_batch_are_refused_at_once(
@@ -527,6 +528,7 @@ def test_no_prompts_give_an_empty_answer(plain: MobileSam, fast: MobileSam, mult
         for given in (
             {"boxes": np.zeros((0, 4))},
             {"boxes": []},
+            {"boxes": [], "mask_inputs": []},
             {"points": [], "labels": []},
             {"points": np.zeros((0, 3, 2)), "labels": np.zeros((0, 3))},
             {"boxes": np.zeros((0, 4)), "mask_inputs": np.zeros((0, 1, LOW_PX, LOW_PX))},

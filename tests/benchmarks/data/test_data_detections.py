@@ -112,6 +112,8 @@ def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: An
     for row in document["annotations"]:
         row["category_id"] = "cat"
     scenes.write(document)
+    with pytest.raises(DataError, match=r"instances\.json gives no box"):
+        boxes_from_annotations(scenes.annotations)
     with pytest.raises(DataError, match="AP is counted by category"):
         read_truth(scenes.annotations, CocoDataset(scenes.images, scenes.annotations))
 
