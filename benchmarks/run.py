@@ -105,8 +105,9 @@ def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     config = request.config(models, teachers)
     key = content_key(config)
     # Not in the key: a run with failures is taken up with images that were mended meanwhile.
-    images = None if request.dataset is None else request.dataset.images_state
-    config["images_state"] = images
+    images = None if request.dataset is None else request.dataset.images_state or None
+    if images is not None:
+        config["images_state"] = images
     finished = _finished(request.out, key, images, reporter)
     if finished is not None:
         return finished
