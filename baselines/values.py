@@ -234,9 +234,12 @@ class Masks:
         return len(self.masks)
 
 
-def _is_finite(values: Float32Array | None) -> bool:
-    """Whether all values are numbers, without a copy: extremes propagate NaN."""
-    if values is None or values.size == 0:
+def _is_finite(values: object) -> bool:
+    """Whether no float is NaN or infinite, without a copy: extremes propagate NaN.
+
+    What is no array of floats is refused where the answer of an adapter is checked.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.size == 0:
         return True
     return math.isfinite(values.min()) and math.isfinite(values.max())
 
@@ -274,7 +277,7 @@ class MaskRecord:
     box: Float32Array
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.score):
+        if isinstance(self.score, float | np.floating) and not math.isfinite(self.score):
             raise WeightsError(NOT_FINITE)
 
 

@@ -170,11 +170,11 @@ def weights_notes(models: Iterable[PlannedModel]) -> list[str]:
     for reason, group in groups.items():
         shipped = [model.entry.name for model in group if model.weights.shipped is not None]
         waiting = [model.entry.name for model in group if model.weights.shipped is None]
-        parts = [f"{', '.join(shipped)} use shipped weights"] if shipped else []
+        parts = [f"shipped weights for {', '.join(shipped)}"] if shipped else []
         if waiting:
             parts.append(
-                f"{', '.join(waiting)} have no weights here (mobilesam-bench weights fetch NAME "
-                "where there is a network, or --weights NAME=PATH)"
+                f"no weights for {', '.join(waiting)} (mobilesam-bench weights fetch NAME where "
+                "there is a network, or --weights NAME=PATH)"
             )
         lines.append(f"{reason}: {'; '.join(parts)}")
     return lines

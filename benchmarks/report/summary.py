@@ -71,6 +71,7 @@ def headline_table(record: RunRecord, models: Sequence[str] | None = None) -> Ta
     """
     setup = next(iter(setups(record)), None)
     shown = _headline_protocols(record)
+    columns = _headline_columns(shown)
     reasons = Reasons()
     measured, counted = [], []
     left_out: dict[str, list[str]] = {}
@@ -82,7 +83,7 @@ def headline_table(record: RunRecord, models: Sequence[str] | None = None) -> Ta
             why = "no trained weights here" if random else info.why or "not asked for"
             left_out.setdefault(why, []).append(model)
             status = f"skipped: {info.why}"
-            empty = [Cell("-", (None, None, None, status))] * (2 + len(shown))
+            empty = [Cell("-", (*[None] * (len(c.raw) - 1), status)) for c in columns[3:]]
             weights = replace(weights, text="none here") if random else weights
             counted.append((text_cell(model), weights, size, *empty))
             continue
@@ -101,7 +102,7 @@ def headline_table(record: RunRecord, models: Sequence[str] | None = None) -> Ta
     notes += [f"Not measured, {why}: {', '.join(names)}." for why, names in left_out.items()]
     notes += reasons.notes()
     rows = (*measured, *counted)
-    return Table("headline", "Results", _headline_columns(shown), rows, tuple(notes))
+    return Table("headline", "Results", columns, rows, tuple(notes))
 
 
 def _headline_columns(shown: Sequence[Protocol]) -> tuple[Column, ...]:

@@ -121,17 +121,13 @@ def masks(shape: tuple[int, ...], **fields: Any) -> Masks:
             "gave bool masks of shape (2, 0, 6, 9); wanted bool masks of shape (2",
         ),
         (
-            masks((2, 1, 6, 9), scores=np.array([[1], [np.nan]], np.float32)),
-            "dummy.decode gave a score that is no finite number",
-        ),
-        (
             masks((2, 1, 6, 9), low_res_logits=np.zeros((2, 3, 4, 4), np.float32)),
             "low_res_logits that are an array of shape (2, 3, 4, 4); wanted a numpy array of",
         ),
         (masks((2, 1, 6, 9), low_res_logits=[1]), "low_res_logits that are list; wanted a numpy"),
         (
             masks((2, 1, 6, 9), scores=np.array([["a"], ["b"]])),
-            "dummy.decode gave a score that is no finite number",
+            "dummy.decode gave scores that are no numbers",
         ),
     ],
 )
@@ -170,7 +166,6 @@ def record(mask: Any, score: Any = 1.0) -> MaskRecord:
             "dummy.everything gave a bool mask of shape (6, 8); wanted a bool mask of shape (6, 9)",
         ),
         ([record(np.zeros(SIZE, np.uint8))], "dummy.everything gave a uint8 mask of shape (6, 9)"),
-        ([record(np.zeros(SIZE, np.bool_), np.inf)], "dummy.everything gave a mask the score inf"),
         ([record(np.zeros(SIZE, np.bool_), "1")], "dummy.everything gave a mask the score '1'"),
     ],
 )

@@ -70,8 +70,8 @@ def test_no_network_is_one_line_for_all_models(monkeypatch: pytest.MonkeyPatch) 
         seed=0,
     )
     (line,) = weights_notes(models)
-    assert line.startswith("no network: mobilesam, mobilesam-fast use shipped weights; ")
-    assert "sam-vit-b, fastsam-s have no weights here (mobilesam-bench weights fetch NAME" in line
+    assert line.startswith("no network: shipped weights for mobilesam, mobilesam-fast; ")
+    assert "no weights for sam-vit-b, fastsam-s (mobilesam-bench weights fetch NAME" in line
 
 
 def test_shipped_weights_are_recorded_as_such_and_not_official() -> None:
