@@ -51,7 +51,9 @@ def bench(session: nox.Session) -> None:
     """The main job: MobileSAM and the baselines on the shipped photos. Arguments go to `run`."""
     named = any(each.startswith("--profile") for each in session.posargs)
     profile = () if named else ("--profile", "quick")
-    python(session, "-m", "benchmarks", "run", *profile, *session.posargs)
+    # Complete profiles measure the exported backends, too.
+    complete = any(each.endswith(("standard", "full")) for each in session.posargs)
+    python(session, "-m", "benchmarks", "run", *profile, *session.posargs, dev=complete)
 
 
 @nox.session
