@@ -192,8 +192,10 @@ def test_models_that_cannot_be_measured_have_rows_that_say_why(
             raise RuntimeError("out of colours")
 
     class Unsure(DummySegmenter):
-        def everything(self, image: Any) -> list[MaskRecord]:
-            return [replace(each, score=float("nan")) for each in super().everything(image)]
+        def everything(self, image: Any) -> list[Any]:
+            """Records of its own, which nothing has checked."""
+            found = super().everything(image)
+            return [types.SimpleNamespace(mask=each.mask, score=np.nan) for each in found]
 
     doubles.broken = lambda options: Broken(options.name, {})  # type: ignore[attr-defined]
     doubles.unsure = lambda options: Unsure(options.name, {})  # type: ignore[attr-defined]

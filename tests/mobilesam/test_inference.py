@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast_decoder import FastDecoder
-from mobilesam.inference import FastMobileSam
+from mobilesam.inference import FastMobileSam, module_encoder
 from mobilesam.kernels import computes_bf16
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import TinyVitConfig
@@ -244,3 +245,24 @@ def test_another_encoder_is_refused(sam: Sam) -> None:
     other._modules = {**sam._modules, "image_encoder": torch.nn.Identity()}
     with pytest.raises(UsageError, match="Identity"):
         FastMobileSam(other)
+
+
+def test_the_folded_module_can_be_copied_and_pickled(sam: Sam) -> None:
+    encode = module_encoder(sam.image_encoder, torch.float32, torch.device("cpu"))
+    pixels = torch.randn(1, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(2))
+    expected = encode(pixels)
+    for twin in (copy.deepcopy(encode), pickle.loads(pickle.dumps(encode))):
+        assert torch.equal(twin(pixels), expected)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = build_mobile_sam(CONFIG).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fast = FastMobileSam(model)
+    fast.decode(fast.encode(torch.zeros(1, 3, SIDE_PX, SIDE_PX)), **prompts("boxes", 1))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.mask_decoder.training
+    assert all(value.requires_grad for value in model.mask_decoder.parameters())
+    ours = {value.data_ptr() for value in model.parameters()}
+    parts = (fast._decoder._prompts, fast._decoder._heads)
+    assert not ours & {value.data_ptr() for part in parts for value in part.parameters()}
