@@ -31,8 +31,8 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
         0, or 1 if something is worse or broken, and that was confirmed.
     """
     limit = _checked(threshold)
-    settings, out = settings_of(arguments), _folder(arguments)
-    with held(out, _command()), interrupted_by_term(), _trees(arguments) as (base, head):
+    settings = settings_of(arguments)
+    with interrupted_by_term(), _trees(arguments) as (base, head), _held(arguments) as out:
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=arguments.quiet)
         )
@@ -41,8 +41,8 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
 
 def measure(arguments: RegressArguments) -> int:
     """Measures both versions once and leaves the record; judges nothing."""
-    settings, out = settings_of(arguments), _folder(arguments)
-    with held(out, _command()), interrupted_by_term(), _trees(arguments) as (base, head):
+    settings = settings_of(arguments)
+    with interrupted_by_term(), _trees(arguments) as (base, head), _held(arguments) as out:
         ab.measure_into(out, base, head, settings, Reporter(quiet=arguments.quiet))
     sys.stdout.write(f"{out}\n")
     return 0
@@ -99,12 +99,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(entry.name for entry in select(listed(text)))
 
 
-def _folder(arguments: RegressArguments) -> Path:
-    return arguments.out or new_folder("regress")
-
-
-def _command() -> str:
-    return shlex.join(["mobilesam-bench", *sys.argv[1:]])
+@contextmanager
+def _held(arguments: RegressArguments) -> Iterator[Path]:
+    """The folder of the measurement, created once the request is known to be right, and held."""
+    out = arguments.out or new_folder("regress")
+    with held(out, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+        yield out
 
 
 @contextmanager

@@ -34,12 +34,13 @@ def train(models: ModelArguments, training: TrainArguments, output: OutputArgume
     apply_threads(models)
     use_memory_well()
     device = device_of(models.device)
-    with launched_world(device) as world, _held(output.out, world.rank):
+    with launched_world(device) as world:
         reporter = Reporter(quiet=output.quiet)
         watch = _watcher(models, training, output.out, reporter)
         scheme, data = _prepared(models, training)
         scheme.to(device)
-        trained = run_training(scheme, data, output.out, reporter, world, watch)
+        with _held(output.out, world.rank):
+            trained = run_training(scheme, data, output.out, reporter, world, watch)
     if world.rank:
         return 0
     if output.json:

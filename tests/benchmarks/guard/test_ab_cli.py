@@ -45,6 +45,7 @@ def test_a_slower_phase_and_a_worse_answer_fail_and_are_named(
     assert "dummy encode (worse)" in summary
     # The worktree is gone, and the user's own files are as they were.
     assert git(repo, "worktree", "list").count("\n") == 0
+    assert not (repo / "bench-runs").exists()  # a refused request leaves no folder
     assert git(repo, "status", "--porcelain", "--untracked-files=no") == f"M {DUMMY}"
 
     # Judged again, by a threshold that allows it, without measuring.
