@@ -1,7 +1,7 @@
-"""The boundary around a model's own code: what it raises is one kind of error, and is checked.
+"""Calls into model adapters: converts their exceptions to one error type and checks their results.
 
-An adapter is foreign code, which may raise anything. Every call of one goes through this module, so
-that its errors can be told from those of the suite, which are never caught.
+An adapter is foreign code, which may raise any exception. Every call into an adapter goes through
+this module, so that its errors can be told from errors of this project, which are never caught.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from mobilesam.errors import BenchError, DataError
 
 
 class AdapterError(BenchError):
-    """A model's adapter raised an exception that is none of this project's; it is the cause."""
+    """A model's adapter raised an exception other than `BenchError`, which is kept as the cause."""
 
 
 @contextmanager
 def adapter_call(method: str) -> Iterator[None]:
-    """Turns what an adapter raises into an `AdapterError`; nothing else belongs in the block.
+    """Converts exceptions of an adapter to `AdapterError`; the block may hold only adapter calls.
 
     Args:
-        method: What is called, for the message.
+        method: Name of the adapter's method, for the message.
 
     Raises:
-        BenchError: The adapter raised it; it is passed on as it is.
-        AdapterError: The adapter raised anything else.
+        BenchError: The adapter raised a `BenchError`, which is passed on unchanged.
+        AdapterError: The adapter raised any other exception.
     """
     try:
         yield
@@ -68,17 +68,17 @@ def decode(
     *,
     multimask: bool = False,
 ) -> Masks:
-    """Answers prompts, and checks the answer.
+    """Predicts masks for prompts, and checks them.
 
     Args:
-        model: Who answers.
-        embedding: Of the image, by the same model.
+        model: The model.
+        embedding: Embedding of the image, computed by the same model.
         prompts: N prompts.
         size_hw: Height and width of the image, in pixels.
-        multimask: Ask for all candidates.
+        multimask: Return all candidate masks.
 
     Raises:
-        BenchError: The adapter failed, or its answer is not what the interface wants.
+        BenchError: The adapter failed, or its result violates the interface.
     """
     with adapter_call("decode"):
         found = model.decode(embedding, prompts, multimask=multimask)
@@ -88,10 +88,10 @@ def decode(
 def decode_pair(
     model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
 ) -> tuple[Masks, Masks]:
-    """`decode` for the single mask and for all candidates.
+    """Calls `decode` for the single mask and for all candidates.
 
     Raises:
-        BenchError: The adapter failed, or an answer is not what the interface wants.
+        BenchError: The adapter failed, or a result violates the interface.
     """
     with adapter_call("decode_pair"):
         single, several = model.decode_pair(embedding, prompts)
@@ -102,10 +102,10 @@ def decode_pair(
 
 
 def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
-    """Segments all objects of an (H, W, 3) uint8 RGB image, and checks them.
+    """Segments all objects of an (H, W, 3) uint8 RGB image, and checks the result.
 
     Raises:
-        BenchError: The adapter failed, or its answer is not what the interface wants.
+        BenchError: The adapter failed, or its result violates the interface.
     """
     with adapter_call("everything"):
         found = list(model.everything(image))
@@ -115,10 +115,10 @@ def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
 def check_masks(
     model: Segmenter, method: str, found: object, n_prompts: int, size_hw: tuple[int, int]
 ) -> Masks:
-    """Returns the answer to N prompts if it keeps to the interface.
+    """Returns the masks for N prompts if they satisfy the interface.
 
     Raises:
-        DataError: It does not; names the method, what it gave and what is expected.
+        DataError: They do not; names the method, what it returned and what is expected.
     """
     who = f"{model.info.name}.{method}"
     height, width = size_hw
@@ -151,10 +151,10 @@ def _is_numeric(array: object) -> bool:
 def check_records(
     model: Segmenter, found: list[MaskRecord], size_hw: tuple[int, int]
 ) -> list[MaskRecord]:
-    """Returns the objects of an image if they keep to the interface.
+    """Returns the objects of an image if they satisfy the interface.
 
     Raises:
-        DataError: One does not; names the method, what it gave and what is expected.
+        DataError: One does not; names the method, what it returned and what is expected.
     """
     who = f"{model.info.name}.everything"
     for record in found:

@@ -241,7 +241,7 @@ def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
     objects = np.count_nonzero(found)
     if min(objects, found.size - objects) < _COLOURS or (image == image[0, 0]).all():
         return found
-    # OpenCV's generator is this thread's: without it, answers would depend on earlier prompts.
+    # OpenCV's generator is local to the thread: unseeded, results would depend on earlier prompts.
     cv2.setRNGSeed(seed)
     guess, trimap, models = found, trimap.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     mode = cv2.GC_INIT_WITH_MASK

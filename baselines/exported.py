@@ -172,7 +172,7 @@ class ExportedSegmenter(Segmenter):
     def _decode(self, embedding: Embedding, prompts: Prompts, candidates: slice) -> LogitMasks:
         self.check_embedding(embedding)
         self.require(prompts)
-        # So that no prompts give an empty answer.
+        # With zero prompts, the result is this empty array.
         side = 4 * embedding.payload.shape[2]
         none = np.zeros((0, _N_MASKS, side, side), np.float32)[:, candidates]
         logits, scores = [none], [none[..., 0, 0]]

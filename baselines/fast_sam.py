@@ -48,7 +48,7 @@ from mobilesam.state_dicts import is_finite, read_head, require_finite
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
-# Importing changes the process for a while; see `_contained_import`.
+# Held during the import, which changes the process temporarily; see `_contained_import`.
 _IMPORTING = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What unpickling a file that is truncated, or of another kind, is known to raise.
@@ -168,9 +168,9 @@ class FastSamSegmenter(Segmenter):
         return rows, prototypes
 
     def _own_network(self) -> Any:
-        """The network for this thread: its last layer keeps the anchors of the last image's shape.
+        """The network of this thread; its last layer stores anchors for the last image's shape.
 
-        Weights are shared.
+        Weights are shared between threads.
         """
         found = getattr(self._threads, "network", None)
         if found is None:
@@ -190,7 +190,7 @@ class FastSamSegmenter(Segmenter):
         Raises:
             WeightsError: The output is not finite.
         """
-        # Suppression drops what is not a number, and would find nothing.
+        # Non-maximum suppression drops NaN silently, and would return no masks.
         if not all(is_finite(each) for each in output):
             raise WeightsError(NOT_FINITE)
         library, search, size = import_ultralytics(), self.search, prepared.size_hw
@@ -295,7 +295,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
             "file of FastSAM"
         ) from error
     except _UNPICKLING_ERRORS as error:
-        # Its own messages repeat the path, or speak of attributes of its code.
+        # Messages of ultralytics repeat the path, or name attributes of its code.
         raise WeightsError(
             f"{path} is truncated, damaged or no FastSAM checkpoint; fetch it again"
         ) from error
@@ -309,7 +309,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _silent_logger() -> Iterator[None]:
-    """Keeps ultralytics from commenting on a file before this module says what is wrong."""
+    """Silences log messages of ultralytics about a file; this module reports the error itself."""
     logger = logging.getLogger("ultralytics")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -184,9 +184,9 @@ def entries() -> Mapping[str, ModelEntry]:
 def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     """Finds models by name or wildcard, each once, in the order asked for.
 
-    `default` stands for all models but those for tests and experiments. Like a wildcard, it leaves
-    out models that this installation cannot run, because a package or shipped weights are missing;
-    these are selected by name only.
+    `default` selects all models except those for tests and experiments. Like a wildcard, it omits
+    models that this installation cannot run because a package or shipped weights are missing;
+    these can be selected by name only.
 
     Raises:
         UsageError: A pattern matches nothing; suggests the nearest names, or what to install.
@@ -232,8 +232,8 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     Raises:
         UsageError: The module, the factory or a required package is missing.
         WeightsError: Its checkpoint does not fit.
-        DataError: The factory gives no model.
-        AdapterError: The module or the factory raises anything else.
+        DataError: The factory does not return a model.
+        AdapterError: The module or the factory raises any other exception.
     """
     missing = entry.missing()
     if missing:
@@ -254,7 +254,7 @@ def derive(entry: ModelEntry, options: ModelOptions) -> None:
     Raises:
         UsageError: The module, the function or a required package is missing.
         WeightsError: Its checkpoint does not fit, or the files cannot be made.
-        AdapterError: The function raises anything else.
+        AdapterError: The function raises any other exception.
     """
     if entry.derive is not None and not entry.missing():
         with adapter_call("derive"):

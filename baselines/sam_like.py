@@ -55,7 +55,8 @@ class SamSegmenter(Segmenter):
         licence: SPDX identifier.
 
     Attributes:
-        points_per_side: Of the grid of `everything`; segment-anything's default.
+        points_per_side: Points along one side of the grid of `everything`; the default of
+            segment-anything.
     """
 
     points_per_side = 32
@@ -135,7 +136,7 @@ class SamSegmenter(Segmenter):
         return LogitMasks(logits, scores, embedding.size_hw)
 
     def _no_logits(self, wanted: Wanted) -> tuple[Tensor, Tensor]:
-        """What `run_decoder` would return for no prompts: (0, C, S/4, S/4) and (0, C)."""
+        """Empty outputs of `run_decoder` for zero prompts: (0, C, S/4, S/4) and (0, C)."""
         low_hw = self.model.prompt_encoder.mask_input_size
         n_masks = int(self.model.mask_decoder.num_mask_tokens)
         logits = torch.zeros(0, n_masks, *low_hw, device=self.device)[:, _SLICES[wanted]]
@@ -288,13 +289,13 @@ class SamSegmenter(Segmenter):
 
 
 class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
-    """A predictor whose scores are numbers: the generator drops masks with others silently."""
+    """A predictor that checks for NaN and infinity; the generator drops such masks silently."""
 
     def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `SamPredictor`.
+        """Calls `SamPredictor.predict_torch`, and checks the result.
 
         Raises:
-            WeightsError: The answer is not finite.
+            WeightsError: The result holds NaN or infinity.
         """
         found: tuple[Tensor, Tensor, Tensor] = super().predict_torch(*given, **named)
         if not all(is_finite(each) for each in found[1:]):

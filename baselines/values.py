@@ -26,9 +26,9 @@ NOT_FINITE = (
     "the model answered with NaN or infinity: its weights are broken, or the precision is too low "
     "for them; check the checkpoint, and run in fp32"
 )
-"""What is wrong with such an answer."""
+"""Message of the error for a result that holds NaN or infinity."""
 
-# What an empty list of prompts stands for.
+# Shapes that replace an empty list of prompts.
 _EMPTY = {"points": (0, 1, 2), "labels": (0, 1), "boxes": (0, 4), "mask_inputs": (0, 1, 0, 0)}
 
 
@@ -78,7 +78,7 @@ class ModelInfo:
 class Prompts:
     """N prompts for one image, in pixels of the original image; N may be 0.
 
-    Made of arrays, lists, tensors or data frames, of which it keeps copies.
+    They can be given as arrays, lists, tensors or data frames, and are copied.
 
     Attributes:
         points: (N, K, 2) float32 xy; pixel centres have integer coordinates.
@@ -235,9 +235,9 @@ class Masks:
 
 
 def _is_finite(values: object) -> bool:
-    """Whether no float is NaN or infinite, without a copy: extremes propagate NaN.
+    """Whether all floats are finite; needs no copy, since minimum and maximum propagate NaN.
 
-    What is no array of floats is refused where the answer of an adapter is checked.
+    Returns True for anything but an array of floats: its type is checked with the adapter's result.
     """
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.size == 0:
         return True

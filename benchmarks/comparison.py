@@ -192,10 +192,10 @@ def unshared_lines(answered: Answered) -> tuple[str, ...]:
 
 
 def unshared_images(rows: Sequence[DetectorRow | EverythingRow], what: str) -> tuple[str, ...]:
-    """One line for each model whose figures are on fewer images than those of another one.
+    """One line for each model that was evaluated on fewer images than another one.
 
     Args:
-        rows: Of one protocol, a model each.
+        rows: Rows of one protocol, one for each model.
         what: Name of the protocol.
     """
     most = max((row.n_images for row in rows if row.status == "ok"), default=0)

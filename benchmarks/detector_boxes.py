@@ -92,7 +92,7 @@ class _Task:
 
     @property
     def left_out(self) -> str | None:
-        """One line that counts boxes and instances that are not used; None if all are."""
+        """One line with the number of unused boxes and instances; None if all are used."""
         n = self.truth.n_uncategorised
         of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
         return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
@@ -215,12 +215,12 @@ def _row(model: PlannedModel, task: _Task) -> DetectorRow:
 
 @dataclass(slots=True)
 class _Found:
-    """What one model's pass over the images has given.
+    """Result of one model's pass over the images.
 
     Attributes:
-        trials: How the model fared, image by image.
-        masks: Of all boxes of the images that it answered.
-        sizes_hw: Height and width of these images, and of those without a box, by id.
+        trials: Counts of images that the model answered and failed on.
+        masks: Masks of all boxes of the answered images.
+        sizes_hw: Height and width of the answered images and of images without a box, by id.
         unread: Images that cannot be read.
         seconds: Wall time of the pass.
     """
@@ -232,11 +232,11 @@ class _Found:
     seconds: float = 0.0
 
     def failures(self, model: str) -> list[Failure]:
-        """Images that cannot be read or that the model failed at, or the model itself."""
+        """Failures of unreadable images and of images the model failed on, or of the model."""
         return [*self.unread, *self.trials.attempts.listed(model)]
 
     def why_nothing(self, task: _Task) -> str | None:
-        """Why there is nothing to be scored; None if there is something."""
+        """Why there is nothing to score; None if there is something."""
         broken = self.trials.attempts.broken
         if broken is None and not self.masks:
             return f"none of the images with boxes of {task.detections.name} can be read"
@@ -267,7 +267,7 @@ def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
 
 
 def _pass(segmenter: Segmenter, task: _Task) -> _Found:
-    """Masks of all boxes of the images that can be read and that the model does not fail at."""
+    """Predicts masks for all boxes of all images; skips unreadable images and model failures."""
     start = time.perf_counter()
     found = _Found(Trials(segmenter.info.name, STAGE))
     detected = task.detections.by_image
@@ -295,8 +295,8 @@ def _take(
     mask: MaskChoice,
     found: _Found,
 ) -> None:
-    """Adds the masks of one image; one that the model fails at is not evaluated."""
-    if boxes:  # without any the encoder does not run, and nothing can fail
+    """Adds the masks of one image; an image that the model fails on is not evaluated."""
+    if boxes:  # without boxes the model is not run
         try:
             found.masks.extend(_image(segmenter, sample, boxes, mask))
         except BenchError as error:
@@ -331,7 +331,7 @@ def _samples(task: _Task) -> Iterator[Sample | BadSample]:
 
 
 def _state_of_others(task: _Task) -> str:
-    """The state of the images that are read although the dataset does not have them."""
+    """State of the files of images that are read here but are not part of the dataset."""
     return files_state(
         (task.source.images, name)
         for key, image in task.truth.images.items()
@@ -355,7 +355,7 @@ def _image(
     """The masks of one image's boxes, in their order.
 
     Raises:
-        BenchError: The model fails at the image, or its masks are not what the interface wants.
+        BenchError: The model fails on the image, or its masks violate the interface.
     """
     size_hw = _size_hw(sample)
     embedding = boundary.encode(model, sample.image)

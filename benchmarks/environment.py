@@ -47,7 +47,7 @@ def collect(threads: int, other_load: float | None = None) -> Environment:
 
     Args:
         threads: Threads that the models are given.
-        other_load: Cores that other processes were measured to use, if that was asked for.
+        other_load: Cores used by other processes, if measured.
     """
     import torch
 
@@ -78,7 +78,7 @@ def warnings(environment: Environment) -> tuple[str, ...]:
     found = []
     cores = environment.cpu_physical_cores or environment.cpu_logical_cores
     load = environment.load_1min
-    # The average of a minute still holds what ran before a machine became idle.
+    # The one-minute load average still includes work that ended before the machine became idle.
     known_idle = environment.other_load is not None
     if not known_idle and load is not None and load / cores > _NOISY_LOAD:
         found.append(f"noisy: load average {load:.1f} on {cores} cores before the run")
@@ -147,7 +147,7 @@ def _cpu_features() -> tuple[str, ...]:
 
 
 def machine(device: str) -> tuple[str, ...]:
-    """What decides a time besides the model: processor, allocator and, on a GPU, its name."""
+    """Parts of the machine that determine times: processor, allocator and, on a GPU, its name."""
     found = (cpu_name(), allocator())
     if not device.startswith("cuda"):
         return found
@@ -157,10 +157,10 @@ def machine(device: str) -> tuple[str, ...]:
 
 
 def allocator() -> str:
-    """The allocator behind malloc in this process: it changes CPU times by a factor of two.
+    """Name of the allocator behind malloc in this process; it can change CPU times twofold.
 
-    On Linux the library that `malloc` is called from is looked up in the process's memory map,
-    since `LD_PRELOAD` may name one that could not be loaded, or another may be linked in.
+    On Linux, the library that provides `malloc` is looked up in the memory map of the process:
+    `LD_PRELOAD` may name a library that could not be loaded, and another one may be linked in.
     """
     library = _malloc_library()
     if library is not None and not _C_LIBRARY.match(library):
@@ -175,12 +175,12 @@ def allocator() -> str:
 
 
 def _malloc_library() -> str | None:
-    """File name of the library that `malloc` comes from; None where the system does not tell."""
+    """File name of the library that provides `malloc`; None if the system does not expose it."""
     maps = Path("/proc/self/maps")
     try:
         text = maps.read_text()
         address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
-    except (OSError, AttributeError, TypeError):  # Windows has no such file and no such handle
+    except (OSError, AttributeError, TypeError):  # Windows has neither the file nor the handle
         return None
     return None if address is None else library_at(text, address)
 
@@ -189,8 +189,8 @@ def library_at(maps: str, address: int) -> str | None:
     """File name of the library that is mapped at an address.
 
     Args:
-        maps: As in `/proc/PID/maps`.
-        address: In the process.
+        maps: Text in the format of `/proc/PID/maps`.
+        address: Address in the process.
     """
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)

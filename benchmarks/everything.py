@@ -181,22 +181,22 @@ def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
 
 
 def warm_up(model: Segmenter, sample: Sample) -> None:
-    """Runs the image encoder once, so that what a model sets up lazily is in no time.
+    """Runs the image encoder once, so that lazy initialisation is not included in the times.
 
     Raises:
-        BenchError: The model fails at the image.
+        BenchError: The model fails on the image.
     """
     boundary.encode(model, sample.image)
 
 
 def ask_image(model: Segmenter, sample: Sample, image_id: int = 0) -> tuple[float, list[FoundMask]]:
-    """Lets a model segment a whole image.
+    """Segments all objects of an image with a model.
 
     Returns:
         Milliseconds from the image in memory to its masks in memory, and the masks.
 
     Raises:
-        BenchError: The model fails at the image, or its masks are not what the interface wants.
+        BenchError: The model fails on the image, or its masks violate the interface.
     """
     answers: list[MaskRecord] = []
     with adapter_call("everything"):
@@ -241,6 +241,6 @@ def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
 
 
 def median_time(times_ms: Float64Array) -> dict[str, Any]:
-    """The fields of a row that say how long an image took: one process, hence a range."""
+    """Fields of a row for the median time of an image, with a range since one process is timed."""
     summary = summarise_times([times_ms.tolist()])
     return {"median_ms": summary.median_ms, "range_ms": summary.range_ms}

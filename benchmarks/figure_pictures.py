@@ -33,7 +33,7 @@ class Picture:
         box: One prompt of a box.
         chosen: How the prompts were chosen.
         references: (H, W) bool ground truth of all objects, the prompted one first; may be empty.
-        packaged_id: Image id of a photo of `benchmarks.data.photos`, whose author is to be credited
+        packaged_id: Image id of a photo of `benchmarks.data.photos`, whose author must be credited
             wherever it is shown; None for other pictures.
     """
 

@@ -100,7 +100,7 @@ class FigureRequest:
 
     @property
     def attribution(self) -> str | None:
-        """The line that credits the packaged photos among the pictures; None without any."""
+        """The line that credits the packaged photos among the pictures; None if there are none."""
         shown = [each.packaged_id for each in self.pictures if each.packaged_id is not None]
         return attribution(shown) if shown else None
 

@@ -1,4 +1,4 @@
-"""Waits until other processes leave the machine alone, for runs whose times are published."""
+"""Waits until other processes leave the processor idle, for runs whose times are published."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NEGLIGIBLE_LOAD = 0.05
 
 
 class BusyMachineError(BenchError):
-    """Other processes use the processor: times measured now would not be reproducible."""
+    """Other processes use the processor, so times measured now would not be reproducible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What other processes used of the processor.
+    """Processor use of other processes.
 
     Attributes:
         cores: Mean number of busy cores over the window.
@@ -37,12 +37,12 @@ class Load:
 
     @property
     def culprits(self) -> str:
-        """Such as `python3 (0.9), cc1plus (0.4)`; empty where no process stands out."""
+        """Text such as `python3 (0.9), cc1plus (0.4)`; empty if `busiest` is empty."""
         return ", ".join(f"{name} ({cores:.1f})" for name, cores in self.busiest[:_MOST_NAMED])
 
 
 def other_load(window_s: float = WINDOW_S) -> Load:
-    """Measures what processes other than this one and its children use of the processor.
+    """Measures the processor use of all processes other than this one and its children.
 
     Args:
         window_s: Seconds over which the load is averaged.
@@ -79,7 +79,7 @@ def wait_until_idle(
         say: Prints a line; called when waiting begins and when it is over.
         max_load: Limit in cores.
         timeout_s: Longest time to wait, in seconds.
-        measure: Measures the load over a window of its own.
+        measure: Measures the load over one window.
 
     Returns:
         The load in cores that was measured last.
@@ -107,7 +107,7 @@ def _busy_seconds() -> float:
     """Seconds that all processors together have been busy since the system started."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    # Guests' time is also counted as user time.
+    # Guest time is included in user time.
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return float(sum(times) - guests - idle)
 

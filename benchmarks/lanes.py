@@ -41,8 +41,8 @@ class Lanes:
     ) -> Generator[ResultT, None, None]:
         """Results in the order of the items; an item is taken when there is room for it.
 
-        Closing the generator, or an error in it, drops what has not begun and waits for what has:
-        after that nothing of it runs any more.
+        Closing the generator, or an error in it, cancels the items that have not begun and waits
+        for the others, so that no call of `function` is running afterwards.
 
         Args:
             function: Run in a thread, several at a time, or by the caller when nothing overlaps.
@@ -61,7 +61,7 @@ class Lanes:
             while pending:
                 yield pending.popleft()[1].result()
         finally:
-            # All are cancelled first: none may begin while others are waited for.
+            # All are cancelled before waiting, so that no further item begins meanwhile.
             wait([future for _, future in pending if not future.cancel()])
 
     def _is_full(

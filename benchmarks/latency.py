@@ -107,7 +107,7 @@ def measure(
 
 
 def headline(rows: Sequence[LatencyRow]) -> str:
-    """The most wanted times of a model in one line: encode, decode of one prompt, end to end."""
+    """Main times of a model in one line: encode, decode with one prompt, and end to end."""
     wanted = {
         "encode": ("encode", None),
         "decode": ("decode", 1),
@@ -118,7 +118,7 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     for label, key in wanted.items():
         row = times.get(key)
         if row is not None and row.median_ms is not None:
-            tiny = row.median_ms < NOTHING_MS  # the call itself: the model has nothing to do there
+            tiny = row.median_ms < NOTHING_MS  # only call overhead: the phase does nothing here
             parts.append(f"{label} {f'< {NOTHING_MS:g}' if tiny else f'{row.median_ms:.4g}'} ms")
         elif row is not None:
             parts.append(f"{label} {row.status}")
@@ -149,7 +149,7 @@ def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellSt
 
 
 def run_task(task: Task) -> Round:
-    """Runs one task in a fresh process and collects its lines, also those before a crash.
+    """Runs one task in a fresh process and collects its results, also those before a crash.
 
     A process that does not end within `time_limit_s` is ended; what it has measured is kept.
     """
@@ -169,7 +169,7 @@ def run_task(task: Task) -> Round:
             timeout=limit_s,
         )
     except subprocess.TimeoutExpired as expired:
-        # The standard library gives bytes here, also where text was asked for.
+        # The exception holds bytes even if text was requested.
         given = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
         phases, memory = _parse(given or "")
         why = f"the timing process had not ended after {limit_s:.0f} s and was stopped"
@@ -185,10 +185,10 @@ def run_task(task: Task) -> Round:
 
 
 def time_limit_s(task: Task) -> float:
-    """Seconds after which a timing process hangs: several times what its rule can take.
+    """Time limit of a timing process in seconds: several times the longest time of its rule.
 
-    Loading and the first calls have no rule; half an hour is more than the largest model needs on a
-    slow disk and one core.
+    The rule does not cover loading and the first calls. For these, half an hour is more than the
+    largest model needs on a slow disk and one core.
     """
     rule = task.rule
     n_phases = _PHASES + 2 * len(task.n_prompts)

@@ -50,7 +50,7 @@ class _Inputs:
 
 def main() -> int:
     """Runs the task on standard input; returns the exit code."""
-    end_with_parent()  # nobody would read what it measures
+    end_with_parent()  # without the parent process, the results would be lost
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     task = Task.model_validate_json(sys.stdin.read())

@@ -27,16 +27,16 @@ class Manifests:
         self._done: dict[str, PromptManifest] = {}
 
     def begin(self) -> PassPrompts:
-        """The prompts of a pass over the dataset; one that fails leaves nothing here."""
+        """Starts collecting the prompts of a pass; a pass that fails adds nothing to these."""
         return PassPrompts(self, self._fingerprint, self._seed)
 
     def take(self, rule: str, manifest: PromptManifest, *, store: bool) -> None:
-        """Takes a manifest that a pass has made.
+        """Adds a manifest made by a pass.
 
         Args:
-            rule: Prompt rule.
+            rule: Name of the prompt rule.
             manifest: Its prompts.
-            store: Write it to the folder as well.
+            store: Also write it to the folder.
         """
         self._done[rule] = manifest
         if store:
@@ -48,7 +48,7 @@ class Manifests:
         return None if manifest is None else manifest.sha256
 
     def left_out(self, rule: str) -> int:
-        """Instances without such a prompt, as far as known."""
+        """Number of instances without a prompt of this rule, as far as known."""
         manifest = self.find(rule)
         return 0 if manifest is None else manifest.left_out
 
@@ -56,7 +56,7 @@ class Manifests:
         """The finished manifest of a prompt rule; None if no pass has made it.
 
         Raises:
-            DataError: The one in the folder belongs to other data.
+            DataError: The manifest in the folder belongs to other data.
         """
         if rule not in self._done:
             path = self._path(rule)
@@ -73,15 +73,15 @@ class Manifests:
 
 
 class PassPrompts:
-    """The prompts of one pass: those that are known, and those that it is the first to need.
+    """Prompts of one pass: those of finished manifests, and those made first in this pass.
 
-    What it makes is its own until `finish`: a read that goes on after its pass has failed adds
-    nothing to the pass that follows.
+    New prompts are kept here until `finish`, so that a read that continues after a failed pass
+    does not affect the next pass.
 
     Args:
         manifests: Finished manifests.
-        fingerprint: Of the dataset.
-        seed: Of the prompts' draw.
+        fingerprint: Fingerprint of the dataset.
+        seed: Seed for drawing the prompts.
     """
 
     def __init__(self, manifests: Manifests, fingerprint: str, seed: int) -> None:
@@ -93,7 +93,7 @@ class PassPrompts:
     def prompt(
         self, rule: PromptRule, sample: Sample, instance: Instance, mask: BoolArray
     ) -> Float32Array | None:
-        """The prompt of an instance, made if no earlier pass has needed it.
+        """Returns the prompt of an instance; makes it unless an earlier pass has made it.
 
         Several threads may ask for those of different images.
 
@@ -111,13 +111,13 @@ class PassPrompts:
             manifest = self._manifests.find(rule.name)
             if manifest is not None:
                 return manifest.get(sample.image_id, instance.annotation_id)
-            # Of several threads, all use the one that came first.
+            # If several threads reach this point, all use the builder that was stored first.
             new = ManifestBuilder(self._fingerprint, rule, self._seed)
             builder = self._growing.setdefault(rule.name, new)
         return builder.add(sample.image_id, instance, mask)
 
     def finish(self, *, whole: bool) -> None:
-        """Hands over what this pass has made; to be called when all its reads have ended.
+        """Hands over the prompts made in this pass; must be called after all its reads have ended.
 
         Args:
             whole: It saw every image, so that its manifests are stored as well.

@@ -1,4 +1,4 @@
-"""One model's turn at a measurement: its errors become a row, those at one image a failure."""
+"""Runs one model in a measurement: errors become rows, errors on single images become failures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ RowT = TypeVar("RowT")
 PROMPT_BATCH = 32
 """Masks of so many prompts are held at the image's size at once."""
 FIRST_IMAGES = 5
-"""A model that fails at each of the first so many images is broken, and the images are not."""
+"""A model that fails on each of the first so many images is considered broken itself."""
 DEBUG_VARIABLE = "MOBILESAM_DEBUG"
-"""Environment variable that shows the traceback of what failed, also in other processes."""
+"""Environment variable that enables tracebacks of failures, also in child processes."""
 
 
 @contextmanager
 def debugging(*, wanted: bool) -> Iterator[None]:
-    """Shows tracebacks of failures while the block runs, here and in processes started by it."""
+    """Prints tracebacks of failures while the block runs, here and in child processes."""
     before = environ.get(DEBUG_VARIABLE)
     if wanted:
         environ[DEBUG_VARIABLE] = "1"
@@ -42,9 +42,9 @@ def debugging(*, wanted: bool) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """The text of an error that becomes a failure; with `--debug` its traceback goes to stderr.
+    """Text of an error for a failure; with `--debug`, its traceback is written to stderr.
 
-    An error that is not ours is given with its type, as it does not know its place.
+    For errors other than `BenchError` it includes the type, since their message lacks context.
     """
     if environ.get(DEBUG_VARIABLE):
         sys.stderr.write("".join(traceback.format_exception(error)))
@@ -58,12 +58,12 @@ def lost(sample: BadSample) -> Failure:
 
 
 def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str | None:
-    """What a row says that has figures, but not of all images; None if nothing is left out.
+    """Text about the images that a row with figures leaves out; None if none is left out.
 
     Args:
-        unusable: Images that could not be read, or that a model failed at.
-        given_up: Images of chunks that could not be made.
-        failed: Images of chunks that the model itself failed on.
+        unusable: Number of images that could not be read, or that a model failed on.
+        given_up: Number of images of chunks that could not be made.
+        failed: Number of images of chunks that the model itself failed on.
     """
     parts = [
         f"{count:,} {what}"
@@ -85,10 +85,10 @@ def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]
 
 
 def nothing_read(n_unread: int) -> str:
-    """Why no model has a figure where no image could be given to one.
+    """Reason why no model has a figure if no image could be read.
 
     Args:
-        n_unread: Images that were tried, each of which is a failure of its own.
+        n_unread: Number of images that were tried, each of which is reported as a failure.
     """
     if n_unread:
         return f"none of the {n_unread} images can be read: nothing was measured"
@@ -96,19 +96,19 @@ def nothing_read(n_unread: int) -> str:
 
 
 def none_shared(model: str, reference: str) -> str:
-    """Why a model is not compared with a teacher although both have answered images."""
+    """Reason why a model is not compared with a teacher although both have answered images."""
     return f"no image was answered both by {model} and by {reference}"
 
 
 class Attempts(Value):
-    """How a model fared with the images of a dataset, or of consecutive parts of it.
+    """Counts of the images of a dataset, or of consecutive parts of it, for one model.
 
     Attributes:
-        n_answered: Images that it answered.
-        n_failed: Images that it failed at.
-        n_failed_first: Those of them that came before the first that it answered.
-        reasons: What it said at the first `FIRST_IMAGES` of these.
-        failures: One for each image that it failed at.
+        n_answered: Number of images that it answered.
+        n_failed: Number of images that it failed on.
+        n_failed_first: Number of images that it failed on before the first that it answered.
+        reasons: Its errors on the first `FIRST_IMAGES` of these.
+        failures: One for each image that it failed on.
     """
 
     n_answered: int = 0
@@ -119,9 +119,10 @@ class Attempts(Value):
 
     @property
     def broken(self) -> str | None:
-        """Why the model is to blame, and not the images; None if it is not.
+        """Reason why the model is considered broken; None if it is not.
 
-        It is if it failed at each of the first `FIRST_IMAGES` images, or at all of fewer.
+        It is broken if it failed on each of the first `FIRST_IMAGES` images, or if there are fewer
+        images and it failed on all of them.
         """
         if self.n_failed_first == 0:
             return None
@@ -132,7 +133,7 @@ class Attempts(Value):
         return f"fails at {where}: {'; '.join(dict.fromkeys(self.reasons))}"
 
     def plus(self, later: Attempts, most_failures: int) -> Attempts:
-        """Both, the other being of later images; at most so many failures are listed."""
+        """Sum with the counts of later images, with at most `most_failures` failures in all."""
         first = self.n_answered == 0
         room = max(0, most_failures - len(self.failures))
         reasons = self.reasons + (later.reasons if first else ())
@@ -145,7 +146,7 @@ class Attempts(Value):
         )
 
     def listed(self, model: str) -> list[Failure]:
-        """The failures of the images, or the one of a model that is to blame itself."""
+        """Failures of the images, or a single failure if the model is considered broken."""
         why = self.broken
         if why is None:
             return list(self.failures)
@@ -154,13 +155,13 @@ class Attempts(Value):
 
 @dataclass(slots=True)
 class Trials:
-    """Keeps count of a model's images while they go by.
+    """Counts the images that a model answers and fails on during a pass.
 
     Attributes:
         model: Its name.
-        stage: What is measured, for failures.
-        stop: Give the model up when it has failed at each of the first `FIRST_IMAGES` images. In a
-            part of a dataset that cannot be told.
+        stage: Name of the measurement, for failures.
+        stop: Stop when the model has failed on each of the first `FIRST_IMAGES` images. This cannot
+            be decided for a part of a dataset.
     """
 
     model: str
@@ -172,11 +173,11 @@ class Trials:
     _n_failed_first: int = 0
 
     def answered(self) -> None:
-        """The model has answered an image."""
+        """Counts an image that the model has answered."""
         self._n_answered += 1
 
     def failed(self, sample: Sample, error: BenchError) -> None:
-        """The model has failed at an image."""
+        """Counts an image that the model has failed on."""
         reason = explain(error)
         lost_too = f"{len(sample.instances)} instances left out for it"
         why = f"{self.model} fails at it: {reason} ({lost_too})"
@@ -187,7 +188,7 @@ class Trials:
 
     @property
     def given_up(self) -> bool:
-        """It has failed at each of the first `FIRST_IMAGES` images: no other need be tried."""
+        """Whether it has failed on each of the first `FIRST_IMAGES` images, so that it can stop."""
         return self.stop and self._n_failed_first >= FIRST_IMAGES and self._n_answered == 0
 
     @property
@@ -217,9 +218,9 @@ def take_turn(
         measure: Makes the row of a model, and what failed without stopping it.
 
     Returns:
-        The row, blank if the model cannot be measured or fails, and what failed. Weights that are
-        unusable are no further failure: planning has reported them. An exception that is no
-        `BenchError` is an error of this suite, and is not caught.
+        The row, blank if the model cannot be measured or fails, and the failures. Unusable weights
+        are not among them, since planning has reported them. Exceptions other than `BenchError` are
+        errors of this project, and are not caught.
     """
     unable = why_unable(model)
     if unable is not None:

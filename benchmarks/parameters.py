@@ -63,7 +63,7 @@ def count(model: Segmenter) -> list[ParamsRow]:
 def _count_component(
     model: str, component: str, module: nn.Module, probes: Sequence[Callable[[], object]]
 ) -> ParamsRow:
-    with adapter_call("probes"):  # they are run once for each of the two counts
+    with adapter_call("probes"):  # the probes run once for each of the two counts
         flops, skipped = count_flops(probes[0])
         used = count_used(module, probes)
     return _row(

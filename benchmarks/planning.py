@@ -46,7 +46,7 @@ class PlannedModel:
         weights: The weights, as recorded.
         error: Its weights are unusable (wrong, truncated, untrusted): nothing is measured.
         reason: Why the official weights are not used, without the name of the model; None if they
-            are, or if others were asked for.
+            are used, or if other weights were requested.
         deferred: Why only its parameters are counted; None if everything is measured.
     """
 
@@ -86,10 +86,10 @@ def plan(
     precision: str,
     seed: int,
 ) -> list[PlannedModel]:
-    """Finds the weights of each model; a model whose weights are unavailable gets random ones.
+    """Finds the weights of each model; a model without available weights gets random ones.
 
-    After the first download that finds no network, no other is tried. Without a policy no weights
-    are looked for.
+    After a download has failed without a network, no further download is tried. Without a policy,
+    no weights are searched for.
     """
     models: list[PlannedModel] = []
     no_network: NetworkUnreachableError | None = None
@@ -113,7 +113,7 @@ def plan(
         if isinstance(cause, NetworkUnreachableError):
             no_network = cause
         elif cause is not None and no_network is not None:
-            cause = no_network  # offline only because of it
+            cause = no_network  # the reason why it was offline
         why, reason = (None, None) if cause is None else (str(cause), cause.reason)
         row = WeightsRow(kind="random", why=why)
         if checkpoint is not None:
@@ -124,9 +124,9 @@ def plan(
 
 
 def deferral_notes(models: Iterable[PlannedModel]) -> list[str]:
-    """Which models with weights are not measured, one line for each reason.
+    """One line for each reason why models with weights are not measured.
 
-    Models without weights are named by `weights_notes`.
+    Models without weights are listed by `weights_notes`.
     """
     groups: dict[str, list[str]] = {}
     for model in models:
@@ -136,11 +136,11 @@ def deferral_notes(models: Iterable[PlannedModel]) -> list[str]:
 
 
 def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
-    """The record of a checkpoint.
+    """Record of the weights in a checkpoint.
 
     Args:
         checkpoint: A file on this machine.
-        why: Why these weights are used and not the official ones, if there is a reason.
+        why: Why these weights are used instead of the official ones; None without a reason.
     """
     return WeightsRow(
         kind="file",
@@ -153,10 +153,10 @@ def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
 
 
 def weights_notes(models: Iterable[PlannedModel]) -> list[str]:
-    """What a user should know of the weights that were found: one line for each fact.
+    """Notes for the user on the weights that were found, one line for each fact.
 
     Args:
-        models: From `plan`.
+        models: Result of `plan`.
 
     Returns:
         For each reason why official weights are missing, one line with the models concerned and
@@ -195,7 +195,7 @@ def find_checkpoint(
     Args:
         entry: The model.
         policy: Where weights may come from.
-        on_fallback: Called with the reason when shipped weights stand in for the official ones.
+        on_fallback: Called with the reason when shipped weights replace the official ones.
 
     Raises:
         WeightsUnavailableError: They are not here and cannot or may not be fetched.

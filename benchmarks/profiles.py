@@ -17,7 +17,7 @@ class Profile:
         processes: Fresh processes a model is timed in.
         rule: When a phase has been timed enough, within one process.
         n_prompts: Numbers of prompts for which decoding is timed.
-        n_images: Scenes for accuracy with `--dataset synthetic`, without `--limit`.
+        n_images: Number of scenes for accuracy with `--dataset synthetic`, without `--limit`.
         fetch_limit_bytes: Larger weights are not fetched without being asked for; None: no limit.
         complete: Without `--models`, also measures models with random weights and models that must
             be exported first; otherwise only their parameters are counted.

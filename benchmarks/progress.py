@@ -42,9 +42,9 @@ class Reporter:
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress of one loop: a live bar with the time left on a terminal, a line a minute elsewhere.
+    """Progress of one loop: on a terminal a live bar with the time left, elsewhere a line a minute.
 
-    A loop that takes less than a minute prints nothing elsewhere: its results are the news.
+    Elsewhere, a loop that takes less than a minute prints nothing.
     """
 
     def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
@@ -84,7 +84,7 @@ class Bar(AbstractContextManager["Bar"]):
 
         Args:
             note: Shown beside the bar.
-            done: Steps in all so far, where a loop was resumed in the middle.
+            done: Total number of steps so far, if the loop was resumed in the middle.
         """
         self._done = self._done + 1 if done is None else done
         if self._live is not None and self._task is not None:

@@ -16,7 +16,7 @@ from benchmarks.statistics import (
 )
 
 MIN_PROCESSES_OF_RATIO = 2
-"""On each side; from fewer nothing tells how processes differ."""
+"""Minimum on each side; a single process does not show how much processes differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,20 @@ class Ratio:
 def ratio_of_runs(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:
     """Ratio of the medians of two runs that were made one after the other.
 
-    The interval is Welch's t on the logarithms of the medians of the processes: calls of one
-    process do not tell how far another process would be off. What a machine did between the runs is
-    in the ratio and not in the interval.
+    The interval is Welch's t on the logarithms of the medians of the processes, since calls of one
+    process do not show how much processes differ. Changes of the machine between the runs are part
+    of the ratio, but not covered by the interval.
 
     Measured by simulation (processes that differ by 5 %, calls by 3 %; 4,000 trials of two equal
-    runs): 2 processes on each side are covered in 0.97 of trials, 3 or 5 in 0.96, 5 against 3 in
-    0.95.
+    runs): coverage is 0.97 with 2 processes on each side, 0.96 with 3 or 5 on each side, and 0.95
+    with 5 against 3.
 
     Args:
         old: Positive samples, one sequence a process; at least one sample.
         new: Likewise; the number of processes and calls may differ.
 
     Returns:
-        Without an interval where either side has fewer than two processes.
+        The ratio, without an interval if either side has fewer than two processes.
     """
     sides = [[np.asarray(group, np.float64) for group in side if len(group)] for side in (old, new)]
     before, after = (float(np.median(np.concatenate(side))) for side in sides)

@@ -254,7 +254,7 @@ class DetectorRow(Value):
 class EverythingRow(Value):
     """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time.
 
-    The median is over images, in one process.
+    The median time is over images, in one process.
     """
 
     model: str
@@ -342,7 +342,7 @@ def save_record(record: RunRecord, folder: Path) -> Path:
     """Writes `record.json` into the folder and returns its path.
 
     Raises:
-        DataError: It cannot be written, or holds a number that JSON does not have.
+        DataError: It cannot be written, or holds NaN or infinity, which JSON cannot represent.
     """
     path = folder / RECORD_NAME
     write_atomic(path, document_of(record, path, indent=1))
@@ -350,15 +350,15 @@ def save_record(record: RunRecord, folder: Path) -> Path:
 
 
 def document_of(value: Value, path: Path, indent: int | None = None) -> bytes:
-    """A value as JSON with a line break at its end.
+    """Converts a value to JSON with a line break at its end.
 
     Args:
-        value: Whose numbers must be finite; `model_copy` does not check them.
-        path: Where it is to be written, for the error.
+        value: The value. Its numbers must be finite, which `model_copy` does not check.
+        path: Path that it will be written to, for the error.
         indent: Spaces for each level; None for one line.
 
     Raises:
-        DataError: A number is NaN or infinite; says which.
+        DataError: A number is NaN or infinite; the message says which.
     """
     found = value.model_dump(mode="json")
     for place, number in _not_finite(value.model_dump(), ""):
@@ -371,7 +371,7 @@ def document_of(value: Value, path: Path, indent: int | None = None) -> bytes:
 
 
 def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
-    """Places and values of all numbers in nested containers that are NaN or infinite."""
+    """Yields place and value of each NaN or infinite number in nested containers."""
     if isinstance(value, float):
         if not math.isfinite(value):
             yield place, value

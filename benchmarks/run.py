@@ -81,15 +81,15 @@ class _Found:
 
 
 def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
-    """Does what is asked, and writes `record.json` (and the instances) into `request.out`.
+    """Runs the request, and writes `record.json` (and the instances) into `request.out`.
 
-    A folder that holds cells of the same run, interrupted or with failures, is taken up where it
-    stopped. On Ctrl-C or SIGTERM the record of the stages that are done is written, the cells of
-    the rest stay, and the interrupt goes on.
+    A folder with cached results of the same run, interrupted or with failures, is resumed. On
+    Ctrl-C or SIGTERM the record of the finished stages is written, cached results of the other
+    stages are kept, and the interrupt is raised again.
 
     Raises:
-        DataError: The folder cannot be written, another process writes it, or it holds the record
-            of another run.
+        DataError: The folder cannot be written, another process writes to it, or it holds the
+            record of another run.
         BusyMachineError: The run is to be published, and the machine stays busy.
     """
     with held(request.out, request.command), interrupted_by_term():
@@ -104,7 +104,7 @@ def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     models, teachers = _plan(request)
     config = request.config(models, teachers)
     key = content_key(config)
-    # Not in the key: a run with failures is taken up with images that were mended meanwhile.
+    # Not part of the key, so that a run with failures is resumed after images were repaired.
     images = None if request.dataset is None else request.dataset.images_state or None
     if images is not None:
         config["images_state"] = images

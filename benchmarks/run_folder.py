@@ -17,17 +17,17 @@ from mobilesam.errors import DataError
 
 LOCK_NAME = ".run.lock"
 HOLDER_NAME = ".run-holder.json"
-"""Beside the lock file, which some versions of `filelock` empty whenever they try to lock it."""
+"""Not written into the lock file, which some versions of `filelock` empty on each attempt."""
 
 
 class Holder(Value):
-    """The process that writes a folder.
+    """The process that has locked a folder.
 
     Attributes:
         pid: Process id.
-        host: Name of its machine.
-        command: As the user typed it.
-        since_utc: When it began, ISO 8601.
+        host: Name of the machine that it runs on.
+        command: Its command line.
+        since_utc: Time when it started, ISO 8601.
     """
 
     pid: int
@@ -37,7 +37,7 @@ class Holder(Value):
 
 
 def create_folder(parent: Path, name: str) -> Path:
-    """Creates a folder that nobody else has, `NAME` or `NAME-2` and so on.
+    """Creates a new folder `NAME`, or `NAME-2` and so on if that exists.
 
     Choosing and creating are one step, so that two processes never get the same folder.
 
@@ -62,14 +62,14 @@ def create_folder(parent: Path, name: str) -> Path:
 
 @contextmanager
 def held(folder: Path, command: str) -> Iterator[None]:
-    """Holds a folder for one process; the lock ends with the process, however it ends.
+    """Locks a folder for one process; the lock ends with the process, however it ends.
 
     Args:
-        folder: Created where it is missing.
-        command: What is running, for others who want the folder.
+        folder: The folder, created if it is missing.
+        command: Command line, to be shown to other processes that need the folder.
 
     Raises:
-        DataError: Another process holds it (says which), or it cannot be written.
+        DataError: Another process has locked it (the message says which), or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -100,7 +100,10 @@ def held(folder: Path, command: str) -> Iterator[None]:
 
 
 def _describe(folder: Path) -> str:
-    """The holder of a folder, for an error; the file is missing while it begins or ends."""
+    """Describes the process that has locked a folder, for an error.
+
+    Its file may be missing while that process starts or ends.
+    """
     try:
         found = Holder.model_validate_json((folder / HOLDER_NAME).read_bytes())
     except (OSError, ValidationError):

@@ -77,10 +77,10 @@ class RunRequest:
     publishable: bool = False
 
     def deferral(self, model: PlannedModel) -> str | None:
-        """Why a model's parameters are counted and nothing else is measured; None if all is.
+        """Why only a model's parameters are counted; None if everything is measured.
 
-        A profile that is not complete leaves out models that the user did not name and that have no
-        trained weights, or whose files would have to be exported first.
+        If a profile is not complete, models without trained weights and models that must be
+        exported first are not measured unless the user named them.
         """
         if not self.default_models or self.profile is None or self.profile.complete:
             return None

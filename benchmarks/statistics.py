@@ -1,4 +1,4 @@
-"""Summaries with honest intervals: over processes for times, over images for accuracy."""
+"""Summaries with intervals: over processes for times, over images for accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH_VALUES = 2**15
 ROUNDING = 1e-12
 MIN_SAMPLES_FOR_INTERVAL = 3
 MIN_PROCESSES = 5
-"""Fewer processes give no interval of a time: how they differ is then hardly known."""
+"""Minimum for an interval of a time; fewer processes hardly show how much processes differ."""
 # A percentile from fewer samples would be one of the largest values under another name.
 MIN_SAMPLES_P95 = 100
 MIN_SAMPLES_P99 = 500
@@ -30,12 +30,12 @@ MIN_SAMPLES_P99 = 500
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What surrounds a median time.
+    """Interval or range around a median time.
 
     Attributes:
         bounds: Lower and upper end, in the unit of the times.
-        is_range: The least and the greatest value, which promise nothing, instead of a 95 %
-            interval.
+        is_range: Whether the bounds are the smallest and the largest value, which have no stated
+            coverage, instead of a 95 % interval.
     """
 
     bounds: tuple[float, float]
@@ -46,7 +46,7 @@ class Spread:
 class TimeSummary:
     """Summary of call times; all but `n` and `processes` in milliseconds.
 
-    `range_ms` is there where there are too few processes for `ci95_ms`.
+    `range_ms` is set if there are too few processes for `ci95_ms`.
     """
 
     n: int
@@ -85,25 +85,24 @@ def summarise_times(samples_ms: Sequence[Sequence[float]]) -> TimeSummary:
 
 
 def median_spread(samples: Sequence[Sequence[float] | Float64Array]) -> Spread | None:
-    """95 % interval of the median time from five processes on; from fewer a range.
+    """95 % interval of the median time for five or more processes, otherwise a range.
 
-    Calls of one process share its memory layout and its neighbours on the machine, so that only
-    processes tell how far another one would be off. The interval is Student's t on the logarithms
-    of the medians of the processes; it is widened where the median of all calls lies outside. The
-    range goes from the least to the greatest median of the processes; of one process, from its
-    least to its greatest call.
+    Calls of one process share its memory layout and the load of the machine, so that only further
+    processes show how much processes differ. The interval is Student's t on the logarithms of the
+    medians of the processes; it is widened where the median of all calls lies outside. The range
+    goes from the smallest to the largest median of the processes; for one process, from its
+    shortest to its longest call.
 
     Measured by simulation (`tests/benchmarks/test_statistics_simulation.py`; processes that differ
-    by 5 %, calls by 3 %, some of which are interrupted; 4,000 trials): 5 processes with 30 calls
-    are covered in 0.95 of trials, as are 5 with 3 and 8 with 10; 5 with a single call in 0.93.
-    Drawing processes and calls with replacement covers 0.18 to 0.49 with one process, 0.79 with 3
-    and 0.89 with 5.
+    by 5 %, calls by 3 %, some of which are interrupted; 4,000 trials): coverage is 0.95 for 5
+    processes with 30 calls, 5 with 3 and 8 with 10; 0.93 for 5 with a single call. A bootstrap of
+    processes and calls covers 0.18 to 0.49 with one process, 0.79 with 3 and 0.89 with 5.
 
     Args:
         samples: Positive times, one sequence a process; empty ones do not count.
 
     Returns:
-        None from a single call.
+        The interval or range; None for a single call.
     """
     groups = [np.asarray(group, np.float64) for group in samples if len(group)]
     medians = np.array([np.median(group) for group in groups])
@@ -128,18 +127,18 @@ def _t_interval(values: Float64Array) -> tuple[float, float]:
 
 
 def median_interval(groups: Sequence[Float64Array], seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the median of ratios whose two sides took turns.
+    """95 % bootstrap interval of the median of ratios of two sides that were measured in turns.
 
-    Groups are drawn first, then values within each (two levels). It is not for times themselves:
-    what differs from process to process is not in it where there are few processes (see
+    Groups are drawn first, then values within each (two levels). It must not be used for times
+    themselves: with few processes it does not cover the differences between processes (see
     `median_spread`).
 
     Args:
         groups: Values, one array a group.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        None below three values.
+        The interval; None for fewer than three values.
     """
     if sum(map(len, groups)) < MIN_SAMPLES_FOR_INTERVAL:
         return None

@@ -1,4 +1,4 @@
-"""How processes end: a run that is told to end takes its child processes along."""
+"""Ends child processes together with the run that started them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Terminated(KeyboardInterrupt):
-    """The process got SIGTERM; handled like Ctrl-C, so that what is finished is kept."""
+    """The process received SIGTERM; handled like Ctrl-C, so that finished work is kept."""
 
 
 @contextmanager
 def interrupted_by_term() -> Iterator[None]:
     """Turns SIGTERM into `Terminated`, so that children are ended and finished work is recorded.
 
-    Python's default is to die at once, which leaves child processes running. In a thread other
+    By default, SIGTERM ends Python at once, which leaves child processes running. In a thread other
     than the main one nothing is changed, since only the main thread handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -38,7 +38,7 @@ def interrupted_by_term() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Lets the kernel end this process when its parent ends, however that happens; Linux only."""
+    """Asks the kernel to end this process when its parent ends for any reason; Linux only."""
     if sys.platform == "linux":
         import ctypes
 

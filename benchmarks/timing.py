@@ -14,7 +14,7 @@ _MAX_WARMUP_CALLS = 50
 # A call of microseconds would fill the seconds with samples that tell nothing new.
 MAX_CALLS = 1000
 NOTHING_MS = 0.01
-"""A shorter time is that of the call itself: the phase does nothing in that model."""
+"""Shorter times are call overhead: the phase does nothing in that model."""
 
 
 @dataclass(frozen=True, slots=True)

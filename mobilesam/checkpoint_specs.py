@@ -46,7 +46,7 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class ShippedFile:
-    """Weights inside this package that stand in where the published file cannot be had.
+    """Weights inside this package that are used if the published file is not available.
 
     Attributes:
         file: Its name in `mobilesam/weights`.

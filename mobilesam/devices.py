@@ -14,12 +14,12 @@ def usable_device(device: str | torch.device) -> torch.device:
         device: Such as `cpu`, `cuda:1` or `mps`; `meta` is for shapes alone.
 
     Raises:
-        UsageError: It is unknown, or not present.
+        UsageError: The device is unknown, or not present.
     """
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
-    # What torch raises for an unknown name, a build without the backend, and a missing driver.
+    # Raised by torch for an unknown name, a build without the backend, and a missing driver.
     except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:
         reason = str(error).split("\n")[0].split(". ")[0].rstrip(".")
         raise UsageError(

@@ -18,12 +18,12 @@ class WeightsError(BenchError):
 
 
 class WeightsUnavailableError(WeightsError):
-    """A checkpoint is neither on this machine nor to be fetched now (offline, no network).
+    """A checkpoint is not on this machine and cannot be fetched now (offline, no network).
 
     Args:
         message: The whole error.
-        reason: Why the file cannot be fetched, without the name of the file, so that models that
-            lack weights for the same reason can be reported together; the message by default.
+        reason: Why the file cannot be fetched, without the name of the file, so that models whose
+            weights are missing for the same reason can be reported together; by default `message`.
     """
 
     def __init__(self, message: str, reason: str | None = None) -> None:
@@ -36,7 +36,7 @@ class UnsupportedError(BenchError):
 
 
 class TrainingError(BenchError):
-    """A training run cannot go on: its loss, a gradient or a weight is not a number any more."""
+    """A training run cannot continue: its loss, a gradient or a weight is not finite."""
 
 
 class NetworkUnreachableError(WeightsUnavailableError):

@@ -100,7 +100,7 @@ class AutomaticMaskGenerator:
             least was found. Quicker; it may miss what lies inside of a larger object.
 
     Raises:
-        UsageError: Parameters that cannot be meant, or a model of another kind.
+        UsageError: Invalid parameters, or a model of another kind.
     """
 
     model: PromptedSam | Sam

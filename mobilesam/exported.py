@@ -211,8 +211,8 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
         precision: `fp32`, or `bf16` with OpenVINO.
 
     Returns:
-        A function from named inputs to the list of outputs; safe to call from several threads.
-        Prompts of no rows give outputs of no rows.
+        A function from named inputs to the list of outputs; safe to call from several threads. For
+        zero prompts, the outputs have zero rows.
 
     Raises:
         UsageError: The runtime is not installed.
@@ -232,7 +232,7 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
 
 
 def _run(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
-    """Runs a graph; for inputs of no rows with one row that is then left out.
+    """Runs a graph; inputs without rows are given one row, which is removed from the outputs.
 
     ONNX Runtime cannot reshape empty tensors.
     """
@@ -303,7 +303,7 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
         reason = str(error).strip().splitlines()[-1]
         raise WeightsError(f"{path} cannot be loaded: {reason}; export it again") from error
 
-    # The request that a compiled model keeps for itself computes in one set of buffers.
+    # The default request of a compiled model has one set of buffers; each thread needs its own.
     requests = threading.local()
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:

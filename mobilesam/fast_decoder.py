@@ -88,14 +88,14 @@ class _Layer:
 class FastDecoder:
     """SAM's prompt encoder and mask decoder for inference.
 
-    All weights are copied: what happens to the source afterwards has no effect. Safe to call from
-    several threads.
+    All weights are copied, so later changes of the source have no effect. Safe to call from several
+    threads.
 
     Args:
         prompt_encoder: With its weights loaded, on any device and in whichever mode.
         mask_decoder: Likewise.
         dtype: To compute in; prompts are embedded, and answers given, in float32.
-        device: Where to compute.
+        device: Device to compute on.
         prompts_at_once: Bounds the memory; by default what suits the device.
     """
 
@@ -129,7 +129,7 @@ class FastDecoder:
             self._upscale = _Upscale(mask_decoder.output_upscaling, like)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In another process, where the allocator has still to learn."""
+        """Restores the object in another process, and adapts the allocator there."""
         self.__dict__.update(state)
         learn_large_blocks()
 
@@ -286,7 +286,7 @@ class _Upscale:
 
 
 def _copied(part: _Part, device: torch.device) -> _Part:
-    """A copy of a module for inference alone."""
+    """Copies a module, for inference only."""
     return copy.deepcopy(part).to(device).eval().requires_grad_(requires_grad=False)
 
 

@@ -66,7 +66,7 @@ class FastEncoder:
             self._layers.append(_Neck(encoder.neck, self._like))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In another process, where the allocator has still to learn."""
+        """Restores the object in another process, and adapts the allocator there."""
         self.__dict__.update(state)
         learn_large_blocks()
 

@@ -36,10 +36,10 @@ class HeadsConfig:
 
 
 def check_attention(channels: int, num_heads: int, where: str) -> None:
-    """Refuses an attention layer whose channels cannot be shared equally by its heads.
+    """Checks that the heads of an attention layer can share its channels equally.
 
     Raises:
-        UsageError: They cannot.
+        UsageError: The number of heads does not divide the number of channels.
     """
     if num_heads < 1 or channels % num_heads:
         raise UsageError(
@@ -64,7 +64,7 @@ def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride:
     Raises:
         UsageError: The decoder's heads do not divide its channels.
     """
-    # segment-anything's attention between tokens and image works on half of the channels.
+    # segment-anything's attention between tokens and image uses half of the channels.
     check_attention(heads.channels // 2, heads.num_heads, "mask decoder")
     side = image_size_px // stride
     model = Sam(

@@ -28,9 +28,9 @@ class FastMobileSam:
     """Image encoder, prompt encoder and mask decoder of MobileSAM, for inference alone.
 
     In coordinates and data of the networks: resizing, normalising and thresholding are the
-    caller's. All weights are copied: build it once they are loaded, and build it again after
-    training steps, which it does not see. Calls from several threads are safe. It can be pickled
-    and deep-copied. Devices other than the CPU run a plainer path, which is not tested.
+    caller's. All weights are copied: build it after they are loaded, and build it again after
+    training steps, which do not change the copy. Calls from several threads are safe. It can be
+    pickled and deep-copied. Devices other than the CPU run a plainer path, which is not tested.
 
     Args:
         sam: From `mobilesam.model.load_mobile_sam`, in whichever mode; left as it is.
@@ -163,7 +163,7 @@ def module_encoder(
 
 
 class _ModuleEncoder:
-    """What `module_encoder` returns; copies of it compile anew."""
+    """Encoder that `module_encoder` returns; copies of it are compiled again."""
 
     def __init__(
         self,
@@ -180,11 +180,11 @@ class _ModuleEncoder:
 
     def _prepare(self) -> None:
         self._run: Callable[[Tensor], Tensor] = self._module.learnt
-        # A compiled graph writes every answer to the same place, from which it must be copied
-        # before another thread runs it.
+        # A compiled graph writes every result to the same memory, from which it must be copied
+        # before another thread runs the graph.
         self._turn = threading.Lock() if self._compile else contextlib.nullcontext()
         if self._compile:
-            # On a GPU that is CUDA graphs: one launch for some two hundred kernels.
+            # On a GPU, this mode uses CUDA graphs: one launch for some two hundred kernels.
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
             compiled = torch.compile(self._run, mode=mode)
             self._run = cast("Callable[[Tensor], Tensor]", compiled)

@@ -1,4 +1,4 @@
-"""Converts and checks what callers give; needs no torch, so that exported models can do without."""
+"""Converts and checks arguments; does not import torch, which exported models do not need."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
 
     Args:
         values: An array, a nested list, a tensor on any device, or a data frame.
-        name: What to call them in an error.
+        name: Name of the values, for an error.
 
     Returns:
-        Of a numeric or boolean dtype; it may share memory with `values`.
+        An array of a numeric or boolean dtype; it may share memory with `values`.
 
     Raises:
-        UsageError: They are ragged, or not numbers.
+        UsageError: The values are ragged, or not numbers.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -41,11 +41,11 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
 
 
 def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None:
-    """Refuses an image of which nothing is left at the network's size.
+    """Checks that an image has at least one pixel a side at the network's size.
 
     Args:
         size_hw: Height and width of the image, in pixels.
-        resized_hw: The same as resized for the network.
+        resized_hw: Height and width after resizing for the network, in pixels.
 
     Raises:
         DataError: A resized side is less than one pixel long.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE_SUFFIX = ".int8_scale"
-"""Added to a tensor's name, it names the tensor of its scales."""
+"""Suffix that, added to a tensor's name, gives the name of the tensor of its scales."""
 _LARGEST = 127
 
 
@@ -56,13 +56,13 @@ def unpack(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
     Args:
         state: From `pack`; a state dict without scales is returned as it is.
-        source: What to call the state dict in an error.
+        source: Name of the state dict, for an error.
 
     Returns:
         Tensors by name, without the scales.
 
     Raises:
-        WeightsError: A scale without its tensor, or of a shape that does not fit it.
+        WeightsError: A scale has no tensor, or a shape that does not fit its tensor.
     """
     restored: dict[str, Tensor] = {}
     for name, value in state.items():

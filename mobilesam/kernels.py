@@ -78,7 +78,7 @@ class Dense:
         self._by_onednn = known and has_onednn_linear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies have their own prepared weights: those are opaque, and made for one processor."""
+        """Copies prepare the weights again, as these are opaque and made for one processor."""
         like = torch.empty(0, dtype=self.weight.dtype, device=self.weight.device)
         return Dense, (self.weight, self.bias, like)
 
@@ -170,7 +170,7 @@ class Workspace(threading.local):
         self._used: dict[str, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies start without buffers: what is in them belongs to one thread of one process."""
+        """Copies start without buffers, since a buffer belongs to one thread of one process."""
         return Workspace, ()
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:

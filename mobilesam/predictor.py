@@ -41,12 +41,12 @@ class ImageNotSetError(UsageError, RuntimeError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Image:
-    """What is known of the image that is set; replaced as a whole, so that threads see one image.
+    """State of the image that is set; replaced as a whole, so that threads see one image.
 
     Attributes:
-        features: Its embedding.
-        size_hw: Its height and width, in pixels.
-        inner_hw: The same as resized for the network.
+        features: Embedding of the image.
+        size_hw: Height and width of the image, in pixels.
+        inner_hw: Height and width after resizing for the network, in pixels.
         is_set: Whether `predict` may use it.
     """
 
@@ -59,18 +59,18 @@ class _Image:
 class MobileSam(PromptedSam):
     """A model with its weights, and at most one image that has been set.
 
-    `MobileSam(sam)` stands where `SamPredictor(sam)` did. Beside it, `encode` and `decode` keep no
-    image and take batches. As there, `features`, `original_size`, `input_size` and `is_image_set`
-    may be assigned, to set an image from an embedding that was kept.
+    `MobileSam(sam)` replaces `SamPredictor(sam)`. In addition, `encode` and `decode` keep no image
+    and take batches. As with `SamPredictor`, `features`, `original_size`, `input_size` and
+    `is_image_set` may be assigned, to set an image from a stored embedding.
 
-    Several threads may ask about the image that is set; a thread that sets another one sets it for
-    all of them, so that threads with images of their own should use `encode` and `decode`.
+    Several threads may use the image that is set. A thread that sets another image sets it for all
+    threads, so threads with different images should use `encode` and `decode`.
 
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
-        network: What runs it; None is the fast path in float32 on the model's own device, with a
-            copy of all weights: it does not see later training steps, for which another
-            `MobileSam` must be made.
+        network: Network that runs it; None uses the fast path in float32 on the model's own device,
+            with a copy of all weights. Later training steps do not change the copy: create another
+            `MobileSam` after them.
     """
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
@@ -110,11 +110,11 @@ class MobileSam(PromptedSam):
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
     ) -> MobileSam:
-        """Loads trained weights: the published file where it can be had, else those shipped here.
+        """Loads trained weights: the published file if available, else those in this package.
 
-        Looks in $MOBILESAM_WEIGHTS and in the cache, then downloads `mobile_sam.pt` (41 MB), and
-        without a network takes the weights inside this package. Says on standard error which file
-        it took.
+        Looks in $MOBILESAM_WEIGHTS and in the cache, then downloads `mobile_sam.pt` (41 MB).
+        Without a network it uses the weights inside this package. Prints on standard error which
+        file is used.
 
         Args:
             offline: Do not download.
@@ -317,7 +317,7 @@ class MobileSam(PromptedSam):
         return self._set().features
 
     def reset_image(self) -> None:
-        """Forgets the image that is set; its size stays known, as with `SamPredictor`."""
+        """Unsets the image; its size stays known, as with `SamPredictor`."""
         self._current = replace(self._current, features=None, is_set=False)
 
     def _keep(self, found: ImageEmbedding) -> None:
@@ -341,7 +341,7 @@ class MobileSam(PromptedSam):
 
 
 def _as_tensor(values: Tensor | Array | None, name: str) -> Tensor | None:
-    """A tensor as it is; other numbers as float32."""
+    """Returns a tensor as it is, and other numbers as a float32 tensor."""
     if values is None or isinstance(values, Tensor):
         return values
     return torch.tensor(as_array(values, name), dtype=torch.float32)

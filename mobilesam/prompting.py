@@ -82,18 +82,18 @@ class DecodedMasks:
 class PromptedSam:
     """Weights, and what brings images and prompts to them; holds no image of its own.
 
-    Safe to call from several threads: what the last image's prompts share is kept, but only ever
-    read. It can be pickled and deep-copied. Numbers are taken as arrays, lists, tensors or data
-    frames.
+    Safe to call from several threads: data shared by the prompts on the last image is cached, and
+    is only read. It can be pickled and deep-copied. Prompts can be given as arrays, lists, tensors
+    or data frames.
 
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
-        network: What runs it; None is the fast path in float32 on the model's own device, with a
-            copy of all weights: it does not see later training steps, for which another
-            `PromptedSam` must be made.
+        network: Network that runs it; None uses the fast path in float32 on the model's own device,
+            with a copy of all weights. Later training steps do not change the copy: create another
+            `PromptedSam` after them.
 
     Raises:
-        UsageError: The model is no `Sam`, or not of our architecture and without a network.
+        UsageError: The model is not a `Sam`, or has another architecture and no network is given.
     """
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
@@ -113,7 +113,7 @@ class PromptedSam:
         self._upsampler: tuple[object, Upsampler] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies begin without what is kept of the last image: it is made again when needed."""
+        """Copies start without the data cached for the last image, which is made when needed."""
         return {**self.__dict__, "_shared": None, "_upsampler": None}
 
     @property
@@ -243,7 +243,7 @@ class PromptedSam:
         *,
         multimask: Multimask,
     ) -> tuple[Tensor, Tensor]:
-        """One call of the network, in coordinates of its input; no call where N is 0.
+        """Runs the network once, in coordinates of its input; it is not run if N is 0.
 
         Returns:
             Logits (N, C, S/4, S/4) and scores (N, C) on the device.
@@ -294,7 +294,7 @@ class PromptedSam:
         """What the network computes once for all prompts on an image."""
         features = embedding.features
         kept = self._shared
-        # Counts what was written into the tensor since; tensors of an inference mode have no count.
+        # Counts in-place changes of the tensor; inference tensors have no such count.
         version = 0 if features.is_inference() else features._version
         if kept is None or kept[0] is not features or kept[1] != version:
             kept = self._shared = (features, version, self.network.prepare(features))
@@ -336,7 +336,7 @@ class PromptedSam:
 
 
 def as_prompted(model: PromptedSam | Sam) -> PromptedSam:
-    """The model itself, or a plain `Sam` on the fast path.
+    """Returns a `PromptedSam` as it is, and a plain `Sam` on the fast path.
 
     Raises:
         UsageError: It is neither, or a `Sam` of another architecture than MobileSAM's.
@@ -345,7 +345,7 @@ def as_prompted(model: PromptedSam | Sam) -> PromptedSam:
 
 
 def as_image(image: UInt8Array | Tensor) -> UInt8Array:
-    """An image as an array; what is neither array nor tensor is left for `check_image`."""
+    """Converts a tensor to an array; values of other types are left for `check_image`."""
     return image.detach().cpu().numpy() if isinstance(image, Tensor) else image
 
 
@@ -378,14 +378,14 @@ class PromptArrays(NamedTuple):
     mask_inputs: Array | None
 
 
-# Number of dimensions, and size of the last.
+# Number of dimensions, and size of the last one.
 _SHAPES = {"points": (3, 2), "labels": (2, None), "boxes": (2, 4), "mask_inputs": (4, None)}
-# What an empty list stands for.
+# Shapes that replace an empty list.
 _EMPTY = {"points": (0, 0, 2), "labels": (0, 0), "boxes": (0, 4), "mask_inputs": (0, 1, 0, 0)}
 
 
 def read_prompts(points: Any, labels: Any, boxes: Any, mask_inputs: Any) -> PromptArrays:
-    """Converts prompts to arrays, and refuses what cannot be meant.
+    """Converts prompts to arrays, and checks them.
 
     Args:
         points: Shapes as of `PromptedSam.decode`; arrays, lists, tensors or data frames.
@@ -411,10 +411,10 @@ def read_prompts(points: Any, labels: Any, boxes: Any, mask_inputs: Any) -> Prom
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses prompts whose shapes do not fit.
+    """Checks that the shapes of prompts fit.
 
     Args:
-        shapes: Of those that are given, by the names of `PromptArrays`.
+        shapes: Shapes of the prompts that are given, by the names of `PromptArrays`.
 
     Raises:
         UsageError: Points without labels or the reverse, a wrong shape, or different numbers of
@@ -430,7 +430,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise UsageError(f"{name} must have {ndim} dimensions{ending}; got {shape}{hint}")
     lengths = {name: shape[0] for name, shape in shapes.items()}
     if lengths.get("mask_inputs") == 1 and len(lengths) > 1:
-        del lengths["mask_inputs"]  # one for all
+        del lengths["mask_inputs"]  # one mask for all prompts
     if len(set(lengths.values())) > 1:
         raise UsageError(f"prompts differ in number: {lengths}; give one row each")
     if "points" in shapes and shapes["points"][:2] != shapes["labels"]:

@@ -41,7 +41,7 @@ def ship_weights(source: Path, target: Path) -> None:
         target: File to write; its name ends in `.safetensors`.
 
     Raises:
-        WeightsError: The source is another file.
+        WeightsError: The source has another digest.
         DataError: The target cannot be written.
     """
     found = digest_file(source).sha256

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts store a state dict beside their optimiser and epoch."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put before the name of every tensor."""
+"""Prefixes of all tensor names with DistributedDataParallel, torch.compile and Lightning."""
 
 _AGAIN = "fetch or copy the file again"
 _TENSORS_ONLY = "save model.state_dict() alone, or use a .safetensors file"
@@ -58,8 +58,8 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: A file of `torch.save`, or of safetensors where its name ends so. A dict that holds
-            its state dict under one of `WRAPPERS` is unwrapped, and one of `PREFIXES` before every
-            name is removed; either is logged as a warning.
+            its state dict under one of `WRAPPERS` is unwrapped, and one of `PREFIXES` that all
+            names have is removed; both are logged as warnings.
 
     Returns:
         Name to tensor, in the file's order, detached. The tensors may be mapped from the file
@@ -79,11 +79,11 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuses weights that are not numbers.
+    """Checks that weights hold no NaN or infinity.
 
     Args:
         tensors: Tensors by name.
-        source: What to call them in an error.
+        source: Name of the weights, for an error.
 
     Raises:
         WeightsError: A tensor holds NaN or infinity; names the first such tensor.
@@ -102,16 +102,16 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether all values are numbers; integers always are. Needs no memory for dense floats."""
+    """Whether all values are finite; integers always are. Needs no memory for dense floats."""
     import torch
 
     if values.numel() == 0 or not (values.is_floating_point() or values.is_complex()):
         return True
     if values.is_complex():
         values = torch.view_as_real(values)
-    if values.element_size() == 1:  # eight-bit floats have no minimum on a CPU
+    if values.element_size() == 1:  # torch has no minimum of eight-bit floats on a CPU
         values = values.float()
-    # Either propagates NaN, and infinity is an extreme.
+    # Minimum and maximum propagate NaN, and an infinite value is one of the two.
     low, high = torch.aminmax(values.detach())
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
@@ -145,7 +145,7 @@ def read_head(path: Path) -> bytes:
     """Reads the first bytes of a checkpoint file.
 
     Raises:
-        WeightsError: It cannot be read, or is not a checkpoint at the first look: empty, truncated,
+        WeightsError: It cannot be read, or is evidently not a checkpoint: empty, truncated,
             compressed, a text or web page, or a Git LFS pointer.
     """
     if path.is_dir():
@@ -239,7 +239,7 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes what stands before every name, several prefixes one after the other."""
+    """Removes prefixes that all names have, several prefixes one after the other."""
     removed = ""
     while True:
         before_all = (each for each in PREFIXES if all(name.startswith(each) for name in tensors))

@@ -83,10 +83,10 @@ class Axis:
 
 
 class _Scratch(threading.local):
-    """Buffers by name, made once for each thread and grown when needed.
+    """Buffers by name, one set for each thread, enlarged when needed.
 
-    They are ordinary tensors, also when they are made in inference mode: a buffer made there could
-    not be written to by a later caller outside of it.
+    They are made outside of inference mode: a buffer made in inference mode could not be written to
+    by a later caller outside of it.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -94,7 +94,7 @@ class _Scratch(threading.local):
         self._flat: dict[str, Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies start without buffers: what is in them belongs to one thread of one process."""
+        """Copies start without buffers, since a buffer belongs to one thread of one process."""
         return _Scratch, (self._device,)
 
     def take(self, name: str, rows: int, columns: int) -> Tensor:
@@ -109,8 +109,8 @@ class _Scratch(threading.local):
 class Upsampler:
     """Interpolates logits of one image; safe to call from several threads.
 
-    Buffers are reused, a set for each thread: a strip is overwritten by the next one that the same
-    thread asks for, of this picture or of another.
+    Each thread reuses its own set of buffers: a strip is overwritten by the next strip that the
+    same thread requests, of this image or of another.
 
     Args:
         low_hw: Height and width of the logits, padding included.

@@ -15,7 +15,7 @@ def first_problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"]) or "top level"
     # What a missing key should have been in is named by whoever reads it.
     value = "" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}"
-    # pydantic would name the class, of which nobody outside of this code has heard.
+    # pydantic's message would name the class, which is internal to this code.
     is_class = first["type"] in ("model_type", "model_attributes_type", "dataclass_type")
     text = "Input should be an object with named fields" if is_class else first["msg"]
     return f"{place}: {text}{value}"

@@ -51,7 +51,7 @@ class StatusRow:
         path: The file found; None if absent.
         status: As in `VerifyReport`.
         note: What there is to know about it; may be empty.
-        shipped: Origin of the weights inside this package that stand in for it, or None.
+        shipped: Origin of the weights inside this package that replace the file, or None.
     """
 
     name: str

@@ -48,14 +48,14 @@ class Answer:
 
 
 class Asker:
-    """Asks one model the questions of several protocols.
+    """Runs one model on the prompts of several protocols.
 
     Args:
-        model: Who answers.
-        protocols: At least one, all of which the model takes.
+        model: The model.
+        protocols: Protocols that the model supports, at least one.
         prompts: The prompts, the same for all models.
-        clock: Told what is the model's time.
-        cache: Of embeddings.
+        clock: Stopwatch for the time spent in the model.
+        cache: Cache of image embeddings.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Asker:
     def answers(
         self, sample: Sample, masks: Sequence[BoolArray], prompts: Made
     ) -> Iterator[Answer]:
-        """All answers about one image.
+        """Yields all results of the model for one image.
 
         Args:
             sample: The image.
-            masks: Reference mask of each of its instances, on whose errors clicks are placed.
-            prompts: Of `prompts`.
+            masks: Reference mask of each of its instances; clicks are placed on its errors.
+            prompts: Prompts made by `prompts`.
 
         Raises:
-            BenchError: The model fails at the image, or its answer is not what the interface wants.
+            BenchError: The model fails on the image, or its result violates the interface.
         """
         embedding: Embedding | None = None
         for name, questions in self._questions.items():
@@ -205,7 +205,7 @@ class Asker:
 
 @dataclass(slots=True, eq=False)
 class _Dialogue:
-    """Clicks given for one instance so far, no pixel twice, and the last answer."""
+    """Clicks given for one instance so far, each on a different pixel, and the latest mask."""
 
     points: Float32Array
     labels: Int64Array
@@ -213,7 +213,7 @@ class _Dialogue:
     reference: BoolArray
 
     def click(self) -> bool:
-        """Adds the next click; False if the answer has no error left that was not clicked."""
+        """Adds the next click; returns False if all wrong pixels have been clicked."""
         found = next_click(self.answer.masks[0, 0], self.reference, self.points)
         if found is None:
             return False
@@ -224,7 +224,7 @@ class _Dialogue:
 
 
 def _size_hw(masks: Sequence[BoolArray]) -> tuple[int, int]:
-    """Height and width of an image from the reference masks of its objects."""
+    """Height and width of an image, taken from the reference masks of its objects."""
     height, width = masks[0].shape
     return int(height), int(width)
 

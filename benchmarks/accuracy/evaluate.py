@@ -60,7 +60,7 @@ class AccuracyPlan:
         boundary: Boundary IoU is scored as well.
         lanes: What overlaps with the models.
         build: Makes a model, or gives the one that was made before.
-        whole: The dataset is no part of a larger one; see `PassPlan`.
+        whole: The dataset is complete, not part of a larger one; see `PassPlan`.
     """
 
     dataset: Dataset
@@ -87,14 +87,14 @@ class AccuracyResult:
 
 @dataclass(frozen=True, slots=True)
 class AnswersResult:
-    """The table of instances of a part of a dataset, to be summarised with that of other parts.
+    """Table of instances of one part of a dataset, to be summarised with those of other parts.
 
     Attributes:
         instances: In the order of `AccuracyResult`.
         blank: Rows of models, protocols and references that have no instance, with the reason.
         failures: Images that cannot be read, and models that cannot be built.
-        times: One a model.
-        attempts: How each model fared, image by image.
+        times: Times of each model.
+        attempts: Images that each model answered and failed on.
     """
 
     instances: tuple[InstanceRow, ...]
@@ -181,7 +181,7 @@ class _Evaluation:
             for protocol in self._plan.protocols
             if (model.entry.name, protocol.name, reference) not in there
         )
-        # What a model fails at, and what cannot be read, is judged by all parts together.
+        # Failures of models and unreadable images are judged over all parts together.
         blank = (
             row
             for row in rows
@@ -203,8 +203,8 @@ class _Evaluation:
         for name, model in self._planned.items():
             self._pass(model, truth if name in wanted else (), keep=True)
             path = predictions_path(self._plan.out, name)
-            # A model that takes none of the prompts leaves no answers, but those of other weights
-            # may lie here, from a run that was killed.
+            # A model that supports none of the prompts writes no predictions, but the folder may
+            # hold predictions of other weights from a run that was killed.
             if name in self._kept and predictions_key(path) == self._kept[name]:
                 info, answers = load_predictions(path)
                 self._teachers[name] = Teacher(name, answers, info.lost_ids)
@@ -285,7 +285,7 @@ class _Evaluation:
             return PassResult(error=explain(error))
         if kept is not None and found.error is None:
             self._kept[options.name] = kept
-        # An image that is repaired meanwhile must count when the pass is run again.
+        # Not cached after a failure, so that repaired images are evaluated in the next pass.
         if found.error is None and not found.failures:
             remember(self._cells, plan.dataset)
             self._cells.put(key, found)
@@ -382,7 +382,7 @@ class _Evaluation:
             return "skipped", no_reference
         if protocol.name in found.unsupported:
             return "skipped", found.unsupported[protocol.name]
-        broken = found.attempts.broken  # in a part of a dataset this is no error of the pass
+        broken = found.attempts.broken  # for one part of a dataset, not an error of the pass
         if broken is not None:
             return "error", broken
         left_out = self._manifests.left_out(protocol.prompt)

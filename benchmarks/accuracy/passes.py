@@ -49,16 +49,16 @@ STAGE = "miou"
 
 
 class PassResult(Value):
-    """All that one model's pass over a dataset gives.
+    """Result of one model's pass over a dataset.
 
     Attributes:
-        rows: Of the images that the model answered.
-        failures: Images that cannot be read, and those that the model failed at.
-        unsupported: Why the model takes no part in a protocol, by name.
-        error: Why there is no row.
-        time: Where the time went.
-        attempts: How the model fared, image by image.
-        lost_ids: Of the images without an answer.
+        rows: Rows of the images that the model answered.
+        failures: Images that cannot be read, and images that the model failed on.
+        unsupported: Reason why the model does not support a protocol, by protocol name.
+        error: Reason why there are no rows.
+        time: Time spent in each stage.
+        attempts: Images that the model answered and failed on.
+        lost_ids: Ids of the images without predictions.
     """
 
     rows: tuple[InstanceRow, ...] = ()
@@ -84,9 +84,9 @@ class PassPlan:
         cache: Of embeddings.
         lanes: What overlaps with the model.
         boundary: Boundary IoU is scored as well.
-        whole: The dataset is no part of a larger one, so that a model that fails at each of the
-            first images can be given up.
-        key: SHA-256 of all that decides the answers, for those that are kept.
+        whole: The dataset is complete, not part of a larger one, so that the pass stops if the
+            model fails on each of the first images.
+        key: SHA-256 of everything that determines the predictions, stored with those in `out`.
     """
 
     dataset: Dataset
@@ -116,7 +116,7 @@ class _Kept:
     _image_predictions: list[Prediction] = field(default_factory=list)
 
     def add(self, scored: _Scored, *, keep: bool) -> None:
-        """Adds some answers about an image; they count when all of them are there."""
+        """Adds part of the results for an image; they count once all of them have been added."""
         self._image_rows.extend(scored.rows)
         self._image_predictions.extend(scored.predictions)
         if not scored.is_last:
@@ -130,7 +130,7 @@ class _Kept:
             self.lost_ids.append(image.image_id)
         if isinstance(image, BadSample):
             self.unread.append(lost(image))
-        elif keep:  # the reference masks are of use to other models, whatever this one says
+        elif keep:  # other models need the reference masks even if this one failed
             sample = image if isinstance(image, Sample) else image.sample
             self.instances.extend((sample.image_id, each) for each in sample.instances)
         self._image_rows, self._image_predictions = [], []
@@ -159,14 +159,15 @@ def run_pass(
     manifests: Manifests,
     reporter: Reporter,
 ) -> PassResult:
-    """Asks a model all questions about all images, and scores the answers.
+    """Runs a model on all prompts of all images, and scores its masks.
 
-    An image that cannot be read, or that the model fails at, is a failure of the result; the others
-    go on. A model that fails at each of the first images has an error and no rows. Where work
-    overlaps, what is charged to a stage is the time that the model has waited for it.
+    An image that cannot be read, or that the model fails on, becomes a failure in the result, and
+    the pass continues. For a model that fails on each of the first images, the result has an error
+    and no rows. Where stages overlap, a stage is charged with the time that the model waited for
+    it.
 
     Raises:
-        BenchError: The answers cannot be written.
+        BenchError: The predictions cannot be written.
     """
     name = model.info.name
     clock = Stopwatch()
@@ -228,7 +229,7 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Failed:
-    """An image that the model fails at; what it has answered about it does not count."""
+    """An image that the model fails on; results that it gave for this image before are dropped."""
 
     sample: Sample
 
@@ -337,7 +338,7 @@ class _Work:
                 break
             n_answers += len(found)
             yield _Asked(image, found, is_last=False)
-        if n_answers:  # where nothing was asked the model has shown nothing
+        if n_answers:  # without prompts the model was not run
             self._trials.answered()
         yield _Asked(image, (), is_last=True)
 

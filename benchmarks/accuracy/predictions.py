@@ -26,13 +26,13 @@ _VERSION = 1
 
 
 class PredictionsInfo(Value):
-    """What a file of predictions says of itself.
+    """Metadata of a file of predictions.
 
     Attributes:
         manifests: SHA-256 of the prompts by prompt rule.
         left_out: Instances without a prompt, by prompt rule.
-        lost_ids: Images that could not be read, or that the model failed at.
-        key: SHA-256 of all that decides the answers; None in older files.
+        lost_ids: Images that could not be read, or that the model failed on.
+        key: SHA-256 of everything that determines the predictions; None in older files.
     """
 
     version: int = _VERSION
@@ -96,7 +96,7 @@ def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Predictio
 
 
 def predictions_key(path: Path) -> str | None:
-    """The key that a file of predictions was written under; None if it is missing or damaged."""
+    """The key stored in a file of predictions; None if the file is missing or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -66,7 +66,7 @@ class Targets:
         self._known: dict[tuple[str, int, AccuracyProtocol | None], Target] = {}
 
     def missing(self, reference: str) -> bool:
-        """The reference is a teacher that failed at this image."""
+        """Whether the reference is a teacher that failed on this image."""
         teacher = self._teachers.get(reference.removeprefix(TEACHER))
         return reference != GROUND_TRUTH and teacher is not None and teacher.lost(self._image_id)
 
@@ -108,9 +108,9 @@ class Scorer:
             self._wanted.setdefault(protocol.question, []).append((protocol, reference))
 
     def score(self, answer: Answer, targets: Targets, image_id: int) -> Iterator[InstanceRow]:
-        """One row for each protocol and reference that the answer serves.
+        """Yields one row for each protocol and reference that the answer is scored for.
 
-        There is none against a teacher that failed at the image.
+        Yields none for a teacher that failed on the image.
         """
         boundaries: dict[int, Boundary] = {}
         instance = targets.instances[answer.index]

@@ -25,10 +25,10 @@ def by_protocol(rows: Iterable[InstanceRow]) -> dict[str, dict[str, list[Instanc
 
 
 def headline(rows: Sequence[InstanceRow]) -> str:
-    """Mean IoU of one model by protocol in one line, against the first reference of the rows.
+    """Mean IoU of one model by protocol, as one line; uses the first reference of the rows.
 
     Args:
-        rows: At least one, all of the same model.
+        rows: Rows of one model; at least one.
     """
     reference, groups = next(iter(by_protocol(rows).items()))
     parts = [

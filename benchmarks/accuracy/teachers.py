@@ -14,12 +14,12 @@ from mobilesam.errors import DataError
 
 
 class Teacher:
-    """What one model answered to all prompts of a dataset.
+    """Masks that one model predicted for all prompts of a dataset.
 
     Args:
-        name: Of the model.
-        predictions: Its answers.
-        lost_ids: Images that it could not be asked about, or failed at.
+        name: Name of the model.
+        predictions: Its predictions.
+        lost_ids: Images that could not be read, or that the model failed on.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Teacher:
         return tuple(self._answers.values())
 
     def lost(self, image_id: int) -> bool:
-        """It has no answer about an image, since it failed there: nobody is compared with it."""
+        """Whether it failed on an image, which is then not used for comparisons with it."""
         return image_id in self._lost_ids
 
     def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:

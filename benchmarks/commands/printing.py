@@ -16,7 +16,7 @@ def print_json(document: Any) -> None:
 
 
 TERMINAL_COLUMNS = 100
-"""Width of a table that is meant to fit a usual terminal."""
+"""Width of a table that should fit a usual terminal."""
 _WIDE_COLUMNS = 160
 
 
@@ -25,7 +25,7 @@ def print_table(table: Table, width: int = _WIDE_COLUMNS) -> None:
 
     Args:
         table: What to print.
-        width: Columns where standard output is no terminal.
+        width: Number of columns if standard output is not a terminal.
     """
     from rich.console import Console
 

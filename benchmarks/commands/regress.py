@@ -101,7 +101,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def _held(arguments: RegressArguments) -> Iterator[Path]:
-    """The folder of the measurement, created once the request is known to be right, and held."""
+    """Creates the folder of the measurement and locks it, after the request has been checked."""
     out = arguments.out or new_folder("regress")
     with held(out, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
         yield out

@@ -207,7 +207,7 @@ def one_trained(
 
 
 def print_weights(model: PlannedModel) -> None:
-    """Says on standard error if shipped weights stand in for the official ones, and why."""
+    """Prints on standard error if shipped weights replace the official ones, and why."""
     found = model.options.checkpoint
     if found is not None and found.shipped is not None and model.entry.shipped is None:
         reason = "" if model.reason is None else f": {model.reason}"
@@ -235,7 +235,7 @@ def make_request(
         profile: How thorough latency is measured; None leaves it out.
         counting: Count parameters and FLOPs.
         accuracy: Data and protocols of accuracy; None leaves it out.
-        n_scenes: Scenes of the synthetic dataset, if that is named; 50 unless told.
+        n_scenes: Number of scenes if the synthetic dataset is named; 50 by default.
         scale: Work in chunks; None, or nothing in it, holds all rows in memory.
         publishable: Wait until the machine is idle.
 
@@ -263,7 +263,7 @@ def make_request(
         scale=chunks,
         **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )
-    # Last, so that a request that is refused leaves no empty folder.
+    # Created last, so that a refused request leaves no empty folder.
     return asked if output.out is not None else replace(asked, out=new_folder(command))
 
 

@@ -78,7 +78,7 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
     )
     out = output.out or new_folder("rescore")
     with held(out, command):
-        require_new_folder(out)  # another process may have been faster
+        require_new_folder(out)  # another process may have written to it meanwhile
         write_instances(instances, out / INSTANCES_NAME)
         save_record(record, out)
     return finish_miou(record, out, output)

@@ -112,7 +112,7 @@ def compare(profile: str, models: ModelArguments, output: OutputArguments) -> in
 
 
 def _held(out: Path, rank: int = 0) -> AbstractContextManager[None]:
-    """Holds the folder of a training; of several processes that share it the first one does."""
+    """Locks the folder of a training run; of several processes, only the first locks it."""
     command = shlex.join(["mobilesam-bench", *sys.argv[1:]])
     return nullcontext() if rank else held(out, command)
 

@@ -64,7 +64,7 @@ def list_all(output: OutputArguments) -> int:
 
 
 def _presence(row: verification.StatusRow) -> str:
-    """Whether the published file is here, and what is used where it is not."""
+    """Whether the published file is present, and which file is used otherwise."""
     shipped = row.status == "absent" and row.shipped is not None
     return f"not here; shipped: {row.shipped}" if shipped else _PRESENT[row.status]
 

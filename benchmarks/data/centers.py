@@ -25,12 +25,12 @@ def deepest_pixel(
 
     Args:
         mask: (H, W) bool.
-        without: (K, 2) xy of pixels that are not to be found; they are inside the mask all the
-            same. None for none.
+        without: (K, 2) xy of pixels that must not be returned; they still count as inside the
+            mask. None excludes no pixel.
 
     Returns:
         x and y of the pixel, and the square of its distance in square pixels, which is a whole
-        number; None for a mask without a pixel to be found.
+        number; None if the mask has no pixel that may be returned.
     """
     box = tight_box(mask)
     if box is None:

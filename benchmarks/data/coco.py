@@ -29,7 +29,7 @@ class _Entry:
 
     Attributes:
         image_id: As in the file.
-        names: Where the image file may lie below the folder; at least one.
+        names: Candidate paths of the image file, relative to the folder; at least one.
         size_hw: Height and width in pixels.
         instances: At least one.
     """
@@ -49,22 +49,23 @@ class CocoDataset(CutDataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
-    ones (among them a box that is not made of numbers, an id given before) are left out and
-    counted; one of an unknown category is of none (`Instance.category` is empty). An image that
-    has no other is not part of the dataset. An image whose own entry is unusable is a `BadSample`.
-    With a limit, only masks of images up to the last one taken are looked at, and counted.
+    annotations (for example a box that is not made of numbers, or an id that was used before) are
+    left out and counted. An annotation of an unknown category is kept with an empty
+    `Instance.category`. An image without usable annotations is not part of the dataset. An image
+    whose own entry is unusable is a `BadSample`. With a limit, only masks of images up to the last
+    one taken are read and counted.
 
     Args:
         images: Folder that holds the image files.
         annotations: The instances JSON.
         limit: Take only the first so many images that have a usable instance, or are bad.
         max_pixels: Images beyond it are bad.
-        name: Name of the dataset; `coco:` and the name of the annotation file unless told.
+        name: Name of the dataset; by default `coco:` and the name of the annotation file.
 
     Raises:
-        DataError: The folder or the file is missing or unreadable, or the file as a whole cannot
-            be used: not JSON, not COCO's, or without any annotation that can be used, with the
-            reasons.
+        DataError: The folder or the file is missing or unreadable, or the file as a whole is
+            unusable: it is not JSON, not in COCO's format, or has no usable annotation. The message
+            states the reasons.
         UsageError: The limit is below 1.
     """
 
@@ -97,7 +98,7 @@ class CocoDataset(CutDataset):
 
     @property
     def name(self) -> str:
-        """The given name; else `coco:` and the annotation file's name, without `instances_`."""
+        """The given name, or `coco:` and the annotation file's name without `instances_`."""
         return self._name
 
     @property
@@ -107,7 +108,7 @@ class CocoDataset(CutDataset):
 
     @property
     def images_state(self) -> str:
-        """Of the images of all that `samples` yields; looked at when first asked for."""
+        """State of the files of all images that `samples` yields; computed on first use."""
         if self._images_state is None:
             self._images_state = self._state_of(self._entries)
         return self._images_state
@@ -139,7 +140,7 @@ class CocoDataset(CutDataset):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What looks as if it was meant otherwise, and annotations of no known category."""
+        """Hints about likely mistakes in the file, and about annotations without a category."""
         n_none = sum(
             not instance.category
             for entry in self._entries

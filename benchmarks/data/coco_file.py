@@ -16,7 +16,8 @@ from mobilesam.errors import DataError
 class CocoImage(Row):
     """An entry of `images`.
 
-    LVIS has no `file_name`: the file is that of `coco_url`, in a folder of its name or without.
+    LVIS has no `file_name`: the file name and the folder are taken from `coco_url`; the file may
+    also lie outside of that folder.
     """
 
     id: Id
@@ -27,7 +28,7 @@ class CocoImage(Row):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Where the file may lie below the folder of images, most likely first; may be empty."""
+        """Candidate paths below the folder of images, most likely first; may be empty."""
         if self.file_name is not None:
             return (self.file_name,)
         path = unquote(urlsplit(self.coco_url).path) if isinstance(self.coco_url, str) else ""
@@ -52,7 +53,7 @@ class CocoAnnotation(Shape):
 
     @property
     def category(self) -> int | None:
-        """The id of its category; None if it has none that is a whole number."""
+        """Id of the annotation's category; None if it is missing or not a whole number."""
         found = whole(self.category_id)
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
@@ -73,29 +74,29 @@ class _Identified(Row):
 
 
 class CocoFile:
-    """The entries of an instances file that can be meant.
+    """The usable entries of an instances file.
 
-    Single malformed annotations are left out and counted. An image that is malformed, too large,
-    or whose id is given twice, so that nobody knows whose its annotations are, is bad, with all of
-    them. Of two annotations with one id the first in the file is taken. Names of categories are
-    needed for nothing but figures by category: one that is malformed, or whose id is given to two
-    names, is no category.
+    Single malformed annotations are left out and counted. An image is bad, with all its
+    annotations, if its entry is malformed, if it is too large, or if its id is given twice, since
+    its annotations are then ambiguous. Of two annotations with one id, the first in the file is
+    used. Category names are needed only for figures by category: a category is ignored if its entry
+    is malformed or if its id has two names.
 
     Args:
         file: Its name, for messages.
         document: The parsed JSON.
         max_pixels: Images beyond it are bad.
-        tally: Told what is malformed.
+        tally: Counts malformed annotations.
 
     Attributes:
         images: Usable images by id.
-        bad_images: Why an image cannot be used, by id; the file is not named again.
+        bad_images: Reason why an image is unusable, by image id, without the name of the file.
         categories: Name by category id.
         annotations: Usable as far as can be told without their masks, in the order of the file;
             their images are among `images` or `bad_images`.
 
     Raises:
-        DataError: It is no instances file.
+        DataError: The file is not an instances file.
     """
 
     def __init__(self, file: str, document: object, max_pixels: int, tally: Tally) -> None:
@@ -162,14 +163,14 @@ class CocoFile:
 
 
 def _read_categories(rows: object) -> dict[int, str]:
-    """Names of categories by id; those that cannot be read, or are ambiguous, are left out."""
+    """Category names by id; categories that are malformed or ambiguous are left out."""
     found: dict[int, str] = {}
     twice: set[int] = set()
     for value in rows if isinstance(rows, list) else ():
         try:
             category = _Category.model_validate(value)
         except ValidationError:
-            continue  # nothing needs it: its annotations are of no category, which is told
+            continue  # its annotations are reported as annotations without a category
         if found.setdefault(category.id, category.name) != category.name:
             twice.add(category.id)
     return {key: name for key, name in found.items() if key not in twice}

@@ -85,11 +85,11 @@ class Dataset(ABC):
 
     @property
     def images_state(self) -> str:
-        """SHA-256 (hex) of folder, name, size and time of change of all image files.
+        """SHA-256 (hex) of folder, name, size and modification time of all image files.
 
-        Results are kept under it beside the fingerprint, since they depend on the pixels; prompts
-        are not, so that they outlive a move of the images. Empty where there are no files, and the
-        fingerprint decides the pixels as well.
+        Cached results depend on it and on the fingerprint, since they depend on the pixels. Prompts
+        depend on the fingerprint only, so they stay valid when images are moved. Empty for datasets
+        without image files, whose fingerprint also determines the pixels.
         """
         return ""
 
@@ -113,7 +113,7 @@ class Dataset(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the data besides, one line each; known from the start."""
+        """Further remarks on the data for the user, one line each; known before images are read."""
         return ()
 
     @abstractmethod

@@ -62,7 +62,7 @@ class TruthImage:
     """One image to be evaluated.
 
     Attributes:
-        names: Where its file may lie below the folder of images; at least one.
+        names: Candidate paths of its file, relative to the folder of images; at least one.
         size_hw: Height and width in pixels.
         in_dataset: It has a usable instance, so that a `CocoDataset` yields it.
     """
@@ -79,8 +79,8 @@ class Truth:
     Attributes:
         images: By id, ascending.
         masks: Of these images, crowds included, in the order of the file.
-        categories: All ids that the annotation file defines, or gives to an annotation.
-        n_uncategorised: Masks that are left out, since they have no category.
+        categories: All ids that the annotation file defines or that its annotations use.
+        n_uncategorised: Number of masks that are left out because they have no category.
     """
 
     images: Mapping[int, TruthImage]
@@ -182,9 +182,9 @@ def _reopen(path: Path, max_pixels: int) -> CocoFile:
 
 
 def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
-    """All annotations that can be used, crowds among them, on images that can be used.
+    """Yields all usable annotations, crowds included, on usable images.
 
-    The category of a mask whose annotation has none means nothing.
+    For an annotation without a category, the category of the mask is a meaningless value.
     """
     for row in raw.annotations:
         image = raw.images.get(row.image_id)
@@ -194,7 +194,7 @@ def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
 
 
 def _truth_mask(row: CocoAnnotation, size_hw: tuple[int, int]) -> TruthMask | None:
-    # What is malformed has been told by the dataset, if there is one.
+    # The dataset, if there is one, has reported malformed annotations.
     found = Tally().usable("", row, size_hw, extra_px=0)
     if found is None:
         return None
@@ -300,12 +300,12 @@ def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox,
 def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     """A perfect detector: the boxes of an annotation file as a COCO results file, score 1.
 
-    Crowd, empty and malformed annotations are left out, and those without a category, which a
-    results file must state. An annotation without a box, or with one
-    that has no extent, is given the tight box of its mask.
+    Crowd, empty and malformed annotations are left out, as are annotations without a category,
+    which a results file requires. An annotation without a box, or with a box without extent, gets
+    the tight box of its mask.
 
     Raises:
-        DataError: The file cannot be read, is no instances file, or gives no box.
+        DataError: The file cannot be read, is not an instances file, or contains no usable box.
     """
     found = list(_perfect(_reopen(path, MAX_PIXELS)))
     if not found:

@@ -17,17 +17,18 @@ def next_click(
     Errors are pixels that were missed (in the reference alone) or are wrong (in the prediction
     alone). The click goes to the pixel that lies deepest inside either kind: the maximum of the
     exact Euclidean distance transform, where beyond the image's border all is outside. Of equals
-    missed before wrong, then the lowest row, then the lowest column. No pixel is clicked twice, as
-    in RITM: one that was clicked before is no candidate, though it remains a part of its error.
+    missed before wrong, then the lowest row, then the lowest column. As in RITM, no pixel is
+    clicked twice: a pixel that was clicked before is excluded, but still counts as part of its
+    error region.
 
     Args:
         prediction: (H, W) bool.
         reference: (H, W) bool.
-        clicked: (K, 2) xy of the clicks so far, in pixels; None for the first.
+        clicked: (K, 2) xy of the clicks so far, in pixels; None before the first click.
 
     Returns:
         x, y and label, 1 (foreground) for a missed pixel and 0 (background) for a wrong one;
-        None if there is no error, or none that was not clicked.
+        None if no pixel is wrong, or if all wrong pixels have been clicked.
 
     Raises:
         DataError: The masks differ in shape, or are not boolean.

@@ -83,16 +83,17 @@ def load_image(
 def load_from_folder(
     folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
 ) -> UInt8Array:
-    """`load_image` for a file name out of an annotation file, which may hold anything.
+    """`load_image` for a file name from an annotation file, which is not trusted.
 
     Args:
-        folder: Of the images.
-        names: Where the file may lie below it, at least one; the first that is there is read.
+        folder: Folder of the images.
+        names: Candidate paths of the file below the folder, at least one; the first file that
+            exists is read.
         size_hw: As for `load_image`.
         max_pixels: As for `load_image`.
 
     Raises:
-        DataError: As `load_image`, or a name leads out of the folder.
+        DataError: As for `load_image`, or a path leads out of the folder.
     """
     for name in names:
         path = PurePosixPath(name)
@@ -108,10 +109,10 @@ def load_from_folder(
 
 
 def files_state(files: Iterable[tuple[Path, str]]) -> str:
-    """SHA-256 (hex) of folder, name, size and time of change of files, which are not read.
+    """SHA-256 (hex) of folder, name, size and modification time of files; contents are not read.
 
     Args:
-        files: Folder and name of each, in a fixed order.
+        files: Folder and name of each file, in a fixed order.
     """
     digest = hashlib.sha256()
     folders: dict[Path, str] = {}
@@ -121,7 +122,7 @@ def files_state(files: Iterable[tuple[Path, str]]) -> str:
         try:
             found = (folder / name).stat()
             state = f"{found.st_size} {found.st_mtime_ns}"
-        except (OSError, ValueError):  # reading it will say what is wrong
+        except (OSError, ValueError):  # the error is reported when the image is read
             state = "unreadable"
         line = json.dumps([folders[folder], name, state])
         digest.update(f"{line}\n".encode())

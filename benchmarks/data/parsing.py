@@ -30,7 +30,7 @@ MALFORMED = "malformed"
 
 
 def whole(value: object) -> object:
-    """A float without a fraction as the whole number that it is; anything else as it is."""
+    """Converts a float without a fraction to an int; returns other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -64,7 +64,7 @@ Usable = tuple[Rle, Float32Array, float] | None
 RowT = TypeVar("RowT", bound=Row)
 
 _NORMALISED = "normalised? give pixels, x times the width and y times the height"
-# Real files have single boxes that reach out of their image.
+# In real files, some boxes reach out of their image.
 _BEYOND_SHARE = 0.2
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -73,7 +73,7 @@ _COMPRESSED = {
     b"\xfd7zXZ\x00": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
 }
-"""First bytes of what is not read, its name, and what unpacks it."""
+"""First bytes of unsupported compressed files, with the format and the tool that unpacks it."""
 
 
 def read_row(kind: type[RowT], value: object, where: str) -> RowT:
@@ -103,10 +103,10 @@ class Tally:
         left_out: Annotations by reason.
         problems: One line for each of the first malformed annotations.
         n_used: Annotations that are used.
-        n_no_mask: Of the empty ones, those whose `segmentation` is an empty list.
-        n_normalised: Annotations whose polygons lie between 0 and 1 on an image of more pixels.
-        n_boxes: Annotations with a box, of those that are used.
-        n_beyond: Of their boxes, those that end beyond the right or the lower edge of the image.
+        n_no_mask: Empty annotations whose `segmentation` is an empty list.
+        n_normalised: Annotations whose polygons lie between 0 and 1 in a larger image.
+        n_boxes: Used annotations that have a box.
+        n_beyond: Those of `n_boxes` whose box ends beyond the right or lower edge of the image.
     """
 
     def __init__(self, *reasons: str) -> None:
@@ -119,7 +119,7 @@ class Tally:
         self.n_beyond = 0
 
     def add(self, other: Tally) -> None:
-        """Adds what another one has counted."""
+        """Adds the counts of another tally."""
         self.left_out.update(other.left_out)
         self.problems.extend(other.problems[: MAX_PROBLEMS - len(self.problems)])
         self.n_used += other.n_used
@@ -130,12 +130,12 @@ class Tally:
 
     @property
     def why_nothing(self) -> str:
-        """Why no annotation can be used, by the number of them; the first malformed one is told."""
+        """Why no annotation can be used: counts by reason, and the first malformed annotation."""
         total = self.n_used + self.left_out.total()
         if total == 0:
             return "there is none"
         n_no_pixel = self.left_out["empty"] - self.n_no_mask - self.n_normalised
-        # Whoever tells it has named the file, with which each problem begins.
+        # The caller's message names the file, so it is removed from the start of the problem.
         first = f" (first: {self.problems[0].partition(': ')[2]})" if self.problems else ""
         parts = {
             "have no mask: boxes only?": self.n_no_mask,
@@ -148,7 +148,7 @@ class Tally:
 
     @property
     def hints(self) -> tuple[str, ...]:
-        """What looks as if it was meant otherwise, one line each."""
+        """Hints about likely mistakes in the annotations, one line each."""
         found = []
         if self.n_normalised:
             found.append(f"{self.n_normalised} annotations have polygons between 0 and 1: "
@@ -200,14 +200,14 @@ class Tally:
 
 
 def _is_normalised(segmentation: object, size_hw: tuple[int, int]) -> bool:
-    """All corners of an annotation's polygons lie in the first pixel of a larger image."""
+    """Whether all polygon corners lie between 0 and 1 although the image is larger."""
     if not isinstance(segmentation, list) or not segmentation or min(size_hw) == 1:
         return False
     return all(0 <= value <= 1 for polygon in segmentation for value in polygon)
 
 
 def _ends_beyond(bbox: Sequence[float], size_hw: tuple[int, int]) -> bool:
-    """A box ends more than a pixel beyond the right or the lower edge of its image."""
+    """Whether a box ends more than a pixel beyond the right or lower edge of its image."""
     x, y, width, height = bbox
     return x + width > size_hw[1] + 1 or y + height > size_hw[0] + 1
 

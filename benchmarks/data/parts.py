@@ -40,7 +40,8 @@ class Part:
         readers: One an image, in order.
         names: Id and file name of each image.
         share: Of the dataset's work, in [0, 1].
-        images_state: As of `Dataset`, where the fingerprint does not decide the pixels.
+        images_state: State of the image files, as in `Dataset`; needed where the fingerprint does
+            not determine the pixels.
     """
 
     name: str
@@ -102,7 +103,7 @@ class PartDataset(Dataset):
 
     @property
     def images_state(self) -> str:
-        """Of the part."""
+        """State of the image files of this part."""
         return self._part.images_state
 
     @property

@@ -54,7 +54,7 @@ def images_folder() -> Path:
 
 
 def is_packaged(fingerprint: str) -> bool:
-    """Whether a fingerprint is that of the packaged photos, under any limit.
+    """Whether a fingerprint belongs to the packaged photos, with any limit.
 
     Raises:
         DataError: The annotations are missing.
@@ -74,7 +74,7 @@ def source_of(image_id: int) -> str:
 
 
 def attribution(image_ids: Iterable[int]) -> str:
-    """The line that credits the photos shown, as their licence asks for, each by its Flickr number.
+    """The line that credits photos, as their licence requires, each by its Flickr number.
 
     Raises:
         DataError: `ATTRIBUTION.md` is missing or does not list one of them.
@@ -87,7 +87,7 @@ def attribution(image_ids: Iterable[int]) -> str:
 
 
 def _row(image_id: int) -> tuple[str, str]:
-    """Address and number of a photo at Flickr."""
+    """Address and number of a photo's page at Flickr."""
     row = _rows(_packaged("ATTRIBUTION.md")).get(image_id)
     if row is None:
         raise DataError(

@@ -103,7 +103,7 @@ class Sa1bDataset(Dataset):
 
     @property
     def images_state(self) -> str:
-        """Of the images of all pairs taken, or the tars that hold them; looked at once."""
+        """State of the image files of all pairs taken, or of their tars; computed once."""
         if self._images_state is None:
             self._images_state = files_state(
                 (item.image.path.parent, item.image.path.name)

@@ -116,7 +116,7 @@ class Sa1bParts(CutDataset):
 
     @property
     def images_state(self) -> str:
-        """SHA-256 of where all tars and folders lie; the fingerprint holds what is in them."""
+        """SHA-256 of the paths of all tars and folders; the fingerprint covers their contents."""
         return _sha256(*(str(source.path.resolve()) for source in self._sources))
 
     @property

@@ -63,7 +63,7 @@ def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tu
         What a store says of it, and (C, h, w) float16 on the host.
 
     Raises:
-        BenchError: The model fails at the image, or gives what a store cannot hold.
+        BenchError: The model fails on the image, or its embedding cannot be stored.
     """
     import torch
 

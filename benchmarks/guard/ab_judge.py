@@ -2,12 +2,12 @@
 
 A turn counts with its fastest call, since other work on the machine only adds to a time; medians
 are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
-threshold in the first stage and in the repetition; where the ratio is beyond it and the interval is
-not, it is unclear, which further processes of the same stage may settle. A head that fails in every
-one of several processes is broken; one that fails in some of them is so if it does again in the
-repetition, since a process may also be killed by what else the machine does. On a fixed set of
-scenes accuracy has no noise at all: its test says whether a loss is one of these scenes only, and a
-large loss counts in any case.
+threshold in the first stage and in the repetition. It is unclear where the ratio is beyond the
+threshold and the interval is not; further processes of the same stage may settle this. A head that
+fails in all of several processes is broken; one that fails in some of them is broken if it fails
+again in the repetition, since a process may also be killed by other work on the machine. On a fixed
+set of scenes accuracy has no noise at all: its test says whether a loss is limited to these scenes,
+and a large loss counts in any case.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Judged(Value):
         again: The change in the repetition; None if it was not repeated.
         again_ci95: Of that.
         verdict: `suspect` (slower, larger or less accurate, or the head failed in one process) has
-            not been repeated, `not confirmed` has; `unclear` is beyond the
-            threshold, in the last stage that it has been measured in, with an interval that is not.
+            not been repeated, `not confirmed` has; for `unclear`, the ratio is beyond the threshold
+            in the last stage that was measured, and its interval is not.
         why: The error, where there is one.
     """
 
@@ -162,10 +162,10 @@ _CONFIRMED: dict[Verdict, Verdict] = {
 
 
 def _without_row(first: Judged, again: Iterable[Judged]) -> Judged:
-    """What a repetition says of a benchmark that it has no row of.
+    """Verdict of the repetition for a benchmark that has no row in the repetition.
 
-    Where the head failed before it came to that, this is the failure; otherwise an error of the
-    first stage, such as one while a model was loaded, did not come back.
+    If the head failed before this benchmark was reached, the row states that failure. Otherwise an
+    error of the first stage, such as one during loading of a model, did not occur again.
     """
     failed = (each for each in again if each.model == first.model and each.verdict == "broken")
     blank = first.model_copy(update={"verdict": "same", "change": None, "ci95": None})
@@ -190,11 +190,11 @@ def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) ->
         yield _once_more(_judge_answers(answers), stage, again=True)
 
 
-_SEVERAL = 2  # processes that all fail need no repetition
+_SEVERAL = 2  # from so many processes on, a failure of all of them needs no repetition
 
 
 def _once_more(row: Judged, stage: Stage, *, again: bool) -> Judged:
-    """A head that failed, but not for certain, is only suspect in the first stage."""
+    """Changes `broken` to `suspect` in the first stage if the failure must be repeated."""
     if row.verdict == "broken" and again and stage == "first":
         return row.model_copy(update={"verdict": "suspect"})
     return row
@@ -212,7 +212,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
     base, head, again = (_turn_values(samples.sides.get(side, ())) for side in _ORDER)
     error = samples.errors.get("head")
     if error is not None:
-        # A base that cannot run either says nothing about the change.
+        # If the base cannot run either, the failure says nothing about the change.
         failed_before = "base" in samples.errors and not base
         verdict = "vanished" if failed_before else "broken"
         yield row.model_copy(update={"verdict": verdict, "why": error})

@@ -27,7 +27,7 @@ THRESHOLD = 1.05
 """Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
 
 ONE_PROCESS = "one process: nothing tells how processes differ"
-"""Why a time is unclear."""
+"""Reason why a time is unclear."""
 
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
@@ -143,8 +143,8 @@ def _same_phases(
 ) -> Iterator[tuple[str, str, LatencyRow | None, LatencyRow | None]]:
     """Model, phase as printed, and its rows in both runs.
 
-    Where a run has one row of a phase and the other one, these are compared, whatever their setups;
-    otherwise those of the same setup.
+    Where each run has one row of a phase, these are compared even if their setups differ;
+    otherwise rows of the same setup are compared.
     """
     grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
     for side, run in enumerate((a, b)):
@@ -242,7 +242,7 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
 
 
 def _reference(row: MiouRow) -> str:
-    """The weights of the teacher that masks are compared with, if there is one."""
+    """Teacher that masks are compared with, and its weights; empty if there is no teacher."""
     weights = row.reference_weights
     return "" if weights is None else f"{row.reference} with weights {weights.sha256}"
 
@@ -296,13 +296,13 @@ def _sizes(a: RunRecord, b: RunRecord) -> Iterator[CompareRow]:
 
 
 def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
-    """What differs between how two runs were made, a line each; it may be the cause."""
+    """Differences in how two runs were made, one line each; they may explain changed results."""
     here, there = a.environment, b.environment
     names = ("cpu", "gpu", "threads", "allocator", "os", "python", "git_commit")
     pairs = [(name, getattr(here, name), getattr(there, name)) for name in names]
     libraries = {**here.libraries, **there.libraries}
     pairs += [(name, here.libraries.get(name), there.libraries.get(name)) for name in libraries]
-    # Merged records and rescored ones need not have been asked for a device.
+    # Merged and rescored records may lack a requested device.
     conditions = ("device", "precision", "seed", "dataset_sha256")
     pairs += [
         (name, a.config[name], b.config[name])

@@ -1,9 +1,9 @@
 """The gate: everything that can be known of the models without a clock and without a network.
 
-Sizes and arithmetic of every architecture, the bytes of shipped weights, what models of up to 20
-million parameters compute for a fixed image (with shipped weights, else with weights from a fixed
-seed), and accuracy on synthetic scenes. None of it is noisy, so
-that whatever differs from the committed baseline was changed.
+Sizes and arithmetic of every architecture, the bytes of shipped weights, outputs for a fixed image
+of models of up to 20 million parameters (with shipped weights, else with weights from a fixed
+seed), and accuracy on synthetic scenes. None of these is noisy, so any difference from the
+committed baseline comes from a change.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
 
 
 def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
-    """Models that need no weights, and models with the weights inside this package."""
+    """Models that need no weights, and models whose weights are in this package."""
     published = {name for name, spec in specs().items() if spec.shipped is not None}
     shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
     own = [

@@ -40,9 +40,9 @@ def _models(claim: Claim) -> Iterator[str]:
 def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
     """Protocols of mean IoU that claims on such a dataset need, and all that need a teacher.
 
-    What a teacher's masks are compared on is stated nowhere, so that any images will do for
-    orientation. The packaged photos and synthetic scenes, on which no claim was made, get all that
-    they can be asked.
+    No paper states the images for comparisons with a teacher, so any images serve for orientation.
+    No claim was made on the packaged photos and synthetic scenes; for these, all protocols that
+    they support are returned.
 
     Args:
         claims: The ledger.

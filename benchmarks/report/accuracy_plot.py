@@ -47,8 +47,8 @@ class Point:
 
     Attributes:
         model: Its name.
-        time_ms: Median.
-        time_spread: What surrounds it; None where that is not known.
+        time_ms: Median time.
+        time_spread: Interval or range of the time; None where it is not known.
         miou: In percent.
         miou_bounds: In percent; None where the run gave no interval.
         parameters: Used in the forward pass; None where not counted.
@@ -185,7 +185,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
 
 
 def bars_note(points: Sequence[Point]) -> str:
-    """What the error bars are: of times and of accuracies, as far as these differ."""
+    """Explains the error bars of times and of accuracies."""
     times = bars_text(point.time_spread for point in points)
     same = times == "95 % interval"
     text = "95 % intervals" if same else f"95 % interval of mIoU, {times} of time"

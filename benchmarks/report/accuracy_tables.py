@@ -130,7 +130,7 @@ def _miou_notes(record: RunRecord, group: Sequence[Protocol]) -> tuple[str, ...]
 
 
 def partial_notes(rows: Iterable[MiouRow]) -> list[str]:
-    """Rows that have figures, but not of all images: one note for each reason."""
+    """Notes on rows whose figures do not cover all images, one note for each reason."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.status == "ok" and row.why is not None:

@@ -10,7 +10,7 @@ from benchmarks.report.view import shipped_notes, weights_label
 WEIGHTS_COLUMN = Column(
     "Weights", ("weights_kind", "weights_sha256", "weights_official", "weights_shipped")
 )
-"""Kind, hash, whether it is the published one (0 or 1), and origin of shipped weights."""
+"""Kind, hash, whether they are the published weights (0 or 1), and origin of shipped weights."""
 INLINE_REASON = 24
 """Reasons of at most so many characters stand in the cell; longer ones become a footnote."""
 
@@ -46,7 +46,7 @@ def text_cell(text: str) -> Cell:
 
 
 def weights_cell(weights: WeightsRow) -> Cell:
-    """The weights as a short label; belongs to `WEIGHTS_COLUMN`."""
+    """The weights as a short label, for `WEIGHTS_COLUMN`."""
     raw = (weights.kind, weights.sha256, int(weights.official), weights.shipped)
     return Cell(weights_label(weights), raw, next(iter(shipped_notes([weights])), None))
 

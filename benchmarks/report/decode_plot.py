@@ -43,7 +43,7 @@ def decode_series(record: RunRecord, setup: Setup) -> dict[str, list[LatencyRow]
 
 
 def times_shown(rows: Sequence[LatencyRow]) -> list[float]:
-    """Medians of rows and the ends of their error bars, as far as a log axis can show them."""
+    """Medians and ends of error bars of rows, without those that a log axis cannot show."""
     spreads = ((row.median_ms, spread_of(row)) for row in rows)
     found = (time for ms, spread in spreads for time in (ms, *(spread.bounds if spread else ())))
     return [time for time in found if time and time > 0]

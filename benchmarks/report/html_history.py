@@ -56,7 +56,7 @@ class Metric:
         name: As printed.
         unit: `ms` or `%`.
         find: The value of a model in a run.
-        reference: Weights of the teacher in a run, where the value depends on one.
+        reference: Finds the weights of the teacher in a run, if the value depends on a teacher.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Metric:
     reference: Callable[[RunRecord, str], WeightsRow | None] = lambda *_: None
 
     def where(self, run: RunRecord, model: str) -> str:
-        """What must be equal for two values to lie on one line, as printed."""
+        """Text of the conditions that must be equal for two values to share a line of the plot."""
         weights = self.reference(run, model)
         teacher = "" if weights is None else f", reference {weights_label(weights)}"
         return f"{machine(run.environment)}{teacher}"
@@ -130,7 +130,7 @@ class _Dot:
         return None if self.spread is None else self.spread.bounds
 
     def text(self, unit: str) -> str:
-        """The value with what surrounds it."""
+        """The value with its interval or range."""
         if unit == "%":
             return interval(self.value, self.bounds, 1)
         return spread_text(self.value, self.spread)

@@ -54,10 +54,10 @@ def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
 
 
 def photos_of(dataset: str, fingerprint: str) -> Path | None:
-    """The folder of the packaged photos for a dataset of that name; None for any other name.
+    """Folder of the packaged photos if a dataset has their name; None for any other name.
 
     Raises:
-        DataError: This version has other photos than those that were measured.
+        DataError: The photos in this version differ from those that were measured.
     """
     if dataset != photos.PHOTOS:
         return None

@@ -66,8 +66,8 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     Args:
         records: At least one; their order does not matter.
 
-    Rows of other devices or precisions may share a column, and a warning of the merged record says
-    so: accuracy hardly depends on them. Times do, and are kept apart or refused.
+    Rows of different devices or precisions may share a column, with a warning in the merged record,
+    since accuracy hardly depends on them. Times depend on them, and are kept apart or refused.
 
     Raises:
         UsageError: No record; runs of different machines or thread counts, or whole images timed on
@@ -141,7 +141,7 @@ def _check_same_prompts(runs: Sequence[RunRecord]) -> None:
 
 
 def _check_same_references(runs: Sequence[RunRecord]) -> None:
-    """Rows against one teacher stand in one column: its masks must be of the same weights."""
+    """Checks that the rows of one teacher, which share a column, have the same teacher weights."""
     seen: dict[str, tuple[str, str]] = {}
     for run in runs:
         for row in run.miou:
@@ -166,7 +166,7 @@ def _check_same_setup(runs: Sequence[RunRecord]) -> None:
 
 
 def _mixed_setups(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """A warning for each column of accuracy or memory that several setups share."""
+    """Yields a warning for each column of accuracy or memory that holds rows of several setups."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         setup = configured_setup(run)

@@ -83,7 +83,7 @@ def _count(record: RunRecord, model: str, used: int) -> Dot | str:
 
 
 def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
-    """Times by phase, a panel a phase, on one log axis, with intervals or ranges."""
+    """Plots times by phase, one panel for each phase, on one log axis, with intervals or ranges."""
     rows = [row for row in record.latency if setup_of(row) == setup]
     models = unique(model for model in model_names(record) if any(r.model == model for r in rows))
     keys = unique((row.phase, row.n_prompts) for row in sorted(rows, key=phase_order))

@@ -26,7 +26,7 @@ README_MODELS = (
     "grabcut",
     "box",
 )
-"""Rows of the README's table; all models of a record that has none of them."""
+"""Models in the README's table; if a record has none of them, all its models are shown."""
 
 
 def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence[str] = ()) -> str:
@@ -35,14 +35,14 @@ def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence
     Args:
         record: The run to show, or several that `merge_records` joined.
         record_paths: Paths of their records as a reader of the README finds them, with `/`.
-        links: Lines of Markdown, such as links to what else was made of the runs.
+        links: Lines of Markdown, such as links to other results of the runs.
 
     Returns:
         Lines that end with a newline, a function of the arguments alone.
     """
     present = [model for model in README_MODELS if model in model_names(record)]
     table = headline_table(record, present or None)
-    # All MobileSAM rows run with the same weights, which a note states.
+    # All MobileSAM rows use the same weights, which a note states.
     columns = tuple(replace(c, csv_only=c == WEIGHTS_COLUMN) for c in table.columns)
     weights = shipped_models_notes(record, present or model_names(record))
     table = replace(table, columns=columns, notes=(*table.notes, *weights))

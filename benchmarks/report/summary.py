@@ -58,12 +58,12 @@ def summary_table(record: RunRecord) -> Table:
 
 
 def headline_table(record: RunRecord, models: Sequence[str] | None = None) -> Table:
-    """The six columns that matter most, narrow enough for a terminal of 100 columns.
+    """Table of the six most important columns, for a terminal of 100 columns.
 
     Model, weights, parameters, median times of encode and decode (one prompt), and mean IoU of box
-    prompts against ground truth on each dataset (of the first protocol where no box was asked). A
-    model of which only parameters were counted comes last and has a dash elsewhere, and a note
-    says why.
+    prompts against ground truth on each dataset (of the first protocol if box prompts were not
+    measured). Models of which only parameters were counted come last, with a dash in the other
+    cells and a note that gives the reason.
 
     Args:
         record: One run, or several that `merge_records` joined.
@@ -123,7 +123,7 @@ def _headline_columns(shown: Sequence[Protocol]) -> tuple[Column, ...]:
 
 
 def _headline_protocols(record: RunRecord) -> tuple[Protocol, ...]:
-    """One protocol for each dataset: box prompts against ground truth where they were asked."""
+    """One protocol for each dataset: box prompts against ground truth, else the first one."""
     found = [p for p in protocols(record) if teacher_of(p.reference) is None]
     shown = []
     for dataset in unique(p.dataset for p in found):
@@ -209,13 +209,13 @@ def _time_cell(
     *,
     bounds: bool = True,
 ) -> Cell:
-    """Median time, with its interval or range unless `bounds` is False, or why there is none."""
+    """Median time, with its interval or range if `bounds` is True, or why there is none."""
     if row is None:
         return reasons.cell(*_why_missing(record, model), 1 + len(ENDS))
     if row.status != "ok" or row.median_ms is None:
         return reasons.cell(row.status, row.why, 1 + len(ENDS))
     spread = spread_of(row)
-    # Below that it is the call itself that is timed: the model has nothing to do there.
+    # Shorter times are call overhead: the phase does nothing in that model.
     tiny = row.median_ms < NOTHING_MS
     shown = spread if bounds else None
     text = f"< {NOTHING_MS:g}" if tiny else spread_text(row.median_ms, shown)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Raw = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that make spreadsheets take a cell for a formula."""
+"""First characters of text that spreadsheets interpret as a formula."""
 Align = Literal["left", "right"]
 
 
@@ -45,10 +45,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What people read in one cell, and the untouched values behind it, one a CSV column.
+    """Displayed text of one cell, and the raw values behind it, one for each CSV column.
 
     Attributes:
-        text: What people read.
+        text: Displayed text.
         raw: Values of the CSV columns.
         note: Explanation of the text, printed once below the table; None if it needs none.
     """
@@ -95,7 +95,7 @@ class Table:
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        """The notes of the table and of the cells that are shown, each once."""
+        """Notes of the table and of the displayed cells, without repetition."""
         cells = (row[i].note for row in self.rows for i in self._shown)
         return tuple(dict.fromkeys([*self.notes, *(note for note in cells if note)]))
 
@@ -129,7 +129,7 @@ class Table:
     def to_csv(self) -> str:
         """Raw values at full precision; an absent value is an empty field. RFC 4180, LF.
 
-        Text that a spreadsheet would run as a formula gets an apostrophe before it.
+        Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
         """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -188,12 +188,12 @@ class Table:
 
 
 def _field(value: Raw) -> str | int | float:
-    """A CSV field: numbers as they are, also those that are given as text."""
+    """Converts a value to a CSV field; numbers are unchanged, also those given as text."""
     if value is None:
         return ""
     if not isinstance(value, str):
         return value
-    # Readers refuse a lone carriage return, which the writer does not quote.
+    # CSV readers reject a lone carriage return, which the writer does not quote.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if value.startswith(_FORMULA) and not _is_number(value) else text
 

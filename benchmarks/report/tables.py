@@ -96,7 +96,7 @@ def _count(value: int | None) -> tuple[Cell, Cell, Cell]:
 
 
 def latency_table(record: RunRecord) -> Table:
-    """Times of every phase: median with interval or range, percentiles where n carries them."""
+    """Times of every phase: median with interval or range, and percentiles if n is large enough."""
     timed = setups(record)
     one_setup = len(timed) == 1
     columns = (

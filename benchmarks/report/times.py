@@ -1,4 +1,4 @@
-"""Median times as they are shown: with an interval, or with a range from too few processes."""
+"""Display of median times: with an interval, or with a range if there are too few processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HEADERS = {
 
 
 def median_column(rows: Iterable[Row]) -> Column:
-    """The column of the medians of rows, in ms; its header says what surrounds them."""
+    """Column of median times in ms; its header says whether intervals or ranges are shown."""
     header = f"Median{_HEADERS[frozenset(_kinds(map(spread_of, rows)))]}"
     return Column(header, ("median_ms", *(f"{end}_ms" for end in ENDS)), "ms", "right")
 
 
 def median_cell(row: Row) -> Cell:
-    """The cell of a row in that column."""
+    """Cell of a row in the column of medians."""
     if row.median_ms is None:
         return Cell("", (None, *NO_ENDS))
     spread = spread_of(row)
@@ -36,14 +36,14 @@ def median_cell(row: Row) -> Cell:
 
 
 def spread_ends(spread: Spread | None) -> tuple[float | None, ...]:
-    """Ends of the interval, then of the range; at least one of the two is empty."""
+    """Ends of the interval, then of the range; at least one of the two pairs is empty."""
     if spread is None:
         return NO_ENDS
     return (None, None, *spread.bounds) if spread.is_range else (*spread.bounds, None, None)
 
 
 def spread_notes(spreads: Iterable[Spread | None]) -> tuple[str, ...]:
-    """What surrounds medians of phases, a note for each kind that occurs."""
+    """Explains intervals and ranges of times, one note for each kind that occurs."""
     kinds, notes = _kinds(spreads), []
     if False in kinds:
         notes.append("Intervals of times: 95 %, over processes.")
@@ -56,7 +56,7 @@ def spread_notes(spreads: Iterable[Spread | None]) -> tuple[str, ...]:
 
 
 def bars_text(spreads: Iterable[Spread | None]) -> str:
-    """What the error bars of times are, for a caption; they may be absent."""
+    """Describes the error bars of times, for a caption; spreads may be None."""
     kinds = _kinds(spreads)
     ranges = f"range (fewer than {MIN_PROCESSES} processes)"
     if kinds == {True}:
@@ -69,7 +69,7 @@ def _kinds(spreads: Iterable[Spread | None]) -> set[bool]:
 
 
 def sample_notes(rows: Iterable[LatencyRow]) -> tuple[str, ...]:
-    """Warnings of few or unstable samples: one note for each text, with all that it holds for."""
+    """Warnings of few or unstable samples: one note for each warning, with all its rows."""
     found: dict[str, list[str]] = {}
     for row in rows:
         name = row.phase if row.n_prompts is None else f"{row.phase} at {row.n_prompts}"

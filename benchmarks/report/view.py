@@ -84,13 +84,13 @@ def protocol_of(row: MiouRow) -> Protocol:
 
 
 def configured_setup(record: RunRecord) -> str | None:
-    """Device and precision that a run was asked for, as printed; None where it has none."""
+    """Requested device and precision of a run, as printed; None if it has none."""
     named = [record.config.get(name) for name in ("device", "precision")]
     return ", ".join(str(each) for each in named) if all(named) else None
 
 
 def reference_label(weights: WeightsRow) -> str:
-    """Weights of a reference, in full, since two of one label may differ."""
+    """Full label of the weights of a reference, since two may share the short label."""
     return f"{weights.kind} {weights.sha256 or '(hash unknown)'}"
 
 
@@ -163,10 +163,10 @@ def find_latency(
 
 
 def spread_of(row: LatencyRow | EverythingRow) -> Spread | None:
-    """What surrounds the median of a row: an interval, or a range from too few processes.
+    """Interval of the median time of a row, or a range if there were too few processes.
 
-    It is derived from the samples: older records hold intervals that promise too much. Whole images
-    are timed in one process, which gives a range.
+    It is computed from the samples, since the intervals in older records are too narrow. Whole
+    images are timed in one process, which gives a range.
     """
     if isinstance(row, LatencyRow) and any(row.samples_ms):
         return median_spread(row.samples_ms)
@@ -174,7 +174,7 @@ def spread_of(row: LatencyRow | EverythingRow) -> Spread | None:
 
 
 def timed(row: LatencyRow | None) -> tuple[float, Spread | None] | None:
-    """Median and its spread in ms of a row that a log axis can show, otherwise None."""
+    """Median and its spread in ms if a log axis can show the row, otherwise None."""
     if row is None or row.status != "ok" or row.median_ms is None or row.median_ms <= 0:
         return None
     return row.median_ms, spread_of(row)
@@ -246,7 +246,7 @@ def weights_label(weights: WeightsRow) -> str:
 
 
 def shipped_models_notes(record: RunRecord, models: Iterable[str]) -> list[str]:
-    """Which of the models of a plot run with shipped weights: one line for each file of weights."""
+    """Names the models of a plot that use shipped weights, one line for each weights file."""
     groups: dict[str, list[str]] = {}
     for model in models:
         info = model_row(record, model)
@@ -259,7 +259,7 @@ def shipped_models_notes(record: RunRecord, models: Iterable[str]) -> list[str]:
 
 
 def shipped_notes(weights: Iterable[WeightsRow]) -> tuple[str, ...]:
-    """Explains the label `shipped`: one line for each file that is among the weights."""
+    """Explains the label `shipped`, one line for each shipped file among the weights."""
     found = unique(row for row in weights if row.shipped is not None)
     return unique(
         f"shipped: {row.shipped}, not official (sha256 {(row.sha256 or '')[:SHA_DIGITS]})."

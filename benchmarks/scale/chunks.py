@@ -35,7 +35,7 @@ class ChunkInfo(Value):
         blank: Rows of models, protocols and references without an instance, with the reason.
         unable: Models that segment no whole images, or failed to, with the reason.
         failures: Images that could not be read, and models that could not be built.
-        attempts: How each model fared with the images, by model.
+        attempts: Counts of the images that each model answered and failed on, by model.
         manifests: SHA-256 of its prompts, by prompt rule.
         no_prompt: Instances without a prompt, by prompt rule.
         left_out: Annotations that are not used, by reason.
@@ -55,7 +55,7 @@ class ChunkInfo(Value):
 
     @property
     def n_failures(self) -> int:
-        """Images and models that failed."""
+        """Number of failures of images and models."""
         return len(self.failures) + sum(each.n_failed for each in self.attempts.values())
 
     @property
@@ -116,7 +116,7 @@ def chunk_key(run: str, part: Part) -> str:
 
     Args:
         run: `content_key` of code, configuration, weights and libraries.
-        part: Whose fingerprint stands for references and prompts, and whose state for images.
+        part: The part; its fingerprint covers references and prompts, its state the image files.
     """
     inputs = f"{run} {part.fingerprint} {part.images_state} {len(part.readers)}"
     return hashlib.sha256(inputs.encode()).hexdigest()
@@ -174,7 +174,7 @@ class ChunkStore:
         return found.times if found.key == key else ()
 
     def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
-        """Names of the chunks here that were made under the keys given by name, in order."""
+        """Names of the stored chunks whose keys equal those given by name, in order."""
         infos = ((name, self.info(name)) for name in sorted(keys))
         return tuple(name for name, info in infos if info is not None and info.key == keys[name])
 
@@ -186,7 +186,7 @@ class ChunkStore:
                     yield path.stem
 
     def files(self, names: Iterable[str]) -> list[Path]:
-        """The files of some chunks, in the same order."""
+        """Files of the named chunks, in the same order."""
         return [self._path(name) for name in names]
 
     def remove(self, name: str) -> None:

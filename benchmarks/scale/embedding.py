@@ -201,7 +201,7 @@ class EmbedWorker:
 
 
 def _most_failed(n_images: int) -> int:
-    """At how many images of a part a teacher may fail; one must be left to show that it works."""
+    """Number of images of a part that a teacher may fail on; it must succeed on at least one."""
     return min(max(_LEAST_FAILED, round(_FAILED_SHARE * n_images)), n_images - 1)
 
 

@@ -29,12 +29,12 @@ class ChunkPlan(Plan[Chunk], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """What there is after all missing chunks were made.
+    """Result of making all missing chunks.
 
     Attributes:
-        names: Of the chunks of this run, in order; of those that were given up there is none.
+        names: Names of the chunks of this run, in order, without those that were given up.
         given_up: Chunks that could not be made.
-        n_given_up: Images of those.
+        n_given_up: Number of images of those.
     """
 
     names: tuple[str, ...]

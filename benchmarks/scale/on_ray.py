@@ -246,7 +246,7 @@ class _Cluster:
         if job.tries < self._scale.tries:
             self._again.append(job)
         else:
-            sys.stderr.write(job.trace)  # an error of this suite, which must not go unseen
+            sys.stderr.write(job.trace)  # an error of this project, which must not be hidden
             yield given_up(job.part, job.why)
 
 

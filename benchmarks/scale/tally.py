@@ -25,11 +25,11 @@ class Tally:
     Attributes:
         dataset: Its name.
         times: Where the time went, by model.
-        attempts: How each model fared with all images, by model.
-        n_given_up: Images of chunks that could not be made.
-        n_unusable: Images of the others that could not be read.
-        n_failed: Images of the others that a model, or a model under a protocol against a
-            reference, failed on as a chunk.
+        attempts: Counts of the images that each model answered and failed on, by model.
+        n_given_up: Number of images of chunks that could not be made.
+        n_unusable: Number of images of the other chunks that could not be read.
+        n_failed: Number of images of the other chunks that failed as a whole chunk, by model, or by
+            model, protocol and reference.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class Tally:
 
     @classmethod
     def of(cls, dataset: str, store: ChunkStore, made: Making) -> Tally:
-        """Of the chunks of a run in its store."""
+        """Tally of the chunks of a run in its store."""
         found = cls(dataset, n_given_up=made.n_given_up)
         for name in made.names:
             found._add(store, name)
@@ -89,20 +89,20 @@ class Tally:
 
     @property
     def broken(self) -> dict[str, str]:
-        """Models that failed at each of the first images, with the reason."""
+        """Models that failed on each of the first images, with the reason."""
         whys = {model: attempts.broken for model, attempts in self.attempts.items()}
         return {model: why for model, why in whys.items() if why is not None}
 
     @property
     def why_nothing(self) -> str:
-        """Why a model has no row of its own where nothing else says it."""
+        """Reason why a model has no row, if there is no other reason."""
         return nothing_read(self._n_images)
 
     def left_out(self, *what: str) -> str | None:
-        """What a row says of images that it leaves out; see `left_out_text`.
+        """Text about the images that a row leaves out; see `left_out_text`.
 
         Args:
-            what: The model, or with it protocol and reference.
+            what: The model; or the model, the protocol and the reference.
         """
         key: object = what if len(what) > 1 else what[0]
         failed = self.attempts.get(what[0], Attempts()).n_failed

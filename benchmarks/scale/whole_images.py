@@ -93,9 +93,10 @@ def whole_image_plan(
 
     Args:
         models: In the order of the tables.
-        threads: That the models are given.
-        scale: Who works. The times of chunks made on this machine are not those of another one;
-            which machines of a cluster make which chunk is not known ahead.
+        threads: Threads that the models are given.
+        scale: How the work is distributed. Chunks made on this machine are not used for another
+            machine, since they hold times; on a cluster it is not known which machine makes which
+            chunk.
     """
     is_here = scale.cluster in (None, "local")
     devices = dict.fromkeys(model.options.device for model in models) if is_here else ()
@@ -112,7 +113,7 @@ def whole_image_plan(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Answers of the models that do not fail at an image, to be scored."""
+    """Masks of the models that did not fail on an image, to be scored."""
 
     image_id: int
     name: str
@@ -139,7 +140,7 @@ class WholeImageWorker:
         self._lanes = Lanes(plan.lanes)
 
     def run(self, part: Part, poison: Mapping[int, str] | None = None) -> Chunk:
-        """Makes the chunk of a part; an image that a model fails at is left out for that model.
+        """Makes the chunk of a part; an image that a model fails on is left out for that model.
 
         Args:
             part: Which.

@@ -1,4 +1,4 @@
-"""Works on chunks: models are loaded once."""
+"""Makes chunks; models are loaded once."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def wait_if_published(out: Path | None) -> float | None:
         out: File of the result, or None.
 
     Returns:
-        Cores that other processes use, or None if the result is not published.
+        Number of cores used by other processes, or None if the result is not published.
 
     Raises:
         BusyMachineError: The machine stays busy.

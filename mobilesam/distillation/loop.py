@@ -76,8 +76,8 @@ def train(
         The state at the end.
 
     Raises:
-        TrainingError: The loss, a gradient or a weight is not a number any more; what is in the
-            folder is from before.
+        TrainingError: The loss, a gradient or a weight is not finite any more; the files in the
+            folder are from before that step.
         UsageError: The checkpoint is of another run, or the batch cannot be shared.
         WeightsError: The checkpoint is of another teacher.
         DataError: The folder cannot be written or read, or the disk is full.
@@ -256,7 +256,7 @@ def _require_finite(loss: float, step: int, rate: float) -> None:
 def _require_finite_gradients(state: TrainState, rate: float) -> None:
     """Stops before a step that would make weights NaN, which a finite loss does not rule out.
 
-    In fp16, the scaler leaves out such a step and halves its scale, as long as there is a scale.
+    In fp16, the scaler skips such a step and halves its scale, as long as the scale is above 1.
     """
     gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
     norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients.values()])

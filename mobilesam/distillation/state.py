@@ -80,7 +80,7 @@ class TrainState:
         """The student's state dict as it is to be used: the average where there is one.
 
         Raises:
-            TrainingError: It holds NaN or infinity.
+            TrainingError: The state dict holds NaN or infinity.
         """
         state = {name: value.detach() for name, value in self.scheme.student.state_dict().items()}
         state.update(self.average or {})
@@ -123,7 +123,7 @@ class TrainState:
         write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's state by names that say of which parameter it is."""
+        """Tensors of the optimiser's state, by names that include the parameter."""
         return {
             f"optimiser's {key} of {name}": value
             for name, parameter in self.parameters.items()

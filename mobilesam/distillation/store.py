@@ -86,7 +86,7 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
         self.entries = tuple(entry for header in headers for entry in header.entries)
         self._indices = {entry.key: index for index, entry in enumerate(self.entries)}
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._turn = threading.Lock()  # in which shards are opened and closed
+        self._turn = threading.Lock()  # held while shards are opened and closed
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -137,7 +137,7 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
             return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither mapped files nor locks can be sent to another process; it makes them again.
+        # Mapped files and locks cannot be sent to another process, which makes its own.
         state = {**self.__dict__, "_open": OrderedDict()}
         del state["_turn"]
         return state
