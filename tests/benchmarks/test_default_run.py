@@ -131,7 +131,7 @@ def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_colu
     (head,) = (line for line in lines if line.split()[:1] == ["Model"])
     wanted = ["Weights", "Params (10^6)", "Encode (ms)", "Decode (ms)", "mIoU box (%)"]
     assert [column for column in wanted if column not in head] == []
-    rows = {line.split()[0]: line.split() for line in lines if line.startswith(" ")}
+    rows = {words[0]: words for words in map(str.split, lines) if words}
     assert rows["sam-vit-b"][1:] == ["none", "here", "93.735", "-", "-", "-"]
     assert "dummy" not in done.out
     assert "Not measured, no trained weights here: sam-vit-b." in done.out

@@ -160,9 +160,9 @@ def test_a_model_without_embeddings_or_weights_is_no_teacher(run: Any) -> None:
     dummy = run("distill", "embed", "--models=dummy", "--out=s")
     assert dummy.code == 1
     assert "no embeddings that can be kept" in dummy.err
-    untrained = run("distill", "embed", "--models=mobilesam", "--offline", "--out=s")
+    untrained = run("distill", "embed", "--models=sam-vit-h", "--offline", "--out=s")
     assert untrained.code == 1
-    assert "mobilesam" in untrained.err
+    assert "sam_vit_h_4b8939.pth" in untrained.err
 
 
 def test_a_store_of_another_teacher_or_size_or_weights_is_refused(
