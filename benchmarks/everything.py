@@ -29,7 +29,7 @@ from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import EverythingRow, Failure, Status, Value
 from benchmarks.statistics import Float64Array, summarise_times
-from benchmarks.timing import time_once
+from benchmarks.timing import milliseconds, time_once
 from mobilesam.errors import BenchError
 
 STAGE = "everything"
@@ -132,7 +132,7 @@ def _one_model(
         row = _summarise(_row(model, dataset), tally)
         if row.ar1000 is not None and row.median_ms is not None:
             reporter.say(
-                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, {row.median_ms:.4g} ms an "
+                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, {milliseconds(row.median_ms)} an "
                 f"image ({row.n_images} images, {row.n_objects} objects)"
             )
         return row, failures

@@ -24,7 +24,7 @@ from benchmarks.profiles import Profile
 from benchmarks.progress import Reporter
 from benchmarks.records import Failure, LatencyRow, MemoryRow
 from benchmarks.statistics import summarise_times
-from benchmarks.timing import NOTHING_MS
+from benchmarks.timing import milliseconds
 
 IMAGE_HW = (480, 640)
 _STDERR_LINES = 3
@@ -118,8 +118,7 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     for label, key in wanted.items():
         row = times.get(key)
         if row is not None and row.median_ms is not None:
-            tiny = row.median_ms < NOTHING_MS  # only call overhead: the phase does nothing here
-            parts.append(f"{label} {f'< {NOTHING_MS:g}' if tiny else f'{row.median_ms:.4g}'} ms")
+            parts.append(f"{label} {milliseconds(row.median_ms)}")
         elif row is not None:
             parts.append(f"{label} {row.status}")
     return ", ".join(parts) or "not timed"

@@ -17,6 +17,13 @@ NOTHING_MS = 0.01
 """Shorter times are call overhead: the phase does nothing in that model."""
 
 
+def milliseconds(value_ms: float) -> str:
+    """Prints a time for the log with its unit, such as `12.35 ms`, `23910 ms` or `< 0.01 ms`."""
+    if value_ms < NOTHING_MS:
+        return f"< {NOTHING_MS:g} ms"
+    return f"{value_ms:.0f} ms" if value_ms >= 1000 else f"{value_ms:.4g} ms"
+
+
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """When a measurement has run long enough.

@@ -160,6 +160,7 @@ def test_the_line_of_a_timed_model() -> None:
         latency_row("end_to_end", None, status="skipped", why="too slow"),
     ]
     assert latency_headline(rows) == "encode < 0.01 ms, decode 12.35 ms, end to end skipped"
+    assert latency_headline([latency_row("encode", 23910.4)]) == "encode 23910 ms"
     assert latency_headline([]) == "not timed"
 
 
