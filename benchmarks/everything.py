@@ -132,8 +132,9 @@ def _one_model(
         row = _summarise(_row(model, dataset), tally)
         if row.ar1000 is not None and row.median_ms is not None:
             reporter.say(
-                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, {milliseconds(row.median_ms)} an "
-                f"image ({row.n_images} images, {row.n_objects} objects)"
+                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, "
+                f"{milliseconds(row.median_ms)} an image ({row.n_images} images, "
+                f"{row.n_objects} objects)"
             )
         return row, failures
 

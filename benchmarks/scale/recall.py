@@ -76,7 +76,8 @@ def _row(model: PlannedModel, sums: Mapping[str, _Sums], tally: Tally) -> Everyt
     if row.model in sums:
         left_out = {"why": tally.left_out(row.model)}
         return row.model_copy(update={**sums[row.model].fields(), **left_out})
-    why_nothing = tally.left_out(row.model) if tally.n_given_up else tally.why_nothing
+    given_up = tally.left_out(row.model) if tally.n_given_up else None
+    why_nothing = given_up or tally.why_nothing
     why = tally.unable.get(row.model, Unable(status="error", why=why_nothing))
     return row.model_copy(update={"status": why.status, "why": why.why})
 
