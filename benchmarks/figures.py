@@ -22,7 +22,7 @@ from benchmarks.figure_pictures import Picture, prompts_text
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.report.mask_grid import MaskPanel, MaskRow
-from benchmarks.report.view import weights_label
+from benchmarks.report.view import shipped_notes, weights_label
 from mobilesam.errors import BenchError, UsageError
 
 FigureKind = Literal["point", "box", "everything"]
@@ -261,8 +261,10 @@ def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
                 "the picture's objects."
             )
         notes.append(meaning)
-    if any(each.weights.kind == "file" for each in request.shown):
+    files = [each.weights for each in request.shown if each.weights.kind == "file"]
+    if any(each.shipped is None for each in files):
         notes.append("Weights are named by the first digits of their file's sha256.")
+    notes += shipped_notes(files)
     absent = [each.entry.name for each in request.models if each not in request.shown]
     if absent:
         notes.append(f"Not shown, since their weights are not here: {', '.join(absent)}.")
