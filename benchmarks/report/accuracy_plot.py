@@ -108,7 +108,7 @@ def accuracy_points(
     latter only where end to end is missing for some accurate model and this leaves out no more.
 
     Returns:
-        Points, the label of the time axis, and one note about each group of models left out.
+        Points, the label of the time axis, and notes about shipped weights and models left out.
     """
     models = model_names(record)
     rows = {model: find_miou(record, protocol, model) for model in models}
@@ -128,7 +128,10 @@ def accuracy_points(
         parameters = used_parameters(record, model)
         points.append(Point(model, *time, 100 * row.miou, bounds, parameters))
     untimed = set(accurate) - {point.model for point in points}
-    notes = _left_out(record, accurate, [m for m in accurate if m in untimed], label)
+    notes = [
+        *shipped_models_notes(record, [point.model for point in points]),
+        *_left_out(record, accurate, [m for m in accurate if m in untimed], label),
+    ]
     return points, label, notes
 
 
@@ -158,7 +161,6 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     notes = [
         f"{setup.label}. {bars_note(points)} Marker area: parameters used; a cross has none or an "
         "unknown number. Dashed: Pareto front, the models that no other beats in both.",
-        *shipped_models_notes(record, [point.model for point in points]),
         *notes,
     ]
     figure = new_figure(4.3, f"mIoU against latency: {protocol.label}", notes)
