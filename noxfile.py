@@ -165,7 +165,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def publish(session: nox.Session) -> None:
-    """A complete run on an idle machine, about an hour. Extra arguments go to `run`."""
+    """A complete run on an idle machine, half an hour. Extra arguments go to `run`."""
     options = ("--profile", "standard", "--publishable")
     python(session, "-m", "benchmarks", "run", *options, *session.posargs, dev=True)
 
