@@ -131,11 +131,13 @@ def _memory(record: RunRecord, setup: Setup) -> Iterator[Finding]:
 
 def _cautions(record: RunRecord) -> Iterator[Finding]:
     random = [model for model in model_names(record) if has_random_weights(record, model)]
+    any_timed = any(row.model in random for row in record.latency)
     if random:
         yield Finding(
             "caution",
             f"Nothing can be said about the accuracy of {', '.join(random)}.",
-            "No trained weights were at hand: the exact architecture was timed with random ones.",
+            "No trained weights were at hand."
+            + " The exact architecture was timed with random ones." * any_timed,
         )
     custom = [r.model for r in record.models if r.weights.kind == "file" and not r.weights.official]
     if custom:

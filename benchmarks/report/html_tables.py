@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.records import RunRecord
+from benchmarks.records import RunRecord, WeightsRow
 from benchmarks.report.cells import text_cell
 from benchmarks.report.formatting import clean, number
 from benchmarks.report.table import Align, Cell, Column, Table
@@ -134,7 +134,7 @@ def models_table(record: RunRecord) -> Table:
                 row.family,
                 row.decode_kind,
                 row.licence,
-                f"{row.weights.kind}{', official' if row.weights.official else ''}",
+                _weights_text(row.weights),
                 row.weights.sha256 or "",
                 row.status,
                 row.why or row.weights.why or "",
@@ -163,3 +163,10 @@ def _facts(name: str, title: str, facts: Sequence[tuple[str, str]]) -> Table:
     columns = (Column("What", ("what",)), Column("Value", ("value",)))
     rows = tuple((text_cell(what), text_cell(value)) for what, value in facts)
     return Table(name, title, columns, rows)
+
+
+def _weights_text(weights: WeightsRow) -> str:
+    """Kind of the weights, whether they are official, and where shipped ones come from."""
+    if weights.shipped is not None:
+        return f"shipped ({weights.shipped}), not official"
+    return f"{weights.kind}{', official' if weights.official else ''}"
