@@ -38,7 +38,7 @@ from benchmarks.data.detections import (
 from benchmarks.data.images import files_state, load_from_folder
 from benchmarks.data.masks import encode_mask
 from benchmarks.data.parsing import read_file
-from benchmarks.model_pass import PROMPT_BATCH, Trials, take_turn
+from benchmarks.model_pass import PROMPT_BATCH, Trials, left_out_text, take_turn
 from benchmarks.planning import PlannedModel
 from benchmarks.progress import Reporter
 from benchmarks.records import DetectorRow, Failure, Status, Value, write_atomic
@@ -252,6 +252,7 @@ def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
     if scored.ap is None:
         why = f"{task.source.dataset.name} has no instance on the images that are read"
         return _row(model, task).model_copy(update={"status": "error", "why": why})
+    unusable = left_out_text(len(found.unread) + found.trials.attempts.n_failed)
     return _row(model, task).model_copy(
         update={
             "n_images": len(found.sizes_hw),
@@ -260,7 +261,7 @@ def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
             "ap50": scored.ap50,
             "ap75": scored.ap75,
             "ap_by_size": scored.by_size,
-            "why": task.left_out,
+            "why": "; ".join(filter(None, (task.left_out, unusable))) or None,
             "seconds": found.seconds + time.perf_counter() - start,
         }
     )

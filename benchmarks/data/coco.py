@@ -180,7 +180,10 @@ class CocoDataset(CutDataset):
 
     def _state_of(self, entries: Iterable[_Entry | BadSample]) -> str:
         return files_state(
-            (self._folder, entry.name) for entry in entries if isinstance(entry, _Entry)
+            (self._folder, name)
+            for entry in entries
+            if isinstance(entry, _Entry)
+            for name in entry.names
         )
 
     def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | BadSample, ...]:

@@ -284,6 +284,9 @@ def test_an_odd_input(run: Any, third_party: Any, data: Data, odd: str, command:
     assert row["status"] == ("ok" if expected.n_images else "error")
     assert bool(found["failures"]) == (expected.code == 1)
     assert (row["why"] is None) or row["status"] == "error" or "left out" in row["why"]
+    of_images = [each for each in found["failures"] if each["culprit"].endswith(".png")]
+    if row["status"] == "ok" and of_images:
+        assert "images left out: " in row["why"]
 
 
 @pytest.mark.parametrize("command", ["miou", "everything", "detector-box"])
