@@ -19,6 +19,7 @@ from baselines.interface import ModelInfo
 from benchmarks import environment
 from benchmarks.cells import CellStore
 from benchmarks.latency_task import MemoryLine, PhaseLine, Round, Task
+from benchmarks.model_pass import DEBUG_VARIABLE
 from benchmarks.planning import PlannedModel
 from benchmarks.profiles import Profile
 from benchmarks.progress import Reporter
@@ -180,6 +181,8 @@ def run_task(task: Task) -> Round:
         error = failed.why
     elif done.returncode != 0:
         error = _cause_of_death(done.returncode, done.stderr)
+    if error is not None and os.environ.get(DEBUG_VARIABLE):
+        sys.stderr.write(done.stderr)
     return Round(phases=tuple(phases), memory=memory, error=error)
 
 

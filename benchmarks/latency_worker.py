@@ -58,7 +58,9 @@ def main() -> int:
         for line in run(task):
             _write(out, line)
     except BenchError as error:
-        _write(out, PhaseLine(phase="load", status="error", why=str(error)))
+        from benchmarks.model_pass import explain  # its imports would add to the memory measured
+
+        _write(out, PhaseLine(phase="load", status="error", why=explain(error)))
         return 1
     return 0
 

@@ -135,6 +135,12 @@ def test_useless_weights_are_an_error_row_and_exit_code_1(run: Any, tmp_path: Pa
     assert {row["status"] for row in rows} == {"error"}
     assert all("does not fit this architecture" in row["why"] for row in rows)
     assert done.json["failures"]
+    assert "Traceback" not in done.err
+    done = run("latency", "--models=mobilesam", "--weights=mobilesam=wrong.pt", "--profile=quick",
+               "--json", "--debug", "--out=again")  # fmt: skip
+    assert done.code == 1
+    assert "Traceback (most recent call last)" in done.err
+    assert "in load_strictly" in done.err
 
 
 def phases(name: str, **changes: Any) -> dict[tuple[str, int | None], Any]:
