@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from benchmarks.cli_options import DataArguments, ModelArguments, OutputArgument
 from benchmarks.commands.prediction import parse_prompts
 from benchmarks.commands.printing import print_json
 from benchmarks.commands.requests import (
-    DEFAULT_OUT,
     apply_threads,
     check_device,
     check_max_pixels,
     check_precision,
+    new_folder,
     open_dataset,
     weights_policy,
 )
@@ -29,6 +30,7 @@ from benchmarks.figure_provenance import write_figures
 from benchmarks.figures import FigureKind, FigureRequest, ask
 from benchmarks.planning import PlannedModel, plan
 from benchmarks.progress import Reporter
+from benchmarks.run_folder import held
 from mobilesam.errors import UsageError
 
 DEFAULT_IMAGES = 2
@@ -82,8 +84,9 @@ def figures(
         svg=pictures.svg,
     )
     answers = ask(request, reporter)
-    folder = output.out or DEFAULT_OUT / "figures"
-    written = write_figures(request, answers, folder)
+    folder = output.out or new_folder("figures")
+    with held(folder, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+        written = write_figures(request, answers, folder)
     if output.json:
         print_json({"figures": [each.model_dump(mode="json") for each in written]})
     else:

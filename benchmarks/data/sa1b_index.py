@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import tarfile
@@ -212,7 +213,7 @@ def roots_of(root: Path | Sequence[Path]) -> list[Path]:
 def name_of(roots: Sequence[Path]) -> str:
     """`sa1b:` and the name of the first folder or tar, with how many more there are."""
     more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
-    return f"sa1b:{roots[0].resolve().name.removesuffix('.tar')}{more}"
+    return f"sa1b:{Path(os.path.realpath(roots[0])).name.removesuffix('.tar')}{more}"
 
 
 def take(sources: Sequence[Path], limit: int | None) -> Iterator[Pair | BadSample]:

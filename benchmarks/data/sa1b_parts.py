@@ -117,7 +117,7 @@ class Sa1bParts(CutDataset):
     @property
     def images_state(self) -> str:
         """SHA-256 of the paths of all tars and folders; the fingerprint covers their contents."""
-        return _sha256(*(str(source.path.resolve()) for source in self._sources))
+        return _sha256(*(os.path.realpath(source.path) for source in self._sources))
 
     @property
     def n_images(self) -> None:
@@ -162,7 +162,7 @@ class Sa1bParts(CutDataset):
             tuple(partial(_read, item, self._max_pixels) for item in items),
             tuple((item.image_id, item.name) for item in items),
             n_bytes / total_bytes,
-            _sha256(str(source.path.resolve())),
+            _sha256(os.path.realpath(source.path)),
         )
 
 

@@ -202,7 +202,7 @@ def provenance(tmp_path: Path, kind: FigureKind) -> FigureProvenance:
 
 def test_the_command_writes_pictures_and_where_they_come_from(tmp_path: Path, image: Path) -> None:
     assert draw(tmp_path, images=(image,), points=("10,20",), boxes=("1,2,30,40",)) == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["figure-4-point.json", "figure-4-point.png",
                      "figure-5-box.json", "figure-5-box.png"]  # fmt: skip
     found = provenance(tmp_path, "point")

@@ -250,11 +250,16 @@ def _predictor(rng: np.random.Generator) -> list[Job]:
         point = rng.uniform(0, 1, (1, 2)) * size_hw[::-1]
         mask = _logits(rng, 1, LOW_PX, LOW_PX).numpy()
         network_box = torch.from_numpy(_boxes(rng, (SIDE_PX, SIDE_PX), 3)).float()
+        network_points = torch.from_numpy(rng.uniform(0, SIDE_PX, (3, 2, 2))).float()
+        labels = torch.from_numpy(rng.integers(0, 2, (3, 2)))
+        masks = _logits(rng, 3, 1, LOW_PX, LOW_PX)
         jobs += [
             partial(model.predict, box=box),
             partial(model.predict, point_coords=point, point_labels=[1], return_logits=True),
             partial(model.predict, box=box, mask_input=mask, multimask_output=False),
             partial(model.predict_torch, None, None, network_box),
+            partial(model.predict_torch, network_points, labels),
+            partial(model.predict_torch, network_points, labels, network_box, masks),
         ]
         for embedding in embeddings:
             boxes = _boxes(rng, embedding.size_hw, 3)
@@ -304,7 +309,7 @@ def _adapter(make: Callable[[], Segmenter], rng: np.random.Generator) -> list[Jo
             masks = rng.normal(0, 4, (3, 1, LOW_PX, LOW_PX))
             asked.append(Prompts(boxes=boxes, mask_inputs=masks.astype(np.float32)))
         jobs.append(partial(_whole, model, image, asked[0]))
-        if "everything" in model.info.supports and image is images[0]:
+        if "everything" in model.info.supports and any(image is each for each in images[:2]):
             jobs.append(partial(model.everything, image))
         for prompts in asked:
             jobs += [
