@@ -44,6 +44,7 @@ from baselines.values import NOT_FINITE
 from mobilesam.devices import usable_device
 from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
 from mobilesam.inputs import check_resized
+from mobilesam.logs import logger_level
 from mobilesam.state_dicts import is_finite, read_head, require_finite
 
 INPUT_SIZE_PX = 1024
@@ -287,7 +288,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     try:
         # The path is absolute, so that ultralytics never takes it for a name to download.
-        with _silent_logger():
+        with logger_level("ultralytics", logging.CRITICAL):
             content, _ = import_ultralytics().load_pickle(path.resolve())
     except ModuleNotFoundError as error:
         raise WeightsError(
@@ -305,18 +306,6 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     state = dict(model.float().state_dict())
     require_finite(state, str(path))
     return state
-
-
-@contextlib.contextmanager
-def _silent_logger() -> Iterator[None]:
-    """Silences log messages of ultralytics about a file; this module reports the error itself."""
-    logger = logging.getLogger("ultralytics")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @dataclass(frozen=True, slots=True)

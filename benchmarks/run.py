@@ -99,8 +99,6 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
 def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     start = time.monotonic()
     _require_writable(request.out)
-    other_load = wait_until_idle(reporter.say) if request.publishable else None
-    here = environment.collect(request.threads, other_load)
     models, teachers = _plan(request)
     config = request.config(models, teachers)
     key = content_key(config)
@@ -111,6 +109,8 @@ def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     finished = _finished(request.out, key, images, reporter)
     if finished is not None:
         return finished
+    other_load = wait_until_idle(reporter.say) if request.publishable else None
+    here = environment.collect(request.threads, other_load)
     found = _Found(warnings=list(environment.warnings(here)))
     for text in found.warnings:
         reporter.warn(text)

@@ -30,6 +30,7 @@ from mobilesam.exported import (
     read_manifest,
     require_packages,
 )
+from mobilesam.logs import logger_level
 from mobilesam.state_dicts import require_finite
 
 if TYPE_CHECKING:
@@ -162,17 +163,6 @@ def _write_graph(
             ) from error
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _convert_to_openvino(folder: Path) -> None:
     import openvino
 
@@ -201,7 +191,8 @@ def _quantise(folder: Path) -> None:
             for node in graph.node
             if node.op_type == "MatMul" and node.input[1] in stacked
         ]
-        with _quiet("root"):  # it recommends a preparation that does not concern matrix products
+        # It recommends a preparation that does not concern matrix products.
+        with logger_level("root", logging.ERROR):
             quantize_dynamic(
                 source,
                 folder / graph_file(name, "onnx", int8=True),
