@@ -68,7 +68,7 @@ def paper(session: nox.Session) -> None:
 @nox.session
 def speed(session: nox.Session) -> None:
     """Our inference path against the plain modules and ultralytics' MobileSAM, in one run."""
-    python(session, "-m", "benchmarks.speedups.inference", *session.posargs, dev=True)
+    python(session, "-m", "benchmarks.evidence.speed_inference", *session.posargs, dev=True)
 
 
 @nox.session
@@ -102,7 +102,7 @@ def picture(session: nox.Session) -> None:
     python(
         session,
         "-m",
-        "benchmarks.report.html_picture",
+        "benchmarks.report.screenshot",
         COMMITTED[-1],
         "results/report.png",
         dev=True,
@@ -124,7 +124,7 @@ def regress(session: nox.Session) -> None:
 @nox.session
 def power(session: nox.Session) -> None:
     """How reliable `regress` is, on a quiet machine: about an hour."""
-    python(session, "-m", "benchmarks.guard.power", *session.posargs, dev=True)
+    python(session, "-m", "benchmarks.evidence.power", *session.posargs, dev=True)
 
 
 @nox.session
@@ -137,7 +137,7 @@ def microbench(session: nox.Session) -> None:
         session,
         "-m",
         "pytest",
-        "benchmarks/test_hot_paths.py",
+        "benchmarks/evidence/test_hot_paths.py",
         *options,
         *session.posargs,
         dev=True,
@@ -173,7 +173,7 @@ def publish(session: nox.Session) -> None:
 @nox.session
 def results(session: nox.Session) -> None:
     """Makes tables, plots and the README's table from records: `-- results/runs/NAME ...`."""
-    python(session, "-m", "benchmarks.report.publish", *session.posargs)
+    python(session, "-m", "benchmarks.evidence.publish", *session.posargs)
 
 
 @nox.session

@@ -26,10 +26,8 @@ from baselines.interface import (
 )
 from baselines.options import Checkpoint, ModelOptions
 from baselines.sam_arrays import inner_size, masks_at, normalised, to_input
-from mobilesam.cache import cache_dir, exclusive
-from mobilesam.checkpoint_specs import specs
 from mobilesam.errors import DataError, UnsupportedError, WeightsError
-from mobilesam.exported import (
+from mobilesam.export.runtime import (
     FORMAT,
     MANIFEST_NAME,
     PACKAGES,
@@ -46,6 +44,8 @@ from mobilesam.exported import (
     require_packages,
 )
 from mobilesam.inputs import check_resized
+from mobilesam.weights.cache import cache_dir, exclusive
+from mobilesam.weights.checkpoint_specs import specs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class ExportedSegmenter(Segmenter):
     It cannot segment everything: that is torch's, in `mobilesam`.
 
     Args:
-        folder: Of `mobilesam.export.export_model`.
+        folder: Of `mobilesam.export.writer.export_model`.
         options: Name, precision, and the seed of random weights.
         target: Which kind of files the folder must hold.
         int8: Run the quantised graphs.
@@ -306,8 +306,8 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
         # Whoever held the lock before may have made it; damaged files are made again.
         if not _is_whole(folder):
             from baselines.sam_like import random_weights
-            from mobilesam.export import export_model
-            from mobilesam.model import build_mobile_sam, load_mobile_sam
+            from mobilesam.export.writer import export_model
+            from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
             sam = (
                 random_weights(build_mobile_sam, replace(options, device="cpu"))

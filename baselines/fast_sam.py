@@ -45,7 +45,7 @@ from mobilesam.devices import usable_device
 from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
 from mobilesam.inputs import check_resized
 from mobilesam.logs import logger_level
-from mobilesam.state_dicts import is_finite, read_head, require_finite
+from mobilesam.model.state_dicts import is_finite, read_head, require_finite
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32

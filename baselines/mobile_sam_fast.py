@@ -25,12 +25,12 @@ from baselines.interface import (
 )
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, Wanted, load_or_random
-from mobilesam.everything import AutomaticMaskGenerator
-from mobilesam.fast_decoder import ImageSide
-from mobilesam.inference import FastMobileSam, Precision
-from mobilesam.model import build_mobile_sam, load_mobile_sam
-from mobilesam.prompting import PromptedSam
-from mobilesam.upsampling import pictures
+from mobilesam.everything.generator import AutomaticMaskGenerator
+from mobilesam.fast.decoder import ImageSide
+from mobilesam.fast.inference import FastMobileSam, Precision
+from mobilesam.fast.prompting import PromptedSam
+from mobilesam.fast.upsampling import pictures
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
 # Prompts whose masks are brought to the image's size together; the decoder cuts up its own work.
 _BATCH = 8

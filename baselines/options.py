@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mobilesam.checkpoints import LocalCheckpoint as Checkpoint
+from mobilesam.weights.checkpoints import LocalCheckpoint as Checkpoint
 
 __all__ = ["Checkpoint", "ModelOptions"]
 

@@ -22,8 +22,8 @@ from baselines import DEFAULT_SELECTION
 from baselines.boundary import adapter_call
 from baselines.interface import ModelInfo, Segmenter
 from baselines.options import ModelOptions
-from mobilesam.checkpoints import shipped_path
 from mobilesam.errors import DataError, UsageError
+from mobilesam.weights.checkpoints import shipped_path
 
 ENTRY_POINT_GROUP = "mobilesam_bench.models"
 Factory = Callable[[ModelOptions], Segmenter]
@@ -37,7 +37,8 @@ class ModelEntry:
         name: What the command line calls it.
         target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
         summary: One line for `mobilesam-bench models`.
-        checkpoint: Name in `mobilesam.checkpoints` of the weights it needs; None if it needs none.
+        checkpoint: Name in `mobilesam.weights.checkpoints` of the weights it needs; None if it
+            needs none.
         shipped: File in `mobilesam/weights` that it runs with unless told otherwise; None if this
             package ships no weights for it.
         requires: Packages beyond those that are always there.

@@ -11,9 +11,9 @@ from segment_anything.modeling import Sam
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, load_or_random
-from mobilesam.mini import build_sam_mini
-from mobilesam.model import load_sam_mini, load_strictly
-from mobilesam.state_dicts import load_state_dict_file
+from mobilesam.model.mini import build_sam_mini
+from mobilesam.model.mobile_sam import load_sam_mini, load_strictly
+from mobilesam.model.state_dicts import load_state_dict_file
 
 
 def build_h(options: ModelOptions) -> Segmenter:

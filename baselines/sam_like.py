@@ -33,7 +33,7 @@ from baselines.values import NOT_FINITE
 from mobilesam.devices import usable_device
 from mobilesam.errors import DataError, UsageError, WeightsError
 from mobilesam.inputs import check_resized
-from mobilesam.state_dicts import is_finite
+from mobilesam.model.state_dicts import is_finite
 
 # Prompts that go through the decoder together. It copies the image embedding for each of them
 # (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc asks the kernel for fresh

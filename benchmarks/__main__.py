@@ -1,5 +1,5 @@
 """`python -m benchmarks` is `mobilesam-bench`."""
 
-from benchmarks.cli import main
+from benchmarks.cli.app import main
 
 raise SystemExit(main())

@@ -13,22 +13,25 @@ from typing import TYPE_CHECKING, Any
 from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
 from baselines.registry import build, derive
-from benchmarks import environment, latency, parameters
-from benchmarks.accuracy.evaluate import AccuracyPlan, evaluate
-from benchmarks.cells import CellStore, content_key
-from benchmarks.comparison import compare_models, unshared_images, unshared_prompts
-from benchmarks.data.dataset import Dataset
-from benchmarks.data_notes import notes_of
-from benchmarks.detector_boxes import evaluate_detections
-from benchmarks.everything import evaluate_everything
-from benchmarks.idle import wait_until_idle
-from benchmarks.instances import to_frame, write_instances
-from benchmarks.manifests import Manifests
-from benchmarks.model_pass import explain, malformed
-from benchmarks.planning import PlannedModel, deferral_notes, plan, weights_notes
-from benchmarks.progress import Reporter
-from benchmarks.protocols import DETECTOR_BOX, EVERYTHING
-from benchmarks.records import (
+from benchmarks.child_processes import interrupted_by_term
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel, deferral_notes, plan, weights_notes
+from benchmarks.config.run_config import RunRequest
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.evaluation.comparison import compare_models, unshared_images, unshared_prompts
+from benchmarks.evaluation.dataset_notes import notes_of
+from benchmarks.evaluation.detector_boxes import evaluate_detections
+from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
+from benchmarks.evaluation.everything import evaluate_everything
+from benchmarks.evaluation.run_model import explain, malformed
+from benchmarks.latency import parameters
+from benchmarks.latency import runner as latency
+from benchmarks.latency.idle import wait_until_idle
+from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
+from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.records import environment
+from benchmarks.records.instances import to_frame, write_instances
+from benchmarks.records.record import (
     INSTANCES_NAME,
     RECORD_NAME,
     AccuracyTimeRow,
@@ -49,14 +52,13 @@ from benchmarks.records import (
     save_record,
     write_atomic,
 )
-from benchmarks.run_folder import held
-from benchmarks.run_request import RunRequest
-from benchmarks.termination import interrupted_by_term
-from mobilesam.allocator import keep_buffers
+from benchmarks.records.result_cache import CellStore, content_key
+from benchmarks.records.run_folder import held
 from mobilesam.errors import BenchError, DataError
+from mobilesam.fast.allocator import keep_buffers
 
 if TYPE_CHECKING:
-    from benchmarks.scale.evaluation import ScaleResult
+    from benchmarks.evaluation.sharded import ScaleResult
 
 CELLS_FOLDER = "cells"
 
@@ -325,7 +327,7 @@ def _accuracy(
     reporter: Reporter,
 ) -> None:
     if request.scale is not None:
-        from benchmarks.scale.evaluation import evaluate_request
+        from benchmarks.evaluation.sharded import evaluate_request
 
         _take(evaluate_request(request, request.scale, models, teachers, reporter), found)
         return
@@ -381,7 +383,7 @@ def _whole_images(
             found.warnings.extend(unshared_images(rows, f"{DETECTOR_BOX} ({mask})"))
             found.failures.extend(failures)
     if request.everything and request.scale is not None:
-        from benchmarks.scale.recall import recall_of_request
+        from benchmarks.evaluation.recall import recall_of_request
 
         recall = recall_of_request(request, request.scale, models, reporter)
         found.everything = list(recall.rows)

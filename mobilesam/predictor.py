@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mobilesam.devices import usable_device
 from mobilesam.errors import UsageError
-from mobilesam.inputs import as_array
-from mobilesam.prompting import (
+from mobilesam.fast.prompting import (
     Array,
     DecodedMasks,
     Float32Array,
@@ -27,10 +26,11 @@ from mobilesam.prompting import (
     check_shapes,
     read_prompts,
 )
-from mobilesam.state_dicts import is_finite
+from mobilesam.inputs import as_array
+from mobilesam.model.state_dicts import is_finite
 
 if TYPE_CHECKING:
-    from mobilesam.inference import Precision
+    from mobilesam.fast.inference import Precision
 
 __all__ = ["DecodedMasks", "ImageEmbedding", "ImageNotSetError", "MobileSam", "Network"]
 
@@ -90,14 +90,14 @@ class MobileSam(PromptedSam):
         Args:
             path: Where it lies; None gives random weights, for timing alone.
             device: Where to run.
-            precision: What to compute in; see `mobilesam.inference.FastMobileSam`.
+            precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
 
         Raises:
             WeightsError: The file is missing, damaged or of another architecture.
             UsageError: The precision is unknown, or the device is not present.
         """
-        from mobilesam.inference import FastMobileSam
-        from mobilesam.model import load_mobile_sam
+        from mobilesam.fast.inference import FastMobileSam
+        from mobilesam.model.mobile_sam import load_mobile_sam
 
         sam = load_mobile_sam(path, device=usable_device(device))
         return cls(sam, FastMobileSam(sam, precision, device))
@@ -119,14 +119,14 @@ class MobileSam(PromptedSam):
         Args:
             offline: Do not download.
             device: Where to run.
-            precision: What to compute in; see `mobilesam.inference.FastMobileSam`.
+            precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
 
         Raises:
             WeightsError: $MOBILESAM_WEIGHTS is no folder, a file is damaged, or a download gave
                 another file.
             UsageError: The precision is unknown.
         """
-        from mobilesam.checkpoints import resolve
+        from mobilesam.weights.checkpoints import resolve
 
         reasons: list[str] = []
         found = resolve(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mobilesam.heads import HeadsConfig
-from mobilesam.mini import MiniVitConfig, SamMiniConfig
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.model.mini import MiniVitConfig, SamMiniConfig
+from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 SIDE_PX = 64
 HEADS = HeadsConfig(channels=16, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4)

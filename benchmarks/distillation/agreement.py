@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.commands.requests import make_request
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import make_request
 from benchmarks.distillation.training import notes, shape_of
-from benchmarks.progress import Reporter
-from benchmarks.protocols import GROUND_TRUTH
-from benchmarks.records import RECORD_NAME, MiouRow, RunRecord
-from benchmarks.report.cells import percent
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
 from benchmarks.run import execute
+from benchmarks.tables.cells import percent
 from mobilesam.distillation.state import TrainState
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic
-from mobilesam.model_files import save_model
+from mobilesam.model.model_files import save_model
 
 EVALUATIONS_NAME = "evaluations.jsonl"
 _STUDENT_NAME = "evaluated.safetensors"

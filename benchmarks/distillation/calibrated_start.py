@@ -15,8 +15,8 @@ from mobilesam.distillation.calibration import DEFAULT_IMAGES, calibrate
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
 from mobilesam.errors import BenchError
-from mobilesam.model import load_mobile_sam
-from mobilesam.model_files import ModelShape, save_model
+from mobilesam.model.mobile_sam import load_mobile_sam
+from mobilesam.model.model_files import ModelShape, save_model
 
 
 def write_start(student: str, seed: int, store: Path, weights: Path, out: Path) -> None:

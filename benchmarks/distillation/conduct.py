@@ -10,11 +10,10 @@ from segment_anything.modeling import Sam
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
-from benchmarks import environment
-from benchmarks.accuracy.evaluate import AccuracyPlan, AccuracyResult, evaluate
-from benchmarks.cells import CellStore
-from benchmarks.data.dataset import BadSample
-from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
 from benchmarks.distillation.experiment import (
     AGREEMENT,
@@ -30,14 +29,15 @@ from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.side_by_side import Training, checkpoint_of, train_all
 from benchmarks.distillation.sources import ImageSource, NamedImage
 from benchmarks.distillation.training import STUDENT_NAME, sam_teacher, shape_of
-from benchmarks.manifests import Manifests
-from benchmarks.planning import PlannedModel
-from benchmarks.progress import Reporter
-from benchmarks.protocols import GROUND_TRUTH, find
-from benchmarks.records import WeightsRow, write_atomic
+from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluate
+from benchmarks.prompts.protocols import GROUND_TRUTH, find
+from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.records import environment
+from benchmarks.records.record import WeightsRow, write_atomic
+from benchmarks.records.result_cache import CellStore
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
 from mobilesam.errors import DataError, UsageError
-from mobilesam.model_files import save_model
+from mobilesam.model.model_files import save_model
 
 _UNTRAINED = "untrained"
 _EMBED_SECONDS = "embed-seconds.txt"

@@ -10,11 +10,11 @@ from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.sam_arrays import inner_size
-from benchmarks.data.dataset import BadSample
+from benchmarks.cli.progress import Reporter
+from benchmarks.datasets.dataset import BadSample
 from benchmarks.distillation.filling import EmbedReport, Filling, StoreOptions, fill
 from benchmarks.distillation.sources import ImageSource, NamedImage
-from benchmarks.model_pass import explain
-from benchmarks.progress import Reporter
+from benchmarks.evaluation.run_model import explain
 from mobilesam.distillation.store_format import Entry, Teacher, image_key
 from mobilesam.distillation.store_writer import StoreWriter, to_storable
 from mobilesam.errors import BenchError, DataError, UnsupportedError

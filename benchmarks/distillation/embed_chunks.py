@@ -11,15 +11,15 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Protocol
 
-from benchmarks.data.parts import Part
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.datasets.shards import Part
 from benchmarks.distillation.embed import EmbedReport, StoreOptions
+from benchmarks.distillation.embedding_shards import EmbeddedPart, EmbedPlan
 from benchmarks.distillation.filling import Filling, fill
-from benchmarks.progress import Reporter
-from benchmarks.records import Failure
-from benchmarks.scale.embedding import EmbeddedPart, EmbedPlan
-from benchmarks.scale.pace import Pace
-from benchmarks.scale.request import ScaleRequest
-from benchmarks.scale.work import execute_parts
+from benchmarks.evaluation.shard_tasks import execute_parts
+from benchmarks.evaluation.throughput import Pace
+from benchmarks.records.record import Failure
 from mobilesam.distillation.store_writer import StoreWriter
 from mobilesam.errors import DataError
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from baselines.options import Checkpoint
 from benchmarks.distillation.scenes import ScenesSpec
-from benchmarks.records import Environment, Value
+from benchmarks.records.record import Environment, Value
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.errors import UsageError
 

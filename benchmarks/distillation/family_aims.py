@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.protocols import GROUND_TRUTH
-from benchmarks.records import RunRecord
-from benchmarks.report.table import Cell, Column, Table
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.record import RunRecord
+from benchmarks.tables.table import Cell, Column, Table
 
 TEACHER, STUDENT = "sam-mini", "mobilesam-mini"
 _ENCODER, _ENCODE = "image_encoder", "encode"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.progress import Reporter
-from benchmarks.records import Failure, Value
+from benchmarks.cli.progress import Reporter
+from benchmarks.records.record import Failure, Value
 from mobilesam.distillation.store_check import Verification, verify
 from mobilesam.distillation.store_format import SUFFIX, Entry, Teacher
 from mobilesam.distillation.store_writer import StoreWriter, writing

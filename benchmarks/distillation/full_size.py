@@ -19,12 +19,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli_options import AccuracyArguments, ModelArguments
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import AccuracyArguments, ModelArguments
 from benchmarks.distillation.agreement import Agreement
-from benchmarks.environment import collect
-from benchmarks.progress import Reporter
-from benchmarks.records import RunRecord
-from benchmarks.speedups.document import give
+from benchmarks.evidence.document import give
+from benchmarks.records.environment import collect
+from benchmarks.records.record import RunRecord
 from mobilesam.distillation.state import METRICS_NAME
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.errors import BenchError, DataError
@@ -51,8 +51,8 @@ def untrained(student: Path, target: Path) -> Mapping[str, Any]:
         WeightsError: It is damaged.
     """
     from mobilesam.distillation.students import build_student
-    from mobilesam.model_files import read_shape, save_model
-    from mobilesam.state_dicts import load_state_dict_file
+    from mobilesam.model.model_files import read_shape, save_model
+    from mobilesam.model.state_dicts import load_state_dict_file
 
     shape = read_shape(student, "mobilesam")
     if shape is None or "config" not in shape.notes:
@@ -137,7 +137,7 @@ def _rows(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from benchmarks.environment import default_threads
+    from benchmarks.records.environment import default_threads
 
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("run", "store", "weights", "images", "annotations"):

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from segment_anything.modeling import Sam
 
+from benchmarks.cli.progress import Reporter
 from benchmarks.distillation.mini_student import train_student
 from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Watch, train_teacher
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.training import progress, shape_of
-from benchmarks.progress import Reporter
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener
-from mobilesam.distillation.world import World
-from mobilesam.model import load_sam_mini
-from mobilesam.model_files import save_model
+from mobilesam.distillation.process_group import World
+from mobilesam.model.mobile_sam import load_sam_mini
+from mobilesam.model.model_files import save_model
 
 TEACHER_NAME = "sam-mini.safetensors"
 STUDENT_NAME = "mobilesam-mini.safetensors"

@@ -10,11 +10,11 @@ from benchmarks.distillation.mini_teacher import Watch
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.distillation.imitation import Decoupled
 from mobilesam.distillation.loop import train
+from mobilesam.distillation.process_group import World
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.students import build_student
 from mobilesam.distillation.teachers import OnlineTeacher
-from mobilesam.distillation.world import World
-from mobilesam.mini import mobile_sam_mini_shape
+from mobilesam.model.mini import mobile_sam_mini_shape
 
 _FIRST = TrainConfig(
     steps=1400,

@@ -27,10 +27,10 @@ from segment_anything.modeling import Sam
 from benchmarks.distillation.scenes import ScenesSpec
 from mobilesam.distillation.config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.loop import Listener, train
+from mobilesam.distillation.process_group import World
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schemes import DecoderFirst, Grouping, HeadsAlone, Scheme, Supervised
-from mobilesam.distillation.world import World
-from mobilesam.mini import SamMiniConfig, build_sam_mini
+from mobilesam.model.mini import SamMiniConfig, build_sam_mini
 
 TRAINING_SCENES = ScenesSpec(n_scenes=6000, seed=7_306_142, side_px=256)
 """Never the scenes of an evaluation, whose default seed is 0."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.data.images import load_image
-from benchmarks.data.limits import PIXELS_CEILING
+from benchmarks.datasets.images import load_image
+from benchmarks.datasets.limits import PIXELS_CEILING
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.distillation.store_format import image_key

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from benchmarks.distillation.experiment import DistillationRecord
 from benchmarks.distillation.plots import curves_figure, schemes_figure
 from benchmarks.distillation.tables import compute_table, schemes_table
-from benchmarks.records import RECORD_NAME, document_of, write_atomic
+from benchmarks.records.record import RECORD_NAME, document_of, write_atomic
 from benchmarks.report.style import plot_style, save_figure
 from mobilesam.errors import DataError
 

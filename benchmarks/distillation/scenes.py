@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.data.scene import RECIPE
-from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.records import write_atomic
-from mobilesam.cache import cache_dir
+from benchmarks.datasets.scene import RECIPE
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.record import write_atomic
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.store_format import image_key
 from mobilesam.errors import DataError, UsageError
+from mobilesam.weights.cache import cache_dir
 
 SHARD_SCENES = 250
 LABEL_SCALE = 2

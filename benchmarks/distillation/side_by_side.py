@@ -14,20 +14,20 @@ from threading import Thread
 from typing import TypeVar
 
 from baselines.options import Checkpoint
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.distillation.experiment import Finished, LossPoint, PlannedRun
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec
 from benchmarks.distillation.training import run_training, sam_teacher, use_memory_well
-from benchmarks.environment import use_threads
-from benchmarks.planning import PlannedModel
-from benchmarks.progress import Reporter
-from mobilesam.cache import digest_file
+from benchmarks.records.environment import use_threads
 from mobilesam.distillation.imitation import SCHEMES
+from mobilesam.distillation.process_group import World
 from mobilesam.distillation.state import METRICS_NAME
 from mobilesam.distillation.students import build_student, heads_of
 from mobilesam.distillation.teachers import StoredTeacher
-from mobilesam.distillation.world import World
 from mobilesam.errors import TrainingError
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.weights.cache import digest_file
 
 _CURVE_POINTS = 60
 

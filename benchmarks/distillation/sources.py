@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from baselines.interface import UInt8Array
-from benchmarks.data.dataset import BadSample, Dataset, Sample
-from benchmarks.data.images import load_image
-from benchmarks.data.limits import MAX_PIXELS
-from benchmarks.data.parsing import check_limit, fingerprint
-from benchmarks.data.parts import Loaded, Part
+from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.images import load_image
+from benchmarks.datasets.limits import MAX_PIXELS
+from benchmarks.datasets.parsing import check_limit, fingerprint
+from benchmarks.datasets.shards import Loaded, Part
 from mobilesam.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")

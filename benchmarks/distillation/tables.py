@@ -7,9 +7,9 @@ from itertools import chain, repeat
 
 from benchmarks.distillation.experiment import DECOUPLED, DistillationRecord, StudentRow
 from benchmarks.distillation.seeds import SeedMean, over_seeds
-from benchmarks.report.cells import percent
-from benchmarks.report.formatting import number
-from benchmarks.report.table import Cell, Column, Table
+from benchmarks.tables.cells import percent
+from benchmarks.tables.formatting import number
+from benchmarks.tables.table import Cell, Column, Table
 
 _PAPER_TABLE_2 = {"coupled": "0.72", "semi-coupled": "not stated", "decoupled": "0.75"}
 # In the order of rising compute: batch 4, 50k steps; batch 8, 50k; batch 8, 100k.

@@ -13,19 +13,19 @@ from segment_anything.modeling import Sam
 
 from baselines.registry import build
 from baselines.sam_like import SamSegmenter
-from benchmarks.planning import PlannedModel
-from benchmarks.progress import Reporter
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener, StepReport, Watch, train
+from mobilesam.distillation.process_group import World
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import TrainState
 from mobilesam.distillation.students import heads_of
-from mobilesam.distillation.world import World
 from mobilesam.errors import UsageError
-from mobilesam.mini import MiniVit
-from mobilesam.model_files import ModelShape, save_model
-from mobilesam.tiny_vit import TinyViT
+from mobilesam.model.mini import MiniVit
+from mobilesam.model.model_files import ModelShape, save_model
+from mobilesam.model.tiny_vit import TinyViT
 
 STUDENT_NAME = "student.safetensors"
 
@@ -136,7 +136,7 @@ def progress(
 
 def use_memory_well() -> None:
     """Keeps freed memory for the next step, which on a CPU saves a good part of its time."""
-    from mobilesam.allocator import keep_buffers
+    from mobilesam.fast.allocator import keep_buffers
 
     keep_buffers()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.paper.judge import tally
 from benchmarks.paper.tables import FOLDER, write_paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.records import RunRecord, write_atomic
+from benchmarks.records.record import RunRecord, write_atomic
 
 CLAIMS_NAME = "claims.json"
 

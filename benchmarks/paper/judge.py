@@ -19,8 +19,8 @@ from benchmarks.paper.measures import (
     TrainingMeasure,
 )
 from benchmarks.paper.verdicts import VERDICTS, ClaimVerdict, verdict_of
-from benchmarks.records import RunRecord
-from benchmarks.report.formatting import number
+from benchmarks.records.record import RunRecord
+from benchmarks.tables.formatting import number
 from mobilesam.errors import DataError
 
 

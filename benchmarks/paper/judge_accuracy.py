@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 
-from benchmarks import protocols
 from benchmarks.paper.claims import Claim, agrees
 from benchmarks.paper.measures import ApMeasure, ArMeasure, DataSet, MiouMeasure
 from benchmarks.paper.verdicts import ClaimVerdict, Orientation, verdict_of
-from benchmarks.records import MiouRow, RunRecord, Status, WeightsRow
-from benchmarks.report.formatting import number
-from benchmarks.report.view import model_row, weights_label
+from benchmarks.prompts import protocols
+from benchmarks.records.record import MiouRow, RunRecord, Status, WeightsRow
+from benchmarks.tables.formatting import number
+from benchmarks.tables.record_queries import model_row, weights_label
 
 AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure
 

@@ -14,9 +14,9 @@ from benchmarks.paper.measures import (
     parse_phase,
 )
 from benchmarks.paper.verdicts import Bound, ClaimVerdict, Verdict, verdict_of
-from benchmarks.records import LatencyRow, RunRecord
-from benchmarks.report.formatting import milliseconds, number
-from benchmarks.report.view import Setup, setup_of, setups, timed, unique
+from benchmarks.records.record import LatencyRow, RunRecord
+from benchmarks.tables.formatting import milliseconds, number
+from benchmarks.tables.record_queries import Setup, setup_of, setups, timed, unique
 
 _NO_TIME = "the run has no time of it"
 

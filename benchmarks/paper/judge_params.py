@@ -10,7 +10,7 @@ from benchmarks.paper.claims import Claim, agrees
 from benchmarks.paper.counts import COUNTS, derived_count
 from benchmarks.paper.measures import ParamsMeasure, ParamsRatioMeasure, parse_term
 from benchmarks.paper.verdicts import ClaimVerdict, Verdict, verdict_of
-from benchmarks.records import RunRecord
+from benchmarks.records.record import RunRecord
 from mobilesam.errors import DataError
 
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}

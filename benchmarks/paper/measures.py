@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from baselines.registry import entries
 from benchmarks.paper.counts import COUNTS, derived_count
-from benchmarks.protocols import find
-from benchmarks.report.view import PHASES
+from benchmarks.prompts.protocols import find
+from benchmarks.tables.record_queries import PHASES
 from mobilesam.errors import UsageError
 
 _PHASE = re.compile(r"([a-z_]+)(?:([@*])([1-9]\d*))?")

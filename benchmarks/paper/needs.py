@@ -16,8 +16,8 @@ from benchmarks.paper.measures import (
     ParamsRatioMeasure,
     parse_term,
 )
-from benchmarks.protocols import GROUND_TRUTH
-from benchmarks.report.view import unique
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.tables.record_queries import unique
 
 
 def models_needed(claims: Sequence[Claim]) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from benchmarks.paper.judge import tally_text
 from benchmarks.paper.layouts import LAYOUTS, Layout
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.records import write_atomic
-from benchmarks.report.cells import text_cell
-from benchmarks.report.formatting import number, slug
-from benchmarks.report.table import Cell, Column, Raw, Table
-from benchmarks.report.view import unique
+from benchmarks.records.record import write_atomic
+from benchmarks.tables.cells import text_cell
+from benchmarks.tables.formatting import number, slug
+from benchmarks.tables.record_queries import unique
+from benchmarks.tables.table import Cell, Column, Raw, Table
 from mobilesam.errors import DataError
 
 FOLDER = "paper"

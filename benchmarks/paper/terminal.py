@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from benchmarks.paper.judge import tally_text
 from benchmarks.paper.tables import claimed_text, measured_text, with_unit
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.report.formatting import clean
-from benchmarks.report.view import unique
+from benchmarks.tables.formatting import clean
+from benchmarks.tables.record_queries import unique
 
 WIDTH = 100
 _CLAIMED, _MEASURED, _VERDICT = 15, 17, 18

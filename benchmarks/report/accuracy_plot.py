@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.records import RunRecord
+from benchmarks.records.record import RunRecord
+from benchmarks.records.statistics import Spread
 from benchmarks.report.labels import Rect, Spot, marker, nearest_point, place_labels
 from benchmarks.report.style import (
     INK,
@@ -20,8 +21,7 @@ from benchmarks.report.style import (
     plain,
     short_names,
 )
-from benchmarks.report.times import bars_text
-from benchmarks.report.view import (
+from benchmarks.tables.record_queries import (
     Bounds,
     Protocol,
     Setup,
@@ -34,7 +34,7 @@ from benchmarks.report.view import (
     timed,
     used_parameters,
 )
-from benchmarks.statistics import Spread
+from benchmarks.tables.times import bars_text
 
 MOST_AREA_PT2 = 1600.0
 WANTED_LEAST_AREA_PT2 = 120.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.records import LatencyRow, RunRecord
-from benchmarks.report.formatting import milliseconds
+from benchmarks.records.record import LatencyRow, RunRecord
 from benchmarks.report.labels import spread
 from benchmarks.report.style import (
     INK,
@@ -17,8 +16,8 @@ from benchmarks.report.style import (
     new_figure,
     short_names,
 )
-from benchmarks.report.times import bars_text
-from benchmarks.report.view import (
+from benchmarks.tables.formatting import milliseconds
+from benchmarks.tables.record_queries import (
     Setup,
     has_random_weights,
     model_names,
@@ -27,6 +26,7 @@ from benchmarks.report.view import (
     timed,
     unique,
 )
+from benchmarks.tables.times import bars_text
 
 KIND_MARKERS = {"decoder": "o", "select": "s", "classical": "^"}
 LEADER_PT = 26

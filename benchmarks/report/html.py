@@ -13,14 +13,14 @@ from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.judge import judge
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.records import RECORD_NAME, RunRecord, load_record, write_atomic
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.report.html_cases import FAILURE_IOU
 from benchmarks.report.html_findings import findings
 from benchmarks.report.html_gallery import Gallery, build_gallery
 from benchmarks.report.html_sections import Section, sections
 from benchmarks.report.html_theme import theme_css
-from benchmarks.report.merging import merge_records
-from benchmarks.report.view import model_names
+from benchmarks.tables.merging import merge_records
+from benchmarks.tables.record_queries import model_names
 from mobilesam.errors import UsageError
 
 CASES_EACH = 6

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from benchmarks.records import RunRecord
+from benchmarks.records.record import RunRecord
 from benchmarks.report.accuracy_plot import (
     CROSS_AREA_PT2,
     Point,
@@ -15,8 +15,6 @@ from benchmarks.report.accuracy_plot import (
     bars_note,
     pareto_front,
 )
-from benchmarks.report.cells import percent_cell, text_cell
-from benchmarks.report.formatting import interval, slug, spread_text
 from benchmarks.report.html_axes import (
     WIDE_PX,
     Box,
@@ -31,9 +29,9 @@ from benchmarks.report.html_svg import FONT_PX, Canvas, Scale, log_scale, text_w
 from benchmarks.report.labels import Rect, Spot, marker, nearest_point, place_labels
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.report.table import Cell, Column, Table
-from benchmarks.report.times import ENDS, spread_ends
-from benchmarks.report.view import (
+from benchmarks.tables.cells import percent_cell, text_cell
+from benchmarks.tables.formatting import interval, slug, spread_text
+from benchmarks.tables.record_queries import (
     Protocol,
     Setup,
     find_miou,
@@ -41,6 +39,8 @@ from benchmarks.report.view import (
     model_names,
     setups,
 )
+from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.times import ENDS, spread_ends
 
 PX_PER_PT = 4 / 3
 SIZES = ("small", "medium", "large")

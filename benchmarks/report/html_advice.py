@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.comparison import LEVEL
-from benchmarks.protocols import GROUND_TRUTH
-from benchmarks.records import ComparisonRow, MiouRow, RunRecord
+from benchmarks.evaluation.comparison import LEVEL
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
 from benchmarks.report.accuracy_plot import Point, accuracy_points, pareto_front
-from benchmarks.report.cells import percent
-from benchmarks.report.formatting import milliseconds, number
-from benchmarks.report.view import (
+from benchmarks.tables.cells import percent
+from benchmarks.tables.formatting import milliseconds, number
+from benchmarks.tables.record_queries import (
     Protocol,
     Setup,
     find_latency,

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from baselines.interface import BoolArray
-from benchmarks.accuracy.predictions import Prediction
-from benchmarks.accuracy.stored import Stored
-from benchmarks.data.masks import decode_mask, iou
-from benchmarks.data.prompts import PromptManifest
-from benchmarks.protocols import AccuracyProtocol, find, pick
+from benchmarks.datasets.masks import decode_mask, iou
+from benchmarks.evaluation.predictions import Prediction
+from benchmarks.evaluation.rescore import Stored
+from benchmarks.prompts.manifest import PromptManifest
+from benchmarks.prompts.protocols import AccuracyProtocol, find, pick
+from benchmarks.report.gallery_images import Picture, mask_path, view_box
 from benchmarks.report.html_cases import FAILURE_IOU, Case
-from benchmarks.report.html_pictures import Picture, mask_path, view_box
-from benchmarks.report.view import unique
+from benchmarks.tables.record_queries import unique
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,8 @@ def choose_cases(
     are in none of them, their worst prompt under the first protocol that has one.
 
     Args:
-        frame: DataFrame of instances (`benchmarks.instances.COLUMNS`) against the ground truth,
-            each prompt once a model.
+        frame: DataFrame of instances (`benchmarks.records.instances.COLUMNS`) against the ground
+            truth, each prompt once a model.
         protocols: Which to show, the most important first.
         each: Worst, best and median prompts of a protocol and model, so many of each.
         most: Cases at most. Where that is too few, protocols and models lose alike.

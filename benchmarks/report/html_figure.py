@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from benchmarks.records import RunRecord
+from benchmarks.records.record import RunRecord
 from benchmarks.report.html_axes import NARROW_PX, WIDE_PX, LegendItem
 from benchmarks.report.html_svg import Canvas
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.report.table import Table
-from benchmarks.report.view import has_random_weights, model_names
+from benchmarks.tables.record_queries import has_random_weights, model_names
+from benchmarks.tables.table import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.comparison import LEVEL
+from benchmarks.evaluation.comparison import LEVEL
 from benchmarks.paper.judge import tally_text
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.records import RunRecord
-from benchmarks.report.cells import percent
+from benchmarks.records.record import RunRecord
 from benchmarks.report.decode_plot import decode_series, slope_ms, slope_text
-from benchmarks.report.formatting import MIB, milliseconds, number
 from benchmarks.report.html_advice import (
     Finding,
     accuracies,
@@ -21,7 +19,9 @@ from benchmarks.report.html_advice import (
     main_protocols,
     scored,
 )
-from benchmarks.report.view import (
+from benchmarks.tables.cells import percent
+from benchmarks.tables.formatting import MIB, milliseconds, number
+from benchmarks.tables.record_queries import (
     Setup,
     find_memory,
     has_random_weights,

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from baselines.interface import UInt8Array
-from benchmarks.accuracy.predictions import PREDICTIONS_FOLDER
-from benchmarks.accuracy.stored import Stored, load_stored
-from benchmarks.data.photos import attribution
-from benchmarks.instances import read_instances
-from benchmarks.protocols import DEFAULT_PROTOCOLS, GROUND_TRUTH
-from benchmarks.records import INSTANCES_NAME
+from benchmarks.datasets.photos import attribution
+from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER
+from benchmarks.evaluation.rescore import Stored, load_stored
+from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, GROUND_TRUTH
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import INSTANCES_NAME
+from benchmarks.report.gallery_images import Images, Picture, photos_of, scenes_of, shrink
 from benchmarks.report.html_case_views import CaseMaker, CaseView, load_manifests
 from benchmarks.report.html_cases import FAILURE_IOU, Case, choose_cases, medians
-from benchmarks.report.html_pictures import Images, Picture, photos_of, scenes_of, shrink
-from benchmarks.report.view import unique
+from benchmarks.tables.record_queries import unique
 from mobilesam.errors import BenchError, DataError
 
 IMAGES_BUDGET_BYTES = 9_000_000

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks.records import Environment, RunRecord, WeightsRow
-from benchmarks.report.cells import text_cell
-from benchmarks.report.formatting import clean, interval, slug, spread_text
+from benchmarks.records.record import Environment, RunRecord, WeightsRow
+from benchmarks.records.statistics import Spread
 from benchmarks.report.html_axes import (
     Box,
     LegendItem,
@@ -23,9 +22,9 @@ from benchmarks.report.html_figure import Figure, drawings
 from benchmarks.report.html_svg import Canvas, Scale, log_scale
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.report.table import Cell, Column, Table
-from benchmarks.report.times import ENDS, bars_text, spread_ends
-from benchmarks.report.view import (
+from benchmarks.tables.cells import text_cell
+from benchmarks.tables.formatting import clean, interval, slug, spread_text
+from benchmarks.tables.record_queries import (
     Bounds,
     Protocol,
     Setup,
@@ -39,7 +38,8 @@ from benchmarks.report.view import (
     unique,
     weights_label,
 )
-from benchmarks.statistics import Spread
+from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.times import ENDS, bars_text, spread_ends
 
 TIMES = (("end_to_end", 1, "end to end"), ("encode", None, "encode"), ("decode", 1, "decode"))
 _SHORT_DATE = 10

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.records import LatencyRow, RunRecord
-from benchmarks.report.cells import text_cell
+from benchmarks.records.record import LatencyRow, RunRecord
 from benchmarks.report.decode_plot import decode_series, slope_ms, slope_text, times_shown
-from benchmarks.report.formatting import milliseconds, number, slug, spread_text
 from benchmarks.report.html_axes import (
     WIDE_PX,
     Box,
@@ -21,9 +19,9 @@ from benchmarks.report.html_axes import (
 from benchmarks.report.html_figure import Figure, drawings, legend, series
 from benchmarks.report.html_svg import Canvas, log_scale
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.report.table import Cell, Column, Table
-from benchmarks.report.times import bars_text, median_cell, median_column, sample_notes
-from benchmarks.report.view import (
+from benchmarks.tables.cells import text_cell
+from benchmarks.tables.formatting import milliseconds, number, slug, spread_text
+from benchmarks.tables.record_queries import (
     Setup,
     find_latency,
     has_random_weights,
@@ -32,6 +30,8 @@ from benchmarks.report.view import (
     spread_of,
     timed,
 )
+from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.times import bars_text, median_cell, median_column, sample_notes
 
 _LANE_PX, _HEAD_PX, _GAP_PX = 15.0, 34.0, 12.0
 _GUTTER_PX = 32.0

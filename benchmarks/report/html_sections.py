@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.paper.tables import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.records import RunRecord
-from benchmarks.report.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.records.record import RunRecord
 from benchmarks.report.html_accuracy import accuracy_by_size, accuracy_latency
 from benchmarks.report.html_figure import Figure, series
 from benchmarks.report.html_history import history, runs_table
@@ -20,10 +19,11 @@ from benchmarks.report.html_tables import (
     models_table,
     table_view,
 )
-from benchmarks.report.summary import summary_table
-from benchmarks.report.table import Table
-from benchmarks.report.tables import latency_table, params_table
-from benchmarks.report.view import headline, setups
+from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.tables.record_queries import headline, setups
+from benchmarks.tables.summary import summary_table
+from benchmarks.tables.table import Table
+from benchmarks.tables.tables import latency_table, params_table
 
 GALLERY = "gallery"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from benchmarks.report.formatting import clean
+from benchmarks.tables.formatting import clean
 
 FONT_PX = 12.0
 SMALL_PX = 11.0

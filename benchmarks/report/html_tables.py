@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.records import RunRecord, WeightsRow
-from benchmarks.report.cells import text_cell
-from benchmarks.report.formatting import clean, number
-from benchmarks.report.table import Align, Cell, Column, Table
+from benchmarks.records.record import RunRecord, WeightsRow
+from benchmarks.tables.cells import text_cell
+from benchmarks.tables.formatting import clean, number
+from benchmarks.tables.table import Align, Cell, Column, Table
 
 MOST_OPEN_ROWS = 30
 """A table of more rows is folded, so that the page can be read."""

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array, Prompts, UInt8Array
-from benchmarks.records import write_atomic
-from benchmarks.report.formatting import clean, shorten
+from benchmarks.records.record import write_atomic
 from benchmarks.report.mask_overlay import overlay, rgb, with_outlines
 from benchmarks.report.style import (
     BLACK,
@@ -26,6 +25,7 @@ from benchmarks.report.style import (
     new_figure,
     plot_style,
 )
+from benchmarks.tables.formatting import clean, shorten
 
 MODELS_A_LINE = 3
 """Further models go on below, so that panels stay large enough to see an outline."""

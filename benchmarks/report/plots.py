@@ -7,17 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.protocols import teacher_of
-from benchmarks.records import LatencyRow, ParamsRow, RunRecord
+from benchmarks.prompts.protocols import teacher_of
+from benchmarks.records.record import LatencyRow, ParamsRow, RunRecord
 from benchmarks.report.accuracy_plot import accuracy_figure
-from benchmarks.report.cells import percent
 from benchmarks.report.decode_plot import decode_figure
-from benchmarks.report.formatting import milliseconds, number, shorten, slug
 from benchmarks.report.panels import Dot, Panel, panel_figure
 from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import plot_style, save_figure
-from benchmarks.report.times import bars_text
-from benchmarks.report.view import (
+from benchmarks.tables.cells import percent
+from benchmarks.tables.formatting import milliseconds, number, shorten, slug
+from benchmarks.tables.record_queries import (
     WHOLE_MODEL,
     Protocol,
     Setup,
@@ -35,6 +34,7 @@ from benchmarks.report.view import (
     unique,
     used_parameters,
 )
+from benchmarks.tables.times import bars_text
 
 REASON_LENGTH = 160
 SUFFIXES = ("svg", "png")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.protocols import teacher_of
-from benchmarks.records import MiouRow, RunRecord
-from benchmarks.report.formatting import shorten
+from benchmarks.prompts.protocols import teacher_of
+from benchmarks.records.record import MiouRow, RunRecord
 from benchmarks.report.style import ModelStyle, model_styles, new_figure, short_names
-from benchmarks.report.view import (
+from benchmarks.tables.formatting import shorten
+from benchmarks.tables.record_queries import (
     MOST_HEADLINES,
     Bounds,
     Protocol,

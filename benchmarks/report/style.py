@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import write_atomic
-from benchmarks.report.formatting import clean, shorten
+from benchmarks.records.record import write_atomic
+from benchmarks.tables.formatting import clean, shorten
 
 WIDTH_IN = 8.0
 """A README shows images about 800 px wide; at 100 px an inch fonts keep their size there."""

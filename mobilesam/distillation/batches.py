@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobilesam.distillation.samples import TrainingSample, TrainingSet
-from mobilesam.heads import PIXEL_MEAN, PIXEL_STD
+from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD
 
 Labels = npt.NDArray[np.uint8]
 

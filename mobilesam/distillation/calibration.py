@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.errors import DataError, UsageError
-from mobilesam.tiny_vit import LayerNorm2d, TinyViT
+from mobilesam.model.tiny_vit import LayerNorm2d, TinyViT
 
 DEFAULT_IMAGES = 30
 

@@ -8,7 +8,6 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import learnt_channels
 from mobilesam.distillation import losses
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.config import TrainConfig
@@ -18,6 +17,7 @@ from mobilesam.distillation.prompting import draw_prompts
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.teachers import EmbeddingSource
 from mobilesam.errors import UsageError
+from mobilesam.model.color_channels import learnt_channels
 
 
 class Imitation(Scheme):

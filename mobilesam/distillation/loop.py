@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mobilesam.distillation.batches import Batch, make_batch, step_indices
 from mobilesam.distillation.config import TrainConfig
+from mobilesam.distillation.process_group import World
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schedule import learning_rate
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.state import METRICS_NAME, TrainState, keep_metrics_before
-from mobilesam.distillation.world import World
 from mobilesam.errors import DataError, TrainingError
-from mobilesam.state_dicts import is_finite
+from mobilesam.model.state_dicts import is_finite
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -9,7 +9,6 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.cell_colors import N_CELL_COLORS, learnt_channels, with_cell_colors
 from mobilesam.distillation.affinity import (
     affinity,
     ideal,
@@ -24,6 +23,7 @@ from mobilesam.distillation.decoding import Decoded, decode
 from mobilesam.distillation.mask_losses import MaskLoss, mask_loss
 from mobilesam.distillation.prompting import Drawn, correct, draw_prompts
 from mobilesam.errors import UsageError
+from mobilesam.model.color_channels import N_CELL_COLORS, learnt_channels, with_cell_colors
 
 
 class Scheme(ABC):

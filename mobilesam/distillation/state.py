@@ -16,7 +16,7 @@ from mobilesam.distillation.schedule import optimizer_for
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
 from mobilesam.files import write_atomic
-from mobilesam.state_dicts import first_not_finite, load_torch_file
+from mobilesam.model.state_dicts import first_not_finite, load_torch_file
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"

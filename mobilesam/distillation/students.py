@@ -12,11 +12,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.heads import HeadsConfig
-from mobilesam.mini import mobile_sam_mini_shape
-from mobilesam.model import build_mobile_sam
-from mobilesam.state_dicts import load_state_dict_file
-from mobilesam.tiny_vit import TinyViT, TinyVitConfig
+from mobilesam.model.mini import mobile_sam_mini_shape
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.state_dicts import load_state_dict_file
+from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig
 
 # Of the encoder, by the names in timm's TinyViT: its stem and stages, not its classifier.
 _TIMM_PARTS = ("patch_embed.", "stages.")

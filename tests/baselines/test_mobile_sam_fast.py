@@ -12,12 +12,12 @@ from baselines.interface import LogitMasks, Prompts
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, random_weights
-from mobilesam.everything import AutomaticMaskGenerator
-from mobilesam.found_masks import FoundMask
-from mobilesam.mask_runs import runs_of_mask
-from mobilesam.model import build_mobile_sam
-from mobilesam.point_grid import Crop
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.everything.generator import AutomaticMaskGenerator
+from mobilesam.everything.masks import FoundMask
+from mobilesam.everything.point_grid import Crop
+from mobilesam.everything.run_length import runs_of_mask
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 CONFIG = TinyVitConfig(
     embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=128, n_classes=None

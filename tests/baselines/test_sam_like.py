@@ -16,7 +16,7 @@ from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select
 from baselines.sam_like import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.model import build_mobile_sam
+from mobilesam.model.mobile_sam import build_mobile_sam
 
 SIZE_HW = (60, 90)
 

@@ -8,12 +8,12 @@ import pytest
 
 from baselines.registry import select
 from benchmarks.distillation.family_aims import STUDENT, TEACHER
-from benchmarks.distillation.page import FAMILY
-from benchmarks.records import load_record
-from mobilesam.cache import digest_file
-from mobilesam.checkpoints import shipped_path
-from mobilesam.model import load_mobile_sam, load_sam_mini
-from mobilesam.model_files import read_shape
+from benchmarks.evidence.distillation_page import FAMILY
+from benchmarks.records.record import load_record
+from mobilesam.model.mobile_sam import load_mobile_sam, load_sam_mini
+from mobilesam.model.model_files import read_shape
+from mobilesam.weights.cache import digest_file
+from mobilesam.weights.checkpoints import shipped_path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 10 * 10**6

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from git_repo import git
 
-from benchmarks.cli import main
-from benchmarks.data.make import write_coco
-from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.cli.app import main
+from benchmarks.datasets.make import write_coco
+from benchmarks.datasets.synthetic import SyntheticDataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +47,6 @@ class Scenes:
 
 @pytest.fixture
 def scenes(scenes_source: Path, tmp_path: Path) -> Scenes:
-    import shutil
-
     folder = tmp_path / "scenes"
     shutil.copytree(scenes_source, folder)
     return Scenes(folder)
@@ -78,3 +80,17 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with this project's models, committed; it is the current folder."""
+    folder = tmp_path / "repo"
+    for package in ("mobilesam", "baselines"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / package, folder / package, ignore=ignored)
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "base")
+    monkeypatch.chdir(folder)
+    return folder

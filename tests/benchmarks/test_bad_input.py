@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data.coco import CocoDataset
-from benchmarks.data.make import write_sa1b
-from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.records import RECORD_NAME, load_record
-from benchmarks.run_folder import LOCK_NAME
+from benchmarks.datasets.coco import CocoDataset
+from benchmarks.datasets.make import write_sa1b
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.record import RECORD_NAME, load_record
+from benchmarks.records.run_folder import LOCK_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = ("miou", "--models=box", "--protocol=box")
@@ -414,14 +414,14 @@ exec "$@"
 """
 EACH = """
 import pathlib, sys
-from benchmarks.cli import main
+from benchmarks.cli.app import main
 for out in ("readonly", "tiny", "small"):
     sys.stderr.write(f"--- {out}\\n")
     code = main([*sys.argv[1:], f"--out={out}/run"])
     left = sorted(each.name for each in pathlib.Path(out).rglob("*") if each.is_file())
     sys.stderr.write(f"exit {code}, left {left}\\n")
     if "record.json" in left:
-        from benchmarks.records import load_record
+        from benchmarks.records.record import load_record
         load_record(pathlib.Path(out) / "run")
 """
 

@@ -11,12 +11,12 @@ import pytest
 
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, entries, select
-from benchmarks import profiles
-from benchmarks.latency import headline as latency_headline
-from benchmarks.planning import PlannedModel, WeightsPolicy, deferral_notes, plan
-from benchmarks.records import LatencyRow, WeightsRow
-from benchmarks.run_request import RunRequest
-from mobilesam.checkpoints import SHIPPED
+from benchmarks.config import profiles
+from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, deferral_notes, plan
+from benchmarks.config.run_config import RunRequest
+from benchmarks.latency.runner import headline as latency_headline
+from benchmarks.records.record import LatencyRow, WeightsRow
+from mobilesam.weights.checkpoints import SHIPPED
 
 FOR_TESTS = {"dummy", "sam-mini", "mobilesam-mini"}
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from baselines import sam_like
-from benchmarks.accuracy import asking
-from benchmarks.instances import read_instances
-from benchmarks.protocols import GROUND_TRUTH
-from benchmarks.records import load_record
+from benchmarks.evaluation import prompt_runner as asking
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import load_record
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "runs" / "cpu-2core-quick"
 PROTOCOLS = "box,box-multi,center,center-oracle,random-2,clicks-3"

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cells, environment
-from benchmarks.accuracy import evaluate
-from benchmarks.cells import CellStore, content_key
-from benchmarks.data.images import files_state
-from benchmarks.data.make import write_sa1b
-from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.latency_task import PhaseLine
-from benchmarks.records import (
+from benchmarks.datasets.images import files_state
+from benchmarks.datasets.make import write_sa1b
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.evaluation import evaluate
+from benchmarks.latency.task import PhaseLine
+from benchmarks.records import environment
+from benchmarks.records import result_cache as cells
+from benchmarks.records.record import (
     MiouRow,
     RunRecord,
     WeightsRow,
@@ -30,6 +30,7 @@ from benchmarks.records import (
     save_record,
     write_atomic,
 )
+from benchmarks.records.result_cache import CellStore, content_key
 from mobilesam.errors import DataError
 
 
@@ -327,7 +328,7 @@ def test_changed_copies_of_the_images_are_another_run(
 
 def test_a_changed_image_of_lvis_in_a_flat_folder_is_noticed(tmp_path: Path) -> None:
     """`coco_url` gives two places where a file may lie; the state holds whichever is there."""
-    from benchmarks.data.coco import CocoDataset
+    from benchmarks.datasets.coco import CocoDataset
 
     images = tmp_path / "images"
     images.mkdir()

@@ -25,7 +25,7 @@ def picture(kind: str = "JPEG", mode: str = "RGB") -> bytes:
 
 def rle() -> dict[str, Any]:
     """The mask of a rectangle."""
-    from benchmarks.data.masks import encode_mask
+    from benchmarks.datasets.masks import encode_mask
 
     mask = np.zeros(SIZE_HW, np.bool_)
     mask[2:5, 3:7] = True
@@ -140,8 +140,8 @@ def model_file() -> bytes:
 
     from safetensors.torch import save
 
-    from mobilesam.heads import HeadsConfig
-    from mobilesam.tiny_vit import TinyVitConfig
+    from mobilesam.model.sam_heads import HeadsConfig
+    from mobilesam.model.tiny_vit import TinyVitConfig
 
     header = {"architecture": "mobilesam", "encoder": asdict(TinyVitConfig()),
               "heads": asdict(HeadsConfig()), "notes": {"by": "hand"}}  # fmt: skip

@@ -69,8 +69,8 @@ def texts(document: Any) -> st.SearchStrategy[bytes]:
 
 def check_samples(dataset: Any) -> bool:
     """Every image is whole, or a line that can be recorded; returns whether anything was bad."""
-    from benchmarks.data.dataset import BadSample
-    from benchmarks.model_pass import lost
+    from benchmarks.datasets.dataset import BadSample
+    from benchmarks.evaluation.run_model import lost
 
     n_bad = 0
     for sample in dataset.samples():
@@ -95,8 +95,8 @@ def check_samples(dataset: Any) -> bool:
 
 
 def read_coco(data: bytes, folder: Path) -> bool:
-    from benchmarks.data.coco import CocoDataset
-    from benchmarks.data.detections import boxes_from_annotations, read_truth
+    from benchmarks.datasets.coco import CocoDataset
+    from benchmarks.datasets.detections import boxes_from_annotations, read_truth
 
     path = folder / "instances.json"
     path.write_bytes(data)
@@ -111,8 +111,8 @@ def read_coco(data: bytes, folder: Path) -> bool:
 
 
 def read_results(data: bytes, folder: Path) -> None:
-    from benchmarks.data.coco import CocoDataset
-    from benchmarks.data.detections import read_detections, read_truth
+    from benchmarks.datasets.coco import CocoDataset
+    from benchmarks.datasets.detections import read_detections, read_truth
 
     annotations, path = folder / "instances.json", folder / "boxes.json"
     annotations.write_text(json.dumps(samples.coco()))
@@ -127,7 +127,7 @@ def read_results(data: bytes, folder: Path) -> None:
 
 
 def read_sa1b(data: bytes, folder: Path) -> bool:
-    from benchmarks.data.sa1b import Sa1bDataset
+    from benchmarks.datasets.sa1b import Sa1bDataset
 
     (folder / "sa_1.jpg").write_bytes(samples.picture())
     (folder / "sa_1.json").write_bytes(data)
@@ -137,8 +137,8 @@ def read_sa1b(data: bytes, folder: Path) -> bool:
 
 
 def read_tar(data: bytes, folder: Path) -> bool:
-    from benchmarks.data.sa1b import Sa1bDataset
-    from benchmarks.data.sa1b_parts import Sa1bParts
+    from benchmarks.datasets.sa1b import Sa1bDataset
+    from benchmarks.datasets.sa1b_shards import Sa1bParts
 
     path = folder / "shard.tar"
     path.write_bytes(data)
@@ -153,7 +153,7 @@ def read_tar(data: bytes, folder: Path) -> bool:
 
 
 def read_mask(given: tuple[Any, tuple[int, int]], folder: Path) -> None:
-    from benchmarks.data.masks import (
+    from benchmarks.datasets.masks import (
         decode_mask,
         rle_area_px,
         rle_box,
@@ -172,7 +172,7 @@ def read_mask(given: tuple[Any, tuple[int, int]], folder: Path) -> None:
 
 
 def read_checkpoint(data: bytes, folder: Path) -> None:
-    from mobilesam.checkpoints import load_state_dict_file
+    from mobilesam.weights.checkpoints import load_state_dict_file
 
     path = folder / "weights.pt"
     path.write_bytes(data)
@@ -180,8 +180,8 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
 
 
 def read_safetensors(data: bytes, folder: Path) -> None:
-    from mobilesam.checkpoints import load_state_dict_file
-    from mobilesam.model_files import read_shape
+    from mobilesam.model.model_files import read_shape
+    from mobilesam.weights.checkpoints import load_state_dict_file
 
     path = folder / "weights.safetensors"
     path.write_bytes(data)
@@ -216,7 +216,7 @@ def check_tensors(found: dict[str, Any]) -> None:
 
 
 def read_image(data: bytes, folder: Path) -> None:
-    from benchmarks.data.images import load_image
+    from benchmarks.datasets.images import load_image
 
     pixels = load_image(data, "image", max_pixels=MAX_PIXELS)
     assert pixels.dtype == np.uint8

@@ -31,19 +31,19 @@ from baselines.mask_selection import MaskSearch
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter
-from mobilesam.everything import AutomaticMaskGenerator, segment_boxes
-from mobilesam.export import export_model
-from mobilesam.exported import Source
-from mobilesam.exported import Target as Runtime
-from mobilesam.fast_decoder import FastDecoder
-from mobilesam.fast_encoder import FastEncoder
-from mobilesam.inference import FastMobileSam, module_encoder
-from mobilesam.mask_filters import measure, without_small_regions
-from mobilesam.model import build_mobile_sam
-from mobilesam.point_grid import Crop
+from mobilesam.everything.filters import measure, without_small_regions
+from mobilesam.everything.generator import AutomaticMaskGenerator, segment_boxes
+from mobilesam.everything.point_grid import Crop
+from mobilesam.export.runtime import Source
+from mobilesam.export.runtime import Target as Runtime
+from mobilesam.export.writer import export_model
+from mobilesam.fast.decoder import FastDecoder
+from mobilesam.fast.encoder import FastEncoder
+from mobilesam.fast.inference import FastMobileSam, module_encoder
+from mobilesam.fast.upsampling import Span, Upsampler, pictures
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import MobileSam
-from mobilesam.tiny_vit import TinyVitConfig
-from mobilesam.upsampling import Span, Upsampler, pictures
 
 from .targets import Target
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mobilesam import cache
-from mobilesam.cache import CACHE_ENV
-from mobilesam.verification import WEIGHTS_ENV
+from mobilesam.weights import cache
+from mobilesam.weights.cache import CACHE_ENV
+from mobilesam.weights.verification import WEIGHTS_ENV
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mobilesam import allocator
+from mobilesam.fast import allocator
 
 glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="counts page faults of glibc's allocator"
@@ -16,7 +16,7 @@ glibc = pytest.mark.skipif(
 _COUNT_FAULTS = """
 import resource, sys
 import numpy
-from mobilesam.allocator import keep_buffers, learn_large_blocks
+from mobilesam.fast.allocator import keep_buffers, learn_large_blocks
 
 def use():
     for _ in range(3):

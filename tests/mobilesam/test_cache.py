@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mobilesam import cache
-from mobilesam.cache import MEMO_NAME, digest_file
-from mobilesam.checkpoint_specs import FileDigest
 from mobilesam.errors import WeightsError
+from mobilesam.weights import cache
+from mobilesam.weights.cache import MEMO_NAME, digest_file
+from mobilesam.weights.checkpoint_specs import FileDigest
 
 CONTENT = b"some weights"
 CONTENT_DIGEST = FileDigest(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

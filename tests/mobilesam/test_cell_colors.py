@@ -20,14 +20,14 @@ from small_models import STUDENT as SMALL_STUDENT
 from small_models import TEACHER
 
 from benchmarks.distillation.training import shape_of
-from mobilesam.cell_colors import N_CELL_COLORS, cell_colors, with_cell_colors
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.heads import HeadsConfig
-from mobilesam.inference import FastMobileSam, module_encoder
-from mobilesam.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
-from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
-from mobilesam.model_files import ModelShape, save_model
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.fast.inference import FastMobileSam, module_encoder
+from mobilesam.model.color_channels import N_CELL_COLORS, cell_colors, with_cell_colors
+from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam, load_sam_mini
+from mobilesam.model.model_files import ModelShape, save_model
+from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 HEADS = replace(SMALL_HEADS, channels=64)
 STUDENT = replace(SMALL_STUDENT, neck_channels=64, cell_colors=True)

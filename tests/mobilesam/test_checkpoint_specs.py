@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mobilesam.checkpoint_specs import FileDigest, parse_specs, specs
 from mobilesam.errors import WeightsError
+from mobilesam.weights.checkpoint_specs import FileDigest, parse_specs, specs
 
 
 def test_the_shipped_list_is_that_of_the_publishers():

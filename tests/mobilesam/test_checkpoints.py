@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mobilesam import checkpoint_specs, checkpoints
-from mobilesam.cache import CACHE_ENV, MEMO_NAME
-from mobilesam.checkpoint_specs import CheckpointSpec, FileDigest
-from mobilesam.checkpoints import WEIGHTS_ENV, fetch, parse_override, status_rows, verify
 from mobilesam.errors import UsageError, WeightsError, WeightsUnavailableError
+from mobilesam.weights import checkpoint_specs, checkpoints
+from mobilesam.weights.cache import CACHE_ENV, MEMO_NAME
+from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
+from mobilesam.weights.checkpoints import WEIGHTS_ENV, fetch, parse_override, status_rows, verify
 
 CONTENT = b"the published weights"
 VARIANT = b"the same weights, saved again by another publisher"
@@ -249,7 +249,7 @@ def test_no_heavy_library_is_imported_to_look_something_up():
     import sys
 
     code = (
-        "import sys, mobilesam.checkpoints as c; c.specs(); c.cache_dir(); "
+        "import sys, mobilesam.weights.checkpoints as c; c.specs(); c.cache_dir(); "
         "heavy = {'torch', 'numpy', 'pooch', 'requests', 'rich', 'filelock'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

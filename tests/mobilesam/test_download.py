@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilesam import reach
-from mobilesam.cache import CACHE_ENV
-from mobilesam.checkpoint_specs import FileDigest
-from mobilesam.download import DEFAULT_POLICY, DownloadPolicy, download, stderr_progress
 from mobilesam.errors import WeightsError, WeightsUnavailableError
+from mobilesam.weights import connectivity as reach
+from mobilesam.weights.cache import CACHE_ENV
+from mobilesam.weights.checkpoint_specs import FileDigest
+from mobilesam.weights.download import DEFAULT_POLICY, DownloadPolicy, download, stderr_progress
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

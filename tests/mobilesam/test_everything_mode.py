@@ -15,17 +15,17 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.asking_order import ASKED_SHARE
 from mobilesam.errors import DataError, UsageError
-from mobilesam.everything import (
+from mobilesam.everything.generator import (
     AutomaticMaskGenerator,
     segment_boxes,
     segment_objects,
 )
-from mobilesam.model import build_mobile_sam
-from mobilesam.point_grid import point_grid
+from mobilesam.everything.point_grid import point_grid
+from mobilesam.everything.point_schedule import ASKED_SHARE
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import MobileSam
-from mobilesam.tiny_vit import TinyVitConfig
 
 SIDE_PX = 128
 LOW_PX = SIDE_PX // 4

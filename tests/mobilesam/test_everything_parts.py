@@ -13,9 +13,7 @@ from segment_anything.utils import amg
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
-from mobilesam import upsampling
-from mobilesam.asking_order import ASKED_SHARE, EveryPoint, LeastCovered
-from mobilesam.mask_filters import (
+from mobilesam.everything.filters import (
     CROP_EDGE_PX,
     box_of_runs,
     cut_by_crop,
@@ -23,9 +21,11 @@ from mobilesam.mask_filters import (
     support,
     without_small_regions,
 )
-from mobilesam.mask_runs import MaskRuns, join_edges, runs_of_mask, strip_edges
-from mobilesam.point_grid import Crop, crops_of, grid_levels, layer_grids, point_grid
-from mobilesam.upsampling import Span, Upsampler
+from mobilesam.everything.point_grid import Crop, crops_of, grid_levels, layer_grids, point_grid
+from mobilesam.everything.point_schedule import ASKED_SHARE, EveryPoint, LeastCovered
+from mobilesam.everything.run_length import MaskRuns, join_edges, runs_of_mask, strip_edges
+from mobilesam.fast import upsampling
+from mobilesam.fast.upsampling import Span, Upsampler
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
 SIDE_PX, LOW_PX = 64, 16

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 
-from mobilesam.everything import AutomaticMaskGenerator
-from mobilesam.model import load_mobile_sam
+from mobilesam.everything.generator import AutomaticMaskGenerator
+from mobilesam.model.mobile_sam import load_mobile_sam
 from mobilesam.predictor import MobileSam
 
 

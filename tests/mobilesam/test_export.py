@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mobilesam import export_parity, exported
-from mobilesam.cache import digest_file
-from mobilesam.cell_colors import cell_colors
 from mobilesam.errors import UnsupportedError, UsageError, WeightsError
-from mobilesam.export import export_model
-from mobilesam.export_modules import DecoderGraph
-from mobilesam.exported import (
+from mobilesam.export import parity as export_parity
+from mobilesam.export import runtime as exported
+from mobilesam.export.graphs import DecoderGraph
+from mobilesam.export.runtime import (
     GRAPHS,
     MANIFEST_NAME,
     Source,
@@ -25,8 +23,11 @@ from mobilesam.exported import (
     open_graph,
     read_manifest,
 )
-from mobilesam.model import build_mobile_sam
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.export.writer import export_model
+from mobilesam.model.color_channels import cell_colors
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.weights.cache import digest_file
 
 TINY = TinyVitConfig(
     embed_dims=(8, 16, 16, 16),

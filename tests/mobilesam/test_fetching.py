@@ -1,4 +1,4 @@
-"""From a name to a file over the network, through the public functions of mobilesam.checkpoints."""
+"""Fetching by name through the public functions of mobilesam.weights.checkpoints."""
 
 import hashlib
 import logging
@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from mobilesam import checkpoint_specs, checkpoints
-from mobilesam.cache import CACHE_ENV
-from mobilesam.checkpoint_specs import CheckpointSpec, FileDigest
-from mobilesam.download import DownloadPolicy
 from mobilesam.errors import WeightsError, WeightsUnavailableError
+from mobilesam.weights import checkpoint_specs, checkpoints
+from mobilesam.weights.cache import CACHE_ENV
+from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
+from mobilesam.weights.download import DownloadPolicy
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -12,11 +12,11 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor
 
 from mobilesam.errors import UnsupportedError, UsageError
-from mobilesam.fast_decoder import FastDecoder
-from mobilesam.inference import FastMobileSam, module_encoder
-from mobilesam.kernels import computes_bf16
-from mobilesam.model import build_mobile_sam
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.fast.decoder import FastDecoder
+from mobilesam.fast.inference import FastMobileSam, module_encoder
+from mobilesam.fast.kernels import computes_bf16
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 SIDE_PX = 128
 GRID = SIDE_PX // 16
@@ -235,7 +235,7 @@ def test_unknown_and_unsuitable_precisions(sam: Sam) -> None:
 
 
 def test_bf16_where_the_processor_has_none(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mobilesam.inference.computes_bf16", lambda: False)
+    monkeypatch.setattr("mobilesam.fast.inference.computes_bf16", lambda: False)
     with pytest.raises(UnsupportedError, match="this processor does not compute in bf16"):
         FastMobileSam(sam, "bf16")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilesam import kernels
-from mobilesam.fast_encoder import FastEncoder
-from mobilesam.folding import folded
-from mobilesam.kernels import computes_bf16
-from mobilesam.model import load_mobile_sam
-from mobilesam.tiny_vit import TinyViT, TinyVitConfig
+from mobilesam.fast import kernels
+from mobilesam.fast.encoder import FastEncoder
+from mobilesam.fast.folding import folded
+from mobilesam.fast.kernels import computes_bf16
+from mobilesam.model.mobile_sam import load_mobile_sam
+from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig
 
 TINY = TinyVitConfig(
     embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), neck_channels=32, n_classes=None

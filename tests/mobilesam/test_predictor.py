@@ -19,12 +19,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import BenchError, DataError, UsageError, WeightsError
-from mobilesam.everything import AutomaticMaskGenerator
-from mobilesam.inference import FastMobileSam
-from mobilesam.model import build_mobile_sam, load_mobile_sam
+from mobilesam.everything.generator import AutomaticMaskGenerator
+from mobilesam.fast.inference import FastMobileSam
+from mobilesam.fast.prompting import ENCODE_BATCH
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import ImageNotSetError, MobileSam
-from mobilesam.prompting import ENCODE_BATCH
-from mobilesam.tiny_vit import TinyVitConfig
 
 SIDE_PX = 128
 LOW_PX = SIDE_PX // 4
@@ -636,9 +636,9 @@ def test_a_hundred_images_leave_memory_flat() -> None:
     """In a process of its own, since a peak of earlier tests would hide any growth."""
     code = """
 import numpy as np, psutil, torch
-from mobilesam.model import build_mobile_sam
+from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.predictor import MobileSam
-from mobilesam.tiny_vit import TinyVitConfig
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 torch.set_num_threads(1)
 config = TinyVitConfig((8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=256, n_classes=None)

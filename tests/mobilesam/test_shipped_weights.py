@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
 
-from mobilesam import checkpoints
-from mobilesam.cache import CACHE_ENV, digest_file
-from mobilesam.checkpoint_specs import specs
-from mobilesam.checkpoints import SHIPPED, WEIGHTS_ENV, resolve, shipped_path
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
-from mobilesam.int8_storage import SCALE_SUFFIX, pack, unpack
-from mobilesam.model import load_mobile_sam
+from mobilesam.model.mobile_sam import load_mobile_sam
+from mobilesam.model.state_dicts import load_state_dict_file
 from mobilesam.predictor import MobileSam
-from mobilesam.ship_weights import SOURCE_SHA256, channel_dims, ship_weights
-from mobilesam.state_dicts import load_state_dict_file
+from mobilesam.weights import checkpoints
+from mobilesam.weights.cache import CACHE_ENV, digest_file
+from mobilesam.weights.checkpoint_specs import specs
+from mobilesam.weights.checkpoints import SHIPPED, WEIGHTS_ENV, resolve, shipped_path
+from mobilesam.weights.int8_storage import SCALE_SUFFIX, pack, unpack
+from mobilesam.weights.ship import SOURCE_SHA256, channel_dims, ship_weights
 
 MAX_BYTES = 10_500_000
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +190,7 @@ def test_from_pretrained_needs_no_argument_and_says_what_it_took(
 
 def test_the_command_line_makes_the_file(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mobilesam.ship_weights", str(tmp_path / "no.pt"), "out"],
+        [sys.executable, "-m", "mobilesam.weights.ship", str(tmp_path / "no.pt"), "out"],
         capture_output=True,
         text=True,
         check=False,

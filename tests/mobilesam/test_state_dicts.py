@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mobilesam.checkpoints import load_state_dict_file
 from mobilesam.errors import WeightsError
-from mobilesam.state_dicts import is_finite
+from mobilesam.model.state_dicts import is_finite
+from mobilesam.weights.checkpoints import load_state_dict_file
 
 torch = pytest.importorskip("torch")
 
@@ -115,7 +115,7 @@ def test_a_prefix_of_some_names_is_a_part_of_them(tmp_path, tensors, caplog):
 def test_what_is_removed_is_said_on_stderr(tmp_path):
     torch.save({"module.a": torch.zeros(1)}, tmp_path / "weights.pt")
     code = (
-        "import sys; from pathlib import Path; from mobilesam.state_dicts import *; "
+        "import sys; from pathlib import Path; from mobilesam.model.state_dicts import *; "
         "print(*load_state_dict_file(Path(sys.argv[1])))"
     )
     done = subprocess.run(

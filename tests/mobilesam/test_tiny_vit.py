@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mobilesam.errors import WeightsError
-from mobilesam.model import build_mobile_sam, load_mobile_sam
-from mobilesam.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
+from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
 
 TINY = TinyVitConfig(
     embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), neck_channels=256, image_size_px=1024

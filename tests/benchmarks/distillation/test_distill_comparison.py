@@ -17,7 +17,7 @@ from benchmarks.distillation.experiment import (
 from benchmarks.distillation.publish import derive, load, save
 from benchmarks.distillation.seeds import over_seeds
 from benchmarks.distillation.tables import compute_table, schemes_table, verdicts
-from benchmarks.environment import collect
+from benchmarks.records.environment import collect
 from mobilesam.errors import DataError, UsageError
 
 

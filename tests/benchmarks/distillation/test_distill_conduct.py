@@ -14,7 +14,9 @@ from small_models import HEADS, STUDENT, TEACHER
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
-from benchmarks.cli import main
+from benchmarks.cli.app import main
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.distillation import conduct, mini_family, mini_student, mini_teacher
 from benchmarks.distillation.conduct import Conductor
 from benchmarks.distillation.experiment import find_profile
@@ -23,14 +25,12 @@ from benchmarks.distillation.mini_teacher import STAGES, resized_positions
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.side_by_side import Training, train_all
 from benchmarks.distillation.training import shape_of
-from benchmarks.planning import PlannedModel
-from benchmarks.progress import Reporter
-from benchmarks.records import WeightsRow
-from mobilesam.cache import digest_file
-from mobilesam.distillation.world import World
+from benchmarks.records.record import WeightsRow
+from mobilesam.distillation.process_group import World
 from mobilesam.errors import TrainingError, UsageError
-from mobilesam.mini import build_sam_mini
-from mobilesam.model_files import save_model
+from mobilesam.model.mini import build_sam_mini
+from mobilesam.model.model_files import save_model
+from mobilesam.weights.cache import digest_file
 
 SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64, shard_scenes=2)
 
@@ -166,8 +166,8 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_settings_come_from_a_file_and_are_checked(tmp_path: Path) -> None:
-    from benchmarks.cli_options import TrainArguments
-    from benchmarks.commands.training import student_config, train_config
+    from benchmarks.cli.commands.training import student_config, train_config
+    from benchmarks.config.options import TrainArguments
 
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"steps": 5, "batch_size": 4, "learning_rate": 0.1}))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.data.images import load_image
+from benchmarks.datasets.images import load_image
 from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.distillation.store_format import PENDING_NAME, image_key
 
@@ -274,7 +274,7 @@ def test_a_real_teacher_answers_from_its_store_as_from_the_image(
     from baselines.interface import Prompts
     from baselines.options import ModelOptions
     from baselines.registry import build, select_one
-    from mobilesam.checkpoints import resolve
+    from mobilesam.weights.checkpoints import resolve
 
     folder = shared / "data" / "coco" / "images" / "val2017_dev"
     done = run(

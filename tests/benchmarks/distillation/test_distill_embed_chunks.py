@@ -16,16 +16,16 @@ from test_distill_embed import EMBED, content
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
-from benchmarks.cli_options import ModelArguments
-from benchmarks.commands.requests import device_of
-from benchmarks.data.dataset import BadSample
+from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.options import ModelArguments
+from benchmarks.config.requests import device_of
+from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.datasets.dataset import BadSample
 from benchmarks.distillation.embed import teacher_of
+from benchmarks.distillation.embedding_shards import EmbedPlan
 from benchmarks.distillation.sources import FolderImages
-from benchmarks.environment import code_version
-from benchmarks.planning import PlannedModel
-from benchmarks.records import WeightsRow
-from benchmarks.scale.embedding import EmbedPlan
-from benchmarks.scale.request import ScaleRequest
+from benchmarks.records.environment import code_version
+from benchmarks.records.record import WeightsRow
 from mobilesam.errors import UsageError, WeightsError
 
 pytestmark = pytest.mark.usefixtures("package")

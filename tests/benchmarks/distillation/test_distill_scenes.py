@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data.synthetic import SyntheticDataset
+from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation import scenes
 from benchmarks.distillation.mini_teacher import TRAINING_SCENES
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_scenes

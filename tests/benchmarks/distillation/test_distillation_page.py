@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.distillation.family_aims import aims_of, family_aims
-from benchmarks.distillation.page import (
+from benchmarks.distillation.publish import load
+from benchmarks.evidence.distillation_page import (
     COMPARE,
     FULL_SIZE,
     PAGE,
@@ -18,9 +19,15 @@ from benchmarks.distillation.page import (
     full_size_table,
     page,
 )
-from benchmarks.distillation.publish import load
-from benchmarks.environment import collect
-from benchmarks.records import LatencyRow, MiouRow, ModelRow, ParamsRow, RunRecord, WeightsRow
+from benchmarks.records.environment import collect
+from benchmarks.records.record import (
+    LatencyRow,
+    MiouRow,
+    ModelRow,
+    ParamsRow,
+    RunRecord,
+    WeightsRow,
+)
 from mobilesam.errors import DataError
 
 TEACHER = "teacher:sam-mini"
@@ -91,7 +98,7 @@ def family(student_box: float) -> RunRecord:
 
 def test_the_committed_page_is_fresh() -> None:
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT), (
-        "docs/distillation.md is stale: python -m benchmarks.distillation.page"
+        "docs/distillation.md is stale: python -m benchmarks.evidence.distillation_page"
     )
 
 

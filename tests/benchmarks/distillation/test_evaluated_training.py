@@ -17,8 +17,8 @@ from benchmarks.distillation import agreement, scenes
 from benchmarks.distillation.agreement import EVALUATIONS_NAME
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.training import shape_of
-from mobilesam.mini import build_sam_mini
-from mobilesam.model_files import save_model
+from mobilesam.model.mini import build_sam_mini
+from mobilesam.model.model_files import save_model
 
 
 @pytest.fixture

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.distillation import full_size, store_cost
+from benchmarks.distillation import full_size
+from benchmarks.evidence import store_cost
 from mobilesam.errors import DataError
-from mobilesam.state_dicts import load_state_dict_file
+from mobilesam.model.state_dicts import load_state_dict_file
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
     """A file of `sam-mini` with random weights: a teacher of nothing, but of the right shape."""
     from benchmarks.distillation.training import shape_of
-    from mobilesam.mini import build_sam_mini
-    from mobilesam.model_files import save_model
+    from mobilesam.model.mini import build_sam_mini
+    from mobilesam.model.model_files import save_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -126,7 +127,7 @@ def test_a_calibrated_student_gives_embeddings_of_the_stores_scale(tmp_path: Pat
     from benchmarks.distillation import calibrated_start
     from mobilesam.distillation.store_format import Entry, Teacher
     from mobilesam.distillation.store_writer import writing
-    from mobilesam.model import build_mobile_sam, load_mobile_sam
+    from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
     teacher = Teacher(name="t", weights_sha256=None, precision="fp32", input_size_px=1024)
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.environment import default_threads
+from benchmarks.records.environment import default_threads
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.paper.claims import Claim, load_claims
-from benchmarks.records import (
+from benchmarks.records.record import (
     Environment,
     LatencyRow,
     MiouRow,

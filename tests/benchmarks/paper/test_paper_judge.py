@@ -10,7 +10,7 @@ import pytest
 from benchmarks.paper.claims import Claim
 from benchmarks.paper.judge import judge, tally, tally_text
 from benchmarks.paper.verdicts import VERDICTS, ClaimVerdict
-from benchmarks.records import BySize, DetectorRow, EverythingRow, ParamsRow, RunRecord
+from benchmarks.records.record import BySize, DetectorRow, EverythingRow, ParamsRow, RunRecord
 from mobilesam.errors import DataError
 
 Edit = Callable[..., Claim]

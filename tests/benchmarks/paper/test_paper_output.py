@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.commands import paper as command
+from benchmarks.cli.commands import paper as command
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.run_config import RunRequest
 from benchmarks.paper.claims import Claim
 from benchmarks.paper.judge import judge
 from benchmarks.paper.needs import models_needed, protocols_needed
 from benchmarks.paper.tables import ledger_table, paper_tables
 from benchmarks.paper.terminal import ledger_text
-from benchmarks.records import EverythingRow, Failure, RunRecord, save_record
-from benchmarks.run_request import RunRequest
+from benchmarks.records.record import EverythingRow, Failure, RunRecord, save_record
 from mobilesam.errors import DataError, UsageError
 
 Ledger = dict[str, Claim]
@@ -224,7 +224,7 @@ def test_models_that_no_claim_is_about_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_committed_run_is_judged(ledger: Ledger) -> None:
-    from benchmarks.records import load_record
+    from benchmarks.records.record import load_record
 
     run = Path(__file__).resolve().parents[3] / "results" / "runs" / "cpu-2core-standard"
     verdicts = judge(load_record(run), list(ledger.values()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records import (
+from benchmarks.records.record import (
     BySize,
     Environment,
     Failure,
@@ -19,7 +19,7 @@ from benchmarks.records import (
     RunRecord,
     WeightsRow,
 )
-from benchmarks.statistics import summarise_times
+from benchmarks.records.statistics import summarise_times
 
 OFFICIAL = WeightsRow(kind="file", sha256="6dbb9052" + "0" * 56, official=True, file_bytes=40728226)
 CUSTOM = WeightsRow(kind="file", sha256="abcd1234" + "0" * 56, why="given with --weights")

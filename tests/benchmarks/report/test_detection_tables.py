@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.records import BySize, DetectorRow, EverythingRow, RunRecord, WeightsRow
-from benchmarks.report.detection_tables import detector_table, everything_table
-from benchmarks.report.table import Table
+from benchmarks.records.record import BySize, DetectorRow, EverythingRow, RunRecord, WeightsRow
+from benchmarks.tables.detection_tables import detector_table, everything_table
+from benchmarks.tables.table import Table
 
 TRAINED = WeightsRow(kind="file", sha256="6dbb9052" + "0" * 56, official=True)
 RANDOM = WeightsRow(kind="random", why="no network")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.records import ComparisonRow, RunRecord, WeightsRow
+from benchmarks.records.record import ComparisonRow, RunRecord, WeightsRow
 from benchmarks.report.html_accuracy import accuracy_by_size, accuracy_latency
 from benchmarks.report.html_advice import main_protocols
 from benchmarks.report.html_cases import choose_cases, medians
@@ -31,7 +31,7 @@ from benchmarks.report.html_theme import (
     readable,
 )
 from benchmarks.report.style import PALETTE
-from benchmarks.report.view import headline, setups
+from benchmarks.tables.record_queries import headline, setups
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])

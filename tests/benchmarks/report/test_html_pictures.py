@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data.masks import iou
-from benchmarks.report.html_pictures import Images, mask_path, photos_of, scenes_of, shrink
+from benchmarks.datasets.masks import iou
+from benchmarks.report.gallery_images import Images, mask_path, photos_of, scenes_of, shrink
 from mobilesam.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_an_empty_mask_has_no_outline() -> None:
 
 
 def test_drawn_scenes_are_known_by_their_name_and_checked() -> None:
-    from benchmarks.data.synthetic import SyntheticDataset
+    from benchmarks.datasets.synthetic import SyntheticDataset
 
     for made in (SyntheticDataset(3, 7), SyntheticDataset(2, 0, (96, 128), (1, 2))):
         again = scenes_of(made.name, made.fingerprint)
@@ -49,7 +49,7 @@ def test_drawn_scenes_are_known_by_their_name_and_checked() -> None:
 
 @pytest.mark.parametrize("limit", [None, 1, 18, 40])
 def test_packaged_photos_are_known_by_their_name_and_checked(limit: int | None) -> None:
-    from benchmarks.data.photos import FOLDER, open_photos
+    from benchmarks.datasets.photos import FOLDER, open_photos
 
     dataset = open_photos(limit)
     assert photos_of(dataset.name, dataset.fingerprint) == FOLDER / "images"

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy.predictions import load_predictions, save_predictions
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.commands.requests import make_request
-from benchmarks.data import photos
-from benchmarks.data.photos import attribution
-from benchmarks.instances import read_instances
-from benchmarks.progress import Reporter
-from benchmarks.records import RunRecord, load_record, save_record
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import make_request
+from benchmarks.datasets import photos
+from benchmarks.datasets.photos import attribution
+from benchmarks.evaluation.predictions import load_predictions, save_predictions
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import RunRecord, load_record, save_record
 from benchmarks.report.html import Joined, find_runs, join_runs, render, write_report
 from benchmarks.report.html_gallery import Gallery, build_gallery
 from benchmarks.run import execute

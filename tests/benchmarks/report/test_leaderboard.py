@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records import ComparisonRow, MiouRow, RunRecord
-from benchmarks.report.leaderboard import leaderboard_tables
-from benchmarks.report.table import Table
+from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
+from benchmarks.tables.leaderboard import leaderboard_tables
+from benchmarks.tables.table import Table
 
 Make = Callable[..., RunRecord]
 

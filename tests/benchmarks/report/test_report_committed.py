@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.evidence.publish import README, RESULTS, RUNS, readme_links, stale_files
+from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.document import write_claims
 from benchmarks.paper.judge import judge
-from benchmarks.records import RECORD_NAME, RunRecord, load_record
-from benchmarks.report.merging import merge_records
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.report.plots import plot_names
-from benchmarks.report.publish import README, RESULTS, RUNS, readme_links, stale_files
-from benchmarks.report.readme import BEGIN, END, readme_is_fresh
-from benchmarks.report.tables import write_tables
+from benchmarks.tables.merging import merge_records
+from benchmarks.tables.tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMITTED = sorted((ROOT / RUNS).glob(f"*/{RECORD_NAME}"))
@@ -86,7 +86,7 @@ def test_nothing_is_left_of_earlier_runs(tmp_path: Path) -> None:
 
 
 def test_the_committed_instances_give_the_committed_miou() -> None:
-    from benchmarks.instances import read_instances
+    from benchmarks.records.instances import read_instances
 
     paths, _ = shown()
     for path in paths:

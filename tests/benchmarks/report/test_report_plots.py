@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records import RunRecord, WeightsRow
+from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.accuracy_plot import (
     Point,
     accuracy_figure,
@@ -28,7 +28,7 @@ from benchmarks.report.plots import (
 )
 from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import model_styles, plot_style, save_figure, short_names
-from benchmarks.report.view import Protocol, protocols, setups
+from benchmarks.tables.record_queries import Protocol, protocols, setups
 
 FILES = {"params", "latency", "decode", "accuracy-latency-box", "size-box"}
 
@@ -335,7 +335,7 @@ def test_spread() -> None:
 
 def test_importing_the_report_loads_nothing_heavy() -> None:
     code = (
-        "import sys, benchmarks.report.plots, benchmarks.report.tables, benchmarks.report.readme;"
+        "import sys, benchmarks.report.plots, benchmarks.tables.tables, benchmarks.evidence.readme;"
         "print([m for m in ('matplotlib', 'torch', 'pandas', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.evidence.publish import publish, readme_links, stale_files
+from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.judge import judge, tally_text
-from benchmarks.records import RECORD_NAME, RunRecord, load_record, save_record
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, save_record
 from benchmarks.report.plots import plot_names, write_plots
-from benchmarks.report.publish import publish, readme_links, stale_files
-from benchmarks.report.readme import BEGIN, END, readme_is_fresh
-from benchmarks.report.summary import summary_table
-from benchmarks.report.view import headline, miou_percent, protocols
+from benchmarks.tables.record_queries import headline, miou_percent, protocols
+from benchmarks.tables.summary import summary_table
 from mobilesam.errors import DataError
 
 STALE = ("tables/old.csv", "plots/old.svg", "plots/old.png", "paper/table99.tex")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records import RunRecord
-from benchmarks.report.readme import (
+from benchmarks.evidence.readme import (
     BEGIN,
     END,
     readme_block,
     readme_is_fresh,
     update_readme,
 )
+from benchmarks.records.record import RunRecord
 from mobilesam.errors import DataError
 
 

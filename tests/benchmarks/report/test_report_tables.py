@@ -10,18 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.records import EverythingRow, LatencyRow, MiouRow, ModelRow, RunRecord, WeightsRow
-from benchmarks.report import formatting
-from benchmarks.report.accuracy_tables import miou_tables
-from benchmarks.report.merging import merge_records
-from benchmarks.report.table import Cell, Column, Table
-from benchmarks.report.tables import (
+from benchmarks.records.record import (
+    EverythingRow,
+    LatencyRow,
+    MiouRow,
+    ModelRow,
+    RunRecord,
+    WeightsRow,
+)
+from benchmarks.tables import formatting
+from benchmarks.tables.accuracy_tables import miou_tables
+from benchmarks.tables.merging import merge_records
+from benchmarks.tables.record_queries import used_parameters
+from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.tables import (
     latency_table,
     params_table,
     summary_table,
     write_tables,
 )
-from benchmarks.report.view import used_parameters
 from mobilesam.errors import UsageError
 
 HOSTILE = "a|b&c_d%e<script>$x${y}~^#\\`*[z](u)\x1b[31m\nnew"

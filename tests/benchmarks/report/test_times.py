@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records import EverythingRow, LatencyRow, RunRecord, WeightsRow
+from benchmarks.records.record import EverythingRow, LatencyRow, RunRecord, WeightsRow
+from benchmarks.records.statistics import Spread
 from benchmarks.report.accuracy_plot import accuracy_points, bars_note
 from benchmarks.report.html_latency import decode_prompts, waterfall
 from benchmarks.report.plots import latency_figure
-from benchmarks.report.tables import latency_table, summary_table
-from benchmarks.report.times import (
+from benchmarks.tables.record_queries import protocols, setups, spread_of
+from benchmarks.tables.tables import latency_table, summary_table
+from benchmarks.tables.times import (
     bars_text,
     median_cell,
     median_column,
     sample_notes,
     spread_notes,
 )
-from benchmarks.report.view import protocols, setups, spread_of
-from benchmarks.statistics import Spread
 
 
 def timed_row(processes: int, **more: Any) -> LatencyRow:

@@ -15,8 +15,8 @@ from mobilesam.distillation.imitation import SCHEMES
 from mobilesam.distillation.samples import TrainingSample
 from mobilesam.distillation.schemes import Scheme, Supervised
 from mobilesam.distillation.teachers import OnlineTeacher
-from mobilesam.mini import build_sam_mini
-from mobilesam.model import build_mobile_sam
+from mobilesam.model.mini import build_sam_mini
+from mobilesam.model.mobile_sam import build_mobile_sam
 
 SHA256 = "a" * 64
 

@@ -164,7 +164,7 @@ _RANK = """
     from pathlib import Path
     import torch
     from mobilesam.distillation.loop import train
-    from mobilesam.distillation.world import launched_world
+    from mobilesam.distillation.process_group import launched_world
     from small_training import Pictures, scheme, settings
     torch.set_num_threads(1)
     with launched_world(torch.device("cpu")) as world:
@@ -341,7 +341,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 
 def test_micro_batches_that_cannot_be_shared_are_refused() -> None:
-    from mobilesam.distillation.world import World
+    from mobilesam.distillation.process_group import World
 
     assert [list(World(rank, 2).share(range(4))) for rank in (0, 1)] == [[0, 2], [1, 3]]
     with pytest.raises(UsageError, match="3 micro-batches cannot be shared by 2"):

@@ -37,10 +37,10 @@ from mobilesam.distillation.schemes import DecoderFirst, Grouping, HeadsAlone
 from mobilesam.distillation.students import build_student, heads_of, load_imagenet, timm_name
 from mobilesam.distillation.teachers import OnlineTeacher
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.mini import build_sam_mini
-from mobilesam.model import build_mobile_sam, load_mobile_sam, load_sam_mini
-from mobilesam.model_files import ModelShape, save_model
-from mobilesam.tiny_vit import TinyViT
+from mobilesam.model.mini import build_sam_mini
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam, load_sam_mini
+from mobilesam.model.model_files import ModelShape, save_model
+from mobilesam.model.tiny_vit import TinyViT
 
 CELLS = 4 * SIDE_PX // 8
 MASKS = LossConfig(focal=0, cross_entropy=0.3)

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.cli_options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.commands.requests import make_request
-from benchmarks.data.dataset import Dataset, Instance, Sample
-from benchmarks.data.make import write_coco
-from benchmarks.data.masks import encode_mask, rle_area_px, rle_box
-from benchmarks.data.synthetic import SyntheticDataset
-from benchmarks.progress import Reporter
-from benchmarks.records import RunRecord, load_record, save_record
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import make_request
+from benchmarks.datasets.dataset import Dataset, Instance, Sample
+from benchmarks.datasets.make import write_coco
+from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.record import RunRecord, load_record, save_record
 from benchmarks.report.html import write_report
-from benchmarks.report.html_picture import ARGUMENTS, find_browser
+from benchmarks.report.screenshot import ARGUMENTS, find_browser
 from benchmarks.run import execute
 
 N_IMAGES = 100

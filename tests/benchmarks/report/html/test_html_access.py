@@ -128,7 +128,7 @@ def test_the_first_stop_of_the_tab_key_skips_to_the_summary(
 def test_the_picture_for_the_readme_is_taken(large: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    command = [sys.executable, "-m", "benchmarks.report.html_picture", large, tmp_path / "p.png"]
+    command = [sys.executable, "-m", "benchmarks.report.screenshot", large, tmp_path / "p.png"]
     subprocess.run(command, check=True, capture_output=True)
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width == 1120
@@ -139,7 +139,7 @@ def test_the_picture_for_the_readme_is_taken(large: Path, tmp_path: Path) -> Non
 def test_the_picture_needs_a_report_and_a_browser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.report import html_picture
+    from benchmarks.report import screenshot as html_picture
 
     with pytest.raises(UsageError, match="make it with mobilesam-bench report"):
         html_picture.take_picture(tmp_path / "absent.html", tmp_path / "p.png")

@@ -1,0 +1,43 @@
+"""The commands that make data: `data make` and `data boxes`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from mobilesam.errors import UsageError
+
+
+def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
+    """Renders scenes into a folder and says how to use them."""
+    from benchmarks.datasets.make import write_coco, write_sa1b
+    from benchmarks.datasets.synthetic import SyntheticDataset
+
+    if format_name not in ("coco", "sa1b"):
+        raise UsageError(f"unknown format {format_name!r}; choose coco or sa1b")
+    if tar and format_name != "sa1b":
+        raise UsageError("--tar is for --format sa1b only")
+    dataset = SyntheticDataset(n_images=n, seed=seed)
+    if format_name == "coco":
+        write_coco(dataset, out)
+        use = f"--dataset coco --images {out / 'images'} --annotations {out / 'instances.json'}"
+    else:
+        write_sa1b(dataset, out, tar=tar)
+        use = f"--dataset sa1b --root {out}"
+    sys.stdout.write(f"{n} scenes in {out}; use them with: mobilesam-bench miou {use}\n")
+    return 0
+
+
+def boxes(annotations: Path, out: Path) -> int:
+    """Writes the boxes of an annotation file as a detector's results, and says how to use them."""
+    from benchmarks.datasets.detections import boxes_from_annotations
+    from benchmarks.records.record import write_atomic
+
+    found = boxes_from_annotations(annotations)
+    write_atomic(out, (json.dumps(found) + "\n").encode())
+    sys.stdout.write(
+        f"{len(found)} boxes in {out}; use them with: mobilesam-bench miou --protocol detector-box "
+        f"--detections {out} --dataset coco --images DIR --annotations {annotations}\n"
+    )
+    return 0

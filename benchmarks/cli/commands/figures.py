@@ -1,0 +1,159 @@
+"""The command that draws the paper's Figures 4, 5 and 6: `figures`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from baselines.interface import Prompts
+from baselines.registry import ModelEntry, select
+from benchmarks.cli.commands.prediction import parse_prompts
+from benchmarks.cli.commands.printing import print_json
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel, plan
+from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import (
+    apply_threads,
+    check_device,
+    check_max_pixels,
+    check_precision,
+    new_folder,
+    open_dataset,
+    weights_policy,
+)
+from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.photos import PHOTOS, SHOWN
+from benchmarks.paper.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture
+from benchmarks.paper.figure_provenance import write_figures
+from benchmarks.paper.figures import FigureKind, FigureRequest, ask
+from benchmarks.records.run_folder import held
+from mobilesam.errors import UsageError
+
+DEFAULT_IMAGES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PictureArguments:
+    """Which pictures, and what is asked about them.
+
+    Attributes:
+        images: Files of the user's own.
+        points: `X,Y` for each of `images`, in their order; none for the centre of each.
+        boxes: `X0,Y0,X1,Y1` for each of `images`; none for a box around the centre of each.
+        photos: Names of `benchmarks.paper.figure_pictures.PHOTOS`.
+        kinds: `point`, `box`, `everything`, separated by commas.
+        trained_only: Leave models without weights out even if they are named.
+        svg: Write SVG beside PNG.
+    """
+
+    images: tuple[Path, ...] = ()
+    points: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
+    kinds: str = "point,box"
+    trained_only: bool = False
+    svg: bool = False
+
+
+def figures(
+    models: ModelArguments,
+    data: DataArguments,
+    pictures: PictureArguments,
+    output: OutputArguments,
+) -> int:
+    """Draws what was asked for, writes pictures and their provenance, and says where they are.
+
+    Images and photos that are named come first. The dataset's images follow if `--limit` says how
+    many or `--dataset` names another than the default. Without a named picture and a limit, these
+    are three of the packaged photos, or the first two images of another dataset. Models without
+    weights are left out unless `--models` names them.
+    """
+    reporter = Reporter(quiet=output.quiet)
+    apply_threads(models)
+    kinds = _kinds(pictures.kinds)
+    request = FigureRequest(
+        kinds=kinds,
+        pictures=_pictures(pictures, data, models.seed, reporter),
+        models=_models(models),
+        note=output.note,
+        trained_only=pictures.trained_only or models.models == ModelArguments().models,
+        svg=pictures.svg,
+    )
+    answers = ask(request, reporter)
+    folder = output.out or new_folder("figures")
+    with held(folder, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+        written = write_figures(request, answers, folder)
+    if output.json:
+        print_json({"figures": [each.model_dump(mode="json") for each in written]})
+    else:
+        for each in written:
+            sys.stdout.write(f"{each.title}: {folder / each.file}\n")
+    return 1 if any(answer.failed for answer in answers.values()) else 0
+
+
+def _kinds(text: str) -> tuple[FigureKind, ...]:
+    known = get_args(FigureKind)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown kind of figure {name!r}; choose from {', '.join(known)}")
+    return tuple(cast("FigureKind", name) for name in dict.fromkeys(names))
+
+
+def _models(models: ModelArguments) -> tuple[PlannedModel, ...]:
+    patterns = [each.strip() for each in models.models.split(",") if each.strip()]
+    return tuple(
+        plan(
+            [entry for entry in select(patterns) if _wanted(entry, patterns)],
+            weights_policy(models),
+            device=check_device(models.device),
+            precision=check_precision(models.precision),
+            seed=models.seed,
+        )
+    )
+
+
+def _wanted(entry: ModelEntry, patterns: Sequence[str]) -> bool:
+    """The dummy, whose masks mean nothing, is shown only to those who call it by its name."""
+    return entry.name != "dummy" or entry.name in patterns
+
+
+def _pictures(
+    given: PictureArguments, data: DataArguments, seed: int, reporter: Reporter
+) -> tuple[Picture, ...]:
+    points = _prompts(given.points, len(given.images), "--point")
+    boxes = _prompts(given.boxes, len(given.images), "--box")
+    max_pixels = check_max_pixels(data.max_pixels)
+    found = [
+        file_picture(path, point, box, max_pixels)
+        for path, point, box in zip(given.images, points, boxes, strict=True)
+    ]
+    found += [photo_picture(name) for name in given.photos]
+    if found and data.limit is None and data.dataset == DataArguments().dataset:
+        return tuple(found)
+    n_images, only = data.limit or DEFAULT_IMAGES, None
+    if data.limit is None and data.dataset == PHOTOS:
+        n_images, only = len(SHOWN), SHOWN
+    for picture in dataset_pictures(open_dataset(data, n_images, seed), n_images, only):
+        if isinstance(picture, BadSample):
+            reporter.warn(f"{picture.name} left out: {picture.why}")
+        else:
+            found.append(picture)
+    return tuple(found)
+
+
+def _prompts(texts: Sequence[str], n_images: int, option: str) -> list[Prompts | None]:
+    """One prompt an image, or None for each."""
+    if not texts:
+        return [None] * n_images
+    if len(texts) != n_images:
+        raise UsageError(
+            f"{len(texts)} {option} for {n_images} --image; give one for each image, or none"
+        )
+    if option == "--box":
+        return [parse_prompts((), text) for text in texts]
+    return [parse_prompts((text,), None) for text in texts]

@@ -1,0 +1,120 @@
+"""The command `paper`: measures what the published claims need, and judges every one of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from baselines.registry import select, select_one
+from benchmarks.cli.commands.printing import print_json
+from benchmarks.cli.progress import Reporter
+from benchmarks.config import profiles
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import listed, make_request
+from benchmarks.evaluation.run_model import debugging
+from benchmarks.paper.claims import Claim, load_claims
+from benchmarks.paper.document import claim_rows, write_claims
+from benchmarks.paper.judge import judge, tally
+from benchmarks.paper.needs import models_needed, protocols_needed
+from benchmarks.paper.tables import FOLDER, paper_tables
+from benchmarks.paper.terminal import WIDTH, ledger_text
+from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER
+from benchmarks.records.record import (
+    RECORD_NAME,
+    RunRecord,
+    load_record,
+)
+from benchmarks.run import execute
+from benchmarks.tables.merging import merge_records
+from mobilesam.errors import UsageError
+
+
+def paper(
+    profile_name: str,
+    models: ModelArguments,
+    data: AccuracyArguments,
+    output: OutputArguments,
+    *,
+    runs: Sequence[Path],
+    teacher: str,
+) -> int:
+    """Judges every published claim.
+
+    Args:
+        profile_name: How thorough latency is measured.
+        models: Which of the claims' models are measured, and with which weights.
+        data: Images for accuracy; without `--protocol`, the protocols that the claims need.
+        output: Where results go. With `runs`, nothing is written unless a folder is named.
+        runs: Records to judge by; given any, nothing is measured.
+        teacher: The model whose masks are the reference where a claim's reference is a teacher's.
+
+    Returns:
+        0, also where a claim is not reproduced: that is a finding; 1 if measuring failed.
+    """
+    claims = load_claims()
+    if runs and (models != ModelArguments() or data != AccuracyArguments()):
+        raise UsageError("--run measures nothing: leave the options of models and data out")
+    if runs:
+        record = merge_records([load_record(path) for path in runs])
+        out, failed = output.out, False
+    else:
+        record, out = _measure(claims, profile_name, models, data, output, teacher)
+        failed = bool(record.failures)
+    verdicts = judge(record, claims)
+    written = [] if out is None else write_claims(record, verdicts, out)
+    if output.json:
+        print_json({"claims": claim_rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
+    else:
+        _print(verdicts)
+        if out is not None:
+            where = "" if runs else f"record  {out / RECORD_NAME}\n"
+            sys.stdout.write(f"{where}claims  {out / FOLDER} ({len(written)} files)\n")
+    return 1 if failed else 0
+
+
+def _measure(
+    claims: Sequence[Claim],
+    profile_name: str,
+    models: ModelArguments,
+    data: AccuracyArguments,
+    output: OutputArguments,
+    teacher: str,
+) -> tuple[RunRecord, Path]:
+    """One run of all that the claims need, as far as the arguments let it."""
+    profile = profiles.find(profile_name)
+    needed = models_needed(claims)
+    names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
+    if not names:
+        raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
+    reference = select_one(teacher)
+    boxes = (DETECTOR_BOX, DETECTOR_BOX_MULTI)
+    protocol = data.protocol or ",".join(
+        (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
+    )
+    references = dict.fromkeys((*listed(data.reference), f"{TEACHER}{reference.name}"))
+    request = make_request(
+        "paper",
+        replace(models, models=",".join(names)),
+        output,
+        profile=profile,
+        counting=True,
+        accuracy=replace(data, protocol=protocol, reference=",".join(references)),
+        n_scenes=profile.n_images,
+    )
+    with debugging(wanted=output.debug):
+        return execute(request, Reporter(quiet=output.quiet)), request.out
+
+
+def _print(verdicts: Sequence[ClaimVerdict]) -> None:
+    """Prints the papers' tables and the ledger, at most as wide as the terminal."""
+    from rich.console import Console
+
+    width = min(Console(file=sys.stdout).width, WIDTH) if sys.stdout.isatty() else WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    for table in paper_tables(verdicts):
+        console.print(table.to_rich())
+        console.print()
+    sys.stdout.write(ledger_text(verdicts, width))

@@ -1,0 +1,134 @@
+"""The commands of `regress`: did this change make anything slower, larger or less accurate?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from baselines.registry import select
+from benchmarks.child_processes import interrupted_by_term
+from benchmarks.cli.commands.printing import print_json, print_table
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import RegressArguments
+from benchmarks.config.requests import listed, new_folder
+from benchmarks.records.run_folder import held
+from benchmarks.regression import ab
+from benchmarks.regression.ab_judge import THRESHOLD, Judgement, judge
+from benchmarks.regression.ab_measure import default_accuracy_models
+from benchmarks.regression.ab_output import judgement_table, notes, verdict_text, write_judgement
+from benchmarks.regression.ab_records import Session, Settings, load_sessions
+from benchmarks.regression.worktrees import Tree, checked_out, repository, working_tree
+from mobilesam.errors import UsageError
+
+
+def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) -> int:
+    """Measures both versions, judges, repeats what is suspect, and says what came out.
+
+    Returns:
+        0, or 1 if something is worse or broken, and that was confirmed.
+    """
+    limit = _checked(threshold)
+    settings = settings_of(arguments)
+    with interrupted_by_term(), _trees(arguments) as (base, head), _held(arguments) as out:
+        judgement, sessions = ab.run(
+            out, base, head, settings, limit, Reporter(quiet=arguments.quiet)
+        )
+    return _give(judgement, sessions, out, as_json=as_json)
+
+
+def measure(arguments: RegressArguments) -> int:
+    """Measures both versions once and leaves the record; judges nothing."""
+    settings = settings_of(arguments)
+    with interrupted_by_term(), _trees(arguments) as (base, head), _held(arguments) as out:
+        ab.measure_into(out, base, head, settings, Reporter(quiet=arguments.quiet))
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def judge_again(folder: Path, threshold: float | None, *, as_json: bool) -> int:
+    """Judges the sessions of a folder."""
+    limit = _checked(threshold)
+    sessions = load_sessions(folder)
+    return _give(judge(sessions, limit), sessions, folder, as_json=as_json)
+
+
+def _checked(threshold: float | None) -> float:
+    limit = THRESHOLD if threshold is None else threshold
+    if not limit > 1:
+        raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {limit}")
+    return limit
+
+
+def settings_of(arguments: RegressArguments) -> Settings:
+    """What is measured, as the user said.
+
+    Raises:
+        UsageError: It cannot be meant.
+    """
+    given = arguments.accuracy_models
+    names = default_accuracy_models() if given is None else _names(given) if given else ()
+    try:
+        prompts = tuple(int(text) for text in listed(arguments.n_prompts))
+    except ValueError as error:
+        raise UsageError(f"--n-prompts takes numbers; got {arguments.n_prompts!r}") from error
+    counts = {
+        "--pairs": arguments.pairs,
+        "--turns": arguments.turns,
+        "--scenes": arguments.scenes,
+        "--threads": arguments.threads,
+        "--n-prompts": min(prompts, default=0),
+    }
+    for option, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{option} must be at least 1; got {value}")
+    return Settings(
+        models=_names(arguments.models),
+        accuracy_models=names,
+        n_prompts=prompts,
+        pairs=arguments.pairs,
+        turns=arguments.turns,
+        scenes=arguments.scenes,
+        threads=arguments.threads,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(entry.name for entry in select(listed(text)))
+
+
+@contextmanager
+def _held(arguments: RegressArguments) -> Iterator[Path]:
+    """Creates the folder of the measurement and locks it, after the request has been checked."""
+    out = arguments.out or new_folder("regress")
+    with held(out, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+        yield out
+
+
+@contextmanager
+def _trees(arguments: RegressArguments) -> Iterator[tuple[Tree, Tree]]:
+    root = repository(Path.cwd())
+    with ExitStack() as stack:
+        base = stack.enter_context(checked_out(root, arguments.base))
+        if arguments.head is None:
+            yield base, working_tree(root)
+        else:
+            yield base, stack.enter_context(checked_out(root, arguments.head))
+
+
+def _give(
+    judgement: Judgement, sessions: tuple[Session, ...], folder: Path, *, as_json: bool
+) -> int:
+    write_judgement(judgement, sessions, folder)
+    if as_json:
+        document = judgement.model_dump(mode="json")
+        remarks = list(notes(sessions, judgement))
+        print_json({"passed": judgement.passed, **document, "notes": remarks, "out": str(folder)})
+    else:
+        print_table(judgement_table(judgement))
+        for note in notes(sessions, judgement):
+            sys.stdout.write(f"{note}\n")
+        sys.stdout.write(f"records {folder}\n{verdict_text(judgement)}\n")
+    return 0 if judgement.passed else 1

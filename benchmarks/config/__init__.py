@@ -1,0 +1,1 @@
+"""Command-line arguments to one run configuration: models, weights, data."""

@@ -1,0 +1,239 @@
+"""Which models take part in a run, and with which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from baselines.options import Checkpoint, ModelOptions
+from baselines.registry import ModelEntry
+from benchmarks.records.record import WeightsRow
+from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPolicy:
+    """Where weights may come from.
+
+    Attributes:
+        overrides: Local files by model name (`--weights NAME=PATH`).
+        offline: Fetch nothing.
+        trust: Load pickles whose hash is not a published one.
+        fetch_limit_bytes: Larger files are not fetched without being asked for; None: no limit.
+    """
+
+    overrides: Mapping[str, Path]
+    offline: bool = False
+    trust: bool = False
+    fetch_limit_bytes: int | None = None
+
+
+def _manifest_sha256(folder: Path) -> str:
+    from mobilesam.export.runtime import MANIFEST_NAME
+    from mobilesam.weights.cache import digest_file
+
+    return digest_file(folder / MANIFEST_NAME).sha256
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model of a run.
+
+    Attributes:
+        entry: Its registration.
+        options: How it is built.
+        weights: The weights, as recorded.
+        error: Its weights are unusable (wrong, truncated, untrusted): nothing is measured.
+        reason: Why the official weights are not used, without the name of the model; None if they
+            are used, or if other weights were requested.
+        deferred: Why only its parameters are counted; None if everything is measured.
+    """
+
+    entry: ModelEntry
+    options: ModelOptions
+    weights: WeightsRow
+    error: str | None = None
+    reason: str | None = None
+    deferred: str | None = None
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What of a model decides its results, for the key under which they are kept."""
+        options = self.options
+        path = None if options.checkpoint is None else options.checkpoint.path
+        return {
+            "model": options.name,
+            "weights": self.weights.sha256,
+            # A folder of exported files: others may have been made of the same weights.
+            "files": None if path is None or not path.is_dir() else _manifest_sha256(path),
+            "device": options.device,
+            "precision": options.precision,
+            "seed": options.seed,
+        }
+
+    @property
+    def trained(self) -> bool:
+        """Its answers mean something: it has trained weights, or needs none."""
+        return self.weights.kind != "random" and self.error is None
+
+
+def plan(
+    entries: Iterable[ModelEntry],
+    policy: WeightsPolicy | None,
+    *,
+    device: str,
+    precision: str,
+    seed: int,
+) -> list[PlannedModel]:
+    """Finds the weights of each model; a model without available weights gets random ones.
+
+    After a download has failed without a network, no further download is tried. Without a policy,
+    no weights are searched for.
+    """
+    models: list[PlannedModel] = []
+    no_network: NetworkUnreachableError | None = None
+    for entry in entries:
+        options = ModelOptions(entry.name, device, precision, None, seed)
+        if policy is None or (entry.checkpoint is None and entry.name not in policy.overrides):
+            models.append(PlannedModel(entry, options, WeightsRow(kind="none")))
+            continue
+        now = policy if no_network is None else replace(policy, offline=True)
+        checkpoint: Checkpoint | None = None
+        unavailable: list[WeightsUnavailableError] = []
+        try:
+            checkpoint = find_checkpoint(entry, now, on_fallback=unavailable.append)
+        except WeightsUnavailableError as error:
+            unavailable.append(error)
+        except WeightsError as error:
+            row = WeightsRow(kind="random", why=str(error))
+            models.append(PlannedModel(entry, options, row, error=str(error)))
+            continue
+        cause = unavailable[-1] if unavailable else None
+        if isinstance(cause, NetworkUnreachableError):
+            no_network = cause
+        elif cause is not None and no_network is not None:
+            cause = no_network  # the reason why it was offline
+        why, reason = (None, None) if cause is None else (str(cause), cause.reason)
+        row = WeightsRow(kind="random", why=why)
+        if checkpoint is not None:
+            row = weights_row(checkpoint, why)
+        options = replace(options, checkpoint=checkpoint)
+        models.append(PlannedModel(entry, options, row, reason=reason))
+    return models
+
+
+def deferral_notes(models: Iterable[PlannedModel]) -> list[str]:
+    """One line for each reason why models with weights are not measured.
+
+    Models without weights are listed by `weights_notes`.
+    """
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        if model.deferred is not None and model.trained:
+            groups.setdefault(model.deferred, []).append(model.entry.name)
+    return [f"{', '.join(names)}: not measured: {why}" for why, names in groups.items()]
+
+
+def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
+    """Record of the weights in a checkpoint.
+
+    Args:
+        checkpoint: A file on this machine.
+        why: Why these weights are used instead of the official ones; None without a reason.
+    """
+    return WeightsRow(
+        kind="file",
+        sha256=checkpoint.sha256,
+        official=checkpoint.official,
+        file_bytes=checkpoint.n_bytes,
+        why=why,
+        shipped=checkpoint.shipped,
+    )
+
+
+def weights_notes(models: Iterable[PlannedModel]) -> list[str]:
+    """Notes for the user on the weights that were found, one line for each fact.
+
+    Args:
+        models: Result of `plan`.
+
+    Returns:
+        For each reason why official weights are missing, one line with the models concerned and
+        what to do.
+    """
+    groups: dict[str, list[PlannedModel]] = {}
+    for model in models:
+        if model.reason is not None:
+            groups.setdefault(model.reason, []).append(model)
+    lines = []
+    for reason, group in groups.items():
+        shipped = [model.entry.name for model in group if model.weights.shipped is not None]
+        waiting = [model.entry.name for model in group if model.weights.shipped is None]
+        parts = [f"shipped weights for {', '.join(shipped)}"] if shipped else []
+        if waiting:
+            parts.append(
+                f"no weights for {', '.join(waiting)} (mobilesam-bench weights fetch NAME where "
+                "there is a network, or --weights NAME=PATH)"
+            )
+        lines.append(f"{reason}: {'; '.join(parts)}")
+    return lines
+
+
+def find_checkpoint(
+    entry: ModelEntry,
+    policy: WeightsPolicy,
+    *,
+    on_fallback: Callable[[WeightsUnavailableError], None] | None = None,
+) -> Checkpoint:
+    """Finds the weights of one model, fetching them if the policy lets it.
+
+    Several models may run the same weights: a file given for the model itself comes first, then
+    one given under the name of its checkpoint. A model that runs files made from a checkpoint takes
+    a folder of these as well.
+
+    Args:
+        entry: The model.
+        policy: Where weights may come from.
+        on_fallback: Called with the reason when shipped weights replace the official ones.
+
+    Raises:
+        WeightsUnavailableError: They are not here and cannot or may not be fetched.
+        WeightsError: They are here and unusable.
+    """
+    from mobilesam.weights.checkpoint_specs import specs
+    from mobilesam.weights.checkpoints import SHIPPED, resolve, shipped_checkpoint
+    from mobilesam.weights.download import stderr_progress
+
+    name = entry.checkpoint or entry.name
+    own = policy.overrides.get(entry.name)
+    if entry.shipped is not None and policy.overrides.get(name, SHIPPED) == SHIPPED:
+        return shipped_checkpoint(entry.shipped)
+    if own is not None and own != SHIPPED and entry.derive is not None:
+        from baselines.exported import folder_checkpoint, is_exported
+
+        if is_exported(own):
+            return folder_checkpoint(own)
+    overrides = policy.overrides if own is None else {**policy.overrides, name: own}
+    spec, limit = specs().get(name), policy.fetch_limit_bytes
+    large = spec is not None and limit is not None and spec.n_bytes > limit
+    try:
+        with stderr_progress() as progress:
+            return resolve(
+                name,
+                overrides=overrides,
+                offline=policy.offline,
+                trust=policy.trust,
+                fetch=not large,
+                progress=progress,
+                on_fallback=on_fallback,
+            )
+    except WeightsUnavailableError as error:
+        if large and not policy.offline and spec is not None and limit is not None:
+            raise WeightsUnavailableError(
+                f"{spec.file} ({spec.n_bytes / 1e6:.0f} MB) is not on this machine, and this "
+                f"profile fetches at most {limit / 1e6:.0f} MB a file; "
+                f"mobilesam-bench weights fetch {name}",
+                f"this profile fetches at most {limit / 1e6:.0f} MB a file",
+            ) from error
+        raise

@@ -1,0 +1,230 @@
+"""Reads a picture of any usual kind as RGB, or says in one line why it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from baselines.interface import UInt8Array
+from benchmarks.datasets.limits import MAX_PIXELS
+from mobilesam.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Only plain bitmaps: some of Pillow's other readers start foreign programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+
+_ORIENTATION_TAG = 0x0112
+# No bitmap needs more than four channels of 16 bits, besides a little for its headers.
+_MAX_BYTES_PER_PIXEL = 8
+_MAX_HEADER_BYTES = 2**24
+_OPENING = threading.Lock()
+
+# What Pillow's readers raise on broken files, found by fuzzing them.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
+    TypeError, OverflowError, MemoryError,
+)  # fmt: skip
+
+
+def load_image(
+    source: Path | bytes,
+    name: str,
+    size_hw: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8Array:
+    """Reads one picture as RGB.
+
+    The EXIF orientation is applied. Transparent pixels are laid over white, as a viewer shows
+    them. 16-bit grey keeps its upper eight bits. Of an animation the first frame is taken.
+
+    Args:
+        source: The file, or its bytes.
+        name: What to call it in an error.
+        size_hw: Height and width that its annotations were made for. Where they fit the stored
+            pixels but not the turned picture, the stored pixels are what was annotated.
+        max_pixels: A larger picture is refused before it is unpacked.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a new array.
+
+    Raises:
+        DataError: Missing, empty, cut off, corrupt, not a picture, too large, or not of `size_hw`.
+    """
+    data = _read(source, name, max_pixels)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and of sizes; what matters of it is checked here.
+        warnings.simplefilter("ignore")
+        pixels, orientation = _decode(data, name, max_pixels)
+    turned = _turn(pixels, orientation)
+    if size_hw is None or turned.shape[:2] == size_hw:
+        return np.ascontiguousarray(turned)
+    if pixels.shape[:2] == size_hw:
+        return pixels
+    raise DataError(
+        f"{name} is {turned.shape[1]}x{turned.shape[0]} px, but its annotations are for "
+        f"{size_hw[1]}x{size_hw[0]} px; use the images that belong to these annotations"
+    )
+
+
+def load_from_folder(
+    folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
+) -> UInt8Array:
+    """`load_image` for a file name from an annotation file, which is not trusted.
+
+    Args:
+        folder: Folder of the images.
+        names: Candidate paths of the file below the folder, at least one; the first file that
+            exists is read.
+        size_hw: As for `load_image`.
+        max_pixels: As for `load_image`.
+
+    Raises:
+        DataError: As for `load_image`, or a path leads out of the folder.
+    """
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"the file name {name!r} leads out of the image folder")
+    found = next((name for name in names if os.path.lexists(folder / name)), None)
+    if found is None and "\\" in names[0]:
+        raise DataError(
+            f"cannot read the image {names[0]}: No such file or directory; the name has "
+            "backslashes: write / into the annotations instead"
+        )
+    return load_image(folder / (found or names[0]), names[0], size_hw, max_pixels)
+
+
+def files_state(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 (hex) of folder, name, size and modification time of files; contents are not read.
+
+    Args:
+        files: Folder and name of each file, in a fixed order.
+    """
+    digest = hashlib.sha256()
+    folders: dict[Path, str] = {}
+    for folder, name in files:
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)  # a link to itself has no target
+        try:
+            found = (folder / name).stat()
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except (OSError, ValueError):  # the error is reported when the image is read
+            state = "unreadable"
+        line = json.dumps([folders[folder], name, state])
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
+    """Refuses the size of a picture.
+
+    Raises:
+        DataError: It has more than `max_pixels`.
+    """
+    height, width = size_hw
+    if height * width > max_pixels:
+        raise DataError(
+            f"the image {name} has {width}x{height} px, more than {max_pixels:,}; make it smaller, "
+            f"or allow it with --max-pixels {height * width}"
+        )
+
+
+def _read(source: Path | bytes, name: str, max_pixels: int) -> bytes:
+    if isinstance(source, bytes):
+        data = source
+    else:
+        try:
+            found = source.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{name} is a folder, pipe or device, not an image")
+            if found.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + _MAX_HEADER_BYTES:
+                raise DataError(
+                    f"the image {name} has {found.st_size} bytes, more than {max_pixels:,} px can "
+                    "need; make it smaller, or raise --max-pixels"
+                )
+            data = source.read_bytes()
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            why = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"cannot read the image {name}: {why}") from error
+    if not data:
+        raise DataError(f"the image {name} is empty (0 bytes); fetch it again")
+    return data
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header. Pillow's own limit belongs to the process: it is set to ours meanwhile."""
+    from PIL import Image
+
+    with _OPENING:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            return Image.open(BytesIO(data), formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with _open(data, max_pixels) as picture:
+            check_pixels(name, (picture.height, picture.width), max_pixels)
+            picture.load()
+            return _to_rgb(picture, name), _orientation(picture)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is not an image that can be read ({len(data)} bytes)") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"the image {name} has more than twice {max_pixels:,} px; make it smaller, or raise "
+            "--max-pixels"
+        ) from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"the image {name} is corrupt or cut off: {reason}") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none or the metadata is broken."""
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except _BROKEN:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turn(pixels: UInt8Array, orientation: int) -> UInt8Array:
+    """Undoes the camera's orientation: 5 to 8 swap the sides, the others only flip."""
+    turned = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return turned[::rows, ::columns]
+
+
+def _to_rgb(picture: Image.Image, name: str) -> UInt8Array:
+    from PIL import Image
+
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        grey = np.clip(np.asarray(picture).astype(np.int64), 0, 65535) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if picture.mode == "F":
+        raise DataError(f"the image {name} holds floating-point pixels; save it with 8 bits")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return np.array(picture.convert("RGB"))

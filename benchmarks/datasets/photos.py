@@ -1,0 +1,113 @@
+"""The photos that ship with the package: 18 of COCO val2017 under CC BY 2.0, with annotations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from benchmarks.datasets.coco import CocoDataset, coco_fingerprint
+from benchmarks.datasets.limits import MAX_PIXELS
+from benchmarks.datasets.parsing import read_file
+from mobilesam.errors import DataError
+
+PHOTOS = "photos"
+"""Name of the dataset, on the command line and in tables."""
+N_PHOTOS = 18
+LICENCE = "CC BY 2.0"
+SHOWN = (208901, 343937, 475678)
+"""Image ids with clear objects, for figures: an airplane, a snowboarder, suitcases."""
+
+FOLDER = Path(__file__).parent / "photos"
+_ROW = re.compile(r"^\| (\d+)\.jpg \| (https://\S+?=(\d+)) \|", re.MULTILINE)
+
+
+def open_photos(limit: int | None = None, max_pixels: int = MAX_PIXELS) -> CocoDataset:
+    """Opens the packaged photos as a COCO dataset with the name `photos`.
+
+    Args:
+        limit: Take only the first so many photos.
+        max_pixels: Photos beyond it are bad.
+
+    Raises:
+        DataError: A file of the package is missing.
+        UsageError: The limit is below 1.
+    """
+    images, annotations = images_folder(), _packaged("instances_photos.json")
+    _packaged("ATTRIBUTION.md")
+    if limit is not None and limit >= N_PHOTOS:
+        limit = None
+    dataset = CocoDataset(images, annotations, limit, max_pixels, name=PHOTOS)
+    for image_id in dataset.image_ids:
+        _packaged(f"images/{image_id:012d}.jpg")
+    return dataset
+
+
+def images_folder() -> Path:
+    """The folder of the image files.
+
+    Raises:
+        DataError: It is missing.
+    """
+    return _packaged("images")
+
+
+def is_packaged(fingerprint: str) -> bool:
+    """Whether a fingerprint belongs to the packaged photos, with any limit.
+
+    Raises:
+        DataError: The annotations are missing.
+    """
+    data = read_file(_packaged("instances_photos.json"))
+    limits = (None, *range(1, N_PHOTOS))
+    return any(coco_fingerprint(data, limit) == fingerprint for limit in limits)
+
+
+def source_of(image_id: int) -> str:
+    """Address of a photo's page at Flickr, where its author is named.
+
+    Raises:
+        DataError: `ATTRIBUTION.md` is missing or does not list the photo.
+    """
+    return _row(image_id)[0]
+
+
+def attribution(image_ids: Iterable[int]) -> str:
+    """The line that credits photos, as their licence requires, each by its Flickr number.
+
+    Raises:
+        DataError: `ATTRIBUTION.md` is missing or does not list one of them.
+    """
+    numbers = ", ".join(_row(image_id)[1] for image_id in image_ids)
+    return (
+        f"Photos: COCO val2017 (Flickr {numbers}), {LICENCE}; authors: "
+        "benchmarks/datasets/photos/ATTRIBUTION.md"
+    )
+
+
+def _row(image_id: int) -> tuple[str, str]:
+    """Address and number of a photo's page at Flickr."""
+    row = _rows(_packaged("ATTRIBUTION.md")).get(image_id)
+    if row is None:
+        raise DataError(
+            f"ATTRIBUTION.md of the packaged photos does not list photo {image_id}; install "
+            "mobilesam-bench again"
+        )
+    return row
+
+
+@cache
+def _rows(path: Path) -> dict[int, tuple[str, str]]:
+    text = read_file(path).decode(errors="replace")
+    return {int(name): (page, number) for name, page, number in _ROW.findall(text)}
+
+
+def _packaged(name: str) -> Path:
+    path = FOLDER / name
+    if not path.exists():
+        raise DataError(
+            f"photos/{name} is missing from this installation of mobilesam-bench ({path}); "
+            "install it again"
+        )
+    return path

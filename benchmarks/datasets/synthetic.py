@@ -1,0 +1,129 @@
+"""A dataset of scenes drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
+from benchmarks.datasets.parsing import fingerprint
+from benchmarks.datasets.scene import (
+    DEFAULT_OBJECTS,
+    DEFAULT_SIZE_HW,
+    MAX_OBJECTS,
+    RECIPE,
+    Scene,
+    check_request,
+    render_scene,
+)
+from benchmarks.datasets.shards import CutDataset, Loaded, Part
+from mobilesam.errors import UsageError
+
+__all__ = ["Scene", "SyntheticDataset", "render_scene"]
+
+
+class SyntheticDataset(CutDataset):
+    """Scenes of `render_scene`; scene i depends on the seed and on i alone.
+
+    Args:
+        n_images: How many scenes; this is the limit, too.
+        seed: Not negative.
+        size_hw: Height and width of each, in pixels.
+        n_objects: Fewest and most objects of a scene, both included.
+
+    Raises:
+        UsageError: A number that cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        seed: int,
+        size_hw: tuple[int, int] = DEFAULT_SIZE_HW,
+        n_objects: tuple[int, int] = DEFAULT_OBJECTS,
+    ) -> None:
+        if n_images < 1 or seed < 0:
+            raise UsageError(f"n_images {n_images} must be 1 or more, and seed {seed} 0 or more")
+        check_request(size_hw, n_objects)
+        self._n_images = n_images
+        self._seed = seed
+        self._size_hw = size_hw
+        self._n_objects = n_objects
+
+    @property
+    def name(self) -> str:
+        """`synthetic:seed=0,n=20`, with what differs from the default scenes."""
+        size = f",size={self._size_hw[0]}x{self._size_hw[1]}"
+        objects = f",objects={self._n_objects[0]}-{self._n_objects[1]}"
+        return (
+            f"synthetic:seed={self._seed},n={self._n_images}"
+            f"{'' if self._size_hw == DEFAULT_SIZE_HW else size}"
+            f"{'' if self._n_objects == DEFAULT_OBJECTS else objects}"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe's version and all arguments."""
+        text = f"recipe={RECIPE} seed={self._seed} size={self._size_hw} objects={self._n_objects}"
+        return fingerprint("synthetic", self._n_images, [text.encode()])
+
+    @property
+    def n_images(self) -> int:
+        """Number of scenes."""
+        return self._n_images
+
+    def scene(self, index: int) -> Scene:
+        """Renders scene `index`, whatever the number of images: training draws them at will."""
+        rng = np.random.default_rng([self._seed, index])
+        return render_scene(rng, self._size_hw, self._n_objects)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yields the scenes in order, each rendered when it is due."""
+        for index in range(self._n_images):
+            yield self.sample(index)
+
+    def sample(self, index: int) -> Sample:
+        """Renders scene `index` with what is known of its objects."""
+        return _to_sample(index, self.scene(index))
+
+    def parts(self, n_images: int) -> Iterator[Part]:
+        """Parts of consecutive scenes."""
+        for start in range(0, self._n_images, n_images):
+            indices = range(start, min(start + n_images, self._n_images))
+            key = f"{self.fingerprint} {indices}"
+            yield Part(
+                f"{start:08d}",
+                self.name,
+                fingerprint("synthetic-part", None, [key.encode()]),
+                tuple(partial(_read, self, index) for index in indices),
+                tuple((index, _name(index)) for index in indices),
+                len(indices) / self._n_images,
+            )
+
+
+def _read(dataset: SyntheticDataset, index: int) -> Loaded:
+    return Loaded(dataset.sample(index))
+
+
+def _name(index: int) -> str:
+    return f"scene_{index:06d}.png"
+
+
+def _to_sample(index: int, scene: Scene) -> Sample:
+    instances = []
+    for number, mask in enumerate(scene.masks):
+        rle = encode_mask(mask)
+        # COCO's evaluation takes an annotation id of 0 for "no match", hence from 1 on.
+        instances.append(
+            Instance(
+                annotation_id=index * MAX_OBJECTS + number + 1,
+                category=scene.categories[number],
+                area_px=float(rle_area_px(rle)),
+                box=rle_box(rle),
+                rle=rle,
+            )
+        )
+    return Sample(index, _name(index), scene.image, tuple(instances))

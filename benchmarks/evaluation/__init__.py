@@ -1,0 +1,1 @@
+"""Accuracy: predict, score, aggregate; shard by shard, locally or on Ray."""

@@ -1,0 +1,147 @@
+"""Boundary IoU: how well outlines agree, where plain IoU sees little but the inside.
+
+Bowen Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
+CVPR 2021, arXiv 2103.16562.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from baselines.interface import BoolArray
+from benchmarks.datasets.masks import tight_box
+from mobilesam.errors import DataError
+
+BOUNDARY_RATIO = 0.02
+"""Width of a boundary as a share of the image's diagonal; the paper's choice."""
+
+
+def boundary_width_px(size_hw: tuple[int, int], ratio: float = BOUNDARY_RATIO) -> int:
+    """Width of the boundary of masks in an image of this size, at least one pixel."""
+    return max(1, round(ratio * math.hypot(*size_hw)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boundary:
+    """The boundary of one mask, cropped to the mask's tight box.
+
+    Attributes:
+        size_hw: Height and width of the image, in pixels.
+        width_px: How far into the mask it reaches.
+        left: Column of the crop's first pixel in the image.
+        top: Row of the crop's first pixel in the image.
+        crop: (h, w) bool, the boundary within the box; (0, 0) for an empty mask.
+        area_px: Pixels of the boundary.
+    """
+
+    size_hw: tuple[int, int]
+    width_px: int
+    left: int
+    top: int
+    crop: BoolArray
+    area_px: int
+
+    @classmethod
+    def of(cls, mask: BoolArray, ratio: float = BOUNDARY_RATIO) -> Boundary:
+        """Takes the boundary of an (H, W) bool mask.
+
+        Raises:
+            DataError: The mask is not boolean.
+        """
+        if mask.dtype != np.bool_:
+            raise DataError(f"a boundary needs a bool mask; got {mask.dtype} {mask.shape}")
+        size_hw = (int(mask.shape[0]), int(mask.shape[1]))
+        width_px = boundary_width_px(size_hw, ratio)
+        box = tight_box(mask)
+        if box is None:
+            return cls(size_hw, width_px, 0, 0, np.zeros((0, 0), np.bool_), 0)
+        left, top, right, bottom = box
+        crop = mask[top:bottom, left:right].copy()
+        inner = crop[width_px:-width_px, width_px:-width_px]
+        if inner.size:
+            inner &= ~_eroded(crop, width_px)
+        return cls(size_hw, width_px, left, top, crop, int(np.count_nonzero(crop)))
+
+    def full(self) -> BoolArray:
+        """The boundary at the image's size: a new (H, W) bool array."""
+        found = np.zeros(self.size_hw, np.bool_)
+        height, width = self.crop.shape
+        found[self.top : self.top + height, self.left : self.left + width] = self.crop
+        return found
+
+
+def boundary(mask: BoolArray, ratio: float = BOUNDARY_RATIO) -> BoolArray:
+    """Pixels of a mask within d pixels of its contour, d = max(1, round(ratio * diagonal)).
+
+    They are those that d erosions by a square of 3 x 3 pixels take away, where beyond the image's
+    border all is outside.
+
+    Args:
+        mask: (H, W) bool.
+        ratio: Of the image's diagonal.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: The mask is not boolean.
+    """
+    return Boundary.of(mask, ratio).full()
+
+
+def iou(a: Boundary, b: Boundary) -> float:
+    """Intersection over union of two boundaries, in [0, 1]; 1 if both are empty.
+
+    Raises:
+        DataError: They are of images of different sizes, or of different widths.
+    """
+    if (a.size_hw, a.width_px) != (b.size_hw, b.width_px):
+        raise DataError(
+            f"boundaries of images of {a.size_hw} and {b.size_hw} px, {a.width_px} and "
+            f"{b.width_px} px wide, cannot be compared"
+        )
+    top, left = max(a.top, b.top), max(a.left, b.left)
+    bottom = min(a.top + a.crop.shape[0], b.top + b.crop.shape[0])
+    right = min(a.left + a.crop.shape[1], b.left + b.crop.shape[1])
+    shared = 0
+    if bottom > top and right > left:
+        shared = int(
+            np.count_nonzero(
+                a.crop[top - a.top : bottom - a.top, left - a.left : right - a.left]
+                & b.crop[top - b.top : bottom - b.top, left - b.left : right - b.left]
+            )
+        )
+    union = a.area_px + b.area_px - shared
+    return shared / union if union else 1.0
+
+
+def boundary_iou(a: BoolArray, b: BoolArray, ratio: float = BOUNDARY_RATIO) -> float:
+    """Boundary IoU of two (H, W) bool masks, in [0, 1]; 1 if both are empty.
+
+    Raises:
+        DataError: The masks differ in shape, or are not boolean.
+    """
+    return iou(Boundary.of(a, ratio), Boundary.of(b, ratio))
+
+
+def _eroded(crop: BoolArray, distance_px: int) -> BoolArray:
+    """Erodes by a square of side 2d+1: (h - 2d, w - 2d), only where the square fits.
+
+    Windows of a power of two are made of two of half the length, and two of the longest make the
+    wanted one, so that the work grows with the logarithm of the distance.
+    """
+    window = 2 * distance_px + 1
+    length = 1
+    while length < window:
+        step = min(length, window - length)
+        crop = crop[:-step] & crop[step:]
+        length += step
+    length = 1
+    while length < window:
+        step = min(length, window - length)
+        crop = crop[:, :-step] & crop[:, step:]
+        length += step
+    return crop

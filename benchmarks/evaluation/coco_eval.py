@@ -1,0 +1,173 @@
+"""COCO's own evaluation (pycocotools) of masks held in memory, without what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.masks import Rle
+from benchmarks.records.record import BySize
+
+# The only category where categories do not count.
+AGNOSTIC = 1
+_SILENT = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMask:
+    """One mask that a model has found.
+
+    Attributes:
+        image_id: As in the ground truth.
+        category_id: As in the ground truth; `AGNOSTIC` where categories do not count.
+        rle: At the image's own size.
+        score: Rank among the masks of the image; higher is better.
+    """
+
+    image_id: int
+    category_id: int
+    rle: Rle
+    score: float
+
+    def to_result(self) -> dict[str, Any]:
+        """An entry of a COCO results file.
+
+        It has no `bbox`: pycocotools would take the box's area for the mask's.
+        """
+        return {
+            "image_id": self.image_id,
+            "category_id": self.category_id,
+            "segmentation": dict(self.rle),
+            "score": self.score,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePrecision:
+    """COCO's AP, fractions; None where there is nothing to find."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    by_size: BySize
+
+
+@dataclass(frozen=True, slots=True)
+class AverageRecall:
+    """Average recall at each limit of masks an image, fractions; by size at the last limit.
+
+    None where there is nothing to find.
+    """
+
+    at: tuple[float | None, ...]
+    by_size: BySize
+
+
+def average_precision(
+    sizes_hw: Mapping[int, tuple[int, int]],
+    truth: Sequence[TruthMask],
+    found: Sequence[FoundMask],
+) -> AveragePrecision:
+    """Computes COCO's AP of masks: IoU 0.5 to 0.95, by category, 100 masks a category of an image.
+
+    Args:
+        sizes_hw: Height and width of all images that are evaluated, by id.
+        truth: Ground truth; masks on other images are ignored.
+        found: Masks on these images; the order among equal scores counts.
+    """
+    evaluation = _evaluate(sizes_hw, truth, found)
+    with _silence():
+        evaluation.summarize()
+    ap, ap50, ap75, *sizes = (_known(value) for value in evaluation.stats[:6])
+    return AveragePrecision(ap, ap50, ap75, _by_size(sizes))
+
+
+def average_recall(
+    sizes_hw: Mapping[int, tuple[int, int]],
+    truth: Sequence[TruthMask],
+    found: Sequence[FoundMask],
+    limits: Sequence[int],
+) -> AverageRecall:
+    """Computes COCO's AR of masks whatever their category: IoU 0.5 to 0.95.
+
+    It is read from the recall itself: the summary of pycocotools looks for limits of its own.
+
+    Args:
+        sizes_hw: Height and width of all images that are evaluated, by id.
+        truth: Ground truth; masks on other images are ignored.
+        found: Masks on these images; the best of each by score are taken.
+        limits: Masks an image, ascending.
+    """
+    evaluation = _evaluate(sizes_hw, truth, found, limits)
+    recall = evaluation.eval["recall"]  # (IoU thresholds, 1, sizes, limits); -1: nothing to find
+    every, *sizes = range(len(evaluation.params.areaRngLbl))
+    at = tuple(_known(recall[:, 0, every, limit].mean()) for limit in range(len(limits)))
+    return AverageRecall(at, _by_size([_known(recall[:, 0, size, -1].mean()) for size in sizes]))
+
+
+def _known(value: float) -> float | None:
+    """COCO says -1 where there is nothing to find."""
+    return None if value < 0 else float(value)
+
+
+def _by_size(values: Sequence[float | None]) -> BySize:
+    small, medium, large = values
+    return BySize(small=small, medium=medium, large=large)
+
+
+def _evaluate(
+    sizes_hw: Mapping[int, tuple[int, int]],
+    truth: Sequence[TruthMask],
+    found: Sequence[FoundMask],
+    agnostic_limits: Sequence[int] | None = None,
+) -> Any:
+    """A `COCOeval` that has accumulated; without limits by category and with COCO's own limits."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    inside = [mask for mask in truth if mask.image_id in sizes_hw]
+    categories = {mask.category_id for mask in inside} | {mask.category_id for mask in found}
+    with _silence():
+        expected = COCO()
+        expected.dataset = {
+            "images": [{"id": key, "height": h, "width": w} for key, (h, w) in sizes_hw.items()],
+            "categories": [{"id": category} for category in sorted(categories)],
+            # Numbered anew: an id of 0 would be read as "no match".
+            "annotations": [_annotation(i, mask) for i, mask in enumerate(inside, start=1)],
+        }
+        expected.createIndex()
+        results = [mask.to_result() for mask in found]
+        # An empty list is more than `loadRes` can take; an index of nothing is the same.
+        evaluation = COCOeval(expected, expected.loadRes(results) if results else COCO(), "segm")
+        if agnostic_limits is not None:
+            evaluation.params.useCats = 0
+            evaluation.params.maxDets = list(agnostic_limits)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _annotation(number: int, mask: TruthMask) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": mask.image_id,
+        "category_id": mask.category_id,
+        "segmentation": dict(mask.rle),
+        "area": mask.area_px,
+        "iscrowd": int(mask.is_crowd),
+    }
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Standard output belongs to the command, and pycocotools prints on it.
+
+    One thread at a time: two that exchanged it at once could leave the other's in its place.
+    """
+    with _SILENT, contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,217 @@
+"""Answers kept on disk as run-length codes, so that they can be scored again without a model."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.masks import Rle, encode_mask
+from benchmarks.evaluation.prompt_runner import Answer
+from benchmarks.prompts.protocols import Question
+from benchmarks.records.record import Value, WeightsRow, write_atomic
+from mobilesam.errors import DataError
+
+PREDICTIONS_FOLDER = "predictions"
+REFERENCES_NAME = "references.parquet"
+_METADATA_KEY = b"mobilesam-bench.predictions"
+_VERSION = 1
+
+
+class PredictionsInfo(Value):
+    """Metadata of a file of predictions.
+
+    Attributes:
+        manifests: SHA-256 of the prompts by prompt rule.
+        left_out: Instances without a prompt, by prompt rule.
+        lost_ids: Images that could not be read, or that the model failed on.
+        key: SHA-256 of everything that determines the predictions; None in older files.
+    """
+
+    version: int = _VERSION
+    model: str
+    dataset: str
+    fingerprint: str
+    weights: WeightsRow
+    protocols: tuple[str, ...]
+    manifests: dict[str, str]
+    left_out: dict[str, int]
+    lost_ids: tuple[int, ...] = ()
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer: candidates as RLE with the model's own scores."""
+
+    question: Question
+    image_id: int
+    annotation_id: int
+    scores: tuple[float, ...]
+    rles: tuple[Rle, ...]
+
+
+def to_prediction(answer: Answer, sample: Sample) -> Prediction:
+    """Encodes an answer about one instance of a sample."""
+    return Prediction(
+        answer.question,
+        sample.image_id,
+        sample.instances[answer.index].annotation_id,
+        tuple(float(score) for score in answer.scores),
+        tuple(encode_mask(mask) for mask in answer.masks),
+    )
+
+
+def predictions_path(out: Path, model: str) -> Path:
+    """Where the predictions of a model lie in a run's folder."""
+    return out / PREDICTIONS_FOLDER / f"{model}.parquet"
+
+
+def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Prediction]) -> None:
+    """Writes one Parquet file, whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    sizes = [row.rles[0]["size"] for row in rows]
+    columns = {
+        "image_id": np.array([row.image_id for row in rows], np.int64),
+        "annotation_id": np.array([row.annotation_id for row in rows], np.int64),
+        "prompt": [row.question.prompt for row in rows],
+        "clicks": np.array([row.question.clicks for row in rows], np.int64),
+        "multimask": np.array([row.question.multimask for row in rows], np.bool_),
+        "height": np.array([size[0] for size in sizes], np.int64),
+        "width": np.array([size[1] for size in sizes], np.int64),
+        "scores": [list(row.scores) for row in rows],
+        "counts": [[rle["counts"] for rle in row.rles] for row in rows],
+    }
+    _write(path, columns, info.model_dump_json().encode())
+
+
+def predictions_key(path: Path) -> str | None:
+    """The key stored in a file of predictions; None if the file is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return PredictionsInfo.model_validate_json(metadata[_METADATA_KEY]).key
+    except (OSError, pa.ArrowException, KeyError, ValidationError):
+        return None
+
+
+def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
+    """Reads what `save_predictions` wrote.
+
+    Raises:
+        DataError: Missing, not such a file, or of another version.
+    """
+    table = _read(path, "predictions")
+    try:
+        info = PredictionsInfo.model_validate_json(table.schema.metadata[_METADATA_KEY])
+        rows = [_to_row(each) for each in table.to_pylist()]
+    except (KeyError, TypeError, IndexError, ValidationError) as error:
+        raise DataError(f"{path} holds no predictions of this suite; make it anew") from error
+    if info.version != _VERSION:
+        raise DataError(f"{path} is of version {info.version}; make it anew")
+    return info, rows
+
+
+def _to_row(each: Mapping[str, Any]) -> Prediction:
+    size = [each["height"], each["width"]]
+    return Prediction(
+        Question(each["prompt"], each["clicks"], each["multimask"]),
+        each["image_id"],
+        each["annotation_id"],
+        tuple(each["scores"]),
+        tuple({"size": size, "counts": counts} for counts in each["counts"]),
+    )
+
+
+def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Instance]]) -> None:
+    """Keeps the instances of a dataset, each with its image's id, without its images.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    if path.is_file():
+        # An image that one model's pass could not read must not take those of another's away.
+        known, instances = load_references(path)
+        if known == fingerprint:
+            found = {(image_id, each.annotation_id): each for image_id, each in rows}
+            rows = [(key[0], each) for key, each in (instances | found).items()]
+    columns = {
+        "image_id": np.array([image_id for image_id, _ in rows], np.int64),
+        "annotation_id": np.array([each.annotation_id for _, each in rows], np.int64),
+        "category": [each.category for _, each in rows],
+        "area": np.array([each.area_px for _, each in rows], np.float64),
+        "box": [each.box.tolist() for _, each in rows],
+        "height": np.array([each.rle["size"][0] for _, each in rows], np.int64),
+        "width": np.array([each.rle["size"][1] for _, each in rows], np.int64),
+        "counts": [each.rle["counts"] for _, each in rows],
+    }
+    _write(path, columns, json.dumps({"fingerprint": fingerprint}).encode())
+
+
+def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
+    """The fingerprint of the dataset, and its instances by image and annotation id.
+
+    Raises:
+        DataError: Missing, or not such a file.
+    """
+    table = _read(path, "reference masks")
+    try:
+        fingerprint = json.loads(table.schema.metadata[_METADATA_KEY])["fingerprint"]
+        found = [_to_instance(each) for each in table.to_pylist()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} holds no reference masks of this suite; make it anew") from error
+    return fingerprint, {(image_id, each.annotation_id): each for image_id, each in found}
+
+
+def _to_instance(each: Mapping[str, Any]) -> tuple[int, Instance]:
+    return each["image_id"], Instance(
+        each["annotation_id"],
+        each["category"],
+        each["area"],
+        np.array(each["box"], np.float32),
+        {"size": [each["height"], each["width"]], "counts": each["counts"]},
+    )
+
+
+def by_image(rows: Iterable[Prediction]) -> Iterator[tuple[int, list[Prediction]]]:
+    """Groups predictions by image, in the order in which the images first appear."""
+    groups: dict[int, list[Prediction]] = {}
+    for row in rows:
+        groups.setdefault(row.image_id, []).append(row)
+    yield from groups.items()
+
+
+def _write(path: Path, columns: dict[str, Any], metadata: bytes) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"prompt": pa.string(), "category": pa.string(), "scores": pa.list_(pa.float32())}
+    types["counts"] = pa.string() if "box" in columns else pa.list_(pa.string())
+    types["box"] = pa.list_(pa.float32())
+    arrays = {name: pa.array(values, type=types.get(name)) for name, values in columns.items()}
+    buffer = io.BytesIO()
+    table = pa.table(arrays).replace_schema_metadata({_METADATA_KEY: metadata})
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def _read(path: Path, what: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(io.BytesIO(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {what} from {path}: {error}") from error

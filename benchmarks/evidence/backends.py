@@ -1,0 +1,247 @@
+"""What the inference benchmarks compare: the same weights in different code.
+
+Every side has an encoder and a decoder for points, on torch tensors in coordinates of the network's
+input, so that any two can be asked the same thing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+    from torch import Tensor
+
+    from mobilesam.export.runtime import Target
+    from mobilesam.fast.inference import Precision
+
+REFERENCE = "plain"
+"""segment-anything's modules with our eager TinyViT: what the authors' code computes."""
+AUTHORS = "authors"
+"""The authors' own package, where a user has installed it."""
+_KEEP = "+keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One implementation with its weights loaded.
+
+    Attributes:
+        encode: (1, 3, S, S) normalised pixels -> (1, C, S/16, S/16).
+        decode: An embedding and points (N, K, 2), all of them foreground -> logits of the single
+            mask (N, 1, S/4, S/4).
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor, Tensor], Tensor]
+
+
+def _plain(sam: Sam) -> Side:
+    return modules_side(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+
+
+def modules_side(encoder: Any, prompts: Any, decoder: Any) -> Side:
+    """The three modules of any model that follows segment-anything's."""
+    import torch
+
+    def decode(image: Tensor, points: Tensor) -> Tensor:
+        sparse, dense = prompts(
+            points=(points, torch.ones(points.shape[:2])), boxes=None, masks=None
+        )
+        logits, _ = decoder(
+            image_embeddings=image,
+            image_pe=prompts.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        found: Tensor = logits
+        return found
+
+    return Side(encoder, decode)
+
+
+def _in_batches(side: Side) -> Side:
+    """The same with few prompts at a time, so that buffers stay with the allocator."""
+    import torch
+
+    from baselines.sam_like import DECODE_BATCH
+    from mobilesam.fast.kernels import strips
+
+    def decode(image: Tensor, points: Tensor) -> Tensor:
+        parts = strips(len(points), DECODE_BATCH)
+        return torch.cat([side.decode(image, points[first:last]) for first, last in parts])
+
+    return Side(side.encode, decode)
+
+
+def _folded(sam: Sam) -> Side:
+    """Half-way to `fast`: weights folded and products bracketed anew, in torch's own modules."""
+    import torch
+
+    from mobilesam.export.graphs import DecoderGraph
+    from mobilesam.fast.inference import module_encoder
+
+    graph = DecoderGraph(sam)
+    nothing = torch.zeros(1, 1, 2)
+
+    def decode(image: Tensor, points: Tensor) -> Tensor:
+        count = len(points)
+        where = torch.cat([points, nothing.expand(count, -1, -1)], 1)
+        labels = torch.ones(where.shape[:2], dtype=torch.long)
+        labels[:, -1] = -1
+        found: Tensor = graph(image, where, labels)[0][:, :1]
+        return found
+
+    device = torch.device("cpu")
+    encoder: Any = sam.image_encoder
+    return _in_batches(Side(module_encoder(encoder, torch.float32, device), decode))
+
+
+def _ultralytics(sam: Sam) -> Side:
+    from baselines.ultralytics_sam import build_mobile_sam
+
+    theirs = build_mobile_sam(sam.state_dict())
+    return modules_side(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
+
+
+def _authors(sam: Sam) -> Side:
+    try:
+        package = importlib.import_module("mobile_sam")
+    except ImportError as error:
+        raise UsageError(
+            f"the authors' package cannot be imported ({error}); install it, for instance "
+            "pip install timm git+https://github.com/ChaoningZhang/MobileSAM"
+        ) from error
+    theirs = package.sam_model_registry["vit_t"]()
+    theirs.load_state_dict(sam.state_dict())
+    # Again: it caches attention biases when `eval` is called, and was called before there were any.
+    theirs.train().eval()
+    return modules_side(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
+
+
+def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Side]:
+    def build(sam: Sam) -> Side:
+        import torch
+
+        from mobilesam.fast.inference import FastMobileSam
+
+        fast = FastMobileSam(sam, precision, compile=compiled)
+        return Side(
+            fast.encode, lambda image, at: fast.decode(image, at, torch.ones(at.shape[:2]))[0]
+        )
+
+    return build
+
+
+def _exported(
+    target: Target, precision: str = "fp32", *, int8: bool = False
+) -> Callable[[Sam], Side]:
+    def build(sam: Sam) -> Side:
+        import tempfile
+
+        from mobilesam.export.runtime import Source, current_threads, graph_file, open_graph
+        from mobilesam.export.writer import export_model
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            # Source is for the manifest, which goes with the folder.
+            export_model(sam, folder, target, source=Source(kind="random"), int8=int8)
+            encoder, decoder = (
+                open_graph(
+                    folder / graph_file(graph, target, int8=int8),
+                    target,
+                    threads=current_threads(),
+                    precision=precision,
+                )
+                for graph in ("encoder", "decoder")
+            )
+        return _graph_side(encoder, decoder)
+
+    return build
+
+
+def _graph_side(encoder: Any, decoder: Any) -> Side:
+    import numpy as np
+    import torch
+
+    from baselines.exported import DECODE_BATCH
+    from mobilesam.export.runtime import box_points
+    from mobilesam.fast.kernels import strips
+
+    def encode(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(encoder({"pixels": pixels.numpy()})[0])
+
+    def decode(image: Tensor, points: Tensor) -> Tensor:
+        found = []
+        for first, last in strips(len(points), DECODE_BATCH):
+            batch = points[first:last]
+            where, labels = box_points(batch.numpy(), np.ones(batch.shape[:2], np.int64), None)
+            inputs = {"embedding": image.numpy(), "points": where, "labels": labels}
+            found.append(torch.from_numpy(decoder(inputs)[0][:, :1]))
+        return torch.cat(found)
+
+    return Side(encode, decode)
+
+
+_BUILDERS: dict[str, Callable[[Sam], Side]] = {
+    REFERENCE: _plain,
+    AUTHORS: _authors,
+    "ultralytics": _ultralytics,
+    "batches": lambda sam: _in_batches(_plain(sam)),
+    "folded": _folded,
+    "fast": _fast("fp32"),
+    "bf16": _fast("bf16"),
+    "compiled": _fast("fp32", compiled=True),
+    "compiled-bf16": _fast("bf16", compiled=True),
+    "onnx": _exported("onnx"),
+    "onnx-int8": _exported("onnx", int8=True),
+    "openvino": _exported("openvino"),
+    "openvino-bf16": _exported("openvino", "bf16"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """All sides; each also with `+keep`, in a process that keeps freed buffers."""
+    return (*_BUILDERS, *(f"{name}{_KEEP}" for name in _BUILDERS))
+
+
+def default_names() -> tuple[str, ...]:
+    """The reference, and whatever this machine and installation can run beside it."""
+    import importlib.util
+
+    from mobilesam.export.runtime import PACKAGES
+    from mobilesam.fast.kernels import computes_bf16
+
+    chosen = [REFERENCE, "ultralytics", "fast"]
+    if importlib.util.find_spec("mobile_sam") is not None:
+        chosen.insert(1, AUTHORS)
+    exporting = importlib.util.find_spec("onnx") is not None
+    runtimes = [name for name, need in PACKAGES.items() if importlib.util.find_spec(need)]
+    chosen += runtimes if exporting else []
+    if computes_bf16():
+        chosen += ["bf16", *(["openvino-bf16"] if "openvino" in chosen else [])]
+    return tuple(chosen)
+
+
+def build(name: str, sam: Sam) -> Side:
+    """Builds a side from a loaded model.
+
+    Raises:
+        UsageError: An unknown name, or a package that is missing.
+        UnsupportedError: A precision that this processor has not.
+    """
+    from mobilesam.fast.allocator import keep_buffers
+
+    if name.endswith(_KEEP):
+        keep_buffers()
+    builder = _BUILDERS.get(name.removesuffix(_KEEP))
+    if builder is None:
+        raise UsageError(f"unknown side {name!r}; choose from {', '.join(_BUILDERS)}")
+    return builder(sam)

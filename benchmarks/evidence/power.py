@@ -1,0 +1,272 @@
+"""How reliable is the A/B gate? Changes that are known, made for real, and what it says of them.
+
+`python -m benchmarks.evidence.power --out results/regress/power.json`
+
+Four cases: the same version twice, of which hardly any may fail; one phase 1.3 times as slow, which
+hardly any may miss; a loss of 0.01 mIoU; and comments. A measurement that was interrupted goes on
+with the same `--out`. It takes a quiet machine, and about a minute or two a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from pydantic import ValidationError
+
+from benchmarks.cli.commands.regress import settings_of
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import RegressArguments
+from benchmarks.evidence import injections
+from benchmarks.evidence.document import wait_if_published
+from benchmarks.records import environment
+from benchmarks.records.record import Environment, Value, write_atomic
+from benchmarks.regression import ab
+from benchmarks.regression.ab_judge import FAILING, THRESHOLD, Judgement
+from benchmarks.regression.ab_measure import measure
+from benchmarks.regression.ab_records import Settings
+from benchmarks.regression.worktrees import Tree, checked_out, repository
+from mobilesam.errors import BenchError, DataError
+
+Case = Literal["same", "slower", "loss", "comments"]
+CASES: tuple[Case, ...] = get_args(Case)
+SLOWDOWN = 1.3
+ALLOWED_MISTAKES = 1
+"""Of all trials of a case, so many may come out wrong (of accuracy and comments, none)."""
+_FEW = 3  # trials of cases that hang on no clock
+
+
+class Trial(Value):
+    """One run of the gate on a known change.
+
+    Attributes:
+        case: What was done to the head.
+        number: Of the trial, within its case.
+        detail: The phase that was slowed down, or what was lost.
+        right: The gate said what it should, and named the right benchmark.
+        named: What failed, as `model benchmark`.
+        suspects: How many benchmarks were measured again.
+        noise_floor: The largest ratio between two sets of processes of the base.
+        duration_s: Of the whole run of the gate.
+    """
+
+    case: Case
+    number: int
+    detail: str
+    right: bool
+    named: tuple[str, ...]
+    suspects: int
+    noise_floor: float | None
+    duration_s: float
+
+
+class Power(Value):
+    """All trials, and where they were made."""
+
+    commit: str
+    threshold: float
+    slowdown: float
+    settings: Settings
+    environment: Environment
+    warnings: tuple[str, ...]
+    trials: tuple[Trial, ...] = ()
+
+    def wrong(self, case: Case) -> int:
+        """Trials of a case in which the gate was wrong."""
+        return sum(not trial.right for trial in self.trials if trial.case == case)
+
+    @property
+    def met(self) -> bool:
+        """No case has more mistakes than it may."""
+        return all(self.wrong(case) <= allowed(case) for case in CASES)
+
+
+def allowed(case: Case) -> int:
+    """Mistakes that a case may have."""
+    return ALLOWED_MISTAKES if case in ("same", "slower") else 0
+
+
+def trials_of(case: Case, repeats: int) -> int:
+    """How often a case is tried: what hangs on no clock comes out the same every time."""
+    return repeats if case in ("same", "slower") else min(repeats, _FEW)
+
+
+@contextmanager
+def changed_tree(
+    root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
+) -> Iterator[tuple[Tree, str, str | None]]:
+    """A worktree with the change of a case, what was done, and the benchmark that must fail."""
+    with checked_out(root, base.info.commit) as tree:
+        if case == "same":
+            yield tree, "nothing", None
+        elif case == "comments":
+            injections.add_comments(tree.path)
+            yield injections.commit(tree, "comments"), "comments", None
+        elif case == "slower":
+            phase = tuple(injections.METHODS)[number % len(injections.METHODS)]
+            injections.slow_down(tree.path, phase, SLOWDOWN)
+            yield injections.commit(tree, f"{phase} x {SLOWDOWN}"), phase, phase
+        else:
+            lost = _worsen(base, tree, number, settings, reporter)
+            head = injections.commit(tree, f"mIoU - {lost:.4f}")
+            yield head, f"{lost:.4f} mIoU (box)", "box"
+
+
+def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Reporter) -> float:
+    """Makes weights or answers worse until 0.01 mIoU is lost; returns the loss."""
+    shipped = (tree.path / injections.MINI_WEIGHTS).is_file()
+    model = injections.MINI_WEIGHTS.stem if shipped else "dummy"
+
+    def apply(strength: float) -> None:
+        if shipped:
+            original = base.path / injections.MINI_WEIGHTS
+            injections.worsen_weights(original, tree.path, strength, seed)
+        else:
+            injections.worsen_dummy(tree.path, strength)
+
+    def loss() -> float:
+        session = measure(base, tree, settings, reporter, [(model, "box", None)])
+        (answers,) = [each for each in session.answers if each.protocol == "box"]
+        if answers.errors:
+            raise DataError(f"{model} fails once its answers are made worse: {answers.errors}")
+        return float(np.mean(answers.base) - np.mean(answers.head))
+
+    return injections.worsen_until(apply, loss)
+
+
+def try_once(
+    root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
+) -> Trial:
+    """Makes the change of a case and lets the gate judge it."""
+    with (
+        changed_tree(root, base, case, number, settings, reporter) as (head, detail, wanted),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        start = time.monotonic()
+        # Another order of processes and turns in each trial.
+        own = settings.model_copy(update={"order_seed": 1 + number})
+        judgement, sessions = ab.run(Path(folder), base, head, own, THRESHOLD, reporter)
+        named = [each for each in judgement.benchmarks if each.verdict in FAILING]
+        repeated = sum(each.again is not None for each in judgement.benchmarks)
+        return Trial(
+            case=case,
+            number=number,
+            detail=detail,
+            right=_is_right(judgement, wanted),
+            named=tuple(f"{each.model} {each.what}" for each in named),
+            suspects=repeated if len(sessions) > 1 else 0,
+            noise_floor=judgement.noise_floor,
+            duration_s=time.monotonic() - start,
+        )
+
+
+def _is_right(judgement: Judgement, wanted: str | None) -> bool:
+    if wanted is None:
+        return judgement.passed
+    return any(e.verdict in FAILING and e.phase == wanted for e in judgement.benchmarks)
+
+
+def run(
+    root: Path,
+    repeats: int,
+    settings: Settings,
+    out: Path,
+    reporter: Reporter,
+    cases: Sequence[Case] = CASES,
+) -> Power:
+    """Tries the cases, in turns, and writes the record after each trial.
+
+    Raises:
+        DataError: `out` holds trials of another version or of other settings.
+    """
+    with checked_out(root, "HEAD") as base:
+        power = _begun(base, settings, out)
+        for number in range(repeats):
+            for case in cases:
+                known = {(trial.case, trial.number) for trial in power.trials}
+                if number < trials_of(case, repeats) and (case, number) not in known:
+                    trial = try_once(root, base, case, number, settings, reporter)
+                    power = power.model_copy(update={"trials": (*power.trials, trial)})
+                    write_atomic(out, (power.model_dump_json(indent=1) + "\n").encode())
+                    reporter.say(_line(trial))
+    return power
+
+
+def _begun(base: Tree, settings: Settings, out: Path) -> Power:
+    here = environment.collect(settings.threads)
+    fresh = Power(
+        commit=base.info.commit,
+        threshold=THRESHOLD,
+        slowdown=SLOWDOWN,
+        settings=settings,
+        environment=here,
+        warnings=environment.warnings(here),
+    )
+    if not out.is_file():
+        return fresh
+    try:
+        old = Power.model_validate_json(out.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{out} is no record of power; choose another --out") from error
+    if (old.commit, old.settings) != (fresh.commit, fresh.settings):
+        raise DataError(f"{out} holds trials of another commit or of other settings; remove it")
+    return old
+
+
+def _line(trial: Trial) -> str:
+    verdict = "right" if trial.right else "WRONG"
+    named = ", ".join(trial.named) or "nothing"
+    return (
+        f"{trial.case} {trial.number + 1} ({trial.detail}): {verdict}; failed: {named}; "
+        f"{trial.duration_s:.0f} s"
+    )
+
+
+def report(power: Power) -> str:
+    """What came out, a line a case."""
+    lines = []
+    for case in CASES:
+        own = [trial for trial in power.trials if trial.case == case]
+        if own:
+            seconds = float(np.median([trial.duration_s for trial in own]))
+            lines.append(
+                f"{case}: {len(own) - power.wrong(case)} of {len(own)} right "
+                f"(at most {allowed(case)} wrong), {seconds:.0f} s each"
+            )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 if the gate is as reliable as it must be, 1 if not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    known: dict[str, Any] = {"models": str, "accuracy_models": str, "n_prompts": str}
+    known |= dict.fromkeys(("pairs", "turns", "scenes"), int)
+    for name, kind in known.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=None, help="as of regress")
+    arguments = parser.parse_args(argv)
+    given = {name: value for name in known if (value := getattr(arguments, name)) is not None}
+    try:
+        settings = settings_of(RegressArguments(base="HEAD", **given))
+        root = repository(Path.cwd())
+        wait_if_published(arguments.out)
+        power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(report(power) + "\n")
+    return 0 if power.met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

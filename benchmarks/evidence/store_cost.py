@@ -1,0 +1,188 @@
+"""What storing a teacher's embeddings costs an image besides the encoder, step by step.
+
+Pictures of SA-1B's usual size (2250 x 1500 px, JPEG) are drawn from a seed, and each step of
+`distill embed` and of reading an embedding back is timed alone, in one thread, picture by picture.
+With a teacher's weights, `distill embed` itself is run over given pictures as well.
+
+`python -m benchmarks.evidence.store_cost --out results/distillation/store-cost.json \
+[--teacher NAME --weights FILE --images DIR --limit 20]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from baselines.interface import UInt8Array
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.options import ModelArguments
+from benchmarks.config.requests import apply_threads, one_trained
+from benchmarks.datasets.images import load_image
+from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
+from benchmarks.distillation.sources import FolderImages
+from benchmarks.evidence.document import give, wait_if_published
+from benchmarks.latency.timer import time_once
+from benchmarks.records.environment import collect
+from benchmarks.records.statistics import median_interval
+from mobilesam.distillation.batches import fitted
+from mobilesam.distillation.samples import TrainingSample
+from mobilesam.distillation.store import EmbeddingStore
+from mobilesam.distillation.store_format import Entry, Teacher, image_key
+from mobilesam.distillation.store_writer import to_storable, writing
+from mobilesam.errors import BenchError
+from mobilesam.fast.allocator import keep_buffers
+
+SIZE_HW = (1500, 2250)
+SIDE_PX = 1024
+SHAPE = (256, 64, 64)
+SHARD_BYTES = 32 * 10**6
+ValueT = TypeVar("ValueT")
+_QUALITY = 90
+_TEACHER = Teacher(name="drawn", weights_sha256=None, precision="fp32", input_size_px=SIDE_PX)
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A JPEG of `SIZE_HW` with structure at several scales, so that decoding it is real work."""
+    from PIL import Image
+
+    height, width = SIZE_HW
+    total = np.zeros((height, width, 3), np.float32)
+    for cells in (8, 64, 512):
+        noise = rng.integers(0, 256, (cells, cells, 3), np.uint8)
+        larger = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        total += np.asarray(larger, np.float32) / 3
+    return jpeg(total.astype(np.uint8))
+
+
+def jpeg(image: UInt8Array) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def host_costs(n_images: int, seed: int) -> dict[str, Any]:
+    """Times each step for `n_images` pictures, in milliseconds, and the size of an embedding."""
+    rng = np.random.default_rng(seed)
+    times_ms: dict[str, list[float]] = {}
+
+    def timed(step: str, call: Callable[..., ValueT], *arguments: Any) -> ValueT:
+        answers: list[ValueT] = []
+        milliseconds = time_once(lambda: answers.append(call(*arguments)), lambda: None)
+        times_ms.setdefault(step, []).append(milliseconds)
+        return answers[0]
+
+    jpeg_bytes = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        with writing(store, _TEACHER, shard_bytes=SHARD_BYTES) as writer:
+            for number in range(n_images):
+                data = picture(rng)
+                jpeg_bytes.append(len(data))
+                image: UInt8Array = timed("decode", load_image, data, "drawn")
+                key = timed("key", image_key, image)
+                small = timed("resize", fitted, TrainingSample("", image), SIDE_PX).image
+                # What training reads where the pictures have been brought to the input's size.
+                once = timed("decode_small", load_image, jpeg(small), "drawn")
+                timed("key_small", image_key, once)
+                features = torch.from_numpy(rng.standard_normal(SHAPE, np.float32))
+                half = timed("to_float16", to_storable, features, "drawn")
+                entry = Entry(key, f"{number}.jpg", SIZE_HW, (683, SIDE_PX))
+                timed("keep", writer.add, entry, half)
+        written_bytes = sum(path.stat().st_size for path in store.glob("shard-*"))
+        opened = timed("open_store", EmbeddingStore, store)
+        for index in rng.permutation(n_images).tolist():
+            timed("read_back", opened.__getitem__, index)
+    return {
+        "n_images": n_images,
+        "seed": seed,
+        "image_size_hw": SIZE_HW,
+        "jpeg_bytes_mean": sum(jpeg_bytes) / n_images,
+        "bytes_per_embedding": written_bytes / n_images,
+        "steps_ms": {
+            step: {
+                "median": float(np.median(found)),
+                "mean": float(np.mean(found)),
+                "ci95_median": median_interval([np.array(found)]),
+            }
+            for step, found in times_ms.items()
+        },
+    }
+
+
+def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """`distill embed` over real pictures, and the same again, when nothing is left to be done."""
+    from baselines.registry import build
+
+    models = ModelArguments(
+        models=arguments.teacher,
+        weights=(f"{arguments.teacher}={arguments.weights}",),
+        offline=True,
+        threads=arguments.threads,
+    )
+    planned = one_trained(models, "store_cost")
+    model = build(planned.entry, planned.options)
+    source = FolderImages(arguments.images, arguments.limit)
+    with tempfile.TemporaryDirectory() as folder:
+        options = StoreOptions(Path(folder), SHARD_BYTES)
+        teacher = teacher_of(model, models.precision)
+        first, again = (
+            embed(model, teacher, source, options, Reporter(quiet=True)) for _ in range(2)
+        )
+    kept = ("source", "teacher", "n_embeddings", "n_bytes", "bytes_per_embedding", "n_encoded",
+            "n_known", "seconds", "images_per_second")  # fmt: skip
+    return {
+        "first": first.model_dump(mode="json", include=set(kept)),
+        "again": again.model_dump(mode="json", include=set(kept)),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    from benchmarks.records.environment import default_threads
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=40, help="pictures that are drawn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teacher", help="registry name")
+    for name in ("weights", "images", "out"):
+        parser.add_argument(f"--{name}", type=Path, default=None)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--note", default=None, help="kept in the document")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON document."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    real = (arguments.teacher, arguments.weights, arguments.images)
+    if any(real) and not all(real):
+        parser.error("--teacher, --weights and --images go together")
+    try:
+        apply_threads(ModelArguments(threads=arguments.threads))
+        keep_buffers()
+        other_load = wait_if_published(arguments.out)
+        found = {"note": arguments.note, "host": host_costs(arguments.n, arguments.seed)}
+        if all(real):
+            found["embed"] = real_run(arguments)
+        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
+        give(found, arguments.out)
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Timing in fresh worker processes; parameters and FLOPs."""

@@ -1,0 +1,165 @@
+"""Counts parameters, FLOPs and bytes, component by component, on the exact architecture.
+
+The image encoders are built on torch's meta device: shapes without memory, so that the 2.5 GB of
+SAM ViT-H are counted in a second. None of these numbers depends on the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from baselines.boundary import adapter_call
+from baselines.interface import Segmenter
+from benchmarks.records.record import ParamsRow
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MILLION = 10**6
+MEBI = 2**20
+# They move or describe data; everything else that the counter has no formula for is reported.
+_NO_ARITHMETIC = frozenset(
+    "alias arange as_strided cat clone copy copy_ detach empty empty_like expand fill_ full "
+    "full_like index index_put_ lift_fresh masked_fill_ new_zeros ones ones_like permute "
+    "constant_pad_nd repeat reshape select slice split stack squeeze t transpose unbind "
+    "unsqueeze unsqueeze_ view zero_ zeros zeros_like _reshape_alias _to_copy _unsafe_view "
+    "_local_scalar_dense native_batch_norm_inference is_nonzero max_pool2d_with_indices "
+    "pixel_unshuffle split_with_sizes chunk unfold roll scalar_tensor".split()
+)
+
+
+def count(model: Segmenter) -> list[ParamsRow]:
+    """Rows of one model: its components, then `all`.
+
+    Args:
+        model: Built on any device; its image encoder may be on the meta device.
+    """
+    with adapter_call("modules and probes"):
+        modules, probes = model.modules(), model.probes()
+    name = model.info.name
+    for module in modules.values():
+        module.requires_grad_(False)  # torch's FLOP counter fails on views of trainable leaves
+    if not modules:
+        return [_row(name, "all", total=0, used=0, flops=None, skipped=(), weight_bytes=0)]
+    parts = [
+        _count_component(name, component, module, probes[component])
+        for component, module in modules.items()
+    ]
+    if [part.component for part in parts] == ["all"]:
+        return parts
+    whole = _row(
+        name,
+        "all",
+        total=sum(part.total or 0 for part in parts),
+        used=sum(part.used or 0 for part in parts),
+        flops=sum(part.flops or 0 for part in parts),
+        skipped=sorted({op for part in parts for op in part.flops_not_counted}),
+        weight_bytes=sum(part.weight_bytes or 0 for part in parts),
+    )
+    return [*parts, whole]
+
+
+def _count_component(
+    model: str, component: str, module: nn.Module, probes: Sequence[Callable[[], object]]
+) -> ParamsRow:
+    with adapter_call("probes"):  # the probes run once for each of the two counts
+        flops, skipped = count_flops(probes[0])
+        used = count_used(module, probes)
+    return _row(
+        model,
+        component,
+        total=sum(parameter.numel() for parameter in module.parameters()),
+        used=used,
+        flops=flops,
+        skipped=skipped,
+        weight_bytes=tensor_bytes(module),
+    )
+
+
+def _row(
+    model: str,
+    component: str,
+    *,
+    total: int,
+    used: int,
+    flops: int | None,
+    skipped: Sequence[str],
+    weight_bytes: int,
+) -> ParamsRow:
+    return ParamsRow(
+        model=model,
+        component=component,
+        total=total,
+        used=used,
+        total_1e6=total / MILLION,
+        total_2_20=total / MEBI,
+        used_1e6=used / MILLION,
+        used_2_20=used / MEBI,
+        flops=flops,
+        flops_not_counted=tuple(skipped),
+        weight_bytes=weight_bytes,
+    )
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers of a module."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def count_used(module: nn.Module, probes: Sequence[Callable[[], object]]) -> int:
+    """Counts the parameters that any of the calls hands to a torch function.
+
+    An unused ImageNet head is a parameter of its module, and in every published count, but is
+    handed to nothing.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_leaves
+
+    sizes = {id(parameter): parameter.numel() for parameter in module.parameters()}
+    seen: set[int] = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            seen.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in sizes)
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        for probe in probes:
+            probe()
+    return sum(sizes[each] for each in seen)
+
+
+def count_flops(probe: Callable[[], object]) -> tuple[int, list[str]]:
+    """Counts the floating-point operations of one call; a multiply-add is two.
+
+    Returns:
+        The count, and the names of the arithmetic operators that are not in it.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+    ran: set[Any] = set()
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            ran.add(func)
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, Watch():  # type: ignore[no-untyped-call]
+        probe()
+    names = {
+        func.overloadpacket.__name__
+        for func in ran
+        if func.overloadpacket not in flop_registry and not func.is_view
+    }
+    return int(counter.get_total_flops()), sorted(names - _NO_ARITHMETIC)

@@ -1,0 +1,241 @@
+"""Pictures for the paper's figures, each with prompts, its source and its licence."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from baselines.interface import BoolArray, Prompts, UInt8Array
+from benchmarks.datasets import photos
+from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.images import load_image
+from benchmarks.datasets.limits import MAX_PIXELS
+from benchmarks.prompts.manifest import center_point
+from mobilesam.errors import DataError, UsageError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image, and what is asked about it.
+
+    Attributes:
+        name: Short, for the figure.
+        image: (H, W, 3) uint8 RGB.
+        source: Where it comes from.
+        licence: Under which it may be shown; None where nothing is known of it.
+        point: One prompt of points.
+        box: One prompt of a box.
+        chosen: How the prompts were chosen.
+        references: (H, W) bool ground truth of all objects, the prompted one first; may be empty.
+        packaged_id: Image id of a photo of `benchmarks.datasets.photos`, whose author must be
+            credited wherever it is shown; None for other pictures.
+    """
+
+    name: str
+    image: UInt8Array
+    source: str
+    licence: str | None
+    point: Prompts
+    box: Prompts
+    chosen: str
+    references: tuple[BoolArray, ...] = ()
+    packaged_id: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash (hex) of the pixels and their shape, whatever the file they came from."""
+        digest = hashlib.sha256(repr(self.image.shape).encode())
+        digest.update(np.ascontiguousarray(self.image).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    source: str
+    licence: str
+    point: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+
+PHOTOS = {
+    "astronaut": _Photo(
+        "NASA, https://flic.kr/p/r9qvLn, as shipped in scikit-image (skimage.data.astronaut)",
+        "public domain",
+        (225, 115),
+        (278, 340, 508, 512),
+    ),
+    "chelsea": _Photo(
+        "Stefan van der Walt, as shipped in scikit-image (skimage.data.chelsea)",
+        "CC0-1.0",
+        (177, 116),
+        (26, 0, 398, 300),
+    ),
+    "coffee": _Photo(
+        "Rachel Michetti, Pikolo Espresso Bar, as shipped in scikit-image (skimage.data.coffee)",
+        "CC0-1.0",
+        (362, 283),
+        (172, 12, 414, 306),
+    ),
+}
+"""Photos inside scikit-image's wheel that its notes declare free of copyright, with prompts."""
+
+
+def photo_picture(name: str) -> Picture:
+    """One of `PHOTOS`, read from the installed scikit-image; nothing is fetched.
+
+    Raises:
+        UsageError: There is none of that name.
+        DataError: This installation of scikit-image lacks it.
+    """
+    from benchmarks.datasets.textures import load_photos
+
+    if name not in PHOTOS:
+        near = difflib.get_close_matches(name, PHOTOS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PHOTOS)}"
+        raise UsageError(f"unknown photo {name!r}; {hint}")
+    found = load_photos((name,))
+    if not found:
+        raise DataError(f"scikit-image here lacks {name}.png; install its wheel, or give --image")
+    photo = PHOTOS[name]
+    return Picture(
+        name=name,
+        image=found[0],
+        source=photo.source,
+        licence=photo.licence,
+        point=_point_prompt(*photo.point),
+        box=Prompts(boxes=np.array([photo.box], np.float32)),
+        chosen="by hand, before any model was asked",
+    )
+
+
+def file_picture(
+    path: Path,
+    point: Prompts | None = None,
+    box: Prompts | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """A picture of the user's own.
+
+    Args:
+        path: The file.
+        point: One prompt of points; the centre unless told.
+        box: One prompt of a box; half the width and height around the centre unless told.
+        max_pixels: A larger picture is refused.
+
+    Raises:
+        DataError: The file cannot be read.
+        UsageError: A prompt lies outside of the image.
+    """
+    image = load_image(path, str(path), None, max_pixels)
+    height, width = image.shape[:2]
+    for prompts in (point, box):
+        if prompts is not None:
+            check_inside(prompts, (height, width), path.name)
+    # At least a pixel wide, however small the image.
+    corners = (width / 4, height / 4, max(3 * width / 4, 1), max(3 * height / 4, 1))
+    given = [what for what, prompt in (("point", point), ("box", box)) if prompt is not None]
+    rest = [what for what in ("point", "box") if what not in given]
+    return Picture(
+        name=path.stem,
+        image=image,
+        source=f"file {path.name}",
+        licence=None,
+        point=point or _point_prompt(width // 2, height // 2),
+        box=box or Prompts(boxes=np.array([corners], np.float32)),
+        chosen="; ".join(
+            [f"{what}: given" for what in given] + [f"{what}: the image's centre" for what in rest]
+        ),
+    )
+
+
+def dataset_pictures(
+    dataset: Dataset, n: int, only: Collection[int] | None = None
+) -> Iterator[Picture | BadSample]:
+    """The first images of a dataset; of each, the object that shows the largest area is asked for.
+
+    Args:
+        dataset: The dataset.
+        n: Number of images.
+        only: Ids of the images that may be taken; None for all.
+
+    Yields:
+        A picture with ground truth, or what could not be read in its place.
+    """
+    samples = (each for each in dataset.samples() if only is None or each.image_id in only)
+    for sample in islice(samples, n):
+        if isinstance(sample, BadSample):
+            yield sample
+        else:
+            yield _sample_picture(dataset, sample)
+
+
+def _sample_picture(dataset: Dataset, sample: Sample) -> Picture:
+    masks = [instance.mask() for instance in sample.instances]
+    # max() takes the first of equals, and instances come in a fixed order.
+    first = max(range(len(masks)), key=lambda index: int(np.count_nonzero(masks[index])))
+    instance = sample.instances[first]
+    source, licence = f"{dataset.name}, {sample.name}", None
+    packaged = dataset.name == photos.PHOTOS
+    if packaged:
+        source, licence = f"{source}, {photos.source_of(sample.image_id)}", photos.LICENCE
+    elif dataset.name.startswith("synthetic:"):
+        licence = "Apache-2.0, rendered by mobilesam-bench"
+    return Picture(
+        name=Path(sample.name).stem,
+        image=sample.image,
+        source=source,
+        licence=licence,
+        point=_point_prompt(*center_point(masks[first])),
+        box=Prompts(boxes=instance.box[None]),
+        chosen=f"largest object (annotation {instance.annotation_id}): its centre, its box",
+        references=(masks[first], *masks[:first], *masks[first + 1 :]),
+        packaged_id=sample.image_id if packaged else None,
+    )
+
+
+def check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
+    """Refuses a prompt that does not touch the image.
+
+    Raises:
+        UsageError: It lies outside.
+    """
+    height, width = size_hw
+    where = f"{name}, which has {width} x {height} pixels"
+    if prompts.points is not None:
+        for x, y in prompts.points[0].tolist():
+            if not (0 <= x < width and 0 <= y < height):
+                raise UsageError(f"point {x:g},{y:g} lies outside of {where}")
+    if prompts.boxes is not None:
+        x0, y0, x1, y1 = prompts.boxes[0].tolist()
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise UsageError(f"box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of {where}")
+
+
+def _point_prompt(x: float, y: float) -> Prompts:
+    return Prompts(points=np.array([[[x, y]]], np.float32), labels=np.ones((1, 1), np.int64))
+
+
+def prompts_text(prompts: Prompts, *, whole: bool = False) -> str:
+    """One prompt as printed: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`.
+
+    Args:
+        prompts: The prompt.
+        whole: Round to whole pixels.
+    """
+    if prompts.boxes is not None:
+        return "box " + _numbers(prompts.boxes[0].tolist(), whole)
+    assert prompts.points is not None  # noqa: S101 - Prompts holds one or the other
+    assert prompts.labels is not None  # noqa: S101 - they come together
+    pairs = zip(prompts.points[0].tolist(), prompts.labels[0].tolist(), strict=True)
+    texts = [_numbers(xy, whole) + ("" if label else " (not)") for xy, label in pairs]
+    return f"point{'s' * (len(texts) > 1)} {' and '.join(texts)}"
+
+
+def _numbers(values: Sequence[float], whole: bool) -> str:
+    return ",".join(f"{round(value) if whole else value:g}" for value in values)

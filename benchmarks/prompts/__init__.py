@@ -1,0 +1,1 @@
+"""Prompt samplers, manifests and protocols."""

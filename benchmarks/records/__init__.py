@@ -1,0 +1,1 @@
+"""Result schema, environment, result cache and statistics."""

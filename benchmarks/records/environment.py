@@ -1,0 +1,251 @@
+"""Describes the machine and the software of a run, for its record and for `doctor`."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from benchmarks.records.record import Environment
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "segment-anything",
+    "ultralytics",
+    "opencv-python",
+    "pycocotools",
+    "scipy",
+    "pillow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
+_PACKAGES = ("mobilesam", "baselines", "benchmarks")
+_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+_C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")
+# The vector extensions that decide how fast a CPU runs a network.
+_CPU_FEATURES = (
+    "avx2 fma avx512f avx512_bf16 avx512_fp16 avx512_vnni avx_vnni amx_tile amx_bf16 amx_int8 "
+    "asimd sve bf16 i8mm"
+).split()
+_NOISY_LOAD = 0.5  # running processes a core, before anything is measured
+
+
+def collect(threads: int, other_load: float | None = None) -> Environment:
+    """Describes where this process runs.
+
+    Args:
+        threads: Threads that the models are given.
+        other_load: Cores used by other processes, if measured.
+    """
+    import torch
+
+    commit, dirty = git_state()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Environment(
+        cpu=cpu_name(),
+        cpu_physical_cores=psutil.cpu_count(logical=False),
+        cpu_logical_cores=psutil.cpu_count() or 1,
+        cpu_features=_cpu_features(),
+        gpu=tuple(gpus),
+        ram_bytes=psutil.virtual_memory().total,
+        os=platform.platform(),
+        python=platform.python_version(),
+        libraries=library_versions(),
+        threads=threads,
+        interop_threads=torch.get_num_interop_threads(),
+        allocator=allocator(),
+        load_1min=_load(),
+        other_load=other_load,
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def warnings(environment: Environment) -> tuple[str, ...]:
+    """What may spoil measurements made here, in plain words."""
+    found = []
+    cores = environment.cpu_physical_cores or environment.cpu_logical_cores
+    load = environment.load_1min
+    # The one-minute load average still includes work that ended before the machine became idle.
+    known_idle = environment.other_load is not None
+    if not known_idle and load is not None and load / cores > _NOISY_LOAD:
+        found.append(f"noisy: load average {load:.1f} on {cores} cores before the run")
+    if environment.threads > cores:
+        found.append(f"{environment.threads} threads on {cores} cores: they compete")
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
+    if battery is not None and not battery.power_plugged:
+        found.append("on battery: the processor may be throttled")
+    return tuple(found)
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use; its share where torchrun has started several."""
+    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(physical, allowed) // siblings())
+
+
+def siblings() -> int:
+    """Processes that torchrun has started on this machine, this one included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def use_threads(threads: int) -> None:
+    """Gives torch and OpenCV this process's number of threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(threads)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide what is measured; absent ones are left out."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_features() -> tuple[str, ...]:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return ()
+    for line in info.read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            present = set(line.split())
+            return tuple(each for each in _CPU_FEATURES if each in present)
+    return ()
+
+
+def machine(device: str) -> tuple[str, ...]:
+    """Parts of the machine that determine times: processor, allocator and, on a GPU, its name."""
+    found = (cpu_name(), allocator())
+    if not device.startswith("cuda"):
+        return found
+    import torch
+
+    return (*found, torch.cuda.get_device_name(device))
+
+
+def allocator() -> str:
+    """Name of the allocator behind malloc in this process; it can change CPU times twofold.
+
+    On Linux, the library that provides `malloc` is looked up in the memory map of the process:
+    `LD_PRELOAD` may name a library that could not be loaded, and another one may be linked in.
+    """
+    library = _malloc_library()
+    if library is not None and not _C_LIBRARY.match(library):
+        known = next((name for name in _ALLOCATORS if name in library), None)
+        return library if known is None else f"{known} ({library})"
+    tuned = [f"{key}={os.environ[key]}" for key in sorted(os.environ) if key.startswith("MALLOC_")]
+    if "GLIBC_TUNABLES" in os.environ:
+        tuned.append(f"GLIBC_TUNABLES={os.environ['GLIBC_TUNABLES']}")
+    library, version = platform.libc_ver()
+    name = f"{library} {version}".strip() or "system"
+    return ", ".join([name, *tuned])
+
+
+def _malloc_library() -> str | None:
+    """File name of the library that provides `malloc`; None if the system does not expose it."""
+    maps = Path("/proc/self/maps")
+    try:
+        text = maps.read_text()
+        address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
+    except (OSError, AttributeError, TypeError):  # Windows has neither the file nor the handle
+        return None
+    return None if address is None else library_at(text, address)
+
+
+def library_at(maps: str, address: int) -> str | None:
+    """File name of the library that is mapped at an address.
+
+    Args:
+        maps: Text in the format of `/proc/PID/maps`.
+        address: Address in the process.
+    """
+    for line in maps.splitlines():
+        fields = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in fields[0].split("-"))
+        if start <= address < end:
+            return Path(fields[5]).name if len(fields) == 6 else None
+    return None
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held, in bytes.
+
+    Linux lets a child inherit its parent's `ru_maxrss`, so the high-water mark of the address
+    space itself is read there.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout this package runs from; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+@cache
+def code_version(packages: Sequence[str] = _PACKAGES) -> str:
+    """SHA-256 over the sources of packages: what a resumed run must agree in."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(str(file.relative_to(root)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

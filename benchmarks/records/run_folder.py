@@ -1,0 +1,114 @@
+"""The folder of a run: chosen and created in one step, and written by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from benchmarks.records.record import Value, write_atomic
+from mobilesam.errors import DataError
+
+LOCK_NAME = ".run.lock"
+HOLDER_NAME = ".run-holder.json"
+"""Not written into the lock file, which some versions of `filelock` empty on each attempt."""
+
+
+class Holder(Value):
+    """The process that has locked a folder.
+
+    Attributes:
+        pid: Process id.
+        host: Name of the machine that it runs on.
+        command: Its command line.
+        since_utc: Time when it started, ISO 8601.
+    """
+
+    pid: int
+    host: str
+    command: str
+    since_utc: str
+
+
+def create_folder(parent: Path, name: str) -> Path:
+    """Creates a new folder `NAME`, or `NAME-2` and so on if that exists.
+
+    Choosing and creating are one step, so that two processes never get the same folder.
+
+    Raises:
+        DataError: It cannot be created.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir(exist_ok=False)
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise DataError(
+            f"cannot create a folder in {parent}: {error.strerror}; choose another --out"
+        ) from error
+    raise AssertionError("counting does not end")
+
+
+@contextmanager
+def held(folder: Path, command: str) -> Iterator[None]:
+    """Locks a folder for one process; the lock ends with the process, however it ends.
+
+    Args:
+        folder: The folder, created if it is missing.
+        command: Command line, to be shown to other processes that need the folder.
+
+    Raises:
+        DataError: Another process has locked it (the message says which), or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DataError(
+            f"{folder} is being written by {_describe(folder)}; wait until it has ended, or choose "
+            "another --out"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot lock {folder}: {reason}; choose another --out") from error
+    try:
+        holder = Holder(
+            pid=os.getpid(),
+            host=platform.node(),
+            command=command,
+            since_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_atomic(folder / HOLDER_NAME, holder.model_dump_json().encode(), durable=False)
+        yield
+    finally:
+        (folder / HOLDER_NAME).unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(folder: Path) -> str:
+    """Describes the process that has locked a folder, for an error.
+
+    Its file may be missing while that process starts or ends.
+    """
+    try:
+        found = Holder.model_validate_json((folder / HOLDER_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return "another process"
+    return (
+        f"process {found.pid} on {found.host or 'an unnamed machine'} since {found.since_utc} "
+        f"({found.command})"
+    )

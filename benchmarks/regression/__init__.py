@@ -1,0 +1,1 @@
+"""Regression checks: the gate, comparison of runs, A/B measurement of commits."""

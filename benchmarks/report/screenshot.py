@@ -1,0 +1,104 @@
+"""The README's picture of the HTML report: parts of it, as Chromium shows them.
+
+`python -m benchmarks.report.screenshot report.html results/report.png`
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from mobilesam.errors import BenchError, DataError, UsageError
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+"""Nothing but the page: Chromium on its own looks for updates and for its maker."""
+WIDTH_PX, HEIGHT_PX = 1120, 900
+_KEEP = """
+() => {
+  const kept = ["summary", "accuracy-latency", "gallery"];
+  for (const each of document.querySelectorAll("main > section")) {
+    if (!kept.includes(each.id)) each.remove();
+  }
+  const first = (selector, n) => [...document.querySelectorAll(selector)].slice(n);
+  for (const each of first(".findings li", 4)) each.remove();
+  for (const each of first("#cases .case:not([hidden])", 3)) each.remove();
+  for (const each of document.querySelectorAll(".toc, footer, #gallery-more, .plot details")) {
+    each.remove();
+  }
+}
+"""
+
+
+def find_browser() -> str | None:
+    """Path of an installed Chromium; None without one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def take_picture(report: Path, out: Path) -> None:
+    """Writes a PNG of the summary, the trade-off and the gallery of a report.
+
+    Args:
+        report: The HTML file.
+        out: The PNG.
+
+    Raises:
+        UsageError: There is no such report.
+        DataError: Chromium or playwright is missing, or the page could not be shown.
+    """
+    from benchmarks.records.record import write_atomic
+
+    if not report.is_file():
+        raise UsageError(f"{report} is not a file; make it with mobilesam-bench report")
+    browser = find_browser()
+    if browser is None:
+        raise DataError("no Chromium here; install it (Debian: apt-get install chromium)")
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise DataError('playwright is missing; pip install "mobilesam-bench[dev]"') from error
+    try:
+        with sync_playwright() as driver:
+            opened = driver.chromium.launch(executable_path=browser, args=list(ARGUMENTS))
+            page = opened.new_page(
+                viewport={"width": WIDTH_PX, "height": HEIGHT_PX}, color_scheme="light"
+            )
+            page.goto(report.resolve().as_uri())
+            order = page.locator("#gallery-tools").get_by_label("Order")
+            if order.count():  # a typical case says more than the worst one
+                order.select_option("median")
+            page.evaluate(_KEEP)
+            data = page.screenshot(full_page=True)
+            opened.close()
+    except Error as error:
+        raise DataError(f"{report} could not be shown: {str(error).splitlines()[0]}") from error
+    write_atomic(out, data)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, help="HTML file that mobilesam-bench report wrote")
+    parser.add_argument("out", type=Path, help="PNG to write")
+    arguments = parser.parse_args()
+    try:
+        take_picture(arguments.report, arguments.out)
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{arguments.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,1 +1,0 @@
-"""Committed benchmarks behind this project's own claims of speed: ratios within one run."""

@@ -1,0 +1,118 @@
+"""Numbers and foreign text as they are printed: significant digits, intervals, escapes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.records.statistics import Spread
+
+MIB = 2**20
+
+_MARKDOWN = re.compile(r"([\\`*_|~$])")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    # Read as an optional argument, or as the starred form, when they follow `\\`.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    # Two of them in a row would be set as a dash.
+    "-": "-{}",
+}
+
+
+def clean(text: str) -> str:
+    """Returns one line without control characters, so that foreign text cannot steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def escape_markdown(text: str) -> str:
+    """Escapes text for a table cell, a list item or a heading of GitHub's Markdown."""
+    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _MARKDOWN.sub(r"\\\1", text)
+    # Intervals keep their brackets; only what Markdown would read as a link is broken up.
+    return re.sub(r"\](?=[(\[:])", r"\\]", text)
+
+
+def escape_latex(text: str) -> str:
+    """Escapes text for LaTeX with T1 fonts, in a table's cell as well as in running text."""
+    escaped = "".join(_LATEX.get(c, c) for c in clean(text))
+    return re.sub(r"-\{\}(?!-)", "-", escaped)
+
+
+def shorten(text: str, length: int) -> str:
+    """Cuts the middle out of text longer than `length` characters; both ends tell names apart."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def decimals(value: float, spread: float | None = None) -> int:
+    """How many decimals a value is printed with.
+
+    Three significant digits, and up to two more where `spread` (the width of its interval, in the
+    same unit) is so narrow that its ends would look equal.
+    """
+    if value == 0 or not math.isfinite(value):
+        return 0
+    # Rounded first: 0.9997 prints as 1.00 and not as 1.000.
+    exponent = math.floor(math.log10(float(f"{abs(value):.2e}")))
+    wanted = 2 - exponent
+    if spread is not None and spread > 0:
+        wanted = max(wanted, min(-math.floor(math.log10(spread)), 4 - exponent))
+    return max(0, wanted)
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """Prints a value with a fixed number of decimals, or with three significant digits."""
+    return f"{value:.{decimals(value) if digits is None else digits}f}"
+
+
+def interval(value: float, bounds: tuple[float, float] | None, digits: int | None = None) -> str:
+    """Prints `value [low, high]`, all with the same number of decimals."""
+    if digits is None:
+        digits = decimals(value, None if bounds is None else bounds[1] - bounds[0])
+    text = number(value, digits)
+    if bounds is None:
+        return text
+    return f"{text} [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+
+
+def spread_text(value: float, spread: Spread | None) -> str:
+    """Prints `value [low, high]` with an interval, `value (range low to high)` with a range."""
+    if spread is None or not spread.is_range:
+        return interval(value, None if spread is None else spread.bounds)
+    low, high = spread.bounds
+    digits = decimals(value, high - low)
+    return f"{number(value, digits)} (range {number(low, digits)} to {number(high, digits)})"
+
+
+def milliseconds(value_ms: float) -> str:
+    """Prints a time with three significant digits and the unit that suits it (µs, ms or s)."""
+    # Thresholds just below the power of ten: 999.96 ms is "1.00 s", never "1000 ms".
+    for limit, scale, unit in ((0.9995, 1e3, "µs"), (999.5, 1.0, "ms")):
+        if value_ms < limit:
+            return f"{number(value_ms * scale)} {unit}"
+    return f"{number(value_ms / 1e3)} s"
+
+
+def slug(text: str) -> str:
+    """Turns foreign text into a part of a file name: lower case letters, digits, dots, dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unnamed"

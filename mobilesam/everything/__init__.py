@@ -1,0 +1,1 @@
+"""Automatic mask generation: from a grid of points, hierarchical, or object-aware."""

@@ -1,0 +1,1 @@
+"""Export to ONNX and OpenVINO, and running of the exported files."""

@@ -1,0 +1,316 @@
+"""Exported files: what lies in their folder, and how to run them. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mobilesam.errors import UnsupportedError, UsageError, WeightsError
+from mobilesam.weights.cache import digest_file
+
+Target = Literal["onnx", "openvino"]
+GraphName = Literal["encoder", "decoder", "mask_decoder"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+MANIFEST_NAME = "manifest.json"
+# Part of the cache's key: raise it whenever the same weights give other files.
+FORMAT: Literal[1] = 1
+PACKAGES: Mapping[str, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+_SUFFIX: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
+
+Array = npt.NDArray[Any]
+Graph = Callable[[Mapping[str, Array]], list[Array]]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """The weights that were exported.
+
+    Attributes:
+        kind: `file`, or `random` for seeded weights that answer nothing.
+        sha256: Of the checkpoint file; None for random weights.
+        n_bytes: Size of that file; None for random weights.
+    """
+
+    kind: Literal["file", "random"]
+    sha256: str | None = None
+    n_bytes: int | None = None
+
+
+class ParityRow(_Frozen):
+    """How far one output of an exported graph is from torch's.
+
+    Attributes:
+        graph: Such as `encoder` or `decoder.int8`.
+        case: The input, such as `N=3 K=2 box`.
+        output: `embedding`, `logits` or `scores`.
+        max_abs: Largest absolute difference.
+        largest: Largest magnitude of torch's output.
+        tolerance: What is allowed; None for quantised graphs, which are measured, not judged.
+    """
+
+    graph: str
+    case: str
+    output: str
+    max_abs: float
+    largest: float
+    tolerance: float | None
+
+    @property
+    def passed(self) -> bool:
+        """A number, and within tolerance if there is one."""
+        return math.isfinite(self.max_abs) and (
+            self.tolerance is None or self.max_abs <= self.tolerance
+        )
+
+
+class ExportedFile(_Frozen):
+    """Identity of one file of the folder."""
+
+    sha256: str
+    n_bytes: int
+
+
+class Manifest(_Frozen):
+    """What lies beside it: `manifest.json`, which is written last.
+
+    Attributes:
+        format: Layout of the folder.
+        target: `onnx` or `openvino`.
+        image_size_px: Side of the encoder's input.
+        embed_dim: Channels of the embedding.
+        mask_threshold: Logits above it belong to the mask.
+        pixel_mean: Subtracted from 8-bit RGB.
+        pixel_std: Divided by, thereafter.
+        opset: Of ONNX.
+        source: The weights.
+        versions: Of the libraries that took part.
+        parity: How far the files are from torch.
+        files: By name.
+    """
+
+    format: Literal[1] = FORMAT
+    target: Target
+    image_size_px: int
+    embed_dim: int
+    mask_threshold: float
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    opset: int
+    source: Source
+    versions: dict[str, str]
+    parity: tuple[ParityRow, ...]
+    files: dict[str, ExportedFile]
+
+
+def graph_file(graph: GraphName, target: Target, *, int8: bool = False) -> str:
+    """Name of a graph's file in the folder."""
+    return graph + (".int8" if int8 else "") + _SUFFIX[target]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads `manifest.json` of a folder, and compares every file with what it says.
+
+    Raises:
+        WeightsError: It is missing or malformed, or a file is missing or another one.
+    """
+    path = folder / MANIFEST_NAME
+    again = "export again with mobilesam-bench export"
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} holds no exported model ({MANIFEST_NAME}: {error.strerror}); {again}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{path} is malformed ({where}: {first['msg']}); {again}") from error
+    for name, wanted in manifest.files.items():
+        if Path(name).name != name:
+            raise WeightsError(f"{path} names {name!r}, which is not in its folder; {again}")
+        if digest_file(folder / name).sha256 != wanted.sha256:
+            raise WeightsError(f"{folder / name} is not the file that was exported; {again}")
+    return manifest
+
+
+def box_points(points: Array, labels: Array, boxes: Array | None) -> tuple[Array, Array]:
+    """What the exported decoder is fed: a box is two more points, no box one that is nothing.
+
+    Args:
+        points: (N, K, 2) float32 xy in pixels of the network's input.
+        labels: (N, K) int64.
+        boxes: (N, 4) float32 xyxy in pixels of the network's input, or None.
+
+    Returns:
+        (N, P, 2) float32 and (N, P) int64, with P = K + 2 or K + 1.
+    """
+    count = len(points)
+    if boxes is None:
+        more, kinds = np.zeros((count, 1, 2), np.float32), np.full((count, 1), -1, np.int64)
+    else:
+        more, kinds = boxes.reshape(-1, 2, 2), np.tile(np.array([[2, 3]], np.int64), (count, 1))
+    return (
+        np.concatenate([points, more], axis=1, dtype=np.float32),
+        np.concatenate([labels, kinds], axis=1, dtype=np.int64),
+    )
+
+
+def require_packages(*names: str) -> None:
+    """Makes sure that packages can be imported.
+
+    Raises:
+        UsageError: One cannot; says what to install.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"this needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+        )
+
+
+def current_threads() -> int:
+    """Threads that this process gives its models, found without importing torch.
+
+    Returns:
+        What `torch.set_num_threads` was told where torch is loaded, else `OMP_NUM_THREADS`, else
+        the processors that this process may use.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp32") -> Graph:
+    """Loads one graph on the CPU.
+
+    Args:
+        path: Its file.
+        target: Which runtime it is for.
+        threads: Threads that the runtime is given.
+        precision: `fp32`, or `bf16` with OpenVINO.
+
+    Returns:
+        A function from named inputs to the list of outputs; safe to call from several threads. For
+        zero prompts, the outputs have zero rows.
+
+    Raises:
+        UsageError: The runtime is not installed.
+        UnsupportedError: It, or this processor, does not compute in this precision.
+        WeightsError: The file cannot be loaded.
+    """
+    require_packages(PACKAGES[target])
+    if target == "onnx":
+        if precision != "fp32":
+            raise UnsupportedError(
+                f"ONNX Runtime has no {precision} on a CPU; use fp32, or mobilesam-openvino"
+            )
+        graph = _open_onnx(path, threads)
+    else:
+        graph = _open_openvino(path, threads, precision)
+    return partial(_run, graph)
+
+
+def _run(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+    """Runs a graph; inputs without rows are given one row, which is removed from the outputs.
+
+    ONNX Runtime cannot reshape empty tensors.
+    """
+    empty = [name for name, each in inputs.items() if each.shape[0] == 0]
+    if not empty:
+        return graph(inputs)
+    rows = {name: np.zeros((1, *inputs[name].shape[1:]), inputs[name].dtype) for name in empty}
+    return [each[:0] for each in graph({**inputs, **rows})]
+
+
+def _open_onnx(path: Path, threads: int) -> Graph:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    # They derive from Exception alone.
+    errors = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Its threads otherwise go on spinning after a call, on the cores of whatever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except (*errors, ValueError) as error:
+        raise WeightsError(f"{path} cannot be loaded: {error}; export it again") from error
+
+    def run(inputs: Mapping[str, Array]) -> list[Array]:
+        try:
+            return [np.asarray(each) for each in session.run(None, dict(inputs))]
+        except errors as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnsupportedError(f"ONNX Runtime cannot run {path.name} here: {reason}") from error
+
+    return run
+
+
+def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
+    import openvino
+
+    hints = {"fp32": "f32", "bf16": "bf16"}
+    if precision not in hints:
+        raise UnsupportedError(f"OpenVINO on a CPU takes fp32 or bf16, not {precision}")
+    core = openvino.Core()
+    can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in can:
+        raise UnsupportedError("this processor does not compute in bf16; use fp32")
+    config = {
+        # Told in any case: left alone, it takes bfloat16 where the processor has matrix units.
+        "INFERENCE_PRECISION_HINT": hints[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        compiled = core.compile_model(str(path), "CPU", config)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise WeightsError(f"{path} cannot be loaded: {reason}; export it again") from error
+
+    # The default request of a compiled model has one set of buffers; each thread needs its own.
+    requests = threading.local()
+
+    def run(inputs: Mapping[str, Array]) -> list[Array]:
+        request = getattr(requests, "own", None)
+        if request is None:
+            request = requests.own = compiled.create_infer_request()
+        found = request.infer(dict(inputs))
+        return [np.array(found[port]) for port in compiled.outputs]
+
+    return run

@@ -1,0 +1,1 @@
+"""The inference path for CPUs: encoder, decoder and kernels."""

@@ -1,0 +1,211 @@
+"""Building blocks of the fast path: matrix products by oneDNN, convolutions in strips, buffers.
+
+Activations are channels last throughout, (H, W, C), so that a 1x1 convolution is a matrix product
+and a strip of rows is a contiguous piece of memory.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What torch is asked about processors of x86; private, and so may be missing.
+_BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+# Prepared weights are kept for this many row counts; images are all of one size, so that more
+# would mean a caller whose shapes change all the time.
+_MAX_PACKED = 8
+
+
+@cache
+def has_onednn_linear() -> bool:
+    """Whether this build of torch has the oneDNN matrix product that inductor's code calls.
+
+    torch.nn.functional.linear takes MKL in float32, which is up to twice as slow on processors of
+    other makers. The operator is not public: where it is missing or has another signature,
+    everything goes through `linear`.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    ones = torch.ones(2, 2)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(ones, 2)
+        found = torch.ops.mkldnn._linear_pointwise(ones, packed, ones[0], "none", [], "")
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    return bool(torch.equal(found, torch.full((2, 2), 3.0)))
+
+
+@cache
+def computes_bf16() -> bool:
+    """Whether this processor multiplies in bfloat16.
+
+    oneDNN also takes it on processors with AVX-512 alone, where it is emulated and slower than
+    float32; without AVX-512 it refuses.
+    """
+    try:
+        taken = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return taken
+    asked = (getattr(torch.cpu, name, None) for name in _BF16_UNITS)
+    return taken and any(ask is not None and bool(ask()) for ask in asked)
+
+
+class Dense:
+    """y = x W^T + b with the weights prepared for the number of rows.
+
+    Args:
+        weight: (C_out, C_in).
+        bias: (C_out,); None is zero.
+        like: Data type and device to work in.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, like: Tensor) -> None:
+        self.weight = weight.detach().to(like, copy=True).contiguous()
+        self.bias = None if bias is None else bias.detach().to(like, copy=True)
+        self._packed: dict[int, Tensor] = {}
+        known = like.device.type == "cpu" and (
+            like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
+        )
+        self._by_onednn = known and has_onednn_linear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies prepare the weights again, as these are opaque and made for one processor."""
+        like = torch.empty(0, dtype=self.weight.dtype, device=self.weight.device)
+        return Dense, (self.weight, self.bias, like)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, C_in) -> a new (rows, C_out)."""
+        if not self._by_onednn:
+            return F.linear(x, self.weight, self.bias)
+        packed = self._packed.get(x.shape[0])
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, x.shape[0])
+            if len(self._packed) < _MAX_PACKED:
+                self._packed[x.shape[0]] = packed
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, "none", [], "")
+        return out
+
+
+class Conv:
+    """A 3x3 convolution with padding 1 and bias, of (H, W, C).
+
+    Args:
+        weight: (C_out, C_in / groups, 3, 3).
+        bias: (C_out,) or None.
+        stride: 1 or 2.
+        like: Data type and device to work in.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, like: Tensor) -> None:
+        self.weight = (
+            weight.detach().to(like, copy=True).contiguous(memory_format=torch.channels_last)
+        )
+        self.bias = None if bias is None else bias.detach().to(like, copy=True)
+        self.stride = stride
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(H, W, C) -> a new (H / stride, W / stride, C_out)."""
+        groups = x.shape[2] // self.weight.shape[1]
+        # The batch comes first of all: its stride decides whether torch sees channels last.
+        planes = x[None].permute(0, 3, 1, 2)
+        out = F.conv2d(planes, self.weight, self.bias, self.stride, 1, 1, groups)
+        return out[0].permute(1, 2, 0)
+
+    def needs(self, first: int, last: int, rows: int) -> tuple[int, int]:
+        """Input rows [lo, hi) from which `strip` makes output rows [first, last).
+
+        Args:
+            first: First row of the output.
+            last: Behind its last row.
+            rows: Rows of the whole input.
+        """
+        lo = max(0, (first - 1) * self.stride)
+        return lo, min(rows, last * self.stride + (1 if self.stride == 1 else 0))
+
+    def strip(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Output rows [first, last) from the input rows that `needs` names.
+
+        The row at an inner edge sees padding where its neighbour should be: it is computed and
+        left out.
+        """
+        done = max(0, first - 1)
+        return self(x)[first - done : last - done]
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """Exact GELU in place: a buffer that is in the cache need not be fetched twice."""
+    torch.ops.aten.gelu.out(x, out=x)
+    return x
+
+
+def gelu_into(x: Tensor, out: Tensor) -> None:
+    """Exact GELU into a buffer of the same shape."""
+    torch.ops.aten.gelu.out(x, out=out)
+
+
+def strips(rows: int, height: int) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of at most `height` rows that cover all of them in order."""
+    for first in range(0, rows, height):
+        yield first, min(rows, first + height)
+
+
+class Workspace(threading.local):
+    """Buffers by name that outlive a call, a set for each thread.
+
+    Big blocks that are allocated anew at every call come as fresh pages from the kernel (see
+    `mobilesam.fast.allocator`). A name holds one buffer: another shape, data type or device
+    replaces it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._used: dict[str, tuple[int, ...]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies start without buffers, since a buffer belongs to one thread of one process."""
+        return Workspace, ()
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A buffer with the contents that its last user left.
+
+        Args:
+            name: Whose it is.
+            shape: Wanted shape.
+            like: Wanted data type and device.
+        """
+        found = self._buffers.get(name)
+        if (
+            found is None
+            or found.shape != shape
+            or found.dtype != like.dtype
+            or found.device != like.device
+        ):
+            self._buffers[name] = found = like.new_empty(shape)
+            self._used.pop(name, None)
+        return found
+
+    def take_padded(
+        self, name: str, shape: tuple[int, ...], like: Tensor, used: tuple[int, ...]
+    ) -> Tensor:
+        """A buffer of which only a part is ever written; the rest stays zero.
+
+        Args:
+            name: Whose it is.
+            shape: Wanted shape.
+            like: Wanted data type and device.
+            used: Says which part: as soon as it changes, the buffer is zeroed again.
+        """
+        found = self.take(name, shape, like)
+        if self._used.get(name) != used:
+            found.zero_()
+            self._used[name] = used
+        return found

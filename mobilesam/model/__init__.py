@@ -1,0 +1,1 @@
+"""Networks: TinyViT, the heads of SAM, and loading of state dicts."""

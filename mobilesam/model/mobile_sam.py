@@ -1,0 +1,176 @@
+"""MobileSAM: our TinyViT with SAM's own prompt encoder and mask decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from mobilesam.devices import usable_device
+from mobilesam.errors import UsageError, WeightsError
+from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
+from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
+
+HEAD_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
+
+
+def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | None = None) -> Sam:
+    """Builds MobileSAM with fresh random weights, in evaluation mode.
+
+    Args:
+        config: Shape of the encoder; None is MobileSAM's own.
+        heads: Shape of prompt encoder and decoder; None is SAM's own, as wide as the encoder's
+            neck.
+
+    Returns:
+        A `segment_anything.modeling.Sam`, so that `SamPredictor` and
+        `SamAutomaticMaskGenerator` take it.
+
+    Raises:
+        UsageError: Encoder and heads differ in width, or have no room for colours.
+    """
+    config = config or TinyVitConfig()
+    heads = heads or HeadsConfig(channels=config.neck_channels)
+    if heads.channels != config.neck_channels:
+        raise UsageError(
+            f"the encoder gives {config.neck_channels} channels, the heads take {heads.channels}"
+        )
+    return assemble(TinyViT(config), heads, config.image_size_px, config.total_stride)
+
+
+def load_mobile_sam(
+    checkpoint: Path | str | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    config: TinyVitConfig | None = None,
+) -> Sam:
+    """Builds MobileSAM and loads a checkpoint strictly.
+
+    Args:
+        checkpoint: A state dict in the layout of the authors' `mobile_sam.pt`, with or without
+            the unused classification head. None keeps random weights.
+        device: Where the model goes.
+        config: Shape of the encoder; None is what the file says of itself, as students of this
+            project's distillation do, and MobileSAM's own where it says nothing.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        WeightsError: The file is missing, truncated, not a state dict, of another architecture, or
+            holds NaN or infinity.
+        UsageError: The device is not present.
+    """
+    device = usable_device(device)
+    if checkpoint is None:
+        return build_mobile_sam(config).to(device)
+    from mobilesam.model.model_files import read_shape
+    from mobilesam.model.state_dicts import load_state_dict_file
+
+    heads = None
+    if config is None:
+        shape = read_shape(Path(checkpoint), "mobilesam")
+        config, heads = (TinyVitConfig(), None) if shape is None else shape.tiny_vit()
+    state = load_state_dict_file(Path(checkpoint))
+    if not any(name.startswith(HEAD_PREFIXES) for name in state):
+        config = replace(config, n_classes=None)
+    with torch.device("meta"), _as_stated_by(checkpoint if heads else None):
+        model = build_mobile_sam(config, heads)
+    load_strictly(model, state, source=str(checkpoint))
+    return model.to(device)
+
+
+def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu") -> Sam:
+    """Builds `sam-mini` in the shape that its file states, and loads it strictly.
+
+    Args:
+        checkpoint: As `mobilesam.model.model_files.save_model` writes it.
+        device: Where the model goes.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        WeightsError: The file is missing, damaged, of another architecture, or holds NaN or
+            infinity.
+        UsageError: The device is not present.
+    """
+    device = usable_device(device)
+    from mobilesam.model.mini import build_sam_mini
+    from mobilesam.model.model_files import read_shape
+    from mobilesam.model.state_dicts import load_state_dict_file
+
+    state = load_state_dict_file(Path(checkpoint))
+    shape = read_shape(Path(checkpoint), "sam-mini")
+    with torch.device("meta"), _as_stated_by(checkpoint):
+        model = build_sam_mini(None if shape is None else shape.mini())
+    load_strictly(model, state, source=str(checkpoint))
+    return model.to(device)
+
+
+@contextmanager
+def _as_stated_by(checkpoint: Path | str | None) -> Iterator[None]:
+    """An impossible shape is the fault of the file that states it, not of the user."""
+    try:
+        yield
+    except UsageError as error:
+        if checkpoint is None:
+            raise
+        raise WeightsError(
+            f"{checkpoint} states a shape that cannot be built ({error}); make or copy it again"
+        ) from error
+
+
+def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Assigns a state dict to a model built on the meta device, name by name and shape by shape.
+
+    Args:
+        model: Built under `torch.device("meta")`: nothing is initialised that is then overwritten.
+        state: Tensors by name.
+        source: What to call the state dict in an error.
+
+    Raises:
+        WeightsError: Names or shapes differ; says how many, and which come first.
+    """
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    unknown = sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(found)} {what} (first: {found[0]})"
+        for what, found in (
+            ("missing tensors", missing),
+            ("unknown tensors", unknown),
+            ("wrong shapes", shapes),
+        )
+        if found
+    ]
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit this architecture: {'; '.join(problems)}; "
+            "give the checkpoint of this very model"
+        )
+    # Copied, since the tensors may still be mapped from the file: reading it belongs to loading.
+    materialised = {name: value.to(wanted[name].dtype, copy=True) for name, value in state.items()}
+    model.load_state_dict(materialised, strict=True, assign=True)
+    restore_buffers(model)
+
+
+def restore_buffers(model: Sam) -> None:
+    """Recomputes the buffers that no checkpoint holds, for a model built on the meta device."""
+    buffers: dict[str, Any] = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
+    for name, values in buffers.items():
+        model.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.bias_index = offset_index(module.window).to(module.attention_biases.device)

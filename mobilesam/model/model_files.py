@@ -1,0 +1,151 @@
+"""Trained models as files that say what they are: safetensors with their shape in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from mobilesam.errors import WeightsError
+from mobilesam.files import write_atomic
+from mobilesam.model.mini import MiniVitConfig, SamMiniConfig
+from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.validation import first_problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Architecture = Literal["mobilesam", "sam-mini"]
+
+_KEY = "mobilesam-bench"
+_ENCODERS: Mapping[str, type[Any]] = {"mobilesam": TinyVitConfig, "sam-mini": MiniVitConfig}
+
+
+class _Header(BaseModel):
+    """What a file says of its own shape, before its settings are looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture
+    encoder: dict[str, Any]
+    heads: dict[str, Any]
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a model must be built like before its weights fit.
+
+    Attributes:
+        architecture: Which builder: `build_mobile_sam` or `build_sam_mini`.
+        encoder: Of the image encoder.
+        heads: Of prompt encoder and mask decoder.
+        notes: How it was made, for people.
+    """
+
+    architecture: Architecture
+    encoder: TinyVitConfig | MiniVitConfig
+    heads: HeadsConfig
+    notes: Mapping[str, Any]
+
+    def tiny_vit(self) -> tuple[TinyVitConfig, HeadsConfig]:
+        """The shape of a `mobilesam`.
+
+        Raises:
+            WeightsError: It is another architecture.
+        """
+        if not isinstance(self.encoder, TinyVitConfig):
+            raise WeightsError(f"a {self.architecture} was given where a mobilesam is wanted")
+        return self.encoder, self.heads
+
+    def mini(self) -> SamMiniConfig:
+        """The shape of a `sam-mini`.
+
+        Raises:
+            WeightsError: It is another architecture.
+        """
+        if not isinstance(self.encoder, MiniVitConfig):
+            raise WeightsError(f"a {self.architecture} was given where a sam-mini is wanted")
+        return SamMiniConfig(self.encoder, self.heads)
+
+
+def save_model(
+    path: Path, shape: ModelShape, state: Mapping[str, Tensor], *, half: bool = False
+) -> None:
+    """Writes a state dict with its shape, whole or not at all.
+
+    Args:
+        path: Ends in `.safetensors`.
+        shape: What to build before loading.
+        state: Tensors by name.
+        half: Store float32 as float16, which halves the file; loading brings back float32.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
+    import torch
+    from safetensors.torch import save
+
+    kept = {
+        name: (value.half() if half and value.dtype == torch.float32 else value).contiguous().cpu()
+        for name, value in state.items()
+    }
+    header = {_KEY: json.dumps({**asdict(shape), "notes": dict(shape.notes)}, sort_keys=True)}
+    write_atomic(path, save(kept, header))
+
+
+def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
+    """What a file says of its own shape; None if it says nothing.
+
+    Args:
+        path: Any checkpoint.
+        architecture: What it should be.
+
+    Raises:
+        WeightsError: It is of another architecture, or its header is damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except (OSError, SafetensorError):
+        return None  # whoever loads the tensors says what is wrong with the file
+    if text is None:
+        return None
+    return _parsed(text, path, architecture)
+
+
+def _parsed(text: str, path: Path, architecture: Architecture) -> ModelShape:
+    try:
+        found = _Header.model_validate_json(text)
+        if found.architecture != architecture:
+            raise WeightsError(
+                f"{path} is a {found.architecture}, not a {architecture}; "
+                f"give it with --weights {found.architecture}={path}"
+            )
+        encoder = _strict(_ENCODERS[architecture], found.encoder)
+        heads = _strict(HeadsConfig, found.heads)
+        return ModelShape(architecture, encoder, heads, found.notes)
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path} has a damaged header ({first_problem(error)}); make or copy it again"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} has a damaged header ({error}); make or copy it again"
+        ) from error
+
+
+def _strict(kind: type[Any], found: Mapping[str, Any]) -> Any:
+    unknown = found.keys() - {each.name for each in fields(kind)}
+    if unknown:
+        raise ValueError(f"unknown settings {sorted(unknown)}")
+    return TypeAdapter(kind).validate_python(found)

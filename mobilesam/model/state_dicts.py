@@ -1,0 +1,258 @@
+"""Reading a file of tensors that somebody else wrote, without running anything that is in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import reprlib
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilesam.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training scripts store a state dict beside their optimiser and epoch."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Prefixes of all tensor names with DistributedDataParallel, torch.compile and Lightning."""
+
+_AGAIN = "fetch or copy the file again"
+_TENSORS_ONLY = "save model.state_dict() alone, or use a .safetensors file"
+_HEAD_BYTES = 512
+_ZIP = b"PK\x03\x04"
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+_FOREIGN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+# What torch.load was seen to raise for files with single bytes changed, beside UnpicklingError.
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
+
+
+def load_state_dict_file(path: Path) -> dict[str, Tensor]:
+    """Loads a state dict on the CPU; no code in the file is run.
+
+    Args:
+        path: A file of `torch.save`, or of safetensors where its name ends so. A dict that holds
+            its state dict under one of `WRAPPERS` is unwrapped, and one of `PREFIXES` that all
+            names have is removed; both are logged as warnings.
+
+    Returns:
+        Name to tensor, in the file's order, detached. The tensors may be mapped from the file
+        (copy on write), so copy them into a module and drop them rather than keep them.
+
+    Raises:
+        WeightsError: The file is missing, empty, truncated, compressed, a text or web page, holds
+            anything but tensors, is not a flat state dict, or holds NaN or infinity.
+    """
+    if path.suffix == ".safetensors":
+        read_head(path)
+        found = _load_safetensors(path)
+    else:
+        found = _flat(path, load_torch_file(path))
+    require_finite(found, str(path))
+    return found
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Checks that weights hold no NaN or infinity.
+
+    Args:
+        tensors: Tensors by name.
+        source: Name of the weights, for an error.
+
+    Raises:
+        WeightsError: A tensor holds NaN or infinity; names the first such tensor.
+    """
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise WeightsError(
+            f"{source}: {name!r} holds NaN or infinity, so the model could not answer; "
+            "give a checkpoint from before its training diverged"
+        )
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds NaN or infinity; None if all are finite."""
+    return next((name for name, value in tensors.items() if not is_finite(value)), None)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all values are finite; integers always are. Needs no memory for dense floats."""
+    import torch
+
+    if values.numel() == 0 or not (values.is_floating_point() or values.is_complex()):
+        return True
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if values.element_size() == 1:  # torch has no minimum of eight-bit floats on a CPU
+        values = values.float()
+    # Minimum and maximum propagate NaN, and an infinite value is one of the two.
+    low, high = torch.aminmax(values.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def load_torch_file(path: Path) -> Any:
+    """Loads what `torch.save` wrote, of whatever shape, on the CPU; no code in the file is run.
+
+    Raises:
+        WeightsError: As `load_state_dict_file`, but for the shape.
+    """
+    head = read_head(path)
+    import pickle
+
+    import torch
+
+    # Only the zip format of torch >= 1.6 can be mapped.
+    mmap = head.startswith(_ZIP)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, error)) from error
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
+        ) from error
+
+
+def read_head(path: Path) -> bytes:
+    """Reads the first bytes of a checkpoint file.
+
+    Raises:
+        WeightsError: It cannot be read, or is evidently not a checkpoint: empty, truncated,
+            compressed, a text or web page, or a Git LFS pointer.
+    """
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; give the path of a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if not head:
+        raise WeightsError(f"{path} is empty; {_AGAIN}")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    compression = next(
+        (name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None
+    )
+    if compression is not None:
+        raise WeightsError(
+            f"{path} is compressed with {compression}; unpack it, and give the checkpoint inside"
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise WeightsError(f"{path} is a web page, not a checkpoint; {_AGAIN}")
+    if _TEXT.fullmatch(head):
+        raise WeightsError(f"{path} is a text file, not a checkpoint; {_AGAIN}")
+    if head.startswith(_ZIP) and not _is_whole_zip(path):
+        raise WeightsError(f"{path} is truncated ({path.stat().st_size} bytes); {_AGAIN}")
+    return head
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Tells whether the directory at the end of the archive is there."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from mobilesam.weights.int8_storage import unpack
+
+    try:
+        return unpack(_flat(path, load_file(path, device="cpu")), str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"
+        ) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    named = _FOREIGN_GLOBAL.search(str(error))
+    if named:
+        return (
+            f"{path} is a pickle that needs {named[1]} and could run code, so it was not loaded; "
+            f"{_TENSORS_ONLY}"
+        )
+    return f"{path} is truncated, damaged or no PyTorch checkpoint; {_AGAIN}"
+
+
+def _flat(path: Path, content: Any) -> dict[str, Tensor]:
+    from torch import Tensor, strided
+
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a state dict; {_TENSORS_ONLY}"
+        )
+    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if wrapper is not None:
+        content = content[wrapper]
+        _LOG.warning("%s: took the state dict under %r", path, wrapper)
+    if not content:
+        raise WeightsError(f"{path} holds an empty state dict; {_TENSORS_ONLY}")
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is not a flat state dict: {reprlib.repr(key)} holds a "
+                f"{type(value).__name__}; {_TENSORS_ONLY}"
+            )
+        if value.layout != strided or value.is_quantized or value.device.type != "cpu":
+            raise WeightsError(
+                f"{path}: {key!r} is a sparse or quantised tensor, or one without data; "
+                "save dense tensors"
+            )
+        tensors[key] = value.detach()
+    return _without_prefixes(path, tensors)
+
+
+def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Removes prefixes that all names have, several prefixes one after the other."""
+    removed = ""
+    while True:
+        before_all = (each for each in PREFIXES if all(name.startswith(each) for name in tensors))
+        found = next(before_all, None)
+        if found is None:
+            break
+        removed += found
+        tensors = {name.removeprefix(found): value for name, value in tensors.items()}
+    if removed:
+        _LOG.warning("%s: removed %r before the name of every tensor", path, removed)
+    return tensors
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,306 @@
+"""TinyViT, the image encoder of MobileSAM: (B, 3, S, S) -> (B, 256, S/16, S/16).
+
+Architecture: TinyViT (arXiv 2207.10666) as MobileSAM (arXiv 2306.14289, section 4) uses it: the
+last downsampling keeps its stride at 1 and SAM's neck follows, so that 1024 px give 64 x 64.
+Parameter names are those of the authors' checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobilesam.model.color_channels import n_learnt, with_cell_colors
+from mobilesam.model.sam_heads import check_attention
+
+
+@dataclass(frozen=True, slots=True)
+class TinyVitConfig:
+    """Shape of a TinyViT encoder; the defaults are MobileSAM's TinyViT-5M.
+
+    Attributes:
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages; the first stage is convolutional.
+        num_heads: Attention heads of the four stages (the first is unused).
+        window_sizes: Attention windows of the four stages, in tokens (the first is unused).
+        strides: Downsampling after stages one to three.
+        mlp_ratio: Hidden width of the MLPs, relative to the stage's channels.
+        expand_ratio: Hidden width of the convolutional blocks, relative to the stage's channels.
+        neck_channels: Channels of the embedding, with its colours.
+        image_size_px: Side of the input that the model is meant for.
+        n_classes: Size of the ImageNet head that the authors' checkpoint carries and never runs;
+            None leaves it out.
+        cell_colors: Whether the last 48 channels are colours of the picture, see
+            `mobilesam.model.color_channels`; not in MobileSAM.
+    """
+
+    embed_dims: tuple[int, int, int, int] = (64, 128, 160, 320)
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    num_heads: tuple[int, int, int, int] = (2, 4, 5, 10)
+    window_sizes: tuple[int, int, int, int] = (7, 7, 14, 7)
+    strides: tuple[int, int, int] = (2, 2, 1)
+    mlp_ratio: float = 4.0
+    expand_ratio: float = 4.0
+    neck_channels: int = 256
+    image_size_px: int = 1024
+    n_classes: int | None = 1000
+    cell_colors: bool = False  # so that files which say nothing of it are read as they were
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels of the input a side of one embedding cell: 16 for MobileSAM."""
+        first, second, third = self.strides
+        return 4 * first * second * third
+
+    @property
+    def learnt_channels(self) -> int:
+        """Channels of the embedding that the network computes."""
+        return n_learnt(self.neck_channels, cell_colors=self.cell_colors)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then batch normalisation."""
+
+    def __init__(
+        self, n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.add_module("c", conv)
+        self.add_module("bn", nn.BatchNorm2d(n_out))
+
+
+class LayerNorm2d(nn.Module):
+    """Layer normalisation over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+        normal = (x - mean) * torch.rsqrt(variance + self.eps)
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class PatchEmbed(nn.Module):
+    """Two strided convolutions: (B, 3, S, S) -> (B, C, S/4, S/4)."""
+
+    def __init__(self, n_out: int) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(
+            ConvNorm(3, n_out // 2, 3, 2), nn.GELU(), ConvNorm(n_out // 2, n_out, 3, 2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C, S/4, S/4)."""
+        return cast("Tensor", self.seq(x))
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: expand, depthwise 3x3, project."""
+
+    def __init__(self, channels: int, expand_ratio: float) -> None:
+        super().__init__()
+        hidden = int(channels * expand_ratio)
+        self.conv1 = ConvNorm(channels, hidden)
+        self.conv2 = ConvNorm(hidden, hidden, 3, groups=hidden)
+        self.conv3 = ConvNorm(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        return F.gelu(self.conv3(hidden) + x)
+
+
+class PatchMerging(nn.Module):
+    """Changes the channels and divides both sides by `stride`."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(n_in, n_out)
+        self.conv2 = ConvNorm(n_out, n_out, 3, stride, groups=n_out)
+        self.conv3 = ConvNorm(n_out, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/stride, W/stride)."""
+        return cast("Tensor", self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in a square window, with a learnt bias for each relative offset.
+
+    The bias table is gathered in every forward pass. The authors' code gathers it once, when
+    `eval()` is called, and so keeps zeros if weights are loaded afterwards; here the order of
+    `eval()` and loading cannot matter.
+    """
+
+    bias_index: Tensor
+
+    def __init__(self, channels: int, num_heads: int, window: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window = window
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window * window))
+        self.register_buffer("bias_index", offset_index(window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, window^2, C) -> (B, window^2, C)."""
+        batch, tokens, channels = x.shape
+        # The checkpoint stores q, k and v head by head.
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, 3, -1)
+        query, key, value = qkv.permute(3, 0, 2, 1, 4)
+        bias = self.attention_biases[:, self.bias_index]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+        return cast("Tensor", self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels)))
+
+
+def offset_index(window: int) -> Tensor:
+    """(window^2, window^2) index of the absolute offset |dy| * window + |dx| of two tokens."""
+    line = torch.arange(window)
+    rows, columns = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
+    dy = (rows[:, None] - rows[None]).abs()
+    dx = (columns[:, None] - columns[None]).abs()
+    return dy * window + dx
+
+
+class Mlp(nn.Module):
+    """Layer normalisation and two linear layers."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return cast("Tensor", self.fc2(F.gelu(self.fc1(self.norm(x)))))
+
+
+class TinyVitBlock(nn.Module):
+    """Window attention, depthwise 3x3 convolution, MLP."""
+
+    def __init__(self, channels: int, num_heads: int, window: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.window = window
+        self.attn = Attention(channels, num_heads, window)
+        self.local_conv = ConvNorm(channels, channels, 3, groups=channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = x.permute(0, 2, 3, 1)
+        tokens = tokens + self._attend(tokens)
+        tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return cast("Tensor", (tokens + self.mlp(tokens)).permute(0, 3, 1, 2))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """Attention within windows of (B, H, W, C), zero-padded below and to the right."""
+        batch, height, width, channels = x.shape
+        side = self.window
+        pad_y, pad_x = -height % side, -width % side
+        padded = F.pad(x, (0, 0, 0, pad_x, 0, pad_y)) if pad_y or pad_x else x
+        rows, columns = padded.shape[1] // side, padded.shape[2] // side
+        grid = padded.reshape(batch, rows, side, columns, side, channels).transpose(2, 3)
+        windows = self.attn(grid.reshape(-1, side * side, channels))
+        grid = windows.view(batch, rows, columns, side, side, channels).transpose(2, 3)
+        return cast("Tensor", grid.reshape(padded.shape)[:, :height, :width])
+
+
+class Stage(nn.Module):
+    """Some blocks, then possibly a downsampling."""
+
+    def __init__(self, blocks: list[nn.Module], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class TinyViT(nn.Module):
+    """The image encoder of MobileSAM.
+
+    Args:
+        config: Its shape.
+
+    Raises:
+        UsageError: Attention heads do not divide the channels of their stage.
+    """
+
+    def __init__(self, config: TinyVitConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or TinyVitConfig()
+        for channels, heads in list(zip(config.embed_dims, config.num_heads, strict=True))[1:]:
+            check_attention(channels, heads, "image encoder")
+        self.img_size = config.image_size_px  # the name segment-anything's predictor reads
+        self.patch_embed = PatchEmbed(config.embed_dims[0])
+        self.layers = nn.ModuleList(_stage(config, index) for index in range(4))
+        last, n_out = config.embed_dims[-1], config.learnt_channels
+        if config.n_classes is not None:
+            # Kept only so that the authors' checkpoints load and save unchanged; never run.
+            self.norm_head = nn.LayerNorm(last)
+            self.head = nn.Linear(last, config.n_classes)
+        self.neck = nn.Sequential(
+            nn.Conv2d(last, n_out, 1, bias=False),
+            LayerNorm2d(n_out),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+            LayerNorm2d(n_out),
+        )
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encodes normalised images.
+
+        Args:
+            x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
+
+        Returns:
+            (B, 256, S/16, S/16) float for MobileSAM: channels and stride are those of the
+            configuration.
+        """
+        return with_cell_colors(self.learnt(x), x, self.config)
+
+    def learnt(self, x: Tensor) -> Tensor:
+        """The channels that the network computes: all but the colours."""
+        x = self.patch_embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        return cast("Tensor", self.neck(x))
+
+
+def _stage(config: TinyVitConfig, index: int) -> Stage:
+    channels = config.embed_dims[index]
+    blocks: list[nn.Module] = [
+        MBConv(channels, config.expand_ratio)
+        if index == 0
+        else TinyVitBlock(
+            channels, config.num_heads[index], config.window_sizes[index], config.mlp_ratio
+        )
+        for _ in range(config.depths[index])
+    ]
+    if index == 3:
+        return Stage(blocks, None)
+    merging = PatchMerging(channels, config.embed_dims[index + 1], config.strides[index])
+    return Stage(blocks, merging)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

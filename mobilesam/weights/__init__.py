@@ -1,0 +1,1 @@
+"""Published checkpoints: the table, download, verification and shipped files."""

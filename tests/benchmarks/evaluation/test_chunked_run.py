@@ -1,0 +1,328 @@
+"""`miou --chunk`: the rows of a run that holds all in memory, and taken up again."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from scale_records import lasting, tables
+
+from baselines.dummy import DummySegmenter
+from baselines.interface import Prepared, UInt8Array
+from baselines.options import ModelOptions
+from benchmarks.datasets.shards import PartDataset
+from benchmarks.evaluation.shard_store import ChunkStore
+from benchmarks.evaluation.shard_worker import Worker
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import load_record
+from benchmarks.tables.accuracy_tables import miou_tables
+from mobilesam.errors import DataError
+
+PROTOCOLS = "box,box-multi,center,center-oracle,clicks-3,annotation-point"
+KEY = ["model", "reference", "protocol", "image_id", "annotation_id"]
+
+
+def miou(run: Any, shards: Path, out: str, *more: str) -> Any:
+    default = {"--models": "dummy", "--protocol": "box", "--threads": "1"}
+    given = {each.partition("=")[0] for each in more}
+    kept = [f"{name}={value}" for name, value in default.items() if name not in given]
+    return run("miou", "--dataset=sa1b", f"--root={shards}", f"--out={out}", *kept, *more, "--json")
+
+
+def chunks_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    made: list[str] = []
+    whole = Worker.run
+
+    def counted(self: Worker, part: Any, poison: Any = None) -> Any:
+        made.append(part.name)
+        return whole(self, part, poison)
+
+    monkeypatch.setattr(Worker, "run", counted)
+    return made
+
+
+def sorted_rows(out: str) -> pd.DataFrame:
+    frame = read_instances(Path(out) / "instances.parquet")
+    return frame.sort_values(KEY).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("lanes", ["0", "2"])
+def test_chunks_have_the_rows_and_figures_of_the_whole(run: Any, shards: Path, lanes: str) -> None:
+    arguments = ("--models=dummy,box", f"--protocol={PROTOCOLS}",
+                 "--reference=ground-truth,teacher:dummy")  # fmt: skip
+    whole = miou(run, shards, "whole", *arguments)
+    parts = miou(run, shards, "parts", *arguments, "--chunk=3", f"--lanes={lanes}")
+    assert (whole.code, parts.code) == (0, 0), parts.err
+    pd.testing.assert_frame_equal(sorted_rows("parts"), sorted_rows("whole"))
+    ours, theirs = parts.json, whole.json
+    assert len(ours["rows"]) == len(theirs["rows"]) > 20
+    for mine, other in zip(ours["rows"], theirs["rows"], strict=True):
+        flat = pd.json_normalize([mine, other]).drop(columns=["seconds", "manifest_sha256"])
+        for name in flat:
+            first, second = flat[name]
+            if isinstance(first, float | list):
+                assert first == pytest.approx(second, abs=1e-12, nan_ok=True), name
+            else:
+                assert first == second, name
+    for mine, other in zip(ours["comparisons"], theirs["comparisons"], strict=True):
+        assert mine == {
+            key: pytest.approx(value, abs=1e-12) if not isinstance(value, str) else value
+            for key, value in other.items()
+        }
+    assert lasting(Path("parts"))["warnings"] == lasting(Path("whole"))["warnings"]
+    assert len(list(Path("parts/instances.parquet").iterdir())) == 5  # of 4, 4 and 3 images
+
+
+def test_a_second_start_makes_only_what_is_missing(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert miou(run, shards, "out", "--chunk=2").code == 0
+    before, record = tables(Path("out")), lasting(Path("out"))
+    Path("out/record.json").unlink()
+    Path("out/instances.parquet/00001-00000.parquet").unlink()
+    Path("out/instances.parquet/00002-00001.parquet").write_bytes(b"half of it")
+    made = chunks_made(monkeypatch)
+    done = miou(run, shards, "out", "--chunk=2")
+    assert done.code == 0
+    assert made == ["00001-00000", "00002-00001"]
+    assert "4 of 6 chunks were there from before" in done.err
+    assert (tables(Path("out")), lasting(Path("out"))) == (before, record)
+
+
+def test_a_changed_shard_is_read_anew_and_that_is_said(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert miou(run, shards, "out", "--chunk=2").code == 0
+    os.utime(shards / "sa_000001.tar", ns=(1, 1))
+    refused = miou(run, shards, "out", "--chunk=2")
+    assert refused.code == 1
+    assert "holds a run of other inputs" in refused.err
+    Path("out/record.json").unlink()  # as if it had been killed before the end
+    made = chunks_made(monkeypatch)
+    done = miou(run, shards, "out", "--chunk=2")
+    assert done.code == 0
+    assert made == ["00001-00000", "00001-00001"]
+    assert "made from other inputs" in done.err
+
+
+@pytest.mark.parametrize("change", ["--protocol=box-multi", "--seed=3", "--chunk=3"])
+def test_another_configuration_starts_anew(
+    run: Any, shards: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert miou(run, shards, "out", "--chunk=2").code == 0
+    Path("out/record.json").unlink()
+    made = chunks_made(monkeypatch)
+    arguments = ["--chunk=2", change] if not change.startswith("--chunk") else [change]
+    changed = miou(run, shards, "out", *arguments)
+    assert changed.code == 0
+    assert "made from other inputs" in changed.err
+    assert len(made) == len(tables(Path("out")))
+    assert lasting(Path("out"))["miou"][0]["n_images"] == 11
+
+
+class Picky(DummySegmenter):
+    """Fails at one image, whose first pixel it knows."""
+
+    pixel: tuple[int, ...] = ()
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        if tuple(image[0, 0]) == Picky.pixel:
+            raise RuntimeError("too green")
+        return super().prepare(image)
+
+
+def picky(options: ModelOptions) -> Picky:
+    return Picky(options.name, {})
+
+
+def test_an_image_that_a_model_fails_at_is_left_out_for_it_and_listed(
+    run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.datasets.dataset import Sample
+    from benchmarks.datasets.sa1b import Sa1bDataset
+
+    samples = [each for each in Sa1bDataset(shards).samples() if isinstance(each, Sample)]
+    pixels = [tuple(each.image[0, 0]) for each in samples]
+    victim = next(i for i, pixel in enumerate(pixels) if pixels.count(pixel) == 1)
+    monkeypatch.setattr(Picky, "pixel", pixels[victim])
+    third_party("picky", f"{__name__}:picky")
+    done = miou(run, shards, "out", "--models=dummy,picky", "--chunk=20")
+    assert done.code == 1
+    (failure,) = done.json["failures"]
+    assert failure["culprit"] == samples[victim].name
+    assert "picky fails at it: RuntimeError: too green" in failure["why"]
+    assert [row["n_images"] for row in done.json["rows"]] == [11, 10]
+    assert [row["n_images"] for row in done.json["comparisons"]] == [10]
+    assert any("picky answered" in line for line in done.json["warnings"])
+    whole = miou(run, shards, "whole", "--models=dummy,picky")
+    assert whole.json["failures"] == done.json["failures"]
+    assert whole.json["warnings"] == done.json["warnings"]
+    assert [row["n_images"] for row in whole.json["rows"]] == [11, 10]
+    again = chunks_made(monkeypatch)
+    monkeypatch.setattr(Picky, "pixel", ())
+    mended = miou(run, shards, "out", "--models=dummy,picky", "--chunk=20")
+    assert mended.code == 0
+    assert len(again) == 1  # the chunk with the failure alone
+    assert [row["n_images"] for row in mended.json["rows"]] == [11, 11]
+
+
+def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
+    run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, image: UInt8Array) -> Prepared:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(Picky, "prepare", fail)
+    third_party("picky", f"{__name__}:picky")
+    done = miou(run, shards, "out", "--models=dummy,picky", "--chunk=6")
+    assert done.code == 1
+    statuses = {row["model"]: (row["status"], row["n_images"]) for row in done.json["rows"]}
+    assert statuses["picky"] == ("error", 0)
+    assert statuses["dummy"] == ("ok", 11)
+    whole = miou(run, shards, "whole", "--models=dummy,picky")
+    assert whole.json["failures"] == done.json["failures"]
+    (failure,) = done.json["failures"]
+    said = "fails at each of the first 5 images: RuntimeError: no luck (in prepare)"
+    assert (failure["culprit"], failure["why"]) == ("picky", said)
+    assert [row["why"] for row in whole.json["rows"]] == [None, said]
+
+
+def test_bad_images_are_counted_and_listed(run: Any, shards: Path) -> None:
+    cut = shards / "sa_000002.tar"
+    cut.write_bytes(cut.read_bytes()[:-14000])
+    whole = miou(run, shards, "whole")
+    parts = miou(run, shards, "parts", "--chunk=2")
+    assert (whole.code, parts.code) == (1, 1)
+    assert parts.json["failures"] == whole.json["failures"]
+    (row,), (other,) = whole.json["rows"], parts.json["rows"]
+    assert row["status"] == other["status"] == "ok"
+    n_bad = len(whole.json["failures"])
+    assert row["why"] == f"images left out: {n_bad} unusable (see the failures)"
+    assert other["why"] == row["why"]
+    (table,) = miou_tables(load_record(Path("parts")))
+    assert f"dummy: {row['why']}." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--chunk=0"], "--chunk must be at least 1"),
+        (["--chunk=2", "--save-masks"], "not in chunks"),
+        (["--chunk=2", "--protocol=detector-box"], "not in chunks"),
+        (["--rescore=x", "--chunk=2"], "--rescore takes"),
+    ],
+)
+def test_what_cannot_be_done_in_chunks_is_refused(
+    run: Any, shards: Path, arguments: list[str], said: str
+) -> None:
+    done = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={shards}", *arguments)
+    assert done.code == 2
+    assert said in done.err
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=4",)])
+def test_boundary_iou_can_be_left_out(run: Any, shards: Path, chunk: tuple[str, ...]) -> None:
+    with_it = miou(run, shards, "with", *chunk).json["rows"][0]
+    options = ("--no-boundary", "--reference=ground-truth,teacher:dummy", *chunk)
+    rows = miou(run, shards, "without", *options).json["rows"]
+    assert rows[0]["miou"] == with_it["miou"]
+    assert with_it["boundary_miou"] > 0
+    assert [row["boundary_miou"] for row in rows] == [None, None]
+    assert [row["boundary_ci95"] for row in rows] == [None, None]
+    table = read_instances(Path("without/instances.parquet"))
+    assert table["boundary_iou"].isna().all()
+
+
+def test_a_model_that_fails_takes_no_other_model_down(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, third_party: Any
+) -> None:
+    """Reads that still run when a pass fails must add nothing to the pass of the next model."""
+    third_party("failing", "scale_doubles:build_failing")
+    real = PartDataset.read
+
+    def slow(self: PartDataset, index: int) -> Any:
+        time.sleep(0.03 * min(index, 1))
+        return real(self, index)
+
+    monkeypatch.setattr(PartDataset, "read", slow)
+    options = ("--protocol=box,center", "--chunk=6", "--lanes=3")
+    alone = miou(run, shards, "alone", *options).json["rows"]
+    done = miou(run, shards, "both", "--models=failing,dummy", *options)
+    assert done.code == 1
+    rows = {(row["model"], row["protocol"]): row for row in done.json["rows"]}
+    assert "always red" in rows["failing", "box"]["why"]
+    for row in alone:
+        both = rows["dummy", row["protocol"]]
+        assert (both["n_instances"], both["miou"]) == (row["n_instances"], row["miou"])
+
+
+def test_a_summary_reads_only_chunks_of_its_own_run(run: Any, shards: Path) -> None:
+    """A chunk of another run under the name of one that vanished is told, never averaged."""
+    assert miou(run, shards, "o", "--chunk=3").code == 0
+    store = ChunkStore(Path("o") / "instances.parquet")
+    names = tuple(store.names())
+    keys = {name: found.key for name in names if (found := store.info(name)) is not None}
+    assert store.finished(keys) == names
+    foreign = {**keys, names[0]: "of another run", "99999-00000": "not here"}
+    assert store.finished(foreign) == names[1:]
+
+
+def test_a_chunk_that_another_process_replaced_is_an_error(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkStore.finished
+    monkeypatch.setattr(ChunkStore, "finished", lambda self, keys: real(self, keys)[1:])
+    done = miou(run, shards, "o", "--chunk=3")
+    assert done.code == 1
+    assert "another process changed the folder" in done.err
+    assert not Path("o/record.json").exists() or not load_record(Path("o")).complete
+
+
+def test_chunks_that_are_given_up_are_told_in_the_rows(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Worker.run
+    lost = {"00000-00000"}
+
+    def failing(self: Worker, part: Any, poison: Any = None) -> Any:
+        if not lost or part.name in lost:
+            raise DataError("the worker is out of luck")
+        return whole(self, part, poison)
+
+    monkeypatch.setattr(Worker, "run", failing)
+    done = miou(run, shards, "o", "--chunk=3")
+    assert done.code == 1
+    (row,) = done.json["rows"]
+    assert (row["status"], row["n_images"]) == ("ok", 8)
+    assert row["why"] == "images left out: 3 in chunks that could not be made (see the failures)"
+    lost.clear()
+    (row,) = miou(run, shards, "none", "--chunk=3").json["rows"]
+    assert (row["status"], row["miou"], row["n_images"]) == ("error", None, 0)
+    assert "11 in chunks that could not be made" in row["why"]
+
+
+def test_a_row_over_fewer_images_says_so(
+    run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that fails at two images has figures of the others, fewer than another model."""
+    calls: list[int] = []
+
+    def fail(self: Any, image: UInt8Array) -> Prepared:
+        calls.append(1)
+        if len(calls) in (2, 3):
+            raise RuntimeError("no luck")
+        return DummySegmenter.prepare(self, image)
+
+    monkeypatch.setattr(Picky, "prepare", fail)
+    third_party("picky", f"{__name__}:picky")
+    done = miou(run, shards, "o", "--models=dummy,picky", "--chunk=4", "--lanes=0")
+    rows = {row["model"]: row for row in done.json["rows"]}
+    assert rows["dummy"]["why"] is None
+    assert rows["dummy"]["n_images"] == 11
+    assert rows["picky"]["status"] == "ok"
+    assert rows["picky"]["n_images"] == 9
+    assert rows["picky"]["why"] == "images left out: 2 unusable (see the failures)"

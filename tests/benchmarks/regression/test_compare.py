@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baselines import dummy
+from benchmarks.cli.app import main
+from benchmarks.datasets.make import write_coco
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.record import (
+    Environment,
+    LatencyRow,
+    MemoryRow,
+    ParamsRow,
+    RunRecord,
+    WeightsRow,
+    load_record,
+    save_record,
+)
+from benchmarks.records.statistics import summarise_times
+from benchmarks.regression.compare import ONE_PROCESS, Run, compare_runs, load_run, ratio_verdict
+from benchmarks.regression.compare_output import compare_tables
+
+
+def latency(model: str, phase: str, factor: float, seed: int) -> LatencyRow:
+    rng = np.random.default_rng(seed)
+    samples = tuple(map(tuple, (factor * rng.lognormal(0, 0.03, (3, 20))).tolist()))
+    found = summarise_times(samples)
+    return LatencyRow(
+        model=model, phase=phase, device="cpu", precision="fp32", threads=1, weights="none",
+        decode_kind="decoder", n=found.n, processes=3, median_ms=found.median_ms,
+        ci95_ms=found.ci95_ms, mean_ms=found.mean_ms, min_ms=found.min_ms, samples_ms=samples,
+    )  # fmt: skip
+
+
+def with_times(
+    record: RunRecord, encode: float, seed: int, *, more: str, peak: int, total: int
+) -> RunRecord:
+    """The record with times of a model `m`, and of a model that only this run has."""
+    rows = (latency("m", "encode", encode, seed), latency("m", "preprocess", 1, seed + 1))
+    only = latency(more, "encode", 1, seed)
+    memory = MemoryRow(
+        model="m",
+        device="cpu",
+        processes=3,
+        rss_before_load_bytes=1,
+        peak_rss_bytes=peak,
+        weight_bytes=1,
+    )
+    params = ParamsRow(model="m", component="all", total=total, weight_bytes=4 * total)
+    return record.model_copy(
+        update={"latency": (*rows, only), "memory": (memory,), "params": (params,)}
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: in the second the dummy's masks are worse, and `m` takes twice the time."""
+    folder = tmp_path_factory.mktemp("runs")
+    scenes = folder / "scenes"
+    write_coco(SyntheticDataset(n_images=9, seed=5, size_hw=(96, 128)), scenes)
+    data = [f"--images={scenes / 'images'}", f"--annotations={scenes / 'instances.json'}"]
+    arguments = ["miou", "--dataset=coco", *data, "--models=dummy,box", "--protocol=box", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, encode, more, peak, total in (("a", 1, "x", 100, 7), ("b", 2, "y", 160, 8)):
+            assert main([*arguments, f"--out={folder / name}"]) == 0
+            record = load_record(folder / name)
+            changed = with_times(record, encode, ord(name), more=more, peak=peak, total=total)
+            save_record(changed, folder / name)
+            patch.setattr(dummy, "SINGLE", replace(dummy.SINGLE, part=0.5))
+    return folder
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the two runs, which a test may change."""
+    return [Path(shutil.copytree(made / name, tmp_path / name)) for name in ("a", "b")]
+
+
+def test_what_is_better_worse_and_the_same(runs: list[Path], run: Any, tmp_path: Path) -> None:
+    done = run("compare", *runs, "--json")
+    assert done.code == 0
+    rows = {(r["kind"], r["model"], r["what"].split()[0]): r for r in done.json["rows"]}
+    verdicts = {key: row["verdict"] for key, row in rows.items()}
+    assert verdicts["time", "m", "encode"] == "worse"
+    assert verdicts["time", "m", "preprocess"] == "same"
+    assert verdicts["time", "x", "encode"] == "vanished"
+    assert verdicts["time", "y", "encode"] == "appeared"
+    assert verdicts["memory", "m", "peak"] == "worse"
+    assert verdicts["accuracy", "dummy", "box"] == "worse"
+    assert verdicts["accuracy", "box", "box"] == "same"
+    assert verdicts["size", "m", "all"] == "changed"
+    assert rows["time", "m", "encode"]["change"] == pytest.approx(2, abs=0.1)
+    accuracy = rows["accuracy", "dummy", "box"]
+    assert accuracy["ci95"][0] < accuracy["change"] < accuracy["ci95"][1] < 0
+    assert accuracy["change"] == pytest.approx(accuracy["b"] - accuracy["a"])
+    assert not (tmp_path / "bench-runs").exists()  # --json alone leaves no files
+
+    back = run("compare", runs[1], runs[0], "--json", "--threshold=3").json["rows"]
+    other = {(r["kind"], r["model"], r["what"].split()[0]): r["verdict"] for r in back}
+    assert other["accuracy", "dummy", "box"] == "better"
+    assert other["time", "m", "encode"] == "same"  # twice is less than three times
+
+
+def test_tables_and_plots_are_written(runs: list[Path], run: Any, tmp_path: Path) -> None:
+    done = run("compare", *runs, "--out=out")
+    assert done.code == 0
+    assert "3 worse" in done.out
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert {"summary.md", "tables/compare-time.csv", "plots/compare-time.svg",
+            "plots/compare-accuracy.png"} <= names  # fmt: skip
+    assert "appeared" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_a_run_is_the_same_as_itself(runs: list[Path]) -> None:
+    one = load_run(runs[0])
+    assert {row.verdict for row in compare_runs(one, one)} == {"same"}
+    assert not [t for t in compare_tables(compare_runs(one, one)) if t.name == "compare-size"]
+
+
+def test_other_prompts_are_not_tested(runs: list[Path]) -> None:
+    a, b = map(load_run, runs)
+    rows = [row.model_copy(update={"manifest_sha256": "0" * 64}) for row in b.record.miou]
+    other = replace(b, record=b.record.model_copy(update={"miou": tuple(rows)}))
+    found = {r.model: r for r in compare_runs(a, other) if r.kind == "accuracy"}
+    assert found["dummy"].verdict == "unclear"
+    assert found["dummy"].ci95 is None
+    assert found["dummy"].why is not None
+
+
+def test_without_instances_accuracy_has_no_test(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    shutil.copy(runs[1] / "record.json", tmp_path / "c")
+    found = {r.model: r for r in compare_runs(load_run(runs[0]), load_run(tmp_path / "c"))
+             if r.kind == "accuracy"}  # fmt: skip
+    assert found["dummy"].verdict == "unclear"
+
+
+def test_where_the_runs_differ_is_said(runs: list[Path], run: Any) -> None:
+    record = load_record(runs[1])
+    here: Environment = record.environment.model_copy(update={"cpu": "another"})
+    save_record(record.model_copy(update={"environment": here}), runs[1])
+    assert "-> another" in run("compare", *runs).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("a", "nowhere"), 1, "cannot read the record nowhere"),
+        (("a", "b", "--threshold=1"), 2, "above 1"),
+    ],
+)
+def test_wrong_requests(
+    runs: list[Path], run: Any, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run("compare", *arguments)
+    assert done.code == code
+    assert message in done.err
+
+
+def test_a_verdict_needs_the_whole_interval() -> None:
+    assert ratio_verdict((1.04, 1.2), 1.05) == "same"
+    assert ratio_verdict((1.06, 1.2), 1.05) == "worse"
+    assert ratio_verdict((0.8, 0.94), 1.05) == "better"
+    assert ratio_verdict(None, 1.05) == "unclear"
+
+
+def with_reference(run: Run, sha256: str) -> Run:
+    weights = WeightsRow(kind="file", sha256=sha256)
+    rows = tuple(
+        row.model_copy(update={"reference": "teacher:t", "reference_weights": weights})
+        for row in run.record.miou
+    )
+    assert run.instances is not None
+    instances = run.instances.assign(reference="teacher:t")
+    return Run(run.record.model_copy(update={"miou": rows}), instances)
+
+
+def test_masks_of_other_weights_of_the_teacher_are_another_reference(runs: list[Path]) -> None:
+    a = load_run(runs[0])
+    one, same, other = (with_reference(a, sha) for sha in ("1" * 64, "1" * 64, "2" * 64))
+    verdicts = [row.verdict for row in compare_runs(one, same) if row.kind == "accuracy"]
+    assert set(verdicts) == {"same"}
+    rows = [row for row in compare_runs(one, other) if row.kind == "accuracy"]
+    assert {row.verdict for row in rows} == {"unclear"}
+    for row in rows:
+        assert row.change is None
+        assert row.why is not None
+        assert "1" * 64 in row.why
+        assert "2" * 64 in row.why
+
+
+def test_other_devices_and_precisions_are_told(runs: list[Path], run: Any) -> None:
+    record = load_record(runs[1])
+    rows = tuple(
+        row.model_copy(update={"device": "cuda", "precision": "bf16"}) for row in record.latency
+    )
+    config = {**record.config, "device": "cuda", "precision": "bf16"}
+    save_record(record.model_copy(update={"latency": rows, "config": config}), runs[1])
+    found = run("compare", *runs, "--json").json
+    assert {"device: cpu -> cuda", "precision: fp32 -> bf16"} <= set(found["notes"])
+    times = [row for row in found["rows"] if row["kind"] == "time" and row["change"]]
+    assert times
+    assert all("cpu, fp32, 1 thread -> cuda, bf16, 1 thread" in row["why"] for row in times)
+
+
+def test_times_of_several_setups_are_compared_with_their_own(runs: list[Path]) -> None:
+    a = load_run(runs[0])
+    half = tuple(
+        row.model_copy(
+            update={
+                "precision": "bf16",
+                "samples_ms": tuple(tuple(ms / 3 for ms in group) for group in row.samples_ms),
+                "median_ms": (row.median_ms or 0) / 3,
+            }
+        )
+        for row in a.record.latency
+    )
+    both = Run(a.record.model_copy(update={"latency": (*half, *a.record.latency)}))
+    rows = [row for row in compare_runs(a, both) if row.kind == "time"]
+    assert {row.verdict for row in rows} == {"same", "appeared"}
+    assert all(("bf16" in row.what) == (row.verdict == "appeared") for row in rows)
+
+
+def test_a_run_of_one_process_is_unclear(runs: list[Path]) -> None:
+    a, b = map(load_run, runs)
+    one = tuple(
+        row.model_copy(update={"samples_ms": row.samples_ms[:1], "processes": 1})
+        for row in a.record.latency
+    )
+    single = Run(a.record.model_copy(update={"latency": one}))
+    for pair in ((single, b), (b, single), (single, single)):
+        rows = [row for row in compare_runs(*pair) if row.kind == "time" and row.change]
+        assert rows
+        assert {row.verdict for row in rows} == {"unclear"}
+        assert {row.why for row in rows} == {ONE_PROCESS}
