@@ -146,8 +146,10 @@ def microbench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests. Extra arguments go to pytest."""
-    python(session, "-m", "pytest", *session.posargs, dev=True)
+    """All tests, a process with one thread for each core. Extra arguments go to pytest."""
+    session.env.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    parallel = ("-n", "logical", "--dist", "worksteal")
+    python(session, "-m", "pytest", *parallel, *session.posargs, dev=True)
 
 
 @nox.session
@@ -181,4 +183,4 @@ def fuzz(session: nox.Session) -> None:
     """Bad input, models in threads and runs that race; ten minutes or what `--minutes` says."""
     python(session, "-m", "tests.fuzz", *session.posargs, dev=True)
     session.env["MOBILESAM_RACE_ROUNDS"] = "20"
-    python(session, "-m", "pytest", "tests/benchmarks/test_run_folder.py", dev=True)
+    python(session, "-m", "pytest", "tests/benchmarks/records/test_run_folder.py", dev=True)
