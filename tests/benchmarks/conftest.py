@@ -1,18 +1,21 @@
-"""Small datasets and runs for the tests of runners and of the command line."""
+"""Small datasets, records and repositories that several folders of tests use."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from example_records import MODELS, build_record, many_rows
 from git_repo import git
 
 from benchmarks.cli.app import main
 from benchmarks.datasets.make import write_coco
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +97,36 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "commit", "--quiet", "-m", "base")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., RunRecord]:
+    """Builds a record of the first n of twelve models, with any field replaced."""
+
+    def make(n_models: int = 9, **changes: Any) -> RunRecord:
+        return build_record(list(MODELS)[:n_models], **changes)
+
+    return make
+
+
+@pytest.fixture
+def record(make_record: Callable[..., RunRecord]) -> RunRecord:
+    """Nine models, some rows skipped or failed."""
+    return make_record()
+
+
+@pytest.fixture
+def empty_record(make_record: Callable[..., RunRecord]) -> RunRecord:
+    """A run in which nothing was measured."""
+    return make_record(0, failures=(), warnings=())
+
+
+@pytest.fixture
+def make_many(make_record: Callable[..., RunRecord]) -> Callable[[int], RunRecord]:
+    """Builds a record of the first n models with all of `MANY_PROTOCOLS` and two references."""
+
+    def make(n_models: int) -> RunRecord:
+        names = list(MODELS)[:n_models]
+        return make_record(n_models, miou=tuple(row for name in names for row in many_rows(name)))
+
+    return make

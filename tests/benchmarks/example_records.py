@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from benchmarks.records.record import (
     BySize,
@@ -224,28 +221,6 @@ def build_record(names: list[str], **changes: Any) -> RunRecord:
     return RunRecord(**{**values, **changes})
 
 
-@pytest.fixture(scope="session")
-def make_record() -> Callable[..., RunRecord]:
-    """Builds a record of the first n of twelve models, with any field replaced."""
-
-    def make(n_models: int = 9, **changes: Any) -> RunRecord:
-        return build_record(list(MODELS)[:n_models], **changes)
-
-    return make
-
-
-@pytest.fixture
-def record(make_record: Callable[..., RunRecord]) -> RunRecord:
-    """Nine models, some rows skipped or failed."""
-    return make_record()
-
-
-@pytest.fixture
-def empty_record(make_record: Callable[..., RunRecord]) -> RunRecord:
-    """A run in which nothing was measured."""
-    return make_record(0, failures=(), warnings=())
-
-
 MANY_PROTOCOLS = (
     "center", "box", "box-multi", "center-multi", "center-oracle", "random-3", "two-point-100",
     *(f"clicks-{number}" for number in range(1, 6)), "annotation-point",
@@ -254,7 +229,7 @@ TEACHER = "teacher:sam-vit-h"
 
 
 def many_rows(name: str) -> list[MiouRow]:
-    """Thirteen protocols against the ground truth and a teacher; nobody has a stored point."""
+    """Thirteen protocols against the ground truth and a teacher; no model has a stored point."""
     source = miou_rows(name)[0]
     rows = []
     for reference in ("ground-truth", TEACHER):
@@ -270,14 +245,3 @@ def many_rows(name: str) -> list[MiouRow]:
                 changes |= {"miou": value, "ci95": (value - 0.03, value + 0.025)}
             rows.append(source.model_copy(update=changes))
     return rows
-
-
-@pytest.fixture
-def make_many(make_record: Callable[..., RunRecord]) -> Callable[[int], RunRecord]:
-    """Builds a record of the first n models with all of `MANY_PROTOCOLS` and two references."""
-
-    def make(n_models: int) -> RunRecord:
-        names = list(MODELS)[:n_models]
-        return make_record(n_models, miou=tuple(row for name in names for row in many_rows(name)))
-
-    return make

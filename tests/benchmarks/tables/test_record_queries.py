@@ -1,0 +1,62 @@
+"""Headline protocols and accuracies in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.records.record import RunRecord
+from benchmarks.tables.record_queries import headline, miou_percent, protocols
+from benchmarks.tables.summary import summary_table
+
+
+def only(record: RunRecord, *names: str, reference: str = "ground-truth") -> RunRecord:
+    rows = [r for r in record.miou if r.protocol in names and r.reference == reference]
+    return record.model_copy(update={"miou": tuple(rows)})
+
+
+def shown(record: RunRecord) -> list[tuple[str, str]]:
+    return [(p.protocol, p.reference) for p in headline(record)]
+
+
+def test_all_of_few_protocols_are_headlines(record: RunRecord) -> None:
+    assert headline(record) == protocols(record)
+
+
+def test_the_default_ones_of_many_are_headlines(make_many: Callable[[int], RunRecord]) -> None:
+    record = make_many(1)
+    truth = "ground-truth"
+    teacher = "teacher:sam-vit-h"
+    assert shown(record) == [
+        ("center", truth), ("box", truth), ("center-multi", truth), ("center", teacher),
+    ]  # fmt: skip
+    assert shown(only(record, "clicks-1", "clicks-2", "clicks-3", "box")) == [("box", truth)]
+    clicks = [f"clicks-{number}" for number in range(1, 6)]
+    assert shown(only(record, *clicks)) == [(name, truth) for name in clicks[:3]]
+    assert shown(only(record, *clicks, reference=teacher)) == [("clicks-1", teacher)]
+
+
+def test_the_summary_says_where_the_other_protocols_are(
+    record: RunRecord, make_many: Callable[[int], RunRecord]
+) -> None:
+    assert not any("not shown" in note for note in summary_table(record).notes)
+    summary = summary_table(make_many(2))
+    heads = [column.header for column in summary.columns if column.header.startswith("mIoU")]
+    assert heads == [
+        "mIoU center vs ground-truth",
+        "mIoU box vs ground-truth",
+        "mIoU center-multi vs ground-truth",
+        "mIoU center vs teacher:sam-vit-h",
+    ]
+    (note,) = (note for note in summary.notes if "not shown" in note)
+    assert "10 vs ground-truth, 12 vs teacher:sam-vit-h; the tables of accuracy" in note
+
+
+def test_percent_only_of_what_is_accuracy(record: RunRecord) -> None:
+    row = record.miou[0]
+    value, bounds = miou_percent(row) or (None, None)
+    assert value == pytest.approx(74.4)
+    assert bounds == pytest.approx((71.4, 76.9))
+    assert miou_percent(None) is None
+    assert miou_percent(row.model_copy(update={"status": "error"})) is None
