@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, teacher_of
 from benchmarks.records.record import (
@@ -18,6 +18,9 @@ from benchmarks.records.record import (
     WeightsRow,
 )
 from benchmarks.records.statistics import Spread, median_spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 Bounds = tuple[float, float]
@@ -265,3 +268,85 @@ def shipped_notes(weights: Iterable[WeightsRow]) -> tuple[str, ...]:
         f"shipped: {row.shipped}, not official (sha256 {(row.sha256 or '')[:SHA_DIGITS]})."
         for row in found
     )
+
+
+def model_frame(record: RunRecord) -> pd.DataFrame:
+    """Models of a record, one row each, in the order of `model_names`.
+
+    Columns: model, weights (label), random (bool), decode_kind, used_parameters (NaN if unknown).
+    """
+    rows = []
+    for model in model_names(record):
+        info = model_row(record, model)
+        weights = None if info is None else weights_label(info.weights)
+        kind = None if info is None else info.decode_kind
+        used = used_parameters(record, model)
+        rows.append((model, weights, has_random_weights(record, model), kind, used))
+    text = ("model", "weights", "random", "decode_kind")
+    return _frame(rows, text, ("used_parameters",))
+
+
+def latency_frame(record: RunRecord) -> pd.DataFrame:
+    """Times of a record, one row a model, setup, phase and number of prompts, ordered by phase.
+
+    Columns: model, setup (label), phase, decode_kind, weights (kind), status, why, is_range, and
+    as numbers n_prompts, n, processes, median_ms, low_ms, high_ms, mean_ms, min_ms, p95_ms, p99_ms.
+    From low_ms to high_ms is the 95 % interval of the median, or a range if `is_range`.
+    """
+    text = ("model", "phase", "decode_kind", "weights", "status", "why")
+    numbers = (
+        "n_prompts", "n", "processes", "median_ms", "mean_ms", "min_ms", "p95_ms", "p99_ms",
+    )  # fmt: skip
+    order = {model: index for index, model in enumerate(model_names(record))}
+    rows = []
+    for row in sorted(record.latency, key=lambda row: (order[row.model], phase_order(row))):
+        spread = spread_of(row)
+        own = [getattr(row, name) for name in (*text, *numbers)]
+        bounds = (None, None) if spread is None else spread.bounds
+        rows.append((setup_of(row).label, spread is not None and spread.is_range, *own, *bounds))
+    return _frame(rows, ("setup", "is_range", *text), (*numbers, "low_ms", "high_ms"))
+
+
+def accuracy_frame(record: RunRecord) -> pd.DataFrame:
+    """Mean IoU of a record, one row a model, dataset, reference and protocol.
+
+    Columns: model, dataset, reference, protocol, label (of the protocol), weights (label), status,
+    why, and as numbers n_images, n_instances, n_small, n_medium, n_large, and in percent miou, low,
+    high (95 % interval), boundary_miou, small, medium, large (mean IoU by COCO size class). The
+    percentages are NaN in rows without an accuracy: skipped, failed, or random weights.
+    """
+    rows = []
+    for row in record.miou:
+        sizes = row.by_size
+        figures = (
+            row.miou, *(row.ci95 or (None, None)), row.boundary_miou,
+            sizes.small, sizes.medium, sizes.large,
+        )  # fmt: skip
+        known = has_accuracy(row)
+        rows.append(
+            (
+                *(row.model, row.dataset, row.reference, row.protocol),
+                *(protocol_of(row).label, weights_label(row.weights), row.status, row.why),
+                *(row.n_images, row.n_instances),
+                *(row.n_by_size.small, row.n_by_size.medium, row.n_by_size.large),
+                *(100 * x if known and x is not None else None for x in figures),
+            )
+        )
+    return _frame(
+        rows,
+        ("model", "dataset", "reference", "protocol", "label", "weights", "status", "why"),
+        (
+            *("n_images", "n_instances", "n_small", "n_medium", "n_large"),
+            *("miou", "low", "high", "boundary_miou", "small", "medium", "large"),
+        ),
+    )
+
+
+def _frame(
+    rows: Sequence[tuple[object, ...]], text: Sequence[str], numbers: Sequence[str]
+) -> pd.DataFrame:
+    """A data frame whose columns `numbers` are float64, NaN for None."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=[*text, *numbers])
+    return frame.astype(dict.fromkeys(numbers, "float64"))
