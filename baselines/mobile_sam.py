@@ -10,8 +10,7 @@ from segment_anything.modeling import Sam
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter, load_or_random
-from mobilesam.model.mini import build_mobile_sam_mini
-from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
+from mobilesam.model.mobile_sam import build_mobile_sam, build_mobile_sam_mini, load_mobile_sam
 
 
 def build(options: ModelOptions) -> Segmenter:

@@ -22,8 +22,7 @@ from benchmarks.tables.cells import percent
 from benchmarks.tables.formatting import number
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError
-from mobilesam.model.color_channels import N_CELL_COLORS
-from mobilesam.model.mini import mobile_sam_mini_shape
+from mobilesam.model.mini import N_COLOR_CHANNELS, mobile_sam_mini_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/distillation.md")
@@ -80,7 +79,8 @@ def page(root: Path) -> str:
 
 def _family(root: Path, record: RunRecord | None) -> list[str]:
     shape = mobile_sam_mini_shape()[0]
-    parts = [_INTRO, _SHAPE.format(shape.image_size_px, shape.learnt_channels, N_CELL_COLORS)]
+    n_learned = shape.neck_channels - N_COLOR_CHANNELS
+    parts = [_INTRO, _SHAPE.format(shape.image_size_px, n_learned, N_COLOR_CHANNELS)]
     if record is None:
         return [*parts, _NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}")]
     path = (Path("..") / FAMILY / RECORD_NAME).as_posix()

@@ -50,8 +50,9 @@ def calibrate(encoder: TinyViT, store: EmbeddingStore, n_images: int = DEFAULT_I
         UsageError: The student's embedding has another number of channels.
     """
     mean, deviation = channel_statistics(store, n_images)
-    last, n_learnt = encoder.neck[-1], encoder.config.learnt_channels
+    last = encoder.neck[-1]
     if not isinstance(last, LayerNorm2d) or len(mean) != encoder.config.neck_channels:
         raise UsageError(f"the student's embedding has not the {len(mean)} channels of the store's")
-    last.weight.copy_(deviation[:n_learnt])
-    last.bias.copy_(mean[:n_learnt])
+    n_learned = len(last.weight)  # fewer than the store's where colour channels follow
+    last.weight.copy_(deviation[:n_learned])
+    last.bias.copy_(mean[:n_learned])

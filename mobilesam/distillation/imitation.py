@@ -17,7 +17,7 @@ from mobilesam.distillation.prompting import draw_prompts
 from mobilesam.distillation.schemes import Scheme
 from mobilesam.distillation.teachers import EmbeddingSource
 from mobilesam.errors import UsageError
-from mobilesam.model.color_channels import learnt_channels
+from mobilesam.model.mini import learned_channels
 
 
 class Imitation(Scheme):
@@ -48,7 +48,7 @@ class Imitation(Scheme):
             raise UsageError(
                 "the student's heads are not shaped like the teacher's; give it the same ones"
             ) from error
-        if learnt_channels(student) != learnt_channels(teacher):
+        if learned_channels(student) != learned_channels(teacher):
             raise UsageError(
                 "of student and teacher one has cell_colors in its embedding and the other has "
                 "not; set the student's to the teacher's"
@@ -115,7 +115,7 @@ class Decoupled(Imitation):
         whole = wanted, found = self._embeddings(batch)
         valid = batch.valid(found.shape[-1])
         # Colours are the same in both: they would only make the mean look better than it is.
-        learnt = learnt_channels(self.student)
+        learnt = learned_channels(self.student)
         found, wanted = found[:, :learnt], wanted[:, :learnt]
         mse = losses.masked_mse(found, wanted, valid)
         total, parts = mse, {"mse": float(mse.detach())}

@@ -23,7 +23,7 @@ from mobilesam.distillation.decoding import Decoded, decode
 from mobilesam.distillation.mask_losses import MaskLoss, mask_loss
 from mobilesam.distillation.prompting import Drawn, correct, draw_prompts
 from mobilesam.errors import UsageError
-from mobilesam.model.color_channels import N_CELL_COLORS, learnt_channels, with_cell_colors
+from mobilesam.model.mini import N_COLOR_CHANNELS, append_color_channels, learned_channels
 
 
 class Scheme(ABC):
@@ -93,10 +93,10 @@ class Grouping(Scheme):
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         super().__init__(student, config)
         n_channels = int(student.prompt_encoder.embed_dim)
-        if learnt_channels(student) < n_names(n_channels):
+        if learned_channels(student) < n_names(n_channels):
             raise UsageError(
                 f"of {n_channels} channels, {n_names(n_channels)} must say whose a cell is, and "
-                f"{N_CELL_COLORS} are colours; give the embedding more"
+                f"{N_COLOR_CHANNELS} are colours; give the embedding more"
             )
 
     def trained(self) -> tuple[nn.Module, ...]:
@@ -201,10 +201,10 @@ class DecoderFirst(HeadsAlone):
         """SAM's mask loss for a box and a point of each drawn object."""
         heads = self.student.prompt_encoder
         found = ideal(batch, heads.embed_dim, heads.image_embedding_size[0])
-        learnt = learnt_channels(self.student)
+        learnt = learned_channels(self.student)
         if learnt < found.shape[1]:
-            shape = self.student.image_encoder.config
-            found = with_cell_colors(found[:, :learnt], batch.images, shape)
+            stride = self.student.image_encoder.config.total_stride
+            found = append_color_channels(found[:, :learnt], batch.images, stride)
         return self._asked(batch, found)
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mobilesam.fast.allocator import learn_large_blocks
 from mobilesam.fast.folding import fold_conv_norm, fold_layer_norm
 from mobilesam.fast.kernels import Conv, Dense, Workspace, gelu_, gelu_into, strips
-from mobilesam.model.color_channels import with_cell_colors
 from mobilesam.model.tiny_vit import (
     ConvNorm,
     LayerNorm2d,
@@ -46,7 +45,8 @@ class FastEncoder:
     several threads; each has buffers of its own (70 MB in float32 at 1024 px).
 
     Args:
-        encoder: With its weights loaded, in whichever mode.
+        encoder: Encoder with its weights loaded, in any mode. Colour channels of a `ColorTinyViT`
+            are not computed here.
         dtype: float32, or bfloat16 where the processor multiplies in it.
     """
 
@@ -55,7 +55,6 @@ class FastEncoder:
         space = Workspace()
         self._like = torch.empty(0, dtype=dtype)
         self._layers: list[Layer] = []
-        self._shape = encoder.config
         with torch.inference_mode():
             self._layers.append(_Stem(encoder.patch_embed, self._like, space))
             for stage in encoder.layers.children():
@@ -79,14 +78,12 @@ class FastEncoder:
             pixels: (B, 3, S, S) float on the CPU; S a multiple of 16.
 
         Returns:
-            (B, 256, S/16, S/16) float32, without colours channels last in memory. An inference
-            tensor.
+            (B, 256, S/16, S/16) float32, channels last in memory. An inference tensor.
         """
-        found = torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
-        return with_cell_colors(found, pixels, self._shape)
+        return torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
 
     def _encode(self, image: Tensor) -> Tensor:
-        """(3, S, S) -> (S/16, S/16, 256) float32, without the colours."""
+        """(3, S, S) -> (S/16, S/16, 256) float32."""
         x = image.to(self._like.dtype).permute(1, 2, 0)
         for layer in self._layers:
             x = layer(x)

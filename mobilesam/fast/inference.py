@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +18,7 @@ from mobilesam.fast.decoder import FastDecoder, ImageSide, Multimask
 from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.folding import folded
 from mobilesam.fast.kernels import computes_bf16
-from mobilesam.model.color_channels import with_cell_colors
+from mobilesam.model.mini import ColorChannels, ColorTinyViT
 from mobilesam.model.tiny_vit import TinyViT
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -74,6 +75,8 @@ class FastMobileSam:
             self._encode = FastEncoder(encoder, dtype)
         else:
             self._encode = module_encoder(encoder, dtype, self.device, compile=compile)
+        if isinstance(encoder, ColorTinyViT):
+            self._encode = ColorChannels(self._encode, encoder.config.total_stride)
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -179,7 +182,8 @@ class _ModuleEncoder:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._run: Callable[[Tensor], Tensor] = self._module.learnt
+        # Of a ColorTinyViT too: `FastMobileSam` appends colours to the float32 result.
+        self._run: Callable[[Tensor], Tensor] = MethodType(TinyViT.forward, self._module)
         # A compiled graph writes every result to the same memory, from which it must be copied
         # before another thread runs the graph.
         self._turn = threading.Lock() if self._compile else contextlib.nullcontext()
@@ -204,6 +208,4 @@ class _ModuleEncoder:
         x = pixels.to(dtype=self._dtype, memory_format=torch.channels_last)
         with self._turn:
             found = self._run(x)
-            found = found.float() if found.dtype != torch.float32 else found.clone()
-        # Of the picture as it came: nothing is gained by rounding its colours to `dtype`.
-        return with_cell_colors(found, pixels, self._module.config)
+            return found.float() if found.dtype != torch.float32 else found.clone()

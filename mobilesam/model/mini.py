@@ -1,14 +1,19 @@
-"""SAM at small size: a ViT encoder with a convolutional stem, and SAM's own heads.
+"""The mini family: SAM and MobileSAM at a size that a laptop can train from scratch.
 
-`sam-mini` is a teacher that a laptop can train from scratch. What differs from SAM's encoder serves
-that: convolutions see edges at once where a 16 px patch must learn them, attention runs on few
-tokens, and the stem's finer features join the embedding behind it.
+`sam-mini` has a ViT encoder with a convolutional stem and SAM's own heads. The stem detects edges
+from the first step, attention runs on few tokens, and a skip connection adds the stem's finer
+features to the embedding. `mobilesam-mini` is a small TinyViT with the same heads.
+
+The last 48 channels of both embeddings are colour channels: the RGB image at the resolution of the
+mask logits, rearranged by space-to-depth (pixel unshuffle). One embedding cell covers 4 x 4 logit
+cells, so a small encoder need not learn to store their colours.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -16,13 +21,16 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from mobilesam.model.color_channels import N_CELL_COLORS, n_learnt, with_cell_colors
-from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.errors import UsageError
 from mobilesam.model.sam_heads import HeadsConfig, assemble, check_attention
-from mobilesam.model.tiny_vit import LayerNorm2d, TinyVitConfig
+from mobilesam.model.tiny_vit import LayerNorm2d, TinyViT, TinyVitConfig
+
+_UPSAMPLING = 4  # from the embedding to the mask logits, by SAM's decoder
+N_COLOR_CHANNELS = 3 * _UPSAMPLING**2
+"""Number of colour channels of an embedding: 48."""
 
 _FINE_STRIDE = 8
-_TURNS = (0.1, 1.5)
+_CYCLES = (0.1, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +43,9 @@ class MiniVitConfig:
         depth: Transformer blocks.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs, relative to `embed_dim`.
-        refine_depth: Convolutional blocks at stride 8, where what the tokens know of the whole
-            picture meets what the stem knows of its edges.
+        refine_depth: Convolutional blocks at stride 8 on the sum of tokens and stem features.
         image_size_px: Side of the input.
-        cell_colors: Whether the last 48 channels of the embedding are colours of the picture, see
-            `mobilesam.model.color_channels`.
+        cell_colors: Whether the last 48 channels of the embedding are colour channels.
     """
 
     stem_dims: tuple[int, int, int] = (32, 96, 160)
@@ -49,7 +55,7 @@ class MiniVitConfig:
     mlp_ratio: float = 4.0
     refine_depth: int = 4
     image_size_px: int = 256
-    cell_colors: bool = False  # so that files which say nothing of it are read as they were
+    cell_colors: bool = False  # the default, so that older files without the field still load
 
     @property
     def total_stride(self) -> int:
@@ -73,7 +79,7 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
     """Builds `sam-mini` with fresh random weights, in evaluation mode.
 
     Raises:
-        UsageError: Too few channels for colours.
+        UsageError: The embedding has too few channels to hold colours.
     """
     config = config or SamMiniConfig()
     encoder = MiniVit(config.encoder, config.heads.channels)
@@ -82,19 +88,19 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
     )
     _spread_frequencies(model)
     if config.encoder.cell_colors:
-        _pass_colors_on(model.mask_decoder.output_upscaling)
+        _initialise_color_passthrough(model.mask_decoder.output_upscaling)
     return model
 
 
 def _spread_frequencies(model: Sam) -> None:
-    """Gives the encoding of positions frequencies from 0.1 to 1.5 turns a half image.
+    """Sets the frequencies of the positional encoding to 0.1 to 1.5 cycles per half image.
 
-    SAM draws them from a normal distribution of deviation 1. The lower a frequency, the farther
-    the product of two encodings tells which of two positions is left of the other, which is what
-    filling a box takes: a decoder learns it from far fewer prompts.
+    SAM draws them from a standard normal distribution. With low frequencies, the product of two
+    encodings orders positions over a longer distance, and a decoder learns to fill a box from
+    fewer prompts.
     """
     matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    slowest, fastest = _TURNS
+    slowest, fastest = _CYCLES
     count = matrix.shape[1]
     speeds = slowest * (fastest / slowest) ** torch.linspace(0, 1, count)
     angles = 2 * torch.pi * torch.rand(count)
@@ -102,27 +108,26 @@ def _spread_frequencies(model: Sam) -> None:
 
 
 @torch.no_grad()
-def _pass_colors_on(upscaling: nn.Module) -> None:
-    """Has the decoder's last layers begin by handing each logit cell its colour.
+def _initialise_color_passthrough(upscaling: nn.Module) -> None:
+    """Initialises the decoder's upsampling so that each logit cell receives its own colour.
 
-    Each of red, green and blue goes through twice, with either sign, since GELU lets one half of
-    the values pass. A fresh transposed convolution mixes the sixteen colours of a cell, and to
-    find out which is whose takes training that no loss asks for directly. One of an embedding with
-    fewer than 96 channels is too narrow for it, and begins as it would without.
+    Red, green and blue are passed on twice, with both signs, since GELU suppresses negative
+    values. A randomly initialised transposed convolution would mix the 16 colours of a cell. The
+    layers of an embedding with fewer than 96 channels are too narrow and keep random weights.
 
     Args:
-        upscaling: Of a `MaskDecoder`: two transposed convolutions of stride 2.
+        upscaling: `MaskDecoder.output_upscaling`, two transposed convolutions of stride 2.
     """
     first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
     signs = (1.0, -1.0)
     n_first, n_second = 3 * 4 * len(signs), 3 * len(signs)
     if first.weight.is_meta or n_first > first.out_channels or n_second > second.out_channels:
-        return  # what is built to be loaded has no values yet
+        return  # a meta tensor gets its values from a checkpoint
     for conv, n_kept in ((first, n_first), (second, n_second)):
         conv.weight[:, :n_kept] = 0
         if conv.bias is not None:
             conv.bias[:n_kept] = 0
-    begin = first.in_channels - N_CELL_COLORS
+    begin = first.in_channels - N_COLOR_CHANNELS
     for color, y, x in itertools.product(range(3), range(4), range(4)):
         (upper, row), (left, column) = divmod(y, 2), divmod(x, 2)
         for half, sign in enumerate(signs):
@@ -149,9 +154,92 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
     return encoder, teacher.heads
 
 
-def build_mobile_sam_mini() -> Sam:
-    """Builds `mobilesam-mini` with fresh random weights, in evaluation mode."""
-    return build_mobile_sam(*mobile_sam_mini_shape())
+def color_channels(pixels: Tensor, stride: int) -> Tensor:
+    """Mean colour of each logit cell.
+
+    Args:
+        pixels: (B, 3, S, S) float, normalised.
+        stride: Pixels a side of one embedding cell, a multiple of 4.
+
+    Returns:
+        (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
+    """
+    return F.pixel_unshuffle(F.avg_pool2d(pixels, stride // _UPSAMPLING), _UPSAMPLING)
+
+
+def append_color_channels(embeddings: Tensor, pixels: Tensor, stride: int) -> Tensor:
+    """Appends colour channels to embeddings.
+
+    Args:
+        embeddings: (B, C, S/stride, S/stride).
+        pixels: (B, 3, S, S) images of the embeddings.
+        stride: Pixels a side of one embedding cell.
+
+    Returns:
+        (B, C + 48, S/stride, S/stride) of the embeddings' dtype.
+    """
+    return torch.cat([embeddings, color_channels(pixels, stride).to(embeddings.dtype)], dim=1)
+
+
+def n_learned_channels(n_channels: int, *, cell_colors: bool) -> int:
+    """Number of channels of an embedding that are no colour channels; they come first.
+
+    Raises:
+        UsageError: No channel is left.
+    """
+    found = n_channels - N_COLOR_CHANNELS * cell_colors
+    if found < 1:
+        raise UsageError(
+            f"an embedding of {n_channels} channels has no room for {N_COLOR_CHANNELS} of colours; "
+            "give it more channels, or set cell_colors to false"
+        )
+    return found
+
+
+def learned_channels(model: Sam) -> int:
+    """Number of channels of a model's embeddings that are no colour channels."""
+    config = getattr(model.image_encoder, "config", None)
+    colors = bool(getattr(config, "cell_colors", False))
+    return n_learned_channels(int(model.prompt_encoder.embed_dim), cell_colors=colors)
+
+
+class ColorTinyViT(TinyViT):
+    """TinyViT with colour channels appended to its embedding; parameter names are TinyViT's.
+
+    Args:
+        config: Shape of the encoder; `neck_channels` includes the colour channels.
+
+    Raises:
+        UsageError: `neck_channels` leaves no channel for the network.
+    """
+
+    def __init__(self, config: TinyVitConfig) -> None:
+        n_learned = n_learned_channels(config.neck_channels, cell_colors=True)
+        super().__init__(replace(config, neck_channels=n_learned))
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, `neck_channels`, S/stride, S/stride)."""
+        return append_color_channels(super().forward(x), x, self.config.total_stride)
+
+
+class ColorChannels:
+    """Appends colour channels to the output of an optimised encoder; for inference only.
+
+    Colours are computed from the unrounded pixels, whatever precision the encoder computes in.
+
+    Args:
+        encode: (B, 3, S, S) -> (B, C, S/stride, S/stride).
+        stride: Pixels a side of one embedding cell.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], stride: int) -> None:
+        self._encode, self._stride = encode, stride
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C + 48, S/stride, S/stride), an inference tensor."""
+        return append_color_channels(self._encode(pixels), pixels, self._stride)
 
 
 class MiniVit(nn.Module):
@@ -170,7 +258,7 @@ class MiniVit(nn.Module):
         dim = config.embed_dim
         check_attention(dim, config.num_heads, "image encoder")
         side = config.image_size_px // (2 * _FINE_STRIDE)
-        n_out = n_learnt(out_channels, cell_colors=config.cell_colors)
+        n_out = n_learned_channels(out_channels, cell_colors=config.cell_colors)
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, 2, 1),
             nn.GELU(),
@@ -216,7 +304,9 @@ class MiniVit(nn.Module):
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         found = self.neck(self.refine(self.fine(fine) + wide))
-        return with_cell_colors(found, x, self.config)
+        if not self.config.cell_colors:
+            return found
+        return append_color_channels(found, x, self.config.total_stride)
 
 
 class Block(nn.Module):

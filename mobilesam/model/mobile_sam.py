@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mobilesam.devices import usable_device
 from mobilesam.errors import UsageError, WeightsError
+from mobilesam.model.mini import ColorTinyViT, build_sam_mini, mobile_sam_mini_shape
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
 
@@ -41,7 +42,13 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
         raise UsageError(
             f"the encoder gives {config.neck_channels} channels, the heads take {heads.channels}"
         )
-    return assemble(TinyViT(config), heads, config.image_size_px, config.total_stride)
+    encoder = ColorTinyViT(config) if config.cell_colors else TinyViT(config)
+    return assemble(encoder, heads, config.image_size_px, config.total_stride)
+
+
+def build_mobile_sam_mini() -> Sam:
+    """Builds `mobilesam-mini` with fresh random weights, in evaluation mode."""
+    return build_mobile_sam(*mobile_sam_mini_shape())
 
 
 def load_mobile_sam(
@@ -102,7 +109,6 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
         UsageError: The device is not present.
     """
     device = usable_device(device)
-    from mobilesam.model.mini import build_sam_mini
     from mobilesam.model.model_files import read_shape
     from mobilesam.model.state_dicts import load_state_dict_file
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilesam.model.color_channels import n_learnt, with_cell_colors
 from mobilesam.model.sam_heads import check_attention
 
 
@@ -30,12 +29,12 @@ class TinyVitConfig:
         strides: Downsampling after stages one to three.
         mlp_ratio: Hidden width of the MLPs, relative to the stage's channels.
         expand_ratio: Hidden width of the convolutional blocks, relative to the stage's channels.
-        neck_channels: Channels of the embedding, with its colours.
+        neck_channels: Channels of the embedding, colour channels included.
         image_size_px: Side of the input that the model is meant for.
         n_classes: Size of the ImageNet head that the authors' checkpoint carries and never runs;
             None leaves it out.
-        cell_colors: Whether the last 48 channels are colours of the picture, see
-            `mobilesam.model.color_channels`; not in MobileSAM.
+        cell_colors: Whether the last 48 channels of the embedding are colours of the image. False
+            for MobileSAM; True selects `mobilesam.model.mini.ColorTinyViT`.
     """
 
     embed_dims: tuple[int, int, int, int] = (64, 128, 160, 320)
@@ -48,18 +47,13 @@ class TinyVitConfig:
     neck_channels: int = 256
     image_size_px: int = 1024
     n_classes: int | None = 1000
-    cell_colors: bool = False  # so that files which say nothing of it are read as they were
+    cell_colors: bool = False  # the default, so that older files without the field still load
 
     @property
     def total_stride(self) -> int:
         """Pixels of the input a side of one embedding cell: 16 for MobileSAM."""
         first, second, third = self.strides
         return 4 * first * second * third
-
-    @property
-    def learnt_channels(self) -> int:
-        """Channels of the embedding that the network computes."""
-        return n_learnt(self.neck_channels, cell_colors=self.cell_colors)
 
 
 class ConvNorm(nn.Sequential):
@@ -251,7 +245,7 @@ class TinyViT(nn.Module):
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
         self.patch_embed = PatchEmbed(config.embed_dims[0])
         self.layers = nn.ModuleList(_stage(config, index) for index in range(4))
-        last, n_out = config.embed_dims[-1], config.learnt_channels
+        last, n_out = config.embed_dims[-1], config.neck_channels
         if config.n_classes is not None:
             # Kept only so that the authors' checkpoints load and save unchanged; never run.
             self.norm_head = nn.LayerNorm(last)
@@ -274,10 +268,6 @@ class TinyViT(nn.Module):
             (B, 256, S/16, S/16) float for MobileSAM: channels and stride are those of the
             configuration.
         """
-        return with_cell_colors(self.learnt(x), x, self.config)
-
-    def learnt(self, x: Tensor) -> Tensor:
-        """The channels that the network computes: all but the colours."""
         x = self.patch_embed(x)
         for layer in self.layers:
             x = layer(x)

@@ -24,7 +24,7 @@ from mobilesam.export.runtime import (
     read_manifest,
 )
 from mobilesam.export.writer import export_model
-from mobilesam.model.color_channels import cell_colors
+from mobilesam.model.mini import color_channels
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.weights.cache import digest_file
@@ -88,7 +88,7 @@ def test_colors_of_the_cells_are_exported_at_their_stride(tmp_path: Path) -> Non
     pixels = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     (found,) = run({"pixels": pixels})
     assert found.shape == (1, 64, 8, 8)
-    expected = cell_colors(torch.from_numpy(pixels), 8).numpy()
+    expected = color_channels(torch.from_numpy(pixels), 8).numpy()
     np.testing.assert_allclose(found[:, -48:], expected, atol=1e-5)
 
 

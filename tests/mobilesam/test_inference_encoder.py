@@ -82,14 +82,6 @@ def test_strides_other_than_the_default() -> None:
     )
 
 
-def test_the_colors_of_the_cells_come_along() -> None:
-    model = tiny(config=replace(TINY, neck_channels=80, cell_colors=True))
-    pixels = pictures(64, count=2)
-    expected = reference(model, pixels)
-    assert expected.shape == (2, 80, 4, 4)
-    torch.testing.assert_close(FastEncoder(model)(pixels), expected, rtol=0, atol=1e-4)
-
-
 def test_it_is_the_same_function_in_double_precision() -> None:
     """Whatever float32 hides, float64 shows."""
     model, pixels = tiny(), pictures(192)

@@ -1,4 +1,4 @@
-"""Colours of the logit cells as channels of an embedding."""
+"""The mini family: colour channels, file headers, shapes that cannot be built."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ from small_models import TEACHER
 from benchmarks.distillation.training import shape_of
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.fast.inference import FastMobileSam, module_encoder
-from mobilesam.model.color_channels import N_CELL_COLORS, cell_colors, with_cell_colors
-from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
+from mobilesam.model.mini import (
+    N_COLOR_CHANNELS,
+    ColorChannels,
+    MiniVitConfig,
+    SamMiniConfig,
+    append_color_channels,
+    build_sam_mini,
+    color_channels,
+)
 from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam, load_sam_mini
 from mobilesam.model.model_files import ModelShape, save_model
 from mobilesam.model.sam_heads import HeadsConfig
@@ -40,10 +47,10 @@ def pixels(side: int = 64, seed: int = 0) -> torch.Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(cells=st.integers(1, 6), stride=st.sampled_from([4, 8, 16]), seed=st.integers(0, 99))
-def test_every_logit_cell_has_the_mean_of_its_pixels(cells: int, stride: int, seed: int) -> None:
+def test_color_channels_are_mean_pixel_values(cells: int, stride: int, seed: int) -> None:
     picture = pixels(cells * stride, seed)
-    found = cell_colors(picture, stride)
-    assert found.shape == (2, N_CELL_COLORS, cells, cells)
+    found = color_channels(picture, stride)
+    assert found.shape == (2, N_COLOR_CHANNELS, cells, cells)
     side = stride // 4
     for y, x in ((0, 0), (4 * cells - 1, 1), (1, 4 * cells - 2)):
         mean = picture[:, :, y * side : (y + 1) * side, x * side : (x + 1) * side].mean((2, 3))
@@ -51,15 +58,15 @@ def test_every_logit_cell_has_the_mean_of_its_pixels(cells: int, stride: int, se
         torch.testing.assert_close(found[:, channels, y // 4, x // 4], mean)
 
 
-def test_they_stand_behind_what_is_learnt() -> None:
+def test_colors_are_appended_in_the_dtype_of_the_embedding() -> None:
     embeddings, picture = torch.ones(2, 5, 8, 8, dtype=torch.float64), pixels()
-    found = with_cell_colors(embeddings, picture, ENCODER)
+    found = append_color_channels(embeddings, picture, stride=8)
     assert found.shape == (2, 53, 8, 8)
     assert found.dtype == torch.float64
-    assert torch.equal(found[:, 5:], cell_colors(picture, 8).double())
+    assert torch.equal(found[:, 5:], color_channels(picture, 8).double())
 
 
-def test_a_fresh_decoder_hands_each_logit_cell_its_own_color() -> None:
+def test_new_decoder_passes_colors_through() -> None:
     torch.manual_seed(0)
     model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=96)))
     picture = pixels()
@@ -74,16 +81,16 @@ def test_a_fresh_decoder_hands_each_logit_cell_its_own_color() -> None:
         assert torch.corrcoef(torch.stack([up - down, *others]))[0, 1:].abs().max() < 0.15
 
 
-def test_teacher_and_student_see_the_same_colors() -> None:
+def test_teacher_and_student_have_equal_color_channels() -> None:
     picture = pixels()
     with torch.inference_mode():
         teacher = build_sam_mini(SamMiniConfig(ENCODER, HEADS)).image_encoder(picture)
         student = build_mobile_sam(STUDENT, HEADS).image_encoder(picture)
-    assert torch.equal(teacher[:, -N_CELL_COLORS:], student[:, -N_CELL_COLORS:])
-    assert not torch.equal(teacher[:, :-N_CELL_COLORS], student[:, :-N_CELL_COLORS])
+    assert torch.equal(teacher[:, -N_COLOR_CHANNELS:], student[:, -N_COLOR_CHANNELS:])
+    assert not torch.equal(teacher[:, :-N_COLOR_CHANNELS], student[:, :-N_COLOR_CHANNELS])
 
 
-def test_files_say_whether_a_model_has_them(tmp_path: Path) -> None:
+def test_saved_model_keeps_its_color_channels(tmp_path: Path) -> None:
     for shape, heads in ((STUDENT, HEADS), (replace(STUDENT, cell_colors=False), HEADS)):
         model = build_mobile_sam(shape, heads)
         path = tmp_path / f"{shape.cell_colors}.safetensors"
@@ -97,7 +104,7 @@ def test_files_say_whether_a_model_has_them(tmp_path: Path) -> None:
         torch.testing.assert_close(fast, expected, rtol=0, atol=1e-4)
 
 
-def test_a_file_that_says_nothing_of_colors_has_none(tmp_path: Path) -> None:
+def test_header_without_cell_colors_loads_without_colors(tmp_path: Path) -> None:
     model = build_mobile_sam(replace(STUDENT, cell_colors=False), HEADS)
     shape = shape_of(model, {})
     header = {**asdict(shape), "notes": {}}
@@ -107,7 +114,7 @@ def test_a_file_that_says_nothing_of_colors_has_none(tmp_path: Path) -> None:
     assert load_mobile_sam(path).image_encoder.config == shape.encoder
 
 
-def test_a_mini_with_colors_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+def test_sam_mini_round_trip(tmp_path: Path) -> None:
     model = build_sam_mini(SamMiniConfig(ENCODER, replace(HEADS, channels=96)))
     path = tmp_path / "sam-mini.safetensors"
     save_model(path, shape_of(model, {}), model.state_dict())
@@ -119,15 +126,15 @@ def test_a_mini_with_colors_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_folded_module_keeps_colors_as_they_are(dtype: torch.dtype) -> None:
+def test_module_encoder_keeps_colors_in_float32(dtype: torch.dtype) -> None:
     model = build_mobile_sam(STUDENT, HEADS)
     encode = module_encoder(model.image_encoder, dtype, torch.device("cpu"))
-    found = encode(pixels())
+    found = ColorChannels(encode, stride=8)(pixels())
     assert found.dtype == torch.float32
-    assert torch.equal(found[:, -N_CELL_COLORS:], cell_colors(pixels(), 8))
+    assert torch.equal(found[:, -N_COLOR_CHANNELS:], color_channels(pixels(), 8))
 
 
-def test_too_few_channels_are_refused() -> None:
+def test_too_few_channels() -> None:
     few = replace(HEADS, channels=48)
     with pytest.raises(UsageError, match="no room for 48 of colours"):
         build_mobile_sam(replace(STUDENT, neck_channels=48), few)
@@ -144,7 +151,7 @@ def test_too_few_channels_are_refused() -> None:
         (replace(ENCODER, num_heads=5), HEADS),
     ],
 )
-def test_attention_heads_that_do_not_divide_the_channels_are_refused(
+def test_attention_heads_must_divide_channels(
     tmp_path: Path, encoder: TinyVitConfig | MiniVitConfig, heads: HeadsConfig
 ) -> None:
     path, what = tmp_path / "odd.safetensors", "cannot be shared by . attention heads"
@@ -163,7 +170,7 @@ def test_attention_heads_that_do_not_divide_the_channels_are_refused(
 
 
 @pytest.mark.parametrize("name", ["mobilesam", "sam-mini"])
-def test_a_file_that_states_too_few_channels_is_named(tmp_path: Path, name: str) -> None:
+def test_file_with_too_few_channels_is_named(tmp_path: Path, name: str) -> None:
     path, few = tmp_path / "few.safetensors", replace(HEADS, channels=48)
     if name == "mobilesam":
         shape, load = ModelShape(name, replace(STUDENT, neck_channels=48), few, {}), load_mobile_sam
