@@ -303,7 +303,7 @@ class MiniVit(nn.Module):
         coarse = self.coarse(self.norm(tokens)).transpose(1, 2)
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        found = self.neck(self.refine(self.fine(fine) + wide))
+        found: Tensor = self.neck(self.refine(self.fine(fine) + wide))
         if not self.config.cell_colors:
             return found
         return append_color_channels(found, x, self.config.total_stride)
