@@ -105,12 +105,10 @@ def open_dataset(
         return CocoDataset(data.images, data.annotations, data.limit, data.max_pixels)
     if data.dataset == "sa1b":
         from benchmarks.datasets.sa1b import Sa1bDataset
-        from benchmarks.datasets.sa1b_shards import Sa1bParts
 
         if not data.root:
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
-        kind = Sa1bParts if in_parts else Sa1bDataset
-        return kind(list(data.root), data.limit, data.max_pixels)
+        return Sa1bDataset(list(data.root), data.limit, data.max_pixels, streaming=in_parts)
     raise UsageError(f"unknown dataset {data.dataset!r}; choose photos, coco, sa1b or synthetic")
 
 

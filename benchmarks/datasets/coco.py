@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.datasets.coco_file import CocoAnnotation, CocoFile
-from benchmarks.datasets.dataset import BadSample, Instance, Sample
+from benchmarks.datasets.dataset import (
+    Dataset,
+    Instance,
+    LoadedImage,
+    Sample,
+    Shard,
+    UnreadableImage,
+)
 from benchmarks.datasets.images import files_state, load_from_folder
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import (
@@ -19,7 +26,6 @@ from benchmarks.datasets.parsing import (
     parse_json,
     read_file,
 )
-from benchmarks.datasets.shards import CutDataset, Loaded, Part
 from mobilesam.errors import DataError
 
 
@@ -45,15 +51,15 @@ class _Entry:
         return self.names[0]
 
 
-class CocoDataset(CutDataset):
+class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
     annotations (for example a box that is not made of numbers, or an id that was used before) are
     left out and counted. An annotation of an unknown category is kept with an empty
     `Instance.category`. An image without usable annotations is not part of the dataset. An image
-    whose own entry is unusable is a `BadSample`. With a limit, only masks of images up to the last
-    one taken are read and counted.
+    whose own entry is unusable is an `UnreadableImage`. With a limit, only masks of images up to
+    the last one taken are read and counted.
 
     Args:
         images: Folder that holds the image files.
@@ -77,6 +83,7 @@ class CocoDataset(CutDataset):
         max_pixels: int = MAX_PIXELS,
         name: str | None = None,
     ) -> None:
+        super().__init__()
         check_limit(limit)
         if not images.is_dir():
             raise DataError(f"{images} is not a folder; --images wants the folder of image files")
@@ -155,30 +162,25 @@ class CocoDataset(CutDataset):
             "they count, but in no category",
         )
 
-    def samples(self) -> Iterator[Sample | BadSample]:
-        """Yields the images by ascending id, each read when it is due."""
-        for entry in self._entries:
-            yield _read(self._folder, self.max_pixels, entry)
-
-    def parts(self, n_images: int) -> Iterator[Part]:
-        """Parts of consecutive images; what is left out of the file is known from the start."""
-        for start in range(0, len(self._entries), n_images):
-            entries = self._entries[start : start + n_images]
-            readers = tuple(
-                partial(_read_part, self._folder, self.max_pixels, entry) for entry in entries
-            )
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields shards of consecutive images; annotations were counted when the file was read."""
+        step = images_per_shard or len(self._entries)
+        for start in range(0, len(self._entries), step):
+            entries = self._entries[start : start + step]
             key = f"{self._fingerprint} {start} {len(entries)}"
-            yield Part(
-                f"{start:08d}",
-                self._name,
-                fingerprint("coco-part", None, [key.encode()]),
-                readers,
-                tuple((entry.image_id, entry.name) for entry in entries),
-                len(entries) / len(self._entries),
-                self._state_of(entries),
+            yield Shard(
+                name=f"{start:08d}",
+                dataset=self._name,
+                fingerprint=fingerprint("coco-shard", None, [key.encode()]),
+                readers=tuple(
+                    partial(_load, self._folder, self.max_pixels, entry) for entry in entries
+                ),
+                images=tuple((entry.image_id, entry.name) for entry in entries),
+                share=len(entries) / len(self._entries),
+                images_state=self._state_of(entries),
             )
 
-    def _state_of(self, entries: Iterable[_Entry | BadSample]) -> str:
+    def _state_of(self, entries: Iterable[_Entry | UnreadableImage]) -> str:
         return files_state(
             (self._folder, name)
             for entry in entries
@@ -186,8 +188,8 @@ class CocoDataset(CutDataset):
             for name in entry.names
         )
 
-    def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | BadSample, ...]:
-        entries: list[_Entry | BadSample] = []
+    def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | UnreadableImage, ...]:
+        entries: list[_Entry | UnreadableImage] = []
         by_image = raw.by_image()
         for image_id in sorted(raw.images.keys() | raw.bad_images.keys()):
             if limit is not None and len(entries) == limit:
@@ -195,7 +197,7 @@ class CocoDataset(CutDataset):
             rows = by_image.get(image_id, [])
             if image_id in raw.bad_images:
                 why = raw.bad_images[image_id]
-                entries.append(BadSample(image_id, raw.file, why, len(rows)))
+                entries.append(UnreadableImage(image_id, raw.file, why, len(rows)))
                 continue
             image = raw.images[image_id]
             found = [self._instance(raw, row, image.size_hw) for row in rows]
@@ -224,15 +226,12 @@ def coco_fingerprint(data: bytes, limit: int | None) -> str:
     return fingerprint("coco", limit, [data])
 
 
-def _read(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Sample | BadSample:
-    if isinstance(entry, BadSample):
-        return entry
+def _load(folder: Path, max_pixels: int, entry: _Entry | UnreadableImage) -> LoadedImage:
+    if isinstance(entry, UnreadableImage):
+        return LoadedImage(entry)
     try:
         image = load_from_folder(folder, entry.names, entry.size_hw, max_pixels)
     except DataError as error:
-        return BadSample(entry.image_id, entry.name, str(error), len(entry.instances))
-    return Sample(entry.image_id, entry.name, image, entry.instances)
-
-
-def _read_part(folder: Path, max_pixels: int, entry: _Entry | BadSample) -> Loaded:
-    return Loaded(_read(folder, max_pixels, entry))
+        n_instances = len(entry.instances)
+        return LoadedImage(UnreadableImage(entry.image_id, entry.name, str(error), n_instances))
+    return LoadedImage(Sample(entry.image_id, entry.name, image, entry.instances))

@@ -1,14 +1,18 @@
-"""What every source of images and reference masks gives, whatever its format on disk."""
+"""The interface of all datasets: images with reference masks, read shard by shard."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
+from benchmarks.datasets.limits import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, decode_mask
+
+_READ_AHEAD_IMAGES = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,10 +21,10 @@ class Instance:
 
     Attributes:
         annotation_id: Unique within the dataset.
-        category: Name of its class; empty where the dataset has none (SA-1B).
-        area_px: The area that the annotation itself states, in pixels; it decides the size class.
+        category: Name of the class; empty where the dataset has none (SA-1B).
+        area_px: Area stated by the annotation, in pixels; determines the size class.
         box: (4,) float32 xyxy with half-open edges, in pixels of the original image.
-        rle: The reference mask at the image's own size, known to be well-formed and not empty.
+        rle: Reference mask at the size of the image; well-formed and not empty.
         points: (K, 2) float32 xy stored with the annotation (SA-1B's `point_coords`), or None.
     """
 
@@ -32,13 +36,13 @@ class Instance:
     points: Float32Array | None = None
 
     def mask(self) -> BoolArray:
-        """Decodes the reference mask: a new (H, W) bool array at the image's own size."""
+        """Decodes the reference mask: a new (H, W) bool array at the size of the image."""
         return decode_mask(self.rle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """An image with its objects.
+    """An image with its annotated objects.
 
     Attributes:
         image_id: Unique within the dataset.
@@ -54,24 +58,86 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class BadSample:
-    """An image that could not be used, given in its place so that a run goes on and can count it.
+class UnreadableImage:
+    """An image that cannot be used; yielded in its place so that it can be counted.
 
     Attributes:
-        image_id: As in `Sample`; -1 where it is not known (a broken archive).
-        name: File that is to blame.
-        why: One line: what is wrong with it.
-        n_instances: Objects that are lost with it, as far as known.
+        image_id: As in `Sample`; -1 if unknown (damaged archive).
+        name: Name of the unreadable file.
+        reason: One line that states what is wrong with it.
+        n_instances: Number of annotated objects of the image, as far as known.
     """
 
     image_id: int
     name: str
-    why: str
+    reason: str
     n_instances: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """One image, and the problems found in its annotations while it was read.
+
+    Attributes:
+        sample: The image.
+        left_out: Number of unused annotations by reason.
+        problems: One line for each malformed annotation.
+    """
+
+    sample: Sample | UnreadableImage
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+ImageReader = Callable[[], LoadedImage]
+"""Reads one image when called. Small, and picklable for other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Consecutive images of a dataset, located but not read. Picklable for other processes.
+
+    Attributes:
+        name: Unique within the dataset and usable as a file name; shards sort by it.
+        dataset: Name of the whole dataset.
+        fingerprint: SHA-256 (hex) of all that determines prompts and references of the shard.
+        readers: One per image, in order.
+        images: Id and file name of each image.
+        share: Fraction of the dataset's data in this shard, in [0, 1].
+        images_state: State of the image files, as in `Dataset`.
+    """
+
+    name: str
+    dataset: str
+    fingerprint: str
+    readers: tuple[ImageReader, ...]
+    images: tuple[tuple[int, str], ...]
+    share: float
+    images_state: str = ""
+
+    def without(self, reasons: Mapping[int, str]) -> Shard:
+        """Returns a copy that does not read some images.
+
+        Args:
+            reasons: Why an image must not be read, by its position in the shard. Each of these
+                images is given as an `UnreadableImage` with this reason.
+        """
+        readers = list(self.readers)
+        for index, reason in reasons.items():
+            loaded = LoadedImage(UnreadableImage(*self.images[index], reason))
+            readers[index] = partial(_return, loaded)
+        return replace(self, readers=tuple(readers))
+
+
+def _return(loaded: LoadedImage) -> LoadedImage:
+    return loaded
+
+
 class Dataset(ABC):
-    """Images with reference masks, in a fixed order, one image in memory at a time."""
+    """Images with reference masks in a fixed order, one image in memory at a time."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[int, LoadedImage] = {}
 
     @property
     @abstractmethod
@@ -81,7 +147,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that determines prompts and references; pixels do not."""
+        """SHA-256 (hex) of all that determines prompts and references, but not of pixels."""
 
     @property
     def images_state(self) -> str:
@@ -96,41 +162,97 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def n_images(self) -> int | None:
-        """Images that `samples` will try, after the limit; None where that is not known ahead."""
+        """Number of images, unreadable ones included, after the limit; None if not known."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the data for the user, one line each; known before images are read."""
+        return ()
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Annotations that are not used, by reason (`crowd`, `empty`, `malformed`).
+        """Number of unused annotations by reason (`crowd`, `empty`, `malformed`).
 
-        A dataset that is read as it streams counts them while `samples` runs; read it afterwards.
+        Datasets that parse annotations with each image count them while images are read: the
+        counts are complete after a pass over all images, and belong to the latest pass.
         """
-        return {}
+        total: Counter[str] = Counter()
+        for _, loaded in sorted(self._loaded.items()):
+            total.update(loaded.left_out)
+        return dict(total)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each of the first malformed annotations; complete when `left_out` is."""
-        return ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Further remarks on the data for the user, one line each; known before images are read."""
-        return ()
+        lines = [line for _, loaded in sorted(self._loaded.items()) for line in loaded.problems]
+        return tuple(lines[:MAX_PROBLEMS])
 
     @abstractmethod
-    def samples(self) -> Iterator[Sample | BadSample]:
-        """Yields all images in a fixed order (ascending image id), reading each when it is due.
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields the dataset in shards of consecutive images, in order, each when it is due.
 
-        An image that cannot be read is yielded as a `BadSample`, never raised.
+        Args:
+            images_per_shard: Largest number of images in a shard. None gives the whole dataset as
+                one shard; SA-1B gives one for each tar or folder.
         """
 
-    def loaders(self) -> Iterator[Callable[[], Sample | BadSample]]:
-        """One call an image, in the order of `samples`, which several threads may make.
+    def loaders(self) -> Iterator[Callable[[], Sample | UnreadableImage]]:
+        """Yields one function per image that reads it; several threads may call them."""
+        self._loaded = {}
+        index = 0
+        for shard in self.shards(_READ_AHEAD_IMAGES):
+            for reader in shard.readers:
+                yield partial(self.read, index, reader)
+                index += 1
 
-        A dataset whose images do not stand for themselves reads each while it is handed out.
-        """
-        for sample in self.samples():
-            yield partial(_given, sample)
+    def samples(self) -> Iterator[Sample | UnreadableImage]:
+        """Yields all images in order, each read when it is due."""
+        for load in self.loaders():
+            yield load()
+
+    def read(self, index: int, reader: ImageReader) -> Sample | UnreadableImage:
+        """Reads the image at a position and records the problems of its annotations."""
+        loaded = reader()
+        if loaded.left_out:
+            self._loaded[index] = replace(loaded, sample=_NOT_KEPT)
+        return loaded.sample
 
 
-def _given(sample: Sample | BadSample) -> Sample | BadSample:
-    return sample
+_NOT_KEPT = UnreadableImage(-1, "", "")
+
+
+class ShardDataset(Dataset):
+    """One shard as a dataset of its own.
+
+    Args:
+        shard: The shard.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__()
+        self._shard = shard
+
+    @property
+    def name(self) -> str:
+        """Name of the whole dataset."""
+        return self._shard.dataset
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the shard."""
+        return self._shard.fingerprint
+
+    @property
+    def images_state(self) -> str:
+        """State of the image files of the shard."""
+        return self._shard.images_state
+
+    @property
+    def n_images(self) -> int:
+        """Number of images of the shard."""
+        return len(self._shard.readers)
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields the shard itself, whatever its size."""
+        del images_per_shard
+        yield self._shard

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from baselines.interface import UInt8Array
-from benchmarks.datasets.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.datasets.masks import rle_area_px, rle_box
 from benchmarks.prompts.manifest import center_point
 from benchmarks.records.record import write_atomic
@@ -45,7 +45,7 @@ class Written:
     paths: tuple[Path, ...]
     n_images: int
     n_instances: int
-    skipped: tuple[BadSample, ...]
+    skipped: tuple[UnreadableImage, ...]
 
 
 def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png") -> Written:
@@ -67,9 +67,9 @@ def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png"
         raise DataError(f"{target} exists; choose an empty folder or remove it")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    skipped: list[BadSample] = []
+    skipped: list[UnreadableImage] = []
     for sample in dataset.samples():
-        if isinstance(sample, BadSample):
+        if isinstance(sample, UnreadableImage):
             skipped.append(sample)
             continue
         file_name = f"{sample.image_id:012d}.{image_format}"
@@ -146,12 +146,12 @@ class _Tally:
     def __init__(self) -> None:
         self.n_images = 0
         self.n_instances = 0
-        self.skipped: list[BadSample] = []
+        self.skipped: list[UnreadableImage] = []
 
     def watch(self, dataset: Dataset) -> Iterator[tuple[str, bytes]]:
         """Yields name and content of all files, the JSON of an image after the image."""
         for sample in dataset.samples():
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 self.skipped.append(sample)
                 continue
             self.n_images += 1

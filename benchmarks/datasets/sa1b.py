@@ -1,19 +1,40 @@
-"""SA-1B: a JSON beside every image, in a folder or inside tar shards that are never unpacked."""
+"""SA-1B: one JSON per image, in folders or inside tars, which are read in place.
+
+The index is lazy: the file list of one tar, or the ids of one folder (eight bytes an image), are in
+memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import hashlib
+import os
+import re
+import stat
+import tarfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, groupby, islice
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from benchmarks.datasets.dataset import BadSample, Dataset, Instance, Sample
-from benchmarks.datasets.images import check_pixels, files_state, load_image
+from baselines.interface import Int64Array
+from benchmarks.datasets.dataset import (
+    Dataset,
+    Instance,
+    LoadedImage,
+    Sample,
+    Shard,
+    UnreadableImage,
+)
+from benchmarks.datasets.images import check_pixels, load_image
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import (
-    MALFORMED,
     CoordinatePx,
     Id,
     LengthPx,
@@ -25,8 +46,14 @@ from benchmarks.datasets.parsing import (
     parse_json,
     read_row,
 )
-from benchmarks.datasets.sa1b_index import Pair, find_sources, name_of, roots_of, take
 from mobilesam.errors import DataError
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Larger images and JSON files are not read into memory."""
+
+_PAIR_NAME = re.compile(r"sa_([0-9]{1,18})\.(jpg|json)")
+# Raised by tarfile for invalid headers, in addition to its own errors.
+_BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
 class _Image(Row):
@@ -46,26 +73,85 @@ class _Annotation(Shape):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """Bytes on disk: a file, or a member of a tar."""
+
+    path: Path
+    offset_bytes: int
+    size_bytes: int
+
+    def read(self) -> bytes:
+        if self.size_bytes > MAX_FILE_BYTES:
+            raise DataError(f"{self.size_bytes} bytes are more than {MAX_FILE_BYTES}")
+        try:
+            if not self.path.is_file() and self.path.exists():
+                raise DataError(f"{self.path} is a folder, pipe or device")
+            with self.path.open("rb") as file:
+                file.seek(self.offset_bytes)
+                return file.read(self.size_bytes)
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """An image and its annotations, located but not read."""
+
+    image_id: int
+    image: _Blob
+    annotations: _Blob
+
+    @property
+    def name(self) -> str:
+        return f"sa_{self.image_id}.jpg"
+
+    @property
+    def size_bytes(self) -> int:
+        return self.image.size_bytes + self.annotations.size_bytes
+
+
+_Item = _Pair | UnreadableImage
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A tar, or a folder of pairs.
+
+    Attributes:
+        path: Tar or folder.
+        size_bytes: Size of the tar, or of all pairs of the folder.
+        state: Size and modification time of the tar, or a hash of those of all files.
+    """
+
+    path: Path
+    size_bytes: int
+    state: str
+
+
 class Sa1bDataset(Dataset):
     """Images of SA-1B with all their masks, by ascending image id within each folder or tar.
 
-    SA-1B states boxes with inclusive maxima: `bbox` of a mask one pixel wide has width 0, so they
-    are one pixel smaller than pycocotools' `toBbox`. Here boxes have half-open edges everywhere,
-    so 1 is added to width and height. SA-1B's masks were themselves made by a SAM.
+    SA-1B states boxes with inclusive maxima: `bbox` of a mask one pixel wide has width 0. Here
+    boxes have half-open edges everywhere, so 1 is added to width and height. SA-1B's masks were
+    made by a SAM model.
 
-    Tars are read in place: first their headers, then each file when it is due, so that the order
-    of files in a tar does not matter and nothing is buffered. All that is wrong with a single
-    image or tar is a `BadSample`, also a lone half of a pair, a link, or a name that points
-    outside. Annotations are counted in `left_out` as they are read.
+    Tars are never unpacked: their headers are read first, then each file when it is due, so the
+    order of files in a tar does not matter. Every defect of a single image or tar is an
+    `UnreadableImage`: also an image without its JSON and vice versa, a link, or a name that points
+    outside of the folder.
 
     Args:
         root: A folder of `sa_N.jpg` and `sa_N.json`, a tar of such, a folder of tars, or several
             of these.
-        limit: Take only the first so many pairs of image and JSON.
-        max_pixels: Images beyond it are bad.
+        limit: Take only the first pairs of image and JSON, at most this many.
+        max_pixels: Larger images are unreadable.
+        streaming: For data too large to be looked through before the run: `n_images` is None, and
+            the fingerprint covers size and modification time of the files instead of the content
+            of all annotations.
 
     Raises:
-        DataError: A folder or file does not exist, or holds nothing of SA-1B.
+        DataError: A folder or file does not exist, or contains nothing of SA-1B.
         UsageError: The limit is below 1.
     """
 
@@ -74,106 +160,127 @@ class Sa1bDataset(Dataset):
         root: Path | Sequence[Path],
         limit: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        *,
+        streaming: bool = False,
     ) -> None:
+        super().__init__()
         check_limit(limit)
-        roots = roots_of(root)
-        sources = [source for each in roots for source in find_sources(each)]
-        self._name = name_of(roots)
+        roots = [root] if isinstance(root, Path) else list(root)
+        if not roots:
+            raise DataError("no SA-1B folder or tar was given")
+        more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
+        self._name = f"sa1b:{Path(os.path.realpath(roots[0])).name.removesuffix('.tar')}{more}"
         self._limit = limit
         self._max_pixels = max_pixels
-        self._items = tuple(take(sources, limit))
+        self._streaming = streaming
+        self._sources = [_inspect(path) for each in roots for path in _find_sources(each)]
         self._fingerprint: str | None = None
-        self._images_state: str | None = None
-        self._tally = Tally()
+        self._n_images: int | None = None
 
     @property
     def name(self) -> str:
-        """`sa1b:` and the name of the folder or tar, with how many more there are."""
+        """`sa1b:` and the name of the first folder or tar, with the number of further ones."""
         return self._name
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the limit and of the JSON bytes of all pairs taken.
+        """SHA-256 of the limit and of the bytes of all JSON files, or of file states if streaming.
 
-        Reads every JSON when first asked for; one that cannot be read counts as empty.
+        Reads every JSON when first used; an unreadable one counts as empty.
         """
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint("sa1b", self._limit, self._json_parts())
+        if self._fingerprint is None and self._streaming:
+            states = [f"{source.path.name} {source.state}" for source in self._sources]
+            self._fingerprint = _sha256(f"sa1b limit={self._limit}", *states)
+        elif self._fingerprint is None:
+            self._fingerprint = fingerprint("sa1b", self._limit, self._annotation_bytes())
         return self._fingerprint
 
     @property
     def images_state(self) -> str:
-        """State of the image files of all pairs taken, or of their tars; computed once."""
-        if self._images_state is None:
-            self._images_state = files_state(
-                (item.image.path.parent, item.image.path.name)
-                for item in self._items
-                if isinstance(item, Pair)
-            )
-        return self._images_state
+        """SHA-256 of path and state of all tars and folders."""
+        states = (f"{os.path.realpath(source.path)} {source.state}" for source in self._sources)
+        return _sha256(*states)
 
     @property
-    def n_images(self) -> int:
-        """Values that `samples` will yield, after the limit."""
-        return len(self._items)
+    def n_images(self) -> int | None:
+        """Number of images, unreadable ones included, after the limit; None if streaming."""
+        if self._n_images is None and not self._streaming:
+            self._n_images = sum(1 for _ in self._items())
+        return self._n_images
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """Annotations left out by the latest `samples`, by reason; complete when it ends."""
-        return dict(self._tally.left_out)
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields each tar and folder in shards; defects of a tar itself are in its last shard."""
+        total_bytes = sum(source.size_bytes for source in self._sources) or 1
+        groups = groupby(self._items(), key=itemgetter(0))
+        for number, group in groups:
+            source = self._sources[number]
+            for part in count():
+                items = [item for _, item in islice(group, images_per_shard)]
+                if not items:
+                    break
+                n_bytes = sum(item.size_bytes for item in items if isinstance(item, _Pair))
+                yield Shard(
+                    name=f"{number:05d}-{part:05d}",
+                    dataset=self._name,
+                    fingerprint=_sha256(source.path.name, *_states(source, items)),
+                    readers=tuple(partial(_load, item, self._max_pixels) for item in items),
+                    images=tuple((item.image_id, item.name) for item in items),
+                    share=n_bytes / total_bytes,
+                    images_state=_sha256(os.path.realpath(source.path)),
+                )
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One line for each of the first malformed annotations that the latest `samples` met."""
-        return tuple(self._tally.problems)
+    def _items(self) -> Iterator[tuple[int, _Item]]:
+        """Locates the images, with the number of their source, up to the limit."""
+        earlier_ids: list[Int64Array] = []
+        n_pairs = 0
+        for number, source in enumerate(self._sources):
+            locate = _folder_items if source.path.is_dir() else _tar_items
+            for item in locate(source.path, earlier_ids):
+                yield number, item
+                n_pairs += isinstance(item, _Pair)
+                if n_pairs == self._limit:
+                    return
 
-    def samples(self) -> Iterator[Sample | BadSample]:
-        """Yields all images, each read when it is due, and a `BadSample` for all that is broken."""
-        self._tally = new_tally()
-        for item in self._items:
-            yield (
-                item
-                if isinstance(item, BadSample)
-                else read_pair(item, self._tally, self._max_pixels)
-            )
-
-    def _json_parts(self) -> Iterator[bytes]:
-        for item in self._items:
-            if isinstance(item, Pair):
+    def _annotation_bytes(self) -> Iterator[bytes]:
+        for _, item in self._items():
+            if isinstance(item, _Pair):
                 try:
                     yield item.annotations.read()
                 except DataError:
                     yield b""
 
 
-def read_pair(pair: Pair, tally: Tally, max_pixels: int) -> Sample | BadSample:
-    """Reads one image with its annotations; those that are not used are counted in the tally."""
-    n_instances, own = 0, new_tally()
+def _load(item: _Item, max_pixels: int) -> LoadedImage:
+    """Reads one image with its annotations."""
+    if isinstance(item, UnreadableImage):
+        return LoadedImage(item)
+    tally = Tally()
+    sample: Sample | UnreadableImage
+    n_instances = 0
     try:
-        name = f"sa_{pair.image_id}.json"
-        top = read_row(_Document, parse_json(pair.annotations.read(), name), name)
-        if top.image.image_id != pair.image_id:
+        file = f"sa_{item.image_id}.json"
+        document = read_row(_Document, parse_json(item.annotations.read(), file), file)
+        if document.image.image_id != item.image_id:
             raise DataError(
-                f"{name} is of image_id {top.image.image_id}; it was renamed or mixed up"
+                f"{file} has image_id {document.image.image_id}; rename it or fetch it again"
             )
-        size_hw = top.image.height, top.image.width
-        check_pixels(pair.name, size_hw, max_pixels)
-        rows = _rows(name, top.annotations, own)
-        found = [_instance(name, row, size_hw, own) for row in rows]
-        instances = tuple(instance for instance in found if instance is not None)
+        size_hw = document.image.height, document.image.width
+        check_pixels(item.name, size_hw, max_pixels)
+        instances = tuple(_instances(file, document.annotations, size_hw, tally))
         n_instances = len(instances)
         if not instances:
-            raise DataError(f"{name} has no usable annotation: {own.why_nothing}")
-        image = load_image(pair.image.read(), pair.name, size_hw, max_pixels)
+            raise DataError(f"{file} has no usable annotation: {tally.why_nothing}")
+        image = load_image(item.image.read(), item.name, size_hw, max_pixels)
+        sample = Sample(item.image_id, item.name, image, instances)
     except DataError as error:
-        return BadSample(pair.image_id, pair.name, str(error), n_instances)
-    finally:
-        tally.add(own)
-    return Sample(pair.image_id, pair.name, image, instances)
+        sample = UnreadableImage(item.image_id, item.name, str(error), n_instances)
+    return LoadedImage(sample, dict(+tally.left_out), tuple(tally.problems))
 
 
-def _rows(file: str, values: Sequence[object], tally: Tally) -> list[_Annotation]:
-    """The annotations of one image by id, of which the malformed ones are left out."""
+def _instances(
+    file: str, values: Sequence[object], size_hw: tuple[int, int], tally: Tally
+) -> Iterator[Instance]:
+    """Yields the usable annotations of one image by ascending id."""
     rows: dict[int, _Annotation] = {}
     for index, value in enumerate(values):
         where = f"{file}: annotation number {index}"
@@ -185,20 +292,226 @@ def _rows(file: str, values: Sequence[object], tally: Tally) -> list[_Annotation
             tally.malformed(str(error))
         else:
             rows[row.id] = row
-    return [rows[row_id] for row_id in sorted(rows)]
+    for row_id, row in sorted(rows.items()):
+        found = tally.usable(f"{file}: annotation {row_id}", row, size_hw, extra_px=1)
+        if found is not None:
+            rle, box, area_px = found
+            points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
+            yield Instance(row_id, "", area_px, box, rle, points)
 
 
-def _instance(
-    file: str, row: _Annotation, size_hw: tuple[int, int], tally: Tally
-) -> Instance | None:
-    found = tally.usable(f"{file}: annotation {row.id}", row, size_hw, extra_px=1)
-    if found is None:
+def _find_sources(root: Path) -> list[Path]:
+    """Returns a folder of pairs or a tar itself, and for a folder of tars its tars by name."""
+    try:
+        if not stat.S_ISDIR(root.stat().st_mode):
+            return [root]
+        names = sorted(path.name for path in root.iterdir())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{root} does not exist; --root wants a folder or a .tar of SA-1B"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
+    tars = [root / name for name in names if name.endswith(".tar")]
+    pairs = [root] if any(_PAIR_NAME.fullmatch(name) for name in names) else []
+    if not pairs and not tars:
+        raise DataError(f"{root} holds neither sa_*.jpg with sa_*.json nor .tar files")
+    return pairs + tars
+
+
+def _inspect(path: Path) -> _Source:
+    """Determines size and state of a tar or folder without keeping a list of its files."""
+    if not path.is_dir():
+        try:
+            status = path.stat()
+        except OSError:  # reported when the tar is read
+            status = path.lstat()
+        return _Source(path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+    digest, n_bytes = 0, 0
+    for name, status in _scan(path):
+        # The files of a folder come in no fixed order, so their hashes are added up.
+        digest += int(_sha256(f"{name} {status.st_size} {status.st_mtime_ns}"), 16)
+        n_bytes += status.st_size
+    return _Source(path, n_bytes, f"{digest % 2**256:064x}")
+
+
+def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields names and states of the images and JSON files of a folder, in no fixed order."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not _PAIR_NAME.fullmatch(entry.name):
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError:  # such as a link to itself; reported when the file is read
+                    status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    yield entry.name, status
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def _states(source: _Source, items: Sequence[_Item]) -> Iterator[str]:
+    """Yields text that changes when the content of a shard does."""
+    is_folder = source.path.is_dir()
+    if not is_folder:
+        yield source.state
+    for item in items:
+        yield str(item.image_id)
+        if isinstance(item, UnreadableImage):
+            yield item.reason
+        elif is_folder:
+            for blob in (item.image, item.annotations):
+                try:
+                    yield f"{blob.size_bytes} {blob.path.stat().st_mtime_ns}"
+                except OSError:
+                    yield "missing"
+
+
+def _folder_items(folder: Path, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
+    ids = {"jpg": array("q"), "json": array("q")}
+    unreadable = []
+    for name, _ in _scan(folder):
+        match = _PAIR_NAME.fullmatch(name)
+        if match is None:
+            continue
+        image_id, suffix = int(match[1]), match[2]
+        if name == f"sa_{image_id}.{suffix}":
+            ids[suffix].append(image_id)
+        else:
+            reason = f"{name} has zeros before its number; rename it to sa_{image_id}.{suffix}"
+            unreadable.append(UnreadableImage(image_id, name, reason))
+
+    def blob_of(image_id: int, suffix: str) -> _Blob:
+        path = folder / f"sa_{image_id}.{suffix}"
+        try:
+            return _Blob(path, 0, path.stat().st_size)
+        except OSError:  # reported when the file is read
+            return _Blob(path, 0, 0)
+
+    yield from _pair_up(np.array(ids["jpg"]), np.array(ids["json"]), blob_of, earlier_ids)
+    yield from sorted(unreadable, key=lambda each: each.name)
+
+
+def _tar_items(path: Path, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
+    blobs: dict[str, dict[int, _Blob]] = {"jpg": {}, "json": {}}
+    unreadable: list[UnreadableImage] = []
+    for found in _tar_members(path):
+        if isinstance(found, UnreadableImage):
+            unreadable.append(found)
+            continue
+        name, blob = found
+        match = _PAIR_NAME.fullmatch(name)
+        if match is None:
+            continue
+        image_id = int(match[1])
+        if image_id in blobs[match[2]]:
+            reason = f"{path.name} holds {name} twice"
+            unreadable.append(UnreadableImage(image_id, name, reason))
+        else:
+            blobs[match[2]][image_id] = blob
+    images, annotations = (np.array(list(blobs[suffix]), np.int64) for suffix in ("jpg", "json"))
+    yield from _pair_up(images, annotations, lambda n, suffix: blobs[suffix][n], earlier_ids)
+    yield from unreadable
+
+
+def _pair_up(
+    images: Int64Array,
+    annotations: Int64Array,
+    blob_of: Callable[[int, str], _Blob],
+    earlier_ids: list[Int64Array],
+) -> Iterator[_Item]:
+    """Yields pairs by ascending image id.
+
+    Args:
+        images: Ids of the images of one source.
+        annotations: Ids of its JSON files.
+        blob_of: Gives the file of an id and a suffix, `jpg` or `json`.
+        earlier_ids: Sorted ids of each earlier source; those of this one are appended.
+    """
+    ids = np.union1d(images, annotations)
+    is_repeated = np.zeros(len(ids), np.bool_)
+    for earlier in earlier_ids:
+        if len(ids) and len(earlier) and earlier[0] <= ids[-1] and ids[0] <= earlier[-1]:
+            is_repeated |= np.isin(ids, earlier)
+    earlier_ids.append(ids)
+    has_image, has_annotations = np.isin(ids, images), np.isin(ids, annotations)
+    for index, value in enumerate(ids):
+        image_id = int(value)
+        image, text = f"sa_{image_id}.jpg", f"sa_{image_id}.json"
+        if is_repeated[index]:
+            reason = f"{image} is in an earlier folder or tar already"
+        elif not has_image[index]:
+            reason = f"{text} has no {image} beside it"
+        elif not has_annotations[index]:
+            reason = f"{image} has no {text} beside it"
+        else:
+            yield _Pair(image_id, blob_of(image_id, "jpg"), blob_of(image_id, "json"))
+            continue
+        yield UnreadableImage(image_id, image, reason)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
+    """Reads the headers of a tar, seeking past the data.
+
+    Yields:
+        Base name and place of each complete file, and an `UnreadableImage` for each other member
+        and for a damaged tar.
+    """
+    is_complete = False
+    try:
+        file_bytes = path.stat().st_size
+        if not path.is_file():
+            raise tarfile.ReadError("it is a folder, pipe or device")
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            try:
+                for member in _forward_members(tar):
+                    found = _check_member(path, member)
+                    if isinstance(found, UnreadableImage):
+                        yield found
+                    elif found is not None and found.offset_bytes + found.size_bytes <= file_bytes:
+                        yield PurePosixPath(member.name).name, found
+            except _BROKEN_TAR:
+                pass  # `is_complete` stays False, since the end of the archive was not reached
+            else:
+                # tarfile accepts a file that ends between two members as complete.
+                file.seek(tar.offset)
+                is_complete = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except (*_BROKEN_TAR, OSError) as error:
+        yield UnreadableImage(-1, path.name, f"{path.name} is not a plain tar: {error}")
+        return
+    if not is_complete:
+        reason = f"{path.name} is cut off or damaged after {file_bytes} bytes; fetch it again"
+        yield UnreadableImage(-1, path.name, reason)
+
+
+def _forward_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields members; a negative size would make tarfile repeat them without end."""
+    end = -1
+    for member in tar:
+        if member.size < 0 or member.offset_data <= end:
+            raise tarfile.ReadError(f"the member {member.name!r} leads backwards")
+        end = member.offset_data
+        yield member
+        tar.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps 1 kB per member
+
+
+def _check_member(path: Path, member: tarfile.TarInfo) -> _Blob | UnreadableImage | None:
+    """Returns the place of a plain file; None for a folder."""
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        problem = "points outside"
+    elif member.isreg() and not member.issparse():
+        return _Blob(path, member.offset_data, member.size)
+    elif member.isdir():
         return None
-    rle, box, area_px = found
-    points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
-    return Instance(row.id, "", area_px, box, rle, points)
+    else:
+        problem = "is a link or no plain file"
+    printable = member.name if member.name.isprintable() else repr(member.name)
+    reason = f"{path.name}: the member {member.name!r} {problem}; skipped"
+    return UnreadableImage(-1, printable, reason)
 
 
-def new_tally() -> Tally:
-    """Counts of all reasons why an annotation of SA-1B is not used."""
-    return Tally("empty", MALFORMED)
+def _sha256(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.dataset import Dataset, Instance, LoadedImage, Sample, Shard
 from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.parsing import fingerprint
 from benchmarks.datasets.scene import (
@@ -19,13 +19,12 @@ from benchmarks.datasets.scene import (
     check_request,
     render_scene,
 )
-from benchmarks.datasets.shards import CutDataset, Loaded, Part
 from mobilesam.errors import UsageError
 
 __all__ = ["Scene", "SyntheticDataset", "render_scene"]
 
 
-class SyntheticDataset(CutDataset):
+class SyntheticDataset(Dataset):
     """Scenes of `render_scene`; scene i depends on the seed and on i alone.
 
     Args:
@@ -45,6 +44,7 @@ class SyntheticDataset(CutDataset):
         size_hw: tuple[int, int] = DEFAULT_SIZE_HW,
         n_objects: tuple[int, int] = DEFAULT_OBJECTS,
     ) -> None:
+        super().__init__()
         if n_images < 1 or seed < 0:
             raise UsageError(f"n_images {n_images} must be 1 or more, and seed {seed} 0 or more")
         check_request(size_hw, n_objects)
@@ -82,30 +82,30 @@ class SyntheticDataset(CutDataset):
 
     def samples(self) -> Iterator[Sample]:
         """Yields the scenes in order, each rendered when it is due."""
-        for index in range(self._n_images):
-            yield self.sample(index)
+        return map(self.sample, range(self._n_images))
 
     def sample(self, index: int) -> Sample:
         """Renders scene `index` with what is known of its objects."""
         return _to_sample(index, self.scene(index))
 
-    def parts(self, n_images: int) -> Iterator[Part]:
-        """Parts of consecutive scenes."""
-        for start in range(0, self._n_images, n_images):
-            indices = range(start, min(start + n_images, self._n_images))
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields shards of consecutive scenes."""
+        step = images_per_shard or self._n_images
+        for start in range(0, self._n_images, step):
+            indices = range(start, min(start + step, self._n_images))
             key = f"{self.fingerprint} {indices}"
-            yield Part(
-                f"{start:08d}",
-                self.name,
-                fingerprint("synthetic-part", None, [key.encode()]),
-                tuple(partial(_read, self, index) for index in indices),
-                tuple((index, _name(index)) for index in indices),
-                len(indices) / self._n_images,
+            yield Shard(
+                name=f"{start:08d}",
+                dataset=self.name,
+                fingerprint=fingerprint("synthetic-shard", None, [key.encode()]),
+                readers=tuple(partial(_load, self, index) for index in indices),
+                images=tuple((index, _name(index)) for index in indices),
+                share=len(indices) / self._n_images,
             )
 
 
-def _read(dataset: SyntheticDataset, index: int) -> Loaded:
-    return Loaded(dataset.sample(index))
+def _load(dataset: SyntheticDataset, index: int) -> LoadedImage:
+    return LoadedImage(dataset.sample(index))
 
 
 def _name(index: int) -> str:

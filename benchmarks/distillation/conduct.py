@@ -12,7 +12,7 @@ from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
 from benchmarks.distillation.experiment import (
@@ -219,6 +219,6 @@ class _CachedScenes(ImageSource):
     def n_images(self) -> int:
         return len(self._data)
 
-    def images(self) -> Iterator[NamedImage | BadSample]:
+    def images(self) -> Iterator[NamedImage | UnreadableImage]:
         for index in range(len(self._data)):
             yield NamedImage(f"scene_{index:06d}", self._data.sample(index).image)

@@ -11,7 +11,7 @@ from baselines.boundary import adapter_call
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.sam_arrays import inner_size
 from benchmarks.cli.progress import Reporter
-from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.distillation.filling import EmbedReport, Filling, StoreOptions, fill
 from benchmarks.distillation.sources import ImageSource, NamedImage
 from benchmarks.evaluation.run_model import explain
@@ -141,10 +141,10 @@ class _Work(Filling):
         if seen == 0:
             raise DataError(f"{self._source.name} holds no image")
 
-    def _take(self, item: NamedImage | BadSample) -> bool:
+    def _take(self, item: NamedImage | UnreadableImage) -> bool:
         """Sees to one image; tells whether it was encoded."""
-        if isinstance(item, BadSample):
-            self.fail("data", item.name, item.why)
+        if isinstance(item, UnreadableImage):
+            self.fail("data", item.name, item.reason)
             return False
         key = image_key(item.image)
         if key in self._writer:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 from benchmarks.distillation.embed import EmbedReport, StoreOptions
 from benchmarks.distillation.embedding_shards import EmbeddedPart, EmbedPlan
 from benchmarks.distillation.filling import Filling, fill
@@ -40,7 +40,7 @@ class CutImages(Protocol):
     def n_images(self) -> int | None:
         """How many images all parts have; None where that is not known ahead."""
 
-    def parts(self, n_images: int) -> Iterator[Part]:
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields parts of at most so many images, in order, each when it is due."""
 
 
@@ -115,8 +115,8 @@ class _Parts(Filling):
         if self._n_parts == 0:
             raise DataError(f"{self._source.name} holds no image")
 
-    def _parts(self, pace: Pace) -> Iterator[Part]:
-        for part in self._source.parts(self._scale.chunk_images):
+    def _parts(self, pace: Pace) -> Iterator[Shard]:
+        for part in self._source.shards(self._scale.chunk_images):
             self._n_parts += 1
             pace.given(part)
             yield part

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from baselines.interface import Segmenter, UInt8Array
 from baselines.registry import build
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.dataset import BadSample
-from benchmarks.datasets.shards import Part, Reader
+from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
 from benchmarks.distillation.embed import STAGE, encode_image, teacher_of
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.run_model import explain
@@ -122,7 +121,7 @@ class EmbedWorker:
         self._lanes = Lanes(plan.lanes)
         keep_buffers()
 
-    def run(self, part: Part, poison: Mapping[int, str] | None = None) -> EmbeddedPart:
+    def run(self, part: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedPart:
         """Makes the embeddings of a part.
 
         Args:
@@ -134,12 +133,12 @@ class EmbedWorker:
             WeightsError: The weights are not here, or are others than those of the driver.
         """
         model = self._teacher()
-        part = part.unread(poison or {})
+        part = part.without(poison or {})
         made = _Made()
         with closing(self._lanes.map(_look, part.readers, _weigh)) as looks:
             for look in looks:
-                if isinstance(look, BadSample):
-                    made.failures.append(Failure(stage="data", culprit=look.name, why=look.why))
+                if isinstance(look, UnreadableImage):
+                    made.failures.append(Failure(stage="data", culprit=look.name, why=look.reason))
                 else:
                     self._take(model, part, look, made)
         # Not before all of it is made: a part that fails is made once more, in full.
@@ -153,7 +152,7 @@ class EmbedWorker:
             failures=tuple(made.failures),
         )
 
-    def _take(self, model: Segmenter, part: Part, look: _Look, made: _Made) -> None:
+    def _take(self, model: Segmenter, part: Shard, look: _Look, made: _Made) -> None:
         """Sees to one image."""
         if look.key in self._known or any(entry.key == look.key for entry in made.entries):
             made.n_known += 1
@@ -205,14 +204,14 @@ def _most_failed(n_images: int) -> int:
     return min(max(_LEAST_FAILED, round(_FAILED_SHARE * n_images)), n_images - 1)
 
 
-def _look(reader: Reader) -> BadSample | _Look:
+def _look(reader: ImageReader) -> UnreadableImage | _Look:
     sample = reader().sample
-    if isinstance(sample, BadSample):
+    if isinstance(sample, UnreadableImage):
         return sample
     return _Look(sample.name, sample.image, image_key(sample.image))
 
 
-def _weigh(item: Reader | BadSample | _Look) -> int:
+def _weigh(item: ImageReader | UnreadableImage | _Look) -> int:
     return item.image.nbytes if isinstance(item, _Look) else 0
 
 

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from baselines.interface import UInt8Array
-from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.dataset import Dataset, LoadedImage, Sample, Shard, UnreadableImage
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import check_limit, fingerprint
-from benchmarks.datasets.shards import Loaded, Part
 from mobilesam.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
@@ -47,8 +46,8 @@ class ImageSource(ABC):
         """How many values `images` yields; None where that is not known ahead."""
 
     @abstractmethod
-    def images(self) -> Iterator[NamedImage | BadSample]:
-        """Yields each picture when it is due, and a `BadSample` for one that cannot be read."""
+    def images(self) -> Iterator[NamedImage | UnreadableImage]:
+        """Yields each picture when it is due, and an `UnreadableImage` for an unreadable one."""
 
 
 class DatasetImages(ImageSource):
@@ -67,10 +66,10 @@ class DatasetImages(ImageSource):
         """The dataset's."""
         return self._dataset.n_images
 
-    def images(self) -> Iterator[NamedImage | BadSample]:
+    def images(self) -> Iterator[NamedImage | UnreadableImage]:
         """In the dataset's order."""
         for sample in self._dataset.samples():
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 yield sample
             else:
                 yield NamedImage(sample.name, sample.image)
@@ -122,18 +121,19 @@ class FolderImages(ImageSource):
         """Pictures found, after the limit."""
         return len(self._names)
 
-    def images(self) -> Iterator[NamedImage | BadSample]:
+    def images(self) -> Iterator[NamedImage | UnreadableImage]:
         """By path; a picture's name is its path below the folder."""
         for name in self._names:
             yield _picture(self._folder, name, self._max_pixels)
 
-    def parts(self, n_images: int) -> Iterator[Part]:
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Parts of consecutive pictures, whose samples have no instances."""
         folder = self._folder.absolute()  # a worker may be in another folder
-        for start in range(0, len(self._names), n_images):
-            names = self._names[start : start + n_images]
+        step = images_per_shard or len(self._names)
+        for start in range(0, len(self._names), step):
+            names = self._names[start : start + step]
             numbers = range(start, start + len(names))
-            yield Part(
+            yield Shard(
                 f"{start:08d}",
                 self.name,
                 fingerprint("folder-part", None, map(os.fsencode, names)),
@@ -151,20 +151,20 @@ def _shown(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _picture(folder: Path, name: str, max_pixels: int) -> NamedImage | BadSample:
+def _picture(folder: Path, name: str, max_pixels: int) -> NamedImage | UnreadableImage:
     if not name.isprintable():
-        return BadSample(-1, _shown(name), "its name cannot be printed; rename it")
+        return UnreadableImage(-1, _shown(name), "its name cannot be printed; rename it")
     try:
         return NamedImage(name, load_image(folder / name, name, None, max_pixels))
     except DataError as error:
-        return BadSample(-1, name, str(error))
+        return UnreadableImage(-1, name, str(error))
 
 
-def _read(folder: Path, name: str, max_pixels: int, number: int) -> Loaded:
+def _read(folder: Path, name: str, max_pixels: int, number: int) -> LoadedImage:
     found = _picture(folder, name, max_pixels)
-    if isinstance(found, BadSample):
-        return Loaded(found)
-    return Loaded(Sample(number, found.name, found.image, ()))
+    if isinstance(found, UnreadableImage):
+        return LoadedImage(found)
+    return LoadedImage(Sample(number, found.name, found.image, ()))
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ from baselines.interface import Prompts, Segmenter
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.detections import (
     DetectedBox,
     Detections,
@@ -276,9 +276,9 @@ def _pass(segmenter: Segmenter, task: _Task) -> _Found:
     with task.reporter.bar(f"{STAGE} of {segmenter.info.name}", total) as bar:
         for sample in _samples(task):
             boxes = detected.get(sample.image_id, ())
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 lost = f"{sample.n_instances} instances and {len(boxes)} boxes left out"
-                why = f"{sample.why} ({lost})"
+                why = f"{sample.reason} ({lost})"
                 found.unread.append(Failure(stage="data", culprit=sample.name, why=why))
             else:
                 _take(segmenter, sample, best_boxes(boxes, MAX_BOXES), task.mask, found)
@@ -312,7 +312,7 @@ def _size_hw(sample: Sample) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _samples(task: _Task) -> Iterator[Sample | BadSample]:
+def _samples(task: _Task) -> Iterator[Sample | UnreadableImage]:
     """All images of the evaluation: those of the dataset, then those without an instance.
 
     An image that has neither an instance nor a box changes nothing, and is not read.
@@ -341,12 +341,14 @@ def _state_of_others(task: _Task) -> str:
     )
 
 
-def _read(folder: Path, image_id: int, image: TruthImage, max_pixels: int) -> Sample | BadSample:
+def _read(
+    folder: Path, image_id: int, image: TruthImage, max_pixels: int
+) -> Sample | UnreadableImage:
     name = image.names[0]
     try:
         pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
     except DataError as error:
-        return BadSample(image_id, name, str(error))
+        return UnreadableImage(image_id, name, str(error))
     return Sample(image_id, name, pixels, ())
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from baselines.boundary import adapter_call
 from baselines.interface import BoolArray, Segmenter
 from benchmarks.cli.progress import Reporter
-from benchmarks.datasets.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.predictions import (
     PREDICTIONS_FOLDER,
@@ -128,7 +128,7 @@ class _Kept:
             self.predictions.extend(self._image_predictions)
         else:
             self.lost_ids.append(image.image_id)
-        if isinstance(image, BadSample):
+        if isinstance(image, UnreadableImage):
             self.unread.append(lost(image))
         elif keep:  # other models need the reference masks even if this one failed
             sample = image if isinstance(image, Sample) else image.sample
@@ -242,7 +242,7 @@ class _Failed:
 class _Asked:
     """Some answers about an image, to be scored."""
 
-    image: _Ready | _Failed | BadSample
+    image: _Ready | _Failed | UnreadableImage
     answers: Sequence[Answer]
     is_last: bool
 
@@ -255,7 +255,7 @@ class _Asked:
 class _Scored:
     """What is left of some answers about an image."""
 
-    image: Sample | _Failed | BadSample
+    image: Sample | _Failed | UnreadableImage
     rows: list[InstanceRow]
     predictions: list[Prediction]
     is_last: bool
@@ -294,10 +294,10 @@ class _Work:
     def _in_lane(self, stage: Stage) -> AbstractContextManager[None]:
         return self._clock(stage) if self._plan.lanes.inline else nullcontext()
 
-    def _load(self, load: Callable[[], Sample | BadSample]) -> _Ready | BadSample:
+    def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Ready | UnreadableImage:
         with self._in_lane("data"):
             sample = load()
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 return sample
             masks = [instance.mask() for instance in sample.instances]
             targets = Targets(
@@ -311,13 +311,13 @@ class _Work:
             prompts = self._asker.prompts(sample, masks)
         return _Ready(sample, targets, masks, prompts)
 
-    def _ask_all(self, loaded: Iterator[_Ready | BadSample]) -> Iterator[_Asked]:
+    def _ask_all(self, loaded: Iterator[_Ready | UnreadableImage]) -> Iterator[_Asked]:
         while not self._trials.given_up:
             with self._clock("data"):
                 image = next(loaded, None)
             if image is None:
                 return
-            if isinstance(image, BadSample):
+            if isinstance(image, UnreadableImage):
                 yield _Asked(image, (), is_last=True)
                 continue
             yield from self._ask(image)

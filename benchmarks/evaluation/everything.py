@@ -18,7 +18,7 @@ from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.datasets.detections import TruthMask
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.parsing import check_limit
@@ -154,7 +154,7 @@ def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | N
     counts = [count for count in (dataset.n_images, limit) if count is not None]
     with reporter.bar(f"{STAGE} of {model.info.name}", min(counts, default=None)) as bar:
         for sample in islice(dataset.samples(), limit):
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 tally.unread.append(lost(sample))
             else:
                 _image(model, sample, tally)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import Loaded, Part, Reader
+from benchmarks.datasets.dataset import ImageReader, LoadedImage, Shard
 from benchmarks.evaluation.shard_tasks import MadeT, Plan, given_up
 from benchmarks.records.environment import code_version, use_threads
 from benchmarks.records.record import Failure
@@ -48,12 +48,12 @@ class Board:
 class _Watched:
     """A reader that tells the board before it reads, and waits until the board knows."""
 
-    reader: Reader
+    reader: ImageReader
     board: Any
     part: str
     position: int
 
-    def __call__(self) -> Loaded:
+    def __call__(self) -> LoadedImage:
         import ray
 
         ray.get(self.board.begin.remote(self.part, self.position))
@@ -77,7 +77,7 @@ class RemoteWorker:
         """What this worker's code is."""
         return code_version()
 
-    def run(self, part: Part, poison: dict[int, str], *, careful: bool) -> Any:
+    def run(self, part: Shard, poison: dict[int, str], *, careful: bool) -> Any:
         """Does a part; if careful, nothing overlaps and the board is told of each image."""
         if not careful:
             return self._worker.run(part, poison)
@@ -93,7 +93,7 @@ class RemoteWorker:
 class _Job:
     """A part on its way through the cluster."""
 
-    part: Part
+    part: Shard
     tries: int = 0
     careful: bool = False
     poison: dict[int, str] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class _Job:
 
 
 def run_on_ray(
-    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Part]
+    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Shard]
 ) -> Generator[MadeT | Failure, None, None]:
     """Does parts on the cluster, in the order in which they are finished.
 
@@ -160,7 +160,7 @@ class _Cluster:
             self._workers[number] = self._new_worker()
         self._check_code()
 
-    def run(self, parts: Iterator[Part]) -> Iterator[Any]:
+    def run(self, parts: Iterator[Shard]) -> Iterator[Any]:
         while True:
             self._hand_out(parts)
             if not self._running:
@@ -203,7 +203,7 @@ class _Cluster:
         if any(code != self._plan.code for code in codes):
             raise UsageError("workers of the cluster run other code than this; install the same")
 
-    def _hand_out(self, parts: Iterator[Part]) -> None:
+    def _hand_out(self, parts: Iterator[Shard]) -> None:
         busy = {number for number, _ in self._running.values()}
         for number in self._workers.keys() - busy:
             job = self._next_job(number, parts)
@@ -212,7 +212,7 @@ class _Cluster:
                 work = self._workers[number].run.remote(job.part, job.poison, careful=job.careful)
                 self._running[work] = number, job
 
-    def _next_job(self, number: int, parts: Iterator[Part]) -> _Job | None:
+    def _next_job(self, number: int, parts: Iterator[Shard]) -> _Job | None:
         """What has failed comes first, but not to the worker where it did if there are others."""
         for job in self._again:
             if job.avoid != number or len(self._workers) == 1:

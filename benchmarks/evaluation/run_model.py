@@ -13,7 +13,7 @@ from typing import TypeVar
 from baselines.interface import Segmenter
 from baselines.registry import build
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.parsing import MALFORMED
 from benchmarks.records.record import Failure, Status, Value
 from mobilesam.errors import BenchError, WeightsError
@@ -51,9 +51,9 @@ def explain(error: BaseException) -> str:
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
-def lost(sample: BadSample) -> Failure:
+def lost(sample: UnreadableImage) -> Failure:
     """The failure that an unreadable image is, with what is lost with it."""
-    why = f"{sample.why} ({sample.n_instances} instances left out)"
+    why = f"{sample.reason} ({sample.n_instances} instances left out)"
     return Failure(stage="data", culprit=sample.name, why=why)
 
 

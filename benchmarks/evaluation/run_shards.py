@@ -10,7 +10,7 @@ from typing import Protocol
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.run_config import RunRequest
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import CutDataset, Part
+from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_store import Chunk, ChunkStore, chunk_key
 from benchmarks.evaluation.shard_tasks import Plan, execute_parts
@@ -42,14 +42,14 @@ class Making:
     n_given_up: int
 
 
-def cut_dataset(request: RunRequest) -> CutDataset:
+def cut_dataset(request: RunRequest) -> Dataset:
     """The dataset of a run.
 
     Raises:
-        UsageError: It cannot be cut into parts.
+        UsageError: The run has no dataset.
     """
-    if not isinstance(request.dataset, CutDataset):
-        raise UsageError("this dataset cannot be cut into chunks; drop --chunk")
+    if request.dataset is None:
+        raise UsageError("accuracy needs a dataset")
     return request.dataset
 
 
@@ -63,7 +63,7 @@ def has_ended(request: RunRequest) -> bool:
 
 
 def make_missing(
-    dataset: CutDataset,
+    dataset: Dataset,
     plan: ChunkPlan,
     scale: ScaleRequest,
     store: ChunkStore,
@@ -131,7 +131,7 @@ def make_missing(
 class _Survey:
     """Looks through the parts, and tells the missing ones from those that are finished."""
 
-    dataset: CutDataset
+    dataset: Dataset
     run: str
     store: ChunkStore
     chunk_images: int
@@ -142,8 +142,8 @@ class _Survey:
     n_known: int = 0
     n_stale: int = 0
 
-    def missing(self, pace: Pace) -> Iterator[Part]:
-        for part in self.dataset.parts(self.chunk_images):
+    def missing(self, pace: Pace) -> Iterator[Shard]:
+        for part in self.dataset.shards(self.chunk_images):
             key = chunk_key(self.run, part)
             self.keys[part.name] = key
             self.n_images[part.name] = len(part.readers)

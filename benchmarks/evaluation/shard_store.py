@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 from benchmarks.evaluation.run_model import Attempts
 from benchmarks.records.instances import InstanceRow, instances_file
 from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, Status, Value, write_atomic
@@ -111,7 +111,7 @@ class Chunk:
         return self.info.n_failures
 
 
-def chunk_key(run: str, part: Part) -> str:
+def chunk_key(run: str, part: Shard) -> str:
     """SHA-256 of all that decides the rows of a part.
 
     Args:

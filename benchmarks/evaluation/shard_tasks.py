@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 from benchmarks.evaluation.run_model import explain
 from benchmarks.records.record import Failure
 from mobilesam.errors import BenchError
@@ -18,7 +18,7 @@ MadeT_co = TypeVar("MadeT_co", covariant=True)
 class PartWorker(Protocol[MadeT_co]):
     """Does one part after the other; loads its models once."""
 
-    def run(self, part: Part, poison: Mapping[int, str] | None = None) -> MadeT_co:
+    def run(self, part: Shard, poison: Mapping[int, str] | None = None) -> MadeT_co:
         """Makes what is wanted of a part.
 
         Args:
@@ -52,7 +52,7 @@ class Plan(Protocol[MadeT_co]):
 
 
 def execute_parts(
-    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Part]
+    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Shard]
 ) -> Generator[MadeT | Failure, None, None]:
     """Works on parts in this process or on a cluster.
 
@@ -69,7 +69,7 @@ def execute_parts(
     return run_on_ray(scale, plan, parts)
 
 
-def _run_here(plan: Plan[MadeT], parts: Iterator[Part]) -> Generator[MadeT | Failure, None, None]:
+def _run_here(plan: Plan[MadeT], parts: Iterator[Shard]) -> Generator[MadeT | Failure, None, None]:
     """Does one part after the other in this process."""
     worker = plan.worker()
     try:
@@ -82,7 +82,7 @@ def _run_here(plan: Plan[MadeT], parts: Iterator[Part]) -> Generator[MadeT | Fai
         worker.close()
 
 
-def given_up(part: Part, why: str) -> Failure:
+def given_up(part: Shard, why: str) -> Failure:
     """The failure that a part is which no worker could do."""
     return Failure(
         stage="chunk",

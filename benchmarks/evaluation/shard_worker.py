@@ -14,7 +14,7 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.run_config import RunRequest
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import Part, PartDataset
+from benchmarks.datasets.dataset import Shard, ShardDataset
 from benchmarks.evaluation.evaluate import AccuracyPlan, AnswersResult, answer_all
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, chunk_key
@@ -98,7 +98,7 @@ def work_plan(
 class _Done:
     """What came of one look at a part: prompts are known by their hashes alone."""
 
-    dataset: PartDataset
+    dataset: ShardDataset
     answers: AnswersResult
     hashes: dict[str, str | None]
     no_prompt: dict[str, int]
@@ -117,7 +117,7 @@ class Worker:
         self._lanes = Lanes(plan.lanes)
         keep_buffers()
 
-    def run(self, part: Part, poison: Mapping[int, str] | None = None) -> Chunk:
+    def run(self, part: Shard, poison: Mapping[int, str] | None = None) -> Chunk:
         """Makes the chunk of a part.
 
         Args:
@@ -127,12 +127,12 @@ class Worker:
         Raises:
             BenchError: Something failed that is no fault of a model or an image.
         """
-        part = part.unread(poison or {})
+        part = part.without(poison or {})
         return self._chunk(part, self._ask(part))
 
-    def _ask(self, part: Part) -> _Done:
+    def _ask(self, part: Shard) -> _Done:
         plan = self._plan
-        dataset = PartDataset(part)
+        dataset = ShardDataset(part)
         with tempfile.TemporaryDirectory() as folder:
             # By name: the state of a file on one machine is nothing to the prompts.
             manifests = Manifests(part.dataset, plan.seed, Path(folder))
@@ -158,7 +158,7 @@ class Worker:
             self._models[entry.name] = build(entry, options)
         return self._models[entry.name]
 
-    def _chunk(self, part: Part, done: _Done) -> Chunk:
+    def _chunk(self, part: Shard, done: _Done) -> Chunk:
         info = ChunkInfo(
             key=chunk_key(self._plan.run, part),
             n_images=len(part.readers),

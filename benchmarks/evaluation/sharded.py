@@ -11,7 +11,7 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.run_config import RunRequest
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.shards import CutDataset
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.evaluation.aggregate import RowContext, clicks_of_files, compare_files, summary_of
 from benchmarks.evaluation.comparison import unshared_lines
 from benchmarks.evaluation.run_model import Attempts, none_shared
@@ -65,7 +65,7 @@ def evaluate_request(
 
 
 def evaluate_in_chunks(
-    dataset: CutDataset,
+    dataset: Dataset,
     plan: WorkPlan,
     scale: ScaleRequest,
     folder: Path,

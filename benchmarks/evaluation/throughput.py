@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from benchmarks.cli.progress import Bar
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 
 
 class Finished(Protocol):
@@ -48,12 +48,12 @@ class Pace:
         self._known_images = 0
         self.n_images = self.n_rows = self.n_bad = 0
 
-    def known(self, part: Part) -> None:
+    def known(self, part: Shard) -> None:
         """A chunk is there from before."""
         self._known_share += part.share
         self._known_images += len(part.readers)
 
-    def given(self, part: Part) -> None:
+    def given(self, part: Shard) -> None:
         """A chunk is being made."""
         self._shares[part.name] = part.share
 

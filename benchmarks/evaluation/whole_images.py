@@ -14,9 +14,8 @@ from typing import Any
 from baselines.interface import Segmenter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import TruthMask
-from benchmarks.datasets.shards import Part, PartDataset
 from benchmarks.evaluation.coco_eval import FoundMask, average_recall
 from benchmarks.evaluation.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.evaluation.prefetch import Lanes
@@ -139,14 +138,14 @@ class WholeImageWorker:
         self._warm: set[str] = set()
         self._lanes = Lanes(plan.lanes)
 
-    def run(self, part: Part, poison: Mapping[int, str] | None = None) -> Chunk:
+    def run(self, part: Shard, poison: Mapping[int, str] | None = None) -> Chunk:
         """Makes the chunk of a part; an image that a model fails on is left out for that model.
 
         Args:
             part: Which.
             poison: Images, by position, that are known to bring a worker down, with the reason.
         """
-        part = part.unread(poison or {})
+        part = part.without(poison or {})
         unable: dict[str, Unable] = {}
         able: dict[str, Segmenter] = {}
         for model in self._plan.models:
@@ -208,9 +207,9 @@ class _Pass:
     """One look at all images of a part."""
 
     def __init__(
-        self, part: Part, models: Mapping[str, Segmenter], warm: set[str], lanes: Lanes
+        self, part: Shard, models: Mapping[str, Segmenter], warm: set[str], lanes: Lanes
     ) -> None:
-        self.dataset = PartDataset(part)
+        self.dataset = ShardDataset(part)
         self.unread: list[Failure] = []
         self.trials = {name: Trials(name, STAGE, stop=False) for name in models}
         self._models = models
@@ -225,9 +224,9 @@ class _Pass:
         ):
             return [row for rows in scored for row in rows]
 
-    def _asked(self, loaded: Iterator[Sample | BadSample]) -> Iterator[_Asked]:
+    def _asked(self, loaded: Iterator[Sample | UnreadableImage]) -> Iterator[_Asked]:
         for sample in loaded:
-            if isinstance(sample, BadSample):
+            if isinstance(sample, UnreadableImage):
                 self.unread.append(lost(sample))
             else:
                 yield self._ask(sample)
@@ -249,7 +248,7 @@ class _Pass:
         )
 
 
-def _load(loader: Callable[[], Sample | BadSample]) -> Sample | BadSample:
+def _load(loader: Callable[[], Sample | UnreadableImage]) -> Sample | UnreadableImage:
     return loader()
 
 

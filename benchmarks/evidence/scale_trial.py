@@ -46,7 +46,7 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.config.model_resolution import WeightsPolicy
     from benchmarks.config.run_config import RunRequest
     from benchmarks.config.scale_options import ScaleRequest
-    from benchmarks.datasets.sa1b_shards import Sa1bParts
+    from benchmarks.datasets.sa1b import Sa1bDataset
     from benchmarks.prompts.protocols import find
     from benchmarks.records.environment import peak_rss_bytes, use_threads
     from benchmarks.records.record import RunRecord
@@ -60,7 +60,7 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
             policy=WeightsPolicy({}, offline=True),
             out=out,
             threads=1,
-            dataset=Sa1bParts(arguments.one, limit),
+            dataset=Sa1bDataset(arguments.one, limit, streaming=True),
             protocols=find(["box"]),
             boundary=arguments.boundary,
             scale=ScaleRequest(chunk_images=arguments.chunk, lanes=arguments.lanes),

@@ -13,7 +13,7 @@ import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
 from benchmarks.datasets import photos
-from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.prompts.manifest import center_point
@@ -156,7 +156,7 @@ def file_picture(
 
 def dataset_pictures(
     dataset: Dataset, n: int, only: Collection[int] | None = None
-) -> Iterator[Picture | BadSample]:
+) -> Iterator[Picture | UnreadableImage]:
     """The first images of a dataset; of each, the object that shows the largest area is asked for.
 
     Args:
@@ -169,7 +169,7 @@ def dataset_pictures(
     """
     samples = (each for each in dataset.samples() if only is None or each.image_id in only)
     for sample in islice(samples, n):
-        if isinstance(sample, BadSample):
+        if isinstance(sample, UnreadableImage):
             yield sample
         else:
             yield _sample_picture(dataset, sample)

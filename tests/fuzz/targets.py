@@ -69,14 +69,14 @@ def texts(document: Any) -> st.SearchStrategy[bytes]:
 
 def check_samples(dataset: Any) -> bool:
     """Every image is whole, or a line that can be recorded; returns whether anything was bad."""
-    from benchmarks.datasets.dataset import BadSample
+    from benchmarks.datasets.dataset import UnreadableImage
     from benchmarks.evaluation.run_model import lost
 
     n_bad = 0
     for sample in dataset.samples():
-        if isinstance(sample, BadSample):
+        if isinstance(sample, UnreadableImage):
             n_bad += 1
-            require_one_line(sample.why)
+            require_one_line(sample.reason)
             lost(sample).model_dump_json().encode()
             continue
         assert sample.image.dtype == np.uint8
@@ -138,14 +138,13 @@ def read_sa1b(data: bytes, folder: Path) -> bool:
 
 def read_tar(data: bytes, folder: Path) -> bool:
     from benchmarks.datasets.sa1b import Sa1bDataset
-    from benchmarks.datasets.sa1b_shards import Sa1bParts
 
     path = folder / "shard.tar"
     path.write_bytes(data)
     dataset = Sa1bDataset(path, max_pixels=MAX_PIXELS)
     is_bad = check_samples(dataset)
     assert sorted(each.name for each in folder.iterdir()) == ["shard.tar"]
-    parts = Sa1bParts(path, max_pixels=MAX_PIXELS)
+    parts = Sa1bDataset(path, max_pixels=MAX_PIXELS, streaming=True)
     assert [each.image_id for each in parts.samples()] == [
         each.image_id for each in dataset.samples()
     ]

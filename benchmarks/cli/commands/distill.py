@@ -27,7 +27,6 @@ from benchmarks.config.requests import (
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.config.sharding import scale_request
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.datasets.shards import CutDataset
 from benchmarks.distillation.embed import EmbedReport, StoreOptions, teacher_of
 from benchmarks.distillation.embed import embed as make_embeddings
 from benchmarks.distillation.embed_chunks import DEFAULT_CHUNK_IMAGES, embed_in_chunks
@@ -100,8 +99,6 @@ def _embed_chunks(
     """Chunk by chunk, in this process or on a cluster."""
     threads = apply_threads(models)
     source = _images(data, models.seed, reporter, in_parts=True)
-    if not isinstance(source, CutDataset | FolderImages):
-        raise UsageError("this dataset cannot be cut into chunks; drop --chunk")
     planned = one_trained(models, "distill embed", scale)
     plan = _plan(planned, models.precision, threads, scale)
     return embed_in_chunks(plan, source, scale, options, reporter)

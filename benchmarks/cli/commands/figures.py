@@ -25,7 +25,7 @@ from benchmarks.config.requests import (
     open_dataset,
     weights_policy,
 )
-from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.photos import PHOTOS, SHOWN
 from benchmarks.paper.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture
 from benchmarks.paper.figure_provenance import write_figures
@@ -139,8 +139,8 @@ def _pictures(
     if data.limit is None and data.dataset == PHOTOS:
         n_images, only = len(SHOWN), SHOWN
     for picture in dataset_pictures(open_dataset(data, n_images, seed), n_images, only):
-        if isinstance(picture, BadSample):
-            reporter.warn(f"{picture.name} left out: {picture.why}")
+        if isinstance(picture, UnreadableImage):
+            reporter.warn(f"{picture.name} left out: {picture.reason}")
         else:
             found.append(picture)
     return tuple(found)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.dataset import Sample, UnreadableImage
 from mobilesam.errors import DataError, UsageError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco"
@@ -121,13 +121,13 @@ def test_bad_images_are_yielded_in_their_place(opened, tmp_path):
     dataset = opened(document())
     (tmp_path / "one.png").write_bytes(b"")
     first, second = dataset.samples()
-    assert isinstance(first, BadSample)
+    assert isinstance(first, UnreadableImage)
     assert (first.image_id, first.name, first.n_instances) == (1, "one.png", 2)
-    assert "empty" in first.why
+    assert "empty" in first.reason
     assert isinstance(second, Sample)
     Image.new("RGB", (12, 11)).save(tmp_path / "two.png")
     (tmp_path / "one.png").unlink()
-    whys = [sample.why for sample in dataset.samples()]
+    whys = [sample.reason for sample in dataset.samples()]
     assert "No such file" in whys[0]
     assert "12x11" in whys[1]
     assert "12x10" in whys[1]
@@ -137,7 +137,7 @@ def test_bad_images_are_yielded_in_their_place(opened, tmp_path):
 def test_a_file_name_never_leads_out_of_the_folder(opened, name):
     content = document()
     content["images"][1]["file_name"] = name
-    assert "leads out" in next(opened(content).samples()).why
+    assert "leads out" in next(opened(content).samples()).reason
 
 
 def changed(path, value):
@@ -249,10 +249,10 @@ def test_a_malformed_image_is_bad_with_its_annotations(opened, key, value, words
     dataset = opened(changed(["images", 0, key], value))
     good, bad = dataset.samples()
     assert isinstance(good, Sample)
-    assert isinstance(bad, BadSample)
+    assert isinstance(bad, UnreadableImage)
     assert (bad.image_id, bad.n_instances) == (2, 1)
-    assert re.search(words, bad.why), bad.why
-    assert "\n" not in bad.why
+    assert re.search(words, bad.reason), bad.reason
+    assert "\n" not in bad.reason
     assert dataset.n_images == 2
     assert dataset.left_out["malformed"] == 0
 
@@ -263,7 +263,7 @@ def test_images_that_share_an_id_are_one_bad_image(opened):
     content["images"].append(content["images"][1] | {"file_name": "three.png"})
     bad, good = opened(content).samples()
     assert (bad.image_id, bad.n_instances) == (1, 2)
-    assert "image id 1 is given twice" in bad.why
+    assert "image id 1 is given twice" in bad.reason
     assert good.image_id == 2
 
 
@@ -350,7 +350,7 @@ def test_an_image_without_any_name_is_bad(opened, url):
     del content["images"][1]["file_name"]
     content["images"][1]["coco_url"] = url
     bad, good = opened(content).samples()
-    assert bad.why == "image number 1: file_name: Field required; mend or remove it"
+    assert bad.reason == "image number 1: file_name: Field required; mend or remove it"
     assert isinstance(good, Sample)
 
 
@@ -359,7 +359,7 @@ def test_a_url_leads_nowhere_else(opened):
     del content["images"][1]["file_name"]
     content["images"][1]["coco_url"] = "http://x.org/%2e%2e/one.png"
     bad, _ = opened(content).samples()
-    assert "leads out of the image folder" in bad.why
+    assert "leads out of the image folder" in bad.reason
 
 
 def test_boxes_that_look_like_corners_bring_a_hint(opened):
@@ -399,7 +399,10 @@ def test_what_is_told_names_no_class_of_this_code_and_no_file_twice(opened):
     content["images"].append(3)
     content["annotations"].append(4)
     dataset = opened(content)
-    told = [*dataset.problems, *(s.why for s in dataset.samples() if isinstance(s, BadSample))]
+    told = [
+        *dataset.problems,
+        *(s.reason for s in dataset.samples() if isinstance(s, UnreadableImage)),
+    ]
     assert len(told) == 3
     for line in told:
         assert not re.search(r"\b_[A-Z]|instance of", line)
@@ -411,7 +414,7 @@ def test_backslashes_in_a_name_are_pointed_out(opened):
     content = document()
     content["images"][1]["file_name"] = "val\\one.png"
     bad, _ = opened(content).samples()
-    assert "the name has backslashes" in bad.why
+    assert "the name has backslashes" in bad.reason
 
 
 def test_missing_folder_and_file(tmp_path):

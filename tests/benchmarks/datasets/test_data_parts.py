@@ -6,15 +6,12 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import BadSample, Dataset, Sample
+from benchmarks.datasets.dataset import Dataset, Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.make import write_coco, write_sa1b
 from benchmarks.datasets.sa1b import Sa1bDataset
-from benchmarks.datasets.sa1b_shards import Sa1bParts
-from benchmarks.datasets.shards import CutDataset, PartDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 
 SCENES = SyntheticDataset(n_images=7, seed=3, size_hw=(48, 64), n_objects=(2, 3))
@@ -30,7 +27,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def described(dataset: Dataset) -> list[object]:
     return [
         sample
-        if isinstance(sample, BadSample)
+        if isinstance(sample, UnreadableImage)
         else (
             sample.image_id,
             sample.name,
@@ -41,25 +38,27 @@ def described(dataset: Dataset) -> list[object]:
     ]
 
 
-def in_parts(dataset: CutDataset, n_images: int) -> list[object]:
-    parts = list(dataset.parts(n_images))
+def in_parts(dataset: Dataset, n_images: int) -> list[object]:
+    parts = list(dataset.shards(n_images))
     assert all(len(part.readers) <= n_images for part in parts)
     assert [part.name for part in parts] == sorted({part.name for part in parts})
     assert sum(part.share for part in parts) <= 1.000001
     return [
-        each for part in pickle.loads(pickle.dumps(parts)) for each in described(PartDataset(part))
+        each for part in pickle.loads(pickle.dumps(parts)) for each in described(ShardDataset(part))
     ]
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 50])
 def test_parts_of_shards_are_what_the_whole_is(shards: Path, n_images: int) -> None:
-    assert in_parts(Sa1bParts(shards), n_images) == described(Sa1bDataset(shards))
-    assert described(Sa1bParts(shards)) == described(Sa1bDataset(shards))
+    assert in_parts(Sa1bDataset(shards, streaming=True), n_images) == described(Sa1bDataset(shards))
+    assert described(Sa1bDataset(shards, streaming=True)) == described(Sa1bDataset(shards))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 7])
 def test_a_limit_takes_the_same_pairs(shards: Path, limit: int) -> None:
-    assert in_parts(Sa1bParts(shards, limit), 2) == described(Sa1bDataset(shards, limit))
+    assert in_parts(Sa1bDataset(shards, limit, streaming=True), 2) == described(
+        Sa1bDataset(shards, limit)
+    )
 
 
 def test_a_folder_that_is_damaged_gives_the_same_samples(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_a_folder_that_is_damaged_gives_the_same_samples(tmp_path: Path) -> None
     (tmp_path / "sa_4.jpg").unlink()
     (tmp_path / "sa_5.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("not a part of it")
-    assert in_parts(Sa1bParts(tmp_path), 3) == described(Sa1bDataset(tmp_path))
+    assert in_parts(Sa1bDataset(tmp_path, streaming=True), 3) == described(Sa1bDataset(tmp_path))
 
 
 def test_a_shard_that_is_cut_off_or_comes_twice_is_told_as_before(
@@ -77,7 +76,7 @@ def test_a_shard_that_is_cut_off_or_comes_twice_is_told_as_before(
     cut = tmp_path / "cut.tar"
     cut.write_bytes((shards / "sa_000001.tar").read_bytes()[:-6000])
     roots = [shards, shards / "sa_000000.tar", cut]
-    found = in_parts(Sa1bParts(roots), 2)
+    found = in_parts(Sa1bDataset(roots, streaming=True), 2)
     assert found == described(Sa1bDataset(roots))
     assert any("earlier folder or tar" in str(each) for each in found)
 
@@ -88,7 +87,9 @@ def test_annotations_left_out_are_counted_part_by_part(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"counts": "', '"counts": "~', 1))
     whole = Sa1bDataset(tmp_path)
     described(whole)
-    (first, second) = (PartDataset(part) for part in Sa1bParts(tmp_path).parts(4))
+    (first, second) = (
+        ShardDataset(part) for part in Sa1bDataset(tmp_path, streaming=True).shards(4)
+    )
     described(first), described(second)
     assert (first.left_out, first.problems) == (whole.left_out, whole.problems)
     assert whole.left_out["malformed"] == 1
@@ -100,21 +101,27 @@ def test_the_state_of_a_shard_is_in_its_fingerprints_alone(shards: Path, tmp_pat
 
     copy = tmp_path / "copy"
     shutil.copytree(shards, copy)
-    before, parts = Sa1bParts(copy).fingerprint, list(Sa1bParts(copy).parts(3))
-    assert Sa1bParts(copy).fingerprint == before
+    before, parts = (
+        Sa1bDataset(copy, streaming=True).fingerprint,
+        list(Sa1bDataset(copy, streaming=True).shards(3)),
+    )
+    assert Sa1bDataset(copy, streaming=True).fingerprint == before
     os.utime(copy / "sa_000001.tar", ns=(1, 1))
-    after = list(Sa1bParts(copy).parts(3))
-    assert Sa1bParts(copy).fingerprint != before
+    after = list(Sa1bDataset(copy, streaming=True).shards(3))
+    assert Sa1bDataset(copy, streaming=True).fingerprint != before
     changed = [a.fingerprint != b.fingerprint for a, b in zip(parts, after, strict=True)]
     assert changed == [False, True, False]
 
 
 def test_a_file_of_a_folder_is_in_the_fingerprint(tmp_path: Path) -> None:
     write_sa1b(SCENES, tmp_path)
-    before = Sa1bParts(tmp_path).fingerprint
+    before = Sa1bDataset(tmp_path, streaming=True).fingerprint
     os.utime(tmp_path / "sa_3.json", ns=(1, 1))
-    assert Sa1bParts(tmp_path).fingerprint != before
-    assert Sa1bParts(tmp_path, limit=2).fingerprint != Sa1bParts(tmp_path).fingerprint
+    assert Sa1bDataset(tmp_path, streaming=True).fingerprint != before
+    assert (
+        Sa1bDataset(tmp_path, limit=2, streaming=True).fingerprint
+        != Sa1bDataset(tmp_path, streaming=True).fingerprint
+    )
 
 
 def test_scenes_and_coco_are_cut_as_well(tmp_path: Path) -> None:
@@ -125,22 +132,10 @@ def test_scenes_and_coco_are_cut_as_well(tmp_path: Path) -> None:
 
 
 def test_an_image_that_must_not_be_read_keeps_its_place_and_its_name() -> None:
-    (part,) = SCENES.parts(7)
-    found = list(PartDataset(part.unread({2: "it kills"})).samples())
+    (part,) = SCENES.shards(7)
+    found = list(ShardDataset(part.without({2: "it kills"})).samples())
     bad = found.pop(2)
-    assert isinstance(bad, BadSample)
+    assert isinstance(bad, UnreadableImage)
     wanted = SCENES.sample(2)
-    assert (bad.why, bad.image_id, bad.name) == ("it kills", 2, wanted.name)
+    assert (bad.reason, bad.image_id, bad.name) == ("it kills", 2, wanted.name)
     assert all(isinstance(each, Sample) for each in found)
-
-
-def test_an_index_of_ids_is_eight_bytes_an_image() -> None:
-    from benchmarks.datasets.sa1b_shards import SeenIds
-
-    seen = SeenIds()
-    for image_id in (5, 3, 9):
-        seen.add(image_id)
-    assert 5 not in seen  # of the same source
-    seen.close_source()
-    assert [each in seen for each in (2, 3, 4, 5, 9, 10)] == [False, True, False, True, True, False]
-    assert seen._done[0].dtype == np.int64

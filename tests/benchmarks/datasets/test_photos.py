@@ -73,11 +73,11 @@ def test_a_limit_takes_the_first_photos_and_beyond_all_it_is_none() -> None:
 
 
 def test_parts_can_be_read_in_another_process() -> None:
-    parts = list(open_photos().parts(5))
+    parts = list(open_photos().shards(5))
     assert [len(part.readers) for part in parts] == [5, 5, 5, 3]
     assert {part.dataset for part in parts} == {"photos"}
     last = pickle.loads(pickle.dumps(parts[-1]))
-    assert [reader().sample.name for reader in last.readers] == [name for _, name in last.names]
+    assert [reader().sample.name for reader in last.readers] == [name for _, name in last.images]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import device_of
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.dataset import BadSample
+from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.distillation.embed import teacher_of
 from benchmarks.distillation.embedding_shards import EmbedPlan
 from benchmarks.distillation.sources import FolderImages
@@ -171,17 +171,17 @@ def test_a_folder_in_parts_is_what_it_is_in_one_wherever_it_is_read(
     monkeypatch.chdir(tmp_path)
     source = FolderImages(Path("pictures"), limit=14)
     whole = list(source.images())
-    parts = pickle.loads(pickle.dumps(list(source.parts(4))))
+    parts = pickle.loads(pickle.dumps(list(source.shards(4))))
     monkeypatch.chdir(pictures)
     assert [len(part.readers) for part in parts] == [4, 4, 4, 2]
     assert [part.name for part in parts] == sorted({part.name for part in parts})
     assert len({part.fingerprint for part in parts}) == 4
     assert sum(part.share for part in parts) == pytest.approx(1)
-    names = [name for part in parts for _, name in part.names]
+    names = [name for part in parts for _, name in part.images]
     assert names == [item.name for item in whole]
     read = [reader().sample for part in parts for reader in part.readers]
     for found, wanted in zip(read, whole, strict=True):
-        if isinstance(wanted, BadSample):
+        if isinstance(wanted, UnreadableImage):
             assert found == wanted
         else:
             assert found.name == wanted.name
@@ -196,7 +196,7 @@ def plan_of(checkpoint: Checkpoint | None = None) -> EmbedPlan:
 
 
 def test_a_worker_refuses_other_weights_and_another_model(pictures: Path, tmp_path: Path) -> None:
-    part = next(FolderImages(pictures).parts(2))
+    part = next(FolderImages(pictures).shards(2))
     assert plan_of().worker().run(part).n_rows == 2
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"not those that were meant")
@@ -223,7 +223,7 @@ def test_a_part_of_which_a_worker_has_failed_is_made_in_full_when_it_comes_again
 
     monkeypatch.setattr(tiny_teacher.Tiny, "encode", encode)
     worker = plan_of().worker()
-    (part,) = FolderImages(pictures).parts(12)
+    (part,) = FolderImages(pictures).shards(12)
     with pytest.raises(Exception, match="failed on 4 of 12 images"):
         worker.run(part)
     failing[0] = False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli.progress import Reporter
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, ChunkStore, chunk_key
 from benchmarks.evaluation.throughput import Pace
 from benchmarks.records.record import AccuracyTimeRow, Failure
@@ -25,10 +25,10 @@ def chunk(name: str, key: str = "k", n_images: int = 3) -> Chunk:
     return Chunk.of(name, info, (), (TIME,))
 
 
-def part(name: str, fingerprint: str = "f", n_images: int = 3, share: float = 0.25) -> Part:
+def part(name: str, fingerprint: str = "f", n_images: int = 3, share: float = 0.25) -> Shard:
     readers = (partial(pytest.fail, "read"),) * n_images
     names = tuple((index, f"{index}.jpg") for index in range(n_images))
-    return Part(name, "d", fingerprint, readers, names, share)
+    return Shard(name, "d", fingerprint, readers, names, share)
 
 
 def test_a_chunk_says_after_the_disk_what_it_said_before(tmp_path: Path) -> None:

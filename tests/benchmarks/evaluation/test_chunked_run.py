@@ -14,7 +14,7 @@ from scale_records import lasting, tables
 from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
 from baselines.options import ModelOptions
-from benchmarks.datasets.shards import PartDataset
+from benchmarks.datasets.dataset import ImageReader, ShardDataset
 from benchmarks.evaluation.shard_store import ChunkStore
 from benchmarks.evaluation.shard_worker import Worker
 from benchmarks.records.instances import read_instances
@@ -242,13 +242,13 @@ def test_a_model_that_fails_takes_no_other_model_down(
 ) -> None:
     """Reads that still run when a pass fails must add nothing to the pass of the next model."""
     third_party("failing", "scale_doubles:build_failing")
-    real = PartDataset.read
+    real = ShardDataset.read
 
-    def slow(self: PartDataset, index: int) -> Any:
+    def slow(self: ShardDataset, index: int, reader: ImageReader) -> Any:
         time.sleep(0.03 * min(index, 1))
-        return real(self, index)
+        return real(self, index, reader)
 
-    monkeypatch.setattr(PartDataset, "read", slow)
+    monkeypatch.setattr(ShardDataset, "read", slow)
     options = ("--protocol=box,center", "--chunk=6", "--lanes=3")
     alone = miou(run, shards, "alone", *options).json["rows"]
     done = miou(run, shards, "both", "--models=failing,dummy", *options)

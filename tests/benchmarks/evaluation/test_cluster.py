@@ -20,10 +20,8 @@ from baselines.registry import ModelEntry
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.dataset import Sample, Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
-from benchmarks.datasets.sa1b_shards import Sa1bParts
-from benchmarks.datasets.shards import Part
 from benchmarks.evaluation.ray_backend import _Cluster, _Job
 from benchmarks.evaluation.recall import WHOLE_IMAGES_NAME
 from benchmarks.evaluation.shard_worker import WorkPlan
@@ -64,7 +62,11 @@ def plan_of(target: str) -> WorkPlan:
 def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> ScaleResult:
     scale = ScaleRequest(chunk_images=3, cluster=cluster, workers=2 if cluster else None)
     return evaluate_in_chunks(
-        Sa1bParts(shards), plan_of(target), scale, out / "instances.parquet", Reporter(quiet=True)
+        Sa1bDataset(shards, streaming=True),
+        plan_of(target),
+        scale,
+        out / "instances.parquet",
+        Reporter(quiet=True),
     )
 
 
@@ -170,7 +172,7 @@ def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_ag
     cluster._new_worker = lambda: "second"  # type: ignore[method-assign]
     given: list[tuple[str, bool]] = []
 
-    def hand_out(parts: Iterator[Part]) -> None:
+    def hand_out(parts: Iterator[Shard]) -> None:
         job = cluster._again.popleft() if cluster._again else None
         part = next(parts, None) if job is None else job.part
         if part is not None:
@@ -178,7 +180,7 @@ def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_ag
             cluster._running[part.name] = 0, job or _Job(part, tries=1)
 
     cluster._hand_out = hand_out  # type: ignore[method-assign]
-    part = Part("00000", "shards", "f", (), (), 1.0)
+    part = Shard("00000", "shards", "f", (), (), 1.0)
     assert list(cluster.run(iter([part]))) == ["00000"]
     assert stand_in.killed == ["first"]
     assert given == [("first", False), ("second", True)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listed_dataset import ListedDataset
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import BoolArray, MaskRecord
@@ -19,7 +20,7 @@ from baselines.registry import ModelEntry
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.datasets.dataset import BadSample, Dataset, Instance, Sample
+from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.masks import encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
@@ -35,22 +36,12 @@ Answer = Sequence[tuple[BoolArray, float]]
 SIZE = (40, 50)
 
 
-class Listed(Dataset):
+def listed(objects: Sequence[Sequence[BoolArray] | UnreadableImage]) -> ListedDataset:
     """Images whose objects are given, with ids that must not matter."""
 
-    def __init__(self, objects: Sequence[Sequence[BoolArray] | BadSample]) -> None:
-        self._objects = objects
-
-    name = "listed"
-    fingerprint = "f"
-
-    @property
-    def n_images(self) -> int:
-        return len(self._objects)
-
-    def samples(self) -> Iterator[Sample | BadSample]:
-        for number, masks in enumerate(self._objects):
-            if isinstance(masks, BadSample):
+    def samples() -> Iterator[Sample | UnreadableImage]:
+        for number, masks in enumerate(objects):
+            if isinstance(masks, UnreadableImage):
                 yield masks
                 continue
             rles = [encode_mask(mask) for mask in masks]
@@ -59,6 +50,8 @@ class Listed(Dataset):
                 for index, (mask, rle) in enumerate(zip(masks, rles, strict=True))
             ]
             yield Sample(0, f"{number}.png", picture(number), tuple(instances))
+
+    return ListedDataset(samples, len(objects))
 
 
 def picture(number: int) -> Any:
@@ -122,7 +115,7 @@ def block(x0: int, y0: int, x1: int, y1: int) -> BoolArray:
 def test_masks_are_ranked_by_score(doubles: types.ModuleType, evaluate: Any) -> None:
     wanted = block(5, 5, 20, 20)
     wrong = [(block(30, 30, 31 + index, 31), 0.9) for index in range(10)]
-    (row,), _ = evaluate([tell(doubles, {0: [(wanted, 0.1), *wrong]})], Listed([[wanted]]))
+    (row,), _ = evaluate([tell(doubles, {0: [(wanted, 0.1), *wrong]})], listed([[wanted]]))
     assert (row.ar10, row.ar100, row.ar1000) == (0.0, 1.0, 1.0)
 
 
@@ -130,7 +123,7 @@ def test_an_image_without_any_mask_counts_as_nothing_found(
     doubles: types.ModuleType, evaluate: Any
 ) -> None:
     wanted = block(5, 5, 20, 20)
-    dataset = Listed([[wanted], [wanted]])
+    dataset = listed([[wanted], [wanted]])
     (row,), _ = evaluate([tell(doubles, {0: [], 1: [(wanted, 1.0)]})], dataset)
     assert (row.ar1000, row.masks_per_image, row.n_images, row.n_objects) == (0.5, 0.5, 2, 2)
     doubles.told = lambda _: Told("none", {0: [], 1: []})  # type: ignore[attr-defined]
@@ -157,7 +150,7 @@ def test_time_is_that_of_the_calls_and_the_encoder_warms_up_once(
     assert capsys.readouterr().out == ""
     told = Told("told", dict.fromkeys(range(3), ()))
     doubles.told = lambda _: told  # type: ignore[attr-defined]
-    (row,), _ = evaluate([planned("told")], Listed([[block(0, 0, 9, 9)]] * 2))
+    (row,), _ = evaluate([planned("told")], listed([[block(0, 0, 9, 9)]] * 2))
     assert told.encoded == 1
     assert row.range_ms[0] < row.median_ms < row.range_ms[1]
 
@@ -230,23 +223,23 @@ def test_a_bad_image_is_counted_and_the_row_is_not_kept_as_finished(
     doubles: types.ModuleType, evaluate: Any
 ) -> None:
     wanted = block(5, 5, 20, 20)
-    bad = BadSample(7, "torn.jpg", "cut off", 3)
+    bad = UnreadableImage(7, "torn.jpg", "cut off", 3)
     answers: dict[int, Answer] = {1: [(wanted, 1.0)]}
-    (row,), failures = evaluate([tell(doubles, answers)], Listed([bad, [wanted]]))
+    (row,), failures = evaluate([tell(doubles, answers)], listed([bad, [wanted]]))
     assert (row.ar1000, row.n_images) == (1.0, 1)
     assert failures == [
         Failure(stage="data", culprit="torn.jpg", why="cut off (3 instances left out)")
     ]
-    (again,), failures = evaluate([tell(doubles, answers)], Listed([[wanted], [wanted]]))
+    (again,), failures = evaluate([tell(doubles, answers)], listed([[wanted], [wanted]]))
     assert (again.status, again.n_images) == ("ok", 1)  # it ran: image 0 has no answer
     (failure,) = failures
     assert (failure.stage, failure.culprit) == ("everything", "0.png")
     assert "told fails at it: KeyError: 0 (in everything)" in failure.why
-    (nothing,), failures = evaluate([tell(doubles, answers)], Listed([bad, bad]))
+    (nothing,), failures = evaluate([tell(doubles, answers)], listed([bad, bad]))
     assert nothing.status == "error"
     assert nothing.why == "none of the 2 images can be read: nothing was measured"
     assert [each.why for each in failures] == ["cut off (3 instances left out)"]
-    (none,), (failure,) = evaluate([tell(doubles, answers)], Listed([]))
+    (none,), (failure,) = evaluate([tell(doubles, answers)], listed([]))
     assert none.status == "error"
     assert failure.why == "there is no image with an instance: nothing was measured"
 

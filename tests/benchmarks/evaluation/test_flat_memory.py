@@ -9,8 +9,8 @@ from pathlib import Path
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.sa1b_shards import Sa1bParts
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
+from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.shard_worker import Worker, WorkPlan
 from benchmarks.prompts.protocols import find
 from benchmarks.records.record import WeightsRow
@@ -21,7 +21,7 @@ def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
     model = PlannedModel(entry, ModelOptions("dummy"), WeightsRow(kind="none"))
     plan = WorkPlan("x", (model,), (), find(["box", "center"]), ("ground-truth",), 0, 1, 2, "c")
     worker = Worker(plan)
-    parts = list(Sa1bParts(shards).parts(4))
+    parts = list(Sa1bDataset(shards, streaming=True).shards(4))
     n_rows = run(worker, parts, 3)
     tracemalloc.start()
     try:
@@ -37,7 +37,7 @@ def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
     assert grown < 200 * more
 
 
-def run(worker: Worker, parts: list[Part], times: int) -> int:
+def run(worker: Worker, parts: list[Shard], times: int) -> int:
     return sum(worker.run(part).n_rows for _ in range(times) for part in parts)
 
 

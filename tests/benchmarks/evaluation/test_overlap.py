@@ -11,10 +11,9 @@ import pytest
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
 from benchmarks.cli.progress import Reporter
-from benchmarks.datasets.dataset import BadSample, Sample
+from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.make import write_sa1b
-from benchmarks.datasets.sa1b_shards import Sa1bParts
-from benchmarks.datasets.shards import PartDataset
+from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.evaluate_model import PassPlan, PassResult, run_pass
@@ -29,15 +28,15 @@ PROTOCOLS = find(("box", "box-multi", "center-oracle", "random-2", "clicks-3", "
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> PartDataset:
+def part(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     folder = tmp_path_factory.mktemp("pairs")
     write_sa1b(SyntheticDataset(n_images=6, seed=4, size_hw=(48, 64)), folder)
     (folder / "sa_3.jpg").write_bytes(b"not a picture")
-    (whole,) = Sa1bParts(folder).parts(10)
-    return PartDataset(whole)
+    (whole,) = Sa1bDataset(folder, streaming=True).shards(10)
+    return ShardDataset(whole)
 
 
-def passed(part: PartDataset, n_threads: int, out: Path, model: DummySegmenter) -> PassResult:
+def passed(part: ShardDataset, n_threads: int, out: Path, model: DummySegmenter) -> PassResult:
     lanes = Lanes(n_threads, budget_bytes=10_000)
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
     plan = PassPlan(part, PROTOCOLS, pairs, {}, False, out, EmbeddingCache(None), lanes)
@@ -49,7 +48,7 @@ def passed(part: PartDataset, n_threads: int, out: Path, model: DummySegmenter) 
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_overlap_changes_no_row(part: PartDataset, n_threads: int, tmp_path: Path) -> None:
+def test_overlap_changes_no_row(part: ShardDataset, n_threads: int, tmp_path: Path) -> None:
     alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
     together = passed(part, n_threads, tmp_path / "together", DummySegmenter(delays_ms={}))
     assert together.rows == alone.rows
@@ -74,7 +73,7 @@ class Picky(DummySegmenter):
 
 @pytest.mark.parametrize("n_threads", [0, 2])
 def test_an_image_that_a_model_fails_at_is_named_and_costs_no_other(
-    part: PartDataset, n_threads: int, tmp_path: Path
+    part: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
     whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
     found = passed(part, n_threads, tmp_path / "picky", Picky())
@@ -107,7 +106,7 @@ class Late(DummySegmenter):
 
 @pytest.mark.parametrize("n_threads", [0, 2])
 def test_half_of_the_answers_about_an_image_count_for_nothing(
-    part: PartDataset, n_threads: int, tmp_path: Path
+    part: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
     whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
     found = passed(part, n_threads, tmp_path / "late", Late(fails_at=5))
@@ -117,7 +116,7 @@ def test_half_of_the_answers_about_an_image_count_for_nothing(
 
 @pytest.mark.parametrize("n_threads", [0, 2])
 def test_a_model_that_fails_at_each_of_the_first_images_is_broken(
-    part: PartDataset, n_threads: int, tmp_path: Path
+    part: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
     class Broken(DummySegmenter):
         def prepare(self, image: UInt8Array) -> Prepared:
@@ -138,15 +137,15 @@ class Fails(DummySegmenter):
 
 
 def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
-    part: PartDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = PartDataset.read
+    real = ShardDataset.read
 
-    def slow(self: PartDataset, index: int) -> Sample | BadSample:
+    def slow(self: ShardDataset, index: int, reader: ImageReader) -> Sample | UnreadableImage:
         time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
-        return real(self, index)
+        return real(self, index, reader)
 
-    monkeypatch.setattr(PartDataset, "read", slow)
+    monkeypatch.setattr(ShardDataset, "read", slow)
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
     lanes = Lanes(3)
     plan = PassPlan(part, PROTOCOLS, pairs, {}, False, tmp_path, EmbeddingCache(None), lanes)
@@ -160,7 +159,7 @@ def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
     assert found.rows == alone.rows
 
 
-def test_a_pass_that_fails_leaves_no_prompts(part: PartDataset, tmp_path: Path) -> None:
+def test_a_pass_that_fails_leaves_no_prompts(part: ShardDataset, tmp_path: Path) -> None:
     manifests = Manifests(part.fingerprint, 0, tmp_path)
     sample = next(each for each in part.samples() if isinstance(each, Sample))
     (instance, *_), rule = sample.instances, prompt_rule("center")

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listed_dataset import ListedDataset
 
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import make_request
-from benchmarks.datasets.dataset import Dataset, Instance, Sample
+from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.make import write_coco
 from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -25,31 +26,14 @@ N_IMAGES = 100
 EVIL = "<script>alert(1)</script>"
 
 
-class Rolled(Dataset):
-    """Many scenes from few: each a drawn one, turned and moved, since drawing takes its time."""
+def rolled(n_images: int, drawn: int) -> ListedDataset:
+    """Many scenes from few rendered ones, shifted, because rendering is slow."""
+    scenes = [SyntheticDataset(1, seed, n_objects=(1, 2)).scene(0) for seed in range(drawn)]
 
-    def __init__(self, n_images: int, drawn: int) -> None:
-        self._n = n_images
-        self._scenes = [
-            SyntheticDataset(1, seed, n_objects=(1, 2)).scene(0) for seed in range(drawn)
-        ]
-
-    @property
-    def name(self) -> str:
-        return "rolled"
-
-    @property
-    def fingerprint(self) -> str:
-        return "0" * 64
-
-    @property
-    def n_images(self) -> int:
-        return self._n
-
-    def samples(self) -> Iterator[Sample]:
-        for index in range(self._n):
-            scene = self._scenes[index % len(self._scenes)]
-            shift = 37 * (index // len(self._scenes))
+    def samples() -> Iterator[Sample]:
+        for index in range(n_images):
+            scene = scenes[index % drawn]
+            shift = 37 * (index // drawn)
             instances = []
             for number, mask in enumerate(scene.masks):
                 rle = encode_mask(np.roll(mask, shift, axis=1))
@@ -58,12 +42,14 @@ class Rolled(Dataset):
             image = np.ascontiguousarray(np.roll(scene.image, shift, axis=1))
             yield Sample(index, f"{index}.jpg", image, tuple(instances))
 
+    return ListedDataset(samples, n_images)
+
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., RunRecord]) -> Path:
     """The report of two models on a hundred drawn scenes, with the times of a made-up record."""
     folder = tmp_path_factory.mktemp("large")
-    write_coco(Rolled(N_IMAGES, 4), folder / "data", "jpg")
+    write_coco(rolled(N_IMAGES, 4), folder / "data", "jpg")
     data = AccuracyArguments(
         dataset="coco", images=folder / "data" / "images", protocol="box,center",
         annotations=folder / "data" / "instances.json", save_masks=True,
