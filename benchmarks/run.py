@@ -27,8 +27,8 @@ from benchmarks.evaluation.run_model import explain, malformed
 from benchmarks.latency import parameters
 from benchmarks.latency import runner as latency
 from benchmarks.latency.idle import wait_until_idle
+from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
-from benchmarks.prompts.run_manifests import Manifests
 from benchmarks.records import environment
 from benchmarks.records.instances import to_frame, write_instances
 from benchmarks.records.record import (
@@ -334,7 +334,7 @@ def _accuracy(
     # Nothing is timed here that is compared with anything; fresh pages for every call would be
     # half of the time. Latency has processes of its own, with the allocator as it is.
     keep_buffers()
-    manifests = Manifests(dataset.fingerprint, request.seed, request.out)
+    manifests = ManifestStore(dataset.fingerprint, request.seed, request.out)
     work = AccuracyPlan(
         dataset,
         request.protocols,

@@ -33,7 +33,7 @@ from benchmarks.prompts.protocols import (
     DETECTOR_BOX,
     DETECTOR_BOX_MULTI,
     EVERYTHING,
-    WHOLE_IMAGE,
+    WHOLE_IMAGE_PROTOCOLS,
 )
 from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
@@ -306,14 +306,16 @@ def _accuracy(
     for option, text in (("--protocol", data.protocol), ("--reference", data.reference)):
         if text is not None and not listed(text):
             raise UsageError(f"{option} is empty; leave it out for the default")
-    named = [name for name in map(protocols.teacher_of, references) if name is not None]
+    named = [name for name in map(protocols.reference_model, references) if name is not None]
     names = listed(data.protocol) if data.protocol else DEFAULT_PROTOCOLS
     boxes = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
     masks = tuple(boxes[name] for name in dict.fromkeys(names) if name in boxes)
     if data.detections is not None and not masks:
         raise UsageError(f"--detections is for --protocol {DETECTOR_BOX}")
-    if protocols.GROUND_TRUTH not in references and any(name in WHOLE_IMAGE for name in names):
-        raise UsageError(f"{', '.join(WHOLE_IMAGE)} are judged by ground truth only")
+    if protocols.GROUND_TRUTH not in references and any(
+        name in WHOLE_IMAGE_PROTOCOLS for name in names
+    ):
+        raise UsageError(f"{', '.join(WHOLE_IMAGE_PROTOCOLS)} are judged by ground truth only")
     if data.embeddings is not None:
         require_writable(data.embeddings, "--embeddings")
     return {
@@ -321,7 +323,9 @@ def _accuracy(
         "detector": _detector(data, dataset) if masks else None,
         "detector_masks": masks,
         "everything": EVERYTHING in names,
-        "protocols": protocols.find(name for name in names if name not in WHOLE_IMAGE),
+        "protocols": protocols.find_protocols(
+            name for name in names if name not in WHOLE_IMAGE_PROTOCOLS
+        ),
         "references": references,
         "teachers": tuple(select_one(name) for name in named),
         "save_masks": data.save_masks,

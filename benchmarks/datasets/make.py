@@ -18,7 +18,7 @@ import numpy as np
 from baselines.interface import UInt8Array
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.datasets.masks import rle_area_px, rle_box
-from benchmarks.prompts.manifest import center_point
+from benchmarks.prompts.clicks import center_point
 from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError, UsageError
 

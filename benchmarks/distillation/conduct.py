@@ -30,8 +30,8 @@ from benchmarks.distillation.side_by_side import Training, checkpoint_of, train_
 from benchmarks.distillation.sources import ImageSource, NamedImage
 from benchmarks.distillation.training import STUDENT_NAME, sam_teacher, shape_of
 from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluate
-from benchmarks.prompts.protocols import GROUND_TRUTH, find
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.records import environment
 from benchmarks.records.record import WeightsRow, write_atomic
 from benchmarks.records.result_cache import CellStore
@@ -147,11 +147,11 @@ class Conductor:
         out = self._out / "evaluation"
         plan = AccuracyPlan(
             dataset=dataset,
-            protocols=find(PROTOCOLS),
+            protocols=find_protocols(PROTOCOLS),
             references=(GROUND_TRUTH, f"teacher:{self._planned.entry.name}"),
             out=out,
         )
-        manifests = Manifests(dataset.fingerprint, profile.evaluation_seed, out)
+        manifests = ManifestStore(dataset.fingerprint, profile.evaluation_seed, out)
         cells = CellStore(out / "cells")
         return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
 

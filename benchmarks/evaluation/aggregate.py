@@ -17,7 +17,7 @@ from benchmarks.evaluation.comparison import (
 )
 from benchmarks.evaluation.summaries import clicks_of
 from benchmarks.evaluation.sums import GroupSums, PerImage
-from benchmarks.prompts.protocols import TEACHER, AccuracyProtocol
+from benchmarks.prompts.protocols import TEACHER_PREFIX, AccuracyProtocol
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import (
     BySize,
@@ -96,7 +96,7 @@ def compare_files(
         seed: Of the bootstrap.
         without: Models that are left out, also as references.
     """
-    dropped = [*without, *(f"{TEACHER}{name}" for name in without)]
+    dropped = [*without, *(f"{TEACHER_PREFIX}{name}" for name in without)]
     pairs: dict[tuple[tuple[str, str], str, str], PerImage] = {}
     answered: Answered = {}
     for file in files:
@@ -129,7 +129,7 @@ def clicks_of_files(
         protocols: Those that click among them are counted.
     """
     found: dict[tuple[str, str], list[tuple[int, Clicks]]] = {}
-    clicking = [protocol for protocol in protocols if protocol.budget is not None]
+    clicking = [protocol for protocol in protocols if protocol.n_clicks is not None]
     for file in files if clicking else ():
         for model, protocol, n_instances, clicks in _clicks_of_file(file, clicking):
             found.setdefault((model, protocol), []).append((n_instances, clicks))
@@ -143,7 +143,7 @@ def _clicks_of_file(
     for model, rows in frame.groupby("model", sort=False):
         ious = {name: part["iou"].to_numpy() for name, part in rows.groupby("protocol")}
         for protocol in protocols:
-            wanted = [f"clicks-{each}" for each in range(1, (protocol.budget or 0) + 1)]
+            wanted = [f"clicks-{each}" for each in range(1, (protocol.n_clicks or 0) + 1)]
             if all(name in ious for name in wanted):
                 curve = np.stack([ious[name] for name in wanted])
                 yield str(model), protocol.name, curve.shape[1], clicks_of(curve)

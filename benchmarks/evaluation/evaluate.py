@@ -36,8 +36,8 @@ from benchmarks.evaluation.run_model import (
 )
 from benchmarks.evaluation.scoring import Pair
 from benchmarks.evaluation.summaries import by_protocol, clicks_needed, headline, summarise
-from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol, teacher_of
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol, reference_model
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, WeightsRow
 from benchmarks.records.result_cache import CellStore, content_key
@@ -108,7 +108,7 @@ def evaluate(
     models: Sequence[PlannedModel],
     teachers: Sequence[PlannedModel],
     plan: AccuracyPlan,
-    manifests: Manifests,
+    manifests: ManifestStore,
     cells: CellStore,
     reporter: Reporter,
 ) -> AccuracyResult:
@@ -131,7 +131,7 @@ def answer_all(
     models: Sequence[PlannedModel],
     teachers: Sequence[PlannedModel],
     plan: AccuracyPlan,
-    manifests: Manifests,
+    manifests: ManifestStore,
     reporter: Reporter,
 ) -> AnswersResult:
     """Does what `evaluate` does, but for the summaries and for taking up an interrupted run."""
@@ -146,7 +146,7 @@ class _Evaluation:
         models: Sequence[PlannedModel],
         teachers: Sequence[PlannedModel],
         plan: AccuracyPlan,
-        manifests: Manifests,
+        manifests: ManifestStore,
         cells: CellStore,
         reporter: Reporter,
     ) -> None:
@@ -221,10 +221,10 @@ class _Evaluation:
 
     def _why_no_reference(self, protocol: AccuracyProtocol, reference: str) -> str | None:
         """Why a protocol cannot be scored against a reference; None if it can."""
-        name = teacher_of(reference)
+        name = reference_model(reference)
         if name is None:
             return None
-        if protocol.budget is not None:
+        if protocol.n_clicks is not None:
             return CLICKS_NEED_TRUTH
         model = self._planned[name]
         if model.error is not None:
@@ -263,7 +263,7 @@ class _Evaluation:
             return known
         asked = tuple({protocol: 0 for protocol, _ in pairs})
         if keep:  # clicks are of no use to those who compare themselves with this model
-            asked = tuple(p for p in plan.protocols if p in asked or p.budget is None)
+            asked = tuple(p for p in plan.protocols if p in asked or p.n_clicks is None)
         cache = EmbeddingCache(plan.embeddings, options.precision, options.device)
         work = PassPlan(
             plan.dataset,
@@ -366,7 +366,7 @@ class _Evaluation:
         )
 
     def _reference_weights(self, reference: str) -> WeightsRow | None:
-        name = teacher_of(reference)
+        name = reference_model(reference)
         return None if name is None else self._planned[name].weights
 
     def _why_no_rows(

@@ -38,9 +38,9 @@ from benchmarks.evaluation.run_model import (
 )
 from benchmarks.evaluation.scoring import Pair, Scorer, Targets
 from benchmarks.evaluation.stopwatch import Stage, Stopwatch
+from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
-from benchmarks.prompts.rules import prompt_rule, to_prompts
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import AccuracyTimeRow, Failure, Value, WeightsRow
 from mobilesam.errors import BenchError, UnsupportedError
@@ -140,7 +140,7 @@ def unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict
     """Why a model cannot take part in a protocol, by name of the protocol."""
     found = {}
     for protocol in protocols:
-        rule = prompt_rule(protocol.prompt)
+        rule = prompt_sampler(protocol.prompt)
         example = np.zeros((1, len(rule.columns)), np.float32)
         if rule.labels is None:
             example[0, 2:] = 1
@@ -156,7 +156,7 @@ def run_pass(
     model: Segmenter,
     weights: WeightsRow,
     plan: PassPlan,
-    manifests: Manifests,
+    manifests: ManifestStore,
     reporter: Reporter,
 ) -> PassResult:
     """Runs a model on all prompts of all images, and scores its masks.
@@ -176,7 +176,7 @@ def run_pass(
     kept, trials = _Kept(), Trials(name, STAGE, stop=plan.whole)
     if not usable:
         return PassResult(unsupported=why_not, time=clock.row(name, plan.dataset.name))
-    prompts = manifests.begin()
+    prompts = manifests.begin_pass()
     asker = Asker(model, usable, prompts, clock, plan.cache)
     work = _Work(asker, Scorer(name, plan.pairs), plan, clock, trials)
     with (
@@ -367,7 +367,7 @@ def _write(
     weights: WeightsRow,
     plan: PassPlan,
     protocols: Sequence[AccuracyProtocol],
-    manifests: Manifests,
+    manifests: ManifestStore,
     kept: _Kept,
 ) -> None:
     rules = {protocol.prompt for protocol in protocols}

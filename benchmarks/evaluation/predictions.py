@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import Rle, encode_mask
 from benchmarks.evaluation.prompt_runner import Answer
-from benchmarks.prompts.protocols import Question
+from benchmarks.prompts.protocols import Query
 from benchmarks.records.record import Value, WeightsRow, write_atomic
 from mobilesam.errors import DataError
 
@@ -51,7 +51,7 @@ class PredictionsInfo(Value):
 class Prediction:
     """One answer: candidates as RLE with the model's own scores."""
 
-    question: Question
+    question: Query
     image_id: int
     annotation_id: int
     scores: tuple[float, ...]
@@ -127,7 +127,7 @@ def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
 def _to_row(each: Mapping[str, Any]) -> Prediction:
     size = [each["height"], each["width"]]
     return Prediction(
-        Question(each["prompt"], each["clicks"], each["multimask"]),
+        Query(each["prompt"], each["clicks"], each["multimask"]),
         each["image_id"],
         each["annotation_id"],
         tuple(each["scores"]),

@@ -21,10 +21,10 @@ from benchmarks.datasets.dataset import Sample
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.run_model import PROMPT_BATCH
 from benchmarks.evaluation.stopwatch import Stopwatch
-from benchmarks.prompts.error_clicks import next_click
-from benchmarks.prompts.protocols import AccuracyProtocol, Question
-from benchmarks.prompts.rules import PromptRule, prompt_rule, to_prompts
-from benchmarks.prompts.run_manifests import PassPrompts
+from benchmarks.prompts.clicks import next_click
+from benchmarks.prompts.manifests import PassPrompts
+from benchmarks.prompts.protocols import AccuracyProtocol, Query
+from benchmarks.prompts.samplers import PromptSampler, prompt_sampler, to_prompts
 
 Made = Mapping[str, Sequence[Float32Array | None]]
 """The prompts of one image: by prompt rule, one (D,) for each instance or None."""
@@ -41,7 +41,7 @@ class Answer:
         scores: (C,) float32, the model's own.
     """
 
-    question: Question
+    question: Query
     index: int
     masks: BoolArray
     scores: Float32Array
@@ -70,9 +70,9 @@ class Asker:
         self._prompts = prompts
         self._clock = clock
         self._cache = cache
-        self._questions: dict[str, list[Question]] = {}
+        self._questions: dict[str, list[Query]] = {}
         for protocol in protocols:
-            self._questions.setdefault(protocol.prompt, []).append(protocol.question)
+            self._questions.setdefault(protocol.prompt, []).append(protocol.query)
 
     def prompts(self, sample: Sample, masks: Sequence[BoolArray]) -> Made:
         """Makes or looks up all prompts of one image; several threads may do so at once.
@@ -87,7 +87,7 @@ class Asker:
         pairs = list(zip(sample.instances, masks, strict=True))
         return {
             name: [
-                self._prompts.prompt(prompt_rule(name), sample, instance, mask)
+                self._prompts.prompt(prompt_sampler(name), sample, instance, mask)
                 for instance, mask in pairs
             ]
             for name in self._questions
@@ -108,7 +108,7 @@ class Asker:
         """
         embedding: Embedding | None = None
         for name, questions in self._questions.items():
-            rule = prompt_rule(name)
+            rule = prompt_sampler(name)
             found = [
                 (index, value) for index, value in enumerate(prompts[name]) if value is not None
             ]
@@ -133,8 +133,8 @@ class Asker:
     def _batch(
         self,
         embedding: Embedding,
-        rule: PromptRule,
-        questions: Sequence[Question],
+        rule: PromptSampler,
+        questions: Sequence[Query],
         part: Sequence[tuple[int, Float32Array]],
         masks: Sequence[BoolArray],
     ) -> Iterator[Answer]:
@@ -144,7 +144,7 @@ class Asker:
         with self._clock("model"):
             found = self._decode(embedding, prompts, _size_hw(masks), wants)
         for multimask, answer in found.items():
-            question = Question(rule.name, multimask=multimask)
+            question = Query(rule.name, multimask=multimask)
             for row, index in enumerate(rows):
                 yield Answer(question, index, answer.masks[row], answer.scores[row])
         budget = max(question.clicks for question in questions)
@@ -165,7 +165,7 @@ class Asker:
     def _click(
         self,
         embedding: Embedding,
-        rule: PromptRule,
+        rule: PromptSampler,
         prompts: Prompts,
         first: Masks,
         rows: Sequence[int],
@@ -188,7 +188,7 @@ class Asker:
                     found = boundary.decode(self._model, embedding, prompts, _size_hw(masks))
                 for row, each in enumerate(going):
                     each.answer = _row(found, row)
-            question = Question(rule.name, clicks=clicks)
+            question = Query(rule.name, clicks=clicks)
             for each, index in zip(dialogues, rows, strict=True):
                 yield Answer(question, index, each.answer.masks[0], each.answer.scores[0])
 

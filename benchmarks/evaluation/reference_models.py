@@ -9,7 +9,7 @@ import numpy as np
 from baselines.interface import BoolArray
 from benchmarks.datasets.masks import decode_mask
 from benchmarks.evaluation.predictions import Prediction
-from benchmarks.prompts.protocols import AccuracyProtocol, Question, pick
+from benchmarks.prompts.protocols import AccuracyProtocol, Query, select_candidate
 from mobilesam.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Teacher:
         self, name: str, predictions: Iterable[Prediction], lost_ids: Collection[int] = ()
     ) -> None:
         self.name = name
-        self._answers: dict[tuple[Question, int, int], Prediction] = {
+        self._answers: dict[tuple[Query, int, int], Prediction] = {
             (each.question, each.image_id, each.annotation_id): each for each in predictions
         }
         answered = {image_id for _, image_id, _ in self._answers}
@@ -47,11 +47,11 @@ class Teacher:
         Raises:
             DataError: It has not answered this prompt.
         """
-        found = self._answers.get((protocol.question, image_id, annotation_id))
+        found = self._answers.get((protocol.query, image_id, annotation_id))
         if found is None:
             raise DataError(
                 f"teacher {self.name} has no answer under {protocol.name} for annotation "
                 f"{annotation_id} of image {image_id}; run it on the same data"
             )
-        chosen = pick(protocol.pick, np.array(found.scores, np.float32), [])
+        chosen = select_candidate(protocol.selection, np.array(found.scores, np.float32), [])
         return decode_mask(found.rles[chosen])

@@ -18,7 +18,7 @@ from benchmarks.evaluation.predictions import (
 from benchmarks.evaluation.reference_models import Teacher
 from benchmarks.evaluation.rescoring import Instances, rescore
 from benchmarks.evaluation.summaries import by_protocol, clicks_needed, summarise
-from benchmarks.prompts.protocols import AccuracyProtocol, Question, find, teacher_of
+from benchmarks.prompts.protocols import AccuracyProtocol, Query, find_protocols, reference_model
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import RECORD_NAME, MiouRow, WeightsRow
 from mobilesam.errors import DataError, UsageError
@@ -39,8 +39,8 @@ class Stored:
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
-    asked: dict[str, set[Question]]
-    answered: dict[str, set[Question]]
+    asked: dict[str, set[Query]]
+    answered: dict[str, set[Query]]
 
     @property
     def dataset(self) -> str:
@@ -77,7 +77,7 @@ def load_stored(paths: Sequence[Path]) -> Stored:
             _check_same_prompts(info, other)
         infos[info.model], predictions[info.model] = info, rows
     asked = {
-        model: {protocol.question for protocol in find(info.protocols)}
+        model: {protocol.query for protocol in find_protocols(info.protocols)}
         for model, info in infos.items()
     }
     answered = {model: {row.question for row in rows} for model, rows in predictions.items()}
@@ -118,7 +118,7 @@ def score_stored(
         UsageError: A protocol is unknown, or a teacher is not stored.
         DataError: Predictions and references do not fit.
     """
-    protocols = find(names or stored.protocols)
+    protocols = find_protocols(names or stored.protocols)
     teachers = _teachers(stored, references)
     pairs = [(protocol, reference) for reference in references for protocol in protocols]
     rows: list[MiouRow] = []
@@ -134,7 +134,7 @@ def score_stored(
 
 def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
     teachers = {}
-    for name in filter(None, map(teacher_of, references)):
+    for name in filter(None, map(reference_model, references)):
         if name not in stored.predictions:
             raise UsageError(
                 f"no predictions of the teacher {name}; there are those of "
@@ -147,16 +147,16 @@ def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
 
 def _why_not(stored: Stored, model: str, protocol: AccuracyProtocol, reference: str) -> str | None:
     """Why a model's answers cannot be scored under a protocol; None if they can."""
-    teacher = teacher_of(reference)
-    if teacher is not None and protocol.budget is not None:
+    teacher = reference_model(reference)
+    if teacher is not None and protocol.n_clicks is not None:
         return CLICKS_NEED_TRUTH
     for name in (model, teacher):
         if name is None:
             continue
-        if protocol.question not in stored.asked[name]:
+        if protocol.query not in stored.asked[name]:
             return f"{name} was not asked for {protocol.name}"
     left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
-    if protocol.question not in stored.answered[model]:
+    if protocol.query not in stored.answered[model]:
         return f"none of the {left_out} instances has a prompt {protocol.prompt}"
     return None
 
@@ -187,7 +187,7 @@ def _summaries(
 
 
 def _reference_weights(stored: Stored, reference: str) -> WeightsRow | None:
-    name = teacher_of(reference)
+    name = reference_model(reference)
     return None if name is None else stored.infos[name].weights
 
 

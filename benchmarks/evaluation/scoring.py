@@ -14,10 +14,10 @@ from benchmarks.evaluation.prompt_runner import Answer
 from benchmarks.evaluation.reference_models import Teacher
 from benchmarks.prompts.protocols import (
     GROUND_TRUTH,
-    TEACHER,
+    TEACHER_PREFIX,
     AccuracyProtocol,
-    Question,
-    pick,
+    Query,
+    select_candidate,
 )
 from benchmarks.records.instances import InstanceRow
 
@@ -67,7 +67,7 @@ class Targets:
 
     def missing(self, reference: str) -> bool:
         """Whether the reference is a teacher that failed on this image."""
-        teacher = self._teachers.get(reference.removeprefix(TEACHER))
+        teacher = self._teachers.get(reference.removeprefix(TEACHER_PREFIX))
         return reference != GROUND_TRUTH and teacher is not None and teacher.lost(self._image_id)
 
     def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> Target:
@@ -77,7 +77,7 @@ class Targets:
             DataError: The teacher has no answer for it.
         """
         # The ground truth is one and the same whatever was asked.
-        asked = None if reference == GROUND_TRUTH else protocol.as_teacher
+        asked = None if reference == GROUND_TRUTH else protocol.for_reference
         key = (reference, index, asked)
         if key not in self._known:
             self._known[key] = Target.of(
@@ -89,7 +89,7 @@ class Targets:
         instance = self.instances[index]
         if asked is None:
             return instance.mask() if self._masks is None else self._masks[index]
-        teacher = self._teachers[reference.removeprefix(TEACHER)]
+        teacher = self._teachers[reference.removeprefix(TEACHER_PREFIX)]
         return teacher.mask(asked, self._image_id, instance.annotation_id)
 
 
@@ -103,9 +103,9 @@ class Scorer:
 
     def __init__(self, model: str, pairs: Sequence[Pair]) -> None:
         self._model = model
-        self._wanted: dict[Question, list[Pair]] = {}
+        self._wanted: dict[Query, list[Pair]] = {}
         for protocol, reference in pairs:
-            self._wanted.setdefault(protocol.question, []).append((protocol, reference))
+            self._wanted.setdefault(protocol.query, []).append((protocol, reference))
 
     def score(self, answer: Answer, targets: Targets, image_id: int) -> Iterator[InstanceRow]:
         """Yields one row for each protocol and reference that the answer is scored for.
@@ -118,11 +118,11 @@ class Scorer:
             if targets.missing(reference):
                 continue
             target = targets.get(reference, protocol, answer.index)
-            if protocol.pick == "oracle":
+            if protocol.selection == "oracle":
                 ious = [iou(candidate, target.mask) for candidate in answer.masks]
             else:
                 ious = []
-            chosen = pick(protocol.pick, answer.scores, ious)
+            chosen = select_candidate(protocol.selection, answer.scores, ious)
             mask = answer.masks[chosen]
             if target.boundary is None:
                 at_boundary = None

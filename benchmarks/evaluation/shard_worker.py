@@ -18,8 +18,8 @@ from benchmarks.datasets.dataset import Shard, ShardDataset
 from benchmarks.evaluation.evaluate import AccuracyPlan, AnswersResult, answer_all
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, chunk_key
+from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
-from benchmarks.prompts.run_manifests import Manifests
 from benchmarks.records.environment import code_version
 from benchmarks.records.result_cache import content_key
 from mobilesam.fast.allocator import keep_buffers
@@ -135,7 +135,7 @@ class Worker:
         dataset = ShardDataset(part)
         with tempfile.TemporaryDirectory() as folder:
             # By name: the state of a file on one machine is nothing to the prompts.
-            manifests = Manifests(part.dataset, plan.seed, Path(folder))
+            manifests = ManifestStore(part.dataset, plan.seed, Path(folder))
             work = AccuracyPlan(
                 dataset,
                 plan.protocols,

@@ -20,7 +20,7 @@ from benchmarks.evaluation.shard_store import ChunkStore
 from benchmarks.evaluation.shard_summary import Tally
 from benchmarks.evaluation.shard_worker import WorkPlan, work_plan
 from benchmarks.evaluation.sums import sum_up
-from benchmarks.prompts.protocols import GROUND_TRUTH, teacher_of
+from benchmarks.prompts.protocols import GROUND_TRUTH, reference_model
 from benchmarks.records.record import (
     INSTANCES_NAME,
     AccuracyTimeRow,
@@ -117,7 +117,7 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
     weights = {model.entry.name: model.weights for model in (*plan.models, *plan.teachers)}
     for model, reference, protocol in product(plan.models, plan.references, plan.protocols):
         group = (model.entry.name, protocol.name, reference)
-        teacher = teacher_of(reference)
+        teacher = reference_model(reference)
         blank = MiouRow(
             model=model.entry.name,
             dataset=tally.dataset,
@@ -129,7 +129,7 @@ def _rows(plan: WorkPlan, files: Sequence[Path], tally: Tally) -> Iterator[MiouR
         )
         if model.entry.name in tally.broken:
             yield blank.model_copy(update={"why": tally.broken[model.entry.name]})
-        elif teacher in tally.broken and protocol.budget is None:
+        elif teacher in tally.broken and protocol.n_clicks is None:
             why = f"{reference} failed: {tally.broken[teacher]}"
             yield blank.model_copy(update={"status": "skipped", "why": why})
         elif group in sums:

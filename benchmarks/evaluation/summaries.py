@@ -124,10 +124,10 @@ def clicks_needed(
         rows: Of one model against the ground truth, by protocol; those of `clicks-1` to
             `clicks-K` hold the same instances in the same order.
     """
-    if protocol.budget is None:
+    if protocol.n_clicks is None:
         return None
     curve = np.array(
-        [[row.iou for row in rows[f"clicks-{each}"]] for each in range(1, protocol.budget + 1)]
+        [[row.iou for row in rows[f"clicks-{each}"]] for each in range(1, protocol.n_clicks + 1)]
     )
     return clicks_of(curve)
 

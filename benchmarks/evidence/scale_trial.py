@@ -47,7 +47,7 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.config.run_config import RunRequest
     from benchmarks.config.scale_options import ScaleRequest
     from benchmarks.datasets.sa1b import Sa1bDataset
-    from benchmarks.prompts.protocols import find
+    from benchmarks.prompts.protocols import find_protocols
     from benchmarks.records.environment import peak_rss_bytes, use_threads
     from benchmarks.records.record import RunRecord
     from benchmarks.run import execute
@@ -61,7 +61,7 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
             out=out,
             threads=1,
             dataset=Sa1bDataset(arguments.one, limit, streaming=True),
-            protocols=find(["box"]),
+            protocols=find_protocols(["box"]),
             boundary=arguments.boundary,
             scale=ScaleRequest(chunk_images=arguments.chunk, lanes=arguments.lanes),
         )

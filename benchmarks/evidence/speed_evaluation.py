@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.evidence.document import give, wait_if_published
-from benchmarks.prompts.protocols import AccuracyProtocol, find, pick
-from benchmarks.prompts.rules import prompt_rule, to_prompts
+from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, select_candidate
+from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from mobilesam.fast.allocator import keep_buffers
 
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
@@ -47,7 +47,7 @@ def loop(weights: Path, images: Path, annotations: Path, limit: int | None) -> d
     from mobilesam.model.mobile_sam import load_mobile_sam
 
     predictor = SamPredictor(load_mobile_sam(weights))
-    protocols = find(PROTOCOLS)
+    protocols = find_protocols(PROTOCOLS)
     ious: dict[str, list[float]] = {protocol.name: [] for protocol in protocols}
     start = time.perf_counter()
     encoder_s = 0.0
@@ -68,21 +68,21 @@ def loop(weights: Path, images: Path, annotations: Path, limit: int | None) -> d
 
 def _ask(predictor: Any, protocol: AccuracyProtocol, instance: Instance) -> float:
     reference = instance.mask()
-    rule = prompt_rule(protocol.prompt)
-    value = rule.make(instance, reference, 0)
+    sampler = prompt_sampler(protocol.prompt)
+    value = sampler.sample(instance, reference, 0)
     assert value is not None  # noqa: S101 - boxes and centres always exist
-    prompt = to_prompts(rule, value[None])
+    prompt = to_prompts(sampler, value[None])
     masks, scores, _ = predictor.predict(
         point_coords=None if prompt.points is None else prompt.points[0],
         point_labels=None if prompt.labels is None else prompt.labels[0],
         box=None if prompt.boxes is None else prompt.boxes[0],
-        multimask_output=protocol.question.multimask,
+        multimask_output=protocol.query.multimask,
     )
     found = [
         float(np.logical_and(mask, reference).sum() / np.logical_or(mask, reference).sum())
         for mask in masks
     ]
-    return found[pick(protocol.pick, scores, found)]
+    return found[select_candidate(protocol.selection, scores, found)]
 
 
 def suite(

@@ -116,12 +116,12 @@ def test_boundary_iou(benchmark: Any, sample: Sample) -> None:
 
 @pytest.mark.parametrize("name", ["box", "center", "random-3", "two-point-100"])
 def test_prompts(benchmark: Any, sample: Sample, name: str) -> None:
-    """A prompt of a rule for every object of the scene."""
-    from benchmarks.prompts.rules import prompt_rule
+    """A prompt for every object of the scene."""
+    from benchmarks.prompts.samplers import prompt_sampler
 
-    rule = prompt_rule(name)
+    sampler = prompt_sampler(name)
     pairs = [(instance, instance.mask()) for instance in sample.instances]
-    made = benchmark(lambda: [rule.make(instance, mask, 0) for instance, mask in pairs])
+    made = benchmark(lambda: [sampler.sample(instance, mask, 0) for instance, mask in pairs])
     assert len(made) == len(pairs)
 
 

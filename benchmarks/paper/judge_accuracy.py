@@ -50,7 +50,9 @@ class _Found:
 
 def teacher_of(measure: AccuracyMeasure) -> str | None:
     """The model whose masks are the reference, if there is one."""
-    return protocols.teacher_of(measure.reference) if isinstance(measure, MiouMeasure) else None
+    return (
+        protocols.reference_model(measure.reference) if isinstance(measure, MiouMeasure) else None
+    )
 
 
 def judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -> ClaimVerdict:
@@ -135,7 +137,7 @@ def _lacking(
         figure = f"{number(orientation.value)} {claim.unit}"
         versus = f" against {orientation.reference}" if orientation.reference else ""
         why += f"; no evidence, for orientation: {figure}{versus} with {orientation.made_with}"
-        if orientation.reference == f"{protocols.TEACHER}{measure.model}":
+        if orientation.reference == f"{protocols.TEACHER_PREFIX}{measure.model}":
             why += ", which agrees with itself by definition"
     return verdict_of(
         claim,

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from baselines.registry import entries
 from benchmarks.paper.counts import COUNTS, derived_count
-from benchmarks.prompts.protocols import find
+from benchmarks.prompts.protocols import find_protocols
 from benchmarks.tables.record_queries import PHASES
 from mobilesam.errors import UsageError
 
@@ -39,7 +39,7 @@ def _known_model(name: str) -> str:
 
 def _known_protocol(name: str) -> str:
     try:
-        find([name])
+        find_protocols([name])
     except UsageError as error:
         raise ValueError(str(error)) from error
     return name

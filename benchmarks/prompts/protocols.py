@@ -1,4 +1,4 @@
-"""The named accuracy protocols: which prompt is given, and which of the answers is scored."""
+"""Accuracy protocols: which prompt is given, and which of the predicted masks is scored."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Literal
 import numpy as np
 
 from baselines.interface import Float32Array
-from benchmarks.prompts.rules import prompt_rule
+from benchmarks.prompts.samplers import prompt_sampler
 from mobilesam.errors import UsageError
 
 GROUND_TRUTH = "ground-truth"
-TEACHER = "teacher:"
+TEACHER_PREFIX = "teacher:"
 MAX_CLICKS = 20
-# Protocols with runners and rows of their own, since no single mask answers a single prompt.
 DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING = "detector-box", "detector-box-multi", "everything"
+WHOLE_IMAGE_PROTOCOLS = (DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING)
+"""Protocols with results of their own, since they do not score one mask for one prompt."""
+DEFAULT_PROTOCOLS = ("box", "center", "center-multi")
 
-Pick = Literal["only", "score", "oracle"]
+Selection = Literal["only", "score", "oracle"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Question:
-    """What a model is asked; protocols that differ only in which answer they score share it.
+class Query:
+    """Input of a model; protocols that differ only in the scored mask share a query.
 
     Attributes:
-        prompt: Name of the prompt rule.
-        clicks: Clicks given, the first by the rule and the others on errors.
-        multimask: Whether all candidates are asked for.
+        prompt: Name of the prompt sampler.
+        clicks: Number of clicks, the first by the sampler and the others on errors.
+        multimask: Whether all candidate masks are requested.
     """
 
     prompt: str
@@ -40,92 +42,91 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyProtocol:
-    """A protocol; its name is printed with every number made by it.
+    """An accuracy protocol; its name is printed with every number.
 
     Attributes:
         name: As given to `--protocol`.
-        question: What the model is asked.
-        pick: Which candidate is scored: the only one, the one with the model's highest score, or
-            the one with the best IoU (an upper bound that no user reaches).
+        query: Input of the model.
+        selection: Which candidate is scored: the only one, the one with the highest score of the
+            model, or the one with the best IoU (an upper bound that no user reaches).
     """
 
     name: str
-    question: Question
-    pick: Pick = "only"
+    query: Query
+    selection: Selection = "only"
 
     @property
     def prompt(self) -> str:
-        """Name of its prompt rule."""
-        return self.question.prompt
+        """Name of the prompt sampler."""
+        return self.query.prompt
 
     @property
-    def budget(self) -> int | None:
-        """K of `clicks-K`, None for other protocols."""
-        return self.question.clicks if self.name.startswith("clicks-") else None
+    def n_clicks(self) -> int | None:
+        """K of `clicks-K`; None for other protocols."""
+        return self.query.clicks if self.name.startswith("clicks-") else None
 
     @property
-    def as_teacher(self) -> AccuracyProtocol:
-        """How a teacher answers: it cannot choose by a reference that it is itself."""
-        return replace(self, pick="score") if self.pick == "oracle" else self
+    def for_reference(self) -> AccuracyProtocol:
+        """The protocol by which a reference model selects its mask: never by IoU with itself."""
+        return replace(self, selection="score") if self.selection == "oracle" else self
 
 
-_FIXED = (
-    AccuracyProtocol("box", Question("box")),
-    AccuracyProtocol("box-multi", Question("box", multimask=True), "score"),
-    AccuracyProtocol("center", Question("center")),
-    AccuracyProtocol("center-multi", Question("center", multimask=True), "score"),
-    AccuracyProtocol("center-oracle", Question("center", multimask=True), "oracle"),
-    AccuracyProtocol("annotation-point", Question("annotation-point")),
-)
-_BY_NAME = {protocol.name: protocol for protocol in _FIXED}
-WHOLE_IMAGE = (DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING)
-_FAMILIES = ("random-K", "clicks-K", "two-point-D", *WHOLE_IMAGE)
-_PARAMETRIC = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
-DEFAULT_PROTOCOLS = ("box", "center", "center-multi")
+_FIXED = {
+    protocol.name: protocol
+    for protocol in (
+        AccuracyProtocol("box", Query("box")),
+        AccuracyProtocol("box-multi", Query("box", multimask=True), "score"),
+        AccuracyProtocol("center", Query("center")),
+        AccuracyProtocol("center-multi", Query("center", multimask=True), "score"),
+        AccuracyProtocol("center-oracle", Query("center", multimask=True), "oracle"),
+        AccuracyProtocol("annotation-point", Query("annotation-point")),
+    )
+}
+_NUMBERED = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
 
 
-def find(names: Iterable[str]) -> tuple[AccuracyProtocol, ...]:
-    """Looks protocols up, each once, in the order asked for.
+def find_protocols(names: Iterable[str]) -> tuple[AccuracyProtocol, ...]:
+    """Returns the protocols of names, each once, in the given order.
 
-    `clicks-K` brings all of `clicks-1` to `clicks-K`: the earlier ones cost nothing, and the number
-    of clicks to an IoU is read from them.
+    `clicks-K` gives all of `clicks-1` to `clicks-K`: the earlier ones cost nothing, and the number
+    of clicks to an IoU is computed from them.
 
     Raises:
-        UsageError: There is none of that name; suggests the nearest.
+        UsageError: A name is unknown; suggests the nearest.
     """
-    chosen = {}
+    found = {}
     for name in names:
-        found = _find(name)
-        for each in range(1, (found.budget or 1) + 1):
-            part = found if found.budget is None else _clicks(each)
-            chosen[part.name] = part
-    return tuple(chosen.values())
+        protocol = _find_protocol(name)
+        for n_clicks in range(1, (protocol.n_clicks or 1) + 1):
+            each = protocol if protocol.n_clicks is None else _clicks(n_clicks)
+            found[each.name] = each
+    return tuple(found.values())
 
 
-def _find(name: str) -> AccuracyProtocol:
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    match = _PARAMETRIC.fullmatch(name)
+def _find_protocol(name: str) -> AccuracyProtocol:
+    if name in _FIXED:
+        return _FIXED[name]
+    if name in WHOLE_IMAGE_PROTOCOLS:
+        raise UsageError(f"{name} scores all masks of an image together: not from stored masks")
+    match = _NUMBERED.fullmatch(name)
     if match is None:
-        if name in WHOLE_IMAGE:
-            raise UsageError(f"{name} judges all masks of an image together: not from stored ones")
-        near = difflib.get_close_matches(name, (*_BY_NAME, *WHOLE_IMAGE), n=1)
-        known = ", ".join((*_BY_NAME, *_FAMILIES))
-        hint = f"did you mean {near[0]}?" if near else f"known: {known}"
+        near = difflib.get_close_matches(name, (*_FIXED, *WHOLE_IMAGE_PROTOCOLS), n=1)
+        known = (*_FIXED, "random-K", "clicks-K", "two-point-D", *WHOLE_IMAGE_PROTOCOLS)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UsageError(f"unknown protocol {name!r}; {hint}")
     family, number = match[1], int(match[2])
     if family == "clicks":
         if number > MAX_CLICKS:
-            raise UsageError(f"{name} asks for more than {MAX_CLICKS} clicks")
+            raise UsageError(f"{name} has more than {MAX_CLICKS} clicks")
         return _clicks(number)
-    prompt_rule(name)
+    prompt_sampler(name)
     if family == "random" and number == 1:  # one point is ambiguous: the best-scored of three
-        return AccuracyProtocol(name, Question(name, multimask=True), "score")
-    return AccuracyProtocol(name, Question(name))
+        return AccuracyProtocol(name, Query(name, multimask=True), "score")
+    return AccuracyProtocol(name, Query(name))
 
 
 def _clicks(number: int) -> AccuracyProtocol:
-    return AccuracyProtocol(f"clicks-{number}", Question("center", clicks=number))
+    return AccuracyProtocol(f"clicks-{number}", Query("center", clicks=number))
 
 
 def check_references(references: Iterable[str]) -> tuple[str, ...]:
@@ -136,30 +137,29 @@ def check_references(references: Iterable[str]) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(references))
     for reference in found:
-        if reference != GROUND_TRUTH and not reference.startswith(TEACHER):
+        if reference != GROUND_TRUTH and not reference.startswith(TEACHER_PREFIX):
             raise UsageError(
-                f"unknown reference {reference!r}; wanted {GROUND_TRUTH} or {TEACHER}NAME"
+                f"unknown reference {reference!r}; wanted {GROUND_TRUTH} or {TEACHER_PREFIX}NAME"
             )
-        if reference == TEACHER:
-            raise UsageError(f"{TEACHER} needs the name of a model, such as {TEACHER}sam-vit-h")
+        if reference == TEACHER_PREFIX:
+            raise UsageError(f"{reference} needs the name of a model, such as {reference}sam-vit-h")
     return found
 
 
-def teacher_of(reference: str) -> str | None:
-    """Name of the model behind a reference; None for the ground truth."""
-    return reference.removeprefix(TEACHER) if reference.startswith(TEACHER) else None
+def reference_model(reference: str) -> str | None:
+    """Returns the name of the model of a reference; None for the ground truth."""
+    is_model = reference.startswith(TEACHER_PREFIX)
+    return reference.removeprefix(TEACHER_PREFIX) if is_model else None
 
 
-def pick(rule: Pick, scores: Float32Array, ious: list[float]) -> int:
-    """The candidate that a protocol scores.
+def select_candidate(selection: Selection, scores: Float32Array, ious: list[float]) -> int:
+    """Returns the index of the candidate mask that is scored.
 
     Args:
-        rule: The protocol's.
-        scores: (C,) the model's own scores.
+        selection: As in the protocol.
+        scores: (C,) scores of the model.
         ious: C values, IoU of each candidate with the reference.
     """
-    if rule == "oracle":
+    if selection == "oracle":
         return int(np.argmax(ious))
-    if rule == "score":
-        return int(np.argmax(scores))
-    return 0
+    return int(np.argmax(scores)) if selection == "score" else 0

@@ -118,7 +118,7 @@ def _wanted(model: str, only: Collection[Key] | None, *, timed: bool) -> bool:
 
 def _write_scenes(folder: Path, settings: Settings, *, with_references: bool) -> Path:
     """Writes the image that models are timed on, and the scenes; returns the image's file."""
-    from benchmarks.prompts.rules import prompt_rule
+    from benchmarks.prompts.samplers import prompt_sampler
 
     image = folder / "image.npy"
     np.save(image, SyntheticDataset(1, TIMED_SCENE_SEED).scene(0).image)
@@ -126,9 +126,9 @@ def _write_scenes(folder: Path, settings: Settings, *, with_references: bool) ->
         return image
     for sample in SyntheticDataset(settings.scenes, settings.seed).samples():
         masks = [instance.mask() for instance in sample.instances]
-        center = prompt_rule("center")
+        center = prompt_sampler("center")
         points = [
-            center.make(instance, mask, settings.seed)
+            center.sample(instance, mask, settings.seed)
             for instance, mask in zip(sample.instances, masks, strict=True)
         ]
         np.savez(

@@ -22,9 +22,9 @@ from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
 from benchmarks.evaluation.run_model import explain
 from benchmarks.latency import parameters
-from benchmarks.prompts.protocols import GROUND_TRUTH, find
-from benchmarks.prompts.rules import prompt_rule
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
+from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records.record import Failure, ParamsRow
 from benchmarks.records.result_cache import CellStore
 from benchmarks.regression.fingerprints import array_facts, model_facts
@@ -101,12 +101,12 @@ def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
 
 def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
     masks = hashlib.sha256()
-    prompts = {protocol.prompt: hashlib.sha256() for protocol in find(PROTOCOLS)}
+    prompts = {protocol.prompt: hashlib.sha256() for protocol in find_protocols(PROTOCOLS)}
     for sample in scenes.samples():
         for instance in sample.instances:
             masks.update(repr((instance.category, sorted(instance.rle.items()))).encode())
             for name, digest in prompts.items():
-                made = prompt_rule(name).make(instance, instance.mask(), SEED)
+                made = prompt_sampler(name).sample(instance, instance.mask(), SEED)
                 digest.update(b"none" if made is None else made.tobytes())
     hashes = {"recipe": scenes.fingerprint, "reference masks": masks.hexdigest()}
     hashes |= {f"prompts {name}": digest.hexdigest() for name, digest in prompts.items()}
@@ -148,8 +148,8 @@ def _add_accuracy(
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = AccuracyPlan(scenes, find(PROTOCOLS), (GROUND_TRUTH,), folder)
-        manifests = Manifests(scenes.fingerprint, SEED, folder)
+        work = AccuracyPlan(scenes, find_protocols(PROTOCOLS), (GROUND_TRUTH,), folder)
+        manifests = ManifestStore(scenes.fingerprint, SEED, folder)
         result = evaluate(models, (), work, manifests, CellStore(folder / "cells"), reporter)
     found.failures.extend(result.failures)
     for row in result.rows:

@@ -12,8 +12,8 @@ from baselines.interface import BoolArray
 from benchmarks.datasets.masks import decode_mask, iou
 from benchmarks.evaluation.predictions import Prediction
 from benchmarks.evaluation.rescore import Stored
-from benchmarks.prompts.manifest import PromptManifest
-from benchmarks.prompts.protocols import AccuracyProtocol, find, pick
+from benchmarks.prompts.manifests import PromptManifest
+from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, select_candidate
 from benchmarks.report.gallery_images import Picture, mask_path, view_box
 from benchmarks.report.html_cases import FAILURE_IOU, Case
 from benchmarks.tables.record_queries import unique
@@ -71,7 +71,7 @@ class CaseView:
 def load_manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[str, PromptManifest]:
     """Prompts by rule, as far as they lie beside the records."""
     found = {}
-    for rule in unique(protocol.prompt for protocol in find(protocols)):
+    for rule in unique(protocol.prompt for protocol in find_protocols(protocols)):
         paths = [folder / f"prompts-{rule}.parquet" for folder in folders]
         path = next((path for path in paths if path.is_file()), None)
         if path is not None:
@@ -101,7 +101,7 @@ class CaseMaker:
             model: {(p.question, p.image_id, p.annotation_id): p for p in rows}
             for model, rows in stored.predictions.items()
         }
-        self._protocols = {p.name: p for p in find(stored.protocols)}
+        self._protocols = {p.name: p for p in find_protocols(stored.protocols)}
 
     def view(self, case: Case, picture: Picture) -> CaseView:
         """Everything that the page needs of a case."""
@@ -127,14 +127,16 @@ class CaseMaker:
         self, model: str, case: Case, protocol: AccuracyProtocol, truth: BoolArray
     ) -> BoolArray | None:
         """The mask that was scored; None where the model did not answer."""
-        key = (protocol.question, case.image_id, case.annotation_id)
+        key = (protocol.query, case.image_id, case.annotation_id)
         answer: Prediction | None = self._answers[model].get(key)
         if answer is None or model not in case.ious:
             return None
-        oracle = protocol.pick == "oracle"
+        oracle = protocol.selection == "oracle"
         ious = [iou(decode_mask(rle), truth) for rle in answer.rles] if oracle else []
         return decode_mask(
-            answer.rles[pick(protocol.pick, np.array(answer.scores, np.float32), ious)]
+            answer.rles[
+                select_candidate(protocol.selection, np.array(answer.scores, np.float32), ious)
+            ]
         )
 
     def _panel(self, case: Case, model: str, mask: BoolArray | None, picture: Picture) -> Panel:
@@ -155,12 +157,12 @@ class CaseMaker:
         if manifest is None or values is None:
             return (), ()
         numbers = (scale * values).tolist()
-        if manifest.rule.labels is None:
+        if manifest.sampler.labels is None:
             x0, y0, x1, y1 = numbers
             return (x0, y0, x1 - x0, y1 - y0), ()
         # A point names a pixel, whose middle lies half a pixel further.
         half = scale / 2
-        labels = manifest.rule.labels
+        labels = manifest.sampler.labels
         return (), tuple(
             (numbers[2 * i] + half, numbers[2 * i + 1] + half, label)
             for i, label in enumerate(labels)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prompts.protocols import teacher_of
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import LatencyRow, ParamsRow, RunRecord
 from benchmarks.report.accuracy_plot import accuracy_figure
 from benchmarks.report.decode_plot import decode_figure
@@ -273,7 +273,7 @@ def _stems(scored: Sequence[Protocol]) -> dict[Protocol, str]:
 
 
 def _where(protocol: Protocol, datasets: Sequence[str]) -> tuple[str, ...]:
-    teacher = () if teacher_of(protocol.reference) is None else (protocol.reference,)
+    teacher = () if reference_model(protocol.reference) is None else (protocol.reference,)
     return (*teacher, *_dataset(protocol, datasets))
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.prompts.protocols import teacher_of
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import MiouRow, RunRecord
 from benchmarks.report.style import ModelStyle, model_styles, new_figure, short_names
 from benchmarks.tables.formatting import shorten
@@ -165,7 +165,7 @@ def _left_out(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
 
 
 def _teacher_note(protocol: Protocol) -> list[str]:
-    teacher = teacher_of(protocol.reference)
+    teacher = reference_model(protocol.reference)
     if teacher is None:
         return []
     return [f"Agreement with the masks of {teacher}, which is not accuracy; its own is 100 %."]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, teacher_of
+from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, reference_model
 from benchmarks.records.record import (
     EverythingRow,
     LatencyRow,
@@ -123,7 +123,7 @@ def headline(record: RunRecord) -> tuple[Protocol, ...]:
         if len(group) > MOST_HEADLINES:
             usual = [p for p in group if p.protocol in DEFAULT_PROTOCOLS]
             group = usual or group[:MOST_HEADLINES]
-        shown += group if teacher_of(reference) is None else group[:1]
+        shown += group if reference_model(reference) is None else group[:1]
     return tuple(shown)
 
 

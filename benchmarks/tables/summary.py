@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.latency.timer import NOTHING_MS
-from benchmarks.prompts.protocols import teacher_of
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import LatencyRow, RunRecord, WeightsRow
 from benchmarks.tables.cells import WEIGHTS_COLUMN, Reasons, percent, text_cell, weights_cell
 from benchmarks.tables.formatting import MIB, clean, number, spread_text
@@ -124,7 +124,7 @@ def _headline_columns(shown: Sequence[Protocol]) -> tuple[Column, ...]:
 
 def _headline_protocols(record: RunRecord) -> tuple[Protocol, ...]:
     """One protocol for each dataset: box prompts against ground truth, else the first one."""
-    found = [p for p in protocols(record) if teacher_of(p.reference) is None]
+    found = [p for p in protocols(record) if reference_model(p.reference) is None]
     shown = []
     for dataset in unique(p.dataset for p in found):
         group = [p for p in found if p.dataset == dataset]

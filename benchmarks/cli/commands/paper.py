@@ -21,7 +21,7 @@ from benchmarks.paper.needs import models_needed, protocols_needed
 from benchmarks.paper.tables import FOLDER, paper_tables
 from benchmarks.paper.terminal import WIDTH, ledger_text
 from benchmarks.paper.verdicts import ClaimVerdict
-from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER
+from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
 from benchmarks.records.record import (
     RECORD_NAME,
     RunRecord,
@@ -94,7 +94,7 @@ def _measure(
     protocol = data.protocol or ",".join(
         (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
     )
-    references = dict.fromkeys((*listed(data.reference), f"{TEACHER}{reference.name}"))
+    references = dict.fromkeys((*listed(data.reference), f"{TEACHER_PREFIX}{reference.name}"))
     request = make_request(
         "paper",
         replace(models, models=",".join(names)),

@@ -46,7 +46,7 @@ def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
     from benchmarks.datasets.coco import CocoDataset
     from benchmarks.datasets.dataset import Sample
     from benchmarks.datasets.masks import iou
-    from benchmarks.prompts.rules import prompt_rule, to_prompts
+    from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 
     done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box,box-multi", "--json")
     dummy = DummySegmenter()
@@ -55,7 +55,7 @@ def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
         assert isinstance(sample, Sample)
         embedding = dummy.encode(dummy.prepare(sample.image))
         for instance in sample.instances:
-            prompts = to_prompts(prompt_rule("box"), instance.box[None])
+            prompts = to_prompts(prompt_sampler("box"), instance.box[None])
             one = dummy.decode(embedding, prompts)
             three = dummy.decode(embedding, prompts, multimask=True)
             single.append(iou(one.masks[0, 0], instance.mask()))

@@ -16,8 +16,8 @@ from benchmarks.evaluation import prompt_runner as asking
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.prompt_runner import Answer, Asker
 from benchmarks.evaluation.stopwatch import Stopwatch
-from benchmarks.prompts.protocols import Question, find
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import Query, find_protocols
 
 
 class Counting(DummySegmenter):
@@ -46,8 +46,8 @@ def sample() -> Sample:
 
 
 def ask(model: DummySegmenter, sample: Sample, folder: Path, *names: str) -> Iterator[Answer]:
-    prompts = Manifests("fingerprint", 0, folder).begin()
-    asker = Asker(model, find(names), prompts, Stopwatch(), EmbeddingCache(None))
+    prompts = ManifestStore("fingerprint", 0, folder).begin_pass()
+    asker = Asker(model, find_protocols(names), prompts, Stopwatch(), EmbeddingCache(None))
     masks = [instance.mask() for instance in sample.instances]
     return asker.answers(sample, masks, asker.prompts(sample, masks))
 
@@ -120,7 +120,7 @@ def test_clicks_stop_where_there_is_no_error_and_feed_logits_back(
         is_right = bool((answer.masks[0] == truth).all())
         assert is_right == (answer.question.clicks > 1)
     assert {answer.question for answer in answers} == {
-        Question("center", clicks=each) for each in (1, 2, 3, 4)
+        Query("center", clicks=each) for each in (1, 2, 3, 4)
     }
 
 

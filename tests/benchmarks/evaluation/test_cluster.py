@@ -27,7 +27,7 @@ from benchmarks.evaluation.recall import WHOLE_IMAGES_NAME
 from benchmarks.evaluation.shard_worker import WorkPlan
 from benchmarks.evaluation.sharded import ScaleResult, evaluate_in_chunks
 from benchmarks.evaluation.whole_images import WholeImageRow
-from benchmarks.prompts.protocols import find
+from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.environment import code_version
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import WeightsRow
@@ -50,7 +50,7 @@ def plan_of(target: str) -> WorkPlan:
         run="test",
         models=(model,),
         teachers=(),
-        protocols=find(["box"]),
+        protocols=find_protocols(["box"]),
         references=("ground-truth",),
         seed=0,
         threads=1,

@@ -12,14 +12,16 @@ from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.dataset import Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.shard_worker import Worker, WorkPlan
-from benchmarks.prompts.protocols import find
+from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.record import WeightsRow
 
 
 def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
     entry = ModelEntry("dummy", "baselines.dummy:build_instant", "at once")
     model = PlannedModel(entry, ModelOptions("dummy"), WeightsRow(kind="none"))
-    plan = WorkPlan("x", (model,), (), find(["box", "center"]), ("ground-truth",), 0, 1, 2, "c")
+    plan = WorkPlan(
+        "x", (model,), (), find_protocols(["box", "center"]), ("ground-truth",), 0, 1, 2, "c"
+    )
     worker = Worker(plan)
     parts = list(Sa1bDataset(shards, streaming=True).shards(4))
     n_rows = run(worker, parts, 3)

@@ -19,12 +19,14 @@ from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.evaluate_model import PassPlan, PassResult, run_pass
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.run_model import FIRST_IMAGES
-from benchmarks.prompts.protocols import GROUND_TRUTH, find
-from benchmarks.prompts.rules import prompt_rule
-from benchmarks.prompts.run_manifests import Manifests
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
+from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records.record import WeightsRow
 
-PROTOCOLS = find(("box", "box-multi", "center-oracle", "random-2", "clicks-3", "annotation-point"))
+PROTOCOLS = find_protocols(
+    ("box", "box-multi", "center-oracle", "random-2", "clicks-3", "annotation-point")
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def passed(part: ShardDataset, n_threads: int, out: Path, model: DummySegmenter)
     lanes = Lanes(n_threads, budget_bytes=10_000)
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
     plan = PassPlan(part, PROTOCOLS, pairs, {}, False, out, EmbeddingCache(None), lanes)
-    manifests = Manifests(part.fingerprint, 0, out)
+    manifests = ManifestStore(part.fingerprint, 0, out)
     try:
         return run_pass(model, WeightsRow(kind="none"), plan, manifests, Reporter(quiet=True))
     finally:
@@ -149,7 +151,7 @@ def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
     lanes = Lanes(3)
     plan = PassPlan(part, PROTOCOLS, pairs, {}, False, tmp_path, EmbeddingCache(None), lanes)
-    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    manifests = ManifestStore(part.fingerprint, 0, tmp_path)
     weights, quiet = WeightsRow(kind="none"), Reporter(quiet=True)
     failed = run_pass(Fails(delays_ms={}), weights, plan, manifests, quiet)
     assert "too green" in (failed.error or "")
@@ -160,10 +162,10 @@ def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
 
 
 def test_a_pass_that_fails_leaves_no_prompts(part: ShardDataset, tmp_path: Path) -> None:
-    manifests = Manifests(part.fingerprint, 0, tmp_path)
+    manifests = ManifestStore(part.fingerprint, 0, tmp_path)
     sample = next(each for each in part.samples() if isinstance(each, Sample))
-    (instance, *_), rule = sample.instances, prompt_rule("center")
-    first, second = manifests.begin(), manifests.begin()
+    (instance, *_), rule = sample.instances, prompt_sampler("center")
+    first, second = manifests.begin_pass(), manifests.begin_pass()
     known = first.prompt(rule, sample, instance, instance.mask())
     again = second.prompt(rule, sample, instance, instance.mask())
     assert known is not None

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.evaluation.stopwatch import Stopwatch
 from benchmarks.evaluation.summaries import clicks_needed, summarise
-from benchmarks.prompts.protocols import find
+from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import WeightsRow
 
@@ -52,7 +52,7 @@ def test_a_dataset_without_categories_has_none() -> None:
 
 
 def test_clicks_until_an_iou_is_reached() -> None:
-    *_, protocol = find(["clicks-3"])
+    *_, protocol = find_protocols(["clicks-3"])
     curve = {
         "clicks-1": [row(0.9), row(0.2), row(0.1)],
         "clicks-2": [row(0.8), row(0.85), row(0.2)],
@@ -64,7 +64,7 @@ def test_clicks_until_an_iou_is_reached() -> None:
     assert found.failed85 == pytest.approx(1 / 3)
     assert found.noc90 == pytest.approx((1 + 3 + 3) / 3)
     assert found.budget == 3
-    (box,) = find(["box"])
+    (box,) = find_protocols(["box"])
     assert clicks_needed(box, curve) is None
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from benchmarks.prompts.error_clicks import next_click
+from benchmarks.prompts import clicks
+from benchmarks.prompts.clicks import center_point, deepest_pixel, next_click
 from mobilesam.errors import DataError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=120)
@@ -14,8 +17,78 @@ PAIRS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=16).flatmap(
 )
 
 
-def literal(prediction, reference):
-    """The protocol at full size, candidate by candidate."""
+def full_size_center(mask):
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(distance == distance.max())
+    first = np.lexsort((columns, rows))[0]
+    return int(columns[first]), int(rows[first])
+
+
+@QUICK
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14)))
+def test_center_equals_the_maximum_of_the_full_size_transform(mask):
+    if mask.any():
+        assert center_point(mask) == full_size_center(mask)
+
+
+@QUICK
+@given(st.integers(0, 2**32 - 1))
+def test_center_of_large_smooth_masks(seed):
+    noise = np.random.default_rng(seed).normal(size=(60, 80))
+    mask = ndimage.gaussian_filter(noise, 4) > 0.06
+    if mask.any():
+        assert center_point(mask) == full_size_center(mask)
+
+
+def test_the_border_of_the_image_is_outside_of_a_mask():
+    assert center_point(np.ones((5, 9), bool)) == (2, 2)
+    left_half = np.zeros((5, 9), bool)
+    left_half[:, :5] = True
+    assert center_point(left_half) == (2, 2)
+
+
+def test_ties_go_to_the_lowest_row_then_column():
+    mask = np.zeros((8, 8), bool)
+    for y, x in ((5, 1), (2, 6), (2, 3)):
+        mask[y, x] = True
+    assert center_point(mask) == (3, 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_center_does_not_depend_on_the_library(monkeypatch, seed):
+    noise = np.random.default_rng(seed).normal(size=(300, 400))
+    mask = ndimage.gaussian_filter(noise, 3 * seed + 1) > 0
+    with_opencv = deepest_pixel(mask)
+    monkeypatch.setattr(clicks, "_MAX_FLOAT32_SIDE_PX", 0)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert deepest_pixel(mask) == with_opencv
+
+
+def test_the_center_of_the_largest_mask_computed_by_opencv():
+    side = clicks._MAX_FLOAT32_SIDE_PX - 2
+    rows, columns = np.ogrid[:side, :side]
+    middle = (side - 1) / 2
+    disc = (rows - middle) ** 2 + (columns - middle) ** 2 < middle**2
+    for mask in (disc, np.pad(disc, ((0, 0), (0, 2)))):
+        assert center_point(mask) == full_size_center(mask)
+    wider = np.pad(disc, ((0, 0), (0, 3)), constant_values=True)
+    assert center_point(wider) == full_size_center(wider)
+
+
+def test_the_depth_is_the_square_of_the_distance():
+    mask = np.zeros((9, 11), bool)
+    mask[2:7, 3:8] = True
+    assert deepest_pixel(mask) == (5, 4, 9)
+    assert deepest_pixel(~mask & False) is None
+
+
+def test_an_empty_mask_has_no_center():
+    with pytest.raises(DataError, match="empty mask"):
+        center_point(np.zeros((4, 4), bool))
+
+
+def by_definition(prediction, reference):
+    """The definition at full size, pixel by pixel."""
     best = None
     for label, errors in ((1, reference & ~prediction), (0, prediction & ~reference)):
         squares = np.rint(ndimage.distance_transform_edt(np.pad(errors, 1))[1:-1, 1:-1] ** 2)
@@ -28,11 +101,11 @@ def literal(prediction, reference):
 
 @QUICK
 @given(PAIRS)
-def test_a_click_by_definition(pair):
+def test_clicks_match_their_definition(pair):
     prediction, reference = pair
     before = prediction.copy(), reference.copy()
     found = next_click(prediction, reference)
-    assert found == literal(prediction, reference)
+    assert found == by_definition(prediction, reference)
     assert np.array_equal(prediction, before[0])
     assert np.array_equal(reference, before[1])
     if found is None:
@@ -48,12 +121,12 @@ def test_a_click_by_definition(pair):
 def test_clicks_on_large_smooth_errors(seed):
     noise = np.random.default_rng(seed).normal(size=(2, 50, 70))
     prediction, reference = (ndimage.gaussian_filter(each, 4) > 0.02 for each in noise)
-    assert next_click(prediction, reference) == literal(prediction, reference)
+    assert next_click(prediction, reference) == by_definition(prediction, reference)
 
 
 @QUICK
 @given(PAIRS)
-def test_swapping_the_masks_turns_the_label(pair):
+def test_swapping_the_masks_inverts_the_label(pair):
     a, b = pair
     here, there = next_click(a, b), next_click(b, a)
     if here is None or there is None:
@@ -65,7 +138,7 @@ def test_swapping_the_masks_turns_the_label(pair):
         assert here[2] == there[2] == 1
 
 
-def test_the_first_click_on_nothing_is_the_center():
+def test_the_first_click_is_the_center():
     reference = np.zeros((9, 11), bool)
     reference[2:7, 3:8] = True
     assert next_click(np.zeros_like(reference), reference) == (5, 4, 1)
@@ -92,7 +165,7 @@ def test_the_border_of_the_image_counts_as_outside():
     assert next_click(~full, full) == (2, 2, 1)
 
 
-def test_no_error_no_click():
+def test_no_click_without_an_error():
     mask = np.eye(5, dtype=bool)
     assert next_click(mask, mask) is None
     assert next_click(mask & False, mask & False) is None
@@ -100,18 +173,18 @@ def test_no_error_no_click():
 
 @QUICK
 @given(PAIRS)
-def test_no_pixel_is_clicked_twice_by_a_model_that_learns_nothing(pair):
+def test_no_pixel_is_clicked_twice_on_an_unchanged_prediction(pair):
     prediction, reference = pair
     clicked = np.zeros((0, 2), np.float32)
     while (found := next_click(prediction, reference, clicked)) is not None:
         assert not (clicked == found[:2]).all(axis=1).any()
         clicked = np.concatenate([clicked, np.array([found[:2]], np.float32)])
     errors = prediction != reference
-    assert len(clicked) == errors.sum()  # each of them once, and nothing else
+    assert len(clicked) == errors.sum()
     assert errors[clicked[:, 1].astype(int), clicked[:, 0].astype(int)].all()
 
 
-def test_a_pixel_that_was_clicked_remains_a_part_of_its_error():
+def test_a_clicked_pixel_still_belongs_to_its_error_region():
     reference = np.zeros((9, 9), bool)
     reference[1:8, 1:8] = True
     prediction = np.zeros_like(reference)
@@ -122,7 +195,7 @@ def test_a_pixel_that_was_clicked_remains_a_part_of_its_error():
     assert next_click(prediction, reference, outside) == (4, 4, 1)
 
 
-def test_the_other_kind_of_error_is_clicked_where_one_is_used_up():
+def test_the_other_kind_of_error_is_clicked_when_one_is_exhausted():
     prediction, reference = np.zeros((2, 20, 20), bool)
     reference[1:4, 1:4] = True
     prediction[10, 10] = True
@@ -130,7 +203,7 @@ def test_the_other_kind_of_error_is_clicked_where_one_is_used_up():
     assert next_click(prediction, reference, clicked) == (10, 10, 0)
 
 
-def test_clicking_every_error_away_ends():
+def test_correcting_every_error_terminates():
     prediction, reference = np.random.default_rng(1).random((2, 12, 12)) > 0.5
     for _ in range(12 * 12):
         click = next_click(prediction, reference)
@@ -142,7 +215,7 @@ def test_clicking_every_error_away_ends():
 
 
 @pytest.mark.parametrize("other", [np.zeros((4, 3), bool), np.zeros((3, 4), np.uint8)])
-def test_what_is_no_pair_of_masks_is_refused(other):
+def test_masks_of_other_shape_or_type_are_rejected(other):
     mask = np.ones((3, 4), bool)
     with pytest.raises(DataError, match="two bool masks"):
         next_click(mask, other)

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.datasets.dataset import Instance
 from benchmarks.datasets.masks import encode_mask, rle_box
-from benchmarks.prompts.rules import prompt_rule, to_prompts
+from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from mobilesam.errors import UsageError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=80)
@@ -23,7 +23,7 @@ def instance_of(mask, number=1, points=None):
 
 
 def made(name, mask, number=1, seed=0, points=None):
-    return prompt_rule(name).make(instance_of(mask, number, points), mask, seed)
+    return prompt_sampler(name).sample(instance_of(mask, number, points), mask, seed)
 
 
 def square():
@@ -51,20 +51,20 @@ def test_box_and_center():
     ],
 )
 def test_columns_and_labels(name, columns, labels):
-    rule = prompt_rule(name)
-    assert (rule.name, rule.columns, rule.labels) == (name, columns, labels)
-    assert rule == prompt_rule(name)
-    assert hash(rule) == hash(prompt_rule(name))
-    copy = pickle.loads(pickle.dumps(rule))
-    assert copy == rule
-    first = rule.make(instance_of(square()), square(), 3)
-    again = copy.make(instance_of(square()), square(), 3)
+    sampler = prompt_sampler(name)
+    assert (sampler.name, sampler.columns, sampler.labels) == (name, columns, labels)
+    assert sampler == prompt_sampler(name)
+    assert hash(sampler) == hash(prompt_sampler(name))
+    copy = pickle.loads(pickle.dumps(sampler))
+    assert copy == sampler
+    first = sampler.sample(instance_of(square()), square(), 3)
+    again = copy.sample(instance_of(square()), square(), 3)
     assert np.array_equal(first, again)
 
 
-def test_rules_of_different_names_differ():
+def test_samplers_of_different_names_differ():
     names = ("box", "center", "annotation-point", "random-1", "random-2", "two-point-2")
-    assert len({prompt_rule(name) for name in names}) == len(names)
+    assert len({prompt_sampler(name) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_rules_of_different_names_differ():
     ],
 )
 def test_a_malformed_name_is_a_usage_error(name):
-    with pytest.raises(UsageError, match="unknown prompt rule") as caught:
-        prompt_rule(name)
+    with pytest.raises(UsageError, match="unknown prompt sampler") as caught:
+        prompt_sampler(name)
     assert repr(name) in str(caught.value)
     assert "two-point-D" in str(caught.value)
 
@@ -132,7 +132,7 @@ def test_more_random_points_begin_with_the_fewer(mask, number, seed, few, more):
     assert np.array_equal(made(f"random-{more}", mask, number, seed)[: 2 * few], short)
 
 
-def test_as_many_random_points_as_pixels_are_all_of_them():
+def test_as_many_random_points_as_pixels_cover_the_mask():
     mask = square()
     points = made("random-25", mask).reshape(-1, 2).astype(int)
     drawn = np.zeros_like(mask)
@@ -150,25 +150,25 @@ def test_random_points_depend_on_annotation_and_seed():
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_every_pixel_is_as_likely_at_every_place(place):
+def test_each_random_point_is_uniform_over_the_mask(place):
     mask = square()
-    rule, each = prompt_rule("random-3"), instance_of(mask)
+    sampler, each = prompt_sampler("random-3"), instance_of(mask)
     counts = Counter(
-        tuple(rule.make(each, mask, seed)[2 * place : 2 * place + 2]) for seed in range(2500)
+        tuple(sampler.sample(each, mask, seed)[2 * place : 2 * place + 2]) for seed in range(2500)
     )
     assert len(counts) == 25
     # Chi-square with 24 degrees of freedom: 1 in 10,000 lies above 59.
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 59
 
 
-def test_random_points_are_the_same_for_ever():
+def test_random_points_do_not_change():
     assert made("random-3", square(), 17, 4).tolist() == [6, 2, 3, 6, 4, 5]
     assert made("two-point-4", square(), 17, 4).tolist() == [5, 4, 9, 6]
 
 
 @QUICK
 @given(MASKS, IDS, IDS, st.integers(1, 30))
-def test_two_points_by_definition(mask, number, seed, distance_px):
+def test_two_points_match_their_definition(mask, number, seed, distance_px):
     assume(mask.any())
     found = made(f"two-point-{distance_px}", mask, number, seed)
     x, y = made("center", mask)
@@ -196,10 +196,10 @@ def test_no_background_in_a_mask_that_fills_the_image():
 def test_directions_of_the_background_are_spread_evenly():
     mask = np.zeros((101, 101), bool)
     mask[50, 50] = True
-    rule = prompt_rule("two-point-40")
+    sampler = prompt_sampler("two-point-40")
     eighths = Counter()
     for number in range(1600):
-        x0, y0, x1, y1 = rule.make(instance_of(mask, number), mask, 0)
+        x0, y0, x1, y1 = sampler.sample(instance_of(mask, number), mask, 0)
         eighths[int((np.arctan2(y1 - y0, x1 - x0) + np.pi) / (np.pi / 4) - 1e-9)] += 1
     assert sum(eighths.values()) == 1600
     # Chi-square with 7 degrees of freedom: 1 in 10,000 lies above 30.
@@ -219,20 +219,20 @@ def test_the_background_point_differs_between_seeds_annotations_and_distances():
 
 
 def test_prompts_for_a_model():
-    boxes = to_prompts(prompt_rule("box"), np.array([[3, 2, 8, 7]], np.float32))
+    boxes = to_prompts(prompt_sampler("box"), np.array([[3, 2, 8, 7]], np.float32))
     assert boxes.points is None
     assert boxes.boxes.tolist() == [[3, 2, 8, 7]]
     values = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
-    pairs = to_prompts(prompt_rule("two-point-9"), values)
+    pairs = to_prompts(prompt_sampler("two-point-9"), values)
     assert pairs.boxes is None
     assert pairs.points.tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
     assert pairs.labels.tolist() == [[1, 0], [1, 0]]
-    assert to_prompts(prompt_rule("random-2"), values).labels.tolist() == [[1, 1], [1, 1]]
-    single = to_prompts(prompt_rule("center"), values[:, :2])
+    assert to_prompts(prompt_sampler("random-2"), values).labels.tolist() == [[1, 1], [1, 1]]
+    single = to_prompts(prompt_sampler("center"), values[:, :2])
     assert single.points.shape == (2, 1, 2)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2,), (2, 3, 2)])
-def test_values_of_another_rule_are_refused(shape):
+def test_values_of_another_sampler_are_refused(shape):
     with pytest.raises(UsageError, match=r"random-3 prompts have 6 columns; got shape"):
-        to_prompts(prompt_rule("random-3"), np.zeros(shape, np.float32))
+        to_prompts(prompt_sampler("random-3"), np.zeros(shape, np.float32))

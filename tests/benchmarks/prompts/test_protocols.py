@@ -1,0 +1,72 @@
+"""Protocols by name, references, and which candidate is scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.prompts.protocols import (
+    Query,
+    check_references,
+    find_protocols,
+    reference_model,
+    select_candidate,
+)
+from mobilesam.errors import UsageError
+
+
+def test_clicks_include_all_smaller_numbers_of_clicks() -> None:
+    found = find_protocols(["clicks-3", "box"])
+    assert [each.name for each in found] == ["clicks-1", "clicks-2", "clicks-3", "box"]
+    assert [each.query.clicks for each in found] == [1, 2, 3, 1]
+
+
+def test_the_first_click_is_the_centre() -> None:
+    (center,), (clicks,) = find_protocols(["center"]), find_protocols(["clicks-1"])
+    assert center.query == clicks.query == Query("center")
+
+
+def test_one_random_point_is_ambiguous_and_several_are_not() -> None:
+    one, three = find_protocols(["random-1", "random-3"])
+    assert (one.query.multimask, one.selection) == (True, "score")
+    assert (three.query.multimask, three.selection) == (False, "only")
+
+
+@pytest.mark.parametrize(
+    "name", ["boxx", "random-0", "random-", "clicks-x", "clicks-21", "two-point-0", "two-point--5"]
+)
+def test_an_invalid_name_is_rejected(name: str) -> None:
+    with pytest.raises(UsageError):
+        find_protocols([name])
+
+
+def test_a_misspelt_name_gives_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean center-oracle"):
+        find_protocols(["center-oracel"])
+
+
+def test_a_reference_model_never_selects_by_iou_with_itself() -> None:
+    (oracle,) = find_protocols(["center-oracle"])
+    assert oracle.for_reference.selection == "score"
+    (box,) = find_protocols(["box"])
+    assert box.for_reference == box
+
+
+def test_references() -> None:
+    assert check_references(["ground-truth", "teacher:a", "ground-truth"]) == (
+        "ground-truth",
+        "teacher:a",
+    )
+    assert reference_model("teacher:a") == "a"
+    assert reference_model("ground-truth") is None
+    for wrong in ("truth", "teacher:", "teacher"):
+        with pytest.raises(UsageError):
+            check_references([wrong])
+
+
+def test_the_candidate_that_is_scored() -> None:
+    scores = np.array([0.1, 0.9, 0.5], np.float32)
+    ious = [0.2, 0.3, 0.8]
+    assert select_candidate("only", scores, ious) == 0
+    assert select_candidate("score", scores, ious) == 1
+    assert select_candidate("oracle", scores, ious) == 2
