@@ -14,7 +14,7 @@ from benchmarks.distillation.training import notes, shape_of
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
 from benchmarks.run import execute
-from benchmarks.tables.cells import percent
+from benchmarks.tables.formatting import percent
 from mobilesam.distillation.state import TrainState
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic

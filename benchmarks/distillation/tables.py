@@ -7,8 +7,7 @@ from itertools import chain, repeat
 
 from benchmarks.distillation.experiment import DECOUPLED, DistillationRecord, StudentRow
 from benchmarks.distillation.seeds import SeedMean, over_seeds
-from benchmarks.tables.cells import percent
-from benchmarks.tables.formatting import number
+from benchmarks.tables.formatting import number, percent
 from benchmarks.tables.table import Cell, Column, Table
 
 _PAPER_TABLE_2 = {"coupled": "0.72", "semi-coupled": "not stated", "decoupled": "0.75"}

@@ -18,8 +18,7 @@ from benchmarks.evidence.pages import measured_on, read_result
 from benchmarks.evidence.readme import readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
-from benchmarks.tables.cells import percent
-from benchmarks.tables.formatting import number
+from benchmarks.tables.formatting import number, percent
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError
 from mobilesam.model.mini import N_COLOR_CHANNELS, mobile_sam_mini_shape

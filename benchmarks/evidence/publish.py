@@ -20,7 +20,7 @@ from benchmarks.records.record import RECORD_NAME, load_record
 from benchmarks.report.plots import write_plots
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.tables import write_tables
+from benchmarks.tables.record_tables import write_tables
 from mobilesam.errors import BenchError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]

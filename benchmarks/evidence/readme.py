@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from benchmarks.records.record import RunRecord, write_atomic
-from benchmarks.tables.cells import WEIGHTS_COLUMN
+from benchmarks.tables.columns import WEIGHTS_COLUMN
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.record_queries import model_names, shipped_models_notes
-from benchmarks.tables.summary import headline_table
+from benchmarks.tables.record_tables import headline_table
 from mobilesam.errors import DataError
 
 BEGIN = "<!-- results:begin -->"

@@ -10,7 +10,7 @@ from benchmarks.paper.judge import tally_text
 from benchmarks.paper.layouts import LAYOUTS, Layout
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.records.record import write_atomic
-from benchmarks.tables.cells import text_cell
+from benchmarks.tables.columns import text_cell
 from benchmarks.tables.formatting import number, slug
 from benchmarks.tables.record_queries import unique
 from benchmarks.tables.table import Cell, Column, Raw, Table

@@ -21,6 +21,7 @@ from benchmarks.report.style import (
     plain,
     short_names,
 )
+from benchmarks.tables.columns import bars_text
 from benchmarks.tables.record_queries import (
     Bounds,
     Protocol,
@@ -34,7 +35,6 @@ from benchmarks.tables.record_queries import (
     timed,
     used_parameters,
 )
-from benchmarks.tables.times import bars_text
 
 MOST_AREA_PT2 = 1600.0
 WANTED_LEAST_AREA_PT2 = 120.0

@@ -16,6 +16,7 @@ from benchmarks.report.style import (
     new_figure,
     short_names,
 )
+from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import milliseconds
 from benchmarks.tables.record_queries import (
     Setup,
@@ -26,7 +27,6 @@ from benchmarks.tables.record_queries import (
     timed,
     unique,
 )
-from benchmarks.tables.times import bars_text
 
 KIND_MARKERS = {"decoder": "o", "select": "s", "classical": "^"}
 LEADER_PT = 26

@@ -29,7 +29,7 @@ from benchmarks.report.html_svg import FONT_PX, Canvas, Scale, log_scale, text_w
 from benchmarks.report.labels import Rect, Spot, marker, nearest_point, place_labels
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.tables.cells import percent_cell, text_cell
+from benchmarks.tables.columns import ENDS, percent_cell, spread_ends, text_cell
 from benchmarks.tables.formatting import interval, slug, spread_text
 from benchmarks.tables.record_queries import (
     Protocol,
@@ -40,7 +40,6 @@ from benchmarks.tables.record_queries import (
     setups,
 )
 from benchmarks.tables.table import Cell, Column, Table
-from benchmarks.tables.times import ENDS, spread_ends
 
 PX_PER_PT = 4 / 3
 SIZES = ("small", "medium", "large")

@@ -10,8 +10,7 @@ from benchmarks.evaluation.comparison import LEVEL
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
 from benchmarks.report.accuracy_plot import Point, accuracy_points, pareto_front
-from benchmarks.tables.cells import percent
-from benchmarks.tables.formatting import milliseconds, number
+from benchmarks.tables.formatting import milliseconds, number, percent
 from benchmarks.tables.record_queries import (
     Protocol,
     Setup,

@@ -19,8 +19,7 @@ from benchmarks.report.html_advice import (
     main_protocols,
     scored,
 )
-from benchmarks.tables.cells import percent
-from benchmarks.tables.formatting import MIB, milliseconds, number
+from benchmarks.tables.formatting import MIB, milliseconds, number, percent
 from benchmarks.tables.record_queries import (
     Setup,
     find_memory,

@@ -22,7 +22,7 @@ from benchmarks.report.html_figure import Figure, drawings
 from benchmarks.report.html_svg import Canvas, Scale, log_scale
 from benchmarks.report.protocol_plot import percent_limits
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.tables.cells import text_cell
+from benchmarks.tables.columns import ENDS, bars_text, spread_ends, text_cell
 from benchmarks.tables.formatting import clean, interval, slug, spread_text
 from benchmarks.tables.record_queries import (
     Bounds,
@@ -39,7 +39,6 @@ from benchmarks.tables.record_queries import (
     weights_label,
 )
 from benchmarks.tables.table import Cell, Column, Table
-from benchmarks.tables.times import ENDS, bars_text, spread_ends
 
 TIMES = (("end_to_end", 1, "end to end"), ("encode", None, "encode"), ("decode", 1, "decode"))
 _SHORT_DATE = 10

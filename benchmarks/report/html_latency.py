@@ -19,7 +19,7 @@ from benchmarks.report.html_axes import (
 from benchmarks.report.html_figure import Figure, drawings, legend, series
 from benchmarks.report.html_svg import Canvas, log_scale
 from benchmarks.report.style import model_styles, short_names
-from benchmarks.tables.cells import text_cell
+from benchmarks.tables.columns import bars_text, median_cell, median_column, sample_notes, text_cell
 from benchmarks.tables.formatting import milliseconds, number, slug, spread_text
 from benchmarks.tables.record_queries import (
     Setup,
@@ -31,7 +31,6 @@ from benchmarks.tables.record_queries import (
     timed,
 )
 from benchmarks.tables.table import Cell, Column, Table
-from benchmarks.tables.times import bars_text, median_cell, median_column, sample_notes
 
 _LANE_PX, _HEAD_PX, _GAP_PX = 15.0, 34.0, 12.0
 _GUTTER_PX = 32.0

@@ -21,9 +21,8 @@ from benchmarks.report.html_tables import (
 )
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.record_queries import headline, setups
-from benchmarks.tables.summary import summary_table
+from benchmarks.tables.record_tables import latency_table, params_table, summary_table
 from benchmarks.tables.table import Table
-from benchmarks.tables.tables import latency_table, params_table
 
 GALLERY = "gallery"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.records.record import RunRecord, WeightsRow
-from benchmarks.tables.cells import text_cell
+from benchmarks.tables.columns import text_cell
 from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.table import Align, Cell, Column, Table
 

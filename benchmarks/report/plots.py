@@ -14,8 +14,8 @@ from benchmarks.report.decode_plot import decode_figure
 from benchmarks.report.panels import Dot, Panel, panel_figure
 from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
 from benchmarks.report.style import plot_style, save_figure
-from benchmarks.tables.cells import percent
-from benchmarks.tables.formatting import milliseconds, number, shorten, slug
+from benchmarks.tables.columns import bars_text
+from benchmarks.tables.formatting import milliseconds, number, percent, shorten, slug
 from benchmarks.tables.record_queries import (
     WHOLE_MODEL,
     Protocol,
@@ -34,7 +34,6 @@ from benchmarks.tables.record_queries import (
     unique,
     used_parameters,
 )
-from benchmarks.tables.times import bars_text
 
 REASON_LENGTH = 160
 SUFFIXES = ("svg", "png")

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as they are printed: significant digits, intervals, escapes."""
+"""Formatting of numbers (significant digits, intervals) and escaping of text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LATEX = {
 
 
 def clean(text: str) -> str:
-    """Returns one line without control characters, so that foreign text cannot steer a terminal."""
+    """Returns text as one line without control characters, which could change a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -46,18 +46,18 @@ def escape_markdown(text: str) -> str:
     """Escapes text for a table cell, a list item or a heading of GitHub's Markdown."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKDOWN.sub(r"\\\1", text)
-    # Intervals keep their brackets; only what Markdown would read as a link is broken up.
+    # Only brackets that Markdown would read as a link are escaped, not those of intervals.
     return re.sub(r"\](?=[(\[:])", r"\\]", text)
 
 
 def escape_latex(text: str) -> str:
-    """Escapes text for LaTeX with T1 fonts, in a table's cell as well as in running text."""
+    """Escapes text for LaTeX with T1 fonts, in table cells and in running text."""
     escaped = "".join(_LATEX.get(c, c) for c in clean(text))
     return re.sub(r"-\{\}(?!-)", "-", escaped)
 
 
 def shorten(text: str, length: int) -> str:
-    """Cuts the middle out of text longer than `length` characters; both ends tell names apart."""
+    """Cuts text to `length` characters by removing its middle; names differ at their ends."""
     if len(text) <= length:
         return text
     head = (length - 1) // 2
@@ -65,10 +65,10 @@ def shorten(text: str, length: int) -> str:
 
 
 def decimals(value: float, spread: float | None = None) -> int:
-    """How many decimals a value is printed with.
+    """Number of decimals that a value is printed with.
 
-    Three significant digits, and up to two more where `spread` (the width of its interval, in the
-    same unit) is so narrow that its ends would look equal.
+    Gives three significant digits, and up to two more if `spread` (the width of its interval, in
+    the same unit) is so narrow that both ends would print alike.
     """
     if value == 0 or not math.isfinite(value):
         return 0
@@ -81,12 +81,12 @@ def decimals(value: float, spread: float | None = None) -> int:
 
 
 def number(value: float, digits: int | None = None) -> str:
-    """Prints a value with a fixed number of decimals, or with three significant digits."""
+    """Formats a value with `digits` decimals, by default with three significant digits."""
     return f"{value:.{decimals(value) if digits is None else digits}f}"
 
 
 def interval(value: float, bounds: tuple[float, float] | None, digits: int | None = None) -> str:
-    """Prints `value [low, high]`, all with the same number of decimals."""
+    """Formats `value [low, high]` with the same number of decimals for all three."""
     if digits is None:
         digits = decimals(value, None if bounds is None else bounds[1] - bounds[0])
     text = number(value, digits)
@@ -95,8 +95,14 @@ def interval(value: float, bounds: tuple[float, float] | None, digits: int | Non
     return f"{text} [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
 
 
+def percent(fraction: float, bounds: tuple[float, float] | None = None) -> str:
+    """Formats a fraction and its interval in percent with one decimal, without the sign."""
+    scaled = None if bounds is None else (100 * bounds[0], 100 * bounds[1])
+    return interval(100 * fraction, scaled, digits=1)
+
+
 def spread_text(value: float, spread: Spread | None) -> str:
-    """Prints `value [low, high]` with an interval, `value (range low to high)` with a range."""
+    """Formats `value [low, high]` for an interval, `value (range low to high)` for a range."""
     if spread is None or not spread.is_range:
         return interval(value, None if spread is None else spread.bounds)
     low, high = spread.bounds
@@ -105,7 +111,7 @@ def spread_text(value: float, spread: Spread | None) -> str:
 
 
 def milliseconds(value_ms: float) -> str:
-    """Prints a time with three significant digits and the unit that suits it (µs, ms or s)."""
+    """Formats a time with three significant digits in µs, ms or s."""
     # Thresholds just below the power of ten: 999.96 ms is "1.00 s", never "1000 ms".
     for limit, scale, unit in ((0.9995, 1e3, "µs"), (999.5, 1.0, "ms")):
         if value_ms < limit:
@@ -114,5 +120,5 @@ def milliseconds(value_ms: float) -> str:
 
 
 def slug(text: str) -> str:
-    """Turns foreign text into a part of a file name: lower case letters, digits, dots, dashes."""
+    """Converts text to a part of a file name: lower-case letters, digits, dots and dashes."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unnamed"

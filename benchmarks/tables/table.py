@@ -1,34 +1,36 @@
-"""A table as a value, and the four forms it is printed in: Markdown, CSV, LaTeX, terminal."""
+"""A table as a value, and its four outputs: Markdown, CSV, LaTeX and the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from benchmarks.records.record import write_atomic
 from benchmarks.tables.formatting import clean, escape_latex, escape_markdown
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Raw = str | int | float | None
+Align = Literal["left", "right"]
+_EMPTY = "Nothing was measured."
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of text that spreadsheets interpret as a formula."""
-Align = Literal["left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table for people, and the columns of the CSV that it stands for.
+    """A displayed column, and the CSV columns behind it.
 
     Attributes:
-        header: What people read, without the unit.
-        raw: Names of the CSV columns, each with its unit, such as `encode_ms`; all distinct
-            within a table.
-        unit: Unit as printed behind the header; empty for text.
-        align: Numbers are aligned to the right.
-        csv_only: People are told in another way, such as a note that holds for all rows.
+        header: Displayed header, without the unit.
+        raw: Names of the CSV columns, such as `encode_ms`; distinct within a table.
+        unit: Unit displayed after the header; empty for text.
+        align: `right` for numbers.
+        csv_only: Leave the column out of all outputs but the CSV.
     """
 
     header: str
@@ -45,17 +47,19 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Displayed text of one cell, and the raw values behind it, one for each CSV column.
+    """Displayed text, the raw value of each CSV column, and an optional footnote.
 
     Attributes:
         text: Displayed text.
         raw: Values of the CSV columns.
-        note: Explanation of the text, printed once below the table; None if it needs none.
+        note: Footnote, printed once below the table.
+        reason: Reason for an empty cell that is too long for it; `build_table` numbers it.
     """
 
     text: str
     raw: tuple[Raw, ...]
     note: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,10 @@ class Table:
 
     Attributes:
         name: Stem of its files, such as `latency`.
-        title: One line.
-        columns: At least one.
-        rows: Cells, as many in each row as there are columns.
-        notes: Plain sentences printed below.
+        title: Title of one line.
+        columns: At least one column.
+        rows: A cell for each column.
+        notes: Plain sentences, printed below the table.
 
     Raises:
         ValueError: A row or a cell does not fit the columns, or two CSV columns share a name.
@@ -83,98 +87,92 @@ class Table:
         names = self.raw_names
         if len(set(names)) != len(names):
             raise ValueError(f"table {self.name}: CSV columns share a name: {names}")
+        widths = [len(column.raw) for column in self.columns]
         for index, row in enumerate(self.rows):
-            widths = [len(cell.raw) for cell in row]
-            if widths != [len(column.raw) for column in self.columns]:
+            if [len(cell.raw) for cell in row] != widths:
                 raise ValueError(f"table {self.name}: row {index} does not fit its columns")
 
     @property
     def raw_names(self) -> tuple[str, ...]:
-        """Names of the CSV columns, in order."""
+        """Names of the CSV columns."""
         return tuple(name for column in self.columns for name in column.raw)
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        """Notes of the table and of the displayed cells, without repetition."""
-        cells = (row[i].note for row in self.rows for i in self._shown)
-        return tuple(dict.fromkeys([*self.notes, *(note for note in cells if note)]))
-
-    @property
-    def _shown(self) -> tuple[int, ...]:
-        return tuple(i for i, column in enumerate(self.columns) if not column.csv_only)
+        """Notes of the table and of its displayed cells, each once."""
+        cells = (cell.note for row in self.rows for cell in self._displayed(row) if cell.note)
+        return tuple(dict.fromkeys([*self.notes, *cells]))
 
     @property
     def _heads(self) -> list[Column]:
-        return [self.columns[i] for i in self._shown]
+        return [column for column in self.columns if not column.csv_only]
 
     @property
     def _texts(self) -> list[list[str]]:
-        return [[row[i].text for i in self._shown] for row in self.rows]
+        return [[cell.text for cell in self._displayed(row)] for row in self.rows]
+
+    def _displayed(self, row: tuple[Cell, ...]) -> list[Cell]:
+        cells = zip(self.columns, row, strict=True)
+        return [cell for column, cell in cells if not column.csv_only]
 
     def to_markdown(self, heading: str = "##") -> str:
         """GitHub's Markdown with a heading; an empty `heading` leaves the title out."""
         lines = [f"{heading} {escape_markdown(self.title)}", ""] if heading else []
         if self.rows:
-            lines.append(_markdown_row([escape_markdown(head.title) for head in self._heads]))
-            lines.append(
-                _markdown_row(["---:" if head.align == "right" else "---" for head in self._heads])
-            )
-            lines += [_markdown_row([escape_markdown(text) for text in row]) for row in self._texts]
+            rule = ["---:" if head.align == "right" else "---" for head in self._heads]
+            titles = [escape_markdown(head.title) for head in self._heads]
+            body = [[escape_markdown(text) for text in row] for row in self._texts]
+            lines += [f"| {' | '.join(cells)} |" for cells in (titles, rule, *body)]
         else:
-            lines.append("Nothing was measured.")
+            lines.append(_EMPTY)
         if self.footnotes:
             lines += ["", *(f"- {escape_markdown(note)}" for note in self.footnotes)]
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
-        """Raw values at full precision; an absent value is an empty field. RFC 4180, LF.
+        """CSV of the raw values: numbers unrounded, missing values empty.
 
-        Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
+        Text that a spreadsheet would interpret as a formula starts with an apostrophe.
         """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([_field(name) for name in self.raw_names])
+        writer.writerow([_csv_field(name) for name in self.raw_names])
         for row in self.rows:
-            writer.writerow([_field(value) for cell in row for value in cell.raw])
+            writer.writerow([_csv_field(value) for cell in row for value in cell.raw])
         return buffer.getvalue()
 
     def to_latex(self) -> str:
-        """A `table` environment for booktabs and T1 fonts; everything foreign is escaped."""
+        """A `table` environment for booktabs and T1 fonts, with all text escaped."""
         spec = "".join("r" if head.align == "right" else "l" for head in self._heads)
         body = [_latex_row(row) for row in self._texts]
-        if not body:
-            body = [rf"\multicolumn{{{len(spec)}}}{{l}}{{Nothing was measured.}} \\"]
-        notes = [rf"\par\footnotesize {escape_latex(note)}" for note in self.footnotes]
-        return "\n".join(
-            [
-                "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
-                r"\begin{table}",
-                rf"\caption{{{escape_latex(self.title)}}}",
-                rf"\begin{{tabular}}{{{spec}}}",
-                r"\toprule",
-                _latex_row([head.title for head in self._heads]),
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                *notes,
-                r"\end{table}",
-                "",
-            ]
-        )
+        empty = rf"\multicolumn{{{len(spec)}}}{{l}}{{{_EMPTY}}} \\"
+        lines = [
+            "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
+            r"\begin{table}",
+            rf"\caption{{{escape_latex(self.title)}}}",
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            _latex_row([head.title for head in self._heads]),
+            r"\midrule",
+            *(body or [empty]),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {escape_latex(note)}" for note in self.footnotes),
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
 
     def to_rich(self) -> RichTable:
-        """A table for the terminal; foreign text is never read as markup."""
+        """A table for the terminal; markup in its text is printed as it is."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
         notes = "\n".join(clean(note) for note in self.footnotes)
-        caption = Text(notes) if notes else None
         table = RichTable(
             title=Text(clean(self.title)),
             title_justify="left",
-            caption=caption,
+            caption=Text(notes) if notes else None,
             caption_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
@@ -186,9 +184,20 @@ class Table:
             table.add_row(*(Text(clean(text)) for text in row))
         return table
 
+    def write(self, folder: Path, stem: str | None = None) -> list[Path]:
+        """Writes `STEM.md`, `.csv` and `.tex` into a folder; the stem is the name by default.
 
-def _field(value: Raw) -> str | int | float:
-    """Converts a value to a CSV field; numbers are unchanged, also those given as text."""
+        Raises:
+            DataError: The folder cannot be written.
+        """
+        outputs = {"md": self.to_markdown, "csv": self.to_csv, "tex": self.to_latex}
+        paths = {suffix: folder / f"{stem or self.name}.{suffix}" for suffix in outputs}
+        for suffix, path in paths.items():
+            write_atomic(path, outputs[suffix]().encode())
+        return list(paths.values())
+
+
+def _csv_field(value: Raw) -> str | int | float:
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -204,10 +213,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _latex_row(cells: list[str]) -> str:

@@ -49,7 +49,7 @@ def run(
     if output.json:
         print_json(record.model_dump(mode="json", exclude={"latency": {"__all__": {"samples_ms"}}}))
     else:
-        from benchmarks.tables.summary import headline_table
+        from benchmarks.tables.record_tables import headline_table
 
         print_table(headline_table(record), width=TERMINAL_COLUMNS)
         _say_where(request.out, files)
@@ -63,7 +63,7 @@ def params(models: ModelArguments, output: OutputArguments) -> int:
     if output.json:
         print_json({"rows": _rows(record.params), "failures": _rows(record.failures)})
     else:
-        from benchmarks.tables.tables import params_table
+        from benchmarks.tables.record_tables import params_table
 
         print_table(params_table(record))
         _say_where(request.out, _report(record, request.out))
@@ -88,7 +88,7 @@ def latency(timing: TimingArguments, models: ModelArguments, output: OutputArgum
             }
         )
     else:
-        from benchmarks.tables.tables import latency_table
+        from benchmarks.tables.record_tables import latency_table
 
         print_table(latency_table(record))
         _say_where(request.out, _report(record, request.out))
@@ -147,7 +147,7 @@ def _execute(request: RunRequest, output: OutputArguments) -> RunRecord:
 
 def _report(record: RunRecord, out: Path) -> list[Path]:
     from benchmarks.report.plots import write_plots
-    from benchmarks.tables.tables import write_tables
+    from benchmarks.tables.record_tables import write_tables
 
     return [*write_tables(record, out), *write_plots(record, out)]
 

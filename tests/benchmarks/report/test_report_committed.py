@@ -15,7 +15,7 @@ from benchmarks.paper.judge import judge
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.report.plots import plot_names
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.tables import write_tables
+from benchmarks.tables.record_tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMITTED = sorted((ROOT / RUNS).glob(f"*/{RECORD_NAME}"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.records.record import BySize, DetectorRow, EverythingRow, RunRecord, WeightsRow
-from benchmarks.tables.detection_tables import detector_table, everything_table
+from benchmarks.tables.accuracy_tables import detector_table, everything_table
 from benchmarks.tables.table import Table
 
 TRAINED = WeightsRow(kind="file", sha256="6dbb9052" + "0" * 56, official=True)

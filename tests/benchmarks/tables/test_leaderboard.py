@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
-from benchmarks.tables.leaderboard import leaderboard_tables
+from benchmarks.tables.accuracy_tables import leaderboard_tables
 from benchmarks.tables.table import Table
 
 Make = Callable[..., RunRecord]

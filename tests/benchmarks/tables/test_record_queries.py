@@ -15,7 +15,7 @@ from benchmarks.tables.record_queries import (
     model_frame,
     protocols,
 )
-from benchmarks.tables.summary import summary_table
+from benchmarks.tables.record_tables import summary_table
 
 
 def only(record: RunRecord, *names: str, reference: str = "ground-truth") -> RunRecord:

@@ -22,13 +22,13 @@ from benchmarks.tables import formatting
 from benchmarks.tables.accuracy_tables import miou_tables
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import used_parameters
-from benchmarks.tables.table import Cell, Column, Table
-from benchmarks.tables.tables import (
+from benchmarks.tables.record_tables import (
     latency_table,
     params_table,
     summary_table,
     write_tables,
 )
+from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import UsageError
 
 HOSTILE = "a|b&c_d%e<script>$x${y}~^#\\`*[z](u)\x1b[31m\nnew"

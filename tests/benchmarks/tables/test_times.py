@@ -10,15 +10,15 @@ import pytest
 
 from benchmarks.records.record import EverythingRow, LatencyRow, RunRecord, WeightsRow
 from benchmarks.records.statistics import Spread
-from benchmarks.tables.record_queries import spread_of
-from benchmarks.tables.tables import latency_table, summary_table
-from benchmarks.tables.times import (
+from benchmarks.tables.columns import (
     bars_text,
     median_cell,
     median_column,
     sample_notes,
     spread_notes,
 )
+from benchmarks.tables.record_queries import spread_of
+from benchmarks.tables.record_tables import latency_table, summary_table
 
 
 def timed_row(processes: int, **more: Any) -> LatencyRow:

@@ -1,0 +1,489 @@
+"""Tables of a record: parameters, latency, a summary, and the headline table of the README.
+
+Rows that were skipped or failed stay in their table, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.latency.timer import NOTHING_MS
+from benchmarks.prompts.protocols import reference_model
+from benchmarks.records.record import LatencyRow, ModelRow, RunRecord, WeightsRow, write_atomic
+from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables, sa1b_notes
+from benchmarks.tables.columns import (
+    ENDS,
+    MODEL,
+    STATUS,
+    WEIGHTS_COLUMN,
+    RowColumn,
+    build_table,
+    count_column,
+    median_cell,
+    median_column,
+    number_column,
+    reason_cell,
+    sample_notes,
+    spread_ends,
+    spread_notes,
+    text_column,
+    value_column,
+    weights_cell,
+)
+from benchmarks.tables.formatting import (
+    MIB,
+    clean,
+    escape_markdown,
+    number,
+    percent,
+    spread_text,
+)
+from benchmarks.tables.record_queries import (
+    Protocol,
+    Setup,
+    find_latency,
+    find_memory,
+    find_miou,
+    has_accuracy,
+    has_random_weights,
+    headline,
+    model_names,
+    model_row,
+    phase_order,
+    protocols,
+    setups,
+    spread_of,
+    unique,
+    used_parameters,
+    weights_label,
+)
+from benchmarks.tables.table import Cell, Column, Raw, Table
+
+_SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
+
+
+def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
+    """A count as an integer, in 10^6 and in 2^20: published "M" are either, often unstated."""
+
+    def scaled(unit: float) -> RowColumn:
+        def value(row: object) -> Raw:
+            count = getattr(row, name)
+            return None if count is None else count / unit
+
+        suffix, printed = ("2_20", "2^20") if unit == MIB else ("1e6", "10^6")
+        show = "{:.3f}".format
+        return value_column(header, f"{name}_{suffix}", show=show, unit=printed, get=(value,))
+
+    return value_column(header, name, show="{:,}".format), scaled(1e6), scaled(MIB)
+
+
+_PARAMS_COLUMNS = (
+    MODEL,
+    text_column("Component", "component"),
+    *_parameter_columns("Total", "total"),
+    *_parameter_columns("Used", "used"),
+    value_column("Arithmetic", "flops", unit="GFLOP", show=lambda flops: number(flops / 1e9)),
+    value_column("Weights", "weight_bytes", unit="MiB", show=lambda size: number(size / MIB)),
+    STATUS,
+)
+
+
+def params_table(record: RunRecord) -> Table:
+    """Parameters, arithmetic and bytes of every component."""
+    notes = ["Total: every parameter. Used: those that take part in the forward pass."]
+    if any(row.flops is not None for row in record.params):
+        notes.append(
+            "One multiply-add is 2 FLOP. Encoder: one image; prompt encoder and mask decoder: one "
+            "point prompt."
+        )
+    left_out = sorted({op for row in record.params for op in row.flops_not_counted})
+    if left_out:
+        notes.append(f"FLOP leave out: {', '.join(left_out)}; by component in the record.")
+    title = "Parameters and arithmetic"
+    return build_table("params", title, _PARAMS_COLUMNS, record.params, notes)
+
+
+def latency_table(record: RunRecord) -> Table:
+    """Times of every phase: median with interval or range, and percentiles if n is large enough."""
+    timed = setups(record)
+    one_setup = len(timed) == 1
+    order = model_names(record)
+    rows = sorted(record.latency, key=lambda row: (order.index(row.model), phase_order(row)))
+
+    def weights(row: LatencyRow) -> Cell:
+        info = model_row(record, row.model)
+        same = info is not None and info.weights.kind == row.weights
+        return weights_cell(info.weights if info and same else WeightsRow(kind=row.weights))
+
+    def decode_kind(row: LatencyRow) -> Cell:
+        # The kind of decoding has no influence on the other phases.
+        return Cell((row.decode_kind or "") if row.phase == "decode" else "", (row.decode_kind,))
+
+    columns = (
+        MODEL,
+        RowColumn(WEIGHTS_COLUMN, weights),
+        text_column("Device", "device", csv_only=one_setup),
+        text_column("Precision", "precision", csv_only=one_setup),
+        count_column("Threads", "threads", csv_only=one_setup),
+        text_column("Phase", "phase"),
+        count_column("Prompts", "n_prompts"),
+        RowColumn(Column("Decode kind", ("decode_kind",)), decode_kind),
+        RowColumn(median_column(rows), median_cell),
+        number_column("Mean", "mean_ms", unit="ms"),
+        number_column("Min", "min_ms", unit="ms"),
+        number_column("p95", "p95_ms", unit="ms"),
+        number_column("p99", "p99_ms", unit="ms"),
+        count_column("Calls", "n"),
+        count_column("Processes", "processes"),
+        STATUS,
+    )
+    notes = [f"Measured on {timed[0].label}."] if one_setup else []
+    if any(row.status == "ok" for row in rows):
+        notes.append("A percentile is empty where there are too few calls to carry it.")
+    if any(row.weights == "random" for row in rows):
+        notes.append(
+            "random: seeded random weights on the exact architecture, whose time is the same."
+        )
+    if len({row.decode_kind for row in rows}) > 1:
+        notes.append(
+            "Decode kind: `decoder` runs a network for each prompt, `select` picks among masks "
+            "that encode has found, `classical` runs an algorithm; their times do not compare."
+        )
+    notes += [*spread_notes(map(spread_of, rows)), *sample_notes(rows)]
+    return build_table("latency", "Latency", columns, rows, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A model of a record with one setup; the setup is None if nothing was timed."""
+
+    record: RunRecord
+    model: str
+    setup: Setup | None
+
+    @property
+    def info(self) -> ModelRow | None:
+        return model_row(self.record, self.model)
+
+    @property
+    def missing(self) -> tuple[str, str | None]:
+        """Status and reason of a figure that has no row of its own."""
+        info = self.info
+        ok = info is None or info.status == "ok"
+        return ("not measured", None) if info is None or ok else (info.status, info.why)
+
+    def latency(self, phase: str, n_prompts: int | None = None) -> LatencyRow | None:
+        if self.setup is None:
+            return None
+        return find_latency(self.record, self.setup, self.model, phase, n_prompts)
+
+
+def _setup_cell(entry: _Entry) -> Cell:
+    setup = entry.setup
+    if setup is None:
+        return Cell("", (None, None, None))
+    return Cell(setup.label, (setup.device, setup.precision, setup.threads))
+
+
+def _weights_cell(entry: _Entry) -> Cell:
+    if entry.info is None:
+        return Cell("unknown", (None,) * len(WEIGHTS_COLUMN.raw))
+    return weights_cell(entry.info.weights)
+
+
+def _size_cell(entry: _Entry) -> Cell:
+    used = used_parameters(entry.record, entry.model)
+    if used is not None:
+        return Cell(f"{used / 1e6:.3f}" if used else "0", (used, "ok"))
+    rows = (row for row in entry.record.params if row.model == entry.model and row.status != "ok")
+    failed = next(rows, None)
+    status, why = entry.missing if failed is None else (failed.status, failed.why)
+    return reason_cell(status, why, 1)
+
+
+def _time_cell(entry: _Entry, row: LatencyRow | None, *, bounds: bool = True) -> Cell:
+    """Median time, with its interval or range if `bounds` is True, or the reason for its lack."""
+    if row is None or row.status != "ok" or row.median_ms is None:
+        status, why = entry.missing if row is None else (row.status, row.why)
+        return reason_cell(status, why, 1 + len(ENDS))
+    spread = spread_of(row)
+    # Shorter times are call overhead: the phase does nothing in that model.
+    tiny = row.median_ms < NOTHING_MS
+    shown = f"< {NOTHING_MS:g}" if tiny else spread_text(row.median_ms, spread if bounds else None)
+    return Cell(shown, (row.median_ms, *spread_ends(spread), "ok"))
+
+
+def _decode_kind_cell(entry: _Entry) -> Cell:
+    owner = entry.info or entry.latency("decode", 1)
+    kind = None if owner is None else owner.decode_kind
+    return Cell(kind or "", (kind,))
+
+
+def _miou_cell(entry: _Entry, protocol: Protocol) -> Cell:
+    row = find_miou(entry.record, protocol, entry.model)
+    random = row is not None and row.weights.kind == "random"
+    if row is not None and row.miou is not None and has_accuracy(row):
+        return Cell(percent(row.miou, row.ci95), (row.miou, *(row.ci95 or (None, None)), "ok"))
+    if row is not None and row.status == "skipped" and random:
+        return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
+    if row is not None and row.status != "ok":
+        return reason_cell(row.status, row.why, 3)
+    if random or has_random_weights(entry.record, entry.model):
+        return reason_cell("skipped", "random weights", 3)
+    return reason_cell(*entry.missing, 3)
+
+
+def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool) -> RowColumn:
+    stem = phase if phase != "decode" else f"decode_{n_prompts}"
+    raw = (f"{stem}_ms", *(f"{stem}_{end}_ms" for end in ENDS), f"{stem}_status")
+    return RowColumn(
+        Column(header, raw, "ms", "right"),
+        lambda entry: _time_cell(entry, entry.latency(phase, n_prompts), bounds=bounds),
+    )
+
+
+def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
+    def cell(entry: _Entry) -> Cell:
+        memory = entry.record.memory
+        device = entry.setup.device if entry.setup else memory[0].device if memory else ""
+        row = find_memory(entry.record, device, entry.model)
+        value = None if row is None else getattr(row, attribute)
+        return Cell("not measured" if value is None else f"{value / MIB:.0f}", (value,))
+
+    return RowColumn(Column(header, (raw,), "MiB", "right"), cell)
+
+
+def _miou_column(header: str, protocol: Protocol) -> RowColumn:
+    key = f"{protocol.protocol}:{protocol.reference}:{protocol.dataset}"
+    raw = tuple(f"{part}:{key}" for part in ("miou", "ci95_low", "ci95_high", "status"))
+    return RowColumn(Column(header, raw, "%", "right"), lambda entry: _miou_cell(entry, protocol))
+
+
+def _size_column(header: str) -> RowColumn:
+    raw = ("used_parameters", "parameters_status")
+    return RowColumn(Column(header, raw, "10^6", "right"), _size_cell)
+
+
+def summary_table(record: RunRecord) -> Table:
+    """Size, times, memory and accuracy, one row a model (and setup, if several were timed).
+
+    A cell without a number gives the reason.
+    """
+    timed: tuple[Setup | None, ...] = setups(record) or (None,)
+    shown = headline(record)
+    one_dataset = len({protocol.dataset for protocol in shown}) == 1
+    columns = [
+        text_column("Model", "model"),
+        RowColumn(
+            Column("Setup", ("device", "precision", "threads"), csv_only=len(timed) == 1),
+            _setup_cell,
+        ),
+        RowColumn(WEIGHTS_COLUMN, _weights_cell),
+        _size_column("Parameters used"),
+        _time_column("Encode", "encode", None, bounds=True),
+        _time_column("Decode, 1 prompt", "decode", 1, bounds=True),
+        RowColumn(Column("Decode kind", ("decode_kind",)), _decode_kind_cell),
+        _time_column("End to end", "end_to_end", None, bounds=True),
+        _memory_column("Peak RSS", "peak_rss_bytes", "peak_rss_bytes"),
+    ]
+    if any(row.cuda_peak_allocated_bytes is not None for row in record.memory):
+        columns.append(_memory_column("CUDA peak", "cuda_peak_bytes", "cuda_peak_allocated_bytes"))
+    for protocol in shown:
+        # A dataset that all columns share is named in a note.
+        dataset = "" if one_dataset else f", {protocol.dataset}"
+        header = f"mIoU {protocol.protocol} vs {protocol.reference}{dataset}"
+        columns.append(_miou_column(header, protocol))
+    rows = (_Entry(record, model, setup) for model in model_names(record) for setup in timed)
+    return build_table("summary", "Summary", columns, rows, _summary_notes(record, timed, shown))
+
+
+def _summary_notes(
+    record: RunRecord, timed: Sequence[Setup | None], shown: Sequence[Protocol]
+) -> list[str]:
+    notes = [f"Times on {setup.label}." for setup in timed if setup and len(timed) == 1]
+    if record.latency:
+        times = [
+            row
+            for row in record.latency
+            if (row.phase, row.n_prompts) in _SUMMARY_TIMES and row.median_ms is not None
+        ]
+        notes += ["Times: medians.", *spread_notes(map(spread_of, times)), *sample_notes(times)]
+        notes.append(
+            "Decode kind: decoder runs a network for each prompt, select picks among masks that "
+            "encode has found, classical runs an algorithm; their times do not compare."
+        )
+    if shown:
+        datasets = ", ".join(unique(protocol.dataset for protocol in shown))
+        notes.append(
+            f"mIoU on {datasets}: mean over instances [95 % bootstrap interval over images]; "
+            "columns name protocol and reference."
+        )
+    hidden = Counter(p.reference for p in protocols(record) if p not in shown)
+    if hidden:
+        parts = ", ".join(f"{count} vs {reference}" for reference, count in hidden.items())
+        notes.append(
+            f"Protocols not shown here: {parts}; the tables of accuracy (miou, leaderboard) hold "
+            "all of them."
+        )
+    notes += sa1b_notes(protocol.dataset for protocol in shown)
+    if any(has_random_weights(record, model) for model in model_names(record)):
+        notes.append(
+            "Random weights, on the exact architecture: times shown hold, accuracy does not exist."
+        )
+    waiting = [row.model for row in record.models if row.weights.kind == "random"]
+    if waiting:
+        notes.append(
+            f"No trained weights were at hand for {', '.join(waiting)} (the table of accuracy says "
+            "why): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
+        )
+    return notes
+
+
+def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Table:
+    """Table of the six most important columns, for a terminal of 100 columns.
+
+    Model, weights, parameters, median times of encode and decode (one prompt), and mean IoU of box
+    prompts against ground truth on each dataset (of the first protocol if box prompts were not
+    measured). Models of which only parameters were counted come last, with a dash in the other
+    cells and a note that gives the reason.
+
+    Args:
+        record: One run, or several that `merge_records` joined.
+        models: Models to show; None shows all.
+    """
+    setup = next(iter(setups(record)), None)
+    shown = _headline_protocols(record)
+    columns = [
+        text_column("Model", "model"),
+        RowColumn(WEIGHTS_COLUMN, _headline_weights_cell),
+        _size_column("Params"),
+        _dash_if_skipped(_time_column("Encode", "encode", None, bounds=False)),
+        _dash_if_skipped(_time_column("Decode", "decode", 1, bounds=False)),
+    ]
+    for protocol in shown:
+        dataset = f", {protocol.dataset}" if len(shown) > 1 else ""
+        header = f"mIoU {protocol.protocol}{dataset}"
+        columns.append(_dash_if_skipped(_miou_column(header, protocol)))
+    names = model_names(record) if models is None else models
+    entries = sorted((_Entry(record, name, setup) for name in names), key=_is_skipped)
+    notes = [] if setup is None else [f"Median times on {setup.label}; decode: one prompt."]
+    notes += [
+        f"mIoU: {protocol.protocol} prompts on {protocol.dataset}, mean over objects "
+        "[95 % bootstrap interval over images]."
+        for protocol in shown
+    ]
+    left_out: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.info is not None and _is_skipped(entry):
+            random = entry.info.weights.kind == "random"
+            why = "no trained weights here" if random else entry.info.why or "not asked for"
+            left_out.setdefault(why, []).append(entry.model)
+    notes += [f"Not measured, {why}: {', '.join(names)}." for why, names in left_out.items()]
+    return build_table("headline", "Results", columns, entries, notes)
+
+
+def _is_skipped(entry: _Entry) -> bool:
+    return entry.info is not None and entry.info.status == "skipped"
+
+
+def _headline_weights_cell(entry: _Entry) -> Cell:
+    cell = _weights_cell(entry)
+    random = _is_skipped(entry) and entry.info is not None and entry.info.weights.kind == "random"
+    return replace(cell, text="none here") if random else cell
+
+
+def _dash_if_skipped(column: RowColumn) -> RowColumn:
+    """The column with a dash for models that were skipped."""
+
+    def cell(entry: _Entry) -> Cell:
+        if entry.info is None or not _is_skipped(entry):
+            return column.cell(entry)
+        empty = [None] * (len(column.column.raw) - 1)
+        return Cell("-", (*empty, f"skipped: {entry.info.why}"))
+
+    return RowColumn(column.column, cell)
+
+
+def _headline_protocols(record: RunRecord) -> list[Protocol]:
+    """One protocol for each dataset: box prompts against ground truth, else the first one."""
+    groups: dict[str, list[Protocol]] = {}
+    for protocol in protocols(record):
+        if reference_model(protocol.reference) is None:
+            groups.setdefault(protocol.dataset, []).append(protocol)
+    return [next((p for p in g if p.protocol == "box"), g[0]) for g in groups.values()]
+
+
+def provenance(record: RunRecord) -> tuple[str, ...]:
+    """Date, machine, code, data and weights of a run, one plain line each."""
+    env = record.environment
+    commit = "commit unknown" if env.git_commit is None else f"commit {env.git_commit[:12]}"
+    dirty = " with uncommitted changes" if env.git_dirty else ""
+    datasets = unique(row.dataset for row in record.miou)
+    gpu = f"; {', '.join(env.gpu)}" if env.gpu else ""
+    weights = []
+    for row in record.models:
+        label = weights_label(row.weights)
+        weights.append(
+            f"{row.model} {label}{', not official' if label.startswith('custom') else ''}"
+        )
+    lines = [
+        f"Date: {record.created_utc}",
+        f"Machine: {env.cpu}, {env.cpu_logical_cores} logical cores, "
+        f"{number(env.ram_bytes / 2**30)} GiB{gpu}; {env.os}",
+        f"Threads: {env.threads}; allocator: {env.allocator}",
+        f"Python {env.python}, torch {env.libraries.get('torch') or 'unknown'}",
+        f"Code: {commit}{dirty}",
+        f"Dataset: {', '.join(datasets) or 'none'}",
+        f"Weights: {'; '.join(weights) or 'none'}",
+    ]
+    if record.warnings:
+        lines.append(f"Warnings: {'; '.join(record.warnings)}")
+    if record.note:
+        lines.append(f"Note: {record.note}")
+    return tuple(clean(line) for line in lines)
+
+
+def write_tables(record: RunRecord, folder: Path) -> list[Path]:
+    """Writes every table as `tables/NAME.md`, `.csv` and `.tex`, and `summary.md` with all of it.
+
+    Args:
+        record: One run, or several that `merge_records` joined.
+        folder: Created if absent; older files of the same names are replaced.
+
+    Returns:
+        The files, in the order of writing. A table without rows is not written.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    shown = (
+        summary_table(record),
+        params_table(record),
+        latency_table(record),
+        *accuracy_tables(record),
+    )
+    tables = [table for table in (*shown, *category_tables(record)) if table.rows]
+    written = [path for table in tables for path in table.write(folder / "tables")]
+    path = folder / "summary.md"
+    write_atomic(path, _summary_document(record, shown).encode())
+    return [*written, path]
+
+
+def _summary_document(record: RunRecord, tables: Sequence[Table]) -> str:
+    """A Markdown document with the provenance, the tables, failures and warnings of a run."""
+
+    def items(lines: Iterable[str]) -> str:
+        return "".join(f"- {escape_markdown(line)}\n" for line in lines)
+
+    shown = [table.to_markdown() for table in tables if table.rows]
+    parts = [f"# Run {escape_markdown(record.id)}\n", items(provenance(record))]
+    parts += shown or ["Nothing was measured.\n"]
+    if record.failures:
+        lines = (f"{each.stage}, {each.culprit}: {each.why}" for each in record.failures)
+        parts.append(f"## Failures\n\n{items(lines)}")
+    if record.warnings:
+        parts.append(f"## Warnings\n\n{items(record.warnings)}")
+    return "\n".join(parts)
