@@ -1,47 +1,136 @@
-"""Runs a teacher's encoder over images once, and keeps what it gives in an embedding store."""
+"""Embeds images with a teacher's encoder, shard by shard, and stores the embeddings.
+
+Workers in this process or on a Ray cluster read and encode the images; their results come to one
+process, which writes the store.
+"""
 
 from __future__ import annotations
 
+import shutil
 import time
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
+from baselines.registry import build
 from baselines.sam_arrays import inner_size
 from benchmarks.cli.progress import Reporter
-from benchmarks.datasets.dataset import UnreadableImage
-from benchmarks.distillation.filling import EmbedReport, Filling, StoreOptions, fill
-from benchmarks.distillation.sources import ImageSource, NamedImage
+from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
+from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.run_model import explain
-from mobilesam.distillation.store_format import Entry, Teacher, image_key
-from mobilesam.distillation.store_writer import StoreWriter, to_storable
-from mobilesam.errors import BenchError, DataError, UnsupportedError
+from benchmarks.evaluation.shard_tasks import execute_parts
+from benchmarks.evaluation.throughput import Pace
+from benchmarks.records.environment import code_version
+from benchmarks.records.record import Failure, Value
+from mobilesam.distillation.embedding_store import (
+    Entry,
+    StoreWriter,
+    Teacher,
+    Verification,
+    image_key,
+    to_storable,
+    verify,
+)
+from mobilesam.errors import BenchError, DataError, UnsupportedError, WeightsError
+from mobilesam.fast.allocator import keep_buffers
+from mobilesam.weights.cache import digest_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["STAGE", "EmbedReport", "StoreOptions", "embed", "encode_image", "teacher_of"]
-
 STAGE = "embed"
-# A model that fails on so many images in a row fails for a reason of its own.
-_GIVE_UP_AFTER = 10
+DEFAULT_CHUNK_IMAGES = 16
+"""Embeddings of SAM's size take 2 MB each, and those of a shard are in memory at once."""
+_GIVE_UP_AFTER = 3  # shards that fail in a row
+# Images of a shard that may fail before the whole shard counts as failed.
+_FAILED_SHARE = 0.05
+_MIN_ALLOWED_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How a store is written.
+
+    Attributes:
+        folder: Folder of the store.
+        shard_bytes: Largest size of the data of a file.
+        note: Text for the manifest of a new store.
+        repair: Delete damaged files and make their embeddings again.
+        verify: Read the whole store at the end.
+    """
+
+    folder: Path
+    shard_bytes: int
+    note: str | None = None
+    repair: bool = False
+    verify: bool = False
+
+
+class EmbedReport(Value):
+    """What a run did, and what the store holds now.
+
+    Attributes:
+        n_encoded: Images that were embedded by this run.
+        n_known: Images that were stored before, or that equal an earlier one.
+        dropped: Damaged files that `repair` deleted.
+        failures: Images without an embedding, with the reason.
+        images_per_second: Throughput of the shards in which images were encoded; None without any.
+    """
+
+    store: str
+    source: str
+    teacher: Teacher
+    n_embeddings: int
+    n_shards: int
+    n_bytes: int
+    bytes_per_embedding: float | None
+    n_encoded: int
+    n_known: int
+    dropped: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    seconds: float
+    images_per_second: float | None
+    verification: Verification | None
+
+
+class ShardedImages(Protocol):
+    """Images in shards: every dataset, a folder of images, rendered scenes."""
+
+    @property
+    def name(self) -> str:
+        """Short name for messages and records."""
+
+    @property
+    def n_images(self) -> int | None:
+        """Number of images; None if it is not known in advance."""
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields shards of at most `images_per_shard` images, in order."""
 
 
 def teacher_of(model: Segmenter, precision: str) -> Teacher:
-    """What a store remembers of a model.
+    """Describes a model as the teacher of a store.
 
     Raises:
-        UnsupportedError: Its embeddings cannot be kept, or have no fixed shape.
+        UnsupportedError: Its embeddings cannot be stored, or have no fixed shape.
     """
     info = model.info
     if not isinstance(model, StorableEmbedding):
         raise UnsupportedError(
-            f"{info.name} has no embeddings that can be kept; mobilesam and sam-vit-* have"
+            f"{info.name} has no embeddings that can be stored; mobilesam and sam-vit-* have"
         )
     if info.input_size_px < 1:
-        raise UnsupportedError(f"{info.name} takes images as they are: its embeddings differ")
+        raise UnsupportedError(f"the embeddings of {info.name} have no fixed shape")
     return Teacher(
         name=info.name,
         weights_sha256=info.weights.sha256,
@@ -51,123 +140,366 @@ def teacher_of(model: Segmenter, precision: str) -> Teacher:
 
 
 def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tuple[Entry, Tensor]:
-    """Makes one embedding as a store holds it.
+    """Computes one embedding in the form of the store.
 
     Args:
-        model: A teacher, of which `teacher_of` has made sure.
-        name: Of the image, for people.
+        model: Teacher that `teacher_of` accepts. It must resize the longest side of an image to its
+            input size and pad on the right and below, as SAM does.
+        name: Name of the image.
         image: (H, W, 3) uint8 RGB.
-        key: Its `image_key`.
+        key: `image_key` of the image.
 
     Returns:
-        What a store says of it, and (C, h, w) float16 on the host.
+        The store's entry, and (C, h, w) float16 on the CPU.
 
     Raises:
         BenchError: The model fails on the image, or its embedding cannot be stored.
     """
     import torch
 
-    assert isinstance(model, StorableEmbedding)  # noqa: S101 - by teacher_of
+    assert isinstance(model, StorableEmbedding)  # noqa: S101 - checked by teacher_of
     embedding = boundary.encode(model, image)
     with adapter_call("embedding_arrays"):
-        made = model.embedding_arrays(embedding)
-    if len(made) != 1:
-        raise DataError(f"{name}: one array an embedding can be kept, not {sorted(made)}")
-    (features,) = made.values()
+        arrays = model.embedding_arrays(embedding)
+    if len(arrays) != 1:
+        raise DataError(f"{name}: an embedding must be one array, not {sorted(arrays)}")
+    (features,) = arrays.values()
     size_hw = (int(image.shape[0]), int(image.shape[1]))
     inner_hw = inner_size(size_hw, model.info.input_size_px)
     return Entry(key, name, size_hw, inner_hw), to_storable(torch.from_numpy(features), name)
 
 
-def embed(
-    model: Segmenter,
-    teacher: Teacher,
-    source: ImageSource,
-    options: StoreOptions,
-    reporter: Reporter,
-) -> EmbedReport:
-    """Makes the embeddings that a store has not yet.
+@dataclass(slots=True, eq=False)
+class EmbeddedShard:
+    """Embeddings of one shard; it can be sent to another process.
 
-    The model must resize an image's longest side to its input size and pad to the right and
-    below, as SAM's do.
-
-    Args:
-        model: The teacher.
-        teacher: From `teacher_of`.
-        source: Images.
-        options: Where to and how.
-        reporter: Told about progress.
-
-    Raises:
-        UsageError: The store was made by another teacher.
-        WeightsError: With other weights.
-        DataError: It cannot be written or is damaged, or there is no image.
+    Attributes:
+        name: Name of the shard.
+        n_images: Number of images, including unreadable ones.
+        entries: One entry an embedding, in the order of images.
+        embeddings: (C, h, w) float16 arrays. Ray maps arrays into memory without a copy.
+        n_known: Images that were stored before, or that equal another.
+        failures: Images that cannot be read, or that the model failed on.
     """
 
-    def begin(writer: StoreWriter) -> Filling:
-        return _Work(model, source, writer, options, reporter)
+    name: str
+    n_images: int
+    entries: list[Entry] = field(default_factory=list)
+    embeddings: list[npt.NDArray[np.float16]] = field(default_factory=list)
+    n_known: int = 0
+    failures: list[Failure] = field(default_factory=list)
 
-    return fill(teacher, source.name, options, reporter, begin)
+    @property
+    def n_rows(self) -> int:
+        """Number of embeddings."""
+        return len(self.entries)
+
+    @property
+    def n_failures(self) -> int:
+        """Number of images without an embedding."""
+        return len(self.failures)
 
 
-class _Work(Filling):
-    """One pass over the images, one after the other."""
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbedTask:
+    """What workers do with each shard; it can be sent to another process.
+
+    Attributes:
+        model: The teacher with its options.
+        teacher: Description of the teacher for the store.
+        threads: Threads of the model.
+        lanes: Threads that read and hash images beside the model.
+        code: `code_version` of the driver, which workers must share.
+        known: Keys of images that need no embedding.
+        built: The teacher, if it is in this process already.
+    """
+
+    model: PlannedModel
+    teacher: Teacher
+    threads: int
+    lanes: int
+    code: str
+    known: frozenset[str] = field(default=frozenset(), repr=False)
+    built: Segmenter | None = field(default=None, repr=False)
+
+    def worker(self) -> EmbedWorker:
+        """Makes a worker in the calling process."""
+        return EmbedWorker(self)
+
+
+def embed_task(
+    planned: PlannedModel, precision: str, threads: int, scale: ScaleRequest
+) -> EmbedTask:
+    """Builds the teacher, and the task for its workers.
+
+    Raises:
+        WeightsError: The teacher has random weights.
+        UnsupportedError: Its embeddings cannot be stored.
+    """
+    on_cluster = scale.cluster is not None
+    options = planned.options
+    if on_cluster:  # built here for its description only: the device may exist on workers alone
+        options = replace(options, device="cpu", precision="fp32")
+    model = build(planned.entry, options)
+    if model.info.weights.kind == "random":
+        raise WeightsError(f"{planned.entry.name} has random weights; embed with trained ones")
+    return EmbedTask(
+        planned,
+        teacher_of(model, precision),
+        threads,
+        scale.lanes,
+        code_version(),
+        built=None if on_cluster else model,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HashedImage:
+    name: str
+    image: UInt8Array
+    key: str
+
+
+class EmbedWorker:
+    """Embeds one shard after the other.
+
+    Args:
+        task: Teacher and settings.
+    """
+
+    def __init__(self, task: EmbedTask) -> None:
+        self._task = task
+        self._model = task.built
+        self._known = set(task.known)
+        self._lanes = Lanes(task.lanes)
+        keep_buffers()
+
+    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedShard:
+        """Embeds the images of a shard.
+
+        Args:
+            shard: The shard.
+            poison: Reasons by position of images that crash workers and must not be read.
+
+        Raises:
+            DataError: The model fails on too many images for the images to be the cause.
+            WeightsError: The weights are missing here, or differ from the driver's.
+        """
+        model = self._teacher()
+        shard = shard.without(poison or {})
+        found = EmbeddedShard(shard.name, len(shard.readers))
+        n_failed = 0
+        with closing(self._lanes.map(_read, shard.readers, _n_bytes)) as images:
+            for each in images:
+                if isinstance(each, UnreadableImage):
+                    found.failures.append(Failure(stage="data", culprit=each.name, why=each.reason))
+                    continue
+                if each.key in self._known or any(old.key == each.key for old in found.entries):
+                    found.n_known += 1
+                    continue
+                try:
+                    entry, embedding = encode_image(model, each.name, each.image, each.key)
+                except BenchError as error:
+                    n_failed += 1
+                    self._fail(each.name, error, n_failed, found)
+                else:
+                    found.entries.append(entry)
+                    found.embeddings.append(embedding.numpy())
+        # Only now: a shard that fails as a whole is embedded again from its first image.
+        self._known.update(entry.key for entry in found.entries)
+        return found
+
+    def _fail(self, name: str, error: BenchError, n_failed: int, found: EmbeddedShard) -> None:
+        """Records a failed image; raises if too many of the shard failed."""
+        why, n_images = explain(error), found.n_images
+        found.failures.append(Failure(stage=STAGE, culprit=name, why=why))
+        allowed = min(max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)), n_images - 1)
+        if n_failed > allowed:
+            raise DataError(
+                f"{self._task.teacher.name} failed on {n_failed} of {n_images} images, the last "
+                f"time with: {why}"
+            ) from error
+
+    def _teacher(self) -> Segmenter:
+        """The model, built at the first shard so that its errors count as that shard's."""
+        if self._model is None:
+            checkpoint = self._task.model.options.checkpoint
+            if checkpoint is not None and not checkpoint.path.is_dir():
+                if digest_file(checkpoint.path).sha256 != checkpoint.sha256:
+                    raise WeightsError(
+                        f"{checkpoint.path} holds other weights on this worker than on the driver; "
+                        "copy the file there"
+                    )
+            model = build(self._task.model.entry, self._task.model.options)
+            wanted = self._task.teacher
+            found = teacher_of(model, wanted.precision)
+            if found != wanted:
+                raise WeightsError(
+                    f"{wanted.name} is another model on this worker ({found}) than on the driver "
+                    f"({wanted}); install the same version"
+                )
+            self._model = model
+        return self._model
+
+    def alone(self) -> EmbedWorker:
+        """A worker with the same model that reads and encodes one image after the other."""
+        found = EmbedWorker(replace(self._task, lanes=0, known=frozenset(), built=self._teacher()))
+        found._known = self._known
+        return found
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._lanes.close()
+
+
+def _read(reader: ImageReader) -> UnreadableImage | _HashedImage:
+    sample = reader().sample
+    if isinstance(sample, UnreadableImage):
+        return sample
+    return _HashedImage(sample.name, sample.image, image_key(sample.image))
+
+
+def _n_bytes(item: ImageReader | UnreadableImage | _HashedImage) -> int:
+    return item.image.nbytes if isinstance(item, _HashedImage) else 0
+
+
+class StoreFiller:
+    """Embeds the images that a store does not hold yet.
+
+    Args:
+        task: Teacher and settings of the workers.
+        source: The images.
+        scale: Size of a shard, and where the workers run.
+        options: Folder and settings of the store.
+        reporter: Reports progress.
+    """
 
     def __init__(
         self,
-        model: Segmenter,
-        source: ImageSource,
-        writer: StoreWriter,
+        task: EmbedTask,
+        source: ShardedImages,
+        scale: ScaleRequest,
         options: StoreOptions,
         reporter: Reporter,
     ) -> None:
-        super().__init__(writer, options, reporter)
-        self._model = model
+        self._task = task
         self._source = source
-        self._failed_in_a_row = 0
+        self._scale = scale
+        self._options = options
+        self._reporter = reporter
+        self._n_shards = 0
+        self._n_encoded = 0
+        self._n_known = 0
+        self._failures: list[Failure] = []
 
-    def run(self) -> None:
-        total, seen = self._source.n_images, 0
-        with self._reporter.bar(f"{self._model.info.name} sees {self._source.name}", total) as bar:
-            before = time.perf_counter()
-            for seen, item in enumerate(self._source.images(), start=1):
-                encoded = self._take(item)
-                now = time.perf_counter()
-                if encoded:
-                    self.busy_s += now - before
-                    self.warn_of_space(None if total is None else total - seen)
-                before = time.perf_counter()
-                bar.step(self._note(None if total is None else total - seen))
-        if seen == 0:
+    def run(self) -> EmbedReport:
+        """Fills the store.
+
+        Raises:
+            UsageError: The store has another teacher, or the cluster cannot be used.
+            WeightsError: The store was made with other weights.
+            DataError: The store is damaged or cannot be written, there is no image, or several
+                shards in a row failed.
+        """
+        options, reporter = self._options, self._reporter
+        start = time.monotonic()
+        with StoreWriter(
+            options.folder,
+            self._task.teacher,
+            shard_bytes=options.shard_bytes,
+            note=options.note,
+            repair=options.repair,
+        ) as writer:
+            for line in writer.dropped:
+                reporter.warn(f"deleted, to be embedded again: {line}")
+            if len(writer):
+                reporter.say(f"{options.folder} holds {len(writer)} embeddings already")
+            self._task = replace(self._task, known=frozenset(writer))
+            busy_s = self._fill(writer)
+        if self._n_shards == 0:
             raise DataError(f"{self._source.name} holds no image")
+        sizes = [path.stat().st_size for path in options.folder.glob("shard-*.safetensors")]
+        return EmbedReport(
+            store=str(options.folder),
+            source=self._source.name,
+            teacher=self._task.teacher,
+            n_embeddings=len(writer),
+            n_shards=len(sizes),
+            n_bytes=sum(sizes),
+            bytes_per_embedding=sum(sizes) / len(writer) if sizes else None,
+            n_encoded=self._n_encoded,
+            n_known=self._n_known,
+            dropped=writer.dropped,
+            failures=tuple(self._failures),
+            seconds=time.monotonic() - start,
+            images_per_second=self._n_encoded / busy_s if self._n_encoded and busy_s else None,
+            verification=verify(options.folder) if options.verify and sizes else None,
+        )
 
-    def _take(self, item: NamedImage | UnreadableImage) -> bool:
-        """Sees to one image; tells whether it was encoded."""
-        if isinstance(item, UnreadableImage):
-            self.fail("data", item.name, item.reason)
-            return False
-        key = image_key(item.image)
-        if key in self._writer:
-            self.n_known += 1
-            return False
-        try:
-            entry, embedding = encode_image(self._model, item.name, item.image, key)
-        except BenchError as error:
-            self.fail(STAGE, item.name, explain(error))
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row == _GIVE_UP_AFTER:
-                raise DataError(
-                    f"{self._model.info.name} failed on {_GIVE_UP_AFTER} images in a row, the last "
-                    f"time with: {explain(error)}"
-                ) from error
-            return False
-        self._failed_in_a_row = 0
-        # Outside of the above: a store that cannot be written ends the run.
-        self.keep(entry, embedding)
-        return True
+    def _fill(self, writer: StoreWriter) -> float:
+        """Embeds all shards; returns the seconds spent on shards with new embeddings."""
+        total, busy_s, failed_in_a_row = self._source.n_images, 0.0, 0
+        space_reported = False
+        title = f"{self._task.teacher.name} embeds {self._source.name}"
+        with self._reporter.bar(title, total) as bar:
+            pace = Pace(bar)
+            results = execute_parts(self._scale, self._task, self._shards(pace))
+            before = time.perf_counter()
+            with closing(results):
+                for found in results:
+                    if isinstance(found, Failure):
+                        failed_in_a_row += 1
+                        self._fail(found)
+                        if failed_in_a_row == _GIVE_UP_AFTER:
+                            raise DataError(
+                                f"{_GIVE_UP_AFTER} shards in a row failed, the last because: "
+                                f"{found.why}"
+                            )
+                    else:
+                        failed_in_a_row = 0
+                        self._store(found, writer)
+                        pace.done(found)
+                        if found.n_rows:
+                            busy_s += time.perf_counter() - before
+                        if total is not None and self._n_encoded and not space_reported:
+                            space_reported = True
+                            self._report_space(total - pace.n_images, writer.embedding_bytes or 0)
+                    before = time.perf_counter()
+                    del found  # frees its embeddings before the next shard is made
+        return busy_s
 
-    def _note(self, n_left: int | None) -> str:
-        if self.rate is None:
-            return f"{self.n_known} known" if self.n_known else ""
-        left = "" if n_left is None else f", {timedelta(seconds=round(n_left / self.rate))} left"
-        return f"{self.rate:.2f} images/s{left}"
+    def _shards(self, pace: Pace) -> Iterator[Shard]:
+        for shard in self._source.shards(self._scale.chunk_images):
+            self._n_shards += 1
+            pace.given(shard)
+            yield shard
+
+    def _store(self, shard: EmbeddedShard, writer: StoreWriter) -> None:
+        import torch
+
+        self._n_known += shard.n_known
+        for failure in shard.failures:
+            self._fail(failure)
+        for entry, embedding in zip(shard.entries, shard.embeddings, strict=True):
+            if entry.key in writer:  # equal to an image of an earlier shard
+                self._n_known += 1
+            else:
+                # Copied, because arrays from Ray are read-only.
+                writer.add(entry, torch.from_numpy(embedding.copy()))
+                self._n_encoded += 1
+
+    def _fail(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        self._reporter.warn(f"skipped {failure.culprit}: {failure.why}")
+
+    def _report_space(self, n_left: int, each_bytes: int) -> None:
+        """Reports the disk space that the remaining images need at most."""
+        needed_bytes, free_bytes = n_left * each_bytes, shutil.disk_usage(self._options.folder).free
+        self._reporter.say(
+            f"{each_bytes / 1e6:.2f} MB an embedding; {n_left} more images need at most "
+            f"{needed_bytes / 1e9:.2f} GB, and {free_bytes / 1e9:.1f} GB are free"
+        )
+        if needed_bytes > free_bytes:
+            self._reporter.warn(
+                "the disk will be full before all images are embedded; finished files are kept"
+            )

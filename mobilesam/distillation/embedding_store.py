@@ -1,0 +1,585 @@
+"""Teacher embeddings on disk: a folder of safetensors shards, each written atomically.
+
+    manifest.json              teacher, shape and dtype of the embeddings
+    shard-000000.safetensors   float16 embeddings by image key; the header lists the images
+    .lock                      held by the process that writes
+
+A process that is killed at any moment leaves complete shards only; the images of its unfinished
+shard are embedded again by the next run. A finished shard never changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch.utils.data import Dataset
+
+from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.files import write_atomic
+from mobilesam.validation import first_problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST_NAME = "manifest.json"
+_LOCK_NAME = ".lock"
+_HEADER_KEY = "mobilesam-bench"
+_HINT = "free space or choose another --out, and run it again: finished shards are kept"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Pixels = Annotated[int, Field(ge=1)]
+SizeHw = tuple[Pixels, Pixels]
+
+
+class _FrozenModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Teacher(_FrozenModel):
+    """Everything besides the image that determines an embedding; a store has one teacher.
+
+    The device is not included: it changes only digits that float16 does not hold.
+
+    Attributes:
+        name: Registry name of the model.
+        weights_sha256: SHA-256 of its checkpoint; None for a model without weights.
+        precision: `fp32`, `fp16` or `bf16`, the precision of the encoder.
+        input_size_px: Length that the longest side of an image is resized to before padding.
+    """
+
+    name: str
+    weights_sha256: Sha256 | None
+    precision: str
+    input_size_px: Pixels
+
+
+class StoreManifest(_FrozenModel):
+    """Teacher and shape of the embeddings of a store."""
+
+    format: Literal["mobilesam-bench embeddings"] = "mobilesam-bench embeddings"
+    version: Literal[1] = 1
+    teacher: Teacher
+    embedding_shape: tuple[Pixels, Pixels, Pixels] = Field(description="channels, rows, columns")
+    dtype: Literal["float16"] = "float16"
+    note: str | None = Field(default=None, description="free text of the user")
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of one embedding without its header entry."""
+        channels, rows, columns = self.embedding_shape
+        return 2 * channels * rows * columns
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a store.
+
+    Attributes:
+        key: `image_key` of its pixels.
+        name: Name of the image in its dataset or folder.
+        size_hw: Height and width of the image in pixels.
+        inner_hw: Height and width in pixels after resizing; padding fills the rest of the
+            teacher's input on the right and below.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    key: Sha256
+    name: str
+    size_hw: SizeHw
+    inner_hw: SizeHw
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmbedding:
+    """Embedding of one image.
+
+    Attributes:
+        entry: The image.
+        features: (C, h, w) float16 on the CPU, a copy.
+        valid_hw: Rows and columns from the upper left that cover any of the image; losses mask
+            the other cells, which cover padding.
+    """
+
+    entry: Entry
+    features: Tensor
+    valid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Result of reading a whole store.
+
+    Attributes:
+        n_embeddings: Number of embeddings in intact shards.
+        n_shards: Number of intact shards.
+        n_bytes: Size of the intact shards, headers included.
+        problems: One line for each damaged or missing shard and each duplicate image.
+    """
+
+    n_embeddings: int
+    n_shards: int
+    n_bytes: int
+    problems: tuple[str, ...]
+
+
+class ShardHeader(_FrozenModel):
+    """Metadata in a shard's header."""
+
+    teacher: Teacher
+    entries: tuple[Entry, ...]
+    data_sha256: Sha256
+
+
+def image_key(image: npt.NDArray[np.uint8]) -> str:
+    """SHA-256 (hex) of an image's size and pixels.
+
+    Pixels are hashed rather than file bytes, because an embedding depends on pixels and some
+    datasets have no image files (tar archives, rendered scenes).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    """
+    digest = hashlib.sha256(f"rgb8 {image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def valid_cells(
+    inner_hw: tuple[int, int], input_size_px: int, grid_hw: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of an embedding that cover any of the image.
+
+    Args:
+        inner_hw: Height and width of the resized image in pixels of the network's input.
+        input_size_px: Side of that input.
+        grid_hw: Rows and columns of the embedding.
+    """
+    rows, columns = (
+        -(-inner * cells // input_size_px) for inner, cells in zip(inner_hw, grid_hw, strict=True)
+    )
+    return rows, columns
+
+
+def to_storable(features: Tensor, name: str) -> Tensor:
+    """Converts an embedding to the dtype and layout of the store.
+
+    Args:
+        features: (1, C, h, w) or (C, h, w), any floating dtype and device.
+        name: Name of the image, for errors.
+
+    Returns:
+        (C, h, w) float16 on the CPU.
+
+    Raises:
+        DataError: Another shape, or values that are not finite in float16.
+    """
+    import torch
+
+    plain = features[0] if features.ndim == 4 and len(features) == 1 else features
+    if plain.ndim != 3:
+        raise DataError(f"{name}: an embedding must be (C, h, w); got {tuple(features.shape)}")
+    half = plain.detach().to("cpu", torch.float16).contiguous()
+    if not bool(torch.isfinite(half).all()):
+        raise DataError(f"{name}: its embedding holds NaN, infinity or values beyond float16")
+    return half
+
+
+def require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
+    """Checks that a store was made by the wanted teacher.
+
+    Raises:
+        UsageError: Another model, precision or input size.
+        WeightsError: The same model with other weights.
+    """
+    hint = "choose another store, or the teacher that made this one"
+    for field, what in (
+        ("name", "the teacher"),
+        ("input_size_px", "input size (px)"),
+        ("precision", "precision"),
+    ):
+        theirs, ours = getattr(found, field), getattr(wanted, field)
+        if theirs != ours:
+            raise UsageError(f"{folder} was made with {what} {theirs}, not {ours}; {hint}")
+    if found.weights_sha256 != wanted.weights_sha256:
+        raise WeightsError(
+            f"{folder} was made by {found.name} with weights {found.weights_sha256 or 'none'}, "
+            f"not {wanted.weights_sha256 or 'none'}; {hint}"
+        )
+
+
+def read_manifest(folder: Path) -> StoreManifest | None:
+    """Reads the manifest of a store; None if the folder has none.
+
+    Raises:
+        DataError: It cannot be read, or is not a manifest of this version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return StoreManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is not the manifest of an embedding store of this version "
+            f"({first_problem(error)}); embed the images again into another folder"
+        ) from error
+
+
+def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
+    """Serialises a shard; equal embeddings in equal order give equal bytes.
+
+    Args:
+        teacher: Teacher of the embeddings.
+        embeddings: Entries with (C, h, w) float16 CPU tensors.
+    """
+    from safetensors.torch import save
+
+    header = ShardHeader(
+        teacher=teacher,
+        entries=tuple(entry for entry, _ in embeddings),
+        data_sha256=_data_sha256([tensor for _, tensor in embeddings]),
+    )
+    # One metadata field, because the library writes several in no fixed order.
+    metadata = {_HEADER_KEY: header.model_dump_json()}
+    return save({entry.key: tensor for entry, tensor in embeddings}, metadata)
+
+
+def read_shard(path: Path) -> list[tuple[Entry, Tensor]]:
+    """Reads a shard and compares its data with their hash.
+
+    Raises:
+        DataError: The file is missing, truncated, changed or no shard.
+    """
+    file, header = _open_shard(path)
+    embeddings = [(entry, file.get_tensor(entry.key)) for entry in header.entries]
+    if _data_sha256([tensor for _, tensor in embeddings]) != header.data_sha256:
+        raise DataError(f"{path} is damaged: the hash of its data differs from its header's")
+    return embeddings
+
+
+def _open_shard(path: Path) -> tuple[Any, ShardHeader]:
+    """Maps a shard into memory and reads its header, which includes a check of the file size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file: Any = safe_open(path, framework="pt")
+        header = ShardHeader.model_validate_json((file.metadata() or {}).get(_HEADER_KEY, ""))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged or cut short: {error}") from error
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is not a shard of an embedding store: {first_problem(error)}"
+        ) from error
+    if sorted(file.keys()) != sorted(entry.key for entry in header.entries):
+        raise DataError(f"{path} is damaged: its header lists other embeddings than it holds")
+    return file, header
+
+
+def _data_sha256(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """Headers of the intact shards of a store, and problems of the others."""
+
+    headers: dict[Path, ShardHeader]
+    problems: dict[Path, str]
+
+    def require_intact(self) -> None:
+        if self.problems:
+            first, *others = self.problems.values()
+            more = f" (and {len(others)} more)" if others else ""
+            raise DataError(
+                f"{first}{more}; restore it from a copy, or embed its images again with "
+                "distill embed --repair"
+            )
+
+
+def _scan(folder: Path, manifest: StoreManifest, *, read_data: bool) -> _Scan:
+    """Checks all shards: headers and file sizes, with `read_data` also the hashes of the data."""
+    found = _Scan({}, {})
+    numbers = [int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-[0-9]*")]
+    # Shards are numbered without gaps, so that a deleted one is noticed.
+    for path in (shard_path(folder, number) for number in range(max(numbers, default=-1) + 1)):
+        try:
+            file, header = _open_shard(path)
+            parts = [file.get_slice(entry.key) for entry in header.entries]
+            kinds = {(tuple(part.get_shape()), part.get_dtype()) for part in parts}
+            if header.teacher != manifest.teacher or kinds != {(manifest.embedding_shape, "F16")}:
+                raise DataError(f"{path} belongs to another store")
+            if read_data:
+                read_shard(path)
+        except DataError as error:
+            found.problems[path] = str(error)
+        else:
+            found.headers[path] = header
+    return found
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Path of a shard by number."""
+    return folder / f"shard-{number:06d}.safetensors"
+
+
+def _require_manifest(folder: Path) -> StoreManifest:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise DataError(f"{folder} holds no embedding store; make one with distill embed")
+    return manifest
+
+
+def verify(folder: Path) -> Verification:
+    """Reads every shard of a store and compares it with its hash.
+
+    Raises:
+        DataError: The folder holds no store, or its manifest is damaged.
+    """
+    scan = _scan(folder, _require_manifest(folder), read_data=True)
+    problems = list(scan.problems.values())
+    first: dict[str, Path] = {}
+    for path, header in scan.headers.items():
+        for entry in header.entries:
+            if first.setdefault(entry.key, path) != path:
+                problems.append(
+                    f"{entry.name} is both in {first[entry.key].name} and in {path.name}"
+                )
+    return Verification(
+        n_embeddings=sum(len(header.entries) for header in scan.headers.values()),
+        n_shards=len(scan.headers),
+        n_bytes=sum(path.stat().st_size for path in scan.headers),
+        problems=tuple(problems),
+    )
+
+
+class EmbeddingStore(Dataset[StoredEmbedding]):
+    """A store for reading, by index in the order of writing or by image key.
+
+    Shards are memory-mapped: opening a store reads headers only, and each access reads one
+    embedding. It can be shared by threads, and pickled for the worker processes of a `DataLoader`.
+
+    Args:
+        folder: Folder of the store.
+        teacher: Required teacher; None accepts any.
+
+    Attributes:
+        manifest: Teacher and shape of the embeddings.
+        entries: All images in the order of their indices.
+
+    Raises:
+        DataError: There is no store, or a shard is missing or damaged.
+        UsageError: The store was made by another teacher.
+        WeightsError: The store was made with other weights.
+    """
+
+    def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
+        self.manifest = _require_manifest(folder)
+        if teacher is not None:
+            require_teacher(self.manifest.teacher, teacher, folder)
+        scan = _scan(folder, self.manifest, read_data=False)
+        scan.require_intact()
+        located = [(entry, path) for path, header in scan.headers.items() for entry in header.entries]
+        self.entries = tuple(entry for entry, _ in located)
+        self._paths = [path for _, path in located]
+        self._indices = {entry.key: index for index, entry in enumerate(self.entries)}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._indices
+
+    def __getitem__(self, index: int) -> StoredEmbedding:
+        from safetensors import safe_open
+
+        entry, path = self.entries[index], self._paths[index]
+        with safe_open(path, framework="pt") as file:
+            # Cloned, because a view would keep the whole shard mapped.
+            features: Tensor = file.get_tensor(entry.key).clone()
+        _, rows, columns = self.manifest.embedding_shape
+        side_px = self.manifest.teacher.input_size_px
+        return StoredEmbedding(
+            entry, features, valid_cells(entry.inner_hw, side_px, (rows, columns))
+        )
+
+    def get(self, key: str) -> StoredEmbedding:
+        """Embedding of the image with this `image_key`.
+
+        Raises:
+            DataError: It is not in the store.
+        """
+        if key not in self._indices:
+            raise DataError(
+                f"no embedding of the image {key}; make it with distill embed over the same images"
+            )
+        return self[self._indices[key]]
+
+
+class StoreWriter:
+    """Adds embeddings to a store, as a context manager; only one process may write a store.
+
+    Embeddings are collected in memory and written as shards. Leaving the context writes the last,
+    possibly smaller, shard; after an exception too.
+
+    Args:
+        folder: Folder of the store; made if missing.
+        teacher: Teacher of the embeddings.
+        shard_bytes: Largest size of a shard's data; a shard holds at least one embedding.
+        note: Text for the manifest of a new store.
+        repair: Read all shards completely, and delete damaged ones so that their images are
+            embedded again.
+
+    Attributes:
+        dropped: One line for each shard that `repair` deleted.
+
+    Raises:
+        UsageError: The store was made by another teacher, or with another note.
+        WeightsError: The store was made with other weights.
+        DataError: The store is damaged, cannot be written, or is being written by another process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        teacher: Teacher,
+        *,
+        shard_bytes: int,
+        note: str | None = None,
+        repair: bool = False,
+    ) -> None:
+        from filelock import FileLock
+
+        self._folder = folder
+        self._teacher = teacher
+        self._shard_bytes = shard_bytes
+        self._note = note
+        self._repair = repair
+        self._lock = FileLock(folder / _LOCK_NAME)
+        self._manifest: StoreManifest | None = None
+        self._keys: set[str] = set()
+        self._buffer: list[tuple[Entry, Tensor]] = []
+        self._numbers = (
+            number for number in itertools.count() if not shard_path(folder, number).exists()
+        )
+        self.dropped: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        from filelock import Timeout
+
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(
+                f"another process is writing {self._folder}; wait until it has ended"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._folder}: {error.strerror or error}; {_HINT}"
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            # After an exception that exception matters, not that the last shard was lost with it.
+            with contextlib.suppress(*([] if kind is None else [DataError])):
+                self._write_shard()
+        finally:
+            self._lock.release()
+
+    def _open(self) -> None:
+        for pattern in (".shard-*", f".{MANIFEST_NAME}.*"):  # temporary files of a killed process
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        self._manifest = read_manifest(self._folder)
+        if self._manifest is None:
+            return
+        require_teacher(self._manifest.teacher, self._teacher, self._folder)
+        if self._note is not None and self._note != self._manifest.note:
+            raise UsageError(
+                f"{self._folder} was made with the note {self._manifest.note!r}, which cannot "
+                "change; omit --note"
+            )
+        scan = _scan(self._folder, self._manifest, read_data=self._repair)
+        if self._repair:
+            for path in scan.problems:
+                path.unlink(missing_ok=True)
+            self.dropped = tuple(scan.problems.values())
+        else:
+            scan.require_intact()
+        self._keys = {entry.key for header in scan.headers.values() for entry in header.entries}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    @property
+    def embedding_bytes(self) -> int | None:
+        """Bytes of one embedding; None for a store that is still empty."""
+        return None if self._manifest is None else self._manifest.embedding_bytes
+
+    def add(self, entry: Entry, embedding: Tensor) -> None:
+        """Adds one embedding.
+
+        Args:
+            entry: An image that is not in the store.
+            embedding: (C, h, w) float16 from `to_storable`.
+
+        Raises:
+            DataError: Its shape differs from the store's, or a shard cannot be written.
+            ValueError: The image is in the store already.
+        """
+        if entry.key in self._keys:
+            raise ValueError(f"{entry.name} is in the store already")
+        shape = tuple(embedding.shape)
+        if self._manifest is None:
+            channels, rows, columns = shape
+            self._manifest = StoreManifest(
+                teacher=self._teacher, embedding_shape=(channels, rows, columns), note=self._note
+            )
+            text = self._manifest.model_dump_json(indent=1) + "\n"
+            write_atomic(self._folder / MANIFEST_NAME, text.encode(), _HINT)
+        elif shape != self._manifest.embedding_shape:
+            raise DataError(
+                f"{self._folder} holds embeddings of shape {self._manifest.embedding_shape}; "
+                f"{self._teacher.name} gave {shape}"
+            )
+        self._keys.add(entry.key)
+        self._buffer.append((entry, embedding))
+        if (len(self._buffer) + 1) * self._manifest.embedding_bytes > self._shard_bytes:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        if self._buffer:
+            path = shard_path(self._folder, next(self._numbers))
+            embeddings, self._buffer = self._buffer, []
+            write_atomic(path, pack_shard(self._teacher, embeddings), _HINT)
