@@ -42,14 +42,3 @@ def write_atomic(
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise DataError(f"cannot write {path}: {error.strerror}; {cure}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, where the system can (not on Windows)."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -31,9 +31,7 @@ def distill_embed(
     data: EmbedDataArguments = _DEFAULT_DATA,
     scale: ScaleArguments = _DEFAULT_SCALE,
     output: OutputArguments = _DEFAULT_OUTPUT,
-    shard_size: Annotated[
-        int, Parameter(help="Megabytes that a file of the store may have.")
-    ] = 256,
+    shard_size: Annotated[int, Parameter(help="Largest size of a file of the store, in MB.")] = 64,
     verify: Annotated[bool, Parameter(help="Read all of the store in the end.")] = False,
     repair: Annotated[
         bool, Parameter(help="Make embeddings of damaged or missing files again.")
@@ -41,10 +39,10 @@ def distill_embed(
 ) -> int:
     """Run a teacher's encoder over images once, and keep its embeddings in --out.
 
-    The images are a dataset's, or those of a folder if nothing but --images is given. A run that
-    was interrupted, or given more images, is taken up with the same --out. In chunks (50 images
-    unless --chunk says otherwise, as 2 MB an image are in memory at once) what is not finished when
-    it is interrupted is made again; --cluster has several processes or machines make them.
+    The images are those of a dataset, or of a folder if only --images is given. The same --out
+    resumes an interrupted run and adds new images; files of --shard-size are written whole, and an
+    unfinished one is made again. --cluster runs several processes or machines, which take shards of
+    --chunk images (8 by default, 2 MB of memory an image).
     """
     from benchmarks.cli.commands import distill
 

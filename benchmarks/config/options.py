@@ -99,7 +99,7 @@ class ScaleArguments:
     chunk: Annotated[
         int | None,
         Parameter(
-            help="Stream, and keep each finished chunk of N images (500, or 50 for distill "
+            help="Stream, and keep each finished chunk of N images (500, or 8 for distill "
             "embed); --out takes it up."
         ),
     ] = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilesam.distillation.calibration import DEFAULT_IMAGES, calibrate
-from mobilesam.distillation.store import EmbeddingStore
+from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
 from mobilesam.errors import BenchError
 from mobilesam.model.mobile_sam import load_mobile_sam

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.datasets.dataset import UnreadableImage
+from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
+from benchmarks.distillation.embed import EmbedTask, StoreFiller, StoreOptions, teacher_of
 from benchmarks.distillation.experiment import (
     AGREEMENT,
     PROTOCOLS,
@@ -27,7 +27,6 @@ from benchmarks.distillation.experiment import (
 )
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.side_by_side import Training, checkpoint_of, train_all
-from benchmarks.distillation.sources import ImageSource, NamedImage
 from benchmarks.distillation.training import STUDENT_NAME, sam_teacher, shape_of
 from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluate
 from benchmarks.prompts.manifests import ManifestStore
@@ -89,13 +88,16 @@ class Conductor:
             for ready in render_scenes(self._scenes_root, profile.scenes, self._workers):
                 bar.step(done=min(ready, profile.scenes.n_scenes))
         data = SceneCache(self._scenes_root, profile.scenes)
-        report = embed(
-            self._segmenter,
+        task = EmbedTask(
+            self._planned,
             teacher_of(self._segmenter, self._planned.options.precision),
-            _CachedScenes(data),
-            StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6),
-            self._reporter,
+            threads=self._workers,
+            lanes=0,
+            code=environment.code_version(),
+            built=self._segmenter,
         )
+        options = StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6)
+        report = StoreFiller(task, data, ScaleRequest(lanes=0), options, self._reporter).run()
         return self._seconds_so_far(report.seconds)
 
     def _seconds_so_far(self, seconds: float) -> float:
@@ -203,22 +205,3 @@ class Conductor:
             environment=here,
             warnings=environment.warnings(here),
         )
-
-
-class _CachedScenes(ImageSource):
-    """The pictures of a cache, as the embedding store takes them."""
-
-    def __init__(self, data: SceneCache) -> None:
-        self._data = data
-
-    @property
-    def name(self) -> str:
-        return self._data.fingerprint
-
-    @property
-    def n_images(self) -> int:
-        return len(self._data)
-
-    def images(self) -> Iterator[NamedImage | UnreadableImage]:
-        for index in range(len(self._data)):
-            yield NamedImage(f"scene_{index:06d}", self._data.sample(index).image)

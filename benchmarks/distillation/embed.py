@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGE = "embed"
-DEFAULT_CHUNK_IMAGES = 16
+DEFAULT_CHUNK_IMAGES = 8
 """Embeddings of SAM's size take 2 MB each, and those of a shard are in memory at once."""
 _GIVE_UP_AFTER = 3  # shards that fail in a row
 # Images of a shard that may fail before the whole shard counts as failed.
@@ -313,8 +313,7 @@ class EmbedWorker:
         """Records a failed image; raises if too many of the shard failed."""
         why, n_images = explain(error), found.n_images
         found.failures.append(Failure(stage=STAGE, culprit=name, why=why))
-        allowed = min(max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)), n_images - 1)
-        if n_failed > allowed:
+        if n_failed > max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)):
             raise DataError(
                 f"{self._task.teacher.name} failed on {n_failed} of {n_images} images, the last "
                 f"time with: {why}"
@@ -324,12 +323,15 @@ class EmbedWorker:
         """The model, built at the first shard so that its errors count as that shard's."""
         if self._model is None:
             checkpoint = self._task.model.options.checkpoint
-            if checkpoint is not None and not checkpoint.path.is_dir():
-                if digest_file(checkpoint.path).sha256 != checkpoint.sha256:
-                    raise WeightsError(
-                        f"{checkpoint.path} holds other weights on this worker than on the driver; "
-                        "copy the file there"
-                    )
+            if (
+                checkpoint is not None
+                and not checkpoint.path.is_dir()
+                and digest_file(checkpoint.path).sha256 != checkpoint.sha256
+            ):
+                raise WeightsError(
+                    f"{checkpoint.path} holds other weights on this worker than on the driver; "
+                    "copy the file there"
+                )
             model = build(self._task.model.entry, self._task.model.options)
             wanted = self._task.teacher
             found = teacher_of(model, wanted.precision)
@@ -448,22 +450,25 @@ class StoreFiller:
             with closing(results):
                 for found in results:
                     if isinstance(found, Failure):
-                        failed_in_a_row += 1
                         self._fail(found)
-                        if failed_in_a_row == _GIVE_UP_AFTER:
-                            raise DataError(
-                                f"{_GIVE_UP_AFTER} shards in a row failed, the last because: "
-                                f"{found.why}"
-                            )
+                        reasons = [found.why]
                     else:
-                        failed_in_a_row = 0
                         self._store(found, writer)
+                        reasons = [each.why for each in found.failures if each.stage == STAGE]
+                        if found.n_rows or found.n_known:
+                            reasons = []
                         pace.done(found)
                         if found.n_rows:
                             busy_s += time.perf_counter() - before
                         if total is not None and self._n_encoded and not space_reported:
                             space_reported = True
                             self._report_space(total - pace.n_images, writer.embedding_bytes or 0)
+                    failed_in_a_row = failed_in_a_row + 1 if reasons else 0
+                    if failed_in_a_row == _GIVE_UP_AFTER:
+                        raise DataError(
+                            f"{_GIVE_UP_AFTER} shards in a row failed, the last because: "
+                            f"{reasons[-1]}"
+                        )
                     before = time.perf_counter()
                     del found  # frees its embeddings before the next shard is made
         return busy_s

@@ -78,7 +78,9 @@ class FolderImages:
 
 def _read(folder: Path, name: str, max_pixels: int, number: int) -> LoadedImage:
     if not name.isprintable():
-        return LoadedImage(UnreadableImage(-1, _printable(name), "its name cannot be printed; rename it"))
+        return LoadedImage(
+            UnreadableImage(-1, _printable(name), "its name cannot be printed; rename it")
+        )
     try:
         image = load_image(folder / name, name, None, max_pixels)
     except DataError as error:

@@ -25,8 +25,8 @@ from benchmarks.distillation.agreement import Agreement
 from benchmarks.evidence.document import give
 from benchmarks.records.environment import collect
 from benchmarks.records.record import RunRecord
+from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.distillation.state import METRICS_NAME
-from mobilesam.distillation.store import EmbeddingStore
 from mobilesam.errors import BenchError, DataError
 
 STUDENT = "student.safetensors"

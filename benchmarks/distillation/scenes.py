@@ -6,17 +6,19 @@ import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
 from benchmarks.datasets.scene import RECIPE
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.records.record import write_atomic
+from mobilesam.distillation.embedding_store import image_key
 from mobilesam.distillation.samples import TrainingSample
-from mobilesam.distillation.store_format import image_key
 from mobilesam.errors import DataError, UsageError
 from mobilesam.weights.cache import cache_dir
 
@@ -88,6 +90,34 @@ class SceneCache:
     def fingerprint(self) -> str:
         """Recipe, seed, size and number of the scenes."""
         return f"{self.spec.folder_name}-{self.spec.n_scenes}"
+
+    @property
+    def name(self) -> str:
+        """The fingerprint."""
+        return self.fingerprint
+
+    @property
+    def n_images(self) -> int:
+        """Number of scenes."""
+        return self.spec.n_scenes
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields the scenes in shards without instances, for a teacher's encoder."""
+        step = images_per_shard or self.n_images
+        for start in range(0, self.n_images, step):
+            indices = range(start, min(start + step, self.n_images))
+            names = [f"scene_{index:06d}" for index in indices]
+            yield Shard(
+                f"{start:08d}",
+                self.name,
+                self.fingerprint,
+                tuple(partial(self._load, index) for index in indices),
+                tuple(zip(indices, names, strict=True)),
+                len(names) / self.n_images,
+            )
+
+    def _load(self, index: int) -> LoadedImage:
+        return LoadedImage(Sample(index, f"scene_{index:06d}", self.sample(index).image, ()))
 
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""

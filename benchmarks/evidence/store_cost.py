@@ -25,18 +25,29 @@ from baselines.interface import UInt8Array
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import apply_threads, one_trained
+from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.images import load_image
-from benchmarks.distillation.embed import StoreOptions, embed, teacher_of
-from benchmarks.distillation.sources import FolderImages
+from benchmarks.distillation.embed import (
+    DEFAULT_CHUNK_IMAGES,
+    StoreFiller,
+    StoreOptions,
+    embed_task,
+)
+from benchmarks.distillation.folder_images import FolderImages
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.latency.timer import time_once
 from benchmarks.records.environment import collect
 from benchmarks.records.statistics import median_interval
 from mobilesam.distillation.batches import fitted
+from mobilesam.distillation.embedding_store import (
+    EmbeddingStore,
+    Entry,
+    StoreWriter,
+    Teacher,
+    image_key,
+    to_storable,
+)
 from mobilesam.distillation.samples import TrainingSample
-from mobilesam.distillation.store import EmbeddingStore
-from mobilesam.distillation.store_format import Entry, Teacher, image_key
-from mobilesam.distillation.store_writer import to_storable, writing
 from mobilesam.errors import BenchError
 from mobilesam.fast.allocator import keep_buffers
 
@@ -85,7 +96,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
     jpeg_bytes = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        with writing(store, _TEACHER, shard_bytes=SHARD_BYTES) as writer:
+        with StoreWriter(store, _TEACHER, shard_bytes=SHARD_BYTES) as writer:
             for number in range(n_images):
                 data = picture(rng)
                 jpeg_bytes.append(len(data))
@@ -122,8 +133,6 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
 
 def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """`distill embed` over real pictures, and the same again, when nothing is left to be done."""
-    from baselines.registry import build
-
     models = ModelArguments(
         models=arguments.teacher,
         weights=(f"{arguments.teacher}={arguments.weights}",),
@@ -131,13 +140,13 @@ def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
         threads=arguments.threads,
     )
     planned = one_trained(models, "store_cost")
-    model = build(planned.entry, planned.options)
     source = FolderImages(arguments.images, arguments.limit)
     with tempfile.TemporaryDirectory() as folder:
         options = StoreOptions(Path(folder), SHARD_BYTES)
-        teacher = teacher_of(model, models.precision)
+        scale = ScaleRequest(chunk_images=DEFAULT_CHUNK_IMAGES, lanes=0)
+        task = embed_task(planned, models.precision, arguments.threads, scale)
         first, again = (
-            embed(model, teacher, source, options, Reporter(quiet=True)) for _ in range(2)
+            StoreFiller(task, source, scale, options, Reporter(quiet=True)).run() for _ in range(2)
         )
     kept = ("source", "teacher", "n_embeddings", "n_bytes", "bytes_per_embedding", "n_encoded",
             "n_known", "seconds", "images_per_second")  # fmt: skip

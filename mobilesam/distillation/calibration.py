@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mobilesam.distillation.store import EmbeddingStore
+from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.errors import DataError, UsageError
 from mobilesam.model.tiny_vit import LayerNorm2d, TinyViT
 

@@ -355,19 +355,18 @@ def verify(folder: Path) -> Verification:
         DataError: The folder holds no store, or its manifest is damaged.
     """
     scan = _scan(folder, _require_manifest(folder), read_data=True)
-    problems = list(scan.problems.values())
     first: dict[str, Path] = {}
-    for path, header in scan.headers.items():
-        for entry in header.entries:
-            if first.setdefault(entry.key, path) != path:
-                problems.append(
-                    f"{entry.name} is both in {first[entry.key].name} and in {path.name}"
-                )
+    duplicates = [
+        f"{entry.name} is both in {first[entry.key].name} and in {path.name}"
+        for path, header in scan.headers.items()
+        for entry in header.entries
+        if first.setdefault(entry.key, path) != path
+    ]
     return Verification(
         n_embeddings=sum(len(header.entries) for header in scan.headers.values()),
         n_shards=len(scan.headers),
         n_bytes=sum(path.stat().st_size for path in scan.headers),
-        problems=tuple(problems),
+        problems=(*scan.problems.values(), *duplicates),
     )
 
 
@@ -397,7 +396,9 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
             require_teacher(self.manifest.teacher, teacher, folder)
         scan = _scan(folder, self.manifest, read_data=False)
         scan.require_intact()
-        located = [(entry, path) for path, header in scan.headers.items() for entry in header.entries]
+        located = [
+            (entry, path) for path, header in scan.headers.items() for entry in header.entries
+        ]
         self.entries = tuple(entry for entry, _ in located)
         self._paths = [path for _, path in located]
         self._indices = {entry.key: index for index, entry in enumerate(self.entries)}
@@ -528,6 +529,8 @@ class StoreWriter:
         if self._repair:
             for path in scan.problems:
                 path.unlink(missing_ok=True)
+            for number, path in enumerate(scan.headers):  # closes the gaps
+                path.replace(shard_path(self._folder, number))
             self.dropped = tuple(scan.problems.values())
         else:
             scan.require_intact()

@@ -10,8 +10,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.distillation.batches import Batch
-from mobilesam.distillation.store import EmbeddingStore
-from mobilesam.distillation.store_format import Teacher
+from mobilesam.distillation.embedding_store import EmbeddingStore, Teacher
 from mobilesam.errors import UsageError
 
 

@@ -153,7 +153,7 @@ def shard() -> bytes:
     """A shard of an embedding store."""
     import torch
 
-    from mobilesam.distillation.store_format import Entry, Teacher, pack
+    from mobilesam.distillation.embedding_store import Entry, Teacher, pack_shard
 
     teacher = Teacher(name="dummy", weights_sha256=None, precision="fp32", input_size_px=64)
     found = [
@@ -161,7 +161,7 @@ def shard() -> bytes:
          torch.full((2, 3, 4), float(digit), dtype=torch.float16))
         for digit in "12"
     ]  # fmt: skip
-    return pack(teacher, found)
+    return pack_shard(teacher, found)
 
 
 def safetensors_parts(data: bytes) -> tuple[dict[str, Any], bytes]:

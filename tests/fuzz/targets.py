@@ -195,11 +195,11 @@ def read_safetensors(data: bytes, folder: Path) -> None:
 
 
 def read_shard(data: bytes, folder: Path) -> None:
-    from mobilesam.distillation.store_format import unpack
+    from mobilesam.distillation import embedding_store
 
     path = folder / "shard-000000.safetensors"
     path.write_bytes(data)
-    check_tensors({entry.name: tensor for entry, tensor in unpack(path)})
+    check_tensors({entry.name: tensor for entry, tensor in embedding_store.read_shard(path)})
 
 
 def check_tensors(found: dict[str, Any]) -> None:

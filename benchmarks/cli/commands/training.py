@@ -175,13 +175,13 @@ def _source(training: TrainArguments, planned: Any, teacher: Any, side_px: int) 
 
     if training.store is not None:
         from benchmarks.distillation.embed import teacher_of
-        from benchmarks.distillation.pictures import StoredPictures
+        from benchmarks.distillation.folder_images import StoredImages
 
         if training.images is None:
             raise UsageError("--store needs --images DIR, the folder that it was made of")
         wanted = teacher_of(teacher, planned.options.precision)
         stored = StoredTeacher(training.store, wanted)
-        return stored, StoredPictures(training.images, stored.store)
+        return stored, StoredImages(training.images, stored.store)
     if training.images is not None:
         raise UsageError("--images needs --store: make one with distill embed")
     from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_scenes, scenes_root

@@ -125,14 +125,13 @@ def test_the_cost_of_a_store_is_measured_step_by_step(
 
 def test_a_calibrated_student_gives_embeddings_of_the_stores_scale(tmp_path: Path) -> None:
     from benchmarks.distillation import calibrated_start
-    from mobilesam.distillation.store_format import Entry, Teacher
-    from mobilesam.distillation.store_writer import writing
+    from mobilesam.distillation.embedding_store import Entry, StoreWriter, Teacher
     from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
     teacher = Teacher(name="t", weights_sha256=None, precision="fp32", input_size_px=1024)
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(256, 1, 1, generator=generator)
-    with writing(tmp_path / "store", teacher, shard_bytes=10**8) as writer:
+    with StoreWriter(tmp_path / "store", teacher, shard_bytes=10**8) as writer:
         for i in range(3):
             values = means + 0.1 * torch.randn(256, 64, 64, generator=generator)
             values[:, 32:] = 1000.0  # the padding has no say

@@ -9,7 +9,7 @@ import torch
 from small_store import Pair, fill
 from torch import Tensor
 
-from mobilesam.distillation.store_format import Entry, Teacher
+from mobilesam.distillation.embedding_store import Entry, Teacher
 
 SHAPE = (2, 3, 4)
 

@@ -1,4 +1,4 @@
-"""Stores so small that a test can break them in every way."""
+"""Embedding stores of a few bytes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mobilesam.distillation.store_format import Entry, Teacher
-from mobilesam.distillation.store_writer import writing
+from mobilesam.distillation.embedding_store import Entry, StoreWriter, Teacher
 
 Pair = Callable[[int], tuple[Entry, Tensor]]
 TWO = 2 * 2 * 2 * 3 * 4  # bytes of two embeddings
@@ -18,9 +17,9 @@ TWO = 2 * 2 * 2 * 3 * 4  # bytes of two embeddings
 def fill(
     folder: Path, teacher: Teacher, pair: Pair, numbers: Sequence[int], **options: Any
 ) -> list[int]:
-    """Adds what is not there yet; returns what was added."""
+    """Adds missing embeddings; returns their numbers."""
     added = []
-    with writing(folder, teacher, shard_bytes=TWO, **options) as writer:
+    with StoreWriter(folder, teacher, shard_bytes=TWO, **options) as writer:
         for number in numbers:
             entry, embedding = pair(number)
             if entry.key not in writer:

