@@ -1,38 +1,61 @@
-"""Renders a scene of overlapping objects with exact masks of what is visible of each."""
+"""Renders scenes of overlapping textured objects, with the exact mask of the visible part of each.
+
+Silhouettes are drawn enlarged and reduced, so their edges are soft. Surfaces are patterns between
+two colours of one palette, or crops of photos from scikit-image. Every random number comes from an
+explicit generator, so a seed gives the same bytes everywhere; see `RECIPE`.
+"""
 
 from __future__ import annotations
 
+import colorsys
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
-from benchmarks.datasets.shapes import SHAPES, draw_shape
-from benchmarks.datasets.textures import draw_palette, draw_texture, smooth_noise
-from mobilesam.errors import UsageError
+from benchmarks.datasets.images import load_image
+from mobilesam.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 RECIPE = 1
-"""Raised whenever the same seed would give other scenes; part of every fingerprint."""
+"""To be increased whenever the same seed would give other scenes; part of every fingerprint."""
 
 DEFAULT_SIZE_HW = (480, 640)
 DEFAULT_OBJECTS = (3, 8)
-
 MIN_SIDE_PX = 48
 MIN_VISIBLE_PX = 24
-"""No instance shows fewer pixels than this."""
+"""Every instance shows at least this many pixels."""
+MAX_OBJECTS = 200
+
+GROUND_PHOTOS = ("brick", "grass", "gravel")
+OBJECT_PHOTOS = (*GROUND_PHOTOS, "astronaut", "camera", "chelsea", "coffee")
+"""Photos inside scikit-image's wheel that are CC0 or in the public domain by its own notes.
+
+The ground uses only those without objects: a cat on the ground would be an object without a mask.
+"""
 
 _MIN_VISIBLE_SHARE = 0.25
 _ATTEMPTS = 12
-MAX_OBJECTS = 200
+_MARGIN_PX = 2
 
-LabelArray = npt.NDArray[np.uint8]
+_Rng = np.random.Generator
+_Size = tuple[int, int]
+_Outline = npt.NDArray[np.float64]
+"""(N, 2) xy of a closed outline inside the unit disc."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A rendered picture.
+    """A rendered image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -48,7 +71,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Placed:
-    """A silhouette at its place: `alpha` covers rows and columns from `top`, `left`."""
+    """A silhouette at its place: `alpha` covers rows and columns from `top` and `left`."""
 
     kind: str
     alpha: Float32Array
@@ -62,24 +85,21 @@ class _Placed:
 
 
 def render_scene(
-    rng: np.random.Generator,
-    size_hw: tuple[int, int] = DEFAULT_SIZE_HW,
-    n_objects: tuple[int, int] = DEFAULT_OBJECTS,
+    rng: _Rng, size_hw: _Size = DEFAULT_SIZE_HW, n_objects: tuple[int, int] = DEFAULT_OBJECTS
 ) -> Scene:
-    """Draws one scene of overlapping, textured, partly hidden objects.
+    """Renders one scene of overlapping, textured, partly hidden objects.
 
-    Objects are painted from far to near. One that would hide another but for a quarter of it, or
-    that would itself hardly show, is placed anew, and after some attempts left out: a scene may
-    hold fewer objects than were drawn, but at least one. Masks do not depend on how things look,
-    only on where they are.
+    Objects are painted from far to near. One that would cover more than three quarters of another,
+    or be hardly visible itself, is placed anew, and left out after some attempts: a scene may hold
+    fewer objects than drawn, but at least one. Masks depend on the geometry only, not on surfaces.
 
     Args:
         rng: Source of all randomness.
         size_hw: Height and width in pixels, at least `MIN_SIDE_PX` each.
-        n_objects: Fewest and most objects, both included.
+        n_objects: Smallest and largest number of objects, both included.
 
     Raises:
-        UsageError: A size or number of objects that cannot be drawn.
+        UsageError: A size or number of objects is out of range.
     """
     check_request(size_hw, n_objects)
     geometry = np.random.default_rng(rng.integers(2**63))
@@ -90,19 +110,26 @@ def render_scene(
     return Scene(image, masks, tuple(item.kind for item in placed))
 
 
-def check_request(size_hw: tuple[int, int], n_objects: tuple[int, int]) -> None:
-    """Refuses a size or number of objects that `render_scene` cannot draw."""
+def check_request(size_hw: _Size, n_objects: tuple[int, int]) -> None:
+    """Rejects a size or number of objects that `render_scene` cannot draw.
+
+    Raises:
+        UsageError: It is out of range.
+    """
     if min(size_hw) < MIN_SIDE_PX:
         raise UsageError(f"a scene of {size_hw} px is too small; {MIN_SIDE_PX} a side at least")
     if not 1 <= n_objects[0] <= n_objects[1] <= MAX_OBJECTS:
         raise UsageError(f"n_objects {n_objects}: wanted 1 <= fewest <= most <= {MAX_OBJECTS}")
 
 
+# Geometry
+
+
 def _arrange(
-    rng: np.random.Generator, size_hw: tuple[int, int], n_objects: tuple[int, int]
-) -> tuple[list[_Placed], LabelArray]:
-    """Places objects from far to near; returns them and, for each pixel, 1 + the one it shows."""
-    labels: LabelArray = np.zeros(size_hw, dtype=np.uint8)
+    rng: _Rng, size_hw: _Size, n_objects: tuple[int, int]
+) -> tuple[list[_Placed], UInt8Array]:
+    """Places objects from far to near; returns them and the label map, 0 for the ground."""
+    labels: UInt8Array = np.zeros(size_hw, dtype=np.uint8)
     placed: list[_Placed] = []
     full_px: list[int] = []
     wanted = int(rng.integers(n_objects[0], n_objects[1] + 1))
@@ -119,29 +146,29 @@ def _arrange(
     return placed, labels
 
 
-def _place(rng: np.random.Generator, size_hw: tuple[int, int], placed: list[_Placed]) -> _Placed:
-    """Draws a silhouette and where it lies: half of the time near one that is there already."""
+def _place(rng: _Rng, size_hw: _Size, placed: list[_Placed]) -> _Placed:
+    """Draws a silhouette and its place: in half of the cases near an earlier object."""
     height, width = size_hw
     kind = SHAPES[int(rng.integers(len(SHAPES)))]
     smallest = 0.3 if kind == "stroke" else 0.07
-    # Between tiny and nearly the whole height, leaning towards the larger ones.
+    # Between tiny and nearly the whole height, with a preference for larger ones.
     share = smallest * (0.85 / smallest) ** math.sqrt(rng.random())
     extent_px = max(9, round(share * min(size_hw)))
     alpha = draw_shape(rng, kind, extent_px)
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     if placed and rng.random() < 0.5:
         near = placed[int(rng.integers(len(placed)))]
-        reach = 0.4 * (extent_px + near.alpha.shape[0]) / 2
-        y = near.top + near.alpha.shape[0] / 2 + rng.normal(0, reach)
-        x = near.left + near.alpha.shape[1] / 2 + rng.normal(0, reach)
+        spread = 0.4 * (extent_px + near.alpha.shape[0]) / 2
+        y = near.top + near.alpha.shape[0] / 2 + rng.normal(0, spread)
+        x = near.left + near.alpha.shape[1] / 2 + rng.normal(0, spread)
     top, left = round(y - alpha.shape[0] / 2), round(x - alpha.shape[1] / 2)
     rows = slice(max(0, -top), max(0, min(alpha.shape[0], height - top)))
     columns = slice(max(0, -left), max(0, min(alpha.shape[1], width - left)))
     return _Placed(kind, alpha[rows, columns], max(0, top), max(0, left))
 
 
-def _fits(labels: LabelArray, item: _Placed, mask: BoolArray, full_px: list[int]) -> bool:
-    """Tells whether the new object and all that it covers would still show enough."""
+def _fits(labels: UInt8Array, item: _Placed, mask: BoolArray, full_px: list[int]) -> bool:
+    """Whether the new object and all that it covers would still be visible enough."""
     if np.count_nonzero(mask) < MIN_VISIBLE_PX:
         return False
     n = len(full_px) + 1
@@ -153,30 +180,187 @@ def _fits(labels: LabelArray, item: _Placed, mask: BoolArray, full_px: list[int]
     return bool((visible >= needed)[covered > 0].all())
 
 
-def _paint(rng: np.random.Generator, size_hw: tuple[int, int], placed: list[_Placed]) -> UInt8Array:
-    palette = draw_palette(rng)
-    canvas = draw_texture(rng, palette, size_hw, ground=True).copy()
+# Silhouettes
+
+
+def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
+    """Draws one random silhouette.
+
+    Args:
+        rng: Source of all randomness.
+        kind: One of `SHAPES`.
+        extent_px: Diameter of the disc that contains it.
+
+    Returns:
+        (S, S) float32 coverage in [0, 1], S slightly larger than `extent_px`; pixels covered by at
+        least half belong to the object.
+    """
+    if kind == "cloud":
+        return _draw_cloud(rng, extent_px)
+    canvas = _Canvas(extent_px)
+    _DRAW_ON_CANVAS[kind](rng, canvas)
+    return canvas.alpha()
+
+
+class _Canvas:
+    """An enlarged grey image on which the unit disc fills the patch."""
+
+    def __init__(self, extent_px: int) -> None:
+        from PIL import Image, ImageDraw
+
+        self._scale = 4 if extent_px < 160 else 2
+        side = (extent_px + 2 * _MARGIN_PX) * self._scale
+        self._radius = extent_px * self._scale / 2
+        self._image: Image.Image = Image.new("L", (side, side))
+        self._pen: ImageDraw.ImageDraw = ImageDraw.Draw(self._image)
+
+    def fill(self, outline: _Outline, value: int = 255) -> None:
+        self._pen.polygon(self._points(outline), fill=value)
+
+    def stroke(self, path: _Outline, width: float) -> None:
+        """Draws a round-ended line whose width is in units of the disc's radius."""
+        points = self._points(path)
+        half = max(width * self._radius / 2, 1.0)
+        self._pen.line(points, fill=255, width=round(2 * half))
+        # A disc at every bend: Pillow's own joints leave gaps.
+        for x, y in points:
+            self._pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
+
+    def alpha(self) -> Float32Array:
+        reduced = np.asarray(self._image.reduce(self._scale), dtype=np.float32)
+        return reduced / np.float32(255)
+
+    def _points(self, outline: _Outline) -> list[tuple[float, float]]:
+        center = self._radius + _MARGIN_PX * self._scale
+        return [(center + x * self._radius, center + y * self._radius) for x, y in outline.tolist()]
+
+
+def _rotate(rng: _Rng, outline: _Outline) -> _Outline:
+    angle = rng.uniform(0, 2 * math.pi)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return np.asarray(outline @ turn.T)
+
+
+def _circle(n: int) -> _Outline:
+    angles = np.arange(n) * (2 * math.pi / n)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _oval(rng: _Rng) -> _Outline:
+    """A superellipse: from a lozenge over an ellipse to a box with round corners."""
+    circle = _circle(96)
+    power = 2 / rng.choice([1.3, 2.0, 2.0, 3.0, 6.0])
+    outline = np.sign(circle) * np.abs(circle) ** power
+    outline[:, 1] *= rng.uniform(0.35, 1.0)
+    return _rotate(rng, outline / np.linalg.norm(outline, axis=1).max())
+
+
+def _polygon(rng: _Rng) -> _Outline:
+    """A polygon of three to eight corners, or a star of as many points."""
+    n = int(rng.integers(3, 9))
+    star = rng.random() < 0.35
+    n_points = 2 * n if star else n
+    angles = (np.arange(n_points) + rng.uniform(-0.3, 0.3, n_points)) * (2 * math.pi / n_points)
+    radii = rng.uniform(0.65, 1.0, n_points)
+    if star:
+        radii[::2] *= rng.uniform(0.35, 0.6)
+    outline = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return _rotate(rng, outline)
+
+
+def _blob(rng: _Rng) -> _Outline:
+    """A closed curve with a smoothly varying radius."""
+    angles = np.arange(120) * (2 * math.pi / 120)
+    order = np.arange(1, 7)
+    swing = rng.normal(0, 0.28, 6) / order**0.7
+    phase = rng.uniform(0, 2 * math.pi, 6)
+    radius = 1 + (swing * np.cos(angles[:, None] * order + phase)).sum(axis=1)
+    radius = np.clip(radius, 0.25, None)
+    outline = (radius / radius.max())[:, None] * _circle(120)
+    outline[:, 1] *= rng.uniform(0.6, 1.0)
+    return _rotate(rng, outline)
+
+
+def _draw_ring(rng: _Rng, canvas: _Canvas) -> None:
+    outer = _oval(rng) if rng.random() < 0.5 else _blob(rng)
+    inner = outer * rng.uniform(0.4, 0.75) + rng.uniform(-0.08, 0.08, 2)
+    canvas.fill(outer)
+    canvas.fill(inner, value=0)
+
+
+def _draw_stroke(rng: _Rng, canvas: _Canvas) -> None:
+    """A curved line through random points, smoothed by corner cutting."""
+    knots = rng.uniform(-0.65, 0.65, (int(rng.integers(3, 6)), 2))
+    knots = knots[np.argsort(knots[:, 0])]
+    for _ in range(4):
+        cut = np.empty((2 * len(knots) - 2, 2))
+        cut[0::2] = 0.75 * knots[:-1] + 0.25 * knots[1:]
+        cut[1::2] = 0.25 * knots[:-1] + 0.75 * knots[1:]
+        knots = np.concatenate([knots[:1], cut, knots[-1:]])
+    path = _rotate(rng, knots)
+    canvas.stroke(path, width=float(rng.uniform(0.08, 0.28)))
+
+
+def _draw_compound(rng: _Rng, canvas: _Canvas) -> None:
+    """A body with one to three protruding parts."""
+    canvas.fill(_oval(rng) * 0.62)
+    for _ in range(int(rng.integers(1, 4))):
+        angle = rng.uniform(0, 2 * math.pi)
+        place = 0.55 * np.array([math.cos(angle), math.sin(angle)])
+        part = _oval(rng) if rng.random() < 0.6 else _polygon(rng)
+        canvas.fill(part * rng.uniform(0.25, 0.42) + place)
+
+
+_DRAW_ON_CANVAS: dict[str, Callable[[_Rng, _Canvas], None]] = {
+    "oval": lambda rng, canvas: canvas.fill(_oval(rng)),
+    "polygon": lambda rng, canvas: canvas.fill(_polygon(rng)),
+    "blob": lambda rng, canvas: canvas.fill(_blob(rng)),
+    "ring": _draw_ring,
+    "stroke": _draw_stroke,
+    "compound": _draw_compound,
+}
+SHAPES = (*_DRAW_ON_CANVAS, "cloud")
+"""Names of all kinds of silhouettes."""
+
+
+def _draw_cloud(rng: _Rng, extent_px: int) -> Float32Array:
+    """Thresholded smooth noise: ragged, sometimes with holes; its largest part only."""
+    from scipy import ndimage
+
+    side = extent_px + 2 * _MARGIN_PX
+    axis = (np.arange(side, dtype=np.float32) - (side - 1) / 2) / (extent_px / 2)
+    radius = np.hypot(axis[:, None], axis[None, :])
+    field = smooth_noise(rng, (side, side), cells=int(rng.integers(3, 7))) + 0.42 - radius
+    # Noise varies by about its own size from cell to cell; this makes the edge some 2 px wide.
+    # The disc bounds it too, or the patch would cut it off in a straight line.
+    depth = np.minimum(field * (extent_px / 10), (1 - radius) * (extent_px / 2))
+    alpha: Float32Array = np.clip(0.5 + depth, 0, 1).astype(np.float32)
+    labels, n_parts = ndimage.label(alpha >= 0.5)
+    if n_parts > 1:
+        largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+        near = ndimage.binary_dilation(labels == largest)
+        alpha *= near & ((labels == largest) | (labels == 0))
+    return alpha
+
+
+# Painting
+
+
+def _paint(rng: _Rng, size_hw: _Size, placed: list[_Placed]) -> UInt8Array:
+    palette = _draw_palette(rng)
+    canvas = _draw_texture(rng, palette, size_hw, GROUND_PHOTOS).copy()
     if rng.random() < 0.25:
-        _split_ground(rng, palette, canvas)
+        # A different surface for the lower part, as where a floor meets a wall.
+        row = int(rng.uniform(0.3, 0.8) * size_hw[0])
+        canvas[row:] = _draw_texture(rng, palette, (size_hw[0] - row, size_hw[1]), GROUND_PHOTOS)
     light = rng.uniform(0, 2 * math.pi)
     for item in placed:
         _paint_object(rng, palette, canvas, item, light)
-    return _develop(rng, canvas)
-
-
-def _split_ground(rng: np.random.Generator, palette: Float32Array, canvas: Float32Array) -> None:
-    """Gives the lower part of the ground a surface of its own, as a floor meets a wall."""
-    row = int(rng.uniform(0.3, 0.8) * canvas.shape[0])
-    size_hw = (canvas.shape[0] - row, canvas.shape[1])
-    canvas[row:] = draw_texture(rng, palette, size_hw, ground=True)
+    return _simulate_camera(rng, canvas)
 
 
 def _paint_object(
-    rng: np.random.Generator,
-    palette: Float32Array,
-    canvas: Float32Array,
-    item: _Placed,
-    light: float,
+    rng: _Rng, palette: Float32Array, canvas: Float32Array, item: _Placed, light: float
 ) -> None:
     """Paints one object with its shadow; the canvas is changed in place."""
     alpha = item.alpha
@@ -186,7 +370,7 @@ def _paint_object(
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     slope = np.float32(math.cos(light)) * x + np.float32(math.sin(light)) * y
-    # The halo falls off towards the rim from within, which reads as a round body.
+    # The halo decreases towards the rim from within, which looks like a round body.
     volume = np.float32(rng.uniform(0.0, 0.5)) * (halo - 1)
     shade = 1 + np.float32(rng.uniform(0.0, 0.25)) * slope + volume
     if rng.random() < 0.6:
@@ -197,9 +381,9 @@ def _paint_object(
 
 
 def _cast_shadow(canvas: Float32Array, item: _Placed, light: float, strength: float) -> None:
-    """Darkens what lies beside an object, on the side away from the light."""
+    """Darkens the side of an object that is away from the light."""
     step = max(1, max(item.alpha.shape) // 16)
-    # Room for the blur to run out in, or the shadow would end in the edges of a rectangle.
+    # Room for the blur, or the shadow would end at the edges of a rectangle.
     room = 3 * step
     shadow = _blurred(np.pad(item.alpha, room), step)
     top = item.top - room - round(step * math.sin(light))
@@ -211,20 +395,20 @@ def _cast_shadow(canvas: Float32Array, item: _Placed, light: float, strength: fl
 
 
 def _surface(
-    rng: np.random.Generator,
+    rng: _Rng,
     palette: Float32Array,
     behind: Float32Array,
     alpha: Float32Array,
     halo: Float32Array,
 ) -> Float32Array:
-    """Draws surfaces until one can be told from what surrounds the object, at most five times."""
+    """Draws up to five surfaces until one differs visibly from the object's surroundings."""
     inside = alpha >= 0.5
     around = (halo > 0.05) & ~inside
     if not around.any():
         around = inside
     ring = behind[around]
     for _ in range(5):
-        surface = draw_texture(rng, palette, alpha.shape, ground=False)
+        surface = _draw_texture(rng, palette, alpha.shape, OBJECT_PHOTOS)
         if rng.random() < 0.3:
             _add_part(rng, palette, surface)
         body = surface[inside]
@@ -236,15 +420,15 @@ def _surface(
     return surface + brighter
 
 
-def _add_part(rng: np.random.Generator, palette: Float32Array, surface: Float32Array) -> None:
-    """Gives a part of an object another surface: what differs is not always another object."""
+def _add_part(rng: _Rng, palette: Float32Array, surface: Float32Array) -> None:
+    """Gives a part of an object another surface: a different surface is not always an object."""
     extent_px = max(4, min(surface.shape[:2]) // 2)
     part = draw_shape(rng, "oval", extent_px)
     part = part[: surface.shape[0], : surface.shape[1], None]
     top = int(rng.integers(surface.shape[0] - part.shape[0] + 1))
     left = int(rng.integers(surface.shape[1] - part.shape[1] + 1))
     window = surface[top : top + part.shape[0], left : left + part.shape[1]]
-    window += part * (draw_texture(rng, palette, window.shape[:2], ground=False) - window)
+    window += part * (_draw_texture(rng, palette, window.shape[:2], OBJECT_PHOTOS) - window)
 
 
 def _blurred(alpha: Float32Array, radius_px: float) -> Float32Array:
@@ -255,8 +439,8 @@ def _blurred(alpha: Float32Array, radius_px: float) -> Float32Array:
     return np.asarray(blurred, dtype=np.float32) / np.float32(255)
 
 
-def _develop(rng: np.random.Generator, canvas: Float32Array) -> UInt8Array:
-    """What a camera does to a scene: uneven light, contrast, blur, noise, compression."""
+def _simulate_camera(rng: _Rng, canvas: Float32Array) -> UInt8Array:
+    """Applies uneven light, contrast, blur, noise and compression."""
     from PIL import Image, ImageFilter
 
     size_hw = canvas.shape[:2]
@@ -274,9 +458,9 @@ def _develop(rng: np.random.Generator, canvas: Float32Array) -> UInt8Array:
 
 
 def _compress(canvas: Float32Array, step: float) -> Float32Array:
-    """Rounds the cosine transform of blocks of 8 px, the finer the pattern the coarser.
+    """Quantises the cosine transform of 8 px blocks, coarser for higher frequencies.
 
-    That is JPEG's loss without its library, whose versions differ in their last bits.
+    This is the loss of JPEG without its library, whose versions differ in their last bits.
     """
     rows, columns = (side // 8 for side in canvas.shape[:2])
     k = np.arange(8)
@@ -295,3 +479,173 @@ def _compress(canvas: Float32Array, step: float) -> Float32Array:
 
 def _to_uint8(canvas: Float32Array) -> UInt8Array:
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+
+
+# Textures
+
+
+def smooth_noise(rng: _Rng, size_hw: _Size, cells: int) -> Float32Array:
+    """Draws smooth noise in two octaves.
+
+    Args:
+        rng: Source of all randomness.
+        size_hw: Height and width of the result.
+        cells: Number of independent values along the shorter side.
+
+    Returns:
+        (H, W) float32 of mean about 0, nearly all within [-1, 1].
+    """
+    from PIL import Image
+
+    height, width = size_hw
+    shorter = min(size_hw)
+    total = np.zeros(size_hw, dtype=np.float32)
+    for octave, weight in ((1, 0.42), (2, 0.2)):
+        n = max(2, cells * octave)
+        grid_hw = (max(2, n * height // shorter), max(2, n * width // shorter))
+        grid = Image.fromarray(rng.standard_normal(grid_hw, dtype=np.float32))
+        enlarged = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+        total += np.float32(weight) * enlarged
+    return total
+
+
+def _draw_palette(rng: _Rng) -> Float32Array:
+    """Draws the colours shared by ground and objects of a scene: (6, 3) float32 RGB in [0, 1].
+
+    They are shared so that colour alone does not separate an object from the ground.
+    """
+    base = rng.random()
+    colours = [
+        colorsys.hsv_to_rgb(
+            (base + rng.normal(0, 0.22)) % 1.0, rng.uniform(0.05, 0.8), rng.uniform(0.15, 0.95)
+        )
+        for _ in range(6)
+    ]
+    return np.array(colours, dtype=np.float32)
+
+
+def _draw_texture(
+    rng: _Rng, palette: Float32Array, size_hw: _Size, photos: tuple[str, ...]
+) -> Float32Array:
+    """Draws a surface: a pattern of two colours of the palette, or a crop of a photo.
+
+    Args:
+        rng: Source of all randomness.
+        palette: (N, 3) float32 RGB in [0, 1], at least two colours.
+        size_hw: Height and width of the result.
+        photos: Names of photos to crop from.
+
+    Returns:
+        (H, W, 3) float32, about [0, 1].
+    """
+    first, second = palette[rng.permutation(len(palette))[:2]]
+    if rng.random() < 0.3:
+        photo = _photo_crop(rng, size_hw, photos)
+        if photo is not None:
+            if rng.random() < 0.5:
+                return photo
+            return _blend(first, second, photo.mean(axis=2))
+    pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, size_hw)
+    if rng.random() < 0.5:
+        pattern = pattern + 0.25 * smooth_noise(rng, size_hw, cells=max(2, min(size_hw) // 6))
+    return _blend(first, second, pattern)
+
+
+def _blend(first: Float32Array, second: Float32Array, weight: Float32Array) -> Float32Array:
+    return (first + weight[:, :, None] * (second - first)).astype(np.float32, copy=False)
+
+
+def _grid(size_hw: _Size) -> tuple[Float32Array, Float32Array]:
+    """Row and column numbers, (H, 1) and (1, W)."""
+    y = np.arange(size_hw[0], dtype=np.float32)[:, None]
+    x = np.arange(size_hw[1], dtype=np.float32)[None, :]
+    return y, x
+
+
+def _plane(rng: _Rng, size_hw: _Size) -> Float32Array:
+    """(H, W) distance in pixels along a random direction."""
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = _grid(size_hw)
+    return np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y
+
+
+def _wavelength_px(rng: _Rng, size_hw: _Size) -> float:
+    longest = max(8.0, min(size_hw) / 3)
+    return float(np.exp(rng.uniform(math.log(5.0), math.log(longest))))
+
+
+def _gradient(rng: _Rng, size_hw: _Size) -> Float32Array:
+    plane = _plane(rng, size_hw)
+    span = np.float32(max(float(np.ptp(plane)), 1.0))
+    return np.asarray((plane - plane.min()) / span)
+
+
+def _stripes(rng: _Rng, size_hw: _Size) -> Float32Array:
+    phase = _plane(rng, size_hw) * np.float32(2 * math.pi / _wavelength_px(rng, size_hw))
+    if rng.random() < 0.5:
+        phase = phase + np.float32(rng.uniform(1, 4)) * smooth_noise(rng, size_hw, cells=3)
+    return _sharpened(rng, np.sin(phase))
+
+
+def _checks(rng: _Rng, size_hw: _Size) -> Float32Array:
+    turn = np.float32(math.pi / _wavelength_px(rng, size_hw))
+    angle = rng.uniform(0, math.pi / 2)
+    y, x = (axis * turn for axis in _grid(size_hw))
+    c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    return _sharpened(rng, np.sin(c * x + s * y) * np.sin(c * y - s * x) * 2)
+
+
+def _clouds(rng: _Rng, size_hw: _Size) -> Float32Array:
+    return 0.5 + 0.6 * smooth_noise(rng, size_hw, cells=int(rng.integers(2, 8)))
+
+
+def _spots(rng: _Rng, size_hw: _Size) -> Float32Array:
+    cells = max(3, int(min(size_hw) / _wavelength_px(rng, size_hw)))
+    return np.asarray(np.clip(0.5 + 4 * smooth_noise(rng, size_hw, cells=cells), 0, 1))
+
+
+def _sharpened(rng: _Rng, wave: Float32Array) -> Float32Array:
+    """Turns a wave of [-1, 1] into a pattern of [0, 1] with soft to crisp edges."""
+    return np.asarray(np.clip(0.5 + np.float32(rng.uniform(0.5, 3.0)) * wave, 0, 1))
+
+
+_PATTERNS = (_gradient, _stripes, _checks, _clouds, _spots)
+
+
+@lru_cache(maxsize=2)
+def load_photos(names: tuple[str, ...]) -> tuple[UInt8Array, ...]:
+    """Reads photos that are part of the installed scikit-image; nothing is downloaded.
+
+    Returns:
+        (H, W, 3) uint8 each; fewer, or none, if the installation lacks them.
+    """
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        return ()
+    photos = []
+    for name in names:
+        try:
+            photos.append(load_image(Path(spec.origin).parent / "data" / f"{name}.png", name))
+        except DataError:
+            continue
+    return tuple(photos)
+
+
+def _photo_crop(rng: _Rng, size_hw: _Size, names: tuple[str, ...]) -> Float32Array | None:
+    """A random crop of a random photo, mirrored and resized; None without photos."""
+    from PIL import Image
+
+    photos = load_photos(names)
+    if not photos:
+        return None
+    photo = photos[int(rng.integers(len(photos)))]
+    height, width = size_hw
+    fit = min(photo.shape[0] / height, photo.shape[1] / width)
+    zoom = min(fit, float(rng.uniform(0.6, 2.5)))
+    crop_h, crop_w = max(1, int(height * zoom)), max(1, int(width * zoom))
+    top = int(rng.integers(photo.shape[0] - crop_h + 1))
+    left = int(rng.integers(photo.shape[1] - crop_w + 1))
+    crop = photo[top : top + crop_h, left : left + crop_w][:, :: int(rng.choice([-1, 1]))]
+    picture = Image.fromarray(np.ascontiguousarray(crop))
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32) / np.float32(255)

@@ -1,4 +1,4 @@
-"""A dataset of scenes drawn from a seed."""
+"""A dataset of scenes rendered from a seed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ from benchmarks.datasets.scene import (
 )
 from mobilesam.errors import UsageError
 
-__all__ = ["Scene", "SyntheticDataset", "render_scene"]
-
 
 class SyntheticDataset(Dataset):
-    """Scenes of `render_scene`; scene i depends on the seed and on i alone.
+    """Scenes of `render_scene`; scene i depends only on the seed and on i.
 
     Args:
-        n_images: How many scenes; this is the limit, too.
+        n_images: Number of scenes.
         seed: Not negative.
-        size_hw: Height and width of each, in pixels.
-        n_objects: Fewest and most objects of a scene, both included.
+        size_hw: Height and width of each scene, in pixels.
+        n_objects: Smallest and largest number of objects of a scene, both included.
 
     Raises:
-        UsageError: A number that cannot be drawn.
+        UsageError: An argument is out of range.
     """
 
     def __init__(
@@ -55,18 +53,17 @@ class SyntheticDataset(Dataset):
 
     @property
     def name(self) -> str:
-        """`synthetic:seed=0,n=20`, with what differs from the default scenes."""
-        size = f",size={self._size_hw[0]}x{self._size_hw[1]}"
-        objects = f",objects={self._n_objects[0]}-{self._n_objects[1]}"
-        return (
-            f"synthetic:seed={self._seed},n={self._n_images}"
-            f"{'' if self._size_hw == DEFAULT_SIZE_HW else size}"
-            f"{'' if self._n_objects == DEFAULT_OBJECTS else objects}"
-        )
+        """`synthetic:seed=0,n=20`, and size and number of objects if they are not the default."""
+        name = f"synthetic:seed={self._seed},n={self._n_images}"
+        if self._size_hw != DEFAULT_SIZE_HW:
+            name += f",size={self._size_hw[0]}x{self._size_hw[1]}"
+        if self._n_objects != DEFAULT_OBJECTS:
+            name += f",objects={self._n_objects[0]}-{self._n_objects[1]}"
+        return name
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the recipe's version and all arguments."""
+        """SHA-256 of the version of the recipe and all arguments."""
         text = f"recipe={RECIPE} seed={self._seed} size={self._size_hw} objects={self._n_objects}"
         return fingerprint("synthetic", self._n_images, [text.encode()])
 
@@ -76,17 +73,25 @@ class SyntheticDataset(Dataset):
         return self._n_images
 
     def scene(self, index: int) -> Scene:
-        """Renders scene `index`, whatever the number of images: training draws them at will."""
+        """Renders a scene; the index may be `n_images` or larger."""
         rng = np.random.default_rng([self._seed, index])
         return render_scene(rng, self._size_hw, self._n_objects)
+
+    def sample(self, index: int) -> Sample:
+        """Renders a scene with its annotations."""
+        scene = self.scene(index)
+        instances = []
+        for number, (mask, category) in enumerate(zip(scene.masks, scene.categories, strict=True)):
+            rle = encode_mask(mask)
+            # Ids start at 1, since COCO's evaluation treats an annotation id of 0 as "no match".
+            annotation_id = index * MAX_OBJECTS + number + 1
+            area_px = float(rle_area_px(rle))
+            instances.append(Instance(annotation_id, category, area_px, rle_box(rle), rle))
+        return Sample(index, _file_name(index), scene.image, tuple(instances))
 
     def samples(self) -> Iterator[Sample]:
         """Yields the scenes in order, each rendered when it is due."""
         return map(self.sample, range(self._n_images))
-
-    def sample(self, index: int) -> Sample:
-        """Renders scene `index` with what is known of its objects."""
-        return _to_sample(index, self.scene(index))
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of consecutive scenes."""
@@ -99,7 +104,7 @@ class SyntheticDataset(Dataset):
                 dataset=self.name,
                 fingerprint=fingerprint("synthetic-shard", None, [key.encode()]),
                 readers=tuple(partial(_load, self, index) for index in indices),
-                images=tuple((index, _name(index)) for index in indices),
+                images=tuple((index, _file_name(index)) for index in indices),
                 share=len(indices) / self._n_images,
             )
 
@@ -108,22 +113,5 @@ def _load(dataset: SyntheticDataset, index: int) -> LoadedImage:
     return LoadedImage(dataset.sample(index))
 
 
-def _name(index: int) -> str:
+def _file_name(index: int) -> str:
     return f"scene_{index:06d}.png"
-
-
-def _to_sample(index: int, scene: Scene) -> Sample:
-    instances = []
-    for number, mask in enumerate(scene.masks):
-        rle = encode_mask(mask)
-        # COCO's evaluation takes an annotation id of 0 for "no match", hence from 1 on.
-        instances.append(
-            Instance(
-                annotation_id=index * MAX_OBJECTS + number + 1,
-                category=scene.categories[number],
-                area_px=float(rle_area_px(rle)),
-                box=rle_box(rle),
-                rle=rle,
-            )
-        )
-    return Sample(index, _name(index), scene.image, tuple(instances))

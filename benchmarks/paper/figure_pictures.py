@@ -93,7 +93,7 @@ def photo_picture(name: str) -> Picture:
         UsageError: There is none of that name.
         DataError: This installation of scikit-image lacks it.
     """
-    from benchmarks.datasets.textures import load_photos
+    from benchmarks.datasets.scene import load_photos
 
     if name not in PHOTOS:
         near = difflib.get_close_matches(name, PHOTOS, n=1)
