@@ -12,10 +12,8 @@ from pathlib import Path
 
 from benchmarks.evidence.readme import update_readme
 from benchmarks.paper.claims import load_claims
-from benchmarks.paper.document import write_claims
-from benchmarks.paper.judge import judge, tally_text
-from benchmarks.paper.tables import FOLDER, LEDGER
-from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
+from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
 from benchmarks.records.record import RECORD_NAME, load_record
 from benchmarks.report.plots import write_plots
 from benchmarks.tables.formatting import escape_markdown

@@ -1,15 +1,15 @@
-"""The ledger: every published figure as data, read from TOML and validated.
+"""The ledger: every published figure as data, read from TOML files and validated.
 
 Each file of the folder `ledger`, in the order of their names, holds `[sources.KEY]` tables and
-`[[group]]` tables, whose fields are what the `claims` of a group have in common. `shared.toml`
-holds what files have in common: `[tolerances.KEY]`, `[hardware.KEY]`, `[data.KEY]` and
-`[commands]`, referred to by their keys.
+`[[group]]` tables, whose fields are shared by the `claims` of the group. `shared.toml` holds what
+all files share: `[tolerances.KEY]`, `[hardware.KEY]`, `[data.KEY]` and `[commands]`, referred to by
+their keys.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from benchmarks.paper.measures import DerivedMeasure, Measure, Spec
+from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, Spec, models_of
+from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.tables.record_queries import unique
 from mobilesam.errors import DataError
 
 SHARED = "shared.toml"
@@ -41,7 +43,7 @@ _NAMED = {"tolerance": "tolerances", "hardware": "hardware", "data": "data", "co
 
 
 class Source(Spec):
-    """Where a claim was published; `version` is the paper's, or the state of a web page."""
+    """Publication of a claim; `version` is that of the paper, or the state of a web page."""
 
     name: str
     arxiv: str | None = None
@@ -49,14 +51,14 @@ class Source(Spec):
 
     @property
     def label(self) -> str:
-        """As printed: `MobileSAM (arXiv 2306.14289 v2)`."""
+        """Name and version, such as `MobileSAM (arXiv 2306.14289 v2)`."""
         paper = f"arXiv {self.arxiv}" if self.arxiv else ""
         details = " ".join(part for part in (paper, self.version) if part)
         return f"{self.name} ({details})" if details else self.name
 
 
 class Tolerance(Spec):
-    """How far a measurement may lie from the claim, in the claim's unit, and why so far.
+    """Largest deviation of a measurement that agrees with the claim, in its unit, and the reason.
 
     Exactly one of: `digits` (equal when rounded to the digits printed), `plus_minus`, `relative`,
     or the bounds `low` and `high`.
@@ -86,23 +88,34 @@ class Tolerance(Spec):
             return f"+- {100 * self.relative:g} %"
         return "to the digits printed" if self.digits else f"{self.low:g} to {self.high:g}"
 
+    def bounds(self, printed: str) -> tuple[Fraction, Fraction]:
+        """Least and greatest value that agrees with a printed figure."""
+        if self.low is not None and self.high is not None:
+            return Fraction(str(self.low)), Fraction(str(self.high))
+        exact, margin = Fraction(printed), rounding_margin(printed)
+        if self.plus_minus is not None:
+            margin = Fraction(str(self.plus_minus))
+        elif self.relative is not None:
+            margin = Fraction(str(self.relative)) * exact
+        return exact - margin, exact + margin
+
 
 class Claim(Spec):
     """One published figure.
 
     Attributes:
         id: Unique; source, place and figure, such as `mobilesam.table3.encoder-latency`.
-        source: Who published it.
+        source: Publication.
         where: Table, figure or section of the source.
-        what: What the figure is said to be, in our own words.
+        what: Meaning of the figure according to the source, in our own words.
         printed: The figure with the digits it was printed with.
-        unit: Of `printed`.
-        protocol: How it was measured, as far as known.
-        conditions: Hardware, data, and what is not stated.
-        tolerance: When a measurement agrees with it.
-        measure: What measures it here.
-        quotient_of: Two claims whose quotient it is, where the figure itself is not printed.
-        note: What a reader of the verdict should know.
+        unit: Unit of `printed`.
+        protocol: How the source measured it, as far as known.
+        conditions: Hardware, data, and what the source does not state.
+        tolerance: Deviations that agree with it.
+        measure: How it is measured here.
+        quotient_of: Two claims whose quotient it is, if the source does not print it.
+        note: Remark for readers of the verdict.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
@@ -119,67 +132,83 @@ class Claim(Spec):
     note: str | None = None
 
     @property
-    def value(self) -> float:
-        """The figure, in its unit."""
-        return float(self.printed)
-
-    @property
     def source_label(self) -> str:
         """Source and place, such as `MobileSAM (arXiv 2306.14289 v2), Table 3`."""
         return f"{self.source.label}, {self.where}"
 
 
-def same_digits(printed: str, value: Fraction | float) -> bool:
-    """Whether a value, rounded to the digits of a printed figure, is that figure.
+def rounding_margin(printed: str) -> Fraction:
+    """Half of the last digit of a printed figure: a value half way may be rounded either way."""
+    return Fraction(1, 2 * 10 ** len(printed.partition(".")[2]))
 
-    A value that lies half way between two figures may have been rounded to either.
-    """
-    decimals = len(printed.partition(".")[2])
-    return abs(Fraction(value) - Fraction(printed)) <= Fraction(1, 2 * 10**decimals)
+
+def same_digits(printed: str, value: Fraction | float) -> bool:
+    """Whether a value, rounded to the digits of a printed figure, is that figure."""
+    return abs(Fraction(value) - Fraction(printed)) <= rounding_margin(printed)
 
 
 def agrees(claim: Claim, value: Fraction | float) -> bool:
-    """Whether a measurement, in the claim's unit, lies within the claim's tolerance."""
-    tolerance, exact = claim.tolerance, Fraction(claim.printed)
-    if tolerance.low is not None and tolerance.high is not None:
-        return Fraction(str(tolerance.low)) <= value <= Fraction(str(tolerance.high))
-    value = Fraction(value)
-    if tolerance.plus_minus is not None:
-        return abs(value - exact) <= Fraction(str(tolerance.plus_minus))
-    if tolerance.relative is not None:
-        return abs(value - exact) <= Fraction(str(tolerance.relative)) * exact
-    return same_digits(claim.printed, value)
+    """Whether a measurement, in the unit of the claim, lies within its tolerance."""
+    low, high = claim.tolerance.bounds(claim.printed)
+    return low <= Fraction(value) <= high
+
+
+def models_needed(claims: Sequence[Claim]) -> tuple[str, ...]:
+    """Models that claims are measured on, in order of first appearance."""
+    return unique(name for claim in claims for name in models_of(claim.measure))
+
+
+def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
+    """Protocols of mean IoU for claims on a dataset, and for all claims that need a teacher.
+
+    No paper states the images for comparisons with a teacher, so any images serve for orientation.
+    No claim was made on the packaged photos and synthetic scenes; for these, all protocols that
+    they support are returned.
+
+    Args:
+        claims: The ledger.
+        dataset: `photos`, `synthetic`, `coco` or `sa1b`.
+    """
+    found = []
+    for measure in (claim.measure for claim in claims):
+        if isinstance(measure, MiouMeasure):
+            own = measure.data.pattern.startswith(f"{dataset}:")
+            any_data = measure.reference != GROUND_TRUTH or dataset in ("photos", "synthetic")
+            if own or (any_data and measure.protocol != "annotation-point"):
+                found.append(measure.protocol)
+    return unique(found)
 
 
 def load_claims(folder: Path | None = None) -> tuple[Claim, ...]:
     """Reads the ledger.
 
     Args:
-        folder: With `shared.toml` and one file or more of claims; the shipped one unless told.
+        folder: Folder with `shared.toml` and one or more files of claims; by default the shipped
+            ledger.
 
     Returns:
         All claims, by file name, in the order of the files.
 
     Raises:
-        DataError: Not TOML, malformed, an id twice, or a name that stands for nothing; the message
-            says in which file and claim.
+        DataError: A file is malformed, an id appears twice, or a name is unknown; the message names
+            the file and the claim.
     """
-    texts = _read(folder)
-    if SHARED not in texts:
+    documents = {name: _parse(name, text) for name, text in _read(folder).items()}
+    if SHARED not in documents:
         raise DataError(f"the ledger has no {SHARED}; it holds tolerances, hardware and data")
-    shared = _parse(SHARED, texts.pop(SHARED))
-    found: dict[str, Claim] = {}
-    for name, text in texts.items():
-        document = _parse(name, text)
+    shared = documents.pop(SHARED)
+    claims: dict[str, Claim] = {}
+    for name, document in documents.items():
         for raw in _flatten(name, document):
             claim = _claim(name, raw, {**shared, "sources": document.get("sources", {})})
-            if claim.id in found:
+            if claim.id in claims:
                 raise DataError(f"{name}: claim {claim.id} appears twice; give it another id")
-            found[claim.id] = claim
-    if not found:
+            claims[claim.id] = claim
+    if not claims:
         raise DataError("the ledger holds no claim; add a file with [[group]] tables")
-    _check_references(found)
-    return tuple(found.values())
+    for claim in claims.values():
+        _check_references(claim, claims)
+    return tuple(claims.values())
 
 
 def _read(folder: Path | None) -> dict[str, str]:
@@ -200,7 +229,7 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         raise DataError(f"{name} is not TOML: {error}") from error
 
 
-def _flatten(name: str, document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+def _flatten(name: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The claims of a file, each with the fields of its group; a measure is merged by field."""
     unknown = document.keys() - {"sources", "group"}
     if unknown:
@@ -230,36 +259,33 @@ def _claim(name: str, raw: dict[str, Any], named: Mapping[str, Any]) -> Claim:
 def _resolve(
     raw: Mapping[str, Any], fields: Mapping[str, str], named: Mapping[str, Any], label: str
 ) -> dict[str, Any]:
-    """Puts what a key stands for in the key's place; a table written in place stays."""
+    """Replaces keys by the tables that they name; a table given in place is kept."""
     result = dict(raw)
     for field, section in fields.items():
-        key = raw.get(field)
-        if not isinstance(key, str):
-            continue
-        table = named.get(section, {})
-        if key not in table:
-            known = ", ".join(table) or "none"
-            raise DataError(f"{label}: unknown {field} {key!r}; known: {known}")
-        result[field] = table[key]
+        key, table = raw.get(field), named.get(section, {})
+        if isinstance(key, str):
+            if key not in table:
+                known = ", ".join(table) or "none"
+                raise DataError(f"{label}: unknown {field} {key!r}; known: {known}")
+            result[field] = table[key]
     return result
 
 
-def _check_references(found: Mapping[str, Claim]) -> None:
-    """Every claim that another one is made of exists, and quotients are what they say."""
-    for claim in found.values():
-        measure = claim.measure
-        others: Sequence[str] = claim.quotient_of or ()
-        if isinstance(measure, DerivedMeasure):
-            others = (*others, *measure.plus, *measure.times, *measure.over)
-            if bool(measure.plus) == bool(measure.times):
-                raise DataError(f"claim {claim.id}: give either plus or times")
-        for other in others:
-            if other not in found:
-                raise DataError(f"claim {claim.id} refers to {other!r}, which is not in the ledger")
-        if claim.quotient_of is not None:
-            upper, lower = (Fraction(found[other].printed) for other in claim.quotient_of)
-            if not lower or not same_digits(claim.printed, upper / lower):
-                raise DataError(
-                    f"claim {claim.id}: {claim.printed} is not the quotient of "
-                    f"{' and '.join(claim.quotient_of)}"
-                )
+def _check_references(claim: Claim, claims: Mapping[str, Claim]) -> None:
+    """Checks that other claims that a claim refers to exist, and that quotients are correct."""
+    measure = claim.measure
+    others: Iterable[str] = claim.quotient_of or ()
+    if isinstance(measure, DerivedMeasure):
+        others = (*others, *measure.plus, *measure.times, *measure.over)
+        if bool(measure.plus) == bool(measure.times):
+            raise DataError(f"claim {claim.id}: give either plus or times")
+    for other in others:
+        if other not in claims:
+            raise DataError(f"claim {claim.id} refers to {other!r}, which is not in the ledger")
+    if claim.quotient_of is not None:
+        upper, lower = (Fraction(claims[other].printed) for other in claim.quotient_of)
+        if not lower or not same_digits(claim.printed, upper / lower):
+            raise DataError(
+                f"claim {claim.id}: {claim.printed} is not the quotient of "
+                f"{' and '.join(claim.quotient_of)}"
+            )

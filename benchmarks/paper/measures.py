@@ -1,4 +1,4 @@
-"""What measures a claim here: one frozen value for each kind of measurement."""
+"""How a claim is measured: one pydantic model for each kind of measurement."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import functools
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from baselines.registry import entries
 from benchmarks.paper.counts import COUNTS, derived_count
-from benchmarks.prompts.protocols import find_protocols
+from benchmarks.prompts import protocols
 from benchmarks.tables.record_queries import PHASES
 from mobilesam.errors import UsageError
 
-_PHASE = re.compile(r"([a-z_]+)(?:([@*])([1-9]\d*))?")
-_TERM = re.compile(r"(-?)([a-z0-9-]+)/([a-z0-9_-]+)/([a-z0-9_-]+)")
-COLUMNS = ("total", "used")
+_PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
+_TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
 
 
 class Spec(BaseModel):
-    """Base of all parts of a ledger: frozen, nothing unknown, no NaN."""
+    """Base of all parts of a ledger: frozen, without unknown fields or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @functools.cache
 def _model_names() -> tuple[str, ...]:
-    """Registered names; asking for entry points takes milliseconds, and a ledger asks often."""
+    """Registered names, cached since reading entry points takes milliseconds."""
     return tuple(entries())
 
 
@@ -39,14 +38,14 @@ def _known_model(name: str) -> str:
 
 def _known_protocol(name: str) -> str:
     try:
-        find_protocols([name])
+        protocols.find_protocols([name])
     except UsageError as error:
         raise ValueError(str(error)) from error
     return name
 
 
 def _known_reference(text: str) -> str:
-    if text != "ground-truth":
+    if text != protocols.GROUND_TRUTH:
         kind, _, teacher = text.partition(":")
         if kind != "teacher":
             raise ValueError(f"reference {text!r} is neither ground-truth nor teacher:NAME")
@@ -54,76 +53,76 @@ def _known_reference(text: str) -> str:
     return text
 
 
-def _known_phase(text: str) -> str:
-    parse_phase(text)
-    return text
-
-
-def _known_term(text: str) -> str:
-    parse_term(text)
-    return text
-
-
 Model = Annotated[str, AfterValidator(_known_model)]
 Protocol = Annotated[str, AfterValidator(_known_protocol)]
 Reference = Annotated[str, AfterValidator(_known_reference)]
-Phase = Annotated[str, AfterValidator(_known_phase)]
-Term = Annotated[str, AfterValidator(_known_term)]
 
 
-def parse_phase(text: str) -> tuple[str, int | None, bool]:
-    """Reads a phase of a sum of times.
+class Phase(Spec):
+    """A phase in a sum of times.
 
-    Args:
-        text: `encode`; `decode@10`, as timed at ten prompts; `decode*1024`, scaled up from the
-            largest number of prompts that was timed.
-
-    Returns:
-        The phase, the number of prompts, and whether it may be scaled.
-
-    Raises:
-        ValueError: Not of that form, or no phase of that name.
+    Written as `encode`, as `decode@10` (timed at ten prompts), or as `decode*1024` (scaled up from
+    the largest number of prompts that was timed).
     """
-    match = _PHASE.fullmatch(text)
-    if match is None or match[1] not in PHASES:
-        raise ValueError(f"unknown phase {text!r}; known: {', '.join(PHASES)}, each @N or *N")
-    return match[1], int(match[3]) if match[3] else None, match[2] == "*"
+
+    text: str
+    name: str
+    n_prompts: int | None
+    scaled: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        match = _PHASE.fullmatch(text)
+        if match is None or match["name"] not in PHASES:
+            raise ValueError(f"unknown phase {text!r}; known: {', '.join(PHASES)}, each @N or *N")
+        n_prompts, scaled = match["n_prompts"], match["kind"] == "*"
+        return {"text": text, "name": match["name"], "n_prompts": n_prompts, "scaled": scaled}
 
 
-def parse_term(text: str) -> tuple[int, str, str, str]:
-    """Reads a term of a sum of counts: `model/component/column`, or one of `COUNTS`.
+class Term(Spec):
+    """A term in a sum of parameter counts.
 
-    Returns:
-        Sign (1 or -1), model or source of a derived count, component or variant, and column.
-
-    Raises:
-        ValueError: Not of that form, or unknown.
+    Written as `model/component/column`, or as one of `COUNTS` with its variant and column; a minus
+    in front subtracts it.
     """
-    match = _TERM.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not model/component/column")
-    sign, owner, part, column = -1 if match[1] else 1, match[2], match[3], match[4]
-    if owner in COUNTS:
-        derived_count(owner, part, column)
-    else:
-        _known_model(owner)
-        if column not in COLUMNS:
-            raise ValueError(f"unknown column {column!r} in {text!r}; choose total or used")
-    return sign, owner, part, column
+
+    sign: Literal[-1, 1]
+    owner: str
+    part: str
+    column: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        match = _TERM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not model/component/column")
+        if match["owner"] in COUNTS:
+            derived_count(match["owner"], match["part"], match["column"])
+        else:
+            _known_model(match["owner"])
+            if match["column"] not in ("total", "used"):
+                raise ValueError(f"unknown column in {text!r}; choose total or used")
+        return {**match.groupdict(), "sign": -1 if match["sign"] else 1}
 
 
 class Reading(Spec):
-    """What a published count may be besides its plain meaning: a named sum of exact counts."""
+    """Another meaning that a published count may have: a named sum of exact counts."""
 
     name: str = Field(min_length=1)
     terms: tuple[Term, ...] = Field(min_length=1)
 
 
 class DataSet(Spec):
-    """The images that a claim is about.
+    """The images of a claim.
 
-    `pattern` is a wildcard for the dataset's name in a record; a subset has fewer images or
-    instances than `min_images` and `min_instances`, and settles nothing.
+    A record matches if the name of its dataset matches the wildcard `pattern` and it has at least
+    `min_images` images and `min_instances` instances.
     """
 
     pattern: str
@@ -135,7 +134,7 @@ class DataSet(Spec):
 
 
 class Hardware(Spec):
-    """What a time was published for; `gpu` is part of the device's name, or None: not stated."""
+    """Device of a published time; `gpu` is the end of its name, None if it is not stated."""
 
     device: Literal["cpu", "cuda"]
     gpu: str | None = None
@@ -143,7 +142,7 @@ class Hardware(Spec):
 
 
 class Timed(Spec):
-    """A time: the sum of phases of one model, or, where it was timed, the phase `whole`."""
+    """A time: the phase `whole` if it was timed, else the sum of `phases` of one model."""
 
     model: Model
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -151,7 +150,7 @@ class Timed(Spec):
 
 
 class ParamsMeasure(Spec):
-    """A count of parameters; `readings` are tried after the plain one."""
+    """Number of parameters; `readings` are tried after the plain count."""
 
     kind: Literal["params"]
     model: Model
@@ -161,7 +160,7 @@ class ParamsMeasure(Spec):
 
 
 class ParamsRatioMeasure(Spec):
-    """How many times larger one sum of counts is than another."""
+    """Ratio of two sums of parameter counts."""
 
     kind: Literal["params-ratio"]
     numerator: tuple[Term, ...] = Field(min_length=1)
@@ -176,7 +175,7 @@ class LatencyMeasure(Timed):
 
 
 class LatencyRatioMeasure(Spec):
-    """How many times longer one time is than another, of one run on one machine."""
+    """Ratio of two times of one run on one machine."""
 
     kind: Literal["latency-ratio"]
     numerator: Timed
@@ -185,24 +184,46 @@ class LatencyRatioMeasure(Spec):
 
 
 class MiouMeasure(Spec):
-    """A mean IoU."""
+    """Mean IoU."""
 
     kind: Literal["miou"]
     model: Model
     protocol: Protocol
-    reference: Reference = "ground-truth"
+    reference: Reference = protocols.GROUND_TRUTH
     data: DataSet
     column: Literal["miou", "miou_per_image", "small", "medium", "large"] = "miou"
 
+    @property
+    def label(self) -> str:
+        """Protocol and reference."""
+        return f"{self.protocol} against {self.reference}"
+
+    @property
+    def command(self) -> str:
+        """Command line that measures it."""
+        return f"mobilesam-bench paper {self.data.arguments}"
+
 
 class ArMeasure(Spec):
-    """An average recall of segment everything; `mode` says how its prompts and regions differ."""
+    """Average recall of segment everything."""
 
     kind: Literal["ar"]
     model: Model
     data: DataSet
     column: Literal["ar10", "ar100", "ar1000"]
-    mode: str | None = Field(default=None, description="None: the model's own default, masks")
+    mode: str | None = Field(
+        default=None, description="prompts and regions, if not the model's own default and masks"
+    )
+
+    @property
+    def label(self) -> str:
+        """Protocol and mode."""
+        return f"everything, {self.mode or 'the default grid'}"
+
+    @property
+    def command(self) -> str:
+        """Command line that measures it."""
+        return f"mobilesam-bench everything --models {self.model} {self.data.arguments}"
 
 
 class ApMeasure(Spec):
@@ -214,16 +235,34 @@ class ApMeasure(Spec):
     detections: str = Field(description="wildcard for the name of the results file")
     mask: Literal["single", "multi"] | None = Field(default=None, description="None: not stated")
 
+    @property
+    def label(self) -> str:
+        """Protocol and detections."""
+        return f"{protocols.DETECTOR_BOX}, detections {self.detections}"
+
+    @property
+    def command(self) -> str:
+        """Command line that measures it."""
+        multi = self.mask == "multi"
+        protocol = protocols.DETECTOR_BOX_MULTI if multi else protocols.DETECTOR_BOX
+        return (
+            f"mobilesam-bench miou --protocol {protocol} --detections VITDET_BOXES.json "
+            f"--models {self.model} {self.data.arguments}"
+        )
+
+
+AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure
+
 
 class TrainingMeasure(Spec):
-    """A result or a condition of training, which only training can settle."""
+    """A result or a condition of training, which only training can reproduce."""
 
     kind: Literal["training"]
     command: str
 
 
 class DerivedMeasure(Spec):
-    """Arithmetic of other claims: the sum of `plus`, or the product of `times` over `over`."""
+    """Arithmetic of other claims: the sum of `plus`, or the product of `times`, over `over`."""
 
     kind: Literal["derived"]
     plus: tuple[str, ...] = ()
@@ -237,10 +276,20 @@ Measure = Annotated[
     | ParamsRatioMeasure
     | LatencyMeasure
     | LatencyRatioMeasure
-    | MiouMeasure
-    | ArMeasure
-    | ApMeasure
+    | AccuracyMeasure
     | TrainingMeasure
     | DerivedMeasure,
     Field(discriminator="kind"),
 ]
+
+
+def models_of(measure: Measure) -> tuple[str, ...]:
+    """Models that a measurement runs."""
+    if isinstance(measure, LatencyRatioMeasure):
+        return measure.numerator.model, measure.denominator.model
+    if isinstance(measure, ParamsRatioMeasure):
+        terms = (*measure.numerator, *measure.denominator)
+        return tuple(term.owner for term in terms if term.owner not in COUNTS)
+    if isinstance(measure, TrainingMeasure | DerivedMeasure):
+        return ()
+    return (measure.model,)

@@ -1,38 +1,73 @@
-"""What a run allows to be said about one claim."""
+"""Verdicts on published claims, from one record.
+
+A function for each kind of measure finds the measured value in the unit of the claim, and the
+obstacle if the value is missing or does not compare. `_conclude` derives the verdict from these in
+the same way for all kinds.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import Any, Literal, get_args
 
-from benchmarks.paper.claims import Claim
-from benchmarks.paper.measures import Spec
+from benchmarks.paper.claims import Claim, agrees
+from benchmarks.paper.counts import COUNTS, derived_count
+from benchmarks.paper.measures import (
+    AccuracyMeasure,
+    ApMeasure,
+    ArMeasure,
+    DataSet,
+    DerivedMeasure,
+    Hardware,
+    LatencyMeasure,
+    LatencyRatioMeasure,
+    MiouMeasure,
+    ParamsMeasure,
+    ParamsRatioMeasure,
+    Phase,
+    Spec,
+    Term,
+    Timed,
+    TrainingMeasure,
+)
+from benchmarks.prompts.protocols import TEACHER_PREFIX, reference_model
+from benchmarks.records.record import DetectorRow, EverythingRow, LatencyRow, MiouRow, RunRecord
+from benchmarks.tables.formatting import milliseconds, number
+from benchmarks.tables.record_queries import (
+    Setup,
+    model_row,
+    setup_of,
+    setups,
+    timed,
+    unique,
+    weights_label,
+)
+from mobilesam.errors import DataError
 
 Verdict = Literal[
     "reproduced",
-    "not reproduced",
     "explained",
+    "not reproduced",
     "different hardware",
     "needs weights",
     "needs data",
     "needs GPU",
 ]
-VERDICTS: tuple[Verdict, ...] = (
-    "reproduced",
-    "explained",
-    "not reproduced",
-    "different hardware",
-    "needs weights",
-    "needs data",
-    "needs GPU",
-)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Bound = Literal["at least", "at most"]
+_SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
+_NO_TIME = "the run has no time of it"
 
 
 class Orientation(Spec):
-    """A figure of the same protocol from other weights, data or reference: no evidence.
+    """A figure of the same protocol from other weights, data or reference, which is no evidence.
 
     Attributes:
-        value: In the claim's unit.
+        value: Value in the unit of the claim.
         reference: `ground-truth` or `teacher:NAME`; None where the measure has none.
         made_with: Dataset and weights, as printed.
     """
@@ -43,22 +78,23 @@ class Orientation(Spec):
 
 
 class ClaimVerdict(Spec):
-    """A claim, and what the run says about it.
+    """A claim and its verdict.
 
     Attributes:
-        id: The claim's.
-        source: Who published it, and where.
-        what: What the figure is said to be.
-        claimed: The published figure, in `unit`.
-        printed: The same with the digits it was printed with.
-        measured: What was measured or counted here, in `unit`; None where nothing was.
-        bound: The measurement lacks a part, so that the whole is at least or at most so much.
+        id: Id of the claim.
+        source: Publication and place.
+        what: Meaning of the figure.
+        claimed: Published figure, in `unit`.
+        printed: Published figure with the digits it was printed with.
+        unit: Unit of the figure.
+        measured: Measured or counted value, in `unit`; None if there is none.
+        bound: Whether the whole is at least or at most `measured`, since a part was not measured.
         ratio: Measured over claimed, for times and ratios of times.
-        verdict: One of seven.
-        why: What was compared with what, or what is missing.
-        settle: The command that would settle it, where something is missing.
-        measured_from: The rows and the run behind `measured`.
-        orientation: A figure that is no evidence, where there is no other.
+        verdict: One of `VERDICTS`.
+        why: Reason for the verdict.
+        settle: Command that would give a verdict, if something is missing.
+        measured_from: Run and rows of `measured`.
+        orientation: A figure that is no evidence, if there is no other.
     """
 
     id: str
@@ -77,34 +113,576 @@ class ClaimVerdict(Spec):
     orientation: Orientation | None = None
 
 
-def verdict_of(
+def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
+    """Judges every claim by the rows of a record, in the order of the claims.
+
+    Args:
+        record: One run, or several that were merged.
+        claims: The ledger, or a part of it that contains the terms of its derived claims.
+
+    Raises:
+        DataError: A term of a derived claim is not given, or a claim divides by zero.
+    """
+    by_id = {claim.id: claim for claim in claims}
+    return [_judge(record, claim, by_id) for claim in claims]
+
+
+def tally(verdicts: Sequence[ClaimVerdict]) -> dict[str, int]:
+    """Number of claims with each verdict, in the order of `VERDICTS`, without zeros."""
+    counts = {name: sum(each.verdict == name for each in verdicts) for name in VERDICTS}
+    return {name: count for name, count in counts.items() if count}
+
+
+def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
+    """One line, such as `181 claims: 22 reproduced, 9 explained, ...`."""
+    parts = ", ".join(f"{count} {name}" for name, count in tally(verdicts).items())
+    return f"{len(verdicts)} claims: {parts}"
+
+
+def _judge(record: RunRecord, claim: Claim, claims: Mapping[str, Claim]) -> ClaimVerdict:
+    match claim.measure:
+        case ParamsMeasure() | ParamsRatioMeasure() as measure:
+            try:
+                if isinstance(measure, ParamsMeasure):
+                    return _judge_count(record, claim, measure)
+                return _judge_count_ratio(record, claim, measure)
+            except _NotCountedError as error:
+                settle = "mobilesam-bench params"
+                return _conclude(claim, str(error), obstacle="needs data", settle=settle)
+        case LatencyMeasure() | LatencyRatioMeasure() as measure:
+            return _judge_times(record, claim, measure)
+        case TrainingMeasure(command=command):
+            why = f"only training tells; {claim.conditions}"
+            return _conclude(claim, why, obstacle="needs GPU", settle=command)
+        case DerivedMeasure() as measure:
+            return _judge_derived(claim, measure, claims)
+        case measure:
+            return _judge_accuracy(record, claim, measure)
+
+
+def _conclude(
     claim: Claim,
-    verdict: Verdict,
     why: str,
+    value: Fraction | float | None = None,
     *,
-    measured: float | None = None,
-    bound: Bound | None = None,
-    ratio: float | None = None,
-    settle: str | None = None,
-    measured_from: str | None = None,
-    orientation: Orientation | None = None,
+    obstacle: Verdict | None = None,
+    success: Verdict = "reproduced",
+    **details: Any,
 ) -> ClaimVerdict:
-    """A verdict on a claim; the claim's note, and its data's caution, join the reason."""
-    data = getattr(claim.measure, "data", None)
-    extra = [text for text in (claim.note, data.caution if data else None) if text]
+    """The verdict on a claim.
+
+    Args:
+        claim: The claim.
+        why: Reason, to which the note of the claim and the caution of its data are added.
+        value: Measured value in the unit of the claim; None if there is none.
+        obstacle: Verdict if the value is missing or does not compare with the claim.
+        success: Verdict if the value agrees with the claim.
+        details: Other fields of `ClaimVerdict`.
+    """
+    data: DataSet | None = getattr(claim.measure, "data", None)
+    reasons = (why, claim.note, data.caution if data else None)
+    agreed = value is not None and agrees(claim, value)
     return ClaimVerdict(
         id=claim.id,
         source=claim.source_label,
         what=claim.what,
-        claimed=claim.value,
+        claimed=float(claim.printed),
         printed=claim.printed,
         unit=claim.unit,
-        measured=measured,
+        measured=None if value is None else float(value),
+        verdict=obstacle or (success if agreed else "not reproduced"),
+        why="; ".join(reason for reason in reasons if reason),
+        **details,
+    )
+
+
+def _judge_derived(
+    claim: Claim, measure: DerivedMeasure, claims: Mapping[str, Claim]
+) -> ClaimVerdict:
+    """Compares a figure with the figures that it follows from."""
+    names = (*measure.plus, *measure.times, *measure.over)
+    lost = [name for name in names if name not in claims]
+    if lost:
+        raise DataError(f"claim {claim.id} is made of {', '.join(lost)}: not given")
+    printed = {name: claims[name].printed for name in names}
+    exact = {name: Fraction(text) for name, text in printed.items()}
+    divisor = math.prod(exact[name] for name in measure.over)
+    if divisor == 0:
+        raise DataError(f"claim {claim.id} divides by zero: {', '.join(measure.over)}")
+    if measure.plus:
+        upper = sum((exact[name] for name in measure.plus), Fraction(0))
+    else:
+        upper = math.prod((exact[name] for name in measure.times), start=Fraction(1))
+    value = Fraction(str(measure.factor)) * upper / divisor
+    text = (" + " if measure.plus else " x ").join(
+        printed[name] for name in (*measure.plus, *measure.times)
+    )
+    text += "".join(f" / {printed[name]}" for name in measure.over)
+    text += f" x {measure.factor:g}" if measure.factor != 1 else ""
+    return _conclude(
+        claim,
+        f"arithmetic of other claims: {text} = {number(float(value))}, "
+        f"{_within(claim, value)}: {claim.tolerance.label}",
+        value,
+        measured_from=f"claims {', '.join(names)}",
+    )
+
+
+def _within(claim: Claim, value: Fraction | float) -> str:
+    return "within" if agrees(claim, value) else "outside"
+
+
+class _NotCountedError(Exception):
+    """A record lacks a count of parameters."""
+
+
+def _count(record: RunRecord, term: Term) -> int:
+    """Signed count of a term.
+
+    Raises:
+        _NotCountedError: The record lacks it.
+    """
+    if term.owner in COUNTS:
+        return term.sign * derived_count(term.owner, term.part, term.column)
+    for row in record.params:
+        if row.model != term.owner:
+            continue
+        if row.status != "ok":
+            raise _NotCountedError(f"{row.model} could not be counted: {row.why or row.status}")
+        count: int | None = getattr(row, term.column)
+        if row.component == term.part and count is not None:
+            return term.sign * count
+    raise _NotCountedError(f"run {record.id} has no count of {term.owner}/{term.part}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A count under one reading of the claim, in one unit."""
+
+    name: str
+    count: int
+    scale: str
+    divisor: int
+
+    @property
+    def value(self) -> Fraction:
+        return Fraction(self.count, self.divisor)
+
+    @property
+    def text(self) -> str:
+        if self.divisor == 1:
+            return f"{self.name} ({self.count:,})"
+        return f"{self.name} ({self.count:,}) / {self.scale} = {float(self.value):.4g}"
+
+
+def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> ClaimVerdict:
+    """Compares a published count with its plain count, then with every other reading."""
+    plain, *others = _candidates(record, measure, claim.unit)
+    fitting = [each for each in (plain, *others) if agrees(claim, each.value)]
+    best = fitting[0] if fitting else plain
+    success: Verdict = "reproduced" if best is plain else "explained"
+    if not fitting:
+        why = f"no reading fits: {'; '.join(each.text for each in (plain, *others))}"
+    elif best is plain:
+        why = f"exact count: {plain.text}"
+    else:
+        why = best.text
+        if fitting[1:]:
+            why += f"; also: {'; '.join(each.text for each in fitting[1:])}"
+        if claim.unit != "parameters":
+            why += f"; the plain count is {plain.text}"
+    return _conclude(
+        claim,
+        why,
+        best.value,
+        success=success,
+        measured_from=f"run {record.id}: {best.name}, {best.count:,} parameters",
+    )
+
+
+def _candidates(record: RunRecord, measure: ParamsMeasure, unit: str) -> list[_Candidate]:
+    """The plain reading first, then the declared sums, then other columns and units."""
+    columns = [measure.column] if unit == "parameters" else ["total", "used"]
+    part = f"{measure.model} {measure.component}"
+    term = f"{measure.model}/{measure.component}"
+    counts = {column: _count(record, Term.model_validate(f"{term}/{column}")) for column in columns}
+    own = [(f"{part}, {column}", count) for column, count in counts.items()]
+    if len(set(counts.values())) == 1:
+        own = [(part, own[0][1])]
+    sums = [(r.name, sum(_count(record, term) for term in r.terms)) for r in measure.readings]
+    (scale, divisor), *_ = scales = list(_SCALES[unit].items())
+    plain = _Candidate(*own[0], scale, divisor)
+    # A declared reading explains more than another unit of the plain count.
+    every = [_Candidate(*each, *scale) for each in (*sums, *own) for scale in scales]
+    return [plain, *(each for each in every if each != plain)]
+
+
+def _judge_count_ratio(
+    record: RunRecord, claim: Claim, measure: ParamsRatioMeasure
+) -> ClaimVerdict:
+    """Compares a published ratio of counts with the exact ratio."""
+    upper = sum(_count(record, term) for term in measure.numerator)
+    lower = sum(_count(record, term) for term in measure.denominator)
+    if lower <= 0:
+        raise DataError(f"claim {claim.id}: the denominator of its ratio is {lower}")
+    ratio = Fraction(upper, lower)
+    text = f"{upper:,} / {lower:,} = {float(ratio):.4g}"
+    return _conclude(
+        claim, f"exact counts: {text}", ratio, measured_from=f"run {record.id}: {text}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """A phase without a time."""
+
+    phase: str
+    why: str
+    untrained: bool = False
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Sum of the timed phases of a model.
+
+    Attributes:
+        model: The model.
+        ms: Sum in ms.
+        parts: Phases in the sum.
+        missing: Phases without a time.
+        scaled: Phases that were scaled up, with the number of prompts that was timed.
+    """
+
+    model: str
+    ms: float = 0.0
+    parts: list[str] = field(default_factory=list)
+    missing: list[_Missing] = field(default_factory=list)
+    scaled: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """As printed: the sum, its phases, and the missing phases."""
+        text = f"{self.model} {milliseconds(self.ms)} ({' + '.join(self.parts)})"
+        without = " and ".join(each.phase for each in self.missing)
+        return f"{text} without {without}" if without else text
+
+
+def _judge_times(
+    record: RunRecord, claim: Claim, measure: LatencyMeasure | LatencyRatioMeasure
+) -> ClaimVerdict:
+    """Compares a time on the published device, or a ratio of times on its class of device."""
+    is_ratio = isinstance(measure, LatencyRatioMeasure)
+    hardware = measure.hardware
+    setup = _find_setup(record, hardware)
+    wanted = (
+        (measure.numerator, measure.denominator)
+        if isinstance(measure, LatencyRatioMeasure)
+        else (measure,)
+    )
+    times = [_add_up(record, setup, each) for each in wanted]
+    missing = [each for time in times for each in time.missing]
+    comparable = setup is not None and setup.device.startswith(hardware.device)
+    if not is_ratio:
+        comparable = comparable and _is_published_gpu(record, hardware)
+    untimed = setup is None or not all(time.parts for time in times)
+    if is_ratio:
+        # Two numbers of prompts scaled up from one row have the ratio of the numbers, whatever the
+        # row; and two lower bounds give no bound of their ratio.
+        scaled = all(time.parts and len(time.scaled) == len(time.parts) for time in times)
+        hollow = scaled and times[0].model == times[1].model
+        untimed = untimed or hollow or all(time.missing for time in times)
+    obstacle: Verdict | None = None if comparable else "different hardware"
+    if missing or untimed:
+        untrained = missing and all(each.untrained for each in missing)
+        obstacle = "needs weights" if untrained else "needs GPU"
+    settle = _time_command(obstacle, times)
+    remarks = "; ".join(_time_remarks(times))
+    if setup is None or untimed:
+        models = " and ".join(unique(time.model for time in times if time.missing))
+        why = f"not timed: {models}, {remarks}"
+        return _conclude(claim, why, obstacle=obstacle, settle=settle)
+    bound: Bound | None = None
+    if missing:
+        bound = "at least" if times[0].missing else "at most"
+    prefix = f"{bound} " if bound else ""
+    value = times[0].ms / times[1].ms if is_ratio else times[0].ms
+    ratio = value / float(claim.printed)
+    gpu = ", ".join(record.environment.gpu)
+    machine = gpu if setup.device != "cpu" and gpu else record.environment.cpu
+    machine = f"{machine} ({setup.label})"
+    if is_ratio:
+        why = (
+            f"{prefix}{number(value)} on {machine}: {times[0].text} over {times[1].text}; "
+            f"{_direction(float(claim.printed), value, bound)}"
+        )
+    else:
+        where = "the published device" if comparable else f"not {hardware.what}"
+        why = f"{times[0].text} on {machine}, {where}: {prefix}{number(ratio)} times the claim"
+    return _conclude(
+        claim,
+        "; ".join(filter(None, (why, remarks))),
+        value,
+        obstacle=obstacle,
         bound=bound,
         ratio=ratio,
-        verdict=verdict,
-        why="; ".join([why, *extra]),
         settle=settle,
-        measured_from=measured_from,
+        measured_from=f"run {record.id}: {setup.label}: {'; '.join(time.text for time in times)}",
+    )
+
+
+def _find_setup(record: RunRecord, hardware: Hardware) -> Setup | None:
+    """The first setup of the published class of device, else the first setup."""
+    known = setups(record)
+    same_class = [setup for setup in known if setup.device.startswith(hardware.device)]
+    return next(iter((*same_class, *known)), None)
+
+
+def _is_published_gpu(record: RunRecord, hardware: Hardware) -> bool:
+    """Whether all GPUs are of the published type; False if the source does not state it."""
+    # The end of the name: an RTX 3090 Ti is no RTX 3090.
+    return hardware.gpu is not None and all(
+        name.lower().endswith(hardware.gpu.lower()) for name in record.environment.gpu
+    )
+
+
+def _add_up(record: RunRecord, setup: Setup | None, wanted: Timed) -> _Sum:
+    """Sums the phases that were timed under a setup, and lists those that were not."""
+    rows = [row for row in record.latency if row.model == wanted.model and setup_of(row) == setup]
+    if wanted.whole is not None:
+        whole = _find_phase(rows, wanted.whole)
+        if not isinstance(whole, _Missing) and whole[1] is None:
+            return _Sum(wanted.model, whole[0], [wanted.whole.text])
+    total = _Sum(wanted.model)
+    for phase in wanted.phases:
+        found = _find_phase(rows, phase)
+        if isinstance(found, _Missing):
+            total.missing.append(found)
+            continue
+        ms, scaled_from = found
+        total.ms += ms
+        total.parts.append(phase.text)
+        if scaled_from is not None:
+            total.scaled.append((phase.text, scaled_from))
+    return total
+
+
+def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> tuple[float, int | None] | _Missing:
+    """Time of a phase in ms, and the number of prompts if it was scaled up from another number."""
+    same = [row for row in rows if row.phase == phase.name]
+    exact = [row for row in same if phase.n_prompts in (None, row.n_prompts)]
+    for row in exact:
+        value = timed(row)
+        if value is not None:
+            return value[0], None
+    if phase.scaled and phase.n_prompts is not None:
+        known = [(row.n_prompts, v[0]) for row in same if row.n_prompts and (v := timed(row))]
+        if known:
+            most, ms = max(known)
+            return ms * phase.n_prompts / most, most
+    skipped = exact or same
+    untrained = any(row.status == "skipped" and row.weights == "random" for row in skipped)
+    reasons = [row.why for row in skipped if row.why]
+    slow = [why for why in reasons if why.startswith("about ")]
+    return _Missing(phase.text, next(iter((*slow, *reasons)), _NO_TIME), untrained and not slow)
+
+
+def _time_command(obstacle: Verdict | None, times: Sequence[_Sum]) -> str | None:
+    if obstacle == "needs weights":
+        names = " ".join(unique(time.model for time in times if time.missing))
+        return f"mobilesam-bench weights fetch {names} && mobilesam-bench paper --device cuda"
+    if obstacle == "needs GPU":
+        names = ",".join(unique(time.model for time in times))
+        return f"mobilesam-bench latency --device cuda --models {names}"
+    return None
+
+
+def _time_remarks(times: Sequence[_Sum]) -> list[str]:
+    """Phases that were scaled up, and the reasons for missing phases, each once."""
+    scaled: dict[int, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for time in times:
+        for phase, n_prompts in time.scaled:
+            scaled.setdefault(n_prompts, []).append(phase)
+        for each in time.missing:
+            reasons.setdefault(each.why, []).append(each.phase)
+    return [
+        *(f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled.items()),
+        *(f"{' and '.join(unique(p))}: {why}" for why, p in reasons.items()),
+    ]
+
+
+def _direction(claimed: float, measured: float, bound: Bound | None) -> str:
+    """Whether the same side is slower, as far as a bound shows it."""
+    if (bound == "at least" and measured <= 1) or (bound == "at most" and measured >= 1):
+        return "whether the direction holds is open"
+    same = (measured > 1) == (claimed > 1)
+    return "the direction holds" if same else "the direction is the opposite"
+
+
+@dataclass(frozen=True, slots=True)
+class _Accuracy:
+    """A row with an accuracy of the model and protocol of a claim.
+
+    Attributes:
+        row: The row of the record.
+        value: Fraction; None if the row has none.
+        n_instances: Number of instances; None for a detector's boxes, which replace annotations.
+        same_setting: Whether the row was measured under the setting of the claim.
+    """
+
+    row: MiouRow | EverythingRow | DetectorRow
+    value: float | None
+    n_instances: int | None
+    same_setting: bool = True
+
+    @property
+    def reference(self) -> str | None:
+        return self.row.reference if isinstance(self.row, MiouRow) else None
+
+    def covers(self, data: DataSet) -> bool:
+        """Whether it was measured on all images of the claim."""
+        enough = self.n_instances is None or self.n_instances >= data.min_instances
+        right = fnmatchcase(self.row.dataset, data.pattern)
+        return right and self.row.n_images >= data.min_images and enough
+
+    @property
+    def made_with(self) -> str:
+        """Dataset and weights, as printed."""
+        row = self.row
+        mask = f", {row.mask} mask" if isinstance(row, DetectorRow) else ""
+        size = f"{row.n_images} image{'s' * (row.n_images != 1)}{mask}"
+        return f"{weights_label(row.weights)} weights on {row.dataset} ({size})"
+
+
+def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -> ClaimVerdict:
+    """Compares an accuracy with one of official weights on the same images, or says what lacks."""
+    rows = _accuracy_rows(record, measure)
+    wanted = measure.reference if isinstance(measure, MiouMeasure) else None
+    here = [each for each in rows if each.reference == wanted and each.same_setting]
+    lacking = []
+    if not _is_official(record, measure.model, [each.row.weights.official for each in here]):
+        lacking.append(measure.model)
+    teacher = None if wanted is None else reference_model(wanted)
+    if teacher is not None:
+        # The weights of a teacher that is not among the models are in the rows alone.
+        known = [each.row.reference_weights for each in here if isinstance(each.row, MiouRow)]
+        if not _is_official(record, teacher, [w.official for w in known if w is not None]):
+            lacking.append(teacher)
+    for each in here:
+        usable = each.row.weights.official and each.covers(measure.data)
+        if not lacking and usable and each.value is not None:
+            value = _in_unit(claim, each.value)
+            tolerance = claim.tolerance
+            return _conclude(
+                claim,
+                f"{number(value)} {claim.unit} with {each.made_with}, {_within(claim, value)} "
+                f"{tolerance.label} ({tolerance.reason})",
+                value,
+                measured_from=(
+                    f"run {record.id}: {measure.model}, {measure.label}, {each.made_with}"
+                ),
+            )
+    covered = [each for each in here if each.covers(measure.data)]
+    # Weights come first: without them the right images would show nothing.
+    if lacking:
+        missing = [f"official weights of {' and '.join(lacking)}"]
+        missing += [] if covered else [measure.data.what]
+    else:
+        failed = next((each.row.why for each in covered if each.row.why), None)
+        missing = [failed or f"{measure.data.what}, {measure.label}"]
+        if isinstance(measure, ArMeasure) and measure.mode is not None:
+            missing.append("which this suite does not measure yet")
+    why = f"lacks {'; '.join(missing)}"
+    orientation = _orientation(claim, measure, wanted, rows)
+    if orientation is not None:
+        figure = f"{number(orientation.value)} {claim.unit}"
+        versus = f" against {orientation.reference}" if orientation.reference else ""
+        why += f"; no evidence, for orientation: {figure}{versus} with {orientation.made_with}"
+        if orientation.reference == f"{TEACHER_PREFIX}{measure.model}":
+            why += ", which agrees with itself by definition"
+    fetch = f"mobilesam-bench weights fetch {' '.join(lacking)} && " if lacking else ""
+    return _conclude(
+        claim,
+        why,
+        obstacle="needs weights" if lacking else "needs data",
+        settle=f"{fetch}{measure.command}",
         orientation=orientation,
     )
+
+
+def _is_official(record: RunRecord, model: str, known: Sequence[bool]) -> bool:
+    """Whether any row has official weights; without rows, whether the model of the run has."""
+    info = model_row(record, model)
+    return any(known) if known else info is not None and info.weights.official
+
+
+def _orientation(
+    claim: Claim, measure: AccuracyMeasure, wanted: str | None, rows: Sequence[_Accuracy]
+) -> Orientation | None:
+    """The nearest figure of trained weights; agreement with a teacher is not used as accuracy."""
+    kind = (wanted or "").partition(":")[0]
+    usable = [
+        (each.value, each)
+        for each in rows
+        if each.value is not None
+        and each.row.weights.kind != "random"
+        and (each.reference or "").partition(":")[0] == kind
+    ]
+    if not usable:
+        return None
+
+    def closeness(found: tuple[float, _Accuracy]) -> tuple[bool, bool, bool, bool, int]:
+        row = found[1].row
+        return (
+            found[1].same_setting,
+            found[1].reference == wanted,
+            fnmatchcase(row.dataset, measure.data.pattern),
+            row.weights.official,
+            row.n_images,
+        )
+
+    value, best = max(usable, key=closeness)
+    setting = "" if best.same_setting else ", under another setting than the claim's"
+    return Orientation(
+        value=_in_unit(claim, value),
+        reference=best.reference,
+        made_with=best.made_with + setting,
+    )
+
+
+def _in_unit(claim: Claim, fraction: float) -> float:
+    return 100 * fraction if claim.unit.endswith("%") else fraction
+
+
+def _accuracy_rows(record: RunRecord, measure: AccuracyMeasure) -> list[_Accuracy]:
+    """Rows of the model and protocol of a claim, with any dataset, reference and weights."""
+    if isinstance(measure, MiouMeasure):
+        by_size = measure.column in ("small", "medium", "large")
+        return [
+            _Accuracy(
+                row,
+                getattr(row.by_size if by_size else row, measure.column)
+                if row.status == "ok"
+                else None,
+                row.n_instances,
+            )
+            for row in record.miou
+            if (row.model, row.protocol) == (measure.model, measure.protocol)
+        ]
+    if isinstance(measure, ArMeasure):
+        return [
+            _Accuracy(row, getattr(row, measure.column), row.n_objects, measure.mode is None)
+            for row in record.everything
+            if row.model == measure.model
+        ]
+    return [
+        _Accuracy(row, row.ap, None, _is_same_detection(row, measure))
+        # The single mask first: it is judged where a paper does not state which mask it used.
+        for row in sorted(record.detector, key=lambda row: row.mask != "single")
+        if row.model == measure.model
+    ]
+
+
+def _is_same_detection(row: DetectorRow, measure: ApMeasure) -> bool:
+    same_boxes = fnmatchcase(row.detections.lower(), measure.detections)
+    return same_boxes and measure.mask in (None, row.mask)

@@ -11,8 +11,7 @@ from typing import Any
 
 from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
-from benchmarks.paper.judge import judge
-from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.paper.verdicts import ClaimVerdict, judge
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.report.html_cases import FAILURE_IOU
 from benchmarks.report.html_findings import findings

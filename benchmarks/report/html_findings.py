@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.evaluation.comparison import LEVEL
-from benchmarks.paper.judge import tally_text
-from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.paper.verdicts import ClaimVerdict, tally_text
 from benchmarks.records.record import RunRecord
 from benchmarks.report.decode_plot import decode_series, slope_ms, slope_text
 from benchmarks.report.html_advice import (

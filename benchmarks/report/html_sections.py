@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.paper.tables import ledger_table, paper_tables
+from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.records.record import RunRecord
 from benchmarks.report.html_accuracy import accuracy_by_size, accuracy_latency

@@ -14,13 +14,16 @@ from benchmarks.config import profiles
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import listed, make_request
 from benchmarks.evaluation.run_model import debugging
-from benchmarks.paper.claims import Claim, load_claims
-from benchmarks.paper.document import claim_rows, write_claims
-from benchmarks.paper.judge import judge, tally
-from benchmarks.paper.needs import models_needed, protocols_needed
-from benchmarks.paper.tables import FOLDER, paper_tables
-from benchmarks.paper.terminal import WIDTH, ledger_text
-from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.paper.claims import Claim, load_claims, models_needed, protocols_needed
+from benchmarks.paper.paper_output import (
+    FOLDER,
+    WIDTH,
+    claim_rows,
+    ledger_text,
+    paper_tables,
+    write_claims,
+)
+from benchmarks.paper.verdicts import ClaimVerdict, judge, tally
 from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
 from benchmarks.records.record import (
     RECORD_NAME,

@@ -13,11 +13,9 @@ import pytest
 from benchmarks.cli.commands import paper as command
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.run_config import RunRequest
-from benchmarks.paper.claims import Claim
-from benchmarks.paper.judge import judge
-from benchmarks.paper.needs import models_needed, protocols_needed
-from benchmarks.paper.tables import ledger_table, paper_tables
-from benchmarks.paper.terminal import ledger_text
+from benchmarks.paper.claims import Claim, models_needed, protocols_needed
+from benchmarks.paper.paper_output import ledger_table, ledger_text, paper_tables
+from benchmarks.paper.verdicts import judge
 from benchmarks.records.record import EverythingRow, Failure, RunRecord, save_record
 from mobilesam.errors import DataError, UsageError
 

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.evidence.publish import README, RESULTS, RUNS, readme_links, stale_files
 from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
 from benchmarks.paper.claims import load_claims
-from benchmarks.paper.document import write_claims
-from benchmarks.paper.judge import judge
+from benchmarks.paper.paper_output import write_claims
+from benchmarks.paper.verdicts import judge
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.report.plots import plot_names
 from benchmarks.tables.merging import merge_records

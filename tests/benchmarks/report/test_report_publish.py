@@ -11,7 +11,7 @@ import pytest
 from benchmarks.evidence.publish import publish, readme_links, stale_files
 from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
 from benchmarks.paper.claims import load_claims
-from benchmarks.paper.judge import judge, tally_text
+from benchmarks.paper.verdicts import judge, tally_text
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, save_record
 from benchmarks.report.plots import plot_names, write_plots
 from mobilesam.errors import DataError

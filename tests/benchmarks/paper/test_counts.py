@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.paper.counts import (
-    PLAIN_VITS,
     YOLO_CHANNELS,
     derived_count,
+    plain_vit,
     sam_neck,
     yolo_box_branch,
 )
@@ -31,8 +31,8 @@ def test_plain_transformers_by_torchvision(variant: str, builder: str) -> None:
         network = getattr(models, builder)()
     whole = sum(each.numel() for each in network.parameters())
     head = sum(each.numel() for each in network.heads.parameters())
-    assert PLAIN_VITS[variant].with_head == whole
-    assert PLAIN_VITS[variant].backbone == whole - head
+    assert plain_vit(variant, head=True) == whole
+    assert plain_vit(variant, head=False) == whole - head
 
 
 @pytest.mark.parametrize(("builder", "channels"), [("build_sam_vit_b", 768)])

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.paper.claims import Claim
-from benchmarks.paper.judge import judge, tally, tally_text
-from benchmarks.paper.verdicts import VERDICTS, ClaimVerdict
+from benchmarks.paper.verdicts import VERDICTS, ClaimVerdict, judge, tally, tally_text
 from benchmarks.records.record import BySize, DetectorRow, EverythingRow, ParamsRow, RunRecord
 from mobilesam.errors import DataError
 
