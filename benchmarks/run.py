@@ -352,7 +352,7 @@ def _accuracy(
     found.instances = INSTANCES_NAME
     frame = to_frame(result.instances)
     found.comparisons = list(compare_models(frame, dataset.name))
-    found.warnings.extend(unshared_prompts(frame))
+    found.warnings.extend((*result.warnings, *unshared_prompts(frame)))
 
 
 def _take(result: ScaleResult, found: _Found) -> None:

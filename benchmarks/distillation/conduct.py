@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ from mobilesam.model.model_files import save_model
 
 _UNTRAINED = "untrained"
 _EMBED_SECONDS = "embed-seconds.txt"
+_CONDITIONS = "conditions.json"
 
 
 class Conductor:
@@ -74,13 +76,32 @@ class Conductor:
 
     def run(self) -> DistillationRecord:
         """Does all that is missing, and gives the record."""
+        conditions = self._conditions_so_far()
         embed_seconds = self._embedded()
         tasks = [self._training(run) for run in planned_runs(self._profile)]
         finished = train_all(tasks, self._workers, self._reporter)
         models = [self._as_model(each.run.name, each.checkpoint) for each in finished]
         models.append(self._as_model(_UNTRAINED, self._untrained()))
         result = self._evaluate([*models, self._planned])
-        return self._record(finished, result, embed_seconds)
+        warnings = [] if len(conditions) == 1 else [_several(conditions)]
+        return self._record(finished, result, embed_seconds, warnings)
+
+    def _conditions_so_far(self) -> list[list[str]]:
+        """Machines and numbers of workers of all invocations, each of which may have taken time.
+
+        Raises:
+            DataError: The file that holds them is damaged, or cannot be written.
+        """
+        path = self._out / _CONDITIONS
+        here = [*environment.machine(self._planned.options.device), f"workers: {self._workers}"]
+        try:
+            known: list[list[str]] = json.loads(path.read_bytes()) if path.exists() else []
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON; delete the folder to start anew") from error
+        if here not in known:
+            known.append(here)
+            write_atomic(path, f"{json.dumps(known)}\n".encode())
+        return known
 
     def _embedded(self) -> float:
         profile = self._profile
@@ -158,7 +179,11 @@ class Conductor:
         return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
 
     def _record(
-        self, finished: Sequence[Finished], result: AccuracyResult, embed_seconds: float
+        self,
+        finished: Sequence[Finished],
+        result: AccuracyResult,
+        embed_seconds: float,
+        warnings: Sequence[str],
     ) -> DistillationRecord:
         profile, name = self._profile, self._planned.entry.name
         scores = {(row.model, row.protocol, row.reference): row for row in result.rows}
@@ -203,5 +228,11 @@ class Conductor:
             n_evaluation_instances=scores[name, AGREEMENT, GROUND_TRUTH].n_instances,
             students=tuple(rows),
             environment=here,
-            warnings=environment.warnings(here),
+            warnings=(*environment.warnings(here), *warnings),
         )
+
+
+def _several(conditions: Sequence[Sequence[str]]) -> str:
+    """Warning that times of one record were taken under several conditions."""
+    texts = "; ".join(", ".join(each) for each in conditions)
+    return f"times of training and embedding were taken under several conditions: {texts}"

@@ -39,7 +39,14 @@ from benchmarks.datasets.images import files_state, load_from_folder
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.parsing import read_file
 from benchmarks.evaluation.coco_eval import FoundMask, average_precision
-from benchmarks.evaluation.run_model import PROMPT_BATCH, Trials, left_out_text, take_turn
+from benchmarks.evaluation.run_model import (
+    PROMPT_BATCH,
+    TIMED_ELSEWHERE,
+    Trials,
+    left_out_text,
+    take_turn,
+)
+from benchmarks.records.environment import timed_with
 from benchmarks.records.record import DetectorRow, Failure, Status, Value, write_atomic
 from benchmarks.records.result_cache import CellStore
 from mobilesam.errors import BenchError, DataError, UnsupportedError
@@ -73,10 +80,27 @@ class DetectorInput:
 
 
 class _Cell(Value):
-    """A finished row, and the hash of the results file that belongs to it."""
+    """A finished row.
+
+    Attributes:
+        row: The row.
+        results_sha256: Hash of the results file that belongs to it.
+        timed_with: Conditions of its time, as by `environment.timed_with`.
+    """
 
     row: DetectorRow
     results_sha256: str
+    timed_with: tuple[str, ...]
+
+    def resumed(self, device: str) -> DetectorRow:
+        """The row, without its time if that was taken under other conditions than here.
+
+        The conditions are not part of the key, since the AP does not depend on them.
+        """
+        if self.timed_with == timed_with(device):
+            return self.row
+        why = "; ".join(filter(None, (self.row.why, TIMED_ELSEWHERE)))
+        return self.row.model_copy(update={"seconds": None, "why": why})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +195,7 @@ def _one_model(
     known = cells.get(key, _Cell)
     if known is not None and path.is_file() and _sha256(path) == known.results_sha256:
         task.reporter.say(f"{STAGE} of {options.name}: taken from the interrupted run")
-        return known.row, []
+        return known.resumed(options.device), []
 
     def blank(status: Status, why: str) -> DetectorRow:
         return _row(model, task).model_copy(update={"status": status, "why": why})
@@ -194,7 +218,8 @@ def _one_model(
 
     row, failures = take_turn(model, STAGE, blank, measure)
     if row.status == "ok" and not failures:
-        cells.put(key, _Cell(row=row, results_sha256=_sha256(path)))
+        here = timed_with(options.device)
+        cells.put(key, _Cell(row=row, results_sha256=_sha256(path), timed_with=here))
     return row, failures
 
 

@@ -27,6 +27,7 @@ from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.reference_models import Teacher
 from benchmarks.evaluation.rescoring import rescore
 from benchmarks.evaluation.run_model import (
+    TIMED_ELSEWHERE,
     Attempts,
     explain,
     left_out_text,
@@ -38,6 +39,7 @@ from benchmarks.evaluation.scoring import Pair
 from benchmarks.evaluation.summaries import by_protocol, clicks_needed, headline, summarise
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol, reference_model
+from benchmarks.records.environment import timed_with
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, WeightsRow
 from benchmarks.records.result_cache import CellStore, content_key
@@ -77,12 +79,21 @@ class AccuracyPlan:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyResult:
-    """Rows for the record, and the table of instances."""
+    """Rows for the record, and the table of instances.
+
+    Attributes:
+        rows: One for each model, protocol and reference.
+        instances: One for each prompt.
+        failures: Images that cannot be read, and models that failed.
+        times: Times of each model, taken under the conditions of this process.
+        warnings: One line for each model whose time was taken under other conditions.
+    """
 
     rows: tuple[MiouRow, ...]
     instances: tuple[InstanceRow, ...]
     failures: tuple[Failure, ...]
     times: tuple[AccuracyTimeRow, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,7 @@ class _Evaluation:
         self._passes: dict[str, PassResult] = {}
         self._teachers: dict[str, Teacher] = {}
         self._kept: dict[str, str] = {}
+        self._warnings: list[str] = []
 
     def run(self) -> AccuracyResult:
         pairs = self._ask_all()
@@ -168,7 +180,13 @@ class _Evaluation:
             found = self._rows_of(model, pairs)
             instances.extend(found)
             rows.extend(self._summaries(model, found))
-        return AccuracyResult(tuple(rows), tuple(instances), self._failures(), tuple(self._times()))
+        return AccuracyResult(
+            tuple(rows),
+            tuple(instances),
+            self._failures(),
+            tuple(self._times()),
+            tuple(self._warnings),
+        )
 
     def answer(self) -> AnswersResult:
         pairs = self._ask_all()
@@ -260,7 +278,7 @@ class _Evaluation:
             if kept is not None:
                 self._kept[options.name] = kept
             self._reporter.say(f"accuracy of {options.name}: taken from the interrupted run")
-            return known
+            return self._resumed(model, known)
         asked = tuple({protocol: 0 for protocol, _ in pairs})
         if keep:  # clicks are of no use to those who compare themselves with this model
             asked = tuple(p for p in plan.protocols if p in asked or p.n_clicks is None)
@@ -288,8 +306,21 @@ class _Evaluation:
         # Not cached after a failure, so that repaired images are evaluated in the next pass.
         if found.error is None and not found.failures:
             remember(self._cells, plan.dataset)
-            self._cells.put(key, found)
+            here = timed_with(options.device)
+            self._cells.put(key, found.model_copy(update={"timed_with": here}))
         return found
+
+    def _resumed(self, model: PlannedModel, known: PassResult) -> PassResult:
+        """A cached result, without its time if that was taken under other conditions.
+
+        The conditions are not part of the key, since accuracy does not depend on them.
+        """
+        if known.time is None or known.timed_with == timed_with(model.options.device):
+            return known
+        warning = f"accuracy of {model.entry.name}: {TIMED_ELSEWHERE}"
+        self._warnings.append(warning)
+        self._reporter.warn(warning)
+        return known.model_copy(update={"time": None})
 
     def _key(
         self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool

@@ -57,6 +57,7 @@ class PassResult(Value):
         unsupported: Reason why the model does not support a protocol, by protocol name.
         error: Reason why there are no rows.
         time: Time spent in each stage.
+        timed_with: Conditions of that time, as by `environment.timed_with`.
         attempts: Images that the model answered and failed on.
         lost_ids: Ids of the images without predictions.
     """
@@ -66,6 +67,7 @@ class PassResult(Value):
     unsupported: dict[str, str] = Field(default_factory=dict)
     error: str | None = None
     time: AccuracyTimeRow | None = None
+    timed_with: tuple[str, ...] = ()
     attempts: Attempts = Attempts()
     lost_ids: tuple[int, ...] = ()
 

@@ -24,6 +24,10 @@ PROMPT_BATCH = 32
 """Masks of so many prompts are held at the image's size at once."""
 FIRST_IMAGES = 5
 """A model that fails on each of the first so many images is considered broken itself."""
+TIMED_ELSEWHERE = (
+    "time left out: it was taken on another machine, or with another allocator or number of threads"
+)
+"""Why a result that was taken from an interrupted run has no time."""
 DEBUG_VARIABLE = "MOBILESAM_DEBUG"
 """Environment variable that enables tracebacks of failures, also in child processes."""
 

@@ -65,10 +65,17 @@ class ChunkInfo(Value):
 
 
 class ChunkTimes(Value):
-    """Where the time of a chunk went; kept apart, since it is never the same again."""
+    """Where the time of a chunk went; kept apart, since it is never the same again.
+
+    Attributes:
+        key: That of the chunk.
+        times: One a model.
+        machine: Where they were taken, as by `environment.machine`.
+    """
 
     key: str
     times: tuple[AccuracyTimeRow, ...]
+    machine: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Chunk:
         table: Its file.
         n_rows: Of the file.
         times: One a model, where the time is kept apart.
+        machine: Where they were taken, as by `environment.machine`.
     """
 
     name: str
@@ -88,6 +96,7 @@ class Chunk:
     table: bytes
     n_rows: int
     times: tuple[AccuracyTimeRow, ...] = ()
+    machine: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -96,9 +105,10 @@ class Chunk:
         info: ChunkInfo,
         rows: tuple[InstanceRow, ...],
         times: tuple[AccuracyTimeRow, ...],
+        machine: tuple[str, ...],
     ) -> Chunk:
         """Turns the rows of instances into the bytes of a file."""
-        return cls(name, info, instances_file(rows, info.metadata), len(rows), times)
+        return cls(name, info, instances_file(rows, info.metadata), len(rows), times, machine)
 
     @property
     def n_images(self) -> int:
@@ -158,20 +168,20 @@ class ChunkStore:
             DataError: It cannot be written.
         """
         if chunk.times:
-            times = ChunkTimes(key=chunk.info.key, times=chunk.times)
+            times = ChunkTimes(key=chunk.info.key, times=chunk.times, machine=chunk.machine)
             # The table comes last: with it the chunk is finished.
             write_atomic(
                 self._times / f"{chunk.name}.json", times.model_dump_json().encode(), durable=False
             )
         write_atomic(self._path(chunk.name), chunk.table)
 
-    def times(self, name: str, key: str) -> tuple[AccuracyTimeRow, ...]:
-        """Where the time of a chunk went; nothing where that is not known."""
+    def times(self, name: str, key: str) -> ChunkTimes | None:
+        """Where the time of a chunk went; None where that is not known."""
         try:
             found = ChunkTimes.model_validate_json((self._times / f"{name}.json").read_bytes())
         except (OSError, ValidationError):
-            return ()
-        return found.times if found.key == key else ()
+            return None
+        return found if found.key == key else None
 
     def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """Names of the stored chunks whose keys equal those given by name, in order."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.evaluation.run_model import Attempts, left_out_text, malformed, nothing_read
 from benchmarks.evaluation.run_shards import Making
-from benchmarks.evaluation.shard_store import ChunkStore, Unable
+from benchmarks.evaluation.shard_store import ChunkInfo, ChunkStore, ChunkTimes, Unable
 from benchmarks.prompts.protocols import EVERYTHING
 from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow
 
@@ -24,7 +24,6 @@ class Tally:
 
     Attributes:
         dataset: Its name.
-        times: Where the time went, by model.
         attempts: Counts of the images that each model answered and failed on, by model.
         n_given_up: Number of images of chunks that could not be made.
         n_unusable: Number of images of the other chunks that could not be read.
@@ -36,8 +35,10 @@ class Tally:
     blank: dict[tuple[str, str, str], MiouRow] = field(default_factory=dict)
     unable: dict[str, Unable] = field(default_factory=dict)
     no_prompt: Counter[str] = field(default_factory=Counter)
-    times: dict[str, AccuracyTimeRow] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
+    _machine: tuple[str, ...] | None = None
+    _times: dict[str, AccuracyTimeRow] = field(default_factory=dict)
+    _untimed: dict[str, None] = field(default_factory=dict)
     _n_images: int = 0
     n_given_up: int = 0
     n_unusable: int = 0
@@ -49,9 +50,23 @@ class Tally:
     _problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, dataset: str, store: ChunkStore, made: Making) -> Tally:
-        """Tally of the chunks of a run in its store."""
-        found = cls(dataset, n_given_up=made.n_given_up)
+    def of(
+        cls,
+        dataset: str,
+        store: ChunkStore,
+        made: Making,
+        machine: tuple[str, ...] | None = None,
+    ) -> Tally:
+        """Tally of the chunks of a run in its store.
+
+        Args:
+            dataset: Its name.
+            store: Of the chunks.
+            made: Which of them belong to the run.
+            machine: Where their times must have been taken, as by `environment.machine`; None for
+                any machine, if it is the same for all chunks.
+        """
+        found = cls(dataset, n_given_up=made.n_given_up, _machine=machine)
         for name in made.names:
             found._add(store, name)
         return found
@@ -83,9 +98,33 @@ class Tally:
         self.no_prompt.update(info.no_prompt)
         self._left_out.update(info.left_out)
         self._problems.extend(info.problems[: max(0, MOST_LISTED - len(self._problems))])
-        for time in store.times(name, info.key):
-            known = self.times.get(time.model)
-            self.times[time.model] = time if known is None else known.plus(time)
+        self._add_times(info, store.times(name, info.key))
+
+    def _add_times(self, info: ChunkInfo, found: ChunkTimes | None) -> None:
+        if found is not None and self._machine is None:
+            self._machine = found.machine
+        if found is None or found.machine != self._machine:
+            answered = [model for model, each in info.attempts.items() if each.n_answered]
+            self._untimed.update(dict.fromkeys(answered))
+            return
+        for time in found.times:
+            known = self._times.get(time.model)
+            self._times[time.model] = time if known is None else known.plus(time)
+
+    @property
+    def times(self) -> dict[str, AccuracyTimeRow]:
+        """Where the time went, by model; without models whose chunks were not all timed here."""
+        return {name: row for name, row in self._times.items() if name not in self._untimed}
+
+    @property
+    def untimed(self) -> str | None:
+        """One line with the models that have no time; None if all have one."""
+        if not self._untimed:
+            return None
+        return (
+            f"accuracy of {', '.join(self._untimed)}: time left out: some chunks have none, or "
+            "were made on another machine or with another allocator"
+        )
 
     @property
     def broken(self) -> dict[str, str]:

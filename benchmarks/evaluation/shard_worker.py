@@ -20,7 +20,7 @@ from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, chunk_key
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
-from benchmarks.records.environment import code_version
+from benchmarks.records.environment import code_version, machine
 from benchmarks.records.result_cache import content_key
 from mobilesam.fast.allocator import keep_buffers
 
@@ -92,6 +92,15 @@ def work_plan(
         embeddings=request.embeddings,
         boundary=request.boundary,
     )
+
+
+def machine_of(models: Sequence[PlannedModel]) -> tuple[str, ...]:
+    """Parts of this machine that determine the times of models, as by `environment.machine`.
+
+    The number of threads is part of the key of a chunk.
+    """
+    devices = dict.fromkeys(model.options.device for model in models)
+    return tuple(dict.fromkeys(part for device in devices for part in machine(device)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +179,9 @@ class Worker:
             left_out=dict(done.dataset.left_out),
             problems=done.dataset.problems,
         )
-        return Chunk.of(part.name, info, done.answers.instances, done.answers.times)
+        times = done.answers.times
+        here = machine_of(self._plan.models) if times else ()
+        return Chunk.of(part.name, info, done.answers.instances, times, here)
 
     def alone(self) -> Worker:
         """The same models in a worker where nothing overlaps."""

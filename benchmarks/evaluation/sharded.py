@@ -18,7 +18,7 @@ from benchmarks.evaluation.run_model import Attempts, none_shared
 from benchmarks.evaluation.run_shards import cut_dataset, has_ended, make_missing
 from benchmarks.evaluation.shard_store import ChunkStore
 from benchmarks.evaluation.shard_summary import Tally
-from benchmarks.evaluation.shard_worker import WorkPlan, work_plan
+from benchmarks.evaluation.shard_worker import WorkPlan, machine_of, work_plan
 from benchmarks.evaluation.sums import sum_up
 from benchmarks.prompts.protocols import GROUND_TRUTH, reference_model
 from benchmarks.records.record import (
@@ -90,7 +90,11 @@ def evaluate_in_chunks(
     store = ChunkStore(folder)
     what = f"accuracy of {', '.join(model.entry.name for model in plan.models)} in chunks"
     made = make_missing(dataset, plan, scale, store, what, reporter, again=again)
-    tally = Tally.of(dataset.name, store, made)
+    # On a cluster it is not known which machine makes which chunk.
+    here = machine_of(plan.models) if scale.cluster in (None, "local") else None
+    tally = Tally.of(dataset.name, store, made, here)
+    if tally.untimed is not None:
+        reporter.warn(tally.untimed)
     return _summarise(plan, store.files(made.names), tally, made.given_up)
 
 
@@ -107,7 +111,7 @@ def _summarise(
         comparisons,
         tally.listed(given_up),
         tuple(tally.times.values()),
-        tally.warnings + warnings,
+        (*filter(None, (tally.untimed,)), *tally.warnings, *warnings),
     )
 
 

@@ -83,7 +83,7 @@ def _family(root: Path, record: RunRecord | None) -> list[str]:
     if record is None:
         return [*parts, _NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}")]
     path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
-    parts += [family_aims(record).to_markdown(""), readme_block(record, path)]
+    parts += [family_aims(record).to_markdown(""), readme_block(record, [path])]
     if (root / OTHERS / RECORD_NAME).is_file():
         parts.append(_others(load_record(root / OTHERS)))
     return parts

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.backends import REFERENCE, default_names, names
-from benchmarks.records.statistics import median_interval
+from benchmarks.records.statistics import median_spread, spread_fields
 
 WORKER = "benchmarks.evidence.speed_worker"
 
@@ -161,13 +161,15 @@ def _take_turn(worker: Worker, task: str, into: Turns) -> None:
 
 
 def summarise(found: dict[str, dict[str, Turns]]) -> list[dict[str, Any]]:
-    """One row a task and side: median time, first call, ratio, page faults, parity."""
+    """One row a task and side: median time, first call, ratio, page faults, parity.
+
+    A ratio has an interval (`ci95`) if there are five or more processes, otherwise a `range`.
+    """
     rows = []
     for task, sides in found.items():
         plain = sides[REFERENCE]
         for side, turns in sides.items():
             ratios = _ratios(plain.ms, turns.ms)
-            interval = median_interval(ratios)
             assert plain.answer is not None and turns.answer is not None  # noqa: S101, PT018
             difference = np.abs(turns.answer - plain.answer)
             rows.append(
@@ -177,7 +179,7 @@ def summarise(found: dict[str, dict[str, Turns]]) -> list[dict[str, Any]]:
                     "ms": statistics.median(np.concatenate(turns.ms)),
                     "first_ms": statistics.median(turns.first_ms) if turns.first_ms else None,
                     "ratio": float(np.median(np.concatenate(ratios))),
-                    "ci95": interval,
+                    **spread_fields(median_spread(ratios)),
                     "cpu_ratio": float(
                         np.median(np.concatenate(_ratios(plain.cpu_ms, turns.cpu_ms)))
                     ),
@@ -209,13 +211,17 @@ def published_weights() -> Path | None:
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """A table on standard output."""
+    """A table on standard output; intervals are in brackets, ranges in parentheses."""
     head = f"{'task':12} {'side':14} {'ms':>8} {'first ms':>9} {'times faster':>20}"
     print(f"{head} {'by CPU time':>12} {'page faults':>12} {'max |diff|':>11} {'mean |diff|':>12}")  # noqa: T201
     for row in rows:
-        low, high = row["ci95"] or (float("nan"), float("nan"))
+        bounds = ""
+        if row["ci95"] is not None:
+            bounds = " [{:.2f}, {:.2f}]".format(*row["ci95"])
+        elif row["range"] is not None:
+            bounds = " ({:.2f} to {:.2f})".format(*row["range"])
         first = "" if row["first_ms"] is None else f"{row['first_ms']:.1f}"
-        ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        ratio = f"{row['ratio']:.2f}{bounds}"
         print(  # noqa: T201
             f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {first:>9} {ratio:>20} "
             f"{row['cpu_ratio']:12.2f} {row['page_faults']:12.0f} "

@@ -17,7 +17,7 @@ _ARITHMETIC = (
     "most of the time; exported files are no quicker in other runtimes"
 )
 _NO_BF16 = "only where a processor multiplies in it, and what is no product gains nothing"
-_SHARED_CACHE = "at the aim within its interval; four fifths of what is left is matrix products"
+_SHARED_CACHE = "four fifths of what is left is matrix products"
 
 
 @dataclass(frozen=True, slots=True)

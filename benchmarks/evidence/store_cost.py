@@ -37,7 +37,7 @@ from benchmarks.distillation.folder_images import FolderImages
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.latency.timer import time_once
 from benchmarks.records.environment import collect
-from benchmarks.records.statistics import median_interval
+from benchmarks.records.statistics import median_spread, spread_fields
 from mobilesam.distillation.batches import fitted
 from mobilesam.distillation.embedding_store import (
     EmbeddingStore,
@@ -124,7 +124,8 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
             step: {
                 "median": float(np.median(found)),
                 "mean": float(np.mean(found)),
-                "ci95_median": median_interval([np.array(found)]),
+                # One process: a range over its calls, and no interval.
+                **spread_fields(median_spread([found])),
             }
             for step, found in times_ms.items()
         },

@@ -304,5 +304,6 @@ def _memory_row(model: PlannedModel, lines: Sequence[MemoryLine]) -> MemoryRow:
         model=model.entry.name,
         device=model.options.device,
         processes=len(lines),
+        peaks_rss_bytes=tuple(line.peak_rss_bytes for line in lines),
         **middle.model_dump(),
     )

@@ -156,6 +156,13 @@ def machine(device: str) -> tuple[str, ...]:
     return (*found, torch.cuda.get_device_name(device))
 
 
+def timed_with(device: str) -> tuple[str, ...]:
+    """Conditions of times taken in this process: `machine`, and the threads given to models."""
+    import torch
+
+    return (*machine(device), f"threads: {torch.get_num_threads()}")
+
+
 def allocator() -> str:
     """Name of the allocator behind malloc in this process; it can change CPU times twofold.
 

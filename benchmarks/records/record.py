@@ -111,13 +111,19 @@ class LatencyRow(Value):
 
 
 class MemoryRow(Value):
-    """Memory of the fresh processes that measured a model, in bytes; the median over processes."""
+    """Memory of the fresh processes that measured a model, in bytes.
+
+    It is that of the process with the median peak; `peaks_rss_bytes` holds the peak of each.
+    """
 
     model: str
     device: str
     processes: int
     rss_before_load_bytes: int
     peak_rss_bytes: int
+    peaks_rss_bytes: tuple[int, ...] = Field(
+        default=(), description="one a process; empty in older records"
+    )
     weight_bytes: int
     cuda_peak_allocated_bytes: int | None = None
     cuda_peak_reserved_bytes: int | None = None

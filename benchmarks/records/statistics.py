@@ -30,10 +30,10 @@ MIN_SAMPLES_P99 = 500
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Interval or range around a median time.
+    """Interval or range around a median of times, or of ratios of times.
 
     Attributes:
-        bounds: Lower and upper end, in the unit of the times.
+        bounds: Lower and upper end, in the unit of the times; ratios have none.
         is_range: Whether the bounds are the smallest and the largest value, which have no stated
             coverage, instead of a 95 % interval.
     """
@@ -68,15 +68,13 @@ def summarise_times(samples_ms: Sequence[Sequence[float]]) -> TimeSummary:
     """
     groups = [np.asarray(group, np.float64) for group in samples_ms if len(group)]
     values = np.concatenate(groups)
-    spread = median_spread(groups)
-    bounds = None if spread is None else spread.bounds
-    is_range = spread is not None and spread.is_range
+    ends = spread_fields(median_spread(groups))
     return TimeSummary(
         n=len(values),
         processes=len(groups),
         median_ms=float(np.median(values)),
-        ci95_ms=None if is_range else bounds,
-        range_ms=bounds if is_range else None,
+        ci95_ms=ends["ci95"],
+        range_ms=ends["range"],
         mean_ms=float(values.mean()),
         min_ms=float(values.min()),
         p95_ms=float(np.percentile(values, 95)) if len(values) >= MIN_SAMPLES_P95 else None,
@@ -99,7 +97,8 @@ def median_spread(samples: Sequence[Sequence[float] | Float64Array]) -> Spread |
     processes and calls covers 0.18 to 0.49 with one process, 0.79 with 3 and 0.89 with 5.
 
     Args:
-        samples: Positive times, one sequence a process; empty ones do not count.
+        samples: Positive times, or ratios of times that were taken in the same turn, one sequence
+            a process; empty ones do not count.
 
     Returns:
         The interval or range; None for a single call.
@@ -126,29 +125,11 @@ def _t_interval(values: Float64Array) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def median_interval(groups: Sequence[Float64Array], seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the median of ratios of two sides that were measured in turns.
-
-    Groups are drawn first, then values within each (two levels). It must not be used for times
-    themselves: with few processes it does not cover the differences between processes (see
-    `median_spread`).
-
-    Args:
-        groups: Values, one array a group.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        The interval; None for fewer than three values.
-    """
-    if sum(map(len, groups)) < MIN_SAMPLES_FOR_INTERVAL:
-        return None
-    rng = np.random.default_rng(seed)
-    medians = np.empty(N_RESAMPLES)
-    for row in range(N_RESAMPLES):
-        chosen = rng.integers(len(groups), size=len(groups))
-        drawn = [groups[g][rng.integers(len(groups[g]), size=len(groups[g]))] for g in chosen]
-        medians[row] = np.median(np.concatenate(drawn))
-    return percentile_interval(medians)
+def spread_fields(spread: Spread | None) -> dict[str, tuple[float, float] | None]:
+    """`ci95` and `range` of a spread, for a document; at least one of the two is None."""
+    bounds = None if spread is None else spread.bounds
+    is_range = spread is not None and spread.is_range
+    return {"ci95": None if is_range else bounds, "range": bounds if is_range else None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 A turn counts with its fastest call, since other work on the machine only adds to a time; medians
 are taken over turns. A benchmark is worse where the whole interval of its ratio is beyond the
 threshold in the first stage and in the repetition. It is unclear where the ratio is beyond the
-threshold and the interval is not; further processes of the same stage may settle this. A head that
-fails in all of several processes is broken; one that fails in some of them is broken if it fails
-again in the repetition, since a process may also be killed by other work on the machine. On a fixed
-set of scenes accuracy has no noise at all: its test says whether a loss is limited to these scenes,
-and a large loss counts in any case.
+threshold and the interval is not, or where too few processes give no interval; further processes of
+the same stage may settle this. A head that fails in all of several processes is broken; one that
+fails in some of them is broken if it fails again in the repetition, since a process may also be
+killed by other work on the machine. On a fixed set of scenes accuracy has no noise at all: its test
+says whether a loss is limited to these scenes, and a large loss counts in any case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.records.ratios import Ratio, ratio_in_turns
 from benchmarks.records.record import Value
-from benchmarks.records.statistics import clustered_mean
+from benchmarks.records.statistics import MIN_SAMPLES_FOR_INTERVAL, clustered_mean
 from benchmarks.regression.ab_records import Answers, Samples, Session, Side, Stage, Turns
 from benchmarks.regression.ab_turns import LOAD, MEMORY, Key
 from benchmarks.regression.compare import phase_label, ratio_verdict
@@ -29,6 +29,7 @@ THRESHOLD = 1.10
 """Ratio of times, or of peaks of memory, from which on a change is a regression."""
 LOSS = 0.005
 """A loss of mIoU on the scenes (a fraction) that counts whatever its interval."""
+FEW_SETS = f"fewer than {MIN_SAMPLES_FOR_INTERVAL} sets of processes: no interval"
 DUST = 0.001
 """A loss of mIoU that never counts: the last digits of floats."""
 
@@ -65,8 +66,9 @@ class Judged(Value):
         again_ci95: Of that.
         verdict: `suspect` (slower, larger or less accurate, or the head failed in one process) has
             not been repeated, `not confirmed` has; for `unclear`, the ratio is beyond the threshold
-            in the last stage that was measured, and its interval is not.
-        why: The error, where there is one.
+            in the last stage that was measured and its interval is not, or there are too few sets
+            of processes for an interval.
+        why: The error, or why there is no interval.
     """
 
     model: str
@@ -225,7 +227,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
     else:
         ratio, floor = _ratio(base, head), _ratio(base, again) if again else None
         found = _VERDICTS.get(ratio_verdict(ratio.ci95, threshold), "same")
-        if found == "same" and ratio.value > threshold:
+        if ratio.ci95 is None or (found == "same" and ratio.value > threshold):
             found = "unclear"
         yield row.model_copy(
             update={
@@ -236,6 +238,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Iterator[Judged]:
                 "floor": None if floor is None else floor.value,
                 "floor_ci95": None if floor is None else floor.ci95,
                 "verdict": found,
+                "why": FEW_SETS if ratio.ci95 is None else None,
             }
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records.record import write_atomic
+from benchmarks.records.statistics import MIN_PROCESSES
 from benchmarks.regression.ab_judge import FAILING, Judged, Judgement
 from benchmarks.regression.ab_records import Session, TreeInfo
 from benchmarks.tables.formatting import MIB, escape_markdown, interval, milliseconds, number
@@ -88,13 +89,16 @@ def notes(sessions: tuple[Session, ...], judgement: Judgement) -> tuple[str, ...
     """What was compared, where, how long it took, and how much of a change is noise."""
     first = sessions[0]
     seconds = sum(session.duration_s for session in sessions)
+    few = first.settings.pairs < MIN_PROCESSES
+    caution = f" (few: with fewer than {MIN_PROCESSES} sets it may cover less)" if few else ""
     found = [
         f"Base: {_tree(first.base)}. Head: {_tree(first.head)}.",
         f"{first.environment.cpu}, {first.settings.threads} thread(s), "
         f"{first.settings.pairs} sets of fresh processes, {len(sessions)} session(s), "
         f"{seconds:.0f} s.",
-        "Change and noise: ratio of medians over turns [95 % interval], each turn with its fastest "
-        "call; or mIoU in points. It fails where the whole interval is beyond "
+        "Change and noise: ratio of medians over turns [bootstrap interval, nominally 95 %, over "
+        f"sets of processes{caution}], each turn with its fastest call; or mIoU in points [95 % "
+        "interval over scenes]. It fails where the whole interval is beyond "
         f"{judgement.threshold:g} and the repetition confirms it.",
     ]
     if judgement.noise_floor is not None:
@@ -119,7 +123,7 @@ def judgement_figure(judgement: Judgement) -> Any | None:
     figure = new_figure(
         0.9 + 0.36 * len(rows),
         "Head against base",
-        ("Dots: ratio of medians with its 95 % interval. Grey: the base against itself.",),
+        ("Dots: ratio of medians with its bootstrap interval. Grey: the base against itself.",),
     )
     ax = figure.subplots()
     for line, each in enumerate(rows):

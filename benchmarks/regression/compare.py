@@ -13,6 +13,7 @@ from benchmarks.records.ratios import ratio_of_runs
 from benchmarks.records.record import (
     ComparisonRow,
     LatencyRow,
+    MemoryRow,
     MiouRow,
     RunRecord,
     Value,
@@ -27,7 +28,11 @@ THRESHOLD = 1.05
 """Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
 
 ONE_PROCESS = "one process: nothing tells how processes differ"
-"""Reason why a time is unclear."""
+"""Reason why a time or a peak of memory is unclear."""
+NO_PEAKS = (
+    "an older record: it holds no peaks of single processes, so nothing tells how they differ"
+)
+FEW_IMAGES = "fewer than three images: no test"
 
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
@@ -88,10 +93,11 @@ def load_run(path: Path) -> Run:
 def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareRow, ...]:
     """Compares whatever either run measured.
 
-    Times: the ratio of medians with an interval over processes; better or worse where the whole
-    interval is beyond the threshold, unclear where either run has one process. Accuracy: the
-    difference on the same prompts with the test of `comparison.compare_models`, corrected over all
-    of a reference. Sizes are exact.
+    Times and peaks of memory: the ratio of medians with an interval over processes; better or worse
+    where the whole interval is beyond the threshold, unclear where either run has one process.
+    Accuracy: the difference on the same prompts with the test of `comparison.compare_models`,
+    corrected over all of a reference; unclear where there are too few images for it. Sizes are
+    exact.
 
     Args:
         a: The first run, what B is compared with.
@@ -185,21 +191,37 @@ def ratio_verdict(ci95: tuple[float, float] | None, threshold: float) -> Verdict
 
 
 def _memory(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
-    before, after = ({row.model: row.peak_rss_bytes for row in run.memory} for run in (a, b))
+    before, after = ({row.model: row for row in run.memory} for run in (a, b))
     for model in {**before, **after}:
         old, new = before.get(model), after.get(model)
-        row = CompareRow(kind="memory", model=model, what="peak RSS", unit="bytes", a=old, b=new)
+        row = CompareRow(
+            kind="memory",
+            model=model,
+            what="peak RSS",
+            unit="bytes",
+            a=None if old is None else old.peak_rss_bytes,
+            b=None if new is None else new.peak_rss_bytes,
+        )
         if old is None or new is None:
             yield from _alone(row, None, None)
             continue
-        ratio = new / old
+        ratio = ratio_of_runs(_peaks(old), _peaks(new))
+        why = None
+        if ratio.ci95 is None:
+            why = ONE_PROCESS if 1 in (old.processes, new.processes) else NO_PEAKS
         yield row.model_copy(
             update={
-                "change": ratio,
-                "verdict": ratio_verdict((ratio, ratio), threshold),
-                "why": "one figure a run: no interval",
+                "change": ratio.value,
+                "ci95": ratio.ci95,
+                "verdict": ratio_verdict(ratio.ci95, threshold),
+                "why": why,
             }
         )
+
+
+def _peaks(row: MemoryRow) -> list[list[float]]:
+    """Peak of each process, or the one figure of an older record."""
+    return [[float(peak)] for peak in row.peaks_rss_bytes or (row.peak_rss_bytes,)]
 
 
 def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
@@ -232,6 +254,10 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
             change = row.b - row.a
             verdict = "unclear" if change else "same"
             yield row.model_copy(update={"change": change, "verdict": verdict, "why": why})
+            continue
+        if test.ci95 is None and test.difference:
+            update = {"change": test.difference, "verdict": "unclear", "why": FEW_IMAGES}
+            yield row.model_copy(update=update)
             continue
         verdict = "same"
         if test.p_adjusted <= LEVEL:

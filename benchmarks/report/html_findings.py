@@ -164,7 +164,8 @@ def _cautions(record: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "caution",
             f"Timed in one process only: {', '.join(once)}.",
-            "Intervals leave out what differs from process to process; use a longer profile.",
+            "Ranges over its calls leave out what differs from process to process; use a longer "
+            "profile.",
         )
 
 

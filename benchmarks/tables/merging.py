@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.records.record import RunRecord, Value, WeightsRow
+from benchmarks.records.record import Environment, RunRecord, Value, WeightsRow
 from benchmarks.tables.record_queries import (
     configured_setup,
     protocol_of,
@@ -66,6 +66,9 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     Args:
         records: At least one; their order does not matter.
 
+    Times of accuracy are kept only of runs under the conditions of the merged record; a warning
+    says what is left out.
+
     Rows of different devices or precisions may share a column, with a warning in the merged record,
     since accuracy hardly depends on them. Times depend on them, and are kept apart or refused.
 
@@ -80,23 +83,27 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     if len(runs) == 1:
         return runs[0]
     # What holds no times (a rescoring, for example) may come from anywhere.
-    _check_same_machine([run for run in runs if run.latency or run.everything or run.memory])
+    timed = [run for run in runs if run.latency or run.everything or run.memory]
+    _check_same_machine(timed)
     _check_same_weights(runs)
     _check_same_prompts(runs)
     _check_same_references(runs)
     _check_same_setup([run for run in runs if run.everything])
     newest = runs[-1]
+    home = (timed or runs)[-1].environment
+    if _conditions(newest.environment) == _conditions(home):
+        home = newest.environment
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
     warnings = [warning for run in runs for warning in run.warnings]
     warnings += _mixed_setups(runs)
-    merged = _merged_parts(runs, warnings)
+    merged = _merged_parts(_with_times_of(home, runs, warnings), warnings)
     return newest.model_copy(
         update={
             **merged,
             "id": "+".join(run.id for run in runs),
             "command": "; ".join(unique(run.command for run in runs)),
-            "environment": newest.environment.model_copy(update=commit),
+            "environment": home.model_copy(update=commit),
             "failures": tuple(failure for run in runs for failure in run.failures),
             "warnings": unique(warnings),
             "instances": None,
@@ -181,8 +188,46 @@ def _mixed_setups(runs: Sequence[RunRecord]) -> Iterator[str]:
             yield f"{column}: rows of different devices or precisions ({' / '.join(setups)})"
 
 
+_CONDITIONS = ("cpu", "gpu", "threads", "allocator")
+
+
+def _conditions(environment: Environment) -> tuple[object, ...]:
+    """Parts of an environment that determine times."""
+    return tuple(getattr(environment, name) for name in _CONDITIONS)
+
+
+def _with_times_of(
+    home: Environment, runs: Sequence[RunRecord], warnings: list[str]
+) -> list[RunRecord]:
+    """The runs, of which those of other conditions lose their times; `warnings` tells of it."""
+    found = []
+    for run in runs:
+        known = run
+        if _conditions(run.environment) != _conditions(home):
+            known = _without_times(run)
+        if known != run:
+            warnings.append(
+                f"run {run.id}: times of accuracy left out: they are of another machine, allocator "
+                "or number of threads"
+            )
+        found.append(known)
+    return found
+
+
+def _without_times(run: RunRecord) -> RunRecord:
+    """A run without the times of its accuracy rows."""
+    no_time = {"seconds": None}
+    return run.model_copy(
+        update={
+            "miou": tuple(row.model_copy(update=no_time) for row in run.miou),
+            "detector": tuple(row.model_copy(update=no_time) for row in run.detector),
+            "accuracy_times": (),
+        }
+    )
+
+
 def _check_same_machine(runs: Sequence[RunRecord]) -> None:
-    for name in ("cpu", "gpu", "threads", "allocator"):
+    for name in _CONDITIONS:
         values = unique(getattr(run.environment, name) for run in runs)
         if len(values) > 1:
             raise UsageError(

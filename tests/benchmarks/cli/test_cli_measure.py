@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.records import environment
 from benchmarks.records.instances import COLUMNS
 from benchmarks.records.record import load_record
 
@@ -182,6 +183,30 @@ def test_a_run_taken_up_again_measures_nothing_twice(run: Any, scenes: Any, tmp_
     assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in first.json["rows"]]
 
 
+@pytest.mark.parametrize("what", ["cpu_name", "allocator", "threads"])
+def test_accuracy_of_another_machine_is_taken_up_without_its_time(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    command = ("miou", "--models=box,dummy", *scenes.arguments, "--protocol=box", "--json")
+    first = run(*command, "--out=o", "--threads=1").json
+    assert all(row["seconds"] > 0 for row in first["rows"])
+    (tmp_path / "o" / "record.json").unlink()  # as if it had been killed before the end
+    same = run(*command, "--out=o", "--threads=1")
+    assert same.json["times"] == first["times"]
+    assert "time left out" not in same.err
+    (tmp_path / "o" / "record.json").unlink()
+    threads = "2" if what == "threads" else "1"
+    if what != "threads":
+        monkeypatch.setattr(environment, what, lambda: "another")
+    moved = run(*command, "--out=o", f"--threads={threads}")
+    assert "box: taken from the interrupted run" in moved.err
+    assert moved.json["times"] == []
+    for mine, other in zip(moved.json["rows"], first["rows"], strict=True):
+        assert mine == {**other, "seconds": None}
+    said = [line for line in load_record(tmp_path / "o").warnings if "time left out" in line]
+    assert [line.partition(":")[0] for line in said] == ["accuracy of box", "accuracy of dummy"]
+
+
 def test_a_folder_with_another_run_is_not_overwritten(run: Any, scenes: Any) -> None:
     run("miou", "--models=box", *scenes.arguments, "--protocol=box", "--out=o", "--json")
     done = run("miou", "--models=dummy", *scenes.arguments, "--protocol=box", "--out=o", "--json")
@@ -241,6 +266,9 @@ def test_latency_prints_the_fixed_document_and_the_dummys_known_delays(run: Any)
     assert rows["dummy", "load", None]["n"] == 1
     assert rows["dummy", "first_call", 1]["n"] == 1
     assert {row["model"] for row in done.json["memory"]} == {"dummy", "box"}
+    for row in done.json["memory"]:
+        assert len(row["peaks_rss_bytes"]) == row["processes"]
+        assert row["peak_rss_bytes"] in row["peaks_rss_bytes"]
 
 
 @pytest.mark.slow

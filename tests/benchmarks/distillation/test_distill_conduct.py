@@ -77,7 +77,11 @@ def test_the_experiment_runs_once_and_is_taken_up(tmp_path: Path) -> None:
     assert all(0 <= row.agreement <= 1 for row in first.students)
     assert first.untrained_agreement is not None
     assert len({row.weights_sha256 for row in first.students}) == 12
+    assert not [text for text in first.warnings if "several conditions" in text]
     again = conducted(workers=1)
+    (warning,) = (text for text in again.warnings if "several conditions" in text)
+    assert "workers: 2; " in warning
+    assert warning.endswith("workers: 1")
     assert again.students == first.students
     assert again.embed_seconds >= first.embed_seconds > 0
 

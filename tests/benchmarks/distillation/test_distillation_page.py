@@ -33,6 +33,11 @@ from mobilesam.errors import DataError
 TEACHER = "teacher:sam-mini"
 
 
+def test_the_page_links_the_record_of_the_family() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    assert "Records: [mini-family](../results/runs/mini-family/record.json)." in text
+
+
 def full_size_row(miou: float) -> dict[str, Any]:
     return {
         "protocol": "center", "reference": "teacher:mobilesam", "n_images": 20, "n_instances": 90,

@@ -118,6 +118,12 @@ def test_the_cost_of_a_store_is_measured_step_by_step(
         "read_back",
     }  # fmt: skip
     assert all(step["median"] > 0 for step in host["steps_ms"].values())
+    for name, step in host["steps_ms"].items():
+        assert step["ci95"] is None  # one process
+        if name == "open_store":  # it is called once
+            assert step["range"] is None
+        else:
+            assert step["range"][0] <= step["median"] <= step["range"][1]
     assert "embed" not in found
     with pytest.raises(SystemExit):
         store_cost.main(["--teacher=mobilesam"])

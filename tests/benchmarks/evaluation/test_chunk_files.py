@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.dataset import Shard
-from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, ChunkStore, chunk_key
+from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, ChunkStore, ChunkTimes, chunk_key
 from benchmarks.evaluation.throughput import Pace
 from benchmarks.records.record import AccuracyTimeRow, Failure
 from mobilesam.errors import DataError
@@ -22,7 +22,7 @@ TIME = AccuracyTimeRow(
 def chunk(name: str, key: str = "k", n_images: int = 3) -> Chunk:
     bad = Failure(stage="data", culprit="sa_1.jpg", why="cut off")
     info = ChunkInfo(key=key, n_images=n_images, failures=(bad,), left_out={"empty": 2})
-    return Chunk.of(name, info, (), (TIME,))
+    return Chunk.of(name, info, (), (TIME,), ("a processor",))
 
 
 def part(name: str, fingerprint: str = "f", n_images: int = 3, share: float = 0.25) -> Shard:
@@ -36,8 +36,10 @@ def test_a_chunk_says_after_the_disk_what_it_said_before(tmp_path: Path) -> None
     made = chunk("00000-00001")
     store.write(made)
     assert store.info("00000-00001") == made.info
-    assert store.times("00000-00001", "k") == (TIME,)
-    assert store.times("00000-00001", "another") == ()
+    assert store.times("00000-00001", "k") == ChunkTimes(
+        key="k", times=(TIME,), machine=("a processor",)
+    )
+    assert store.times("00000-00001", "another") is None
     assert list(store.names()) == ["00000-00001"]
     store.remove("00000-00001")
     assert store.info("00000-00001") is None

@@ -15,8 +15,11 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
 from baselines.options import ModelOptions
 from benchmarks.datasets.dataset import ImageReader, ShardDataset
-from benchmarks.evaluation.shard_store import ChunkStore
+from benchmarks.evaluation.run_shards import Making
+from benchmarks.evaluation.shard_store import TIMES_FOLDER, ChunkStore
+from benchmarks.evaluation.shard_summary import Tally
 from benchmarks.evaluation.shard_worker import Worker
+from benchmarks.records import environment
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import load_record
 from benchmarks.tables.accuracy_tables import miou_tables
@@ -91,6 +94,60 @@ def test_a_second_start_makes_only_what_is_missing(
     assert made == ["00001-00000", "00002-00001"]
     assert "4 of 6 chunks were there from before" in done.err
     assert (tables(Path("out")), lasting(Path("out"))) == (before, record)
+
+
+@pytest.mark.parametrize("what", ["cpu_name", "allocator", "a lost file"])
+def test_chunks_of_another_machine_are_taken_up_without_their_time(
+    run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    first = miou(run, shards, "out", "--chunk=2").json
+    assert first["rows"][0]["seconds"] == first["times"][0]["wall_s"] > 0
+    before, record = tables(Path("out")), lasting(Path("out"))
+    Path("out/record.json").unlink()
+    Path("out/instances.parquet/00001-00000.parquet").unlink()
+    if what == "a lost file":
+        Path("out/chunk-times/instances/00000-00000.json").unlink()
+    else:
+        monkeypatch.setattr(environment, what, lambda: "another")
+    made = chunks_made(monkeypatch)
+    moved = miou(run, shards, "out", "--chunk=2")
+    assert made == ["00001-00000"]
+    assert tables(Path("out")) == before
+    assert moved.json["times"] == []
+    assert moved.json["rows"][0]["seconds"] is None
+    (warning,) = set(lasting(Path("out"))["warnings"]) - set(record["warnings"])
+    assert warning.startswith("accuracy of dummy: time left out: some chunks")
+    assert warning in moved.err
+
+
+def test_times_of_a_cluster_are_of_one_machine(run: Any, shards: Path) -> None:
+    """Whatever machine started the run; times of several machines do not add up."""
+    miou(run, shards, "out", "--chunk=2")
+    store = ChunkStore(Path("out/instances.parquet"))
+    made = Making(tuple(store.names()), (), 0)
+    name = made.names[-1]
+    for expected, other, is_timed in (
+        (None, ("theirs",), True),
+        (("ours",), ("theirs",), False),
+        (("theirs",), ("theirs",), True),
+    ):
+        for each in made.names:
+            move_to(store, each, other)
+        assert bool(Tally.of("d", store, made, expected).times) == is_timed
+    move_to(store, name, ("a third",))
+    tally = Tally.of("d", store, made)
+    assert tally.times == {}
+    assert tally.untimed is not None
+
+
+def move_to(store: ChunkStore, name: str, machine: tuple[str, ...]) -> None:
+    """Changes where the times of a chunk were taken."""
+    info = store.info(name)
+    assert info is not None
+    times = store.times(name, info.key)
+    assert times is not None
+    path = store.folder.parent / TIMES_FOLDER / store.folder.stem / f"{name}.json"
+    path.write_text(times.model_copy(update={"machine": machine}).model_dump_json())
 
 
 def test_a_changed_shard_is_read_anew_and_that_is_said(

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
@@ -32,6 +33,7 @@ from benchmarks.evaluation.detector_boxes import (
     evaluate_detections,
     results_path,
 )
+from benchmarks.records import environment
 from benchmarks.records.record import DetectorRow, Failure, WeightsRow
 from benchmarks.records.result_cache import CellStore
 
@@ -352,6 +354,24 @@ def test_an_image_that_a_model_fails_at_is_left_out_for_it_alone(
     assert failure.stage == "detector-box"
     assert failure.culprit == sorted(each.name for each in case.images.iterdir())[1]
     assert "picky fails at it: error: too green (in encode)" in failure.why
+
+
+@pytest.mark.parametrize("what", ["cpu_name", "allocator", "threads"])
+def test_a_result_of_another_machine_is_taken_up_without_its_time(
+    case: Case, oracle: Oracles, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    (first,), _ = case.evaluate(oracle[0])
+    assert first.seconds is not None
+    assert case.evaluate(oracle[0])[0] == [first]
+    if what == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
+    else:
+        monkeypatch.setattr(environment, what, lambda: "another")
+    (moved,), failures = case.evaluate(oracle[0])
+    assert failures == []
+    assert len(oracle[1]) == 1  # it did not run again
+    assert moved == first.model_copy(update={"seconds": None, "why": moved.why})
+    assert (moved.why or "").startswith("time left out")
 
 
 def test_a_finished_model_is_not_run_again_unless_its_file_is_damaged(

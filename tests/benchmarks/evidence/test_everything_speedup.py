@@ -64,6 +64,19 @@ def test_ratios_matches_and_memory(scenes: Any, turns: list[str]) -> None:
     assert found["hierarchical"]["theirs_among_ours"] == 0.5
 
 
+def test_few_images_have_a_range_and_five_an_interval(
+    scenes: Any, turns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = everything.compare(arguments(scenes))["sides"]["grid"]  # three images
+    assert found["times_quicker_ci95"] is None
+    assert found["times_quicker_range"] == (6, 6)
+    five = everything.ratios_of_images([1.0, 1.0, 1.0, 1.0, 1.0], [6.0, 6.2, 5.8, 6.1, 5.9, 99.0])
+    spread = everything.spread_of_images(five)
+    assert spread is not None
+    assert not spread.is_range
+    assert 5.5 < spread.bounds[0] < 6 < spread.bounds[1] < 6.5
+
+
 def test_the_order_rotates(scenes: Any, turns: list[str]) -> None:
     everything.compare(arguments(scenes))
     assert turns[::3] == ["reference", "grid", "hierarchical"]

@@ -39,6 +39,8 @@ def test_ratio_is_of_calls_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> 
     rows = {row["side"]: row for row in summarise(found)}
     assert rows["fast"]["ratio"] == rows["fast"]["cpu_ratio"] == 2.5
     assert rows["plain"]["ratio"] == 1
+    assert rows["fast"]["ci95"] is None  # two processes
+    assert rows["fast"]["range"] == (2.5, 2.5)
     assert rows["fast"]["first_ms"] == 8  # the first call of all, which no ratio has in it
     assert rows["fast"]["max_difference"] == 0.5
     assert rows["fast"]["page_faults"] == 3
@@ -52,6 +54,30 @@ def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> No
     assert "times faster" in head
     assert "plain" in plain
     assert "bf16" in rough
+
+
+def turns_of(processes: list[float]) -> Turns:
+    """Three calls of so many ms in each process."""
+    ms = [[each] * 3 for each in processes]
+    return Turns(ms, ms, [0], [9.0], np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("processes", [4, 5])
+def test_five_processes_give_an_interval_and_fewer_a_range(
+    processes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = turns_of([10.0, 11.0, 9.0, 10.5, 10.0][:processes])
+    rows = summarise({"encoder": {"plain": plain, "fast": turns_of([4.0] * processes)}})
+    fast = rows[1]
+    inference.print_rows(rows)
+    printed = capsys.readouterr().out.splitlines()[2]
+    if processes == 4:
+        assert (fast["ci95"], fast["range"]) == (None, (2.25, 2.75))
+        assert "(2.25 to 2.75)" in printed
+    else:
+        assert fast["range"] is None
+        assert 2.2 < fast["ci95"][0] < fast["ratio"] < fast["ci95"][1] < 2.8
+        assert "[2." in printed
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def row(task: str, side: str, ms: float, ratio: float) -> dict[str, Any]:
     }
 
 
+def inference(rows: list[dict[str, Any]], processes: int = 5) -> str:
+    return json.dumps({"processes": processes, "rows": rows, "environment": ENVIRONMENT})
+
+
 def test_the_committed_page_is_fresh() -> None:
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT / RESULTS, ROOT / BACKENDS), (
         "docs/speed.md is stale: python -m benchmarks.evidence.speed_page"
@@ -63,7 +67,7 @@ def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
         row("encoder", "folded", 500, 2.0),
         row("encoder", "fast", 330, 3.0),
     ]
-    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    (tmp_path / INFERENCE).write_text(inference(rows))
     text = page(tmp_path, tmp_path)
     assert "| 2.00 x |" in text
     assert "| 1.50 x |" in text
@@ -73,6 +77,46 @@ def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
     assert "| decoder, 1 prompt | 1.5 |  |  | not measured |" in text
     assert "weights folded" in text.split("### Encoder")[1]
     assert "A &lt;cpu&gt; (avx2), 2 threads" in text
+
+
+def test_what_stands_beside_a_ratio_is_called_what_it_is(tmp_path: Path) -> None:
+    """An interval of five processes, a range of fewer, and a bootstrap of an older document."""
+    plain, fast = row("encoder", "plain", 1000, 1.0), row("encoder", "fast", 330, 3.0)
+    ranged = {**fast, "ci95": None, "range": [2.9, 3.1]}
+    for rows, processes, beside, note in (
+        ([plain, fast], 5, "[2.90, 3.10]", "95 % interval over 5 processes"),
+        ([ranged], 4, "(range 2.90 to 3.10)", "fewer than 5 processes give no interval"),
+        ([plain, fast], 3, "(2.90 to 3.10)", "No confidence interval: fewer than 5 processes"),
+    ):
+        (tmp_path / INFERENCE).write_text(inference(rows, processes))
+        text = page(tmp_path, tmp_path)
+        assert f"3.00 {beside}" in text
+        assert text.count(note) == 2  # all sides, and step by step
+        assert ("95 % interval" in text) == (processes == 5)
+
+
+def test_ratios_of_images_are_summed_up_from_their_times(tmp_path: Path) -> None:
+    document = json.loads(everything({"grid": 0.3, "hierarchical": 0.3}, {"grid": 10.0,
+                                      "hierarchical": 4.0}))  # fmt: skip
+    side = document["sides"]["hierarchical"]
+    for n, beside, note in (
+        (5, "[2.02, 3.17]", "95 % interval over images"),
+        (2, "(range 2.00 to 2.50)", "fewer than 5 give no interval"),
+    ):
+        side["seconds"] = [5.0, 4.0, 4.0, 4.0, 3.0][:n]
+        side["times_quicker"] = 2.5
+        side["times_quicker_ci95"] = [1.0, 9.0]  # of an older version
+        (tmp_path / "hierarchical.json").write_text(json.dumps(document))
+        text = page(tmp_path, tmp_path)
+        assert f"| 2.50 {beside} |" in text
+        assert note in text
+        assert "9.00" not in text
+
+
+def test_pages_link_the_records_that_they_show() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    name = BACKENDS.name
+    assert f"Records: [{name}](../results/runs/{name}/record.json)." in text
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
@@ -120,7 +164,7 @@ def test_the_grid_that_asks_less_is_judged_by_its_own_file(
     tmp_path: Path, kept: float, outcome: str
 ) -> None:
     rows = [row("encoder", "plain", 1000, 1.0)]
-    (tmp_path / INFERENCE).write_text(json.dumps({"rows": rows, "environment": ENVIRONMENT}))
+    (tmp_path / INFERENCE).write_text(inference(rows))
     times = {"reference": 60.0, "grid": 10.0, "hierarchical": 4.0}
     former = everything({"reference": 0.3, "grid": 0.3, "hierarchical": 0.1}, times)
     (tmp_path / "everything.json").write_text(former)

@@ -13,8 +13,8 @@ from benchmarks.records.statistics import (
     Spread,
     clustered_mean,
     clustered_mean_interval,
-    median_interval,
     median_spread,
+    spread_fields,
     summarise_times,
 )
 
@@ -77,16 +77,16 @@ def test_times_of_nothing_give_a_range() -> None:
     assert median_spread([[0.0]] * 6) == Spread((0.0, 0.0), is_range=True)
 
 
-def test_groups_that_differ_widen_the_interval_of_ratios() -> None:
-    rng = np.random.default_rng(0)
-    groups = [centre + rng.normal(0, 0.01, 50) for centre in (1.0, 1.5, 2.0)]
-    split = median_interval(groups)
-    pooled = median_interval([np.concatenate(groups)])
-    assert split is not None
-    assert pooled is not None
-    assert split[1] - split[0] > 0.8
-    assert split[1] - split[0] > pooled[1] - pooled[0]
-    assert median_interval([np.array([1.0, 2.0])]) is None
+def test_ratios_of_few_processes_have_a_range_and_of_five_an_interval() -> None:
+    ratios = [[2.0, 2.2], [2.4, 2.6], [1.9, 2.1], [2.2, 2.3]]
+    few = spread_fields(median_spread(ratios))
+    assert few["ci95"] is None
+    assert few["range"] == pytest.approx((2.0, 2.5))
+    five = spread_fields(median_spread([*ratios, [2.0, 2.4]]))
+    assert five["range"] is None
+    assert five["ci95"] is not None
+    assert five["ci95"][0] < 2.2 < five["ci95"][1]
+    assert spread_fields(None) == {"ci95": None, "range": None}
 
 
 def scene(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarray]:

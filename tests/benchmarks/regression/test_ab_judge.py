@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.cli.progress import Reporter
 from benchmarks.records.environment import collect
 from benchmarks.regression import ab
-from benchmarks.regression.ab_judge import DUST, LOSS, Judgement, judge
+from benchmarks.regression.ab_judge import DUST, FEW_SETS, LOSS, Judgement, judge
 from benchmarks.regression.ab_output import judgement_table, notes, verdict_text
 from benchmarks.regression.ab_records import (
     Answers,
@@ -111,6 +111,18 @@ def test_what_is_unclear_is_settled_by_more_processes_of_the_same_stage() -> Non
     assert not twice.unclear("first")
     assert twice.passed
     assert verdict(slow, again(wide), again(more), again(more)) == "worse"
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.3])
+def test_two_sets_of_processes_say_nothing_and_more_are_measured(factor: float) -> None:
+    whole = timed(factor)
+    two = session((timed(1, sides={side: runs[:2] for side, runs in whole.sides.items()}),))
+    judgement = judge((two,))
+    (row,) = judgement.benchmarks
+    assert (row.verdict, row.ci95, row.why) == ("unclear", None, FEW_SETS)
+    assert judgement.passed
+    assert judgement.unclear("first") == (("m", "encode", None),)
+    assert verdict(two, two) == {0.5: "better", 1.0: "same", 1.3: "suspect"}[factor]
 
 
 def fake_measure(monkeypatch: pytest.MonkeyPatch, *factors: tuple[float, float]) -> list[Any]:
@@ -281,7 +293,12 @@ def test_the_table_and_the_notes_say_what_was_found() -> None:
     text = judgement_table(judgement).to_markdown()
     assert "m encode (worse)" in text
     assert "-1.00" in text
-    assert any("Noise floor" in line for line in notes((first, again(first)), judgement))
+    said = "\n".join(notes((first, again(first)), judgement))
+    assert "Noise floor" in said
+    assert "with fewer than 5 sets it may cover less" in said
+    enough = SETTINGS.model_copy(update={"pairs": 5})
+    longer = first.model_copy(update={"settings": enough})
+    assert "may cover less" not in "\n".join(notes((longer,), judgement))
 
 
 @settings(CALM)

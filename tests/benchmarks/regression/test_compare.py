@@ -23,7 +23,15 @@ from benchmarks.records.record import (
     save_record,
 )
 from benchmarks.records.statistics import summarise_times
-from benchmarks.regression.compare import ONE_PROCESS, Run, compare_runs, load_run, ratio_verdict
+from benchmarks.regression.compare import (
+    FEW_IMAGES,
+    NO_PEAKS,
+    ONE_PROCESS,
+    Run,
+    compare_runs,
+    load_run,
+    ratio_verdict,
+)
 from benchmarks.regression.compare_output import compare_tables
 
 
@@ -50,6 +58,7 @@ def with_times(
         processes=3,
         rss_before_load_bytes=1,
         peak_rss_bytes=peak,
+        peaks_rss_bytes=(peak, peak + 1, peak - 1),
         weight_bytes=1,
     )
     params = ParamsRow(model="m", component="all", total=total, weight_bytes=4 * total)
@@ -239,3 +248,39 @@ def test_a_run_of_one_process_is_unclear(runs: list[Path]) -> None:
         assert rows
         assert {row.verdict for row in rows} == {"unclear"}
         assert {row.why for row in rows} == {ONE_PROCESS}
+
+
+def with_memory(run: Run, **changes: Any) -> Run:
+    rows = tuple(row.model_copy(update=changes) for row in run.record.memory)
+    return Run(run.record.model_copy(update={"memory": rows}))
+
+
+def test_memory_is_judged_over_processes(runs: list[Path]) -> None:
+    a, b = map(load_run, runs)
+    one = {"processes": 1, "peaks_rss_bytes": (160,)}
+    older: dict[str, Any] = {"peaks_rss_bytes": ()}
+    for changes, verdict, why in (
+        ({}, "worse", None),
+        ({"peaks_rss_bytes": (100, 160, 220)}, "same", None),  # they differ too much to tell
+        (one, "unclear", ONE_PROCESS),
+        ({**one, **older}, "unclear", ONE_PROCESS),
+        (older, "unclear", NO_PEAKS),
+    ):
+        (row,) = (r for r in compare_runs(a, with_memory(b, **changes)) if r.kind == "memory")
+        assert (row.verdict, row.why) == (verdict, why)
+        assert row.change == pytest.approx(1.6)
+        assert (row.ci95 is None) == (verdict == "unclear")
+    (row,) = (r for r in compare_runs(with_memory(b, **one), a) if r.kind == "memory")
+    assert row.verdict == "unclear"
+
+
+def test_accuracy_on_two_images_is_unclear(runs: list[Path]) -> None:
+    few = []
+    for run in map(load_run, runs):
+        assert run.instances is not None
+        ids = sorted(run.instances["image_id"].unique())[:2]
+        few.append(replace(run, instances=run.instances[run.instances["image_id"].isin(ids)]))
+    found = {row.model: row for row in compare_runs(*few) if row.kind == "accuracy"}
+    assert (found["dummy"].verdict, found["dummy"].why) == ("unclear", FEW_IMAGES)
+    assert found["dummy"].change is not None
+    assert found["box"].verdict == "same"  # no mask has changed

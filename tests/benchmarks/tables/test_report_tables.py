@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.records.record import (
+    AccuracyTimeRow,
+    DetectorRow,
     EverythingRow,
     LatencyRow,
     MiouRow,
@@ -312,6 +314,36 @@ def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecor
         merge_records([one, make_record(1, id="two", models=(other,))])
     with pytest.raises(UsageError, match="no record"):
         merge_records([])
+
+
+@pytest.mark.parametrize("name", ["cpu", "threads", "allocator"])
+def test_merge_leaves_out_times_of_accuracy_from_another_machine(
+    make_record: Callable[..., RunRecord], name: str
+) -> None:
+    timed = make_record(2, id="timed", created_utc="2026-01-01T00:00:00Z", miou=())
+    elsewhere = timed.environment.model_copy(update={name: 99 if name == "threads" else "another"})
+    seconds = AccuracyTimeRow(
+        model="m", dataset="d", wall_s=2, model_s=1, data_s=1, prompts_s=0, scoring_s=0, writing_s=0
+    )
+    row = make_record(2).miou[0].model_copy(update={"seconds": 2.0})
+    found = DetectorRow(
+        model="m", dataset="d", detections="b", detections_sha256="0", weights=row.weights,
+        ap=0.5, seconds=3.0,
+    )  # fmt: skip
+    accuracy = make_record(
+        2, id="accuracy", created_utc="2026-02-01T00:00:00Z", environment=elsewhere, latency=(),
+        memory=(), everything=(), miou=(row,), accuracy_times=(seconds,), detector=(found,),
+    )  # fmt: skip
+    merged = merge_records([timed, accuracy])
+    assert merged.environment == timed.environment  # that of the times
+    assert merged.accuracy_times == ()
+    assert merged.miou == (row.model_copy(update={"seconds": None}),)
+    assert merged.detector == (found.model_copy(update={"seconds": None}),)
+    (warning,) = (text for text in merged.warnings if "times of accuracy left out" in text)
+    assert warning.startswith("run accuracy: ")
+    here = merge_records([timed, accuracy.model_copy(update={"environment": timed.environment})])
+    assert here.accuracy_times == (seconds,)
+    assert not [text for text in here.warnings if "times of accuracy left out" in text]
 
 
 def test_merge_refuses_masks_of_two_weights_of_one_teacher(
