@@ -1,13 +1,16 @@
-"""COCO instances, read by our own parser: it names what is wrong, and prints nothing."""
+"""COCO instances (also LVIS), with a parser of our own that names every problem."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
-from benchmarks.datasets.coco_file import CocoAnnotation, CocoFile
+from pydantic import BeforeValidator, ValidationError
+
 from benchmarks.datasets.dataset import (
     Dataset,
     Instance,
@@ -15,63 +18,225 @@ from benchmarks.datasets.dataset import (
     Sample,
     Shard,
     UnreadableImage,
+    consecutive_shards,
 )
-from benchmarks.datasets.images import files_state, load_from_folder
+from benchmarks.datasets.images import check_pixels, files_state, load_from_folder
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import (
     MALFORMED,
-    Tally,
+    AnnotationLog,
+    AnnotationRow,
+    FileName,
+    Id,
+    LengthPx,
+    Row,
     check_limit,
     fingerprint,
     parse_json,
     read_file,
+    read_row,
+    whole,
 )
 from mobilesam.errors import DataError
 
 
+class CocoImage(Row):
+    """An entry of `images`.
+
+    LVIS has no `file_name`: file name and folder are taken from `coco_url`; the file may also be
+    outside of that folder.
+    """
+
+    id: Id
+    file_name: FileName | None = None
+    coco_url: Any = None
+    height: LengthPx
+    width: LengthPx
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Candidate paths below the folder of images, most likely first; may be empty."""
+        if self.file_name is not None:
+            return (self.file_name,)
+        path = unquote(urlsplit(self.coco_url).path) if isinstance(self.coco_url, str) else ""
+        parts = [part for part in PurePosixPath(path).parts[-2:] if part != "/"]
+        if not parts or not path.isprintable():
+            return ()
+        return tuple(dict.fromkeys(("/".join(parts), parts[-1])))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+
+class CocoAnnotation(AnnotationRow):
+    """An entry of `annotations`."""
+
+    image_id: Id
+    category_id: Any = None
+    iscrowd: Annotated[bool | int | None, BeforeValidator(whole)] = None
+
+    @property
+    def category(self) -> int | None:
+        """Id of the category; None if it is missing or not a whole number."""
+        found = whole(self.category_id)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+class _Category(Row):
+    id: Id
+    name: str
+
+
+class _Document(Row):
+    images: list[Any]
+    annotations: list[Any]
+    categories: Any = None
+
+
+class _Identified(Row):
+    id: Id
+
+
+class CocoFile:
+    """The usable entries of an instances file; masks are not checked yet.
+
+    Malformed annotations are left out and counted. An image is unreadable, with all its
+    annotations, if its entry is malformed, if it is too large, or if its id is given twice, since
+    its annotations are then ambiguous. Of two annotations with one id, the first in the file is
+    used. Category names are needed only for figures by category: a category is ignored if its entry
+    is malformed or if its id has two names.
+
+    Args:
+        name: Name of the file, for messages.
+        data: Content of the file.
+        max_pixels: Larger images are unreadable.
+        log: Counts malformed annotations.
+
+    Attributes:
+        images: Usable images by id.
+        unreadable: Reason why an image is unusable, by image id.
+        categories: Name by category id.
+        annotations: In the order of the file; their images are among `images` or `unreadable`.
+
+    Raises:
+        DataError: The file is not an instances file.
+    """
+
+    def __init__(self, name: str, data: bytes, max_pixels: int, log: AnnotationLog) -> None:
+        self.name = name
+        content = parse_json(data, name)
+        try:
+            document = read_row(_Document, content, name)
+        except DataError as error:
+            raise DataError(f"{error}; is this a COCO instances file?") from error
+        self.images: dict[int, CocoImage] = {}
+        self.unreadable: dict[int, str] = {}
+        for index, value in enumerate(document.images):
+            try:
+                self._add_image(f"image number {index}", value, max_pixels)
+            except DataError as error:
+                log.malformed(f"{name}: {error}")
+        self.categories = _read_categories(document.categories)
+        self.annotations: list[CocoAnnotation] = []
+        known_ids: set[int] = set()
+        for index, value in enumerate(document.annotations):
+            try:
+                row = self._read_annotation(index, value, known_ids)
+            except DataError as error:
+                log.malformed(str(error))
+            else:
+                self.annotations.append(row)
+                known_ids.add(row.id)
+
+    def _add_image(self, where: str, value: object, max_pixels: int) -> None:
+        image_id = read_row(_Identified, value, where).id
+        if image_id in self.images or image_id in self.unreadable:
+            self.images.pop(image_id, None)
+            reason = f"image id {image_id} is given twice; ids must be unique"
+            self.unreadable[image_id] = reason
+            return
+        try:
+            image = read_row(CocoImage, value, where)
+            if not image.names:
+                raise DataError(f"{where}: file_name: Field required; correct or remove it")
+            check_pixels(image.names[0], image.size_hw, max_pixels)
+        except DataError as error:
+            self.unreadable[image_id] = str(error)
+        else:
+            self.images[image_id] = image
+
+    def _read_annotation(self, index: int, value: object, known_ids: set[int]) -> CocoAnnotation:
+        number = f"{self.name}: annotation number {index}"
+        row_id = read_row(_Identified, value, number).id
+        where = f"{self.name}: annotation {row_id}"
+        row = read_row(CocoAnnotation, value, where)
+        if row_id in known_ids:
+            raise DataError(f"{number}: annotation id {row_id} is given twice; ids must be unique")
+        if row.image_id not in self.images and row.image_id not in self.unreadable:
+            raise DataError(f"{where} has image_id {row.image_id}, which the file does not define")
+        return row
+
+
+def _read_categories(rows: object) -> dict[int, str]:
+    """Category names by id, without malformed and ambiguous ones."""
+    found: dict[int, str] = {}
+    ambiguous: set[int] = set()
+    for value in rows if isinstance(rows, list) else ():
+        try:
+            category = _Category.model_validate(value)
+        except ValidationError:
+            continue  # its annotations are reported as annotations without a category
+        if found.setdefault(category.id, category.name) != category.name:
+            ambiguous.add(category.id)
+    return {key: name for key, name in found.items() if key not in ambiguous}
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One image of the annotation file with its usable instances.
+    """One image with its usable instances.
 
     Attributes:
         image_id: As in the file.
-        names: Candidate paths of the image file, relative to the folder; at least one.
+        paths: Candidate paths of the image file, relative to the folder; at least one.
         size_hw: Height and width in pixels.
         instances: At least one.
     """
 
     image_id: int
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
     size_hw: tuple[int, int]
     instances: tuple[Instance, ...]
 
     @property
     def name(self) -> str:
-        """The image's file name."""
-        return self.names[0]
+        """File name for messages."""
+        return self.paths[0]
 
 
 class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
-    Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and single malformed
-    annotations (for example a box that is not made of numbers, or an id that was used before) are
-    left out and counted. An annotation of an unknown category is kept with an empty
-    `Instance.category`. An image without usable annotations is not part of the dataset. An image
-    whose own entry is unusable is an `UnreadableImage`. With a limit, only masks of images up to
-    the last one taken are read and counted.
+    Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and malformed annotations
+    (for example a box that is not made of numbers, or an id that was used before) are left out and
+    counted. An annotation of an unknown category is kept with an empty `Instance.category`. An
+    image without usable annotations is not part of the dataset. An image whose entry is unusable is
+    an `UnreadableImage`. With a limit, only masks of images up to the last one taken are read and
+    counted.
 
     Args:
-        images: Folder that holds the image files.
+        images: Folder of the image files.
         annotations: The instances JSON.
-        limit: Take only the first so many images that have a usable instance, or are bad.
-        max_pixels: Images beyond it are bad.
-        name: Name of the dataset; by default `coco:` and the name of the annotation file.
+        limit: Take only the first images that have a usable instance or are unreadable, at most
+            this many.
+        max_pixels: Larger images are unreadable.
+        name: Name of the dataset; by default `coco:` and the name of the annotation file without
+            `instances_`.
 
     Raises:
         DataError: The folder or the file is missing or unreadable, or the file as a whole is
-            unusable: it is not JSON, not in COCO's format, or has no usable annotation. The message
-            states the reasons.
+            unusable: it is not JSON, not in COCO's format, or has no usable annotation.
         UsageError: The limit is below 1.
     """
 
@@ -92,137 +257,121 @@ class CocoDataset(Dataset):
         self.max_pixels = max_pixels
         data = read_file(annotations)
         self._fingerprint = coco_fingerprint(data, limit)
-        self._images_state: str | None = None
-        self._tally = Tally("crowd", "empty", MALFORMED)
-        document = parse_json(data, annotations.name)
-        self._entries = self._take(
-            CocoFile(annotations.name, document, max_pixels, self._tally), limit
-        )
+        self._log = AnnotationLog("crowd", "empty", MALFORMED)
+        file = CocoFile(annotations.name, data, max_pixels, self._log)
+        self._entries = self._read_entries(file, limit)
         if not self._entries:
             raise DataError(
-                f"{annotations.name} has no usable annotation: {self._tally.why_nothing}"
+                f"{annotations.name} has no usable annotation: {self._log.why_unusable}"
             )
 
     @property
     def name(self) -> str:
-        """The given name, or `coco:` and the annotation file's name without `instances_`."""
+        """Name of the dataset."""
         return self._name
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the annotation file's bytes and the limit."""
+        """SHA-256 of the bytes of the annotation file and the limit."""
         return self._fingerprint
 
-    @property
+    @cached_property
     def images_state(self) -> str:
-        """State of the files of all images that `samples` yields; computed on first use."""
-        if self._images_state is None:
-            self._images_state = self._state_of(self._entries)
-        return self._images_state
+        """State of all image files."""
+        return self._state_of(self._entries)
 
     @property
     def n_images(self) -> int:
-        """Images with at least one usable instance, and bad ones, after the limit."""
+        """Number of images with a usable instance, and of unreadable ones, after the limit."""
         return len(self._entries)
 
     @property
     def image_ids(self) -> tuple[int, ...]:
-        """Of all that `samples` yields, ascending."""
+        """Ids of all images, ascending."""
         return tuple(entry.image_id for entry in self._entries)
 
     @property
     def n_instances(self) -> int:
-        """Usable instances of all images."""
-        return sum(len(each.instances) for each in self._entries if isinstance(each, _Entry))
+        """Number of usable instances of all images."""
+        return len(self._instances)
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Annotations left out, by reason; complete from the start."""
-        return dict(self._tally.left_out)
+        """Number of unused annotations by reason; complete from the start."""
+        return dict(self._log.left_out)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each of the first malformed annotations."""
-        return tuple(self._tally.problems)
+        return tuple(self._log.problems)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Hints about likely mistakes in the file, and about annotations without a category."""
-        n_none = sum(
-            not instance.category
-            for entry in self._entries
-            if isinstance(entry, _Entry)
-            for instance in entry.instances
-        )
+        n_none = sum(not instance.category for instance in self._instances)
         if not n_none:
-            return self._tally.hints
+            return self._log.hints
         return (
-            *self._tally.hints,
+            *self._log.hints,
             f"{n_none} of {self.n_instances} annotations are of no category that the file names: "
             "they count, but in no category",
         )
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of consecutive images; annotations were counted when the file was read."""
-        step = images_per_shard or len(self._entries)
-        for start in range(0, len(self._entries), step):
-            entries = self._entries[start : start + step]
-            key = f"{self._fingerprint} {start} {len(entries)}"
-            yield Shard(
-                name=f"{start:08d}",
-                dataset=self._name,
-                fingerprint=fingerprint("coco-shard", None, [key.encode()]),
-                readers=tuple(
-                    partial(_load, self._folder, self.max_pixels, entry) for entry in entries
-                ),
-                images=tuple((entry.image_id, entry.name) for entry in entries),
-                share=len(entries) / len(self._entries),
-                images_state=self._state_of(entries),
-            )
+        return consecutive_shards(
+            self,
+            [partial(_load, self._folder, self.max_pixels, entry) for entry in self._entries],
+            [(entry.image_id, entry.name) for entry in self._entries],
+            images_per_shard,
+            lambda part: self._state_of(self._entries[part]),
+        )
+
+    @property
+    def _instances(self) -> list[Instance]:
+        entries = (entry for entry in self._entries if isinstance(entry, _Entry))
+        return [instance for entry in entries for instance in entry.instances]
 
     def _state_of(self, entries: Iterable[_Entry | UnreadableImage]) -> str:
         return files_state(
-            (self._folder, name)
+            (self._folder, path)
             for entry in entries
             if isinstance(entry, _Entry)
-            for name in entry.names
+            for path in entry.paths
         )
 
-    def _take(self, raw: CocoFile, limit: int | None) -> tuple[_Entry | UnreadableImage, ...]:
+    def _read_entries(
+        self, file: CocoFile, limit: int | None
+    ) -> tuple[_Entry | UnreadableImage, ...]:
+        rows: dict[int, list[CocoAnnotation]] = {}
+        for row in sorted(file.annotations, key=lambda row: row.id):
+            rows.setdefault(row.image_id, []).append(row)
         entries: list[_Entry | UnreadableImage] = []
-        by_image = raw.by_image()
-        for image_id in sorted(raw.images.keys() | raw.bad_images.keys()):
-            if limit is not None and len(entries) == limit:
+        for image_id in sorted(file.images.keys() | file.unreadable.keys()):
+            if len(entries) == limit:
                 break
-            rows = by_image.get(image_id, [])
-            if image_id in raw.bad_images:
-                why = raw.bad_images[image_id]
-                entries.append(UnreadableImage(image_id, raw.file, why, len(rows)))
+            if image_id in file.unreadable:
+                reason, n_rows = file.unreadable[image_id], len(rows.get(image_id, ()))
+                entries.append(UnreadableImage(image_id, file.name, reason, n_rows))
                 continue
-            image = raw.images[image_id]
-            found = [self._instance(raw, row, image.size_hw) for row in rows]
-            instances = tuple(instance for instance in found if instance is not None)
-            if instances:
-                entries.append(_Entry(image_id, image.names, image.size_hw, instances))
+            image = file.images[image_id]
+            instances = [self._instance(file, row, image) for row in rows.get(image_id, ())]
+            usable = tuple(instance for instance in instances if instance is not None)
+            if usable:
+                entries.append(_Entry(image_id, image.names, image.size_hw, usable))
         return tuple(entries)
 
-    def _instance(
-        self, raw: CocoFile, row: CocoAnnotation, size_hw: tuple[int, int]
-    ) -> Instance | None:
+    def _instance(self, file: CocoFile, row: CocoAnnotation, image: CocoImage) -> Instance | None:
         if row.iscrowd:
-            self._tally.left_out["crowd"] += 1
+            self._log.left_out["crowd"] += 1
             return None
-        where = f"{raw.file}: annotation {row.id}"
-        found = self._tally.usable(where, row, size_hw, extra_px=0)
-        if found is None:
-            return None
-        rle, box, area_px = found
-        category = "" if row.category is None else raw.categories.get(row.category, "")
-        return Instance(row.id, category, area_px, box, rle)
+        category = "" if row.category is None else file.categories.get(row.category, "")
+        where = f"{file.name}: annotation {row.id}"
+        return self._log.instance(where, row, image.size_hw, category=category)
 
 
 def coco_fingerprint(data: bytes, limit: int | None) -> str:
-    """SHA-256 (hex) of an annotation file's bytes and the limit on images."""
+    """SHA-256 (hex) of the bytes of an annotation file and the limit on images."""
     return fingerprint("coco", limit, [data])
 
 
@@ -230,7 +379,7 @@ def _load(folder: Path, max_pixels: int, entry: _Entry | UnreadableImage) -> Loa
     if isinstance(entry, UnreadableImage):
         return LoadedImage(entry)
     try:
-        image = load_from_folder(folder, entry.names, entry.size_hw, max_pixels)
+        image = load_from_folder(folder, entry.paths, entry.size_hw, max_pixels)
     except DataError as error:
         n_instances = len(entry.instances)
         return LoadedImage(UnreadableImage(entry.image_id, entry.name, str(error), n_instances))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -219,6 +220,38 @@ class Dataset(ABC):
 
 
 _NOT_KEPT = UnreadableImage(-1, "", "")
+
+
+def consecutive_shards(
+    dataset: Dataset,
+    readers: Sequence[ImageReader],
+    images: Sequence[tuple[int, str]],
+    images_per_shard: int | None,
+    images_state: Callable[[slice], str] = lambda _: "",
+) -> Iterator[Shard]:
+    """Yields shards of a dataset whose images are all known.
+
+    Args:
+        dataset: The dataset.
+        readers: One per image.
+        images: Id and file name of each image.
+        images_per_shard: As in `Dataset.shards`.
+        images_state: Gives the state of the image files of a slice of the images.
+    """
+    step = images_per_shard or len(readers)
+    for start in range(0, len(readers), step):
+        part = slice(start, start + step)
+        n_images = len(readers[part])
+        key = f"{dataset.fingerprint} {start} {n_images}"
+        yield Shard(
+            name=f"{start:08d}",
+            dataset=dataset.name,
+            fingerprint=hashlib.sha256(key.encode()).hexdigest(),
+            readers=tuple(readers[part]),
+            images=tuple(images[part]),
+            share=n_images / len(readers),
+            images_state=images_state(part),
+        )
 
 
 class ShardDataset(Dataset):

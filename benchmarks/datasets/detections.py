@@ -1,8 +1,7 @@
-"""A detector's boxes from a COCO results file, and the ground truth that they are judged by.
+"""Boxes of a detector from a COCO results file, and the ground truth for their evaluation.
 
-A results file comes from somebody else's detector: what cannot be meant is an error that names the
-entry, and what a detector may well write (a box of no area, an image that is not evaluated) is left
-out and counted.
+Entries of a results file that cannot be valid are errors that name the entry. What a detector may
+well write (a box without area, an image that is not evaluated) is left out and counted.
 """
 
 from __future__ import annotations
@@ -17,11 +16,18 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import Float32Array
-from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.coco_file import CocoAnnotation, CocoFile
+from benchmarks.datasets.coco import CocoAnnotation, CocoDataset, CocoFile
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.masks import Rle, rle_box
-from benchmarks.datasets.parsing import Id, Row, Tally, XywhBox, parse_json, read_file, read_row
+from benchmarks.datasets.parsing import (
+    AnnotationLog,
+    Id,
+    Row,
+    XywhBox,
+    parse_json,
+    read_file,
+    read_row,
+)
 from mobilesam.errors import DataError
 
 _NOT_EVALUATED = "on an image that is not evaluated"
@@ -39,15 +45,15 @@ class _Result(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class TruthMask:
+class GroundTruthMask:
     """One mask of the ground truth.
 
     Attributes:
         image_id: As in the annotation file.
         category_id: As in the annotation file.
-        rle: At the image's own size.
-        area_px: The area that the annotation states, in pixels; it decides the size class.
-        is_crowd: A region of many objects: what is found in it is neither right nor wrong.
+        rle: Mask at the size of the image.
+        area_px: Area stated by the annotation, in pixels; determines the size class.
+        is_crowd: A region of many objects: detections in it are neither right nor wrong.
     """
 
     image_id: int
@@ -58,13 +64,13 @@ class TruthMask:
 
 
 @dataclass(frozen=True, slots=True)
-class TruthImage:
+class GroundTruthImage:
     """One image to be evaluated.
 
     Attributes:
         names: Candidate paths of its file, relative to the folder of images; at least one.
         size_hw: Height and width in pixels.
-        in_dataset: It has a usable instance, so that a `CocoDataset` yields it.
+        in_dataset: Whether it has a usable instance, so that a `CocoDataset` yields it.
     """
 
     names: tuple[str, ...]
@@ -73,18 +79,18 @@ class TruthImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GroundTruth:
     """Ground truth of the images to be evaluated.
 
     Attributes:
         images: By id, ascending.
-        masks: Of these images, crowds included, in the order of the file.
+        masks: Masks of these images, crowds included, in the order of the file.
         categories: All ids that the annotation file defines or that its annotations use.
         n_uncategorised: Number of masks that are left out because they have no category.
     """
 
-    images: Mapping[int, TruthImage]
-    masks: tuple[TruthMask, ...]
+    images: Mapping[int, GroundTruthImage]
+    masks: tuple[GroundTruthMask, ...]
     categories: frozenset[int]
     n_uncategorised: int = 0
 
@@ -96,8 +102,8 @@ class DetectedBox:
     Attributes:
         image_id: As in the annotation file.
         category_id: As in the annotation file.
-        box: (4,) float32 xyxy with half-open edges, in pixels, cut to the image.
-        score: The detector's confidence.
+        box: (4,) float32 xyxy with half-open edges, in pixels, clipped to the image.
+        score: Confidence of the detector.
     """
 
     image_id: int
@@ -111,11 +117,11 @@ class Detections:
     """The usable boxes of a results file.
 
     Attributes:
-        name: The file's name.
-        sha256: Of its bytes (hex).
-        by_image: Boxes of each image in the order of the file; an image without any is absent.
-        left_out: Boxes that are not used, by reason.
-        problems: One line for each of them that is no rectangle on its image.
+        name: Name of the file.
+        sha256: SHA-256 (hex) of its bytes.
+        by_image: Boxes of each image in the order of the file; images without boxes are absent.
+        left_out: Number of unused boxes by reason.
+        problems: One line for each box without area or outside of its image.
     """
 
     name: str
@@ -126,113 +132,110 @@ class Detections:
 
     @property
     def n_boxes(self) -> int:
-        """Usable boxes of all images."""
+        """Number of usable boxes of all images."""
         return sum(map(len, self.by_image.values()))
 
     def summary(self) -> str | None:
-        """One line that counts what is left out; None if nothing is."""
+        """One line with the numbers of unused boxes; None if all are used."""
         parts = [f"{count} {reason}" for reason, count in self.left_out.items()]
         return f"boxes left out: {', '.join(parts)}" if parts else None
 
 
-def read_truth(annotations: Path, dataset: CocoDataset) -> Truth:
+def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
     """Reads the ground truth of a dataset's images from its annotation file.
 
-    Annotations that are empty or malformed are left out, as the dataset leaves them out (and counts
-    them). So are those whose `category_id` is no whole number, since AP is counted by category.
-    Crowd regions stay. Images without any usable instance belong to COCO's evaluation, too,
-    since what is found there is a false alarm: all of them, or those among the images that the
-    dataset's limit has looked at.
+    Empty and malformed annotations are left out, as the dataset leaves them out (and counts them).
+    So are those whose `category_id` is not a whole number, since AP is computed by category. Crowd
+    regions stay. Images without any usable instance belong to COCO's evaluation too, since any
+    detection on them is a false positive: all of them, or those among the images that the limit of
+    the dataset has covered.
 
     Args:
-        annotations: The instances JSON that the dataset was made from, and that it has checked.
-        dataset: Decides how many images are taken.
+        annotations: The instances JSON that the dataset was made from.
+        dataset: Determines which images are taken.
 
     Raises:
         DataError: The file cannot be read, or no annotation has a category.
     """
-    raw = _reopen(annotations, dataset.max_pixels)
-    found = list(_truth_masks(raw))
+    file = _read_again(annotations, dataset.max_pixels)
+    found = list(_masks(file))
     usable = {mask.image_id for _, mask in found if not mask.is_crowd}
     taken = usable.intersection(dataset.image_ids)
-    last = max(dataset.image_ids if len(taken) < len(usable) else raw.images, default=0)
+    last = max(dataset.image_ids if len(taken) < len(usable) else file.images, default=0)
     images = {
-        key: TruthImage(raw.images[key].names, raw.images[key].size_hw, key in taken)
-        for key in sorted(raw.images)
-        if key <= last
+        image_id: GroundTruthImage(image.names, image.size_hw, image_id in taken)
+        for image_id, image in sorted(file.images.items())
+        if image_id <= last
     }
-    inside = [(row.category, mask) for row, mask in found if mask.image_id in images]
-    masks = tuple(mask for category, mask in inside if category is not None)
-    if not any(not mask.is_crowd for mask in masks):
+    inside = [(row, mask) for row, mask in found if mask.image_id in images]
+    masks = tuple(mask for row, mask in inside if row.category is not None)
+    if all(mask.is_crowd for mask in masks):
         raise DataError(
             f"no annotation of {annotations.name} has a category_id that is a whole number; AP is "
-            "counted by category, so give them"
+            "computed by category, so add them"
         )
-    return Truth(
+    return GroundTruth(
         images=images,
         masks=masks,
-        categories=frozenset({*raw.categories, *(mask.category_id for mask in masks)}),
+        categories=frozenset({*file.categories, *(mask.category_id for mask in masks)}),
         n_uncategorised=len(inside) - len(masks),
     )
 
 
-def _reopen(path: Path, max_pixels: int) -> CocoFile:
-    # What is malformed has been told by the dataset, if there is one.
-    return CocoFile(path.name, parse_json(read_file(path), path.name), max_pixels, Tally())
+def _read_again(path: Path, max_pixels: int) -> CocoFile:
+    # Malformed annotations were reported by the dataset, if there is one.
+    return CocoFile(path.name, read_file(path), max_pixels, AnnotationLog())
 
 
-def _truth_masks(raw: CocoFile) -> Iterator[tuple[CocoAnnotation, TruthMask]]:
+def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
     """Yields all usable annotations, crowds included, on usable images.
 
-    For an annotation without a category, the category of the mask is a meaningless value.
+    `category_id` of the mask is meaningless if the annotation has no category.
     """
-    for row in raw.annotations:
-        image = raw.images.get(row.image_id)
-        mask = None if image is None else _truth_mask(row, image.size_hw)
-        if mask is not None:
-            yield row, mask
+    log = AnnotationLog()
+    for row in file.annotations:
+        image = file.images.get(row.image_id)
+        found = None if image is None else log.instance("", row, image.size_hw)
+        if found is not None:
+            yield (
+                row,
+                GroundTruthMask(
+                    row.image_id, row.category or 0, found.rle, found.area_px, bool(row.iscrowd)
+                ),
+            )
 
 
-def _truth_mask(row: CocoAnnotation, size_hw: tuple[int, int]) -> TruthMask | None:
-    # The dataset, if there is one, has reported malformed annotations.
-    found = Tally().usable("", row, size_hw, extra_px=0)
-    if found is None:
-        return None
-    rle, _, area_px = found
-    return TruthMask(
-        image_id=row.image_id,
-        category_id=row.category or 0,
-        rle=rle,
-        area_px=area_px,
-        is_crowd=bool(row.iscrowd),
-    )
-
-
-def read_detections(path: Path, truth: Truth) -> Detections:
+def read_detections(path: Path, truth: GroundTruth) -> Detections:
     """Reads a COCO results file.
 
-    It is a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`; what else an entry
-    holds is not looked at. Boxes are cut to their image. Left out and counted: boxes without area,
-    boxes outside of their image, and boxes on images that are not evaluated (results of all of
-    val2017 can be given for a part of it).
+    It is a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`; other keys are
+    ignored. Boxes are clipped to their image. Left out and counted: boxes without area, boxes
+    outside of their image, and boxes on images that are not evaluated (results of all of val2017
+    can be given for a part of it).
 
     Raises:
-        DataError: The file is missing, not JSON or not a list, an entry lacks a key or holds what
-            is not a number, a category is unknown, or no box is usable.
+        DataError: The file is missing, not JSON or not a list, an entry is malformed, a category is
+            unknown, or no box is usable.
     """
     data = read_file(path)
+    entries = parse_json(data, path.name)
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path.name} is not a list of detections; a COCO results file is "
+            '[{"image_id", "category_id", "bbox", "score"}, ...]'
+        )
     by_image: dict[int, list[DetectedBox]] = {}
     left_out: Counter[str] = Counter()
     problems: list[str] = []
-    for index, row in enumerate(_entries(data, path.name)):
+    for index, entry in enumerate(entries):
         where = f"{path.name}: detection number {index}"
-        detected = _read_entry(row, where, truth)
+        detected = _read_entry(entry, where, truth)
         if isinstance(detected, DetectedBox):
             by_image.setdefault(detected.image_id, []).append(detected)
             continue
         left_out[detected] += 1
         if detected != _NOT_EVALUATED:
-            problems.append(f"{where}: box {row['bbox']} is {detected}")
+            problems.append(f"{where}: box {entry['bbox']} is {detected}")
     if not by_image:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(
@@ -242,63 +245,54 @@ def read_detections(path: Path, truth: Truth) -> Detections:
     return Detections(
         name=path.name,
         sha256=hashlib.sha256(data).hexdigest(),
-        by_image={key: tuple(by_image[key]) for key in sorted(by_image)},
+        by_image={image_id: tuple(by_image[image_id]) for image_id in sorted(by_image)},
         left_out=dict(left_out),
         problems=tuple(problems),
     )
 
 
-def _entries(data: bytes, name: str) -> list[Any]:
-    document = parse_json(data, name)
-    if not isinstance(document, list):
+def _read_entry(entry: object, where: str, truth: GroundTruth) -> DetectedBox | str:
+    """Returns a usable box, or the reason why it is left out."""
+    result = read_row(_Result, entry, where)
+    if result.category_id not in truth.categories:
         raise DataError(
-            f"{name} is not a list of detections; a COCO results file is "
-            '[{"image_id", "category_id", "bbox", "score"}, ...]'
-        )
-    return document
-
-
-def _read_entry(row: object, where: str, truth: Truth) -> DetectedBox | str:
-    """A usable box, or why it is left out."""
-    found = read_row(_Result, row, where)
-    if found.category_id not in truth.categories:
-        raise DataError(
-            f"{where} has category_id {found.category_id}, which the annotations do not define; "
+            f"{where} has category_id {result.category_id}, which the annotations do not define; "
             "map the detector's classes to the ids of `categories` (COCO's 80 run from 1 to 90, "
             "with gaps)"
         )
-    if found.image_id not in truth.images:
+    if result.image_id not in truth.images:
         return _NOT_EVALUATED
-    x, y, width, height = found.bbox
+    x, y, width, height = result.bbox
     if width <= 0 or height <= 0:
         return _NO_AREA
-    rows, columns = truth.images[found.image_id].size_hw
+    rows, columns = truth.images[result.image_id].size_hw
     edges = np.clip((x, y, x + width, y + height), 0, (columns, rows, columns, rows))
     box = edges.astype(np.float32)
     if not (edges[2:] > edges[:2]).all():
         return _OUTSIDE
     if not (box[2:] > box[:2]).all():
-        return _NO_AREA  # float32, which models take, leaves none of it
-    return DetectedBox(found.image_id, found.category_id, box, found.score)
+        return _NO_AREA  # in float32, the input type of models
+    return DetectedBox(result.image_id, result.category_id, box, result.score)
 
 
 def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox, ...]:
-    """The highest scores among the boxes of one image, at most `limit` of each category.
+    """Returns the boxes of one image with the highest scores, at most `limit` of each category.
 
-    pycocotools applies its limit to each category of an image, and so does this: no other box can
-    count. Of equal scores the first in the file is kept, as there. The order of the file stays.
+    pycocotools applies its limit to each category of an image, too, so no other box affects AP. Of
+    equal scores the first in the file is kept, as there. The order of the file is kept.
     """
     kept: list[int] = []
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for index in sorted(range(len(boxes)), key=lambda index: -boxes[index].score):
-        if seen[boxes[index].category_id] < limit:
-            seen[boxes[index].category_id] += 1
+        category_id = boxes[index].category_id
+        if counts[category_id] < limit:
+            counts[category_id] += 1
             kept.append(index)
     return tuple(boxes[index] for index in sorted(kept))
 
 
 def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
-    """A perfect detector: the boxes of an annotation file as a COCO results file, score 1.
+    """Returns the boxes of an annotation file as the COCO results of a perfect detector, score 1.
 
     Crowd, empty and malformed annotations are left out, as are annotations without a category,
     which a results file requires. An annotation without a box, or with a box without extent, gets
@@ -307,26 +301,25 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: The file cannot be read, is not an instances file, or contains no usable box.
     """
-    found = list(_perfect(_reopen(path, MAX_PIXELS)))
-    if not found:
-        raise DataError(
-            f"{path.name} gives no box: no annotation has a mask, a category_id that is a whole "
-            "number, and is no crowd region"
-        )
-    return found
-
-
-def _perfect(raw: CocoFile) -> Iterator[dict[str, Any]]:
-    for row, mask in _truth_masks(raw):
+    results = []
+    for row, mask in _masks(_read_again(path, MAX_PIXELS)):
         if mask.is_crowd or row.category is None:
             continue
         bbox = row.bbox
         if bbox is None or bbox[2] <= 0 or bbox[3] <= 0:
-            x0, y0, x1, y1 = (float(value) for value in rle_box(mask.rle))
+            x0, y0, x1, y1 = rle_box(mask.rle).tolist()
             bbox = [x0, y0, x1 - x0, y1 - y0]
-        yield {
-            "image_id": mask.image_id,
-            "category_id": mask.category_id,
-            "bbox": bbox,
-            "score": 1.0,
-        }
+        results.append(
+            {
+                "image_id": mask.image_id,
+                "category_id": mask.category_id,
+                "bbox": bbox,
+                "score": 1.0,
+            }
+        )
+    if not results:
+        raise DataError(
+            f"{path.name} gives no box: no annotation has a mask, a category_id that is a whole "
+            "number, and is no crowd region"
+        )
+    return results

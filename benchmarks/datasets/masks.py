@@ -135,7 +135,7 @@ def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> Non
     steps = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1)
     if steps.sum() > MAX_OUTLINE_PX:
         raise DataError(
-            f"polygon {index} has an outline of {steps.sum():.3g} px; mend or remove it"
+            f"polygon {index} has an outline of {steps.sum():.3g} px; correct or remove it"
         )
 
 

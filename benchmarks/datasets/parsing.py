@@ -1,4 +1,4 @@
-"""Reads annotation files that may hold anything: what is refused is named with its place."""
+"""Parses and validates annotation files; errors name file, place and problem."""
 
 from __future__ import annotations
 
@@ -20,13 +20,26 @@ from pydantic import (
 )
 
 from baselines.interface import Float32Array
+from benchmarks.datasets.dataset import Instance
 from benchmarks.datasets.limits import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
 from mobilesam.errors import DataError, UsageError
 from mobilesam.validation import first_problem
 
 MALFORMED = "malformed"
-"""Reason for which something is left out that should not have been there."""
+"""Reason for leaving out an annotation that is not valid."""
+
+_NORMALISED = "normalised? give pixels, x times the width and y times the height"
+# Share of boxes beyond their image above which `bbox` is likely to be xyxy; real files have a few.
+_BEYOND_SHARE = 0.2
+# First bytes of compressed files, with the format and the tool that unpacks it.
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\x00": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
+}
 
 
 def whole(value: object) -> object:
@@ -36,21 +49,21 @@ def whole(value: object) -> object:
 
 Id = Annotated[int, BeforeValidator(whole), Field(ge=-(2**63), lt=2**63)]
 LengthPx = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=2**31)]
-# Beyond 1e9 px a float32 could overflow, and nothing is that large.
+# Beyond 1e9 px a float32 could overflow, and no image is that large.
 CoordinatePx = Annotated[float, Field(gt=-1e9, lt=1e9)]
 XywhBox = Annotated[list[CoordinatePx], Field(min_length=4, max_length=4)]
-# A name that breaks a line, or that no file can have, would break messages and records.
+# Control characters would break messages and records.
 FileName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Row(BaseModel):
-    """Base of what somebody else's JSON holds: no type is guessed, no NaN; more keys may follow."""
+    """Base of models of foreign JSON: strict types, no NaN, unknown keys ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Shape(Row):
-    """What COCO's and SA-1B's annotations have in common; the mask is checked where it is read."""
+class AnnotationRow(Row):
+    """Fields common to annotations of COCO and SA-1B; the mask is checked when it is read."""
 
     id: Id
     segmentation: Any
@@ -58,89 +71,108 @@ class Shape(Row):
     area: float | None = None
 
 
-Usable = tuple[Rle, Float32Array, float] | None
-"""Mask, (4,) float32 xyxy box with half-open edges, and area in pixels as it is stated."""
-
 RowT = TypeVar("RowT", bound=Row)
-
-_NORMALISED = "normalised? give pixels, x times the width and y times the height"
-# In real files, some boxes reach out of their image.
-_BEYOND_SHARE = 0.2
-_COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"PK\x03\x04": ("zip", "unzip"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ\x00": ("xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
-}
-"""First bytes of unsupported compressed files, with the format and the tool that unpacks it."""
 
 
 def read_row(kind: type[RowT], value: object, where: str) -> RowT:
-    """Checks a part of a JSON document.
+    """Validates a part of a JSON document.
 
     Args:
-        kind: What it should be.
-        value: The part.
+        kind: Expected model.
+        value: Part of the document.
         where: File and place, for the message.
 
     Raises:
-        DataError: It is something else; says what and where.
+        DataError: The value does not match the model.
     """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise DataError(f"{where}: {first_problem(error)}; mend or remove it") from error
+        raise DataError(f"{where}: {first_problem(error)}; correct or remove it") from error
 
 
-class Tally:
-    """Counts the annotations of a dataset that are not used, and says why of the malformed ones.
+class AnnotationLog:
+    """Converts annotations to instances; counts the unused ones and lists the malformed ones.
 
     Args:
-        reasons: All that can occur, so that each has a count from the start.
+        reasons: Reasons that are counted from the start, with 0.
 
     Attributes:
-        left_out: Annotations by reason.
+        left_out: Number of unused annotations by reason.
         problems: One line for each of the first malformed annotations.
-        n_used: Annotations that are used.
-        n_no_mask: Empty annotations whose `segmentation` is an empty list.
-        n_normalised: Annotations whose polygons lie between 0 and 1 in a larger image.
-        n_boxes: Used annotations that have a box.
-        n_beyond: Those of `n_boxes` whose box ends beyond the right or lower edge of the image.
     """
 
     def __init__(self, *reasons: str) -> None:
         self.left_out = Counter(dict.fromkeys(reasons, 0))
         self.problems: list[str] = []
-        self.n_used = 0
-        self.n_no_mask = 0
-        self.n_normalised = 0
-        self.n_boxes = 0
-        self.n_beyond = 0
+        # `used`, `boxes` and `boxes beyond` of used annotations; `no mask` and `normalised` of
+        # empty ones.
+        self._counts: Counter[str] = Counter()
 
-    def add(self, other: Tally) -> None:
-        """Adds the counts of another tally."""
-        self.left_out.update(other.left_out)
-        self.problems.extend(other.problems[: MAX_PROBLEMS - len(self.problems)])
-        self.n_used += other.n_used
-        self.n_no_mask += other.n_no_mask
-        self.n_normalised += other.n_normalised
-        self.n_boxes += other.n_boxes
-        self.n_beyond += other.n_beyond
+    def malformed(self, problem: str) -> None:
+        """Records a malformed annotation."""
+        self.left_out[MALFORMED] += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+    def instance(
+        self,
+        where: str,
+        row: AnnotationRow,
+        size_hw: tuple[int, int],
+        *,
+        category: str = "",
+        points: Float32Array | None = None,
+        inclusive_maxima: bool = False,
+    ) -> Instance | None:
+        """Converts an annotation.
+
+        Args:
+            where: File and annotation, for messages.
+            row: The annotation.
+            size_hw: Height and width of its image, in pixels.
+            category: Name of its category.
+            points: Points stored with it.
+            inclusive_maxima: The box includes its maxima, as in SA-1B: add 1 to width and height.
+
+        Returns:
+            None, counted as `malformed` or `empty`, if the annotation cannot be used.
+        """
+        try:
+            rle = segmentation_to_rle(row.segmentation, size_hw)
+            area_px = rle_area_px(rle)
+            is_normalised = _is_normalised(row.segmentation, size_hw)
+            if area_px == 0 or is_normalised:
+                self.left_out["empty"] += 1
+                self._counts["normalised"] += is_normalised
+                self._counts["no mask"] += row.segmentation == []
+                return None
+            box = _box_of(row.bbox, rle, size_hw, int(inclusive_maxima))
+        except DataError as error:
+            self.malformed(f"{where}: {error}")
+            return None
+        self._counts["used"] += 1
+        if row.bbox is not None:
+            x, y, width, height = row.bbox
+            is_beyond = x + width > size_hw[1] + 1 or y + height > size_hw[0] + 1
+            self._counts["boxes"] += 1
+            self._counts["boxes beyond"] += is_beyond
+        area = float(area_px if row.area is None else row.area)
+        return Instance(row.id, category, area, box, rle, points)
 
     @property
-    def why_nothing(self) -> str:
-        """Why no annotation can be used: counts by reason, and the first malformed annotation."""
-        total = self.n_used + self.left_out.total()
+    def why_unusable(self) -> str:
+        """Why no annotation is usable: counts by reason, and the first malformed annotation."""
+        total = self._counts["used"] + self.left_out.total()
         if total == 0:
             return "there is none"
-        n_no_pixel = self.left_out["empty"] - self.n_no_mask - self.n_normalised
+        n_no_mask, n_normalised = self._counts["no mask"], self._counts["normalised"]
         # The caller's message names the file, so it is removed from the start of the problem.
         first = f" (first: {self.problems[0].partition(': ')[2]})" if self.problems else ""
         parts = {
-            "have no mask: boxes only?": self.n_no_mask,
-            f"have polygons between 0 and 1: {_NORMALISED}": self.n_normalised,
-            "have a mask without a pixel": n_no_pixel,
+            "have no mask: boxes only?": n_no_mask,
+            f"have polygons between 0 and 1: {_NORMALISED}": n_normalised,
+            "have a mask without a pixel": self.left_out["empty"] - n_no_mask - n_normalised,
             "are crowd regions": self.left_out["crowd"],
             f"are malformed{first}": self.left_out[MALFORMED],
         }
@@ -150,53 +182,15 @@ class Tally:
     def hints(self) -> tuple[str, ...]:
         """Hints about likely mistakes in the annotations, one line each."""
         found = []
-        if self.n_normalised:
-            found.append(f"{self.n_normalised} annotations have polygons between 0 and 1: "
-                         f"{_NORMALISED}")  # fmt: skip
-        if self.n_beyond > _BEYOND_SHARE * self.n_boxes:
+        n_normalised, n_boxes = self._counts["normalised"], self._counts["boxes"]
+        if n_normalised:
+            found.append(f"{n_normalised} annotations have polygons between 0 and 1: {_NORMALISED}")
+        if self._counts["boxes beyond"] > _BEYOND_SHARE * n_boxes:
             found.append(
-                f"{self.n_beyond} of {self.n_boxes} boxes end beyond their image: COCO's bbox is "
-                "[x, y, width, height]; are these [x0, y0, x1, y1]?"
+                f"{self._counts['boxes beyond']} of {n_boxes} boxes end beyond their image: COCO's "
+                "bbox is [x, y, width, height]; are these [x0, y0, x1, y1]?"
             )
         return tuple(found)
-
-    def malformed(self, why: str) -> None:
-        """Counts one that should not have been there."""
-        self.left_out[MALFORMED] += 1
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(why)
-
-    def usable(self, where: str, row: Shape, size_hw: tuple[int, int], extra_px: int) -> Usable:
-        """Reads mask and box of an annotation.
-
-        Args:
-            where: File and annotation, for messages.
-            row: The annotation.
-            size_hw: Size of its image, in pixels.
-            extra_px: Added to width and height of the box: 1 where maxima are inclusive (SA-1B),
-                else 0.
-
-        Returns:
-            What can be used; None, counted as `malformed` or `empty`, if nothing can.
-        """
-        try:
-            rle = segmentation_to_rle(row.segmentation, size_hw)
-            area_px = rle_area_px(rle)
-            is_normalised = _is_normalised(row.segmentation, size_hw)
-            self.n_normalised += is_normalised
-            if area_px == 0 or is_normalised:
-                self.left_out["empty"] += 1
-                self.n_no_mask += row.segmentation == []
-                return None
-            box = _box_of(row.bbox, rle, size_hw, extra_px)
-        except DataError as error:
-            self.malformed(f"{where}: {error}")
-            return None
-        self.n_used += 1
-        if row.bbox is not None:
-            self.n_boxes += 1
-            self.n_beyond += _ends_beyond(row.bbox, size_hw)
-        return rle, box, float(area_px if row.area is None else row.area)
 
 
 def _is_normalised(segmentation: object, size_hw: tuple[int, int]) -> bool:
@@ -206,19 +200,12 @@ def _is_normalised(segmentation: object, size_hw: tuple[int, int]) -> bool:
     return all(0 <= value <= 1 for polygon in segmentation for value in polygon)
 
 
-def _ends_beyond(bbox: Sequence[float], size_hw: tuple[int, int]) -> bool:
-    """Whether a box ends more than a pixel beyond the right or lower edge of its image."""
-    x, y, width, height = bbox
-    return x + width > size_hw[1] + 1 or y + height > size_hw[0] + 1
-
-
 def _box_of(
     bbox: Sequence[float] | None, rle: Rle, size_hw: tuple[int, int], extra_px: int
 ) -> Float32Array:
-    """An annotation's xywh as (4,) float32 xyxy with half-open edges, not cut to the image.
+    """Converts xywh to (4,) float32 xyxy with half-open edges, not clipped to the image.
 
-    The tight box of its mask is used where `bbox` is missing or has no extent, be it that float32
-    leaves none of it.
+    The tight box of the mask replaces a missing `bbox`, and one without extent in float32.
     """
     if bbox is None:
         return rle_box(rle)
@@ -234,7 +221,11 @@ def _box_of(
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a whole file, or says why it cannot be read."""
+    """Reads a whole file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -242,7 +233,11 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_json(data: bytes, name: str) -> object:
-    """Parses JSON, or says where it goes wrong."""
+    """Parses JSON.
+
+    Raises:
+        DataError: It is compressed or not valid.
+    """
     for magic, (kind, program) in _COMPRESSED.items():
         if data.startswith(magic):
             raise DataError(f"{name} is compressed ({kind}); unpack it first, with {program}")
@@ -262,6 +257,10 @@ def fingerprint(kind: str, limit: int | None, parts: Iterable[bytes]) -> str:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuses a limit below one."""
+    """Rejects a limit below 1.
+
+    Raises:
+        UsageError: The limit is below 1.
+    """
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} images leaves nothing; give 1 or more")

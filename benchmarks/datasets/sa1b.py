@@ -35,12 +35,12 @@ from benchmarks.datasets.dataset import (
 from benchmarks.datasets.images import check_pixels, load_image
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import (
+    AnnotationLog,
+    AnnotationRow,
     CoordinatePx,
     Id,
     LengthPx,
     Row,
-    Shape,
-    Tally,
     check_limit,
     fingerprint,
     parse_json,
@@ -67,7 +67,7 @@ class _Document(Row):
     annotations: list[Any]
 
 
-class _Annotation(Shape):
+class _Annotation(AnnotationRow):
     point_coords: list[Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]] | None = (
         None
     )
@@ -254,7 +254,7 @@ def _load(item: _Item, max_pixels: int) -> LoadedImage:
     """Reads one image with its annotations."""
     if isinstance(item, UnreadableImage):
         return LoadedImage(item)
-    tally = Tally()
+    log = AnnotationLog()
     sample: Sample | UnreadableImage
     n_instances = 0
     try:
@@ -266,19 +266,19 @@ def _load(item: _Item, max_pixels: int) -> LoadedImage:
             )
         size_hw = document.image.height, document.image.width
         check_pixels(item.name, size_hw, max_pixels)
-        instances = tuple(_instances(file, document.annotations, size_hw, tally))
+        instances = tuple(_instances(file, document.annotations, size_hw, log))
         n_instances = len(instances)
         if not instances:
-            raise DataError(f"{file} has no usable annotation: {tally.why_nothing}")
+            raise DataError(f"{file} has no usable annotation: {log.why_unusable}")
         image = load_image(item.image.read(), item.name, size_hw, max_pixels)
         sample = Sample(item.image_id, item.name, image, instances)
     except DataError as error:
         sample = UnreadableImage(item.image_id, item.name, str(error), n_instances)
-    return LoadedImage(sample, dict(+tally.left_out), tuple(tally.problems))
+    return LoadedImage(sample, dict(log.left_out), tuple(log.problems))
 
 
 def _instances(
-    file: str, values: Sequence[object], size_hw: tuple[int, int], tally: Tally
+    file: str, values: Sequence[object], size_hw: tuple[int, int], log: AnnotationLog
 ) -> Iterator[Instance]:
     """Yields the usable annotations of one image by ascending id."""
     rows: dict[int, _Annotation] = {}
@@ -289,15 +289,15 @@ def _instances(
             if row.id in rows:
                 raise DataError(f"{where}: annotation id {row.id} is given twice")
         except DataError as error:
-            tally.malformed(str(error))
+            log.malformed(str(error))
         else:
             rows[row.id] = row
     for row_id, row in sorted(rows.items()):
-        found = tally.usable(f"{file}: annotation {row_id}", row, size_hw, extra_px=1)
+        where = f"{file}: annotation {row_id}"
+        points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
+        found = log.instance(where, row, size_hw, points=points, inclusive_maxima=True)
         if found is not None:
-            rle, box, area_px = found
-            points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
-            yield Instance(row_id, "", area_px, box, rle, points)
+            yield found
 
 
 def _find_sources(root: Path) -> list[Path]:

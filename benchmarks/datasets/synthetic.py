@@ -7,7 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.datasets.dataset import Dataset, Instance, LoadedImage, Sample, Shard
+from benchmarks.datasets.dataset import (
+    Dataset,
+    Instance,
+    LoadedImage,
+    Sample,
+    Shard,
+    consecutive_shards,
+)
 from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.parsing import fingerprint
 from benchmarks.datasets.scene import (
@@ -95,18 +102,10 @@ class SyntheticDataset(Dataset):
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of consecutive scenes."""
-        step = images_per_shard or self._n_images
-        for start in range(0, self._n_images, step):
-            indices = range(start, min(start + step, self._n_images))
-            key = f"{self.fingerprint} {indices}"
-            yield Shard(
-                name=f"{start:08d}",
-                dataset=self.name,
-                fingerprint=fingerprint("synthetic-shard", None, [key.encode()]),
-                readers=tuple(partial(_load, self, index) for index in indices),
-                images=tuple((index, _file_name(index)) for index in indices),
-                share=len(indices) / self._n_images,
-            )
+        indices = range(self._n_images)
+        readers = [partial(_load, self, index) for index in indices]
+        images = [(index, _file_name(index)) for index in indices]
+        return consecutive_shards(self, readers, images, images_per_shard)
 
 
 def _load(dataset: SyntheticDataset, index: int) -> LoadedImage:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import Rle
 from benchmarks.records.record import BySize
 
@@ -70,7 +70,7 @@ class AverageRecall:
 
 def average_precision(
     sizes_hw: Mapping[int, tuple[int, int]],
-    truth: Sequence[TruthMask],
+    truth: Sequence[GroundTruthMask],
     found: Sequence[FoundMask],
 ) -> AveragePrecision:
     """Computes COCO's AP of masks: IoU 0.5 to 0.95, by category, 100 masks a category of an image.
@@ -89,7 +89,7 @@ def average_precision(
 
 def average_recall(
     sizes_hw: Mapping[int, tuple[int, int]],
-    truth: Sequence[TruthMask],
+    truth: Sequence[GroundTruthMask],
     found: Sequence[FoundMask],
     limits: Sequence[int],
 ) -> AverageRecall:
@@ -122,7 +122,7 @@ def _by_size(values: Sequence[float | None]) -> BySize:
 
 def _evaluate(
     sizes_hw: Mapping[int, tuple[int, int]],
-    truth: Sequence[TruthMask],
+    truth: Sequence[GroundTruthMask],
     found: Sequence[FoundMask],
     agnostic_limits: Sequence[int] | None = None,
 ) -> Any:
@@ -152,7 +152,7 @@ def _evaluate(
     return evaluation
 
 
-def _annotation(number: int, mask: TruthMask) -> dict[str, Any]:
+def _annotation(number: int, mask: GroundTruthMask) -> dict[str, Any]:
     return {
         "id": number,
         "image_id": mask.image_id,

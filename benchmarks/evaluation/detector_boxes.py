@@ -28,12 +28,12 @@ from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.detections import (
     DetectedBox,
     Detections,
-    Truth,
-    TruthImage,
+    GroundTruth,
+    GroundTruthImage,
     best_boxes,
     boxes_from_annotations,
     read_detections,
-    read_truth,
+    read_ground_truth,
 )
 from benchmarks.datasets.images import files_state, load_from_folder
 from benchmarks.datasets.masks import encode_mask
@@ -108,7 +108,7 @@ class _Task:
     """All that is the same for every model."""
 
     source: DetectorInput
-    truth: Truth
+    truth: GroundTruth
     detections: Detections
     mask: MaskChoice
     out: Path
@@ -155,7 +155,7 @@ def evaluate_detections(
     Raises:
         DataError: The detections or annotations are unusable.
     """
-    truth = read_truth(source.annotations, source.dataset)
+    truth = read_ground_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
     task = _Task(source, truth, detections, mask, out, reporter)
     _report_left_out(task)
@@ -367,7 +367,7 @@ def _state_of_others(task: _Task) -> str:
 
 
 def _read(
-    folder: Path, image_id: int, image: TruthImage, max_pixels: int
+    folder: Path, image_id: int, image: GroundTruthImage, max_pixels: int
 ) -> Sample | UnreadableImage:
     name = image.names[0]
     try:

@@ -19,7 +19,7 @@ from baselines.interface import MaskRecord, Segmenter
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
-from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.parsing import check_limit
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
@@ -49,7 +49,7 @@ class _Tally:
 
     trials: Trials
     sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
-    truth: list[TruthMask] = field(default_factory=list)
+    truth: list[GroundTruthMask] = field(default_factory=list)
     found: list[FoundMask] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
     unread: list[Failure] = field(default_factory=list)
@@ -217,10 +217,10 @@ def size_of(sample: Sample) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def truth_of(sample: Sample, image_id: int = 0) -> list[TruthMask]:
+def truth_of(sample: Sample, image_id: int = 0) -> list[GroundTruthMask]:
     """The objects of an image, whatever their category."""
     return [
-        TruthMask(image_id, AGNOSTIC, instance.rle, instance.area_px)
+        GroundTruthMask(image_id, AGNOSTIC, instance.rle, instance.area_px)
         for instance in sample.instances
     ]
 

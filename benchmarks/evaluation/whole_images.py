@@ -15,7 +15,7 @@ from baselines.interface import Segmenter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
-from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.evaluation.coco_eval import FoundMask, average_recall
 from benchmarks.evaluation.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.evaluation.prefetch import Lanes
@@ -117,7 +117,7 @@ class _Asked:
     image_id: int
     name: str
     size_hw: tuple[int, int]
-    truth: list[TruthMask]
+    truth: list[GroundTruthMask]
     answers: tuple[tuple[str, float, list[FoundMask]], ...]
 
     @property

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from baselines.interface import UInt8Array
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
-from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.records.statistics import Spread, median_spread, spread_fields
@@ -183,7 +183,7 @@ def _recall(
         for number, sample in enumerate(samples)
     }
     truth = [
-        TruthMask(number, AGNOSTIC, instance.rle, instance.area_px)
+        GroundTruthMask(number, AGNOSTIC, instance.rle, instance.area_px)
         for number, sample in enumerate(samples)
         for instance in sample.instances
     ]

@@ -96,7 +96,7 @@ def check_samples(dataset: Any) -> bool:
 
 def read_coco(data: bytes, folder: Path) -> bool:
     from benchmarks.datasets.coco import CocoDataset
-    from benchmarks.datasets.detections import boxes_from_annotations, read_truth
+    from benchmarks.datasets.detections import boxes_from_annotations, read_ground_truth
 
     path = folder / "instances.json"
     path.write_bytes(data)
@@ -104,7 +104,7 @@ def read_coco(data: bytes, folder: Path) -> bool:
         (folder / name).write_bytes(samples.picture())
     dataset = CocoDataset(folder, path, max_pixels=MAX_PIXELS)
     is_bad = check_samples(dataset)
-    truth = read_truth(path, dataset)
+    truth = read_ground_truth(path, dataset)
     assert sum(image.in_dataset for image in truth.images.values()) <= dataset.n_images
     json.dumps(boxes_from_annotations(path), allow_nan=False)
     return is_bad
@@ -112,12 +112,12 @@ def read_coco(data: bytes, folder: Path) -> bool:
 
 def read_results(data: bytes, folder: Path) -> None:
     from benchmarks.datasets.coco import CocoDataset
-    from benchmarks.datasets.detections import read_detections, read_truth
+    from benchmarks.datasets.detections import read_detections, read_ground_truth
 
     annotations, path = folder / "instances.json", folder / "boxes.json"
     annotations.write_text(json.dumps(samples.coco()))
     path.write_bytes(data)
-    found = read_detections(path, read_truth(annotations, CocoDataset(folder, annotations)))
+    found = read_detections(path, read_ground_truth(annotations, CocoDataset(folder, annotations)))
     for boxes in found.by_image.values():
         for box in boxes:
             assert (box.box[2:] > box.box[:2]).all()

@@ -350,7 +350,7 @@ def test_an_image_without_any_name_is_bad(opened, url):
     del content["images"][1]["file_name"]
     content["images"][1]["coco_url"] = url
     bad, good = opened(content).samples()
-    assert bad.reason == "image number 1: file_name: Field required; mend or remove it"
+    assert bad.reason == "image number 1: file_name: Field required; correct or remove it"
     assert isinstance(good, Sample)
 
 

@@ -13,7 +13,7 @@ from benchmarks.datasets.detections import (
     Detections,
     boxes_from_annotations,
     read_detections,
-    read_truth,
+    read_ground_truth,
 )
 from mobilesam.errors import DataError
 
@@ -30,7 +30,9 @@ class Files:
 
     def read(self) -> Detections:
         dataset = CocoDataset(self._scenes.images, self._scenes.annotations)
-        return read_detections(self.detections, read_truth(self._scenes.annotations, dataset))
+        return read_detections(
+            self.detections, read_ground_truth(self._scenes.annotations, dataset)
+        )
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: An
     del document["categories"]
     scenes.write(document)
     dataset = CocoDataset(scenes.images, scenes.annotations)
-    truth = read_truth(scenes.annotations, dataset)
+    truth = read_ground_truth(scenes.annotations, dataset)
     assert dataset.n_instances == n
     assert (len(truth.masks), truth.n_uncategorised) == (n - 2, 2)
     assert 4711 in truth.categories
@@ -114,8 +116,8 @@ def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: An
     scenes.write(document)
     with pytest.raises(DataError, match=r"instances\.json gives no box"):
         boxes_from_annotations(scenes.annotations)
-    with pytest.raises(DataError, match="AP is counted by category"):
-        read_truth(scenes.annotations, CocoDataset(scenes.images, scenes.annotations))
+    with pytest.raises(DataError, match="AP is computed by category"):
+        read_ground_truth(scenes.annotations, CocoDataset(scenes.images, scenes.annotations))
 
 
 def test_a_missing_file_is_an_error(files: Files) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from baselines.interface import BoolArray
-from benchmarks.datasets.detections import DetectedBox, TruthMask, best_boxes
+from benchmarks.datasets.detections import DetectedBox, GroundTruthMask, best_boxes
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation import coco_eval
 from benchmarks.evaluation.coco_eval import (
@@ -86,7 +86,7 @@ def recall_of(
     truth: Sequence[Sequence[BoolArray]], answers: Sequence[Answer], limits: Sequence[int]
 ) -> AverageRecall:
     expected = [
-        TruthMask(image, index % 3, encode_mask(mask), float(mask.sum()))
+        GroundTruthMask(image, index % 3, encode_mask(mask), float(mask.sum()))
         for image, objects in enumerate(truth)
         for index, mask in enumerate(objects)
     ]
@@ -146,7 +146,7 @@ def with_areas(evaluate: Any) -> Any:
 def test_the_summary_of_pycocotools_says_the_same_at_its_own_limits() -> None:
     rng = np.random.default_rng(0)
     truth = [
-        TruthMask(image, 1, encode_mask(mask), float(mask.sum()))
+        GroundTruthMask(image, 1, encode_mask(mask), float(mask.sum()))
         for image in range(3)
         for mask in random_blocks(rng, 5)
     ]
@@ -174,7 +174,7 @@ def test_the_best_100_of_a_category_are_all_that_counts() -> None:
     assert [box.category_id for box in kept].count(1) == 100
     assert [box.category_id for box in kept].count(2) == 4
     masks = {id(box): rng.random((6, 6)) < 0.6 for box in boxes}
-    truth = [TruthMask(0, 1, encode_mask(rng.random((6, 6)) < 0.6), 20.0) for _ in range(9)]
+    truth = [GroundTruthMask(0, 1, encode_mask(rng.random((6, 6)) < 0.6), 20.0) for _ in range(9)]
 
     def ap(chosen: tuple[DetectedBox, ...]) -> object:
         found = [FoundMask(0, b.category_id, encode_mask(masks[id(b)]), b.score) for b in chosen]

@@ -16,7 +16,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import MaskRecord, UInt8Array
 from baselines.options import ModelOptions
 from benchmarks.datasets.dataset import Sample
-from benchmarks.datasets.detections import TruthMask
+from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
@@ -199,12 +199,12 @@ def test_recall_adds_up_over_images(drawn: list[Any], area: float) -> None:
     for number, (objects, masks) in enumerate(drawn):
         sizes[number] = (40, 40)
         # A stated area on the border between two sizes belongs to both.
-        own = [TruthMask(number, AGNOSTIC, encode_mask(mask), area) for mask in objects]
+        own = [GroundTruthMask(number, AGNOSTIC, encode_mask(mask), area) for mask in objects]
         given_masks = [FoundMask(number, AGNOSTIC, encode_mask(m), score) for m, score in masks]
         truth += own
         found += given_masks
         alone = [FoundMask(0, AGNOSTIC, each.rle, each.score) for each in given_masks]
-        at_zero = [TruthMask(0, AGNOSTIC, each.rle, each.area_px) for each in own]
+        at_zero = [GroundTruthMask(0, AGNOSTIC, each.rle, each.area_px) for each in own]
         asked = _Asked(number, str(number), (40, 40), at_zero, (("model", 1.0, alone),))
         rows += _score(asked)
     if not truth:
