@@ -1,15 +1,22 @@
-"""The paper's Figures 4, 5 and 6: the same prompts to every model, and its answers as rows.
+"""The paper's Figures 4, 5 and 6: masks of all models for the same images, side by side.
 
-Figure 4 shows masks for a point, Figure 5 for a box, Figure 6 segment everything.
+Figure 4 shows masks for a point, Figure 5 for a box, Figure 6 segment everything. Each is written
+with a JSON document that states the origin of everything in it.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,20 +27,21 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import attribution
-from benchmarks.paper.figure_pictures import Picture, prompts_text
-from benchmarks.report.mask_grid import MaskPanel, MaskRow
+from benchmarks.paper.figure_images import FigureImage, prompts_text
+from benchmarks.records.environment import git_state, library_versions
+from benchmarks.records.record import write_atomic
+from benchmarks.report.mask_grid import MaskPanel, MaskRow, write_grid
 from benchmarks.tables.record_queries import shipped_notes, weights_label
 from mobilesam.errors import BenchError, UsageError
 
 FigureKind = Literal["point", "box", "everything"]
-Key = tuple[FigureKind, int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
     number: int
     title: str
-    needs: str
+    prompt_kind: str
     note: str
 
 
@@ -64,58 +72,62 @@ FIGURES: Mapping[FigureKind, _Figure] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FigureRequest:
-    """What is to be shown.
+    """Figures to draw.
 
     Attributes:
-        kinds: Which figures.
-        pictures: A row each.
-        models: A column each, in this order.
+        kinds: Kinds of figures.
+        images: Images, one row each.
+        models: Models, one column each.
         note: Printed below each figure and kept in its provenance.
-        trained_only: Leave models without weights out of the picture; the provenance names them.
+        trained_only: Leave out models without weights; the provenance names them.
         svg: Write SVG beside PNG.
     """
 
     kinds: tuple[FigureKind, ...]
-    pictures: tuple[Picture, ...]
+    images: tuple[FigureImage, ...]
     models: tuple[PlannedModel, ...]
     note: str | None = None
     trained_only: bool = False
     svg: bool = False
 
     def __post_init__(self) -> None:
-        if not self.kinds or not self.pictures:
+        if not self.kinds or not self.images:
             raise UsageError("nothing to draw: give at least one kind of figure and one picture")
         if not self.shown:
             raise UsageError("none of these models has weights here; see mobilesam-bench models")
 
     @property
     def shown(self) -> tuple[PlannedModel, ...]:
-        """Models that get a column."""
+        """Models with a column; those with unusable weights have one, which gives the error."""
         return tuple(
             each
             for each in self.models
-            # Weights that are there and unusable are told of, whatever else is left out.
             if each.trained or each.error is not None or not self.trained_only
         )
 
     @property
+    def left_out(self) -> list[PlannedModel]:
+        """Models without a column."""
+        return [each for each in self.models if each not in self.shown]
+
+    @property
     def attribution(self) -> str | None:
-        """The line that credits the packaged photos among the pictures; None if there are none."""
-        shown = [each.packaged_id for each in self.pictures if each.packaged_id is not None]
+        """Credit of the packaged photos among the images; None if there are none."""
+        shown = [each.packaged_id for each in self.images if each.packaged_id is not None]
         return attribution(shown) if shown else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What one model said to one prompt, or why it said nothing.
+class Prediction:
+    """Masks of one model for one image and kind of figure.
 
     Attributes:
         masks: (H, W) bool; one for a prompt, any number for segment everything.
-        score: The model's own score of the one mask.
-        iou: With the ground truth; for segment everything the mean over all objects of the IoU
-            with the best mask. None where there is no ground truth.
-        why: Stands in the picture's place.
-        failed: `why` is an error, not a limit of the model.
+        score: Score that the model gives its mask.
+        iou: IoU with the ground truth; for segment everything the mean over all objects of the IoU
+            with the best mask. None without ground truth.
+        why: Reason if there are no masks, shown in their place.
+        failed: Whether the reason is an error and not a limit of the model.
     """
 
     masks: tuple[BoolArray, ...] = ()
@@ -125,160 +137,251 @@ class Answer:
     failed: bool = False
 
 
-def ask(request: FigureRequest, reporter: Reporter) -> dict[Key, Answer]:
-    """Asks every model everything; one model is in memory at a time.
+Key = tuple[FigureKind, int, str]
+Predictions = Mapping[Key, Prediction]
+"""Predictions by kind, index of the image, and name of the model."""
 
-    Returns:
-        By kind, index of the picture, and name of the model. What cannot be answered is there,
-        with the reason.
-    """
-    answers: dict[Key, Answer] = {}
+
+def predict(request: FigureRequest, reporter: Reporter) -> dict[Key, Prediction]:
+    """Runs every model on every image; one model is in memory at a time."""
+    predictions: dict[Key, Prediction] = {}
     for planned in request.shown:
         name = planned.entry.name
-        keys: list[Key] = [
-            (k, i, name) for i in range(len(request.pictures)) for k in request.kinds
-        ]
+        keys = [(kind, i, name) for i in range(len(request.images)) for kind in request.kinds]
         if planned.error is not None:
             reporter.warn(f"{name}: {planned.error}")
-            answers |= dict.fromkeys(keys, Answer(why="weights unusable", failed=True))
+            predictions |= dict.fromkeys(keys, Prediction(why="weights unusable", failed=True))
             continue
         if not planned.trained:
-            # A mask from random weights would look like an answer.
-            answers |= dict.fromkeys(keys, Answer(why="no weights"))
+            # A mask from random weights would look like a result.
+            predictions |= dict.fromkeys(keys, Prediction(why="no weights"))
             continue
         try:
             model = build(planned.entry, planned.options)
         except BenchError as error:
-            answers |= dict.fromkeys(keys, _failure(name, error, reporter))
+            predictions |= dict.fromkeys(keys, _failure(name, error, reporter))
             continue
         with reporter.bar(f"{name}: {len(keys)} panels", len(keys)) as bar:
-            for index, picture in enumerate(request.pictures):
-                for kind, answer in _ask_about(model, picture, request.kinds, reporter):
-                    answers[kind, index, name] = answer
-                    bar.step(f"{picture.name}, {kind}")
+            for index, image in enumerate(request.images):
+                for kind, prediction in _predict_image(model, image, request.kinds, reporter):
+                    predictions[kind, index, name] = prediction
+                    bar.step(f"{image.name}, {kind}")
         del model
-        gc.collect()  # the largest models do not fit beside each other
-    return answers
+        gc.collect()  # the largest models do not fit into memory together
+    return predictions
 
 
-def _ask_about(
-    model: Segmenter, picture: Picture, kinds: Sequence[FigureKind], reporter: Reporter
-) -> Iterator[tuple[FigureKind, Answer]]:
+def _predict_image(
+    model: Segmenter, image: FigureImage, kinds: Sequence[FigureKind], reporter: Reporter
+) -> Iterator[tuple[FigureKind, Prediction]]:
     embedding: Embedding | None = None
     for kind in kinds:
-        if FIGURES[kind].needs not in model.info.supports:
+        if FIGURES[kind].prompt_kind not in model.info.supports:
             takes = "answers prompts only" if kind == "everything" else f"takes no {kind} prompts"
-            yield kind, Answer(why=takes)
+            yield kind, Prediction(why=takes)
             continue
         try:
             if kind == "everything":
-                answer = _everything(model, picture)
+                prediction = _predict_everything(model, image)
             else:
-                embedding = embedding or boundary.encode(model, picture.image)
-                answer = _prompted(model, embedding, picture, kind)
+                embedding = embedding or boundary.encode(model, image.image)
+                prompts = image.point if kind == "point" else image.box
+                prediction = _predict_prompt(model, embedding, image, prompts)
         except BenchError as error:
-            answer = _failure(f"{model.info.name}, {picture.name}, {kind}", error, reporter)
-        yield kind, answer
+            prediction = _failure(f"{model.info.name}, {image.name}, {kind}", error, reporter)
+        yield kind, prediction
 
 
-def _failure(where: str, error: Exception, reporter: Reporter) -> Answer:
+def _failure(where: str, error: Exception, reporter: Reporter) -> Prediction:
     text = " ".join(str(error).split()) or type(error).__name__
     reporter.warn(f"{where}: {text}")
-    return Answer(why=f"failed: {text}"[:160], failed=True)
+    return Prediction(why=f"failed: {text}"[:160], failed=True)
 
 
-def _prompted(model: Segmenter, embedding: Embedding, picture: Picture, kind: FigureKind) -> Answer:
-    prompts = prompts_of(picture, kind)
-    assert prompts is not None  # noqa: S101 - only everything has none
-    # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
+def _predict_prompt(
+    model: Segmenter, embedding: Embedding, image: FigureImage, prompts: Prompts
+) -> Prediction:
+    # A single click is ambiguous: of all candidates, the one with the best score is kept.
     multimask = prompts.points is not None and prompts.points.shape[1] == 1
-    height, width = picture.image.shape[:2]
-    answer = boundary.decode(model, embedding, prompts, (height, width), multimask=multimask)
-    best = int(np.argmax(answer.scores[0]))
-    mask = answer.masks[0, best]
-    truth = iou(mask, picture.references[0]) if picture.references else None
-    return Answer((mask,), float(answer.scores[0, best]), truth)
+    height, width = image.image.shape[:2]
+    found = boundary.decode(model, embedding, prompts, (height, width), multimask=multimask)
+    best = int(np.argmax(found.scores[0]))
+    mask = found.masks[0, best]
+    truth = iou(mask, image.references[0]) if image.references else None
+    return Prediction((mask,), float(found.scores[0, best]), truth)
 
 
-def _everything(model: Segmenter, picture: Picture) -> Answer:
-    masks = tuple(record.mask for record in boundary.everything(model, picture.image))
-    best = [max((iou(mask, each) for mask in masks), default=0.0) for each in picture.references]
-    return Answer(masks, iou=float(np.mean(best)) if best else None)
+def _predict_everything(model: Segmenter, image: FigureImage) -> Prediction:
+    masks = tuple(record.mask for record in boundary.everything(model, image.image))
+    best = [max((iou(mask, each) for mask in masks), default=0.0) for each in image.references]
+    return Prediction(masks, iou=float(np.mean(best)) if best else None)
 
 
-def prompts_of(picture: Picture, kind: FigureKind) -> Prompts | None:
-    """The prompt of a picture for one figure; None for segment everything."""
-    return {"point": picture.point, "box": picture.box, "everything": None}[kind]
+def _prompts_of(image: FigureImage, kind: FigureKind) -> Prompts | None:
+    return {"point": image.point, "box": image.box, "everything": None}[kind]
 
 
-def grid_rows(
-    request: FigureRequest, answers: Mapping[Key, Answer], kind: FigureKind
-) -> list[MaskRow]:
-    """What `mask_grid` draws of one figure."""
+def _references_of(image: FigureImage, kind: FigureKind) -> tuple[BoolArray, ...]:
+    """The prompted object, or all objects for segment everything."""
+    return image.references if kind == "everything" else image.references[:1]
+
+
+def grid_rows(request: FigureRequest, predictions: Predictions, kind: FigureKind) -> list[MaskRow]:
+    """Rows of the grid of one figure."""
     rows = []
-    for index, picture in enumerate(request.pictures):
-        prompts = prompts_of(picture, kind)
-        shown = picture.references if kind == "everything" else picture.references[:1]
+    for index, image in enumerate(request.images):
+        prompts, references = _prompts_of(image, kind), _references_of(image, kind)
         rows.append(
             MaskRow(
-                title=picture.name,
-                image=picture.image,
+                title=image.name,
+                image=image.image,
                 prompts=prompts,
-                references=shown,
+                references=references,
                 panels=tuple(
-                    _panel(each, answers[kind, index, each.entry.name], kind)
+                    _panel(each, predictions[kind, index, each.entry.name], kind)
                     for each in request.shown
                 ),
                 caption="no prompt" if prompts is None else prompts_text(prompts, whole=True),
-                value="ground truth outlined" if shown else "",
+                value="ground truth outlined" if references else "",
             )
         )
     return rows
 
 
-def _panel(planned: PlannedModel, answer: Answer, kind: FigureKind) -> MaskPanel:
+def _panel(planned: PlannedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
     captions = {"none": "no weights needed", "random": ""}
     label = f"weights {weights_label(planned.weights)}"
     caption = captions.get(planned.weights.kind, label)
     parts = []
-    if kind == "everything" and answer.why is None:
-        parts.append(f"{len(answer.masks)} mask{'s' * (len(answer.masks) != 1)}")
-    elif answer.masks and not answer.masks[0].any():
+    if kind == "everything" and prediction.why is None:
+        parts.append(f"{len(prediction.masks)} mask{'s' * (len(prediction.masks) != 1)}")
+    elif prediction.masks and not prediction.masks[0].any():
         parts.append("nothing found")
-    if answer.iou is not None:
-        parts.append(f"IoU {answer.iou:.2f}")
-    return MaskPanel(planned.entry.name, caption, ", ".join(parts), answer.masks, answer.why)
+    if prediction.iou is not None:
+        parts.append(f"IoU {prediction.iou:.2f}")
+    name, value = planned.entry.name, ", ".join(parts)
+    return MaskPanel(name, caption, value, prediction.masks, prediction.why)
 
 
 def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
-    """What is printed below a figure."""
+    """Notes below a figure: its content, the licences of photos, and their credit."""
     notes = [FIGURES[kind].note]
-    if any(picture.references for picture in request.pictures):
-        meaning = "IoU: with the ground truth, outlined in yellow."
-        if kind == "everything":
-            meaning = (
-                "IoU: of each object outlined in yellow with the best of all masks, mean over "
-                "the picture's objects."
-            )
-        notes.append(meaning)
+    if any(image.references for image in request.images):
+        notes.append(
+            "IoU: of each object outlined in yellow with the best of all masks, mean over the "
+            "picture's objects."
+            if kind == "everything"
+            else "IoU: with the ground truth, outlined in yellow."
+        )
     files = [each.weights for each in request.shown if each.weights.kind == "file"]
     if any(each.shipped is None for each in files):
         notes.append("Weights are named by the first digits of their file's sha256.")
     notes += shipped_notes(files)
-    absent = [each.entry.name for each in request.models if each not in request.shown]
-    if absent:
-        notes.append(f"Not shown, since their weights are not here: {', '.join(absent)}.")
+    if request.left_out:
+        names = ", ".join(each.entry.name for each in request.left_out)
+        notes.append(f"Not shown, since their weights are not here: {names}.")
     if request.note:
         notes.append(f"{request.note.rstrip('.')}.")
-    free = [f"{each.name}: {each.licence}" for each in request.pictures if _is_photo(each)]
-    credit = request.attribution
+    # Photos have authors to be credited, unlike rendered scenes and files of the user.
+    photos = [each for each in request.images if each.licence and not each.references]
+    free = "; ".join(f"{each.name}: {each.licence}" for each in photos)
     return [
         " ".join(notes),
-        *([f"Photos: {'; '.join(free)}."] if free else []),
-        *([] if credit is None else [credit]),
+        *([f"Photos: {free}."] if free else []),
+        *([] if request.attribution is None else [request.attribution]),
     ]
 
 
-def _is_photo(picture: Picture) -> bool:
-    """It has an author to be credited, unlike a rendered scene or a file of the user's own."""
-    return picture.licence is not None and not picture.references
+def write_figures(
+    request: FigureRequest, predictions: Predictions, folder: Path
+) -> list[dict[str, Any]]:
+    """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json` for every kind.
+
+    Args:
+        request: The request.
+        predictions: Results of `predict`.
+        folder: Created if absent; older files of the same names are replaced.
+
+    Returns:
+        The content of the JSON documents.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    written = []
+    for kind in request.kinds:
+        figure = FIGURES[kind]
+        stem = f"figure-{figure.number}-{kind}"
+        rows = grid_rows(request, predictions, kind)
+        notes = figure_notes(request, kind)
+        files = write_grid(figure.title, rows, notes, folder, stem, svg=request.svg)
+        provenance = _provenance(request, predictions, kind, files[0])
+        text = json.dumps(provenance, indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(folder / f"{stem}.json", f"{text}\n".encode())
+        written.append(provenance)
+    return written
+
+
+def _provenance(
+    request: FigureRequest, predictions: Predictions, kind: FigureKind, picture: Path
+) -> dict[str, Any]:
+    commit, dirty = git_state()
+    return {
+        "figure": FIGURES[kind].number,
+        "kind": kind,
+        "title": FIGURES[kind].title,
+        "file": picture.name,
+        "file_sha256": hashlib.sha256(picture.read_bytes()).hexdigest(),
+        "note": request.note,
+        "attribution": request.attribution,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "libraries": library_versions(),
+        "pictures": [_image_provenance(each, kind) for each in request.images],
+        "models": [_model_provenance(each) for each in request.shown],
+        "not_shown": [_model_provenance(each) for each in request.left_out],
+        "panels": [
+            {
+                "picture": image.name,
+                "model": each.entry.name,
+                **_panel_provenance(predictions[kind, index, each.entry.name]),
+            }
+            for index, image in enumerate(request.images)
+            for each in request.shown
+        ],
+    }
+
+
+def _image_provenance(image: FigureImage, kind: FigureKind) -> dict[str, Any]:
+    """Origin of an image; its prompts are in pixels of the original."""
+    prompts = _prompts_of(image, kind)
+    height, width = image.image.shape[:2]
+    return {
+        "name": image.name,
+        "source": image.source,
+        "licence": image.licence,
+        "height_px": height,
+        "width_px": width,
+        "pixels_sha256": image.sha256,
+        "prompt": None if prompts is None else prompts_text(prompts),
+        "chosen": None if prompts is None else image.chosen,
+        "n_references": len(_references_of(image, kind)),
+    }
+
+
+def _model_provenance(planned: PlannedModel) -> dict[str, Any]:
+    weights = planned.weights.model_dump(mode="json")
+    return {"model": planned.entry.name, "weights": weights, "why": planned.error}
+
+
+def _panel_provenance(prediction: Prediction) -> dict[str, Any]:
+    area_px = np.count_nonzero(np.any(prediction.masks, axis=0)) if prediction.masks else 0
+    return {
+        "n_masks": len(prediction.masks),
+        "area_px": int(area_px),
+        "score": prediction.score,
+        "iou": prediction.iou,
+        "why": prediction.why,
+    }

@@ -1,4 +1,4 @@
-"""The command that draws the paper's Figures 4, 5 and 6: `figures`."""
+"""The command `figures`, which draws the paper's Figures 4, 5 and 6."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from benchmarks.config.requests import (
 )
 from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.photos import PHOTOS, SHOWN
-from benchmarks.paper.figure_pictures import Picture, dataset_pictures, file_picture, photo_picture
-from benchmarks.paper.figure_provenance import write_figures
-from benchmarks.paper.figures import FigureKind, FigureRequest, ask
+from benchmarks.paper.figure_images import FigureImage, dataset_images, file_image, photo_image
+from benchmarks.paper.figures import FigureKind, FigureRequest, predict, write_figures
 from benchmarks.records.run_folder import held
 from mobilesam.errors import UsageError
 
@@ -38,14 +37,14 @@ DEFAULT_IMAGES = 2
 
 @dataclass(frozen=True, slots=True)
 class PictureArguments:
-    """Which pictures, and what is asked about them.
+    """Images and prompts of the figures.
 
     Attributes:
-        images: Files of the user's own.
+        images: Files of the user.
         points: `X,Y` for each of `images`, in their order; none for the centre of each.
         boxes: `X0,Y0,X1,Y1` for each of `images`; none for a box around the centre of each.
-        photos: Names of `benchmarks.paper.figure_pictures.PHOTOS`.
-        kinds: `point`, `box`, `everything`, separated by commas.
+        photos: Names of `benchmarks.paper.figure_images.PHOTOS`.
+        kinds: Kinds of figures, `point`, `box`, `everything`, separated by commas.
         trained_only: Leave models without weights out even if they are named.
         svg: Write SVG beside PNG.
     """
@@ -65,34 +64,37 @@ def figures(
     pictures: PictureArguments,
     output: OutputArguments,
 ) -> int:
-    """Draws what was asked for, writes pictures and their provenance, and says where they are.
+    """Draws the figures, writes them with their provenance, and prints their paths.
 
-    Images and photos that are named come first. The dataset's images follow if `--limit` says how
-    many or `--dataset` names another than the default. Without a named picture and a limit, these
+    Named images and photos come first. Images of the dataset follow if `--limit` gives their number
+    or `--dataset` names another dataset than the default. Without a named image and a limit, these
     are three of the packaged photos, or the first two images of another dataset. Models without
     weights are left out unless `--models` names them.
+
+    Returns:
+        Exit code: 1 if a model failed.
     """
     reporter = Reporter(quiet=output.quiet)
     apply_threads(models)
     kinds = _kinds(pictures.kinds)
     request = FigureRequest(
         kinds=kinds,
-        pictures=_pictures(pictures, data, models.seed, reporter),
+        images=_images(pictures, data, models.seed, reporter),
         models=_models(models),
         note=output.note,
         trained_only=pictures.trained_only or models.models == ModelArguments().models,
         svg=pictures.svg,
     )
-    answers = ask(request, reporter)
+    predictions = predict(request, reporter)
     folder = output.out or new_folder("figures")
     with held(folder, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
-        written = write_figures(request, answers, folder)
+        written = write_figures(request, predictions, folder)
     if output.json:
-        print_json({"figures": [each.model_dump(mode="json") for each in written]})
+        print_json({"figures": written})
     else:
         for each in written:
-            sys.stdout.write(f"{each.title}: {folder / each.file}\n")
-    return 1 if any(answer.failed for answer in answers.values()) else 0
+            sys.stdout.write(f"{each['title']}: {folder / each['file']}\n")
+    return 1 if any(each.failed for each in predictions.values()) else 0
 
 
 def _kinds(text: str) -> tuple[FigureKind, ...]:
@@ -118,36 +120,36 @@ def _models(models: ModelArguments) -> tuple[PlannedModel, ...]:
 
 
 def _wanted(entry: ModelEntry, patterns: Sequence[str]) -> bool:
-    """The dummy, whose masks mean nothing, is shown only to those who call it by its name."""
+    """Whether to show a model; the dummy, whose masks have no meaning, only if it is named."""
     return entry.name != "dummy" or entry.name in patterns
 
 
-def _pictures(
+def _images(
     given: PictureArguments, data: DataArguments, seed: int, reporter: Reporter
-) -> tuple[Picture, ...]:
+) -> tuple[FigureImage, ...]:
     points = _prompts(given.points, len(given.images), "--point")
     boxes = _prompts(given.boxes, len(given.images), "--box")
     max_pixels = check_max_pixels(data.max_pixels)
     found = [
-        file_picture(path, point, box, max_pixels)
+        file_image(path, point, box, max_pixels)
         for path, point, box in zip(given.images, points, boxes, strict=True)
     ]
-    found += [photo_picture(name) for name in given.photos]
+    found += [photo_image(name) for name in given.photos]
     if found and data.limit is None and data.dataset == DataArguments().dataset:
         return tuple(found)
     n_images, only = data.limit or DEFAULT_IMAGES, None
     if data.limit is None and data.dataset == PHOTOS:
         n_images, only = len(SHOWN), SHOWN
-    for picture in dataset_pictures(open_dataset(data, n_images, seed), n_images, only):
-        if isinstance(picture, UnreadableImage):
-            reporter.warn(f"{picture.name} left out: {picture.reason}")
+    for image in dataset_images(open_dataset(data, n_images, seed), n_images, only):
+        if isinstance(image, UnreadableImage):
+            reporter.warn(f"{image.name} left out: {image.reason}")
         else:
-            found.append(picture)
+            found.append(image)
     return tuple(found)
 
 
 def _prompts(texts: Sequence[str], n_images: int, option: str) -> list[Prompts | None]:
-    """One prompt an image, or None for each."""
+    """One prompt for each image, or None for each."""
     if not texts:
         return [None] * n_images
     if len(texts) != n_images:

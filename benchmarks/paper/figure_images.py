@@ -1,4 +1,4 @@
-"""Pictures for the paper's figures, each with prompts, its source and its licence."""
+"""Images for the paper's figures, each with a point, a box, its source and its licence."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mobilesam.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """An image, and what is asked about it.
+class FigureImage:
+    """An image with its prompts.
 
     Attributes:
-        name: Short, for the figure.
+        name: Short name, for the figure.
         image: (H, W, 3) uint8 RGB.
-        source: Where it comes from.
-        licence: Under which it may be shown; None where nothing is known of it.
+        source: Origin of the image.
+        licence: Licence under which it may be shown; None if unknown.
         point: One prompt of points.
         box: One prompt of a box.
         chosen: How the prompts were chosen.
         references: (H, W) bool ground truth of all objects, the prompted one first; may be empty.
         packaged_id: Image id of a photo of `benchmarks.datasets.photos`, whose author must be
-            credited wherever it is shown; None for other pictures.
+            credited wherever it is shown; None for other images.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Picture:
 
     @property
     def sha256(self) -> str:
-        """Hash (hex) of the pixels and their shape, whatever the file they came from."""
+        """Hash (hex) of the pixels and their shape."""
         digest = hashlib.sha256(repr(self.image.shape).encode())
         digest.update(np.ascontiguousarray(self.image).tobytes())
         return digest.hexdigest()
@@ -83,15 +83,15 @@ PHOTOS = {
         (172, 12, 414, 306),
     ),
 }
-"""Photos inside scikit-image's wheel that its notes declare free of copyright, with prompts."""
+"""Photos in the wheel of scikit-image that its notes declare free of copyright, with prompts."""
 
 
-def photo_picture(name: str) -> Picture:
-    """One of `PHOTOS`, read from the installed scikit-image; nothing is fetched.
+def photo_image(name: str) -> FigureImage:
+    """One of `PHOTOS`, read from the installed scikit-image.
 
     Raises:
-        UsageError: There is none of that name.
-        DataError: This installation of scikit-image lacks it.
+        UsageError: The name is unknown.
+        DataError: The installed scikit-image lacks the photo.
     """
     from benchmarks.datasets.scene import load_photos
 
@@ -103,7 +103,7 @@ def photo_picture(name: str) -> Picture:
     if not found:
         raise DataError(f"scikit-image here lacks {name}.png; install its wheel, or give --image")
     photo = PHOTOS[name]
-    return Picture(
+    return FigureImage(
         name=name,
         image=found[0],
         source=photo.source,
@@ -114,50 +114,49 @@ def photo_picture(name: str) -> Picture:
     )
 
 
-def file_picture(
+def file_image(
     path: Path,
     point: Prompts | None = None,
     box: Prompts | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> Picture:
-    """A picture of the user's own.
+) -> FigureImage:
+    """An image of the user.
 
     Args:
         path: The file.
-        point: One prompt of points; the centre unless told.
-        box: One prompt of a box; half the width and height around the centre unless told.
-        max_pixels: A larger picture is refused.
+        point: One prompt of points; by default the centre.
+        box: One prompt of a box; by default half the width and height around the centre.
+        max_pixels: Largest number of pixels.
 
     Raises:
-        DataError: The file cannot be read.
-        UsageError: A prompt lies outside of the image.
+        DataError: The file cannot be read or is too large.
+        UsageError: A prompt lies outside the image.
     """
     image = load_image(path, str(path), None, max_pixels)
     height, width = image.shape[:2]
-    for prompts in (point, box):
+    given = {"point": point, "box": box}
+    for prompts in given.values():
         if prompts is not None:
-            check_inside(prompts, (height, width), path.name)
+            _check_inside(prompts, (height, width), path.name)
     # At least a pixel wide, however small the image.
     corners = (width / 4, height / 4, max(3 * width / 4, 1), max(3 * height / 4, 1))
-    given = [what for what, prompt in (("point", point), ("box", box)) if prompt is not None]
-    rest = [what for what in ("point", "box") if what not in given]
-    return Picture(
+    origins = [f"{kind}: given" for kind in given if given[kind] is not None]
+    origins += [f"{kind}: the image's centre" for kind in given if given[kind] is None]
+    return FigureImage(
         name=path.stem,
         image=image,
         source=f"file {path.name}",
         licence=None,
         point=point or _point_prompt(width // 2, height // 2),
         box=box or Prompts(boxes=np.array([corners], np.float32)),
-        chosen="; ".join(
-            [f"{what}: given" for what in given] + [f"{what}: the image's centre" for what in rest]
-        ),
+        chosen="; ".join(origins),
     )
 
 
-def dataset_pictures(
+def dataset_images(
     dataset: Dataset, n: int, only: Collection[int] | None = None
-) -> Iterator[Picture | UnreadableImage]:
-    """The first images of a dataset; of each, the object that shows the largest area is asked for.
+) -> Iterator[FigureImage | UnreadableImage]:
+    """The first images of a dataset, each with prompts for its object of the largest area.
 
     Args:
         dataset: The dataset.
@@ -165,20 +164,16 @@ def dataset_pictures(
         only: Ids of the images that may be taken; None for all.
 
     Yields:
-        A picture with ground truth, or what could not be read in its place.
+        An image with ground truth, or the error of an unreadable one.
     """
     samples = (each for each in dataset.samples() if only is None or each.image_id in only)
     for sample in islice(samples, n):
-        if isinstance(sample, UnreadableImage):
-            yield sample
-        else:
-            yield _sample_picture(dataset, sample)
+        yield sample if isinstance(sample, UnreadableImage) else _sample_image(dataset, sample)
 
 
-def _sample_picture(dataset: Dataset, sample: Sample) -> Picture:
+def _sample_image(dataset: Dataset, sample: Sample) -> FigureImage:
     masks = [instance.mask() for instance in sample.instances]
-    # max() takes the first of equals, and instances come in a fixed order.
-    first = max(range(len(masks)), key=lambda index: int(np.count_nonzero(masks[index])))
+    first = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
     instance = sample.instances[first]
     source, licence = f"{dataset.name}, {sample.name}", None
     packaged = dataset.name == photos.PHOTOS
@@ -186,7 +181,7 @@ def _sample_picture(dataset: Dataset, sample: Sample) -> Picture:
         source, licence = f"{source}, {photos.source_of(sample.image_id)}", photos.LICENCE
     elif dataset.name.startswith("synthetic:"):
         licence = "Apache-2.0, rendered by mobilesam-bench"
-    return Picture(
+    return FigureImage(
         name=Path(sample.name).stem,
         image=sample.image,
         source=source,
@@ -199,12 +194,7 @@ def _sample_picture(dataset: Dataset, sample: Sample) -> Picture:
     )
 
 
-def check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
-    """Refuses a prompt that does not touch the image.
-
-    Raises:
-        UsageError: It lies outside.
-    """
+def _check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
     height, width = size_hw
     where = f"{name}, which has {width} x {height} pixels"
     if prompts.points is not None:
@@ -222,14 +212,14 @@ def _point_prompt(x: float, y: float) -> Prompts:
 
 
 def prompts_text(prompts: Prompts, *, whole: bool = False) -> str:
-    """One prompt as printed: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`.
+    """One prompt as text: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`.
 
     Args:
         prompts: The prompt.
         whole: Round to whole pixels.
     """
     if prompts.boxes is not None:
-        return "box " + _numbers(prompts.boxes[0].tolist(), whole)
+        return f"box {_numbers(prompts.boxes[0].tolist(), whole)}"
     assert prompts.points is not None  # noqa: S101 - Prompts holds one or the other
     assert prompts.labels is not None  # noqa: S101 - they come together
     pairs = zip(prompts.points[0].tolist(), prompts.labels[0].tolist(), strict=True)

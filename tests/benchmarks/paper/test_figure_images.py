@@ -8,12 +8,12 @@ from PIL import Image
 
 from baselines.interface import Prompts
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.paper.figure_pictures import (
+from benchmarks.paper.figure_images import (
     PHOTOS,
-    Picture,
-    dataset_pictures,
-    file_picture,
-    photo_picture,
+    FigureImage,
+    dataset_images,
+    file_image,
+    photo_image,
     prompts_text,
 )
 from mobilesam.errors import DataError, UsageError
@@ -21,8 +21,8 @@ from mobilesam.errors import DataError, UsageError
 
 def test_a_scene_asks_for_its_largest_object() -> None:
     dataset = SyntheticDataset(n_images=1, seed=3, size_hw=(96, 128))
-    (picture,) = dataset_pictures(dataset, 1)
-    assert isinstance(picture, Picture)
+    (picture,) = dataset_images(dataset, 1)
+    assert isinstance(picture, FigureImage)
     areas = [int(mask.sum()) for mask in picture.references]
     assert areas[0] == max(areas)
     assert len(areas) > 1
@@ -37,7 +37,7 @@ def test_a_scene_asks_for_its_largest_object() -> None:
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photos_are_free_and_their_prompts_inside(name: str) -> None:
-    picture = photo_picture(name)
+    picture = photo_image(name)
     assert picture.licence in ("CC0-1.0", "public domain")
     height, width = picture.image.shape[:2]
     assert picture.point.points is not None
@@ -48,13 +48,13 @@ def test_photos_are_free_and_their_prompts_inside(name: str) -> None:
 
 def test_an_unknown_photo_suggests_one() -> None:
     with pytest.raises(UsageError, match="did you mean coffee"):
-        photo_picture("cofee")
+        photo_image("cofee")
 
 
 def test_a_photo_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.datasets.scene.load_photos", lambda *_: ())
     with pytest.raises(DataError, match=r"coffee\.png"):
-        photo_picture("coffee")
+        photo_image("coffee")
 
 
 def save(path: Path, height: int, width: int) -> Path:
@@ -63,7 +63,7 @@ def save(path: Path, height: int, width: int) -> Path:
 
 
 def test_a_file_without_prompts_is_asked_in_its_centre(tmp_path: Path) -> None:
-    picture = file_picture(save(tmp_path / "mine.png", 40, 60))
+    picture = file_image(save(tmp_path / "mine.png", 40, 60))
     assert prompts_text(picture.point) == "point 30,20"
     assert prompts_text(picture.box) == "box 15,10,45,30"
     assert picture.chosen == "point: the image's centre; box: the image's centre"
@@ -71,7 +71,7 @@ def test_a_file_without_prompts_is_asked_in_its_centre(tmp_path: Path) -> None:
 
 
 def test_one_pixel_is_an_image_too(tmp_path: Path) -> None:
-    assert prompts_text(file_picture(save(tmp_path / "one.png", 1, 1)).point) == "point 0,0"
+    assert prompts_text(file_image(save(tmp_path / "one.png", 1, 1)).point) == "point 0,0"
 
 
 def test_points_of_the_background_are_printed_as_such() -> None:
@@ -81,8 +81,6 @@ def test_points_of_the_background_are_printed_as_such() -> None:
 
 
 def test_the_hash_tells_pixels_and_shapes_apart(tmp_path: Path) -> None:
-    pictures = [
-        file_picture(save(tmp_path / f"{h}.png", h, w)) for h, w in ((4, 6), (6, 4), (4, 7))
-    ]
+    pictures = [file_image(save(tmp_path / f"{h}.png", h, w)) for h, w in ((4, 6), (6, 4), (4, 7))]
     assert len({picture.sha256 for picture in pictures}) == 3
-    assert file_picture(save(tmp_path / "again.png", 4, 6)).sha256 == pictures[0].sha256
+    assert file_image(save(tmp_path / "again.png", 4, 6)).sha256 == pictures[0].sha256
