@@ -2,6 +2,8 @@
 
 An adapter is foreign code, which may raise any exception. Every call into an adapter goes through
 this module, so that its errors can be told from errors of this project, which are never caught.
+A timed loop has the boundary around it, not in it. The process that measures another version of
+this code (`benchmarks.regression.ab_worker`) imports that version alone and has its own boundary.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import numpy as np
 
 from baselines.interface import (
     Embedding,
+    Float32Array,
     MaskRecord,
     Masks,
     Prompts,
     Segmenter,
+    StorableEmbedding,
     UInt8Array,
 )
 from mobilesam.errors import BenchError, DataError
@@ -44,6 +48,22 @@ def adapter_call(method: str) -> Iterator[None]:
     except Exception as error:  # the one place that catches all: an adapter is foreign code
         words = [f"{type(error).__name__}:", *str(error).split(), f"(in {method})"]
         raise AdapterError(" ".join(words)) from error
+
+
+@contextmanager
+def naming(model: str) -> Iterator[None]:
+    """Puts a model's name before errors of its adapter that are printed outside of a row.
+
+    Args:
+        model: Name of the model.
+
+    Raises:
+        AdapterError: The block raised one.
+    """
+    try:
+        yield
+    except AdapterError as error:
+        raise AdapterError(f"{model}: {error}") from error.__cause__
 
 
 def encode(model: Segmenter, image: UInt8Array) -> Embedding:
@@ -83,6 +103,30 @@ def decode(
     with adapter_call("decode"):
         found = model.decode(embedding, prompts, multimask=multimask)
     return check_masks(model, "decode", found, len(prompts), size_hw)
+
+
+def embedding_arrays(
+    model: StorableEmbedding, name: str, embedding: Embedding
+) -> dict[str, Float32Array]:
+    """Converts an embedding to named arrays on the host, and checks them.
+
+    Args:
+        model: The model.
+        name: Its name, for the message.
+        embedding: Computed by the same model.
+
+    Raises:
+        BenchError: The adapter failed, or its result violates the interface.
+    """
+    with adapter_call("embedding_arrays"):
+        found = dict(model.embedding_arrays(embedding))
+    for key, array in found.items():
+        if not _is_numeric(array):
+            raise DataError(
+                f"{name}.embedding_arrays gave a {type(array).__name__} for {key}; wanted a numpy "
+                "array of numbers; mend the adapter"
+            )
+    return found
 
 
 def decode_pair(

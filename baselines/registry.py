@@ -241,7 +241,8 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
         raise UsageError(f"{entry.name} needs {', '.join(missing)}: {_install(missing)}")
     with adapter_call("build"):
         built = cast("Factory", _load(entry, entry.target))(options)
-    if not isinstance(getattr(built, "info", None), ModelInfo):
+        info: object = getattr(built, "info", None)
+    if not isinstance(info, ModelInfo):
         raise DataError(
             f"{entry.target} gave a {type(built).__name__} for {entry.name}; wanted a Segmenter "
             "with a ModelInfo as `info`"

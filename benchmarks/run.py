@@ -18,12 +18,13 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel, deferral_notes, plan, weights_notes
 from benchmarks.config.run_config import RunRequest
 from benchmarks.datasets.dataset import Dataset
+from benchmarks.debugging import explain
 from benchmarks.evaluation.comparison import compare_models, unshared_images, unshared_prompts
 from benchmarks.evaluation.dataset_notes import notes_of
 from benchmarks.evaluation.detector_boxes import evaluate_detections
 from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
 from benchmarks.evaluation.everything import evaluate_everything
-from benchmarks.evaluation.run_model import explain, malformed
+from benchmarks.evaluation.run_model import malformed
 from benchmarks.latency import parameters
 from benchmarks.latency import runner as latency
 from benchmarks.latency.idle import wait_until_idle
@@ -240,8 +241,9 @@ def _measure(
         _note_data(request.dataset, cells, found)
         for note in request.dataset.notes:
             reporter.warn(f"{request.dataset.name}: {note}")
-    for failure in found.failures:
-        reporter.warn(f"{failure.culprit}: {failure.why}")
+    # A model that cannot be built fails in every stage for the same reason.
+    for line in dict.fromkeys(f"{failure.culprit}: {failure.why}" for failure in found.failures):
+        reporter.warn(line)
     if found.failures:
         stages = Counter(failure.stage for failure in found.failures)
         counts = ", ".join(f"{count} of {stage}" for stage, count in sorted(stages.items()))

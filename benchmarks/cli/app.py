@@ -20,6 +20,7 @@ from benchmarks.config.options import (
     ScaleArguments,
     TimingArguments,
 )
+from benchmarks.debugging import debugging, show_traceback
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
@@ -322,10 +323,30 @@ def data_boxes(annotations: Path, out: Path, /) -> int:
     return data.boxes(annotations, out)
 
 
+@app.meta.default
+def _command(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    debug: Annotated[bool, Parameter(help="Show the traceback of whatever fails.")] = False,
+) -> int:
+    """Runs one command, with the options that all commands have."""
+    with debugging(wanted=debug):
+        return _exit_code(list(tokens))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
     try:
-        code = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        code = app.meta(
+            arguments, exit_on_error=False, print_error=True, result_action="return_value"
+        )
+    except CycloptsError:
+        return EXIT_USAGE
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _exit_code(tokens: list[str]) -> int:
+    try:
+        code = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         return EXIT_USAGE
     except UsageError as error:
@@ -338,7 +359,9 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(DataError(f"{where}{error.strerror or error}"), EXIT_FAILED)
+        failed = DataError(f"{where}{error.strerror or error}")
+        failed.__cause__ = error
+        return _complain(failed, EXIT_FAILED)
     except KeyboardInterrupt as error:
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
@@ -346,6 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(error: BenchError, code: int) -> int:
+    show_traceback(error)
     sys.stderr.write(f"error: {error}\n")
     return code
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry
+from benchmarks.debugging import explain
 from benchmarks.records.record import WeightsRow
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 
@@ -106,8 +107,9 @@ def plan(
         except WeightsUnavailableError as error:
             unavailable.append(error)
         except WeightsError as error:
-            row = WeightsRow(kind="random", why=str(error))
-            models.append(PlannedModel(entry, options, row, error=str(error)))
+            unusable = explain(error)
+            row = WeightsRow(kind="random", why=unusable)
+            models.append(PlannedModel(entry, options, row, error=unusable))
             continue
         cause = unavailable[-1] if unavailable else None
         if isinstance(cause, NetworkUnreachableError):

@@ -132,7 +132,6 @@ class OutputArguments:
     ] = None
     json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False
     quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False
-    debug: Annotated[bool, Parameter(help="Show the traceback of whatever fails.")] = False
 
 
 @Parameter(name="*")

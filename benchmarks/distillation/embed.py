@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines import boundary
-from baselines.boundary import adapter_call
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.registry import build
 from baselines.sam_arrays import inner_size
@@ -26,8 +25,8 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
+from benchmarks.debugging import explain
 from benchmarks.evaluation.prefetch import Lanes
-from benchmarks.evaluation.run_model import explain
 from benchmarks.evaluation.shard_tasks import execute_parts
 from benchmarks.evaluation.throughput import Pace
 from benchmarks.records.environment import code_version
@@ -159,11 +158,10 @@ def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tu
 
     assert isinstance(model, StorableEmbedding)  # noqa: S101 - checked by teacher_of
     embedding = boundary.encode(model, image)
-    with adapter_call("embedding_arrays"):
-        arrays = model.embedding_arrays(embedding)
-    if len(arrays) != 1:
-        raise DataError(f"{name}: an embedding must be one array, not {sorted(arrays)}")
-    (features,) = arrays.values()
+    made = boundary.embedding_arrays(model, model.info.name, embedding)
+    if len(made) != 1:
+        raise DataError(f"{name}: an embedding must be one array, not {sorted(made)}")
+    (features,) = made.values()
     size_hw = (int(image.shape[0]), int(image.shape[1]))
     inner_hw = inner_size(size_hw, model.info.input_size_px)
     return Entry(key, name, size_hw, inner_hw), to_storable(torch.from_numpy(features), name)
@@ -240,7 +238,8 @@ def embed_task(
     options = planned.options
     if on_cluster:  # built here for its description only: the device may exist on workers alone
         options = replace(options, device="cpu", precision="fp32")
-    model = build(planned.entry, options)
+    with boundary.naming(planned.entry.name):
+        model = build(planned.entry, options)
     if model.info.weights.kind == "random":
         raise WeightsError(f"{planned.entry.name} has random weights; embed with trained ones")
     return EmbedTask(
@@ -311,12 +310,12 @@ class EmbedWorker:
 
     def _fail(self, name: str, error: BenchError, n_failed: int, found: EmbeddedShard) -> None:
         """Records a failed image; raises if too many of the shard failed."""
-        why, n_images = explain(error), found.n_images
+        teacher, n_images = self._task.teacher.name, found.n_images
+        why = f"{teacher} fails at it: {explain(error)}"
         found.failures.append(Failure(stage=STAGE, culprit=name, why=why))
         if n_failed > max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)):
             raise DataError(
-                f"{self._task.teacher.name} failed on {n_failed} of {n_images} images, the last "
-                f"time with: {why}"
+                f"{teacher} failed on {n_failed} of {n_images} images, the last time with: {error}"
             ) from error
 
     def _teacher(self) -> Segmenter:

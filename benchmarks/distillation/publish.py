@@ -12,6 +12,7 @@ from benchmarks.distillation.tables import compute_table, schemes_table
 from benchmarks.records.record import RECORD_NAME, document_of, write_atomic
 from benchmarks.report.style import plot_style, save_figure
 from mobilesam.errors import DataError
+from mobilesam.validation import first_problem
 
 
 def save(record: DistillationRecord, folder: Path) -> Path:
@@ -33,7 +34,9 @@ def load(folder: Path) -> DistillationRecord:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise DataError(f"{path} is no record of distill compare: {error.errors()[0]}") from error
+        raise DataError(
+            f"{path} is no record of distill compare: {first_problem(error)}"
+        ) from error
 
 
 def documents(record: DistillationRecord) -> dict[str, str]:

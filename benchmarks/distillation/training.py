@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from segment_anything.modeling import Sam
 
+from baselines.boundary import naming
 from baselines.registry import build
 from baselines.sam_like import SamSegmenter
 from benchmarks.cli.progress import Reporter
@@ -89,7 +90,8 @@ def sam_teacher(planned: PlannedModel) -> SamSegmenter:
     Raises:
         UsageError: It has no heads that a student could be given.
     """
-    model = build(planned.entry, planned.options)
+    with naming(planned.entry.name):
+        model = build(planned.entry, planned.options)
     if not isinstance(model, SamSegmenter):
         raise UsageError(
             f"{planned.entry.name} has no heads of SAM to copy; choose another teacher"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import Embedding, Segmenter, StorableEmbedding, UInt8Array
 from benchmarks.records.environment import code_version, library_versions
@@ -52,8 +53,7 @@ class EmbeddingCache:
         if path is None or not isinstance(model, StorableEmbedding):
             return
         buffer = io.BytesIO()
-        with adapter_call("embedding_arrays"):
-            arrays = dict(model.embedding_arrays(embedding))
+        arrays = boundary.embedding_arrays(model, model.info.name, embedding)
         np.savez(buffer, allow_pickle=False, **arrays)
         try:
             write_atomic(path, buffer.getvalue())

@@ -12,6 +12,7 @@ from baselines.registry import ModelEntry, build
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.dataset import Dataset
+from benchmarks.debugging import explain
 from benchmarks.evaluation.dataset_notes import remember
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.evaluate_model import STAGE, PassPlan, PassResult, run_pass
@@ -29,7 +30,6 @@ from benchmarks.evaluation.rescoring import rescore
 from benchmarks.evaluation.run_model import (
     TIMED_ELSEWHERE,
     Attempts,
-    explain,
     left_out_text,
     none_shared,
     nothing_read,

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import ImageReader, LoadedImage, Shard
+from benchmarks.debugging import collected_tracebacks, debugging, is_debugging, show_text
 from benchmarks.evaluation.shard_tasks import MadeT, Plan, given_up
 from benchmarks.records.environment import code_version, use_threads
 from benchmarks.records.record import Failure
@@ -66,19 +67,31 @@ class RemoteWorker:
     Args:
         plan: What is done with each part.
         board: An actor of `Board`.
+        debug: Collect the tracebacks of what fails.
     """
 
-    def __init__(self, plan: Plan[Any], board: Any) -> None:
+    def __init__(self, plan: Plan[Any], board: Any, *, debug: bool = False) -> None:
         use_threads(plan.threads)
         self._board = board
+        self._debug = debug
         self._worker = plan.worker()
 
     def code(self) -> str:
         """What this worker's code is."""
         return code_version()
 
-    def run(self, part: Shard, poison: dict[int, str], *, careful: bool) -> Any:
-        """Does a part; if careful, nothing overlaps and the board is told of each image."""
+    def run(self, part: Shard, poison: dict[int, str], *, careful: bool) -> tuple[Any, str]:
+        """Runs a shard; if careful, nothing overlaps and each image is reported to the board.
+
+        Returns:
+            The result, and the tracebacks of failures, which the driver shows: what a worker
+            prints does not reach it.
+        """
+        with debugging(wanted=self._debug), collected_tracebacks() as tracebacks:
+            made = self._run(part, poison, careful=careful)
+        return made, "".join(tracebacks)
+
+    def _run(self, part: Shard, poison: dict[int, str], *, careful: bool) -> Any:
         if not careful:
             return self._worker.run(part, poison)
         watched = tuple(
@@ -168,7 +181,7 @@ class _Cluster:
             (ready, *_), _ = self._ray.wait(list(self._running), num_returns=1)
             number, job = self._running.pop(ready)
             try:
-                yield self._ray.get(ready)
+                made, tracebacks = self._ray.get(ready)
             except self._ray.exceptions.RayTaskError as error:
                 yield from self._failed(number, job, error)
             except self._ray.exceptions.RayError as error:
@@ -176,6 +189,9 @@ class _Cluster:
                 self._ray.kill(self._workers[number])
                 self._workers[number] = self._new_worker()
                 yield from self._died(job, error)
+            else:
+                show_text(tracebacks)
+                yield made
 
     def _n_workers(self) -> int:
         scale = self._scale
@@ -193,7 +209,9 @@ class _Cluster:
     def _new_worker(self) -> Any:
         scale = self._scale
         options = {"num_cpus": scale.worker_cpus, "num_gpus": scale.worker_gpus}
-        return self._ray.remote(**options)(RemoteWorker).remote(self._plan, self._board)
+        return self._ray.remote(**options)(RemoteWorker).remote(
+            self._plan, self._board, debug=is_debugging()
+        )
 
     def _check_code(self) -> None:
         try:
@@ -238,7 +256,7 @@ class _Cluster:
     def _failed(self, number: int, job: _Job, error: Any) -> Iterator[Failure]:
         cause = error.cause if isinstance(error.cause, BenchError) else None
         job.why = str(cause) if cause is not None else _brief(error)
-        job.trace = "" if cause is not None else f"{error}\n"
+        job.trace = f"{error}\n" if cause is None or is_debugging() else ""
         job.avoid = number
         yield from self._once_more(job)
 
@@ -246,7 +264,7 @@ class _Cluster:
         if job.tries < self._scale.tries:
             self._again.append(job)
         else:
-            sys.stderr.write(job.trace)  # an error of this project, which must not be hidden
+            sys.stderr.write(job.trace)  # an error of this project must not be hidden
             yield given_up(job.part, job.why)
 
 

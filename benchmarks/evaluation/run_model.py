@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import environ
 from typing import TypeVar
 
 from baselines.interface import Segmenter
@@ -15,6 +11,7 @@ from baselines.registry import build
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.parsing import MALFORMED
+from benchmarks.debugging import explain
 from benchmarks.records.record import Failure, Status, Value
 from mobilesam.errors import BenchError, WeightsError
 
@@ -28,31 +25,6 @@ TIMED_ELSEWHERE = (
     "time left out: it was taken on another machine, or with another allocator or number of threads"
 )
 """Why a result that was taken from an interrupted run has no time."""
-DEBUG_VARIABLE = "MOBILESAM_DEBUG"
-"""Environment variable that enables tracebacks of failures, also in child processes."""
-
-
-@contextmanager
-def debugging(*, wanted: bool) -> Iterator[None]:
-    """Prints tracebacks of failures while the block runs, here and in child processes."""
-    before = environ.get(DEBUG_VARIABLE)
-    if wanted:
-        environ[DEBUG_VARIABLE] = "1"
-    try:
-        yield
-    finally:
-        if wanted and before is None:
-            del environ[DEBUG_VARIABLE]
-
-
-def explain(error: BaseException) -> str:
-    """Text of an error for a failure; with `--debug`, its traceback is written to stderr.
-
-    For errors other than `BenchError` it includes the type, since their message lacks context.
-    """
-    if environ.get(DEBUG_VARIABLE):
-        sys.stderr.write("".join(traceback.format_exception(error)))
-    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def lost(sample: UnreadableImage) -> Failure:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import Shard
-from benchmarks.evaluation.run_model import explain
+from benchmarks.debugging import explain
 from benchmarks.records.record import Failure
 from mobilesam.errors import BenchError
 

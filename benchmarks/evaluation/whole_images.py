@@ -16,10 +16,11 @@ from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import GroundTruthMask
+from benchmarks.debugging import explain
 from benchmarks.evaluation.coco_eval import FoundMask, average_recall
 from benchmarks.evaluation.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.evaluation.prefetch import Lanes
-from benchmarks.evaluation.run_model import Trials, build_trained, explain, lost, why_unable
+from benchmarks.evaluation.run_model import Trials, build_trained, lost, why_unable
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, Unable, chunk_key
 from benchmarks.records.environment import code_version, machine
 from benchmarks.records.instances import parquet_file

@@ -14,6 +14,7 @@ from benchmarks.evidence.power import CASES, Case, Power, allowed
 from benchmarks.records.record import write_atomic
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError
+from mobilesam.validation import first_problem
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD, PAGE = Path("results/regress/power.json"), Path("docs/regressions.md")
@@ -34,8 +35,13 @@ def read_power(path: Path) -> Power:
     """
     try:
         return Power.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataError(f"cannot read {path}: {error}; make it with nox -s power") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DataError(f"cannot read {path}: {why}; make it with nox -s power") from error
+    except ValidationError as error:
+        raise DataError(
+            f"cannot read {path}: {first_problem(error)}; make it with nox -s power"
+        ) from error
 
 
 def power_block(power: Power) -> str:

@@ -36,10 +36,11 @@ def count(model: Segmenter) -> list[ParamsRow]:
         model: Built on any device; its image encoder may be on the meta device.
     """
     with adapter_call("modules and probes"):
-        modules, probes = model.modules(), model.probes()
+        modules, given = model.modules(), model.probes()
+        for module in modules.values():
+            module.requires_grad_(False)  # torch's FLOP counter fails on views of trainable leaves
+        probes = {component: given[component] for component in modules}
     name = model.info.name
-    for module in modules.values():
-        module.requires_grad_(False)  # torch's FLOP counter fails on views of trainable leaves
     if not modules:
         return [_row(name, "all", total=0, used=0, flops=None, skipped=(), weight_bytes=0)]
     parts = [

@@ -19,7 +19,7 @@ from baselines.interface import ModelInfo
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.profiles import Profile
-from benchmarks.evaluation.run_model import DEBUG_VARIABLE
+from benchmarks.debugging import show_text
 from benchmarks.latency.task import MemoryLine, PhaseLine, Round, Task
 from benchmarks.latency.timer import milliseconds
 from benchmarks.records import environment
@@ -181,8 +181,8 @@ def run_task(task: Task) -> Round:
         error = failed.why
     elif done.returncode != 0:
         error = _cause_of_death(done.returncode, done.stderr)
-    if error is not None and os.environ.get(DEBUG_VARIABLE):
-        sys.stderr.write(done.stderr)
+    if error is not None:
+        show_text(done.stderr)
     return Round(phases=tuple(phases), memory=memory, error=error)
 
 

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from baselines.boundary import adapter_call
 from baselines.interface import (
     Embedding,
     LogitMasks,
@@ -28,6 +29,7 @@ from baselines.interface import (
 )
 from baselines.registry import build, select
 from benchmarks.child_processes import end_with_parent
+from benchmarks.debugging import explain
 from benchmarks.latency.parameters import tensor_bytes
 from benchmarks.latency.task import MemoryLine, PhaseLine, Task
 from benchmarks.latency.timer import StopRule, measure, time_once
@@ -58,10 +60,6 @@ def main() -> int:
         for line in run(task):
             _write(out, line)
     except BenchError as error:
-        from benchmarks.evaluation.run_model import (
-            explain,  # its imports would add to the memory measured
-        )
-
         _write(out, PhaseLine(phase="load", status="error", why=explain(error)))
         return 1
     return 0
@@ -82,7 +80,8 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
 
     def wait() -> None:
         for model in holder:
-            model.synchronize()
+            with adapter_call("synchronize"):
+                model.synchronize()
 
     load_ms = time_once(lambda: holder.append(build(entry, task.options)), wait)
     model = holder[0]
@@ -96,7 +95,8 @@ def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
     yield from _steady(model, inputs, task, first_encode_ms)
     # Read before the weights are counted: FastSAM makes a second network to be counted.
     peak_bytes, cuda_peak = peak_rss_bytes(), _cuda_peak(task.options.device)
-    weight_bytes = sum(tensor_bytes(module) for module in model.modules().values())
+    with adapter_call("modules"):
+        weight_bytes = sum(tensor_bytes(module) for module in model.modules().values())
     yield MemoryLine(
         rss_before_load_bytes=rss_before,
         peak_rss_bytes=peak_bytes,
@@ -116,9 +116,12 @@ def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, float, _Inp
     embeddings: list[Embedding] = []
     prompts = prompts_for(model, image, 1)
     wait = model.synchronize
-    before_ms = time_once(lambda: prepared.append(model.prepare(image)), wait)
-    encode_ms = time_once(lambda: embeddings.append(model.encode(prepared[0])), wait)
-    after_ms = time_once(lambda: model.decode(embeddings[0], prompts), wait)
+    with adapter_call("prepare"):
+        before_ms = time_once(lambda: prepared.append(model.prepare(image)), wait)
+    with adapter_call("encode"):
+        encode_ms = time_once(lambda: embeddings.append(model.encode(prepared[0])), wait)
+    with adapter_call("decode"):
+        after_ms = time_once(lambda: model.decode(embeddings[0], prompts), wait)
     inputs = _Inputs(image, prepared[0], embeddings[0])
     return before_ms + encode_ms + after_ms, encode_ms, inputs
 
@@ -136,7 +139,8 @@ def _steady(
     yield timer.phase("preprocess", lambda: model.prepare(inputs.image))
     if isinstance(model, SplitEncoder):
         detector = model
-        output = detector.run_network(inputs.prepared)
+        with adapter_call("run_network"):
+            output = detector.run_network(inputs.prepared)
         yield timer.phase("encode", lambda: detector.run_network(inputs.prepared))
         if not blind:
             search = timer.phase(
@@ -210,8 +214,9 @@ class _Timer:
         n_prompts: int | None = None,
         expected_ms: float = 0.0,
     ) -> PhaseLine:
-        """Times a phase."""
-        samples = measure(call, self.rule, self.synchronize, expected_ms=expected_ms)
+        """Times a phase; the boundary is around all calls, so that no call's time includes it."""
+        with adapter_call(name):
+            samples = measure(call, self.rule, self.synchronize, expected_ms=expected_ms)
         return PhaseLine(
             phase=name,
             n_prompts=n_prompts,

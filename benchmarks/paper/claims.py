@@ -21,6 +21,7 @@ from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, Spec
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.tables.record_queries import unique
 from mobilesam.errors import DataError
+from mobilesam.validation import first_problem
 
 SHARED = "shared.toml"
 Unit = Literal[
@@ -251,9 +252,7 @@ def _claim(name: str, raw: dict[str, Any], named: Mapping[str, Any]) -> Claim:
     try:
         return Claim.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the claim"
-        raise DataError(f"{label}: {where}: {first['msg']}") from error
+        raise DataError(f"{label}: {first_problem(error)}") from error
 
 
 def _resolve(

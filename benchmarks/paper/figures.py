@@ -27,6 +27,7 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import attribution
+from benchmarks.debugging import explain
 from benchmarks.paper.figure_images import FigureImage, prompts_text
 from benchmarks.records.environment import git_state, library_versions
 from benchmarks.records.record import write_atomic
@@ -192,8 +193,8 @@ def _predict_image(
         yield kind, prediction
 
 
-def _failure(where: str, error: Exception, reporter: Reporter) -> Prediction:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _failure(where: str, error: BenchError, reporter: Reporter) -> Prediction:
+    text = " ".join(explain(error).split()) or type(error).__name__
     reporter.warn(f"{where}: {text}")
     return Prediction(why=f"failed: {text}"[:160], failed=True)
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.debugging import show_text
 from benchmarks.regression.worktrees import Tree
 from mobilesam.errors import BenchError
 
@@ -105,12 +106,21 @@ class Worker:
         if not line.endswith("\n"):
             raise WorkerError(self._cause())
         found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            self._process.wait()
+            show_text(self._printed())
+            raise WorkerError(found["error"])
         return found
+
+    def _printed(self) -> str:
+        """Standard error of the process, which has ended."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
 
     def _cause(self) -> str:
         code = self._process.wait()
-        self._stderr.seek(0)
-        text = self._stderr.read().decode(errors="replace")
+        text = self._printed()
+        show_text(text)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             return f"the process ended with code {code}"

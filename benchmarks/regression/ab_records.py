@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.records.record import Environment, Value, document_of, write_atomic
 from mobilesam.errors import DataError, UsageError
+from mobilesam.validation import first_problem
 
 SessionVersion = Literal[2]
 SESSION_VERSION: SessionVersion = 2
@@ -151,9 +152,7 @@ def load_sessions(folder: Path) -> tuple[Session, ...]:
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "top level"
-            raise DataError(f"{file} is not a session: {where}: {first['msg']}") from error
+            raise DataError(f"{file} is not a session: {first_problem(error)}") from error
     for side in ("base", "head"):
         commits = {getattr(session, side).commit for session in sessions}
         if len(commits) > 1:

@@ -2,7 +2,8 @@
 
 It is started by its path, with one version's tree in `PYTHONPATH`: the same file measures both
 versions, so that a change of the suite's own timer or metrics hits neither side. So it uses of the
-tree nothing but the models and their interface.
+tree nothing but the models and their interface; it has a boundary around them of its own, since a
+version of the tree may have none.
 
 The first line is the set-up; each further line asks for one thing and is answered by one line.
 """
@@ -14,13 +15,40 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 Call = Callable[[], object]
+
+
+class ModelError(Exception):
+    """The model of a tree raised an exception, which is kept as the cause."""
+
+
+@contextmanager
+def model_call(method: str) -> Iterator[None]:
+    """Converts exceptions of a model to `ModelError`; the block may hold only calls into a model.
+
+    Args:
+        method: Name of the model's method, for the message.
+
+    Raises:
+        ModelError: The model raised an exception.
+    """
+    try:
+        yield
+    except Exception as error:  # either version of the model is code that is being tested
+        words = " ".join(str(error).split())
+        # An expected error of the tree names what is wrong, and perhaps the method.
+        if all(each.__name__ != "BenchError" for each in type(error).__mro__):
+            words = f"{type(error).__name__}: {words}"
+        where = f"(in {method})"
+        raise ModelError(words if words.endswith(where) else f"{words} {where}") from error
 
 
 class Side:
@@ -45,7 +73,8 @@ class Side:
             if shipped_path(shipped).is_file():
                 checkpoint = shipped_checkpoint(shipped)
         options = ModelOptions(setup["model"], checkpoint=checkpoint, seed=setup["seed"])
-        self._model: Any = registry.build(entry, options)
+        with model_call("build"):
+            self._model: Any = registry.build(entry, options)
         _use_threads(setup["threads"])
         self._image = np.load(setup["image"])
         self._calls: dict[tuple[str, int | None], Call] = {}
@@ -53,8 +82,10 @@ class Side:
     def phases(self, request: dict[str, Any]) -> dict[str, Any]:
         """Makes the inputs of all phases; returns their names and numbers of prompts."""
         model, image = self._model, self._image
-        prepared = model.prepare(image)
-        embedding = model.encode(prepared)
+        with model_call("prepare"):
+            prepared = model.prepare(image)
+        with model_call("encode"):
+            embedding = model.encode(prepared)
         network = getattr(model, "run_network", None)
         calls: dict[tuple[str, int | None], Call] = {
             ("preprocess", None): _bound(model.prepare, image),
@@ -63,7 +94,8 @@ class Side:
         for n in request["n_prompts"]:
             prompts = self._prompts(n)
             if hasattr(model, "decode_logits"):
-                logits = model.decode_logits(embedding, prompts)
+                with model_call("decode_logits"):
+                    logits = model.decode_logits(embedding, prompts)
                 calls["decode", n] = _bound(model.decode_logits, embedding, prompts)
                 calls["postprocess", n] = _bound(model.postprocess, logits)
             else:
@@ -89,12 +121,13 @@ class Side:
         wait = self._model.synchronize
         found = []
         gc.disable()
-        for _ in range(request["calls"]):
-            wait()
-            start = time.perf_counter_ns()
-            call()
-            wait()
-            found.append((time.perf_counter_ns() - start) / 1e6)
+        with model_call(request["phase"]):  # around all calls, so that no call's time includes it
+            for _ in range(request["calls"]):
+                wait()
+                start = time.perf_counter_ns()
+                call()
+                wait()
+                found.append((time.perf_counter_ns() - start) / 1e6)
         gc.enable()
         return {"ms": found}
 
@@ -119,17 +152,21 @@ class Side:
         images: dict[str, list[int]] = {}
         for index, path in enumerate(sorted(Path(request["scenes"]).glob("*.npz"))):
             scene = np.load(path)
-            embedding = self._model.encode(self._model.prepare(scene["image"]))
+            with model_call("prepare"):
+                prepared = self._model.prepare(scene["image"])
+            with model_call("encode"):
+                embedding = self._model.encode(prepared)
             asked = {"box": Prompts(boxes=scene["boxes"])}
             if "points" in self._model.info.supports:
                 labels = np.ones((len(scene["points"]), 1), np.int64)
                 asked["center"] = Prompts(points=scene["points"][:, None], labels=labels)
             for protocol, prompts in asked.items():
                 # The prompts of an image in parts: masks are as large as the image.
-                answers = [
-                    self._model.decode(embedding, prompts[row : row + 1]).masks[0, 0]
-                    for row in range(len(prompts))
-                ]
+                with model_call("decode"):
+                    answers = [
+                        self._model.decode(embedding, prompts[row : row + 1]).masks[0, 0]
+                        for row in range(len(prompts))
+                    ]
                 ious = [_iou(a, b) for a, b in zip(answers, scene["masks"], strict=True)]
                 found.setdefault(protocol, []).extend(ious)
                 images.setdefault(protocol, []).extend([index] * len(ious))
@@ -153,15 +190,21 @@ def _use_threads(threads: int) -> None:
         sys.modules["cv2"].setNumThreads(threads)
 
 
-def main() -> None:
-    """Answers until standard input ends."""
+def main() -> int:
+    """Answers until standard input ends, or the model fails; returns the exit code."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints
-    side = Side(json.loads(sys.stdin.readline()))
-    _answer(out, {})
-    for line in sys.stdin:
-        request = json.loads(line)
-        _answer(out, getattr(side, request["do"])(request))
+    try:
+        side = Side(json.loads(sys.stdin.readline()))
+        _answer(out, {})
+        for line in sys.stdin:
+            request = json.loads(line)
+            _answer(out, getattr(side, request["do"])(request))
+    except ModelError as error:
+        traceback.print_exception(error)
+        _answer(out, {"error": str(error)})
+        return 1
+    return 0
 
 
 def _answer(out: TextIO, document: dict[str, Any]) -> None:
@@ -170,4 +213,4 @@ def _answer(out: TextIO, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

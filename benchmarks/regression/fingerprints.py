@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import (
     Masks,
@@ -67,20 +68,23 @@ def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator
     name = model.info.name
     with adapter_call("prepare"):
         prepared = model.prepare(image)
-    payload = prepared.payload
-    if hasattr(payload, "numpy"):  # a tensor, as the networks take it
-        yield from array_facts(name, "preprocessed", payload.numpy())
+        payload = prepared.payload
+        # A tensor, as the networks take it.
+        preprocessed = payload.numpy() if hasattr(payload, "numpy") else None
+    if preprocessed is not None:
+        yield from array_facts(name, "preprocessed", preprocessed)
     with adapter_call("encode"):
         embedding = model.encode(prepared)
+        model.synchronize()
     if isinstance(model, StorableEmbedding):
-        for key, array in model.embedding_arrays(embedding).items():
+        for key, array in boundary.embedding_arrays(model, name, embedding).items():
             yield from array_facts(name, f"embedding {key}", array)
     if isinstance(model, SplitEncoder):
         return  # what a detector finds with random weights says nothing
-    for kind, prompts in _prompts(image.shape[:2]).items():
+    size_hw = (int(image.shape[0]), int(image.shape[1]))
+    for kind, prompts in _prompts(size_hw).items():
         if kind in model.info.supports:
-            with adapter_call("decode"):
-                answer = model.decode(embedding, prompts, multimask=True)
+            answer = boundary.decode(model, embedding, prompts, size_hw, multimask=True)
             yield from _answer_facts(name, kind, answer, exact=exact)
 
 

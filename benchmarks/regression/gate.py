@@ -19,8 +19,8 @@ from baselines.registry import ModelEntry, build
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, plan
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.debugging import explain
 from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
-from benchmarks.evaluation.run_model import explain
 from benchmarks.latency import parameters
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from benchmarks.records.record import Value, write_atomic
 from mobilesam.errors import DataError, UsageError
+from mobilesam.validation import first_problem
 
 BaselineVersion = Literal[1]
 BASELINE_VERSION: BaselineVersion = 1
@@ -138,10 +139,8 @@ def load_baseline(path: Path) -> Baseline:
     except OSError as error:
         raise DataError(f"cannot read the baseline {path}: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
         raise DataError(
-            f"{path} is not a baseline of this version: {where}: {first['msg']}; "
+            f"{path} is not a baseline of this version: {first_problem(error)}; "
             "write it anew with --update"
         ) from error
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilesam.errors import UnsupportedError, UsageError, WeightsError
+from mobilesam.validation import first_problem
 from mobilesam.weights.cache import digest_file
 
 Target = Literal["onnx", "openvino"]
@@ -137,9 +138,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} holds no exported model ({MANIFEST_NAME}: {error.strerror}); {again}"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{path} is malformed ({where}: {first['msg']}); {again}") from error
+        raise WeightsError(f"{path} is malformed ({first_problem(error)}); {again}") from error
     for name, wanted in manifest.files.items():
         if Path(name).name != name:
             raise WeightsError(f"{path} names {name!r}, which is not in its folder; {again}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -180,3 +182,71 @@ def test_objects_that_break_the_interface_name_method_and_shapes(
         boundary.everything(Odd(), IMAGE)
     assert said in str(caught.value)
     assert isinstance(caught.value, BenchError)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = frozenset(
+    "prepare encode decode decode_pair everything embedding_arrays embedding_from decode_logits "
+    "postprocess run_network find_masks synchronize modules probes".split()
+)
+BOUNDARIES = frozenset(("adapter_call", "model_call"))
+NOT_ADAPTERS = frozenset(("boundary", "coco_mask", "measure"))
+
+
+def unguarded(node: ast.AST, *, guarded: bool = False, inside: bool = False) -> Iterator[ast.Call]:
+    """Calls of adapter methods outside of the boundary.
+
+    Lambdas and functions within functions are left out: a timer calls them, behind the boundary.
+    """
+    if isinstance(node, ast.Lambda) or (inside and isinstance(node, ast.FunctionDef)):
+        return
+    if isinstance(node, ast.With):
+        calls = [item.context_expr for item in node.items]
+        names = {call.func.id for call in calls
+                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)}  # fmt: skip
+        guarded = guarded or bool(names & BOUNDARIES)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not guarded:
+        owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+        # Text and bytes have methods of the same names, which take no object.
+        codec = node.func.attr in ("encode", "decode") and (
+            not node.args or isinstance(node.args[0], ast.Constant)
+        )
+        if node.func.attr in METHODS and owner not in NOT_ADAPTERS and not codec:
+            yield node
+    for child in ast.iter_child_nodes(node):
+        inner = inside or isinstance(node, ast.FunctionDef)
+        yield from unguarded(child, guarded=guarded, inside=inner)
+
+
+def test_every_call_into_an_adapter_is_behind_the_boundary() -> None:
+    # What `speedups` compares, and the pytest benchmarks measure, is this project's own code.
+    skipped = ("speedups", "test_hot_paths.py")
+    files = [
+        path
+        for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+        if not set(skipped) & set(path.relative_to(ROOT).parts)
+    ]
+    assert len(files) > 100
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}"
+        for path in files
+        for call in unguarded(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("source", "n_found"),
+    [
+        ("model.encode(x)", 1),
+        ("self._model.decode(x, y)", 1),
+        ("with adapter_call('encode'):\n    model.encode(x)", 0),
+        ("with open('a'):\n    model.encode(x)", 1),
+        ("boundary.encode(model, x)", 0),
+        ("text.encode('utf-8')", 0),
+        ("text.encode()", 0),
+        ("timer.phase('encode', lambda: model.encode(x))", 0),
+    ],
+)
+def test_the_search_for_calls_finds_them(source: str, n_found: int) -> None:
+    assert len(list(unguarded(ast.parse(source)))) == n_found

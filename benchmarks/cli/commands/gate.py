@@ -56,8 +56,8 @@ def gate(models: str, path: Path | None, *, update: bool, as_json: bool, quiet: 
     before = () if old is None else old.facts
     judged = tuple(fact for fact in before if whole or fact.subject in subjects)
     comparisons = compare_facts(judged, found.facts)
-    for failure in found.failures:
-        reporter.warn(f"{failure.culprit}: {failure.why}")
+    for line in dict.fromkeys(f"{failure.culprit}: {failure.why}" for failure in found.failures):
+        reporter.warn(line)
     passed = not found.failures and all(
         each.verdict in ("same", "appeared") for each in comparisons
     )

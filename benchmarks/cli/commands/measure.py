@@ -20,7 +20,6 @@ from benchmarks.config.options import (
 )
 from benchmarks.config.requests import make_request
 from benchmarks.config.run_config import RunRequest
-from benchmarks.evaluation.run_model import debugging
 from benchmarks.prompts.protocols import EVERYTHING
 from benchmarks.records.record import RECORD_NAME, RunRecord, Value
 from benchmarks.run import execute
@@ -141,8 +140,7 @@ def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
 
 
 def _execute(request: RunRequest, output: OutputArguments) -> RunRecord:
-    with debugging(wanted=output.debug):
-        return execute(request, Reporter(quiet=output.quiet))
+    return execute(request, Reporter(quiet=output.quiet))
 
 
 def _report(record: RunRecord, out: Path) -> list[Path]:

@@ -13,7 +13,6 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config import profiles
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import listed, make_request
-from benchmarks.evaluation.run_model import debugging
 from benchmarks.paper.claims import Claim, load_claims, models_needed, protocols_needed
 from benchmarks.paper.paper_output import (
     FOLDER,
@@ -107,8 +106,7 @@ def _measure(
         accuracy=replace(data, protocol=protocol, reference=",".join(references)),
         n_scenes=profile.n_images,
     )
-    with debugging(wanted=output.debug):
-        return execute(request, Reporter(quiet=output.quiet)), request.out
+    return execute(request, Reporter(quiet=output.quiet)), request.out
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:

@@ -52,10 +52,10 @@ def predict_all(
     image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     model = _model(arguments)
     if detector is None:
-        found = boundary.everything(model, image)
+        found = _everything(model, image)
     else:
         finder = _model(replace(arguments, models=detector))
-        found = in_boxes(model, image, boundary.everything(finder, image))
+        found = in_boxes(model, image, _everything(finder, image))
     found = sorted(found, key=lambda record: -record.score)
     save_picture(overlay(image, [record.mask for record in found]), out)
     _print(model.info.name, detector, found, out, as_json)
@@ -65,7 +65,13 @@ def predict_all(
 def _model(arguments: ModelArguments) -> Segmenter:
     planned = one_trained(arguments, "predict")
     print_weights(planned)
-    return build(planned.entry, planned.options)
+    with boundary.naming(planned.entry.name):
+        return build(planned.entry, planned.options)
+
+
+def _everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
+    with boundary.naming(model.info.name):
+        return boundary.everything(model, image)
 
 
 def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> list[MaskRecord]:
@@ -73,11 +79,13 @@ def in_boxes(model: Segmenter, image: UInt8Array, objects: list[MaskRecord]) -> 
     if not objects:
         return []
     height, width = image.shape[:2]
-    embedding = boundary.encode(model, image)
+    with boundary.naming(model.info.name):
+        embedding = boundary.encode(model, image)
     prompts = Prompts(boxes=np.stack([record.box for record in objects]).astype(np.float32))
     found = []
     for batch in prompts.batches(PROMPT_BATCH):
-        masks = boundary.decode(model, embedding, batch, (height, width))
+        with boundary.naming(model.info.name):
+            masks = boundary.decode(model, embedding, batch, (height, width))
         found += [
             MaskRecord(mask, float(score), np.array(box, np.float32))
             for mask, score in zip(masks.masks[:, 0], masks.scores[:, 0], strict=True)

@@ -39,14 +39,15 @@ def predict(
     _check_inside(prompts, image)
     planned = one_trained(arguments, "predict")
     print_weights(planned)
-    model = build(planned.entry, planned.options)
     single = prompts.boxes is not None or (
         prompts.points is not None and prompts.points.shape[1] > 1
     )
     # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
-    embedding = boundary.encode(model, image)
     height, width = image.shape[:2]
-    masks = boundary.decode(model, embedding, prompts, (height, width), multimask=not single)
+    with boundary.naming(planned.entry.name):
+        model = build(planned.entry, planned.options)
+        embedding = boundary.encode(model, image)
+        masks = boundary.decode(model, embedding, prompts, (height, width), multimask=not single)
     best = int(np.argmax(masks.scores[0]))
     mask = masks.masks[0, best]
     _write_overlay(image, mask, prompts, out)

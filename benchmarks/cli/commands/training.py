@@ -22,6 +22,7 @@ from benchmarks.config.options import (
 from benchmarks.config.requests import apply_threads, listed, one_trained
 from benchmarks.records.run_folder import held
 from mobilesam.errors import DataError, UsageError
+from mobilesam.validation import first_problem
 
 
 def train(models: ModelArguments, training: TrainArguments, output: OutputArguments) -> int:
@@ -254,6 +255,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _first(error: ValidationError, path: Path | None) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{path or 'settings'}: {where or 'value'}: {first['msg']}"
+    return f"{path or 'settings'}: {first_problem(error)}"

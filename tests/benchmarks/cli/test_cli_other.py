@@ -220,7 +220,7 @@ def test_predict_with_a_model_that_breaks_is_one_line(
     third_party("eof", f"{__name__}:build_eof")
     done = run("predict", picture, "--model=eof", *arguments)
     assert done.code == 1
-    assert done.err.startswith("error: EOFError: (in ")
+    assert done.err.startswith("error: eof: EOFError: (in ")
     assert len(done.err.splitlines()) == 1
 
 

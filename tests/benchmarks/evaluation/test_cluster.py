@@ -156,7 +156,7 @@ class _Refs:
     def get(self, ref: Any) -> Any:
         if self._errors:
             raise self._errors.pop()
-        return ref
+        return ref, ""  # what was made, and no tracebacks
 
     def kill(self, worker: str) -> None:
         self.killed.append(worker)

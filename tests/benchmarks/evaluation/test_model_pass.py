@@ -18,7 +18,8 @@ from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.dataset import Sample
-from benchmarks.evaluation.run_model import Trials, debugging, malformed, take_turn
+from benchmarks.debugging import debugging
+from benchmarks.evaluation.run_model import Trials, malformed, take_turn
 from benchmarks.records.record import Failure, Status, WeightsRow
 from mobilesam.errors import DataError
 

@@ -65,6 +65,49 @@ def test_a_commit_that_breaks_a_model_fails(repo: Path, capsys: pytest.CaptureFi
     assert "an image must be" in out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "broken", "said", "debug"),
+    [
+        (
+            '        wait_until(start_ns, self._delays_ms["encode"])',
+            "        raise OwnError('no\\n colour')",
+            "OwnError: no colour (in encode)",
+            (),
+        ),
+        (
+            "    return DummySegmenter(options.name)\n",
+            "    raise EOFError('no\\n colour')\n",
+            "EOFError: no colour (in build)",
+            ("--debug",),
+        ),
+    ],
+)
+def test_a_model_that_raises_is_one_line_beside_the_others_and_has_a_traceback_with_debug(
+    repo: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    broken: str,
+    said: str,
+    debug: tuple[str, ...],
+) -> None:
+    edit(repo, place, broken)
+    edit(repo, "def build(", "class OwnError(Exception):\n    pass\n\n\ndef build(")
+    arguments = ["--base=HEAD", "--models=dummy,box", "--accuracy-models=dummy,box", "--pairs=3",
+                 "--n-prompts=1", "--turns=1", "--scenes=1", "--out=ab", "--json"]  # fmt: skip
+    assert regress("run", *arguments, *debug) == 1
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    failed = [each for each in document["benchmarks"] if each["verdict"] == "broken"]
+    assert {each["model"] for each in failed} == {"dummy"}
+    for each in failed:
+        assert each["why"] == said
+    others = [each for each in document["benchmarks"] if each["model"] == "box"]
+    assert {"encode", "mIoU box"} <= {each["what"] for each in others}
+    assert ("Traceback (most recent call last)" in told.err) == bool(debug)
+    assert ("dummy.py" in told.err) == bool(debug)
+
+
 def test_a_wrong_request_is_exit_code_2(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["run", "--base=nowhere"], "'nowhere' is no commit"),

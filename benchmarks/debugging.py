@@ -1,0 +1,75 @@
+"""The option `--debug`: shows the traceback of whatever fails, here and in child processes.
+
+The command line enables it in one place for all commands. What handles an error without raising it
+again calls `explain` for the text of the error, which is where its traceback is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from os import environ
+
+from mobilesam.errors import BenchError
+
+DEBUG_VARIABLE = "MOBILESAM_DEBUG"
+"""Environment variable that enables tracebacks of failures, also in child processes."""
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected tracebacks", default=None)
+
+
+@contextmanager
+def debugging(*, wanted: bool) -> Iterator[None]:
+    """Shows tracebacks of failures while the block runs, here and in child processes."""
+    before = environ.get(DEBUG_VARIABLE)
+    if wanted:
+        environ[DEBUG_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del environ[DEBUG_VARIABLE]
+
+
+def is_debugging() -> bool:
+    """Whether tracebacks of failures are shown."""
+    return bool(environ.get(DEBUG_VARIABLE))
+
+
+@contextmanager
+def collected_tracebacks() -> Iterator[list[str]]:
+    """Collects the tracebacks that the block would show, for a process whose output is not seen."""
+    texts: list[str] = []
+    token = _COLLECTED.set(texts)
+    try:
+        yield texts
+    finally:
+        _COLLECTED.reset(token)
+
+
+def show_traceback(error: BaseException) -> None:
+    """Writes the traceback of an error and of its causes to stderr, if debugging is enabled."""
+    if is_debugging():
+        show_text("".join(traceback.format_exception(error)))
+
+
+def show_text(text: str) -> None:
+    """Writes a traceback from another process to stderr, if debugging is enabled."""
+    if not is_debugging():
+        return
+    collected = _COLLECTED.get()
+    if collected is None:
+        sys.stderr.write(text)
+    else:
+        collected.append(text)
+
+
+def explain(error: BaseException) -> str:
+    """Text of an error for a failure; with `--debug`, its traceback is written to stderr.
+
+    For errors other than `BenchError` it includes the type, since their message lacks context.
+    """
+    show_traceback(error)
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,222 @@
+"""Bad options of each command: one message without internal names, a traceback with `--debug`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclopts import App
+from messages import check_messages, problem_of
+
+from benchmarks.cli.app import app
+
+MODELS = ("--models=", "--models=dumy", "--models=nothing-*", "--weights=x", "--weights=box=",
+          "--device=nowhere", "--precision=int3", "--threads=0", "--threads=x",
+          "--seed=x")  # fmt: skip
+DATA = ("--dataset=x", "--dataset=coco", "--dataset=sa1b", "--limit=0", "--limit=x",
+        "--max-pixels=0", "--images=nowhere", "--annotations=nowhere.json", "--root=nowhere",
+        "--dataset=coco --images=nowhere --annotations=nowhere.json",
+        "--dataset=sa1b --root=nowhere")  # fmt: skip
+ACCURACY = (*DATA, "--protocol=x", "--protocol=detector-box", "--reference=x",
+            "--reference=teacher:dumy", "--detections=nowhere.json")  # fmt: skip
+SCALE = ("--chunk=0", "--chunk=x", "--workers=1", "--lanes=-1", "--cluster=local --workers=0")
+OUTPUT = ("--out=a-file/below", "--nonsense", "--quiet=x", "--out")
+TIMING = ("--profile=x", "--profile")
+VERSIONS = ("--base=HEAD --nonsense", "--base=nowhere", "--base=HEAD --models=dumy",
+            "--base=HEAD --pairs=0", "--base=HEAD --n-prompts=x", "")  # fmt: skip
+
+TABLE: Mapping[str, Sequence[str]] = {
+    "run": (*TIMING, *MODELS, *ACCURACY, *OUTPUT),
+    "params": (*MODELS, *OUTPUT),
+    "latency": (*TIMING, *MODELS, *OUTPUT),
+    "miou": (
+        "--models=mobilesam-onnx --weights=mobilesam-onnx=object --limit=1 --protocol=box",
+        *MODELS,
+        *ACCURACY,
+        *SCALE,
+        *OUTPUT,
+        "--rescore=nowhere",
+        "--rescore=. --limit=1",
+        "--rescore=list",
+        "--rescore=a-file",
+    ),
+    "everything": (*MODELS, *DATA, *SCALE, *OUTPUT),
+    "paper": (
+        "--run=list",
+        "--run=object",
+        *TIMING,
+        *MODELS,
+        "--run=nowhere",
+        "--run=. --limit=1",
+        "--teacher=dumy",
+        "--models=box",
+        "--nonsense",
+    ),
+    "figures": (
+        *MODELS,
+        *DATA,
+        "--kinds=x",
+        "--kinds=",
+        "--image=nowhere.png",
+        "--point=1,1",
+        "--image=a-file --point=x",
+        "--photo=x",
+        "--box=x",
+        "--nonsense",
+    ),
+    "report": ("nowhere", "a-file", "", ". --cases=x", "--nonsense", "list", "object"),
+    "models": ("--nonsense", "--out", "extra"),
+    "doctor": ("--nonsense", "--out", "extra"),
+    "predict": (
+        "",
+        "a-file",
+        "nowhere.png --model=box --box=1,1,2,2",
+        "a-file --model=box",
+        "a-file --model=box --box=1",
+        "a-file --model=box --box=1,1,2,2",
+        "a-file --model=dumy --box=1,1,2,2",
+        "a-file --model=box --everything --box=1",
+        "a-file --model=box --box=1,1,2,2 --max-pixels=0",
+    ),
+    "export": (
+        "o --to=onnx --weights=mobilesam=a-file",
+        "",
+        "o",
+        "o --to=x",
+        "o --to=onnx --weights=x",
+        "o --to=onnx --nonsense",
+        "o --to=onnx --weights=mobilesam=nowhere.pt",
+    ),
+    "weights list": ("--nonsense", "extra"),
+    "weights fetch": ("", "nowhere", "--nonsense"),
+    "weights verify": ("nowhere", "--nonsense", "mobilesamm"),
+    "data make": ("", "o --format=x", "o --n=0", "o --n=x", "a-file/below --n=1", "o --tar"),
+    "data boxes": ("", "nowhere", "nowhere o.json", "a-file o.json"),
+    "distill embed": (
+        "",
+        *(f"--out=s {each}" for each in (*MODELS, *DATA, *SCALE)),
+        "--out=s --shard-size=0",
+        "--nonsense",
+        "--out=s --models=box",
+    ),
+    "distill verify": ("", "nowhere", "a-file", "--nonsense", "list", "object"),
+    "distill train": (
+        "",
+        "--out=t --scheme=x",
+        "--out=t --student=x",
+        "--out=t --config=a-file",
+        "--out=t --models=sam-mini --config=list/record.json",
+        "--out=t --models=sam-mini --config=object/record.json",
+        "--out=t --models=sam-mini --steps=1 --student=list/record.json",
+        "--out=t --models=sam-mini --steps=1 --student=object/record.json",
+        "--out=t --evaluate=0",
+        "--out=t --models=box --steps=1",
+        "--out=t --models=dumy",
+        "--out=t --models=sam-mini --steps=0",
+        "--out=t --models=sam-mini --train-precision=x",
+        "--nonsense",
+    ),
+    "distill mini": ("", "--nonsense", "--out"),
+    "distill compare": ("--profile=x", "--nonsense", "--weights=x"),
+    "gate": (
+        "--models=box --baseline=list/record.json",
+        "--models=box --baseline=object/record.json",
+        "--models=",
+        "--models=dumy",
+        "--baseline=nowhere.json",
+        "--baseline=a-file",
+        "--nonsense",
+        "--models=box --baseline=nowhere.json",
+    ),
+    "compare": (
+        "",
+        "nowhere",
+        "nowhere nowhere",
+        "a-file a-file",
+        ". . --threshold=x",
+        "list list",
+        "object object",
+    ),
+    "regress run": VERSIONS,
+    "regress measure": VERSIONS,
+    "regress judge": ("", "nowhere", "a-file", ". --threshold=0.5", "list", "object"),
+}
+CASES = [(command, options) for command, rows in TABLE.items() for options in rows]
+
+
+def commands_of(found: App, before: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names of all commands, those of groups after the group's name."""
+    for name in found:
+        if name.startswith("-"):
+            continue
+        names = (*before, name)
+        if list(found[name]) and found[name].default_command is None:
+            yield from commands_of(found[name], names)
+        else:
+            yield " ".join(names)
+
+
+def test_the_table_has_all_commands() -> None:
+    assert set(commands_of(app)) == set(TABLE)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that hold nothing that a command reads, in a folder outside of any repository."""
+    (tmp_path / "a-file").write_text("hello")
+    for name, text in (("list", "[]"), ("object", '{"facts": [3], "x": 1, "steps": "x"}')):
+        for file in ("record.json", "session-1.json", "manifest.json"):
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(("command", "options"), CASES)
+def test_a_bad_option_is_one_message(run: Any, command: str, options: str) -> None:
+    done = run(*command.split(), *options.split())
+    check_messages(done.err)
+    assert done.code in (1, 2), done.out
+
+
+PARSED_ALONE = ("models", "doctor", "weights list")
+"""Commands whose options are only parsed: the parser's message has no traceback."""
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("command", [each for each in TABLE if each not in PARSED_ALONE])
+def test_the_traceback_of_a_refused_request_is_shown_with_debug(run: Any, command: str) -> None:
+    for options in TABLE[command]:
+        done = run(*command.split(), *options.split())
+        if done.err.startswith("error: "):
+            break
+    else:
+        pytest.fail("the table has no request that the command itself refuses")
+    debugged = run(*command.split(), *options.split(), "--debug")
+    assert debugged.code == done.code
+    assert debugged.err.startswith("Traceback (most recent call last)")
+    assert debugged.err.endswith(done.err)
+    assert not run(*command.split(), *options.split()).err.startswith("Traceback")
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_each_command_lists_the_option(run: Any, command: str) -> None:
+    assert "--debug" in run(*command.split(), "--help").out
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("error: 1 validation error for _Found", "it holds the private name _Found"),
+        ("error: benchmarks.run._Found is wrong", "it holds the private name _Found"),
+        ("error: error: no file", "it holds error: twice in a row"),
+        ("warning: mobilesam: mobilesam: no file", "it holds mobilesam: twice in a row"),
+        ("warning: mobilesam: no file a/_private/mobile_sam.pt", None),
+        ("error: failing: error: no colour", None),
+    ],
+)
+def test_the_check_finds_what_no_message_may_hold(line: str, problem: str | None) -> None:
+    assert problem_of(line) == problem

@@ -1,0 +1,289 @@
+"""An adapter that raises: one line in every command, its traceback with `--debug`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from failing_adapter import ERROR_VARIABLE, ERRORS, METHOD_VARIABLE, NAME, FailingSegmenter
+from messages import check_messages
+
+from baselines import boundary
+from baselines.options import ModelOptions
+from benchmarks.datasets.shards import Part
+from benchmarks.debugging import debugging, explain
+from benchmarks.evaluation.ray_backend import RemoteWorker
+from benchmarks.latency import runner as latency
+from benchmarks.latency.task import Task
+from benchmarks.latency.timer import StopRule
+from benchmarks.regression import gate as gate_module
+from benchmarks.regression.fingerprints import model_facts
+from mobilesam.errors import BenchError, DataError
+
+Fail = Callable[[str, str], None]
+TRACEBACK = "Traceback (most recent call last)"
+BOTH = f"--models={NAME},box"
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fail:
+    """Installs the adapter for this process and for child processes, and makes it fail."""
+    installed = tmp_path / "site" / f"{NAME}-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n")
+    points = f"[mobilesam_bench.models]\n{NAME} = failing_adapter:build\n"
+    (installed / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(str(installed.parent))
+    folders = (str(installed.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    monkeypatch.setattr(gate_module, "N_SCENES", 1)
+
+    def choose(method: str, error: str) -> None:
+        monkeypatch.setenv(METHOD_VARIABLE, method)
+        monkeypatch.setenv(ERROR_VARIABLE, error)
+
+    return choose
+
+
+def said(method: str, error: str) -> str:
+    where = "modules and probes" if method == "modules" else method
+    return f"{error}: no colour for it (in {where})"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that calls an adapter.
+
+    Attributes:
+        arguments: Of the command; `PICTURE` and `PICTURES` stand for a file and its folder.
+        methods: Of the adapter, that the command calls.
+        others: Whether the rows of the other model are in its document; None if it takes one.
+    """
+
+    arguments: tuple[str, ...]
+    methods: tuple[str, ...]
+    others: Callable[[Any], bool] | None = None
+
+
+def has_row(kind: str) -> Callable[[Any], bool]:
+    return lambda document: (
+        [row["status"] for row in document[kind] if row["model"] == "box"] == ["ok"]
+    )
+
+
+PROMPTED = ("build", "prepare", "encode", "decode")
+DATA = ("--limit=1", "--threads=1", "--json")
+COMMANDS = {
+    "params": Command(("params", BOTH, "--json"), ("build", "modules"), has_row("rows")),
+    "miou": Command(("miou", BOTH, "--protocol=box", *DATA), PROMPTED, has_row("rows")),
+    "miou in chunks": Command(
+        ("miou", BOTH, "--protocol=box", "--chunk=1", *DATA), PROMPTED, has_row("rows")
+    ),
+    "everything": Command(
+        ("everything", f"--models={NAME},dummy", *DATA),
+        ("build", "encode", "everything"),
+        lambda document: document["everything"][1]["status"] == "ok",
+    ),
+    "everything in chunks": Command(
+        ("everything", f"--models={NAME},dummy", "--chunk=1", *DATA),
+        ("build", "encode", "everything"),
+        lambda document: document["everything"][1]["status"] == "ok",
+    ),
+    "figures": Command(
+        ("figures", BOTH, "--image=PICTURE", "--kinds=box", "--json"),
+        ("build", "encode", "decode"),
+        lambda document: len(document["figures"]) == 1,
+    ),
+    "figures of everything": Command(
+        ("figures", BOTH, "--image=PICTURE", "--kinds=everything", "--json"),
+        ("build", "everything"),
+        lambda document: len(document["figures"]) == 1,
+    ),
+    "predict": Command(("predict", "PICTURE", f"--model={NAME}", "--box=1,1,9,9"), PROMPTED),
+    "predict everything": Command(
+        ("predict", "PICTURE", f"--model={NAME}", "--everything"), ("build", "everything")
+    ),
+    "predict in boxes": Command(
+        ("predict", "PICTURE", f"--model={NAME}", "--boxes-from=dummy"), PROMPTED
+    ),
+    "predict in its boxes": Command(
+        ("predict", "PICTURE", "--model=box", f"--boxes-from={NAME}"), ("build", "everything")
+    ),
+    "gate": Command(
+        ("gate", BOTH, "--baseline=b.json", "--update", "--json"),
+        (*PROMPTED, "modules", "embedding_arrays"),
+        lambda document: any(fact["subject"] == "box" for fact in document["facts"]),
+    ),
+    "distill embed": Command(
+        ("distill", "embed", f"--models={NAME}", "--images=PICTURES", "--out=s"),
+        ("build", "prepare", "encode", "embedding_arrays"),
+    ),
+    "distill embed in chunks": Command(
+        ("distill", "embed", f"--models={NAME}", "--images=PICTURES", "--out=s", "--chunk=1"),
+        ("build", "prepare", "encode", "embedding_arrays"),
+    ),
+    "distill train": Command(
+        ("distill", "train", f"--models={NAME}", "--out=t", "--steps=1"), ("build",)
+    ),
+}
+CASES = [
+    (name, method, error)
+    for name, command in COMMANDS.items()
+    for number, method in enumerate(command.methods)
+    for error in (ERRORS if name == "miou" else [list(ERRORS)[number % len(ERRORS)]])
+]
+
+
+@pytest.mark.parametrize(("name", "method", "error"), CASES)
+def test_a_failing_adapter_is_one_line_and_its_traceback_is_for_debugging(
+    run: Any, fail: Fail, tmp_path: Path, name: str, method: str, error: str
+) -> None:
+    fail(method, error)
+    command = COMMANDS[name]
+    picture = write_picture(tmp_path)
+    names = {"PICTURES": str(picture.parent), "PICTURE": str(picture)}
+    arguments = [
+        re.sub("PICTURES|PICTURE", lambda found: names[found[0]], text)
+        for text in command.arguments
+    ]
+    done = run(*arguments)
+    assert done.code == 1
+    check_messages(done.err)
+    lines = [line for line in done.err.splitlines() if said(method, error) in line]
+    # The gate tells of fingerprints and of accuracy.
+    assert 1 <= len(lines) <= (2 if name == "gate" else 1)
+    assert len(set(lines)) == len(lines)
+    assert all(NAME in line.replace(said(method, error), "") for line in lines)
+    assert command.others is None or command.others(done.json)
+    again = (f"--out={tmp_path / 'again'}",) if command.others and name != "gate" else ()
+    debugged = run(*arguments, "--debug", *again)
+    assert debugged.code == 1
+    assert TRACEBACK in debugged.err
+    assert "failing_adapter.py" in debugged.err
+
+
+def write_picture(folder: Path) -> Path:
+    from PIL import Image
+
+    path = folder / "pictures" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(np.full((24, 32, 3), 90, np.uint8)).save(path)
+    return path
+
+
+# --- child processes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "error"),
+    [
+        ("prepare", "prepare", "error"),
+        ("encode", "encode", "EOFError"),
+        ("decode", "decode", "OwnError"),
+        ("everything", "everything", "error"),
+        ("modules", "modules", "EOFError"),
+    ],
+)
+def test_a_timing_process_tells_the_method_and_with_debug_the_traceback(
+    fail: Fail, capfd: pytest.CaptureFixture[str], method: str, where: str, error: str
+) -> None:
+    fail(method, error)
+    task = Task(
+        options=ModelOptions(NAME),
+        rule=StopRule(min_calls=2, min_seconds=0, cap_seconds=0.1, warmup_seconds=0),
+        n_prompts=(1,),
+        threads=1,
+        image_hw=(48, 64),
+    )
+    with debugging(wanted=method == "encode"):
+        found = latency.run_task(task)
+    assert found.error == f"{error}: no colour for it (in {where})"
+    assert any(line.phase == "load" and line.samples_ms for line in found.phases)
+    told = capfd.readouterr().err
+    assert (TRACEBACK in told) == (method == "encode")
+    assert ("failing_adapter.py" in told) == (method == "encode")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_latency_times_the_others(run: Any, fail: Fail, debug: tuple[str, ...]) -> None:
+    fail("encode", "OwnError")
+    done = run("latency", BOTH, "--profile=quick", "--threads=1", "--json", *debug)
+    assert done.code == 1
+    (failure,) = done.json["failures"]
+    assert (failure["culprit"], failure["why"]) == (NAME, said("encode", "OwnError"))
+    rows = [row for row in done.json["rows"] if row["model"] == "box"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert (TRACEBACK in done.err) == bool(debug)
+
+
+class _Plan:
+    """Stands for a plan whose worker fails at an image, and goes on."""
+
+    threads = 1
+    code = "x"
+
+    def worker(self) -> _Plan:
+        return self
+
+    def run(self, part: object, poison: object = None) -> str:
+        try:
+            boundary.encode(FailingSegmenter(NAME), np.zeros((4, 4, 3), np.uint8))
+        except BenchError as error:
+            return explain(error)
+        return "nothing failed"
+
+    def alone(self) -> _Plan:
+        return self
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_worker_of_a_cluster_sends_the_tracebacks_to_the_driver(
+    fail: Fail, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    fail("encode", "OwnError")
+    worker = RemoteWorker(_Plan(), None, debug=debug)
+    part = Part("00000", "shards", "f", (), (), 1.0)
+    made, tracebacks = worker.run(part, {}, careful=False)
+    assert made == said("encode", "OwnError")
+    assert (TRACEBACK in tracebacks) == debug
+    assert ("failing_adapter.py" in tracebacks) == debug
+    assert TRACEBACK not in capsys.readouterr().err  # it would be lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_the_tracebacks_of_a_cluster_are_shown(
+    run: Any, fail: Fail, monkeypatch: pytest.MonkeyPatch, debug: tuple[str, ...]
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    fail("encode", "EOFError")
+    done = run("miou", BOTH, "--protocol=box", "--chunk=1", "--cluster=local", "--workers=1",
+               *DATA, *debug)  # fmt: skip
+    assert done.code == 1
+    assert has_row("rows")(done.json)
+    told = [line for line in done.err.splitlines() if line.startswith("warning: failing: ")]
+    assert told == [f"warning: failing: fails at its only image: {said('encode', 'EOFError')}"]
+    assert (TRACEBACK in done.err) == bool(debug)
+    assert ("failing_adapter.py" in done.err) == bool(debug)
+
+
+def test_a_fingerprint_refuses_what_breaks_the_interface(fail: Fail) -> None:
+    fail("nothing", "OwnError")
+
+    class Odd(FailingSegmenter):
+        def embedding_arrays(self, embedding: Any) -> Any:
+            return {"features": "none"}
+
+    with pytest.raises(DataError, match=r"failing\.embedding_arrays gave a str for features"):
+        list(model_facts(Odd(NAME), np.zeros((8, 8, 3), np.uint8), exact=True))
