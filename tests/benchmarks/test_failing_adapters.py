@@ -16,7 +16,7 @@ from messages import check_messages
 
 from baselines import boundary
 from baselines.options import ModelOptions
-from benchmarks.datasets.shards import Part
+from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, explain
 from benchmarks.evaluation.ray_backend import RemoteWorker
 from benchmarks.latency import runner as latency
@@ -252,7 +252,7 @@ def test_a_worker_of_a_cluster_sends_the_tracebacks_to_the_driver(
 ) -> None:
     fail("encode", "OwnError")
     worker = RemoteWorker(_Plan(), None, debug=debug)
-    part = Part("00000", "shards", "f", (), (), 1.0)
+    part = Shard("00000", "shards", "f", (), (), 1.0)
     made, tracebacks = worker.run(part, {}, careful=False)
     assert made == said("encode", "OwnError")
     assert (TRACEBACK in tracebacks) == debug
@@ -270,7 +270,7 @@ def test_the_tracebacks_of_a_cluster_are_shown(
     fail("encode", "EOFError")
     done = run("miou", BOTH, "--protocol=box", "--chunk=1", "--cluster=local", "--workers=1",
                *DATA, *debug)  # fmt: skip
-    assert done.code == 1
+    assert done.code == 1, done.err
     assert has_row("rows")(done.json)
     told = [line for line in done.err.splitlines() if line.startswith("warning: failing: ")]
     assert told == [f"warning: failing: fails at its only image: {said('encode', 'EOFError')}"]
