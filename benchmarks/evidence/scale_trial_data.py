@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets.make import encode_jpeg, sa1b_document
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import encode_jpeg, sa1b_document
 from benchmarks.records.instances import COLUMNS
 from mobilesam.errors import UsageError
 

@@ -139,13 +139,13 @@ def test_reading(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, kind:
 
 
 def _written(kind: str, folder: Path) -> Any:
-    from benchmarks.datasets import make
+    from benchmarks.datasets import writers
     from benchmarks.datasets.coco import CocoDataset
     from benchmarks.datasets.sa1b import Sa1bDataset
 
     scenes = SyntheticDataset(4, seed=0)
     if kind == "coco":
-        make.write_coco(scenes, folder)
+        writers.write_coco(scenes, folder)
         return lambda: CocoDataset(folder / "images", folder / "instances.json")
-    make.write_sa1b(scenes, folder)
+    writers.write_sa1b(scenes, folder)
     return lambda: Sa1bDataset(folder)

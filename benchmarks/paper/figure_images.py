@@ -16,7 +16,7 @@ from benchmarks.datasets import photos
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS
-from benchmarks.prompts.clicks import center_point
+from benchmarks.datasets.masks import center_point
 from mobilesam.errors import DataError, UsageError
 
 

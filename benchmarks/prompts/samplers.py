@@ -11,7 +11,7 @@ import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array, Prompts
 from benchmarks.datasets.dataset import Instance
-from benchmarks.prompts.clicks import center_point
+from benchmarks.datasets.masks import center_point
 from mobilesam.errors import UsageError
 
 KNOWN_SAMPLERS = ("box", "center", "annotation-point", "random-K", "two-point-D")

@@ -13,8 +13,8 @@ from example_records import MODELS, build_record, many_rows
 from git_repo import git
 
 from benchmarks.cli.app import main
-from benchmarks.datasets.make import write_coco
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_coco
 from benchmarks.records.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,8 +21,8 @@ from messages import check_messages
 from PIL import Image
 
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_sa1b
 from benchmarks.records.record import RECORD_NAME, load_record
 from benchmarks.records.run_folder import LOCK_NAME
 

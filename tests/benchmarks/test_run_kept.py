@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.datasets.images import files_state
-from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation import evaluate
 from benchmarks.latency.task import PhaseLine
 from benchmarks.records import environment

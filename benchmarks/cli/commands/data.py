@@ -11,8 +11,8 @@ from mobilesam.errors import UsageError
 
 def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
     """Renders scenes into a folder and says how to use them."""
-    from benchmarks.datasets.make import write_coco, write_sa1b
     from benchmarks.datasets.synthetic import SyntheticDataset
+    from benchmarks.datasets.writers import write_coco, write_sa1b
 
     if format_name not in ("coco", "sa1b"):
         raise UsageError(f"unknown format {format_name!r}; choose coco or sa1b")

@@ -228,7 +228,7 @@ def test_sa1b_and_coco_give_the_same_numbers(
 ) -> None:
     """Trap 5: SA-1B's boxes are one pixel smaller as written, and equal as read."""
     from benchmarks.datasets.coco import CocoDataset
-    from benchmarks.datasets.make import write_sa1b
+    from benchmarks.datasets.writers import write_sa1b
 
     write_sa1b(CocoDataset(scenes.images, scenes.annotations), tmp_path / "sa1b", tar=tar)
     protocols = (

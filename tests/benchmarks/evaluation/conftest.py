@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_sa1b
 
 
 @pytest.fixture(scope="session")

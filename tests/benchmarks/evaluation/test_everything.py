@@ -21,10 +21,10 @@ from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
-from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.masks import encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.everything import evaluate_everything
 from benchmarks.evaluation.whole_images import whole_image_plan
 from benchmarks.records import environment

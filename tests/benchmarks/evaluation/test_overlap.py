@@ -12,9 +12,9 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
 from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, UnreadableImage
-from benchmarks.datasets.make import write_sa1b
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.evaluate_model import PassPlan, PassResult, run_pass
 from benchmarks.evaluation.prefetch import Lanes

@@ -98,8 +98,8 @@ def test_both_kinds_of_protocol_share_a_folder(run: Any, shards: Path) -> None:
 
 
 def test_a_broken_image_is_listed_once_and_counts(run: Any, shards: Path) -> None:
-    from benchmarks.datasets.make import write_sa1b
     from benchmarks.datasets.synthetic import SyntheticDataset
+    from benchmarks.datasets.writers import write_sa1b
 
     folder = shards / "loose"
     scenes = SyntheticDataset(n_images=3, seed=5, size_hw=(48, 64), n_objects=(2, 4))

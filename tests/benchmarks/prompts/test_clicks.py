@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,84 +5,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from benchmarks.prompts import clicks
-from benchmarks.prompts.clicks import center_point, deepest_pixel, next_click
+from benchmarks.prompts.clicks import next_click
 from mobilesam.errors import DataError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=120)
 PAIRS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=16).flatmap(
     lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape))
 )
-
-
-def full_size_center(mask):
-    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    rows, columns = np.nonzero(distance == distance.max())
-    first = np.lexsort((columns, rows))[0]
-    return int(columns[first]), int(rows[first])
-
-
-@QUICK
-@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14)))
-def test_center_equals_the_maximum_of_the_full_size_transform(mask):
-    if mask.any():
-        assert center_point(mask) == full_size_center(mask)
-
-
-@QUICK
-@given(st.integers(0, 2**32 - 1))
-def test_center_of_large_smooth_masks(seed):
-    noise = np.random.default_rng(seed).normal(size=(60, 80))
-    mask = ndimage.gaussian_filter(noise, 4) > 0.06
-    if mask.any():
-        assert center_point(mask) == full_size_center(mask)
-
-
-def test_the_border_of_the_image_is_outside_of_a_mask():
-    assert center_point(np.ones((5, 9), bool)) == (2, 2)
-    left_half = np.zeros((5, 9), bool)
-    left_half[:, :5] = True
-    assert center_point(left_half) == (2, 2)
-
-
-def test_ties_go_to_the_lowest_row_then_column():
-    mask = np.zeros((8, 8), bool)
-    for y, x in ((5, 1), (2, 6), (2, 3)):
-        mask[y, x] = True
-    assert center_point(mask) == (3, 2)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_center_does_not_depend_on_the_library(monkeypatch, seed):
-    noise = np.random.default_rng(seed).normal(size=(300, 400))
-    mask = ndimage.gaussian_filter(noise, 3 * seed + 1) > 0
-    with_opencv = deepest_pixel(mask)
-    monkeypatch.setattr(clicks, "_MAX_FLOAT32_SIDE_PX", 0)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    assert deepest_pixel(mask) == with_opencv
-
-
-def test_the_center_of_the_largest_mask_computed_by_opencv():
-    side = clicks._MAX_FLOAT32_SIDE_PX - 2
-    rows, columns = np.ogrid[:side, :side]
-    middle = (side - 1) / 2
-    disc = (rows - middle) ** 2 + (columns - middle) ** 2 < middle**2
-    for mask in (disc, np.pad(disc, ((0, 0), (0, 2)))):
-        assert center_point(mask) == full_size_center(mask)
-    wider = np.pad(disc, ((0, 0), (0, 3)), constant_values=True)
-    assert center_point(wider) == full_size_center(wider)
-
-
-def test_the_depth_is_the_square_of_the_distance():
-    mask = np.zeros((9, 11), bool)
-    mask[2:7, 3:8] = True
-    assert deepest_pixel(mask) == (5, 4, 9)
-    assert deepest_pixel(~mask & False) is None
-
-
-def test_an_empty_mask_has_no_center():
-    with pytest.raises(DataError, match="empty mask"):
-        center_point(np.zeros((4, 4), bool))
 
 
 def by_definition(prediction, reference):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.datasets.make import write_coco
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_coco
 from benchmarks.records.record import load_record
 from benchmarks.records.run_folder import HOLDER_NAME, create_folder, held
 from mobilesam.errors import DataError

@@ -10,8 +10,8 @@ import pytest
 
 from baselines import dummy
 from benchmarks.cli.app import main
-from benchmarks.datasets.make import write_coco
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_coco
 from benchmarks.records.record import (
     Environment,
     LatencyRow,

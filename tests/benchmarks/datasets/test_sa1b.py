@@ -1,146 +1,31 @@
-"""SA-1B's reader, and both writers read back."""
+"""SA-1B: folders and tars, damaged ones included, and their shards."""
 
 import io
 import json
 import os
+import pickle
 import re
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from listed_dataset import ListedDataset
 from PIL import Image
 
-from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import Instance, Sample, UnreadableImage
-from benchmarks.datasets.make import write_coco, write_sa1b
+from benchmarks.datasets.dataset import Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.masks import encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
-from mobilesam.errors import DataError, UsageError
+from benchmarks.datasets.writers import write_sa1b
+from mobilesam.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "sa1b"
 
-SCENES = SyntheticDataset(4, 0, (64, 80))
-
-
-def same(sample, other, pixels):
-    assert isinstance(sample, Sample)
-    assert isinstance(other, Sample)
-    assert sample.image_id == other.image_id
-    assert len(sample.instances) == len(other.instances)
-    for one, two in zip(sample.instances, other.instances, strict=True):
-        assert one.annotation_id == two.annotation_id
-        assert one.rle == two.rle
-        assert one.area_px == two.area_px
-        assert one.box.tolist() == two.box.tolist()
-    difference = np.abs(sample.image.astype(int) - other.image)
-    assert difference.mean() < 12 if pixels == "close" else difference.max() == 0
-
-
-@pytest.mark.parametrize(("image_format", "pixels"), [("png", "same"), ("jpg", "close")])
-def test_coco_reads_back(tmp_path, image_format, pixels):
-    written = write_coco(SCENES, tmp_path, image_format)
-    back = CocoDataset(tmp_path / "images", *written.paths)
-    assert written.n_images == back.n_images == 4
-    assert written.n_instances == back.n_instances
-    assert back.left_out == {"crowd": 0, "empty": 0, "malformed": 0}
-    for sample, other in zip(SCENES.samples(), back.samples(), strict=True):
-        same(sample, other, pixels)
-        assert [i.category for i in sample.instances] == [i.category for i in other.instances]
-
-
-def test_coco_is_not_written_over_another(tmp_path):
-    write_coco(SCENES, tmp_path)
-    with pytest.raises(DataError, match=r"instances\.json exists"):
-        write_coco(SCENES, tmp_path)
-
-
-@pytest.mark.parametrize("tar", [False, True])
-def test_sa1b_reads_back(tmp_path, tar):
-    written = write_sa1b(SCENES, tmp_path, tar=tar, images_per_tar=3)
-    assert [p.name for p in written.paths] == (
-        ["sa_000000.tar", "sa_000001.tar"] if tar else [f"sa_{i}.json" for i in range(4)]
-    )
-    back = Sa1bDataset(tmp_path)
-    assert written.n_images == back.n_images == 4
-    for sample, other in zip(SCENES.samples(), back.samples(), strict=True):
-        same(sample, other, "close")
-        for item in other.instances:
-            ((x, y),) = item.points.tolist()
-            assert item.mask()[int(y), int(x)]
-    assert back.left_out == {}
-
-
-def test_a_tar_that_is_just_full_is_the_last(tmp_path):
-    assert len(write_sa1b(SCENES, tmp_path, tar=True, images_per_tar=2).paths) == 2
-    assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(UsageError, match="images_per_tar"):
-        write_sa1b(SCENES, tmp_path, tar=True, images_per_tar=0)
-
-
-def interrupted(error=None):
-    """Its first image is unreadable; raises the error after the last one, such as Ctrl-C."""
-
-    def samples():
-        yield UnreadableImage(9, "nine.png", "broken", 3)
-        yield from SCENES.samples()
-        if error is not None:
-            raise error
-
-    return ListedDataset(samples)
-
-
-@pytest.mark.parametrize("tar", [False, True])
-def test_an_interrupted_run_leaves_no_half_files(tmp_path, tar):
-    with pytest.raises(KeyboardInterrupt):
-        write_sa1b(interrupted(KeyboardInterrupt()), tmp_path / "sa1b", tar=tar)
-    with pytest.raises(KeyboardInterrupt):
-        write_coco(interrupted(KeyboardInterrupt()), tmp_path / "coco")
-    assert not (tmp_path / "coco" / "instances.json").exists()
-    left = sorted(p.name for p in (tmp_path / "sa1b").iterdir())
-    assert not [name for name in left if name.startswith(".")]
-    assert len(left) == (0 if tar else 8)
-
-
-def test_what_could_not_be_read_is_reported(tmp_path):
-    for written in (write_coco(interrupted(), tmp_path), write_sa1b(interrupted(), tmp_path / "b")):
-        assert written.n_images == 4
-        assert [bad.image_id for bad in written.skipped] == [9]
-
-
-def test_a_stored_point_is_kept_only_inside_the_mask(tmp_path):
-    mask = np.zeros((60, 60), bool)
-    mask[10:21, 10:21] = True
-    rle = encode_mask(mask)
-
-    items = [
-        Instance(n, "", 121, rle_box(rle), rle, np.array([point], np.float32))
-        for n, point in ((1, [12.75, 13.5]), (2, [50, 50]), (3, [-1, 900]))
-    ]
-    sample = Sample(3, "", np.zeros((60, 60, 3), np.uint8), tuple(items))
-    write_sa1b(ListedDataset(lambda: [sample]), tmp_path)
-    rows = json.loads((tmp_path / "sa_3.json").read_text())["annotations"]
-    assert [row["point_coords"] for row in rows] == [[[12.75, 13.5]], [[15, 15]], [[15, 15]]]
-
-
-def test_boxes_of_sa1b_have_inclusive_maxima(tmp_path):
-    """A mask of one pixel has a box of width 0 there, and of width 1 here."""
-    write_sa1b(SCENES, tmp_path)
-    for path in tmp_path.glob("*.json"):
-        for row in json.loads(path.read_text())["annotations"]:
-            x0, y0, x1, y1 = rle_box(row["segmentation"]).tolist()
-            assert row["bbox"] == [x0, y0, x1 - x0 - 1, y1 - y0 - 1]
-    content = toy(7)
-    content["annotations"][0]["bbox"] = [3, 2, 0, 0]
-    put(tmp_path, 7, content)
-    sample = list(Sa1bDataset(tmp_path).samples())[-1]
-    assert sample.instances[0].box.tolist() == [3, 2, 4, 3]
+SCENES = SyntheticDataset(n_images=7, seed=3, size_hw=(48, 64), n_objects=(2, 3))
 
 
 @pytest.mark.shared
-def test_boxes_of_a_real_file_are_the_masks_own():
+def test_boxes_of_a_real_file_are_tight():
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not here")
     rows = json.loads((SHARED / "sa_226381_excerpt.json").read_text())["annotations"]
@@ -187,6 +72,21 @@ def put(folder, image_id, content):
     (folder / f"sa_{image_id}.json").write_bytes(data)
 
 
+def described(samples):
+    """Values of samples that can be compared."""
+    return [
+        sample
+        if isinstance(sample, UnreadableImage)
+        else (
+            sample.image_id,
+            sample.name,
+            sample.image.tobytes(),
+            [(each.annotation_id, each.rle, each.box.tolist()) for each in sample.instances],
+        )
+        for sample in samples
+    ]
+
+
 def make_tar(path, members):
     """Writes a tar of (name, bytes or link target) in the given order."""
     with tarfile.open(path, "w") as tar:
@@ -223,11 +123,10 @@ def test_folder_and_tar_give_the_same(tmp_path):
     tar = make_tar(tmp_path / "a.tar", [*pair(11), *pair(2)])
     folder, archive = Sa1bDataset(tmp_path / "folder"), Sa1bDataset(tar)
     assert folder.fingerprint == archive.fingerprint
-    for one, two in zip(folder.samples(), archive.samples(), strict=True):
-        same(one, two, "same")
+    assert described(folder.samples()) == described(archive.samples())
 
 
-def test_names_in_a_tar_are_never_trusted(tmp_path):
+def test_names_in_a_tar_cannot_leave_it(tmp_path):
     members = [
         ("../sa_5.jpg", jpeg()), ("/etc/sa_6.json", b"{}"), ("sa_7.jpg", "/etc/passwd"), *pair(8),
     ]  # fmt: skip
@@ -240,7 +139,7 @@ def test_names_in_a_tar_are_never_trusted(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
 
 
-def test_a_tar_cut_off_anywhere_gives_what_is_whole(tmp_path):
+def test_a_truncated_tar_gives_its_complete_pairs(tmp_path):
     tar = make_tar(tmp_path / "a.tar", [*pair(1), *pair(2), *pair(3)])
     data = tar.read_bytes()
     with tarfile.open(tar) as archive:
@@ -262,7 +161,7 @@ def test_a_tar_cut_off_anywhere_gives_what_is_whole(tmp_path):
     assert seen == {0, 1, 2, 3}
 
 
-def test_what_is_no_tar(tmp_path):
+def test_other_files_are_not_read_as_tars(tmp_path):
     path = tmp_path / "a.tar"
     for data in (b"", b"x" * 2000, b"\x1f\x8b" + b"0" * 900):
         path.write_bytes(data)
@@ -270,7 +169,7 @@ def test_what_is_no_tar(tmp_path):
         assert "not a plain tar" in bad.reason
 
 
-def test_lone_halves_and_doubles_are_bad(tmp_path):
+def test_incomplete_and_repeated_pairs_are_unreadable(tmp_path):
     tar = make_tar(tmp_path / "a.tar", [*pair(1), pair(2)[0], pair(3)[1], pair(1)[0]])
     good, no_json, no_jpg, double = Sa1bDataset(tar).samples()
     assert isinstance(good, Sample)
@@ -296,7 +195,7 @@ def test_lone_halves_and_doubles_are_bad(tmp_path):
         (toy(1) | {"image": toy(1)["image"] | {"width": 10**8}}, "more than 100,000,000"),
     ],
 )
-def test_a_broken_json_is_one_bad_image(tmp_path, content, words):
+def test_a_malformed_json_is_one_unreadable_image(tmp_path, content, words):
     put(tmp_path, 1, content)
     put(tmp_path, 2, toy(2))
     bad, good = Sa1bDataset(tmp_path).samples()
@@ -317,7 +216,7 @@ def test_a_broken_json_is_one_bad_image(tmp_path, content, words):
         ({"area": float("nan")}, "annotation number 0: area: "),
     ],
 )
-def test_a_malformed_annotation_is_left_out_and_told(tmp_path, fields, words):
+def test_a_malformed_annotation_is_left_out_and_reported(tmp_path, fields, words):
     content = toy(1, **fields)
     content["annotations"] += toy(1, id=9)["annotations"]
     put(tmp_path, 1, content)
@@ -328,23 +227,22 @@ def test_a_malformed_annotation_is_left_out_and_told(tmp_path, fields, words):
     assert re.match(f"sa_1.json: {words}", dataset.problems[0]), dataset.problems
 
 
-def test_links_to_themselves_are_bad_images(tmp_path):
+def test_links_to_themselves_are_unreadable(tmp_path):
     for image_id in (1, 2):
         put(tmp_path / "d", image_id, toy(image_id))
     (tmp_path / "d" / "sa_2.json").unlink()
     (tmp_path / "d" / "sa_2.json").symlink_to("sa_2.json")
     (tmp_path / "d" / "b.tar").symlink_to("b.tar")
-    for dataset in (Sa1bDataset(tmp_path / "d"), Sa1bDataset(tmp_path / "d", streaming=True)):
-        good, *bad = dataset.samples()
-        assert isinstance(good, Sample)
-        assert [sample.name for sample in bad] == ["sa_2.jpg", "b.tar"]
-        assert all("Too many levels of symbolic links" in sample.reason for sample in bad)
+    good, *bad = Sa1bDataset(tmp_path / "d").samples()
+    assert isinstance(good, Sample)
+    assert [sample.name for sample in bad] == ["sa_2.jpg", "b.tar"]
+    assert all("Too many levels of symbolic links" in sample.reason for sample in bad)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DataError, match="loop: Too many levels"):
         Sa1bDataset(tmp_path / "loop")
 
 
-def test_pipes_are_not_waited_for(tmp_path):
+def test_pipes_do_not_block(tmp_path):
     put(tmp_path, 1, toy(1))
     (tmp_path / "sa_1.jpg").unlink()
     os.mkfifo(tmp_path / "sa_1.jpg")
@@ -354,8 +252,8 @@ def test_pipes_are_not_waited_for(tmp_path):
     assert len(samples) == 2
 
 
-def test_sizes_below_zero_in_a_tar_do_not_lead_back(tmp_path):
-    """tarfile takes them, and would give the same members for ever."""
+def test_negative_sizes_in_a_tar_do_not_loop(tmp_path):
+    """tarfile accepts them and would repeat the same members without end."""
     tar = make_tar(tmp_path / "a.tar", [*pair(1), *pair(2)])
     data = bytearray(tar.read_bytes())
     with tarfile.open(tar) as archive:
@@ -369,21 +267,21 @@ def test_sizes_below_zero_in_a_tar_do_not_lead_back(tmp_path):
     assert "damaged" in samples[-1].reason
 
 
-def test_names_that_are_no_text_are_told_in_letters(tmp_path):
+def test_unprintable_names_are_escaped(tmp_path):
     tar = make_tar(tmp_path / "a.tar", [*pair(1), ("../\udcff\n", b"")])
     _, bad = Sa1bDataset(tar).samples()
     assert bad.name == r"'../\udcff\n'"
     assert "\n" not in bad.reason
 
 
-def test_a_broken_image_keeps_count_of_its_instances(tmp_path):
+def test_an_unreadable_image_counts_its_instances(tmp_path):
     put(tmp_path, 1, toy(1))
     (tmp_path / "sa_1.jpg").write_bytes(jpeg()[:-100])
     (bad,) = Sa1bDataset(tmp_path).samples()
     assert (bad.image_id, bad.name, bad.n_instances) == (1, "sa_1.jpg", 1)
 
 
-def test_single_bad_masks_are_left_out(tmp_path):
+def test_malformed_and_empty_masks_are_left_out(tmp_path):
     content = toy(1)
     rows = content["annotations"]
     rows.append(rows[0] | {"id": 3, "segmentation": {"size": [8, 11], "counts": [88]}})
@@ -413,3 +311,130 @@ def test_missing_or_foreign_folders(tmp_path):
         Sa1bDataset(tmp_path)
     with pytest.raises(DataError, match="no SA-1B folder"):
         Sa1bDataset([])
+
+
+def test_boxes_are_read_with_inclusive_maxima(tmp_path):
+    """The box of a single pixel has width 0 in SA-1B, and width 1 here."""
+    content = toy(7)
+    content["annotations"][0]["bbox"] = [3, 2, 0, 0]
+    put(tmp_path, 7, content)
+    (sample,) = Sa1bDataset(tmp_path).samples()
+    assert sample.instances[0].box.tolist() == [3, 2, 4, 3]
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tars")
+    write_sa1b(SCENES, folder, tar=True, images_per_tar=3)
+    return folder
+
+
+def read_shards(dataset, images_per_shard):
+    """Reads all shards after pickling, as in another process."""
+    shards = list(dataset.shards(images_per_shard))
+    assert images_per_shard is None or all(len(s.readers) <= images_per_shard for s in shards)
+    assert [shard.name for shard in shards] == sorted({shard.name for shard in shards})
+    assert sum(shard.share for shard in shards) <= 1.000001
+    copies = pickle.loads(pickle.dumps(shards))
+    return described(sample for shard in copies for sample in ShardDataset(shard).samples())
+
+
+@pytest.mark.parametrize("images_per_shard", [None, 1, 2, 50])
+def test_shards_contain_all_images_in_order(tars, images_per_shard):
+    found = read_shards(Sa1bDataset(tars), images_per_shard)
+    assert [image_id for image_id, *_ in found] == list(range(7))
+    assert found == described(Sa1bDataset(tars, streaming=True).samples())
+
+
+def test_without_a_size_each_tar_is_a_shard(tars):
+    assert [len(shard.readers) for shard in Sa1bDataset(tars).shards()] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 7])
+def test_a_limit_applies_across_tars(tars, limit):
+    found = read_shards(Sa1bDataset(tars, limit), 2)
+    assert [image_id for image_id, *_ in found] == list(range(limit))
+
+
+def test_a_tar_is_opened_when_its_shard_is_due(tars, tmp_path):
+    import shutil
+
+    shutil.copytree(tars, tmp_path / "copy")
+    dataset = Sa1bDataset(tmp_path / "copy", streaming=True)
+    assert dataset.n_images is None
+    (tmp_path / "copy" / "sa_000001.tar").unlink()
+    shards = dataset.shards(3)
+    first, second = next(shards), next(shards)
+    assert [image_id for image_id, _ in first.images] == [0, 1, 2]
+    assert second.images == ((-1, "sa_000001.tar"),)
+
+
+def test_a_damaged_folder(tmp_path):
+    write_sa1b(SCENES, tmp_path)
+    (tmp_path / "sa_2.json").unlink()
+    (tmp_path / "sa_4.jpg").unlink()
+    (tmp_path / "sa_5.jpg").write_bytes(b"")
+    (tmp_path / "sa_06.json").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("ignored")
+    dataset = Sa1bDataset(tmp_path)
+    samples = list(dataset.samples())
+    assert dataset.n_images == len(samples) == 8
+    assert {s.name: s.reason for s in samples if isinstance(s, UnreadableImage)} == {
+        "sa_2.jpg": "sa_2.jpg has no sa_2.json beside it",
+        "sa_4.jpg": "sa_4.json has no sa_4.jpg beside it",
+        "sa_5.jpg": "the image sa_5.jpg is empty (0 bytes); fetch it again",
+        "sa_06.json": "sa_06.json has zeros before its number; rename it to sa_6.json",
+    }
+    assert read_shards(dataset, 3) == described(samples)
+
+
+def test_truncated_and_repeated_tars(tars, tmp_path):
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes((tars / "sa_000001.tar").read_bytes()[:-6000])
+    found = read_shards(Sa1bDataset([tars, tars / "sa_000000.tar", cut]), 2)
+    repeated = [each for each in found if "earlier folder or tar" in str(each)]
+    assert [each.image_id for each in repeated] == [0, 1, 2, 3, 4, 5]
+    assert found[-1].name == "cut.tar"
+    assert len(found) == 7 + 6 + 1
+
+
+def test_left_out_annotations_are_counted_by_shard(tmp_path):
+    write_sa1b(SCENES, tmp_path)
+    path = tmp_path / "sa_1.json"
+    path.write_text(path.read_text().replace('"counts": "', '"counts": "~', 1))
+    whole = Sa1bDataset(tmp_path)
+    first, second = (ShardDataset(shard) for shard in whole.shards(4))
+    for dataset in (whole, first, second):
+        assert dataset.left_out == {}
+        described(dataset.samples())
+    assert whole.left_out == first.left_out == {"malformed": 1}
+    assert whole.problems == first.problems
+    assert (second.left_out, second.problems) == ({}, ())
+
+
+def test_a_changed_tar_changes_only_its_shards(tars, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tars, copy)
+    before = Sa1bDataset(copy, streaming=True)
+    shards = list(before.shards(3))
+    assert Sa1bDataset(copy, streaming=True).fingerprint == before.fingerprint
+    os.utime(copy / "sa_000001.tar", ns=(1, 1))
+    after = Sa1bDataset(copy, streaming=True)
+    assert after.fingerprint != before.fingerprint
+    assert after.images_state != before.images_state
+    pairs = zip(shards, after.shards(3), strict=True)
+    assert [a.fingerprint != b.fingerprint for a, b in pairs] == [False, True, False]
+
+
+def test_fingerprints_cover_every_file_and_the_limit(tmp_path):
+    write_sa1b(SCENES, tmp_path)
+    content, state = (Sa1bDataset(tmp_path, streaming=each).fingerprint for each in (False, True))
+    assert Sa1bDataset(tmp_path, limit=2).fingerprint != content
+    assert Sa1bDataset(tmp_path, limit=2, streaming=True).fingerprint != state
+    os.utime(tmp_path / "sa_3.json", ns=(1, 1))
+    assert Sa1bDataset(tmp_path).fingerprint == content
+    assert Sa1bDataset(tmp_path, streaming=True).fingerprint != state
+    (tmp_path / "sa_3.json").write_text("{}")
+    assert Sa1bDataset(tmp_path).fingerprint != content
