@@ -86,17 +86,6 @@ def protocol_of(row: MiouRow) -> Protocol:
     return Protocol(row.dataset, row.reference, row.protocol)
 
 
-def configured_setup(record: RunRecord) -> str | None:
-    """Requested device and precision of a run, as printed; None if it has none."""
-    named = [record.config.get(name) for name in ("device", "precision")]
-    return ", ".join(str(each) for each in named) if all(named) else None
-
-
-def reference_label(weights: WeightsRow) -> str:
-    """Full label of the weights of a reference, since two may share the short label."""
-    return f"{weights.kind} {weights.sha256 or '(hash unknown)'}"
-
-
 def setups(record: RunRecord) -> tuple[Setup, ...]:
     """All setups of a record, in order of first appearance."""
     return unique(setup_of(row) for row in record.latency)

@@ -307,10 +307,10 @@ def test_merge_takes_the_newest_row(make_record: Callable[..., RunRecord]) -> No
 def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecord]) -> None:
     one = make_record(1, id="one")
     slower = one.environment.model_copy(update={"threads": 1})
-    with pytest.raises(UsageError, match="differ in threads"):
+    with pytest.raises(UsageError, match="threads: 4 in run one, 1 in run two"):
         merge_records([one, make_record(1, id="two", environment=slower)])
     other = one.models[0].model_copy(update={"weights": WeightsRow(kind="random")})
-    with pytest.raises(UsageError, match="mobilesam ran with weights official"):
+    with pytest.raises(UsageError, match="weights of mobilesam: official"):
         merge_records([one, make_record(1, id="two", models=(other,))])
     with pytest.raises(UsageError, match="no record"):
         merge_records([])
@@ -361,7 +361,7 @@ def test_merge_refuses_masks_of_two_weights_of_one_teacher(
     assert len(merge_records([first, again]).miou) == len(one.miou)
     other = make_record(1, id="two", miou=against("1" * 63 + "2"))
     with pytest.raises(
-        UsageError, match=r"teacher:sam-vit-h has weights file 1+ in run one and file 1+2 in"
+        UsageError, match=r"weights of teacher:sam-vit-h: file 1+ in run one, file 1+2 in run two"
     ):
         merge_records([first, other])
 
@@ -378,7 +378,7 @@ def test_merge_tells_of_other_devices_and_precisions(make_record: Callable[..., 
     assert not [text for text in alone.warnings if "precisions" in text]
     row = EverythingRow(model="m", dataset="d", weights=WeightsRow(kind="none"), median_ms=1.0)
     runs = [each.model_copy(update={"everything": (row,)}) for each in (cpu, gpu)]
-    with pytest.raises(UsageError, match=r"timed whole images .*cpu, fp32 / cuda, bf16"):
+    with pytest.raises(UsageError, match=r"whole images: cpu, fp32 in .*cuda, bf16 in"):
         merge_records(runs)
 
 
