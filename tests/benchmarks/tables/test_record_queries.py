@@ -14,8 +14,8 @@ from benchmarks.tables.record_queries import (
     miou_percent,
     model_frame,
     protocols,
+    used_parameters,
 )
-from benchmarks.tables.record_tables import summary_table
 
 
 def only(record: RunRecord, *names: str, reference: str = "ground-truth") -> RunRecord:
@@ -42,22 +42,6 @@ def test_the_default_ones_of_many_are_headlines(make_many: Callable[[int], RunRe
     clicks = [f"clicks-{number}" for number in range(1, 6)]
     assert shown(only(record, *clicks)) == [(name, truth) for name in clicks[:3]]
     assert shown(only(record, *clicks, reference=teacher)) == [("clicks-1", teacher)]
-
-
-def test_the_summary_says_where_the_other_protocols_are(
-    record: RunRecord, make_many: Callable[[int], RunRecord]
-) -> None:
-    assert not any("not shown" in note for note in summary_table(record).notes)
-    summary = summary_table(make_many(2))
-    heads = [column.header for column in summary.columns if column.header.startswith("mIoU")]
-    assert heads == [
-        "mIoU center vs ground-truth",
-        "mIoU box vs ground-truth",
-        "mIoU center-multi vs ground-truth",
-        "mIoU center vs teacher:sam-vit-h",
-    ]
-    (note,) = (note for note in summary.notes if "not shown" in note)
-    assert "10 vs ground-truth, 12 vs teacher:sam-vit-h; the tables of accuracy" in note
 
 
 def test_percent_only_of_what_is_accuracy(record: RunRecord) -> None:
@@ -90,3 +74,12 @@ def test_frames_of_an_empty_record_have_their_columns(empty_record: RunRecord) -
         frame = make(empty_record)
         assert len(frame) == 0
         assert "model" in frame.columns
+
+
+def test_used_parameters_need_every_component(record: RunRecord) -> None:
+    assert used_parameters(record, "mobilesam") == 9_808_452
+    assert used_parameters(record, "fastsam-x") == 72_234_149
+    assert used_parameters(record, "box") == 0
+    broken = record.params[1].model_copy(update={"status": "error", "used": None})
+    partial = record.model_copy(update={"params": (record.params[0], broken, *record.params[2:])})
+    assert used_parameters(partial, "mobilesam") is None

@@ -1,18 +1,82 @@
+"""Tables of accuracy: mean IoU, leaderboards, boxes of a detector, segment everything."""
+
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
 import pytest
+from table_values import column_texts, csv_rows
 
-from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
-from benchmarks.tables.accuracy_tables import leaderboard_tables
+from benchmarks.records.record import (
+    BySize,
+    ComparisonRow,
+    DetectorRow,
+    EverythingRow,
+    MiouRow,
+    RunRecord,
+    WeightsRow,
+)
+from benchmarks.tables.accuracy_tables import (
+    detector_table,
+    everything_table,
+    leaderboard_tables,
+    miou_tables,
+)
+from benchmarks.tables.record_tables import summary_table
 from benchmarks.tables.table import Table
 
 Make = Callable[..., RunRecord]
+
+
+TRAINED = WeightsRow(kind="file", sha256="6dbb9052" + "0" * 56, official=True)
+RANDOM = WeightsRow(kind="random", why="no network")
+
+
+def test_accuracy_from_random_weights_is_never_shown(record: RunRecord) -> None:
+    rows = tuple(
+        row.model_copy(update={"weights": WeightsRow(kind="random")}) for row in record.miou
+    )
+    models = tuple(
+        row.model_copy(update={"weights": WeightsRow(kind="random")}) for row in record.models
+    )
+    forged = record.model_copy(update={"miou": rows, "models": models})
+    for made in (*miou_tables(forged), summary_table(forged)):
+        assert "74.4" not in made.to_markdown()
+        assert "0.744" not in made.to_csv()
+
+
+def test_references_never_share_a_column(record: RunRecord) -> None:
+    agreement = tuple(
+        row.model_copy(update={"reference": "teacher:sam-vit-h"}) for row in record.miou
+    )
+    both = record.model_copy(update={"miou": (*record.miou, *agreement)})
+    made = miou_tables(both)
+    assert [set(column_texts(part, "Reference")) for part in made] == [
+        {"ground-truth"},
+        {"teacher:sam-vit-h"},
+    ]
+    assert len({part.name for part in made}) == 2
+    assert "which is not accuracy" in made[1].to_markdown()
+
+
+def test_sa1b_says_whom_it_favours(record: RunRecord) -> None:
+    rows: tuple[MiouRow, ...] = tuple(
+        row.model_copy(update={"dataset": "sa1b:dev"}) for row in record.miou
+    )
+    made = record.model_copy(update={"miou": rows})
+    for part in (summary_table(made), *miou_tables(made)):
+        assert "they favour SAM" in part.to_markdown()
+
+
+def column(table: Table, header: str, protocol: str = "box") -> list[str]:
+    headers = [each.header for each in table.columns]
+    index = headers.index(header)
+    return [
+        row[index].text for row in table.rows if row[headers.index("Protocol")].text == protocol
+    ]
 
 
 def compared(rows: tuple[MiouRow, ...], p_values: dict[str, float]) -> tuple[ComparisonRow, ...]:
@@ -52,18 +116,6 @@ def board(make_record: Make) -> RunRecord:
     return source.model_copy(update={"comparisons": compared(rows, ties)})
 
 
-def rows_of(table: Table) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(table.to_csv())))
-
-
-def column(table: Table, header: str, protocol: str = "box") -> list[str]:
-    headers = [each.header for each in table.columns]
-    index = headers.index(header)
-    return [
-        row[index].text for row in table.rows if row[headers.index("Protocol")].text == protocol
-    ]
-
-
 def test_models_are_ranked_with_their_groups(board: RunRecord) -> None:
     (table,) = leaderboard_tables(board)
     assert table.name == "leaderboard"
@@ -84,7 +136,7 @@ def test_the_distance_to_the_best_is_positive_whichever_model_came_first(board: 
     (table,) = leaderboard_tables(board)
     assert column(table, "Behind best [CI]")[:2] == ["best", "0.6 [-1.4, 1.6]"]
     assert column(table, "p")[:2] == ["", "<0.001"]
-    raw = rows_of(table)
+    raw = csv_rows(table)
     assert float(raw[1]["behind_best"]) == pytest.approx(0.006)
     assert float(raw[1]["behind_best_low"]) == pytest.approx(-0.014)
     assert float(raw[1]["p_adjusted"]) == 1e-9
@@ -128,7 +180,7 @@ def test_equal_models_share_their_rank(make_record: Make) -> None:
 
 def test_models_without_accuracy_are_named_with_the_reason(board: RunRecord) -> None:
     (table,) = leaderboard_tables(board)
-    shown = {row["model"] for row in rows_of(table)}
+    shown = {row["model"] for row in csv_rows(table)}
     assert "sam-vit-h" not in shown
     (line,) = (note for note in table.notes if "(no trained weights)" in note)
     assert line.startswith("Not ranked in box, center, center-multi")
@@ -210,3 +262,112 @@ def test_all_forms_are_printed(board: RunRecord) -> None:
     assert "Behind best [CI] (points)" in text
     assert table.to_latex().count(r"\\") == len(table.rows) + 1
     assert "&lt;0.001" in table.to_markdown()
+
+
+def detector(model: str, **changes: Any) -> DetectorRow:
+    values: dict[str, Any] = {
+        "model": model,
+        "dataset": "coco:val2017",
+        "detections": "vitdet|h.json",
+        "detections_sha256": "ab" * 32,
+        "n_images": 5000,
+        "n_detections": 123456,
+        "ap": 0.41234,
+        "ap50": 0.6,
+        "ap75": 0.45,
+        "ap_by_size": BySize(small=0.3, medium=0.5),
+        "weights": TRAINED,
+        "seconds": 1234.5,
+    }
+    return DetectorRow(**{**values, **changes})
+
+
+def everything(model: str, **changes: Any) -> EverythingRow:
+    values: dict[str, Any] = {
+        "model": model,
+        "dataset": "sa1b:x",
+        "n_images": 20,
+        "n_objects": 100,
+        "ar10": 0.1,
+        "ar100": 0.3,
+        "ar1000": 0.5912,
+        "ar1000_by_size": BySize(small=0.4, large=0.8),
+        "masks_per_image": 87.25,
+        "median_ms": 1600.0,
+        "ci95_ms": (1500.0, 1700.0),  # of an older record: one process gives none
+        "range_ms": (1200.0, 2900.0),
+        "weights": TRAINED,
+    }
+    return EverythingRow(**{**values, **changes})
+
+
+def test_detector_figures_in_percent_for_people_and_as_they_are_in_csv(make_record: Make) -> None:
+    table = detector_table(make_record(1, detector=(detector("mobilesam"),)))
+    assert column_texts(table, "AP") == ["41.2"]
+    assert column_texts(table, "AP large") == [""]
+    (row,) = csv_rows(table)
+    assert (row["ap"], row["ap_small"], row["ap_large"]) == ("0.41234", "0.3", "")
+    assert (row["detections"], row["detections_sha256"]) == ("vitdet|h.json", "ab" * 32)
+    assert row["n_detections"] == "123456"
+    assert "vitdet\\|h.json" in table.to_markdown()
+    assert any("detector's score" in note for note in table.notes)
+    assert any("ab" * 8 in note for note in table.notes)
+
+
+def test_rows_that_failed_keep_their_place_and_say_why(make_record: Make) -> None:
+    gone = {"ap": None, "ap50": None, "ap75": None, "ap_by_size": BySize()}
+    rows = (
+        detector("mobilesam", **gone, status="error", why="RuntimeError: a|b"),
+        detector("sam", weights=RANDOM, **gone, status="skipped", why="no network at all " * 3),
+    )
+    table = detector_table(make_record(1, detector=rows))
+    assert column_texts(table, "Status") == ["error: RuntimeError: a|b", "skipped (1)"]
+    assert table.notes[-1].startswith("(1) no network at all")
+    assert csv_rows(table)[0]["why"] == "RuntimeError: a|b"
+
+
+def test_boxes_left_out_are_a_note_of_a_good_row(make_record: Make) -> None:
+    row = detector("mobilesam", why="boxes left out: 3 without area")
+    table = detector_table(make_record(1, detector=(row,)))
+    assert column_texts(table, "Status") == ["ok"]
+    assert "mobilesam, vitdet|h.json: boxes left out: 3 without area." in table.notes
+
+
+def test_everything_figures_time_and_provenance(make_record: Make) -> None:
+    config = {"device": "cpu", "precision": "fp32"}
+    table = everything_table(make_record(1, everything=(everything("m"),), config=config))
+    assert column_texts(table, "AR@1000") == ["59.1"]
+    assert column_texts(table, "AR@1000 medium") == [""]
+    assert column_texts(table, "Median (range)") == ["1600 (range 1200 to 2900)"]
+    assert "Range of times: the quickest and the slowest image." in table.notes
+    (row,) = csv_rows(table)
+    assert (row["ar1000"], row["ar1000_large"]) == ("0.5912", "0.8")
+    assert [row[name] for name in ("median_ms", "ci95_low_ms", "ci95_high_ms")] == [
+        "1600.0",
+        "",
+        "",
+    ]
+    assert (row["range_low_ms"], row["range_high_ms"]) == ("1200.0", "2900.0")
+    assert any("cpu, fp32, 4 threads" in note for note in table.notes)
+    assert any("they favour SAM" in note for note in table.notes)
+
+
+def test_random_weights_never_show_a_figure(make_record: Make) -> None:
+    record = make_record(
+        1,
+        detector=(detector("m", weights=RANDOM),),
+        everything=(everything("m", weights=RANDOM),),
+    )
+    for table, names in (
+        (detector_table(record), ("ap", "ap50", "ap75", "ap_small", "ap_medium")),
+        (everything_table(record), ("ar10", "ar100", "ar1000", "ar1000_small", "median_ms")),
+    ):
+        (row,) = csv_rows(table)
+        assert [row[name] for name in names] == [""] * len(names)
+        assert (row["status"], row["why"]) == ("skipped", "random weights have no accuracy")
+
+
+def test_nothing_measured_is_a_table_without_rows(empty_record: RunRecord) -> None:
+    for table in (detector_table(empty_record), everything_table(empty_record)):
+        assert table.rows == ()
+        assert table.notes == ()

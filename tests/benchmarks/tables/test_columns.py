@@ -1,9 +1,7 @@
-"""Times as they are shown: an interval from five processes on, a range from fewer."""
+"""Cells of medians: an interval from five processes on, a range from fewer."""
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from benchmarks.tables.columns import (
     spread_notes,
 )
 from benchmarks.tables.record_queries import spread_of
-from benchmarks.tables.record_tables import latency_table, summary_table
 
 
 def timed_row(processes: int, **more: Any) -> LatencyRow:
@@ -73,36 +70,5 @@ def test_the_header_says_what_surrounds_a_median(processes: tuple[int, ...], hea
     assert ("range" in header) == ("range" in bars_text(map(spread_of, rows)))
 
 
-def test_tables_of_times_call_a_range_so(record: RunRecord) -> None:
-    """The record has a model of three processes, and others of five."""
-    for table in (latency_table(record), summary_table(record)):
-        text = table.to_markdown()
-        assert "(range " in text
-        assert "Range of times: " in text
-        assert "Intervals of times: 95 %, over processes." in text
-
-
-def test_a_csv_keeps_interval_and_range_apart(record: RunRecord) -> None:
-    rows = list(csv.DictReader(io.StringIO(latency_table(record).to_csv())))
-    for row in rows:
-        if row["median_ms"]:
-            is_range = row["model"] == "mobilesam"
-            assert bool(row["range_low_ms"]) == is_range
-            assert bool(row["ci95_low_ms"]) != is_range
-
-
-def test_few_and_unstable_samples_stand_beside_the_tables(record: RunRecord) -> None:
-    warnings = ("few samples: 1 of 5 (cap of the profile)", "not stable after 3 warm-up calls")
-    rows = [
-        row.model_copy(update={"warnings": warnings})
-        if row.model == "grabcut" and row.phase in ("encode", "load")
-        else row
-        for row in record.latency
-    ]
-    warned = record.model_copy(update={"latency": tuple(rows)})
-    notes = latency_table(warned).notes
-    assert "Few samples: 1 of 5 (cap of the profile): grabcut load, grabcut encode." in notes
-    assert "Not stable after 3 warm-up calls: grabcut load, grabcut encode." in notes
-    # The summary shows no time of loading.
-    assert "Not stable after 3 warm-up calls: grabcut encode." in summary_table(warned).notes
+def test_stable_samples_give_no_note(record: RunRecord) -> None:
     assert sample_notes(record.latency) == ()

@@ -1,0 +1,48 @@
+"""Numbers keep their significant digits, and text is escaped."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.tables import formatting
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "text"),
+    [
+        (28012.3, (28001.0, 28020.4), "28012 [28001, 28020]"),
+        (5.1234, (5.1221, 5.1249), "5.123 [5.122, 5.125]"),
+        (0.0123, None, "0.0123"),
+        (0.9997, None, "1.00"),
+        (0.0, (0.0, 0.0), "0 [0, 0]"),
+        (120.0, (100.0, 140.0), "120 [100, 140]"),
+    ],
+)
+def test_interval(value: float, bounds: tuple[float, float] | None, text: str) -> None:
+    assert formatting.interval(value, bounds) == text
+
+
+@pytest.mark.parametrize(
+    ("value_ms", "text"),
+    [
+        (0.01, "10.0 µs"),
+        (0.9996, "1.00 ms"),
+        (999.4, "999 ms"),
+        (999.7, "1.00 s"),
+        (28000, "28.0 s"),
+    ],
+)
+def test_milliseconds(value_ms: float, text: str) -> None:
+    assert formatting.milliseconds(value_ms) == text
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.floats(1e-6, 1e9))
+def test_three_significant_digits_survive(value: float) -> None:
+    assert float(formatting.number(value)) == pytest.approx(value, rel=5.1e-3)
+
+
+def test_latex_keeps_double_dashes() -> None:
+    assert formatting.escape_latex("a--b-c") == "a-{}-b-c"

@@ -1,0 +1,112 @@
+"""Runs of one machine are joined; runs that do not compare are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.records.record import (
+    AccuracyTimeRow,
+    DetectorRow,
+    EverythingRow,
+    LatencyRow,
+    MiouRow,
+    RunRecord,
+    WeightsRow,
+)
+from benchmarks.tables.merging import merge_records
+from mobilesam.errors import UsageError
+
+
+def test_merge_takes_the_newest_row(make_record: Callable[..., RunRecord]) -> None:
+    old = make_record(2, id="old", created_utc="2026-01-01T00:00:00Z")
+    row: LatencyRow = old.latency[3].model_copy(update={"median_ms": 7.0})
+    new = make_record(
+        2, id="new", created_utc="2026-02-01T00:00:00Z", latency=(row,), params=(), miou=()
+    )
+    merged = merge_records([new, old])
+    assert merged.latency[3].median_ms == 7.0
+    assert len(merged.latency) == len(old.latency)
+    assert merged.params == old.params
+    assert merged.id == "old+new"
+    assert any("replaced by run new" in warning for warning in merged.warnings)
+    assert merge_records([old]) is old
+
+
+def test_merge_refuses_what_does_not_compare(make_record: Callable[..., RunRecord]) -> None:
+    one = make_record(1, id="one")
+    slower = one.environment.model_copy(update={"threads": 1})
+    with pytest.raises(UsageError, match="threads: 4 in run one, 1 in run two"):
+        merge_records([one, make_record(1, id="two", environment=slower)])
+    other = one.models[0].model_copy(update={"weights": WeightsRow(kind="random")})
+    with pytest.raises(UsageError, match="weights of mobilesam: official"):
+        merge_records([one, make_record(1, id="two", models=(other,))])
+    with pytest.raises(UsageError, match="no record"):
+        merge_records([])
+
+
+@pytest.mark.parametrize("name", ["cpu", "threads", "allocator"])
+def test_merge_leaves_out_times_of_accuracy_from_another_machine(
+    make_record: Callable[..., RunRecord], name: str
+) -> None:
+    timed = make_record(2, id="timed", created_utc="2026-01-01T00:00:00Z", miou=())
+    elsewhere = timed.environment.model_copy(update={name: 99 if name == "threads" else "another"})
+    seconds = AccuracyTimeRow(
+        model="m", dataset="d", wall_s=2, model_s=1, data_s=1, prompts_s=0, scoring_s=0, writing_s=0
+    )
+    row = make_record(2).miou[0].model_copy(update={"seconds": 2.0})
+    found = DetectorRow(
+        model="m", dataset="d", detections="b", detections_sha256="0", weights=row.weights,
+        ap=0.5, seconds=3.0,
+    )  # fmt: skip
+    accuracy = make_record(
+        2, id="accuracy", created_utc="2026-02-01T00:00:00Z", environment=elsewhere, latency=(),
+        memory=(), everything=(), miou=(row,), accuracy_times=(seconds,), detector=(found,),
+    )  # fmt: skip
+    merged = merge_records([timed, accuracy])
+    assert merged.environment == timed.environment  # that of the times
+    assert merged.accuracy_times == ()
+    assert merged.miou == (row.model_copy(update={"seconds": None}),)
+    assert merged.detector == (found.model_copy(update={"seconds": None}),)
+    (warning,) = (text for text in merged.warnings if "times of accuracy left out" in text)
+    assert warning.startswith("run accuracy: ")
+    here = merge_records([timed, accuracy.model_copy(update={"environment": timed.environment})])
+    assert here.accuracy_times == (seconds,)
+    assert not [text for text in here.warnings if "times of accuracy left out" in text]
+
+
+def test_merge_refuses_masks_of_two_weights_of_one_teacher(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    one = make_record(1, id="one")
+
+    def against(sha256: str) -> tuple[MiouRow, ...]:
+        weights = WeightsRow(kind="file", sha256=sha256)
+        update = {"reference": "teacher:sam-vit-h", "reference_weights": weights}
+        return tuple(row.model_copy(update=update) for row in one.miou)
+
+    first = one.model_copy(update={"miou": against("1" * 64)})
+    again = make_record(1, id="two", miou=against("1" * 64))
+    assert len(merge_records([first, again]).miou) == len(one.miou)
+    other = make_record(1, id="two", miou=against("1" * 63 + "2"))
+    with pytest.raises(
+        UsageError, match=r"weights of teacher:sam-vit-h: file 1+ in run one, file 1+2 in run two"
+    ):
+        merge_records([first, other])
+
+
+def test_merge_tells_of_other_devices_and_precisions(make_record: Callable[..., RunRecord]) -> None:
+    cpu = make_record(1, id="cpu", config={"device": "cpu", "precision": "fp32"})
+    gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "bf16"})
+    merged = merge_records([cpu, gpu])
+    told = [text for text in merged.warnings if "different devices or precisions" in text]
+    assert any(text.startswith("box vs ground-truth") for text in told)
+    assert any(text.startswith("memory on cpu") for text in told)
+    assert all("cpu, fp32 / cuda, bf16" in text for text in told)
+    alone = merge_records([cpu, make_record(1, id="two", config=cpu.config)])
+    assert not [text for text in alone.warnings if "precisions" in text]
+    row = EverythingRow(model="m", dataset="d", weights=WeightsRow(kind="none"), median_ms=1.0)
+    runs = [each.model_copy(update={"everything": (row,)}) for each in (cpu, gpu)]
+    with pytest.raises(UsageError, match=r"whole images: cpu, fp32 in .*cuda, bf16 in"):
+        merge_records(runs)
