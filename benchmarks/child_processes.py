@@ -1,15 +1,15 @@
-"""Ends child processes together with the run that started them."""
+"""Ends a run that receives SIGTERM like one that is interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,9 +37,15 @@ def interrupted_by_term() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def end_with_parent() -> None:
-    """Asks the kernel to end this process when its parent ends for any reason; Linux only."""
-    if sys.platform == "linux":
-        import ctypes
+def run_program(main: Callable[[], int]) -> int:
+    """Runs the main function of a program of its own; returns its exit code.
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    Ctrl-C and SIGTERM end it as an error would: children are ended, and temporary folders and
+    worktrees are removed.
+    """
+    try:
+        with interrupted_by_term():
+            return main()
+    except KeyboardInterrupt as error:
+        sys.stderr.write("\ninterrupted\n")
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED

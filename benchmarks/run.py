@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +96,21 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
             record of another run.
         BusyMachineError: The run is to be published, and the machine stays busy.
     """
+    with executed(request, reporter) as record:
+        return record
+
+
+@contextmanager
+def executed(request: RunRequest, reporter: Reporter) -> Iterator[RunRecord]:
+    """Runs the request as `execute` does, and keeps the folder locked until the block has ended.
+
+    The block may write further files into `request.out`, such as tables and plots.
+
+    Raises:
+        BenchError: As `execute` does.
+    """
     with held(request.out, request.command), interrupted_by_term():
-        return _execute_held(request, reporter)
+        yield _execute_held(request, reporter)
 
 
 def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks import __version__
-from benchmarks.child_processes import Terminated
+from benchmarks.child_processes import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from benchmarks.cli.distillation_commands import distill_app
 from benchmarks.cli.regression_commands import add_commands
 from benchmarks.config.options import (
@@ -23,7 +23,7 @@ from benchmarks.config.options import (
 from benchmarks.debugging import debugging, show_traceback
 from mobilesam.errors import BenchError, DataError, UsageError
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _DEFAULT_MODELS = ModelArguments()
 _DEFAULT_DATA = DataArguments()
 _DEFAULT_ACCURACY = AccuracyArguments()

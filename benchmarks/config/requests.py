@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import tempfile
 from dataclasses import replace
@@ -37,7 +36,7 @@ from benchmarks.prompts.protocols import (
 )
 from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
-from benchmarks.records.run_folder import create_folder
+from benchmarks.records.run_folder import command_line, create_folder
 from mobilesam.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def make_request(
     chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
     scenes = n_scenes or STANDARD_SCENES
     asked = RunRequest(
-        command=shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        command=command_line(),
         note=output.note,
         models=select(listed(models.models)),
         policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),

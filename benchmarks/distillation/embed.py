@@ -31,6 +31,7 @@ from benchmarks.evaluation.shard_tasks import execute_parts
 from benchmarks.evaluation.throughput import Pace
 from benchmarks.records.environment import code_version
 from benchmarks.records.record import Failure, Value
+from benchmarks.records.run_folder import held
 from mobilesam.distillation.embedding_store import (
     Entry,
     StoreWriter,
@@ -404,13 +405,16 @@ class StoreFiller:
         """
         options, reporter = self._options, self._reporter
         start = time.monotonic()
-        with StoreWriter(
-            options.folder,
-            self._task.teacher,
-            shard_bytes=options.shard_bytes,
-            note=options.note,
-            repair=options.repair,
-        ) as writer:
+        with (
+            held(options.folder),  # names the process that holds it; the lock of the store does not
+            StoreWriter(
+                options.folder,
+                self._task.teacher,
+                shard_bytes=options.shard_bytes,
+                note=options.note,
+                repair=options.repair,
+            ) as writer,
+        ):
             for line in writer.dropped:
                 reporter.warn(f"deleted, to be embedded again: {line}")
             if len(writer):

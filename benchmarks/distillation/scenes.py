@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.children import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
 from benchmarks.datasets.scene import RECIPE
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -159,8 +159,7 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
         if workers == 1:
             done: Iterator[int] = map(_render_shard, jobs)
         else:
-            # Spawned, since a fork would inherit torch's threads in the middle of their work.
-            pool = stack.enter_context(get_context("spawn").Pool(workers))
+            pool = stack.enter_context(process_pool(workers))
             done = pool.imap_unordered(_render_shard, jobs)
         for _ in done:
             ready += 1

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children
 from pathlib import Path
-from threading import Thread
 from typing import TypeVar
 
 from baselines.options import Checkpoint
+from benchmarks.children import process_executor
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.distillation.experiment import Finished, LossPoint, PlannedRun
@@ -99,8 +98,7 @@ def in_processes(
     Raises:
         TrainingError: A process was killed.
     """
-    # Spawned, since a fork would inherit torch's threads in the middle of their work.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
+    pool = process_executor(workers, _begin)
     try:
         found = [pool.submit(function, task) for task in tasks]
         for done in as_completed(found):
@@ -123,15 +121,6 @@ def in_processes(
 def _begin() -> None:
     use_threads(1)
     use_memory_well()
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Two processes in one folder spoil it: a parent that was killed is followed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _train_quietly(task: Training) -> Finished:

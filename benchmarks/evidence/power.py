@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import ValidationError
 
+from benchmarks.child_processes import run_program
 from benchmarks.cli.commands.regress import settings_of
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import RegressArguments
@@ -269,4 +270,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

@@ -15,6 +15,7 @@ from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
 from benchmarks.records.record import RECORD_NAME, load_record
+from benchmarks.records.run_folder import held
 from benchmarks.report.plots import write_plots
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
@@ -60,18 +61,21 @@ def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
     record = merge_records(records)
     verdicts = judge(record, load_claims())
     results = root / RESULTS
-    files = [
-        *write_tables(record, results),
-        *write_plots(record, results),
-        *write_claims(record, verdicts, results),
-    ]
-    paths = [run / RECORD_NAME for run in runs]
-    update_readme(root / README, record, paths, readme_links(verdicts, root))
-    for path in stale_files(results, files):
-        try:
-            path.unlink()
-        except OSError as error:
-            raise DataError(f"cannot remove {path}, which is stale: {error.strerror}") from error
+    with held(results, "python -m benchmarks.evidence.publish"):
+        files = [
+            *write_tables(record, results),
+            *write_plots(record, results),
+            *write_claims(record, verdicts, results),
+        ]
+        paths = [run / RECORD_NAME for run in runs]
+        update_readme(root / README, record, paths, readme_links(verdicts, root))
+        for path in stale_files(results, files):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise DataError(
+                    f"cannot remove {path}, which is stale: {error.strerror}"
+                ) from error
     return [*files, root / README]
 
 

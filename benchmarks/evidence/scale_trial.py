@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from baselines.registry import ModelEntry
+from benchmarks.child_processes import run_program
+from benchmarks.children import run_python
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.evidence.scale_trial_data import N_OBJECTS, write_shards, write_tables
+from benchmarks.records.run_folder import held
 
 INSTANT = ModelEntry("dummy", "baselines.dummy:build_instant", "known masks, at once")
 WAITING = ModelEntry("dummy", "baselines.dummy:build", "known masks after known delays")
@@ -187,8 +190,8 @@ def aggregate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _child(*options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.evidence.scale_trial", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = ["-m", "benchmarks.evidence.scale_trial", *options]
+    done = run_python(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -222,11 +225,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     trials = {"stream": stream, "simulate": simulate, "aggregate": aggregate, "kills": kills}
     other_load = wait_if_published(arguments.out)
-    found = trials[arguments.trial](arguments)
+    with held(arguments.data, "python -m benchmarks.evidence.scale_trial"):
+        found = trials[arguments.trial](arguments)
     found["environment"] = collect(1, other_load).model_dump(mode="json")
     give(found, arguments.out)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

@@ -7,11 +7,11 @@ import hashlib
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import start_python
 from benchmarks.evidence.scale_trial_data import write_shards
 from benchmarks.records.record import INSTANCES_NAME, RECORD_NAME, load_record
 
@@ -67,11 +67,11 @@ def kills(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _start(root: Path, out: Path, chunk_images: int) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, "-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
+        *("-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
         *("--root", str(root), "--out", str(out), "--chunk", str(chunk_images)),
         *("--protocol", "box", "--threads", "1", "--quiet"),
     ]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return start_python(command, stdout=subprocess.DEVNULL)
 
 
 def _tables(out: Path) -> dict[str, str]:

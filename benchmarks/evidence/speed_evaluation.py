@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.child_processes import run_program
+from benchmarks.children import run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.evidence.document import give, wait_if_published
@@ -96,14 +97,14 @@ def suite(
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "benchmarks", "miou", "--models", model, "--offline"),
+            *("-m", "benchmarks", "miou", "--models", model, "--offline"),
             *("--threads", str(threads), "--weights", f"mobilesam={weights}"),
             *("--dataset", "coco", "--images", str(images)),
             *("--annotations", str(annotations), "--protocol", ",".join(PROTOCOLS), "--json"),
             *("--out", folder, "--quiet"),
             *(() if limit is None else ("--limit", str(limit))),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = run_python(command, capture_output=True, check=True)
     found = json.loads(done.stdout)
     (times,) = found["times"]
     return {
@@ -170,18 +171,12 @@ def _difference(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]
 
 
 def _in_fresh_process(arguments: argparse.Namespace, options: Sequence[str]) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.evidence.speed_evaluation",
-        "--loop-only",
-        *options,
-    ]
+    command = ["-m", "benchmarks.evidence.speed_evaluation", "--loop-only", *options]
     for name in ("weights", "images", "annotations", "limit", "threads"):
         value = getattr(arguments, name)
         if value is not None:
             command += [f"--{name}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python(command, capture_output=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -215,4 +210,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

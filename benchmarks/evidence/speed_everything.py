@@ -30,6 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.interface import UInt8Array
+from benchmarks.child_processes import run_program
+from benchmarks.children import run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.detections import GroundTruthMask
@@ -201,13 +203,13 @@ def _in_fresh_process(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.npy"
         np.save(path, image)
-        command = [sys.executable, "-m", "benchmarks.evidence.speed_everything", "--only", side]
+        command = ["-m", "benchmarks.evidence.speed_everything", "--only", side]
         for name in ("weights", "images", "annotations", "threads", "points_per_side"):
             value = getattr(arguments, name)
             if value is not None:
                 command += [f"--{name.replace('_', '-')}", str(value)]
         command += ["--image", str(path)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = run_python(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -258,4 +260,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

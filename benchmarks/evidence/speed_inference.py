@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.child_processes import run_program
+from benchmarks.children import start_python
 from benchmarks.evidence.backends import REFERENCE, default_names, names
 from benchmarks.records.statistics import median_spread, spread_fields
 
@@ -60,8 +62,8 @@ class Worker:
     def __init__(self, side: str, weights: Path | None, threads: int, folder: Path) -> None:
         self.side, self._folder = side, folder
         request = {"side": side, "weights": weights and str(weights), "threads": threads}
-        command = [sys.executable, "-m", WORKER, json.dumps(request), str(folder)]
-        self._process = subprocess.Popen(
+        command = ["-m", WORKER, json.dumps(request), str(folder)]
+        self._process = start_python(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
@@ -295,4 +297,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

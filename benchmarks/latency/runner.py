@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from baselines.interface import ModelInfo
+from benchmarks.children import run_python
 from benchmarks.cli.progress import Reporter
 from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.config.profiles import Profile
@@ -158,12 +158,10 @@ def run_task(task: Task) -> Round:
     variables = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     # It sleeps until the process ends: a parent that polls would take time from what it measures.
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.latency.worker"],
+        done = run_python(
+            ["-m", "benchmarks.latency.worker"],
             input=task.model_dump_json(),
             capture_output=True,
-            text=True,
-            check=False,
             env=variables,
             cwd=Path(__file__).resolve().parents[2],
             timeout=limit_s,

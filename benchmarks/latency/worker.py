@@ -28,7 +28,6 @@ from baselines.interface import (
     UInt8Array,
 )
 from baselines.registry import build, select
-from benchmarks.child_processes import end_with_parent
 from benchmarks.debugging import explain
 from benchmarks.latency.parameters import tensor_bytes
 from benchmarks.latency.task import MemoryLine, PhaseLine, Task
@@ -52,7 +51,6 @@ class _Inputs:
 
 def main() -> int:
     """Runs the task on standard input; returns the exit code."""
-    end_with_parent()  # without the parent process, the results would be lost
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     task = Task.model_validate_json(sys.stdin.read())

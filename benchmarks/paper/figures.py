@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +29,7 @@ from benchmarks.debugging import explain
 from benchmarks.paper.figure_images import FigureImage, prompts_text
 from benchmarks.records.environment import git_state, library_versions
 from benchmarks.records.record import write_atomic
+from benchmarks.records.run_folder import command_line
 from benchmarks.report.mask_grid import MaskPanel, MaskRow, write_grid
 from benchmarks.tables.record_queries import shipped_notes, weights_label
 from mobilesam.errors import BenchError, UsageError
@@ -336,7 +335,7 @@ def _provenance(
         "note": request.note,
         "attribution": request.attribution,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["mobilesam-bench", *sys.argv[1:]]),
+        "command": command_line(),
         "git_commit": commit,
         "git_dirty": dirty,
         "libraries": library_versions(),

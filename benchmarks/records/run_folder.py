@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -61,12 +63,16 @@ def create_folder(parent: Path, name: str) -> Path:
 
 
 @contextmanager
-def held(folder: Path, command: str) -> Iterator[None]:
+def held(folder: Path, command: str | None = None) -> Iterator[None]:
     """Locks a folder for one process; the lock ends with the process, however it ends.
+
+    Whatever writes several files below a folder holds the lock until the last file is written, so
+    that the files of two processes are never mixed.
 
     Args:
         folder: The folder, created if it is missing.
-        command: Command line, to be shown to other processes that need the folder.
+        command: Command line, to be shown to other processes that need the folder; None for that of
+            this process.
 
     Raises:
         DataError: Another process has locked it (the message says which), or it cannot be written.
@@ -89,7 +95,7 @@ def held(folder: Path, command: str) -> Iterator[None]:
         holder = Holder(
             pid=os.getpid(),
             host=platform.node(),
-            command=command,
+            command=command_line() if command is None else command,
             since_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_atomic(folder / HOLDER_NAME, holder.model_dump_json().encode(), durable=False)
@@ -97,6 +103,11 @@ def held(folder: Path, command: str) -> Iterator[None]:
     finally:
         (folder / HOLDER_NAME).unlink(missing_ok=True)
         lock.release()
+
+
+def command_line() -> str:
+    """Command line of this process, as a user types it."""
+    return shlex.join(["mobilesam-bench", *sys.argv[1:]])
 
 
 def _describe(folder: Path) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import start_python
 from benchmarks.debugging import show_text
 from benchmarks.regression.worktrees import Tree
 from mobilesam.errors import BenchError
@@ -37,8 +37,8 @@ class Worker:
     def __init__(self, tree: Tree, model: str, image: Path, threads: int, seed: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         # No `-m`, and no folder of this file in the path: imports come from the tree alone.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
+        self._process = start_python(
+            [str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

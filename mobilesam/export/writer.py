@@ -77,11 +77,7 @@ def export_model(
         WeightsError: The weights hold NaN or infinity, the folder cannot be written, the exporter
             fails, or a graph's answers are further from torch's than its tolerance.
     """
-    if target not in TARGETS:
-        raise UsageError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
-    if int8 and target != "onnx":
-        raise UsageError("int8 is for ONNX alone; export --to onnx, or drop --int8")
-    require_packages("onnx", PACKAGES[target])
+    check_target(target, int8=int8)
     require_finite(sam.state_dict(), "the model")
     # A copy, for which neither mode nor gradients nor device of the original matter.
     sam = copy.deepcopy(sam).cpu().float().eval().requires_grad_(requires_grad=False)
@@ -97,6 +93,19 @@ def export_model(
         (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         _publish(staging, folder, manifest)
     return manifest
+
+
+def check_target(target: Target, *, int8: bool) -> None:
+    """Checks, before anything is written, that a model can be exported to a target.
+
+    Raises:
+        UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
+    if int8 and target != "onnx":
+        raise UsageError("int8 is for ONNX alone; export --to onnx, or drop --int8")
+    require_packages("onnx", PACKAGES[target])
 
 
 @contextmanager

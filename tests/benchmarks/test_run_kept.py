@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.datasets import photos
 from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
@@ -323,6 +324,31 @@ def test_changed_copies_of_the_images_are_another_run(
     (row,) = run(*usual, f"--images={copies}", "--out=o").json["rows"]
     assert row["miou"] == alone["miou"]
     # The annotations are the same, so are the prompts.
+    assert row["manifest_sha256"] == before["manifest_sha256"]
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk=1",)])
+def test_changed_pixels_of_the_packaged_photos_are_measured_again(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: tuple[str, ...]
+) -> None:
+    """As if a package with other pictures and the same annotations had been installed."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos.FOLDER, folder)
+    monkeypatch.setattr(photos, "FOLDER", folder)
+    usual = ("miou", "--models=grabcut", "--protocol=box", "--no-boundary", "--limit=1")
+    usual = (*usual, "--dataset=photos", *chunk, "--json")
+    before = run(*usual, "--out=o").json["rows"][0]
+    dark = darkened(folder / "images", tmp_path / "dark")
+    shutil.rmtree(folder / "images")
+    dark.rename(folder / "images")
+    alone = run(*usual, "--out=alone").json["rows"][0]
+    assert alone["miou"] != before["miou"]
+    refused = run(*usual, "--out=o")
+    assert refused.code == 1
+    assert "moved or changed" in refused.err
+    (tmp_path / "o" / "record.json").unlink()  # as if the first run had been killed
+    (row,) = run(*usual, "--out=o").json["rows"]
+    assert row["miou"] == alone["miou"]
     assert row["manifest_sha256"] == before["manifest_sha256"]
 
 

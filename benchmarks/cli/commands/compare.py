@@ -10,6 +10,7 @@ from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
 from benchmarks.config.requests import new_folder
 from benchmarks.records.record import RunRecord
+from benchmarks.records.run_folder import held
 from benchmarks.regression.compare import (
     THRESHOLD,
     CompareRow,
@@ -50,7 +51,10 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
     out = output.out
     if out is None and not output.json:
         out = new_folder("compare")
-    files = [] if out is None else write_comparison(rows, notes, title, out)
+    files = []
+    if out is not None:
+        with held(out):
+            files = write_comparison(rows, notes, title, out)
     if output.json:
         document = {
             "a": first.record.id,

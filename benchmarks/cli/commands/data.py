@@ -13,17 +13,21 @@ def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
     """Renders scenes into a folder and says how to use them."""
     from benchmarks.datasets.synthetic import SyntheticDataset
     from benchmarks.datasets.writers import write_coco, write_sa1b
+    from benchmarks.records.run_folder import held
 
     if format_name not in ("coco", "sa1b"):
         raise UsageError(f"unknown format {format_name!r}; choose coco or sa1b")
     if tar and format_name != "sa1b":
         raise UsageError("--tar is for --format sa1b only")
     dataset = SyntheticDataset(n_images=n, seed=seed)
+    with held(out):
+        if format_name == "coco":
+            write_coco(dataset, out)
+        else:
+            write_sa1b(dataset, out, tar=tar)
     if format_name == "coco":
-        write_coco(dataset, out)
         use = f"--dataset coco --images {out / 'images'} --annotations {out / 'instances.json'}"
     else:
-        write_sa1b(dataset, out, tar=tar)
         use = f"--dataset sa1b --root {out}"
     sys.stdout.write(f"{n} scenes in {out}; use them with: mobilesam-bench miou {use}\n")
     return 0

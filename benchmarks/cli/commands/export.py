@@ -11,6 +11,7 @@ from benchmarks.cli.commands.printing import print_json
 from benchmarks.config.model_resolution import find_checkpoint
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import weights_policy
+from benchmarks.records.run_folder import held
 from mobilesam.errors import UsageError
 from mobilesam.export.runtime import TARGETS, Manifest, Source, Target
 
@@ -56,12 +57,14 @@ def export(
 
 
 def _export(checkpoint: Checkpoint, target: Target, out: Path, *, int8: bool) -> Manifest:
-    from mobilesam.export.writer import export_model
+    from mobilesam.export.writer import check_target, export_model
     from mobilesam.model.mobile_sam import load_mobile_sam
 
+    check_target(target, int8=int8)
     sam = load_mobile_sam(checkpoint.path)
     source = Source(kind="file", sha256=checkpoint.sha256, n_bytes=checkpoint.n_bytes)
-    return export_model(sam, out, target, source=source, int8=int8)
+    with held(out):
+        return export_model(sam, out, target, source=source, int8=int8)
 
 
 def _print(manifest: Manifest, out: Path) -> None:

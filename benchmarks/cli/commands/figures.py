@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +84,9 @@ def figures(
         trained_only=pictures.trained_only or models.models == ModelArguments().models,
         svg=pictures.svg,
     )
-    predictions = predict(request, reporter)
     folder = output.out or new_folder("figures")
-    with held(folder, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+    with held(folder):
+        predictions = predict(request, reporter)
         written = write_figures(request, predictions, folder)
     if output.json:
         print_json({"figures": written})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.config.requests import make_request
 from benchmarks.config.run_config import RunRequest
 from benchmarks.prompts.protocols import EVERYTHING
 from benchmarks.records.record import RECORD_NAME, RunRecord, Value
-from benchmarks.run import execute
+from benchmarks.run import executed
 
 
 def run(
@@ -43,29 +44,31 @@ def run(
         n_scenes=profile.n_images,
         publishable=timing.publishable,
     )
-    record = _execute(request, output)
-    files = _report(record, request.out)
-    if output.json:
-        print_json(record.model_dump(mode="json", exclude={"latency": {"__all__": {"samples_ms"}}}))
-    else:
-        from benchmarks.tables.record_tables import headline_table
+    with _executed(request, output) as record:
+        files = _report(record, request.out)
+        if output.json:
+            print_json(
+                record.model_dump(mode="json", exclude={"latency": {"__all__": {"samples_ms"}}})
+            )
+        else:
+            from benchmarks.tables.record_tables import headline_table
 
-        print_table(headline_table(record), width=TERMINAL_COLUMNS)
-        _say_where(request.out, files)
+            print_table(headline_table(record), width=TERMINAL_COLUMNS)
+            _say_where(request.out, files)
     return _exit_code(record)
 
 
 def params(models: ModelArguments, output: OutputArguments) -> int:
     """Counts parameters and FLOPs."""
     request = make_request("params", models, output, counting=True)
-    record = _execute(request, output)
-    if output.json:
-        print_json({"rows": _rows(record.params), "failures": _rows(record.failures)})
-    else:
-        from benchmarks.tables.record_tables import params_table
+    with _executed(request, output) as record:
+        if output.json:
+            print_json({"rows": _rows(record.params), "failures": _rows(record.failures)})
+        else:
+            from benchmarks.tables.record_tables import params_table
 
-        print_table(params_table(record))
-        _say_where(request.out, _report(record, request.out))
+            print_table(params_table(record))
+            _say_where(request.out, _report(record, request.out))
     return _exit_code(record)
 
 
@@ -75,22 +78,22 @@ def latency(timing: TimingArguments, models: ModelArguments, output: OutputArgum
     request = make_request(
         "latency", models, output, profile=profile, publishable=timing.publishable
     )
-    record = _execute(request, output)
-    if output.json:
-        rows = [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency]
-        print_json(
-            {
-                "rows": rows,
-                "memory": _rows(record.memory),
-                "failures": _rows(record.failures),
-                "record": str(request.out / RECORD_NAME),
-            }
-        )
-    else:
-        from benchmarks.tables.record_tables import latency_table
+    with _executed(request, output) as record:
+        if output.json:
+            rows = [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency]
+            print_json(
+                {
+                    "rows": rows,
+                    "memory": _rows(record.memory),
+                    "failures": _rows(record.failures),
+                    "record": str(request.out / RECORD_NAME),
+                }
+            )
+        else:
+            from benchmarks.tables.record_tables import latency_table
 
-        print_table(latency_table(record))
-        _say_where(request.out, _report(record, request.out))
+            print_table(latency_table(record))
+            _say_where(request.out, _report(record, request.out))
     return _exit_code(record)
 
 
@@ -102,7 +105,8 @@ def miou(
 ) -> int:
     """Measures accuracy."""
     request = make_request("miou", models, output, accuracy=data, scale=scale)
-    return finish_miou(_execute(request, output), request.out, output)
+    with _executed(request, output) as record:
+        return finish_miou(record, request.out, output)
 
 
 def everything(
@@ -111,7 +115,8 @@ def everything(
     """Measures average recall and time of segmenting everything."""
     asked = AccuracyArguments(**vars(data), protocol=EVERYTHING)
     request = make_request(EVERYTHING, models, output, accuracy=asked, scale=scale)
-    return finish_miou(_execute(request, output), request.out, output)
+    with _executed(request, output) as record:
+        return finish_miou(record, request.out, output)
 
 
 def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
@@ -139,8 +144,11 @@ def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
     return _exit_code(record)
 
 
-def _execute(request: RunRequest, output: OutputArguments) -> RunRecord:
-    return execute(request, Reporter(quiet=output.quiet))
+@contextmanager
+def _executed(request: RunRequest, output: OutputArguments) -> Iterator[RunRecord]:
+    """Runs the request; its folder is locked until the block has written tables and plots."""
+    with executed(request, Reporter(quiet=output.quiet)) as record:
+        yield record
 
 
 def _report(record: RunRecord, out: Path) -> list[Path]:

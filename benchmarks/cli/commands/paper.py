@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from benchmarks.records.record import (
     RunRecord,
     load_record,
 )
-from benchmarks.run import execute
+from benchmarks.records.run_folder import held
+from benchmarks.run import executed
 from benchmarks.tables.merging import merge_records
 from mobilesam.errors import UsageError
 
@@ -62,11 +64,16 @@ def paper(
     if runs:
         record = merge_records([load_record(path) for path in runs])
         out, failed = output.out, False
+        verdicts = judge(record, claims)
+        written = []
+        if out is not None:
+            with held(out):
+                written = write_claims(record, verdicts, out)
     else:
-        record, out = _measure(claims, profile_name, models, data, output, teacher)
-        failed = bool(record.failures)
-    verdicts = judge(record, claims)
-    written = [] if out is None else write_claims(record, verdicts, out)
+        with _measured(claims, profile_name, models, data, output, teacher) as (record, out):
+            failed = bool(record.failures)
+            verdicts = judge(record, claims)
+            written = write_claims(record, verdicts, out)
     if output.json:
         print_json({"claims": claim_rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
     else:
@@ -77,15 +84,19 @@ def paper(
     return 1 if failed else 0
 
 
-def _measure(
+@contextmanager
+def _measured(
     claims: Sequence[Claim],
     profile_name: str,
     models: ModelArguments,
     data: AccuracyArguments,
     output: OutputArguments,
     teacher: str,
-) -> tuple[RunRecord, Path]:
-    """One run of all that the claims need, as far as the arguments let it."""
+) -> Iterator[tuple[RunRecord, Path]]:
+    """Runs all that the claims need, as far as the arguments let it.
+
+    The folder is locked until the block has written what it derives from the record.
+    """
     profile = profiles.find(profile_name)
     needed = models_needed(claims)
     names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
@@ -106,7 +117,8 @@ def _measure(
         accuracy=replace(data, protocol=protocol, reference=",".join(references)),
         n_scenes=profile.n_images,
     )
-    return execute(request, Reporter(quiet=output.quiet)), request.out
+    with executed(request, Reporter(quiet=output.quiet)) as record:
+        yield record, request.out
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,7 +35,7 @@ def run(arguments: RegressArguments, threshold: float | None, *, as_json: bool) 
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=arguments.quiet)
         )
-    return _give(judgement, sessions, out, as_json=as_json)
+        return _give(judgement, sessions, out, as_json=as_json)
 
 
 def measure(arguments: RegressArguments) -> int:
@@ -51,8 +50,10 @@ def measure(arguments: RegressArguments) -> int:
 def judge_again(folder: Path, threshold: float | None, *, as_json: bool) -> int:
     """Judges the sessions of a folder."""
     limit = _checked(threshold)
-    sessions = load_sessions(folder)
-    return _give(judge(sessions, limit), sessions, folder, as_json=as_json)
+    load_sessions(folder)  # a folder without a measurement is refused before it is locked
+    with held(folder):
+        sessions = load_sessions(folder)
+        return _give(judge(sessions, limit), sessions, folder, as_json=as_json)
 
 
 def _checked(threshold: float | None) -> float:
@@ -103,7 +104,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _held(arguments: RegressArguments) -> Iterator[Path]:
     """Creates the folder of the measurement and locks it, after the request has been checked."""
     out = arguments.out or new_folder("regress")
-    with held(out, shlex.join(["mobilesam-bench", *sys.argv[1:]])):
+    with held(out):
         yield out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +23,7 @@ from benchmarks.records import environment
 from benchmarks.records.instances import to_frame, write_instances
 from benchmarks.records.record import INSTANCES_NAME, RunRecord, save_record
 from benchmarks.records.result_cache import content_key
-from benchmarks.records.run_folder import held
+from benchmarks.records.run_folder import command_line, held
 from mobilesam.errors import UsageError
 
 
@@ -61,11 +59,10 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
         "references": list(references),
     }
     key = content_key(config)
-    command = shlex.join(["mobilesam-bench", *sys.argv[1:]])
     record = RunRecord(
         id=f"{created:%Y%m%dT%H%M%SZ}-{key[:8]}",
         created_utc=created.isoformat(timespec="seconds"),
-        command=command,
+        command=command_line(),
         note=output.note,
         profile=None,
         config=config,
@@ -78,8 +75,8 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
         duration_s=time.monotonic() - start,
     )
     out = output.out or new_folder("rescore")
-    with held(out, command):
+    with held(out):
         require_new_folder(out)  # another process may have written to it meanwhile
         write_instances(instances, out / INSTANCES_NAME)
         save_record(record, out)
-    return finish_miou(record, out, output)
+        return finish_miou(record, out, output)

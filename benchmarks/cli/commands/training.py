@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -114,8 +113,7 @@ def compare(profile: str, models: ModelArguments, output: OutputArguments) -> in
 
 def _held(out: Path, rank: int = 0) -> AbstractContextManager[None]:
     """Locks the folder of a training run; of several processes, only the first locks it."""
-    command = shlex.join(["mobilesam-bench", *sys.argv[1:]])
-    return nullcontext() if rank else held(out, command)
+    return nullcontext() if rank else held(out)
 
 
 def _watcher(

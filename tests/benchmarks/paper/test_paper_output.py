@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +193,11 @@ def test_one_run_is_planned_for_all_that_claims_need(
     asked: list[RunRequest] = []
     failed = tuple(Failure(stage="load", culprit="x", why="w") for _ in range(failures))
 
-    def execute(request: RunRequest, reporter: object) -> RunRecord:
+    def executed(request: RunRequest, reporter: object) -> AbstractContextManager[RunRecord]:
         asked.append(request)
-        return kit.build(failures=failed)
+        return nullcontext(kit.build(failures=failed))
 
-    monkeypatch.setattr(command, "execute", execute)
+    monkeypatch.setattr(command, "executed", executed)
     assert run_command([], tmp_path / "out", limit=2) == code
     (request,) = asked
     assert "grabcut" not in [entry.name for entry in request.models]
