@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper.claims import Claim
-from benchmarks.paper.judge import judge
 from benchmarks.paper.measures import ArMeasure
+from benchmarks.paper.verdicts import judge
 from benchmarks.records.record import load_record
 
 

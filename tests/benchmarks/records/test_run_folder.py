@@ -20,8 +20,10 @@ from benchmarks.cli.app import main
 from benchmarks.cli.commands import compare, figures, measure, paper, regress, training
 from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets import writers
+from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
-from benchmarks.distillation.filling import Filling
+from benchmarks.distillation.embed import StoreFiller
 from benchmarks.evidence import scale_trial as trial
 from benchmarks.evidence.publish import publish
 from benchmarks.records import environment
@@ -202,9 +204,10 @@ LAST_FILES = {
     "figures": (figures, "write_figures"),
     "compare": (compare, "write_comparison"),
     "export": (export, "export_model"),
-    "data make": (writers, "write_coco"),
-    "data make sa1b": (writers, "write_sa1b"),
-    "distill embed": (Filling, "warn_of_space"),
+from benchmarks.datasets import writers
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.writers import write_coco
+from benchmarks.distillation.embed import StoreFiller
     "regress run": (regress, "write_judgement"),
     "regress judge": (regress, "write_judgement"),
 }
