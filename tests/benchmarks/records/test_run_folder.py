@@ -20,8 +20,6 @@ from benchmarks.cli.app import main
 from benchmarks.cli.commands import compare, figures, measure, paper, regress, training
 from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.datasets import writers
-from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.distillation.embed import StoreFiller
 from benchmarks.evidence import scale_trial as trial
@@ -204,10 +202,9 @@ LAST_FILES = {
     "figures": (figures, "write_figures"),
     "compare": (compare, "write_comparison"),
     "export": (export, "export_model"),
-from benchmarks.datasets import writers
-from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.datasets.writers import write_coco
-from benchmarks.distillation.embed import StoreFiller
+    "data make": (writers, "write_coco"),
+    "data make sa1b": (writers, "write_sa1b"),
+    "distill embed": (StoreFiller, "_fill"),
     "regress run": (regress, "write_judgement"),
     "regress judge": (regress, "write_judgement"),
 }
