@@ -8,11 +8,8 @@ import pytest
 
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.record_queries import (
-    accuracy_frame,
     headline,
-    latency_frame,
     miou_percent,
-    model_frame,
     protocols,
     used_parameters,
 )
@@ -51,29 +48,6 @@ def test_percent_only_of_what_is_accuracy(record: RunRecord) -> None:
     assert bounds == pytest.approx((71.4, 76.9))
     assert miou_percent(None) is None
     assert miou_percent(row.model_copy(update={"status": "error"})) is None
-
-
-def test_frames_hold_a_row_for_each_row_of_the_record(record: RunRecord) -> None:
-    models, times, scores = model_frame(record), latency_frame(record), accuracy_frame(record)
-    assert list(models.model) == [row.model for row in record.models]
-    assert models.set_index("model").used_parameters["mobilesam"] == 9_808_452
-    assert models.set_index("model").random["sam-vit-h"]
-    assert len(times) == len(record.latency)
-    assert (
-        times.loc[times.status == "ok", ["median_ms", "low_ms", "high_ms"]].notna().all(axis=None)
-    )
-    assert set(times.model[times.is_range]) == {"mobilesam"}
-    assert len(scores) == len(record.miou)
-    first = scores.iloc[0]
-    assert (first.miou, first.low, first.n_small) == pytest.approx((74.4, 71.4, 120))
-    assert scores.miou[scores.status != "ok"].isna().all()
-
-
-def test_frames_of_an_empty_record_have_their_columns(empty_record: RunRecord) -> None:
-    for make in (model_frame, latency_frame, accuracy_frame):
-        frame = make(empty_record)
-        assert len(frame) == 0
-        assert "model" in frame.columns
 
 
 def test_used_parameters_need_every_component(record: RunRecord) -> None:
