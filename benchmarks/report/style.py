@@ -1,13 +1,14 @@
-"""How plots look: colours and markers by model, a figure's frame, and files equal to the byte."""
+"""Colours and markers of models, the frame of matplotlib figures, and the themes of the report."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.records.record import write_atomic
 from benchmarks.tables.formatting import clean, shorten
 
 WIDTH_IN = 8.0
-"""A README shows images about 800 px wide; at 100 px an inch fonts keep their size there."""
+"""A README shows images about 800 px wide; at 100 px per inch fonts keep their size there."""
 PNG_DPI = 200
 NAME_LENGTH = 26
 NOTE_LENGTH = 118
@@ -25,8 +26,12 @@ INK = "#222222"
 MUTED = "#666666"
 GRID = "#dddddd"
 
-# Okabe and Ito's palette for all kinds of colour vision; its yellow, unreadable as a thin line on
-# white, is replaced by a grey.
+WHITE = "#ffffff"
+LEAST_GRAPHIC, LEAST_TEXT = 3.0, 4.5
+"""Least contrast of marks and of text with the background (WCAG 2.2, 1.4.11 and 1.4.3)."""
+
+# The colour-blind safe palette of Okabe and Ito; its yellow, unreadable as a thin line on white, is
+# replaced by a grey.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#808080"
 PALETTE = (VERMILLION, BLUE, SKY, GREEN, ORANGE, PURPLE, BLACK, GREY)
@@ -63,13 +68,7 @@ _KNOWN: dict[str, tuple[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelStyle:
-    """A model's colour, and what tells it from others of the same colour.
-
-    Attributes:
-        color: Hex RGB.
-        marker: Matplotlib marker, for points.
-        dash: Matplotlib line style, for lines.
-    """
+    """Colour (hex RGB), matplotlib marker and matplotlib line style of a model."""
 
     color: str
     marker: str
@@ -77,11 +76,11 @@ class ModelStyle:
 
 
 def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
-    """Gives every model its style, no two the same up to 48 models.
+    """Style of every model, all distinct for up to 48 models.
 
-    The project's own models have fixed styles. Others take the one that a hash of their name
-    points at, so that it stays the same from plot to plot; only where two of them meet does the
-    one later in the alphabet move on.
+    The models of this project have fixed styles. The style of any other model follows from a hash
+    of its name, so that it is the same in all plots; on a collision the model later in the alphabet
+    takes the next free style.
     """
     free = [pair for pair in product(PALETTE, range(len(_VARIANTS))) if pair not in _KNOWN.values()]
     taken: dict[str, tuple[str, int]] = {}
@@ -99,7 +98,7 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names as plots print them: at most `NAME_LENGTH` characters, still distinct."""
+    """Distinct names of about `NAME_LENGTH` characters at most, for plots."""
     short: dict[str, str] = {}
     for name in names:
         label = shorten(clean(name), NAME_LENGTH)
@@ -111,7 +110,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Sets matplotlib to this project's look, whatever the user's own settings are."""
+    """Sets the style of matplotlib, independent of the settings of the user."""
     from matplotlib import style
 
     settings = {
@@ -134,7 +133,7 @@ def plot_style() -> Iterator[None]:
         "grid.color": GRID,
         "grid.linewidth": 0.7,
         "hatch.linewidth": 0.8,
-        # A model's name may hold a dollar sign.
+        # The name of a model may contain a dollar sign.
         "text.parse_math": False,
         "svg.hashsalt": "mobilesam-bench",
     }
@@ -143,11 +142,11 @@ def plot_style() -> Iterator[None]:
 
 
 def new_figure(height_in: float, title: str, notes: Sequence[str]) -> Any:
-    """A figure with a title at the top left and notes at the bottom left.
+    """A matplotlib figure with a wrapped title at the top left and notes at the bottom left.
 
     Args:
         height_in: Height without the notes, in inches.
-        title: One line; longer ones are wrapped.
+        title: Title.
         notes: Plain sentences.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -171,7 +170,7 @@ def new_figure(height_in: float, title: str, notes: Sequence[str]) -> Any:
 
 
 def plain(value: float) -> str:
-    """A tick's number without an exponent: 0.01, 1, 1,000, 10k."""
+    """Formats the number of a tick without an exponent: 0.01, 1, 1,000, 10k."""
     if value >= 1e4:
         return f"{plain(value / 1e3)}k"
     return f"{value:,.6f}".rstrip("0").rstrip(".")
@@ -184,14 +183,12 @@ def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
         axis: The axis.
         low: Smallest value to show, positive.
         high: Largest value to show.
-        ticks: Most labelled ticks that there is room for.
+        ticks: Largest number of labelled ticks.
     """
-    import math
-
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     first, last = math.log10(low), math.log10(high)
-    # At least a decade, so that there are ticks, and a single value stands in the middle.
+    # At least a decade, so that there are ticks, with a single value in the middle.
     missing = max(0.0, 1 - (last - first)) / 2
     first, last = first - missing, last + missing
     margin = 0.07 * (last - first)
@@ -205,7 +202,7 @@ def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
 
 
 def save_figure(figure: Any, folder: Path, stem: str) -> list[Path]:
-    """Writes `STEM.svg` and `STEM.png`; the same figure gives the same bytes.
+    """Writes `STEM.svg` and `STEM.png`; equal figures give equal bytes.
 
     Raises:
         DataError: The folder cannot be written.
@@ -218,3 +215,142 @@ def save_figure(figure: Any, folder: Path, stem: str) -> list[Path]:
         write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of the HTML report on one background, as hex RGB.
+
+    Attributes:
+        page: Background of the page.
+        surface: Background of cards, tables and charts.
+        raised: Background of buttons and table heads.
+        ink: Text.
+        muted: Secondary text.
+        line: Rules and grid lines, which carry no information.
+        edge: Borders of controls.
+        accent: Links, focus and pressed buttons.
+        good: Text that reports a success.
+        bad: Text that reports a failure.
+    """
+
+    page: str
+    surface: str
+    raised: str
+    ink: str
+    muted: str
+    line: str
+    edge: str
+    accent: str
+    good: str
+    bad: str
+
+
+LIGHT = Theme(
+    page="#f4f4f1",
+    surface="#ffffff",
+    raised="#ecece8",
+    ink="#1c1c1c",
+    muted="#545454",
+    line="#dcdcd8",
+    edge="#7a7a76",
+    accent="#0a58a6",
+    good="#126b3a",
+    bad="#a3230f",
+)
+DARK = Theme(
+    page="#121518",
+    surface="#1b1f23",
+    raised="#2a3036",
+    ink="#ededed",
+    muted="#b4bac0",
+    line="#353c43",
+    edge="#8a929a",
+    accent="#86bdff",
+    good="#7fd6a2",
+    bad="#ff9d8a",
+)
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """Red, green and blue of `#rrggbb`, 0 to 255."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(color: str) -> float:
+    parts = (channel / 255 for channel in rgb(color))
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def mark_color(color: str, theme: Theme) -> str:
+    """The colour itself, or mixed with as little black or white as the theme's contrast needs.
+
+    Thin lines on a dark background need the contrast of text.
+    """
+    dark = _luminance(theme.surface) <= 0.18
+    if dark and color == BLACK:
+        return WHITE  # a grey would be the colour of another model
+    least, target = (LEAST_TEXT, WHITE) if dark else (LEAST_GRAPHIC, BLACK)
+    for step in range(101):
+        pairs = zip(rgb(color), rgb(target), strict=True)
+        mixed = "#" + "".join(f"{round(a + step / 100 * (b - a)):02x}" for a, b in pairs)
+        if contrast(mixed, theme.surface) >= least:
+            return mixed
+    return target
+
+
+def theme_css() -> str:
+    """CSS custom properties of both themes; `data-theme` of the root overrides the system."""
+    light, dark = (
+        "".join(f"--{name}:{value};" for name, value in asdict(theme).items())
+        for theme in (LIGHT, DARK)
+    )
+    return (
+        f":root{{color-scheme:light;{light}}}"
+        "@media (prefers-color-scheme:dark){"
+        f":root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}"
+        f":root[data-theme=dark]{{color-scheme:dark;{dark}}}"
+    )
+
+
+def vega_config(theme: Theme, models: Sequence[str]) -> dict[str, Any]:
+    """Vega-Lite configuration of a theme: every model keeps its colour in all charts of a page.
+
+    Args:
+        theme: Colours of the background and the text.
+        models: All models of the page, in the order of the colour scale of the charts.
+    """
+    styles = model_styles(models)
+    text = {"labelColor": theme.muted, "titleColor": theme.ink, "labelFontSize": 11}
+    return {
+        "background": theme.surface,
+        "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+        "range": {"category": [mark_color(styles[model].color, theme) for model in models]},
+        "view": {"stroke": None},
+        "title": {"color": theme.ink, "anchor": "start", "fontSize": 13},
+        "axis": {
+            **text,
+            "titleFontWeight": "normal",
+            "titleFontSize": 12,
+            "gridColor": theme.line,
+            "domainColor": theme.edge,
+            "ticks": False,
+            "labelPadding": 6,
+        },
+        "legend": {**text, "labelColor": theme.ink, "labelFontSize": 12, "symbolStrokeWidth": 0},
+        "text": {"color": theme.ink, "fontSize": 12},
+        "style": {
+            "front": {"color": theme.muted, "strokeDash": [5, 4], "strokeWidth": 1.4},
+            "interval": {"color": theme.ink},
+            "hollow": {"fill": theme.surface, "strokeWidth": 2},
+            "heading": {"fontWeight": "bold", "fontSize": 13},
+            "muted": {"color": theme.muted, "fontSize": 11},
+        },
+    }

@@ -28,7 +28,7 @@ def report(
         failures_first: The gallery begins with failures.
         quiet: Say nothing.
     """
-    from benchmarks.report.html import CASES_EACH, write_report
+    from benchmarks.report.page import CASES_EACH, write_report
 
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file, such as {out / 'report.html'}")

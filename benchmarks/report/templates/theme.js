@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // The system's choice holds until the reader makes one; it is kept where storage is allowed.
+  // The theme of the system is used until the reader chooses one; the choice is stored if allowed.
   const key = "mobilesam-bench-theme";
   const root = document.documentElement;
   root.classList.add("scripted");
@@ -14,10 +14,12 @@
   const show = () => {
     if (chosen) root.dataset.theme = chosen;
     button.textContent = isDark() ? "Light colours" : "Dark colours";
+    root.dataset.shown = isDark() ? "dark" : "light";
+    root.dispatchEvent(new Event("themechange"));
   };
   button.addEventListener("click", () => {
     chosen = isDark() ? "light" : "dark";
-    try { localStorage.setItem(key, chosen); } catch { /* a choice for this page alone */ }
+    try { localStorage.setItem(key, chosen); } catch { /* not stored */ }
     show();
   });
   system.addEventListener("change", show);
@@ -45,7 +47,7 @@
   }
 })();
 
-// What the parts of the page share.
+// Helpers of the other scripts.
 const page = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const said = document.getElementById("said");

@@ -1,4 +1,4 @@
-"""The HTML report as a file: what it holds, what it escapes, and what it says where things lack."""
+"""The HTML report as a file: content, escaping, missing parts, and the command."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import make_request
-from benchmarks.datasets import photos
 from benchmarks.datasets.photos import attribution
 from benchmarks.evaluation.predictions import load_predictions, save_predictions
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import RunRecord, load_record, save_record
-from benchmarks.report.html import Joined, find_runs, join_runs, render, write_report
-from benchmarks.report.html_gallery import Gallery, build_gallery
-from benchmarks.run import execute
+from benchmarks.report.gallery import Gallery, build_gallery
+from benchmarks.report.page import MergedRuns, find_runs, join_runs, render, write_report
 from mobilesam.errors import UsageError
 
 EVIL = "<script>alert(1)</script>"
@@ -58,35 +53,25 @@ class Parsed(HTMLParser):
 
 
 def page(*records: RunRecord, gallery: Gallery | None = None) -> str:
-    joined = Joined(records[0], (), records, {})
-    return render(joined, gallery or Gallery(why="no masks"), ())
+    merged = MergedRuns(records[0], (), records, {})
+    return render(merged, gallery or Gallery(why="no masks"), ())
 
 
-@pytest.fixture(scope="module")
-def masks_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two models on two drawn scenes whose masks are stored."""
-    out = tmp_path_factory.mktemp("runs") / "drawn"
-    data = AccuracyArguments(dataset="synthetic", limit=2, protocol="box,center", save_masks=True)
-    models, output = ModelArguments(models="box,dummy"), OutputArguments(out=out, quiet=True)
-    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
-    return out
-
-
-def test_the_page_loads_nothing_and_allows_nothing_else(record: RunRecord) -> None:
+def test_page_loads_nothing_and_its_policy_allows_nothing_else(record: RunRecord) -> None:
     parsed = Parsed(page(record))
     for tag, attributes in parsed.tags:
         for name in ("src", "href"):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:")), (tag, value)
         assert not any(name.startswith("on") for name in attributes)
-        # An inline style would be refused by the page's own policy.
+        # The policy of the page forbids inline styles.
         assert "style" not in attributes
     policy = next(a["content"] or "" for t, a in parsed.tags if "http-equiv" in a)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
 
-def test_the_policy_names_the_scripts_and_styles_that_are_there(record: RunRecord) -> None:
+def test_policy_has_the_hashes_of_scripts_and_styles(record: RunRecord) -> None:
     text = page(record)
     for tag, directive in (("style", "style-src"), ("script", "script-src")):
         body = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
@@ -95,7 +80,7 @@ def test_the_policy_names_the_scripts_and_styles_that_are_there(record: RunRecor
         assert f"{directive} 'sha256-{digest}'" in text
 
 
-def test_every_part_that_was_asked_for_is_there(make_many: Callable[[int], RunRecord]) -> None:
+def test_all_sections_and_figures_are_present(make_many: Callable[[int], RunRecord]) -> None:
     record = make_many(9)
     older = record.model_copy(update={"id": "older", "created_utc": "2026-01-01T00:00:00Z"})
     parsed = Parsed(page(record, older))
@@ -112,19 +97,19 @@ def test_every_part_that_was_asked_for_is_there(make_many: Callable[[int], RunRe
         assert word in parsed.text
 
 
-def test_numbers_are_those_of_the_record(record: RunRecord) -> None:
+def test_numbers_match_the_record(record: RunRecord) -> None:
     text = Parsed(page(record)).text
     assert "74.4 [71.4, 76.9]" in text
     assert "1200 (range 1176 to 1224)" in text
 
 
-def test_ids_are_unique_and_every_drawing_has_a_name(make_many: Callable[[int], RunRecord]) -> None:
+def test_ids_are_unique_and_charts_have_labels(make_many: Callable[[int], RunRecord]) -> None:
     parsed = Parsed(page(make_many(12)))
     ids = [a["id"] for _, a in parsed.tags if "id" in a]
     assert len(ids) == len(set(ids))
-    drawings = [a for t, a in parsed.tags if t == "svg" and "unseen" not in (a.get("class") or "")]
-    assert drawings
-    assert all(a.get("aria-label") for a in drawings)
+    charts = [a for _, a in parsed.tags if a.get("class") == "chart"]
+    assert len(charts) == 10
+    assert all(a.get("aria-label") for a in charts)
 
 
 def evil(record: RunRecord) -> RunRecord:
@@ -135,7 +120,7 @@ def evil(record: RunRecord) -> RunRecord:
     return RunRecord.model_validate_json(text)
 
 
-def test_hostile_names_do_no_harm(record: RunRecord) -> None:
+def test_hostile_names_are_escaped(record: RunRecord) -> None:
     hostile = evil(record).model_copy(update={"id": EVIL, "note": EVIL, "command": EVIL})
     older = hostile.model_copy(update={"id": f"{EVIL}2", "created_utc": EVIL})
     parsed = Parsed(page(hostile, older))
@@ -145,58 +130,18 @@ def test_hostile_names_do_no_harm(record: RunRecord) -> None:
     assert not [t for t, _ in parsed.tags if t in ("img", "iframe", "object", "form", "base")]
 
 
-def test_a_run_without_anything_is_a_page(empty_record: RunRecord) -> None:
+def test_empty_run_gives_a_page(empty_record: RunRecord) -> None:
     text = Parsed(page(empty_record)).text
     assert "This record cannot say which model to run" in text
     assert "Nothing of this was measured" in text
     assert "No warning, and nothing failed" in text
 
 
-def test_the_same_record_gives_the_same_page(record: RunRecord) -> None:
+def test_same_record_gives_same_page(record: RunRecord) -> None:
     assert page(record) == page(record)
 
 
-@pytest.fixture(scope="module")
-def gallery(masks_run: Path) -> Gallery:
-    """The gallery of that run."""
-    return build_gallery([masks_run], ["box", "dummy"], each=3)
-
-
-def test_the_gallery_shows_the_masks_that_were_scored(masks_run: Path, gallery: Gallery) -> None:
-    assert gallery.why is None
-    assert gallery.protocols == ("box", "center")
-    table = read_instances(masks_run / "instances.parquet")
-    for view in gallery.cases:
-        rows = table[
-            (table.protocol == view.case.protocol)
-            & (table.annotation_id == view.case.annotation_id)
-        ].set_index("model")
-        for panel in view.panels:
-            if panel.model == "box" and view.case.protocol == "center":
-                assert (panel.iou, panel.path) == (None, "")
-            else:
-                assert panel.iou == pytest.approx(rows.loc[panel.model].iou)
-                assert panel.path.startswith("M")
-        assert bool(view.box) == (view.case.protocol == "box")
-        assert len(view.points) == (view.case.protocol == "center")
-    assert {view.picture.name for view in gallery.cases} == {
-        "scene_000000.png", "scene_000001.png",
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def photos_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one model on two packaged photos whose masks are stored."""
-    out = tmp_path_factory.mktemp("runs") / "photos"
-    data = AccuracyArguments(limit=2, protocol="box", save_masks=True, no_boundary=True)
-    models, output = ModelArguments(models="box"), OutputArguments(out=out, quiet=True)
-    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
-    return out
-
-
-def test_packaged_photos_are_found_and_credited_below_the_gallery(
-    photos_run: Path, tmp_path: Path
-) -> None:
+def test_packaged_photos_are_credited_below_the_gallery(photos_run: Path, tmp_path: Path) -> None:
     write_report([photos_run], tmp_path / "r.html")
     text = Parsed((tmp_path / "r.html").read_text()).text
     line = attribution((30213, 62554))
@@ -209,51 +154,12 @@ def test_packaged_photos_are_found_and_credited_below_the_gallery(
     assert {view.picture.name for view in shown.cases} == {"000000030213.jpg", "000000062554.jpg"}
 
 
-def test_a_gallery_without_photos_credits_nobody(gallery: Gallery, record: RunRecord) -> None:
+def test_gallery_without_photos_has_no_credits(gallery: Gallery, record: RunRecord) -> None:
     assert gallery.attribution is None
     assert 'class="attribution' not in page(record, gallery=gallery)
 
 
-def test_photos_of_another_version_are_not_shown(
-    photos_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(photos.FOLDER, tmp_path / "other")
-    with (tmp_path / "other" / "instances_photos.json").open("a") as file:
-        file.write("\n")
-    monkeypatch.setattr(photos, "FOLDER", tmp_path / "other")
-    why = str(build_gallery([photos_run], ["box"], each=1).why)
-    assert "another version of this suite" in why
-
-
-def test_failures_come_first_when_asked(masks_run: Path, gallery: Gallery) -> None:
-    first = build_gallery([masks_run], ["box", "dummy"], each=3, failures_first=True)
-    failed = [view.case.failed for view in first.cases]
-    assert True in failed
-    assert False in failed
-    assert failed == sorted(failed, reverse=True)
-    assert [view.case.failed for view in gallery.cases] != failed
-
-
-def test_without_masks_or_images_the_page_says_how_to_get_them(
-    masks_run: Path, tmp_path: Path
-) -> None:
-    bare = tmp_path / "bare"
-    shutil.copytree(masks_run, bare, ignore=shutil.ignore_patterns("predictions"))
-    assert "--save-masks" in str(build_gallery([bare], ["box"], each=1).why)
-    photos = tmp_path / "photos"
-    shutil.copytree(masks_run, photos)
-    for path in (photos / "predictions").glob("*.parquet"):
-        if path.name != "references.parquet":
-            info, rows = load_predictions(path)
-            save_predictions(path, info.model_copy(update={"dataset": "coco:mine"}), rows)
-    why = str(build_gallery([photos], ["box"], each=1).why)
-    assert "images of coco:mine were not given" in why
-    assert "--images DIR" in why
-    why = str(build_gallery([photos], ["box"], each=1, images=masks_run).why)
-    assert "none of 2 images can be shown" in why
-
-
-def test_damaged_masks_cost_the_gallery_and_not_the_page(masks_run: Path, tmp_path: Path) -> None:
+def test_damaged_masks_remove_the_gallery_only(masks_run: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(masks_run, broken)
     (broken / "predictions" / "box.parquet").write_bytes(b"PAR1")
@@ -263,7 +169,7 @@ def test_damaged_masks_cost_the_gallery_and_not_the_page(masks_run: Path, tmp_pa
     assert "box.parquet" in text
 
 
-def test_runs_are_found_below_a_folder(masks_run: Path, tmp_path: Path) -> None:
+def test_find_runs_searches_subfolders(masks_run: Path, tmp_path: Path) -> None:
     assert find_runs([masks_run, masks_run / "record.json"]) == [masks_run]
     assert find_runs([masks_run.parent]) == [masks_run]
     with pytest.raises(UsageError, match=r"holds no record\.json"):
@@ -272,7 +178,7 @@ def test_runs_are_found_below_a_folder(masks_run: Path, tmp_path: Path) -> None:
         find_runs([])
 
 
-def test_what_cannot_be_compared_is_in_the_history_only(
+def test_incomparable_runs_are_in_the_history_only(
     tmp_path: Path, make_record: Callable[..., RunRecord]
 ) -> None:
     new = make_record(2, id="new", created_utc="2026-02-01T00:00:00Z")
@@ -281,10 +187,10 @@ def test_what_cannot_be_compared_is_in_the_history_only(
     far = make_record(2, id="far", created_utc="2026-01-15T00:00:00Z", environment=other)
     for run in (new, same, far):
         save_record(run, tmp_path / run.id)
-    joined = join_runs(find_runs([tmp_path]))
-    assert joined.record.id == "same+new"
-    assert [run.id for run in joined.runs] == ["new", "far", "same"]
-    assert joined.apart.keys() == {"far"}
+    merged = join_runs(find_runs([tmp_path]))
+    assert merged.record.id == "same+new"
+    assert [run.id for run in merged.runs] == ["new", "far", "same"]
+    assert merged.apart.keys() == {"far"}
     write_report([tmp_path], tmp_path / "r.html")
     assert (
         "history only: runs far to new differ in cpu"
@@ -292,7 +198,7 @@ def test_what_cannot_be_compared_is_in_the_history_only(
     )
 
 
-def test_the_command_writes_a_file_and_says_where(
+def test_command_writes_a_file_and_prints_its_path(
     run: Any, masks_run: Path, tmp_path: Path
 ) -> None:
     done = run("report", masks_run, "--out=made/r.html", "--cases=1", "--failures-first")
@@ -312,7 +218,7 @@ def test_the_command_writes_a_file_and_says_where(
         (["report", "RUN", "--cases=many"], "many"),
     ],
 )
-def test_a_wrong_request_is_one_line(
+def test_invalid_arguments_give_a_one_line_error(
     run: Any, masks_run: Path, arguments: list[str], message: str
 ) -> None:
     done = run(*(str(masks_run) if each == "RUN" else each for each in arguments))
@@ -321,9 +227,7 @@ def test_a_wrong_request_is_one_line(
     assert "Traceback" not in done.err
 
 
-def test_a_hostile_model_and_category_stay_text_in_the_gallery(
-    masks_run: Path, tmp_path: Path
-) -> None:
+def test_hostile_model_name_is_escaped_in_the_gallery(masks_run: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

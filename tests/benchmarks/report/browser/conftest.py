@@ -1,4 +1,4 @@
-"""Reports to be looked at in headless Chromium, and the browser."""
+"""Reports opened in headless Chromium, and the browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.records.record import RunRecord, load_record, save_record
-from benchmarks.report.html import write_report
+from benchmarks.report.page import write_report
 from benchmarks.report.screenshot import ARGUMENTS, find_browser
 from benchmarks.run import execute
 
@@ -47,7 +47,7 @@ def rolled(n_images: int, drawn: int) -> ListedDataset:
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., RunRecord]) -> Path:
-    """The report of two models on a hundred drawn scenes, with the times of a made-up record."""
+    """The report of two models on a hundred scenes, with the times of an example record."""
     folder = tmp_path_factory.mktemp("large")
     write_coco(rolled(N_IMAGES, 4), folder / "data", "jpg")
     data = AccuracyArguments(
@@ -90,9 +90,27 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def draw_charts() -> Callable[[Any], int]:
+    """Scrolls to every visible chart of a page until it is drawn; returns their number."""
+
+    def call(page: Any) -> int:
+        figures = page.locator(".plot:visible")
+        for index in range(figures.count()):
+            figures.nth(index).scroll_into_view_if_needed()
+            figures.nth(index).locator(".chart svg").wait_for()
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.plot')].every((each) => !each.checkVisibility()"
+            " || each.dataset.drawn)"
+        )
+        return int(figures.count())
+
+    return call
+
+
 @pytest.fixture
 def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page; at the end nothing may have been said on the console or asked for."""
+    """Opens a page; fails if it writes to the console or sends a request."""
     contexts: list[Any] = []
     troubles: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The HTML report in headless Chromium: it opens, sorts, switches, and asks nobody for anything."""
+"""The HTML report in headless Chromium: opening, sorting, filters, gallery, charts, downloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shown(page: Any, selector: str) -> Any:
     return page.locator(f"{selector}:visible")
 
 
-def test_it_is_small_and_opens_at_once(large: Path, visit: Callable[..., Any]) -> None:
+def test_page_is_small_and_opens_quickly(large: Path, visit: Callable[..., Any]) -> None:
     assert large.stat().st_size <= 15_000_000
     took_s = []
     for _ in range(3):
@@ -29,7 +29,7 @@ def test_it_is_small_and_opens_at_once(large: Path, visit: Callable[..., Any]) -
         took_s.append(time.perf_counter() - start)
         if took_s[-1] < 2:
             break
-    # The best of three: others may be at work on this machine.
+    # The best of three, since the machine may be busy.
     assert min(took_s) < 2, took_s
     assert page.locator("#gallery image").count() == N_IMAGES
     print(f"{large.stat().st_size / 1e6:.2f} MB, open in {min(took_s):.2f} s")  # noqa: T201
@@ -42,7 +42,7 @@ def column(page: Any, table: str, index: int) -> list[str]:
     return found
 
 
-def test_columns_sort_by_value_and_by_keyboard(many: Path, visit: Callable[..., Any]) -> None:
+def test_columns_sort_by_value_with_the_keyboard(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
     head = page.locator("#t-summary thead th").nth(3)
     assert head.text_content() == "Encode (ms)"
@@ -62,7 +62,7 @@ def test_columns_sort_by_value_and_by_keyboard(many: Path, visit: Callable[..., 
     assert column(page, "summary", 3) == as_made
 
 
-def test_cells_without_a_number_come_last_either_way(many: Path, visit: Callable[..., Any]) -> None:
+def test_cells_without_a_number_sort_last(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
     button = page.locator("#t-summary thead th button", has_text="mIoU box")
     for _ in range(2):
@@ -75,7 +75,7 @@ def test_cells_without_a_number_come_last_either_way(many: Path, visit: Callable
     assert page.locator("#t-summary th[aria-sort=descending]").count() == 1
 
 
-def test_a_table_is_filtered(many: Path, visit: Callable[..., Any]) -> None:
+def test_table_filter(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
     page.locator("#t-paper-ledger input").fill("needs weights")
     rows = page.locator("#t-paper-ledger tbody tr:visible")
@@ -83,7 +83,7 @@ def test_a_table_is_filtered(many: Path, visit: Callable[..., Any]) -> None:
     assert all("needs" in row and "weights" in row for row in rows.all_text_contents())
 
 
-def test_a_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> None:
+def test_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many, permissions=["clipboard-read", "clipboard-write"])
     page.locator("#t-summary thead th button", has_text="Encode").click()
     page.get_by_role("button", name="Copy as Markdown: Summary").click()
@@ -106,7 +106,7 @@ def ious(page: Any) -> list[float]:
     return [float(text) for text in texts]
 
 
-def test_the_gallery_switches(large: Path, visit: Callable[..., Any]) -> None:
+def test_gallery_menus(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
     tools = page.locator("#gallery-tools")
     cases = shown(page, "#cases .case")
@@ -119,7 +119,7 @@ def test_the_gallery_switches(large: Path, visit: Callable[..., Any]) -> None:
     tools.get_by_label("Protocol").select_option("center")
     names = cases.evaluate_all("(nodes) => nodes.map((node) => node.dataset.protocol)")
     assert set(names) == {"center"}
-    # The box takes no points: its panel says so.
+    # The model box takes no point prompts.
     assert cases.first.get_by_text("no answer").count() == 1
     tools.get_by_label("Order").select_option("failures")
     failed = [iou < 0.5 for iou in ious(page)]
@@ -129,7 +129,7 @@ def test_the_gallery_switches(large: Path, visit: Callable[..., Any]) -> None:
     assert str(cases.count()) in str(page.locator("#gallery-count").text_content())
 
 
-def test_the_gallery_ranks_by_one_model(large: Path, visit: Callable[..., Any]) -> None:
+def test_gallery_ranks_by_one_model(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
     page.locator("#gallery").get_by_label("IoU of").select_option("dummy")
     texts = shown(page, "#cases .case").evaluate_all(
@@ -138,9 +138,7 @@ def test_the_gallery_ranks_by_one_model(large: Path, visit: Callable[..., Any]) 
     assert texts == sorted(texts)
 
 
-def test_the_same_image_and_prompt_stand_side_by_side(
-    large: Path, visit: Callable[..., Any]
-) -> None:
+def test_panes_show_the_same_image_and_prompt(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
     case = shown(page, "#cases .case").first
     panes = case.locator(".pane")
@@ -163,24 +161,43 @@ def n_colours(picture: Image.Image) -> int:
     return len(picture.convert("RGB").getcolors(2**24) or ())
 
 
-def test_a_picture_is_really_drawn(large: Path, visit: Callable[..., Any]) -> None:
+def test_pane_shows_an_image(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
     data = shown(page, "#cases .pane").first.screenshot()
     assert n_colours(Image.open(BytesIO(data))) > 500
 
 
-def test_values_show_on_hover_and_focus(many: Path, visit: Callable[..., Any]) -> None:
+def drawn_chart(page: Any, section: str) -> Any:
+    """The chart of the visible figure of a section, once it is drawn."""
+    chart = shown(page, f"#{section} .plot").locator(".chart")
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    return chart
+
+
+def opacities(chart: Any) -> list[float]:
+    found: list[float] = chart.locator("[aria-roledescription=value]").evaluate_all(
+        "(marks) => marks.map((each) => Number(each.getAttribute('opacity') ?? 1))"
+    )
+    return found
+
+
+def test_values_are_shown_on_hover_and_by_keyboard(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
-    svg = shown(page, "#accuracy-latency svg.wide").first
-    marks = svg.locator(".mark")
+    chart = drawn_chart(page, "accuracy-latency")
     tip = page.locator("#tip")
-    marks.last.hover()
+    chart.locator("[aria-roledescription=value]").last.hover(force=True)
+    tip.wait_for()
     assert "mIoU" in str(tip.text_content())
-    assert tip.is_visible()
-    # One stop of the tab key a figure; arrows go on from there.
-    assert svg.locator('.mark[tabindex="0"]').count() == 1
-    marks.first.focus()
+    page.mouse.move(1, 1)
+    tip.wait_for(state="hidden")
+    # One stop of the tab key per chart; arrow keys go on from there.
+    assert chart.get_attribute("tabindex") == "0"
+    assert chart.locator("[tabindex]").count() == 0
+    chart.focus()
+    page.keyboard.press("ArrowRight")
     first = tip.text_content()
+    assert "mIoU" in str(first)
     page.keyboard.press("ArrowRight")
     assert tip.is_visible()
     assert tip.text_content() != first
@@ -188,23 +205,41 @@ def test_values_show_on_hover_and_focus(many: Path, visit: Callable[..., Any]) -
     assert tip.is_hidden()
 
 
-def test_figures_switch_and_series_hide(many: Path, visit: Callable[..., Any]) -> None:
+def test_figures_switch(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
-    group = page.locator("#accuracy-latency")
-    assert shown(page, "#accuracy-latency .plot").count() == 1
+    drawn_chart(page, "accuracy-latency")
     before = shown(page, "#accuracy-latency .plot > figcaption").text_content()
-    group.get_by_label("Protocol").select_option(index=1)
+    page.locator("#accuracy-latency").get_by_label("Protocol").select_option(index=1)
     assert shown(page, "#accuracy-latency .plot").count() == 1
     assert shown(page, "#accuracy-latency .plot > figcaption").text_content() != before
-    svg = shown(page, "#decode svg.wide")
-    marks = svg.locator(".mark:visible").count()
-    key = svg.locator(".key").first
-    key.focus()
+    drawn_chart(page, "accuracy-latency")
+
+
+def test_legend_highlights_models_by_click_and_keyboard(
+    many: Path, visit: Callable[..., Any]
+) -> None:
+    page = visit(many)
+    chart = drawn_chart(page, "decode")
+    assert set(opacities(chart)) == {1}
+    chart.locator(".role-legend-label text", has_text="grabcut").click()
+    page.wait_for_function(
+        "() => document.querySelectorAll('#decode [aria-roledescription=value][opacity=\"0.1\"]')"
+        ".length > 0"
+    )
+    assert opacities(chart).count(1) == 3
+    chart.locator(".role-legend-label text", has_text="grabcut").click()
+    page.wait_for_function(
+        "() => !document.querySelector('#decode [aria-roledescription=value][opacity=\"0.1\"]')"
+    )
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    assert "Enter to highlight" in str(page.locator("#tip").text_content())
     page.keyboard.press("Enter")
-    assert key.get_attribute("aria-pressed") == "false"
-    assert svg.locator(".mark:visible").count() == marks - 3
-    page.keyboard.press("Enter")
-    assert svg.locator(".mark:visible").count() == marks
+    page.wait_for_function(
+        "() => document.querySelectorAll('#decode [aria-roledescription=value][opacity=\"0.1\"]')"
+        ".length > 0"
+    )
+    assert opacities(chart).count(1) == 3
 
 
 def test_figures_are_saved_as_svg_png_and_csv(
@@ -219,15 +254,12 @@ def test_figures_are_saved_as_svg_png_and_csv(
         files[kind] = tmp_path / f"file.{kind.lower()}"
         assert waiting.value.suggested_filename.endswith(files[kind].suffix)
         waiting.value.save_as(files[kind])
-    root = ET.parse(files["SVG"]).getroot()  # noqa: S314 - our own
-    assert not [each for each in root.iter() if "class" in each.attrib]
-    assert "var(" not in files["SVG"].read_text()
-    texts = "".join(root.itertext())
+    texts = "".join(ET.parse(files["SVG"]).getroot().itertext())  # noqa: S314 - our own
     assert "Decode time by number of prompts" in texts
     assert "Prompts in one call" in texts
     assert EVIL in texts
     with Image.open(files["PNG"]) as picture:
-        assert picture.width == 1520
+        assert picture.width > 1520
         assert n_colours(picture) > 50
     rows = files["CSV"].read_text().splitlines()
     assert rows[0] == (
@@ -236,9 +268,11 @@ def test_figures_are_saved_as_svg_png_and_csv(
     assert any(row.startswith("mobilesam,decoder,1,55.0,") for row in rows)
 
 
-def test_a_hostile_name_is_text(many: Path, visit: Callable[..., Any]) -> None:
+def test_hostile_name_is_text(many: Path, visit: Callable[..., Any]) -> None:
     page = visit(many)
     assert page.locator("#t-summary tbody th", has_text=EVIL).count() == 1
     assert page.locator("script").count() == 2
-    key = shown(page, "#decode svg.wide").locator(".key", has_text="script").first
-    assert EVIL in str(key.get_attribute("aria-label"))
+    chart = drawn_chart(page, "latency")
+    assert EVIL in chart.locator(".role-legend-label text").all_text_contents()
+    chart.locator(f"[aria-roledescription=value][aria-label^='{EVIL}']").first.hover(force=True)
+    page.locator("#tip", has_text=EVIL).wait_for()

@@ -1,4 +1,4 @@
-"""`mobilesam-bench report`: one HTML file that opens from disk, from the records of runs."""
+"""`mobilesam-bench report`: one self-contained HTML file from the records of runs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.verdicts import ClaimVerdict, judge
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
-from benchmarks.report.html_cases import FAILURE_IOU
-from benchmarks.report.html_findings import findings
-from benchmarks.report.html_gallery import Gallery, build_gallery
-from benchmarks.report.html_sections import Section, sections
-from benchmarks.report.html_theme import theme_css
+from benchmarks.report.advice import findings
+from benchmarks.report.charts import vega_script
+from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
+from benchmarks.report.sections import Section, sections
+from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import model_names
 from mobilesam.errors import UsageError
 
 CASES_EACH = 6
-"""Worst, median and best prompts of a model and protocol in the gallery, unless told."""
-STYLES = ("style.css",)
-SCRIPTS = ("theme.js", "tables.js", "figures.js", "gallery.js")
+"""Default number of worst, median and best prompts per model and protocol in the gallery."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """Runs as the page shows them.
+class MergedRuns:
+    """Runs of a page.
 
     Attributes:
-        record: The newest run, and all that could be joined with it.
-        folders: Where these lie, the newest first.
+        record: The newest run, merged with all comparable ones.
+        folders: Folders of the merged runs, newest first.
         runs: All runs.
-        apart: Id of each run that could not be joined, with the reason.
+        apart: Reason by id for every run that could not be merged.
     """
 
     record: RunRecord
@@ -46,10 +44,10 @@ class Joined:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Folders of runs: those given, and those below a folder that is no run itself.
+    """Folders of runs: the given ones, and the subfolders of a folder that holds runs.
 
     Raises:
-        UsageError: None was given, or one holds no record.
+        UsageError: No path was given, or one holds no record.
     """
     found: list[Path] = []
     for path in paths:
@@ -66,10 +64,10 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def join_runs(folders: Sequence[Path]) -> Joined:
-    """Joins the newest run with every other that is comparable, newer ones first.
+def join_runs(folders: Sequence[Path]) -> MergedRuns:
+    """Merges the newest run with all comparable ones, newer ones first.
 
-    Runs of other machines, weights or prompts stay apart, and are told in the history only.
+    Runs with another machine, other weights or other prompts appear in the history only.
 
     Raises:
         DataError: A record cannot be read.
@@ -86,7 +84,7 @@ def join_runs(folders: Sequence[Path]) -> Joined:
         else:
             kept.append((folder, run))
     record = merge_records([run for _, run in kept])
-    return Joined(record, tuple(f for f, _ in kept), tuple(run for _, run in loaded), apart)
+    return MergedRuns(record, tuple(f for f, _ in kept), tuple(run for _, run in loaded), apart)
 
 
 def write_report(
@@ -96,40 +94,37 @@ def write_report(
     images: Path | None = None,
     cases: int = CASES_EACH,
     failures_first: bool = False,
-) -> Joined:
-    """Writes the report of some runs.
+) -> MergedRuns:
+    """Writes the report of runs and returns them.
 
     Args:
         paths: Folders of runs, or folders that hold such folders.
-        out: The file to write.
-        images: Folder of the dataset's images, for the gallery.
-        cases: Worst, median and best prompts of a model and protocol in the gallery.
-        failures_first: The gallery begins with failures.
-
-    Returns:
-        What was reported.
+        out: File to write.
+        images: Folder of the images of the dataset, for the gallery.
+        cases: Worst, median and best prompts per model and protocol in the gallery.
+        failures_first: Whether the gallery starts with failures.
 
     Raises:
-        UsageError: There is no run, or a number makes no sense.
-        DataError: A record cannot be read, or the file not be written.
+        UsageError: No run was given, or `cases` is below 1.
+        DataError: A record cannot be read, or the file cannot be written.
     """
     if cases < 1:
         raise UsageError(f"--cases must be at least 1; got {cases}")
-    joined = join_runs(find_runs(paths))
+    merged = join_runs(find_runs(paths))
     gallery = build_gallery(
-        joined.folders,
-        model_names(joined.record),
+        merged.folders,
+        model_names(merged.record),
         images=images,
         each=cases,
         failures_first=failures_first,
     )
-    verdicts = judge(joined.record, load_claims())
-    write_atomic(out, render(joined, gallery, verdicts).encode())
-    return joined
+    verdicts = judge(merged.record, load_claims())
+    write_atomic(out, render(merged, gallery, verdicts).encode())
+    return merged
 
 
-def render(joined: Joined, gallery: Gallery, verdicts: Sequence[ClaimVerdict]) -> str:
-    """The whole page as text, a function of its arguments alone."""
+def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict]) -> str:
+    """The HTML of the page, determined by the arguments alone."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -142,22 +137,24 @@ def render(joined: Joined, gallery: Gallery, verdicts: Sequence[ClaimVerdict]) -
         lstrip_blocks=True,
     )
 
-    def read(names: Sequence[str]) -> str:
-        return "\n".join(loader.get_source(environment, name)[0] for name in names)
+    def source(name: str) -> str:
+        return loader.get_source(environment, name)[0]
 
-    record = joined.record
-    style, script = theme_css(model_names(record)) + read(STYLES), read(SCRIPTS)
-    parts = sections(record, joined.runs, joined.apart, verdicts)
+    record = merged.record
+    style = theme_css() + source("style.css")
+    scripts = ("theme.js", "tables.js", "figures.js", "gallery.js")
+    script = "\n".join([vega_script(), *map(source, scripts)])
+    parts = sections(record, merged.runs, merged.apart, verdicts)
     return environment.get_template("page.html").render(
         record=record,
-        n_runs=len(joined.runs),
+        n_runs=len(merged.runs),
         version=__version__,
         findings=findings(record, verdicts),
         sections=parts,
         gallery=gallery,
         pictures={view.case.image_id: view.picture for view in gallery.cases},
-        data=_data(parts, gallery),
-        # Files of this package, not of a run: nothing foreign is in them.
+        data=_script_data(record, parts, gallery),
+        # Files of this package and of Vega, without text from records.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         style_hash=content_hash(style),
@@ -166,17 +163,19 @@ def render(joined: Joined, gallery: Gallery, verdicts: Sequence[ClaimVerdict]) -
 
 
 def content_hash(text: str) -> str:
-    """How a content security policy names an inline style or script: `sha256-...`."""
+    """Source expression of an inline style or script in a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _data(parts: Sequence[Section], gallery: Gallery) -> dict[str, Any]:
-    """What scripts need that does not stand on the page: untouched values, and medians."""
-    tables = {table.key: table.csv for part in parts for table in part.tables}
-    views = [view for part in parts for group in part.groups for view in group.figures]
-    figures = {view.figure.key: view.values.csv for view in views}
+def _script_data(record: RunRecord, parts: Sequence[Section], gallery: Gallery) -> dict[str, Any]:
+    """Data for the scripts: charts, raw values of tables, and medians of the gallery."""
+    tables = [table for part in parts for table in part.tables]
+    shown = [view for part in parts for group in part.groups for view in group.figures]
+    models = model_names(record)
     return {
-        "csv": {**tables, **{view.values.key: view.values.csv for view in views}, **figures},
+        "charts": {figure.key: figure.chart for figure, _ in shown},
+        "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
+        "csv": {table.key: table.csv for table in (*tables, *(values for _, values in shown))},
         "models": gallery.models,
         "protocols": gallery.protocols,
         "medians": gallery.medians,

@@ -1,0 +1,571 @@
+"""Gallery of the HTML report: the same image and prompt through every model, with ground truth."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from baselines.interface import BoolArray, UInt8Array
+from benchmarks.datasets import photos
+from benchmarks.datasets.images import load_image
+from benchmarks.datasets.masks import decode_mask, iou, tight_box
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER, Prediction
+from benchmarks.evaluation.rescore import Stored, load_stored
+from benchmarks.prompts.manifests import PromptManifest
+from benchmarks.prompts.protocols import (
+    DEFAULT_PROTOCOLS,
+    GROUND_TRUTH,
+    AccuracyProtocol,
+    find_protocols,
+    select_candidate,
+)
+from benchmarks.records.instances import read_instances
+from benchmarks.records.record import INSTANCES_NAME
+from benchmarks.tables.record_queries import unique
+from mobilesam.errors import BenchError, DataError
+
+FAILURE_IOU = 0.5
+"""A lower IoU counts as a failure: most of the mask or of the object is wrong."""
+MOST_CASES = 300
+"""Most cases on a page, which keeps it quick to open."""
+IMAGES_BUDGET_BYTES = 9_000_000
+"""Most characters of all images together, which keeps a page below 15 MB."""
+HOW = (
+    "The gallery needs stored masks and the images that they were made from. Measure with "
+    "mobilesam-bench miou --save-masks; images of COCO or SA-1B come with report --images DIR, "
+    "packaged photos are found without it, and scenes of --dataset synthetic are drawn again from "
+    "their seed."
+)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_QUALITIES = ((640, 82), (512, 78), (416, 72), (320, 62), (224, 50))
+"""Longest side in pixels and JPEG quality; the first that fits the budget is used."""
+_OUTLINE_TOLERANCE_PX = 0.6
+"""Largest distance of a simplified outline from the mask, in pixels of the shown picture."""
+_SYNTHETIC = re.compile(
+    r"synthetic:seed=(\d+),n=(\d+)(?:,size=(\d+)x(\d+))?(?:,objects=(\d+)-(\d+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A prompt shown in the gallery, with the IoU (ground truth) of every model that answered."""
+
+    protocol: str
+    image_id: int
+    annotation_id: int
+    ious: Mapping[str, float]
+
+    @property
+    def lowest(self) -> float:
+        """Lowest IoU of all models."""
+        return min(self.ious.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether any model failed."""
+        return self.lowest < FAILURE_IOU
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as JPEG data URI.
+
+    Attributes:
+        name: File name.
+        uri: Data URI.
+        width_px: Width of the JPEG.
+        height_px: Height of the JPEG.
+        scale: Pixels of the JPEG per pixel of the original.
+    """
+
+    name: str
+    uri: str
+    width_px: int
+    height_px: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Prediction of one model; without one `iou` is None, and `path` is empty for an empty mask."""
+
+    model: str
+    iou: float | None
+    path: str
+    label: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether the prediction counts as a failure."""
+        return self.iou is not None and self.iou < FAILURE_IOU
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    """A case with drawings in pixels of the picture.
+
+    Attributes:
+        case: The prompt.
+        category: Category of the object; empty if the dataset has none.
+        area_px: Annotation area in pixels of the image.
+        picture: The image.
+        crop: Visible part at first: x, y, width, height.
+        truth: SVG path of the reference mask.
+        box: x, y, width and height of the box prompt; empty for points.
+        points: x, y and label of the point prompts.
+        panels: One per model.
+    """
+
+    case: Case
+    category: str
+    area_px: float
+    picture: Picture
+    crop: tuple[float, float, float, float]
+    truth: str
+    box: tuple[float, ...]
+    points: tuple[tuple[float, float, int], ...]
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Content of the gallery.
+
+    Attributes:
+        why: Reason and remedy if there is nothing to show, otherwise None.
+        dataset: Name of the dataset.
+        protocols: Protocols, the default ones first.
+        models: Models in the order of the page.
+        medians: Median IoU by protocol and model; None without predictions.
+        cases: Cases in the order for readers without scripts.
+        failures_first: Whether cases with a failure come first.
+        n_prompts: Number of prompts the cases were chosen from.
+        notes: Plain sentences.
+        attribution: Credit of packaged photos, if any are shown.
+    """
+
+    why: str | None = None
+    dataset: str = ""
+    protocols: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    medians: list[list[float | None]] = field(default_factory=list)
+    cases: tuple[CaseView, ...] = ()
+    failures_first: bool = False
+    n_prompts: int = 0
+    notes: tuple[str, ...] = ()
+    attribution: str | None = None
+
+
+def build_gallery(
+    folders: Sequence[Path],
+    page_models: Sequence[str],
+    *,
+    images: Path | None = None,
+    each: int,
+    failures_first: bool = False,
+) -> Gallery:
+    """Loads stored masks and images, and chooses the cases.
+
+    Args:
+        folders: Folders of the runs on the page, newest first.
+        page_models: All models of the page, in order.
+        images: Folder of the images of the dataset; not needed for packaged photos and synthetic
+            scenes.
+        each: Number of worst, median and best prompts per model and protocol.
+        failures_first: Whether cases with a failure come first.
+
+    Returns:
+        The gallery; with `why` set if masks or images are missing.
+    """
+    folders = [path for path in folders if (path / PREDICTIONS_FOLDER).is_dir()]
+    if not folders:
+        return Gallery(why=f"No run on this page has stored its masks. {HOW}")
+    notes = [f"Failure: an IoU below {FAILURE_IOU:g} for any model."]
+    try:
+        stored = load_stored(folders)
+    except BenchError as error:
+        # Runs over different data cannot be shown side by side; the newest can be shown alone.
+        try:
+            stored = load_stored(folders[:1])
+        except BenchError as newest:
+            return Gallery(why=f"The stored masks cannot be shown: {newest}. {HOW}")
+        notes.append(f"Masks of {folders[0].name} alone are shown: {error}.")
+        folders = folders[:1]
+    fingerprint = next(iter(stored.infos.values())).fingerprint
+    try:
+        scenes = scenes_of(stored.dataset, fingerprint)
+        packaged = photos_of(stored.dataset, fingerprint)
+        if scenes is None and packaged is None and images is None:
+            return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
+        source = ImageSource(None if scenes else packaged or images, scenes)
+        frame = _scores(folders, stored)
+        names = [name for name in DEFAULT_PROTOCOLS if name in stored.protocols]
+        names += [name for name in stored.protocols if name not in names]
+        cases = choose_cases(frame, names, each)
+        pictures, missing = _pictures(cases, source, stored)
+        if not pictures:
+            raise DataError(
+                f"none of {len(missing)} images can be shown, the first because {missing[0]}"
+            )
+        protocols = [name for name in names if any(case.protocol == name for case in cases)]
+        models = [model for model in page_models if model in stored.infos]
+        make = _CaseMaker(stored, _manifests(folders, protocols), models)
+        views = [make.view(c, pictures[c.image_id]) for c in cases if c.image_id in pictures]
+    except DataError as error:
+        return Gallery(why=f"The gallery could not be made: {error}. {HOW}")
+    if missing:
+        notes.append(f"{len(missing)} images are left out: {missing[0]}.")
+    if any(name.startswith("clicks-") for name in protocols):
+        notes.append("Of several clicks the first is drawn.")
+    if failures_first:
+        views.sort(key=lambda view: not view.case.failed)
+    return Gallery(
+        dataset=stored.dataset,
+        protocols=tuple(protocols),
+        models=tuple(models),
+        medians=medians(frame, protocols, models),
+        cases=tuple(views),
+        failures_first=failures_first,
+        n_prompts=len(frame.drop_duplicates(["image_id", "annotation_id", "protocol"])),
+        notes=tuple(notes),
+        attribution=None if packaged is None else photos.attribution(sorted(pictures)),
+    )
+
+
+def _scores(folders: Sequence[Path], stored: Stored) -> Any:
+    """IoU with the ground truth of every stored prediction, one row per model and prompt."""
+    import pandas as pd
+
+    frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
+    frame = frame[(frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))]
+    if frame.empty:
+        raise DataError("no stored prediction was scored against the ground truth")
+    return frame.drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
+
+
+def choose_cases(
+    frame: Any, protocols: Sequence[str], each: int, most: int = MOST_CASES
+) -> list[Case]:
+    """Chooses the worst, best and median prompts of every protocol and model.
+
+    For images that none of these show, the worst prompt under the first protocol is added.
+
+    Args:
+        frame: DataFrame of instances (`benchmarks.records.instances.COLUMNS`) scored against the
+            ground truth, one row per model and prompt.
+        protocols: Protocols to show, the most important first.
+        each: Number of worst, best and median prompts per protocol and model.
+        most: Largest number of cases; all protocols and models are cut alike.
+
+    Returns:
+        Cases by protocol, sorted by the lowest IoU of any model.
+    """
+    known = [name for name in protocols if (frame["protocol"] == name).any()]
+    tables = {
+        name: frame[frame["protocol"] == name].pivot(
+            index=["image_id", "annotation_id"], columns="model", values="iou"
+        )
+        for name in known
+    }
+    queues = []
+    for name, table in tables.items():
+        for model in table:
+            ious = table[model].dropna()
+            ranked = list(ious.sort_values(kind="stable").index)
+            median = list((ious - ious.median()).abs().sort_values(kind="stable").index)
+            turns = zip(ranked[:each], ranked[::-1][:each], median[:each], strict=True)
+            queues.append([(name, key) for turn in turns for key in turn])
+    # Taken in turns, so that the first of every queue is kept if not all cases fit.
+    chosen = [pair for turn in zip_longest(*queues) for pair in turn if pair is not None]
+    seen = {key[0] for _, key in chosen}
+    for name, table in tables.items():
+        lowest = table.min(axis=1)
+        lowest = lowest[~lowest.index.get_level_values(0).isin(seen)]
+        worst = lowest.groupby(level=0).idxmin()
+        chosen += [(name, key) for key in worst]
+        seen |= set(worst.index)
+    cases = []
+    for name, key in list(dict.fromkeys(chosen))[:most]:
+        ious = tables[name].loc[key].dropna()
+        cases.append(
+            Case(name, int(key[0]), int(key[1]), {str(m): float(v) for m, v in ious.items()})
+        )
+    return sorted(
+        cases, key=lambda c: (known.index(c.protocol), c.lowest, c.image_id, c.annotation_id)
+    )
+
+
+def medians(
+    frame: Any, protocols: Sequence[str], models: Sequence[str]
+) -> list[list[float | None]]:
+    """Median IoU by protocol and model; None without predictions."""
+    found = frame.groupby(["protocol", "model"], observed=True)["iou"].median().round(4).to_dict()
+    return [[found.get((protocol, model)) for model in models] for protocol in protocols]
+
+
+def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
+    """The synthetic dataset of that name; None for the name of another dataset.
+
+    Raises:
+        DataError: This version draws other scenes than those that were measured.
+    """
+    match = _SYNTHETIC.fullmatch(dataset)
+    if match is None:
+        return None
+    seed, n, height, width, fewest, most = (None if g is None else int(g) for g in match.groups())
+    options: dict[str, tuple[int, int]] = {}
+    if height is not None and width is not None:
+        options["size_hw"] = (height, width)
+    if fewest is not None and most is not None:
+        options["n_objects"] = (fewest, most)
+    scenes = SyntheticDataset(n or 0, seed or 0, **options)
+    if scenes.fingerprint != fingerprint:
+        raise DataError(f"{dataset} was drawn by another version of this suite; measure it again")
+    return scenes
+
+
+def photos_of(dataset: str, fingerprint: str) -> Path | None:
+    """Folder of the packaged photos; None for the name of another dataset.
+
+    Raises:
+        DataError: The photos of this version differ from those that were measured.
+    """
+    if dataset != photos.PHOTOS:
+        return None
+    if not photos.is_packaged(fingerprint):
+        raise DataError(
+            f"the photos were measured with another version of this suite; measure {dataset} again"
+        )
+    return photos.images_folder()
+
+
+class ImageSource:
+    """Images of a dataset by id, from files or synthetic scenes.
+
+    The id of a file is the number at the end of its stem, as in COCO (`000000000139.jpg`) and
+    SA-1B (`sa_223750.jpg`).
+
+    Args:
+        folder: Folder of the files; None for synthetic scenes.
+        scenes: Synthetic scenes; None for files.
+
+    Raises:
+        DataError: The folder cannot be read, or two files end with the same number.
+    """
+
+    def __init__(self, folder: Path | None, scenes: SyntheticDataset | None) -> None:
+        self._scenes = scenes
+        self._files: dict[int, Path] = {}
+        try:
+            paths = [] if folder is None else sorted(folder.iterdir())
+        except OSError as error:
+            raise DataError(f"--images {folder}: {error.strerror or error}") from error
+        for path in paths:
+            match = re.search(r"\d+$", path.stem)
+            if match is None or path.suffix.lower() not in SUFFIXES:
+                continue
+            other = self._files.setdefault(int(match[0]), path)
+            if other is not path:
+                raise DataError(
+                    f"--images {folder}: {other.name} and {path.name} end with the same number, "
+                    "so that it is not clear which of them was measured"
+                )
+
+    def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array]:
+        """File name and (H, W, 3) uint8 RGB pixels of an image.
+
+        Raises:
+            DataError: The file is missing, unreadable or not of the size of its masks.
+        """
+        if self._scenes is not None:
+            return f"scene_{image_id:06d}.png", self._scenes.scene(image_id).image
+        path = self._files.get(image_id)
+        if path is None:
+            raise DataError(f"no file in the folder ends with its number, {image_id}")
+        return path.name, load_image(path, path.name, size_hw)
+
+
+def _pictures(
+    cases: Sequence[Case], source: ImageSource, stored: Stored
+) -> tuple[dict[int, Picture], list[str]]:
+    """Pictures by image id, and a reason for every image that is left out."""
+    sizes = {image_id: tuple(each.rle["size"]) for (image_id, _), each in stored.instances.items()}
+    found: dict[int, tuple[str, UInt8Array]] = {}
+    missing = []
+    for image_id in sorted({case.image_id for case in cases}):
+        try:
+            found[image_id] = source.get(image_id, sizes[image_id])
+        except DataError as error:
+            missing.append(str(error))
+    return shrink(found, IMAGES_BUDGET_BYTES), missing
+
+
+def shrink(images: Mapping[int, tuple[str, UInt8Array]], budget_bytes: int) -> dict[int, Picture]:
+    """Downscales and compresses images until all of them fit a budget.
+
+    Args:
+        images: File name and pixels by image id.
+        budget_bytes: Most characters of all data URIs together; exceeded only if the coarsest
+            setting is not enough.
+    """
+    for setting in _QUALITIES:
+        found: dict[int, Picture] = {}
+        left = budget_bytes
+        for image_id, (name, pixels) in images.items():
+            found[image_id] = _picture(name, pixels, *setting)
+            left -= len(found[image_id].uri)
+            if left < 0 and setting != _QUALITIES[-1]:
+                break
+        else:
+            break
+    return found
+
+
+def _picture(name: str, pixels: UInt8Array, side_px: int, quality: int) -> Picture:
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side_px / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Picture(name, uri, *size, scale)
+
+
+def _manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[str, PromptManifest]:
+    """Prompts by rule, where they are stored beside the records."""
+    found = {}
+    for rule in unique(protocol.prompt for protocol in find_protocols(protocols)):
+        paths = [folder / f"prompts-{rule}.parquet" for folder in folders]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            found[rule] = PromptManifest.load(path)
+    return found
+
+
+class _CaseMaker:
+    """Draws cases from stored predictions."""
+
+    def __init__(
+        self, stored: Stored, manifests: Mapping[str, PromptManifest], models: Sequence[str]
+    ) -> None:
+        self._stored = stored
+        self._manifests = manifests
+        self._predictions: dict[str, dict[Any, Prediction]] = {
+            model: {(p.question, p.image_id, p.annotation_id): p for p in stored.predictions[model]}
+            for model in models
+        }
+        self._protocols = {p.name: p for p in find_protocols(stored.protocols)}
+
+    def view(self, case: Case, picture: Picture) -> CaseView:
+        instance = self._stored.instances[case.image_id, case.annotation_id]
+        truth = instance.mask()
+        protocol = self._protocols[case.protocol]
+        masks = {model: self._mask(model, case, protocol, truth) for model in self._predictions}
+        box, points = self._prompt(case, protocol, picture.scale)
+        return CaseView(
+            case=case,
+            category=instance.category,
+            area_px=instance.area_px,
+            picture=picture,
+            crop=_crop([truth, *(mask for mask in masks.values() if mask is not None)], picture),
+            truth=mask_path(truth, picture.scale),
+            box=box,
+            points=points,
+            panels=tuple(_panel(case, model, mask, picture) for model, mask in masks.items()),
+        )
+
+    def _mask(
+        self, model: str, case: Case, protocol: AccuracyProtocol, truth: BoolArray
+    ) -> BoolArray | None:
+        """The scored mask; None if the model gave no prediction."""
+        key = (protocol.query, case.image_id, case.annotation_id)
+        prediction = self._predictions[model].get(key)
+        if prediction is None or model not in case.ious:
+            return None
+        oracle = protocol.selection == "oracle"
+        ious = [iou(decode_mask(rle), truth) for rle in prediction.rles] if oracle else []
+        scores = np.array(prediction.scores, np.float32)
+        return decode_mask(prediction.rles[select_candidate(protocol.selection, scores, ious)])
+
+    def _prompt(
+        self, case: Case, protocol: AccuracyProtocol, scale: float
+    ) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
+        """Box (x, y, width, height) or points (x, y, label) in pixels of the picture."""
+        manifest = self._manifests.get(protocol.prompt)
+        values = None if manifest is None else manifest.get(case.image_id, case.annotation_id)
+        if manifest is None or values is None:
+            return (), ()
+        labels = manifest.sampler.labels
+        if labels is None:
+            x0, y0, x1, y1 = (scale * values).tolist()
+            return (x0, y0, x1 - x0, y1 - y0), ()
+        # Points are pixel indices; the centre of a pixel is half a pixel further.
+        centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
+        return (), tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))
+
+
+def _panel(case: Case, model: str, mask: BoolArray | None, picture: Picture) -> Panel:
+    if mask is None:
+        return Panel(model, None, "", f"{model}: no answer")
+    path = mask_path(mask, picture.scale)
+    value = case.ious[model]
+    label = f"{'mask' if path else 'empty mask'} of {model}, IoU {value:.3f} with the ground truth"
+    return Panel(model, value, path, label)
+
+
+def mask_path(mask: BoolArray, scale: float) -> str:
+    """Simplified outline of an (H, W) bool mask as SVG path data, with holes (even-odd rule).
+
+    Args:
+        mask: Mask at the size of the image.
+        scale: Pixels of the picture per pixel of the image.
+
+    Returns:
+        Coordinates in pixels of the picture; empty for an empty mask.
+    """
+    from skimage.measure import approximate_polygon, find_contours
+
+    box = tight_box(mask)
+    if box is None:
+        return ""
+    x0, y0, x1, y1 = box
+    # A frame of background closes outlines at the border of the image.
+    padded = np.pad(mask[y0:y1, x0:x1], 1).astype(np.float32)
+    parts = []
+    for contour in find_contours(padded, 0.5):
+        outline = approximate_polygon(contour, _OUTLINE_TOLERANCE_PX / scale)[:-1]
+        if len(outline) >= 3:
+            # Row r of the padded crop is the centre of pixel row r + y0 - 1.
+            points = (outline[:, ::-1] + (x0 - 0.5, y0 - 0.5)) * scale
+            parts.append("M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points.tolist()) + "Z")
+    return "".join(parts)
+
+
+def _crop(masks: Sequence[BoolArray], picture: Picture) -> tuple[float, float, float, float]:
+    """Part of a picture around masks, with its aspect ratio; all of it if the masks are empty."""
+    boxes = [box for box in map(tight_box, masks) if box is not None]
+    whole = (0.0, 0.0, float(picture.width_px), float(picture.height_px))
+    if not boxes:
+        return whole
+    x0, y0 = (picture.scale * min(box[i] for box in boxes) for i in (0, 1))
+    x1, y1 = (picture.scale * max(box[i] for box in boxes) for i in (2, 3))
+    aspect = picture.width_px / picture.height_px
+    height = max(1.5 * (y1 - y0), 1.5 * (x1 - x0) / aspect, picture.height_px / 6)
+    if height >= picture.height_px:
+        return whole
+    width = aspect * height
+    left = min(max(0.0, (x0 + x1 - width) / 2), picture.width_px - width)
+    top = min(max(0.0, (y0 + y1 - height) / 2), picture.height_px - height)
+    return left, top, width, height

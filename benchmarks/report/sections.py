@@ -1,0 +1,351 @@
+"""Sections of the HTML report: the figures and tables of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.paper.paper_output import ledger_table, paper_tables
+from benchmarks.paper.verdicts import ClaimVerdict
+from benchmarks.records.record import RunRecord, WeightsRow
+from benchmarks.report.frames import machine_label
+from benchmarks.report.report_figures import (
+    Figure,
+    accuracy_by_size,
+    accuracy_latency,
+    decode_prompts,
+    history,
+    waterfall,
+)
+from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.tables.columns import (
+    RowColumn,
+    build_table,
+    count_column,
+    text_column,
+    value_column,
+)
+from benchmarks.tables.formatting import clean, number
+from benchmarks.tables.record_queries import headline, model_names, setups
+from benchmarks.tables.record_tables import latency_table, params_table, summary_table
+from benchmarks.tables.table import Align, Cell, Column, Table
+
+GALLERY = "gallery"
+MOST_OPEN_ROWS = 30
+"""A longer table is collapsed."""
+LEAST_FILTER_ROWS = 15
+"""A table of at least so many rows has a field that filters rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellView:
+    """A table cell on the page; `value` is the sort key unless None, empty for no number."""
+
+    text: str
+    value: str | None
+    align: Align
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table on the page.
+
+    Attributes:
+        key: Unique on the page; stem of the saved file.
+        title: One line.
+        heads: Title and alignment of every column.
+        rows: Cells, of which the first names the row.
+        notes: Plain sentences.
+        csv: Raw values.
+        folded: Whether the table is collapsed.
+        filtered: Whether it has a field that filters rows.
+    """
+
+    key: str
+    title: str
+    heads: tuple[tuple[str, Align], ...]
+    rows: tuple[tuple[CellView, ...], ...]
+    notes: tuple[str, ...]
+    csv: str
+    folded: bool
+    filtered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Figures of one kind, shown one at a time with a menu named `label`."""
+
+    label: str
+    figures: tuple[tuple[Figure, TableView], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        key: Anchor.
+        short: Name in the navigation bar.
+        title: Heading.
+        lead: One or two sentences below the heading.
+        groups: Figures.
+        tables: Tables.
+        empty: Text if there is nothing else.
+        items: Plain lines, such as warnings.
+    """
+
+    key: str
+    short: str
+    title: str
+    lead: str
+    groups: tuple[Group, ...] = ()
+    tables: tuple[TableView, ...] = ()
+    empty: str = "Nothing of this was measured."
+    items: tuple[str, ...] = ()
+
+
+def sections(
+    record: RunRecord,
+    runs: Sequence[RunRecord],
+    apart: dict[str, str],
+    verdicts: Sequence[ClaimVerdict],
+) -> tuple[Section, ...]:
+    """All sections after the summary; the section of the gallery has a heading only.
+
+    Args:
+        record: One run, or several merged ones.
+        runs: All runs, for the history.
+        apart: Reason by id for every run that is not part of `record`.
+        verdicts: Verdicts on published claims.
+    """
+    timed, scored = setups(record), headline(record)
+    categories = (
+        table_view(table, f"{table.name}-{index}", folded=True)
+        for index, table in enumerate(category_tables(record))
+        if table.rows
+    )
+    claims: tuple[TableView, ...] = ()
+    if verdicts:
+        papers = (table_view(table, folded=True) for table in paper_tables(verdicts))
+        claims = (table_view(ledger_table(verdicts), folded=False), *papers)
+    return (
+        Section(
+            "glance",
+            "Models",
+            "Models at a glance",
+            "One row per model; a cell without a number gives the reason.",
+            tables=_views([summary_table(record)]),
+        ),
+        Section(
+            "accuracy-latency",
+            "Trade-off",
+            "Accuracy against latency",
+            "Up and to the left is better. Click a name to highlight models.",
+            groups=_group(
+                "Protocol", (accuracy_latency(record, setup, p) for setup in timed for p in scored)
+            ),
+            empty="This needs an accuracy and a time of the same model.",
+        ),
+        Section(
+            "latency",
+            "Latency",
+            "Latency by phase",
+            "Time of one image and one prompt, and the share of each phase.",
+            groups=_group("Setup", (waterfall(record, setup) for setup in timed)),
+            tables=_views([latency_table(record)]),
+        ),
+        Section(
+            "decode",
+            "Decoder",
+            "Decoder time against prompts",
+            "The image is encoded once; each further prompt adds the time shown here.",
+            groups=_group("Setup", (decode_prompts(record, setup) for setup in timed)),
+        ),
+        Section(
+            "accuracy",
+            "Accuracy",
+            "Accuracy",
+            "By object size and by protocol, with the models that cannot be told apart.",
+            groups=_group("Protocol", (accuracy_by_size(record, p) for p in scored)),
+            tables=(*_views(accuracy_tables(record)), *categories),
+        ),
+        Section(
+            "parameters",
+            "Parameters",
+            "Parameters and arithmetic",
+            "Exact counts by component.",
+            tables=_views([params_table(record)]),
+        ),
+        Section(
+            GALLERY,
+            "Gallery",
+            "Gallery",
+            "The same image and prompt through every model, beside the ground truth.",
+        ),
+        Section(
+            "claims",
+            "Claims",
+            "Published claims",
+            "Every published figure of the ledger with the value measured or counted here, and a "
+            "verdict.",
+            tables=claims,
+        ),
+        Section(
+            "history",
+            "History",
+            "History",
+            "Times and accuracies from run to run."
+            if len(runs) > 1
+            else "A history needs at least two runs: name more, or the folder that holds them.",
+            groups=_group("Quantity", history(runs, model_names(record))),
+            tables=_views([runs_table(runs, apart)]),
+        ),
+        Section(
+            "environment",
+            "Environment",
+            "Environment and provenance",
+            "Machine, software and weights of the newest run.",
+            tables=(table_view(environment_table(record)), table_view(models_table(record))),
+        ),
+        Section(
+            "warnings",
+            "Warnings",
+            "Warnings and failures",
+            "Conditions that may distort the numbers above.",
+            tables=_views([failures_table(record)]),
+            items=record.warnings,
+            empty="No warning, and nothing failed.",
+        ),
+    )
+
+
+def _group(label: str, figures: Iterable[Figure | None]) -> tuple[Group, ...]:
+    found = tuple(
+        (figure, table_view(figure.table, f"{figure.key}-values", folded=True))
+        for figure in figures
+        if figure is not None
+    )
+    return (Group(label, found),) if found else ()
+
+
+def _views(tables: Iterable[Table]) -> tuple[TableView, ...]:
+    return tuple(table_view(table) for table in tables if table.rows)
+
+
+def table_view(table: Table, key: str = "", *, folded: bool | None = None) -> TableView:
+    """A table for the page.
+
+    Args:
+        table: Rows and columns.
+        key: Replaces the name of the table.
+        folded: Whether it is collapsed; by default if it is long.
+    """
+    shown = [i for i, column in enumerate(table.columns) if not column.csv_only]
+    rows = tuple(tuple(_cell(row[i], table.columns[i].align) for i in shown) for row in table.rows)
+    return TableView(
+        key=key or table.name,
+        title=table.title,
+        heads=tuple((clean(table.columns[i].title), table.columns[i].align) for i in shown),
+        rows=rows,
+        notes=table.footnotes,
+        csv=table.to_csv(),
+        folded=len(rows) > MOST_OPEN_ROWS if folded is None else folded,
+        filtered=len(rows) >= LEAST_FILTER_ROWS,
+    )
+
+
+def _cell(cell: Cell, align: Align) -> CellView:
+    first = cell.raw[0] if cell.raw else None
+    value = None if isinstance(first, str) else "" if first is None else repr(float(first))
+    return CellView(clean(cell.text), value, align)
+
+
+def environment_table(record: RunRecord) -> Table:
+    """Machine, libraries and code version, one row each."""
+    env = record.environment
+    cores = f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical"
+    changes = {True: "yes", False: "no", None: "unknown, or several"}
+    rows = [
+        ("CPU", env.cpu),
+        ("Cores", cores),
+        ("CPU features", ", ".join(env.cpu_features) or "unknown"),
+        ("GPU", ", ".join(env.gpu) or "none"),
+        ("RAM", f"{number(env.ram_bytes / 2**30)} GiB"),
+        ("Operating system", env.os),
+        ("Python", env.python),
+        ("Threads", f"{env.threads}, between operators {env.interop_threads}"),
+        ("Allocator", env.allocator),
+        ("Load before the run", "unknown" if env.load_1min is None else f"{env.load_1min:.1f}"),
+        ("Commit", env.git_commit or "unknown, or several"),
+        ("Uncommitted changes", changes[env.git_dirty]),
+        *((f"Library {name}", version) for name, version in sorted(env.libraries.items())),
+    ]
+    columns = (
+        text_column("Property", "what", get=["0"]),
+        text_column("Value", "value", get=["1"]),
+    )
+    return build_table("environment", "Environment", columns, rows)
+
+
+def models_table(record: RunRecord) -> Table:
+    """Every model with its licence and its weights."""
+    columns = (
+        text_column("Model", "model"),
+        text_column("Family", "family"),
+        text_column("Decode kind", "decode_kind"),
+        text_column("Licence", "licence"),
+        text_column("Weights", "weights", get=[lambda row: _weights_text(row.weights)]),
+        text_column("SHA-256 of the weights", "sha256", get=["weights.sha256"]),
+        text_column("Status", "status"),
+        text_column("Reason", "why", get=[lambda row: row.why or row.weights.why]),
+    )
+    return build_table("models", "Models and their weights", columns, record.models)
+
+
+def _weights_text(weights: WeightsRow) -> str:
+    if weights.shipped is not None:
+        return f"shipped ({weights.shipped}), not official"
+    return f"{weights.kind}{', official' if weights.official else ''}"
+
+
+def failures_table(record: RunRecord) -> Table:
+    """Failures that did not end the run."""
+    columns = (
+        text_column("Stage", "stage"),
+        text_column("Source", "culprit"),
+        text_column("Reason", "why"),
+    )
+    return build_table("failures", "Failures", columns, record.failures)
+
+
+def runs_table(runs: Sequence[RunRecord], apart: dict[str, str]) -> Table:
+    """All runs, newest first, with the reason where one is in the history only.
+
+    Args:
+        runs: Runs in any order.
+        apart: Reason by id for every run that could not be merged with the others.
+    """
+
+    def joined(run: RunRecord) -> str:
+        text = "rows and history" if run.id not in apart else f"history only: {apart[run.id]}"
+        return text if run.complete else f"interrupted; {text}"
+
+    columns = (
+        text_column("Run", "id"),
+        text_column("Date", "created_utc"),
+        text_column("Command", "command"),
+        text_column("Profile", "profile"),
+        count_column("Models", "n_models", get=[lambda run: len(run.models)]),
+        value_column("Duration", "duration_s", show="{:.0f}".format, unit="s"),
+        text_column("Machine", "machine", get=[lambda run: machine_label(run.environment)]),
+        RowColumn(Column("Commit", ("git_commit", "git_dirty")), _commit_cell),
+        text_column("On this page", "joined", get=[joined]),
+    )
+    ordered = sorted(runs, key=lambda run: (run.created_utc, run.id), reverse=True)
+    return build_table("runs", "Runs", columns, ordered)
+
+
+def _commit_cell(run: RunRecord) -> Cell:
+    env = run.environment
+    text = f"{(env.git_commit or 'unknown')[:12]}{' with changes' if env.git_dirty else ''}"
+    return Cell(text, (env.git_commit, env.git_dirty))

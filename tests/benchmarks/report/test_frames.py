@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.records.record import RunRecord
+from benchmarks.report.frames import (
+    accuracy_latency_frame,
+    decode_frame,
+    object_frame,
+    pareto_front,
+    percent_limits,
+    size_frame,
+    waterfall_frame,
+)
+from benchmarks.tables.record_queries import protocols, setups
+
+
+def test_models_without_accuracy_are_named(record: RunRecord) -> None:
+    points, label, notes = accuracy_latency_frame(record, setups(record)[0], protocols(record)[0])
+    assert list(points["model"]) == ["mobilesam", "grabcut", "box"]
+    assert label == "end to end"
+    assert "sam-vit-h, sam-vit-l, sam-vit-b, fastsam-x, fastsam-s" in notes[0]
+    assert "dummy" in notes[1]
+
+
+def test_sum_of_times_is_used_for_all_models_or_none(record: RunRecord) -> None:
+    latency = tuple(r for r in record.latency if not (r.model == "box" and r.phase == "end_to_end"))
+    partial = record.model_copy(update={"latency": latency})
+    points, label, _ = accuracy_latency_frame(partial, setups(record)[0], protocols(record)[0])
+    assert label == "encode + decode of one prompt"
+    assert list(points["ms"]) == pytest.approx([1255, 400.1, 0.06])
+    first = points.iloc[0]
+    assert (first["ms_low"], first["ms_high"]) == pytest.approx((0.98 * 1255, 1.02 * 1255))
+    assert first["spread"].is_range
+
+
+def test_pareto_front() -> None:
+    data = [("a", 1.0, 50.0), ("b", 2.0, 40.0), ("c", 3.0, 60.0), ("d", 3.0, 55.0)]
+    points = object_frame({"model": name, "ms": ms, "value": miou} for name, ms, miou in data)
+    assert list(pareto_front(points)["model"]) == ["a", "c"]
+
+
+def test_decode_frame_has_slopes(record: RunRecord) -> None:
+    frame = decode_frame(record, setups(record)[0]).set_index("model")
+    assert "fastsam-x" not in frame.index
+    assert frame.loc["mobilesam", "slope_ms"].unique() == pytest.approx([(2650 - 55) / 99])
+    single = record.model_copy(update={"latency": record.latency[:5]})
+    assert list(decode_frame(single, setups(record)[0])["slope_ms"]) == [None]
+
+
+def test_waterfall_adds_up_the_phases(record: RunRecord) -> None:
+    frame = waterfall_frame(record, setups(record)[0]).set_index("model")
+    assert list(frame.loc["mobilesam", "step"]) == ["preprocess", "encode", "decode", "end to end"]
+    assert list(frame.loc["mobilesam", "start"]) == [0, 14, 1214, None]
+    assert set(frame.loc["mobilesam", "sum"]) == {14 + 1200 + 55}
+    # The search for masks of FastSAM was not timed, and gets no value.
+    assert list(frame.loc["fastsam-x", "step"])[:2] == ["preprocess", "encode"]
+
+
+def test_random_weights_have_no_accuracy(record: RunRecord) -> None:
+    protocol = protocols(record)[0]
+    assert set(size_frame(record, protocol)["model"]) == {"mobilesam", "grabcut", "box"}
+
+
+def test_percent_limits() -> None:
+    assert percent_limits([52.0, 71.4]) == (38, 82)
+    assert percent_limits([0.0, 100.0]) == (-2, 102)

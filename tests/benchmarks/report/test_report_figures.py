@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.records.record import RunRecord, WeightsRow
+from benchmarks.report.report_figures import (
+    Figure,
+    accuracy_by_size,
+    accuracy_latency,
+    decode_prompts,
+    history,
+    waterfall,
+)
+from benchmarks.tables.record_queries import headline, model_names, setups
+
+RANGE = "range (fewer than 5 processes)"
+
+
+def figures(record: RunRecord) -> list[Figure]:
+    setup = setups(record)[0]
+    protocol = headline(record)[0]
+    found = (
+        accuracy_latency(record, setup, protocol),
+        accuracy_by_size(record, protocol),
+        waterfall(record, setup),
+        decode_prompts(record, setup),
+    )
+    return [figure for figure in found if figure is not None]
+
+
+def values(figure: Figure) -> list[dict[str, Any]]:
+    """All data of the chart of a figure."""
+    return [row for rows in figure.chart["datasets"].values() for row in rows]
+
+
+@pytest.mark.parametrize("n_models", [1, 12])
+def test_charts_are_valid_json_with_descriptions(
+    make_record: Callable[..., RunRecord], n_models: int
+) -> None:
+    record = make_record(n_models)
+    found = [
+        *figures(record),
+        *history([record, record.model_copy(update={"id": "b"})], ["mobilesam"]),
+    ]
+    assert len(found) > 4
+    for figure in found:
+        json.dumps(figure.chart, allow_nan=False)
+        assert figure.chart["width"] == "container"
+        assert figure.chart["description"] == f"{figure.title}. {figure.alt}"
+        assert {param["name"] for param in figure.chart["params"]} == {"shown"}
+        assert figure.table.rows
+        tips = {row["tip"] for row in values(figure) if "tip" in row}
+        assert any("mobilesam" in tip for tip in tips)
+
+
+def test_foreign_text_is_data_and_no_expression(record: RunRecord) -> None:
+    evil = "'];alert(1);['</script>"
+    text = record.model_dump_json().replace("grabcut", evil)
+    for figure in figures(RunRecord.model_validate_json(text)):
+        spec = {
+            key: value for key, value in figure.chart.items() if key not in ("datasets", "data")
+        }
+        expressions = json.dumps(spec).split('"expr"')[1:]
+        assert not any("alert" in each[:40] for each in expressions)
+        assert not any("alert" in str(each) for each in _found(spec, "transform"))
+
+
+def _found(node: Any, key: str) -> list[Any]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    own = [node[key]] if isinstance(node, dict) and key in node else []
+    return [*own, *(each for child in children for each in _found(child, key))]
+
+
+def test_empty_record_has_no_figures(empty_record: RunRecord) -> None:
+    assert setups(empty_record) == ()
+    assert headline(empty_record) == ()
+    assert history([empty_record, empty_record], []) == []
+
+
+def test_accuracy_latency_table_matches_the_record(record: RunRecord) -> None:
+    figure = accuracy_latency(record, setups(record)[0], headline(record)[0])
+    assert figure is not None
+    rows = {str(row[0].raw[0]): row for row in figure.table.rows}
+    assert rows["mobilesam"][2].raw == pytest.approx((74.4, 71.4, 76.9))
+    # Grabcut is slower than the box and more accurate; both are on the front.
+    on_front = [name for name, row in rows.items() if row[4].text == "yes"]
+    assert on_front == ["box", "grabcut", "mobilesam"]
+
+
+def test_waterfall_bars_follow_each_other(record: RunRecord) -> None:
+    figure = waterfall(record, setups(record)[0])
+    assert figure is not None
+    bars = [row for row in values(figure) if row.get("name") == "mobilesam"]
+    assert [bar["step"] for bar in bars] == ["preprocess", "encode", "decode"]
+    assert [bar["text"] for bar in bars] == ["14.0 ms", "1.20 s", "55.0 ms"]
+    assert bars[0]["start"] == 0
+    assert [bar["value"] for bar in bars[:-1]] == pytest.approx([bar["start"] for bar in bars[1:]])
+    assert bars[-1]["value"] == pytest.approx(1)
+    assert len({bar["top"] for bar in bars}) == 3
+
+
+def test_captions_name_ranges_of_few_processes(record: RunRecord) -> None:
+    """The record has a model of three processes, and others of five."""
+    setup, protocol = setups(record)[0], headline(record)[0]
+    for figure in (waterfall(record, setup), decode_prompts(record, setup)):
+        assert figure is not None
+        assert any(RANGE in note for note in figure.notes)
+        assert "(range " in figure.table.to_markdown()
+    trade_off = accuracy_latency(record, setup, protocol)
+    assert trade_off is not None
+    assert f"{RANGE} of time" in trade_off.notes[0]
+
+
+def test_few_samples_are_noted(record: RunRecord) -> None:
+    rows = [
+        row.model_copy(update={"warnings": ("few samples: 1 of 5",)})
+        if row.model == "grabcut" and row.phase == "encode"
+        else row
+        for row in record.latency
+    ]
+    changed = record.model_copy(update={"latency": tuple(rows)})
+    figure = waterfall(changed, setups(record)[0])
+    assert figure is not None
+    assert any("Few samples" in note for note in figure.notes)
+
+
+def lines(figure: Figure) -> list[list[str]]:
+    """Dates of the runs that each line of a history joins."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in values(figure):
+        found.setdefault((row["model"], row["where"]), []).append(row["tip"].split(", ")[1])
+    return list(found.values())
+
+
+def test_history_joins_runs_of_one_machine_only(make_record: Callable[..., RunRecord]) -> None:
+    one = make_record(2, id="a", created_utc="2026-01-01T00:00:00Z")
+    two = make_record(2, id="b", created_utc="2026-01-02T00:00:00Z")
+    elsewhere = one.environment.model_copy(update={"cpu": "Another"})
+    far = make_record(2, id="c", created_utc="2026-01-03T00:00:00Z", environment=elsewhere)
+    found = history([far, two, one], model_names(one))
+    times = next(figure for figure in found if figure.key.startswith("history-encode"))
+    assert lines(times) == [["a", "b"], ["a", "b"], ["c"], ["c"]]
+    assert '"detail": {"field": "where"' in json.dumps(times.chart)
+    assert [row[0].text for row in times.table.rows][::2] == ["a", "b", "c"]
+    assert history([one], ["mobilesam"]) == []
+
+
+def test_history_joins_agreements_with_one_teacher_only(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    runs = []
+    for number, digit in enumerate("aab"):
+        weights = WeightsRow(kind="file", sha256=64 * digit)
+        update = {"reference": "teacher:t", "reference_weights": weights}
+        one = make_record(1, id=f"r{number}", created_utc=f"2026-01-0{number + 1}T00:00:00Z")
+        rows = tuple(row.model_copy(update=update) for row in one.miou)
+        runs.append(one.model_copy(update={"miou": rows}))
+    found = history(runs, ["mobilesam"])
+    accuracy = next(figure for figure in found if "teacher" in figure.key)
+    assert lines(accuracy) == [["r0", "r1"], ["r2"]]
+    assert "Lines join runs of the same machine and weights of the teacher only." in accuracy.notes

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.report.style import (
+    DARK,
+    LEAST_GRAPHIC,
+    LEAST_TEXT,
+    LIGHT,
+    PALETTE,
+    Theme,
+    contrast,
+    mark_color,
+    model_styles,
+    short_names,
+    vega_config,
+)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_text_contrast_on_every_background(theme: Theme) -> None:
+    colors = asdict(theme)
+    for ground in ("page", "surface", "raised"):
+        for text in ("ink", "muted", "accent", "good", "bad"):
+            assert contrast(colors[text], colors[ground]) >= LEAST_TEXT, (text, ground)
+        assert contrast(theme.edge, colors[ground]) >= LEAST_GRAPHIC
+    # What is pressed has the surface's colour on the accent's.
+    assert contrast(theme.surface, theme.accent) >= LEAST_TEXT
+
+
+def test_contrast_ratio() -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert contrast("#123456", "#123456") == 1
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_mark_colors_are_visible_and_distinct(theme: Theme) -> None:
+    shown = [mark_color(color, theme) for color in PALETTE]
+    assert all(contrast(color, theme.surface) >= LEAST_GRAPHIC for color in shown)
+    assert len(set(shown)) == len(PALETTE)
+
+
+def test_visible_color_is_unchanged() -> None:
+    assert mark_color("#0072B2", LIGHT).lower() == "#0072b2"
+
+
+def test_model_styles_are_stable_and_distinct() -> None:
+    names = [f"model-{index}" for index in range(20)]
+    styles = model_styles(["mobilesam", *names, "dummy"])
+    assert len(set(styles.values())) == 22
+    assert styles["mobilesam"] == model_styles(["mobilesam"])["mobilesam"]
+    alone = model_styles(["model-3"])
+    assert model_styles(["sam-vit-b", "model-3", "box"])["model-3"] == alone["model-3"]
+
+
+def test_short_names_are_distinct() -> None:
+    names = ["a" * 30 + str(index) + "b" * 30 for index in range(3)]
+    short = short_names([*names, "box"])
+    assert len(set(short.values())) == 4
+    assert max(map(len, short.values())) <= 28
+    assert short["box"] == "box"
+
+
+def test_vega_config_gives_every_model_its_color() -> None:
+    models = ["mobilesam", "sam-vit-h"]
+    light, dark = (vega_config(theme, models)["range"]["category"] for theme in (LIGHT, DARK))
+    assert light == ["#d55e00", "#0072b2"]
+    assert dark != light
+    assert vega_config(DARK, models)["background"] == DARK.surface
