@@ -166,7 +166,7 @@ def _notes(shown: Sequence[ClaimVerdict]) -> tuple[str, ...]:
         if verdict.orientation is not None and verdict.measured is None:
             notes.append(_orientation_note(verdict.orientation))
     if any(verdict.bound for verdict in shown):
-        notes.append(">= and <=: phases that need trained weights are not in it; see the ledger.")
+        notes.append(">= and <=: without the phases that need trained weights; see the ledger.")
     return unique(notes)
 
 

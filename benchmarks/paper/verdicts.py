@@ -60,7 +60,7 @@ Verdict = Literal[
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
-_NO_TIME = "the run has no time of it"
+_NO_TIME = "not timed in this run"
 
 
 class Orientation(Spec):
@@ -152,7 +152,7 @@ def _judge(record: RunRecord, claim: Claim, claims: Mapping[str, Claim]) -> Clai
         case LatencyMeasure() | LatencyRatioMeasure() as measure:
             return _judge_times(record, claim, measure)
         case TrainingMeasure(command=command):
-            why = f"only training tells; {claim.conditions}"
+            why = f"only training can reproduce it; {claim.conditions}"
             return _conclude(claim, why, obstacle="needs GPU", settle=command)
         case DerivedMeasure() as measure:
             return _judge_derived(claim, measure, claims)
@@ -555,7 +555,7 @@ class _Accuracy:
 
 
 def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -> ClaimVerdict:
-    """Compares an accuracy with one of official weights on the same images, or says what lacks."""
+    """Compares an accuracy with that of official weights on the same images, if there is one."""
     rows = _accuracy_rows(record, measure)
     wanted = measure.reference if isinstance(measure, MiouMeasure) else None
     here = [each for each in rows if each.reference == wanted and each.same_setting]
@@ -592,7 +592,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         missing = [failed or f"{measure.data.what}, {measure.label}"]
         if isinstance(measure, ArMeasure) and measure.mode is not None:
             missing.append("which this suite does not measure yet")
-    why = f"lacks {'; '.join(missing)}"
+    why = f"missing: {'; '.join(missing)}"
     orientation = _orientation(claim, measure, wanted, rows)
     if orientation is not None:
         figure = f"{number(orientation.value)} {claim.unit}"

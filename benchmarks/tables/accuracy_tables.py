@@ -148,7 +148,7 @@ def _miou_table(
     rows = [row for row in record.miou if protocol_of(row) in group]
     notes = [
         "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
-        "Boundary IoU: of the pixels within 2 % of the image's diagonal of the outline.",
+        "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
         "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
         *_reference_notes(dataset, reference),
     ]
@@ -447,7 +447,7 @@ def detector_table(record: RunRecord) -> Table:
     notes = [
         "Protocol detector-box: COCO AP of masks by pycocotools (IoU 0.50 to 0.95, at most 100 "
         "boxes of a category of an image). A mask's score is the detector's score of its box.",
-        "Mask: single, the model's single-mask output; multi, of three the highest score.",
+        "Mask: single, the single-mask output of the model; multi, the best scored of three masks.",
         _COCO_SIZES,
         "Boxes (sha256): " + ", ".join(f"{name} {sha256[:16]}" for name, sha256 in files) + ".",
     ]
@@ -489,8 +489,8 @@ def _everything_notes(record: RunRecord) -> list[str]:
     threads = record.environment.threads
     where.append(f"{threads} thread{'s' * (threads != 1)}")
     notes = [
-        "Protocol everything: COCO average recall of masks by pycocotools, whatever the category "
-        "(IoU 0.50 to 0.95), at 10, 100 and 1000 masks an image, ranked by the model's score. "
+        "Protocol everything: class-agnostic COCO average recall of masks by pycocotools (IoU 0.50 "
+        "to 0.95), at 10, 100 and 1000 masks an image, ranked by the score of the model. "
         "Crowd regions are left out.",
         _COCO_SIZES,
         f"Time: one call an image, median over images in one process; {', '.join(where)}.",
@@ -501,5 +501,5 @@ def _everything_notes(record: RunRecord) -> list[str]:
         if row.status == "ok" and row.why is not None
     ]
     if any(row.range_ms is not None for row in record.everything):
-        notes.append("Range of times: the quickest and the slowest image.")
+        notes.append("Range of times: the fastest and the slowest image.")
     return [*notes, *sa1b_notes(row.dataset for row in record.everything)]

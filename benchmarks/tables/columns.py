@@ -178,8 +178,8 @@ def spread_notes(spreads: Iterable[Spread | None]) -> tuple[str, ...]:
         notes.append("Intervals of times: 95 %, over processes.")
     if True in kinds:
         notes.append(
-            "Range of times: least and greatest median of the processes, or call where there was "
-            f"one process; fewer than {MIN_PROCESSES} processes give no interval."
+            "Range of times: smallest and largest median of the processes, or of the calls of a "
+            f"single process; fewer than {MIN_PROCESSES} processes give no interval."
         )
     return tuple(notes)
 

@@ -101,7 +101,7 @@ def params_table(record: RunRecord) -> Table:
         )
     left_out = sorted({op for row in record.params for op in row.flops_not_counted})
     if left_out:
-        notes.append(f"FLOP leave out: {', '.join(left_out)}; by component in the record.")
+        notes.append(f"Not counted in FLOP: {', '.join(left_out)}; by component in the record.")
     title = "Parameters and arithmetic"
     return build_table("params", title, _PARAMS_COLUMNS, record.params, notes)
 
@@ -142,15 +142,13 @@ def latency_table(record: RunRecord) -> Table:
     )
     notes = [f"Measured on {timed[0].label}."] if one_setup else []
     if any(row.status == "ok" for row in rows):
-        notes.append("A percentile is empty where there are too few calls to carry it.")
+        notes.append("A percentile is empty if there are too few calls for it.")
     if any(row.weights == "random" for row in rows):
-        notes.append(
-            "random: seeded random weights on the exact architecture, whose time is the same."
-        )
+        notes.append("random: seeded random weights, whose values do not change the times.")
     if len({row.decode_kind for row in rows}) > 1:
         notes.append(
             "Decode kind: `decoder` runs a network for each prompt, `select` picks among masks "
-            "that encode has found, `classical` runs an algorithm; their times do not compare."
+            "that encode has found, `classical` runs an algorithm; their times are not comparable."
         )
     notes += [*spread_notes(map(spread_of, rows)), *sample_notes(rows)]
     return build_table("latency", "Latency", columns, rows, notes)
@@ -313,7 +311,7 @@ def _summary_notes(
         notes += ["Times: medians.", *spread_notes(map(spread_of, times)), *sample_notes(times)]
         notes.append(
             "Decode kind: decoder runs a network for each prompt, select picks among masks that "
-            "encode has found, classical runs an algorithm; their times do not compare."
+            "encode has found, classical runs an algorithm; their times are not comparable."
         )
     if shown:
         datasets = ", ".join(unique(protocol.dataset for protocol in shown))
@@ -325,19 +323,17 @@ def _summary_notes(
     if hidden:
         parts = ", ".join(f"{count} vs {reference}" for reference, count in hidden.items())
         notes.append(
-            f"Protocols not shown here: {parts}; the tables of accuracy (miou, leaderboard) hold "
-            "all of them."
+            f"Protocols not shown here: {parts}; the tables of accuracy (miou, leaderboard) "
+            "contain all of them."
         )
     notes += sa1b_notes(protocol.dataset for protocol in shown)
     if any(has_random_weights(record, model) for model in model_names(record)):
-        notes.append(
-            "Random weights, on the exact architecture: times shown hold, accuracy does not exist."
-        )
+        notes.append("Random weights: times are valid, there is no accuracy.")
     waiting = [row.model for row in record.models if row.weights.kind == "random"]
     if waiting:
         notes.append(
-            f"No trained weights were at hand for {', '.join(waiting)} (the table of accuracy says "
-            "why): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
+            f"There are no trained weights for {', '.join(waiting)} (reasons: table of "
+            "accuracy): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
         )
     return notes
 

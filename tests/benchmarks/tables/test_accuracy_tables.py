@@ -339,7 +339,7 @@ def test_everything_figures_time_and_provenance(make_record: Make) -> None:
     assert column_texts(table, "AR@1000") == ["59.1"]
     assert column_texts(table, "AR@1000 medium") == [""]
     assert column_texts(table, "Median (range)") == ["1600 (range 1200 to 2900)"]
-    assert "Range of times: the quickest and the slowest image." in table.notes
+    assert "Range of times: the fastest and the slowest image." in table.notes
     (row,) = csv_rows(table)
     assert (row["ar1000"], row["ar1000_large"]) == ("0.5912", "0.8")
     assert [row[name] for name in ("median_ms", "ci95_low_ms", "ci95_high_ms")] == [
