@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ValidationError
 
 from benchmarks.datasets.dataset import (
     Dataset,
+    ImageReader,
     Instance,
     LoadedImage,
     Sample,
@@ -194,25 +195,31 @@ def _read_categories(rows: object) -> dict[int, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One image with its usable instances.
+class _ImageReader:
+    """Reads one image when called.
 
     Attributes:
-        image_id: As in the file.
-        paths: Candidate paths of the image file, relative to the folder; at least one.
-        size_hw: Height and width in pixels.
-        instances: At least one.
+        folder: Folder of the image files.
+        image: Entry of the image.
+        instances: Its usable instances, at least one.
+        max_pixels: Larger images are unreadable.
     """
 
-    image_id: int
-    paths: tuple[str, ...]
-    size_hw: tuple[int, int]
+    folder: Path
+    image: CocoImage
     instances: tuple[Instance, ...]
+    max_pixels: int
 
-    @property
-    def name(self) -> str:
-        """File name for messages."""
-        return self.paths[0]
+    def __call__(self) -> LoadedImage:
+        image_id, name = self.image.id, self.image.names[0]
+        try:
+            pixels = load_from_folder(
+                self.folder, self.image.names, self.image.size_hw, self.max_pixels
+            )
+        except DataError as error:
+            unreadable = UnreadableImage(image_id, name, str(error), len(self.instances))
+            return LoadedImage(unreadable)
+        return LoadedImage(Sample(image_id, name, pixels, self.instances))
 
 
 class CocoDataset(Dataset):
@@ -259,8 +266,8 @@ class CocoDataset(Dataset):
         self._fingerprint = coco_fingerprint(data, limit)
         self._log = AnnotationLog("crowd", "empty", MALFORMED)
         file = CocoFile(annotations.name, data, max_pixels, self._log)
-        self._entries = self._read_entries(file, limit)
-        if not self._entries:
+        self._images = self._read_images(file, limit)
+        if not self._images:
             raise DataError(
                 f"{annotations.name} has no usable annotation: {self._log.why_unusable}"
             )
@@ -278,17 +285,17 @@ class CocoDataset(Dataset):
     @cached_property
     def images_state(self) -> str:
         """State of all image files."""
-        return self._state_of(self._entries)
+        return self._state_of(slice(None))
 
     @property
     def n_images(self) -> int:
         """Number of images with a usable instance, and of unreadable ones, after the limit."""
-        return len(self._entries)
+        return len(self._images)
 
     @property
     def image_ids(self) -> tuple[int, ...]:
         """Ids of all images, ascending."""
-        return tuple(entry.image_id for entry in self._entries)
+        return tuple(image_id for image_id, _, _ in self._images)
 
     @property
     def n_instances(self) -> int:
@@ -321,45 +328,48 @@ class CocoDataset(Dataset):
         """Yields shards of consecutive images; annotations were counted when the file was read."""
         return consecutive_shards(
             self,
-            [partial(_load, self._folder, self.max_pixels, entry) for entry in self._entries],
-            [(entry.image_id, entry.name) for entry in self._entries],
+            [reader for _, _, reader in self._images],
+            [(image_id, name) for image_id, name, _ in self._images],
             images_per_shard,
-            lambda part: self._state_of(self._entries[part]),
+            self._state_of,
         )
 
     @property
     def _instances(self) -> list[Instance]:
-        entries = (entry for entry in self._entries if isinstance(entry, _Entry))
-        return [instance for entry in entries for instance in entry.instances]
+        readers = (reader for _, _, reader in self._images if isinstance(reader, _ImageReader))
+        return [instance for reader in readers for instance in reader.instances]
 
-    def _state_of(self, entries: Iterable[_Entry | UnreadableImage]) -> str:
+    def _state_of(self, part: slice) -> str:
         return files_state(
             (self._folder, path)
-            for entry in entries
-            if isinstance(entry, _Entry)
-            for path in entry.paths
+            for _, _, reader in self._images[part]
+            if isinstance(reader, _ImageReader)
+            for path in reader.image.names
         )
 
-    def _read_entries(
+    def _read_images(
         self, file: CocoFile, limit: int | None
-    ) -> tuple[_Entry | UnreadableImage, ...]:
+    ) -> tuple[tuple[int, str, ImageReader], ...]:
+        """Returns id, file name and reader of each image."""
         rows: dict[int, list[CocoAnnotation]] = {}
         for row in sorted(file.annotations, key=lambda row: row.id):
             rows.setdefault(row.image_id, []).append(row)
-        entries: list[_Entry | UnreadableImage] = []
+        found: list[tuple[int, str, ImageReader]] = []
         for image_id in sorted(file.images.keys() | file.unreadable.keys()):
-            if len(entries) == limit:
+            if len(found) == limit:
                 break
             if image_id in file.unreadable:
                 reason, n_rows = file.unreadable[image_id], len(rows.get(image_id, ()))
-                entries.append(UnreadableImage(image_id, file.name, reason, n_rows))
+                unreadable = UnreadableImage(image_id, file.name, reason, n_rows)
+                found.append((image_id, file.name, partial(LoadedImage, unreadable)))
                 continue
             image = file.images[image_id]
             instances = [self._instance(file, row, image) for row in rows.get(image_id, ())]
             usable = tuple(instance for instance in instances if instance is not None)
             if usable:
-                entries.append(_Entry(image_id, image.names, image.size_hw, usable))
-        return tuple(entries)
+                reader = _ImageReader(self._folder, image, usable, self.max_pixels)
+                found.append((image_id, image.names[0], reader))
+        return tuple(found)
 
     def _instance(self, file: CocoFile, row: CocoAnnotation, image: CocoImage) -> Instance | None:
         if row.iscrowd:
@@ -373,14 +383,3 @@ class CocoDataset(Dataset):
 def coco_fingerprint(data: bytes, limit: int | None) -> str:
     """SHA-256 (hex) of the bytes of an annotation file and the limit on images."""
     return fingerprint("coco", limit, [data])
-
-
-def _load(folder: Path, max_pixels: int, entry: _Entry | UnreadableImage) -> LoadedImage:
-    if isinstance(entry, UnreadableImage):
-        return LoadedImage(entry)
-    try:
-        image = load_from_folder(folder, entry.paths, entry.size_hw, max_pixels)
-    except DataError as error:
-        n_instances = len(entry.instances)
-        return LoadedImage(UnreadableImage(entry.image_id, entry.name, str(error), n_instances))
-    return LoadedImage(Sample(entry.image_id, entry.name, image, entry.instances))

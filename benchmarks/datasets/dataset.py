@@ -125,20 +125,16 @@ class Shard:
         """
         readers = list(self.readers)
         for index, reason in reasons.items():
-            loaded = LoadedImage(UnreadableImage(*self.images[index], reason))
-            readers[index] = partial(_return, loaded)
+            image = UnreadableImage(*self.images[index], reason)
+            readers[index] = partial(LoadedImage, image)
         return replace(self, readers=tuple(readers))
-
-
-def _return(loaded: LoadedImage) -> LoadedImage:
-    return loaded
 
 
 class Dataset(ABC):
     """Images with reference masks in a fixed order, one image in memory at a time."""
 
     def __init__(self) -> None:
-        self._loaded: dict[int, LoadedImage] = {}
+        self._found: dict[int, tuple[Mapping[str, int], tuple[str, ...]]] = {}
 
     @property
     @abstractmethod
@@ -178,14 +174,14 @@ class Dataset(ABC):
         counts are complete after a pass over all images, and belong to the latest pass.
         """
         total: Counter[str] = Counter()
-        for _, loaded in sorted(self._loaded.items()):
-            total.update(loaded.left_out)
+        for index in sorted(self._found):
+            total.update(self._found[index][0])
         return dict(total)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each of the first malformed annotations; complete when `left_out` is."""
-        lines = [line for _, loaded in sorted(self._loaded.items()) for line in loaded.problems]
+        lines = [line for index in sorted(self._found) for line in self._found[index][1]]
         return tuple(lines[:MAX_PROBLEMS])
 
     @abstractmethod
@@ -199,7 +195,7 @@ class Dataset(ABC):
 
     def loaders(self) -> Iterator[Callable[[], Sample | UnreadableImage]]:
         """Yields one function per image that reads it; several threads may call them."""
-        self._loaded = {}
+        self._found = {}
         index = 0
         for shard in self.shards(_READ_AHEAD_IMAGES):
             for reader in shard.readers:
@@ -215,11 +211,8 @@ class Dataset(ABC):
         """Reads the image at a position and records the problems of its annotations."""
         loaded = reader()
         if loaded.left_out:
-            self._loaded[index] = replace(loaded, sample=_NOT_KEPT)
+            self._found[index] = loaded.left_out, loaded.problems
         return loaded.sample
-
-
-_NOT_KEPT = UnreadableImage(-1, "", "")
 
 
 def consecutive_shards(

@@ -12,18 +12,18 @@ import re
 import stat
 import tarfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, groupby, islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from baselines.interface import Int64Array
+from baselines.interface import BoolArray, Int64Array
 from benchmarks.datasets.dataset import (
     Dataset,
     Instance,
@@ -67,19 +67,29 @@ class _Document(Row):
     annotations: list[Any]
 
 
+_Point = Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]
+
+
 class _Annotation(AnnotationRow):
-    point_coords: list[Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]] | None = (
-        None
-    )
+    point_coords: list[_Point] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """Bytes on disk: a file, or a member of a tar."""
+    """Bytes on disk: a file with its modification time, or a member of a tar."""
 
     path: Path
     offset_bytes: int
     size_bytes: int
+    mtime_ns: int = 0
+
+    @classmethod
+    def of_file(cls, path: Path) -> _Blob:
+        try:
+            status = path.stat()
+        except OSError:  # reported when the file is read
+            return cls(path, 0, 0)
+        return cls(path, 0, status.st_size, status.st_mtime_ns)
 
     def read(self) -> bytes:
         if self.size_bytes > MAX_FILE_BYTES:
@@ -128,6 +138,94 @@ class _Source:
     size_bytes: int
     state: str
 
+    @classmethod
+    def inspect(cls, path: Path) -> _Source:
+        """Determines size and state without keeping a list of files."""
+        if not path.is_dir():
+            try:
+                status = path.stat()
+            except OSError:  # reported when the tar is read
+                status = path.lstat()
+            return cls(path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+        digest, n_bytes = 0, 0
+        for name, status in _scan(path):
+            # The files of a folder come in no fixed order, so their hashes are added up.
+            digest += int(_sha256(f"{name} {status.st_size} {status.st_mtime_ns}"), 16)
+            n_bytes += status.st_size
+        return cls(path, n_bytes, f"{digest % 2**256:064x}")
+
+    def items(self, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
+        """Locates all pairs by ascending image id, then lists what is unreadable besides.
+
+        Args:
+            earlier_ids: Sorted ids of each earlier source; those of this one are appended.
+        """
+        ids = {"jpg": array("q"), "json": array("q")}
+        blobs: dict[str, _Blob] = {}  # of a tar; the files of a folder are located when due
+        unreadable: list[UnreadableImage] = []
+        for found in self._files():
+            if isinstance(found, UnreadableImage):
+                unreadable.append(found)
+                continue
+            name, blob = found
+            match = _PAIR_NAME.fullmatch(name)
+            if match is None:
+                continue
+            image_id, suffix = int(match[1]), match[2]
+            if name != f"sa_{image_id}.{suffix}":
+                reason = f"{name} has zeros before its number; rename it to sa_{image_id}.{suffix}"
+                unreadable.append(UnreadableImage(image_id, name, reason))
+            elif name in blobs:
+                reason = f"{self.path.name} holds {name} twice"
+                unreadable.append(UnreadableImage(image_id, name, reason))
+            else:
+                ids[suffix].append(image_id)
+                if blob is not None:
+                    blobs[name] = blob
+        images, annotations = np.array(ids["jpg"]), np.array(ids["json"])
+        all_ids = np.union1d(images, annotations)
+        is_repeated = _are_in_any(all_ids, earlier_ids)
+        earlier_ids.append(all_ids)
+        has_image, has_annotations = np.isin(all_ids, images), np.isin(all_ids, annotations)
+        for index, value in enumerate(all_ids):
+            image_id = int(value)
+            image, text = f"sa_{image_id}.jpg", f"sa_{image_id}.json"
+            if is_repeated[index]:
+                reason = f"{image} is in an earlier folder or tar already"
+            elif not has_image[index]:
+                reason = f"{text} has no {image} beside it"
+            elif not has_annotations[index]:
+                reason = f"{image} has no {text} beside it"
+            else:
+                first, second = (
+                    blobs[name] if blobs else _Blob.of_file(self.path / name)
+                    for name in (image, text)
+                )
+                yield _Pair(image_id, first, second)
+                continue
+            yield UnreadableImage(image_id, image, reason)
+        # A folder is listed in no fixed order, a tar in the order of its members.
+        yield from sorted(unreadable, key=attrgetter("name")) if self.path.is_dir() else unreadable
+
+    def _files(self) -> Iterator[tuple[str, _Blob | None] | UnreadableImage]:
+        if not self.path.is_dir():
+            return _tar_members(self.path)
+        names = (name for name, _ in _scan(self.path))
+        return ((name, None) for name in names)
+
+    def fingerprint(self, items: Sequence[_Item]) -> str:
+        """SHA-256 (hex) of the state of some of its images."""
+        lines = [self.path.name] if self.path.is_dir() else [self.path.name, self.state]
+        for item in items:
+            if isinstance(item, UnreadableImage):
+                lines.append(f"{item.image_id} {item.reason}")
+            else:
+                blobs = (
+                    f"{each.size_bytes} {each.mtime_ns}" for each in (item.image, item.annotations)
+                )
+                lines.append(" ".join((str(item.image_id), *blobs)))
+        return _sha256(*lines)
+
 
 class Sa1bDataset(Dataset):
     """Images of SA-1B with all their masks, by ascending image id within each folder or tar.
@@ -173,27 +271,23 @@ class Sa1bDataset(Dataset):
         self._limit = limit
         self._max_pixels = max_pixels
         self._streaming = streaming
-        self._sources = [_inspect(path) for each in roots for path in _find_sources(each)]
-        self._fingerprint: str | None = None
-        self._n_images: int | None = None
+        self._sources = [_Source.inspect(path) for each in roots for path in _find_sources(each)]
 
     @property
     def name(self) -> str:
         """`sa1b:` and the name of the first folder or tar, with the number of further ones."""
         return self._name
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the limit and of the bytes of all JSON files, or of file states if streaming.
 
         Reads every JSON when first used; an unreadable one counts as empty.
         """
-        if self._fingerprint is None and self._streaming:
-            states = [f"{source.path.name} {source.state}" for source in self._sources]
-            self._fingerprint = _sha256(f"sa1b limit={self._limit}", *states)
-        elif self._fingerprint is None:
-            self._fingerprint = fingerprint("sa1b", self._limit, self._annotation_bytes())
-        return self._fingerprint
+        if self._streaming:
+            states = (f"{source.path.name} {source.state}" for source in self._sources)
+            return _sha256(f"sa1b limit={self._limit}", *states)
+        return fingerprint("sa1b", self._limit, self._annotation_bytes())
 
     @property
     def images_state(self) -> str:
@@ -201,12 +295,10 @@ class Sa1bDataset(Dataset):
         states = (f"{os.path.realpath(source.path)} {source.state}" for source in self._sources)
         return _sha256(*states)
 
-    @property
+    @cached_property
     def n_images(self) -> int | None:
         """Number of images, unreadable ones included, after the limit; None if streaming."""
-        if self._n_images is None and not self._streaming:
-            self._n_images = sum(1 for _ in self._items())
-        return self._n_images
+        return None if self._streaming else sum(1 for _ in self._items())
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields each tar and folder in shards; defects of a tar itself are in its last shard."""
@@ -222,7 +314,7 @@ class Sa1bDataset(Dataset):
                 yield Shard(
                     name=f"{number:05d}-{part:05d}",
                     dataset=self._name,
-                    fingerprint=_sha256(source.path.name, *_states(source, items)),
+                    fingerprint=source.fingerprint(items),
                     readers=tuple(partial(_load, item, self._max_pixels) for item in items),
                     images=tuple((item.image_id, item.name) for item in items),
                     share=n_bytes / total_bytes,
@@ -234,8 +326,7 @@ class Sa1bDataset(Dataset):
         earlier_ids: list[Int64Array] = []
         n_pairs = 0
         for number, source in enumerate(self._sources):
-            locate = _folder_items if source.path.is_dir() else _tar_items
-            for item in locate(source.path, earlier_ids):
+            for item in source.items(earlier_ids):
                 yield number, item
                 n_pairs += isinstance(item, _Pair)
                 if n_pairs == self._limit:
@@ -319,22 +410,6 @@ def _find_sources(root: Path) -> list[Path]:
     return pairs + tars
 
 
-def _inspect(path: Path) -> _Source:
-    """Determines size and state of a tar or folder without keeping a list of its files."""
-    if not path.is_dir():
-        try:
-            status = path.stat()
-        except OSError:  # reported when the tar is read
-            status = path.lstat()
-        return _Source(path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
-    digest, n_bytes = 0, 0
-    for name, status in _scan(path):
-        # The files of a folder come in no fixed order, so their hashes are added up.
-        digest += int(_sha256(f"{name} {status.st_size} {status.st_mtime_ns}"), 16)
-        n_bytes += status.st_size
-    return _Source(path, n_bytes, f"{digest % 2**256:064x}")
-
-
 def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yields names and states of the images and JSON files of a folder, in no fixed order."""
     try:
@@ -352,104 +427,13 @@ def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
-def _states(source: _Source, items: Sequence[_Item]) -> Iterator[str]:
-    """Yields text that changes when the content of a shard does."""
-    is_folder = source.path.is_dir()
-    if not is_folder:
-        yield source.state
-    for item in items:
-        yield str(item.image_id)
-        if isinstance(item, UnreadableImage):
-            yield item.reason
-        elif is_folder:
-            for blob in (item.image, item.annotations):
-                try:
-                    yield f"{blob.size_bytes} {blob.path.stat().st_mtime_ns}"
-                except OSError:
-                    yield "missing"
-
-
-def _folder_items(folder: Path, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
-    ids = {"jpg": array("q"), "json": array("q")}
-    unreadable = []
-    for name, _ in _scan(folder):
-        match = _PAIR_NAME.fullmatch(name)
-        if match is None:
-            continue
-        image_id, suffix = int(match[1]), match[2]
-        if name == f"sa_{image_id}.{suffix}":
-            ids[suffix].append(image_id)
-        else:
-            reason = f"{name} has zeros before its number; rename it to sa_{image_id}.{suffix}"
-            unreadable.append(UnreadableImage(image_id, name, reason))
-
-    def blob_of(image_id: int, suffix: str) -> _Blob:
-        path = folder / f"sa_{image_id}.{suffix}"
-        try:
-            return _Blob(path, 0, path.stat().st_size)
-        except OSError:  # reported when the file is read
-            return _Blob(path, 0, 0)
-
-    yield from _pair_up(np.array(ids["jpg"]), np.array(ids["json"]), blob_of, earlier_ids)
-    yield from sorted(unreadable, key=lambda each: each.name)
-
-
-def _tar_items(path: Path, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
-    blobs: dict[str, dict[int, _Blob]] = {"jpg": {}, "json": {}}
-    unreadable: list[UnreadableImage] = []
-    for found in _tar_members(path):
-        if isinstance(found, UnreadableImage):
-            unreadable.append(found)
-            continue
-        name, blob = found
-        match = _PAIR_NAME.fullmatch(name)
-        if match is None:
-            continue
-        image_id = int(match[1])
-        if image_id in blobs[match[2]]:
-            reason = f"{path.name} holds {name} twice"
-            unreadable.append(UnreadableImage(image_id, name, reason))
-        else:
-            blobs[match[2]][image_id] = blob
-    images, annotations = (np.array(list(blobs[suffix]), np.int64) for suffix in ("jpg", "json"))
-    yield from _pair_up(images, annotations, lambda n, suffix: blobs[suffix][n], earlier_ids)
-    yield from unreadable
-
-
-def _pair_up(
-    images: Int64Array,
-    annotations: Int64Array,
-    blob_of: Callable[[int, str], _Blob],
-    earlier_ids: list[Int64Array],
-) -> Iterator[_Item]:
-    """Yields pairs by ascending image id.
-
-    Args:
-        images: Ids of the images of one source.
-        annotations: Ids of its JSON files.
-        blob_of: Gives the file of an id and a suffix, `jpg` or `json`.
-        earlier_ids: Sorted ids of each earlier source; those of this one are appended.
-    """
-    ids = np.union1d(images, annotations)
-    is_repeated = np.zeros(len(ids), np.bool_)
+def _are_in_any(ids: Int64Array, earlier_ids: Sequence[Int64Array]) -> BoolArray:
+    """Whether each of some sorted ids is among any of several sorted arrays."""
+    found = np.zeros(len(ids), np.bool_)
     for earlier in earlier_ids:
         if len(ids) and len(earlier) and earlier[0] <= ids[-1] and ids[0] <= earlier[-1]:
-            is_repeated |= np.isin(ids, earlier)
-    earlier_ids.append(ids)
-    has_image, has_annotations = np.isin(ids, images), np.isin(ids, annotations)
-    for index, value in enumerate(ids):
-        image_id = int(value)
-        image, text = f"sa_{image_id}.jpg", f"sa_{image_id}.json"
-        if is_repeated[index]:
-            reason = f"{image} is in an earlier folder or tar already"
-        elif not has_image[index]:
-            reason = f"{text} has no {image} beside it"
-        elif not has_annotations[index]:
-            reason = f"{image} has no {text} beside it"
-        else:
-            yield _Pair(image_id, blob_of(image_id, "jpg"), blob_of(image_id, "json"))
-            continue
-        yield UnreadableImage(image_id, image, reason)
+            found |= np.isin(ids, earlier)
+    return found
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
