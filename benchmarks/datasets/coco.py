@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -255,27 +255,27 @@ class CocoDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
         name: str | None = None,
     ) -> None:
-        super().__init__()
         check_limit(limit)
         if not images.is_dir():
             raise DataError(f"{images} is not a folder; --images wants the folder of image files")
-        self._folder = images
-        self._name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
-        self.max_pixels = max_pixels
         data = read_file(annotations)
+        self.max_pixels = max_pixels
+        self._folder = images
         self._fingerprint = coco_fingerprint(data, limit)
-        self._log = AnnotationLog("crowd", "empty", MALFORMED)
-        file = CocoFile(annotations.name, data, max_pixels, self._log)
-        self._images = self._read_images(file, limit)
+        log = AnnotationLog("crowd", "empty", MALFORMED)
+        file = CocoFile(annotations.name, data, max_pixels, log)
+        self._images = self._read_images(file, limit, log)
         if not self._images:
-            raise DataError(
-                f"{annotations.name} has no usable annotation: {self._log.why_unusable}"
+            raise DataError(f"{annotations.name} has no usable annotation: {log.why_unusable}")
+        notes = [*log.hints]
+        n_none = sum(not instance.category for instance in self._instances)
+        if n_none:
+            notes.append(
+                f"{n_none} of {self.n_instances} annotations are of no category that the file "
+                "names: they count, but in no category"
             )
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset."""
-        return self._name
+        name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
+        super().__init__(name, log.left_out, log.problems, notes)
 
     @property
     def fingerprint(self) -> str:
@@ -302,28 +302,6 @@ class CocoDataset(Dataset):
         """Number of usable instances of all images."""
         return len(self._instances)
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """Number of unused annotations by reason; complete from the start."""
-        return dict(self._log.left_out)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One line for each of the first malformed annotations."""
-        return tuple(self._log.problems)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Hints about likely mistakes in the file, and about annotations without a category."""
-        n_none = sum(not instance.category for instance in self._instances)
-        if not n_none:
-            return self._log.hints
-        return (
-            *self._log.hints,
-            f"{n_none} of {self.n_instances} annotations are of no category that the file names: "
-            "they count, but in no category",
-        )
-
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of consecutive images; annotations were counted when the file was read."""
         return consecutive_shards(
@@ -348,7 +326,7 @@ class CocoDataset(Dataset):
         )
 
     def _read_images(
-        self, file: CocoFile, limit: int | None
+        self, file: CocoFile, limit: int | None, log: AnnotationLog
     ) -> tuple[tuple[int, str, ImageReader], ...]:
         """Returns id, file name and reader of each image."""
         rows: dict[int, list[CocoAnnotation]] = {}
@@ -364,20 +342,23 @@ class CocoDataset(Dataset):
                 found.append((image_id, file.name, partial(LoadedImage, unreadable)))
                 continue
             image = file.images[image_id]
-            instances = [self._instance(file, row, image) for row in rows.get(image_id, ())]
+            instances = [_instance(file, row, image, log) for row in rows.get(image_id, ())]
             usable = tuple(instance for instance in instances if instance is not None)
             if usable:
                 reader = _ImageReader(self._folder, image, usable, self.max_pixels)
                 found.append((image_id, image.names[0], reader))
         return tuple(found)
 
-    def _instance(self, file: CocoFile, row: CocoAnnotation, image: CocoImage) -> Instance | None:
-        if row.iscrowd:
-            self._log.left_out["crowd"] += 1
-            return None
-        category = "" if row.category is None else file.categories.get(row.category, "")
-        where = f"{file.name}: annotation {row.id}"
-        return self._log.instance(where, row, image.size_hw, category=category)
+
+def _instance(
+    file: CocoFile, row: CocoAnnotation, image: CocoImage, log: AnnotationLog
+) -> Instance | None:
+    if row.iscrowd:
+        log.left_out["crowd"] += 1
+        return None
+    category = "" if row.category is None else file.categories.get(row.category, "")
+    where = f"{file.name}: annotation {row.id}"
+    return log.instance(where, row, image.size_hw, category=category)
 
 
 def coco_fingerprint(data: bytes, limit: int | None) -> str:

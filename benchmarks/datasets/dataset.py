@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.datasets.limits import MAX_PROBLEMS
@@ -131,15 +132,26 @@ class Shard:
 
 
 class Dataset(ABC):
-    """Images with reference masks in a fixed order, one image in memory at a time."""
+    """Images with reference masks in a fixed order, one image in memory at a time.
 
-    def __init__(self) -> None:
+    Args:
+        name: Short name for tables, such as `coco:val2017_dev`.
+        left_out: Number of unused annotations by reason, as far as known before reading images.
+        problems: One line for each malformed annotation, as far as known.
+        notes: Remarks on the data for the user, one line each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        left_out: Mapping[str, int] | None = None,
+        problems: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.notes = tuple(notes)
+        self._known = dict(left_out or {}), tuple(problems)
         self._found: dict[int, tuple[Mapping[str, int], tuple[str, ...]]] = {}
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Short name for tables, such as `coco:val2017_dev`."""
 
     @property
     @abstractmethod
@@ -161,29 +173,6 @@ class Dataset(ABC):
     def n_images(self) -> int | None:
         """Number of images, unreadable ones included, after the limit; None if not known."""
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks on the data for the user, one line each; known before images are read."""
-        return ()
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """Number of unused annotations by reason (`crowd`, `empty`, `malformed`).
-
-        Datasets that parse annotations with each image count them while images are read: the
-        counts are complete after a pass over all images, and belong to the latest pass.
-        """
-        total: Counter[str] = Counter()
-        for index in sorted(self._found):
-            total.update(self._found[index][0])
-        return dict(total)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One line for each of the first malformed annotations; complete when `left_out` is."""
-        lines = [line for index in sorted(self._found) for line in self._found[index][1]]
-        return tuple(lines[:MAX_PROBLEMS])
-
     @abstractmethod
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields the dataset in shards of consecutive images, in order, each when it is due.
@@ -193,14 +182,30 @@ class Dataset(ABC):
                 one shard; SA-1B gives one for each tar or folder.
         """
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Number of unused annotations by reason (`crowd`, `empty`, `malformed`).
+
+        Datasets that parse annotations with each image count them while images are read: the
+        counts are complete after a pass over all images, and belong to the latest pass.
+        """
+        total = Counter(self._known[0])
+        for _, (left_out, _) in sorted(self._found.items()):
+            total.update(left_out)
+        return dict(total)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each of the first malformed annotations; complete when `left_out` is."""
+        found = chain.from_iterable(self._found[index][1] for index in sorted(self._found))
+        return tuple(islice(chain(self._known[1], found), MAX_PROBLEMS))
+
     def loaders(self) -> Iterator[Callable[[], Sample | UnreadableImage]]:
         """Yields one function per image that reads it; several threads may call them."""
         self._found = {}
-        index = 0
-        for shard in self.shards(_READ_AHEAD_IMAGES):
-            for reader in shard.readers:
-                yield partial(self.read, index, reader)
-                index += 1
+        readers = (reader for shard in self.shards(_READ_AHEAD_IMAGES) for reader in shard.readers)
+        for index, reader in enumerate(readers):
+            yield partial(self.read, index, reader)
 
     def samples(self) -> Iterator[Sample | UnreadableImage]:
         """Yields all images in order, each read when it is due."""
@@ -213,6 +218,34 @@ class Dataset(ABC):
         if loaded.left_out:
             self._found[index] = loaded.left_out, loaded.problems
         return loaded.sample
+
+
+class ShardDataset(Dataset):
+    """One shard as a dataset of its own, with the name of the whole dataset."""
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__(shard.dataset)
+        self._shard = shard
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the shard."""
+        return self._shard.fingerprint
+
+    @property
+    def images_state(self) -> str:
+        """State of the image files of the shard."""
+        return self._shard.images_state
+
+    @property
+    def n_images(self) -> int:
+        """Number of images of the shard."""
+        return len(self._shard.readers)
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields the shard itself, whatever its size."""
+        del images_per_shard
+        yield self._shard
 
 
 def consecutive_shards(
@@ -245,40 +278,3 @@ def consecutive_shards(
             share=n_images / len(readers),
             images_state=images_state(part),
         )
-
-
-class ShardDataset(Dataset):
-    """One shard as a dataset of its own.
-
-    Args:
-        shard: The shard.
-    """
-
-    def __init__(self, shard: Shard) -> None:
-        super().__init__()
-        self._shard = shard
-
-    @property
-    def name(self) -> str:
-        """Name of the whole dataset."""
-        return self._shard.dataset
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the shard."""
-        return self._shard.fingerprint
-
-    @property
-    def images_state(self) -> str:
-        """State of the image files of the shard."""
-        return self._shard.images_state
-
-    @property
-    def n_images(self) -> int:
-        """Number of images of the shard."""
-        return len(self._shard.readers)
-
-    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
-        """Yields the shard itself, whatever its size."""
-        del images_per_shard
-        yield self._shard

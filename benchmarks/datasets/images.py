@@ -1,4 +1,4 @@
-"""Reads a picture of any usual kind as RGB, or says in one line why it cannot."""
+"""Reads image files of the usual bitmap formats as RGB."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 
 # Only plain bitmaps: some of Pillow's other readers start foreign programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
-
 _ORIENTATION_TAG = 0x0112
 # No bitmap needs more than four channels of 16 bits, besides a little for its headers.
 _MAX_BYTES_PER_PIXEL = 8
 _MAX_HEADER_BYTES = 2**24
-_OPENING = threading.Lock()
-
-# What Pillow's readers raise on broken files, found by fuzzing them.
+_PILLOW_LIMIT = threading.Lock()
+# Raised by Pillow's readers for damaged files, found by fuzzing.
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
     TypeError, OverflowError, MemoryError,
@@ -46,30 +44,34 @@ def load_image(
     size_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8Array:
-    """Reads one picture as RGB.
+    """Reads one image as RGB.
 
-    The EXIF orientation is applied. Transparent pixels are laid over white, as a viewer shows
-    them. 16-bit grey keeps its upper eight bits. Of an animation the first frame is taken.
+    The EXIF orientation is applied. Transparent pixels are composited on white. 16-bit grey keeps
+    its upper eight bits. The first frame of an animation is used.
 
     Args:
         source: The file, or its bytes.
-        name: What to call it in an error.
-        size_hw: Height and width that its annotations were made for. Where they fit the stored
-            pixels but not the turned picture, the stored pixels are what was annotated.
-        max_pixels: A larger picture is refused before it is unpacked.
+        name: Name for errors.
+        size_hw: Height and width of the annotations. If they match the stored pixels but not the
+            oriented image, the stored pixels are returned.
+        max_pixels: Larger images are rejected before they are decompressed.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array.
 
     Raises:
-        DataError: Missing, empty, cut off, corrupt, not a picture, too large, or not of `size_hw`.
+        DataError: Missing, empty, truncated, corrupt, not an image, too large, or not of `size_hw`.
     """
     data = _read(source, name, max_pixels)
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of sizes; what matters of it is checked here.
+        # Pillow warns about odd metadata and sizes; sizes are checked here.
         warnings.simplefilter("ignore")
         pixels, orientation = _decode(data, name, max_pixels)
-    turned = _turn(pixels, orientation)
+    # Orientations 5 to 8 swap the sides, the others only flip.
+    turned = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    turned = turned[::rows, ::columns]
     if size_hw is None or turned.shape[:2] == size_hw:
         return np.ascontiguousarray(turned)
     if pixels.shape[:2] == size_hw:
@@ -83,12 +85,11 @@ def load_image(
 def load_from_folder(
     folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
 ) -> UInt8Array:
-    """`load_image` for a file name from an annotation file, which is not trusted.
+    """Reads an image that an annotation file names, which is not trusted; see `load_image`.
 
     Args:
         folder: Folder of the images.
-        names: Candidate paths of the file below the folder, at least one; the first file that
-            exists is read.
+        names: Candidate paths below the folder, at least one; the first existing file is read.
         size_hw: As for `load_image`.
         max_pixels: As for `load_image`.
 
@@ -109,20 +110,19 @@ def load_from_folder(
 
 
 def files_state(files: Iterable[tuple[Path, str]]) -> str:
-    """SHA-256 (hex) of folder, name, size and modification time of files; contents are not read.
+    """SHA-256 (hex) of folder, name, size and modification time of files, given in a fixed order.
 
-    Args:
-        files: Folder and name of each file, in a fixed order.
+    Contents are not read.
     """
     digest = hashlib.sha256()
     folders: dict[Path, str] = {}
     for folder, name in files:
         if folder not in folders:
-            folders[folder] = os.path.realpath(folder)  # a link to itself has no target
+            folders[folder] = os.path.realpath(folder)
         try:
             found = (folder / name).stat()
             state = f"{found.st_size} {found.st_mtime_ns}"
-        except (OSError, ValueError):  # the error is reported when the image is read
+        except (OSError, ValueError):  # reported when the image is read
             state = "unreadable"
         line = json.dumps([folders[folder], name, state])
         digest.update(f"{line}\n".encode())
@@ -130,10 +130,10 @@ def files_state(files: Iterable[tuple[Path, str]]) -> str:
 
 
 def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
-    """Refuses the size of a picture.
+    """Rejects an image of more than `max_pixels`.
 
     Raises:
-        DataError: It has more than `max_pixels`.
+        DataError: It is too large.
     """
     height, width = size_hw
     if height * width > max_pixels:
@@ -157,35 +157,27 @@ def _read(source: Path | bytes, name: str, max_pixels: int) -> bytes:
                     "need; make it smaller, or raise --max-pixels"
                 )
             data = source.read_bytes()
-        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
-            why = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"cannot read the image {name}: {why}") from error
+        except (OSError, ValueError) as error:  # ValueError: the name contains a null character
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"cannot read the image {name}: {reason}") from error
     if not data:
         raise DataError(f"the image {name} is empty (0 bytes); fetch it again")
     return data
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header. Pillow's own limit belongs to the process: it is set to ours meanwhile."""
-    from PIL import Image
-
-    with _OPENING:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            return Image.open(BytesIO(data), formats=_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
+    """Returns the stored pixels as RGB, and the EXIF orientation, 1 to 8."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with _open(data, max_pixels) as picture:
             check_pixels(name, (picture.height, picture.width), max_pixels)
             picture.load()
-            return _to_rgb(picture, name), _orientation(picture)
+            pixels = _to_rgb(picture, name)
+            try:
+                orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+            except _BROKEN:
+                orientation = 1
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read ({len(data)} bytes)") from error
     except Image.DecompressionBombError as error:
@@ -196,23 +188,21 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"the image {name} is corrupt or cut off: {reason}") from error
+    is_valid = isinstance(orientation, int) and 1 <= orientation <= 8
+    return pixels, orientation if is_valid else 1
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or the metadata is broken."""
-    try:
-        value = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except _BROKEN:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header; Pillow's own limit, which is global, is replaced in the meantime."""
+    from PIL import Image
 
-
-def _turn(pixels: UInt8Array, orientation: int) -> UInt8Array:
-    """Undoes the camera's orientation: 5 to 8 swap the sides, the others only flip."""
-    turned = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return turned[::rows, ::columns]
+    with _PILLOW_LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            return Image.open(BytesIO(data), formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _to_rgb(picture: Image.Image, name: str) -> UInt8Array:

@@ -1,4 +1,4 @@
-"""The photos that ship with the package: 18 of COCO val2017 under CC BY 2.0, with annotations."""
+"""The packaged photos: 18 images of COCO val2017 under CC BY 2.0, with annotations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ PHOTOS = "photos"
 N_PHOTOS = 18
 LICENCE = "CC BY 2.0"
 SHOWN = (208901, 343937, 475678)
-"""Image ids with clear objects, for figures: an airplane, a snowboarder, suitcases."""
+"""Image ids of figures: an airplane, a snowboarder, suitcases."""
 
 FOLDER = Path(__file__).parent / "photos"
-_ROW = re.compile(r"^\| (\d+)\.jpg \| (https://\S+?=(\d+)) \|", re.MULTILINE)
+_ATTRIBUTION_ROW = re.compile(r"^\| (\d+)\.jpg \| (https://\S+?=(\d+)) \|", re.MULTILINE)
 
 
 def open_photos(limit: int | None = None, max_pixels: int = MAX_PIXELS) -> CocoDataset:
-    """Opens the packaged photos as a COCO dataset with the name `photos`.
-
-    Args:
-        limit: Take only the first so many photos.
-        max_pixels: Photos beyond it are bad.
+    """Opens the packaged photos as a COCO dataset; see `CocoDataset` for the arguments.
 
     Raises:
         DataError: A file of the package is missing.
@@ -45,7 +41,7 @@ def open_photos(limit: int | None = None, max_pixels: int = MAX_PIXELS) -> CocoD
 
 
 def images_folder() -> Path:
-    """The folder of the image files.
+    """Returns the folder of the image files.
 
     Raises:
         DataError: It is missing.
@@ -65,42 +61,42 @@ def is_packaged(fingerprint: str) -> bool:
 
 
 def source_of(image_id: int) -> str:
-    """Address of a photo's page at Flickr, where its author is named.
+    """Returns the address of a photo's page at Flickr, which names its author.
 
     Raises:
         DataError: `ATTRIBUTION.md` is missing or does not list the photo.
     """
-    return _row(image_id)[0]
+    return _attribution_of(image_id)[0]
 
 
 def attribution(image_ids: Iterable[int]) -> str:
-    """The line that credits photos, as their licence requires, each by its Flickr number.
+    """Returns the credit line of photos, as required by their licence, with Flickr numbers.
 
     Raises:
         DataError: `ATTRIBUTION.md` is missing or does not list one of them.
     """
-    numbers = ", ".join(_row(image_id)[1] for image_id in image_ids)
+    numbers = ", ".join(_attribution_of(image_id)[1] for image_id in image_ids)
     return (
         f"Photos: COCO val2017 (Flickr {numbers}), {LICENCE}; authors: "
         "benchmarks/datasets/photos/ATTRIBUTION.md"
     )
 
 
-def _row(image_id: int) -> tuple[str, str]:
+def _attribution_of(image_id: int) -> tuple[str, str]:
     """Address and number of a photo's page at Flickr."""
-    row = _rows(_packaged("ATTRIBUTION.md")).get(image_id)
-    if row is None:
+    found = _attributions(_packaged("ATTRIBUTION.md")).get(image_id)
+    if found is None:
         raise DataError(
             f"ATTRIBUTION.md of the packaged photos does not list photo {image_id}; install "
             "mobilesam-bench again"
         )
-    return row
+    return found
 
 
 @cache
-def _rows(path: Path) -> dict[int, tuple[str, str]]:
+def _attributions(path: Path) -> dict[int, tuple[str, str]]:
     text = read_file(path).decode(errors="replace")
-    return {int(name): (page, number) for name, page, number in _ROW.findall(text)}
+    return {int(name): (page, number) for name, page, number in _ATTRIBUTION_ROW.findall(text)}
 
 
 def _packaged(name: str) -> Path:

@@ -261,22 +261,16 @@ class Sa1bDataset(Dataset):
         *,
         streaming: bool = False,
     ) -> None:
-        super().__init__()
         check_limit(limit)
         roots = [root] if isinstance(root, Path) else list(root)
         if not roots:
             raise DataError("no SA-1B folder or tar was given")
         more = f"+{len(roots) - 1}" if len(roots) > 1 else ""
-        self._name = f"sa1b:{Path(os.path.realpath(roots[0])).name.removesuffix('.tar')}{more}"
+        super().__init__(f"sa1b:{Path(os.path.realpath(roots[0])).name.removesuffix('.tar')}{more}")
         self._limit = limit
         self._max_pixels = max_pixels
         self._streaming = streaming
         self._sources = [_Source.inspect(path) for each in roots for path in _find_sources(each)]
-
-    @property
-    def name(self) -> str:
-        """`sa1b:` and the name of the first folder or tar, with the number of further ones."""
-        return self._name
 
     @cached_property
     def fingerprint(self) -> str:
@@ -313,7 +307,7 @@ class Sa1bDataset(Dataset):
                 n_bytes = sum(item.size_bytes for item in items if isinstance(item, _Pair))
                 yield Shard(
                     name=f"{number:05d}-{part:05d}",
-                    dataset=self._name,
+                    dataset=self.name,
                     fingerprint=source.fingerprint(items),
                     readers=tuple(partial(_load, item, self._max_pixels) for item in items),
                     images=tuple((item.image_id, item.name) for item in items),

@@ -32,6 +32,9 @@ from mobilesam.errors import UsageError
 class SyntheticDataset(Dataset):
     """Scenes of `render_scene`; scene i depends only on the seed and on i.
 
+    The name, such as `synthetic:seed=0,n=20`, includes size and number of objects if they are not
+    the default.
+
     Args:
         n_images: Number of scenes.
         seed: Not negative.
@@ -49,24 +52,19 @@ class SyntheticDataset(Dataset):
         size_hw: tuple[int, int] = DEFAULT_SIZE_HW,
         n_objects: tuple[int, int] = DEFAULT_OBJECTS,
     ) -> None:
-        super().__init__()
         if n_images < 1 or seed < 0:
             raise UsageError(f"n_images {n_images} must be 1 or more, and seed {seed} 0 or more")
         check_request(size_hw, n_objects)
+        name = f"synthetic:seed={seed},n={n_images}"
+        if size_hw != DEFAULT_SIZE_HW:
+            name += f",size={size_hw[0]}x{size_hw[1]}"
+        if n_objects != DEFAULT_OBJECTS:
+            name += f",objects={n_objects[0]}-{n_objects[1]}"
+        super().__init__(name)
         self._n_images = n_images
         self._seed = seed
         self._size_hw = size_hw
         self._n_objects = n_objects
-
-    @property
-    def name(self) -> str:
-        """`synthetic:seed=0,n=20`, and size and number of objects if they are not the default."""
-        name = f"synthetic:seed={self._seed},n={self._n_images}"
-        if self._size_hw != DEFAULT_SIZE_HW:
-            name += f",size={self._size_hw[0]}x{self._size_hw[1]}"
-        if self._n_objects != DEFAULT_OBJECTS:
-            name += f",objects={self._n_objects[0]}-{self._n_objects[1]}"
-        return name
 
     @property
     def fingerprint(self) -> str:

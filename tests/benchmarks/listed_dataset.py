@@ -18,13 +18,9 @@ class ListedDataset(Dataset):
     def __init__(
         self, samples: Callable[[], Iterable[Sample | UnreadableImage]], n_images: int | None = None
     ) -> None:
-        super().__init__()
+        super().__init__("listed")
         self._make = samples
         self._n_images = n_images
-
-    @property
-    def name(self) -> str:
-        return "listed"
 
     @property
     def fingerprint(self) -> str:
