@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,8 @@ class ExportedSegmenter(Segmenter):
         # would depend on its neighbours.
         self._batch = 1 if int8 else DECODE_BATCH
         self._graphs: dict[GraphName, Graph] = {}
+        self._known_shapes: Segmenter | None = None
+        self._loading = threading.Lock()
         for name in ("encoder", "decoder"):
             self._graph(name)
         self.info = ModelInfo(
@@ -165,9 +167,12 @@ class ExportedSegmenter(Segmenter):
         """As `modules`: what is exported has the parameters and FLOPs of what it was made of."""
         return self._shapes.probes()
 
-    @cached_property
+    @property
     def _shapes(self) -> Segmenter:
-        return _shapes(self._options)
+        with self._loading:
+            if self._known_shapes is None:
+                self._known_shapes = _shapes(self._options)
+            return self._known_shapes
 
     def _decode(self, embedding: Embedding, prompts: Prompts, candidates: slice) -> LogitMasks:
         self.check_embedding(embedding)
@@ -205,14 +210,15 @@ class ExportedSegmenter(Segmenter):
 
     def _graph(self, name: GraphName) -> Graph:
         """A graph, loaded when it is first asked for: few callers have prompts with masks."""
-        if name not in self._graphs:
-            self._graphs[name] = open_graph(
-                self._folder / graph_file(name, self._target, int8=self._int8),
-                self._target,
-                threads=self.threads,
-                precision=self._options.precision,
-            )
-        return self._graphs[name]
+        with self._loading:
+            if name not in self._graphs:
+                self._graphs[name] = open_graph(
+                    self._folder / graph_file(name, self._target, int8=self._int8),
+                    self._target,
+                    threads=self.threads,
+                    precision=self._options.precision,
+                )
+            return self._graphs[name]
 
 
 def build_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Segmenter:

@@ -46,6 +46,7 @@ from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
 from mobilesam.inputs import check_resized
 from mobilesam.logs import logger_level
 from mobilesam.model.state_dicts import is_finite, read_head, require_finite
+from mobilesam.process_state import seeded
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
@@ -116,6 +117,7 @@ class FastSamSegmenter(Segmenter):
         self._dtype = _DTYPES[options.precision]
         self._make = make
         self._published: nn.Module | None = None
+        self._publishing = threading.Lock()
         network: Any = make()
         if self.device.type == "meta":
             strides = network.model[-1].stride
@@ -230,9 +232,10 @@ class FastSamSegmenter(Segmenter):
 
         It is not the object that `encode` runs, in which the batch normalisations are folded away.
         """
-        if self._published is None:
-            self._published = self._make().to(self.device, self._dtype)
-        return {"all": self._published}
+        with self._publishing:
+            if self._published is None:
+                self._published = self._make().to(self.device, self._dtype)
+            return {"all": self._published}
 
     def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
         """One square image, for comparison with published FLOPs; `prepare` pads to less."""
@@ -250,8 +253,7 @@ def _random_network(scale: str, reg_max: int, seed: int) -> nn.Module:
     library = import_ultralytics()
     architecture = library.read_architecture(f"yolov8{scale}-seg.yaml")
     architecture["reg_max"] = reg_max
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network: nn.Module = library.network(architecture, ch=3, nc=1, verbose=False)
     return network.eval()
 

@@ -34,6 +34,7 @@ from mobilesam.devices import usable_device
 from mobilesam.errors import DataError, UsageError, WeightsError
 from mobilesam.inputs import check_resized
 from mobilesam.model.state_dicts import is_finite
+from mobilesam.process_state import seeded
 
 # Prompts that go through the decoder together. It copies the image embedding for each of them
 # (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc asks the kernel for fresh
@@ -289,18 +290,22 @@ class SamSegmenter(Segmenter):
 
 
 class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
-    """A predictor that checks for NaN and infinity; the generator drops such masks silently."""
+    """A predictor for segment-anything's generator, whose results are checked and in float32.
+
+    The generator drops masks with NaN silently, and NumPy, which it uses, has no bfloat16.
+    """
 
     def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Calls `SamPredictor.predict_torch`, and checks the result.
+        """Calls `SamPredictor.predict_torch`, checks the result and converts it to float32.
 
         Raises:
             WeightsError: The result holds NaN or infinity.
         """
-        found: tuple[Tensor, Tensor, Tensor] = super().predict_torch(*given, **named)
-        if not all(is_finite(each) for each in found[1:]):
+        masks, scores, logits = super().predict_torch(*given, **named)
+        if not (is_finite(scores) and is_finite(logits)):
             raise WeightsError(NOT_FINITE)
-        return found
+        masks = masks if masks.dtype == torch.bool else masks.float()
+        return masks, scores.float(), logits.float()
 
 
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
@@ -369,6 +374,5 @@ def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
             for tensor in (*part.parameters(), *part.buffers()):
                 tensor.detach().zero_()
         return model.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         return build().eval().to(options.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from segment_anything.modeling import Sam
@@ -39,6 +40,11 @@ class ImageNotSetError(UsageError, RuntimeError):
     """A prediction was asked for before `set_image`; `SamPredictor` raises a RuntimeError."""
 
 
+# Held while the state of a predictor's image is read and replaced. One for all predictors, since
+# it is held for microseconds, and an object with a lock could be neither pickled nor copied.
+_CHANGING = threading.Lock()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Image:
     """State of the image that is set; replaced as a whole, so that threads see one image.
@@ -63,8 +69,13 @@ class MobileSam(PromptedSam):
     and take batches. As with `SamPredictor`, `features`, `original_size`, `input_size` and
     `is_image_set` may be assigned, to set an image from a stored embedding.
 
-    Several threads may use the image that is set. A thread that sets another image sets it for all
-    threads, so threads with different images should use `encode` and `decode`.
+    Several threads may use one predictor. It holds one image: a thread that sets another image sets
+    it for all threads. `set_image`, `set_torch_image` and `reset_image` take effect as a whole, and
+    a prediction belongs to the image that is set when it begins: embedding and sizes of two images
+    are never mixed. The four attributes are assigned one at a time, so only one thread may assign
+    them: after `reset_image`, with `is_image_set` last, other threads get an `ImageNotSetError`
+    until the image is complete. Threads with different images should use `encode` and `decode`, or
+    one copy each: `copy.copy` of a predictor shares the weights and has an image of its own.
 
     Args:
         sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
@@ -146,7 +157,7 @@ class MobileSam(PromptedSam):
 
     @is_image_set.setter
     def is_image_set(self, value: bool) -> None:
-        self._current = replace(self._current, is_set=bool(value))
+        self._change(is_set=bool(value))
 
     @property
     def features(self) -> Tensor | None:
@@ -155,7 +166,7 @@ class MobileSam(PromptedSam):
 
     @features.setter
     def features(self, value: Tensor | None) -> None:
-        self._current = replace(self._current, features=value)
+        self._change(features=value)
 
     @property
     def original_size(self) -> tuple[int, int]:
@@ -165,7 +176,7 @@ class MobileSam(PromptedSam):
     @original_size.setter
     def original_size(self, value: tuple[int, int]) -> None:
         height, width = value
-        self._current = replace(self._current, size_hw=(int(height), int(width)))
+        self._change(size_hw=(int(height), int(width)))
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -175,7 +186,7 @@ class MobileSam(PromptedSam):
     @input_size.setter
     def input_size(self, value: tuple[int, int]) -> None:
         height, width = value
-        self._current = replace(self._current, inner_hw=(int(height), int(width)))
+        self._change(inner_hw=(int(height), int(width)))
 
     def set_image(self, image: UInt8Array, image_format: str = "RGB") -> None:
         """Encodes an (H, W, 3) uint8 image, which `predict` then answers for.
@@ -318,10 +329,20 @@ class MobileSam(PromptedSam):
 
     def reset_image(self) -> None:
         """Unsets the image; its size stays known, as with `SamPredictor`."""
-        self._current = replace(self._current, features=None, is_set=False)
+        self._change(features=None, is_set=False)
 
     def _keep(self, found: ImageEmbedding) -> None:
-        self._current = _Image(found.features, found.size_hw, found.inner_hw, is_set=True)
+        self._change(
+            features=found.features,
+            size_hw=found.size_hw,
+            inner_hw=found.inner_hw,
+            is_set=True,
+        )
+
+    def _change(self, **attributes: Any) -> None:
+        """Replaces attributes of the image; changes of several threads come one after the other."""
+        with _CHANGING:
+            self._current = replace(self._current, **attributes)
 
     def _known(self, name: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
         if size_hw is None:

@@ -8,7 +8,6 @@ import os
 import stat
 import struct
 import threading
-import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -20,6 +19,7 @@ import numpy as np
 from baselines.interface import UInt8Array
 from benchmarks.datasets.limits import MAX_PIXELS
 from mobilesam.errors import DataError
+from mobilesam.process_state import ignored_warnings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,9 +63,8 @@ def load_image(
         DataError: Missing, empty, truncated, corrupt, not an image, too large, or not of `size_hw`.
     """
     data = _read(source, name, max_pixels)
-    with warnings.catch_warnings():
-        # Pillow warns about odd metadata and sizes; sizes are checked here.
-        warnings.simplefilter("ignore")
+    # Pillow warns about odd metadata and sizes; sizes are checked here.
+    with ignored_warnings():
         pixels, orientation = _decode(data, name, max_pixels)
     # Orientations 5 to 8 swap the sides, the others only flip.
     turned = pixels.swapaxes(0, 1) if orientation >= 5 else pixels

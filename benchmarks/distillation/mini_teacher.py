@@ -31,6 +31,7 @@ from mobilesam.distillation.process_group import World
 from mobilesam.distillation.samples import TrainingSet
 from mobilesam.distillation.schemes import DecoderFirst, Grouping, HeadsAlone, Scheme, Supervised
 from mobilesam.model.mini import SamMiniConfig, build_sam_mini
+from mobilesam.process_state import seeded
 
 TRAINING_SCENES = ScenesSpec(n_scenes=6000, seed=7_306_142, side_px=256)
 """Never the scenes of an evaluation, whose default seed is 0."""
@@ -151,8 +152,7 @@ def train_teacher(data: TrainingSet, folder: Path, *, world: World, watch: Watch
     for stage in STAGES:
         usual = SamMiniConfig()
         shape = replace(usual, encoder=replace(usual.encoder, image_size_px=stage.side_px))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stage.config.seed)
+        with seeded(stage.config.seed):
             model = build_sam_mini(shape)
         if found is not None:
             model.load_state_dict(resized_positions(found, stage.side_px // 16))

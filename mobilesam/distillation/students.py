@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.state_dicts import load_state_dict_file
 from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig
+from mobilesam.process_state import seeded
 
 # Of the encoder, by the names in timm's TinyViT: its stem and stages, not its classifier.
 _TIMM_PARTS = ("patch_embed.", "stages.")
@@ -38,8 +38,7 @@ STUDENTS: Mapping[str, TinyVitConfig] = MappingProxyType(
 
 def build_student(config: TinyVitConfig, heads: HeadsConfig, seed: int) -> Sam:
     """Builds a student with seeded random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return build_mobile_sam(config, heads)
 
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from mobilesam.export.runtime import (
 )
 from mobilesam.logs import logger_level
 from mobilesam.model.state_dicts import require_finite
+from mobilesam.process_state import ignored_warnings
 from mobilesam.weights.cache import digest_file
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def _write_graph(
 ) -> None:
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is old, and what it guesses: parity is measured
+    with ignored_warnings():  # that it is old, and what it guesses: parity is measured
         try:
             torch.onnx.export(
                 graph.eval(),

@@ -6,13 +6,13 @@ import logging
 import re
 import reprlib
 import struct
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilesam.errors import WeightsError
+from mobilesam.process_state import ignored_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,8 +130,7 @@ def load_torch_file(path: Path) -> Any:
     # Only the zip format of torch >= 1.6 can be mapped.
     mmap = head.startswith(_ZIP)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with ignored_warnings():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, error)) from error

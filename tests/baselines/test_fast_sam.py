@@ -7,6 +7,8 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -326,3 +328,34 @@ def test_import_leaves_process_home_and_stdout_alone(tmp_path):
     assert done.stdout == ""
     assert "to stderr" in done.stderr
     assert list(home.iterdir()) == []
+
+
+def test_threads_that_ask_for_the_published_network_share_one():
+    made, barrier = [], threading.Barrier(4)
+
+    def make():
+        made.append(fast_sam._random_network("n", REG_MAX, seed=5))
+        return made[-1]
+
+    model = fast_sam.FastSamSegmenter(make, NANO, SEARCH)
+    assert len(made) == 1
+
+    def ask(_):
+        barrier.wait()
+        return model.modules()["all"]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(4)))
+    assert len(made) == 2
+    assert all(each is made[1] for each in found)
+
+
+def test_masks_are_found_without_changing_the_networks_output(trained):
+    model = trained()
+    prepared = model.prepare(picture(200, 330))
+    output = model.run_network(prepared)
+    before = [each.clone() for each in output]
+    first, again = (model.find_masks(output, prepared).payload for _ in range(2))
+    assert all(map(torch.equal, output, before))
+    assert len(first.masks) > 3
+    np.testing.assert_array_equal(first.masks, again.masks)

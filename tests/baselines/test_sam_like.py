@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import segment_anything
 import torch
-from segment_anything import SamPredictor
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from baselines.interface import Prompts, SplitDecoder
 from baselines.options import Checkpoint, ModelOptions
@@ -194,3 +195,24 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
     weights = [next(iter(part.parameters())) for part in (first, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_everything_in_bf16_is_close_to_everything_in_float32(
+    model: SamSegmenter, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = partial(
+        SamAutomaticMaskGenerator, pred_iou_thresh=-100.0, stability_score_thresh=0.0
+    )
+    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", generator)
+    found = []
+    for precision in ("fp32", "bf16"):
+        options = ModelOptions("mobilesam", precision=precision)
+        adapter = SamSegmenter(model.model, options, family="MobileSAM", licence="x")
+        adapter.points_per_side = 1
+        found.append(adapter.everything(image))
+    exact, rounded = found
+    assert exact
+    assert len(rounded) == len(exact)
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.mask.shape == SIZE_HW
+        assert np.isclose(one.score, other.score, rtol=0.1, atol=0.1)

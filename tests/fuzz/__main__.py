@@ -49,10 +49,10 @@ def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Prog
 
 def describe(done: dict[str, Progress]) -> str:
     """One line a target, then every crash in full."""
-    lines = [f"{'reader':24}{'inputs':>10}{'read':>10}{'refused':>10}{'crashes':>10}{'s':>8}"]
+    lines = [f"{'reader':32}{'inputs':>10}{'read':>10}{'refused':>10}{'crashes':>10}{'s':>8}"]
     for name, each in done.items():
         lines.append(
-            f"{name:24}{each.counts.total:>10}{each.counts.read:>10}{each.counts.refused:>10}"
+            f"{name:32}{each.counts.total:>10}{each.counts.read:>10}{each.counts.refused:>10}"
             f"{int(each.crash is not None):>10}{each.seconds:>8.0f}"
         )
     total = sum(each.counts.total for each in done.values())

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hypothesis import HealthCheck, given, seed, settings
 
 from .targets import Target
 
+# Processor time of one thread for one input: the limit does not depend on the number of threads.
 HANG_CPU_S = 20.0
+_LOOK_EVERY_S = 1.0
+_SIGNAL = getattr(signal, "SIGVTALRM", 0)
 
 
 class HangError(AssertionError):
-    """A reader took more processor time than any answer is worth."""
+    """A thread took more processor time than any answer is worth, or threads never end."""
 
 
 @dataclass
@@ -33,21 +38,46 @@ class Counts:
         return self.read + self.refused
 
 
-@contextlib.contextmanager
-def _no_hang() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise HangError(f"no answer after {HANG_CPU_S:.0f} s of processor time")
+def _cpu_s_by_thread() -> dict[int, float]:
+    """Processor time of each thread of this process, in seconds."""
+    return {each.id: each.user_time + each.system_time for each in psutil.Process().threads()}
 
-    if not hasattr(signal, "setitimer"):  # Windows
+
+@contextlib.contextmanager
+def no_hang() -> Iterator[None]:
+    """Raises a HangError in the main thread as soon as one thread has taken `HANG_CPU_S` seconds.
+
+    A thread of its own looks, and interrupts the main thread by a signal sent to that very thread:
+    a timer's signal may go to another thread, and would not wake a main thread that waits.
+    """
+    if not hasattr(signal, "pthread_kill"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, HANG_CPU_S)
+    main, before, ended = threading.get_ident(), _cpu_s_by_thread(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            # The number of a thread that has ended may be given to another one.
+            taken = [
+                spent - min(spent, before.get(each, 0.0))
+                for each, spent in _cpu_s_by_thread().items()
+            ]
+            if max(taken) > HANG_CPU_S:
+                signal.pthread_kill(main, _SIGNAL)
+                return
+
+    def stop(*_: Any) -> None:
+        raise HangError(f"a thread has not ended after {HANG_CPU_S:g} s of processor time")
+
+    old = signal.signal(_SIGNAL, stop)
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        ended.set()
+        looking.join()
+        signal.signal(_SIGNAL, old)
 
 
 def run_round(target: Target, n_inputs: int, number: int | None = None) -> Counts:
@@ -69,7 +99,7 @@ def run_round(target: Target, n_inputs: int, number: int | None = None) -> Count
     )
     @given(target.inputs())
     def check(data: Any) -> None:
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, _no_hang():
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, no_hang():
             if target.refuses(data, Path(folder)):
                 counts.refused += 1
             else:

@@ -2,19 +2,98 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from .threads import CASES, Case, wrong_answers
+from mobilesam.fast.prompting import ImageEmbedding
+from mobilesam.predictor import MobileSam
+
+from . import rounds, threads
+from .rounds import HangError, run_round
+from .surface import Surface, public_surface, stale_exemptions, without_case
+from .targets import Target
+from .threads import CASES, N_THREADS, Case, shared_predictor, small_sam, wrong_answers
+
+SUITE = [case for case in CASES if case.times]
+# What each case has called in this process.
+_CALLED: dict[str, set[str]] = {}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SUITE, ids=lambda case: case.name)
 def test_threads_answer_as_one_thread_bit_for_bit(case: Case) -> None:
+    if lacking := case.lacking():
+        pytest.skip(lacking)
     jobs = case.jobs(np.random.default_rng(0))
-    assert wrong_answers(jobs) == []
+    called: set[str] = set()  # by the jobs alone, not by what prepares them
+    watched = public_surface().watched(called)
+    assert wrong_answers(jobs, times=case.times, watched=watched) == []
+    _CALLED[case.name] = called
+
+
+def test_every_public_method_and_class_has_a_case() -> None:
+    for case in SUITE:
+        if case.name not in _CALLED and not case.lacking():
+            jobs = case.jobs(np.random.default_rng(0))
+            _CALLED[case.name] = set()
+            with public_surface().watched(_CALLED[case.name]):
+                for job in jobs:
+                    job()
+    called = frozenset[str]().union(*_CALLED.values())
+    assert without_case(public_surface(), called) == [], "add a case to threads.py"
+    assert stale_exemptions(public_surface()) == []
+
+
+def _module() -> ModuleType:
+    module = ModuleType("mobilesam.added")
+    source = """
+class Base:
+    def run(self): return 1
+    @property
+    def size(self): return 2
+    @size.setter
+    def size(self, value): pass
+    def _hidden(self): pass
+
+class Added(Base):
+    @classmethod
+    def make(cls): return cls()
+    def __call__(self): return self.run()
+
+def answer(): return 3
+def _hidden(): pass
+"""
+    exec(compile(source, "added.py", "exec"), vars(module))  # noqa: S102 - the text above
+    for name in ("Base", "Added", "answer"):
+        getattr(module, name).__module__ = module.__name__
+    return module
+
+
+def test_a_new_class_method_or_function_is_noticed() -> None:
+    module: Any = _module()
+    surface = Surface([module])
+    inherited = {
+        f"mobilesam.added.{owner}.{name}"
+        for owner in ("Base", "Added")
+        for name in ("run", "size", "size =")
+    }
+    own = {"mobilesam.added.Added.make", "mobilesam.added.Added.__call__", "mobilesam.added.answer"}
+    assert surface.names == inherited | own
+    assert set(without_case(surface, frozenset())) == surface.names
+    called: set[str] = set()
+    with surface.watched(called):
+        module.Added.make()()
+        module.answer()
+    # `run` was called on an `Added`: the other class is still to be called.
+    assert called == own | {"mobilesam.added.Added.run"}
+    assert "mobilesam.added.Base.run" in without_case(surface, frozenset(called))
 
 
 def test_a_buffer_that_threads_share_is_noticed() -> None:
@@ -27,3 +106,83 @@ def test_a_buffer_that_threads_share_is_noticed() -> None:
 
     jobs = [lambda value=value: job(value) for value in range(4)]
     assert wrong_answers(jobs)
+
+
+class _Torn(MobileSam):
+    """A predictor that changes the image's embedding first, and its sizes some time later."""
+
+    def _keep(self, found: ImageEmbedding) -> None:
+        self.features, self.is_image_set = found.features, True
+        time.sleep(2e-3)
+        self.original_size, self.input_size = found.size_hw, found.inner_hw
+
+
+def test_an_image_that_is_set_in_parts_is_noticed() -> None:
+    assert wrong_answers(shared_predictor(lambda: _Torn(small_sam()), np.random.default_rng(0)))
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    main = threading.get_ident()
+
+    def job() -> int:
+        if threading.get_ident() != main:
+            raise ZeroDivisionError
+        return 1
+
+    with pytest.raises(ZeroDivisionError):
+        wrong_answers([job])
+
+
+def test_threads_that_wait_for_each_other_are_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "STUCK_S", 0.2)
+    main, never = threading.get_ident(), threading.Event()
+
+    def job() -> int:
+        if threading.get_ident() != main:
+            never.wait()
+        return 1
+
+    with pytest.raises(HangError, match=r"left are \[0, 1, 2\]"):
+        wrong_answers([job])
+    never.set()
+
+
+def _spend(cpu_s: float) -> None:
+    """Takes processor time in this thread; lets go of the interpreter now and then."""
+    start, data = time.thread_time(), bytes(2**16)
+    while time.thread_time() - start < cpu_s:
+        hashlib.sha256(data).digest()
+
+
+@pytest.fixture
+def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "HANG_CPU_S", 0.3)
+    monkeypatch.setattr(rounds, "_LOOK_EVERY_S", 0.05)
+
+
+@pytest.mark.usefixtures("_short_limit")
+def test_the_limit_of_a_hang_is_that_of_one_thread() -> None:
+    """Eight threads together take more than the limit, and none of them alone."""
+
+    def read(_: int, __: Path) -> None:
+        started = [threading.Thread(target=_spend, args=(0.06,)) for _ in range(N_THREADS)]
+        for each in started:
+            each.start()
+        for each in started:
+            each.join()
+
+    assert run_round(Target("threads", lambda: st.just(0), read), n_inputs=1).read == 1
+
+
+@pytest.mark.usefixtures("_short_limit")
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_thread_that_does_not_end_is_a_hang(in_thread: bool) -> None:
+    def read(_: int, __: Path) -> None:
+        if not in_thread:
+            _spend(30)
+        thread = threading.Thread(target=_spend, args=(1.0,), daemon=True)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(HangError, match="processor time"):
+        run_round(Target("endless", lambda: st.just(0), read), n_inputs=1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -656,3 +659,68 @@ print(max(used[50:]) - max(used[:50]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # One image is 0.2 to 2.4 MB, its masks as much and its logits several times that.
     assert int(done.stdout) < 8 * 2**20
+
+
+def test_copies_share_weights_and_have_an_image_of_their_own(fast: MobileSam) -> None:
+    fast.set_image(picture((60, 90)))
+    features, own = fast.features, copy.copy(fast)
+    assert own.network is fast.network
+    assert own.features is features
+    own.set_image(picture((30, 20)))
+    assert fast.features is features
+    assert (fast.original_size, own.original_size) == ((60, 90), (30, 20))
+    own.reset_image()
+    assert fast.is_image_set
+
+
+@pytest.mark.parametrize("change", ["reset", "assign"])
+def test_an_image_set_while_another_thread_changes_it_is_kept_whole(
+    fast: MobileSam, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    model = copy.copy(fast)
+    model.set_image(picture((60, 90)))
+    reading, replace = threading.Event(), dataclasses.replace
+
+    def slowly(image: Any, **attributes: Any) -> Any:
+        reading.set()
+        time.sleep(0.1)  # the other image is encoded by then
+        return replace(image, **attributes)
+
+    def other() -> None:
+        reading.wait(10)
+        model.set_image(picture((30, 20)))
+
+    model.encode(picture((30, 20)))
+    thread = threading.Thread(target=other)
+    thread.start()
+    monkeypatch.setattr("mobilesam.predictor.replace", slowly)
+    if change == "reset":
+        model.reset_image()
+    else:
+        model.features = None
+    thread.join()
+    assert model.is_image_set
+    assert model.original_size == (30, 20)
+    expected = MobileSam(fast.model, fast.network)
+    expected.set_image(picture((30, 20)))
+    assert torch.equal(model.get_image_embedding(), expected.get_image_embedding())
+
+
+def test_no_thread_sees_an_image_that_is_assigned_in_parts(fast: MobileSam) -> None:
+    model, box = copy.copy(fast), np.array([1.0, 2.0, 15.0, 16.0])
+    model.set_image(picture((30, 20)))
+    features, size_hw, inner_hw = model.features, model.original_size, model.input_size
+    wanted = model.predict(box=box)
+    model.set_image(picture((60, 90)))
+    steps: list[tuple[str, Any]] = [
+        ("features", features),
+        ("original_size", size_hw),
+        ("input_size", inner_hw),
+    ]
+    model.reset_image()
+    for name, value in steps:
+        setattr(model, name, value)
+        with pytest.raises(ImageNotSetError):
+            model.predict(box=box)
+    model.is_image_set = True
+    np.testing.assert_array_equal(model.predict(box=box)[0], wanted[0])

@@ -1,0 +1,179 @@
+"""The public functions and methods of `mobilesam` and `baselines`, and which of them calls reach.
+
+A method counts once for each public class that has it, so that an adapter that inherits a method is
+to be called itself.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+import baselines
+import mobilesam
+
+PACKAGES = (mobilesam, baselines)
+
+
+def modules(package: ModuleType) -> list[ModuleType]:
+    """A package's modules, imported."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [importlib.import_module(each.name) for each in found]
+
+
+class Surface:
+    """Public functions and methods, by their code.
+
+    Args:
+        found: Modules to list; only what is defined in one of them counts.
+
+    Attributes:
+        names: `module.function`, `module.Class.method`; a property's setter ends in ` =`.
+    """
+
+    def __init__(self, found: list[ModuleType]) -> None:
+        self._modules = {each.__name__ for each in found}
+        self._functions: dict[CodeType, str] = {}
+        self._methods: dict[CodeType, dict[type, str]] = {}
+        for module in found:
+            for name, value in vars(module).items():
+                if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
+                    continue
+                if inspect.isclass(value):
+                    self._add_class(value)
+                elif inspect.isfunction(inspect.unwrap(value)):
+                    self._functions[inspect.unwrap(value).__code__] = f"{module.__name__}.{name}"
+        methods = (name for each in self._methods.values() for name in each.values())
+        self.names = frozenset((*self._functions.values(), *methods))
+
+    def _add_class(self, owner: type) -> None:
+        """Adds what a class and its bases define, unless it is a protocol or abstract."""
+        if getattr(owner, "_is_protocol", False) or inspect.isabstract(owner):
+            return
+        for name in dir(owner):
+            if name.startswith("_") and name != "__call__":
+                continue
+            base = next((each for each in owner.__mro__ if name in vars(each)), None)
+            if base is None or base.__module__ not in self._modules:
+                continue
+            for ending, function in _functions(vars(base)[name]):
+                code = inspect.unwrap(function).__code__
+                full = f"{owner.__module__}.{owner.__qualname__}.{name}{ending}"
+                self._methods.setdefault(code, {})[owner] = full
+
+    def name_of(self, frame: FrameType) -> str | None:
+        """The name of the function or method that a frame runs, if it is one of the surface."""
+        code = frame.f_code
+        if code in self._functions:
+            return self._functions[code]
+        owners = self._methods.get(code)
+        if not owners:
+            return None
+        first: Any = frame.f_locals.get(code.co_varnames[0])
+        kind = first if isinstance(first, type) else type(first)
+        return next((owners[each] for each in kind.__mro__ if each in owners), None)
+
+    @contextmanager
+    def watched(self, called: set[str]) -> Iterator[None]:
+        """Adds the names of all that this thread calls while the block runs to `called`."""
+
+        def look(frame: FrameType, event: str, _: Any) -> None:
+            if event == "call":
+                name = self.name_of(frame)
+                if name is not None:
+                    called.add(name)
+
+        before = sys.getprofile()
+        sys.setprofile(look)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+
+def _functions(value: Any) -> Iterator[tuple[str, Any]]:
+    """The functions behind an attribute of a class, each with an ending for its name."""
+    if isinstance(value, property):
+        yield from (
+            (ending, each)
+            for ending, each in (("", value.fget), (" =", value.fset))
+            if each is not None
+        )
+    elif isinstance(value, cached_property):
+        yield "", value.func
+    elif isinstance(value, (classmethod, staticmethod)):
+        yield "", value.__func__
+    elif inspect.isfunction(value):
+        yield "", value
+
+
+@cache
+def public_surface() -> Surface:
+    """All of `mobilesam` and `baselines`."""
+    return Surface([each for package in PACKAGES for each in modules(package)])
+
+
+# Names, or patterns of names, that no case of `threads.CASES` calls, and the reasons. A method that
+# runs a model belongs into a case instead.
+EXEMPT = {
+    "mobilesam.distillation.*": "training: one thread in a process of its own; threads that read a "
+    "store have a test in tests/mobilesam/distillation/test_embedding_store.py",
+    "mobilesam.export.writer.export_model": "torch's exporter is not safe from several threads",
+    "mobilesam.export.graphs.*": "graphs that are traced by the exporter, and never run",
+    "mobilesam.export.parity.compare": "part of the export",
+    "mobilesam.export.runtime.ParityRow.passed": "part of the export",
+    "mobilesam.weights.cache.*": "files, behind locks that are tested in tests/mobilesam/test_cache.py",
+    "mobilesam.weights.checkpoint_specs.*": "reads a table that never changes",
+    "mobilesam.weights.checkpoints.*": "finds and fetches files before a model is built",
+    "mobilesam.weights.download.*": "finds and fetches files before a model is built",
+    "mobilesam.weights.connectivity.*": "finds and fetches files before a model is built",
+    "mobilesam.weights.verification.*": "compares files with the table of checkpoints",
+    "mobilesam.files.*": "writes files",
+    "mobilesam.weights.ship.*": "a command of its own, which writes a file",
+    "mobilesam.validation.first_problem": "words of an error about a file",
+    "mobilesam.fast.allocator.keep_buffers": "a setting of the process, without a way back",
+    "mobilesam.fast.kernels.computes_bf16": "asks the processor, once",
+    "mobilesam.fast.kernels.has_onednn_linear": "asks torch, once",
+    "mobilesam.logs.logger_level": "threads are tested in tests/mobilesam/test_process_state.py",
+    "mobilesam.process_state.ignored_warnings": "tested in tests/mobilesam/test_process_state.py",
+    "mobilesam.model.color_channels.learnt_channels": "reads a configuration, for training",
+    "mobilesam.model.mini.*": "builds a model; those that run are called by the mini adapter's case",
+    "mobilesam.model.mobile_sam.load_sam_mini": "as `load_mobile_sam`, which the case of int8 weights calls",
+    "mobilesam.model.model_files.*": "reads a header; `read_shape` is called by the case of int8 weights",
+    "mobilesam.model.state_dicts.load_torch_file": "reads a file; its warnings: test_process_state.py",
+    "mobilesam.predictor.MobileSam.from_pretrained": "finds a file; then `from_checkpoint`",
+    "baselines.registry.*": "finds and builds models by name",
+    "baselines.*.build*": "builds a model of full size; the cases build small ones",
+    "baselines.*.derive*": "exports a model, behind the lock of mobilesam.weights.cache",
+    "baselines.exported.ensure_exported": "exports a model, behind the lock of mobilesam.weights.cache",
+    "baselines.exported.exported_folder": "reads a path",
+    "baselines.exported.is_exported": "reads a path",
+    "baselines.exported.folder_checkpoint": "reads a path",
+    "baselines.fast_sam.import_ultralytics": "once for each process, behind a lock",
+    "baselines.pixels.mask_box": "arithmetic on the arguments",
+    "baselines.sam_like.load_or_random": "builds a model of full size",
+    "baselines.sam_like.weights_info": "reads options",
+    "mobilesam.export.runtime.*": "files; threads that open a graph: tests/baselines/test_exported.py",
+}
+
+
+def without_case(surface: Surface, called: frozenset[str]) -> list[str]:
+    """Names that neither a case calls nor `EXEMPT` lists."""
+    return sorted(
+        name
+        for name in surface.names - called
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in EXEMPT)
+    )
+
+
+def stale_exemptions(surface: Surface) -> list[str]:
+    """Entries of `EXEMPT` that name nothing."""
+    return [pattern for pattern in EXEMPT if not fnmatch.filter(surface.names, pattern)]
