@@ -47,7 +47,8 @@ def test_every_public_method_and_class_has_a_case() -> None:
                 for job in jobs:
                     job()
     called = frozenset[str]().union(*_CALLED.values())
-    assert without_case(public_surface(), called) == [], "add a case to threads.py"
+    missing = without_case(public_surface(), called)
+    assert missing == [], f"add a case to threads.py for {missing}"
     assert stale_exemptions(public_surface()) == []
 
 
@@ -118,7 +119,9 @@ class _Torn(MobileSam):
 
 
 def test_an_image_that_is_set_in_parts_is_noticed() -> None:
-    assert wrong_answers(shared_predictor(lambda: _Torn(small_sam()), np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    # On a busy machine, the threads of one attempt may run one after another.
+    assert any(wrong_answers(shared_predictor(lambda: _Torn(small_sam()), rng)) for _ in range(20))
 
 
 def test_an_error_in_a_thread_is_raised() -> None:

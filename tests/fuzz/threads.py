@@ -543,7 +543,7 @@ def _whole(model: Segmenter, image: np.ndarray, prompts: Prompts) -> Any:
 
 
 def _stored(model: Any, embedding: Any, prompts: Prompts) -> Any:
-    arrays = model.embedding_arrays(embedding)
+    arrays = boundary.embedding_arrays(model, model.info.name, embedding)
     return [arrays, model.decode(model.embedding_from(arrays, embedding.size_hw), prompts)]
 
 
