@@ -144,7 +144,6 @@ EXEMPT = {
     "mobilesam.fast.kernels.has_onednn_linear": "asks torch, once",
     "mobilesam.logs.logger_level": "threads are tested in tests/mobilesam/test_process_state.py",
     "mobilesam.process_state.ignored_warnings": "tested in tests/mobilesam/test_process_state.py",
-    "mobilesam.model.color_channels.learnt_channels": "reads a configuration, for training",
     "mobilesam.model.mini.*": "builds a model; the case of the mini adapter runs one",
     "mobilesam.model.mobile_sam.load_sam_mini": "as `load_mobile_sam`",
     "mobilesam.model.model_files.*": "reads a header",
