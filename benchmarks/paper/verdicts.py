@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -60,7 +60,6 @@ Verdict = Literal[
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
-_NO_TIME = "not timed in this run"
 
 
 class Orientation(Spec):
@@ -333,37 +332,41 @@ def _judge_count_ratio(
 
 
 @dataclass(frozen=True, slots=True)
-class _Missing:
-    """A phase without a time."""
+class _PhaseTime:
+    """Time of a phase in ms, or None with the reason; `scaled_from` is a number of prompts."""
 
     phase: str
-    why: str
+    ms: float | None = None
+    scaled_from: int | None = None
+    why: str = ""
     untrained: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sum:
-    """Sum of the timed phases of a model.
-
-    Attributes:
-        model: The model.
-        ms: Sum in ms.
-        parts: Phases in the sum.
-        missing: Phases without a time.
-        scaled: Phases that were scaled up, with the number of prompts that was timed.
-    """
+    """Sum of the timed phases of a model."""
 
     model: str
-    ms: float = 0.0
-    parts: list[str] = field(default_factory=list)
-    missing: list[_Missing] = field(default_factory=list)
-    scaled: list[tuple[str, int]] = field(default_factory=list)
+    phases: tuple[_PhaseTime, ...]
+
+    @property
+    def ms(self) -> float:
+        return sum(each.ms or 0.0 for each in self.phases)
+
+    @property
+    def timed(self) -> list[_PhaseTime]:
+        return [each for each in self.phases if each.ms is not None]
+
+    @property
+    def missing(self) -> list[_PhaseTime]:
+        return [each for each in self.phases if each.ms is None]
 
     @property
     def text(self) -> str:
         """As printed: the sum, its phases, and the missing phases."""
-        text = f"{self.model} {milliseconds(self.ms)} ({' + '.join(self.parts)})"
+        parts = " + ".join(each.phase for each in self.timed)
         without = " and ".join(each.phase for each in self.missing)
+        text = f"{self.model} {milliseconds(self.ms)} ({parts})"
         return f"{text} without {without}" if without else text
 
 
@@ -384,11 +387,11 @@ def _judge_times(
     comparable = setup is not None and setup.device.startswith(hardware.device)
     if not is_ratio:
         comparable = comparable and _is_published_gpu(record, hardware)
-    untimed = setup is None or not all(time.parts for time in times)
+    untimed = setup is None or not all(time.timed for time in times)
     if is_ratio:
         # Two numbers of prompts scaled up from one row have the ratio of the numbers, whatever the
         # row; and two lower bounds give no bound of their ratio.
-        scaled = all(time.parts and len(time.scaled) == len(time.parts) for time in times)
+        scaled = all(each.scaled_from for time in times for each in time.timed)
         hollow = scaled and times[0].model == times[1].model
         untimed = untimed or hollow or all(time.missing for time in times)
     obstacle: Verdict | None = None if comparable else "different hardware"
@@ -446,44 +449,36 @@ def _is_published_gpu(record: RunRecord, hardware: Hardware) -> bool:
 
 
 def _add_up(record: RunRecord, setup: Setup | None, wanted: Timed) -> _Sum:
-    """Sums the phases that were timed under a setup, and lists those that were not."""
+    """Times of the wanted phases under a setup, or of the whole if it was timed."""
     rows = [row for row in record.latency if row.model == wanted.model and setup_of(row) == setup]
     if wanted.whole is not None:
         whole = _find_phase(rows, wanted.whole)
-        if not isinstance(whole, _Missing) and whole[1] is None:
-            return _Sum(wanted.model, whole[0], [wanted.whole.text])
-    total = _Sum(wanted.model)
-    for phase in wanted.phases:
-        found = _find_phase(rows, phase)
-        if isinstance(found, _Missing):
-            total.missing.append(found)
-            continue
-        ms, scaled_from = found
-        total.ms += ms
-        total.parts.append(phase.text)
-        if scaled_from is not None:
-            total.scaled.append((phase.text, scaled_from))
-    return total
+        if whole.ms is not None and whole.scaled_from is None:
+            return _Sum(wanted.model, (whole,))
+    return _Sum(wanted.model, tuple(_find_phase(rows, phase) for phase in wanted.phases))
 
 
-def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> tuple[float, int | None] | _Missing:
-    """Time of a phase in ms, and the number of prompts if it was scaled up from another number."""
+def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
     same = [row for row in rows if row.phase == phase.name]
     exact = [row for row in same if phase.n_prompts in (None, row.n_prompts)]
     for row in exact:
         value = timed(row)
         if value is not None:
-            return value[0], None
+            return _PhaseTime(phase.text, value[0])
     if phase.scaled and phase.n_prompts is not None:
         known = [(row.n_prompts, v[0]) for row in same if row.n_prompts and (v := timed(row))]
         if known:
             most, ms = max(known)
-            return ms * phase.n_prompts / most, most
+            return _PhaseTime(phase.text, ms * phase.n_prompts / most, scaled_from=most)
     skipped = exact or same
-    untrained = any(row.status == "skipped" and row.weights == "random" for row in skipped)
     reasons = [row.why for row in skipped if row.why]
     slow = [why for why in reasons if why.startswith("about ")]
-    return _Missing(phase.text, next(iter((*slow, *reasons)), _NO_TIME), untrained and not slow)
+    untrained = any(row.status == "skipped" and row.weights == "random" for row in skipped)
+    return _PhaseTime(
+        phase.text,
+        why=next(iter((*slow, *reasons)), "not timed in this run"),
+        untrained=untrained and not slow,
+    )
 
 
 def _time_command(obstacle: Verdict | None, times: Sequence[_Sum]) -> str | None:
@@ -501,8 +496,9 @@ def _time_remarks(times: Sequence[_Sum]) -> list[str]:
     scaled: dict[int, list[str]] = {}
     reasons: dict[str, list[str]] = {}
     for time in times:
-        for phase, n_prompts in time.scaled:
-            scaled.setdefault(n_prompts, []).append(phase)
+        for each in time.timed:
+            if each.scaled_from is not None:
+                scaled.setdefault(each.scaled_from, []).append(each.phase)
         for each in time.missing:
             reasons.setdefault(each.why, []).append(each.phase)
     return [
