@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from baselines.interface import (
+    BoolArray,
     Embedding,
     Float32Array,
     MaskRecord,
@@ -103,6 +104,27 @@ def decode(
     with adapter_call("decode"):
         found = model.decode(embedding, prompts, multimask=multimask)
     return check_masks(model, "decode", found, len(prompts), size_hw)
+
+
+def best_mask(
+    model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
+) -> tuple[BoolArray, float]:
+    """Predicts the mask with the best score for one prompt.
+
+    A single point is ambiguous, so all candidate masks are considered for it; for other prompts
+    the model returns one mask.
+
+    Returns:
+        The mask, (H, W) bool, and its score.
+
+    Raises:
+        BenchError: The adapter failed, or its result violates the interface.
+    """
+    points = prompts.points
+    ambiguous = prompts.boxes is None and points is not None and points.shape[1] == 1
+    found = decode(model, embedding, prompts, size_hw, multimask=ambiguous)
+    best = int(np.argmax(found.scores[0]))
+    return found.masks[0, best], float(found.scores[0, best])
 
 
 def embedding_arrays(

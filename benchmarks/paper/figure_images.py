@@ -137,7 +137,7 @@ def file_image(
     given = {"point": point, "box": box}
     for prompts in given.values():
         if prompts is not None:
-            _check_inside(prompts, (height, width), path.name)
+            check_inside(prompts, (height, width), path.name)
     # At least a pixel wide, however small the image.
     corners = (width / 4, height / 4, max(3 * width / 4, 1), max(3 * height / 4, 1))
     origins = [f"{kind}: given" for kind in given if given[kind] is not None]
@@ -194,17 +194,22 @@ def _sample_image(dataset: Dataset, sample: Sample) -> FigureImage:
     )
 
 
-def _check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
+def check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
+    """Checks that the points of a prompt lie in an image and that its box touches it.
+
+    Raises:
+        UsageError: A point or the box lies outside.
+    """
     height, width = size_hw
-    where = f"{name}, which has {width} x {height} pixels"
+    where = f"outside the image of {width} x {height} pixels ({name})"
     if prompts.points is not None:
         for x, y in prompts.points[0].tolist():
             if not (0 <= x < width and 0 <= y < height):
-                raise UsageError(f"point {x:g},{y:g} lies outside of {where}")
+                raise UsageError(f"point {x:g},{y:g} lies {where}")
     if prompts.boxes is not None:
         x0, y0, x1, y1 = prompts.boxes[0].tolist()
         if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-            raise UsageError(f"box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of {where}")
+            raise UsageError(f"box {x0:g},{y0:g},{x1:g},{y1:g} lies {where}")
 
 
 def _point_prompt(x: float, y: float) -> Prompts:

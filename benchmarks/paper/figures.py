@@ -201,14 +201,9 @@ def _failure(where: str, error: BenchError, reporter: Reporter) -> Prediction:
 def _predict_prompt(
     model: Segmenter, embedding: Embedding, image: FigureImage, prompts: Prompts
 ) -> Prediction:
-    # A single click is ambiguous: of all candidates, the one with the best score is kept.
-    multimask = prompts.points is not None and prompts.points.shape[1] == 1
     height, width = image.image.shape[:2]
-    found = boundary.decode(model, embedding, prompts, (height, width), multimask=multimask)
-    best = int(np.argmax(found.scores[0]))
-    mask = found.masks[0, best]
-    truth = iou(mask, image.references[0]) if image.references else None
-    return Prediction((mask,), float(found.scores[0, best]), truth)
+    mask, score = boundary.best_mask(model, embedding, prompts, (height, width))
+    return Prediction((mask,), score, iou(mask, image.references[0]) if image.references else None)
 
 
 def _predict_everything(model: Segmenter, image: FigureImage) -> Prediction:

@@ -15,6 +15,7 @@ from baselines.registry import build
 from benchmarks.cli.commands.printing import print_json
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import check_max_pixels, one_trained, print_weights
+from benchmarks.paper.figure_images import check_inside
 from mobilesam.errors import DataError, UsageError
 
 _MASK_COLOUR = np.array([0, 114, 178], np.float32)  # Okabe and Ito's blue
@@ -36,22 +37,16 @@ def predict(
 
     prompts = parse_prompts(points, box)
     image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
-    _check_inside(prompts, image)
+    height, width = image.shape[:2]
+    check_inside(prompts, (height, width), image_path.name)
     planned = one_trained(arguments, "predict")
     print_weights(planned)
-    single = prompts.boxes is not None or (
-        prompts.points is not None and prompts.points.shape[1] > 1
-    )
-    # One click is ambiguous: ask for all candidates and keep the best by the model's own score.
-    height, width = image.shape[:2]
     with boundary.naming(planned.entry.name):
         model = build(planned.entry, planned.options)
         embedding = boundary.encode(model, image)
-        masks = boundary.decode(model, embedding, prompts, (height, width), multimask=not single)
-    best = int(np.argmax(masks.scores[0]))
-    mask = masks.masks[0, best]
+        mask, score = boundary.best_mask(model, embedding, prompts, (height, width))
     _write_overlay(image, mask, prompts, out)
-    _print(planned.entry.name, mask, float(masks.scores[0, best]), out, as_json)
+    _print(planned.entry.name, mask, score, out, as_json)
     return 0
 
 
@@ -85,23 +80,6 @@ def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> lis
     if len(values) not in lengths:
         raise UsageError(f"{option} wants {form} in pixels; got {text!r}")
     return values
-
-
-def _check_inside(prompts: Prompts, image: UInt8Array) -> None:
-    height, width = image.shape[:2]
-    if prompts.points is not None:
-        for x, y in prompts.points[0]:
-            if not (0 <= x < width and 0 <= y < height):
-                raise UsageError(
-                    f"point {x:g},{y:g} lies outside the image of {width} x {height} pixels"
-                )
-    if prompts.boxes is not None:
-        x0, y0, x1, y1 = prompts.boxes[0]
-        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-            raise UsageError(
-                f"box {x0:g},{y0:g},{x1:g},{y1:g} lies outside the image of "
-                f"{width} x {height} pixels"
-            )
 
 
 def _write_overlay(image: UInt8Array, mask: BoolArray, prompts: Prompts, out: Path) -> None:

@@ -330,8 +330,11 @@ def test_json_is_one_document(
         ({"kinds": ","}, "nothing to draw"),
         ({"points": ("1,2", "3,4")}, "2 --point for 1 --image"),
         ({"boxes": ("1,2,3",)}, "--box wants"),
-        ({"points": ("60,20",)}, r"point 60,20 lies outside of mine.png, which has 60 x 40"),
-        ({"boxes": ("60,0,70,9",)}, "lies outside of mine.png"),
+        (
+            {"points": ("60,20",)},
+            r"point 60,20 lies outside the image of 60 x 40 pixels \(mine.png\)",
+        ),
+        ({"boxes": ("60,0,70,9",)}, "lies outside the image"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
