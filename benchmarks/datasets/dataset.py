@@ -22,7 +22,6 @@ class Instance:
     """One annotated object.
 
     Attributes:
-        annotation_id: Unique within the dataset.
         category: Name of the class; empty where the dataset has none (SA-1B).
         area_px: Area stated by the annotation, in pixels; determines the size class.
         box: (4,) float32 xyxy with half-open edges, in pixels of the original image.
@@ -44,14 +43,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """An image with its annotated objects.
-
-    Attributes:
-        image_id: Unique within the dataset.
-        name: File name, for messages and records.
-        image: (H, W, 3) uint8 RGB.
-        instances: At least one, in a fixed order.
-    """
+    """An image, (H, W, 3) uint8 RGB, with its annotated objects, at least one."""
 
     image_id: int
     name: str
@@ -64,9 +56,8 @@ class UnreadableImage:
     """An image that cannot be used; yielded in its place so that it can be counted.
 
     Attributes:
-        image_id: As in `Sample`; -1 if unknown (damaged archive).
-        name: Name of the unreadable file.
-        reason: One line that states what is wrong with it.
+        image_id: -1 if unknown (damaged archive).
+        reason: One line that states what is wrong with the file.
         n_instances: Number of annotated objects of the image, as far as known.
     """
 
@@ -78,13 +69,7 @@ class UnreadableImage:
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """One image, and the problems found in its annotations while it was read.
-
-    Attributes:
-        sample: The image.
-        left_out: Number of unused annotations by reason.
-        problems: One line for each malformed annotation.
-    """
+    """One image, with the number of its unused annotations by reason and their problems."""
 
     sample: Sample | UnreadableImage
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -102,11 +87,10 @@ class Shard:
     Attributes:
         name: Unique within the dataset and usable as a file name; shards sort by it.
         dataset: Name of the whole dataset.
-        fingerprint: SHA-256 (hex) of all that determines prompts and references of the shard.
         readers: One per image, in order.
         images: Id and file name of each image.
         share: Fraction of the dataset's data in this shard, in [0, 1].
-        images_state: State of the image files, as in `Dataset`.
+        fingerprint: As in `Dataset`, for this shard; the same for `images_state`.
     """
 
     name: str
@@ -118,12 +102,7 @@ class Shard:
     images_state: str = ""
 
     def without(self, reasons: Mapping[int, str]) -> Shard:
-        """Returns a copy that does not read some images.
-
-        Args:
-            reasons: Why an image must not be read, by its position in the shard. Each of these
-                images is given as an `UnreadableImage` with this reason.
-        """
+        """Returns a copy in which some images, by position, are unreadable for given reasons."""
         readers = list(self.readers)
         for index, reason in reasons.items():
             image = UnreadableImage(*self.images[index], reason)
@@ -262,7 +241,7 @@ def consecutive_shards(
         readers: One per image.
         images: Id and file name of each image.
         images_per_shard: As in `Dataset.shards`.
-        images_state: Gives the state of the image files of a slice of the images.
+        images_state: Returns the state of the image files of a slice of the images.
     """
     step = images_per_shard or len(readers)
     for start in range(0, len(readers), step):

@@ -49,9 +49,6 @@ class GroundTruthMask:
     """One mask of the ground truth.
 
     Attributes:
-        image_id: As in the annotation file.
-        category_id: As in the annotation file.
-        rle: Mask at the size of the image.
         area_px: Area stated by the annotation, in pixels; determines the size class.
         is_crowd: A region of many objects: detections in it are neither right nor wrong.
     """
@@ -69,7 +66,6 @@ class GroundTruthImage:
 
     Attributes:
         names: Candidate paths of its file, relative to the folder of images; at least one.
-        size_hw: Height and width in pixels.
         in_dataset: Whether it has a usable instance, so that a `CocoDataset` yields it.
     """
 
@@ -100,10 +96,7 @@ class DetectedBox:
     """One box of a detector.
 
     Attributes:
-        image_id: As in the annotation file.
-        category_id: As in the annotation file.
         box: (4,) float32 xyxy with half-open edges, in pixels, clipped to the image.
-        score: Confidence of the detector.
     """
 
     image_id: int
@@ -117,8 +110,7 @@ class Detections:
     """The usable boxes of a results file.
 
     Attributes:
-        name: Name of the file.
-        sha256: SHA-256 (hex) of its bytes.
+        sha256: SHA-256 (hex) of the file.
         by_image: Boxes of each image in the order of the file; images without boxes are absent.
         left_out: Number of unused boxes by reason.
         problems: One line for each box without area or outside of its image.
@@ -197,12 +189,9 @@ def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
         image = file.images.get(row.image_id)
         found = None if image is None else log.instance("", row, image.size_hw)
         if found is not None:
-            yield (
-                row,
-                GroundTruthMask(
-                    row.image_id, row.category or 0, found.rle, found.area_px, bool(row.iscrowd)
-                ),
-            )
+            category_id, is_crowd = row.category or 0, bool(row.iscrowd)
+            mask = GroundTruthMask(row.image_id, category_id, found.rle, found.area_px, is_crowd)
+            yield row, mask
 
 
 def read_detections(path: Path, truth: GroundTruth) -> Detections:
@@ -309,14 +298,8 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
         if bbox is None or bbox[2] <= 0 or bbox[3] <= 0:
             x0, y0, x1, y1 = rle_box(mask.rle).tolist()
             bbox = [x0, y0, x1 - x0, y1 - y0]
-        results.append(
-            {
-                "image_id": mask.image_id,
-                "category_id": mask.category_id,
-                "bbox": bbox,
-                "score": 1.0,
-            }
-        )
+        keys = {"image_id": mask.image_id, "category_id": mask.category_id}
+        results.append({**keys, "bbox": bbox, "score": 1.0})
     if not results:
         raise DataError(
             f"{path.name} gives no box: no annotation has a mask, a category_id that is a whole "

@@ -221,11 +221,7 @@ def iou(a: BoolArray, b: BoolArray) -> float:
 
 
 def tight_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
-    """Finds the smallest box that contains all pixels of an (H, W) bool mask.
-
-    Returns:
-        x0, y0, x1 and y1, half-open, in pixels; None for an empty mask.
-    """
+    """Returns the tight box of an (H, W) bool mask, half-open xyxy; None for an empty mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     if len(rows) == 0:
         return None

@@ -61,7 +61,7 @@ class Scene:
         image: (H, W, 3) uint8 RGB.
         masks: (N, H, W) bool, from far to near: the visible part of each object, disjoint, each
             of at least `MIN_VISIBLE_PX` pixels.
-        categories: N names of shapes.
+        categories: Shape of each object.
     """
 
     image: UInt8Array
@@ -111,11 +111,7 @@ def render_scene(
 
 
 def check_request(size_hw: _Size, n_objects: tuple[int, int]) -> None:
-    """Rejects a size or number of objects that `render_scene` cannot draw.
-
-    Raises:
-        UsageError: It is out of range.
-    """
+    """Raises `UsageError` for a size or number of objects that `render_scene` cannot draw."""
     if min(size_hw) < MIN_SIDE_PX:
         raise UsageError(f"a scene of {size_hw} px is too small; {MIN_SIDE_PX} a side at least")
     if not 1 <= n_objects[0] <= n_objects[1] <= MAX_OBJECTS:
@@ -184,12 +180,7 @@ def _fits(labels: UInt8Array, item: _Placed, mask: BoolArray, full_px: list[int]
 
 
 def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
-    """Draws one random silhouette.
-
-    Args:
-        rng: Source of all randomness.
-        kind: One of `SHAPES`.
-        extent_px: Diameter of the disc that contains it.
+    """Draws one random silhouette of a kind of `SHAPES`, inside a disc of diameter `extent_px`.
 
     Returns:
         (S, S) float32 coverage in [0, 1], S slightly larger than `extent_px`; pixels covered by at
@@ -485,15 +476,9 @@ def _to_uint8(canvas: Float32Array) -> UInt8Array:
 
 
 def smooth_noise(rng: _Rng, size_hw: _Size, cells: int) -> Float32Array:
-    """Draws smooth noise in two octaves.
+    """Draws smooth noise in two octaves: (H, W) float32 of mean about 0, nearly all in [-1, 1].
 
-    Args:
-        rng: Source of all randomness.
-        size_hw: Height and width of the result.
-        cells: Number of independent values along the shorter side.
-
-    Returns:
-        (H, W) float32 of mean about 0, nearly all within [-1, 1].
+    `cells` is the number of independent values along the shorter side.
     """
     from PIL import Image
 
@@ -527,17 +512,7 @@ def _draw_palette(rng: _Rng) -> Float32Array:
 def _draw_texture(
     rng: _Rng, palette: Float32Array, size_hw: _Size, photos: tuple[str, ...]
 ) -> Float32Array:
-    """Draws a surface: a pattern of two colours of the palette, or a crop of a photo.
-
-    Args:
-        rng: Source of all randomness.
-        palette: (N, 3) float32 RGB in [0, 1], at least two colours.
-        size_hw: Height and width of the result.
-        photos: Names of photos to crop from.
-
-    Returns:
-        (H, W, 3) float32, about [0, 1].
-    """
+    """Draws a pattern of two colours of the palette, or crops a photo: (H, W, 3) float32."""
     first, second = palette[rng.permutation(len(palette))[:2]]
     if rng.random() < 0.3:
         photo = _photo_crop(rng, size_hw, photos)

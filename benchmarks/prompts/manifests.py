@@ -157,12 +157,9 @@ class PromptManifest:
 
 
 class ManifestStore:
-    """Prompt manifests of one dataset, by the name of their sampler.
+    """Prompt manifests of one dataset and seed, by the name of their sampler.
 
-    Args:
-        fingerprint: Fingerprint of the dataset.
-        seed: Seed of the samplers.
-        folder: Folder in which manifests are stored and found by a resumed run.
+    They are stored in a folder, where a resumed run finds them.
     """
 
     def __init__(self, fingerprint: str, seed: int, folder: Path) -> None:
@@ -221,9 +218,6 @@ class PassPrompts:
 
     New prompts are kept here until `finish`, so that reads that outlast a failed pass do not affect
     the next pass.
-
-    Args:
-        store: Existing manifests.
     """
 
     def __init__(self, store: ManifestStore) -> None:
@@ -236,12 +230,6 @@ class PassPrompts:
         """Returns the prompt of an instance; makes it if there is no manifest yet.
 
         Several threads may call it for different images.
-
-        Args:
-            sampler: The sampler.
-            sample: The image.
-            instance: One of its objects.
-            mask: (H, W) bool, reference mask of the object.
 
         Returns:
             (D,) float32; None if the instance has no such prompt.

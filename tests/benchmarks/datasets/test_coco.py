@@ -1,3 +1,5 @@
+"""COCO annotation files: what is read, left out, reported and rejected."""
+
 import bz2
 import gzip
 import json
@@ -81,7 +83,7 @@ def test_boxes_are_not_clipped(opened):
     assert sample.instances[0].box.tolist() == [-3, -2, 37, 48]
 
 
-def test_what_is_left_out_is_counted(opened):
+def test_left_out_annotations_are_counted(opened):
     dataset = opened(
         document(
             annotation(1),
@@ -107,7 +109,7 @@ def test_a_limit_takes_the_first_usable_images(opened):
         opened(document(), limit=0)
 
 
-def test_the_fingerprint_follows_annotations_and_limit(opened):
+def test_the_fingerprint_covers_annotations_and_limit(opened):
     prints = {
         opened(document()).fingerprint,
         opened(document(), limit=1).fingerprint,
@@ -117,7 +119,7 @@ def test_the_fingerprint_follows_annotations_and_limit(opened):
     assert opened(document()).fingerprint in prints
 
 
-def test_bad_images_are_yielded_in_their_place(opened, tmp_path):
+def test_unreadable_images_keep_their_place(opened, tmp_path):
     dataset = opened(document())
     (tmp_path / "one.png").write_bytes(b"")
     first, second = dataset.samples()
@@ -127,14 +129,14 @@ def test_bad_images_are_yielded_in_their_place(opened, tmp_path):
     assert isinstance(second, Sample)
     Image.new("RGB", (12, 11)).save(tmp_path / "two.png")
     (tmp_path / "one.png").unlink()
-    whys = [sample.reason for sample in dataset.samples()]
-    assert "No such file" in whys[0]
-    assert "12x11" in whys[1]
-    assert "12x10" in whys[1]
+    reasons = [sample.reason for sample in dataset.samples()]
+    assert "No such file" in reasons[0]
+    assert "12x11" in reasons[1]
+    assert "12x10" in reasons[1]
 
 
 @pytest.mark.parametrize("name", ["/etc/one.png", "../one.png"])
-def test_a_file_name_never_leads_out_of_the_folder(opened, name):
+def test_file_names_cannot_leave_the_folder(opened, name):
     content = document()
     content["images"][1]["file_name"] = name
     assert "leads out" in next(opened(content).samples()).reason
@@ -184,7 +186,7 @@ def changed(path, value):
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
+def test_an_unusable_file_is_rejected(opened, content, words):
     with pytest.raises(DataError, match=words) as caught:
         opened(content)
     assert "instances_toy.json" in str(caught.value)
@@ -213,7 +215,7 @@ def test_a_file_that_cannot_be_used_is_refused(opened, content, words):
         ("iscrowd", "no", "annotation 5: iscrowd"),
     ],
 )
-def test_a_malformed_annotation_is_left_out_and_told(opened, key, value, words):
+def test_a_malformed_annotation_of_coco_is_left_out_and_reported(opened, key, value, words):
     rows = [annotation(5), annotation(4), annotation(6, 2)]
     if value is None:
         del rows[0][key]
@@ -245,7 +247,7 @@ def test_a_malformed_annotation_is_left_out_and_told(opened, key, value, words):
         ("height", 10**8, "has 12x100000000 px, more than 100,000,000"),
     ],
 )
-def test_a_malformed_image_is_bad_with_its_annotations(opened, key, value, words):
+def test_a_malformed_image_is_unreadable_with_its_annotations(opened, key, value, words):
     dataset = opened(changed(["images", 0, key], value))
     good, bad = dataset.samples()
     assert isinstance(good, Sample)
@@ -257,8 +259,8 @@ def test_a_malformed_image_is_bad_with_its_annotations(opened, key, value, words
     assert dataset.left_out["malformed"] == 0
 
 
-def test_images_that_share_an_id_are_one_bad_image(opened):
-    """Nobody knows to which of them its annotations belong."""
+def test_images_that_share_an_id_are_one_unreadable_image(opened):
+    """Their annotations are ambiguous."""
     content = document()
     content["images"].append(content["images"][1] | {"file_name": "three.png"})
     bad, good = opened(content).samples()
@@ -267,7 +269,7 @@ def test_images_that_share_an_id_are_one_bad_image(opened):
     assert good.image_id == 2
 
 
-def test_malformed_annotations_are_all_counted_and_some_told(opened):
+def test_all_malformed_annotations_are_counted_and_some_listed(opened):
     rows = [annotation(1), *(annotation(n, image_id=8) for n in range(2, 300))]
     dataset = opened(document(*rows))
     assert dataset.left_out["malformed"] == 298
@@ -291,7 +293,7 @@ def test_malformed_annotations_are_all_counted_and_some_told(opened):
         (document() | {"categories": [{"id": 7, "name": "cat"}, {"id": 7, "name": "dog"}]}, 3),
     ],
 )
-def test_a_category_is_needed_for_nothing_but_its_own_figures(opened, content, n_none):
+def test_annotations_without_a_category_are_used(opened, content, n_none):
     dataset = opened(content)
     assert dataset.n_instances == len(content["annotations"])
     assert dataset.left_out == {"crowd": 0, "empty": 0, "malformed": 0}
@@ -305,7 +307,7 @@ def test_a_category_is_needed_for_nothing_but_its_own_figures(opened, content, n
         assert note.startswith(f"{n_none} of {len(instances)} annotations are of no category")
 
 
-def test_whole_numbers_may_be_written_with_a_point(opened):
+def test_whole_numbers_may_be_floats(opened):
     content = document(annotation(5.0, 1.0, iscrowd=0.0, category_id=7.0), annotation(6, 2))
     content["images"][1] |= {"id": 1.0, "width": 12.0, "height": 10.0}
     content["annotations"][1]["segmentation"] = {"size": [10, 12], "counts": [12.0, 108.0]}
@@ -319,14 +321,14 @@ def test_whole_numbers_may_be_written_with_a_point(opened):
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan"), float("inf"), "1", True])
-def test_what_is_no_whole_number_is_not_taken_for_one(opened, value):
+def test_ids_must_be_whole_numbers(opened, value):
     dataset = opened(document(annotation(5), annotation(value)))
     assert dataset.left_out["malformed"] == 1
     assert dataset.n_instances == 1
 
 
 @pytest.mark.parametrize("folder", ["", "val2017"])
-def test_lvis_names_its_images_by_url(opened, tmp_path, folder):
+def test_images_of_lvis_are_found_by_url(opened, tmp_path, folder):
     """LVIS v1 has `coco_url` and no `file_name`; the folder of the URL may be there or not."""
     content = document()
     for image, name in zip(content["images"], ("two", "one"), strict=True):
@@ -345,7 +347,7 @@ def test_lvis_names_its_images_by_url(opened, tmp_path, folder):
 @pytest.mark.parametrize(
     "url", [None, 3, "", "http://images.org", "http://images.org/", "http://x.org/a%0ab"]
 )
-def test_an_image_without_any_name_is_bad(opened, url):
+def test_an_image_without_a_name_is_unreadable(opened, url):
     content = document()
     del content["images"][1]["file_name"]
     content["images"][1]["coco_url"] = url
@@ -354,7 +356,7 @@ def test_an_image_without_any_name_is_bad(opened, url):
     assert isinstance(good, Sample)
 
 
-def test_a_url_leads_nowhere_else(opened):
+def test_urls_cannot_leave_the_folder(opened):
     content = document()
     del content["images"][1]["file_name"]
     content["images"][1]["coco_url"] = "http://x.org/%2e%2e/one.png"
@@ -362,7 +364,7 @@ def test_a_url_leads_nowhere_else(opened):
     assert "leads out of the image folder" in bad.reason
 
 
-def test_boxes_that_look_like_corners_bring_a_hint(opened):
+def test_boxes_that_look_like_corners_give_a_hint(opened):
     corners = [annotation(n, bbox=[6, 5, 11, 9]) for n in (1, 2)]
     (note,) = opened(document(*corners, annotation(3), annotation(4, 2))).notes
     assert note.startswith("2 of 4 boxes end beyond their image")
@@ -370,7 +372,7 @@ def test_boxes_that_look_like_corners_bring_a_hint(opened):
     assert opened(document(corners[0], *(annotation(n) for n in range(2, 8)))).notes == ()
 
 
-def test_a_few_normalised_polygons_bring_a_hint(opened):
+def test_normalised_polygons_give_a_hint(opened):
     dataset = opened(document(annotation(1, segmentation=[[0, 0, 1, 0, 1, 1]]), annotation(2)))
     assert dataset.left_out["empty"] == 1
     (note,) = dataset.notes
@@ -386,31 +388,31 @@ def test_a_few_normalised_polygons_bring_a_hint(opened):
         (b"PK\x03\x04rest", "zip"),
     ],
 )
-def test_a_compressed_file_is_called_one(tmp_path, data, words):
+def test_a_compressed_file_is_recognised(tmp_path, data, words):
     path = tmp_path / "instances.json.gz"
     path.write_bytes(data)
     with pytest.raises(DataError, match=words):
         CocoDataset(tmp_path, path)
 
 
-def test_what_is_told_names_no_class_of_this_code_and_no_file_twice(opened):
+def test_messages_name_no_class_and_the_file_once(opened):
     content = document()
     content["images"][0]["width"] = "x"
     content["images"].append(3)
     content["annotations"].append(4)
     dataset = opened(content)
-    told = [
+    lines = [
         *dataset.problems,
         *(s.reason for s in dataset.samples() if isinstance(s, UnreadableImage)),
     ]
-    assert len(told) == 3
-    for line in told:
+    assert len(lines) == 3
+    for line in lines:
         assert not re.search(r"\b_[A-Z]|instance of", line)
         assert line.count("instances_toy.json") <= 1
-    assert told[-1].startswith("image number 0: width: ")  # the sample itself names the file
+    assert lines[-1].startswith("image number 0: width: ")  # the sample itself names the file
 
 
-def test_backslashes_in_a_name_are_pointed_out(opened):
+def test_backslashes_in_a_name_are_reported(opened):
     content = document()
     content["images"][1]["file_name"] = "val\\one.png"
     bad, _ = opened(content).samples()

@@ -1,4 +1,4 @@
-"""Results files of detectors: what is read, what is left out, and what is refused."""
+"""Results files of detectors: what is read, left out and rejected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files(scenes: Any, tmp_path: Path) -> Files:
     return made
 
 
-def test_boxes_that_are_no_rectangle_on_their_image_are_left_out_and_listed(files: Files) -> None:
+def test_boxes_without_area_on_their_image_are_left_out_and_listed(files: Files) -> None:
     good = {"image_id": 0, "category_id": 1, "score": 0.5}
     files.write(
         [
@@ -86,9 +86,7 @@ GOOD = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}
         ([{**GOOD, "image_id": 5}], "no usable box .1 on an image that is not evaluated"),
     ],
 )
-def test_a_malformed_file_is_an_error_that_names_file_and_entry(
-    files: Files, boxes: Any, message: str
-) -> None:
+def test_errors_name_file_and_entry(files: Files, boxes: Any, message: str) -> None:
     files.write(boxes)
     with pytest.raises(DataError, match=message) as caught:
         files.read()
@@ -96,7 +94,7 @@ def test_a_malformed_file_is_an_error_that_names_file_and_entry(
     assert "\n" not in str(caught.value)
 
 
-def test_ap_leaves_annotations_without_a_category_out_and_counts_them(scenes: Any) -> None:
+def test_annotations_without_a_category_are_not_ground_truth(scenes: Any) -> None:
     document = scenes.read()
     n = len(document["annotations"])
     document["annotations"][0]["category_id"] = None
@@ -126,7 +124,7 @@ def test_a_missing_file_is_an_error(files: Files) -> None:
         files.read()
 
 
-def test_perfect_boxes_take_the_mask_where_the_annotation_has_no_box(scenes: Any) -> None:
+def test_boxes_from_annotations_without_boxes_are_tight(scenes: Any) -> None:
     before = boxes_from_annotations(scenes.annotations)
     document = scenes.read()
     del document["annotations"][0]["bbox"]

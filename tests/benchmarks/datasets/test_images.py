@@ -1,3 +1,5 @@
+"""Image files of all formats, modes and orientations, and broken ones."""
+
 import io
 import struct
 import warnings
@@ -33,7 +35,7 @@ def test_a_file_and_its_bytes_give_the_same_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("value", range(1, 9))
-def test_every_exif_orientation_is_undone(value):
+def test_exif_orientations_are_applied(value):
     data = with_orientation(value)
     expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     result = load_image(data, "a")
@@ -43,25 +45,25 @@ def test_every_exif_orientation_is_undone(value):
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("value", [2, 3, 6])
-def test_every_format_is_turned_once(kind, value):
+def test_orientations_are_applied_once_in_every_format(kind, value):
     data = with_orientation(value, kind)
     expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert np.array_equal(load_image(data, "a"), expected)
 
 
-def test_annotations_made_for_the_stored_pixels_get_them():
+def test_the_stored_pixels_are_returned_if_annotations_match_them():
     data = with_orientation(6)
     assert load_image(data, "a", (30, 20)).shape == (30, 20, 3)
     assert np.array_equal(load_image(data, "a", (20, 30)), PIXELS)
 
 
-def test_a_wrong_size_names_both():
+def test_a_wrong_size_is_rejected():
     with pytest.raises(DataError, match=r"a\.png is 30x20 px.* for 31x20 px"):
         load_image(encoded(Image.fromarray(PIXELS)), "a.png", (20, 31))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
-def test_every_mode_becomes_rgb(mode):
+def test_all_modes_are_converted_to_rgb(mode):
     picture = Image.fromarray(PIXELS).convert(mode)
     result = load_image(encoded(picture, "TIFF" if mode == "CMYK" else "PNG"), "a")
     assert result.shape == PIXELS.shape
@@ -71,7 +73,7 @@ def test_every_mode_becomes_rgb(mode):
         assert np.abs(result.astype(int) - expected).max() <= 1
 
 
-def test_transparent_pixels_lie_over_white():
+def test_transparent_pixels_are_composited_on_white():
     layers = np.dstack([PIXELS, np.zeros((20, 30), np.uint8)])
     layers[5, 5, 3] = 255
     result = load_image(encoded(Image.fromarray(layers)), "a")
@@ -93,7 +95,7 @@ def test_sixteen_bit_grey_keeps_its_upper_bits():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_is_taken(kind):
+def test_the_first_frame_of_an_animation_is_read(kind):
     frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue", "green")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -113,7 +115,7 @@ def test_sixteen_bit_colours_keep_their_upper_bits():
     assert load_image(data, "a").tolist() == [[[0x12, 0x80, 0xFF]]]
 
 
-def test_floating_point_pixels_are_refused():
+def test_floating_point_pixels_are_rejected():
     data = encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF")
     with pytest.raises(DataError, match="floating-point"):
         load_image(data, "a")
@@ -128,7 +130,7 @@ def test_floating_point_pixels_are_refused():
         (encoded(Image.fromarray(PIXELS))[:-300], "cut off"),
     ],
 )
-def test_broken_files_are_told_in_one_line(data, words):
+def test_broken_files_are_reported_in_one_line(data, words):
     with pytest.raises(DataError, match=words) as caught:
         load_image(data, "x.jpg")
     assert "x.jpg" in str(caught.value)
@@ -141,7 +143,7 @@ def test_a_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize("side", [11_000, 60_000])
-def test_bombs_are_refused_unopened(side, monkeypatch):
+def test_decompression_bombs_are_rejected_unopened(side, monkeypatch):
     # Other libraries switch Pillow's own guard off.
     header = encoded(Image.new("1", (8, 8)), "BMP")
     bomb = header[:18] + side.to_bytes(4, "little") * 2 + header[26:]
@@ -151,7 +153,7 @@ def test_bombs_are_refused_unopened(side, monkeypatch):
             load_image(bomb, "bomb")
 
 
-def test_the_largest_size_is_the_callers_to_say(monkeypatch):
+def test_the_limit_of_pixels_is_an_argument(monkeypatch):
     """Above Pillow's own limit as well, which stays as it was."""
     data = encoded(Image.new("1", (20, 30)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -163,7 +165,7 @@ def test_the_largest_size_is_the_callers_to_say(monkeypatch):
         load_image(data, "a", max_pixels=200)
 
 
-def test_a_file_larger_than_any_such_picture_is_not_read(tmp_path):
+def test_a_file_too_large_for_the_limit_is_not_read(tmp_path):
     path = tmp_path / "huge.jpg"
     with path.open("wb") as file:
         file.truncate(2**40)
@@ -171,13 +173,13 @@ def test_a_file_larger_than_any_such_picture_is_not_read(tmp_path):
         load_image(path, "huge.jpg")
 
 
-def test_names_that_no_file_can_have(tmp_path):
+def test_invalid_file_names(tmp_path):
     for name in ("a\0b", "\ud800"):
         with pytest.raises(DataError, match="cannot read the image x"):
             load_image(tmp_path / name, "x")
 
 
-def test_warnings_do_not_escape():
+def test_warnings_of_pillow_are_suppressed():
     data = encoded(Image.fromarray(PIXELS), "TIFF", tiffinfo={270: "x"})
     broken = data.replace(b"x\x00", b"\xff\xff", 1)
     with warnings.catch_warnings():
@@ -190,7 +192,7 @@ def test_warnings_do_not_escape():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
-def test_damage_anywhere_is_a_data_error_or_an_image(kind):
+def test_damaged_files_give_an_image_or_a_data_error(kind):
     good = encoded(Image.fromarray(PIXELS), kind)
     rng = np.random.default_rng(1)
     for _ in range(60):

@@ -49,7 +49,7 @@ def test_encoding_and_decoding_agree_with_pycocotools(mask):
 
 @QUICK
 @given(MASKS)
-def test_all_notations_of_a_mask_are_the_same(mask):
+def test_all_notations_give_the_same_mask(mask):
     compressed = encode_mask(mask)
     flat = mask.ravel(order="F").astype(np.int8)
     edges = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
@@ -66,7 +66,7 @@ def test_long_runs_and_large_differences_decode():
     assert np.array_equal(decode_mask(encode_mask(mask)), mask)
 
 
-def test_polygons_are_rasterised_as_pycocotools_does():
+def test_polygons_are_rasterised_as_by_pycocotools():
     polygons = [[1.0, 1, 8, 1.5, 8, 9, 2, 8], [10, 10, 15, 10, 12.0, 14]]
     rle = polygons_to_rle(polygons, (16, 20))
     expected = np.zeros((16, 20), bool)
@@ -76,7 +76,7 @@ def test_polygons_are_rasterised_as_pycocotools_does():
     assert np.array_equal(decode_mask(rle), expected)
 
 
-def test_no_polygon_is_an_empty_mask():
+def test_an_empty_list_of_polygons_is_an_empty_mask():
     rle = segmentation_to_rle([], (4, 5))
     assert rle_area_px(rle) == 0
     assert rle_box(rle).tolist() == [0, 0, 0, 0]
@@ -125,12 +125,12 @@ NAN = float("nan")
         ([[1, 1, 5, 5, 6, 10**400]], "far outside"),
     ],
 )
-def test_malformed_segmentations_are_told(segmentation, words):
+def test_malformed_segmentations_are_reported(segmentation, words):
     with pytest.raises(DataError, match=words):
         segmentation_to_rle(segmentation, (5, 5))
 
 
-def test_an_endless_outline_is_refused_unrasterised():
+def test_too_long_an_outline_is_rejected():
     """The rasteriser would take 40 bytes for each of its pixels."""
     with pytest.raises(DataError, match=r"outline of 1\.2e\+07 px"):
         segmentation_to_rle([[0, 0, 3_000_000, 0, 0, 0, 3_000_000, 1]], (1, 3_000_000))
@@ -138,7 +138,7 @@ def test_an_endless_outline_is_refused_unrasterised():
 
 @QUICK
 @given(st.binary(max_size=30))
-def test_no_counts_whatever_break_the_decoder(counts):
+def test_arbitrary_counts_do_not_break_the_decoder(counts):
     try:
         rle = segmentation_to_rle({"size": [9, 7], "counts": counts}, (9, 7))
     except DataError:
@@ -148,7 +148,7 @@ def test_no_counts_whatever_break_the_decoder(counts):
 
 @QUICK
 @given(hnp.arrays(np.bool_, (2, 6, 7)))
-def test_iou_by_definition(pair):
+def test_iou_matches_its_definition(pair):
     a, b = pair
     union = (a | b).sum()
     assert iou(a, b) == (1.0 if union == 0 else (a & b).sum() / union)
@@ -161,7 +161,7 @@ def test_iou_of_two_empty_masks_is_one():
 
 
 @pytest.mark.parametrize("other", [np.zeros((4, 3), bool), np.zeros((3, 4), np.uint8)])
-def test_iou_refuses_what_it_would_count_wrongly(other):
+def test_iou_rejects_other_types_and_shapes(other):
     with pytest.raises(DataError, match="two bool masks"):
         iou(np.zeros((3, 4), bool), other)
 

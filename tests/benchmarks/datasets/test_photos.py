@@ -1,4 +1,4 @@
-"""The packaged photos: files, licences, credits, and their place as the default dataset."""
+"""The packaged photos: files, licences, attribution, and their role as the default dataset."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def document() -> dict[str, Any]:
     return found
 
 
-def test_the_package_holds_the_images_that_are_annotated_and_no_others() -> None:
+def test_the_package_contains_exactly_the_annotated_images() -> None:
     names = {each["file_name"] for each in document()["images"]}
     assert names == {path.name for path in (FOLDER / "images").iterdir()}
     assert len(names) == N_PHOTOS == 18
 
 
-def test_every_photo_is_under_the_licence_that_lets_it_be_shipped() -> None:
+def test_all_photos_are_under_the_same_licence() -> None:
     found = document()
     assert {each["license"] for each in found["images"]} == {4}
     assert [(each["id"], each["url"]) for each in found["licenses"]] == [
@@ -64,7 +64,7 @@ def test_all_photos_can_be_read() -> None:
     assert set(SHOWN) <= set(dataset.image_ids)
 
 
-def test_a_limit_takes_the_first_photos_and_beyond_all_it_is_none() -> None:
+def test_a_limit_takes_the_first_photos() -> None:
     assert open_photos(2).image_ids == open_photos().image_ids[:2]
     assert open_photos(18).fingerprint == open_photos(99).fingerprint == open_photos().fingerprint
     assert open_photos(17).fingerprint != open_photos().fingerprint
@@ -72,18 +72,18 @@ def test_a_limit_takes_the_first_photos_and_beyond_all_it_is_none() -> None:
         open_photos(0)
 
 
-def test_parts_can_be_read_in_another_process() -> None:
-    parts = list(open_photos().shards(5))
-    assert [len(part.readers) for part in parts] == [5, 5, 5, 3]
-    assert {part.dataset for part in parts} == {"photos"}
-    last = pickle.loads(pickle.dumps(parts[-1]))
+def test_shards_of_photos_can_be_pickled() -> None:
+    shards = list(open_photos().shards(5))
+    assert [len(shard.readers) for shard in shards] == [5, 5, 5, 3]
+    assert {shard.dataset for shard in shards} == {"photos"}
+    last = pickle.loads(pickle.dumps(shards[-1]))
     assert [reader().sample.name for reader in last.readers] == [name for _, name in last.images]
 
 
 @pytest.mark.parametrize(
     "name", ["images", "images/000000261888.jpg", "instances_photos.json", "ATTRIBUTION.md"]
 )
-def test_a_missing_file_asks_for_another_installation(
+def test_a_missing_packaged_file_is_an_error(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tmp_path / "installed"
@@ -99,7 +99,7 @@ def test_a_missing_file_asks_for_another_installation(
     assert "install it again" in done.err
 
 
-def test_a_photo_without_a_credit_is_not_shown(
+def test_a_photo_without_attribution_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(FOLDER, tmp_path / "installed")
@@ -109,7 +109,7 @@ def test_a_photo_without_a_credit_is_not_shown(
         attribution(SHOWN)
 
 
-def test_every_photo_shown_is_named_in_the_credit() -> None:
+def test_the_attribution_names_every_photo() -> None:
     assert attribution(SHOWN) == (
         "Photos: COCO val2017 (Flickr 5773232566, 4320314557, 3337847570), CC BY 2.0; authors: "
         "benchmarks/datasets/photos/ATTRIBUTION.md"
@@ -118,7 +118,7 @@ def test_every_photo_shown_is_named_in_the_credit() -> None:
     assert all(source_of(each).partition("=")[2] in everyone for each in open_photos().image_ids)
 
 
-def test_the_wheel_takes_every_file() -> None:
+def test_the_wheel_contains_every_file() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = settings["tool"]["setuptools"]["package-data"]["benchmarks.datasets"]
     for path in FOLDER.rglob("*"):
@@ -128,19 +128,19 @@ def test_the_wheel_takes_every_file() -> None:
             assert any(each.count("/") == name.count("/") for each in fits), name
 
 
-def test_photos_are_the_default_but_not_of_distillation() -> None:
+def test_photos_are_the_default_dataset_of_accuracy() -> None:
     assert DataArguments().dataset == AccuracyArguments().dataset == "photos"
     assert EmbedDataArguments().dataset == "synthetic"
 
 
 @pytest.mark.parametrize("chunk", [(), ("--chunk=4",)])
-def test_a_command_that_names_no_dataset_measures_photos(run: Any, chunk: tuple[str, ...]) -> None:
+def test_photos_are_measured_by_default(run: Any, chunk: tuple[str, ...]) -> None:
     done = run(*BOX, "--limit=2", *chunk)
     (row,) = done.json["rows"]
     assert (done.code, row["dataset"], row["n_images"], row["n_instances"]) == (0, "photos", 2, 20)
 
 
-def test_chunks_give_the_same_as_all_photos_at_once(run: Any) -> None:
+def test_chunks_give_the_same_figures(run: Any) -> None:
     whole, parts = run(*BOX, "--out=whole"), run(*BOX, "--out=parts", "--chunk=5")
     assert whole.code == parts.code == 0
     (a,), (b,) = whole.json["rows"], parts.json["rows"]
@@ -152,7 +152,7 @@ def test_chunks_give_the_same_as_all_photos_at_once(run: Any) -> None:
     assert load_record(Path("whole")).config["dataset"] == "photos"
 
 
-def test_photos_are_scored_as_the_same_files_under_coco(run: Any) -> None:
+def test_photos_score_as_the_same_files_by_coco(run: Any) -> None:
     mine = run(*BOX, "--limit=3", "--dataset=photos")
     theirs = run(
         *BOX,
@@ -168,7 +168,7 @@ def test_photos_are_scored_as_the_same_files_under_coco(run: Any) -> None:
     }
 
 
-def test_recall_of_everything_is_measured_on_photos(run: Any) -> None:
+def test_everything_is_measured_on_photos(run: Any) -> None:
     done = run("everything", "--models=dummy", "--limit=1", "--json")
     (row,) = done.json["everything"]
     assert (done.code, row["dataset"], row["n_objects"]) == (0, "photos", 14)
@@ -176,7 +176,7 @@ def test_recall_of_everything_is_measured_on_photos(run: Any) -> None:
 
 @pytest.mark.parametrize("option", ["--images=x", "--annotations=x.json", "--root=x"])
 @pytest.mark.parametrize("dataset", [(), ("--dataset=photos",)])
-def test_options_of_other_datasets_are_refused(
+def test_options_of_other_datasets_are_rejected(
     run: Any, option: str, dataset: tuple[str, ...]
 ) -> None:
     done = run(*BOX, option, *dataset)
@@ -184,7 +184,7 @@ def test_options_of_other_datasets_are_refused(
     assert f"{option.split('=')[0]} does not belong to --dataset photos" in done.err
 
 
-def test_a_name_of_its_own_is_a_datasets(tmp_path: Path) -> None:
+def test_a_dataset_can_be_named(tmp_path: Path) -> None:
     annotations = FOLDER / "instances_photos.json"
     assert CocoDataset(FOLDER / "images", annotations).name == "coco:photos"
     assert CocoDataset(FOLDER / "images", annotations, name="mine").name == "mine"

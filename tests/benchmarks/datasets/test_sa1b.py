@@ -6,12 +6,14 @@ import os
 import pickle
 import re
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.datasets import sa1b
 from benchmarks.datasets.dataset import Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.masks import encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
@@ -438,3 +440,19 @@ def test_fingerprints_cover_every_file_and_the_limit(tmp_path):
     assert Sa1bDataset(tmp_path, streaming=True).fingerprint != state
     (tmp_path / "sa_3.json").write_text("{}")
     assert Sa1bDataset(tmp_path).fingerprint != content
+
+
+def test_a_folder_is_indexed_in_a_few_bytes_an_image(tmp_path, monkeypatch):
+    """The list of files of a folder of all of SA-1B would not fit into memory."""
+    n_images = 20_000
+    put(tmp_path, 0, toy(0))
+    dataset = Sa1bDataset(tmp_path, streaming=True)
+    names = (f"sa_{n}.{suffix}" for n in range(n_images) for suffix in ("jpg", "json"))
+    monkeypatch.setattr(sa1b, "_scan", lambda _: ((name, None) for name in names))
+    tracemalloc.start()
+    try:
+        assert len(next(dataset.shards(2)).readers) == 2
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 150 * n_images

@@ -1,3 +1,5 @@
+"""The next click of a simulated user."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

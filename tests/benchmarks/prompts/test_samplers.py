@@ -1,3 +1,5 @@
+"""Prompt samplers: their prompts, names and randomness."""
+
 import pickle
 from collections import Counter
 
@@ -83,7 +85,7 @@ def test_samplers_of_different_names_differ():
         "random-3 ",
         "random-3\n",
         "random-10000",
-        "random-٣",  # a digit to str.isdigit, but of no file name that anybody types
+        "random-٣",  # an Arabic digit, for which str.isdigit is true
         "two-point",
         "two-point-x",
         "two-point-0",
@@ -97,7 +99,7 @@ def test_a_malformed_name_is_a_usage_error(name):
     assert "two-point-D" in str(caught.value)
 
 
-def test_annotation_point_is_the_first_stored_one_unchanged():
+def test_annotation_point_is_the_first_stored_point():
     points = np.array([[4.25, 5.5], [1, 1]], np.float32)
     found = made("annotation-point", square(), points=points)
     assert found.tolist() == [4.25, 5.5]
@@ -233,6 +235,6 @@ def test_prompts_for_a_model():
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2,), (2, 3, 2)])
-def test_values_of_another_sampler_are_refused(shape):
+def test_values_of_another_sampler_are_rejected(shape):
     with pytest.raises(UsageError, match=r"random-3 prompts have 6 columns; got shape"):
         to_prompts(prompt_sampler("random-3"), np.zeros(shape, np.float32))
