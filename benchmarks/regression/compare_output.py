@@ -122,7 +122,7 @@ def compare_figures(rows: Sequence[CompareRow]) -> dict[str, Any]:
 
 
 def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float) -> Any:
-    from benchmarks.report.panels import Dot, Panel, panel_figure
+    from benchmarks.report.plots import Dot, Panel, panel_figure
     from benchmarks.report.style import INK, plot_style
 
     whats = list(dict.fromkeys(row.what for row in rows))[:MOST_PANELS]

@@ -1,127 +1,97 @@
-"""Where names stand in a plot so that they hide neither each other nor the data."""
+"""Placement of names in a plot so that they cover neither each other nor the data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.records.statistics import Float64Array
 
 CROSSING_PX2 = 300.0
-"""A leader line through a foreign marker is as bad as a label that covers so much of the data."""
+"""Cost of a leader line through another marker, in square pixels of covered data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rect:
-    """A rectangle in pixels, y upwards."""
+def place_labels(
+    centres: Float64Array,
+    radii: Float64Array,
+    sizes: Float64Array,
+    obstacles: Float64Array,
+    frame: Float64Array,
+) -> Float64Array:
+    """Finds a place for the label of every point, one after the other, near places first.
 
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    def overlap(self, other: Rect) -> float:
-        """Common area, in square pixels."""
-        width = min(self.x1, other.x1) - max(self.x0, other.x0)
-        height = min(self.y1, other.y1) - max(self.y0, other.y0)
-        return width * height if width > 0 and height > 0 else 0.0
-
-    def outside(self, frame: Rect) -> float:
-        """Area that lies outside of a frame, in square pixels."""
-        return (self.x1 - self.x0) * (self.y1 - self.y0) - self.overlap(frame)
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A point to be named.
-
-    Attributes:
-        x: In pixels.
-        y: In pixels, upwards.
-        radius: Of its marker, in pixels.
-        width: Of its label, in pixels.
-        height: Of its label, in pixels.
-    """
-
-    x: float
-    y: float
-    radius: float
-    width: float
-    height: float
-
-
-def place_labels(spots: Sequence[Spot], obstacles: Sequence[Rect], frame: Rect) -> list[Rect]:
-    """Finds a place for the label of every spot, one after the other, near ones first.
+    Rectangles are x0, y0, x1, y1 in pixels.
 
     Args:
-        spots: Points with the sizes of their labels.
-        obstacles: What labels must not cover, markers of the spots included.
-        frame: Where labels must stay.
+        centres: (N, 2) points.
+        radii: (N,) radii of their markers.
+        sizes: (N, 2) width and height of their labels.
+        obstacles: (M, 4) rectangles that labels must not cover, markers included.
+        frame: (4,) rectangle that labels must not leave.
 
     Returns:
-        One rectangle a spot. Labels overlap only where no free place was found within reach.
+        (N, 4) rectangles. They overlap only if no free place was found within reach.
     """
-    placed: list[Rect] = []
-    for spot in spots:
-        others = [*placed, *(marker(other) for other in spots if other != spot)]
-        candidates = _candidates(spot)
-        costs = [
-            100 * place.outside(frame)
-            + 10 * sum(place.overlap(other) for other in placed)
-            + sum(place.overlap(other) for other in obstacles)
-            + CROSSING_PX2 * _crossings(spot, place, others)
-            for place in candidates
-        ]
-        placed.append(candidates[costs.index(min(costs))])
+    markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
+    placed = np.empty((0, 4))
+    for index, centre in enumerate(centres):
+        others = np.vstack([placed, np.delete(markers, index, axis=0)])
+        places = _candidates(centre, radii[index], sizes[index])
+        outside = sizes[index].prod() - _overlaps(places, frame[None])[:, 0]
+        costs = (
+            100 * outside
+            + 10 * _overlaps(places, placed).sum(axis=1)
+            + _overlaps(places, obstacles).sum(axis=1)
+            + CROSSING_PX2 * _crossings(centre, places, others)
+        )
+        # Equal up to rounding, the earlier place is nearer.
+        placed = np.vstack([placed, places[np.argmin(costs.round(6))]])
     return placed
 
 
-def marker(spot: Spot) -> Rect:
-    """The square around a spot's marker."""
-    r = spot.radius
-    return Rect(spot.x - r, spot.y - r, spot.x + r, spot.y + r)
+def nearest_point(centre: Float64Array, place: Float64Array) -> Float64Array:
+    """The point of a label nearest to its marker, where a leader line ends."""
+    return np.clip(centre, place[..., :2], place[..., 2:])
 
 
-def nearest_point(spot: Spot, place: Rect) -> tuple[float, float]:
-    """The point of a label that lies nearest to its spot; a leader line ends there."""
-    return min(max(spot.x, place.x0), place.x1), min(max(spot.y, place.y0), place.y1)
+def _overlaps(some: Float64Array, others: Float64Array) -> Float64Array:
+    """(C, M) common areas of (C, 4) and (M, 4) rectangles."""
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    areas: Float64Array = np.clip(high - low, 0, None).prod(axis=2)
+    return areas
 
 
-def _crossings(spot: Spot, place: Rect, others: Sequence[Rect]) -> int:
-    """How many labels and markers of others the line from a spot to its label runs through."""
-    end_x, end_y = nearest_point(spot, place)
-    steps = [step / 16 for step in range(17)]
-    line = [(spot.x + t * (end_x - spot.x), spot.y + t * (end_y - spot.y)) for t in steps]
-    return sum(
-        any(r.x0 - 2 < x < r.x1 + 2 and r.y0 - 2 < y < r.y1 + 2 for x, y in line) for r in others
-    )
+def _crossings(centre: Float64Array, places: Float64Array, others: Float64Array) -> Float64Array:
+    """Number of rectangles that the leader line to each place runs through."""
+    steps = np.linspace(0, 1, 17)[None, :, None]
+    ends = nearest_point(centre, places)[:, None]
+    lines = (centre + steps * (ends - centre))[:, :, None]
+    inside = ((lines > others[:, :2] - 2) & (lines < others[:, 2:] + 2)).all(axis=3)
+    return np.asarray(np.sum(np.any(inside, axis=1), axis=1), np.float64)
 
 
-def _candidates(spot: Spot) -> list[Rect]:
-    """Rings around a spot, growing; in each, right and left come before above and below."""
-    found = []
-    for gap in (3, 8, 16, 26, 38, 52, 70, 90, 120, 160, 210):
-        for degrees in (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 115, 245, 295):
-            angle = math.radians(degrees)
-            reach = spot.radius + gap
-            # The label's own half size keeps its nearest edge, not its centre, on the ring.
-            x = spot.x + math.cos(angle) * (reach + spot.width / 2)
-            y = spot.y + math.sin(angle) * (reach + spot.height / 2)
-            half_w, half_h = spot.width / 2, spot.height / 2
-            found.append(Rect(x - half_w, y - half_h, x + half_w, y + half_h))
-    return found
+def _candidates(centre: Float64Array, radius: float, size: Float64Array) -> Float64Array:
+    """Growing rings around a point; in each, right and left come before above and below."""
+    gaps = np.array((3, 8, 16, 26, 38, 52, 70, 90, 120, 160, 210))
+    degrees = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 115, 245, 295)
+    angles = np.radians(degrees)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    # The nearest edge of a label lies on the ring, not its centre.
+    reach = radius + gaps[:, None, None] + size / 2
+    middles = (centre + directions * reach).reshape(-1, 2)
+    return np.hstack([middles - size / 2, middles + size / 2])
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves positions on a line apart until neighbours differ by `gap`, keeping their order.
+    """Moves positions on a line apart until neighbours differ by `gap`, in the same order.
 
     Args:
-        positions: Wanted places, in any order and unit.
-        gap: Least distance; made smaller where there is not room enough for all.
-        low: Lowest place allowed.
-        high: Highest place allowed.
-
-    Returns:
-        The places, in the order of `positions`.
+        positions: Positions in any order.
+        gap: Least distance; smaller if there is not enough room.
+        low: Lowest position allowed.
+        high: Highest position allowed.
     """
     if len(positions) > 1:
         gap = min(gap, (high - low) / (len(positions) - 1))

@@ -10,24 +10,19 @@ from typing import Any
 import pytest
 
 from benchmarks.records.record import RunRecord, WeightsRow
-from benchmarks.report.accuracy_plot import (
-    Point,
-    accuracy_figure,
-    accuracy_points,
-    area_scale,
-    pareto_front,
-)
-from benchmarks.report.decode_plot import decode_figure, decode_series, slope_ms
-from benchmarks.report.labels import Rect, Spot, place_labels, spread
 from benchmarks.report.plots import (
+    accuracy_figure,
+    area_scale,
+    clicks_figure,
+    decode_figure,
     latency_figure,
     params_figure,
     plot_names,
+    protocols_figure,
     size_figure,
     write_plots,
 )
-from benchmarks.report.protocol_plot import clicks_figure, percent_limits, protocols_figure
-from benchmarks.report.style import model_styles, plot_style, save_figure, short_names
+from benchmarks.report.style import model_styles, plot_style, save_figure
 from benchmarks.tables.record_queries import Protocol, protocols, setups
 
 FILES = {"params", "latency", "decode", "accuracy-latency-box", "size-box"}
@@ -87,7 +82,7 @@ def figures(record: RunRecord) -> list[Any]:
 
 @pytest.mark.parametrize("n_models", [1, 2, 9, 12])
 @pytest.mark.usefixtures("styled")
-def test_no_text_covers_another(make_record: Callable[..., RunRecord], n_models: int) -> None:
+def test_texts_do_not_overlap(make_record: Callable[..., RunRecord], n_models: int) -> None:
     made = figures(make_record(n_models))
     assert len(made) == 5
     for figure in made:
@@ -100,7 +95,7 @@ def by_reference(record: RunRecord, reference: str) -> list[Protocol]:
 
 @pytest.mark.parametrize("n_models", [1, 9, 12])
 @pytest.mark.usefixtures("styled")
-def test_no_text_covers_another_in_overviews(
+def test_texts_do_not_overlap_in_overviews(
     make_many: Callable[[int], RunRecord], n_models: int
 ) -> None:
     record = make_many(n_models)
@@ -111,13 +106,13 @@ def test_no_text_covers_another_in_overviews(
 
 
 @pytest.mark.usefixtures("styled")
-def test_overlap_is_noticed(make_record: Callable[..., RunRecord]) -> None:
+def test_overlapping_texts_are_found(make_record: Callable[..., RunRecord]) -> None:
     figure = figures(make_record(2))[3]
     figure.axes[0].set_title("x" * 30, loc="right")
     assert overlapping_texts(figure) != []
 
 
-def test_files_and_equal_bytes(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
+def test_files_are_equal_to_the_byte(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
     source = make_record(1)
     record = source.model_copy(update={"miou": source.miou[:1], "latency": source.latency[3:6]})
     first, second = (write_plots(record, tmp_path / name) for name in ("a", "b"))
@@ -128,7 +123,7 @@ def test_files_and_equal_bytes(make_record: Callable[..., RunRecord], tmp_path: 
     assert b"<dc:date>" not in first[0].read_bytes()
 
 
-def test_bytes_do_not_depend_on_the_user_settings(
+def test_files_do_not_depend_on_user_settings(
     make_record: Callable[..., RunRecord], tmp_path: Path
 ) -> None:
     import matplotlib as mpl
@@ -147,7 +142,7 @@ def dots(figure: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("styled")
-def test_a_row_a_protocol_with_a_dot_a_model(make_many: Callable[[int], RunRecord]) -> None:
+def test_protocols_figure_has_a_row_per_protocol(make_many: Callable[[int], RunRecord]) -> None:
     record = make_many(9)
     group = by_reference(record, "ground-truth")
     figure = protocols_figure(record, group)
@@ -171,7 +166,7 @@ def test_a_row_a_protocol_with_a_dot_a_model(make_many: Callable[[int], RunRecor
 
 
 @pytest.mark.usefixtures("styled")
-def test_agreement_is_not_called_accuracy(make_many: Callable[[int], RunRecord]) -> None:
+def test_agreement_with_a_model_is_noted(make_many: Callable[[int], RunRecord]) -> None:
     record = make_many(1)
     figure = protocols_figure(record, by_reference(record, "teacher:sam-vit-h"))
     assert "not accuracy" in figure.get_supxlabel()
@@ -186,7 +181,7 @@ def test_few_protocols_have_no_overview(record: RunRecord) -> None:
 
 
 @pytest.mark.usefixtures("styled")
-def test_clicks_rise_along_their_number(make_many: Callable[[int], RunRecord]) -> None:
+def test_clicks_figure(make_many: Callable[[int], RunRecord]) -> None:
     record = make_many(9)
     group = by_reference(record, "ground-truth")
     figure = clicks_figure(record, group)
@@ -201,12 +196,7 @@ def test_clicks_rise_along_their_number(make_many: Callable[[int], RunRecord]) -
     assert clicks_figure(record, once) is None
 
 
-def test_percent_limits() -> None:
-    assert percent_limits([52.0, 71.4]) == (38, 82)
-    assert percent_limits([0.0, 100.0]) == (-2, 102)
-
-
-def test_many_protocols_leave_few_files(make_many: Callable[[int], RunRecord]) -> None:
+def test_many_protocols_give_few_files(make_many: Callable[[int], RunRecord]) -> None:
     record = make_many(1).model_copy(update={"params": (), "latency": ()})
     names = {Path(name).stem for name in plot_names(record)}
     assert names == {
@@ -222,14 +212,12 @@ def test_many_protocols_leave_few_files(make_many: Callable[[int], RunRecord]) -
     }  # fmt: skip
 
 
-def test_nothing_to_show_leaves_no_file(empty_record: RunRecord, tmp_path: Path) -> None:
+def test_empty_record_writes_no_file(empty_record: RunRecord, tmp_path: Path) -> None:
     assert write_plots(empty_record, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_times_leave_no_empty_plot(
-    make_record: Callable[..., RunRecord], tmp_path: Path
-) -> None:
+def test_failed_times_write_no_plot(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
     source = make_record(1)
     failed = tuple(
         row.model_copy(update={"status": "error", "why": "x", "median_ms": None})
@@ -239,7 +227,7 @@ def test_failed_times_leave_no_empty_plot(
     assert write_plots(record, tmp_path) == []
 
 
-def test_setups_are_never_mixed(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
+def test_setups_have_separate_files(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
     source = make_record(1, miou=(), params=())
     rows = source.latency[4:6]
     half = [row.model_copy(update={"precision": "bfloat16"}) for row in rows]
@@ -252,26 +240,7 @@ def test_setups_are_never_mixed(make_record: Callable[..., RunRecord], tmp_path:
     }
 
 
-def test_models_without_accuracy_are_named(record: RunRecord) -> None:
-    points, label, notes = accuracy_points(record, setups(record)[0], protocols(record)[0])
-    assert [point.model for point in points] == ["mobilesam", "grabcut", "box"]
-    assert label == "end to end"
-    assert "sam-vit-h, sam-vit-l, sam-vit-b, fastsam-x, fastsam-s" in notes[0]
-    assert "dummy" in notes[1]
-
-
-def test_sums_stand_in_for_all_or_for_none(record: RunRecord) -> None:
-    latency = tuple(r for r in record.latency if not (r.model == "box" and r.phase == "end_to_end"))
-    partial = record.model_copy(update={"latency": latency})
-    points, label, _ = accuracy_points(partial, setups(record)[0], protocols(record)[0])
-    assert label == "encode + decode of one prompt"
-    assert [point.time_ms for point in points] == pytest.approx([1255, 400.1, 0.06])
-    assert points[0].time_bounds_ms == pytest.approx((0.98 * 1255, 1.02 * 1255))
-    assert points[0].time_spread is not None
-    assert points[0].time_spread.is_range
-
-
-def test_random_weights_have_no_point_and_hollow_marks(record: RunRecord) -> None:
+def test_random_weights_are_hollow(record: RunRecord) -> None:
     rows = tuple(r.model_copy(update={"weights": WeightsRow(kind="random")}) for r in record.miou)
     forged = record.model_copy(update={"miou": rows})
     assert size_figure(forged, protocols(record)[0]) is None
@@ -282,58 +251,13 @@ def test_random_weights_have_no_point_and_hollow_marks(record: RunRecord) -> Non
     assert faces == [False, True, True, True, True, True]
 
 
-def test_pareto_front() -> None:
-    data = [("a", 1.0, 50.0), ("b", 2.0, 40.0), ("c", 3.0, 60.0), ("d", 3.0, 55.0)]
-    points = [Point(name, time, None, miou, None, None) for name, time, miou in data]
-    assert [point.model for point in pareto_front(points)] == ["a", "c"]
-
-
-def test_areas_are_proportional_and_bounded() -> None:
+def test_area_scale() -> None:
     assert area_scale([]) == 0
     assert 641e6 * area_scale([10_000_000, 641_000_000]) == pytest.approx(1600)
     assert 10e6 * area_scale([10_000_000]) == pytest.approx(120)
 
 
-def test_slope(record: RunRecord) -> None:
-    series = decode_series(record, setups(record)[0])
-    assert "fastsam-x" not in series
-    assert slope_ms(series["mobilesam"]) == pytest.approx((2650 - 55) / 99)
-    assert slope_ms(series["mobilesam"][:1]) is None
-
-
-def test_styles_are_stable_and_distinct() -> None:
-    names = [f"model-{index}" for index in range(20)]
-    styles = model_styles(["mobilesam", *names, "dummy"])
-    assert len(set(styles.values())) == 22
-    assert styles["mobilesam"] == model_styles(["mobilesam"])["mobilesam"]
-    alone = model_styles(["model-3"])
-    assert model_styles(["sam-vit-b", "model-3", "box"])["model-3"] == alone["model-3"]
-
-
-def test_short_names_stay_distinct() -> None:
-    names = ["a" * 30 + str(index) + "b" * 30 for index in range(3)]
-    short = short_names([*names, "box"])
-    assert len(set(short.values())) == 4
-    assert max(map(len, short.values())) <= 28
-    assert short["box"] == "box"
-
-
-def test_labels_avoid_each_other() -> None:
-    spots = [Spot(100 + 3 * index, 100, 5, 60, 12) for index in range(6)]
-    placed = place_labels(spots, [], Rect(0, 0, 400, 300))
-    assert all(a.overlap(b) == 0 for a, b in combinations(placed, 2))
-    assert all(place.outside(Rect(0, 0, 400, 300)) == 0 for place in placed)
-
-
-def test_spread() -> None:
-    moved = spread([0.5, 0.51, 0.49, 0.99], 0.1, 0.0, 1.0)
-    assert sorted(moved) == pytest.approx([0.49, 0.59, 0.69, 0.99])
-    assert moved[2] < moved[0] < moved[1]
-    tight = spread([0.9] * 5, 0.5, 0.0, 1.0)
-    assert sorted(tight) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-
-
-def test_importing_the_report_loads_nothing_heavy() -> None:
+def test_import_is_light() -> None:
     code = (
         "import sys, benchmarks.evidence.readme, benchmarks.report.plots;"
         "import benchmarks.tables.record_tables;"
@@ -341,3 +265,10 @@ def test_importing_the_report_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("styled")
+def test_ranges_of_few_processes_are_noted(record: RunRecord) -> None:
+    figure = latency_figure(record, setups(record)[0])
+    texts = [text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text"))]
+    assert any("range (fewer than 5 processes)" in " ".join(text.split()) for text in texts)
