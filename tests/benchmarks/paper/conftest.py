@@ -1,4 +1,4 @@
-"""A synthetic record that holds what the claims ask for; none of its times was measured."""
+"""A synthetic record with the rows that the claims need; its times are invented."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def build(**changes: Any) -> RunRecord:
 
 
 class Kit:
-    """What the tests of this folder build records from."""
+    """Builders of records for the tests of this folder."""
 
     official, custom, random, rtx = OFFICIAL, CUSTOM, RANDOM, RTX
     build = staticmethod(build)

@@ -77,7 +77,7 @@ def test_no_claim_but_those_of_the_tables(ledger: dict[str, Claim]) -> None:
     assert [name for name in ledger if not name.startswith(known)] == []
 
 
-def test_every_claim_says_how_and_how_far(ledger: dict[str, Claim]) -> None:
+def test_every_claim_has_protocol_conditions_and_tolerance(ledger: dict[str, Claim]) -> None:
     for claim in ledger.values():
         assert claim.protocol, claim.id
         assert claim.conditions, claim.id
@@ -210,7 +210,7 @@ SUM = 'kind = "params", model = "sam-vit-h", component = "all", readings = [{ na
         'kind = "derived", times = ["s.lost"]',
     ],
 )
-def test_a_measure_that_names_nothing_is_refused(tmp_path: Path, measure: str) -> None:
+def test_unknown_names_in_a_measure_are_refused(tmp_path: Path, measure: str) -> None:
     group = CLAIM[CLAIM.index("[[group]]") : CLAIM.index("measure =")]
     text = f'{group}claims = [{{ id = "s.new", printed = "1", measure = {{ {measure} }} }}]'
     with pytest.raises(DataError, match=r"s\.new"):
@@ -228,6 +228,6 @@ def test_a_ledger_without_its_shared_file_or_folder_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     "fields", [{}, {"digits": True, "plus_minus": 1.0}, {"low": 1.0}, {"relative": 0.0}]
 )
-def test_a_tolerance_is_exactly_one_thing(fields: dict[str, float]) -> None:
+def test_a_tolerance_has_exactly_one_kind(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Tolerance"):
         Tolerance.model_validate({"reason": "r", **fields})

@@ -19,7 +19,7 @@ from benchmarks.paper.figure_images import (
 from mobilesam.errors import DataError, UsageError
 
 
-def test_a_scene_asks_for_its_largest_object() -> None:
+def test_prompts_of_a_scene_are_for_its_largest_object() -> None:
     dataset = SyntheticDataset(n_images=1, seed=3, size_hw=(96, 128))
     (picture,) = dataset_images(dataset, 1)
     assert isinstance(picture, FigureImage)
@@ -46,7 +46,7 @@ def test_photos_are_free_and_their_prompts_inside(name: str) -> None:
     assert (picture.box.boxes[0] <= (width, height, width, height)).all()
 
 
-def test_an_unknown_photo_suggests_one() -> None:
+def test_the_error_for_an_unknown_photo_suggests_a_name() -> None:
     with pytest.raises(UsageError, match="did you mean coffee"):
         photo_image("cofee")
 
@@ -62,7 +62,7 @@ def save(path: Path, height: int, width: int) -> Path:
     return path
 
 
-def test_a_file_without_prompts_is_asked_in_its_centre(tmp_path: Path) -> None:
+def test_default_prompts_of_a_file_are_at_its_centre(tmp_path: Path) -> None:
     picture = file_image(save(tmp_path / "mine.png", 40, 60))
     assert prompts_text(picture.point) == "point 30,20"
     assert prompts_text(picture.box) == "box 15,10,45,30"
@@ -70,7 +70,7 @@ def test_a_file_without_prompts_is_asked_in_its_centre(tmp_path: Path) -> None:
     assert picture.source == "file mine.png"
 
 
-def test_one_pixel_is_an_image_too(tmp_path: Path) -> None:
+def test_an_image_of_one_pixel(tmp_path: Path) -> None:
     assert prompts_text(file_image(save(tmp_path / "one.png", 1, 1)).point) == "point 0,0"
 
 
@@ -80,7 +80,7 @@ def test_points_of_the_background_are_printed_as_such() -> None:
     assert prompts_text(prompts) == "points 1,2 and 3,4.5 (not)"
 
 
-def test_the_hash_tells_pixels_and_shapes_apart(tmp_path: Path) -> None:
+def test_the_hash_depends_on_pixels_and_shape(tmp_path: Path) -> None:
     pictures = [file_image(save(tmp_path / f"{h}.png", h, w)) for h, w in ((4, 6), (6, 4), (4, 7))]
     assert len({picture.sha256 for picture in pictures}) == 3
     assert file_image(save(tmp_path / "again.png", 4, 6)).sha256 == pictures[0].sha256

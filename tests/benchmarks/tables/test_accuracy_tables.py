@@ -62,7 +62,7 @@ def test_references_never_share_a_column(record: RunRecord) -> None:
     assert "which is not accuracy" in made[1].to_markdown()
 
 
-def test_sa1b_says_whom_it_favours(record: RunRecord) -> None:
+def test_tables_of_sa1b_have_its_caution(record: RunRecord) -> None:
     rows: tuple[MiouRow, ...] = tuple(
         row.model_copy(update={"dataset": "sa1b:dev"}) for row in record.miou
     )
@@ -132,7 +132,7 @@ def test_models_are_ranked_with_their_groups(board: RunRecord) -> None:
     assert any("share a letter cannot be told apart" in note for note in table.notes)
 
 
-def test_the_distance_to_the_best_is_positive_whichever_model_came_first(board: RunRecord) -> None:
+def test_the_distance_to_the_best_is_positive_for_either_order_of_a_pair(board: RunRecord) -> None:
     (table,) = leaderboard_tables(board)
     assert column(table, "Behind best [CI]")[:2] == ["best", "0.6 [-1.4, 1.6]"]
     assert column(table, "p")[:2] == ["", "<0.001"]
@@ -216,7 +216,7 @@ def test_datasets_and_references_have_tables_of_their_own(board: RunRecord) -> N
     assert not any("favour SAM" in note for note in tables[0].notes)
 
 
-def test_comparisons_on_fewer_prompts_are_said(board: RunRecord) -> None:
+def test_comparisons_on_fewer_prompts_have_a_note(board: RunRecord) -> None:
     fewer = tuple(
         row.model_copy(update={"n_instances": 390})
         if "grabcut" in (row.model_a, row.model_b)
@@ -251,7 +251,7 @@ def test_a_record_without_accuracy_has_no_leaderboard(
     assert leaderboard_tables(source.model_copy(update={"miou": failed})) == ()
 
 
-def test_all_forms_are_printed(board: RunRecord) -> None:
+def test_all_outputs_of_a_leaderboard(board: RunRecord) -> None:
     from rich.console import Console
 
     (table,) = leaderboard_tables(board)
@@ -301,7 +301,7 @@ def everything(model: str, **changes: Any) -> EverythingRow:
     return EverythingRow(**{**values, **changes})
 
 
-def test_detector_figures_in_percent_for_people_and_as_they_are_in_csv(make_record: Make) -> None:
+def test_detector_figures_are_percent_in_text_and_fractions_in_csv(make_record: Make) -> None:
     table = detector_table(make_record(1, detector=(detector("mobilesam"),)))
     assert column_texts(table, "AP") == ["41.2"]
     assert column_texts(table, "AP large") == [""]
@@ -314,7 +314,7 @@ def test_detector_figures_in_percent_for_people_and_as_they_are_in_csv(make_reco
     assert any("ab" * 8 in note for note in table.notes)
 
 
-def test_rows_that_failed_keep_their_place_and_say_why(make_record: Make) -> None:
+def test_failed_rows_stay_with_their_reason(make_record: Make) -> None:
     gone = {"ap": None, "ap50": None, "ap75": None, "ap_by_size": BySize()}
     rows = (
         detector("mobilesam", **gone, status="error", why="RuntimeError: a|b"),
@@ -326,7 +326,7 @@ def test_rows_that_failed_keep_their_place_and_say_why(make_record: Make) -> Non
     assert csv_rows(table)[0]["why"] == "RuntimeError: a|b"
 
 
-def test_boxes_left_out_are_a_note_of_a_good_row(make_record: Make) -> None:
+def test_left_out_boxes_are_a_note(make_record: Make) -> None:
     row = detector("mobilesam", why="boxes left out: 3 without area")
     table = detector_table(make_record(1, detector=(row,)))
     assert column_texts(table, "Status") == ["ok"]

@@ -35,7 +35,7 @@ def timed_row(processes: int, **more: Any) -> LatencyRow:
     return LatencyRow(**{**known, **more})
 
 
-def test_what_older_records_promise_is_not_shown() -> None:
+def test_intervals_of_older_records_are_not_shown() -> None:
     old = timed_row(1, ci95_ms=(0.99, 1.01))
     assert spread_of(old) == Spread((0.9, 1.0), is_range=True)
     cell = median_cell(old)
@@ -61,7 +61,7 @@ def test_what_older_records_promise_is_not_shown() -> None:
         ((4, 5), "Median [95 % CI] or (range)"),
     ],
 )
-def test_the_header_says_what_surrounds_a_median(processes: tuple[int, ...], header: str) -> None:
+def test_the_header_names_interval_or_range(processes: tuple[int, ...], header: str) -> None:
     rows = [timed_row(each) for each in processes]
     notes = spread_notes(map(spread_of, rows))
     assert median_column(rows).header == header

@@ -96,7 +96,7 @@ def test_merge_refuses_masks_of_two_weights_of_one_teacher(
         merge_records([first, other])
 
 
-def test_merge_tells_of_other_devices_and_precisions(make_record: Callable[..., RunRecord]) -> None:
+def test_merge_warns_of_other_devices_and_precisions(make_record: Callable[..., RunRecord]) -> None:
     cpu = make_record(1, id="cpu", config={"device": "cpu", "precision": "fp32"})
     gpu = make_record(1, id="gpu", config={"device": "cuda", "precision": "bf16"})
     merged = merge_records([cpu, gpu])

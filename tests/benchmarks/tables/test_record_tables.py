@@ -44,7 +44,7 @@ def test_skipped_and_failed_rows_stay(record: RunRecord) -> None:
     assert any("box takes no points as prompts" in note for note in accuracy.notes)
 
 
-def test_summary_says_why_a_cell_is_empty(record: RunRecord) -> None:
+def test_empty_cells_of_the_summary_give_a_reason(record: RunRecord) -> None:
     summary = summary_table(record)
     assert column_texts(summary, "Model") == [row.model for row in record.models]
     by_model = {row["model"]: row for row in csv_rows(summary)}
@@ -77,7 +77,7 @@ def test_model_that_failed_to_load_keeps_its_row(make_record: Callable[..., RunR
     assert [cell.text for cell in row[3:6]] == ["truncated file"] * 3
 
 
-def test_both_meanings_of_m(record: RunRecord) -> None:
+def test_counts_are_given_in_10_6_and_2_20(record: RunRecord) -> None:
     made = params_table(record)
     first = csv_rows(made)[0]
     assert first["total"] == "6065532"
@@ -120,7 +120,7 @@ def test_several_setups_get_a_row_each(record: RunRecord) -> None:
     )
 
 
-def test_the_summary_says_where_the_other_protocols_are(
+def test_the_summary_names_the_tables_of_other_protocols(
     record: RunRecord, make_many: Callable[[int], RunRecord]
 ) -> None:
     assert not any("not shown" in note for note in summary_table(record).notes)
@@ -136,7 +136,7 @@ def test_the_summary_says_where_the_other_protocols_are(
     assert "10 vs ground-truth, 12 vs teacher:sam-vit-h; the tables of accuracy" in note
 
 
-def test_tables_of_times_call_a_range_so(record: RunRecord) -> None:
+def test_tables_of_times_label_ranges(record: RunRecord) -> None:
     """The record has a model of three processes, and others of five."""
     for table in (latency_table(record), summary_table(record)):
         text = table.to_markdown()
@@ -153,7 +153,7 @@ def test_a_csv_keeps_interval_and_range_apart(record: RunRecord) -> None:
             assert bool(row["ci95_low_ms"]) != is_range
 
 
-def test_few_and_unstable_samples_stand_beside_the_tables(record: RunRecord) -> None:
+def test_few_and_unstable_samples_have_notes(record: RunRecord) -> None:
     warnings = ("few samples: 1 of 5 (cap of the profile)", "not stable after 3 warm-up calls")
     rows = [
         row.model_copy(update={"warnings": warnings})
