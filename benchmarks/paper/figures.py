@@ -51,20 +51,19 @@ FIGURES: Mapping[FigureKind, _Figure] = MappingProxyType(
             4,
             "Masks from one point (the paper's Figure 4)",
             "points",
-            "Of the candidates for a point, the one that the model itself scores highest.",
+            "Of the candidate masks for a point, the one with the highest score.",
         ),
         "box": _Figure(
             5,
             "Masks from a box (the paper's Figure 5)",
             "boxes",
-            "The single mask that the model answers a box with.",
+            "The single mask that the model predicts for a box.",
         ),
         "everything": _Figure(
             6,
             "Segment everything (the paper's Figure 6)",
             "everything",
-            "Largest masks first, smaller ones on top; colours follow the order of area and mean "
-            "nothing else.",
+            "Smaller masks are drawn over larger ones; colours follow the order of area.",
         ),
     }
 )
@@ -177,7 +176,7 @@ def _predict_image(
     embedding: Embedding | None = None
     for kind in kinds:
         if FIGURES[kind].prompt_kind not in model.info.supports:
-            takes = "answers prompts only" if kind == "everything" else f"takes no {kind} prompts"
+            takes = "takes prompts only" if kind == "everything" else f"takes no {kind} prompts"
             yield kind, Prediction(why=takes)
             continue
         try:

@@ -63,6 +63,10 @@ from benchmarks.tables.record_queries import (
 from benchmarks.tables.table import Cell, Column, Raw, Table
 
 _SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
+_DECODE_KINDS = (
+    "Decode kind: decoder runs a network for each prompt, select picks among masks that encode has "
+    "found, classical runs an algorithm; their times are not comparable."
+)
 
 
 def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
@@ -146,10 +150,7 @@ def latency_table(record: RunRecord) -> Table:
     if any(row.weights == "random" for row in rows):
         notes.append("random: seeded random weights, whose values do not change the times.")
     if len({row.decode_kind for row in rows}) > 1:
-        notes.append(
-            "Decode kind: `decoder` runs a network for each prompt, `select` picks among masks "
-            "that encode has found, `classical` runs an algorithm; their times are not comparable."
-        )
+        notes.append(_DECODE_KINDS)
     notes += [*spread_notes(map(spread_of, rows)), *sample_notes(rows)]
     return build_table("latency", "Latency", columns, rows, notes)
 
@@ -309,10 +310,7 @@ def _summary_notes(
             if (row.phase, row.n_prompts) in _SUMMARY_TIMES and row.median_ms is not None
         ]
         notes += ["Times: medians.", *spread_notes(map(spread_of, times)), *sample_notes(times)]
-        notes.append(
-            "Decode kind: decoder runs a network for each prompt, select picks among masks that "
-            "encode has found, classical runs an algorithm; their times are not comparable."
-        )
+        notes.append(_DECODE_KINDS)
     if shown:
         datasets = ", ".join(unique(protocol.dataset for protocol in shown))
         notes.append(

