@@ -1,1 +1,1 @@
-"""The published claims as a ledger, and the verdict that a run allows on each of them."""
+"""Published claims, and the verdict on each of them from a run."""

@@ -26,9 +26,9 @@ from benchmarks.config.requests import (
 )
 from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.photos import PHOTOS, SHOWN
-from benchmarks.paper.figure_images import FigureImage, dataset_images, file_image, photo_image
-from benchmarks.paper.figures import FigureKind, FigureRequest, predict, write_figures
 from benchmarks.records.run_folder import held
+from benchmarks.report.figure_images import FigureImage, dataset_images, file_image, photo_image
+from benchmarks.report.paper_figures import FigureKind, FigureRequest, predict, write_figures
 from mobilesam.errors import UsageError
 
 DEFAULT_IMAGES = 2
@@ -42,7 +42,7 @@ class PictureArguments:
         images: Files of the user.
         points: `X,Y` for each of `images`, in their order; none for the centre of each.
         boxes: `X0,Y0,X1,Y1` for each of `images`; none for a box around the centre of each.
-        photos: Names of `benchmarks.paper.figure_images.PHOTOS`.
+        photos: Names of `benchmarks.report.figure_images.PHOTOS`.
         kinds: Kinds of figures, `point`, `box`, `everything`, separated by commas.
         trained_only: Leave models without weights out even if they are named.
         svg: Write SVG beside PNG.

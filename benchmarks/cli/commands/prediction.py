@@ -15,7 +15,7 @@ from baselines.registry import build
 from benchmarks.cli.commands.printing import print_json
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import check_max_pixels, one_trained, print_weights
-from benchmarks.paper.figure_images import check_inside
+from benchmarks.report.figure_images import check_inside
 from mobilesam.errors import DataError, UsageError
 
 _MASK_COLOUR = np.array([0, 114, 178], np.float32)  # Okabe and Ito's blue

@@ -26,10 +26,10 @@ from benchmarks.config.model_resolution import PlannedModel
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import attribution
 from benchmarks.debugging import explain
-from benchmarks.paper.figure_images import FigureImage, prompts_text
 from benchmarks.records.environment import git_state, library_versions
 from benchmarks.records.record import write_atomic
 from benchmarks.records.run_folder import command_line
+from benchmarks.report.figure_images import FigureImage, prompts_text
 from benchmarks.report.mask_grid import MaskPanel, MaskRow, write_grid
 from benchmarks.tables.record_queries import shipped_notes, weights_label
 from mobilesam.errors import BenchError, UsageError

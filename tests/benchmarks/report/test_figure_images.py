@@ -8,7 +8,7 @@ from PIL import Image
 
 from baselines.interface import Prompts
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.paper.figure_images import (
+from benchmarks.report.figure_images import (
     PHOTOS,
     FigureImage,
     dataset_images,

@@ -22,9 +22,10 @@ from benchmarks.config.options import DataArguments, ModelArguments, OutputArgum
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import SHOWN, attribution, open_photos
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.paper import figures as figures_module
-from benchmarks.paper.figure_images import FigureImage, dataset_images, photo_image
-from benchmarks.paper.figures import (
+from benchmarks.report import paper_figures
+from benchmarks.report.figure_images import FigureImage, dataset_images, photo_image
+from benchmarks.report.mask_grid import mask_grid
+from benchmarks.report.paper_figures import (
     FIGURES,
     FigureKind,
     FigureRequest,
@@ -32,7 +33,6 @@ from benchmarks.paper.figures import (
     grid_rows,
     predict,
 )
-from benchmarks.report.mask_grid import mask_grid
 from benchmarks.report.style import plot_style
 from mobilesam.errors import DataError, UsageError
 
@@ -64,7 +64,7 @@ def request(*names: str, kinds: tuple[FigureKind, ...] = ALL, **changes: Any) ->
 
 
 def build_as(monkeypatch: pytest.MonkeyPatch, model: Segmenter) -> None:
-    monkeypatch.setattr(figures_module, "build", lambda *_: model)
+    monkeypatch.setattr(paper_figures, "build", lambda *_: model)
 
 
 def test_the_iou_of_the_box_is_that_of_its_rectangle() -> None:
@@ -104,7 +104,7 @@ def test_unsupported_prompts_give_a_reason() -> None:
 
 
 def test_models_with_random_weights_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures_module, "build", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr(paper_figures, "build", lambda *_: pytest.fail("it was built"))
     figure_request = request("sam-vit-h")
     predictions = predict(figure_request, QUIET)
     assert {prediction.why for prediction in predictions.values()} == {"no weights"}
