@@ -1,15 +1,107 @@
-"""Ends a run that receives SIGTERM like one that is interrupted by Ctrl-C."""
+"""Starts the child processes of this project, which all end together with their parent.
+
+No other module starts a process, except for git and what a library starts itself; a test checks
+this. A child that outlived its parent would take time from the next measurement, or write into
+a folder that belongs to another run by then. On Linux a child ends however its parent ends. On
+other systems a child that was started by `run_python` or `start_python` outlives a parent that is
+ended by SIGKILL.
+
+`run_python` and `start_python` run this file itself in the child, as
+`python -P child_processes.py PARENT_PID -m MODULE [ARGUMENT ...]`, or with a file in place of
+`-m MODULE`. It therefore imports the standard library only: the child may take the packages of this
+project from the folder of another version.
+"""
 
 from __future__ import annotations
 
+import os
+import runpy
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.pool import Pool
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run_python(
+    arguments: Sequence[str], *, check: bool = False, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs a Python program and waits until it has ended.
+
+    Args:
+        arguments: `-m`, a module and its arguments, or a file and its arguments.
+        check: Whether an exit code other than 0 is an error.
+        options: Further arguments of `subprocess.run`; text is read and written as text.
+
+    Raises:
+        CalledProcessError: With `check`, its exit code is not 0.
+        TimeoutExpired: It had not ended after `timeout` seconds, and was killed.
+    """
+    return subprocess.run(_command(arguments), text=True, check=check, **options)
+
+
+def start_python(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Starts a Python program; the calling thread must live as long as the program is needed.
+
+    Args:
+        arguments: `-m`, a module and its arguments, or a file and its arguments.
+        options: Further arguments of `subprocess.Popen`.
+    """
+    return subprocess.Popen(_command(arguments), **options)
+
+
+def process_executor(workers: int, initializer: Callable[[], None]) -> ProcessPoolExecutor:
+    """Returns an executor of spawned processes.
+
+    Args:
+        workers: Number of processes.
+        initializer: Function of a module that each process calls first.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Spawned, since a fork would inherit torch's threads in the middle of their work.
+    return ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_begin, initargs=(initializer,)
+    )
+
+
+def process_pool(workers: int) -> Pool:
+    """Returns a pool of spawned processes; leaving its `with` block ends them."""
+    from multiprocessing import get_context
+
+    return get_context("spawn").Pool(workers, initializer=_begin)
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    # -P: without the folder of this file in the path.
+    return [sys.executable, "-P", __file__, str(os.getpid()), *arguments]
+
+
+def _begin(initializer: Callable[[], None] | None = None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer()
+
+
+def _end_with_parent() -> None:
+    """Waits until the parent has ended, then ends this process immediately."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Terminated(KeyboardInterrupt):
@@ -20,8 +112,8 @@ class Terminated(KeyboardInterrupt):
 def interrupted_by_term() -> Iterator[None]:
     """Turns SIGTERM into `Terminated`, so that children are ended and finished work is recorded.
 
-    By default, SIGTERM ends Python at once, which leaves child processes running. In a thread other
-    than the main one nothing is changed, since only the main thread handles signals.
+    By default, SIGTERM ends Python at once, which leaves child processes running. Has no effect in
+    a thread other than the main one, since only the main thread handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +130,7 @@ def interrupted_by_term() -> Iterator[None]:
 
 
 def run_program(main: Callable[[], int]) -> int:
-    """Runs the main function of a program of its own; returns its exit code.
+    """Runs the main function of a separate program; returns its exit code.
 
     Ctrl-C and SIGTERM end it as an error would: children are ended, and temporary folders and
     worktrees are removed.
@@ -49,3 +141,30 @@ def run_program(main: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         sys.stderr.write("\ninterrupted\n")
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+
+
+def _tie_to_parent(parent: int) -> None:
+    """Lets the kernel end this process when the thread that started it ends; Linux only."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one has ended")
+
+
+def _run_child(arguments: Sequence[str]) -> None:
+    """Runs a module or a file as the main program, with its own arguments in `sys.argv`."""
+    _tie_to_parent(int(arguments[0]))
+    if arguments[1] == "-m":
+        sys.argv = list(arguments[2:])
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as `python -m` does, a string
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(arguments[1:])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _run_child(sys.argv[1:])

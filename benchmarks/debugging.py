@@ -1,7 +1,7 @@
 """The option `--debug`: shows the traceback of whatever fails, here and in child processes.
 
 The command line enables it in one place for all commands. What handles an error without raising it
-again calls `explain` for the text of the error, which is where its traceback is shown.
+again calls `format_error` for the text of the error, which is where its traceback is shown.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def show_text(text: str) -> None:
         collected.append(text)
 
 
-def explain(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Text of an error for a failure; with `--debug`, its traceback is written to stderr.
 
     For errors other than `BenchError` it includes the type, since their message lacks context.

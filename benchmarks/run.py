@@ -15,11 +15,15 @@ from baselines.interface import ModelInfo
 from baselines.options import ModelOptions
 from baselines.registry import build, derive
 from benchmarks.child_processes import interrupted_by_term
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel, deferral_notes, plan, weights_notes
-from benchmarks.config.run_config import RunRequest
+from benchmarks.config.model_resolution import (
+    ResolvedModel,
+    deferral_notes,
+    resolve_models,
+    weights_notes,
+)
+from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.evaluation.comparison import compare_models, unshared_images, unshared_prompts
 from benchmarks.evaluation.dataset_notes import notes_of
 from benchmarks.evaluation.detector_boxes import evaluate_detections
@@ -33,6 +37,7 @@ from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
 from benchmarks.records.instances import to_frame, write_instances
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     INSTANCES_NAME,
     RECORD_NAME,
@@ -54,7 +59,7 @@ from benchmarks.records.record import (
     save_record,
     write_atomic,
 )
-from benchmarks.records.result_cache import CellStore, content_key
+from benchmarks.records.result_cache import ResultCache, content_key
 from benchmarks.records.run_folder import held
 from mobilesam.errors import BenchError, DataError
 from mobilesam.fast.allocator import keep_buffers
@@ -84,7 +89,7 @@ class _Found:
     complete: bool = False
 
 
-def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
+def execute(request: RunConfig, reporter: Reporter) -> RunRecord:
     """Runs the request, and writes `record.json` (and the instances) into `request.out`.
 
     A folder with cached results of the same run, interrupted or with failures, is resumed. On
@@ -101,7 +106,7 @@ def execute(request: RunRequest, reporter: Reporter) -> RunRecord:
 
 
 @contextmanager
-def executed(request: RunRequest, reporter: Reporter) -> Iterator[RunRecord]:
+def executed(request: RunConfig, reporter: Reporter) -> Iterator[RunRecord]:
     """Runs the request as `execute` does, and keeps the folder locked until the block has ended.
 
     The block may write further files into `request.out`, such as tables and plots.
@@ -113,11 +118,11 @@ def executed(request: RunRequest, reporter: Reporter) -> Iterator[RunRecord]:
         yield _execute_held(request, reporter)
 
 
-def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
+def _execute_held(request: RunConfig, reporter: Reporter) -> RunRecord:
     start = time.monotonic()
     _require_writable(request.out)
     models, teachers = _plan(request)
-    config = request.config(models, teachers)
+    config = request.to_dict(models, teachers)
     key = content_key(config)
     # Not part of the key, so that a run with failures is resumed after images were repaired.
     images = None if request.dataset is None else request.dataset.images_state or None
@@ -143,12 +148,12 @@ def _execute_held(request: RunRequest, reporter: Reporter) -> RunRecord:
     return record
 
 
-def _plan(request: RunRequest) -> tuple[list[PlannedModel], list[PlannedModel]]:
+def _plan(request: RunConfig) -> tuple[list[ResolvedModel], list[ResolvedModel]]:
     """The models, and the teachers, each planned once."""
-    entries = {entry.name: entry for entry in (*request.models, *request.teachers)}
-    planned = plan(
+    entries = {entry.name: entry for entry in (*request.models, *request.reference_models)}
+    planned = resolve_models(
         entries.values(),
-        request.policy if request.needs_weights else None,
+        request.weights_policy if request.needs_weights else None,
         device=request.device,
         precision=request.precision,
         seed=request.seed,
@@ -157,12 +162,12 @@ def _plan(request: RunRequest) -> tuple[list[PlannedModel], list[PlannedModel]]:
     models = [by_name[entry.name] for entry in request.models]
     return (
         [replace(model, deferred=request.deferral(model)) for model in models],
-        [by_name[entry.name] for entry in request.teachers],
+        [by_name[entry.name] for entry in request.reference_models],
     )
 
 
 def _to_record(
-    request: RunRequest,
+    request: RunConfig,
     config: dict[str, Any],
     key: str,
     here: Environment,
@@ -225,13 +230,13 @@ def _finished(out: Path, key: str, images: str | None, reporter: Reporter) -> Ru
 
 
 def _measure(
-    request: RunRequest,
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
+    request: RunConfig,
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
     found: _Found,
     reporter: Reporter,
 ) -> None:
-    cells = CellStore(request.out / CELLS_FOLDER)
+    cells = ResultCache(request.out / CELLS_FOLDER)
     planned = {each.entry.name: each for each in (*models, *teachers)}.values()
     for line in (*weights_notes(planned), *deferral_notes(models)):
         reporter.say(line)
@@ -265,8 +270,8 @@ def _measure(
 
 
 def _describe(
-    request: RunRequest, models: Sequence[PlannedModel], found: _Found, reporter: Reporter
-) -> tuple[dict[str, ModelInfo], list[PlannedModel]]:
+    request: RunConfig, models: Sequence[ResolvedModel], found: _Found, reporter: Reporter
+) -> tuple[dict[str, ModelInfo], list[ResolvedModel]]:
     """Builds every architecture without memory for its weights; counts it if that is asked for.
 
     Returns:
@@ -274,7 +279,7 @@ def _describe(
         given no weights is known to run with random ones.
     """
     infos: dict[str, ModelInfo] = {}
-    known: list[PlannedModel] = []
+    known: list[ResolvedModel] = []
     with reporter.bar("parameters", len(models)) as bar:
         for model in models:
             name = model.entry.name
@@ -282,11 +287,11 @@ def _describe(
             known.append(model)
             try:
                 shape = build(model.entry, ModelOptions(name, device="meta"))
-                rows = parameters.count(shape) if request.count else []
+                rows = parameters.count(shape) if request.count_parameters else []
             except BenchError as error:
-                why = explain(error)
+                why = format_error(error)
                 found.failures.append(Failure(stage="build", culprit=name, why=why))
-                if request.count:
+                if request.count_parameters:
                     found.params.append(
                         ParamsRow(model=name, component="all", status="error", why=why)
                     )
@@ -303,20 +308,20 @@ def _describe(
     return infos, known
 
 
-def _derived(model: PlannedModel, found: _Found) -> PlannedModel:
+def _derived(model: ResolvedModel, found: _Found) -> ResolvedModel:
     """The model, once the files that it runs are there; with its error if they cannot be made."""
     if model.error is not None:
         return model
     try:
         derive(model.entry, model.options)
     except BenchError as error:
-        why = explain(error)
+        why = format_error(error)
         found.failures.append(Failure(stage="build", culprit=model.entry.name, why=why))
         return replace(model, error=why)
     return model
 
 
-def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:
+def _model_row(model: ResolvedModel, info: ModelInfo) -> ModelRow:
     status: Status
     status, why = ("ok", None) if model.deferred is None else ("skipped", model.deferred)
     if model.error is not None:
@@ -334,18 +339,18 @@ def _model_row(model: PlannedModel, info: ModelInfo) -> ModelRow:
 
 
 def _accuracy(
-    request: RunRequest,
+    request: RunConfig,
     dataset: Dataset,
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
-    cells: CellStore,
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
+    cells: ResultCache,
     found: _Found,
     reporter: Reporter,
 ) -> None:
-    if request.scale is not None:
+    if request.sharding is not None:
         from benchmarks.evaluation.sharded import evaluate_request
 
-        _take(evaluate_request(request, request.scale, models, teachers, reporter), found)
+        _take(evaluate_request(request, request.sharding, models, teachers, reporter), found)
         return
     # Nothing is timed here that is compared with anything; fresh pages for every call would be
     # half of the time. Latency has processes of its own, with the allocator as it is.
@@ -382,10 +387,10 @@ def _take(result: ScaleResult, found: _Found) -> None:
 
 
 def _whole_images(
-    request: RunRequest,
+    request: RunConfig,
     dataset: Dataset,
-    models: Sequence[PlannedModel],
-    cells: CellStore,
+    models: Sequence[ResolvedModel],
+    cells: ResultCache,
     found: _Found,
     reporter: Reporter,
 ) -> None:
@@ -398,10 +403,10 @@ def _whole_images(
             found.detector.extend(rows)
             found.warnings.extend(unshared_images(rows, f"{DETECTOR_BOX} ({mask})"))
             found.failures.extend(failures)
-    if request.everything and request.scale is not None:
+    if request.everything and request.sharding is not None:
         from benchmarks.evaluation.recall import recall_of_request
 
-        recall = recall_of_request(request, request.scale, models, reporter)
+        recall = recall_of_request(request, request.sharding, models, reporter)
         found.everything = list(recall.rows)
         found.failures.extend(recall.failures)
         found.warnings.extend(recall.warnings)
@@ -412,7 +417,7 @@ def _whole_images(
     found.warnings.extend(unshared_images(found.everything, EVERYTHING))
 
 
-def _note_data(dataset: Dataset, cells: CellStore, found: _Found) -> None:
+def _note_data(dataset: Dataset, cells: ResultCache, found: _Found) -> None:
     """What of the data was not used: crowds are a note, what is malformed is a failure."""
     notes = notes_of(cells, dataset)
     for reason, count in notes.left_out.items():

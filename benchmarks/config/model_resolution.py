@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.records.record import WeightsRow
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 
@@ -38,7 +38,7 @@ def _manifest_sha256(folder: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedModel:
+class ResolvedModel:
     """A model of a run.
 
     Attributes:
@@ -79,25 +79,25 @@ class PlannedModel:
         return self.weights.kind != "random" and self.error is None
 
 
-def plan(
+def resolve_models(
     entries: Iterable[ModelEntry],
     policy: WeightsPolicy | None,
     *,
     device: str,
     precision: str,
     seed: int,
-) -> list[PlannedModel]:
+) -> list[ResolvedModel]:
     """Finds the weights of each model; a model without available weights gets random ones.
 
     After a download has failed without a network, no further download is tried. Without a policy,
     no weights are searched for.
     """
-    models: list[PlannedModel] = []
+    models: list[ResolvedModel] = []
     no_network: NetworkUnreachableError | None = None
     for entry in entries:
         options = ModelOptions(entry.name, device, precision, None, seed)
         if policy is None or (entry.checkpoint is None and entry.name not in policy.overrides):
-            models.append(PlannedModel(entry, options, WeightsRow(kind="none")))
+            models.append(ResolvedModel(entry, options, WeightsRow(kind="none")))
             continue
         now = policy if no_network is None else replace(policy, offline=True)
         checkpoint: Checkpoint | None = None
@@ -107,9 +107,9 @@ def plan(
         except WeightsUnavailableError as error:
             unavailable.append(error)
         except WeightsError as error:
-            unusable = explain(error)
+            unusable = format_error(error)
             row = WeightsRow(kind="random", why=unusable)
-            models.append(PlannedModel(entry, options, row, error=unusable))
+            models.append(ResolvedModel(entry, options, row, error=unusable))
             continue
         cause = unavailable[-1] if unavailable else None
         if isinstance(cause, NetworkUnreachableError):
@@ -121,11 +121,11 @@ def plan(
         if checkpoint is not None:
             row = weights_row(checkpoint, why)
         options = replace(options, checkpoint=checkpoint)
-        models.append(PlannedModel(entry, options, row, reason=reason))
+        models.append(ResolvedModel(entry, options, row, reason=reason))
     return models
 
 
-def deferral_notes(models: Iterable[PlannedModel]) -> list[str]:
+def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
     """One line for each reason why models with weights are not measured.
 
     Models without weights are listed by `weights_notes`.
@@ -154,17 +154,17 @@ def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
     )
 
 
-def weights_notes(models: Iterable[PlannedModel]) -> list[str]:
+def weights_notes(models: Iterable[ResolvedModel]) -> list[str]:
     """Notes for the user on the weights that were found, one line for each fact.
 
     Args:
-        models: Result of `plan`.
+        models: Result of `resolve_models`.
 
     Returns:
         For each reason why official weights are missing, one line with the models concerned and
         what to do.
     """
-    groups: dict[str, list[PlannedModel]] = {}
+    groups: dict[str, list[ResolvedModel]] = {}
     for model in models:
         if model.reason is not None:
             groups.setdefault(model.reason, []).append(model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from baselines import DEFAULT_SELECTION
 from baselines.registry import select, select_one
 from benchmarks.config import profiles
-from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, plan
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.options import (
     AccuracyArguments,
     DataArguments,
@@ -21,9 +21,7 @@ from benchmarks.config.options import (
     ScaleArguments,
 )
 from benchmarks.config.profiles import Profile
-from benchmarks.config.run_config import RunRequest
-from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.config.sharding import scale_request
+from benchmarks.config.run_config import DEFAULT_IMAGES_PER_SHARD, RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.limits import PIXELS_CEILING
 from benchmarks.prompts import protocols
@@ -175,8 +173,8 @@ def apply_threads(models: ModelArguments) -> int:
 
 
 def one_trained(
-    models: ModelArguments, command: str, scale: ScaleRequest | None = None
-) -> PlannedModel:
+    models: ModelArguments, command: str, scale: ShardingConfig | None = None
+) -> ResolvedModel:
     """The one model that the user named, with weights that mean something.
 
     Args:
@@ -191,7 +189,7 @@ def one_trained(
     entries = select(listed(models.models))
     if len(entries) != 1:
         raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
-    (planned,) = plan(
+    (planned,) = resolve_models(
         entries,
         weights_policy(models),
         device=device_of(models, scale),
@@ -204,7 +202,7 @@ def one_trained(
     return planned
 
 
-def print_weights(model: PlannedModel) -> None:
+def print_weights(model: ResolvedModel) -> None:
     """Prints on standard error if shipped weights replace the official ones, and why."""
     found = model.options.checkpoint
     if found is not None and found.shipped is not None and model.entry.shipped is None:
@@ -223,7 +221,7 @@ def make_request(
     n_scenes: int | None = None,
     scale: ScaleArguments | None = None,
     publishable: bool = False,
-) -> RunRequest:
+) -> RunConfig:
     """Turns arguments into what a run is asked to do.
 
     Args:
@@ -244,28 +242,30 @@ def make_request(
     threads = apply_threads(models)
     chunks = None if scale is None or accuracy is None else _scale(scale, accuracy, models)
     scenes = n_scenes or STANDARD_SCENES
-    asked = RunRequest(
+    asked = RunConfig(
         command=command_line(),
         note=output.note,
         models=select(listed(models.models)),
-        policy=weights_policy(models, None if profile is None else profile.fetch_limit_bytes),
+        weights_policy=weights_policy(
+            models, None if profile is None else profile.fetch_limit_bytes
+        ),
         out=output.out or DEFAULT_OUT,
         threads=threads,
         device=device_of(models, chunks),
         precision=check_precision(models.precision),
         seed=models.seed,
         profile=profile,
-        count=counting,
+        count_parameters=counting,
         default_models=models.models == DEFAULT_SELECTION,
         publishable=publishable,
-        scale=chunks,
+        sharding=chunks,
         **({} if accuracy is None else _accuracy(accuracy, scenes, models, in_parts=bool(chunks))),
     )
     # Created last, so that a refused request leaves no empty folder.
     return asked if output.out is not None else replace(asked, out=new_folder(command))
 
 
-def device_of(models: ModelArguments, scale: ScaleRequest | None) -> str:
+def device_of(models: ModelArguments, scale: ShardingConfig | None) -> str:
     """The device that the user named; those of another machine's cluster need not be here.
 
     Raises:
@@ -277,9 +277,9 @@ def device_of(models: ModelArguments, scale: ScaleRequest | None) -> str:
 
 def _scale(
     scale: ScaleArguments, data: AccuracyArguments, models: ModelArguments
-) -> ScaleRequest | None:
+) -> ShardingConfig | None:
     """How accuracy is measured in chunks, if that is asked for."""
-    request = scale_request(scale, models)
+    request = sharding_config(scale, models)
     if request is None:
         return None
     names = listed(data.protocol or "")
@@ -299,7 +299,7 @@ def new_folder(command: str) -> Path:
 def _accuracy(
     data: AccuracyArguments, n_scenes: int, models: ModelArguments, *, in_parts: bool
 ) -> dict[str, Any]:
-    """The fields of a `RunRequest` that say how accuracy is measured."""
+    """The fields of a `RunConfig` that say how accuracy is measured."""
     dataset = open_dataset(data, n_scenes, models.seed, in_parts=in_parts)
     references = protocols.check_references(listed(data.reference))
     for option, text in (("--protocol", data.protocol), ("--reference", data.reference)):
@@ -326,7 +326,7 @@ def _accuracy(
             name for name in names if name not in WHOLE_IMAGE_PROTOCOLS
         ),
         "references": references,
-        "teachers": tuple(select_one(name) for name in named),
+        "reference_models": tuple(select_one(name) for name in named),
         "save_masks": data.save_masks,
         "embeddings": data.embeddings,
         "boundary": not data.no_boundary,
@@ -371,3 +371,38 @@ def require_new_folder(out: Path) -> None:
     """
     if (out / RECORD_NAME).exists():
         raise UsageError(f"{out} holds the record of another run; choose another --out")
+
+
+def sharding_config(
+    scale: ScaleArguments, models: ModelArguments, images_per_shard: int = DEFAULT_IMAGES_PER_SHARD
+) -> ShardingConfig | None:
+    """How a run is cut into chunks, and who works on them; None if that is not asked for.
+
+    Args:
+        scale: The arguments.
+        models: A worker with a GPU is given one.
+        images_per_shard: Most images of a chunk, unless `--chunk` says otherwise.
+
+    Raises:
+        UsageError: They cannot be meant.
+    """
+    if scale == ScaleArguments():
+        return None
+    if scale.cluster is None and scale != ScaleArguments(
+        chunk=scale.chunk, lanes=scale.prefetch_threads
+    ):
+        raise UsageError("--workers, --worker-cpus and --worker-gpus go with --cluster")
+    given: dict[str, Any] = vars(scale) | {
+        "images_per_shard": images_per_shard if scale.chunk is None else scale.chunk
+    }
+    del given["chunk"]
+    given["prefetch_threads"] = given.pop("lanes")
+    if scale.worker_gpus is None and models.device.startswith("cuda"):
+        given["worker_gpus"] = 1.0
+    request = ShardingConfig(**{name: value for name, value in given.items() if value is not None})
+    if request.images_per_shard < 1 or request.prefetch_threads < 0:
+        raise UsageError("--chunk must be at least 1, and --lanes at least 0")
+    too_few = request.workers is not None and request.workers < 1
+    if too_few or request.worker_cpus <= 0 or request.worker_gpus < 0:
+        raise UsageError("--workers and --worker-cpus must be above 0, --worker-gpus at least 0")
+    return request

@@ -1,4 +1,4 @@
-"""What a run is asked to do, as a value."""
+"""Configuration of a run: one frozen value that is passed to everything that takes part in it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baselines.registry import ModelEntry
-from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.profiles import Profile
-from benchmarks.config.scale_options import ScaleRequest
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.parsing import read_file
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol
@@ -20,67 +19,97 @@ if TYPE_CHECKING:
     from benchmarks.evaluation.detector_boxes import DetectorInput, MaskChoice
 
 
+DEFAULT_IMAGES_PER_SHARD = 500
+DEFAULT_PREFETCH_THREADS = 2
+
+
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a run is asked to do.
+class ShardingConfig:
+    """How a dataset is divided into shards, and where these are evaluated.
 
     Attributes:
-        command: As the user typed it, for the record.
-        note: What the user wants remembered, for the record.
-        models: Which models, in the order of the tables.
-        policy: Where weights may come from.
-        out: Folder for everything the run leaves.
-        threads: Threads each model is given.
+        images_per_shard: Maximum number of images of a shard.
+        prefetch_threads: Threads of each worker that load images and score masks while the model
+            runs; 0 disables the overlap.
+        cluster: Address of a Ray cluster, or `local` for one on this machine; None uses this
+            process.
+        workers: Number of workers on the cluster; None uses as many as fit.
+        worker_cpus: CPU cores of each worker.
+        worker_gpus: GPUs of each worker; a fraction lets several workers share one.
+        attempts: How often a shard is started before it is recorded as failed.
+    """
+
+    images_per_shard: int = DEFAULT_IMAGES_PER_SHARD
+    prefetch_threads: int = DEFAULT_PREFETCH_THREADS
+    cluster: str | None = None
+    workers: int | None = None
+    worker_cpus: float = 1.0
+    worker_gpus: float = 0.0
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that determines a run.
+
+    Attributes:
+        command: Command line, for the record.
+        note: Free text of the user, for the record.
+        models: Models to measure, in the order of the tables.
+        weights_policy: Allowed sources of weights.
+        out: Folder for the record and all other files.
+        threads: CPU threads of each model.
         device: Torch device.
         precision: `fp32`, `fp16` or `bf16`.
-        seed: Of everything that is drawn.
-        profile: How thorough latency is measured; None leaves it out.
-        count: Count parameters and FLOPs.
-        dataset: Images for accuracy; None leaves it out.
-        protocols: Of accuracy.
-        references: Of accuracy: `ground-truth` and `teacher:NAME`.
-        teachers: The models that `references` names.
-        save_masks: Keep every answer, to be scored again.
-        embeddings: Folder of image embeddings that outlive the run; None keeps none.
-        detector: Boxes of a detector to be used as prompts, judged by COCO AP.
-        detector_masks: Which masks are judged: `single`, or of three the best-scored (`multi`).
-        everything: Measure segmenting everything on the dataset.
-        boundary: Score boundary IoU as well.
-        scale: Work in chunks that are kept one by one; None holds all rows in memory.
-        default_models: The user did not name the models.
+        seed: Seed of scenes, prompt sampling and random weights.
+        profile: Thoroughness of the latency measurement; None measures no latency.
+        count_parameters: Count parameters and FLOPs.
+        dataset: Images with reference masks; None measures no accuracy.
+        protocols: Accuracy protocols.
+        references: `ground-truth` and `teacher:NAME`.
+        reference_models: The models named by `references`.
+        save_masks: Keep all predicted masks for `miou --rescore`.
+        embeddings: Folder of image embeddings shared between runs; None keeps none.
+        detector: Boxes of a detector to be used as prompts, evaluated by COCO AP.
+        detector_masks: Masks to evaluate for these boxes: `single`, or the best-scored of three
+            (`multi`).
+        everything: Measure automatic mask generation on the dataset.
+        boundary: Compute boundary IoU in addition to IoU.
+        sharding: Shards, threads and cluster; None evaluates the dataset as a whole.
+        default_models: Whether `models` is the default selection.
         publishable: Wait until the machine is idle, and refuse to measure if it stays busy.
     """
 
     command: str
     note: str | None
     models: tuple[ModelEntry, ...]
-    policy: WeightsPolicy
+    weights_policy: WeightsPolicy
     out: Path
     threads: int
     device: str = "cpu"
     precision: str = "fp32"
     seed: int = 0
     profile: Profile | None = None
-    count: bool = False
+    count_parameters: bool = False
     dataset: Dataset | None = None
     protocols: tuple[AccuracyProtocol, ...] = ()
     references: tuple[str, ...] = (GROUND_TRUTH,)
-    teachers: tuple[ModelEntry, ...] = ()
+    reference_models: tuple[ModelEntry, ...] = ()
     save_masks: bool = False
     embeddings: Path | None = None
     detector: DetectorInput | None = None
     detector_masks: tuple[MaskChoice, ...] = ()
     everything: bool = False
     boundary: bool = True
-    scale: ScaleRequest | None = None
+    sharding: ShardingConfig | None = None
     default_models: bool = False
     publishable: bool = False
 
-    def deferral(self, model: PlannedModel) -> str | None:
-        """Why only a model's parameters are counted; None if everything is measured.
+    def deferral(self, model: ResolvedModel) -> str | None:
+        """Reason why only the parameters of a model are counted; None if everything is measured.
 
-        If a profile is not complete, models without trained weights and models that must be
-        exported first are not measured unless the user named them.
+        With an incomplete profile and the default selection, models without trained weights and
+        models that must be exported first are not measured.
         """
         if not self.default_models or self.profile is None or self.profile.complete:
             return None
@@ -94,14 +123,19 @@ class RunRequest:
 
     @property
     def needs_weights(self) -> bool:
-        """Counting alone looks at shapes only."""
+        """Whether weights are loaded; counting parameters alone takes none."""
         return self.profile is not None or self.dataset is not None
 
-    def config(
-        self, models: Sequence[PlannedModel], teachers: Sequence[PlannedModel]
+    def to_dict(
+        self, models: Sequence[ResolvedModel], reference_models: Sequence[ResolvedModel]
     ) -> dict[str, Any]:
-        """All that decides what is measured, for the record and its resume key."""
-        chunks = {} if self.scale is None else {"chunk_images": self.scale.chunk_images}
+        """Settings that determine the results, for the record and its resume key.
+
+        Args:
+            models: The resolved `models`.
+            reference_models: The resolved `reference_models`.
+        """
+        chunks = {} if self.sharding is None else {"chunk_images": self.sharding.images_per_shard}
         scored = {} if self.boundary else {"boundary": False}
         deferred = [model.entry.name for model in models if model.deferred is not None]
         return {
@@ -111,12 +145,12 @@ class RunRequest:
             "precision": self.precision,
             "seed": self.seed,
             "profile": None if self.profile is None else asdict(self.profile),
-            "params": self.count,
+            "params": self.count_parameters,
             "dataset": None if self.dataset is None else self.dataset.name,
             "dataset_sha256": None if self.dataset is None else self.dataset.fingerprint,
             "protocols": [protocol.name for protocol in self.protocols],
             "references": list(self.references),
-            "teachers": {model.entry.name: model.weights.sha256 for model in teachers},
+            "teachers": {model.entry.name: model.weights.sha256 for model in reference_models},
             "save_masks": self.save_masks,
             "detections_sha256": None
             if self.detector is None

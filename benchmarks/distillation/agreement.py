@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import make_request
 from benchmarks.distillation.training import notes, shape_of
 from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
 from benchmarks.run import execute
 from benchmarks.tables.formatting import percent

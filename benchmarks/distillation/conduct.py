@@ -11,9 +11,8 @@ from segment_anything.modeling import Sam
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation.embed import EmbedTask, StoreFiller, StoreOptions, teacher_of
 from benchmarks.distillation.experiment import (
@@ -33,8 +32,9 @@ from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluat
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow, write_atomic
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
 from mobilesam.distillation.students import STUDENTS, build_student, heads_of
 from mobilesam.errors import DataError, UsageError
 from mobilesam.model.model_files import save_model
@@ -59,7 +59,7 @@ class Conductor:
     def __init__(
         self,
         profile: CompareProfile,
-        teacher: PlannedModel,
+        teacher: ResolvedModel,
         out: Path,
         scenes_root: Path,
         reporter: Reporter,
@@ -118,7 +118,9 @@ class Conductor:
             built=self._segmenter,
         )
         options = StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6)
-        report = StoreFiller(task, data, ScaleRequest(lanes=0), options, self._reporter).run()
+        report = StoreFiller(
+            task, data, ShardingConfig(prefetch_threads=0), options, self._reporter
+        ).run()
         return self._seconds_so_far(report.seconds)
 
     def _seconds_so_far(self, seconds: float) -> float:
@@ -156,15 +158,15 @@ class Conductor:
         save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
         return checkpoint_of(path)
 
-    def _as_model(self, name: str, checkpoint: Checkpoint) -> PlannedModel:
+    def _as_model(self, name: str, checkpoint: Checkpoint) -> ResolvedModel:
         target = select_one("mobilesam").target
-        return PlannedModel(
+        return ResolvedModel(
             ModelEntry(name, target, "a student of this experiment"),
             ModelOptions(name, checkpoint=checkpoint),
             WeightsRow(kind="file", sha256=checkpoint.sha256, file_bytes=checkpoint.n_bytes),
         )
 
-    def _evaluate(self, models: Sequence[PlannedModel]) -> AccuracyResult:
+    def _evaluate(self, models: Sequence[ResolvedModel]) -> AccuracyResult:
         profile = self._profile
         dataset = SyntheticDataset(profile.n_images, profile.evaluation_seed)
         out = self._out / "evaluation"
@@ -175,7 +177,7 @@ class Conductor:
             out=out,
         )
         manifests = ManifestStore(dataset.fingerprint, profile.evaluation_seed, out)
-        cells = CellStore(out / "cells")
+        cells = ResultCache(out / "cells")
         return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
 
     def _record(

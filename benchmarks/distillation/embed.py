@@ -21,16 +21,16 @@ from baselines import boundary
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.registry import build
 from baselines.sam_arrays import inner_size
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_tasks import execute_parts
 from benchmarks.evaluation.throughput import Pace
 from benchmarks.records.environment import code_version
-from benchmarks.records.record import Failure, Value
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import Failure
 from benchmarks.records.run_folder import held
 from mobilesam.distillation.embedding_store import (
     Entry,
@@ -43,6 +43,7 @@ from mobilesam.distillation.embedding_store import (
 )
 from mobilesam.errors import BenchError, DataError, UnsupportedError, WeightsError
 from mobilesam.fast.allocator import keep_buffers
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.weights.cache import digest_file
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class StoreOptions:
     verify: bool = False
 
 
-class EmbedReport(Value):
+class EmbedReport(FrozenModel):
     """What a run did, and what the store holds now.
 
     Attributes:
@@ -213,7 +214,7 @@ class EmbedTask:
         built: The teacher, if it is in this process already.
     """
 
-    model: PlannedModel
+    model: ResolvedModel
     teacher: Teacher
     threads: int
     lanes: int
@@ -227,7 +228,7 @@ class EmbedTask:
 
 
 def embed_task(
-    planned: PlannedModel, precision: str, threads: int, scale: ScaleRequest
+    planned: ResolvedModel, precision: str, threads: int, scale: ShardingConfig
 ) -> EmbedTask:
     """Builds the teacher, and the task for its workers.
 
@@ -247,7 +248,7 @@ def embed_task(
         planned,
         teacher_of(model, precision),
         threads,
-        scale.lanes,
+        scale.prefetch_threads,
         code_version(),
         built=None if on_cluster else model,
     )
@@ -312,7 +313,7 @@ class EmbedWorker:
     def _fail(self, name: str, error: BenchError, n_failed: int, found: EmbeddedShard) -> None:
         """Records a failed image; raises if too many of the shard failed."""
         teacher, n_images = self._task.teacher.name, found.n_images
-        why = f"{teacher} fails at it: {explain(error)}"
+        why = f"{teacher} fails at it: {format_error(error)}"
         found.failures.append(Failure(stage=STAGE, culprit=name, why=why))
         if n_failed > max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)):
             raise DataError(
@@ -380,7 +381,7 @@ class StoreFiller:
         self,
         task: EmbedTask,
         source: ShardedImages,
-        scale: ScaleRequest,
+        scale: ShardingConfig,
         options: StoreOptions,
         reporter: Reporter,
     ) -> None:
@@ -477,7 +478,7 @@ class StoreFiller:
         return busy_s
 
     def _shards(self, pace: Pace) -> Iterator[Shard]:
-        for shard in self._source.shards(self._scale.chunk_images):
+        for shard in self._source.shards(self._scale.images_per_shard):
             self._n_shards += 1
             pace.given(shard)
             yield shard

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from baselines.options import Checkpoint
 from benchmarks.distillation.scenes import ScenesSpec
-from benchmarks.records.record import Environment, Value
+from benchmarks.records.record import Environment
 from mobilesam.distillation.config import PromptConfig, TrainConfig
 from mobilesam.errors import UsageError
+from mobilesam.frozen_model import FrozenModel
 
 AGREEMENT = "center"
 """The paper's mIoU: the student's mask against the teacher's for the same single point."""
@@ -119,7 +120,7 @@ def planned_runs(profile: CompareProfile) -> Iterator[PlannedRun]:
             yield PlannedRun(scheme, full.model_copy(update={**changes, "seed": seed}))
 
 
-class LossPoint(Value):
+class LossPoint(FrozenModel):
     """The loss after so many steps; schemes measure it in units of their own."""
 
     step: int
@@ -127,7 +128,7 @@ class LossPoint(Value):
     loss: float
 
 
-class StudentRow(Value):
+class StudentRow(FrozenModel):
     """One run and what became of it. IoUs are fractions."""
 
     name: str
@@ -142,7 +143,7 @@ class StudentRow(Value):
     curve: tuple[LossPoint, ...]
 
 
-class DistillationRecord(Value):
+class DistillationRecord(FrozenModel):
     """The whole experiment. Trainings ran on one thread each, as many at a time as there were."""
 
     schema_version: Literal[1] = 1

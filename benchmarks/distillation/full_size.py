@@ -19,11 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import AccuracyArguments, ModelArguments
 from benchmarks.distillation.agreement import Agreement
 from benchmarks.evidence.document import give
 from benchmarks.records.environment import collect
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
 from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.distillation.state import METRICS_NAME

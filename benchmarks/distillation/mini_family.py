@@ -9,11 +9,11 @@ from pathlib import Path
 
 from segment_anything.modeling import Sam
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.distillation.mini_student import train_student
 from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Watch, train_teacher
 from benchmarks.distillation.scenes import SceneCache, render_scenes
 from benchmarks.distillation.training import progress, shape_of
+from benchmarks.records.progress import Reporter
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener
 from mobilesam.distillation.process_group import World

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.children import process_pool
+from benchmarks.child_processes import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
 from benchmarks.datasets.scene import RECIPE
 from benchmarks.datasets.synthetic import SyntheticDataset

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from baselines.options import Checkpoint
-from benchmarks.children import process_executor
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.child_processes import process_executor
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation.experiment import Finished, LossPoint, PlannedRun
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec
 from benchmarks.distillation.training import run_training, sam_teacher, use_memory_well
 from benchmarks.records.environment import use_threads
+from benchmarks.records.progress import Reporter
 from mobilesam.distillation.imitation import SCHEMES
 from mobilesam.distillation.process_group import World
 from mobilesam.distillation.state import METRICS_NAME
@@ -50,7 +50,7 @@ class Training:
 
     run: PlannedRun
     student: TinyVitConfig
-    teacher: PlannedModel
+    teacher: ResolvedModel
     embeddings: Path
     folder: Path
     scenes_root: Path

@@ -14,8 +14,8 @@ from segment_anything.modeling import Sam
 from baselines.boundary import naming
 from baselines.registry import build
 from baselines.sam_like import SamSegmenter
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.records.progress import Reporter
 from mobilesam.distillation.config import TrainConfig
 from mobilesam.distillation.loop import Listener, StepReport, Watch, train
 from mobilesam.distillation.process_group import World
@@ -84,7 +84,7 @@ def run_training(
     return Trained(path, state.step, state.seconds, last[0].loss if last else None)
 
 
-def sam_teacher(planned: PlannedModel) -> SamSegmenter:
+def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
     """Builds a teacher.
 
     Raises:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.records.record import Value
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
+from mobilesam.frozen_model import FrozenModel
 
 
-class DataNotes(Value):
+class DataNotes(FrozenModel):
     """Annotations that were left out.
 
     Attributes:
@@ -21,14 +21,14 @@ class DataNotes(Value):
     problems: tuple[str, ...] = ()
 
 
-def remember(cells: CellStore, dataset: Dataset) -> None:
+def remember(cells: ResultCache, dataset: Dataset) -> None:
     """Keeps what reading all images of a dataset has told; to be called before a model's cell."""
     notes = _told(dataset)
     if notes != DataNotes():
         cells.put(_key(dataset), notes)
 
 
-def notes_of(cells: CellStore, dataset: Dataset) -> DataNotes:
+def notes_of(cells: ResultCache, dataset: Dataset) -> DataNotes:
     """What reading told in this run or, where nothing was read, in the one that it takes up."""
     told = _told(dataset)
     if told != DataNotes():

@@ -21,8 +21,7 @@ import numpy as np
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import Prompts, Segmenter
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.detections import (
@@ -47,9 +46,11 @@ from benchmarks.evaluation.run_model import (
     take_turn,
 )
 from benchmarks.records.environment import timed_with
-from benchmarks.records.record import DetectorRow, Failure, Status, Value, write_atomic
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import DetectorRow, Failure, Status, write_atomic
+from benchmarks.records.result_cache import ResultCache
 from mobilesam.errors import BenchError, DataError, UnsupportedError
+from mobilesam.frozen_model import FrozenModel
 
 __all__ = ["DetectorInput", "boxes_from_annotations", "evaluate_detections", "results_path"]
 
@@ -79,7 +80,7 @@ class DetectorInput:
     detections: Path
 
 
-class _Cell(Value):
+class _Cell(FrozenModel):
     """A finished row.
 
     Attributes:
@@ -129,9 +130,9 @@ def results_path(out: Path, model: str, mask: MaskChoice = "single") -> Path:
 
 
 def evaluate_detections(
-    models: Sequence[PlannedModel],
+    models: Sequence[ResolvedModel],
     source: DetectorInput,
-    cells: CellStore,
+    cells: ResultCache,
     out: Path,
     reporter: Reporter,
     mask: MaskChoice = "single",
@@ -180,7 +181,7 @@ def _report_left_out(task: _Task) -> None:
 
 
 def _one_model(
-    model: PlannedModel, task: _Task, cells: CellStore
+    model: ResolvedModel, task: _Task, cells: ResultCache
 ) -> tuple[DetectorRow, list[Failure]]:
     options = model.options
     key = {
@@ -227,7 +228,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def _row(model: PlannedModel, task: _Task) -> DetectorRow:
+def _row(model: ResolvedModel, task: _Task) -> DetectorRow:
     return DetectorRow(
         model=model.entry.name,
         dataset=task.source.dataset.name,
@@ -268,7 +269,7 @@ class _Found:
         return broken
 
 
-def _measure(found: _Found, model: PlannedModel, task: _Task) -> DetectorRow:
+def _measure(found: _Found, model: ResolvedModel, task: _Task) -> DetectorRow:
     start = time.perf_counter()
     results = [mask.to_result() for mask in found.masks]
     path = results_path(task.out, model.entry.name, task.mask)

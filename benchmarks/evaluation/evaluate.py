@@ -9,10 +9,9 @@ from pathlib import Path
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.evaluation.dataset_notes import remember
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.evaluate_model import STAGE, PassPlan, PassResult, run_pass
@@ -41,8 +40,9 @@ from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol, reference_model
 from benchmarks.records.environment import timed_with
 from benchmarks.records.instances import InstanceRow
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, WeightsRow
-from benchmarks.records.result_cache import CellStore, content_key
+from benchmarks.records.result_cache import ResultCache, content_key
 from mobilesam.errors import BenchError
 
 CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
@@ -116,11 +116,11 @@ class AnswersResult:
 
 
 def evaluate(
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
     plan: AccuracyPlan,
     manifests: ManifestStore,
-    cells: CellStore,
+    cells: ResultCache,
     reporter: Reporter,
 ) -> AccuracyResult:
     """Evaluates every model under every protocol, against every reference.
@@ -139,14 +139,14 @@ def evaluate(
 
 
 def answer_all(
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
     plan: AccuracyPlan,
     manifests: ManifestStore,
     reporter: Reporter,
 ) -> AnswersResult:
     """Does what `evaluate` does, but for the summaries and for taking up an interrupted run."""
-    return _Evaluation(models, teachers, plan, manifests, CellStore(None), reporter).answer()
+    return _Evaluation(models, teachers, plan, manifests, ResultCache(None), reporter).answer()
 
 
 class _Evaluation:
@@ -154,11 +154,11 @@ class _Evaluation:
 
     def __init__(
         self,
-        models: Sequence[PlannedModel],
-        teachers: Sequence[PlannedModel],
+        models: Sequence[ResolvedModel],
+        teachers: Sequence[ResolvedModel],
         plan: AccuracyPlan,
         manifests: ManifestStore,
-        cells: CellStore,
+        cells: ResultCache,
         reporter: Reporter,
     ) -> None:
         self._models = models
@@ -257,7 +257,7 @@ class _Evaluation:
             return f"{reference} has no answer: {found.unsupported[protocol.name]}"
         return None
 
-    def _pass(self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
+    def _pass(self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
         name = model.entry.name
         if model.error is not None:
             self._passes[name] = PassResult(error=model.error)
@@ -268,7 +268,7 @@ class _Evaluation:
             if found.time is not None and found.rows:
                 self._reporter.say(f"{name}: {headline(found.rows)}, {found.time.wall_s:.0f} s")
 
-    def _run(self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool) -> PassResult:
+    def _run(self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool) -> PassResult:
         options, plan = model.options, self._plan
         key = self._key(model, pairs, keep=keep)
         known = self._cells.get(key, PassResult)
@@ -300,7 +300,7 @@ class _Evaluation:
             segmenter = require_trained(plan.build(model.entry, options))
             found = run_pass(segmenter, model.weights, work, self._manifests, self._reporter)
         except BenchError as error:
-            return PassResult(error=explain(error))
+            return PassResult(error=format_error(error))
         if kept is not None and found.error is None:
             self._kept[options.name] = kept
         # Not cached after a failure, so that repaired images are evaluated in the next pass.
@@ -310,7 +310,7 @@ class _Evaluation:
             self._cells.put(key, found.model_copy(update={"timed_with": here}))
         return found
 
-    def _resumed(self, model: PlannedModel, known: PassResult) -> PassResult:
+    def _resumed(self, model: ResolvedModel, known: PassResult) -> PassResult:
         """A cached result, without its time if that was taken under other conditions.
 
         The conditions are not part of the key, since accuracy does not depend on them.
@@ -323,7 +323,7 @@ class _Evaluation:
         return known.model_copy(update={"time": None})
 
     def _key(
-        self, model: PlannedModel, pairs: tuple[Pair, ...], *, keep: bool
+        self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool
     ) -> dict[str, object]:
         return {
             "kind": "accuracy",
@@ -337,7 +337,7 @@ class _Evaluation:
             "boundary": self._plan.boundary,
         }
 
-    def _rows_of(self, model: PlannedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
+    def _rows_of(self, model: ResolvedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
         """A model's rows; a teacher's own against teachers come from its stored answers."""
         name = model.entry.name
         rows = list(self._passes[name].rows)
@@ -352,7 +352,7 @@ class _Evaluation:
             rows.extend(again)
         return rows
 
-    def _summaries(self, model: PlannedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:
+    def _summaries(self, model: ResolvedModel, rows: Sequence[InstanceRow]) -> Iterator[MiouRow]:
         groups = by_protocol(rows)
         for reference in self._plan.references:
             of_reference = groups.get(reference, {})
@@ -361,7 +361,7 @@ class _Evaluation:
 
     def _summary(
         self,
-        model: PlannedModel,
+        model: ResolvedModel,
         protocol: AccuracyProtocol,
         reference: str,
         rows: Mapping[str, Sequence[InstanceRow]],
@@ -381,7 +381,7 @@ class _Evaluation:
             ).model_copy(update={"why": why})
         return self._blank(model, protocol, reference)
 
-    def _blank(self, model: PlannedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:
+    def _blank(self, model: ResolvedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:
         status, why = self._why_no_rows(model, protocol, reference)
         return MiouRow.model_validate(
             {
@@ -401,7 +401,7 @@ class _Evaluation:
         return None if name is None else self._planned[name].weights
 
     def _why_no_rows(
-        self, model: PlannedModel, protocol: AccuracyProtocol, reference: str
+        self, model: ResolvedModel, protocol: AccuracyProtocol, reference: str
     ) -> tuple[str, str]:
         found = self._passes[model.entry.name]
         if found.error is not None:

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from baselines.boundary import adapter_call
 from baselines.interface import BoolArray, Segmenter
-from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.predictions import (
@@ -42,13 +41,15 @@ from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.instances import InstanceRow
-from benchmarks.records.record import AccuracyTimeRow, Failure, Value, WeightsRow
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import AccuracyTimeRow, Failure, WeightsRow
 from mobilesam.errors import BenchError, UnsupportedError
+from mobilesam.frozen_model import FrozenModel
 
 STAGE = "miou"
 
 
-class PassResult(Value):
+class PassResult(FrozenModel):
     """Result of one model's pass over a dataset.
 
     Attributes:

@@ -16,8 +16,7 @@ import numpy as np
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import encode_mask
@@ -27,17 +26,19 @@ from benchmarks.evaluation.dataset_notes import remember
 from benchmarks.evaluation.run_model import Trials, left_out_text, lost, nothing_read, take_turn
 from benchmarks.latency.timer import milliseconds, time_once
 from benchmarks.records import environment
-from benchmarks.records.record import EverythingRow, Failure, Status, Value
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import EverythingRow, Failure, Status
+from benchmarks.records.result_cache import ResultCache
 from benchmarks.records.statistics import Float64Array, summarise_times
 from mobilesam.errors import BenchError
+from mobilesam.frozen_model import FrozenModel
 
 STAGE = "everything"
 LIMITS = (10, 100, 1000)
 """Masks an image at which recall is given."""
 
 
-class _Cell(Value):
+class _Cell(FrozenModel):
     """A finished row."""
 
     row: EverythingRow
@@ -56,9 +57,9 @@ class _Tally:
 
 
 def evaluate_everything(
-    models: Sequence[PlannedModel],
+    models: Sequence[ResolvedModel],
     dataset: Dataset,
-    cells: CellStore,
+    cells: ResultCache,
     reporter: Reporter,
     limit: int | None = None,
 ) -> tuple[list[EverythingRow], list[Failure]]:
@@ -91,9 +92,9 @@ def evaluate_everything(
 
 
 def _one_model(
-    model: PlannedModel,
+    model: ResolvedModel,
     dataset: Dataset,
-    cells: CellStore,
+    cells: ResultCache,
     reporter: Reporter,
     limit: int | None,
 ) -> tuple[EverythingRow, list[Failure]]:
@@ -145,7 +146,7 @@ def _one_model(
     return row, failures
 
 
-def _row(model: PlannedModel, dataset: Dataset) -> EverythingRow:
+def _row(model: ResolvedModel, dataset: Dataset) -> EverythingRow:
     return EverythingRow(model=model.entry.name, dataset=dataset.name, weights=model.weights)
 
 

@@ -16,8 +16,9 @@ from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import Rle, encode_mask
 from benchmarks.evaluation.prompt_runner import Answer
 from benchmarks.prompts.protocols import Query
-from benchmarks.records.record import Value, WeightsRow, write_atomic
+from benchmarks.records.record import WeightsRow, write_atomic
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 
 PREDICTIONS_FOLDER = "predictions"
 REFERENCES_NAME = "references.parquet"
@@ -25,7 +26,7 @@ _METADATA_KEY = b"mobilesam-bench.predictions"
 _VERSION = 1
 
 
-class PredictionsInfo(Value):
+class PredictionsInfo(FrozenModel):
     """Metadata of a file of predictions.
 
     Attributes:

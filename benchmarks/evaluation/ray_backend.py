@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import ImageReader, LoadedImage, Shard
 from benchmarks.debugging import collected_tracebacks, debugging, is_debugging, show_text
 from benchmarks.evaluation.shard_tasks import MadeT, Plan, given_up
@@ -117,7 +117,7 @@ class _Job:
 
 
 def run_on_ray(
-    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Shard]
+    scale: ShardingConfig, plan: Plan[MadeT], parts: Iterator[Shard]
 ) -> Generator[MadeT | Failure, None, None]:
     """Does parts on the cluster, in the order in which they are finished.
 
@@ -133,7 +133,7 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _connect(scale: ScaleRequest) -> Any:
+def _connect(scale: ShardingConfig) -> Any:
     # It would report to its makers otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -161,7 +161,7 @@ def _connect(scale: ScaleRequest) -> Any:
 class _Cluster:
     """Hands parts to workers, one each at a time."""
 
-    def __init__(self, ray: Any, scale: ScaleRequest, plan: Plan[Any]) -> None:
+    def __init__(self, ray: Any, scale: ShardingConfig, plan: Plan[Any]) -> None:
         self._ray = ray
         self._scale = scale
         self._plan = plan
@@ -261,7 +261,7 @@ class _Cluster:
         yield from self._once_more(job)
 
     def _once_more(self, job: _Job) -> Iterator[Failure]:
-        if job.tries < self._scale.tries:
+        if job.tries < self._scale.attempts:
             self._again.append(job)
         else:
             sys.stderr.write(job.trace)  # an error of this project must not be hidden

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.run_config import RunRequest
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import RunConfig, ShardingConfig
 from benchmarks.evaluation.everything import median_time
 from benchmarks.evaluation.run_shards import cut_dataset, has_ended, make_missing
 from benchmarks.evaluation.shard_store import ChunkStore, Unable
@@ -20,6 +18,7 @@ from benchmarks.evaluation.shard_summary import Tally
 from benchmarks.evaluation.whole_images import WholeImageRow, whole_image_plan
 from benchmarks.prompts.protocols import EVERYTHING
 from benchmarks.records.instances import read_instances
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import BySize, EverythingRow, Failure
 from benchmarks.records.statistics import Float64Array
 
@@ -38,7 +37,7 @@ class RecallResult:
 
 
 def recall_of_request(
-    request: RunRequest, scale: ScaleRequest, models: Sequence[PlannedModel], reporter: Reporter
+    request: RunConfig, scale: ShardingConfig, models: Sequence[ResolvedModel], reporter: Reporter
 ) -> RecallResult:
     """Segments everything that a run asks for in chunks, below its folder.
 
@@ -68,7 +67,7 @@ def _sum_up(files: Sequence[Path]) -> dict[str, _Sums]:
     return found
 
 
-def _row(model: PlannedModel, sums: Mapping[str, _Sums], tally: Tally) -> EverythingRow:
+def _row(model: ResolvedModel, sums: Mapping[str, _Sums], tally: Tally) -> EverythingRow:
     row = EverythingRow(model=model.entry.name, dataset=tally.dataset, weights=model.weights)
     broken = tally.broken.get(row.model)
     if broken is not None:

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from baselines.interface import Segmenter
 from baselines.registry import build
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.parsing import MALFORMED
-from benchmarks.debugging import explain
-from benchmarks.records.record import Failure, Status, Value
+from benchmarks.debugging import format_error
+from benchmarks.records.record import Failure, Status
 from mobilesam.errors import BenchError, WeightsError
+from mobilesam.frozen_model import FrozenModel
 
 RowT = TypeVar("RowT")
 
@@ -76,7 +77,7 @@ def none_shared(model: str, reference: str) -> str:
     return f"no image was answered both by {model} and by {reference}"
 
 
-class Attempts(Value):
+class Attempts(FrozenModel):
     """Counts of the images of a dataset, or of consecutive parts of it, for one model.
 
     Attributes:
@@ -154,7 +155,7 @@ class Trials:
 
     def failed(self, sample: Sample, error: BenchError) -> None:
         """Counts an image that the model has failed on."""
-        reason = explain(error)
+        reason = format_error(error)
         lost_too = f"{len(sample.instances)} instances left out for it"
         why = f"{self.model} fails at it: {reason} ({lost_too})"
         self._failures.append(Failure(stage=self.stage, culprit=sample.name, why=why))
@@ -180,7 +181,7 @@ class Trials:
 
 
 def take_turn(
-    model: PlannedModel,
+    model: ResolvedModel,
     stage: str,
     blank: Callable[[Status, str], RowT],
     measure: Callable[[Segmenter], tuple[RowT, list[Failure]]],
@@ -204,11 +205,11 @@ def take_turn(
     try:
         return measure(build_trained(model))
     except BenchError as error:
-        why = explain(error)
+        why = format_error(error)
     return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]
 
 
-def why_unable(model: PlannedModel) -> tuple[Status, str] | None:
+def why_unable(model: ResolvedModel) -> tuple[Status, str] | None:
     """Why a model need not even be built; None if it may be."""
     if model.error is not None:
         return "error", model.error
@@ -218,7 +219,7 @@ def why_unable(model: PlannedModel) -> tuple[Status, str] | None:
     return None
 
 
-def build_trained(model: PlannedModel) -> Segmenter:
+def build_trained(model: ResolvedModel) -> Segmenter:
     """Builds a model whose answers mean something.
 
     Raises:

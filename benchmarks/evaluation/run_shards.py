@@ -7,14 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.run_config import RunRequest
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.run_config import RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.evaluation.prefetch import Lanes
 from benchmarks.evaluation.shard_store import Chunk, ChunkStore, chunk_key
 from benchmarks.evaluation.shard_tasks import Plan, execute_parts
 from benchmarks.evaluation.throughput import Pace
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RECORD_NAME, Failure, load_record
 from mobilesam.errors import DataError, UsageError
 
@@ -42,7 +41,7 @@ class Making:
     n_given_up: int
 
 
-def cut_dataset(request: RunRequest) -> Dataset:
+def cut_dataset(request: RunConfig) -> Dataset:
     """The dataset of a run.
 
     Raises:
@@ -53,7 +52,7 @@ def cut_dataset(request: RunRequest) -> Dataset:
     return request.dataset
 
 
-def has_ended(request: RunRequest) -> bool:
+def has_ended(request: RunConfig) -> bool:
     """The same run was here before and came to its end.
 
     Chunks with failures are then to be made once more: what has ended with failures and is started
@@ -65,7 +64,7 @@ def has_ended(request: RunRequest) -> bool:
 def make_missing(
     dataset: Dataset,
     plan: ChunkPlan,
-    scale: ScaleRequest,
+    scale: ShardingConfig,
     store: ChunkStore,
     what: str,
     reporter: Reporter,
@@ -88,7 +87,7 @@ def make_missing(
         UsageError: The cluster cannot be used.
     """
     store.sweep()
-    survey = _Survey(dataset, plan.run, store, scale.chunk_images, again, reporter)
+    survey = _Survey(dataset, plan.run, store, scale.images_per_shard, again, reporter)
     failures: list[Failure] = []
     writer = Lanes(1)
     with reporter.bar(what, dataset.n_images) as bar:

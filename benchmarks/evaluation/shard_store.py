@@ -12,21 +12,22 @@ from pydantic import Field, ValidationError
 from benchmarks.datasets.dataset import Shard
 from benchmarks.evaluation.run_model import Attempts
 from benchmarks.records.instances import InstanceRow, instances_file
-from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, Status, Value, write_atomic
+from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, Status, write_atomic
+from mobilesam.frozen_model import FrozenModel
 
 TIMES_FOLDER = "chunk-times"
 _METADATA_KEY = b"mobilesam-bench.chunk"
 _SUFFIX = ".parquet"
 
 
-class Unable(Value):
+class Unable(FrozenModel):
     """Why a chunk has no rows of a model."""
 
     status: Status
     why: str
 
 
-class ChunkInfo(Value):
+class ChunkInfo(FrozenModel):
     """What a chunk says of itself, in the metadata of its file; the same whenever it is made.
 
     Attributes:
@@ -64,7 +65,7 @@ class ChunkInfo(Value):
         return {_METADATA_KEY: self.model_dump_json().encode()}
 
 
-class ChunkTimes(Value):
+class ChunkTimes(FrozenModel):
     """Where the time of a chunk went; kept apart, since it is never the same again.
 
     Attributes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Shard
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.records.record import Failure
 from mobilesam.errors import BenchError
 
@@ -52,7 +52,7 @@ class Plan(Protocol[MadeT_co]):
 
 
 def execute_parts(
-    scale: ScaleRequest, plan: Plan[MadeT], parts: Iterator[Shard]
+    scale: ShardingConfig, plan: Plan[MadeT], parts: Iterator[Shard]
 ) -> Generator[MadeT | Failure, None, None]:
     """Works on parts in this process or on a cluster.
 
@@ -77,7 +77,7 @@ def _run_here(plan: Plan[MadeT], parts: Iterator[Shard]) -> Generator[MadeT | Fa
             try:
                 yield worker.run(part)
             except BenchError as error:
-                yield given_up(part, explain(error))
+                yield given_up(part, format_error(error))
     finally:
         worker.close()
 

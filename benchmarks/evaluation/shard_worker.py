@@ -10,10 +10,8 @@ from pathlib import Path
 from baselines.interface import Segmenter
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.run_config import RunRequest
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Shard, ShardDataset
 from benchmarks.evaluation.evaluate import AccuracyPlan, AnswersResult, answer_all
 from benchmarks.evaluation.prefetch import Lanes
@@ -21,6 +19,7 @@ from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, chunk_key
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
 from benchmarks.records.environment import code_version, machine
+from benchmarks.records.progress import Reporter
 from benchmarks.records.result_cache import content_key
 from mobilesam.fast.allocator import keep_buffers
 
@@ -44,8 +43,8 @@ class WorkPlan:
     """
 
     run: str
-    models: tuple[PlannedModel, ...]
-    teachers: tuple[PlannedModel, ...]
+    models: tuple[ResolvedModel, ...]
+    teachers: tuple[ResolvedModel, ...]
     protocols: tuple[AccuracyProtocol, ...]
     references: tuple[str, ...]
     seed: int
@@ -61,10 +60,10 @@ class WorkPlan:
 
 
 def work_plan(
-    request: RunRequest,
-    scale: ScaleRequest,
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
+    request: RunConfig,
+    scale: ShardingConfig,
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
 ) -> WorkPlan:
     """What a run asks of its workers."""
     key = content_key(
@@ -87,14 +86,14 @@ def work_plan(
         references=request.references,
         seed=request.seed,
         threads=request.threads,
-        lanes=scale.lanes,
+        lanes=scale.prefetch_threads,
         code=code_version(),
         embeddings=request.embeddings,
         boundary=request.boundary,
     )
 
 
-def machine_of(models: Sequence[PlannedModel]) -> tuple[str, ...]:
+def machine_of(models: Sequence[ResolvedModel]) -> tuple[str, ...]:
     """Parts of this machine that determine the times of models, as by `environment.machine`.
 
     The number of threads is part of the key of a chunk.

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.run_config import RunRequest
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.evaluation.aggregate import RowContext, clicks_of_files, compare_files, summary_of
 from benchmarks.evaluation.comparison import unshared_lines
@@ -21,6 +19,7 @@ from benchmarks.evaluation.shard_summary import Tally
 from benchmarks.evaluation.shard_worker import WorkPlan, machine_of, work_plan
 from benchmarks.evaluation.sums import sum_up
 from benchmarks.prompts.protocols import GROUND_TRUTH, reference_model
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     INSTANCES_NAME,
     AccuracyTimeRow,
@@ -42,10 +41,10 @@ class ScaleResult:
 
 
 def evaluate_request(
-    request: RunRequest,
-    scale: ScaleRequest,
-    models: Sequence[PlannedModel],
-    teachers: Sequence[PlannedModel],
+    request: RunConfig,
+    scale: ShardingConfig,
+    models: Sequence[ResolvedModel],
+    teachers: Sequence[ResolvedModel],
     reporter: Reporter,
 ) -> ScaleResult:
     """Evaluates what a run asks for in chunks, below its folder.
@@ -67,7 +66,7 @@ def evaluate_request(
 def evaluate_in_chunks(
     dataset: Dataset,
     plan: WorkPlan,
-    scale: ScaleRequest,
+    scale: ShardingConfig,
     folder: Path,
     reporter: Reporter,
     *,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
-from benchmarks.cli.progress import Bar
 from benchmarks.datasets.dataset import Shard
+from benchmarks.records.progress import Bar
 
 
 class Finished(Protocol):

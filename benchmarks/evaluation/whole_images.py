@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baselines.interface import Segmenter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import GroundTruthMask
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.evaluation.coco_eval import FoundMask, average_recall
 from benchmarks.evaluation.everything import LIMITS, STAGE, ask_image, size_of, truth_of, warm_up
 from benchmarks.evaluation.prefetch import Lanes
@@ -24,15 +24,16 @@ from benchmarks.evaluation.run_model import Trials, build_trained, lost, why_una
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, Unable, chunk_key
 from benchmarks.records.environment import code_version, machine
 from benchmarks.records.instances import parquet_file
-from benchmarks.records.record import BySize, Failure, Value
+from benchmarks.records.record import BySize, Failure
 from benchmarks.records.result_cache import content_key
 from mobilesam.errors import BenchError
+from mobilesam.frozen_model import FrozenModel
 
 # COCO's: an object on the border between two sizes counts in both.
 _SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
-class WholeImageRow(Value):
+class WholeImageRow(FrozenModel):
     """What one model found in one image.
 
     Attributes:
@@ -76,7 +77,7 @@ class WholeImagePlan:
     """
 
     run: str
-    models: tuple[PlannedModel, ...]
+    models: tuple[ResolvedModel, ...]
     threads: int
     lanes: int
     code: str
@@ -87,7 +88,7 @@ class WholeImagePlan:
 
 
 def whole_image_plan(
-    models: Sequence[PlannedModel], threads: int, scale: ScaleRequest
+    models: Sequence[ResolvedModel], threads: int, scale: ShardingConfig
 ) -> WholeImagePlan:
     """Plans to segment everything with some models.
 
@@ -108,7 +109,7 @@ def whole_image_plan(
             "machine": [machine(device) for device in devices],
         }
     )
-    return WholeImagePlan(key, tuple(models), threads, scale.lanes, code_version())
+    return WholeImagePlan(key, tuple(models), threads, scale.prefetch_threads, code_version())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +174,7 @@ class WholeImageWorker:
         )
         return Chunk(part.name, info, parquet_file(WholeImageRow, rows, info.metadata), len(rows))
 
-    def _built(self, model: PlannedModel) -> Segmenter | Unable:
+    def _built(self, model: ResolvedModel) -> Segmenter | Unable:
         name = model.entry.name
         if name not in self._models:
             self._models[name] = _build(model)
@@ -190,14 +191,14 @@ class WholeImageWorker:
         self._lanes.close()
 
 
-def _build(model: PlannedModel) -> Segmenter | Unable:
+def _build(model: ResolvedModel) -> Segmenter | Unable:
     why_not = why_unable(model)
     if why_not is not None:
         return Unable(status=why_not[0], why=why_not[1])
     try:
         built = build_trained(model)
     except BenchError as error:
-        return Unable(status="error", why=explain(error))
+        return Unable(status="error", why=format_error(error))
     if STAGE not in built.info.supports:
         why = f"{model.entry.name} has no mode that needs no prompt"
         return Unable(status="skipped", why=why)

@@ -23,18 +23,19 @@ from pydantic import ValidationError
 
 from benchmarks.child_processes import run_program
 from benchmarks.cli.commands.regress import settings_of
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import RegressArguments
 from benchmarks.evidence import injections
 from benchmarks.evidence.document import wait_if_published
 from benchmarks.records import environment
-from benchmarks.records.record import Environment, Value, write_atomic
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import Environment, write_atomic
 from benchmarks.regression import ab
 from benchmarks.regression.ab_judge import FAILING, THRESHOLD, Judgement
 from benchmarks.regression.ab_measure import measure
 from benchmarks.regression.ab_records import Settings
 from benchmarks.regression.worktrees import Tree, checked_out, repository
 from mobilesam.errors import BenchError, DataError
+from mobilesam.frozen_model import FrozenModel
 
 Case = Literal["same", "slower", "loss", "comments"]
 CASES: tuple[Case, ...] = get_args(Case)
@@ -44,7 +45,7 @@ ALLOWED_MISTAKES = 1
 _FEW = 3  # trials of cases that hang on no clock
 
 
-class Trial(Value):
+class Trial(FrozenModel):
     """One run of the gate on a known change.
 
     Attributes:
@@ -68,7 +69,7 @@ class Trial(Value):
     duration_s: float
 
 
-class Power(Value):
+class Power(FrozenModel):
     """All trials, and where they were made."""
 
     commit: str

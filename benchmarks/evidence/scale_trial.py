@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines.registry import ModelEntry
-from benchmarks.child_processes import run_program
-from benchmarks.children import run_python
+from benchmarks.child_processes import run_program, run_python
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.evidence.scale_trial_data import N_OBJECTS, write_shards, write_tables
 from benchmarks.records.run_folder import held
@@ -45,28 +44,29 @@ def stream_once(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-    from benchmarks.cli.progress import Reporter
     from benchmarks.config.model_resolution import WeightsPolicy
-    from benchmarks.config.run_config import RunRequest
-    from benchmarks.config.scale_options import ScaleRequest
+    from benchmarks.config.run_config import RunConfig, ShardingConfig
     from benchmarks.datasets.sa1b import Sa1bDataset
     from benchmarks.prompts.protocols import find_protocols
     from benchmarks.records.environment import peak_rss_bytes, use_threads
+    from benchmarks.records.progress import Reporter
     from benchmarks.records.record import RunRecord
     from benchmarks.run import execute
 
     def run(out: Path, limit: int | None = None) -> RunRecord:
-        request = RunRequest(
+        request = RunConfig(
             command="trial",
             note=None,
             models=(WAITING if arguments.delays else INSTANT,),
-            policy=WeightsPolicy({}, offline=True),
+            weights_policy=WeightsPolicy({}, offline=True),
             out=out,
             threads=1,
             dataset=Sa1bDataset(arguments.one, limit, streaming=True),
             protocols=find_protocols(["box"]),
             boundary=arguments.boundary,
-            scale=ScaleRequest(chunk_images=arguments.chunk, lanes=arguments.lanes),
+            sharding=ShardingConfig(
+                images_per_shard=arguments.chunk, prefetch_threads=arguments.lanes
+            ),
         )
         return execute(request, Reporter(quiet=True))
 

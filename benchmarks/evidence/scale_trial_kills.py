@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import start_python
+from benchmarks.child_processes import start_python
 from benchmarks.evidence.scale_trial_data import write_shards
 from benchmarks.records.record import INSTANCES_NAME, RECORD_NAME, load_record
 

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.child_processes import run_program
-from benchmarks.children import run_python
+from benchmarks.child_processes import run_program, run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.evidence.document import give, wait_if_published

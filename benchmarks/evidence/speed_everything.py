@@ -30,8 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.interface import UInt8Array
-from benchmarks.child_processes import run_program
-from benchmarks.children import run_python
+from benchmarks.child_processes import run_program, run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.detections import GroundTruthMask

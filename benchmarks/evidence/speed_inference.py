@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.child_processes import run_program
-from benchmarks.children import start_python
+from benchmarks.child_processes import run_program, start_python
 from benchmarks.evidence.backends import REFERENCE, default_names, names
 from benchmarks.records.statistics import median_spread, spread_fields
 

@@ -22,10 +22,9 @@ import numpy as np
 import torch
 
 from baselines.interface import UInt8Array
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import apply_threads, one_trained
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
 from benchmarks.distillation.embed import (
     DEFAULT_CHUNK_IMAGES,
@@ -37,6 +36,7 @@ from benchmarks.distillation.folder_images import FolderImages
 from benchmarks.evidence.document import give, wait_if_published
 from benchmarks.latency.timer import time_once
 from benchmarks.records.environment import collect
+from benchmarks.records.progress import Reporter
 from benchmarks.records.statistics import median_spread, spread_fields
 from mobilesam.distillation.batches import fitted
 from mobilesam.distillation.embedding_store import (
@@ -144,7 +144,7 @@ def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
     source = FolderImages(arguments.images, arguments.limit)
     with tempfile.TemporaryDirectory() as folder:
         options = StoreOptions(Path(folder), SHARD_BYTES)
-        scale = ScaleRequest(chunk_images=DEFAULT_CHUNK_IMAGES, lanes=0)
+        scale = ShardingConfig(images_per_shard=DEFAULT_CHUNK_IMAGES, prefetch_threads=0)
         task = embed_task(planned, models.precision, arguments.threads, scale)
         first, again = (
             StoreFiller(task, source, scale, options, Reporter(quiet=True)).run() for _ in range(2)

@@ -15,16 +15,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from baselines.interface import ModelInfo
-from benchmarks.children import run_python
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.child_processes import run_python
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.profiles import Profile
 from benchmarks.debugging import show_text
 from benchmarks.latency.task import MemoryLine, PhaseLine, Round, Task
 from benchmarks.latency.timer import milliseconds
 from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, LatencyRow, MemoryRow
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
 from benchmarks.records.statistics import summarise_times
 
 IMAGE_HW = (480, 640)
@@ -61,10 +61,10 @@ class LatencyResult:
 
 
 def measure(
-    models: Sequence[PlannedModel],
+    models: Sequence[ResolvedModel],
     infos: Mapping[str, ModelInfo],
     config: LatencyConfig,
-    cells: CellStore,
+    cells: ResultCache,
     reporter: Reporter,
 ) -> LatencyResult:
     """Times every model; one that cannot be timed gets an error row.
@@ -125,7 +125,7 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     return ", ".join(parts) or "not timed"
 
 
-def _round(model: PlannedModel, index: int, config: LatencyConfig, cells: CellStore) -> Round:
+def _round(model: ResolvedModel, index: int, config: LatencyConfig, cells: ResultCache) -> Round:
     task = Task(
         options=model.options,
         rule=config.profile.rule,
@@ -222,7 +222,7 @@ def _cause_of_death(code: int, stderr: str) -> str:
 
 
 def _summarise(
-    model: PlannedModel,
+    model: ResolvedModel,
     info: ModelInfo,
     rounds: Sequence[Round],
     config: LatencyConfig,
@@ -259,7 +259,7 @@ def _expected(config: LatencyConfig) -> Iterator[tuple[str, int | None]]:
 
 
 def _row(
-    model: PlannedModel, info: ModelInfo | None, lines: Sequence[PhaseLine], config: LatencyConfig
+    model: ResolvedModel, info: ModelInfo | None, lines: Sequence[PhaseLine], config: LatencyConfig
 ) -> LatencyRow:
     measured = [line for line in lines if line.samples_ms]
     first = lines[0]
@@ -296,7 +296,7 @@ def _row(
     )
 
 
-def _memory_row(model: PlannedModel, lines: Sequence[MemoryLine]) -> MemoryRow:
+def _memory_row(model: ResolvedModel, lines: Sequence[MemoryLine]) -> MemoryRow:
     middle = sorted(lines, key=lambda line: line.peak_rss_bytes)[len(lines) // 2]
     return MemoryRow(
         model=model.entry.name,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from baselines.options import ModelOptions
 from benchmarks.latency.timer import StopRule
-from benchmarks.records.record import Status, Value
+from benchmarks.records.record import Status
+from mobilesam.frozen_model import FrozenModel
 
 
-class Task(Value):
+class Task(FrozenModel):
     """Everything one timing process needs to know."""
 
     options: ModelOptions
@@ -17,7 +18,7 @@ class Task(Value):
     image_hw: tuple[int, int]
 
 
-class PhaseLine(Value):
+class PhaseLine(FrozenModel):
     """One finished, skipped or failed phase."""
 
     phase: str
@@ -29,7 +30,7 @@ class PhaseLine(Value):
     warnings: tuple[str, ...] = ()
 
 
-class MemoryLine(Value):
+class MemoryLine(FrozenModel):
     """Memory of the process when all phases are done, in bytes."""
 
     rss_before_load_bytes: int
@@ -39,7 +40,7 @@ class MemoryLine(Value):
     cuda_peak_reserved_bytes: int | None = None
 
 
-class Round(Value):
+class Round(FrozenModel):
     """All that one process measured of one model."""
 
     phases: tuple[PhaseLine, ...]

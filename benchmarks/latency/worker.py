@@ -28,7 +28,7 @@ from baselines.interface import (
     UInt8Array,
 )
 from baselines.registry import build, select
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.latency.parameters import tensor_bytes
 from benchmarks.latency.task import MemoryLine, PhaseLine, Task
 from benchmarks.latency.timer import StopRule, measure, time_once
@@ -58,7 +58,7 @@ def main() -> int:
         for line in run(task):
             _write(out, line)
     except BenchError as error:
-        _write(out, PhaseLine(phase="load", status="error", why=explain(error)))
+        _write(out, PhaseLine(phase="load", status="error", why=format_error(error)))
         return 1
     return 0
 

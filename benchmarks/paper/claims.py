@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, Spec, models_of
+from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, models_of
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.tables.record_queries import unique
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 SHARED = "shared.toml"
@@ -43,7 +44,7 @@ Unit = Literal[
 _NAMED = {"tolerance": "tolerances", "hardware": "hardware", "data": "data", "command": "commands"}
 
 
-class Source(Spec):
+class Source(FrozenModel):
     """Publication of a claim; `version` is that of the paper, or the state of a web page."""
 
     name: str
@@ -58,7 +59,7 @@ class Source(Spec):
         return f"{self.name} ({details})" if details else self.name
 
 
-class Tolerance(Spec):
+class Tolerance(FrozenModel):
     """Largest deviation of a measurement that agrees with the claim, in its unit, and the reason.
 
     Exactly one of: `digits` (equal when rounded to the digits printed), `plus_minus`, `relative`,
@@ -101,7 +102,7 @@ class Tolerance(Spec):
         return exact - margin, exact + margin
 
 
-class Claim(Spec):
+class Claim(FrozenModel):
     """One published figure.
 
     Attributes:

@@ -6,22 +6,17 @@ import functools
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from baselines.registry import entries
 from benchmarks.paper.counts import COUNTS, derived_count
 from benchmarks.prompts import protocols
 from benchmarks.tables.record_queries import PHASES
 from mobilesam.errors import UsageError
+from mobilesam.frozen_model import FrozenModel
 
 _PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
 _TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
-
-
-class Spec(BaseModel):
-    """Base of all parts of a ledger: frozen, without unknown fields or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @functools.cache
@@ -58,7 +53,7 @@ Protocol = Annotated[str, AfterValidator(_known_protocol)]
 Reference = Annotated[str, AfterValidator(_known_reference)]
 
 
-class Phase(Spec):
+class Phase(FrozenModel):
     """A phase in a sum of times.
 
     Written as `encode`, as `decode@10` (timed at ten prompts), or as `decode*1024` (scaled up from
@@ -82,7 +77,7 @@ class Phase(Spec):
         return {"text": text, "name": match["name"], "n_prompts": n_prompts, "scaled": scaled}
 
 
-class Term(Spec):
+class Term(FrozenModel):
     """A term in a sum of parameter counts.
 
     Written as `model/component/column`, or as one of `COUNTS` with its variant and column; a minus
@@ -111,14 +106,14 @@ class Term(Spec):
         return {**match.groupdict(), "sign": -1 if match["sign"] else 1}
 
 
-class Reading(Spec):
+class Reading(FrozenModel):
     """Another meaning that a published count may have: a named sum of exact counts."""
 
     name: str = Field(min_length=1)
     terms: tuple[Term, ...] = Field(min_length=1)
 
 
-class DataSet(Spec):
+class DataSet(FrozenModel):
     """The images of a claim.
 
     A record matches if the name of its dataset matches the wildcard `pattern` and it has at least
@@ -133,7 +128,7 @@ class DataSet(Spec):
     caution: str | None = None
 
 
-class Hardware(Spec):
+class Hardware(FrozenModel):
     """Device of a published time; `gpu` is the end of its name, None if it is not stated."""
 
     device: Literal["cpu", "cuda"]
@@ -141,7 +136,7 @@ class Hardware(Spec):
     what: str
 
 
-class Timed(Spec):
+class Timed(FrozenModel):
     """A time: the phase `whole` if it was timed, else the sum of `phases` of one model."""
 
     model: Model
@@ -149,7 +144,7 @@ class Timed(Spec):
     whole: Phase | None = None
 
 
-class ParamsMeasure(Spec):
+class ParamsMeasure(FrozenModel):
     """Number of parameters; `readings` are tried after the plain count."""
 
     kind: Literal["params"]
@@ -159,7 +154,7 @@ class ParamsMeasure(Spec):
     readings: tuple[Reading, ...] = ()
 
 
-class ParamsRatioMeasure(Spec):
+class ParamsRatioMeasure(FrozenModel):
     """Ratio of two sums of parameter counts."""
 
     kind: Literal["params-ratio"]
@@ -174,7 +169,7 @@ class LatencyMeasure(Timed):
     hardware: Hardware
 
 
-class LatencyRatioMeasure(Spec):
+class LatencyRatioMeasure(FrozenModel):
     """Ratio of two times of one run on one machine."""
 
     kind: Literal["latency-ratio"]
@@ -183,7 +178,7 @@ class LatencyRatioMeasure(Spec):
     hardware: Hardware
 
 
-class MiouMeasure(Spec):
+class MiouMeasure(FrozenModel):
     """Mean IoU."""
 
     kind: Literal["miou"]
@@ -204,7 +199,7 @@ class MiouMeasure(Spec):
         return f"mobilesam-bench paper {self.data.arguments}"
 
 
-class ArMeasure(Spec):
+class ArMeasure(FrozenModel):
     """Average recall of segment everything."""
 
     kind: Literal["ar"]
@@ -226,7 +221,7 @@ class ArMeasure(Spec):
         return f"mobilesam-bench everything --models {self.model} {self.data.arguments}"
 
 
-class ApMeasure(Spec):
+class ApMeasure(FrozenModel):
     """COCO AP of the masks for a detector's boxes."""
 
     kind: Literal["ap"]
@@ -254,14 +249,14 @@ class ApMeasure(Spec):
 AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure
 
 
-class TrainingMeasure(Spec):
+class TrainingMeasure(FrozenModel):
     """A result or a condition of training, which only training can reproduce."""
 
     kind: Literal["training"]
     command: str
 
 
-class DerivedMeasure(Spec):
+class DerivedMeasure(FrozenModel):
     """Arithmetic of other claims: the sum of `plus`, or the product of `times`, over `over`."""
 
     kind: Literal["derived"]

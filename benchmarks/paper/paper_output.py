@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.measures import Spec
 from benchmarks.paper.verdicts import ClaimVerdict, Orientation, tally, tally_text
 from benchmarks.records.record import RunRecord, write_atomic
 from benchmarks.tables.columns import RowColumn, build_table, text_cell, text_column
@@ -19,6 +18,7 @@ from benchmarks.tables.formatting import clean, number, slug
 from benchmarks.tables.record_queries import unique
 from benchmarks.tables.table import Cell, Column, Raw, Table
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 
 FOLDER = "paper"
 LEDGER = "ledger"
@@ -32,7 +32,7 @@ _UNITS = {"M parameters": " M", "ratio": " x", "parameters": "", "mIoU %": " %"}
 _CLAIMED, _MEASURED, _VERDICT = 15, 17, 18
 
 
-class _PaperTable(Spec):
+class _PaperTable(FrozenModel):
     """A table of a paper.
 
     Attributes:

@@ -29,7 +29,6 @@ from benchmarks.paper.measures import (
     ParamsMeasure,
     ParamsRatioMeasure,
     Phase,
-    Spec,
     Term,
     Timed,
     TrainingMeasure,
@@ -47,6 +46,7 @@ from benchmarks.tables.record_queries import (
     weights_label,
 )
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 
 Verdict = Literal[
     "reproduced",
@@ -62,7 +62,7 @@ Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
 
 
-class Orientation(Spec):
+class Orientation(FrozenModel):
     """A figure of the same protocol from other weights, data or reference, which is no evidence.
 
     Attributes:
@@ -76,7 +76,7 @@ class Orientation(Spec):
     made_with: str
 
 
-class ClaimVerdict(Spec):
+class ClaimVerdict(FrozenModel):
     """A claim and its verdict.
 
     Attributes:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import Value, write_atomic
+from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 
 COLUMNS = (
     "image_id",
@@ -24,7 +25,7 @@ COLUMNS = (
 )
 
 
-class InstanceRow(Value):
+class InstanceRow(FrozenModel):
     """IoU and boundary IoU of one answer.
 
     `boundary_iou` is None where it was not asked for;
@@ -62,7 +63,9 @@ def instances_file(
 
 
 def parquet_file(
-    kind: type[Value], rows: Sequence[Value], metadata: Mapping[bytes, bytes] | None = None
+    kind: type[FrozenModel],
+    rows: Sequence[FrozenModel],
+    metadata: Mapping[bytes, bytes] | None = None,
 ) -> bytes:
     """Rows of one kind as the bytes of a Parquet file; a column is integer, text or float64."""
     import pyarrow as pa

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from baselines.interface import DecodeKind, WeightsKind
 from mobilesam.errors import DataError
 from mobilesam.files import write_atomic as write_atomic
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 SchemaVersion = Literal[1]
@@ -23,13 +24,7 @@ INSTANCES_NAME = "instances.parquet"
 Status = Literal["ok", "skipped", "error"]
 
 
-class Value(BaseModel):
-    """Base of all parts of a record: frozen, nothing unknown, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class WeightsRow(Value):
+class WeightsRow(FrozenModel):
     """The weights behind a row; `official` only where the hash is the published one."""
 
     kind: WeightsKind
@@ -42,7 +37,7 @@ class WeightsRow(Value):
     )
 
 
-class ModelRow(Value):
+class ModelRow(FrozenModel):
     """A model that took part, or the reason why it could not."""
 
     model: str
@@ -55,7 +50,7 @@ class ModelRow(Value):
     why: str | None = None
 
 
-class ParamsRow(Value):
+class ParamsRow(FrozenModel):
     """Size and arithmetic of one component of a model.
 
     `total` counts every parameter, `used` those that take part in the forward pass. `flops` are
@@ -79,7 +74,7 @@ class ParamsRow(Value):
     weight_bytes: int | None = None
 
 
-class LatencyRow(Value):
+class LatencyRow(FrozenModel):
     """One phase of one model, derived from `samples_ms`, which holds one tuple a process."""
 
     model: str
@@ -110,7 +105,7 @@ class LatencyRow(Value):
     samples_ms: tuple[tuple[float, ...], ...] = ()
 
 
-class MemoryRow(Value):
+class MemoryRow(FrozenModel):
     """Memory of the fresh processes that measured a model, in bytes.
 
     It is that of the process with the median peak; `peaks_rss_bytes` holds the peak of each.
@@ -129,7 +124,7 @@ class MemoryRow(Value):
     cuda_peak_reserved_bytes: int | None = None
 
 
-class BySize(Value):
+class BySize(FrozenModel):
     """One value for each COCO size class; None where the class is empty."""
 
     small: float | None = None
@@ -137,7 +132,7 @@ class BySize(Value):
     large: float | None = None
 
 
-class CategoryMean(Value):
+class CategoryMean(FrozenModel):
     """Mean IoU over the instances of one category."""
 
     category: str
@@ -145,7 +140,7 @@ class CategoryMean(Value):
     miou: float
 
 
-class Clicks(Value):
+class Clicks(FrozenModel):
     """Mean number of clicks until an IoU is reached (NoC), for protocols that click K times.
 
     An instance that never reaches it counts with K clicks; `failed_*` is the share of those.
@@ -158,7 +153,7 @@ class Clicks(Value):
     failed90: float
 
 
-class MiouRow(Value):
+class MiouRow(FrozenModel):
     """Accuracy of one model under one protocol. Values are fractions in [0, 1].
 
     `n_left_out` counts instances for which the protocol has no prompt, the same for all models.
@@ -190,7 +185,7 @@ class MiouRow(Value):
     seconds: float | None = Field(default=None, description="wall time of models and scoring")
 
 
-class AccuracyTimeRow(Value):
+class AccuracyTimeRow(FrozenModel):
     """Where the wall time of one model's pass over a dataset went, in seconds.
 
     `model_s` is preparing, encoding and decoding; all else is overhead of this suite.
@@ -218,7 +213,7 @@ class AccuracyTimeRow(Value):
         return 1 - self.model_s / self.wall_s if self.wall_s > 0 else 0.0
 
 
-class ComparisonRow(Value):
+class ComparisonRow(FrozenModel):
     """Paired comparison of two models on the same prompts: mean IoU of A minus that of B.
 
     `p_adjusted` is corrected (Holm) over all comparisons of the same dataset and reference.
@@ -237,7 +232,7 @@ class ComparisonRow(Value):
     p_adjusted: float
 
 
-class DetectorRow(Value):
+class DetectorRow(FrozenModel):
     """COCO AP (fractions) of the masks that a model gives for a detector's boxes."""
 
     model: str
@@ -257,7 +252,7 @@ class DetectorRow(Value):
     seconds: float | None = None
 
 
-class EverythingRow(Value):
+class EverythingRow(FrozenModel):
     """Segment everything: average recall (fractions) at 10, 100 and 1000 masks, and its time.
 
     The median time is over images, in one process.
@@ -284,7 +279,7 @@ class EverythingRow(Value):
     why: str | None = None
 
 
-class Failure(Value):
+class Failure(FrozenModel):
     """Something that went wrong and was survived."""
 
     stage: str
@@ -292,7 +287,7 @@ class Failure(Value):
     why: str
 
 
-class Environment(Value):
+class Environment(FrozenModel):
     """Where and with what a run was made."""
 
     cpu: str
@@ -316,7 +311,7 @@ class Environment(Value):
     git_dirty: bool | None
 
 
-class RunRecord(Value):
+class RunRecord(FrozenModel):
     """The whole of one run."""
 
     schema_version: SchemaVersion = SCHEMA_VERSION
@@ -355,7 +350,7 @@ def save_record(record: RunRecord, folder: Path) -> Path:
     return path
 
 
-def document_of(value: Value, path: Path, indent: int | None = None) -> bytes:
+def document_of(value: FrozenModel, path: Path, indent: int | None = None) -> bytes:
     """Converts a value to JSON with a line break at its end.
 
     Args:

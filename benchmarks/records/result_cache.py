@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from benchmarks.records.environment import code_version, library_versions
-from benchmarks.records.record import Value, write_atomic
+from benchmarks.records.record import write_atomic
+from mobilesam.frozen_model import FrozenModel
 
-ValueT = TypeVar("ValueT", bound=Value)
+ValueT = TypeVar("ValueT", bound=FrozenModel)
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -23,7 +24,7 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class CellStore:
+class ResultCache:
     """A folder of finished parts.
 
     Args:
@@ -45,7 +46,7 @@ class CellStore:
         except (OSError, ValidationError):
             return None
 
-    def put(self, parts: Mapping[str, Any], value: Value) -> None:
+    def put(self, parts: Mapping[str, Any], value: FrozenModel) -> None:
         """Keeps a finished part."""
         if self._folder is not None:
             write_atomic(self._path(self._folder, parts), value.model_dump_json().encode())

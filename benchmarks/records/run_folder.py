@@ -14,15 +14,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.records.record import Value, write_atomic
+from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError
+from mobilesam.frozen_model import FrozenModel
 
 LOCK_NAME = ".run.lock"
 HOLDER_NAME = ".run-holder.json"
 """Not written into the lock file, which some versions of `filelock` empty on each attempt."""
 
 
-class Holder(Value):
+class Holder(FrozenModel):
     """The process that has locked a folder.
 
     Attributes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.cli.progress import Reporter
+from benchmarks.records.progress import Reporter
 from benchmarks.regression.ab_judge import Judgement, judge
 from benchmarks.regression.ab_measure import measure
 from benchmarks.regression.ab_records import Session, Settings, Stage, save_session, session_files

@@ -18,12 +18,12 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.records.ratios import Ratio, ratio_in_turns
-from benchmarks.records.record import Value
 from benchmarks.records.statistics import MIN_SAMPLES_FOR_INTERVAL, clustered_mean
 from benchmarks.regression.ab_records import Answers, Samples, Session, Side, Stage, Turns
 from benchmarks.regression.ab_turns import LOAD, MEMORY, Key
 from benchmarks.regression.compare import phase_label, ratio_verdict
 from mobilesam.errors import UsageError
+from mobilesam.frozen_model import FrozenModel
 
 THRESHOLD = 1.10
 """Ratio of times, or of peaks of memory, from which on a change is a regression."""
@@ -47,7 +47,7 @@ Verdict = Literal[
 FAILING: frozenset[Verdict] = frozenset(("worse", "broken"))
 
 
-class Judged(Value):
+class Judged(FrozenModel):
     """One benchmark.
 
     Attributes:
@@ -93,7 +93,7 @@ class Judged(Value):
         return self.model, self.phase, self.n_prompts
 
 
-class Judgement(Value):
+class Judgement(FrozenModel):
     """All benchmarks, and whether the head may pass."""
 
     threshold: float

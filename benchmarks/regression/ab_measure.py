@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
 from benchmarks.regression.ab_process import Worker, WorkerError
 from benchmarks.regression.ab_records import Answers, Samples, Session, Settings, Side, Stage
 from benchmarks.regression.ab_turns import Key, TimedModel

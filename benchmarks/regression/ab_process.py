@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import start_python
+from benchmarks.child_processes import start_python
 from benchmarks.debugging import show_text
 from benchmarks.regression.worktrees import Tree
 from mobilesam.errors import BenchError

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from benchmarks.records.record import Environment, Value, document_of, write_atomic
+from benchmarks.records.record import Environment, document_of, write_atomic
 from mobilesam.errors import DataError, UsageError
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 SessionVersion = Literal[2]
@@ -23,7 +24,7 @@ Turns = tuple[tuple[float, ...], ...]
 """The calls of one process, a tuple a turn."""
 
 
-class Settings(Value):
+class Settings(FrozenModel):
     """How two versions are measured.
 
     Attributes:
@@ -51,7 +52,7 @@ class Settings(Value):
     order_seed: int = 0
 
 
-class TreeInfo(Value):
+class TreeInfo(FrozenModel):
     """A version: as it was named, its commit, and whether files differ from that."""
 
     ref: str
@@ -59,7 +60,7 @@ class TreeInfo(Value):
     dirty: bool
 
 
-class Samples(Value):
+class Samples(FrozenModel):
     """Times (ms) or peaks of memory (bytes) of one benchmark, by side.
 
     Attributes:
@@ -91,7 +92,7 @@ class Samples(Value):
         return self.model_copy(update={"sides": sides, "errors": {**self.errors, **other.errors}})
 
 
-class Answers(Value):
+class Answers(FrozenModel):
     """IoU of every answer of one model under one protocol; base and head in the same order."""
 
     model: str
@@ -102,7 +103,7 @@ class Answers(Value):
     errors: dict[Side, str] = Field(default_factory=dict)
 
 
-class Session(Value):
+class Session(FrozenModel):
     """One measurement of two versions."""
 
     schema_version: SessionVersion = SESSION_VERSION

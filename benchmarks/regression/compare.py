@@ -16,10 +16,10 @@ from benchmarks.records.record import (
     MemoryRow,
     MiouRow,
     RunRecord,
-    Value,
     load_record,
 )
 from benchmarks.tables.record_queries import setup_of, weights_label
+from mobilesam.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ _ORDER = ("worse", "better", "changed", "vanished", "appeared", "same", "unclear
 _A, _B = "a", "b"
 
 
-class CompareRow(Value):
+class CompareRow(FrozenModel):
     """One quantity in both runs.
 
     Attributes:

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, plan
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
 from benchmarks.latency import parameters
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, ParamsRow
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
 from benchmarks.regression.fingerprints import array_facts, model_facts
 from benchmarks.regression.snapshot import Fact
 from mobilesam.errors import BenchError
@@ -79,14 +79,14 @@ def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
             try:
                 found.facts.extend(_facts_of(entry, planned.get(entry.name), scenes))
             except BenchError as error:
-                failure = Failure(stage="gate", culprit=entry.name, why=explain(error))
+                failure = Failure(stage="gate", culprit=entry.name, why=format_error(error))
                 found.failures.append(failure)
             bar.step(entry.name)
     _add_accuracy([model for model in planned.values() if model.trained], scenes, found, reporter)
     return found
 
 
-def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
+def _planned(entries: Sequence[ModelEntry]) -> list[ResolvedModel]:
     """Models that need no weights, and models whose weights are in this package."""
     published = {name for name, spec in specs().items() if spec.shipped is not None}
     shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
@@ -96,7 +96,7 @@ def _planned(entries: Sequence[ModelEntry]) -> list[PlannedModel]:
         if entry.checkpoint is None or entry.shipped is not None or entry.name in shipped
     ]
     policy = WeightsPolicy(shipped, offline=True)
-    return plan(own, policy, device="cpu", precision="fp32", seed=SEED)
+    return resolve_models(own, policy, device="cpu", precision="fp32", seed=SEED)
 
 
 def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
@@ -116,7 +116,7 @@ def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
 
 
 def _facts_of(
-    entry: ModelEntry, planned: PlannedModel | None, scenes: SyntheticDataset
+    entry: ModelEntry, planned: ResolvedModel | None, scenes: SyntheticDataset
 ) -> Iterator[Fact]:
     weights = None if planned is None else planned.options.checkpoint
     if weights is not None:
@@ -144,13 +144,13 @@ def _count_facts(row: ParamsRow) -> Iterator[Fact]:
 
 
 def _add_accuracy(
-    models: Sequence[PlannedModel], scenes: SyntheticDataset, found: GateFacts, reporter: Reporter
+    models: Sequence[ResolvedModel], scenes: SyntheticDataset, found: GateFacts, reporter: Reporter
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work = AccuracyPlan(scenes, find_protocols(PROTOCOLS), (GROUND_TRUTH,), folder)
         manifests = ManifestStore(scenes.fingerprint, SEED, folder)
-        result = evaluate(models, (), work, manifests, CellStore(folder / "cells"), reporter)
+        result = evaluate(models, (), work, manifests, ResultCache(folder / "cells"), reporter)
     found.failures.extend(result.failures)
     for row in result.rows:
         if row.miou is None:

@@ -14,8 +14,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from benchmarks.records.record import Value, write_atomic
+from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError, UsageError
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 BaselineVersion = Literal[1]
@@ -25,7 +26,7 @@ FactValue = int | str | tuple[float, ...]
 Verdict = Literal["same", "changed", "vanished", "appeared"]
 
 
-class Fact(Value):
+class Fact(FrozenModel):
     """One thing that is known of a model or of the data.
 
     Attributes:
@@ -41,7 +42,7 @@ class Fact(Value):
     tolerance: float = 0.0
 
 
-class Baseline(Value):
+class Baseline(FrozenModel):
     """Facts as they were agreed upon, and where they were found.
 
     `cpu` and `libraries` only help to explain a difference: nothing is compared with them.

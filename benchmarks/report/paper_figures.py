@@ -21,12 +21,12 @@ import numpy as np
 from baselines import boundary
 from baselines.interface import BoolArray, Embedding, Prompts, Segmenter
 from baselines.registry import build
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import attribution
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from benchmarks.records.environment import git_state, library_versions
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import write_atomic
 from benchmarks.records.run_folder import command_line
 from benchmarks.report.figure_images import FigureImage, prompts_text
@@ -84,7 +84,7 @@ class FigureRequest:
 
     kinds: tuple[FigureKind, ...]
     images: tuple[FigureImage, ...]
-    models: tuple[PlannedModel, ...]
+    models: tuple[ResolvedModel, ...]
     note: str | None = None
     trained_only: bool = False
     svg: bool = False
@@ -96,7 +96,7 @@ class FigureRequest:
             raise UsageError("none of these models has weights here; see mobilesam-bench models")
 
     @property
-    def shown(self) -> tuple[PlannedModel, ...]:
+    def shown(self) -> tuple[ResolvedModel, ...]:
         """Models with a column; those with unusable weights have one, which gives the error."""
         return tuple(
             each
@@ -105,7 +105,7 @@ class FigureRequest:
         )
 
     @property
-    def left_out(self) -> list[PlannedModel]:
+    def left_out(self) -> list[ResolvedModel]:
         """Models without a column."""
         return [each for each in self.models if each not in self.shown]
 
@@ -192,7 +192,7 @@ def _predict_image(
 
 
 def _failure(where: str, error: BenchError, reporter: Reporter) -> Prediction:
-    text = " ".join(explain(error).split()) or type(error).__name__
+    text = " ".join(format_error(error).split()) or type(error).__name__
     reporter.warn(f"{where}: {text}")
     return Prediction(why=f"failed: {text}"[:160], failed=True)
 
@@ -242,7 +242,7 @@ def grid_rows(request: FigureRequest, predictions: Predictions, kind: FigureKind
     return rows
 
 
-def _panel(planned: PlannedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
+def _panel(planned: ResolvedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
     captions = {"none": "no weights needed", "random": ""}
     label = f"weights {weights_label(planned.weights)}"
     caption = captions.get(planned.weights.kind, label)
@@ -365,7 +365,7 @@ def _image_provenance(image: FigureImage, kind: FigureKind) -> dict[str, Any]:
     }
 
 
-def _model_provenance(planned: PlannedModel) -> dict[str, Any]:
+def _model_provenance(planned: ResolvedModel) -> dict[str, Any]:
     weights = planned.weights.model_dump(mode="json")
     return {"model": planned.entry.name, "weights": weights, "why": planned.error}
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mobilesam.frozen_model import FrozenModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-class Frozen(BaseModel):
-    """Base of all settings: nothing unknown, nothing changed later, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LossConfig(Frozen):
+class LossConfig(FrozenModel):
     """Weights of the terms of the losses; a scheme reads those that concern it.
 
     SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`, `affinity`,
@@ -49,7 +45,7 @@ class LossConfig(Frozen):
     )
 
 
-class PromptConfig(Frozen):
+class PromptConfig(FrozenModel):
     """Prompts in the loop: each object drawn gives a box and a point.
 
     `box_jitter` is the deviation of a moved edge, relative to the box's side; half of the boxes
@@ -75,7 +71,7 @@ class PromptConfig(Frozen):
         return self
 
 
-class TrainConfig(Frozen):
+class TrainConfig(FrozenModel):
     """One training run.
 
     A step takes `batch_size` images in micro-batches of `micro_batch`, which go through the network

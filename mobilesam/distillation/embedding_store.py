@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch.utils.data import Dataset
 
 from mobilesam.errors import DataError, UsageError, WeightsError
 from mobilesam.files import write_atomic
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 if TYPE_CHECKING:
@@ -40,11 +41,7 @@ Pixels = Annotated[int, Field(ge=1)]
 SizeHw = tuple[Pixels, Pixels]
 
 
-class _FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Teacher(_FrozenModel):
+class Teacher(FrozenModel):
     """Everything besides the image that determines an embedding; a store has one teacher.
 
     The device is not included: it changes only digits that float16 does not hold.
@@ -62,7 +59,7 @@ class Teacher(_FrozenModel):
     input_size_px: Pixels
 
 
-class StoreManifest(_FrozenModel):
+class StoreManifest(FrozenModel):
     """Teacher and shape of the embeddings of a store."""
 
     format: Literal["mobilesam-bench embeddings"] = "mobilesam-bench embeddings"
@@ -132,7 +129,7 @@ class Verification:
     problems: tuple[str, ...]
 
 
-class ShardHeader(_FrozenModel):
+class ShardHeader(FrozenModel):
     """Metadata in a shard's header."""
 
     teacher: Teacher

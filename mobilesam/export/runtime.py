@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from mobilesam.errors import UnsupportedError, UsageError, WeightsError
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 from mobilesam.weights.cache import digest_file
 
@@ -34,11 +35,7 @@ Array = npt.NDArray[Any]
 Graph = Callable[[Mapping[str, Array]], list[Array]]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Frozen):
+class Source(FrozenModel):
     """The weights that were exported.
 
     Attributes:
@@ -52,7 +49,7 @@ class Source(_Frozen):
     n_bytes: int | None = None
 
 
-class ParityRow(_Frozen):
+class ParityRow(FrozenModel):
     """How far one output of an exported graph is from torch's.
 
     Attributes:
@@ -79,14 +76,14 @@ class ParityRow(_Frozen):
         )
 
 
-class ExportedFile(_Frozen):
+class ExportedFile(FrozenModel):
     """Identity of one file of the folder."""
 
     sha256: str
     n_bytes: int
 
 
-class Manifest(_Frozen):
+class Manifest(FrozenModel):
     """What lies beside it: `manifest.json`, which is written last.
 
     Attributes:

@@ -12,8 +12,13 @@ import pytest
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, entries, select
 from benchmarks.config import profiles
-from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, deferral_notes, plan
-from benchmarks.config.run_config import RunRequest
+from benchmarks.config.model_resolution import (
+    ResolvedModel,
+    WeightsPolicy,
+    deferral_notes,
+    resolve_models,
+)
+from benchmarks.config.run_config import RunConfig
 from benchmarks.latency.runner import headline as latency_headline
 from benchmarks.records.record import LatencyRow, WeightsRow
 from mobilesam.weights.checkpoints import SHIPPED
@@ -21,12 +26,12 @@ from mobilesam.weights.checkpoints import SHIPPED
 FOR_TESTS = {"dummy", "sam-mini", "mobilesam-mini"}
 
 
-def request(profile: str | None, *, default_models: bool = True) -> RunRequest:
-    return RunRequest(
+def request(profile: str | None, *, default_models: bool = True) -> RunConfig:
+    return RunConfig(
         command="",
         note=None,
         models=(),
-        policy=WeightsPolicy({}, offline=True),
+        weights_policy=WeightsPolicy({}, offline=True),
         out=Path(),
         threads=1,
         profile=None if profile is None else profiles.find(profile),
@@ -34,8 +39,8 @@ def request(profile: str | None, *, default_models: bool = True) -> RunRequest:
     )
 
 
-def planned(name: str) -> PlannedModel:
-    (model,) = plan(
+def planned(name: str) -> ResolvedModel:
+    (model,) = resolve_models(
         select([name]),
         WeightsPolicy({"mobilesam": SHIPPED}, offline=True),
         device="cpu",
@@ -105,9 +110,9 @@ def test_deferred_models_are_one_line_for_each_reason() -> None:
 
 def test_deferred_models_decide_the_key_of_a_run() -> None:
     models = [planned("mobilesam"), planned("sam-vit-b")]
-    whole = request("quick").config(models, [])
+    whole = request("quick").to_dict(models, [])
     deferred = [models[0], replace(models[1], deferred="no weights")]
-    assert request("quick").config(deferred, []) == {**whole, "deferred": ["sam-vit-b"]}
+    assert request("quick").to_dict(deferred, []) == {**whole, "deferred": ["sam-vit-b"]}
 
 
 def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_columns(

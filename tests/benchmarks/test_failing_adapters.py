@@ -17,7 +17,7 @@ from messages import check_messages
 from baselines import boundary
 from baselines.options import ModelOptions
 from benchmarks.datasets.dataset import Shard
-from benchmarks.debugging import debugging, explain
+from benchmarks.debugging import debugging, format_error
 from benchmarks.evaluation.ray_backend import RemoteWorker
 from benchmarks.latency import runner as latency
 from benchmarks.latency.task import Task
@@ -236,7 +236,7 @@ class _Plan:
         try:
             boundary.encode(FailingSegmenter(NAME), np.zeros((4, 4, 3), np.uint8))
         except BenchError as error:
-            return explain(error)
+            return format_error(error)
         return "nothing failed"
 
     def alone(self) -> _Plan:

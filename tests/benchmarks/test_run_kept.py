@@ -31,7 +31,7 @@ from benchmarks.records.record import (
     save_record,
     write_atomic,
 )
-from benchmarks.records.result_cache import CellStore, content_key
+from benchmarks.records.result_cache import ResultCache, content_key
 from mobilesam.errors import DataError
 
 
@@ -124,14 +124,14 @@ LINE = PhaseLine(phase="encode", samples_ms=(1.0,))
 
 
 def test_a_cell_is_found_again_under_the_same_key_only(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
+    store = ResultCache(tmp_path)
     store.put({"a": 1}, LINE)
     assert store.get({"a": 1}, PhaseLine) == LINE
     assert store.get({"a": 2}, PhaseLine) is None
 
 
 def test_a_damaged_cell_counts_as_missing(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
+    store = ResultCache(tmp_path)
     store.put({"a": 1}, LINE)
     (cell,) = tmp_path.glob("*.json")
     cell.write_bytes(cell.read_bytes()[:-5])

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.cli.commands.printing import print_json
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import (
     EmbedDataArguments,
     ModelArguments,
@@ -20,9 +19,9 @@ from benchmarks.config.requests import (
     check_max_pixels,
     one_trained,
     open_dataset,
+    sharding_config,
 )
-from benchmarks.config.scale_options import ScaleRequest
-from benchmarks.config.sharding import scale_request
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.distillation.embed import (
     DEFAULT_CHUNK_IMAGES,
     EmbedReport,
@@ -32,6 +31,7 @@ from benchmarks.distillation.embed import (
     embed_task,
 )
 from benchmarks.distillation.folder_images import FolderImages
+from benchmarks.records.progress import Reporter
 from mobilesam.distillation.embedding_store import Verification
 from mobilesam.distillation.embedding_store import verify as verify_store
 from mobilesam.errors import UsageError
@@ -58,8 +58,8 @@ def embed(
         raise UsageError(f"--shard-size must be at least 1 (MB); got {shard_size_mb}")
     options = StoreOptions(output.out, shard_size_mb * 10**6, output.note, repair, verify)
     reporter = Reporter(quiet=output.quiet)
-    asked = scale_request(scale, models, DEFAULT_CHUNK_IMAGES)
-    request = asked or ScaleRequest(chunk_images=DEFAULT_CHUNK_IMAGES)
+    asked = sharding_config(scale, models, DEFAULT_CHUNK_IMAGES)
+    request = asked or ShardingConfig(images_per_shard=DEFAULT_CHUNK_IMAGES)
     threads = apply_threads(models)
     source = _images(data, models.seed, reporter, streaming=asked is not None)
     planned = one_trained(models, "distill embed", request)

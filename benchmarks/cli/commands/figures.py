@@ -12,8 +12,7 @@ from baselines.interface import Prompts
 from baselines.registry import ModelEntry, select
 from benchmarks.cli.commands.prediction import parse_prompts
 from benchmarks.cli.commands.printing import print_json
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel, plan
+from benchmarks.config.model_resolution import ResolvedModel, resolve_models
 from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import (
     apply_threads,
@@ -26,6 +25,7 @@ from benchmarks.config.requests import (
 )
 from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.photos import PHOTOS, SHOWN
+from benchmarks.records.progress import Reporter
 from benchmarks.records.run_folder import held
 from benchmarks.report.figure_images import FigureImage, dataset_images, file_image, photo_image
 from benchmarks.report.paper_figures import FigureKind, FigureRequest, predict, write_figures
@@ -105,10 +105,10 @@ def _kinds(text: str) -> tuple[FigureKind, ...]:
     return tuple(cast("FigureKind", name) for name in dict.fromkeys(names))
 
 
-def _models(models: ModelArguments) -> tuple[PlannedModel, ...]:
+def _models(models: ModelArguments) -> tuple[ResolvedModel, ...]:
     patterns = [each.strip() for each in models.models.split(",") if each.strip()]
     return tuple(
-        plan(
+        resolve_models(
             [entry for entry in select(patterns) if _wanted(entry, patterns)],
             weights_policy(models),
             device=check_device(models.device),

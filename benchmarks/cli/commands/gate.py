@@ -9,9 +9,9 @@ from typing import Any
 
 from baselines.registry import ModelEntry, select
 from benchmarks.cli.commands.printing import print_json, print_table
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.requests import listed
 from benchmarks.records.environment import cpu_name, default_threads, library_versions, use_threads
+from benchmarks.records.progress import Reporter
 from benchmarks.regression.gate import GateFacts, find_facts, runs_in_gate
 from benchmarks.regression.snapshot import (
     Baseline,

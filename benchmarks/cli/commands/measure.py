@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
-from benchmarks.cli.progress import Reporter
 from benchmarks.config import profiles
 from benchmarks.config.options import (
     AccuracyArguments,
@@ -20,10 +19,12 @@ from benchmarks.config.options import (
     TimingArguments,
 )
 from benchmarks.config.requests import make_request
-from benchmarks.config.run_config import RunRequest
+from benchmarks.config.run_config import RunConfig
 from benchmarks.prompts.protocols import EVERYTHING
-from benchmarks.records.record import RECORD_NAME, RunRecord, Value
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import RECORD_NAME, RunRecord
 from benchmarks.run import executed
+from mobilesam.frozen_model import FrozenModel
 
 
 def run(
@@ -145,7 +146,7 @@ def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
 
 
 @contextmanager
-def _executed(request: RunRequest, output: OutputArguments) -> Iterator[RunRecord]:
+def _executed(request: RunConfig, output: OutputArguments) -> Iterator[RunRecord]:
     """Runs the request; its folder is locked until the block has written tables and plots."""
     with executed(request, Reporter(quiet=output.quiet)) as record:
         yield record
@@ -158,7 +159,7 @@ def _report(record: RunRecord, out: Path) -> list[Path]:
     return [*write_tables(record, out), *write_plots(record, out)]
 
 
-def _rows(rows: Sequence[Value]) -> list[dict[str, Any]]:
+def _rows(rows: Sequence[FrozenModel]) -> list[dict[str, Any]]:
     return [row.model_dump(mode="json") for row in rows]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from baselines.registry import select, select_one
 from benchmarks.cli.commands.printing import print_json
-from benchmarks.cli.progress import Reporter
 from benchmarks.config import profiles
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import listed, make_request
@@ -25,6 +24,7 @@ from benchmarks.paper.paper_output import (
 )
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally
 from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     RECORD_NAME,
     RunRecord,

@@ -10,9 +10,9 @@ from pathlib import Path
 from baselines.registry import select
 from benchmarks.child_processes import interrupted_by_term
 from benchmarks.cli.commands.printing import print_json, print_table
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import RegressArguments
 from benchmarks.config.requests import listed, new_folder
+from benchmarks.records.progress import Reporter
 from benchmarks.records.run_folder import held
 from benchmarks.regression import ab
 from benchmarks.regression.ab_judge import THRESHOLD, Judgement, judge

@@ -11,7 +11,6 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.cli.commands.printing import print_json, print_table
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import (
     AccuracyArguments,
     ModelArguments,
@@ -19,6 +18,7 @@ from benchmarks.config.options import (
     TrainArguments,
 )
 from benchmarks.config.requests import apply_threads, listed, one_trained
+from benchmarks.records.progress import Reporter
 from benchmarks.records.run_folder import held
 from mobilesam.errors import DataError, UsageError
 from mobilesam.validation import first_problem

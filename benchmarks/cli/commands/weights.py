@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
-from benchmarks.debugging import explain
+from benchmarks.debugging import format_error
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.weights import checkpoints, verification
 from mobilesam.weights.checkpoint_specs import specs
@@ -87,7 +87,7 @@ def fetch(names: Sequence[str], *, force: bool) -> int:
                 found = checkpoints.fetch(name, force=force, progress=progress)
             except WeightsError as error:
                 failed += 1
-                sys.stderr.write(f"error: {name}: {explain(error)}\n")
+                sys.stderr.write(f"error: {name}: {format_error(error)}\n")
             else:
                 sys.stdout.write(f"{name}  {found.path}  sha256 {found.sha256}\n")
     return 1 if failed else 0

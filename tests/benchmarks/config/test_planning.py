@@ -9,7 +9,12 @@ import torch
 from segment_anything.modeling import Sam
 
 from baselines.registry import entries, select
-from benchmarks.config.model_resolution import WeightsPolicy, find_checkpoint, plan, weights_notes
+from benchmarks.config.model_resolution import (
+    WeightsPolicy,
+    find_checkpoint,
+    resolve_models,
+    weights_notes,
+)
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 from mobilesam.export.runtime import Source
 from mobilesam.export.writer import export_model
@@ -34,7 +39,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(policy: WeightsPolicy | None) -> dict[str, tuple[str, str | None]]:
-    models = plan(select(ALL), policy, device="cpu", precision="fp32", seed=0)
+    models = resolve_models(select(ALL), policy, device="cpu", precision="fp32", seed=0)
     return {model.entry.name: (model.weights.kind, model.weights.why) for model in models}
 
 
@@ -62,7 +67,7 @@ def test_no_network_is_one_line_for_all_models(monkeypatch: pytest.MonkeyPatch) 
         raise NetworkUnreachableError("no network: nowhere:443 cannot be reached", "no network")
 
     monkeypatch.setattr(checkpoints, "_fetch", unreachable)
-    models = plan(
+    models = resolve_models(
         select(["mobilesam", "mobilesam-fast", "sam-vit-b", "fastsam-s", "box"]),
         WeightsPolicy({}),
         device="cpu",
@@ -75,7 +80,7 @@ def test_no_network_is_one_line_for_all_models(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_shipped_weights_are_recorded_as_such_and_not_official() -> None:
-    (model,) = plan(
+    (model,) = resolve_models(
         select(["mobilesam-fast"]),
         WeightsPolicy({"mobilesam": checkpoints.SHIPPED}),
         device="cpu",
@@ -122,7 +127,7 @@ def test_large_files_are_not_fetched_without_being_asked_for() -> None:
 
 def test_a_local_file_is_used_and_not_official(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "mine.pt")
-    (model,) = plan(
+    (model,) = resolve_models(
         select(["mobilesam"]),
         WeightsPolicy({"mobilesam": tmp_path / "mine.pt"}),
         device="cpu",

@@ -15,8 +15,7 @@ from small_models import HEADS, STUDENT, TEACHER
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
 from benchmarks.cli.app import main
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation import conduct, mini_family, mini_student, mini_teacher
 from benchmarks.distillation.conduct import Conductor
 from benchmarks.distillation.experiment import find_profile
@@ -25,6 +24,7 @@ from benchmarks.distillation.mini_teacher import STAGES, resized_positions
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.distillation.side_by_side import Training, train_all
 from benchmarks.distillation.training import shape_of
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
 from mobilesam.distillation.process_group import World
 from mobilesam.errors import TrainingError, UsageError
@@ -40,14 +40,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "STUDENTS", {"tiny": STUDENT})
 
 
-def planned_teacher(folder: Path) -> PlannedModel:
+def planned_teacher(folder: Path) -> ResolvedModel:
     torch.manual_seed(0)
     model = build_sam_mini(TEACHER)
     path = folder / "teacher.safetensors"
     save_model(path, shape_of(model, {}), model.state_dict())
     found = digest_file(path)
     checkpoint = Checkpoint(path, found.sha256, False, found.n_bytes, True)
-    return PlannedModel(
+    return ResolvedModel(
         select_one("sam-mini"),
         ModelOptions("sam-mini", checkpoint=checkpoint),
         WeightsRow(kind="file", sha256=found.sha256, file_bytes=found.n_bytes),

@@ -19,10 +19,10 @@ from PIL import Image
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.requests import device_of
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
 from benchmarks.distillation.embed import EmbedTask, teacher_of
 from benchmarks.distillation.folder_images import FolderImages
@@ -308,8 +308,8 @@ def test_invalid_scale_options_make_no_store(
 
 def test_cluster_devices_need_not_exist_here() -> None:
     models = ModelArguments(device="cuda:77")
-    assert device_of(models, ScaleRequest(cluster="10.0.0.1:6379")) == "cuda:77"
-    for scale in (None, ScaleRequest(), ScaleRequest(cluster="local")):
+    assert device_of(models, ShardingConfig(cluster="10.0.0.1:6379")) == "cuda:77"
+    for scale in (None, ShardingConfig(), ShardingConfig(cluster="local")):
         with pytest.raises(UsageError):
             device_of(models, scale)
 
@@ -317,7 +317,7 @@ def test_cluster_devices_need_not_exist_here() -> None:
 def task_of(checkpoint: Checkpoint | None = None) -> EmbedTask:
     entry, options = select_one("tiny"), ModelOptions("tiny", checkpoint=checkpoint)
     teacher = teacher_of(build(entry, options), "fp32")
-    model = PlannedModel(entry, options, WeightsRow(kind="none"))
+    model = ResolvedModel(entry, options, WeightsRow(kind="none"))
     return EmbedTask(model, teacher, threads=1, lanes=0, code=code_version())
 
 

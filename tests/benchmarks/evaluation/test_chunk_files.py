@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.dataset import Shard
 from benchmarks.evaluation.shard_store import Chunk, ChunkInfo, ChunkStore, ChunkTimes, chunk_key
 from benchmarks.evaluation.throughput import Pace
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import AccuracyTimeRow, Failure
 from mobilesam.errors import DataError
 

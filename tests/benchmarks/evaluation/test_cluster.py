@@ -17,9 +17,8 @@ from test_killed import finished, log_of, start
 
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Sample, Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.ray_backend import _Cluster, _Job
@@ -30,6 +29,7 @@ from benchmarks.evaluation.whole_images import WholeImageRow
 from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.environment import code_version
 from benchmarks.records.instances import read_instances
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
 
 pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
@@ -45,7 +45,7 @@ def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plan_of(target: str) -> WorkPlan:
     entry = ModelEntry("double", target, "a double")
-    model = PlannedModel(entry, ModelOptions("double"), WeightsRow(kind="none"))
+    model = ResolvedModel(entry, ModelOptions("double"), WeightsRow(kind="none"))
     return WorkPlan(
         run="test",
         models=(model,),
@@ -60,7 +60,7 @@ def plan_of(target: str) -> WorkPlan:
 
 
 def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> ScaleResult:
-    scale = ScaleRequest(chunk_images=3, cluster=cluster, workers=2 if cluster else None)
+    scale = ShardingConfig(images_per_shard=3, cluster=cluster, workers=2 if cluster else None)
     return evaluate_in_chunks(
         Sa1bDataset(shards, streaming=True),
         plan_of(target),
@@ -167,7 +167,7 @@ def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_ag
 
     stand_in = _Refs(ray.exceptions.OutOfMemoryError("12 GB of 12 GB in use"))
     cluster = _Cluster.__new__(_Cluster)
-    cluster._ray, cluster._scale = stand_in, ScaleRequest(cluster="local")
+    cluster._ray, cluster._scale = stand_in, ShardingConfig(cluster="local")
     cluster._workers, cluster._running, cluster._again = {0: "first"}, {}, deque()
     cluster._new_worker = lambda: "second"  # type: ignore[method-assign]
     given: list[tuple[str, bool]] = []

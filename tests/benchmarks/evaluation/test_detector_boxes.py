@@ -22,8 +22,7 @@ from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
 from baselines.options import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes
 from baselines.registry import ModelEntry
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.masks import encode_mask, rle_area_px
@@ -34,8 +33,9 @@ from benchmarks.evaluation.detector_boxes import (
     results_path,
 )
 from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import DetectorRow, Failure, WeightsRow
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
 
 Rows = tuple[list[DetectorRow], list[Failure]]
 
@@ -69,12 +69,12 @@ class Oracle(Segmenter):
         return Masks(masks, np.ones((len(prompts), 1), np.float32))
 
 
-Oracles = tuple[PlannedModel, list[Oracle]]
+Oracles = tuple[ResolvedModel, list[Oracle]]
 
 
-def planned(name: str, target: str, weights: WeightsRow | None = None) -> PlannedModel:
+def planned(name: str, target: str, weights: WeightsRow | None = None) -> ResolvedModel:
     entry = ModelEntry(name, target, "a double")
-    return PlannedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
+    return ResolvedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
 
 
 BOX = planned("box", "baselines.classical:build_box")
@@ -107,9 +107,9 @@ class Case:
     def write(self, boxes: list[dict[str, Any]]) -> None:
         self.detections.write_text(json.dumps(boxes))
 
-    def evaluate(self, *models: PlannedModel, mask: Any = "single") -> Rows:
+    def evaluate(self, *models: ResolvedModel, mask: Any = "single") -> Rows:
         source = DetectorInput(self.dataset, self.images, self.annotations, self.detections)
-        cells = CellStore(self.out / "cells")
+        cells = ResultCache(self.out / "cells")
         return evaluate_detections(models, source, cells, self.out, Reporter(quiet=True), mask)
 
 

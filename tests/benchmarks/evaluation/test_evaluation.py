@@ -507,12 +507,12 @@ def test_stored_answers_of_other_weights_are_not_taken_up(
     run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three runs in one folder, the first two killed: weights A, weights B, and A again."""
-    real, sha256 = planning.PlannedModel.key.fget, ["a" * 64]  # type: ignore[attr-defined]
+    real, sha256 = planning.ResolvedModel.key.fget, ["a" * 64]  # type: ignore[attr-defined]
 
-    def keyed(self: planning.PlannedModel) -> dict[str, object]:
+    def keyed(self: planning.ResolvedModel) -> dict[str, object]:
         return {**real(self), "weights": sha256[0]}
 
-    monkeypatch.setattr(planning.PlannedModel, "key", property(keyed))
+    monkeypatch.setattr(planning.ResolvedModel, "key", property(keyed))
     command = (
         "miou",
         "--models=grabcut",

@@ -17,9 +17,8 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import BoolArray, MaskRecord
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel
-from benchmarks.config.scale_options import ScaleRequest
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.datasets.masks import encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
@@ -28,8 +27,9 @@ from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.everything import evaluate_everything
 from benchmarks.evaluation.whole_images import whole_image_plan
 from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import EverythingRow, Failure, WeightsRow
-from benchmarks.records.result_cache import CellStore
+from benchmarks.records.result_cache import ResultCache
 from mobilesam.errors import UsageError
 
 Answer = Sequence[tuple[BoolArray, float]]
@@ -85,12 +85,12 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-def planned(name: str, weights: WeightsRow | None = None) -> PlannedModel:
+def planned(name: str, weights: WeightsRow | None = None) -> ResolvedModel:
     entry = ModelEntry(name, f"everything_doubles:{name}", "a double")
-    return PlannedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
+    return ResolvedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
 
 
-def tell(doubles: types.ModuleType, answers: Mapping[int, Answer]) -> PlannedModel:
+def tell(doubles: types.ModuleType, answers: Mapping[int, Answer]) -> ResolvedModel:
     doubles.told = lambda options: Told(options.name, answers)  # type: ignore[attr-defined]
     return planned("told")
 
@@ -98,9 +98,9 @@ def tell(doubles: types.ModuleType, answers: Mapping[int, Answer]) -> PlannedMod
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Any:
     def call(
-        models: Sequence[PlannedModel], dataset: Dataset, limit: int | None = None
+        models: Sequence[ResolvedModel], dataset: Dataset, limit: int | None = None
     ) -> tuple[list[EverythingRow], list[Failure]]:
-        cells = CellStore(tmp_path / "cells")
+        cells = ResultCache(tmp_path / "cells")
         return evaluate_everything(models, dataset, cells, Reporter(quiet=True), limit)
 
     return call
@@ -192,7 +192,7 @@ def test_models_that_cannot_be_measured_have_rows_that_say_why(
 
     doubles.broken = lambda options: Broken(options.name, {})  # type: ignore[attr-defined]
     doubles.unsure = lambda options: Unsure(options.name, {})  # type: ignore[attr-defined]
-    box = PlannedModel(
+    box = ResolvedModel(
         ModelEntry("box", "baselines.classical:build_box", ""),
         ModelOptions("box"),
         WeightsRow(kind="none"),
@@ -271,7 +271,7 @@ def test_chunks_of_another_machine_or_allocator_are_not_taken(
     def keys() -> tuple[str, str]:
         models = [planned("quick")]
         here, there = (
-            whole_image_plan(models, 1, ScaleRequest(cluster=cluster)).run
+            whole_image_plan(models, 1, ShardingConfig(cluster=cluster)).run
             for cluster in (None, "ray://elsewhere")
         )
         return here, there

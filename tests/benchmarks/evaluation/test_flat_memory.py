@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.shard_worker import Worker, WorkPlan
@@ -18,7 +18,7 @@ from benchmarks.records.record import WeightsRow
 
 def test_a_worker_forgets_the_images_it_has_seen(shards: Path) -> None:
     entry = ModelEntry("dummy", "baselines.dummy:build_instant", "at once")
-    model = PlannedModel(entry, ModelOptions("dummy"), WeightsRow(kind="none"))
+    model = ResolvedModel(entry, ModelOptions("dummy"), WeightsRow(kind="none"))
     plan = WorkPlan(
         "x", (model,), (), find_protocols(["box", "center"]), ("ground-truth",), 0, 1, 2, "c"
     )

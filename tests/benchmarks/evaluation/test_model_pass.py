@@ -16,7 +16,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import WeightsInfo
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry
-from benchmarks.config.model_resolution import PlannedModel
+from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Sample
 from benchmarks.debugging import debugging
 from benchmarks.evaluation.run_model import Trials, malformed, take_turn
@@ -30,7 +30,7 @@ class _OwnError(Exception):
     """A plugin's own."""
 
 
-MODEL = PlannedModel(
+MODEL = ResolvedModel(
     ModelEntry("told", "turn_doubles:build", "a double"),
     ModelOptions("told"),
     WeightsRow(kind="none"),
@@ -45,7 +45,7 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-def turn(model: PlannedModel, error: Exception | None = None) -> tuple[Row, list[Failure]]:
+def turn(model: ResolvedModel, error: Exception | None = None) -> tuple[Row, list[Failure]]:
     def blank(status: Status, why: str) -> Row:
         return status, why
 

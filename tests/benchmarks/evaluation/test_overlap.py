@@ -10,7 +10,6 @@ import pytest
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
-from benchmarks.cli.progress import Reporter
 from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -22,6 +21,7 @@ from benchmarks.evaluation.run_model import FIRST_IMAGES
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
 
 PROTOCOLS = find_protocols(

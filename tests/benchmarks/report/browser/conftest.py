@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from listed_dataset import ListedDataset
 
-from benchmarks.cli.progress import Reporter
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.requests import make_request
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord, load_record, save_record
 from benchmarks.report.page import write_report
 from benchmarks.report.screenshot import ARGUMENTS, find_browser

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.children import run_python
+from benchmarks.child_processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,11 +41,14 @@ STARTERS = {
 }  # fmt: skip
 """Functions that start a process, by module."""
 ALLOWED = {
-    ("benchmarks/children.py", "subprocess.run"): "starts all others",
-    ("benchmarks/children.py", "subprocess.Popen"): "starts all others",
-    ("benchmarks/children.py", "multiprocessing.get_context"): "starts all others",
-    ("benchmarks/children.py", "concurrent.futures.ProcessPoolExecutor"): "starts all others",
-    ("benchmarks/children.py", "multiprocessing.pool.Pool"): "the type of what it returns",
+    ("benchmarks/child_processes.py", "subprocess.run"): "starts all others",
+    ("benchmarks/child_processes.py", "subprocess.Popen"): "starts all others",
+    ("benchmarks/child_processes.py", "multiprocessing.get_context"): "starts all others",
+    (
+        "benchmarks/child_processes.py",
+        "concurrent.futures.ProcessPoolExecutor",
+    ): "starts all others",
+    ("benchmarks/child_processes.py", "multiprocessing.pool.Pool"): "the type of what it returns",
     ("benchmarks/records/environment.py", "subprocess.run"): "git, for at most ten seconds",
     ("benchmarks/regression/worktrees.py", "subprocess.run"): "git, which ends by itself",
     ("benchmarks/evaluation/ray_backend.py", "ray.init"): "Ray ends its processes with the driver",
@@ -108,7 +111,7 @@ def test_processes_are_started_by_one_module() -> None:
     }
     others = sorted(found - ALLOWED.keys())
     assert not others, (
-        f"start children by benchmarks.children, which ends them with their parent: {others}"
+        f"start children by benchmarks.child_processes, which ends them with their parent: {others}"
     )
     assert not sorted(ALLOWED.keys() - found), "no longer needed in ALLOWED"
 
@@ -136,7 +139,7 @@ def test_what_starts_a_process_is_found(text: str, names: set[str]) -> None:
 SCRIPT = """
     import os, signal, sys, time
     from pathlib import Path
-    from benchmarks import children
+    from benchmarks import child_processes
     from benchmarks.child_processes import run_program
 
     def sleep(folder):
@@ -153,21 +156,21 @@ SCRIPT = """
         if way == "sleep":
             sleep(folder)
         elif way == "start":
-            children.start_python([__file__, "sleep", folder])
+            child_processes.start_python([__file__, "sleep", folder])
             sleep(folder)
         elif way == "run":
-            children.run_python([__file__, "sleep", folder])
+            child_processes.run_python([__file__, "sleep", folder])
         elif way == "module":
             sys.path.insert(0, str(Path(__file__).parent))
             os.chdir(Path(__file__).parent)
-            children.run_python(["-m", Path(__file__).stem, "sleep", folder])
+            child_processes.run_python(["-m", Path(__file__).stem, "sleep", folder])
         elif way == "grandchild":
-            children.run_python([__file__, "run", folder])
+            child_processes.run_python([__file__, "run", folder])
         elif way == "executor":
-            with children.process_executor(1, nothing) as executor:
+            with child_processes.process_executor(1, nothing) as executor:
                 executor.submit(sleep, folder).result()
         elif way == "pool":
-            with children.process_pool(1) as pool:
+            with child_processes.process_pool(1) as pool:
                 pool.apply(sleep, [folder])
         return 0
 
@@ -235,7 +238,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the children")
 def test_a_child_whose_parent_has_ended_before_it_started_ends_at_once() -> None:
-    launcher = ROOT / "benchmarks" / "child_launcher.py"
+    launcher = ROOT / "benchmarks" / "child_processes.py"
     command = [sys.executable, "-P", str(launcher), "1", "-m", "this"]  # not the parent's id
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
