@@ -388,9 +388,7 @@ def sharding_config(
     """
     if scale == ScaleArguments():
         return None
-    if scale.cluster is None and scale != ScaleArguments(
-        chunk=scale.chunk, lanes=scale.prefetch_threads
-    ):
+    if scale.cluster is None and scale != ScaleArguments(chunk=scale.chunk, lanes=scale.lanes):
         raise UsageError("--workers, --worker-cpus and --worker-gpus go with --cluster")
     given: dict[str, Any] = vars(scale) | {
         "images_per_shard": images_per_shard if scale.chunk is None else scale.chunk
