@@ -241,7 +241,7 @@ def test_a_preloaded_allocator_is_seen(tmp_path: Path) -> None:
         "void *malloc(size_t n) { return __libc_malloc(n); }\n"
     )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    code = "from benchmarks import environment; print(environment.allocator())"
+    code = "from benchmarks.records import environment; print(environment.allocator())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "LD_PRELOAD": str(library)},
