@@ -198,6 +198,18 @@ def draw(
     )
 
 
+@pytest.fixture
+def _blank_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces drawing, for tests of the provenance alone."""
+
+    def write(title: str, rows: Any, notes: Any, folder: Path, stem: str, svg: bool) -> list[Path]:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{stem}.png").write_bytes(b"png")
+        return [folder / f"{stem}.png"]
+
+    monkeypatch.setattr(paper_figures, "write_grid", write)
+
+
 def provenance(tmp_path: Path, kind: FigureKind) -> dict[str, Any]:
     stem = f"figure-{FIGURES[kind].number}-{kind}"
     document: dict[str, Any] = json.loads((tmp_path / "out" / f"{stem}.json").read_bytes())
@@ -222,6 +234,7 @@ def test_the_command_writes_figures_and_their_provenance(tmp_path: Path, image: 
     assert provenance(tmp_path, "box")["pictures"][0]["prompt"] == "box 1,2,30,40"
 
 
+@pytest.mark.usefixtures("_blank_grid")
 def test_named_pictures_come_alone_unless_a_limit_adds_the_dataset(
     tmp_path: Path, image: Path
 ) -> None:
@@ -265,6 +278,7 @@ def test_the_credit_is_the_last_note_of_the_figure() -> None:
     assert not any("COCO" in note for note in figure_notes(drawn, "box"))
 
 
+@pytest.mark.usefixtures("_blank_grid")
 def test_models_without_weights_are_left_out_unless_they_are_named(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +291,7 @@ def test_models_without_weights_are_left_out_unless_they_are_named(
     assert [each["model"] for each in provenance(tmp_path, "point")["not_shown"]] == ["sam-vit-h"]
 
 
+@pytest.mark.usefixtures("_blank_grid")
 def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Path) -> None:
     (picture,) = dataset_images(open_photos(), 1, only=(208901,))
     assert isinstance(picture, FigureImage)
@@ -287,6 +302,7 @@ def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Pat
     assert provenance(tmp_path, "box")["pictures"][0]["prompt"] == "box 232.67,148.37,425.99,284.59"
 
 
+@pytest.mark.usefixtures("_blank_grid")
 def test_the_dummy_is_shown_only_by_its_name(tmp_path: Path, image: Path) -> None:
     models = "sam-vit-h,*u*"  # grabcut and dummy
     draw(tmp_path, models=models, images=(image,), kinds="everything", trained_only=True)
@@ -296,6 +312,7 @@ def test_the_dummy_is_shown_only_by_its_name(tmp_path: Path, image: Path) -> Non
     assert "random" not in {each["weights"]["kind"] for each in found["models"]}
 
 
+@pytest.mark.usefixtures("_blank_grid")
 def test_a_model_that_cannot_be_built_is_exit_code_1(
     tmp_path: Path, image: Path, third_party: Callable[[str, str], None]
 ) -> None:
