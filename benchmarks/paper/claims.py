@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, models_of
+from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, models_of, named
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.tables.record_queries import unique
 from mobilesam.errors import DataError
@@ -41,7 +41,6 @@ Unit = Literal[
     "days",
     "%",
 ]
-_NAMED = {"tolerance": "tolerances", "hardware": "hardware", "data": "data", "command": "commands"}
 
 
 class Source(FrozenModel):
@@ -121,14 +120,14 @@ class Claim(FrozenModel):
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
-    source: Source
+    source: Annotated[Source, named("sources")]
     where: str
     what: str
     printed: str = Field(pattern=r"^\d+(\.\d+)?$")
     unit: Unit
     protocol: str
     conditions: str
-    tolerance: Tolerance
+    tolerance: Annotated[Tolerance, named("tolerances")]
     measure: Measure
     quotient_of: tuple[str, str] | None = None
     note: str | None = None
@@ -246,29 +245,12 @@ def _flatten(name: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]
             yield {**common, **raw, "measure": measure}
 
 
-def _claim(name: str, raw: dict[str, Any], named: Mapping[str, Any]) -> Claim:
+def _claim(name: str, raw: Mapping[str, Any], tables: Mapping[str, Any]) -> Claim:
     label = f"{name}: claim {raw.get('id', 'without id')}"
-    raw = _resolve(raw, {"source": "sources", **_NAMED}, named, label)
-    raw["measure"] = _resolve(raw["measure"], _NAMED, named, label)
     try:
-        return Claim.model_validate(raw)
+        return Claim.model_validate(raw, context=tables)
     except ValidationError as error:
         raise DataError(f"{label}: {first_problem(error)}") from error
-
-
-def _resolve(
-    raw: Mapping[str, Any], fields: Mapping[str, str], named: Mapping[str, Any], label: str
-) -> dict[str, Any]:
-    """Replaces keys by the tables that they name; a table given in place is kept."""
-    result = dict(raw)
-    for field, section in fields.items():
-        key, table = raw.get(field), named.get(section, {})
-        if isinstance(key, str):
-            if key not in table:
-                known = ", ".join(table) or "none"
-                raise DataError(f"{label}: unknown {field} {key!r}; known: {known}")
-            result[field] = table[key]
-    return result
 
 
 def _check_references(claim: Claim, claims: Mapping[str, Claim]) -> None:

@@ -6,7 +6,13 @@ import functools
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from baselines.registry import entries
 from benchmarks.paper.counts import COUNTS, derived_count
@@ -17,6 +23,20 @@ from mobilesam.frozen_model import FrozenModel
 
 _PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
 _TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
+
+
+def named(section: str) -> BeforeValidator:
+    """Replaces a key by the table `[SECTION.KEY]` of the ledger, the context of the validation."""
+
+    def look_up(key: object, info: ValidationInfo) -> object:
+        if info.context is None or not isinstance(key, str):
+            return key
+        tables = info.context.get(section, {})
+        if key not in tables:
+            raise ValueError(f"{key!r} is not in {section}; known: {', '.join(tables) or 'none'}")
+        return tables[key]
+
+    return BeforeValidator(look_up)
 
 
 @functools.cache
@@ -136,6 +156,10 @@ class Hardware(FrozenModel):
     what: str
 
 
+NamedData = Annotated[DataSet, named("data")]
+NamedHardware = Annotated[Hardware, named("hardware")]
+
+
 class Timed(FrozenModel):
     """A time: the phase `whole` if it was timed, else the sum of `phases` of one model."""
 
@@ -166,7 +190,7 @@ class LatencyMeasure(Timed):
     """A time in milliseconds."""
 
     kind: Literal["latency"]
-    hardware: Hardware
+    hardware: NamedHardware
 
 
 class LatencyRatioMeasure(FrozenModel):
@@ -175,7 +199,7 @@ class LatencyRatioMeasure(FrozenModel):
     kind: Literal["latency-ratio"]
     numerator: Timed
     denominator: Timed
-    hardware: Hardware
+    hardware: NamedHardware
 
 
 class MiouMeasure(FrozenModel):
@@ -185,7 +209,7 @@ class MiouMeasure(FrozenModel):
     model: Model
     protocol: Protocol
     reference: Reference = protocols.GROUND_TRUTH
-    data: DataSet
+    data: NamedData
     column: Literal["miou", "miou_per_image", "small", "medium", "large"] = "miou"
 
     @property
@@ -204,7 +228,7 @@ class ArMeasure(FrozenModel):
 
     kind: Literal["ar"]
     model: Model
-    data: DataSet
+    data: NamedData
     column: Literal["ar10", "ar100", "ar1000"]
     mode: str | None = Field(
         default=None, description="prompts and regions, if not the model's own default and masks"
@@ -226,7 +250,7 @@ class ApMeasure(FrozenModel):
 
     kind: Literal["ap"]
     model: Model
-    data: DataSet
+    data: NamedData
     detections: str = Field(description="wildcard for the name of the results file")
     mask: Literal["single", "multi"] | None = Field(default=None, description="None: not stated")
 
@@ -253,7 +277,7 @@ class TrainingMeasure(FrozenModel):
     """A result or a condition of training, which only training can reproduce."""
 
     kind: Literal["training"]
-    command: str
+    command: Annotated[str, named("commands")]
 
 
 class DerivedMeasure(FrozenModel):
