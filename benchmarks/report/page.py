@@ -16,8 +16,9 @@ from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write
 from benchmarks.report.advice import findings
 from benchmarks.report.charts import vega_script
 from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
-from benchmarks.report.sections import Section, sections
+from benchmarks.report.sections import Section, sections, sort_key
 from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
+from benchmarks.tables.formatting import clean
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import model_names
 from mobilesam.errors import UsageError
@@ -140,6 +141,7 @@ def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict
     def source(name: str) -> str:
         return loader.get_source(environment, name)[0]
 
+    environment.filters |= {"clean": clean, "sort_key": sort_key}
     record = merged.record
     style = theme_css() + source("style.css")
     scripts = ("theme.js", "tables.js", "figures.js", "gallery.js")
@@ -169,13 +171,14 @@ def content_hash(text: str) -> str:
 
 def _script_data(record: RunRecord, parts: Sequence[Section], gallery: Gallery) -> dict[str, Any]:
     """Data for the scripts: charts, raw values of tables, and medians of the gallery."""
-    tables = [table for part in parts for table in part.tables]
-    shown = [view for part in parts for group in part.groups for view in group.figures]
+    figures = [each for part in parts for group in part.groups for each in group.figures]
+    csv = {each.key: each.table.to_csv() for part in parts for each in part.tables}
+    csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
     models = model_names(record)
     return {
-        "charts": {figure.key: figure.chart for figure, _ in shown},
+        "charts": {figure.key: figure.chart for figure in figures},
         "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
-        "csv": {table.key: table.csv for table in (*tables, *(values for _, values in shown))},
+        "csv": csv,
         "models": gallery.models,
         "protocols": gallery.protocols,
         "medians": gallery.medians,

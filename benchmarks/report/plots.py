@@ -400,6 +400,8 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
 
 def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     """Decode time against the number of prompts on log axes; None without times."""
+    from matplotlib.lines import Line2D
+
     frame = decode_frame(record, setup)
     if frame.empty:
         return None
@@ -439,7 +441,9 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
             markeredgewidth=1.4,
             markerfacecolor="white" if model in random else color,
         )
-    _kind_legend(ax, unique(row.decode_kind for row in frame["row"] if row.decode_kind))
+    kinds = unique(row.decode_kind for row in frame["row"] if row.decode_kind)
+    look: dict[str, Any] = {"linestyle": "none", "color": MUTED}
+    _legend(ax, [Line2D([], [], marker=KIND_MARKERS[k], label=k, **look) for k in kinds])
     _name_lines(figure, ax, frame, styles)
     return figure
 
@@ -453,22 +457,11 @@ def _lengths(values: Any, lows: Any, highs: Any) -> list[list[float]]:
     ]
 
 
-def _kind_legend(ax: Any, kinds: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], linestyle="none", marker=KIND_MARKERS[kind], color=MUTED, label=kind)
-        for kind in kinds
-    ]
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8,
-        borderaxespad=0,
-    )
+def _legend(ax: Any, handles: Sequence[Any], place: str = "lower left", **look: Any) -> None:
+    """A legend above the axes, in one row by default."""
+    anchor = (0, 1) if place == "lower left" else (1, 1)
+    look = {"ncols": len(handles), "frameon": False, "fontsize": 8, "borderaxespad": 0, **look}
+    ax.legend(handles=handles, loc=place, bbox_to_anchor=anchor, **look)
 
 
 def _name_lines(figure: Any, ax: Any, frame: Any, styles: Mapping[str, ModelStyle]) -> None:
@@ -593,26 +586,12 @@ def _size_legend(ax: Any, sizes: Sequence[int], scale: float) -> None:
     first = round(math.log10(min(sizes)))
     # The larger one is never larger than the largest marker of the plot.
     ends = (first, max(first, math.floor(math.log10(max(sizes)))))
+    look = {"color": MUTED, "linewidths": 0}
     handles = [
-        ax.scatter(
-            [],
-            [],
-            s=scale * size,
-            color=MUTED,
-            linewidths=0,
-            label=f"{plain(size / 1e6)} x 10^6 parameters",
-        )
-        for size in sorted({10**end for end in ends})
+        ax.scatter([], [], s=scale * n, label=f"{plain(n / 1e6)} x 10^6 parameters", **look)
+        for n in sorted({10**end for end in ends})
     ]
-    ax.legend(
-        handles=handles,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8,
-        borderaxespad=0,
-    )
+    _legend(ax, handles, "lower right")
 
 
 def _name_points(
@@ -704,24 +683,17 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
         ax.axhspan(line - 0.5, line + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
     ax.set_yticks(range(len(shown)), [p.protocol for p in shown])
     ax.set_ylim(len(shown) - 0.5, -0.5)
+    step = MODEL_IN / row_in
+    rows = [shown.index(p) for p in frame["protocol"]]
+    look: dict[str, Any] = {"linestyle": "none", "clip_on": False}
     styles = model_styles(model_names(record))
-    for place, model in enumerate(models):
-        style, part = styles[model], frame[frame["model"] == model]
-        offset = MODEL_IN / row_in * (place - (len(models) - 1) / 2)
-        lines = [shown.index(p) + offset for p in part["protocol"]]
-        for y, low, high in zip(lines, part["low"], part["high"], strict=True):
+    for model, ys, part in _side_by_side(frame.assign(place=rows), step):
+        color, marker = styles[model].color, styles[model].marker
+        for y, low, high in zip(ys, part["low"], part["high"], strict=True):
             if low is not None:
-                ax.plot((low, high), (y, y), color=style.color, linewidth=1.4, alpha=0.8)
-        ax.plot(
-            part["value"].tolist(),
-            lines,
-            linestyle="none",
-            marker=style.marker,
-            markersize=MARKER_PT,
-            color=style.color,
-            clip_on=False,
-            zorder=3,
-        )
+                ax.plot((low, high), (y, y), color=color, linewidth=1.4, alpha=0.8)
+        look |= {"marker": marker, "markersize": MARKER_PT, "color": color, "zorder": 3}
+        ax.plot(part["value"].tolist(), ys, **look)
     ax.set_xlim(*percent_limits(values_of(frame)))
     ax.set_xlabel("mIoU (%)")
     _model_legend(ax, models, styles, lines=False)
@@ -754,24 +726,14 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
     ax.grid(visible=True, axis="y")
     styles = model_styles(model_names(record))
     models = unique(frame["model"])
-    step = min(0.06, 0.5 / len(models))
-    frame = frame.assign(n=frame["protocol"].map(clicked)).sort_values("n", kind="stable")
-    for place, model in enumerate(models):
-        style, part = styles[model], frame[frame["model"] == model]
-        xs = [n + step * (place - (len(models) - 1) / 2) for n in part["n"]]
+    frame = frame.assign(place=frame["protocol"].map(clicked)).sort_values("place", kind="stable")
+    for model, xs, part in _side_by_side(frame, min(0.06, 0.5 / len(models)), models):
+        color, marker = styles[model].color, styles[model].marker
         for x, low, high in zip(xs, part["low"], part["high"], strict=True):
             if low is not None:
-                ax.plot((x, x), (low, high), color=style.color, linewidth=1.2, alpha=0.8)
-        ax.plot(
-            xs,
-            part["value"].tolist(),
-            linestyle=style.dash,
-            linewidth=1.4,
-            marker=style.marker,
-            markersize=MARKER_PT,
-            color=style.color,
-            zorder=3,
-        )
+                ax.plot((x, x), (low, high), color=color, linewidth=1.2, alpha=0.8)
+        look = {"marker": marker, "markersize": MARKER_PT, "color": color, "zorder": 3}
+        ax.plot(xs, part["value"].tolist(), linestyle=styles[model].dash, linewidth=1.4, **look)
     ax.set_xticks(range(1, most + 1))
     ax.set_xlim(0.5, most + 0.5)
     ax.set_ylim(*percent_limits(values_of(frame)))
@@ -779,6 +741,17 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
     ax.set_ylabel("mIoU (%)")
     _model_legend(ax, models, styles, lines=True)
     return figure
+
+
+def _side_by_side(
+    frame: Any, step: float, models: Sequence[str] = ()
+) -> Iterator[tuple[str, list[float], Any]]:
+    """Rows of every model, with its places moved apart from those of the other models."""
+    models = models or unique(frame["model"])
+    for index, model in enumerate(models):
+        part = frame[frame["model"] == model]
+        offset = step * (index - (len(models) - 1) / 2)
+        yield model, [place + offset for place in part["place"]], part
 
 
 def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
@@ -811,27 +784,11 @@ def _model_legend(
 
     names = short_names(models)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=styles[model].color,
-            marker=styles[model].marker,
-            markersize=MARKER_PT,
-            linestyle=styles[model].dash if lines else "none",
-            label=names[model],
-        )
+        Line2D([], [], color=styles[model].color, marker=styles[model].marker, label=names[model])
         for model in models
     ]
+    for model, handle in zip(models, handles, strict=True):
+        handle.set(markersize=MARKER_PT, linestyle=styles[model].dash if lines else "none")
     fit = max(1, LEGEND_LENGTH // (max(map(len, names.values())) + (8 if lines else 5)))
-    n_rows = -(-len(models) // fit)
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=-(-len(models) // n_rows),
-        frameon=False,
-        fontsize=8,
-        borderaxespad=0,
-        columnspacing=1.2,
-        handlelength=2.4 if lines else 1,
-    )
+    columns = -(-len(models) // -(-len(models) // fit))
+    _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=2.4 if lines else 1)

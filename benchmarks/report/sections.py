@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict
@@ -25,10 +25,10 @@ from benchmarks.tables.columns import (
     text_column,
     value_column,
 )
-from benchmarks.tables.formatting import clean, number
+from benchmarks.tables.formatting import number
 from benchmarks.tables.record_queries import headline, model_names, setups
 from benchmarks.tables.record_tables import latency_table, params_table, summary_table
-from benchmarks.tables.table import Align, Cell, Column, Table
+from benchmarks.tables.table import Cell, Column, Table
 
 GALLERY = "gallery"
 MOST_OPEN_ROWS = 30
@@ -38,37 +38,17 @@ LEAST_FILTER_ROWS = 15
 
 
 @dataclass(frozen=True, slots=True)
-class CellView:
-    """A table cell on the page; `value` is the sort key unless None, empty for no number."""
-
-    text: str
-    value: str | None
-    align: Align
-
-
-@dataclass(frozen=True, slots=True)
-class TableView:
-    """A table on the page.
-
-    Attributes:
-        key: Unique on the page; stem of the saved file.
-        title: One line.
-        heads: Title and alignment of every column.
-        rows: Cells, of which the first names the row.
-        notes: Plain sentences.
-        csv: Raw values.
-        folded: Whether the table is collapsed.
-        filtered: Whether it has a field that filters rows.
-    """
+class ListedTable:
+    """A table on the page; its key is unique there and the stem of the saved file."""
 
     key: str
-    title: str
-    heads: tuple[tuple[str, Align], ...]
-    rows: tuple[tuple[CellView, ...], ...]
-    notes: tuple[str, ...]
-    csv: str
+    table: Table
     folded: bool
-    filtered: bool
+
+    @property
+    def filtered(self) -> bool:
+        """Whether it has a field that filters rows."""
+        return len(self.table.rows) >= LEAST_FILTER_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +56,7 @@ class Group:
     """Figures of one kind, shown one at a time with a menu named `label`."""
 
     label: str
-    figures: tuple[tuple[Figure, TableView], ...]
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +79,7 @@ class Section:
     title: str
     lead: str
     groups: tuple[Group, ...] = ()
-    tables: tuple[TableView, ...] = ()
+    tables: tuple[ListedTable, ...] = ()
     empty: str = "Nothing of this was measured."
     items: tuple[str, ...] = ()
 
@@ -119,22 +99,22 @@ def sections(
         verdicts: Verdicts on published claims.
     """
     timed, scored = setups(record), headline(record)
-    categories = (
-        table_view(table, f"{table.name}-{index}", folded=True)
+    categories = tuple(
+        replace(listed, key=f"{listed.key}-{index}")
         for index, table in enumerate(category_tables(record))
-        if table.rows
+        for listed in _listed([table], folded=True)
     )
-    claims: tuple[TableView, ...] = ()
+    claims: tuple[ListedTable, ...] = ()
     if verdicts:
-        papers = (table_view(table, folded=True) for table in paper_tables(verdicts))
-        claims = (table_view(ledger_table(verdicts), folded=False), *papers)
+        claims = _listed([ledger_table(verdicts)], folded=False)
+        claims += _listed(paper_tables(verdicts), folded=True)
     return (
         Section(
             "glance",
             "Models",
             "Models at a glance",
             "One row per model; a cell without a number gives the reason.",
-            tables=_views([summary_table(record)]),
+            tables=_listed([summary_table(record)]),
         ),
         Section(
             "accuracy-latency",
@@ -152,7 +132,7 @@ def sections(
             "Latency by phase",
             "Time of one image and one prompt, and the share of each phase.",
             groups=_group("Setup", (waterfall(record, setup) for setup in timed)),
-            tables=_views([latency_table(record)]),
+            tables=_listed([latency_table(record)]),
         ),
         Section(
             "decode",
@@ -167,14 +147,14 @@ def sections(
             "Accuracy",
             "By object size and by protocol, with the models that cannot be told apart.",
             groups=_group("Protocol", (accuracy_by_size(record, p) for p in scored)),
-            tables=(*_views(accuracy_tables(record)), *categories),
+            tables=(*_listed(accuracy_tables(record)), *categories),
         ),
         Section(
             "parameters",
             "Parameters",
             "Parameters and arithmetic",
             "Exact counts by component.",
-            tables=_views([params_table(record)]),
+            tables=_listed([params_table(record)]),
         ),
         Section(
             GALLERY,
@@ -198,21 +178,21 @@ def sections(
             if len(runs) > 1
             else "A history needs at least two runs: name more, or the folder that holds them.",
             groups=_group("Quantity", history(runs, model_names(record))),
-            tables=_views([runs_table(runs, apart)]),
+            tables=_listed([runs_table(runs, apart)]),
         ),
         Section(
             "environment",
             "Environment",
             "Environment and provenance",
             "Machine, software and weights of the newest run.",
-            tables=(table_view(environment_table(record)), table_view(models_table(record))),
+            tables=_listed([environment_table(record), models_table(record)]),
         ),
         Section(
             "warnings",
             "Warnings",
             "Warnings and failures",
             "Conditions that may distort the numbers above.",
-            tables=_views([failures_table(record)]),
+            tables=_listed([failures_table(record)]),
             items=record.warnings,
             empty="No warning, and nothing failed.",
         ),
@@ -220,44 +200,25 @@ def sections(
 
 
 def _group(label: str, figures: Iterable[Figure | None]) -> tuple[Group, ...]:
-    found = tuple(
-        (figure, table_view(figure.table, f"{figure.key}-values", folded=True))
-        for figure in figures
-        if figure is not None
-    )
+    found = tuple(figure for figure in figures if figure is not None)
     return (Group(label, found),) if found else ()
 
 
-def _views(tables: Iterable[Table]) -> tuple[TableView, ...]:
-    return tuple(table_view(table) for table in tables if table.rows)
-
-
-def table_view(table: Table, key: str = "", *, folded: bool | None = None) -> TableView:
-    """A table for the page.
-
-    Args:
-        table: Rows and columns.
-        key: Replaces the name of the table.
-        folded: Whether it is collapsed; by default if it is long.
-    """
-    shown = [i for i, column in enumerate(table.columns) if not column.csv_only]
-    rows = tuple(tuple(_cell(row[i], table.columns[i].align) for i in shown) for row in table.rows)
-    return TableView(
-        key=key or table.name,
-        title=table.title,
-        heads=tuple((clean(table.columns[i].title), table.columns[i].align) for i in shown),
-        rows=rows,
-        notes=table.footnotes,
-        csv=table.to_csv(),
-        folded=len(rows) > MOST_OPEN_ROWS if folded is None else folded,
-        filtered=len(rows) >= LEAST_FILTER_ROWS,
+def _listed(tables: Iterable[Table], *, folded: bool | None = None) -> tuple[ListedTable, ...]:
+    """Tables that have rows; long ones are collapsed unless told otherwise."""
+    return tuple(
+        ListedTable(
+            table.name, table, len(table.rows) > MOST_OPEN_ROWS if folded is None else folded
+        )
+        for table in tables
+        if table.rows
     )
 
 
-def _cell(cell: Cell, align: Align) -> CellView:
+def sort_key(cell: Cell) -> str | None:
+    """Number that a cell is sorted by, empty without one; None if it is sorted by its text."""
     first = cell.raw[0] if cell.raw else None
-    value = None if isinstance(first, str) else "" if first is None else repr(float(first))
-    return CellView(clean(cell.text), value, align)
+    return None if isinstance(first, str) else "" if first is None else repr(float(first))
 
 
 def environment_table(record: RunRecord) -> Table:

@@ -47,7 +47,7 @@ def predict_all(
         WeightsError: One of them has no trained weights here.
     """
     from benchmarks.datasets.images import load_image
-    from benchmarks.report.mask_overlay import overlay
+    from benchmarks.report.mask_grid import overlay
 
     image = load_image(image_path, str(image_path), None, check_max_pixels(max_pixels))
     model = _model(arguments)

@@ -10,9 +10,18 @@ import pytest
 from PIL import Image
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
-from benchmarks.report.mask_grid import MODELS_A_LINE, MaskPanel, MaskRow, mask_grid, write_grid
-from benchmarks.report.mask_overlay import YELLOW, outline, overlay, rgb, with_outlines
-from benchmarks.report.style import BLUE, plot_style
+from benchmarks.report.mask_grid import (
+    MODELS_PER_LINE,
+    YELLOW,
+    MaskPanel,
+    MaskRow,
+    mask_grid,
+    outline,
+    overlay,
+    with_outlines,
+    write_grid,
+)
+from benchmarks.report.style import BLUE, plot_style, rgb
 from mobilesam.errors import DataError
 
 GREY = 128
@@ -54,7 +63,7 @@ def texts(figure: Any) -> list[str]:
     return [text.get_text() for text in figure.texts if text.get_text()] + inside
 
 
-def test_overlay_changes_the_mask_only_and_not_its_input() -> None:
+def test_overlay_changes_the_mask_only() -> None:
     image, mask = picture(), square(10, 40)
     drawn = overlay(image, [mask])
     assert (image == GREY).all()
@@ -64,13 +73,13 @@ def test_overlay_changes_the_mask_only_and_not_its_input() -> None:
     assert (drawn[10, 25] == 255).all()
 
 
-def test_overlay_of_nothing_is_the_image() -> None:
+def test_overlay_without_masks_is_the_image() -> None:
     image = picture()
     assert (overlay(image, []) == image).all()
     assert (overlay(image, [np.zeros(image.shape[:2], np.bool_)]) == image).all()
 
 
-def test_smaller_masks_lie_on_top_in_whatever_order_they_come() -> None:
+def test_smaller_masks_are_on_top_in_any_order() -> None:
     masks = [square(0, 50), square(10, 40), square(20, 30)]
     drawn = [overlay(picture(), list(order)) for order in permutations(masks)]
     assert all((each == drawn[0]).all() for each in drawn)
@@ -78,14 +87,14 @@ def test_smaller_masks_lie_on_top_in_whatever_order_they_come() -> None:
     assert len(colours) == 3
 
 
-def test_neighbours_in_size_differ_in_colour_though_the_cycle_is_short() -> None:
+def test_masks_of_similar_size_differ_in_colour() -> None:
     masks = [square(0, side) for side in range(4, 60, 4)]
     image = overlay(picture(), masks)
     shown = [tuple(image[side - 3, 1]) for side in range(4, 60, 4)]
     assert all(a != b for a, b in pairwise(shown))
 
 
-def test_outline_is_inside_and_not_at_the_image_border() -> None:
+def test_outline_is_inside_and_not_at_the_border() -> None:
     mask = square(0, 30)
     edge = outline(mask)
     assert not (edge & ~mask).any()
@@ -95,7 +104,7 @@ def test_outline_is_inside_and_not_at_the_image_border() -> None:
     assert not outline(np.ones((20, 20), np.bool_)).any()
 
 
-def test_reference_outlines_are_yellow_with_black_around() -> None:
+def test_reference_outlines_are_yellow_on_black() -> None:
     image, mask = picture(), square(20, 40)
     drawn = with_outlines(image, [mask])
     assert tuple(drawn[20, 30]) == rgb(YELLOW)
@@ -104,7 +113,7 @@ def test_reference_outlines_are_yellow_with_black_around() -> None:
     assert (image == GREY).all()
 
 
-def test_the_grid_names_picture_models_weights_and_values() -> None:
+def test_grid_shows_names_weights_and_values() -> None:
     figure = draw(row(2, caption="box 10,12,40,42", value="ground truth outlined"))
     assert len(figure.axes) == 3
     shown = texts(figure)
@@ -113,7 +122,7 @@ def test_the_grid_names_picture_models_weights_and_values() -> None:
         assert text in shown, text
 
 
-def test_a_message_stands_in_the_place_of_a_picture() -> None:
+def test_message_replaces_a_picture() -> None:
     figure = draw(row(panels=(MaskPanel("sam-vit-h", message="no weights"),)))
     assert "no weights" in texts(figure)
     assert [len(ax.images) for ax in figure.axes] == [1, 0]
@@ -121,11 +130,11 @@ def test_a_message_stands_in_the_place_of_a_picture() -> None:
     assert boxes[1].width / boxes[1].height == pytest.approx(90 / 60, rel=0.02)
 
 
-def test_many_models_go_on_below_under_the_first_model() -> None:
-    figure = draw(row(MODELS_A_LINE + 2))
-    assert len(figure.axes) == 1 + MODELS_A_LINE + 2
+def test_many_models_continue_below() -> None:
+    figure = draw(row(MODELS_PER_LINE + 2))
+    assert len(figure.axes) == 1 + MODELS_PER_LINE + 2
     places = [ax.get_position() for ax in figure.axes]
-    first_below = places[1 + MODELS_A_LINE]
+    first_below = places[1 + MODELS_PER_LINE]
     assert first_below.x0 == pytest.approx(places[1].x0)
     assert first_below.y1 < places[1].y0
     assert len({round(place.width, 6) for place in places}) == 1
@@ -140,7 +149,7 @@ def test_pictures_keep_their_aspect(height: int, width: int) -> None:
         assert box.width / box.height == pytest.approx(width / height, rel=0.02)
 
 
-def test_nothing_overlaps_or_leaves_the_figure_even_with_long_names() -> None:
+def test_long_names_do_not_overlap_or_leave_the_figure() -> None:
     long = "third-party/a-very-long-model-name_$with$-odd|chars"
     panels = tuple(MaskPanel(f"{long}{i}", f"weights {long}", f"{long} masks") for i in range(4))
     tall = row(title=long, caption=long, value=long, panels=panels, image=picture(90, 60))
@@ -160,7 +169,7 @@ def test_nothing_overlaps_or_leaves_the_figure_even_with_long_names() -> None:
         assert across <= 1 or down <= 1, (a, b)
 
 
-def test_the_prompt_is_drawn_into_every_picture_where_it_is() -> None:
+def test_prompt_is_drawn_into_every_picture() -> None:
     points = Prompts(
         points=np.array([[[30, 20], [5, 6]]], np.float32), labels=np.array([[1, 0]], np.int64)
     )
@@ -173,7 +182,7 @@ def test_the_prompt_is_drawn_into_every_picture_where_it_is() -> None:
     assert box.extents.tolist() == [9.5, 11.5, 39.5, 41.5]
 
 
-def test_files_are_equal_to_the_byte_and_keep_the_colours(tmp_path: Path) -> None:
+def test_grid_files_are_equal_to_the_byte(tmp_path: Path) -> None:
     for name in ("a", "b"):
         paths = write_grid("T", [row(references=(square(10, 40),))], [], tmp_path, name, svg=True)
         assert [path.name for path in paths] == [f"{name}.png", f"{name}.svg"]
@@ -187,7 +196,7 @@ def test_files_are_equal_to_the_byte_and_keep_the_colours(tmp_path: Path) -> Non
     assert distance.min() < 30
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="figure-4"):
         write_grid("T", [row()], [], tmp_path / "file", "figure-4")
