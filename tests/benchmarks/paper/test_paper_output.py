@@ -203,9 +203,9 @@ def test_one_run_is_planned_for_all_that_claims_need(
     assert "grabcut" not in [entry.name for entry in request.models]
     assert len(request.models) == 6
     assert request.references == ("ground-truth", "teacher:sam-vit-h")
-    assert [entry.name for entry in request.teachers] == ["sam-vit-h"]
+    assert [entry.name for entry in request.reference_models] == ["sam-vit-h"]
     assert {"box", "two-point-500"} <= {protocol.name for protocol in request.protocols}
-    assert request.count
+    assert request.count_parameters
     assert request.profile is not None
     assert request.profile.name == "quick"
 
