@@ -302,7 +302,7 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
         results.append({**keys, "bbox": bbox, "score": 1.0})
     if not results:
         raise DataError(
-            f"{path.name} gives no box: no annotation has a mask, a category_id that is a whole "
-            "number, and is no crowd region"
+            f"{path.name} gives no box: every annotation lacks a mask or a whole number as "
+            "category_id, or is a crowd region"
         )
     return results

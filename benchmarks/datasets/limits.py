@@ -1,15 +1,15 @@
-"""How much is read at most: what is larger is reported, and never unpacked."""
+"""Limits on the size of input data; anything larger is reported and not decoded."""
 
 from __future__ import annotations
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused unless the user allows them (this many are 300 MB as RGB)."""
+"""Default limit on the pixels of an image (300 MB as RGB)."""
 
 PIXELS_CEILING = 2**31 - 1
-"""What a user can allow at most: pycocotools counts the pixels of a mask in 32 bits."""
+"""Largest limit a user can set: pycocotools counts the pixels of a mask in 32 bits."""
 
 MAX_OUTLINE_PX = 10_000_000
-"""Longest outline of a polygon. The rasteriser takes 40 bytes a pixel of it; real ones have 1e5."""
+"""Longest outline of a polygon: the rasteriser takes 40 bytes per pixel of it; usual are 1e5."""
 
 MAX_PROBLEMS = 100
-"""Malformed annotations that are told one by one; all are counted."""
+"""Number of malformed annotations that are listed; all are counted."""

@@ -121,7 +121,7 @@ def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> Non
     margin = max(size_hw)
     for value in polygon:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise DataError(f"polygon {index} holds {reprlib.repr(value)}, which is not a number")
+            raise DataError(f"polygon {index} has {reprlib.repr(value)}, which is not a number")
         if not -margin <= value <= 2 * margin:
             raise DataError(
                 f"polygon {index} has the coordinate {reprlib.repr(value)}, far outside of an "
@@ -185,12 +185,12 @@ def _decode_counts(text: bytes) -> Int64Array:
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise DataError("the RLE's compressed counts are cut off or hold a foreign character")
+        raise DataError("the RLE's compressed counts are cut off or have an invalid character")
     ends = np.flatnonzero((codes & 0x20) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
     if lengths.max() > 7:
-        raise DataError("the RLE's compressed counts hold a number beyond 32 bits")
+        raise DataError("the RLE's compressed counts have a number beyond 32 bits")
     place = np.arange(len(codes)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
     is_negative = (codes[ends] & 0x10) != 0

@@ -176,7 +176,7 @@ class _Source:
                 reason = f"{name} has zeros before its number; rename it to sa_{image_id}.{suffix}"
                 unreadable.append(UnreadableImage(image_id, name, reason))
             elif name in blobs:
-                reason = f"{self.path.name} holds {name} twice"
+                reason = f"{self.path.name} contains {name} twice"
                 unreadable.append(UnreadableImage(image_id, name, reason))
             else:
                 ids[suffix].append(image_id)
@@ -193,9 +193,9 @@ class _Source:
             if is_repeated[index]:
                 reason = f"{image} is in an earlier folder or tar already"
             elif not has_image[index]:
-                reason = f"{text} has no {image} beside it"
+                reason = f"{text} has no {image} next to it"
             elif not has_annotations[index]:
-                reason = f"{image} has no {text} beside it"
+                reason = f"{image} has no {text} next to it"
             else:
                 first, second = (
                     blobs[name] if blobs else _Blob.of_file(self.path / name)
@@ -400,7 +400,7 @@ def _find_sources(root: Path) -> list[Path]:
     tars = [root / name for name in names if name.endswith(".tar")]
     pairs = [root] if any(_PAIR_NAME.fullmatch(name) for name in names) else []
     if not pairs and not tars:
-        raise DataError(f"{root} holds neither sa_*.jpg with sa_*.json nor .tar files")
+        raise DataError(f"{root} contains neither sa_*.jpg with sa_*.json nor .tar files")
     return pairs + tars
 
 

@@ -81,7 +81,7 @@ class _Placed:
     @property
     def window(self) -> tuple[slice, slice]:
         height, width = self.alpha.shape
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+        return np.s_[self.top : self.top + height, self.left : self.left + width]
 
 
 def render_scene(
@@ -400,8 +400,13 @@ def _surface(
     ring = behind[around]
     for _ in range(5):
         surface = _draw_texture(rng, palette, alpha.shape, OBJECT_PHOTOS)
-        if rng.random() < 0.3:
-            _add_part(rng, palette, surface)
+        if rng.random() < 0.3:  # a part with another surface, which is not another object
+            extent_px = max(4, min(surface.shape[:2]) // 2)
+            part = draw_shape(rng, "oval", extent_px)[: surface.shape[0], : surface.shape[1], None]
+            top = int(rng.integers(surface.shape[0] - part.shape[0] + 1))
+            left = int(rng.integers(surface.shape[1] - part.shape[1] + 1))
+            window = surface[top : top + part.shape[0], left : left + part.shape[1]]
+            window += part * (_draw_texture(rng, palette, window.shape[:2], OBJECT_PHOTOS) - window)
         body = surface[inside]
         step = np.linalg.norm(body.mean(axis=0) - ring.mean(axis=0))
         grain = abs(float(body.mean(axis=1).std()) - float(ring.mean(axis=1).std()))
@@ -409,17 +414,6 @@ def _surface(
             return surface
     brighter = np.float32(0.3 if float(ring.mean()) < 0.5 else -0.3)
     return surface + brighter
-
-
-def _add_part(rng: _Rng, palette: Float32Array, surface: Float32Array) -> None:
-    """Gives a part of an object another surface: a different surface is not always an object."""
-    extent_px = max(4, min(surface.shape[:2]) // 2)
-    part = draw_shape(rng, "oval", extent_px)
-    part = part[: surface.shape[0], : surface.shape[1], None]
-    top = int(rng.integers(surface.shape[0] - part.shape[0] + 1))
-    left = int(rng.integers(surface.shape[1] - part.shape[1] + 1))
-    window = surface[top : top + part.shape[0], left : left + part.shape[1]]
-    window += part * (_draw_texture(rng, palette, window.shape[:2], OBJECT_PHOTOS) - window)
 
 
 def _blurred(alpha: Float32Array, radius_px: float) -> Float32Array:

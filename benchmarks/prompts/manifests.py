@@ -86,7 +86,7 @@ class PromptManifest:
         if row >= end or self.ids[row, 1] != annotation_id:
             raise DataError(
                 f"no {self.sampler.name} prompt for annotation {annotation_id} of image "
-                f"{image_id}; the manifest belongs to other data, make it anew"
+                f"{image_id}; the manifest belongs to other data: delete it and run again"
             )
         prompt: Float32Array = self.values[row]
         return None if np.isnan(prompt[0]) else prompt
@@ -124,7 +124,7 @@ class PromptManifest:
             table = pq.read_table(io.BytesIO(path.read_bytes()))
             header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
             if header["version"] != MANIFEST_VERSION:
-                raise DataError(f"{path} is of version {header['version']}; make it anew")
+                raise DataError(f"{path} has version {header['version']}; delete it, run again")
             sampler = prompt_sampler(header["kind"])
             ids, values = (
                 np.stack([table[name].to_numpy() for name in names], axis=1)
@@ -135,9 +135,9 @@ class PromptManifest:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except (pa.ArrowException, KeyError, TypeError, UsageError, ValueError) as error:
-            raise DataError(f"{path} is not a prompt manifest; make it anew") from error
+            raise DataError(f"{path} is not a prompt manifest; delete it and run again") from error
         if not is_intact:
-            raise DataError(f"{path} was changed since it was written; make it anew")
+            raise DataError(f"{path} was changed since it was written; delete it and run again")
         return manifest
 
     @property

@@ -277,8 +277,8 @@ TARS: dict[str, tuple[Callable[[Path], None], str, int]] = {
     "name with ..": (in_tar(lambda files: files.update({"../sa_7.jpg": b"x"})), "outside", 3),
     "link": (in_tar(lambda files: files.update({"sa_7.jpg": "/etc/passwd"})), "is a link", 3),
     "tar is a loop": (tar_loop, "Too many levels of symbolic links", 3),
-    "missing annotation file": (in_tar(without("sa_0.json")), "no sa_0.json beside it", 2),
-    "missing image": (in_tar(without("sa_0.jpg")), "no sa_0.jpg beside it", 2),
+    "missing annotation file": (in_tar(without("sa_0.json")), "no sa_0.json next to it", 2),
+    "missing image": (in_tar(without("sa_0.jpg")), "no sa_0.jpg next to it", 2),
 }
 
 

@@ -1,4 +1,4 @@
-"""The commands that make data: `data make` and `data boxes`."""
+"""The commands `data make` and `data boxes`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mobilesam.errors import UsageError
 
 
 def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
-    """Renders scenes into a folder and says how to use them."""
+    """Renders scenes into a folder and prints how to use them."""
     from benchmarks.datasets.synthetic import SyntheticDataset
     from benchmarks.datasets.writers import write_coco, write_sa1b
     from benchmarks.records.run_folder import held
@@ -34,7 +34,7 @@ def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
 
 
 def boxes(annotations: Path, out: Path) -> int:
-    """Writes the boxes of an annotation file as a detector's results, and says how to use them."""
+    """Writes the boxes of an annotation file as results of a detector; prints how to use them."""
     from benchmarks.datasets.detections import boxes_from_annotations
     from benchmarks.records.record import write_atomic
 

@@ -154,7 +154,7 @@ def test_a_truncated_tar_gives_its_complete_pairs(tmp_path):
         whole = [n + 1 for n in range(3) if ends[2 * n + 1] <= cut]
         assert good == whole, cut
         whys = [s.reason for s in samples if isinstance(s, UnreadableImage)]
-        assert all("beside" in why or "a.tar" in why for why in whys), whys
+        assert all("next to it" in why or "a.tar" in why for why in whys), whys
         padded = -(-ends[-1] // 512) * 512
         if cut < padded + 512:
             assert samples[-1].name == "a.tar", cut
@@ -175,8 +175,8 @@ def test_incomplete_and_repeated_pairs_are_unreadable(tmp_path):
     tar = make_tar(tmp_path / "a.tar", [*pair(1), pair(2)[0], pair(3)[1], pair(1)[0]])
     good, no_json, no_jpg, double = Sa1bDataset(tar).samples()
     assert isinstance(good, Sample)
-    assert no_json.reason == "sa_2.jpg has no sa_2.json beside it"
-    assert no_jpg.reason == "sa_3.json has no sa_3.jpg beside it"
+    assert no_json.reason == "sa_2.jpg has no sa_2.json next to it"
+    assert no_jpg.reason == "sa_3.json has no sa_3.jpg next to it"
     assert "twice" in double.reason
     other = make_tar(tmp_path / "b.tar", pair(1))
     samples = list(Sa1bDataset([tar, other]).samples())
@@ -309,7 +309,7 @@ def test_a_limit_counts_pairs(tmp_path):
 def test_missing_or_foreign_folders(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         Sa1bDataset(tmp_path / "none")
-    with pytest.raises(DataError, match="holds neither"):
+    with pytest.raises(DataError, match="contains neither"):
         Sa1bDataset(tmp_path)
     with pytest.raises(DataError, match="no SA-1B folder"):
         Sa1bDataset([])
@@ -382,8 +382,8 @@ def test_a_damaged_folder(tmp_path):
     samples = list(dataset.samples())
     assert dataset.n_images == len(samples) == 8
     assert {s.name: s.reason for s in samples if isinstance(s, UnreadableImage)} == {
-        "sa_2.jpg": "sa_2.jpg has no sa_2.json beside it",
-        "sa_4.jpg": "sa_4.json has no sa_4.jpg beside it",
+        "sa_2.jpg": "sa_2.jpg has no sa_2.json next to it",
+        "sa_4.jpg": "sa_4.json has no sa_4.jpg next to it",
         "sa_5.jpg": "the image sa_5.jpg is empty (0 bytes); fetch it again",
         "sa_06.json": "sa_06.json has zeros before its number; rename it to sa_6.json",
     }
