@@ -1,7 +1,8 @@
-"""Cells of medians: an interval from five processes on, a range from fewer."""
+"""Declared columns, footnotes for long reasons, and medians with an interval or a range."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,15 @@ import pytest
 from benchmarks.records.record import EverythingRow, LatencyRow, RunRecord, WeightsRow
 from benchmarks.records.statistics import Spread
 from benchmarks.tables.columns import (
+    STATUS,
     bars_text,
+    build_table,
     median_cell,
     median_column,
+    percent_column,
     sample_notes,
     spread_notes,
+    text_column,
 )
 from benchmarks.tables.record_queries import spread_of
 
@@ -72,3 +77,33 @@ def test_the_header_names_interval_or_range(processes: tuple[int, ...], header: 
 
 def test_stable_samples_give_no_note(record: RunRecord) -> None:
     assert sample_notes(record.latency) == ()
+
+
+def test_long_reasons_are_numbered_footnotes_and_short_ones_stay_in_the_cell() -> None:
+    long, other = "a reason that is too long for a cell", "another reason that is too long"
+    reasons = [("ok", None), ("error", long), ("skipped", other), ("error", long), ("error", "x")]
+    rows = [SimpleNamespace(status=status, why=why) for status, why in reasons]
+    table = build_table("t", "T", [STATUS], rows, ["A note.", "A note."])
+    texts = [row[0].text for row in table.rows]
+    assert texts == ["ok", "error (1)", "skipped (2)", "error (1)", "error: x"]
+    assert table.notes == ("A note.", f"(1) {long}", f"(2) {other}")
+    assert [row[0].raw for row in table.rows] == reasons
+
+
+def test_columns_follow_paths_and_leave_missing_values_empty() -> None:
+    columns = [
+        text_column("Name", "name", csv_only=True),
+        percent_column("Small", "small", get=("sizes.small",)),
+        percent_column("Low", "low", get=("ci.0",)),
+    ]
+    rows = [
+        SimpleNamespace(name="a\nb", sizes=SimpleNamespace(small=0.5), ci=(0.25, 0.75)),
+        SimpleNamespace(name="c", sizes=SimpleNamespace(small=None), ci=None),
+    ]
+    table = build_table("t", "T", columns, rows)
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["a b", "50.0", "25.0"],
+        ["c", "", ""],
+    ]
+    assert table.to_csv().splitlines()[-1] == "c,,"
+    assert "| Small (%) | Low (%) |" in table.to_markdown()
