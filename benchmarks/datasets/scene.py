@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,6 @@ import numpy.typing as npt
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.datasets.images import load_image
 from mobilesam.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
 
 RECIPE = 1
 """To be increased whenever the same seed would give other scenes; part of every fingerprint."""
@@ -186,44 +182,30 @@ def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
         (S, S) float32 coverage in [0, 1], S slightly larger than `extent_px`; pixels covered by at
         least half belong to the object.
     """
+    from PIL import Image, ImageDraw
+
     if kind == "cloud":
         return _draw_cloud(rng, extent_px)
-    canvas = _Canvas(extent_px)
-    _DRAW_ON_CANVAS[kind](rng, canvas)
-    return canvas.alpha()
+    scale = 4 if extent_px < 160 else 2
+    side = (extent_px + 2 * _MARGIN_PX) * scale
+    radius, center = extent_px * scale / 2, side / 2
+    image = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(image)
 
+    def to_pixels(outline: _Outline) -> list[tuple[float, float]]:
+        return [(center + x * radius, center + y * radius) for x, y in outline.tolist()]
 
-class _Canvas:
-    """An enlarged grey image on which the unit disc fills the patch."""
-
-    def __init__(self, extent_px: int) -> None:
-        from PIL import Image, ImageDraw
-
-        self._scale = 4 if extent_px < 160 else 2
-        side = (extent_px + 2 * _MARGIN_PX) * self._scale
-        self._radius = extent_px * self._scale / 2
-        self._image: Image.Image = Image.new("L", (side, side))
-        self._pen: ImageDraw.ImageDraw = ImageDraw.Draw(self._image)
-
-    def fill(self, outline: _Outline, value: int = 255) -> None:
-        self._pen.polygon(self._points(outline), fill=value)
-
-    def stroke(self, path: _Outline, width: float) -> None:
-        """Draws a round-ended line whose width is in units of the disc's radius."""
-        points = self._points(path)
-        half = max(width * self._radius / 2, 1.0)
-        self._pen.line(points, fill=255, width=round(2 * half))
+    if kind == "stroke":
+        points = to_pixels(_curve(rng))
+        half = max(float(rng.uniform(0.08, 0.28)) * radius / 2, 1.0)
+        pen.line(points, fill=255, width=round(2 * half))
         # A disc at every bend: Pillow's own joints leave gaps.
         for x, y in points:
-            self._pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
-
-    def alpha(self) -> Float32Array:
-        reduced = np.asarray(self._image.reduce(self._scale), dtype=np.float32)
-        return reduced / np.float32(255)
-
-    def _points(self, outline: _Outline) -> list[tuple[float, float]]:
-        center = self._radius + _MARGIN_PX * self._scale
-        return [(center + x * self._radius, center + y * self._radius) for x, y in outline.tolist()]
+            pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
+    else:
+        for outline, value in _OUTLINES[kind](rng):
+            pen.polygon(to_pixels(outline), fill=value)
+    return np.asarray(image.reduce(scale), dtype=np.float32) / np.float32(255)
 
 
 def _rotate(rng: _Rng, outline: _Outline) -> _Outline:
@@ -272,14 +254,7 @@ def _blob(rng: _Rng) -> _Outline:
     return _rotate(rng, outline)
 
 
-def _draw_ring(rng: _Rng, canvas: _Canvas) -> None:
-    outer = _oval(rng) if rng.random() < 0.5 else _blob(rng)
-    inner = outer * rng.uniform(0.4, 0.75) + rng.uniform(-0.08, 0.08, 2)
-    canvas.fill(outer)
-    canvas.fill(inner, value=0)
-
-
-def _draw_stroke(rng: _Rng, canvas: _Canvas) -> None:
+def _curve(rng: _Rng) -> _Outline:
     """A curved line through random points, smoothed by corner cutting."""
     knots = rng.uniform(-0.65, 0.65, (int(rng.integers(3, 6)), 2))
     knots = knots[np.argsort(knots[:, 0])]
@@ -288,30 +263,35 @@ def _draw_stroke(rng: _Rng, canvas: _Canvas) -> None:
         cut[0::2] = 0.75 * knots[:-1] + 0.25 * knots[1:]
         cut[1::2] = 0.25 * knots[:-1] + 0.75 * knots[1:]
         knots = np.concatenate([knots[:1], cut, knots[-1:]])
-    path = _rotate(rng, knots)
-    canvas.stroke(path, width=float(rng.uniform(0.08, 0.28)))
+    return _rotate(rng, knots)
 
 
-def _draw_compound(rng: _Rng, canvas: _Canvas) -> None:
+def _ring(rng: _Rng) -> Iterator[tuple[_Outline, int]]:
+    outer = _oval(rng) if rng.random() < 0.5 else _blob(rng)
+    yield outer, 255
+    yield outer * rng.uniform(0.4, 0.75) + rng.uniform(-0.08, 0.08, 2), 0
+
+
+def _compound(rng: _Rng) -> Iterator[tuple[_Outline, int]]:
     """A body with one to three protruding parts."""
-    canvas.fill(_oval(rng) * 0.62)
+    yield _oval(rng) * 0.62, 255
     for _ in range(int(rng.integers(1, 4))):
         angle = rng.uniform(0, 2 * math.pi)
         place = 0.55 * np.array([math.cos(angle), math.sin(angle)])
         part = _oval(rng) if rng.random() < 0.6 else _polygon(rng)
-        canvas.fill(part * rng.uniform(0.25, 0.42) + place)
+        yield part * rng.uniform(0.25, 0.42) + place, 255
 
 
-_DRAW_ON_CANVAS: dict[str, Callable[[_Rng, _Canvas], None]] = {
-    "oval": lambda rng, canvas: canvas.fill(_oval(rng)),
-    "polygon": lambda rng, canvas: canvas.fill(_polygon(rng)),
-    "blob": lambda rng, canvas: canvas.fill(_blob(rng)),
-    "ring": _draw_ring,
-    "stroke": _draw_stroke,
-    "compound": _draw_compound,
+# Outlines of each kind, with their grey value: 255 inside the object, 0 for a hole.
+_OUTLINES: dict[str, Callable[[_Rng], Iterable[tuple[_Outline, int]]]] = {
+    "oval": lambda rng: [(_oval(rng), 255)],
+    "polygon": lambda rng: [(_polygon(rng), 255)],
+    "blob": lambda rng: [(_blob(rng), 255)],
+    "ring": _ring,
+    "compound": _compound,
 }
-SHAPES = (*_DRAW_ON_CANVAS, "cloud")
-"""Names of all kinds of silhouettes."""
+SHAPES = ("oval", "polygon", "blob", "ring", "stroke", "compound", "cloud")
+"""Names of all kinds of silhouettes; their order is part of the recipe."""
 
 
 def _draw_cloud(rng: _Rng, extent_px: int) -> Float32Array:

@@ -15,8 +15,8 @@ import numpy as np
 from baselines.interface import BoolArray, Float32Array, Int64Array
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.prompts.samplers import PromptSampler, prompt_sampler
-from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError, UsageError
+from mobilesam.files import write_atomic
 
 MANIFEST_VERSION = 1
 _METADATA_KEY = b"mobilesam-bench.prompts"

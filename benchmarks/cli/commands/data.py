@@ -36,7 +36,7 @@ def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
 def boxes(annotations: Path, out: Path) -> int:
     """Writes the boxes of an annotation file as results of a detector; prints how to use them."""
     from benchmarks.datasets.detections import boxes_from_annotations
-    from benchmarks.records.record import write_atomic
+    from mobilesam.files import write_atomic
 
     found = boxes_from_annotations(annotations)
     write_atomic(out, (json.dumps(found) + "\n").encode())
