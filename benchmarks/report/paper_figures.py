@@ -144,19 +144,19 @@ Predictions = Mapping[Key, Prediction]
 def predict(request: FigureRequest, reporter: Reporter) -> dict[Key, Prediction]:
     """Runs every model on every image; one model is in memory at a time."""
     predictions: dict[Key, Prediction] = {}
-    for planned in request.shown:
-        name = planned.entry.name
+    for resolved in request.shown:
+        name = resolved.entry.name
         keys = [(kind, i, name) for i in range(len(request.images)) for kind in request.kinds]
-        if planned.error is not None:
-            reporter.warn(f"{name}: {planned.error}")
-            predictions |= dict.fromkeys(keys, Prediction(why="weights unusable", failed=True))
-            continue
-        if not planned.trained:
+        if resolved.error is not None:
+            reporter.warn(f"{name}: {resolved.error}")
+        if resolved.error is not None or not resolved.trained:
             # A mask from random weights would look like a result.
-            predictions |= dict.fromkeys(keys, Prediction(why="no weights"))
+            failed = resolved.error is not None
+            missing = Prediction(why="weights unusable" if failed else "no weights", failed=failed)
+            predictions |= dict.fromkeys(keys, missing)
             continue
         try:
-            model = build(planned.entry, planned.options)
+            model = build(resolved.entry, resolved.options)
         except BenchError as error:
             predictions |= dict.fromkeys(keys, _failure(name, error, reporter))
             continue
@@ -242,10 +242,10 @@ def grid_rows(request: FigureRequest, predictions: Predictions, kind: FigureKind
     return rows
 
 
-def _panel(planned: ResolvedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
+def _panel(resolved: ResolvedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
     captions = {"none": "no weights needed", "random": ""}
-    label = f"weights {weights_label(planned.weights)}"
-    caption = captions.get(planned.weights.kind, label)
+    label = f"weights {weights_label(resolved.weights)}"
+    caption = captions.get(resolved.weights.kind, label)
     parts = []
     if kind == "everything" and prediction.why is None:
         parts.append(f"{len(prediction.masks)} mask{'s' * (len(prediction.masks) != 1)}")
@@ -253,7 +253,7 @@ def _panel(planned: ResolvedModel, prediction: Prediction, kind: FigureKind) -> 
         parts.append("nothing found")
     if prediction.iou is not None:
         parts.append(f"IoU {prediction.iou:.2f}")
-    name, value = planned.entry.name, ", ".join(parts)
+    name, value = resolved.entry.name, ", ".join(parts)
     return MaskPanel(name, caption, value, prediction.masks, prediction.why)
 
 
@@ -365,9 +365,9 @@ def _image_provenance(image: FigureImage, kind: FigureKind) -> dict[str, Any]:
     }
 
 
-def _model_provenance(planned: ResolvedModel) -> dict[str, Any]:
-    weights = planned.weights.model_dump(mode="json")
-    return {"model": planned.entry.name, "weights": weights, "why": planned.error}
+def _model_provenance(resolved: ResolvedModel) -> dict[str, Any]:
+    weights = resolved.weights.model_dump(mode="json")
+    return {"model": resolved.entry.name, "weights": weights, "why": resolved.error}
 
 
 def _panel_provenance(prediction: Prediction) -> dict[str, Any]:

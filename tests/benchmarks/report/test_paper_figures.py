@@ -47,7 +47,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOBILESAM_WEIGHTS", raising=False)
 
 
-def planned(*names: str) -> tuple[ResolvedModel, ...]:
+def resolved(*names: str) -> tuple[ResolvedModel, ...]:
     policy = WeightsPolicy({}, offline=True)
     return tuple(resolve_models(select(names), policy, device="cpu", precision="fp32", seed=0))
 
@@ -60,7 +60,7 @@ def scene() -> FigureImage:
 
 
 def request(*names: str, kinds: tuple[FigureKind, ...] = ALL, **changes: Any) -> FigureRequest:
-    return FigureRequest(kinds, (scene(),), planned(*names), **changes)
+    return FigureRequest(kinds, (scene(),), resolved(*names), **changes)
 
 
 def build_as(monkeypatch: pytest.MonkeyPatch, model: Segmenter) -> None:
@@ -125,7 +125,7 @@ def test_models_without_weights_can_be_left_out_and_are_named_below() -> None:
 
 
 def test_unusable_weights_fail_and_are_shown_though_others_are_left_out() -> None:
-    broken = replace(planned("sam-vit-h")[0], error="x.pth is truncated")
+    broken = replace(resolved("sam-vit-h")[0], error="x.pth is truncated")
     figure_request = FigureRequest(("point",), (scene(),), (broken,), trained_only=True)
     prediction = predict(figure_request, QUIET)["point", 0, "sam-vit-h"]
     assert prediction.failed
@@ -265,7 +265,7 @@ def test_three_packaged_photos_are_the_default_and_are_credited(tmp_path: Path) 
 def test_the_credit_is_the_last_note_of_the_figure() -> None:
     (picture,) = dataset_images(open_photos(1), 1)
     assert isinstance(picture, FigureImage)
-    figure_request = FigureRequest(("box",), (picture, scene()), planned("box"))
+    figure_request = FigureRequest(("box",), (picture, scene()), resolved("box"))
     notes = figure_notes(figure_request, "box")
     assert notes[-1] == attribution((30213,))
     assert "Flickr 8561578295" in notes[-1]
@@ -274,7 +274,7 @@ def test_the_credit_is_the_last_note_of_the_figure() -> None:
             "Title", grid_rows(figure_request, predict(figure_request, QUIET), "box"), notes
         )
     assert notes[-1] in " ".join(grid.get_supxlabel().split())
-    drawn = FigureRequest(("box",), (scene(),), planned("box"))
+    drawn = FigureRequest(("box",), (scene(),), resolved("box"))
     assert not any("COCO" in note for note in figure_notes(drawn, "box"))
 
 
@@ -295,7 +295,7 @@ def test_models_without_weights_are_left_out_unless_they_are_named(
 def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Path) -> None:
     (picture,) = dataset_images(open_photos(), 1, only=(208901,))
     assert isinstance(picture, FigureImage)
-    figure_request = FigureRequest(("box",), (picture,), planned("box"))
+    figure_request = FigureRequest(("box",), (picture,), resolved("box"))
     (row,) = grid_rows(figure_request, predict(figure_request, QUIET), "box")
     assert row.caption == "box 233,148,426,285"
     draw(tmp_path, kinds="box")
