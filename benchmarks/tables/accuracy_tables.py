@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 
@@ -45,15 +46,17 @@ from benchmarks.tables.table import Cell, Column, Raw, Table
 from mobilesam.errors import DataError
 
 _AccuracyRow = TypeVar("_AccuracyRow", MiouRow, DetectorRow, EverythingRow)
-_MIOU_FIGURES = (
-    "miou", "ci95", "miou_per_image", "boundary_miou", "boundary_ci95", "clicks", "by_size",
+_FIGURES = (
+    "miou", "ci95", "miou_per_image", "boundary_miou", "boundary_ci95", "clicks", "by_size", "ap",
+    "ap50", "ap75", "ap_by_size", "ar10", "ar100", "ar1000", "ar1000_by_size", "masks_per_image",
+    "median_ms", "range_ms",
 )  # fmt: skip
-_DETECTOR_FIGURES = ("ap", "ap50", "ap75", "ap_by_size")
-_EVERYTHING_FIGURES = tuple(EverythingRow.model_fields.keys() - {"model", "dataset", "weights"})
+"""Fields that have no meaning for random weights."""
 _SIZES = ("small", "medium", "large")
 _COCO_SIZES = "Small <= 32^2 <= medium <= 96^2 <= large, annotation area in pixels, as pycocotools."
 _SAM_MASKS = "SA-1B's masks were made by a SAM: they favour SAM."
 _LEAST_P = 0.001
+_decimal_column = partial(value_column, show=partial(number, digits=2))
 
 
 def accuracy_tables(record: RunRecord) -> tuple[Table, ...]:
@@ -74,11 +77,12 @@ def sa1b_notes(datasets: Iterable[str]) -> list[str]:
     return [_SAM_MASKS] if any(name.startswith("sa1b") for name in datasets) else []
 
 
-def _without_random_figures(row: _AccuracyRow, figures: Sequence[str]) -> _AccuracyRow:
-    """Removes the figures of a row with random weights, whose accuracy has no meaning."""
+def _without_random_figures(row: _AccuracyRow) -> _AccuracyRow:
+    """Removes the figures of a row with random weights."""
     if row.weights.kind != "random":
         return row
-    blank = {name: type(row).model_fields[name].get_default() for name in figures}
+    fields = type(row).model_fields
+    blank = {name: fields[name].get_default() for name in _FIGURES if name in fields}
     status = "skipped" if row.status == "ok" else row.status
     why = row.why or "random weights have no accuracy"
     return row.model_copy(update={**blank, "status": status, "why": why})
@@ -167,7 +171,7 @@ def _miou_table(
     if hashes:
         notes.append(f"Prompt manifests (sha256): {', '.join(hashes)}.")
     found = [find_miou(record, p, model) for p in group for model in model_names(record)]
-    shown = [_without_random_figures(row, _MIOU_FIGURES) for row in found if row is not None]
+    shown = [_without_random_figures(row) for row in found if row is not None]
     title = f"Accuracy on {dataset}, reference {reference}"
     return build_table(name, title, _MIOU_COLUMNS, shown, notes)
 
@@ -339,30 +343,17 @@ def _unranked_notes(record: RunRecord, dataset: str, reference: str) -> list[str
     ]
 
 
-def _two_decimals(value: float) -> str:
-    return number(value, 2)
-
-
 _CLICKS_COLUMNS = (
     MODEL,
     WEIGHTS,
     text_column("Dataset", "dataset"),
     text_column("Protocol", "protocol"),
-    *(
-        column
-        for level, suffix in ((85, ""), (90, " 90"))
-        for column in (
-            value_column(
-                f"NoC@{level}", f"noc{level}", unit="clicks",
-                get=(f"clicks.noc{level}",), show=_two_decimals,
-            ),
-            percent_column(
-                f"never reached{suffix}", f"failed{level}", get=(f"clicks.failed{level}",)
-            ),
-        )
-    ),
+    _decimal_column("NoC@85", "noc85", unit="clicks", get=("clicks.noc85",)),
+    percent_column("never reached", "failed85", get=("clicks.failed85",)),
+    _decimal_column("NoC@90", "noc90", unit="clicks", get=("clicks.noc90",)),
+    percent_column("never reached 90", "failed90", get=("clicks.failed90",)),
     percent_column("mIoU after the last", "miou"),
-)  # fmt: skip
+)
 
 
 def clicks_table(record: RunRecord) -> Table:
@@ -410,10 +401,7 @@ _TIMES_COLUMNS = (
     text_column("Dataset", "dataset"),
     number_column("Wall time", "wall_s", unit="s"),
     percent_column("Outside the model", "overhead"),
-    *(
-        value_column(part.capitalize(), f"{part}_s", unit="s", show=_two_decimals)
-        for part in _TIME_PARTS
-    ),
+    *(_decimal_column(part.capitalize(), f"{part}_s", unit="s") for part in _TIME_PARTS),
     count_column("Embeddings from the cache", "cached_embeddings"),
 )
 
@@ -456,7 +444,7 @@ def detector_table(record: RunRecord) -> Table:
         for row in record.detector
         if row.status == "ok" and row.why
     ]
-    rows = [_without_random_figures(row, _DETECTOR_FIGURES) for row in record.detector]
+    rows = [_without_random_figures(row) for row in record.detector]
     title = "Average precision of masks for a detector's boxes"
     return build_table("detector-box", title, _DETECTOR_COLUMNS, rows, notes if rows else ())
 
@@ -478,7 +466,7 @@ def everything_table(record: RunRecord) -> Table:
         count_column("Objects", "n_objects"),
         STATUS,
     )
-    rows = [_without_random_figures(row, _EVERYTHING_FIGURES) for row in record.everything]
+    rows = [_without_random_figures(row) for row in record.everything]
     notes = _everything_notes(record) if rows else []
     title = "Segment everything: recall and time"
     return build_table("everything", title, columns, rows, notes)
