@@ -1,4 +1,4 @@
-"""The command `paper`: measures what the published claims need, and judges every one of them."""
+"""The command `paper`, which measures what the published claims need and judges each claim."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def paper(
     """Judges every published claim.
 
     Args:
-        profile_name: How thorough latency is measured.
-        models: Which of the claims' models are measured, and with which weights.
+        profile_name: Thoroughness of the latency measurement.
+        models: Models to measure, if a claim is about them, and their weights.
         data: Images for accuracy; without `--protocol`, the protocols that the claims need.
-        output: Where results go. With `runs`, nothing is written unless a folder is named.
-        runs: Records to judge by; given any, nothing is measured.
-        teacher: The model whose masks are the reference where a claim's reference is a teacher's.
+        output: Output folder and format. With `runs`, nothing is written unless a folder is given.
+        runs: Records to judge by; if there are any, nothing is measured.
+        teacher: Model whose masks are the reference of claims about agreement with a teacher.
 
     Returns:
-        0, also where a claim is not reproduced: that is a finding; 1 if measuring failed.
+        Exit code: 1 if a measurement failed. A claim that is not reproduced is no failure.
     """
     claims = load_claims()
     if runs and (models != ModelArguments() or data != AccuracyArguments()):
@@ -93,9 +93,9 @@ def _measured(
     output: OutputArguments,
     teacher: str,
 ) -> Iterator[tuple[RunRecord, Path]]:
-    """Runs all that the claims need, as far as the arguments let it.
+    """Runs everything that the claims need and the arguments allow.
 
-    The folder is locked until the block has written what it derives from the record.
+    The folder is locked until the block ends, which writes files derived from the record.
     """
     profile = profiles.find(profile_name)
     needed = models_needed(claims)
