@@ -29,6 +29,7 @@ from benchmarks.datasets.parsing import (
     AnnotationRow,
     FileName,
     Id,
+    IdentifiedRow,
     LengthPx,
     Row,
     check_limit,
@@ -41,14 +42,13 @@ from benchmarks.datasets.parsing import (
 from mobilesam.errors import DataError
 
 
-class CocoImage(Row):
+class CocoImage(IdentifiedRow):
     """An entry of `images`.
 
     LVIS has no `file_name`: file name and folder are taken from `coco_url`; the file may also be
     outside of that folder.
     """
 
-    id: Id
     file_name: FileName | None = None
     coco_url: Any = None
     height: LengthPx
@@ -85,8 +85,7 @@ class CocoAnnotation(AnnotationRow):
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
-class _Category(Row):
-    id: Id
+class _Category(IdentifiedRow):
     name: str
 
 
@@ -94,10 +93,6 @@ class _Document(Row):
     images: list[Any]
     annotations: list[Any]
     categories: Any = None
-
-
-class _Identified(Row):
-    id: Id
 
 
 class CocoFile:
@@ -140,19 +135,15 @@ class CocoFile:
             except DataError as error:
                 log.malformed(f"{name}: {error}")
         self.categories = _read_categories(document.categories)
-        self.annotations: list[CocoAnnotation] = []
-        known_ids: set[int] = set()
-        for index, value in enumerate(document.annotations):
-            try:
-                row = self._read_annotation(index, value, known_ids)
-            except DataError as error:
-                log.malformed(str(error))
-            else:
-                self.annotations.append(row)
-                known_ids.add(row.id)
+        self.annotations = log.read_rows(CocoAnnotation, document.annotations, self._problem_of)
+
+    def _problem_of(self, row: CocoAnnotation) -> str | None:
+        if row.image_id in self.images or row.image_id in self.unreadable:
+            return None
+        return f"has image_id {row.image_id}, which the file does not define"
 
     def _add_image(self, where: str, value: object, max_pixels: int) -> None:
-        image_id = read_row(_Identified, value, where).id
+        image_id = read_row(IdentifiedRow, value, where).id
         if image_id in self.images or image_id in self.unreadable:
             self.images.pop(image_id, None)
             reason = f"image id {image_id} is given twice; ids must be unique"
@@ -167,17 +158,6 @@ class CocoFile:
             self.unreadable[image_id] = str(error)
         else:
             self.images[image_id] = image
-
-    def _read_annotation(self, index: int, value: object, known_ids: set[int]) -> CocoAnnotation:
-        number = f"{self.name}: annotation number {index}"
-        row_id = read_row(_Identified, value, number).id
-        where = f"{self.name}: annotation {row_id}"
-        row = read_row(CocoAnnotation, value, where)
-        if row_id in known_ids:
-            raise DataError(f"{number}: annotation id {row_id} is given twice; ids must be unique")
-        if row.image_id not in self.images and row.image_id not in self.unreadable:
-            raise DataError(f"{where} has image_id {row.image_id}, which the file does not define")
-        return row
 
 
 def _read_categories(rows: object) -> dict[int, str]:
@@ -262,7 +242,7 @@ class CocoDataset(Dataset):
         self.max_pixels = max_pixels
         self._folder = images
         self._fingerprint = coco_fingerprint(data, limit)
-        log = AnnotationLog("crowd", "empty", MALFORMED)
+        log = AnnotationLog(annotations.name, "crowd", "empty", MALFORMED)
         file = CocoFile(annotations.name, data, max_pixels, log)
         self._images = self._read_images(file, limit, log)
         if not self._images:
@@ -357,8 +337,7 @@ def _instance(
         log.left_out["crowd"] += 1
         return None
     category = "" if row.category is None else file.categories.get(row.category, "")
-    where = f"{file.name}: annotation {row.id}"
-    return log.instance(where, row, image.size_hw, category=category)
+    return log.instance(row, image.size_hw, category=category)
 
 
 def coco_fingerprint(data: bytes, limit: int | None) -> str:

@@ -176,7 +176,7 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
 
 def _read_again(path: Path, max_pixels: int) -> CocoFile:
     # Malformed annotations were reported by the dataset, if there is one.
-    return CocoFile(path.name, read_file(path), max_pixels, AnnotationLog())
+    return CocoFile(path.name, read_file(path), max_pixels, AnnotationLog(path.name))
 
 
 def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
@@ -184,10 +184,10 @@ def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
 
     `category_id` of the mask is meaningless if the annotation has no category.
     """
-    log = AnnotationLog()
+    log = AnnotationLog(file.name)
     for row in file.annotations:
         image = file.images.get(row.image_id)
-        found = None if image is None else log.instance("", row, image.size_hw)
+        found = None if image is None else log.instance(row, image.size_hw)
         if found is not None:
             category_id, is_crowd = row.category or 0, bool(row.iscrowd)
             mask = GroundTruthMask(row.image_id, category_id, found.rle, found.area_px, is_crowd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -62,16 +62,22 @@ class Row(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class AnnotationRow(Row):
-    """Fields common to annotations of COCO and SA-1B; the mask is checked when it is read."""
+class IdentifiedRow(Row):
+    """An entry with an id."""
 
     id: Id
+
+
+class AnnotationRow(IdentifiedRow):
+    """Fields common to annotations of COCO and SA-1B; the mask is checked when it is read."""
+
     segmentation: Any
     bbox: XywhBox | None = None
     area: float | None = None
 
 
 RowT = TypeVar("RowT", bound=Row)
+AnnotationT = TypeVar("AnnotationT", bound=AnnotationRow)
 
 
 def read_row(kind: type[RowT], value: object, where: str) -> RowT:
@@ -95,6 +101,7 @@ class AnnotationLog:
     """Converts annotations to instances; counts the unused ones and lists the malformed ones.
 
     Args:
+        file: Name of the annotation file, for messages.
         reasons: Reasons that are counted from the start, with 0.
 
     Attributes:
@@ -102,7 +109,8 @@ class AnnotationLog:
         problems: One line for each of the first malformed annotations.
     """
 
-    def __init__(self, *reasons: str) -> None:
+    def __init__(self, file: str, *reasons: str) -> None:
+        self._file = file
         self.left_out = Counter(dict.fromkeys(reasons, 0))
         self.problems: list[str] = []
         # `used`, `boxes` and `boxes beyond` of used annotations; `no mask` and `normalised` of
@@ -115,9 +123,42 @@ class AnnotationLog:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
+    def read_rows(
+        self,
+        kind: type[AnnotationT],
+        values: Sequence[object],
+        problem_of: Callable[[AnnotationT], str | None] = lambda _: None,
+    ) -> list[AnnotationT]:
+        """Validates annotations; malformed ones and those with a used id are left out.
+
+        Args:
+            kind: Expected model.
+            values: Annotations of the file.
+            problem_of: Returns a further problem of an annotation, such as `has no image`.
+        """
+        rows: dict[int, AnnotationT] = {}
+        for index, value in enumerate(values):
+            number = f"{self._file}: annotation number {index}"
+            try:
+                row_id = read_row(IdentifiedRow, value, number).id
+                where = f"{self._file}: annotation {row_id}"
+                row = read_row(kind, value, where)
+            except DataError as error:
+                self.malformed(str(error))
+                continue
+            problem = problem_of(row)
+            if row_id in rows:
+                self.malformed(
+                    f"{number}: annotation id {row_id} is given twice; ids must be unique"
+                )
+            elif problem is not None:
+                self.malformed(f"{where} {problem}")
+            else:
+                rows[row_id] = row
+        return list(rows.values())
+
     def instance(
         self,
-        where: str,
         row: AnnotationRow,
         size_hw: tuple[int, int],
         *,
@@ -128,7 +169,6 @@ class AnnotationLog:
         """Converts an annotation.
 
         Args:
-            where: File and annotation, for messages.
             row: The annotation.
             size_hw: Height and width of its image, in pixels.
             category: Name of its category.
@@ -149,7 +189,7 @@ class AnnotationLog:
                 return None
             box = _box_of(row.bbox, rle, size_hw, int(inclusive_maxima))
         except DataError as error:
-            self.malformed(f"{where}: {error}")
+            self.malformed(f"{self._file}: annotation {row.id}: {error}")
             return None
         self._counts["used"] += 1
         if row.bbox is not None:

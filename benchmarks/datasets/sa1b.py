@@ -339,11 +339,11 @@ def _load(item: _Item, max_pixels: int) -> LoadedImage:
     """Reads one image with its annotations."""
     if isinstance(item, UnreadableImage):
         return LoadedImage(item)
-    log = AnnotationLog()
+    file = f"sa_{item.image_id}.json"
+    log = AnnotationLog(file)
     sample: Sample | UnreadableImage
-    n_instances = 0
+    instances: list[Instance] = []
     try:
-        file = f"sa_{item.image_id}.json"
         document = read_row(_Document, parse_json(item.annotations.read(), file), file)
         if document.image.image_id != item.image_id:
             raise DataError(
@@ -351,57 +351,41 @@ def _load(item: _Item, max_pixels: int) -> LoadedImage:
             )
         size_hw = document.image.height, document.image.width
         check_pixels(item.name, size_hw, max_pixels)
-        instances = tuple(_instances(file, document.annotations, size_hw, log))
-        n_instances = len(instances)
+        rows = log.read_rows(_Annotation, document.annotations)
+        for row in sorted(rows, key=attrgetter("id")):
+            points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
+            found = log.instance(row, size_hw, points=points, inclusive_maxima=True)
+            instances += [] if found is None else [found]
         if not instances:
             raise DataError(f"{file} has no usable annotation: {log.why_unusable}")
         image = load_image(item.image.read(), item.name, size_hw, max_pixels)
-        sample = Sample(item.image_id, item.name, image, instances)
+        sample = Sample(item.image_id, item.name, image, tuple(instances))
     except DataError as error:
-        sample = UnreadableImage(item.image_id, item.name, str(error), n_instances)
+        sample = UnreadableImage(item.image_id, item.name, str(error), len(instances))
     return LoadedImage(sample, dict(log.left_out), tuple(log.problems))
-
-
-def _instances(
-    file: str, values: Sequence[object], size_hw: tuple[int, int], log: AnnotationLog
-) -> Iterator[Instance]:
-    """Yields the usable annotations of one image by ascending id."""
-    rows: dict[int, _Annotation] = {}
-    for index, value in enumerate(values):
-        where = f"{file}: annotation number {index}"
-        try:
-            row = read_row(_Annotation, value, where)
-            if row.id in rows:
-                raise DataError(f"{where}: annotation id {row.id} is given twice")
-        except DataError as error:
-            log.malformed(str(error))
-        else:
-            rows[row.id] = row
-    for row_id, row in sorted(rows.items()):
-        where = f"{file}: annotation {row_id}"
-        points = np.array(row.point_coords, dtype=np.float32) if row.point_coords else None
-        found = log.instance(where, row, size_hw, points=points, inclusive_maxima=True)
-        if found is not None:
-            yield found
 
 
 def _find_sources(root: Path) -> list[Path]:
     """Returns a folder of pairs or a tar itself, and for a folder of tars its tars by name."""
+    tars: list[Path] = []
+    has_pairs = False
     try:
         if not stat.S_ISDIR(root.stat().st_mode):
             return [root]
-        names = sorted(path.name for path in root.iterdir())
+        with os.scandir(root) as entries:
+            for entry in entries:
+                has_pairs = has_pairs or _PAIR_NAME.fullmatch(entry.name) is not None
+                if entry.name.endswith(".tar"):
+                    tars.append(root / entry.name)
     except FileNotFoundError as error:
         raise DataError(
             f"{root} does not exist; --root wants a folder or a .tar of SA-1B"
         ) from error
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
-    tars = [root / name for name in names if name.endswith(".tar")]
-    pairs = [root] if any(_PAIR_NAME.fullmatch(name) for name in names) else []
-    if not pairs and not tars:
+    if not has_pairs and not tars:
         raise DataError(f"{root} contains neither sa_*.jpg with sa_*.json nor .tar files")
-    return pairs + tars
+    return ([root] if has_pairs else []) + sorted(tars)
 
 
 def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -212,10 +212,10 @@ def test_a_malformed_json_is_one_unreadable_image(tmp_path, content, words):
     [
         ({"id": "x"}, "annotation number 0: id: .*; got 'x'"),
         ({"id": 9}, "annotation number 1: annotation id 9 is given twice"),
-        ({"bbox": [0, 0, float("nan"), 1]}, "annotation number 0: bbox.2: .*; got nan"),
-        ({"point_coords": [[1]]}, "annotation number 0: point_coords.0: .*at least 2"),
-        ({"point_coords": [[1, float("inf")]]}, "annotation number 0: point_coords.0.1: "),
-        ({"area": float("nan")}, "annotation number 0: area: "),
+        ({"bbox": [0, 0, float("nan"), 1]}, "annotation 1: bbox.2: .*; got nan"),
+        ({"point_coords": [[1]]}, "annotation 1: point_coords.0: .*at least 2"),
+        ({"point_coords": [[1, float("inf")]]}, "annotation 1: point_coords.0.1: "),
+        ({"area": float("nan")}, "annotation 1: area: "),
     ],
 )
 def test_a_malformed_annotation_is_left_out_and_reported(tmp_path, fields, words):
