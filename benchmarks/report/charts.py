@@ -231,7 +231,7 @@ def _base(data: Any, models: Sequence[str]) -> Any:
     import altair as alt
 
     names = short_names(models)
-    data = data.drop(columns={"row", "run", "spread"} & set(data))
+    data = data.drop(columns={"bounds", "row", "run", "spread"} & set(data))
     data = data.assign(name=data["model"].map(names))
     legend = alt.Legend(
         title=None,

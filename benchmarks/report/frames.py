@@ -1,8 +1,8 @@
 """Data frames behind the plots and charts of a record, one row per plotted value.
 
-Columns that several frames share: `model`, `value` (ms or percent), `low` and `high` (ends of its
-error bar, None without one), `spread` (interval or range of a time) and `random` (random weights).
-All columns have dtype object, so that an absent value is None and numbers are Python numbers.
+Columns of several frames: `model`, `value` (ms or percent), `bounds` (ends of its error bar, None
+without one), `low` and `high` (the same), `spread` (interval or range of a time) and `random`
+(random weights). All columns have dtype object: an absent value is None, numbers are Python's.
 """
 
 from __future__ import annotations
@@ -62,14 +62,13 @@ def object_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
     return pd.DataFrame(list(rows), dtype=object)
 
 
-def _ends(bounds: Bounds | None) -> dict[str, float | None]:
+def _value(value: float | None, bounds: Bounds | None) -> dict[str, Any]:
     low, high = bounds or (None, None)
-    return {"low": low, "high": high}
+    return {"value": value, "bounds": bounds, "low": low, "high": high}
 
 
 def _time(value: float | None, spread: Spread | None) -> dict[str, Any]:
-    ends = _ends(None if spread is None else spread.bounds)
-    return {"value": value, "spread": spread, **ends}
+    return {"spread": spread, **_value(value, None if spread is None else spread.bounds)}
 
 
 def values_of(frame: Any) -> list[float]:
@@ -122,6 +121,22 @@ def decode_frame(record: RunRecord, setup: Setup) -> Any:
             slope = (last["value"] - first["value"]) / more if more else None
             parts += part.assign(slope_ms=slope).to_dict("records")
     return object_frame(parts)
+
+
+def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
+    """Notes of a plot of a decode frame."""
+    models = unique(frame["model"])
+    random = unique(frame["model"][frame["random"].astype(bool)])
+    missing = [model for model in model_names(record) if model not in models]
+    groups = (
+        ("Hollow: random weights on the exact architecture, whose time is the same", random),
+        ("Not timed", missing),
+    )
+    return [
+        f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do "
+        "different work: their times do not compare.",
+        *(f"{text}: {', '.join(names)}." for text, names in groups if names),
+    ]
 
 
 def slope_text(slope_ms: float) -> str:
@@ -186,8 +201,7 @@ def accuracy_latency_frame(
         rows.append(
             {
                 "model": model,
-                "value": accuracy[0],
-                **_ends(accuracy[1]),
+                **_value(*accuracy),
                 "ms": time[0],
                 "ms_low": low,
                 "ms_high": high,
@@ -263,14 +277,26 @@ def size_frame(record: RunRecord, protocol: Protocol) -> Any:
             n = row.n_instances if size == "all" else getattr(row.n_by_size, size)
             value = None if miou is None else 100 * miou
             same = {"model": model, "size": size, "miou": miou, "n": n}
-            rows.append({**same, "value": value, **_ends(bounds)})
+            rows.append({**same, **_value(value, bounds)})
     return object_frame(rows)
+
+
+def size_notes(record: RunRecord, frame: Any) -> list[str]:
+    """Notes of a plot of a size frame."""
+    shown = set(frame["model"])
+    missing = [model for model in model_names(record) if model not in shown]
+    return [
+        "Bars: 95 % bootstrap interval over images. Small < 32^2 <= medium < 96^2 <= large, in "
+        "pixels of annotation area.",
+        *([f"No accuracy under this protocol: {', '.join(missing)}."] if missing else []),
+        *shipped_models_notes(record, unique(frame["model"])),
+    ]
 
 
 def protocol_frame(record: RunRecord, group: Sequence[Protocol]) -> Any:
     """Accuracies under several protocols: columns model, protocol, value, low, high."""
     return object_frame(
-        {"model": model, "protocol": protocol, "value": mean[0], **_ends(mean[1])}
+        {"model": model, "protocol": protocol, **_value(*mean)}
         for model in model_names(record)
         for protocol in group
         if (mean := miou_percent(find_miou(record, protocol, model)))

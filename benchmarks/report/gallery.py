@@ -99,9 +99,8 @@ class Panel:
     """Prediction of one model; without one `iou` is None, and `path` is empty for an empty mask."""
 
     model: str
-    iou: float | None
-    path: str
-    label: str
+    iou: float | None = None
+    path: str = ""
 
     @property
     def failed(self) -> bool:
@@ -483,7 +482,12 @@ class _CaseMaker:
             truth=mask_path(truth, picture.scale),
             box=box,
             points=points,
-            panels=tuple(_panel(case, model, mask, picture) for model, mask in masks.items()),
+            panels=tuple(
+                Panel(model)
+                if mask is None
+                else Panel(model, case.ious[model], mask_path(mask, picture.scale))
+                for model, mask in masks.items()
+            ),
         )
 
     def _mask(
@@ -514,15 +518,6 @@ class _CaseMaker:
         # Points are pixel indices; the centre of a pixel is half a pixel further.
         centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
         return (), tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))
-
-
-def _panel(case: Case, model: str, mask: BoolArray | None, picture: Picture) -> Panel:
-    if mask is None:
-        return Panel(model, None, "", f"{model}: no answer")
-    path = mask_path(mask, picture.scale)
-    value = case.ious[model]
-    label = f"{'mask' if path else 'empty mask'} of {model}, IoU {value:.3f} with the ground truth"
-    return Panel(model, value, path, label)
 
 
 def mask_path(mask: BoolArray, scale: float) -> str:

@@ -155,7 +155,7 @@ def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict
         sections=parts,
         gallery=gallery,
         pictures={view.case.image_id: view.picture for view in gallery.cases},
-        data=_script_data(record, parts, gallery),
+        data=_script_data(record, tuple(parts.values()), gallery),
         # Files of this package and of Vega, without text from records.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
@@ -171,7 +171,7 @@ def content_hash(text: str) -> str:
 
 def _script_data(record: RunRecord, parts: Sequence[Section], gallery: Gallery) -> dict[str, Any]:
     """Data for the scripts: charts, raw values of tables, and medians of the gallery."""
-    figures = [each for part in parts for group in part.groups for each in group.figures]
+    figures = [figure for part in parts for figure in part.figures]
     csv = {each.key: each.table.to_csv() for part in parts for each in part.tables}
     csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
     models = model_names(record)

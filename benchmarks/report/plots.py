@@ -19,12 +19,14 @@ from benchmarks.records.statistics import Float64Array
 from benchmarks.report.frames import (
     accuracy_latency_frame,
     decode_frame,
+    decode_notes,
     error_bars_note,
     latency_frame,
     pareto_front,
     percent_limits,
     protocol_frame,
     size_frame,
+    size_notes,
     slope_text,
     values_of,
 )
@@ -334,8 +336,7 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
             if (r.phase, r.n_prompts) == (phase, n_prompts):
                 dots[r.model] = r.row.status
                 if r.value is not None:
-                    bounds = None if r.low is None else (r.low, r.high)
-                    dots[r.model] = Dot(r.value, milliseconds(r.value), bounds, r.random)
+                    dots[r.model] = Dot(r.value, milliseconds(r.value), r.bounds, r.random)
         panel = Panel(title, dots)
         if _has_dots([panel]):  # a phase without any time is explained in the notes
             panels.append(panel)
@@ -376,23 +377,15 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
         for r in part.itertuples():
             dots[r.model] = "no object"
             if r.value is not None:
-                bounds = None if r.low is None else (r.low, r.high)
-                dots[r.model] = Dot(r.value, percent(r.value / 100), bounds)
+                dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
         panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
     models = unique(frame["model"])
-    missing = [model for model in model_names(record) if model not in models]
-    notes = [
-        "Bars: 95 % bootstrap interval over images. Small < 32^2 <= medium < 96^2 <= large, in "
-        "pixels of annotation area.",
-        *([f"No accuracy under this protocol: {', '.join(missing)}."] if missing else []),
-        *shipped_models_notes(record, models),
-    ]
     return panel_figure(
         f"mIoU by object size: {protocol.label}",
         panels,
         models,
         "mIoU (%)",
-        notes=notes,
+        notes=size_notes(record, frame),
         linear=percent_limits(values_of(frame)),
         columns=len(panels),
     )
@@ -406,16 +399,7 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     if frame.empty:
         return None
     models = unique(frame["model"])
-    random = [model for model in models if has_random_weights(record, model)]
-    missing = [model for model in model_names(record) if model not in models]
-    notes = [
-        f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Figures: what one more prompt "
-        "costs. Different markers do different work: their times do not compare."
-    ]
-    if random:
-        notes.append(f"{HOLLOW.format(what='time is')[:-1]}: {', '.join(random)}.")
-    if missing:
-        notes.append(f"Not timed: {', '.join(missing)}.")
+    notes = [*decode_notes(record, setup, frame), "Beside the names: cost of one more prompt."]
     height_in = max(3.6, 1.4 + 0.2 * len(models))
     figure = new_figure(height_in, "Decode time by number of prompts", notes)
     ax = figure.subplots()
@@ -439,7 +423,7 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
             marker=KIND_MARKERS[part["row"].iloc[0].decode_kind or "decoder"],
             markersize=6,
             markeredgewidth=1.4,
-            markerfacecolor="white" if model in random else color,
+            markerfacecolor="white" if part["random"].iloc[0] else color,
         )
     kinds = unique(row.decode_kind for row in frame["row"] if row.decode_kind)
     look: dict[str, Any] = {"linestyle": "none", "color": MUTED}
@@ -610,7 +594,7 @@ def _name_points(
     centres = to_px(points[["ms", "value"]].to_numpy(float))
     obstacles = [(*(c - r), *(c + r)) for c, r in zip(centres, radii, strict=True)]
     for r in points.itertuples():
-        low, high = (r.value, r.value) if r.low is None else (r.low, r.high)
+        low, high = r.bounds or (r.value, r.value)
         left, right = (r.ms, r.ms) if r.ms_low is None else (r.ms_low, r.ms_high)
         obstacles.append(_segment(to_px(((r.ms, low), (r.ms, high)))))
         obstacles.append(_segment(to_px(((max(left, 1e-9), r.value), (right, r.value)))))

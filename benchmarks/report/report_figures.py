@@ -12,10 +12,12 @@ from benchmarks.report.frames import (
     accuracy_latency_frame,
     day,
     decode_frame,
+    decode_notes,
     error_bars_note,
     history_frames,
     pareto_front,
     size_frame,
+    size_notes,
     slope_text,
     waterfall_frame,
 )
@@ -78,10 +80,6 @@ def _figure(
     return Figure(key, title, alt, spec, table, tuple(notes), choice)
 
 
-def _bounds(row: Any) -> tuple[float, float] | None:
-    return None if row.low is None else (row.low, row.high)
-
-
 def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Figure | None:
     """Accuracy against latency; None if no model has both."""
     points, label, notes = accuracy_latency_frame(record, setup, protocol)
@@ -90,7 +88,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     front = list(pareto_front(points)["model"])
     points = points.sort_values("ms")
     tips = [
-        f"{p.model}: mIoU {interval(p.value, _bounds(p), 1)} %, {label} "
+        f"{p.model}: mIoU {interval(p.value, p.bounds, 1)} %, {label} "
         f"{spread_text(p.ms, p.spread)} ms"
         for p in points.itertuples()
     ]
@@ -104,7 +102,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         ),
         RowColumn(
             Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
-            lambda p: Cell(interval(p.value, _bounds(p), 1), (p.value, p.low, p.high)),
+            lambda p: Cell(interval(p.value, p.bounds, 1), (p.value, p.low, p.high)),
         ),
         value_column("Parameters used", "parameters", show="{:,}".format),
         text_column("Pareto front", "pareto", get=[lambda p: "yes" if p.model in front else "no"]),
@@ -129,7 +127,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         return None
     models = unique(frame["model"])
     tips = [
-        f"{r.model}, {r.size} objects: mIoU {interval(r.value or 0, _bounds(r), 1)} %"
+        f"{r.model}, {r.size} objects: mIoU {interval(r.value or 0, r.bounds, 1)} %"
         for r in frame.itertuples()
     ]
 
@@ -142,12 +140,6 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         heads = (f"miou_{size}", f"n_{size}")
         return RowColumn(Column(size.capitalize(), heads, "%", "right"), cell)
 
-    missing = [model for model in model_names(record) if model not in models]
-    notes = [
-        "Bars: 95 % bootstrap interval over images, for all objects. Small < 32^2 <= medium < 96^2 "
-        "<= large, in pixels of annotation area; n: objects.",
-        *([f"No accuracy under this protocol: {', '.join(missing)}."] if missing else []),
-    ]
     sizes = enumerate(unique(frame["size"]))
     return _figure(
         f"size-{protocol.label}",
@@ -156,7 +148,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         charts.size_chart(frame.assign(tip=tips), model_names(record)),
         (text_column("Model", "model", get=["0.model"]), *(size_column(*each) for each in sizes)),
         [list(part.itertuples()) for _, part in frame.groupby("model", sort=False)],
-        notes,
+        size_notes(record, frame),
         protocol.label,
     )
 
@@ -213,15 +205,9 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     models = unique(frame["model"])
     slopes = {r.model: r.slope_ms for r in frame.itertuples() if r.slope_ms is not None}
     costs = ", ".join(f"{model} {slope_text(slope)}" for model, slope in slopes.items())
-    missing = [model for model in model_names(record) if model not in models]
-    notes = (
-        f"Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do different work: "
-        "their times do not compare.",
-        *([f"Cost of one more prompt: {costs}."] if costs else []),
-        *sample_notes(frame["row"]),
-        *(["Hollow: random weights, whose time is the same."] if any(frame["random"]) else []),
-        *([f"Not timed: {', '.join(missing)}."] if missing else []),
-    )
+    notes = [*decode_notes(record, setup, frame), *sample_notes(frame["row"])]
+    if costs:
+        notes.append(f"Cost of one more prompt: {costs}.")
     tips = [
         f"{r.model}, {r.n_prompts} prompt{'s' * (r.n_prompts != 1)}: "
         f"{spread_text(r.value, r.spread)} ms"
@@ -260,7 +246,7 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
 
 def _history(name: str, unit: str, frame: Any, models: Sequence[str]) -> Figure:
     def text(r: Any) -> str:
-        return interval(r.value, _bounds(r), 1) if unit == "%" else spread_text(r.value, r.spread)
+        return interval(r.value, r.bounds, 1) if unit == "%" else spread_text(r.value, r.spread)
 
     notes = [f"Runs in the order of time, evenly spaced. Bars: {bars_text(frame['spread'])}."]
     if unit == "ms":

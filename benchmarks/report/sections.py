@@ -30,7 +30,6 @@ from benchmarks.tables.record_queries import headline, model_names, setups
 from benchmarks.tables.record_tables import latency_table, params_table, summary_table
 from benchmarks.tables.table import Cell, Column, Table
 
-GALLERY = "gallery"
 MOST_OPEN_ROWS = 30
 """A longer table is collapsed."""
 LEAST_FILTER_ROWS = 15
@@ -52,36 +51,11 @@ class ListedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Figures of one kind, shown one at a time with a menu named `label`."""
-
-    label: str
-    figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page.
+    """Figures, of which one at a time is shown, and tables of a section of the page."""
 
-    Attributes:
-        key: Anchor.
-        short: Name in the navigation bar.
-        title: Heading.
-        lead: One or two sentences below the heading.
-        groups: Figures.
-        tables: Tables.
-        empty: Text if there is nothing else.
-        items: Plain lines, such as warnings.
-    """
-
-    key: str
-    short: str
-    title: str
-    lead: str
-    groups: tuple[Group, ...] = ()
+    figures: tuple[Figure, ...] = ()
     tables: tuple[ListedTable, ...] = ()
-    empty: str = "Nothing of this was measured."
-    items: tuple[str, ...] = ()
 
 
 def sections(
@@ -89,8 +63,8 @@ def sections(
     runs: Sequence[RunRecord],
     apart: dict[str, str],
     verdicts: Sequence[ClaimVerdict],
-) -> tuple[Section, ...]:
-    """All sections after the summary; the section of the gallery has a heading only.
+) -> dict[str, Section]:
+    """Content of the sections that hold figures or tables, by the anchors in `page.html`.
 
     Args:
         record: One run, or several merged ones.
@@ -99,6 +73,7 @@ def sections(
         verdicts: Verdicts on published claims.
     """
     timed, scored = setups(record), headline(record)
+    trade_offs = (accuracy_latency(record, setup, p) for setup in timed for p in scored)
     categories = tuple(
         replace(listed, key=f"{listed.key}-{index}")
         for index, table in enumerate(category_tables(record))
@@ -108,100 +83,29 @@ def sections(
     if verdicts:
         claims = _listed([ledger_table(verdicts)], folded=False)
         claims += _listed(paper_tables(verdicts), folded=True)
-    return (
-        Section(
-            "glance",
-            "Models",
-            "Models at a glance",
-            "One row per model; a cell without a number gives the reason.",
-            tables=_listed([summary_table(record)]),
+    return {
+        "glance": Section(tables=_listed([summary_table(record)])),
+        "accuracy-latency": Section(_known(trade_offs)),
+        "latency": Section(
+            _known(waterfall(record, setup) for setup in timed), _listed([latency_table(record)])
         ),
-        Section(
-            "accuracy-latency",
-            "Trade-off",
-            "Accuracy against latency",
-            "Up and to the left is better. Click a name to highlight models.",
-            groups=_group(
-                "Protocol", (accuracy_latency(record, setup, p) for setup in timed for p in scored)
-            ),
-            empty="This needs an accuracy and a time of the same model.",
+        "decode": Section(_known(decode_prompts(record, setup) for setup in timed)),
+        "accuracy": Section(
+            _known(accuracy_by_size(record, protocol) for protocol in scored),
+            (*_listed(accuracy_tables(record)), *categories),
         ),
-        Section(
-            "latency",
-            "Latency",
-            "Latency by phase",
-            "Time of one image and one prompt, and the share of each phase.",
-            groups=_group("Setup", (waterfall(record, setup) for setup in timed)),
-            tables=_listed([latency_table(record)]),
+        "parameters": Section(tables=_listed([params_table(record)])),
+        "claims": Section(tables=claims),
+        "history": Section(
+            tuple(history(runs, model_names(record))), _listed([runs_table(runs, apart)])
         ),
-        Section(
-            "decode",
-            "Decoder",
-            "Decoder time against prompts",
-            "The image is encoded once; each further prompt adds the time shown here.",
-            groups=_group("Setup", (decode_prompts(record, setup) for setup in timed)),
-        ),
-        Section(
-            "accuracy",
-            "Accuracy",
-            "Accuracy",
-            "By object size and by protocol, with the models that cannot be told apart.",
-            groups=_group("Protocol", (accuracy_by_size(record, p) for p in scored)),
-            tables=(*_listed(accuracy_tables(record)), *categories),
-        ),
-        Section(
-            "parameters",
-            "Parameters",
-            "Parameters and arithmetic",
-            "Exact counts by component.",
-            tables=_listed([params_table(record)]),
-        ),
-        Section(
-            GALLERY,
-            "Gallery",
-            "Gallery",
-            "The same image and prompt through every model, beside the ground truth.",
-        ),
-        Section(
-            "claims",
-            "Claims",
-            "Published claims",
-            "Every published figure of the ledger with the value measured or counted here, and a "
-            "verdict.",
-            tables=claims,
-        ),
-        Section(
-            "history",
-            "History",
-            "History",
-            "Times and accuracies from run to run."
-            if len(runs) > 1
-            else "A history needs at least two runs: name more, or the folder that holds them.",
-            groups=_group("Quantity", history(runs, model_names(record))),
-            tables=_listed([runs_table(runs, apart)]),
-        ),
-        Section(
-            "environment",
-            "Environment",
-            "Environment and provenance",
-            "Machine, software and weights of the newest run.",
-            tables=_listed([environment_table(record), models_table(record)]),
-        ),
-        Section(
-            "warnings",
-            "Warnings",
-            "Warnings and failures",
-            "Conditions that may distort the numbers above.",
-            tables=_listed([failures_table(record)]),
-            items=record.warnings,
-            empty="No warning, and nothing failed.",
-        ),
-    )
+        "environment": Section(tables=_listed([environment_table(record), models_table(record)])),
+        "warnings": Section(tables=_listed([failures_table(record)])),
+    }
 
 
-def _group(label: str, figures: Iterable[Figure | None]) -> tuple[Group, ...]:
-    found = tuple(figure for figure in figures if figure is not None)
-    return (Group(label, found),) if found else ()
+def _known(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
+    return tuple(figure for figure in figures if figure is not None)
 
 
 def _listed(tables: Iterable[Table], *, folded: bool | None = None) -> tuple[ListedTable, ...]:
