@@ -26,7 +26,6 @@ _SHAPES = {
 }
 """Vega's names of the matplotlib markers in `style.ModelStyle`."""
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
-_LEGEND_ENTRY_PX = 205
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
 _LANE_PX, _HEADING_PX, _LABELS_PX = 16, 46, 150
 
@@ -233,13 +232,10 @@ def _base(data: Any, models: Sequence[str]) -> Any:
     names = short_names(models)
     data = data.drop(columns={"bounds", "row", "run", "spread"} & set(data))
     data = data.assign(name=data["model"].map(names))
-    legend = alt.Legend(
-        title=None,
-        orient="top",
-        columns=alt.ExprRef(f"max(1, floor(width / {_LEGEND_ENTRY_PX}))"),
-        labelLimit=_LEGEND_ENTRY_PX - 30,
-        values=[names[model] for model in names if model in set(data["model"])],
-    )
+    shown = [names[model] for model in names if model in set(data["model"])]
+    entry_px = 34 + 7 * max(map(len, shown))
+    columns = alt.ExprRef(f"max(1, floor(width / {entry_px}))")
+    legend = alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, values=shown)
     return _chart(data).encode(
         color=alt.Color("name:N", scale=alt.Scale(domain=list(names.values())), legend=legend),
         opacity=alt.when(_selection()).then(alt.value(1)).otherwise(alt.value(0.1)),

@@ -1,4 +1,4 @@
-"""The README's picture of the HTML report: parts of it, as Chromium shows them.
+"""The README's picture of the HTML report: a screenshot of parts of it in Chromium.
 
 `python -m benchmarks.report.screenshot report.html results/report.png`
 """
@@ -22,7 +22,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-"""Nothing but the page: Chromium on its own looks for updates and for its maker."""
+"""Switches that keep Chromium from sending requests of its own."""
 WIDTH_PX, HEIGHT_PX = 1120, 900
 _KEEP = """
 () => {
@@ -53,7 +53,7 @@ def take_picture(report: Path, out: Path) -> None:
         out: The PNG.
 
     Raises:
-        UsageError: There is no such report.
+        UsageError: The report does not exist.
         DataError: Chromium or playwright is missing, or the page could not be shown.
     """
     from benchmarks.records.record import write_atomic
@@ -75,9 +75,13 @@ def take_picture(report: Path, out: Path) -> None:
             )
             page.goto(report.resolve().as_uri())
             order = page.locator("#gallery-tools").get_by_label("Order")
-            if order.count():  # a typical case says more than the worst one
+            if order.count():  # typical cases instead of the worst ones
                 order.select_option("median")
             page.evaluate(_KEEP)
+            for chart in page.locator(".plot:visible .chart").all():
+                chart.scroll_into_view_if_needed()
+                chart.locator("svg").wait_for()
+            page.evaluate("scrollTo(0, 0)")
             data = page.screenshot(full_page=True)
             opened.close()
     except Error as error:
