@@ -1,8 +1,7 @@
-"""The paper's question at small scale: which scheme makes the better student?
+"""The paper's comparison of distillation schemes at small scale: profiles, runs and their record.
 
-Every run has the same student, teacher, pictures and number of steps; what differs is the scheme
-and the seed. The seed changes the student's first weights, the order of the pictures and the
-prompts.
+All runs have the same student, teacher, images and number of steps, and differ in scheme and seed.
+The seed changes the student's initial weights, the order of images and the prompts.
 """
 
 from __future__ import annotations
@@ -12,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from baselines.options import Checkpoint
+from pydantic import ValidationError
+
 from benchmarks.distillation.scenes import ScenesSpec
-from benchmarks.records.record import Environment
-from mobilesam.distillation.config import PromptConfig, TrainConfig
-from mobilesam.errors import UsageError
+from benchmarks.records.record import RECORD_NAME, Environment, document_of, write_atomic
+from mobilesam.distillation.train_config import PromptConfig, TrainConfig
+from mobilesam.errors import DataError, UsageError
 from mobilesam.frozen_model import FrozenModel
+from mobilesam.validation import first_problem
 
 AGREEMENT = "center"
-"""The paper's mIoU: the student's mask against the teacher's for the same single point."""
+"""Protocol of the paper's mIoU between student and teacher for the same single point."""
 PROTOCOLS = ("box", "center", "center-multi")
 DECOUPLED = "decoupled"
 SCHEMES = (DECOUPLED, "semi-coupled", "coupled")
@@ -28,18 +29,18 @@ SCHEMES = (DECOUPLED, "semi-coupled", "coupled")
 
 @dataclass(frozen=True, slots=True)
 class CompareProfile:
-    """How large the experiment is.
+    """Size of the experiment.
 
     Attributes:
-        name: As given to `--profile`.
+        name: Name for `--profile`.
         teacher: Registry name.
         student: Name in `mobilesam.distillation.students.STUDENTS`.
-        scenes: What is trained on.
-        config: Of every run, but for the seed; its steps and batch are the full budget.
-        longer: How many times the steps the decoupled scheme takes in the time of the others.
-        seeds: One run each.
-        n_images: Fresh scenes of the evaluation.
-        evaluation_seed: Of those; never that of the training scenes.
+        scenes: Training scenes.
+        config: Settings of all runs except the seed; its steps and batch are the full budget.
+        longer: Factor of the steps that the decoupled scheme takes in the time of the others.
+        seeds: Seeds; each scheme has a run with each.
+        n_images: Number of scenes of the evaluation.
+        evaluation_seed: Seed of those; differs from the seed of the training scenes.
     """
 
     name: str
@@ -78,10 +79,10 @@ PROFILES = {_MINI.name: _MINI}
 
 
 def find_profile(name: str) -> CompareProfile:
-    """Looks a profile up.
+    """Returns a profile by name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: The name is unknown.
     """
     if name not in PROFILES:
         raise UsageError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")
@@ -97,17 +98,16 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Distinct in the experiment; a folder's name, too."""
+        """Unique name, which is also the name of its folder."""
         config = self.config
         return f"{self.scheme}-batch{config.batch_size}-steps{config.steps}-seed{config.seed}"
 
 
 def planned_runs(profile: CompareProfile) -> Iterator[PlannedRun]:
-    """All schemes at the full budget, then the decoupled one at smaller ones and at a longer one.
+    """Yields all schemes at the full budget, then the decoupled scheme at other budgets.
 
-    The smaller budgets have the shape of the paper's Table 4: half the batch and half the steps,
-    then half the steps. The longer one is for the other half of the question: what the scheme
-    comes to in about the time that the others take for their steps.
+    The smaller budgets are those of the paper's Table 4: half the batch and half the steps, then
+    half the steps. The longer one takes about the time of the other schemes.
     """
     full = profile.config
     half_steps = {"steps": full.steps // 2}
@@ -121,7 +121,7 @@ def planned_runs(profile: CompareProfile) -> Iterator[PlannedRun]:
 
 
 class LossPoint(FrozenModel):
-    """The loss after so many steps; schemes measure it in units of their own."""
+    """Mean loss of a stretch of steps; its unit depends on the scheme."""
 
     step: int
     seconds: float
@@ -129,7 +129,7 @@ class LossPoint(FrozenModel):
 
 
 class StudentRow(FrozenModel):
-    """One run and what became of it. IoUs are fractions."""
+    """Result of one run. IoUs are fractions."""
 
     name: str
     scheme: str
@@ -144,7 +144,7 @@ class StudentRow(FrozenModel):
 
 
 class DistillationRecord(FrozenModel):
-    """The whole experiment. Trainings ran on one thread each, as many at a time as there were."""
+    """Record of the experiment. Trainings ran at the same time, one thread each."""
 
     schema_version: Literal[1] = 1
     created_utc: str
@@ -163,12 +163,25 @@ class DistillationRecord(FrozenModel):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run whose student is there."""
+def save_experiment(record: DistillationRecord, folder: Path) -> Path:
+    """Writes the record into a folder; returns its path."""
+    path = folder / RECORD_NAME
+    write_atomic(path, document_of(record, path, indent=1))
+    return path
 
-    run: PlannedRun
-    path: Path
-    checkpoint: Checkpoint
-    seconds: float
-    curve: tuple[LossPoint, ...]
+
+def load_experiment(folder: Path) -> DistillationRecord:
+    """Reads the record of a folder.
+
+    Raises:
+        DataError: It is missing or of another version.
+    """
+    path = folder / RECORD_NAME
+    try:
+        return DistillationRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is no record of distill compare: {first_problem(error)}"
+        ) from error

@@ -11,8 +11,8 @@ from benchmarks.datasets.dataset import LoadedImage, Sample, Shard, UnreadableIm
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS, PIXELS_CEILING
 from benchmarks.datasets.parsing import check_limit, fingerprint
+from mobilesam.distillation.batches import TrainingSample
 from mobilesam.distillation.embedding_store import EmbeddingStore, image_key
-from mobilesam.distillation.samples import TrainingSample
 from mobilesam.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")

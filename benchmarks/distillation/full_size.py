@@ -1,9 +1,8 @@
-"""What a training has brought: a student's agreement with its teacher, before and after.
+"""A student's agreement with its teacher before and after training, at full size.
 
-Made for the full-size path (1024 px, a real teacher, photographs), where a comparison of schemes
-would take too long: it shows that the path works from end to end. The student before is the file
-that the training started from (`--start`), or else built from the same seed, with the teacher's
-heads, as the training built it.
+It covers the path with 1024 px, a real teacher and photographs, where a comparison of schemes would
+take too long. The student before training is the file given by `--start`, or else rebuilt from the
+seed of the training, with the teacher's heads.
 
 `python -m benchmarks.distillation.full_size --run DIR --store STORE --teacher NAME \
 --weights FILE --images DIR --annotations FILE --limit 20 --out results/distillation/full-size.json`
@@ -20,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config.options import AccuracyArguments, ModelArguments
-from benchmarks.distillation.agreement import Agreement
+from benchmarks.distillation.training import STUDENT_NAME, StudentEvaluation
 from benchmarks.evidence.document import give
 from benchmarks.records.environment import collect
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
 from mobilesam.distillation.embedding_store import EmbeddingStore
-from mobilesam.distillation.state import METRICS_NAME
+from mobilesam.distillation.training_loop import METRICS_NAME
 from mobilesam.errors import BenchError, DataError
 
-STUDENT = "student.safetensors"
 _FIELDS = (
     "protocol", "reference", "n_images", "n_instances", "miou", "ci95", "boundary_miou", "status",
     "why",
@@ -37,14 +35,14 @@ _FIELDS = (
 
 
 def untrained(student: Path, target: Path) -> Mapping[str, Any]:
-    """Writes the student as it was before its first step.
+    """Writes a student as it was before its first step.
 
     Args:
-        student: What `distill train` has written.
-        target: Safetensors file.
+        student: File written by `distill train`.
+        target: Safetensors file to write.
 
     Returns:
-        How the student came to be, from its own header.
+        Notes on the training from the header of the file.
 
     Raises:
         DataError: The file does not say how it was made.
@@ -83,21 +81,21 @@ def losses(run: Path) -> list[float]:
 
 
 def loss_summary(found: Sequence[float], n_parts: int = 10) -> dict[str, Any]:
-    """Number of steps, and the mean loss of consecutive parts of them."""
+    """Number of steps, and the mean losses of consecutive parts of a training."""
     edges = [round(part * len(found) / n_parts) for part in range(n_parts + 1)]
     parts = [found[a:b] for a, b in pairwise(edges) if b > a]
     return {"n_steps": len(found), "mean_of_parts": [sum(part) / len(part) for part in parts]}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The document; see the module."""
+    """Evaluates both students and returns the document."""
     work = arguments.run / "agreement"
     work.mkdir(parents=True, exist_ok=True)
     before = work / "untrained.safetensors"
-    notes = untrained(arguments.run / STUDENT, before)
+    notes = untrained(arguments.run / STUDENT_NAME, before)
     if arguments.start is not None:
         before = arguments.start
-    agreement = Agreement(
+    evaluation = StudentEvaluation(
         arguments.teacher,
         ModelArguments(
             weights=(f"{arguments.teacher}={arguments.weights}",),
@@ -114,8 +112,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         ),
     )
     records = {
-        name: agreement.of(weights, work / name, Reporter())
-        for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT))
+        name: evaluation.run(weights, work / name, Reporter())
+        for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT_NAME))
     }
     store = EmbeddingStore(arguments.store)
     return {
@@ -142,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("run", "store", "weights", "images", "annotations"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--start", type=Path, default=None, help="what distill train started from")
+    parser.add_argument(
+        "--start", type=Path, default=None, help="student that distill train started from"
+    )
     parser.add_argument("--teacher", required=True, help="registry name of the store's teacher")
     parser.add_argument("--protocol", default="box,center")
     parser.add_argument("--limit", type=int, default=None, help="only the first N images")

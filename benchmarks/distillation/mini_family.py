@@ -1,32 +1,173 @@
-"""Makes the shipped models again: scenes, `sam-mini`, `mobilesam-mini`, and their files."""
+"""Recipes of the shipped models: `sam-mini` from scratch, `mobilesam-mini` distilled from it.
+
+A SAM trained from random weights has a long plateau with one answer, a blob around the prompt: the
+decoder ignores the image as long as the embedding does not separate objects, and the embedding
+learns little through a decoder that ignores it. `sam-mini` is therefore trained in stages: the
+decoder on ideal embeddings; the encoder without prompts; both together on crops, then on whole
+images, where most steps drop the losses of the first two stages; later with all three candidate
+masks and points at box centres; at last the decoder behind the frozen encoder. Batches are small,
+because at first the number of steps matters, not that of images.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
-from benchmarks.distillation.mini_student import train_student
-from benchmarks.distillation.mini_teacher import TRAINING_SCENES, Watch, train_teacher
-from benchmarks.distillation.scenes import SceneCache, render_scenes
-from benchmarks.distillation.training import progress, shape_of
+from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_with_progress
+from benchmarks.distillation.training import progress
 from benchmarks.records.progress import Reporter
-from mobilesam.distillation.config import TrainConfig
-from mobilesam.distillation.loop import Listener
-from mobilesam.distillation.process_group import World
+from mobilesam.distillation.batches import TrainingSet
+from mobilesam.distillation.schemes import (
+    DecoderFirst,
+    Decoupled,
+    Grouping,
+    OnlineTeacher,
+    Scheme,
+    Supervised,
+    TrainDecoderOnly,
+)
+from mobilesam.distillation.students import build_student, shape_of
+from mobilesam.distillation.train_config import LossConfig, PromptConfig, TrainConfig
+from mobilesam.distillation.training_loop import ProcessGroup, StepCallback, train
+from mobilesam.model.mini import SamMiniConfig, build_sam_mini, mobile_sam_mini_shape
 from mobilesam.model.mobile_sam import load_sam_mini
 from mobilesam.model.model_files import save_model
+from mobilesam.process_state import seeded
 
 TEACHER_NAME = "sam-mini.safetensors"
 STUDENT_NAME = "mobilesam-mini.safetensors"
+TRAINING_SCENES = ScenesSpec(n_scenes=6000, seed=7_306_142, side_px=256)
+"""Scenes of another seed than those of evaluations, whose default seed is 0."""
+
+_POSITIONS = "image_encoder.pos_embed"
+
+_BASE = TrainConfig(
+    steps=2000,
+    batch_size=8,
+    micro_batch=4,
+    learning_rate=1.5e-3,
+    final_rate_share=0.2,
+    orthogonal=10,
+    warmup_steps=30,
+    ema_decay=0.98,
+    augment=True,
+    zoom=1,
+    zoom_least=0.35,
+    seed=1,
+    checkpoint_every=100,
+    losses=LossConfig(focal=0, cross_entropy=0.3, affinity=1, surroundings=1, reading=1),
+    prompts=PromptConfig(objects_per_image=3),
+)
+_MOSTLY_WHOLE = {"zoom": 0.5, "zoom_least": 0.5, "final_rate_share": 0.01}
+_MASK_LOSSES = _BASE.losses.model_copy(update={"affinity": 0, "reading": 0.2})
+# Every object of a scene is whole, so that the three candidates need not differ in meaning.
+_ALL_CANDIDATES = _MASK_LOSSES.model_copy(update={"candidates": 1})
+# The centre of an object's box, which protocol `center` clicks, may show another object.
+_BOX_CENTRES = PromptConfig(objects_per_image=3, center_share=0.33, box_center_share=0.34)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of the recipe of `sam-mini`.
+
+    Attributes:
+        name: Name of its folder.
+        scheme: What is trained.
+        side_px: Side of the input.
+        config: Settings.
+    """
+
+    name: str
+    scheme: type[Scheme]
+    side_px: int
+    config: TrainConfig
+
+
+def _changed(**changes: Any) -> TrainConfig:
+    return _BASE.model_copy(update=changes)
+
+
+def _whole_images(name: str, **changes: Any) -> Stage:
+    """A stage that trains the whole model, mostly on whole images."""
+    return Stage(name, Supervised, 256, _changed(ema_decay=0.995, **_MOSTLY_WHOLE, **changes))
+
+
+STAGES = (
+    Stage(
+        "decoder",
+        DecoderFirst,
+        64,
+        _changed(
+            steps=400,
+            losses=_BASE.losses.model_copy(update={"reading": 0.5}),
+            prompts=PromptConfig(objects_per_image=6),
+        ),
+    ),
+    Stage("grouping", Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
+    Stage(
+        "parts", Supervised, 128, _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
+    ),
+    _whole_images("whole", steps=1300, learning_rate=6e-4),
+    _whole_images("long", steps=3000, learning_rate=6e-4, precision="bf16", losses=_MASK_LOSSES),
+    _whole_images(
+        "again",
+        steps=2000,
+        learning_rate=5e-4,
+        precision="bf16",
+        losses=_ALL_CANDIDATES,
+        prompts=_BOX_CENTRES,
+    ),
+    Stage(
+        "heads",
+        TrainDecoderOnly,
+        256,
+        _changed(
+            steps=400,
+            learning_rate=3e-4,
+            ema_decay=0.99,
+            precision="bf16",
+            losses=_ALL_CANDIDATES.model_copy(update={"quality": 4}),
+            prompts=_BOX_CENTRES,
+            **_MOSTLY_WHOLE,
+        ),
+    ),
+)
+
+_FIRST_ROUND = TrainConfig(
+    steps=1400,
+    batch_size=16,
+    micro_batch=8,
+    learning_rate=2e-3,
+    warmup_steps=50,
+    ema_decay=0.998,
+    precision="bf16",
+    augment=True,
+    seed=2,
+    checkpoint_every=100,
+    prompts=PromptConfig(objects_per_image=3),
+)
+ROUNDS = {
+    "first": _FIRST_ROUND,
+    "second": _FIRST_ROUND.model_copy(update={"learning_rate": 1.5e-3, "seed": 3}),
+}
+"""Rounds of the distillation of `mobilesam-mini`; each continues with the weights of the last."""
+
+StageProgress = Callable[[str, TrainConfig], AbstractContextManager[StepCallback]]
+"""Given name and settings of a stage, returns the callback that shows its progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class MiniFamily:
-    """The files that were made."""
+    """Files of the trained models; `student` is None if only the teacher was trained."""
 
     teacher: Path
     student: Path | None
@@ -36,65 +177,125 @@ def make_family(
     out: Path,
     scenes_root: Path,
     reporter: Reporter,
-    world: World,
+    processes: ProcessGroup,
     *,
     workers: int,
     only_teacher: bool = False,
 ) -> MiniFamily:
-    """Runs the whole recipe, taking up whatever `out` holds of it.
+    """Runs the recipes of both models, resuming an interrupted run.
 
     Args:
-        out: For checkpoints, metrics and the two files.
-        scenes_root: For the rendered scenes.
-        reporter: Told about progress.
-        world: This process among those that train together.
+        out: Folder for checkpoints, metrics and the two files.
+        scenes_root: Folder for the rendered scenes.
+        reporter: Reports progress.
+        processes: Processes that train together.
         workers: Processes that render.
-        only_teacher: Stop when `sam-mini` is there.
+        only_teacher: Stop after `sam-mini`.
 
     Raises:
-        BenchError: As rendering, training and writing do.
+        BenchError: Rendering, training or writing failed.
     """
-    if world.rank == 0:
-        _render(scenes_root, reporter, workers)
-    world.wait()
-    data = SceneCache(scenes_root, TRAINING_SCENES)
 
-    watch = _watch("sam-mini, stage {}", reporter, world)
-    teacher = train_teacher(data, out / "sam-mini", world=world, watch=watch)
-    made_by = {"recipe": "benchmarks.distillation.mini_teacher", "data": data.fingerprint}
-    path = _save(out / TEACHER_NAME, teacher, made_by, world)
+    def stage_progress(title: str) -> StageProgress:
+        return lambda name, config: progress(config, title.format(name), reporter, processes)
+
+    def save(path: Path, model: Sam, notes: dict[str, str]) -> Path:
+        if processes.rank == 0:
+            save_model(path, shape_of(model, notes), model.state_dict(), half=True)
+        processes.wait()
+        return path
+
+    if processes.rank == 0:
+        render_with_progress(scenes_root, TRAINING_SCENES, workers, reporter)
+    processes.wait()
+    data = SceneCache(scenes_root, TRAINING_SCENES)
+    notes = {"recipe": __name__, "data": data.fingerprint}
+    teacher = train_teacher(data, out / "sam-mini", processes, stage_progress("sam-mini, stage {}"))
+    path = save(out / TEACHER_NAME, teacher, notes)
     if only_teacher:
         return MiniFamily(path, None)
-    # Loaded again, since the file's float16 is what the student must imitate.
+    # Loaded from the file, because the student must imitate its float16 weights.
     teacher = load_sam_mini(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    watch = _watch("mobilesam-mini, {} round", reporter, world)
-    student = train_student(teacher, sha256, data, out / "mobilesam-mini", world=world, watch=watch)
-    made_by = {
-        "recipe": "benchmarks.distillation.mini_student",
-        "teacher": sha256,
-        "data": data.fingerprint,
-    }
-    return MiniFamily(path, _save(out / STUDENT_NAME, student, made_by, world))
+    student = train_student(
+        teacher,
+        sha256,
+        data,
+        out / "mobilesam-mini",
+        processes,
+        stage_progress("mobilesam-mini, {} round"),
+    )
+    return MiniFamily(path, save(out / STUDENT_NAME, student, {**notes, "teacher": sha256}))
 
 
-def _watch(title: str, reporter: Reporter, world: World) -> Watch:
-    """Shows each part of a recipe as a bar of its own; the title has a gap for the part's name."""
+def train_teacher(
+    data: TrainingSet, folder: Path, processes: ProcessGroup, stage_progress: StageProgress
+) -> Sam:
+    """Trains `sam-mini` in all stages, resuming an interrupted run.
 
-    def watch(name: str, config: TrainConfig) -> AbstractContextManager[Listener]:
-        return progress(config, title.format(name), reporter, world)
+    Args:
+        data: Scenes.
+        folder: Folder with a subfolder for each stage.
+        processes: Processes that train together.
+        stage_progress: Shows the progress of each stage.
 
-    return watch
+    Returns:
+        The model at its final input size, in evaluation mode.
+    """
+    state: dict[str, torch.Tensor] | None = None
+    for stage in STAGES:
+        usual = SamMiniConfig()
+        shape = replace(usual, encoder=replace(usual.encoder, image_size_px=stage.side_px))
+        with seeded(stage.config.seed):
+            model = build_sam_mini(shape)
+        if state is not None:
+            model.load_state_dict(resize_positions(state, stage.side_px // 16))
+        scheme = stage.scheme(model, stage.config)
+        with stage_progress(stage.name, stage.config) as on_step:
+            trained = train(scheme, data, folder / stage.name, processes=processes, on_step=on_step)
+        state = trained.result()
+        model.load_state_dict(state)
+    return model.eval()
 
 
-def _save(path: Path, model: Sam, made_by: dict[str, str], world: World) -> Path:
-    if world.rank == 0:
-        save_model(path, shape_of(model, made_by), model.state_dict(), half=True)
-    world.wait()
-    return path
+def resize_positions(state: dict[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:
+    """Returns the state dict with position embeddings interpolated to `side` x `side` tokens."""
+    old = state[_POSITIONS]
+    n_old = int(old.shape[1] ** 0.5)
+    grid = old.transpose(1, 2).reshape(1, -1, n_old, n_old)
+    grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+    return {**state, _POSITIONS: grid.flatten(2).transpose(1, 2).contiguous()}
 
 
-def _render(root: Path, reporter: Reporter, workers: int) -> None:
-    with reporter.bar("rendering scenes", TRAINING_SCENES.n_scenes) as bar:
-        for ready in render_scenes(root, TRAINING_SCENES, workers):
-            bar.step(done=min(ready, TRAINING_SCENES.n_scenes))
+def train_student(
+    teacher: Sam,
+    sha256: str,
+    data: TrainingSet,
+    folder: Path,
+    processes: ProcessGroup,
+    stage_progress: StageProgress,
+) -> Sam:
+    """Distils `mobilesam-mini`, resuming an interrupted run.
+
+    The teacher's encoder runs in every step, because images are augmented.
+
+    Args:
+        teacher: `sam-mini`.
+        sha256: SHA-256 of its weights.
+        data: Scenes.
+        folder: Folder with a subfolder for each round.
+        processes: Processes that train together.
+        stage_progress: Shows the progress of each round.
+
+    Returns:
+        The student, in evaluation mode.
+    """
+    shape, heads = mobile_sam_mini_shape()
+    student = build_student(shape, heads, _FIRST_ROUND.seed)
+    source = OnlineTeacher(teacher, sha256, shape.image_size_px)
+    for name, config in ROUNDS.items():
+        scheme = Decoupled(student, teacher, source, config)
+        with stage_progress(name, config) as on_step:
+            state = train(scheme, data, folder / name, processes=processes, on_step=on_step)
+        student.load_state_dict(state.result())
+    return student.eval()

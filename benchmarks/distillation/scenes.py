@@ -1,4 +1,4 @@
-"""Synthetic scenes rendered once and memory-mapped, since drawing one costs more than a step."""
+"""Synthetic scenes as a training set, rendered once because rendering is slower than a step."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from benchmarks.child_processes import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
 from benchmarks.datasets.scene import RECIPE
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import write_atomic
+from mobilesam.distillation.batches import TrainingSample
 from mobilesam.distillation.embedding_store import image_key
-from mobilesam.distillation.samples import TrainingSample
 from mobilesam.errors import DataError, UsageError
 from mobilesam.weights.cache import cache_dir
 
 SHARD_SCENES = 250
 LABEL_SCALE = 2
-"""Labels are kept at this many times the input's size: a logit cell then covers many of them."""
+"""Resolution of labels relative to the input, so that a logit cell covers many labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScenesSpec:
-    """Which scenes, and how large.
+    """Number, seed and size of scenes.
 
     Attributes:
-        n_scenes: How many.
-        seed: Of `SyntheticDataset`; evaluation must use another one.
-        side_px: Longest side of the images as the network takes them.
+        n_scenes: Number of scenes.
+        seed: Seed of `SyntheticDataset`; evaluations must use another one.
+        side_px: Longest side of the images.
         shard_scenes: Scenes a file.
     """
 
@@ -49,7 +50,7 @@ class ScenesSpec:
 
     @property
     def folder_name(self) -> str:
-        """Name that holds all that determines the scenes."""
+        """Name that contains all settings except the number of scenes."""
         return f"scenes-recipe{RECIPE}-seed{self.seed}-{self.side_px}px"
 
     @property
@@ -59,14 +60,14 @@ class ScenesSpec:
 
 
 class SceneCache:
-    """Rendered scenes as a training set; see `render_scenes`.
+    """Rendered scenes as a training set and as images to embed; see `render_scenes`.
 
     Args:
-        root: Folder that holds the caches of all specs.
-        spec: Which scenes.
+        root: Folder of all rendered scenes.
+        spec: The scenes.
 
     Raises:
-        DataError: A shard is missing, cut short or of another number of scenes.
+        DataError: A file is missing, truncated or has another number of scenes.
     """
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
@@ -131,20 +132,20 @@ class SceneCache:
 
 
 def scenes_root() -> Path:
-    """Where rendered scenes are kept, all specs side by side: some 0.3 MB a scene at 256 px."""
+    """Default folder of all rendered scenes; a scene of 256 px takes about 0.3 MB."""
     return cache_dir() / "scenes"
 
 
 def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[int]:
-    """Renders what is missing, shard by shard; each is written whole or not at all.
+    """Renders missing files of scenes, each written atomically.
 
     Args:
-        root: Folder that holds the caches of all specs.
-        spec: Which scenes.
+        root: Folder of all rendered scenes.
+        spec: The scenes.
         workers: Processes that render.
 
     Yields:
-        Number of scenes that are ready, after each shard.
+        Number of rendered scenes, after each file.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
@@ -166,6 +167,13 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
             yield ready * spec.shard_scenes
 
 
+def render_with_progress(root: Path, spec: ScenesSpec, workers: int, reporter: Reporter) -> None:
+    """Renders missing scenes behind a progress bar; arguments as in `render_scenes`."""
+    with reporter.bar("rendering scenes", spec.n_scenes) as bar:
+        for ready in render_scenes(root, spec, workers):
+            bar.step(done=min(ready, spec.n_scenes))
+
+
 def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
     from PIL import Image
 
@@ -184,7 +192,7 @@ def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
         large = (size_hw[1] * LABEL_SCALE, size_hw[0] * LABEL_SCALE)
         nearest = Image.fromarray(label_map).resize(large, Image.Resampling.NEAREST)
         labels.append(np.asarray(nearest))
-    # Images last: a shard counts as complete by them.
+    # Images last: their file marks the pair as complete.
     for kind, arrays in (("labels", labels), ("images", images)):
         buffer = io.BytesIO()
         np.save(buffer, np.stack(arrays))

@@ -1,45 +1,57 @@
-"""Runs one training as a user asked for it, and writes the student that comes out."""
+"""One training as `distill train` runs it, and the evaluation of its student on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from segment_anything.modeling import Sam
 
 from baselines.boundary import naming
 from baselines.registry import build
 from baselines.sam_like import SamSegmenter
 from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.requests import make_request
+from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.progress import Reporter
-from mobilesam.distillation.config import TrainConfig
-from mobilesam.distillation.loop import Listener, StepReport, Watch, train
-from mobilesam.distillation.process_group import World
-from mobilesam.distillation.samples import TrainingSet
+from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
+from benchmarks.run import execute
+from benchmarks.tables.formatting import percent
+from mobilesam.distillation.batches import TrainingSet
 from mobilesam.distillation.schemes import Scheme
-from mobilesam.distillation.state import TrainState
-from mobilesam.distillation.students import heads_of
-from mobilesam.errors import UsageError
-from mobilesam.model.mini import MiniVit
-from mobilesam.model.model_files import ModelShape, save_model
-from mobilesam.model.tiny_vit import TinyViT
+from mobilesam.distillation.students import shape_of
+from mobilesam.distillation.train_config import TrainConfig
+from mobilesam.distillation.training_loop import (
+    CheckpointCallback,
+    ProcessGroup,
+    StepCallback,
+    StepReport,
+    TrainState,
+    train,
+)
+from mobilesam.errors import DataError, UsageError
+from mobilesam.files import write_atomic
+from mobilesam.model.model_files import save_model
 
 STUDENT_NAME = "student.safetensors"
+EVALUATIONS_NAME = "evaluations.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training left behind.
+    """Result of a training.
 
     Attributes:
-        path: The student, as every command takes it.
-        steps: That were taken, over all runs.
-        seconds: Of training, over all runs.
-        loss: Of the last step.
+        path: File of the student.
+        steps: Number of steps, over all resumed runs.
+        seconds: Training time, over all resumed runs.
+        loss: Loss of the last step; None if no step was left.
     """
 
     path: Path
@@ -53,42 +65,49 @@ def run_training(
     data: TrainingSet,
     folder: Path,
     reporter: Reporter,
-    world: World,
-    on_checkpoint: Watch | None = None,
+    processes: ProcessGroup,
+    on_checkpoint: CheckpointCallback | None = None,
 ) -> Trained:
-    """Trains, takes up what was interrupted, and writes the student.
+    """Trains a student, resuming an interrupted run, and writes it.
 
     Args:
-        scheme: What is trained.
-        data: Images.
-        folder: For checkpoint, metrics and the student.
-        reporter: Told about progress.
-        world: This process among those that train together.
-        on_checkpoint: As for `train`.
+        scheme: The scheme.
+        data: Training set.
+        folder: Folder for checkpoint, metrics and the student.
+        reporter: Reports progress.
+        processes: Processes that train together.
+        on_checkpoint: As in `mobilesam.distillation.training_loop.train`.
 
     Raises:
         BenchError: As `train` does.
     """
-    last: list[StepReport] = []
-    with progress(scheme.config, f"{scheme.name} distillation", reporter, world) as listen:
+    losses: list[float] = []
+    with progress(scheme.config, f"{scheme.name} distillation", reporter, processes) as show:
 
-        def both(report: StepReport) -> None:
-            last[:] = [report]
-            listen(report)
+        def on_step(report: StepReport) -> None:
+            losses[:] = [report.loss]
+            show(report)
 
-        state = train(scheme, data, folder, world=world, on_step=both, on_checkpoint=on_checkpoint)
+        state = train(
+            scheme,
+            data,
+            folder,
+            processes=processes,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+        )
     path = folder / STUDENT_NAME
-    if world.rank == 0:
-        save_model(path, shape_of(scheme.student, notes(state)), state.result())
-    world.wait()
-    return Trained(path, state.step, state.seconds, last[0].loss if last else None)
+    if processes.rank == 0:
+        save_model(path, shape_of(scheme.student, training_notes(state)), state.result())
+    processes.wait()
+    return Trained(path, state.step, state.seconds, losses[0] if losses else None)
 
 
 def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
     """Builds a teacher.
 
     Raises:
-        UsageError: It has no heads that a student could be given.
+        UsageError: It has no SAM heads to copy.
     """
     with naming(planned.entry.name):
         model = build(planned.entry, planned.options)
@@ -99,54 +118,134 @@ def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
     return model
 
 
-def notes(state: TrainState) -> dict[str, Any]:
-    """How a student came to be, for the header of its file."""
+def training_notes(state: TrainState) -> dict[str, Any]:
+    """How a student was trained, for the header of its file."""
     return {**state.identity, "steps": state.step, "seconds": round(state.seconds, 1)}
-
-
-def shape_of(model: Sam, made_by: Mapping[str, Any]) -> ModelShape:
-    """The shape of a model, read off its modules."""
-    encoder = model.image_encoder
-    if not isinstance(encoder, (TinyViT, MiniVit)):
-        raise TypeError(f"no file format for a {type(encoder).__name__}")
-    architecture: Any = "mobilesam" if isinstance(encoder, TinyViT) else "sam-mini"
-    return ModelShape(architecture, encoder.config, heads_of(model), made_by)
 
 
 @contextmanager
 def progress(
-    config: TrainConfig, title: str, reporter: Reporter, world: World
-) -> Iterator[Listener]:
-    """A live bar with the time left, for the steps of a training.
+    config: TrainConfig, title: str, reporter: Reporter, processes: ProcessGroup
+) -> Iterator[StepCallback]:
+    """A progress bar over the steps of a training, with the loss and the time left.
 
     Args:
-        config: Of the run.
-        title: What is being trained.
-        reporter: Where it is shown; only the first process shows anything.
-        world: This process among those that train together.
+        config: Settings of the run.
+        title: Title of the bar.
+        reporter: Reports progress, in the first process only.
+        processes: Processes that train together.
     """
-    shown = reporter if world.rank == 0 else Reporter(quiet=True)
+    shown = reporter if processes.rank == 0 else Reporter(quiet=True)
     with shown.bar(title, config.steps) as bar:
 
-        def listen(report: StepReport) -> None:
-            # The mean over all steps: of a run that was taken up, too.
+        def on_step(report: StepReport) -> None:
             left_s = report.seconds / report.step * (config.steps - report.step)
             bar.step(f"loss {report.loss:.4f}, {left_s / 60:.1f} min left", done=report.step)
 
-        yield listen
+        yield on_step
 
 
-def use_memory_well() -> None:
-    """Keeps freed memory for the next step, which on a CPU saves a good part of its time."""
-    from mobilesam.fast.allocator import keep_buffers
-
-    keep_buffers()
-
-
-def device_of(name: str) -> torch.device:
-    """The device of this process; of several GPUs the one that `torchrun` gave it."""
-    import os
-
+def training_device(name: str) -> torch.device:
+    """Device of this process; with several GPUs the one that `torchrun` assigned."""
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
     return torch.device(name)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentEvaluation:
+    """Evaluates students against their teacher and ground truth, as `mobilesam-bench miou` does.
+
+    Attributes:
+        teacher: Registry name of the teacher.
+        models: Arguments with devices, threads and the teacher's weights.
+        accuracy: Images and protocols; `reference` is not used.
+    """
+
+    teacher: str
+    models: ModelArguments
+    accuracy: AccuracyArguments
+
+    @property
+    def student(self) -> str:
+        """Registry name under which the student runs."""
+        return "mobilesam-fast" if self.teacher == "mobilesam" else "mobilesam"
+
+    def run(self, student: Path, out: Path, reporter: Reporter) -> RunRecord:
+        """Evaluates the file of a student.
+
+        Args:
+            student: File written by `distill train`.
+            out: Folder of the record.
+            reporter: Reports progress.
+
+        Raises:
+            BenchError: As `mobilesam-bench miou` does.
+        """
+        request = make_request(
+            "miou",
+            replace(
+                self.models,
+                models=self.student,
+                weights=(*self.models.weights, f"{self.student}={student}"),
+            ),
+            OutputArguments(out=out),
+            accuracy=replace(self.accuracy, reference=f"teacher:{self.teacher},{GROUND_TRUTH}"),
+        )
+        return execute(request, reporter)
+
+
+class CheckpointEvaluator:
+    """Evaluates a student at the start and at each checkpoint; appends JSON lines to a file.
+
+    A resumed training does not repeat finished evaluations.
+
+    Args:
+        evaluation: Images, protocols and teacher.
+        folder: Folder of the training.
+        reporter: Reports the scores.
+    """
+
+    def __init__(self, evaluation: StudentEvaluation, folder: Path, reporter: Reporter) -> None:
+        self._evaluation = evaluation
+        self._folder = folder / "evaluation"
+        self._path = folder / EVALUATIONS_NAME
+        self._reporter = reporter
+
+    def __call__(self, state: TrainState) -> None:
+        """Evaluates the student of a training state.
+
+        Raises:
+            BenchError: The evaluation failed, or its result cannot be written.
+        """
+        lines = self._lines()
+        if any(line["step"] == state.step for line in lines):
+            return
+        student = self._folder / "evaluated.safetensors"
+        notes = training_notes(state)
+        save_model(student, shape_of(state.scheme.student, notes), state.result())
+        # The record is of an earlier step; the teacher's predictions beside it are reused.
+        (self._folder / RECORD_NAME).unlink(missing_ok=True)
+        record = self._evaluation.run(student, self._folder, Reporter(quiet=True))
+        found = [_evaluation_line(state.step, row) for row in record.miou]
+        text = "".join(f"{json.dumps(line)}\n" for line in [*lines, *found])
+        write_atomic(self._path, text.encode())
+        scores = ", ".join(
+            f"{line['protocol']} vs {line['reference']} "
+            + (line["why"] if line["miou"] is None else f"{percent(line['miou'])} %")
+            for line in found
+        )
+        self._reporter.say(f"  after {state.step} steps, mIoU: {scores}")
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise DataError(f"{self._path} is damaged: {error}; delete it") from error
+
+
+def _evaluation_line(step: int, row: MiouRow) -> dict[str, Any]:
+    fields = {"protocol", "reference", "miou", "ci95", "n_images", "n_instances", "why"}
+    return {"step": step, **row.model_dump(mode="json", include=fields)}

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.distillation.experiment import DistillationRecord
-from benchmarks.distillation.family_aims import family_aims
-from benchmarks.distillation.publish import load
-from benchmarks.distillation.tables import compute_table, schemes_table
+from benchmarks.distillation.comparison_tables import compute_table, schemes_table
+from benchmarks.distillation.experiment import DistillationRecord, load_experiment
+from benchmarks.distillation.family_targets import family_targets_table
 from benchmarks.evidence.pages import measured_on, read_result
 from benchmarks.evidence.readme import readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH
@@ -83,7 +82,7 @@ def _family(root: Path, record: RunRecord | None) -> list[str]:
     if record is None:
         return [*parts, _NOT_YET.format(f"mobilesam-bench run --out {FAMILY.as_posix()}")]
     path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
-    parts += [family_aims(record).to_markdown(""), readme_block(record, [path])]
+    parts += [family_targets_table(record).to_markdown(""), readme_block(record, [path])]
     if (root / OTHERS / RECORD_NAME).is_file():
         parts.append(_others(load_record(root / OTHERS)))
     return parts
@@ -92,7 +91,7 @@ def _family(root: Path, record: RunRecord | None) -> list[str]:
 def _comparison(root: Path, family: RunRecord | None) -> list[str]:
     if not (root / COMPARE / RECORD_NAME).is_file():
         return [_COMPARE, _NOT_YET.format("mobilesam-bench distill compare --profile mini")]
-    compared = load(root / COMPARE)
+    compared = load_experiment(root / COMPARE)
     folder = (Path("..") / COMPARE).as_posix()
     return [
         _COMPARE,

@@ -38,7 +38,7 @@ from benchmarks.latency.timer import time_once
 from benchmarks.records.environment import collect
 from benchmarks.records.progress import Reporter
 from benchmarks.records.statistics import median_spread, spread_fields
-from mobilesam.distillation.batches import fitted
+from mobilesam.distillation.batches import TrainingSample, resize_sample
 from mobilesam.distillation.embedding_store import (
     EmbeddingStore,
     Entry,
@@ -47,7 +47,6 @@ from mobilesam.distillation.embedding_store import (
     image_key,
     to_storable,
 )
-from mobilesam.distillation.samples import TrainingSample
 from mobilesam.errors import BenchError
 from mobilesam.fast.allocator import keep_buffers
 
@@ -102,7 +101,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
                 jpeg_bytes.append(len(data))
                 image: UInt8Array = timed("decode", load_image, data, "drawn")
                 key = timed("key", image_key, image)
-                small = timed("resize", fitted, TrainingSample("", image), SIDE_PX).image
+                small = timed("resize", resize_sample, TrainingSample("", image), SIDE_PX).image
                 # What training reads where the pictures have been brought to the input's size.
                 once = timed("decode_small", load_image, jpeg(small), "drawn")
                 timed("key_small", image_key, once)

@@ -1,18 +1,48 @@
-"""Makes the batch of a step: which images, turned how, normalised and padded as SAM does it."""
+"""Training samples and the batches of a step: augmented, normalised and padded as SAM does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mobilesam.distillation.samples import TrainingSample, TrainingSet
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD
 
 Labels = npt.NDArray[np.uint8]
+"""(k * h, k * w) object numbers of an image of h x w pixels, k an integer; 0 is background."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSample:
+    """One image.
+
+    Attributes:
+        key: `image_key` of the image, or any other identity of its content.
+        image: (h, w, 3) uint8 RGB.
+        labels: Object numbers, or None without ground truth.
+    """
+
+    key: str
+    image: npt.NDArray[np.uint8]
+    labels: Labels | None = None
+
+
+class TrainingSet(Protocol):
+    """Images with random access."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the images, so that a run is not resumed with others."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def sample(self, index: int) -> TrainingSample:
+        """The image of this index, the same at every call."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,11 +51,11 @@ class Batch:
 
     Attributes:
         images: (B, 3, S, S) float32, normalised, zero-padded below and to the right.
-        inner_hw: Height and width of each without the padding, in pixels of the input.
-        keys: Identity of each, for the embedding store.
-        labels: (k * h, k * w) uint8 of each, or None.
-        generators: One for each image: what is drawn for it does not depend on the other images.
-        step_draw: Uniform in [0, 1), the same for all images of the step.
+        inner_hw: Height and width of each image without the padding, in pixels of the input.
+        keys: Key of each image in the embedding store.
+        labels: Object numbers of each image, or None.
+        generators: Random generator of each image, independent of the other images.
+        step_draw: Uniform number in [0, 1), equal for all micro-batches of the step.
     """
 
     images: Tensor
@@ -39,11 +69,11 @@ class Batch:
         return len(self.keys)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its pixels on a device."""
+        """Copies the pixels to a device."""
         return replace(self, images=self.images.to(device))
 
     def valid(self, cells: int) -> Tensor:
-        """(B, 1, cells, cells) float32: 1 where a cell sees any of the image, 0 in the padding."""
+        """(B, 1, cells, cells) float32: 1 where a cell covers any of the image."""
         side = self.images.shape[-1]
         mask = torch.zeros(len(self), 1, cells, cells, device=self.images.device)
         for row, (height, width) in enumerate(self.inner_hw):
@@ -52,11 +82,11 @@ class Batch:
 
 
 def step_indices(n_samples: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """The images of a step: every one once before any comes again, in an order drawn per epoch."""
+    """Indices of the images of a step; every epoch has a random order of its own."""
     chosen = []
     order: dict[int, npt.NDArray[np.int64]] = {}
-    for place in range(step * batch_size, (step + 1) * batch_size):
-        epoch, row = divmod(place, n_samples)
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, row = divmod(position, n_samples)
         if epoch not in order:
             order[epoch] = np.random.default_rng([seed, 1, epoch]).permutation(n_samples)
         chosen.append(int(order[epoch][row]))
@@ -78,15 +108,15 @@ def make_batch(
     """Reads images and makes a batch of them.
 
     Args:
-        data: Where they come from.
-        indices: Which of its images.
-        slots: The place of each in the step's whole batch, which its randomness depends on.
+        data: Training set.
+        indices: Indices of the images.
+        slots: Position of each image in the whole batch of the step; seeds its randomness.
         side_px: Side S of the network's input.
-        seed: Of the run.
-        step: Its number.
-        augment: Mirror, change colours and brightness.
-        zoom: Share of the images of which a part is shown.
-        zoom_least: Least side of such a part, relative to the image's.
+        seed: Seed of the run.
+        step: Number of the step.
+        augment: Mirror, permute colour channels, change contrast and brightness.
+        zoom: Share of the images that are cropped.
+        zoom_least: Smallest side of a crop relative to the image's.
     """
     generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
     images = torch.zeros(len(indices), 3, side_px, side_px)
@@ -95,11 +125,11 @@ def make_batch(
     for row, (index, rng) in enumerate(zip(indices, generators, strict=True)):
         sample = data.sample(index)
         if zoom and rng.random() < zoom:
-            sample = _part(rng, sample, zoom_least)
-        sample = fitted(sample, side_px)
+            sample = _crop(rng, sample, zoom_least)
+        sample = resize_sample(sample, side_px)
         pixels, label_map = sample.image, sample.labels
         if augment:
-            pixels, label_map = _augmented(rng, pixels, label_map)
+            pixels, label_map = _augment(rng, pixels, label_map)
         height, width = pixels.shape[:2]
         normal = (pixels.astype(np.float32) - mean) / deviation
         images[row, :, :height, :width] = torch.from_numpy(normal.transpose(2, 0, 1))
@@ -110,8 +140,8 @@ def make_batch(
     return Batch(images, tuple(inner), tuple(keys), tuple(labels), generators, draw)
 
 
-def fitted(sample: TrainingSample, side_px: int) -> TrainingSample:
-    """The sample with its longest side brought to `side_px`; labels keep their own size."""
+def resize_sample(sample: TrainingSample, side_px: int) -> TrainingSample:
+    """Resizes the longest side of the image to `side_px`; labels keep their size."""
     from PIL import Image
 
     height, width = sample.image.shape[:2]
@@ -123,15 +153,15 @@ def fitted(sample: TrainingSample, side_px: int) -> TrainingSample:
     return TrainingSample(sample.key, np.asarray(resized), sample.labels)
 
 
-def _part(rng: np.random.Generator, sample: TrainingSample, least: float) -> TrainingSample:
-    """A window of the picture, of its own proportions, that shows some of an object.
+def _crop(rng: np.random.Generator, sample: TrainingSample, least: float) -> TrainingSample:
+    """A random crop with the image's aspect ratio that contains a pixel of some object.
 
-    All scales from `least` to 1 come equally often. A window of bare ground would teach nothing.
+    The logarithm of its scale is uniform between `least` and 1.
     """
     share = least ** rng.random()
-    seen = _pixel_of_object(rng, sample)
+    pixel = _random_object_pixel(rng, sample)
     starts, sizes = [], []
-    for length, place in zip(sample.image.shape[:2], seen, strict=True):
+    for length, place in zip(sample.image.shape[:2], pixel, strict=True):
         size = max(1, round(length * share))
         first, last = 0, length - size
         if place is not None:
@@ -152,31 +182,28 @@ def _part(rng: np.random.Generator, sample: TrainingSample, least: float) -> Tra
     return TrainingSample(sample.key, sample.image[window(1)], labels)
 
 
-def _pixel_of_object(
+def _random_object_pixel(
     rng: np.random.Generator, sample: TrainingSample
 ) -> tuple[int, int] | tuple[None, None]:
-    """Row and column in the image of a pixel of some object, each object equally likely."""
+    """Row and column in the image of a pixel of a random object; all objects are equally likely."""
     labels = sample.labels
     if labels is None or not labels.any():
         return None, None
-    chosen = np.flatnonzero(labels == rng.choice(objects_in(labels)))
+    chosen = np.flatnonzero(labels == rng.choice(object_numbers(labels)))
     row, column = divmod(int(rng.choice(chosen)), labels.shape[1])
     factor = labels.shape[0] // sample.image.shape[0]
     return row // factor, column // factor
 
 
-def objects_in(labels: Labels) -> npt.NDArray[np.int64]:
-    """Numbers of the objects of a label map, the ground left out, in rising order.
-
-    Counting takes a tenth of the time that np.unique needs to sort.
-    """
+def object_numbers(labels: Labels) -> npt.NDArray[np.int64]:
+    """Object numbers in a label map, ascending; ten times faster than `np.unique`."""
     return 1 + np.flatnonzero(np.bincount(labels.ravel())[1:])
 
 
-def _augmented(
+def _augment(
     rng: np.random.Generator, pixels: npt.NDArray[np.uint8], labels: Labels | None
 ) -> tuple[npt.NDArray[np.uint8], Labels | None]:
-    """Mirrors, exchanges colour channels, changes contrast and brightness."""
+    """Mirrors, permutes colour channels, changes contrast and brightness."""
     for axis in (0, 1):
         if rng.random() < 0.5:
             pixels = np.flip(pixels, axis)

@@ -1,4 +1,4 @@
-"""Students: TinyViT encoders of several sizes behind the teacher's heads."""
+"""Students: TinyViT encoders of several sizes with the teacher's heads, and their first weights."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from mobilesam.errors import UsageError, WeightsError
-from mobilesam.model.mini import mobile_sam_mini_shape
+from mobilesam.distillation.embedding_store import EmbeddingStore
+from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.model.mini import MiniVit, mobile_sam_mini_shape
 from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.model_files import ModelShape
 from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.state_dicts import load_state_dict_file
-from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig
+from mobilesam.model.tiny_vit import LayerNorm2d, TinyViT, TinyVitConfig
 from mobilesam.process_state import seeded
 
-# Of the encoder, by the names in timm's TinyViT: its stem and stages, not its classifier.
+CALIBRATION_IMAGES = 30
+
+# Encoder parts of timm's TinyViT: its stem and stages, without the classifier.
 _TIMM_PARTS = ("patch_embed.", "stages.")
 
 _FULL = TinyVitConfig(n_classes=None)
@@ -33,7 +39,7 @@ STUDENTS: Mapping[str, TinyVitConfig] = MappingProxyType(
         "mini": mobile_sam_mini_shape()[0],
     }
 )
-"""By name: the paper's, half of its width, half of its input's size, and `mobilesam-mini`'s."""
+"""Encoders by name: the paper's, half its width, half its input size, and `mobilesam-mini`'s."""
 
 
 def build_student(config: TinyVitConfig, heads: HeadsConfig, seed: int) -> Sam:
@@ -42,8 +48,16 @@ def build_student(config: TinyVitConfig, heads: HeadsConfig, seed: int) -> Sam:
         return build_mobile_sam(config, heads)
 
 
+def build_untrained_student(config: TinyVitConfig, teacher: Sam, seed: int) -> Sam:
+    """Builds a student with seeded random weights and the teacher's heads."""
+    student = build_student(config, heads_of(teacher), seed)
+    student.prompt_encoder.load_state_dict(teacher.prompt_encoder.state_dict())
+    student.mask_decoder.load_state_dict(teacher.mask_decoder.state_dict())
+    return student
+
+
 def heads_of(model: Sam) -> HeadsConfig:
-    """Reads the shape of a model's heads off its modules."""
+    """Determines the configuration of a model's heads from its modules."""
     prompt, decoder = model.prompt_encoder, model.mask_decoder
     first = decoder.transformer.layers[0]
     return HeadsConfig(
@@ -56,18 +70,32 @@ def heads_of(model: Sam) -> HeadsConfig:
     )
 
 
-def load_imagenet(encoder: TinyViT, path: Path) -> int:
-    """Initialises an encoder with a local file of timm's `tiny_vit_5m_224`.
-
-    What differs between the two is adapted: timm counts the downsampling to the stage behind it,
-    and has a classifier that is left out. Attention biases of other windows keep their zeros.
+def shape_of(model: Sam, notes: Mapping[str, Any]) -> ModelShape:
+    """Determines the shape of a model for the header of its file.
 
     Args:
-        encoder: Changed in place.
-        path: A state dict (`.pt`, `.safetensors`).
+        model: A MobileSAM or `sam-mini`.
+        notes: How the model was made.
+    """
+    encoder = model.image_encoder
+    if not isinstance(encoder, (TinyViT, MiniVit)):
+        raise TypeError(f"no file format for a {type(encoder).__name__}")
+    architecture: Any = "mobilesam" if isinstance(encoder, TinyViT) else "sam-mini"
+    return ModelShape(architecture, encoder.config, heads_of(model), notes)
+
+
+def load_imagenet(encoder: TinyViT, path: Path) -> int:
+    """Initialises an encoder with timm's `tiny_vit_5m_224`.
+
+    timm counts a downsampling to the following stage and has a classifier, which is ignored.
+    Attention biases of other window sizes keep their zeros.
+
+    Args:
+        encoder: Encoder; changed in place.
+        path: State dict (`.pt`, `.safetensors`).
 
     Returns:
-        How many tensors were taken.
+        Number of loaded tensors.
 
     Raises:
         WeightsError: The file cannot be read, or holds no TinyViT of this width.
@@ -78,11 +106,10 @@ def load_imagenet(encoder: TinyViT, path: Path) -> int:
         target = timm_name(name)
         if target in own and own[target].shape == value.shape:
             taken[target] = value
-    wanted = [name for name in own if name.endswith("qkv.weight")]
-    if not all(name in taken for name in wanted):
+    if not all(name in taken for name in own if name.endswith("qkv.weight")):
         raise WeightsError(
-            f"{path} does not hold a TinyViT of this width; give timm's tiny_vit_5m_224, or leave "
-            "--imagenet out"
+            f"{path} does not hold a TinyViT of this width; give timm's tiny_vit_5m_224, or omit "
+            "--imagenet"
         )
     own.update({name: value.to(own[name].dtype) for name, value in taken.items()})
     encoder.load_state_dict(own)
@@ -90,7 +117,7 @@ def load_imagenet(encoder: TinyViT, path: Path) -> int:
 
 
 def timm_name(name: str) -> str:
-    """What this project calls a tensor that timm calls `name`; the name itself where unknown."""
+    """Converts timm's name of a tensor; unknown names are returned unchanged."""
     if not name.startswith(_TIMM_PARTS):
         return name
     for theirs, ours in (
@@ -103,22 +130,53 @@ def timm_name(name: str) -> str:
     if parts[0] == "stages":
         stage = int(parts[1])
         if parts[2] == "downsample":
-            # timm: at the head of a stage; the authors: at the tail of the one before.
+            # timm: first module of a stage; here: last module of the stage before.
             parts = ["layers", str(stage - 1), *parts[2:]]
         else:
             parts = ["layers", *parts[1:]]
     return ".".join(parts).replace(".conv.", ".c.")
 
 
-def require_equal_grid(student: TinyVitConfig, cells: int) -> None:
-    """Refuses a student whose embedding has another size than the teacher's.
+def channel_statistics(
+    store: EmbeddingStore, n_images: int = CALIBRATION_IMAGES
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over cells that cover an image.
+
+    Args:
+        store: Embeddings of the teacher.
+        n_images: Approximate number of images, evenly spread over the store.
+
+    Returns:
+        Two (C,) float32 tensors.
 
     Raises:
-        UsageError: With both sizes.
+        DataError: The store is empty.
     """
-    own = student.image_size_px // student.total_stride
-    if own != cells:
-        raise UsageError(
-            f"the student's embedding has {own} x {own} cells and the teacher's {cells} x {cells}; "
-            "change image_size_px or strides"
-        )
+    if not len(store):
+        raise DataError("the embedding store is empty: it has no statistics")
+    cells = []
+    for index in range(0, len(store), max(1, len(store) // n_images)):
+        found = store[index]
+        rows, columns = found.valid_hw
+        cells.append(found.features[:, :rows, :columns].float().flatten(1))
+    values = torch.cat(cells, dim=1)
+    return values.mean(dim=1), values.std(dim=1)
+
+
+@torch.no_grad()
+def calibrate(encoder: TinyViT, store: EmbeddingStore, n_images: int = CALIBRATION_IMAGES) -> None:
+    """Sets gain and bias of the encoder's last normalisation to the teacher's statistics.
+
+    The gain of a new encoder is 1, and SAM's embeddings have deviations below 0.1; a short training
+    would be spent on reducing the gain.
+
+    Raises:
+        UsageError: The student's embedding has another number of channels.
+    """
+    mean, deviation = channel_statistics(store, n_images)
+    last = encoder.neck[-1]
+    if not isinstance(last, LayerNorm2d) or len(mean) != encoder.config.neck_channels:
+        raise UsageError(f"the student's embedding has not the {len(mean)} channels of the store's")
+    n_learned = len(last.weight)  # fewer than the store's if colour channels follow
+    last.weight.copy_(deviation[:n_learned])
+    last.bias.copy_(mean[:n_learned])

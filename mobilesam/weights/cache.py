@@ -1,4 +1,4 @@
-"""The folder of fetched checkpoints: where it is, its locks, and the digests remembered in it."""
+"""The folder of downloaded checkpoints: its path, its locks, and remembered digests."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mobilesam.errors import WeightsError
+from mobilesam.errors import DataError, WeightsError
+from mobilesam.files import write_atomic
 from mobilesam.weights.checkpoint_specs import FileDigest
 
 CACHE_ENV = "MOBILESAM_CACHE"
 MEMO_NAME = "digests.json"
 
-# A file changed twice within the clock's resolution keeps its mtime; one that has rested this long
-# cannot be caught in the middle of that.
+# A file may change twice within the resolution of its mtime, so that recent files are not recorded.
 _SETTLED_NS = 2_000_000_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _LOG = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """The folder of fetched checkpoints; it need not exist.
+    """Folder of downloaded checkpoints, which may not exist yet.
 
     Returns:
-        `$MOBILESAM_CACHE` where set and not empty, else `mobilesam-bench` in the user's cache
-        folder (`~/.cache` on Linux).
+        `$MOBILESAM_CACHE` if set and not empty, else `mobilesam-bench` in the user's cache folder
+        (`~/.cache` on Linux).
     """
     chosen = os.environ.get(CACHE_ENV)
     if chosen:
@@ -44,10 +45,10 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Holds the lock under which `target` may be written; other processes and threads wait.
+    """Holds the lock for writing `target`; other processes and threads wait.
 
-    The folder is made where it is missing. The lock file `.NAME.lock` stays behind: deleting it
-    would let two processes lock two files of one name.
+    The folder is made if it is missing. The lock file `.NAME.lock` is not deleted, because two
+    processes could then lock two files of the same name.
 
     Raises:
         WeightsError: The folder cannot be made or written.
@@ -65,7 +66,7 @@ def exclusive(target: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         raise WeightsError(
             f"the cache folder {target.parent} cannot be written ({_reason(error)}); "
-            f"set {CACHE_ENV} to one that can"
+            f"set {CACHE_ENV} to another folder"
         ) from error
     try:
         yield
@@ -74,57 +75,47 @@ def exclusive(target: Path) -> Iterator[None]:
 
 
 def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
-    """Computes the SHA-256 of a file, or recalls it if the file has not changed since.
+    """Computes the SHA-256 of a file, or returns the remembered one of an unchanged file.
 
     Args:
-        path: Any regular file.
-        memo_dir: Folder of the memo (`digests.json`), which is best effort: one that is missing,
-            damaged or read-only costs time, never an error. None reads the file in any case.
-
-    Returns:
-        Size and SHA-256. A recalled digest was computed when path, size, mtime (ns) and inode were
-        the same.
+        path: A regular file.
+        memo_dir: Folder of the remembered digests (`digests.json`); None always reads the file.
+            A missing, damaged or read-only memo is no error. A digest is remembered for a path with
+            the same size, mtime (ns) and inode.
 
     Raises:
-        WeightsError: The file is missing, unreadable, empty, not a regular file, or is being
-            written to.
+        WeightsError: The file is missing, unreadable, empty, not a regular file, or being written.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise WeightsError(f"{path} is not a file; give the path of a checkpoint file")
         with path.open("rb") as file:
-            before = os.fstat(file.fileno())
-            if not before.st_size:
+            before = _identity(os.fstat(file.fileno()))
+            if not before["n_bytes"]:
                 raise WeightsError(f"{path} is empty; fetch or copy it again")
             known = _recall(path, before, memo_dir) if memo_dir else None
             sha256 = known or hashlib.file_digest(file, "sha256").hexdigest()
-            after = os.fstat(file.fileno())
+            after = _identity(os.fstat(file.fileno()))
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read ({_reason(error)}); check the path and its permissions"
         ) from error
-    if _identity(before) != _identity(after):
+    if before != after:
         raise WeightsError(f"{path} changed while it was read; wait until it is complete")
-    if memo_dir and not known and time.time_ns() - before.st_mtime_ns > _SETTLED_NS:
-        _remember(path, before, sha256, memo_dir)
-    return FileDigest(before.st_size, sha256)
-
-
-def remember_digest(path: Path, sha256: str, *, memo_dir: Path) -> None:
-    """Stores the digest of a file that this process has just written, best effort."""
-    with contextlib.suppress(OSError):
-        _remember(path, path.stat(), sha256, memo_dir)
+    if memo_dir and not known and time.time_ns() - before["mtime_ns"] > _SETTLED_NS:
+        entries = {name: value for name, value in _memo(memo_dir).items() if _exists(name)}
+        entries[str(path.absolute())] = {**before, "sha256": sha256}
+        text = json.dumps(entries, indent=1, sort_keys=True)
+        with contextlib.suppress(DataError):
+            write_atomic(memo_dir / MEMO_NAME, text.encode(), durable=False)
+    return FileDigest(before["n_bytes"], sha256)
 
 
 def _identity(status: os.stat_result) -> dict[str, int]:
-    return {
-        "n_bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "inode": status.st_ino,
-    }
+    return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
-def _load_memo(memo_dir: Path) -> dict[str, Any]:
+def _memo(memo_dir: Path) -> dict[str, Any]:
     try:
         entries = json.loads((memo_dir / MEMO_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -132,37 +123,18 @@ def _load_memo(memo_dir: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _recall(path: Path, status: os.stat_result, memo_dir: Path) -> str | None:
-    entry = _load_memo(memo_dir).get(str(path.absolute()))
-    if not isinstance(entry, dict):
+def _recall(path: Path, identity: dict[str, int], memo_dir: Path) -> str | None:
+    entry = _memo(memo_dir).get(str(path.absolute()))
+    sha256 = entry.get("sha256") if isinstance(entry, dict) else None
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         return None
-    sha256 = entry.get("sha256")
-    if entry != {**_identity(status), "sha256": sha256}:
-        return None
-    try:
-        return FileDigest(status.st_size, sha256).sha256  # type: ignore[arg-type]  # it validates
-    except WeightsError:
-        return None
-
-
-def _remember(path: Path, status: os.stat_result, sha256: str, memo_dir: Path) -> None:
-    entries = {known: value for known, value in _load_memo(memo_dir).items() if _exists(known)}
-    entries[str(path.absolute())] = {**_identity(status), "sha256": sha256}
-    with contextlib.suppress(OSError):
-        memo_dir.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=memo_dir, prefix=f".{MEMO_NAME}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(entries, file, indent=1, sort_keys=True)
-            Path(name).replace(memo_dir / MEMO_NAME)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    return sha256 if entry == {**identity, "sha256": sha256} else None
 
 
 def _exists(path: str) -> bool:
     try:
         return Path(path).exists()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null byte in a damaged memo
         return False
 
 

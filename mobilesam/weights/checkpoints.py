@@ -1,15 +1,17 @@
-"""Checkpoints by name: find them on this machine, fetch what is missing, and know what they are.
+"""Checkpoints by name: finds them on this machine, downloads missing ones, verifies files.
 
-A name in a file name proves nothing (SAM's carry eight digits of an MD5, which torch.hub's check
-passes over): a checkpoint is official only if its full SHA-256 is a published one.
+A checkpoint is official only if its full SHA-256 is a published one. The digits in the file names
+of SAM's checkpoints are part of an MD5, which does not identify a file.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mobilesam.errors import (
     NetworkUnreachableError,
@@ -17,58 +19,19 @@ from mobilesam.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
-from mobilesam.model.state_dicts import load_state_dict_file
 from mobilesam.weights import checkpoint_specs
-from mobilesam.weights.cache import cache_dir, digest_file, exclusive, remember_digest
-from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest, ShippedFile, specs
-from mobilesam.weights.download import (
-    DEFAULT_POLICY,
-    DownloadPolicy,
-    ProgressCallback,
-    download,
-    stderr_progress,
-)
-from mobilesam.weights.verification import (
-    WEIGHTS_ENV,
-    CheckpointStatus,
-    StatusRow,
-    VerifyReport,
-    check_cached,
-    cure,
-    in_weights_folder,
-    memo_dir,
-    status_rows,
-    verify,
-)
+from mobilesam.weights.cache import cache_dir, digest_file, exclusive
+from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest, ShippedFile
+from mobilesam.weights.download import DEFAULT_POLICY, DownloadPolicy, ProgressCallback, download
 
-__all__ = [
-    "SHIPPED",
-    "WEIGHTS_ENV",
-    "CheckpointSpec",
-    "CheckpointStatus",
-    "DownloadPolicy",
-    "FileDigest",
-    "LocalCheckpoint",
-    "ProgressCallback",
-    "StatusRow",
-    "VerifyReport",
-    "cache_dir",
-    "fetch",
-    "load_state_dict_file",
-    "parse_override",
-    "resolve",
-    "shipped_checkpoint",
-    "shipped_path",
-    "specs",
-    "status_rows",
-    "stderr_progress",
-    "verify",
-]
+WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
+SHIPPED = Path("shipped")
+"""Value of an override (`--weights mobilesam=shipped`) for the weights in this package."""
+
+CheckpointStatus = Literal["ok", "absent", "corrupt", "custom"]
+Place = Literal["folder", "cache"]
 
 _LOG = logging.getLogger(__name__)
-
-SHIPPED = Path("shipped")
-"""Value of an override (`--weights mobilesam=shipped`) for the weights inside this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +39,12 @@ class LocalCheckpoint:
     """A checkpoint file on this machine.
 
     Attributes:
-        path: Where it lies, absolute.
-        sha256: Digest of its content.
-        official: True only if that digest is a published one of the model it was asked for.
-        n_bytes: Its size.
-        trusted: Official, or the user vouches for it: only then may a pickle be loaded.
-        shipped: Origin of weights from inside this package, in a few words; None for others.
+        path: Absolute path.
+        sha256: SHA-256 of its content.
+        official: Whether the content is published for the requested model.
+        n_bytes: Size.
+        trusted: Whether it is official or trusted by the user; only then pickles are loaded.
+        shipped: Origin of weights in this package; None for other files.
     """
 
     path: Path
@@ -99,16 +62,68 @@ class LocalCheckpoint:
         return f"official {self.path.name}" if self.official else f"{self.path}, not official"
 
 
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """Result of reading a whole file.
+
+    Attributes:
+        status: `ok` (a published file), `absent`, `corrupt` (in the place of a published file, with
+            other content) or `custom` (other weights, usable and not official).
+        name: Name of the published checkpoint concerned; None if there is none.
+        path: The file, or where it was searched last.
+        found: Its content; None if it is absent or unreadable.
+        message: One line for the user.
+    """
+
+    status: CheckpointStatus
+    name: str | None
+    path: Path
+    found: FileDigest | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    """A published checkpoint on this machine.
+
+    Attributes:
+        name: Registry name.
+        file: Official file name.
+        n_bytes: Published size.
+        licence: SPDX identifier.
+        place: `folder` ($MOBILESAM_WEIGHTS) or `cache`; None if absent.
+        path: The file; None if absent.
+        status: As in `VerifyReport`.
+        note: Remarks; may be empty.
+        shipped: Origin of the weights in this package that replace the file, or None.
+    """
+
+    name: str
+    file: str
+    n_bytes: int
+    licence: str
+    place: Place | None
+    path: Path | None
+    status: CheckpointStatus
+    note: str
+    shipped: str | None = None
+
+    @property
+    def megabytes(self) -> float:
+        """Published size in units of 10^6 bytes."""
+        return self.n_bytes / 1e6
+
+
 def parse_override(text: str) -> tuple[str, Path]:
     """Splits the value of `--weights NAME=PATH`.
 
     Raises:
-        UsageError: Not of that form.
+        UsageError: It has another form.
     """
     name, separator, path = (part.strip() for part in text.partition("="))
     if not (name and separator and path):
         raise UsageError(
-            "--weights wants NAME=PATH, such as mobilesam=weights.pt, or NAME=shipped; "
+            "--weights takes NAME=PATH, such as mobilesam=weights.pt, or NAME=shipped; "
             f"got {text!r}"
         )
     return name, Path(path).expanduser()
@@ -127,27 +142,25 @@ def resolve(
 ) -> LocalCheckpoint:
     """Finds the weights of a model.
 
-    The search order is: override, $MOBILESAM_WEIGHTS, cache, download, weights inside this package
-    (which exist for MobileSAM only).
-
-    What the user puts forward (an override, or a file with the official name directly in
-    $MOBILESAM_WEIGHTS) is used whatever its content, and is official only if it is a published
-    file. The cache holds published files only: anything else there is corrupt and fetched again.
+    The search order is: override, $MOBILESAM_WEIGHTS, cache, download, weights in this package
+    (for MobileSAM only). Overrides and files in $MOBILESAM_WEIGHTS are used whatever their content
+    is; they are official if it is published. Other content in the cache is corrupt and fetched
+    again.
 
     Args:
-        name: Registry name; one without a published checkpoint needs an override.
-        overrides: Local files by registry name; `SHIPPED` asks for the weights in this package.
-        offline: Never use the network.
-        trust: The user vouches for the files, so that pickles among them may be loaded.
-        fetch: Download what is missing; False only looks.
-        progress: Told of a download's every piece.
+        name: Registry name; a model without a published checkpoint needs an override.
+        overrides: Local files by registry name; `SHIPPED` selects the weights in this package.
+        offline: Do not use the network.
+        trust: The user trusts the files, so that pickles among them may be loaded.
+        fetch: Download a missing file.
+        progress: Called with every piece of a download.
         policy: Timeouts and retries of a download.
         on_fallback: Called with the reason when shipped weights replace the published ones.
 
     Raises:
-        WeightsUnavailableError: They are not on this machine, and cannot be fetched now.
-        WeightsError: An override that cannot be read, $MOBILESAM_WEIGHTS that is no folder, a
-            corrupt file in the cache that may not be fetched again, or a failed download.
+        WeightsUnavailableError: The weights are not on this machine, and cannot be fetched.
+        WeightsError: An override cannot be read, $MOBILESAM_WEIGHTS is no folder, a corrupt file
+            in the cache may not be fetched again, or a download failed.
     """
     known = checkpoint_specs.specs().get(name)
     if overrides.get(name) == SHIPPED:
@@ -163,28 +176,31 @@ def resolve(
         raise WeightsUnavailableError(
             f"no checkpoint is published for {name}; give a local file with --weights {name}=PATH"
         )
-    in_folder = in_weights_folder(known)
-    if in_folder is not None:
-        local = _local(in_folder, known, trust=trust)
+    place, path = _find(known)
+    if path is not None and place == "folder":
+        local = _local(path, known, trust=trust)
         if not local.official:
-            _LOG.warning("%s is not the published file; used as unofficial weights", in_folder)
+            _LOG.warning("%s is not the published file; used as unofficial weights", path)
         return local
-    found, problem = check_cached(known)
-    if found is not None:
-        return _published(known, found)
-    if problem and (offline or not fetch):
-        raise WeightsError(f"{problem}; replace it with mobilesam-bench weights fetch {name}")
-    if problem and fetch:
-        _LOG.warning("%s; fetching it again", problem)
+    report = _cached(known)
+    if report.status == "ok":
+        return _published(known, report)
+    may_fetch = fetch and not offline
+    if report.status == "corrupt":
+        if not may_fetch:
+            raise WeightsError(
+                f"{report.message}; replace it with mobilesam-bench weights fetch {name}"
+            )
+        _LOG.warning("%s; fetching it again", report.message)
     try:
-        if offline or not fetch:
+        if not may_fetch:
             why = "--offline forbids fetching" if offline else "this command fetches nothing"
             raise WeightsUnavailableError(
                 f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
-                f"{cure(name)}",
+                f"{_hint(name)}",
                 f"official weights are not on this machine and {why}",
             )
-        return _fetch(known, force=False, progress=progress, policy=policy)
+        return _download(known, force=False, progress=progress, policy=policy)
     except WeightsUnavailableError as error:
         if known.shipped is None:
             raise
@@ -193,22 +209,49 @@ def resolve(
         return _shipped(known.shipped)
 
 
-def _shipped(file: ShippedFile) -> LocalCheckpoint:
-    found = shipped_checkpoint(file.file, file.label)
-    if found.sha256 != file.digest.sha256:
-        raise WeightsError(
-            f"{found.path} is damaged: sha256 {found.sha256}, expected {file.digest.sha256}; "
-            "install this package again"
+def fetch(
+    name: str,
+    *,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+    policy: DownloadPolicy = DEFAULT_POLICY,
+) -> LocalCheckpoint:
+    """Downloads a published checkpoint into the cache, unless it is on this machine.
+
+    Args:
+        name: Registry name.
+        force: Download it in any case.
+        progress: Called with every piece.
+        policy: Timeouts and retries.
+
+    Raises:
+        UsageError: No checkpoint is published under this name.
+        WeightsUnavailableError: There is no network, or the server does not provide the file.
+        WeightsError: Wrong content, too little disk space, or a cache that cannot be written.
+    """
+    known = checkpoint_specs.specs().get(name)
+    if known is None:
+        raise UsageError(
+            f"unknown checkpoint {name!r}; known are {', '.join(checkpoint_specs.specs())}"
         )
-    return found
+    if not force:
+        place, path = _find(known)
+        if path is not None and place == "folder":
+            local = _local(path, known, trust=False)
+            if local.official:
+                return local
+        report = _cached(known)
+        if report.status == "ok":
+            return _published(known, report)
+    return _download(known, force=force, progress=progress, policy=policy)
 
 
 def shipped_checkpoint(file: str, label: str = "this project's recipe") -> LocalCheckpoint:
-    """Weights inside this package.
+    """Weights in this package.
 
     Args:
-        file: Its name in `mobilesam/weights`.
-        label: Origin of the weights, in a few words.
+        file: Name in `mobilesam/weights`.
+        label: Origin of the weights.
 
     Raises:
         WeightsUnavailableError: This installation lacks the file.
@@ -225,80 +268,165 @@ def shipped_checkpoint(file: str, label: str = "this project's recipe") -> Local
 
 
 def shipped_path(file: str) -> Path:
-    """Where a shipped file lies; it need not exist."""
+    """Path of a shipped file, which may be missing."""
     return Path(__file__).parent / file
 
 
-def fetch(
-    name: str,
-    *,
-    force: bool = False,
-    progress: ProgressCallback | None = None,
-    policy: DownloadPolicy = DEFAULT_POLICY,
-) -> LocalCheckpoint:
-    """Makes sure that a published checkpoint is on this machine, in the cache if nowhere else.
+def verify(target: str | Path) -> VerifyReport:
+    """Reads a whole checkpoint and identifies it; remembered digests are not used.
 
     Args:
-        name: Registry name.
-        force: Download it even if it is here already.
-        progress: Told of the download's every piece.
-        policy: Timeouts and retries.
+        target: Registry name of a checkpoint in $MOBILESAM_WEIGHTS or the cache, or path of a file.
 
     Raises:
-        UsageError: Nothing is published under this name.
-        WeightsUnavailableError: No network, or the server does not give the file.
-        WeightsError: Wrong content, too little disk space, or a cache that cannot be written.
+        UsageError: A text that is neither a known name nor an existing path.
+        WeightsError: $MOBILESAM_WEIGHTS is no folder.
     """
-    known = checkpoint_specs.specs().get(name)
-    if known is None:
+    known = checkpoint_specs.specs()
+    if isinstance(target, str) and target in known:
+        spec = known[target]
+        place, found = _find(spec)
+        return _report(found or cache_dir() / spec.file, spec, custom=place == "folder")
+    path = Path(target).expanduser().absolute()
+    if isinstance(target, str) and not _exists(path):
         raise UsageError(
-            f"unknown checkpoint {name!r}; known are {', '.join(checkpoint_specs.specs())}"
+            f"{target!r} is neither a file nor a known checkpoint ({', '.join(known)})"
         )
-    if not force:
-        in_folder = in_weights_folder(known)
-        if in_folder is not None:
-            local = _local(in_folder, known, trust=False)
-            if local.official:
-                return local
-        found, _ = check_cached(known)
-        if found is not None:
-            return _published(known, found)
-    return _fetch(known, force=force, progress=progress, policy=policy)
+    namesake = next((spec for spec in known.values() if spec.file == path.name), None)
+    return _report(path, namesake, custom=False)
 
 
-def _fetch(
-    spec: CheckpointSpec,
-    *,
-    force: bool,
-    progress: ProgressCallback | None,
-    policy: DownloadPolicy,
-) -> LocalCheckpoint:
-    target = cache_dir() / spec.file
-    try:
-        with exclusive(target):
-            # Whoever held the lock before may have fetched it in the meantime.
-            found = None if force else check_cached(spec)[0]
-            if found is None:
-                found = download(
-                    spec.url, target, accepted=spec.digests, progress=progress, policy=policy
-                )
-                if (memo := memo_dir(spec)) is not None:
-                    remember_digest(target, found.sha256, memo_dir=memo)
-    except NetworkUnreachableError:
-        raise  # it says nothing of this file, and holds for the next one as well
-    except WeightsUnavailableError as error:
-        raise WeightsUnavailableError(f"{error}; {cure(spec.name)}", error.reason) from error
-    return _published(spec, found)
+def status_rows() -> tuple[StatusRow, ...]:
+    """Status of all published checkpoints on this machine.
+
+    Raises:
+        WeightsError: $MOBILESAM_WEIGHTS is no folder.
+    """
+    rows = []
+    for spec in checkpoint_specs.specs().values():
+        place, path = _find(spec)
+        status: CheckpointStatus = "absent"
+        if path is not None:
+            custom = place == "folder"
+            status = _report(path, spec, custom=custom, memo_dir=_memo_dir(spec)).status
+        rows.append(
+            StatusRow(
+                name=spec.name,
+                file=spec.file,
+                n_bytes=spec.n_bytes,
+                licence=spec.licence,
+                place=place,
+                path=path,
+                status=status,
+                note=spec.remarks,
+                shipped=None if spec.shipped is None else spec.shipped.label,
+            )
+        )
+    return tuple(rows)
 
 
-def _published(spec: CheckpointSpec, found: FileDigest) -> LocalCheckpoint:
-    path = cache_dir() / spec.file
-    return LocalCheckpoint(path, found.sha256, official=True, n_bytes=found.n_bytes, trusted=True)
+def _find(spec: CheckpointSpec) -> tuple[Place | None, Path | None]:
+    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache, whatever its content is."""
+    named = os.environ.get(WEIGHTS_ENV)
+    if named:
+        folder = Path(named).expanduser().absolute()
+        if not folder.is_dir():
+            raise WeightsError(
+                f"{WEIGHTS_ENV} names {named}, which is not a folder; correct or unset it"
+            )
+        if _exists(folder / spec.file):
+            return "folder", folder / spec.file
+    cached = cache_dir() / spec.file
+    return ("cache", cached) if _exists(cached) else (None, None)
 
 
 def _local(path: Path, spec: CheckpointSpec | None, *, trust: bool) -> LocalCheckpoint:
-    found = digest_file(path.absolute(), memo_dir=memo_dir(spec))
+    found = digest_file(path.absolute(), memo_dir=_memo_dir(spec))
     official = spec is not None and spec.is_published(found.sha256)
     return LocalCheckpoint(
         path.absolute(), found.sha256, official, found.n_bytes, official or trust
     )
+
+
+def _shipped(file: ShippedFile) -> LocalCheckpoint:
+    found = shipped_checkpoint(file.file, file.label)
+    if found.sha256 != file.sha256:
+        raise WeightsError(
+            f"{found.path} is damaged: sha256 {found.sha256}, expected {file.sha256}; "
+            "install this package again"
+        )
+    return found
+
+
+def _published(spec: CheckpointSpec, report: VerifyReport) -> LocalCheckpoint:
+    assert report.found is not None  # noqa: S101 - status "ok"
+    found = report.found
+    path = cache_dir() / spec.file
+    return LocalCheckpoint(path, found.sha256, official=True, n_bytes=found.n_bytes, trusted=True)
+
+
+def _cached(spec: CheckpointSpec) -> VerifyReport:
+    return _report(cache_dir() / spec.file, spec, custom=False, memo_dir=_memo_dir(spec))
+
+
+def _download(
+    spec: CheckpointSpec, *, force: bool, progress: ProgressCallback | None, policy: DownloadPolicy
+) -> LocalCheckpoint:
+    target = cache_dir() / spec.file
+    try:
+        with exclusive(target):
+            # Another process may have fetched it while this one waited for the lock.
+            if force or _cached(spec).status != "ok":
+                download(spec.url, target, accepted=spec.digests, progress=progress, policy=policy)
+            return _published(spec, _cached(spec))
+    except NetworkUnreachableError:
+        raise  # concerns all files
+    except WeightsUnavailableError as error:
+        raise WeightsUnavailableError(f"{error}; {_hint(spec.name)}", error.reason) from error
+
+
+def _report(
+    path: Path, spec: CheckpointSpec | None, *, custom: bool, memo_dir: Path | None = None
+) -> VerifyReport:
+    """Identifies a file; `custom` gives its status if its content is not the spec's."""
+    name = spec.name if spec else None
+    if not _exists(path):
+        hint = f"; {_hint(name)}" if name else ""
+        return VerifyReport("absent", name, path, None, f"{path} does not exist{hint}")
+    try:
+        found = digest_file(path, memo_dir=memo_dir)
+    except WeightsError as error:
+        return VerifyReport("corrupt", name, path, None, str(error))
+    candidates = [spec] if spec else list(checkpoint_specs.specs().values())
+    owner = next((each for each in candidates if each.is_published(found.sha256)), None)
+    if owner:
+        text = f"{path} is the published {owner.file} of {owner.name}"
+        return VerifyReport("ok", owner.name, path, found, text)
+    if spec is None:
+        text = f"{path} is not a published checkpoint; sha256 {found.sha256}"
+        return VerifyReport("custom", None, path, found, text)
+    wanted = " or ".join(f"{each.sha256} ({each.n_bytes} bytes)" for each in spec.digests)
+    text = (
+        f"{path} is not the published {spec.file}: sha256 {found.sha256} ({found.n_bytes} bytes), "
+        f"published {wanted}"
+    )
+    return VerifyReport("custom" if custom else "corrupt", name, path, found, text)
+
+
+def _memo_dir(spec: CheckpointSpec | None) -> Path | None:
+    # Pickles are read every time: a remembered digest must not allow one to run code.
+    return cache_dir() if spec is not None and spec.format == "state_dict" else None
+
+
+def _hint(name: str) -> str:
+    return (
+        f"fetch it where there is a network (mobilesam-bench weights fetch {name}) "
+        f"or give a local file (--weights {name}=PATH)"
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

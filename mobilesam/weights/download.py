@@ -1,47 +1,52 @@
-"""Fetching one large file over HTTP: verified, atomic, resumed after a broken transfer."""
+"""Downloads one file of known content: resumed after broken transfers, verified, atomic."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
+import queue
 import shutil
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from mobilesam.errors import WeightsError, WeightsUnavailableError
+from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 from mobilesam.weights.cache import CACHE_ENV
 from mobilesam.weights.checkpoint_specs import FileDigest
-from mobilesam.weights.connectivity import require_reachable
 
 if TYPE_CHECKING:
     import requests
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with (file name, bytes so far, bytes in all); the bytes so far never fall."""
+"""Called with file name, downloaded bytes (never decreasing) and total bytes."""
 
 _LOG = logging.getLogger(__name__)
 _OTHER_FILE = "nothing was kept: try again, or give a copy that you trust with --weights NAME=PATH"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SOCKS_PORT = 1080
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadPolicy:
-    """How patient a download is.
+    """Timeouts and retries of a download.
 
     Attributes:
-        reach_timeout_s: Time within which the server (or proxy) must take a first connection,
-            name look-up included; after that there is no network. This is tried once.
+        reach_timeout_s: Time for the first connection to server or proxy, name look-up included;
+            it is tried once, and means that there is no network.
         connect_timeout_s: Time for each later connection, per address of the server.
-        read_timeout_s: A server that sends nothing for this long has stalled; the transfer is then
-            tried again from where it stopped.
-        attempts: Tries in all, for broken transfers and for HTTP 408, 429 and 5xx.
+        read_timeout_s: Longest pause of the server; after it the transfer is resumed.
+        attempts: Number of tries, for broken transfers and for HTTP 408, 429 and 5xx.
         backoff_s: Pause before the second try; it doubles with every further one.
-        chunk_bytes: Size of the pieces in which a body is read and progress reported.
+        chunk_bytes: Size of the pieces that are read and reported.
     """
 
     reach_timeout_s: float = 4.0
@@ -63,41 +68,35 @@ def download(
     progress: ProgressCallback | None = None,
     policy: DownloadPolicy = DEFAULT_POLICY,
 ) -> FileDigest:
-    """Fetches a file of known content; it appears under its name complete and verified, or not.
+    """Downloads a file; it appears under its name when it is complete and verified.
 
-    The body goes to `.NAME.part` beside the target, which is removed whatever happens; hold the
-    lock of `cache.exclusive` around the call. Proxies are taken from the environment, as requests
-    does. A transfer that breaks is resumed with a Range request where the server knows them.
+    The body is written to `.NAME.part` beside the target, which is always removed. Hold the lock of
+    `cache.exclusive` around the call. Proxies are taken from the environment.
 
     Args:
-        url: Address of the file, http or https.
-        target: Where it goes; its folder exists.
-        accepted: The contents that are right; a size that none of them has is refused before the
-            body is read.
-        progress: Told of every piece; None for silence.
+        url: http or https address of the file.
+        target: Path of the file in an existing folder.
+        accepted: Valid contents. A response of another size is refused before its body is read.
+        progress: Called with every piece.
         policy: Timeouts and retries.
 
     Returns:
-        The one of `accepted` that the file is.
+        The content of `accepted` that the file has.
 
     Raises:
-        WeightsUnavailableError: No network, or the server does not give the file.
-        WeightsError: Other content than accepted, too little disk space, or an unwritable folder.
+        WeightsUnavailableError: There is no network, or the server does not provide the file.
+        WeightsError: The content is not accepted, or the file cannot be written.
     """
     part = target.with_name(f".{target.name}.part")
     try:
         _require_space(target, max(digest.n_bytes for digest in accepted))
-        require_reachable(
-            url,
-            connect_timeout_s=policy.connect_timeout_s,
-            total_timeout_s=policy.reach_timeout_s,
-        )
-        with part.open("wb") as file:
-            sink = _Sink(file, url, target.name, accepted, progress)
-            _transfer(url, sink, policy)
-            found = sink.verified()
+        _require_reachable(url, policy)
+        with part.open("w+b") as file:
+            transfer = _Transfer(file, url, target.name, accepted, progress, policy)
+            transfer.run()
             file.flush()
             os.fsync(file.fileno())
+            found = transfer.verified()
         part.replace(target)
     except OSError as error:
         raise WeightsError(
@@ -112,7 +111,7 @@ def download(
 
 @contextlib.contextmanager
 def stderr_progress() -> Iterator[ProgressCallback | None]:
-    """Draws one progress bar a file on standard error; yields None where that is no terminal."""
+    """Draws a progress bar for each file on standard error; None if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -137,68 +136,47 @@ def stderr_progress() -> Iterator[ProgressCallback | None]:
         yield report
 
 
-class _Sink:
-    """What the downloader writes to: hashes, counts and reports, and judges every response."""
+class _Transfer:
+    """Requests a file until it is complete, and continues where the last request broke off."""
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: io.BufferedRandom,
         url: str,
         name: str,
         accepted: Sequence[FileDigest],
         progress: ProgressCallback | None,
+        policy: DownloadPolicy,
     ) -> None:
-        self.n_bytes = 0
-        self.response: requests.Response | None = None
         self._file = file
         self._url = url
         self._name = name
         self._accepted = accepted
         self._sizes = sorted({digest.n_bytes for digest in accepted})
-        self._announced_bytes: int | None = None
         self._progress = progress
-        self._sha256 = hashlib.sha256()
+        self._policy = policy
+        self._n_bytes = 0
         self._reported_bytes = 0
+        self._announced_bytes: int | None = None
 
-    @property
-    def complete(self) -> bool:
-        if self._announced_bytes is None:
-            return self.n_bytes in self._sizes
-        return self.n_bytes == self._announced_bytes
-
-    def write(self, chunk: bytes) -> None:
-        self.n_bytes += len(chunk)
-        if self.n_bytes > self._sizes[-1]:
-            raise WeightsError(
-                f"{self._url} sends more than the published {self._sizes[-1]} bytes: "
-                f"it is another file; {_OTHER_FILE}"
-            )
-        self._file.write(chunk)
-        self._sha256.update(chunk)
-        self._report()
-
-    def flush(self) -> None:
-        """Pooch flushes after every chunk; once at the end is enough."""
-
-    def on_response(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Refuses an answer that cannot be the file, before its body is read."""
-        self.close()
-        self.response = response
-        if response.is_redirect or not response.ok:
-            return
-        try:
-            self._judge(response)
-        except WeightsError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self.response is not None:
-            self.response.close()
-            self.response = None
+    def run(self) -> None:
+        """Downloads the file, with retries."""
+        problem, policy = "", self._policy
+        for attempt in range(policy.attempts):
+            if attempt:
+                _LOG.warning("%s: %s; trying again", self._url, problem)
+                time.sleep(policy.backoff_s * 2 ** (attempt - 1))
+            problem = self._request()
+            if not problem:
+                return
+        raise WeightsUnavailableError(
+            f"{self._url} could not be fetched in {policy.attempts} tries: {problem}"
+        )
 
     def verified(self) -> FileDigest:
-        found = FileDigest(self.n_bytes, self._sha256.hexdigest())
+        """Compares the file with the accepted digests."""
+        self._file.seek(0)
+        found = FileDigest(self._n_bytes, hashlib.file_digest(self._file, "sha256").hexdigest())
         if found not in self._accepted:
             wanted = " or ".join(digest.sha256 for digest in self._accepted)
             raise WeightsError(
@@ -207,119 +185,113 @@ class _Sink:
             )
         return found
 
-    def _judge(self, response: requests.Response) -> None:
-        if response.status_code not in (200, 206):
-            raise WeightsUnavailableError(f"{self._url} answers HTTP {response.status_code}")
+    def _request(self) -> str:
+        """Requests the missing bytes; returns an empty text if they are complete.
+
+        Otherwise it returns why another try may succeed.
+        """
+        import requests
+        from requests import exceptions
+
+        # Compression would change the meaning of Content-Length and Range.
+        headers = {"Accept-Encoding": "identity"}
+        if self._n_bytes:
+            headers["Range"] = f"bytes={self._n_bytes}-"
+        timeout = (self._policy.connect_timeout_s, self._policy.read_timeout_s)
+        problem = ""
+        try:
+            with requests.get(self._url, headers=headers, stream=True, timeout=timeout) as response:
+                status = response.status_code
+                if status >= 500 or status in (408, 429):
+                    return f"HTTP {status} {response.reason}".strip()
+                self._check(response)
+                for chunk in response.iter_content(self._policy.chunk_bytes):
+                    self._write(chunk)
+        except exceptions.RequestException as error:
+            problem = self._explain(error)
+            temporary = (
+                exceptions.ConnectionError,
+                exceptions.Timeout,
+                exceptions.ChunkedEncodingError,
+            )
+            permanent = (exceptions.ProxyError, exceptions.SSLError)
+            if not isinstance(error, temporary) or isinstance(error, permanent):
+                raise WeightsUnavailableError(
+                    f"{self._url} cannot be fetched: {problem}"
+                ) from error
+        complete = (
+            self._n_bytes in self._sizes
+            if self._announced_bytes is None
+            else self._n_bytes == self._announced_bytes
+        )
+        if complete:
+            return ""
+        return problem or f"the transfer ended after {self._n_bytes} bytes"
+
+    def _check(self, response: requests.Response) -> None:
+        """Refuses a response that cannot be the file; restarts if it ignores the range."""
+        status = response.status_code
+        if status not in (200, 206):
+            answer = f"HTTP {status} {response.reason}".strip()
+            raise WeightsUnavailableError(f"{self._url} answers {answer}")
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise WeightsUnavailableError(
                 f"{self._url} answers with a web page instead of the file (a login or proxy page?)"
             )
         span = response.headers.get("Content-Range", "")
-        if response.status_code == 206 and not span.startswith(f"bytes {self.n_bytes}-"):
+        if status == 206 and not span.startswith(f"bytes {self._n_bytes}-"):
             raise WeightsUnavailableError(
-                f"{self._url} answers with bytes {span!r} when asked for those from {self.n_bytes}"
+                f"{self._url} answers with bytes {span!r} when asked for those from {self._n_bytes}"
             )
-        if response.status_code == 200 and self.n_bytes:
-            self._restart()
+        if status == 200 and self._n_bytes:
+            self._file.seek(0)
+            self._file.truncate()
+            self._n_bytes = 0
         length = response.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            return
-        announced_bytes = self.n_bytes + int(length)
-        if announced_bytes not in self._sizes:
+        self._announced_bytes = self._n_bytes + int(length) if length.isdecimal() else None
+        if self._announced_bytes not in (None, *self._sizes):
             raise WeightsError(
-                f"{self._url} offers {announced_bytes} bytes, the published file has "
+                f"{self._url} offers {self._announced_bytes} bytes, the published file has "
                 f"{' or '.join(map(str, self._sizes))}; {_OTHER_FILE}"
             )
-        self._announced_bytes = announced_bytes
         self._report()
 
-    def _restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._sha256 = hashlib.sha256()
-        self._announced_bytes = None
-        self.n_bytes = 0
+    def _write(self, chunk: bytes) -> None:
+        self._n_bytes += len(chunk)
+        if self._n_bytes > self._sizes[-1]:
+            raise WeightsError(
+                f"{self._url} sends more than the published {self._sizes[-1]} bytes: "
+                f"it is another file; {_OTHER_FILE}"
+            )
+        self._file.write(chunk)
+        self._report()
 
     def _report(self) -> None:
-        self._reported_bytes = max(self._reported_bytes, self.n_bytes)
+        self._reported_bytes = max(self._reported_bytes, self._n_bytes)
         if self._progress is not None:
             total_bytes = self._announced_bytes or self._sizes[-1]
             self._progress(self._name, self._reported_bytes, total_bytes)
 
+    def _explain(self, error: Exception) -> str:
+        """The innermost cause in a few words, because requests' text repeats the address."""
+        from requests import exceptions
 
-def _transfer(url: str, sink: _Sink, policy: DownloadPolicy) -> None:
-    why = ""
-    for attempt in range(policy.attempts):
-        if attempt:
-            _LOG.warning("%s: %s; trying again", url, why)
-            time.sleep(policy.backoff_s * 2 ** (attempt - 1))
-        failure = _attempt(url, sink, policy)
-        if failure is None:
-            return
-        why = failure
-    raise WeightsUnavailableError(f"{url} could not be fetched in {policy.attempts} tries: {why}")
-
-
-def _attempt(url: str, sink: _Sink, policy: DownloadPolicy) -> str | None:
-    """One request; returns None when the body is whole, else why it is worth another try."""
-    import pooch
-    from requests import exceptions
-
-    # Compressed transfer would make Content-Length and Range count other bytes than the file's.
-    headers = {"Accept-Encoding": "identity"}
-    if sink.n_bytes:
-        headers["Range"] = f"bytes={sink.n_bytes}-"
-    fetch = pooch.HTTPDownloader(
-        chunk_size=policy.chunk_bytes,
-        timeout=(policy.connect_timeout_s, policy.read_timeout_s),
-        headers=headers,
-        hooks={"response": sink.on_response},
-    )
-    failure = ""
-    try:
-        fetch(url, sink, None)
-    except exceptions.HTTPError as error:
-        status = error.response.status_code
-        failure = f"HTTP {status} {error.response.reason}".strip()
-        if status < 500 and status not in (408, 429):
-            raise WeightsUnavailableError(f"{url} answers {failure}") from error
-    except exceptions.RequestException as error:
-        failure = _explain(error, sink, policy)
-        # A proxy's refusal and a bad certificate do not mend themselves within seconds.
-        passing = (
-            exceptions.ConnectionError,
-            exceptions.Timeout,
-            exceptions.ChunkedEncodingError,
-        )
-        lasting = (exceptions.ProxyError, exceptions.SSLError)
-        if not isinstance(error, passing) or isinstance(error, lasting):
-            raise WeightsUnavailableError(f"{url} cannot be fetched: {failure}") from error
-    finally:
-        sink.close()
-    if sink.complete:
-        return None
-    return failure or f"the transfer ended after {sink.n_bytes} bytes"
-
-
-def _explain(error: Exception, sink: _Sink, policy: DownloadPolicy) -> str:
-    """The innermost cause in a few words: requests' own text repeats the address at length."""
-    from requests import exceptions
-
-    if isinstance(error, exceptions.ConnectTimeout):
-        return f"no connection within {policy.connect_timeout_s:g} s"
-    root: BaseException = error
-    while inner := _inner(root):
-        root = inner
-    text = " ".join(str(root).split())
-    if "timed out" in text:
-        return f"nothing came for {policy.read_timeout_s:g} s after {sink.n_bytes} bytes"
-    if isinstance(error, exceptions.ChunkedEncodingError):
-        return f"the transfer broke off after {sink.n_bytes} bytes"
-    return text.rsplit(": ", 1)[-1] or type(root).__name__
+        if isinstance(error, exceptions.ConnectTimeout):
+            return f"no connection within {self._policy.connect_timeout_s:g} s"
+        root: BaseException = error
+        while inner := _inner(root):
+            root = inner
+        text = " ".join(str(root).split())
+        if "timed out" in text:
+            seconds = self._policy.read_timeout_s
+            return f"nothing came for {seconds:g} s after {self._n_bytes} bytes"
+        if isinstance(error, exceptions.ChunkedEncodingError):
+            return f"the transfer broke off after {self._n_bytes} bytes"
+        return text.rsplit(": ", 1)[-1] or type(root).__name__
 
 
 def _inner(error: BaseException) -> BaseException | None:
-    # Not __context__: that also leads to errors which the caller is handling.
+    # Not __context__, which may be an unrelated error that a caller is handling.
     causes = (getattr(error, "reason", None), *reversed(error.args))
     return next((cause for cause in causes if isinstance(cause, BaseException)), None)
 
@@ -331,3 +303,43 @@ def _require_space(target: Path, n_bytes: int) -> None:
             f"{target.name} needs {n_bytes / 1e6:.0f} MB in {target.parent}, where "
             f"{free_bytes / 1e6:.0f} MB are free; free space or set {CACHE_ENV} to another folder"
         )
+
+
+def _require_reachable(url: str, policy: DownloadPolicy) -> None:
+    """Opens one connection to the server or proxy, because retries without network take minutes.
+
+    Raises:
+        WeightsUnavailableError: There is no connection within `policy.reach_timeout_s`.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url))
+    address = url if not proxy else proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme, _SOCKS_PORT)
+    except ValueError:
+        host, port = None, 0
+    if not host:
+        raise WeightsUnavailableError(
+            f"{address!r} is no address to connect to; check the proxy variables of the environment"
+        )
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=policy.connect_timeout_s).close()
+        except OSError as error:
+            answers.put(error.strerror or str(error) or type(error).__name__)
+        else:
+            answers.put("")
+
+    # In a thread, because a name look-up has no timeout.
+    threading.Thread(target=connect, name=f"reach {host}", daemon=True).start()
+    try:
+        reason = answers.get(timeout=policy.reach_timeout_s)
+    except queue.Empty:
+        reason = f"no answer within {policy.reach_timeout_s:g} s"
+    if reason:
+        message = f"no network: {host}:{port} cannot be reached ({reason})"
+        raise NetworkUnreachableError(message, f"no network ({host} cannot be reached)")

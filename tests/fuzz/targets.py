@@ -169,7 +169,7 @@ def read_mask(given: tuple[Any, tuple[int, int]], folder: Path) -> None:
 
 
 def read_checkpoint(data: bytes, folder: Path) -> None:
-    from mobilesam.weights.checkpoints import load_state_dict_file
+    from mobilesam.model.state_dicts import load_state_dict_file
 
     path = folder / "weights.pt"
     path.write_bytes(data)
@@ -178,7 +178,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
 
 def read_safetensors(data: bytes, folder: Path) -> None:
     from mobilesam.model.model_files import read_shape
-    from mobilesam.weights.checkpoints import load_state_dict_file
+    from mobilesam.model.state_dicts import load_state_dict_file
 
     path = folder / "weights.safetensors"
     path.write_bytes(data)

@@ -12,7 +12,7 @@ import pytest
 
 from mobilesam.weights import cache
 from mobilesam.weights.cache import CACHE_ENV
-from mobilesam.weights.verification import WEIGHTS_ENV
+from mobilesam.weights.checkpoints import WEIGHTS_ENV
 
 
 class Handler(BaseHTTPRequestHandler):

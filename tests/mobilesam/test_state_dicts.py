@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobilesam.errors import WeightsError
-from mobilesam.model.state_dicts import is_finite
-from mobilesam.weights.checkpoints import load_state_dict_file
+from mobilesam.model.state_dicts import is_finite, load_state_dict_file
 
 torch = pytest.importorskip("torch")
 

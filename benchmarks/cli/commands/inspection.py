@@ -11,8 +11,7 @@ from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import WeightsError
-from mobilesam.weights.checkpoints import shipped_path
-from mobilesam.weights.verification import StatusRow, status_rows
+from mobilesam.weights.checkpoints import StatusRow, shipped_path, status_rows
 
 _EXTRAS = {
     "onnxruntime": "ONNX backends",

@@ -12,66 +12,56 @@ from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
 from benchmarks.debugging import format_error
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.weights import checkpoints, verification
+from mobilesam.weights import checkpoints
 from mobilesam.weights.checkpoint_specs import specs
 from mobilesam.weights.download import stderr_progress
 
-_PRESENT = {
+_STATUS = {
     "ok": "here, verified",
     "absent": "not here",
     "corrupt": "corrupt",
     "custom": "other weights under this name",
 }
+_NOTE = (
+    "Fetch one with: mobilesam-bench weights fetch NAME. Files of your own: --weights NAME=PATH, "
+    "or a folder of them in MOBILESAM_WEIGHTS. Weights inside this package: "
+    "--weights mobilesam=shipped."
+)
 
 
 def list_all(output: OutputArguments) -> int:
-    """Prints every published checkpoint and whether it is here."""
-    rows = verification.status_rows()
+    """Prints all published checkpoints and their status on this machine."""
+    rows = checkpoints.status_rows()
     if output.json:
-        print_json({"rows": [_plain(asdict(row)) for row in rows]})
+        print_json({"rows": [_json_row(row) for row in rows]})
         return 0
-    from benchmarks.tables.table import Cell, Column, Table
+    from benchmarks.tables.columns import RowColumn, build_table, text_column
+    from benchmarks.tables.table import Cell, Column
 
-    table = Table(
-        "weights",
-        "Published weights",
-        (
-            Column("Model", ("model",)),
-            Column("File", ("file",)),
-            Column("Size", ("bytes",), unit="MB", align="right"),
-            Column("Licence", ("licence",)),
-            Column("Status", ("status",)),
-            Column("Where", ("path",)),
+    columns = (
+        text_column("Model", "model", get=["name"]),
+        text_column("File", "file"),
+        RowColumn(
+            Column("Size", ("bytes",), "MB", "right"),
+            lambda row: Cell(f"{row.megabytes:.0f}", (row.n_bytes,)),
         ),
-        tuple(
-            (
-                Cell(row.name, (row.name,)),
-                Cell(row.file, (row.file,)),
-                Cell(f"{row.megabytes:.0f}", (row.n_bytes,)),
-                Cell(row.licence, (row.licence,)),
-                Cell(_presence(row), (row.status,)),
-                Cell(str(row.path or ""), (str(row.path or ""),)),
-            )
-            for row in rows
+        text_column("Licence", "licence"),
+        RowColumn(
+            Column("Status", ("status",)), lambda row: Cell(_status_text(row), (row.status,))
         ),
-        (
-            "Fetch one with: mobilesam-bench weights fetch NAME. Files of your own: "
-            "--weights NAME=PATH, or a folder of them in MOBILESAM_WEIGHTS. Weights inside this "
-            "package: --weights mobilesam=shipped.",
-        ),
+        text_column("Where", "path", get=[lambda row: str(row.path or "")]),
     )
-    print_table(table)
+    print_table(build_table("weights", "Published weights", columns, rows, [_NOTE]))
     return 0
 
 
-def _presence(row: verification.StatusRow) -> str:
-    """Whether the published file is present, and which file is used otherwise."""
+def _status_text(row: checkpoints.StatusRow) -> str:
     shipped = row.status == "absent" and row.shipped is not None
-    return f"not here; shipped: {row.shipped}" if shipped else _PRESENT[row.status]
+    return f"not here; shipped: {row.shipped}" if shipped else _STATUS[row.status]
 
 
 def fetch(names: Sequence[str], *, force: bool) -> int:
-    """Fetches checkpoints by name or wildcard; goes on after one that fails."""
+    """Downloads checkpoints by name or wildcard; one that fails does not stop the others."""
     known = specs()
     chosen = [name for pattern in names for name in fnmatch.filter(known, pattern)]
     unmatched = [pattern for pattern in names if not fnmatch.filter(known, pattern)]
@@ -94,11 +84,11 @@ def fetch(names: Sequence[str], *, force: bool) -> int:
 
 
 def verify(targets: Sequence[str], output: OutputArguments) -> int:
-    """Verifies checkpoints; without a target, all that are here."""
-    chosen = targets or [row.name for row in verification.status_rows() if row.path is not None]
-    reports = [verification.verify(target) for target in chosen]
+    """Verifies checkpoints; without a target, all on this machine."""
+    chosen = targets or [row.name for row in checkpoints.status_rows() if row.path is not None]
+    reports = [checkpoints.verify(target) for target in chosen]
     if output.json:
-        print_json({"rows": [_plain(asdict(report)) for report in reports]})
+        print_json({"rows": [_json_row(report) for report in reports]})
     else:
         for report in reports:
             sys.stdout.write(f"{report.status:<8} {report.message}\n")
@@ -107,5 +97,5 @@ def verify(targets: Sequence[str], output: OutputArguments) -> int:
     return 1 if any(report.status in ("corrupt", "absent") for report in reports) else 0
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(each) if key == "path" and each else each for key, each in value.items()}
+def _json_row(row: checkpoints.StatusRow | checkpoints.VerifyReport) -> dict[str, Any]:
+    return {key: str(each) if key == "path" and each else each for key, each in asdict(row).items()}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.distillation.family_aims import aims_of, family_aims
-from benchmarks.distillation.publish import load
+from benchmarks.distillation.experiment import load_experiment
+from benchmarks.distillation.family_targets import family_targets, family_targets_table
 from benchmarks.evidence.distillation_page import (
     COMPARE,
     FULL_SIZE,
@@ -113,7 +113,7 @@ def test_a_page_without_results_says_how_to_measure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("student_box", "outcome"), [(0.82, "reached"), (0.80, "missed")])
 def test_aims_are_judged_by_the_figures(student_box: float, outcome: str) -> None:
-    found = {aim.what: aim for aim in aims_of(family(student_box))}
+    found = {aim.what: aim for aim in family_targets(family(student_box))}
     assert found["sam-mini, box"].outcome == "reached"
     behind = found["mobilesam-mini, box, behind its teacher"]
     assert behind.measured == pytest.approx(85 - 100 * student_box)
@@ -127,12 +127,12 @@ def test_aims_are_judged_by_the_figures(student_box: float, outcome: str) -> Non
 
 
 def test_the_table_of_aims_shows_bound_and_figure() -> None:
-    text = family_aims(family(0.82)).to_markdown("")
+    text = family_targets_table(family(0.82)).to_markdown("")
     assert "| sam-mini, box | at least 82 % | 85.0 % | reached |" in text
 
 
 def test_a_comparison_with_an_earlier_teacher_says_so() -> None:
-    compared = load(ROOT / COMPARE)
+    compared = load_experiment(ROOT / COMPARE)
     own = ModelRow(
         model=compared.teacher, family="mini", input_size_px=256, licence="Apache-2.0",
         decode_kind="decoder", weights=WeightsRow(kind="file", sha256=compared.teacher_sha256),

@@ -1,4 +1,4 @@
-"""A teacher, a student and pictures so small that a test can train on them."""
+"""A small teacher, student and training set."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch
 from segment_anything.modeling import Sam
 from small_models import HEADS, SIDE_PX, STUDENT, TEACHER
 
-from mobilesam.distillation.config import PromptConfig, TrainConfig
-from mobilesam.distillation.imitation import SCHEMES
-from mobilesam.distillation.samples import TrainingSample
-from mobilesam.distillation.schemes import Scheme, Supervised
-from mobilesam.distillation.teachers import OnlineTeacher
+from mobilesam.distillation.batches import TrainingSample
+from mobilesam.distillation.schemes import SCHEMES, OnlineTeacher, Scheme, Supervised
+from mobilesam.distillation.train_config import PromptConfig, TrainConfig
 from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
 
@@ -23,7 +21,7 @@ SHA256 = "a" * 64
 
 @dataclass(frozen=True)
 class Pictures:
-    """Discs on a ground, one of them wide and one of them high; the same for the same index."""
+    """Images of two discs, wide or high, determined by their index."""
 
     n: int = 8
     fingerprint: str = "discs"

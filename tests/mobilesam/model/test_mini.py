@@ -19,7 +19,7 @@ from small_models import HEADS as SMALL_HEADS
 from small_models import STUDENT as SMALL_STUDENT
 from small_models import TEACHER
 
-from benchmarks.distillation.training import shape_of
+from mobilesam.distillation.students import shape_of
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.fast.inference import FastMobileSam, module_encoder
 from mobilesam.model.mini import (

@@ -1,0 +1,233 @@
+"""Runs the comparison of schemes: scenes, teacher embeddings, trainings, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from baselines.options import Checkpoint, ModelOptions
+from baselines.registry import ModelEntry, select_one
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import ShardingConfig
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.distillation.embed import EmbedTask, StoreFiller, StoreOptions, teacher_of
+from benchmarks.distillation.experiment import (
+    AGREEMENT,
+    PROTOCOLS,
+    CompareProfile,
+    DistillationRecord,
+    StudentRow,
+    planned_runs,
+)
+from benchmarks.distillation.parallel_training import (
+    FinishedRun,
+    TrainingTask,
+    local_checkpoint,
+    train_all,
+)
+from benchmarks.distillation.scenes import SceneCache, render_with_progress
+from benchmarks.distillation.training import STUDENT_NAME, sam_teacher
+from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluate
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
+from benchmarks.records import environment
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import WeightsRow, write_atomic
+from benchmarks.records.result_cache import ResultCache
+from mobilesam.distillation.students import STUDENTS, build_untrained_student, shape_of
+from mobilesam.errors import DataError, UsageError
+from mobilesam.model.model_files import save_model
+
+_UNTRAINED = "untrained"
+_EMBED_SECONDS = "embed-seconds.txt"
+_CONDITIONS = "conditions.json"
+
+
+class ExperimentRunner:
+    """Runs one experiment in one folder; finished parts are not repeated.
+
+    Args:
+        profile: Size of the experiment.
+        teacher: Teacher with trained weights.
+        out: Folder for store, trainings and evaluation.
+        scenes_root: Folder for the rendered scenes.
+        reporter: Reports progress.
+        workers: Processes that render and train.
+    """
+
+    def __init__(
+        self,
+        profile: CompareProfile,
+        teacher: ResolvedModel,
+        out: Path,
+        scenes_root: Path,
+        reporter: Reporter,
+        workers: int,
+    ) -> None:
+        self._profile = profile
+        self._planned = teacher
+        self._out = out
+        self._scenes_root = scenes_root
+        self._reporter = reporter
+        self._workers = workers
+        self._teacher = sam_teacher(teacher)
+
+    def run(self) -> DistillationRecord:
+        """Runs all missing parts and returns the record."""
+        conditions = self._record_conditions()
+        embed_seconds = self._embed()
+        tasks = [
+            TrainingTask(
+                run=run,
+                student=STUDENTS[self._profile.student],
+                teacher=self._planned,
+                embeddings=self._out / "embeddings",
+                folder=self._out / "runs" / run.name,
+                scenes_root=self._scenes_root,
+                scenes=self._profile.scenes,
+            )
+            for run in planned_runs(self._profile)
+        ]
+        finished = train_all(tasks, self._workers, self._reporter)
+        models = [_student_model(each.run.name, each.checkpoint) for each in finished]
+        models.append(_student_model(_UNTRAINED, self._untrained_student()))
+        result = self._evaluate([*models, self._planned])
+        return self._record(finished, result, embed_seconds, conditions)
+
+    def _record_conditions(self) -> list[list[str]]:
+        """Adds machine and number of workers to those of earlier runs of this command.
+
+        Raises:
+            DataError: Their file is damaged, or cannot be written.
+        """
+        path = self._out / _CONDITIONS
+        here = [*environment.machine(self._planned.options.device), f"workers: {self._workers}"]
+        try:
+            known: list[list[str]] = json.loads(path.read_bytes()) if path.exists() else []
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON; delete the folder to start anew") from error
+        if here not in known:
+            known.append(here)
+            write_atomic(path, f"{json.dumps(known)}\n".encode())
+        return known
+
+    def _embed(self) -> float:
+        """Renders the scenes and stores the teacher's embeddings.
+
+        Returns:
+            Seconds of embedding over all runs of this command, without killed ones.
+        """
+        scenes = self._profile.scenes
+        render_with_progress(self._scenes_root, scenes, self._workers, self._reporter)
+        task = EmbedTask(
+            self._planned,
+            teacher_of(self._teacher, self._planned.options.precision),
+            threads=self._workers,
+            lanes=0,
+            code=environment.code_version(),
+            built=self._teacher,
+        )
+        options = StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6)
+        data = SceneCache(self._scenes_root, scenes)
+        report = StoreFiller(
+            task, data, ShardingConfig(prefetch_threads=0), options, self._reporter
+        ).run()
+        path = self._out / _EMBED_SECONDS
+        try:
+            total = report.seconds + (float(path.read_text()) if path.exists() else 0.0)
+        except ValueError as error:
+            raise DataError(f"{path} holds no number; delete the folder to start anew") from error
+        write_atomic(path, f"{total}\n".encode())
+        return total
+
+    def _untrained_student(self) -> Checkpoint:
+        """Writes the student before any step, the baseline of all scores."""
+        path = self._out / _UNTRAINED / STUDENT_NAME
+        student = build_untrained_student(
+            STUDENTS[self._profile.student], self._teacher.model, self._profile.seeds[0]
+        )
+        save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
+        return local_checkpoint(path)
+
+    def _evaluate(self, models: Sequence[ResolvedModel]) -> AccuracyResult:
+        profile = self._profile
+        dataset = SyntheticDataset(profile.n_images, profile.evaluation_seed)
+        out = self._out / "evaluation"
+        plan = AccuracyPlan(
+            dataset=dataset,
+            protocols=find_protocols(PROTOCOLS),
+            references=(GROUND_TRUTH, f"teacher:{self._planned.entry.name}"),
+            out=out,
+        )
+        manifests = ManifestStore(dataset.fingerprint, profile.evaluation_seed, out)
+        cells = ResultCache(out / "cells")
+        return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
+
+    def _record(
+        self,
+        finished: Sequence[FinishedRun],
+        result: AccuracyResult,
+        embed_seconds: float,
+        conditions: Sequence[Sequence[str]],
+    ) -> DistillationRecord:
+        profile, name = self._profile, self._planned.entry.name
+        scores = {(row.model, row.protocol, row.reference): row for row in result.rows}
+
+        def score(model: str, protocol: str, reference: str) -> float:
+            row = scores[model, protocol, reference]
+            if row.miou is None:
+                raise UsageError(f"{model} could not be evaluated: {row.why}")
+            return row.miou
+
+        def truth(model: str) -> dict[str, float]:
+            return {protocol: score(model, protocol, GROUND_TRUTH) for protocol in PROTOCOLS}
+
+        teacher = f"teacher:{name}"
+        rows = [
+            StudentRow(
+                name=each.run.name,
+                scheme=each.run.scheme,
+                seed=each.run.config.seed,
+                batch_size=each.run.config.batch_size,
+                steps=each.run.config.steps,
+                train_seconds=each.seconds,
+                weights_sha256=each.checkpoint.sha256,
+                agreement=score(each.run.name, AGREEMENT, teacher),
+                ground_truth=truth(each.run.name),
+                curve=each.curve,
+            )
+            for each in finished
+        ]
+        here = environment.collect(self._workers)
+        warnings = list(environment.warnings(here))
+        if len(conditions) > 1:
+            texts = "; ".join(", ".join(each) for each in conditions)
+            warnings.append(
+                f"times of training and embedding were taken under several conditions: {texts}"
+            )
+        return DistillationRecord(
+            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            profile=profile.name,
+            config=profile.config.model_dump(mode="json"),
+            teacher=name,
+            teacher_sha256=self._planned.weights.sha256,
+            teacher_ground_truth=truth(name),
+            untrained_agreement=score(_UNTRAINED, AGREEMENT, teacher),
+            n_training_scenes=profile.scenes.n_scenes,
+            embed_seconds=embed_seconds,
+            evaluation=f"synthetic:seed={profile.evaluation_seed},n={profile.n_images}",
+            n_evaluation_instances=scores[name, AGREEMENT, GROUND_TRUTH].n_instances,
+            students=tuple(rows),
+            environment=here,
+            warnings=tuple(warnings),
+        )
+
+
+def _student_model(name: str, checkpoint: Checkpoint) -> ResolvedModel:
+    return ResolvedModel(
+        ModelEntry(name, select_one("mobilesam").target, "a student of this experiment"),
+        ModelOptions(name, checkpoint=checkpoint),
+        WeightsRow(kind="file", sha256=checkpoint.sha256, file_bytes=checkpoint.n_bytes),
+    )

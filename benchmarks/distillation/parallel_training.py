@@ -1,0 +1,174 @@
+"""The trainings of an experiment, several at a time, one thread each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import active_children
+from pathlib import Path
+from typing import TypeVar
+
+from baselines.options import Checkpoint
+from benchmarks.child_processes import process_executor
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.distillation.experiment import LossPoint, PlannedRun
+from benchmarks.distillation.scenes import SceneCache, ScenesSpec
+from benchmarks.distillation.training import run_training, sam_teacher
+from benchmarks.records.environment import use_threads
+from benchmarks.records.progress import Reporter
+from mobilesam.distillation.schemes import SCHEMES, StoredTeacher
+from mobilesam.distillation.students import build_student, heads_of
+from mobilesam.distillation.training_loop import METRICS_NAME, ProcessGroup
+from mobilesam.errors import TrainingError
+from mobilesam.fast.allocator import keep_buffers
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.weights.cache import digest_file
+
+_CURVE_POINTS = 60
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """Everything that another process needs to train one student.
+
+    Attributes:
+        run: Scheme and settings.
+        student: Shape of the student's encoder.
+        teacher: The teacher, whose heads are copied.
+        embeddings: Folder of the teacher's embeddings.
+        folder: Folder of this training.
+        scenes_root: Folder of the rendered scenes.
+        scenes: The scenes.
+    """
+
+    run: PlannedRun
+    student: TinyVitConfig
+    teacher: ResolvedModel
+    embeddings: Path
+    folder: Path
+    scenes_root: Path
+    scenes: ScenesSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A trained student.
+
+    Attributes:
+        run: Scheme and settings.
+        checkpoint: The student.
+        seconds: Training time.
+        curve: Loss over the steps.
+    """
+
+    run: PlannedRun
+    checkpoint: Checkpoint
+    seconds: float
+    curve: tuple[LossPoint, ...]
+
+
+def train_all(tasks: Sequence[TrainingTask], workers: int, reporter: Reporter) -> list[FinishedRun]:
+    """Trains all students, resuming interrupted trainings.
+
+    Args:
+        tasks: The trainings.
+        workers: Number of processes, one thread each.
+        reporter: Reports progress.
+
+    Returns:
+        Results in the order of the tasks.
+
+    Raises:
+        BenchError: A training failed, or a process was killed; finished trainings are kept.
+    """
+    workers = min(workers, len(tasks))
+    if workers == 1:
+        return [_train(task, reporter) for task in tasks]
+    with reporter.bar(f"{len(tasks)} trainings, {workers} at a time", len(tasks)) as bar:
+        return map_processes(_train, tasks, workers, lambda done: bar.step(done.run.name))
+
+
+def map_processes(
+    function: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
+    workers: int,
+    on_done: Callable[[_Result], None],
+) -> list[_Result]:
+    """Calls a function for each task in single-threaded processes, which end with this process.
+
+    Args:
+        function: Function of a module; its process may be ended at any moment.
+        tasks: Arguments.
+        workers: Number of processes.
+        on_done: Called with each result when it arrives.
+
+    Returns:
+        Results in the order of the tasks.
+
+    Raises:
+        TrainingError: A process was killed.
+    """
+    pool = process_executor(workers, _start_process)
+    try:
+        futures = [pool.submit(function, task) for task in tasks]
+        for done in as_completed(futures):
+            on_done(done.result())
+        return [done.result() for done in futures]
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a training was killed, possibly for lack of memory: run the same command again to "
+            f"resume it, with fewer than --threads {workers} if it happens again"
+        ) from error
+    except BaseException:
+        # shutdown() would wait for running tasks and one queued task more.
+        for process in active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    use_threads(1)
+    keep_buffers()
+
+
+def _train(task: TrainingTask, reporter: Reporter | None = None) -> FinishedRun:
+    teacher = sam_teacher(task.teacher).model
+    student = build_student(task.student, heads_of(teacher), task.run.config.seed)
+    source = StoredTeacher(task.embeddings)
+    scheme = SCHEMES[task.run.scheme](student, teacher, source, task.run.config)
+    data = SceneCache(task.scenes_root, task.scenes)
+    reporter = reporter or Reporter(quiet=True)
+    trained = run_training(scheme, data, task.folder, reporter, ProcessGroup())
+    return FinishedRun(
+        task.run, local_checkpoint(trained.path), trained.seconds, _loss_curve(task.folder)
+    )
+
+
+def local_checkpoint(path: Path) -> Checkpoint:
+    """The file of a student as a checkpoint."""
+    found = digest_file(path)
+    return Checkpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
+
+
+def _loss_curve(folder: Path) -> tuple[LossPoint, ...]:
+    """Mean losses of equal stretches of a training."""
+    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    width = max(1, len(rows) // _CURVE_POINTS)
+    stretches = [rows[start : start + width] for start in range(0, len(rows), width)]
+    return tuple(
+        LossPoint(
+            step=part[-1]["step"],
+            seconds=part[-1]["seconds"],
+            loss=sum(row["loss"] for row in part) / len(part),
+        )
+        for part in stretches
+    )

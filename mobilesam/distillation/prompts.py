@@ -1,0 +1,280 @@
+"""Prompts for training: drawn from label maps or at random, and decoded for a whole batch.
+
+segment-anything's forward pass decodes the prompts of one image a call; training decodes those of
+all images of a batch at once, with gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
+from torch import Tensor
+
+from mobilesam.distillation.batches import Batch, Labels, object_numbers
+from mobilesam.distillation.train_config import PromptConfig
+
+_LABELS_PER_CELL = 4  # labels a side of a logit cell, so that targets are multiples of 1/16
+_NOT_A_POINT = -1.0  # segment-anything's label of padding points
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptBatch:
+    """N prompts in pixels of the network's input: first those with a box, then those without.
+
+    Attributes:
+        image_index: (N,) int64, image of each prompt in the batch.
+        boxes: (A, 4) float32 xyxy of the first A prompts.
+        points: (N, K, 2) float32 xy, K possibly 0.
+        labels: (N, K) float32, 1 foreground, 0 background.
+        masks: (N, 1, g, g) float32 logits of an earlier prediction, or None.
+    """
+
+    image_index: Tensor
+    boxes: Tensor
+    points: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def to(self, device: torch.device) -> PromptBatch:
+        """Copies the prompts to a device."""
+        return PromptBatch(
+            self.image_index.to(device),
+            self.boxes.to(device),
+            self.points.to(device),
+            self.labels.to(device),
+            None if self.masks is None else self.masks.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderOutput:
+    """Predictions for N prompts.
+
+    Attributes:
+        logits: (N, 4, 4h, 4w) float32, the single mask first.
+        qualities: (N, 4) float32 predicted IoUs.
+        tokens: (N, 4, C) mask tokens after the transformer.
+    """
+
+    logits: Tensor
+    qualities: Tensor
+    tokens: Tensor
+
+
+def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+    """Sparse (N, T, C) and dense (N, C, h, w) embeddings.
+
+    A box counts two tokens, and points without a box get one padding token. A box with K points
+    and K + 1 points without a box therefore have the same number of tokens T.
+    """
+    n_boxes = len(prompts.boxes)
+    parts = []
+    with full_precision(prompts.points):
+        if n_boxes:
+            points = (prompts.points[:n_boxes, 1:], prompts.labels[:n_boxes, 1:])
+            parts.append(encoder(points if points[0].shape[1] else None, prompts.boxes, None)[0])
+        if n_boxes < len(prompts.points):
+            points = (prompts.points[n_boxes:], prompts.labels[n_boxes:])
+            parts.append(encoder(points, None, None)[0])
+        sparse = torch.cat(parts)
+    if prompts.masks is not None:
+        return sparse, encoder.mask_downscaling(prompts.masks)
+    height, width = encoder.image_embedding_size
+    dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    return sparse, dense.expand(len(sparse), -1, height, width)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Disables autocast: positions need more than the eight mantissa bits of bfloat16.
+
+    Args:
+        tensor: Any tensor on the device concerned.
+    """
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> DecoderOutput:
+    """Predicts all four masks of each prompt, and their IoUs.
+
+    Args:
+        model: Model with the prompt encoder and mask decoder to run.
+        embeddings: (B, C, h, w).
+        prompts: N prompts.
+    """
+    sparse, dense = embed_prompts(model.prompt_encoder, prompts)
+    decoder: MaskDecoder = model.mask_decoder
+    source = embeddings[prompts.image_index] + dense
+    with full_precision(source):
+        positions = model.prompt_encoder.get_dense_pe().expand_as(source)
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own[None].expand(len(sparse), -1, -1), sparse], dim=1)
+    found, mixed = decoder.transformer(source, positions, tokens)
+    grid = decoder.output_upscaling(mixed.transpose(1, 2).reshape(source.shape))
+    masks = found[:, 1 : 1 + decoder.num_mask_tokens]
+    heads = [
+        head(masks[:, number]) for number, head in enumerate(decoder.output_hypernetworks_mlps)
+    ]
+    logits = torch.stack(heads, dim=1) @ grid.flatten(2)
+    qualities = decoder.iou_prediction_head(found[:, 0])
+    return DecoderOutput(
+        logits.reshape(len(sparse), -1, *grid.shape[2:]).float(), qualities.float(), masks
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnPrompts:
+    """Prompts with their targets.
+
+    Attributes:
+        prompts: N prompts.
+        targets: (N, 1, g, g) float32, share of each logit cell that the object covers; None
+            without ground truth.
+        valid: (N, 1, g, g) float32, 0 in the padding.
+    """
+
+    prompts: PromptBatch
+    targets: Tensor | None
+    valid: Tensor
+
+
+def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> DrawnPrompts:
+    """Draws a box and a point for each of some objects of each image.
+
+    If an image of the batch has no labels, points are drawn anywhere and there are no targets.
+
+    Args:
+        batch: The images.
+        config: Number and kind of prompts.
+        cells: Side g of the logits.
+
+    Returns:
+        Prompts on the device of the batch.
+    """
+    device = batch.images.device
+    image_index = torch.arange(len(batch)).repeat_interleave(config.objects_per_image)
+    valid = batch.valid(cells).cpu()[image_index]
+    known_labels = [labels for labels in batch.labels if labels is not None]
+    if len(known_labels) < len(batch):
+        points = _random_points(batch, config.objects_per_image)
+        prompts = PromptBatch(image_index, torch.zeros(0, 4), points, torch.ones(len(points), 1))
+        return DrawnPrompts(prompts.to(device), None, valid.to(device))
+    side_px = batch.images.shape[-1]
+    drawn = []
+    for inner_hw, labels, rng in zip(batch.inner_hw, known_labels, batch.generators, strict=True):
+        fine = _resample(labels, inner_hw, side_px, cells * _LABELS_PER_CELL)
+        drawn += [
+            _draw_object(rng, fine, config, side_px, cells) for _ in range(config.objects_per_image)
+        ]
+    boxes, points, targets = (
+        torch.from_numpy(np.array(column, np.float32)) for column in zip(*drawn, strict=True)
+    )
+    # Prompts with a box have an unused point, so that all rows have equal lengths.
+    points = points[:, None].repeat(2, 1, 1)
+    prompts = PromptBatch(image_index.repeat(2), boxes, points, torch.ones(len(points), 1))
+    return DrawnPrompts(
+        prompts.to(device),
+        targets[:, None].repeat(2, 1, 1, 1).to(device),
+        valid.repeat(2, 1, 1, 1).to(device),
+    )
+
+
+def add_correction_clicks(
+    drawn: DrawnPrompts, logits: Tensor, targets: Tensor, side_px: int, rng: np.random.Generator
+) -> PromptBatch:
+    """Adds to each prompt a click in a wrong cell of its prediction, and the prediction as a mask.
+
+    Args:
+        drawn: The first prompts.
+        logits: (N, g, g) predictions, detached.
+        targets: (N, 1, g, g).
+        side_px: Side of the network's input.
+        rng: Draws the wrong cell that is clicked.
+    """
+    wanted = (targets[:, 0] > 0.5).cpu()
+    wrong = ((logits.cpu() > 0) != wanted) & (drawn.valid[:, 0].cpu() > 0)
+    scale = side_px / logits.shape[-1]
+    clicks = torch.zeros(len(logits), 1, 2)
+    labels = torch.full((len(logits), 1), _NOT_A_POINT)
+    for row, choices in enumerate(wrong):
+        found = torch.nonzero(choices)
+        if len(found):
+            y, x = found[int(rng.integers(len(found)))].tolist()
+            clicks[row, 0] = torch.tensor([x + 0.5, y + 0.5]) * scale - 0.5
+            labels[row, 0] = float(wanted[row, y, x])
+    prompts = drawn.prompts
+    return PromptBatch(
+        prompts.image_index,
+        prompts.boxes,
+        torch.cat([prompts.points, clicks.to(logits.device)], dim=1),
+        torch.cat([prompts.labels, labels.to(logits.device)], dim=1),
+        logits[:, None],
+    )
+
+
+def _random_points(batch: Batch, count: int) -> Tensor:
+    rows = [
+        rng.uniform(0, 1, 2) * (width - 1, height - 1)
+        for (height, width), rng in zip(batch.inner_hw, batch.generators, strict=True)
+        for _ in range(count)
+    ]
+    return torch.from_numpy(np.array(rows, np.float32))[:, None]
+
+
+def _resample(labels: Labels, inner_hw: tuple[int, int], side_px: int, n_fine: int) -> Labels:
+    """Labels by nearest neighbour on a grid with `n_fine` labels a side, without the padding."""
+    lines = []
+    for length, n_labels in zip(inner_hw, labels.shape, strict=True):
+        count = max(1, round(length / (side_px / n_fine)))
+        lines.append(((np.arange(count) + 0.5) * n_labels / count).astype(np.int64))
+    return labels[np.ix_(*lines)]
+
+
+def _draw_object(
+    rng: np.random.Generator, fine: Labels, config: PromptConfig, side_px: int, cells: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Draws an object: its box (4,), a point (2,) and its share of each cell (cells, cells).
+
+    The whole image counts as the object of an image without objects.
+    """
+    n_fine = cells * _LABELS_PER_CELL
+    scale = side_px / n_fine
+    numbers = object_numbers(fine)
+    if len(numbers):
+        mask = fine == numbers[int(rng.integers(len(numbers)))]
+    else:
+        mask = np.ones(fine.shape, np.bool_)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+    if rng.random() < 0.5:
+        sides = np.tile(box[2:] - box[:2], 2)
+        moved = box + rng.normal(0, config.box_jitter, 4) * np.minimum(sides, n_fine / 4)
+        box = np.clip(moved, 0, np.tile(fine.shape[::-1], 2))
+    kind = rng.random()
+    x: float
+    y: float
+    if kind < config.center_share:
+        x, y = _innermost_pixel(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        x, y = x + columns[0], y + rows[0]
+    elif kind < config.center_share + config.box_center_share:
+        x, y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    else:
+        inside = np.flatnonzero(mask)
+        y, x = divmod(int(inside[int(rng.integers(len(inside)))]), mask.shape[1])
+    padded = np.zeros((n_fine, n_fine), np.float32)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    blocks = padded.reshape(cells, _LABELS_PER_CELL, cells, _LABELS_PER_CELL)
+    point = (np.array([x, y]) + 0.5) * scale - 0.5
+    return box * scale, point, blocks.mean(axis=(1, 3))
+
+
+def _innermost_pixel(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """The pixel (x, y) farthest from the outside of a mask."""
+    from scipy import ndimage
+
+    distances = ndimage.distance_transform_edt(np.pad(mask, 1))
+    y, x = np.unravel_index(int(np.argmax(distances)), distances.shape)
+    return int(x) - 1, int(y) - 1

@@ -1,0 +1,530 @@
+"""The training loop of all schemes, its state and checkpoints, and its processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mobilesam.distillation.batches import Batch, TrainingSet, make_batch, step_indices
+from mobilesam.distillation.optimizer import build_optimizer, learning_rate
+from mobilesam.distillation.schemes import Scheme
+from mobilesam.distillation.train_config import TrainConfig
+from mobilesam.errors import DataError, TrainingError, UsageError, WeightsError
+from mobilesam.files import write_atomic
+from mobilesam.model.state_dicts import first_not_finite, is_finite, load_torch_file
+
+CHECKPOINT_NAME = "checkpoint.pt"
+METRICS_NAME = "metrics.jsonl"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HINT = (
+    "lower the learning rate or choose fp32, and start again: the last checkpoint is from before"
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """Processes that train one model together; by default this process alone.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, items: Sequence[_T]) -> Sequence[_T]:
+        """Every `size`-th item, starting with number `rank`.
+
+        Unlike `DistributedSampler` it does not repeat items to make the shares equal, because that
+        would change the mean over processes.
+
+        Raises:
+            UsageError: The items cannot be shared equally.
+        """
+        if len(items) % self.size:
+            raise UsageError(
+                f"{len(items)} micro-batches cannot be shared by {self.size} processes; "
+                "choose batch_size / micro_batch a multiple of them"
+            )
+        return items[self.rank :: self.size]
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes, in one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        device = tensors[0].device
+        flat = torch.cat([each.detach().reshape(-1).float().to(device) for each in tensors])
+        torch.distributed.all_reduce(flat)
+        start = 0
+        for tensor in tensors:
+            part = flat[start : start + tensor.numel()]
+            tensor.detach().copy_(part.view_as(tensor))
+            start += tensor.numel()
+
+    def wait(self) -> None:
+        """Waits for all processes."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def launched_processes(device: torch.device) -> Iterator[ProcessGroup]:
+    """Joins the processes that `torchrun` has started, if any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ProcessGroup()
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class TrainState:
+    """Weights, their moving average, optimiser and progress of a run.
+
+    Args:
+        scheme: The scheme; its student is changed in place.
+        data_fingerprint: Fingerprint of the training set.
+
+    Attributes:
+        step: Number of finished steps.
+        seconds: Wall time of those steps, over all resumed runs.
+        identity: What a run must share with the checkpoint that it resumes.
+    """
+
+    def __init__(self, scheme: Scheme, data_fingerprint: str) -> None:
+        self.scheme = scheme
+        self.config: TrainConfig = scheme.config
+        self.step = 0
+        self.seconds = 0.0
+        self.identity: Mapping[str, Any] = {
+            "scheme": scheme.name,
+            "teacher": scheme.teacher_sha256,
+            "data": data_fingerprint,
+            "config": self.config.model_dump(mode="json"),
+        }
+        self.parameters = {
+            name: value for name, value in scheme.student.named_parameters() if value.requires_grad
+        }
+        self.optimizer = build_optimizer(self.parameters, self.config)
+        self.scaler = torch.amp.GradScaler(enabled=self.config.precision == "fp16")
+        self.average = (
+            {name: value.detach().clone() for name, value in self._averaged().items()}
+            if self.config.ema_decay
+            else None
+        )
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """Trained parameters and running statistics of batch normalisation."""
+        buffers = {
+            f"{prefix}.{name}" if prefix else name: buffer
+            for prefix, module in self.scheme.student.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.is_floating_point()
+        }
+        return {**self.parameters, **buffers}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Updates the moving average; its decay is lower during the first steps."""
+        if self.average is None:
+            return
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self._averaged().items():
+            self.average[name].lerp_(value.detach(), 1 - decay)
+
+    def result(self) -> dict[str, Tensor]:
+        """State dict of the student, with averaged weights if there are any.
+
+        Raises:
+            TrainingError: A tensor holds NaN or infinity.
+        """
+        state = {name: value.detach() for name, value in self.scheme.student.state_dict().items()}
+        state.update(self.average or {})
+        self._require_finite(state)
+        return state
+
+    def _require_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        name = first_not_finite(tensors)
+        if name is not None:
+            raise TrainingError(
+                f"{name} holds NaN or infinity after step {self.step}, so nothing was saved; "
+                f"{_HINT}"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint atomically.
+
+        Raises:
+            TrainingError: Weights, their average or the optimiser's state hold NaN or infinity.
+            DataError: The folder cannot be written, or the disk is full.
+        """
+        student = self.scheme.student.state_dict()
+        optimizer_tensors = {
+            f"optimiser's {key} of {name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+        self._require_finite(student)
+        self._require_finite({f"average of {name}": v for name, v in (self.average or {}).items()})
+        self._require_finite(optimizer_tensors)
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "identity": json.dumps(self.identity, sort_keys=True),
+                "step": self.step,
+                "seconds": self.seconds,
+                "student": student,
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+            buffer,
+        )
+        write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
+
+    def restore(self, folder: Path) -> bool:
+        """Loads the checkpoint of a folder.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            UsageError: It belongs to a run with another scheme, data or settings.
+            WeightsError: It belongs to a run with another teacher.
+            DataError: It is damaged, or its weights hold NaN or infinity.
+        """
+        path = folder / CHECKPOINT_NAME
+        if not path.exists():
+            return False
+        try:
+            saved = load_torch_file(path)
+            identity = json.loads(saved["identity"])
+            # Validated, so that settings that were added since have their defaults.
+            settings = TrainConfig.model_validate(identity["config"])
+            identity["config"] = settings.model_dump(mode="json")
+        except (WeightsError, TypeError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}); delete it to start anew"
+            ) from error
+        self._require_same(identity, path)
+        for weights in (saved["student"], saved["average"] or {}):
+            broken = first_not_finite(weights)
+            if broken is not None:
+                raise DataError(
+                    f"{path} cannot be resumed: {broken} holds NaN or infinity; delete it to "
+                    "start anew"
+                )
+        try:
+            self.scheme.student.load_state_dict(saved["student"])
+        except RuntimeError as error:
+            raise UsageError(
+                f"{path} belongs to a run with a student of another shape; choose another --out"
+            ) from error
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            for name, value in self.average.items():
+                value.copy_(saved["average"][name])
+        self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        return True
+
+    def _require_same(self, found: Mapping[str, Any], path: Path) -> None:
+        wanted = json.loads(json.dumps(self.identity))
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        if not differing:
+            return
+        name = differing[0]
+        if name == "teacher":
+            raise WeightsError(
+                f"{path} imitates a teacher with weights {found.get(name)}, not {wanted[name]}; "
+                "give that teacher, or another --out"
+            )
+        if name == "config":
+            changed = [key for key in wanted[name] if found[name].get(key) != wanted[name][key]]
+            name = " and ".join(changed)
+        raise UsageError(
+            f"{path} belongs to a run with another {name}; repeat its settings, or choose "
+            "another --out"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Result of one step.
+
+    Attributes:
+        step: Number of the step, from 1.
+        loss: Mean over the whole batch.
+        learning_rate: Learning rate of the step.
+        seconds: Wall time of the run so far, over all resumed runs.
+        parts: Terms of the loss.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    parts: dict[str, float]
+
+
+StepCallback = Callable[[StepReport], None]
+CheckpointCallback = Callable[[TrainState], None]
+
+
+def train(
+    scheme: Scheme,
+    data: TrainingSet,
+    folder: Path,
+    *,
+    processes: ProcessGroup | None = None,
+    on_step: StepCallback | None = None,
+    on_checkpoint: CheckpointCallback | None = None,
+) -> TrainState:
+    """Trains until `config.steps`, resuming the checkpoint of the folder if there is one.
+
+    All randomness depends on the seed and the number of the step only. A resumed run is therefore
+    identical to an uninterrupted one, bit for bit on one CPU.
+
+    Args:
+        scheme: The scheme; its student is changed in place.
+        data: Training set.
+        folder: Folder for checkpoint and metrics; made if missing.
+        processes: Processes that train together; None for this process alone.
+        on_step: Called after every step.
+        on_checkpoint: Called at the start and after each checkpoint, by the first process only.
+
+    Returns:
+        The final state.
+
+    Raises:
+        TrainingError: The loss, a gradient or a weight is not finite; files in the folder are from
+            before that step.
+        UsageError: The checkpoint is of another run, or the batch cannot be shared.
+        WeightsError: The checkpoint is of another teacher.
+        DataError: The folder cannot be written or read, or the disk is full.
+    """
+    processes = processes or ProcessGroup()
+    state = TrainState(scheme, data.fingerprint)
+    state.restore(folder)
+    if processes.rank == 0:
+        _truncate_metrics(folder, state.step)
+        if on_checkpoint is not None:
+            on_checkpoint(state)
+    processes.wait()
+    scheme.train_mode()
+    with _BatchLoader(scheme, data, processes) as loader:
+        while state.step < state.config.steps:
+            report = _step(state, loader, processes)
+            if processes.rank == 0:
+                _append_metrics(folder, report)
+                if state.step % state.config.checkpoint_every == 0 or (
+                    state.step == state.config.steps
+                ):
+                    state.save(folder)
+                    if on_checkpoint is not None:
+                        on_checkpoint(state)
+                if on_step is not None:
+                    on_step(report)
+    processes.wait()
+    scheme.student.eval()
+    return state
+
+
+def _step(state: TrainState, loader: _BatchLoader, processes: ProcessGroup) -> StepReport:
+    started = time.perf_counter()
+    config = state.config
+    rate = learning_rate(config, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+    state.optimizer.zero_grad(set_to_none=True)
+    n_micro = config.batch_size // config.micro_batch
+    sums: dict[str, float] = {}
+    statistics = _NormStatistics(state.scheme.trained(), n_micro)
+    for batch in loader.batches(state.step):
+        with statistics, _autocast(config, batch.images.device):
+            loss = state.scheme.loss(batch)
+        torch.autograd.backward(state.scaler.scale(loss.total / n_micro))
+        for name, value in {"loss": float(loss.total.detach()), **loss.parts}.items():
+            sums[name] = sums.get(name, 0.0) + value / n_micro
+    gradients = [value.grad for value in state.parameters.values() if value.grad is not None]
+    totals = torch.tensor(list(sums.values()), dtype=torch.float32)
+    processes.sum_([*gradients, totals])
+    processes.sum_(statistics.means)
+    parts = dict(zip(sums, totals.tolist(), strict=True))
+    if not math.isfinite(parts["loss"]):
+        raise TrainingError(
+            f"the loss is {parts['loss']} at step {state.step + 1} (learning rate {rate:.2g}); "
+            f"{_HINT}"
+        )
+    state.scaler.unscale_(state.optimizer)
+    _require_finite_gradients(state, rate)
+    statistics.store_means()
+    nn.utils.clip_grad_norm_(list(state.parameters.values()), config.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.step += 1
+    state.update_average()
+    state.seconds += time.perf_counter() - started
+    return StepReport(state.step, parts.pop("loss"), rate, state.seconds, parts)
+
+
+class _NormStatistics:
+    """Running statistics of batch normalisation, equal for any number of processes.
+
+    A micro-batch is normalised by its own mean and variance, in whichever process. As a context
+    manager around the forward pass of a micro-batch, it starts the running statistics of every
+    micro-batch of a step from the same values, and accumulates the mean over all micro-batches.
+    Unlike synchronised batch normalisation it works on CPUs and needs one exchange a step.
+
+    Attributes:
+        means: Accumulated statistics, to be summed over processes.
+    """
+
+    def __init__(self, trained: Sequence[nn.Module], n_micro: int) -> None:
+        self._buffers = [
+            buffer
+            for part in trained
+            for module in part.modules()
+            if isinstance(module, nn.BatchNorm2d)
+            for buffer in module.buffers(recurse=False)
+        ]
+        self._start = [buffer.clone() for buffer in self._buffers]
+        self.means = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]
+        self._n_micro = n_micro
+
+    def __enter__(self) -> None:
+        for buffer, start in zip(self._buffers, self._start, strict=True):
+            buffer.copy_(start)
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, mean in zip(self._buffers, self.means, strict=True):
+            mean.add_(buffer, alpha=1 / self._n_micro)
+
+    def store_means(self) -> None:
+        """Makes the means the running statistics."""
+        for buffer, mean in zip(self._buffers, self.means, strict=True):
+            buffer.copy_(mean if buffer.is_floating_point() else mean.round())
+
+
+class _BatchLoader:
+    """Makes the micro-batches of this process in a thread, one step ahead."""
+
+    def __init__(self, scheme: Scheme, data: TrainingSet, processes: ProcessGroup) -> None:
+        self._side_px = scheme.side_px
+        self._config = scheme.config
+        self._data = data
+        self._processes = processes
+        self._device = next(scheme.student.parameters()).device
+        self._pool = ThreadPoolExecutor(1)
+        self._ahead: dict[int, list[Future[Batch]]] = {}
+
+    def __enter__(self) -> _BatchLoader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Yields the micro-batches of a step; starts those of the next step."""
+        jobs = self._ahead.pop(step, None) or self._begin(step)
+        if step + 1 < self._config.steps:
+            self._ahead[step + 1] = self._begin(step + 1)
+        for job in jobs:
+            yield job.result()
+
+    def _begin(self, step: int) -> list[Future[Batch]]:
+        config = self._config
+        indices = step_indices(len(self._data), config.batch_size, config.seed, step)
+        starts = self._processes.share(range(0, config.batch_size, config.micro_batch))
+        return [
+            self._pool.submit(
+                self._make, indices, list(range(start, start + config.micro_batch)), step
+            )
+            for start in starts
+        ]
+
+    def _make(self, indices: list[int], slots: list[int], step: int) -> Batch:
+        return make_batch(
+            self._data,
+            [indices[slot] for slot in slots],
+            slots,
+            side_px=self._side_px,
+            seed=self._config.seed,
+            step=step,
+            augment=self._config.augment,
+            zoom=self._config.zoom,
+            zoom_least=self._config.zoom_least,
+        ).to(self._device)
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    dtype = _DTYPES[config.precision]
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
+
+
+def _require_finite_gradients(state: TrainState, rate: float) -> None:
+    """Raises before a step that would make weights NaN.
+
+    In fp16 the scaler skips such a step and halves its scale, as long as the scale is above 1.
+    """
+    gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
+    norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients.values()])
+    if is_finite(norms) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
+        return
+    name = list(gradients)[int(torch.isfinite(norms).int().argmin())]
+    raise TrainingError(
+        f"the gradient of {name} is not finite at step {state.step + 1} (learning rate "
+        f"{rate:.2g}); {_HINT}"
+    )
+
+
+def _append_metrics(folder: Path, report: StepReport) -> None:
+    row = {
+        "step": report.step,
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "seconds": round(report.seconds, 3),
+        **report.parts,
+    }
+    path = folder / METRICS_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def _truncate_metrics(folder: Path, step: int) -> None:
+    """Removes the lines after a step, and an incomplete last line."""
+    path = folder / METRICS_NAME
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            break
+    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())

@@ -1,0 +1,115 @@
+"""Downloads by name from a local server."""
+
+import hashlib
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from mobilesam.errors import WeightsError, WeightsUnavailableError
+from mobilesam.weights import checkpoint_specs, checkpoints
+from mobilesam.weights.cache import CACHE_ENV, cache_dir
+from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
+from mobilesam.weights.download import DownloadPolicy
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+PAYLOAD = np.random.default_rng(0).bytes(100_000)
+OTHER = np.random.default_rng(1).bytes(len(PAYLOAD))
+# As in SAM's file names, the tag is the start of the content's MD5.
+FILE = f"sam_vit_t_{hashlib.md5(PAYLOAD, usedforsecurity=False).hexdigest()[:6]}.pth"
+QUICK = DownloadPolicy(read_timeout_s=0.3, attempts=3, backoff_s=0.01, chunk_bytes=1 << 14)
+
+
+def digest_of(content: bytes) -> FileDigest:
+    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def server(weights_server):
+    weights_server.payload, weights_server.other, weights_server.file = PAYLOAD, OTHER, FILE
+    return weights_server
+
+
+@pytest.fixture
+def spec(server, monkeypatch) -> CheckpointSpec:
+    known = CheckpointSpec(
+        name="tiny",
+        file=FILE,
+        url=server.url,
+        n_bytes=len(PAYLOAD),
+        sha256=digest_of(PAYLOAD).sha256,
+        licence="Apache-2.0",
+        format="state_dict",
+    )
+    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": known})
+    return known
+
+
+def resolve(**changes: object) -> checkpoints.LocalCheckpoint:
+    arguments: dict = {"overrides": {}, "offline": False, "trust": False, "policy": QUICK}
+    return checkpoints.resolve("tiny", **{**arguments, **changes})
+
+
+def test_fetched_once_then_found(server, spec):
+    first = resolve()
+    assert first.path == cache_dir() / FILE
+    assert (first.official, first.trusted, first.n_bytes) == (True, True, len(PAYLOAD))
+    assert first.sha256 == spec.sha256
+    assert resolve() == resolve(offline=True) == resolve(fetch=False) == first
+    assert checkpoints.fetch("tiny", policy=QUICK) == first
+    assert len(server.seen) == 1
+    assert checkpoints.fetch("tiny", force=True, policy=QUICK) == first
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("content", [OTHER, PAYLOAD[:-1], b""])
+def test_corrupt_file_in_the_cache_is_replaced(server, spec, content, caplog):
+    cached = cache_dir() / FILE
+    cached.parent.mkdir()
+    cached.write_bytes(content)
+    for harmless in ({"offline": True}, {"fetch": False}):
+        with pytest.raises(WeightsError, match="weights fetch tiny") as caught:
+            resolve(**harmless)
+        assert not isinstance(caught.value, WeightsUnavailableError)
+        assert str(cached) in str(caught.value)
+    assert server.seen == []
+    with caplog.at_level(logging.WARNING):
+        assert resolve().official
+    assert "fetching it again" in caplog.text
+    assert cached.read_bytes() == PAYLOAD
+
+
+def test_failed_download_says_what_to_do(server, spec):
+    server.script.append("404")
+    with pytest.raises(WeightsUnavailableError, match=r"HTTP 404.*--weights tiny=PATH"):
+        resolve()
+    assert not (cache_dir() / FILE).exists()
+
+
+def test_concurrent_fetches_download_once(server, spec):
+    server.script.append("slow")
+    together = threading.Barrier(2)
+    results: list[checkpoints.LocalCheckpoint] = []
+
+    def work() -> None:
+        together.wait()
+        results.append(resolve())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert results[0] == results[1]
+    assert len(server.seen) == 1
+
+
+def test_unwritable_cache_is_named(server, spec, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "file" / "below"))
+    with pytest.raises(WeightsError, match=rf"file/below cannot be written.*{CACHE_ENV}"):
+        resolve()
+    assert server.seen == []
