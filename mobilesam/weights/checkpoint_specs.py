@@ -10,9 +10,10 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from mobilesam.errors import WeightsError
+from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 CheckpointFormat = Literal["state_dict", "pickle"]
@@ -36,13 +37,9 @@ class FileDigest:
     sha256: str
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True
-    )
+class _File(FrozenModel):
+    model_config = ConfigDict(strict=True, populate_by_name=True)
 
-
-class _File(_Table):
     n_bytes: _Bytes = Field(alias="bytes")
     sha256: _Sha256
 
