@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from baselines.registry import select
-from benchmarks.distillation.family_aims import STUDENT, TEACHER
+from benchmarks.distillation.family_targets import STUDENT, TEACHER
 from benchmarks.evidence.distillation_page import FAMILY
 from benchmarks.records.record import load_record
 from mobilesam.model.mobile_sam import load_mobile_sam, load_sam_mini

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks import run as run_module
 from benchmarks.cli.app import main
-from benchmarks.cli.commands import compare, figures, measure, paper, regress, training
+from benchmarks.cli.commands import compare, distill, figures, measure, paper, regress
 from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
@@ -160,7 +160,7 @@ def test_a_command_that_writes_several_files_is_refused_a_held_folder(
         request.getfixturevalue("versions")
     if name == "distill train":  # its scenes take a minute to render
         prepared = (SimpleNamespace(to=lambda _: None), None)
-        monkeypatch.setattr(training, "_prepared", lambda *_: prepared)
+        monkeypatch.setattr(distill, "_scheme_and_data", lambda *_: prepared)
     image = min(scenes.images.iterdir())
     arguments = text.format(
         scenes=" ".join(scenes.arguments), run=stored_run, image=image, images=scenes.images,
