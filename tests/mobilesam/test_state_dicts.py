@@ -195,7 +195,7 @@ def test_a_pickled_model_is_named(tmp_path):
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b"\n  <HTML>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (gzip.compress(b"weights"), "compressed with gzip; unpack it"),
+        (gzip.compress(b"weights", mtime=0), "compressed with gzip; unpack it"),
         (bz2.compress(b"weights"), "compressed with bzip2"),
         (lzma.compress(b"weights"), "compressed with xz"),
         (b"\x28\xb5\x2f\xfd weights", "compressed with zstd"),
@@ -215,7 +215,7 @@ def test_what_is_no_file(tmp_path):
     refused(tmp_path, "folder")
     refused(tmp_path / "missing.safetensors", "cannot be read")
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(gzip.compress(b"weights"))
+    path.write_bytes(gzip.compress(b"weights", mtime=0))
     refused(path, "compressed with gzip")
 
 
