@@ -176,14 +176,7 @@ def _read_categories(rows: object) -> dict[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageReader:
-    """Reads one image when called.
-
-    Attributes:
-        folder: Folder of the image files.
-        image: Entry of the image.
-        instances: Its usable instances, at least one.
-        max_pixels: Larger images are unreadable.
-    """
+    """Reads one image, which has at least one usable instance."""
 
     folder: Path
     image: CocoImage

@@ -129,11 +129,7 @@ def files_state(files: Iterable[tuple[Path, str]]) -> str:
 
 
 def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
-    """Rejects an image of more than `max_pixels`.
-
-    Raises:
-        DataError: It is too large.
-    """
+    """Raises `DataError` for an image of more than `max_pixels`."""
     height, width = size_hw
     if height * width > max_pixels:
         raise DataError(

@@ -34,13 +34,8 @@ def encode_mask(mask: BoolArray) -> Rle:
 
 
 def decode_mask(rle: Rle) -> BoolArray:
-    """Decodes a compressed RLE to a new (H, W) bool array.
-
-    pycocotools' own decoder emits a warning under numpy 2.
-
-    Raises:
-        DataError: The RLE is malformed.
-    """
+    """Decodes a compressed RLE to a new (H, W) bool array; raises `DataError` if malformed."""
+    # pycocotools' own decoder emits a warning under numpy 2.
     import cv2
 
     height, width = rle["size"]
@@ -265,11 +260,7 @@ def deepest_pixel(
 
 
 def center_point(mask: BoolArray) -> tuple[int, int]:
-    """Returns x and y of the pixel deepest inside an (H, W) bool mask; see `deepest_pixel`.
-
-    Raises:
-        DataError: The mask is empty.
-    """
+    """Returns x and y of the deepest pixel of a non-empty (H, W) bool mask; see `deepest_pixel`."""
     found = deepest_pixel(mask)
     if found is None:
         raise DataError("an empty mask has no centre; leave such annotations out")

@@ -81,16 +81,7 @@ AnnotationT = TypeVar("AnnotationT", bound=AnnotationRow)
 
 
 def read_row(kind: type[RowT], value: object, where: str) -> RowT:
-    """Validates a part of a JSON document.
-
-    Args:
-        kind: Expected model.
-        value: Part of the document.
-        where: File and place, for the message.
-
-    Raises:
-        DataError: The value does not match the model.
-    """
+    """Validates a part of a JSON document; raises `DataError`, which begins with `where`."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -261,11 +252,7 @@ def _box_of(
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a whole file.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Reads a whole file; raises `DataError` if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -273,11 +260,7 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_json(data: bytes, name: str) -> object:
-    """Parses JSON.
-
-    Raises:
-        DataError: It is compressed or not valid.
-    """
+    """Parses JSON; raises `DataError` if it is compressed or not valid."""
     for magic, (kind, program) in _COMPRESSED.items():
         if data.startswith(magic):
             raise DataError(f"{name} is compressed ({kind}); unpack it first, with {program}")
@@ -297,10 +280,6 @@ def fingerprint(kind: str, limit: int | None, parts: Iterable[bytes]) -> str:
 
 
 def check_limit(limit: int | None) -> None:
-    """Rejects a limit below 1.
-
-    Raises:
-        UsageError: The limit is below 1.
-    """
+    """Raises `UsageError` for a limit below 1."""
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} images leaves nothing; give 1 or more")

@@ -1,4 +1,7 @@
-"""The packaged photos: 18 images of COCO val2017 under CC BY 2.0, with annotations."""
+"""The packaged photos: 18 images of COCO val2017 under CC BY 2.0, with annotations.
+
+All functions raise `DataError` if a file is missing from the installation.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,7 @@ _ATTRIBUTION_ROW = re.compile(r"^\| (\d+)\.jpg \| (https://\S+?=(\d+)) \|", re.M
 
 
 def open_photos(limit: int | None = None, max_pixels: int = MAX_PIXELS) -> CocoDataset:
-    """Opens the packaged photos as a COCO dataset; see `CocoDataset` for the arguments.
-
-    Raises:
-        DataError: A file of the package is missing.
-        UsageError: The limit is below 1.
-    """
+    """Opens the packaged photos as a COCO dataset; see `CocoDataset` for the arguments."""
     images, annotations = images_folder(), _packaged("instances_photos.json")
     _packaged("ATTRIBUTION.md")
     if limit is not None and limit >= N_PHOTOS:
@@ -41,40 +39,24 @@ def open_photos(limit: int | None = None, max_pixels: int = MAX_PIXELS) -> CocoD
 
 
 def images_folder() -> Path:
-    """Returns the folder of the image files.
-
-    Raises:
-        DataError: It is missing.
-    """
+    """Returns the folder of the image files."""
     return _packaged("images")
 
 
 def is_packaged(fingerprint: str) -> bool:
-    """Whether a fingerprint belongs to the packaged photos, with any limit.
-
-    Raises:
-        DataError: The annotations are missing.
-    """
+    """Whether a fingerprint belongs to the packaged photos, with any limit."""
     data = read_file(_packaged("instances_photos.json"))
     limits = (None, *range(1, N_PHOTOS))
     return any(coco_fingerprint(data, limit) == fingerprint for limit in limits)
 
 
 def source_of(image_id: int) -> str:
-    """Returns the address of a photo's page at Flickr, which names its author.
-
-    Raises:
-        DataError: `ATTRIBUTION.md` is missing or does not list the photo.
-    """
+    """Returns the address of a photo's page at Flickr, which names its author."""
     return _attribution_of(image_id)[0]
 
 
 def attribution(image_ids: Iterable[int]) -> str:
-    """Returns the credit line of photos, as required by their licence, with Flickr numbers.
-
-    Raises:
-        DataError: `ATTRIBUTION.md` is missing or does not list one of them.
-    """
+    """Returns the credit line of photos, as required by their licence, with Flickr numbers."""
     numbers = ", ".join(_attribution_of(image_id)[1] for image_id in image_ids)
     return (
         f"Photos: COCO val2017 (Flickr {numbers}), {LICENCE}; authors: "

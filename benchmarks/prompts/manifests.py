@@ -92,11 +92,7 @@ class PromptManifest:
         return None if np.isnan(prompt[0]) else prompt
 
     def save(self, path: Path) -> None:
-        """Writes the manifest atomically as Parquet; left-out annotations are rows of nulls.
-
-        Raises:
-            DataError: The file cannot be written.
-        """
+        """Writes the manifest atomically as Parquet; left-out annotations are rows of nulls."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -196,11 +192,7 @@ class ManifestStore:
         return 0 if manifest is None else manifest.left_out
 
     def find(self, name: str) -> PromptManifest | None:
-        """Returns the manifest of a sampler; None if it has not been made.
-
-        Raises:
-            DataError: The manifest in the folder belongs to other data.
-        """
+        """Returns the manifest of a sampler; None if it has not been made."""
         path = self._path(name)
         if name not in self._finished and path.is_file():
             manifest = PromptManifest.load(path)

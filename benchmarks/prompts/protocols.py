@@ -130,11 +130,7 @@ def _clicks(number: int) -> AccuracyProtocol:
 
 
 def check_references(references: Iterable[str]) -> tuple[str, ...]:
-    """Returns the references, each once.
-
-    Raises:
-        UsageError: One is neither `ground-truth` nor `teacher:NAME`.
-    """
+    """Returns the references, each once; raises `UsageError` for an unknown one."""
     found = tuple(dict.fromkeys(references))
     for reference in found:
         if reference != GROUND_TRUTH and not reference.startswith(TEACHER_PREFIX):

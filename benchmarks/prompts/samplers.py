@@ -92,11 +92,7 @@ class PromptSampler:
 
 
 def prompt_sampler(name: str) -> PromptSampler:
-    """Returns the sampler of a name.
-
-    Raises:
-        UsageError: The name is unknown, or its number is not a whole number from 1 to 9999.
-    """
+    """Returns the sampler of a name; raises `UsageError` for an unknown one."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(
