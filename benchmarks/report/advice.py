@@ -228,31 +228,26 @@ def _faster(
 
 def _accuracy_facts(record: RunRecord) -> Iterator[Finding]:
     for protocol in main_protocols(record)[:1]:
-        rows = _scored(record, protocol)
-        candidates = _candidates(record, protocol)
-        floors = [row for row in rows if row not in candidates]
-        if candidates and floors:
-            best, floor = candidates[0], floors[0]
-            pair = _comparison(record, protocol, best.model, floor.model)
-            different = pair is None or pair.p_adjusted <= LEVEL
-            above = number(100 * ((best.miou or 0) - (floor.miou or 0)), 1)
-            yield Finding(
-                "fact",
-                f"{floor.model}, which is not trained, is the baseline for {protocol.protocol} "
+        rows, candidates = _scored(record, protocol), _candidates(record, protocol)
+        baselines = [row for row in rows if row not in candidates]
+        if candidates and baselines:
+            best, base = candidates[0], baselines[0]
+            pair = _comparison(record, protocol, best.model, base.model)
+            chance = pair is not None and pair.p_adjusted > LEVEL
+            above = number(100 * ((best.miou or 0) - (base.miou or 0)), 1)
+            text = (
+                f"{base.model}, which is not trained, is the baseline for {protocol.protocol} "
                 f"prompts: {best.model} is {above} points above it"
-                + ("." if different else ", which may be chance."),
-                f"mIoU {_accuracies([best, floor])} ({protocol.dataset}).",
             )
+            why = f"mIoU {_accuracies([best, base])} ({protocol.dataset})."
+            yield Finding("fact", f"{text}{', which may be chance' if chance else ''}.", why)
         for row in candidates[:1]:
-            sizes = row.by_size
+            sizes, n = row.by_size, row.n_by_size
             if sizes.small is not None and sizes.large is not None:
-                yield Finding(
-                    "fact",
-                    f"Objects by size, {row.model}, {protocol.protocol}: small "
-                    f"{percent(sizes.small)} %, large {percent(sizes.large)} %.",
-                    f"n = {row.n_by_size.small or 0:.0f} and {row.n_by_size.large or 0:.0f} "
-                    f"({protocol.dataset}).",
-                )
+                small, large = percent(sizes.small), percent(sizes.large)
+                text = f"Objects by size, {row.model}, {protocol.protocol}: small {small} %, "
+                why = f"n = {n.small or 0:.0f} and {n.large or 0:.0f} ({protocol.dataset})."
+                yield Finding("fact", f"{text}large {large} %.", why)
 
 
 def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Finding]:
@@ -261,12 +256,10 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Finding]:
     encode = _encode_times(record, setup, networks)
     if len(encode) > 1:
         fast, slow = (f(encode, key=lambda each: encode[each]) for f in (min, max))
-        yield Finding(
-            "fact",
-            f"Image encoders on {setup.label}: {fast} is the fastest, {slow} takes "
-            f"{number(encode[slow] / encode[fast])} times as long.",
-            f"encode {milliseconds(encode[fast])} and {milliseconds(encode[slow])}.",
-        )
+        ratio = number(encode[slow] / encode[fast])
+        text = f"{fast} is the fastest, {slow} takes {ratio} times as long."
+        why = f"encode {milliseconds(encode[fast])} and {milliseconds(encode[slow])}."
+        yield Finding("fact", f"Image encoders on {setup.label}: {text}", why)
     decoders = [
         row
         for row in decode_frame(record, setup).to_dict("records")
@@ -277,68 +270,50 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Finding]:
     if decoders:
         least = min(decoders, key=lambda row: row["slope_ms"])
         own = [row for row in decoders if row["model"] == least["model"]]
-        yield Finding(
-            "fact",
-            f"Many prompts on one image cost least with {least['model']}: "
-            f"{slope_text(least['slope_ms'])}.",
-            "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own) + ".",
-        )
+        why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own)
+        cost = f"{least['model']}: {slope_text(least['slope_ms'])}."
+        yield Finding("fact", f"Many prompts on one image cost least with {cost}", f"{why}.")
     memory = {
-        model: found.peak_rss_bytes
+        model: found.peak_rss_bytes / MIB
         for model in names
         if _is_candidate(record, model) or has_random_weights(record, model)
         if (found := find_memory(record, setup.device, model)) is not None
     }
     if len(memory) > 1:
         least, most = (f(memory, key=lambda each: memory[each]) for f in (min, max))
-        yield Finding(
-            "fact",
-            f"Memory: {least} needs the least, {most} the most.",
-            f"peak RSS {memory[least] / MIB:.0f} and {memory[most] / MIB:.0f} MiB.",
-        )
+        why = f"peak RSS {memory[least]:.0f} and {memory[most]:.0f} MiB."
+        yield Finding("fact", f"Memory: {least} needs the least, {most} the most.", why)
 
 
 def _cautions(record: RunRecord) -> Iterator[Finding]:
     names = model_names(record)
+    found: list[tuple[Sequence[str], str, str]] = []
     random = [model for model in names if has_random_weights(record, model)]
-    if random:
-        timed_too = any(row.model in random for row in record.latency)
-        yield Finding(
-            "caution",
-            f"The accuracy of {', '.join(random)} is unknown.",
-            "No trained weights were available."
-            + " The exact architecture was timed with random weights." * timed_too,
-        )
+    timed_too = any(row.model in random for row in record.latency)
+    why = " The exact architecture was timed with random weights." if timed_too else ""
+    found.append(
+        (random, "The accuracy of {} is unknown.", f"No trained weights were available.{why}")
+    )
     custom = [r.model for r in record.models if r.weights.kind == "file" and not r.weights.official]
-    if custom:
-        yield Finding(
-            "caution",
-            f"{', '.join(custom)} did not run the published weights.",
-            "Their accuracy is that of the weights whose hash is in the tables.",
-        )
-    if any(p.dataset.startswith("synthetic:") for p in main_protocols(record)[:1]):
-        yield Finding(
-            "caution",
-            "Accuracy was measured on drawn scenes, not on photos.",
-            f"Dataset {main_protocols(record)[0].dataset}.",
-        )
-    failed = (row.model for row in record.models if row.status == "error")
-    sources = unique((*failed, *(each.culprit for each in record.failures)))
-    if sources:
-        text = f"Something failed: {', '.join(sources)}."
-        yield Finding("caution", text, "See warnings and failures.")
+    why = "Their accuracy is that of the weights whose hash is in the tables."
+    found.append((custom, "{} did not run the published weights.", why))
+    for dataset in [
+        p.dataset for p in main_protocols(record)[:1] if p.dataset.startswith("synthetic:")
+    ]:
+        text = "Accuracy was measured on drawn scenes, not on photos."
+        found.append(([dataset], text, f"Dataset {dataset}."))
+    errors = [row.model for row in record.models if row.status == "error"]
+    failed = unique((*errors, *(each.culprit for each in record.failures)))
+    found.append((failed, "Something failed: {}.", "See warnings and failures."))
     noisy = [each.removeprefix("noisy: ") for each in record.warnings if each.startswith("noisy")]
-    if noisy:
-        yield Finding("caution", "The machine was busy during a run.", f"{'; '.join(noisy)}.")
+    found.append((noisy, "The machine was busy during a run.", f"{'; '.join(noisy)}."))
     processes = {
         model: {r.processes for r in record.latency if r.model == model and r.status == "ok"}
         for model in names
     }
     once = [model for model in names if processes[model] == {1}]
-    if once:
-        yield Finding(
-            "caution",
-            f"Timed in one process only: {', '.join(once)}.",
-            "Ranges over its calls leave out the variation between processes; use a longer "
-            "profile.",
-        )
+    why = "Ranges over its calls leave out the variation between processes; use a longer profile."
+    found.append((once, "Timed in one process only: {}.", why))
+    for names_of, text, why in found:
+        if names_of:
+            yield Finding("caution", text.replace("{}", ", ".join(names_of)), why)

@@ -106,9 +106,11 @@ def write_report(
         failures_first: Whether the gallery starts with failures.
 
     Raises:
-        UsageError: No run was given, or `cases` is below 1.
+        UsageError: No run was given, `out` is a folder, or `cases` is below 1.
         DataError: A record cannot be read, or the file cannot be written.
     """
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file, such as {out / 'report.html'}")
     if cases < 1:
         raise UsageError(f"--cases must be at least 1; got {cases}")
     merged = join_runs(find_runs(paths))

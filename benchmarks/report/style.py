@@ -219,19 +219,10 @@ def save_figure(figure: Any, folder: Path, stem: str) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of the HTML report on one background, as hex RGB.
+    """Colours of the HTML report as hex RGB: backgrounds (`raised`: of controls), text, lines.
 
-    Attributes:
-        page: Background of the page.
-        surface: Background of cards, tables and charts.
-        raised: Background of buttons and table heads.
-        ink: Text.
-        muted: Secondary text.
-        line: Rules and grid lines, which carry no information.
-        edge: Borders of controls.
-        accent: Links, focus and pressed buttons.
-        good: Text that reports a success.
-        bad: Text that reports a failure.
+    `line` is for rules without information, `edge` for borders of controls, `accent` for links,
+    focus and pressed buttons; `good` and `bad` are texts.
     """
 
     page: str
