@@ -212,16 +212,6 @@ class MiouMeasure(FrozenModel):
     data: NamedData
     column: Literal["miou", "miou_per_image", "small", "medium", "large"] = "miou"
 
-    @property
-    def label(self) -> str:
-        """Protocol and reference."""
-        return f"{self.protocol} against {self.reference}"
-
-    @property
-    def command(self) -> str:
-        """Command line that measures it."""
-        return f"mobilesam-bench paper {self.data.arguments}"
-
 
 class ArMeasure(FrozenModel):
     """Average recall of segment everything."""
@@ -234,16 +224,6 @@ class ArMeasure(FrozenModel):
         default=None, description="prompts and regions, if not the model's own default and masks"
     )
 
-    @property
-    def label(self) -> str:
-        """Protocol and mode."""
-        return f"everything, {self.mode or 'the default grid'}"
-
-    @property
-    def command(self) -> str:
-        """Command line that measures it."""
-        return f"mobilesam-bench everything --models {self.model} {self.data.arguments}"
-
 
 class ApMeasure(FrozenModel):
     """COCO AP of the masks for a detector's boxes."""
@@ -253,21 +233,6 @@ class ApMeasure(FrozenModel):
     data: NamedData
     detections: str = Field(description="wildcard for the name of the results file")
     mask: Literal["single", "multi"] | None = Field(default=None, description="None: not stated")
-
-    @property
-    def label(self) -> str:
-        """Protocol and detections."""
-        return f"{protocols.DETECTOR_BOX}, detections {self.detections}"
-
-    @property
-    def command(self) -> str:
-        """Command line that measures it."""
-        multi = self.mask == "multi"
-        protocol = protocols.DETECTOR_BOX_MULTI if multi else protocols.DETECTOR_BOX
-        return (
-            f"mobilesam-bench miou --protocol {protocol} --detections VITDET_BOXES.json "
-            f"--models {self.model} {self.data.arguments}"
-        )
 
 
 AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure

@@ -33,7 +33,12 @@ from benchmarks.paper.measures import (
     Timed,
     TrainingMeasure,
 )
-from benchmarks.prompts.protocols import TEACHER_PREFIX, reference_model
+from benchmarks.prompts.protocols import (
+    DETECTOR_BOX,
+    DETECTOR_BOX_MULTI,
+    TEACHER_PREFIX,
+    reference_model,
+)
 from benchmarks.records.record import DetectorRow, EverythingRow, LatencyRow, MiouRow, RunRecord
 from benchmarks.tables.formatting import milliseconds, number
 from benchmarks.tables.record_queries import (
@@ -552,6 +557,7 @@ class _Accuracy:
 
 def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -> ClaimVerdict:
     """Compares an accuracy with that of official weights on the same images, if there is one."""
+    label, command = _label_and_command(measure)
     rows = _accuracy_rows(record, measure)
     wanted = measure.reference if isinstance(measure, MiouMeasure) else None
     here = [each for each in rows if each.reference == wanted and each.same_setting]
@@ -574,9 +580,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
                 f"{number(value)} {claim.unit} with {each.made_with}, {_within(claim, value)} "
                 f"{tolerance.label} ({tolerance.reason})",
                 value,
-                measured_from=(
-                    f"run {record.id}: {measure.model}, {measure.label}, {each.made_with}"
-                ),
+                measured_from=(f"run {record.id}: {measure.model}, {label}, {each.made_with}"),
             )
     covered = [each for each in here if each.covers(measure.data)]
     # Weights come first: without them the right images would show nothing.
@@ -585,7 +589,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         missing += [] if covered else [measure.data.what]
     else:
         failed = next((each.row.why for each in covered if each.row.why), None)
-        missing = [failed or f"{measure.data.what}, {measure.label}"]
+        missing = [failed or f"{measure.data.what}, {label}"]
         if isinstance(measure, ArMeasure) and measure.mode is not None:
             missing.append("which this suite does not measure yet")
     why = f"missing: {'; '.join(missing)}"
@@ -601,9 +605,25 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         claim,
         why,
         obstacle="needs weights" if lacking else "needs data",
-        settle=f"{fetch}{measure.command}",
+        settle=f"{fetch}{command}",
         orientation=orientation,
     )
+
+
+def _label_and_command(measure: AccuracyMeasure) -> tuple[str, str]:
+    """Protocol of an accuracy as printed, and the command that measures it."""
+    arguments = f"--models {measure.model} {measure.data.arguments}"
+    match measure:
+        case MiouMeasure():
+            label = f"{measure.protocol} against {measure.reference}"
+            return label, f"mobilesam-bench paper {measure.data.arguments}"
+        case ArMeasure():
+            label = f"everything, {measure.mode or 'the default grid'}"
+            return label, f"mobilesam-bench everything {arguments}"
+        case ApMeasure():
+            protocol = DETECTOR_BOX_MULTI if measure.mask == "multi" else DETECTOR_BOX
+            command = f"miou --protocol {protocol} --detections VITDET_BOXES.json {arguments}"
+            return f"{DETECTOR_BOX}, detections {measure.detections}", f"mobilesam-bench {command}"
 
 
 def _is_official(record: RunRecord, model: str, known: Sequence[bool]) -> bool:

@@ -34,7 +34,6 @@ from benchmarks.tables.columns import (
 from benchmarks.tables.formatting import number, percent, slug
 from benchmarks.tables.record_queries import (
     Protocol,
-    find_miou,
     has_accuracy,
     headline,
     model_names,
@@ -170,8 +169,9 @@ def _miou_table(
     hashes = unique(row.manifest_sha256[:16] for row in rows if row.manifest_sha256)
     if hashes:
         notes.append(f"Prompt manifests (sha256): {', '.join(hashes)}.")
-    found = [find_miou(record, p, model) for p in group for model in model_names(record)]
-    shown = [_without_random_figures(row) for row in found if row is not None]
+    models = model_names(record)
+    rows.sort(key=lambda row: (group.index(protocol_of(row)), models.index(row.model)))
+    shown = map(_without_random_figures, rows)
     title = f"Accuracy on {dataset}, reference {reference}"
     return build_table(name, title, _MIOU_COLUMNS, shown, notes)
 

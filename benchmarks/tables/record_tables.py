@@ -12,7 +12,14 @@ from pathlib import Path
 
 from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import reference_model
-from benchmarks.records.record import LatencyRow, ModelRow, RunRecord, WeightsRow, write_atomic
+from benchmarks.records.record import (
+    LatencyRow,
+    ModelRow,
+    ParamsRow,
+    RunRecord,
+    WeightsRow,
+    write_atomic,
+)
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables, sa1b_notes
 from benchmarks.tables.columns import (
     ENDS,
@@ -72,16 +79,16 @@ _DECODE_KINDS = (
 def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
     """A count as an integer, in 10^6 and in 2^20: published "M" are either, often unstated."""
 
-    def scaled(unit: float) -> RowColumn:
-        def value(row: object) -> Raw:
+    def scaled(suffix: str, printed: str, unit: float) -> RowColumn:
+        def value(row: ParamsRow) -> Raw:
             count = getattr(row, name)
             return None if count is None else count / unit
 
-        suffix, printed = ("2_20", "2^20") if unit == MIB else ("1e6", "10^6")
-        show = "{:.3f}".format
-        return value_column(header, f"{name}_{suffix}", show=show, unit=printed, get=(value,))
+        raw = f"{name}_{suffix}"
+        return value_column(header, raw, show="{:.3f}".format, unit=printed, get=(value,))
 
-    return value_column(header, name, show="{:,}".format), scaled(1e6), scaled(MIB)
+    whole = value_column(header, name, show="{:,}".format)
+    return whole, scaled("1e6", "10^6", 1e6), scaled("2_20", "2^20", MIB)
 
 
 _PARAMS_COLUMNS = (
@@ -171,8 +178,17 @@ class _Entry:
     def missing(self) -> tuple[str, str | None]:
         """Status and reason of a figure that has no row of its own."""
         info = self.info
-        ok = info is None or info.status == "ok"
-        return ("not measured", None) if info is None or ok else (info.status, info.why)
+        if info is None or info.status == "ok":
+            return "not measured", None
+        return info.status, info.why
+
+    @property
+    def skipped(self) -> bool:
+        return self.missing[0] == "skipped"
+
+    @property
+    def untrained(self) -> bool:
+        return self.info is not None and self.info.weights.kind == "random"
 
     def latency(self, phase: str, n_prompts: int | None = None) -> LatencyRow | None:
         if self.setup is None:
@@ -362,7 +378,8 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
         header = f"mIoU {protocol.protocol}{dataset}"
         columns.append(_dash_if_skipped(_miou_column(header, protocol)))
     names = model_names(record) if models is None else models
-    entries = sorted((_Entry(record, name, setup) for name in names), key=_is_skipped)
+    all_entries = (_Entry(record, name, setup) for name in names)
+    entries = sorted(all_entries, key=lambda entry: entry.skipped)
     notes = [] if setup is None else [f"Median times on {setup.label}; decode: one prompt."]
     notes += [
         f"mIoU: {protocol.protocol} prompts on {protocol.dataset}, mean over objects "
@@ -371,32 +388,27 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
     ]
     left_out: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.info is not None and _is_skipped(entry):
-            random = entry.info.weights.kind == "random"
-            why = "no trained weights here" if random else entry.info.why or "not asked for"
+        if entry.skipped:
+            reason = entry.missing[1] or "not requested"
+            why = "no trained weights here" if entry.untrained else reason
             left_out.setdefault(why, []).append(entry.model)
     notes += [f"Not measured, {why}: {', '.join(names)}." for why, names in left_out.items()]
     return build_table("headline", "Results", columns, entries, notes)
 
 
-def _is_skipped(entry: _Entry) -> bool:
-    return entry.info is not None and entry.info.status == "skipped"
-
-
 def _headline_weights_cell(entry: _Entry) -> Cell:
     cell = _weights_cell(entry)
-    random = _is_skipped(entry) and entry.info is not None and entry.info.weights.kind == "random"
-    return replace(cell, text="none here") if random else cell
+    return replace(cell, text="none here") if entry.skipped and entry.untrained else cell
 
 
 def _dash_if_skipped(column: RowColumn) -> RowColumn:
     """The column with a dash for models that were skipped."""
+    empty = [None] * (len(column.column.raw) - 1)
 
     def cell(entry: _Entry) -> Cell:
-        if entry.info is None or not _is_skipped(entry):
-            return column.cell(entry)
-        empty = [None] * (len(column.column.raw) - 1)
-        return Cell("-", (*empty, f"skipped: {entry.info.why}"))
+        if entry.skipped:
+            return Cell("-", (*empty, f"skipped: {entry.missing[1]}"))
+        return column.cell(entry)
 
     return RowColumn(column.column, cell)
 
