@@ -3,7 +3,7 @@
 An adapter is foreign code, which may raise any exception. Every call into an adapter goes through
 this module, so that its errors can be told from errors of this project, which are never caught.
 A timed loop has the boundary around it, not in it. The process that measures another version of
-this code (`benchmarks.regression.ab_worker`) imports that version alone and has its own boundary.
+this code (`benchmarks.latency.worker`) imports that version alone and has its own boundary.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Environment, write_atomic
 from benchmarks.regression import ab
-from benchmarks.regression.ab_judge import FAILING, THRESHOLD, Judgement
-from benchmarks.regression.ab_measure import measure
-from benchmarks.regression.ab_records import Settings
+from benchmarks.regression.ab import measure
+from benchmarks.regression.judge import FAILING, THRESHOLD, Judgement
+from benchmarks.regression.sessions import Settings
 from benchmarks.regression.worktrees import Tree, checked_out, repository
 from mobilesam.errors import BenchError, DataError
 from mobilesam.frozen_model import FrozenModel

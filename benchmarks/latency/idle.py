@@ -36,7 +36,7 @@ class Load:
     busiest: tuple[tuple[str, float], ...] = ()
 
     @property
-    def culprits(self) -> str:
+    def description(self) -> str:
         """Text such as `python3 (0.9), cc1plus (0.4)`; empty if `busiest` is empty."""
         return ", ".join(f"{name} ({cores:.1f})" for name, cores in self.busiest[:_MOST_NAMED])
 
@@ -47,7 +47,6 @@ def other_load(window_s: float = WINDOW_S) -> Load:
     Args:
         window_s: Seconds over which the load is averaged.
     """
-    own = psutil.Process().pid
     before, busy_before, start = _cpu_seconds(), _busy_seconds(), time.monotonic()
     time.sleep(window_s)
     elapsed_s = time.monotonic() - start
@@ -56,7 +55,8 @@ def other_load(window_s: float = WINDOW_S) -> Load:
         key: (name, seconds - before.get(key, (name, 0.0))[1])
         for key, (name, seconds) in after.items()
     }
-    ours = {own, *(child.pid for child in psutil.Process().children(recursive=True))}
+    this = psutil.Process()
+    ours = {this.pid, *(child.pid for child in this.children(recursive=True))}
     busy -= sum(seconds for (pid, _), (_, seconds) in used.items() if pid in ours)
     others = sorted(
         ((name, s / elapsed_s) for (pid, _), (name, s) in used.items() if pid not in ours),
@@ -95,7 +95,7 @@ def wait_until_idle(
             say(f"the machine is idle: other processes use {load.cores:.2f} of a core")
             return load.cores
         if time.monotonic() - start >= timeout_s:
-            by = f" ({load.culprits})" if load.culprits else ""
+            by = f" ({load.description})" if load.description else ""
             raise BusyMachineError(
                 f"the machine is not idle: other processes use {load.cores:.1f} cores{by} after "
                 f"{timeout_s / 60:.0f} minutes of waiting, and published times allow {max_load:g}; "

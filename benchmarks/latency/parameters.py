@@ -1,7 +1,7 @@
-"""Counts parameters, FLOPs and bytes, component by component, on the exact architecture.
+"""Counts parameters, FLOPs and bytes of each component of a model, on the exact architecture.
 
-The image encoders are built on torch's meta device: shapes without memory, so that the 2.5 GB of
-SAM ViT-H are counted in a second. None of these numbers depends on the weights.
+Image encoders can be on torch's meta device, which needs no memory: the 2.5 GB of SAM ViT-H
+are counted in a second. None of these numbers depends on the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MILLION = 10**6
 MEBI = 2**20
-# They move or describe data; everything else that the counter has no formula for is reported.
+# Operators that move or describe data; all others without a formula are reported.
 _NO_ARITHMETIC = frozenset(
     "alias arange as_strided cat clone copy copy_ detach empty empty_like expand fill_ full "
     "full_like index index_put_ lift_fresh masked_fill_ new_zeros ones ones_like permute "
@@ -30,7 +30,7 @@ _NO_ARITHMETIC = frozenset(
 
 
 def count(model: Segmenter) -> list[ParamsRow]:
-    """Rows of one model: its components, then `all`.
+    """Counts the components of a model, then their total (`all`).
 
     Args:
         model: Built on any device; its image encoder may be on the meta device.
@@ -42,23 +42,19 @@ def count(model: Segmenter) -> list[ParamsRow]:
         probes = {component: given[component] for component in modules}
     name = model.info.name
     if not modules:
-        return [_row(name, "all", total=0, used=0, flops=None, skipped=(), weight_bytes=0)]
+        return [_row(name, "all", total=0, used=0, weight_bytes=0)]
     parts = [
         _count_component(name, component, module, probes[component])
         for component, module in modules.items()
     ]
     if [part.component for part in parts] == ["all"]:
         return parts
-    whole = _row(
-        name,
-        "all",
-        total=sum(part.total or 0 for part in parts),
-        used=sum(part.used or 0 for part in parts),
-        flops=sum(part.flops or 0 for part in parts),
-        skipped=sorted({op for part in parts for op in part.flops_not_counted}),
-        weight_bytes=sum(part.weight_bytes or 0 for part in parts),
-    )
-    return [*parts, whole]
+    sums = {
+        field: sum(getattr(part, field) or 0 for part in parts)
+        for field in ("total", "used", "flops", "weight_bytes")
+    }
+    skipped = sorted({op for part in parts for op in part.flops_not_counted})
+    return [*parts, _row(name, "all", skipped=skipped, **sums)]
 
 
 def _count_component(
@@ -73,8 +69,8 @@ def _count_component(
         total=sum(parameter.numel() for parameter in module.parameters()),
         used=used,
         flops=flops,
+        weight_bytes=_tensor_bytes(module),
         skipped=skipped,
-        weight_bytes=tensor_bytes(module),
     )
 
 
@@ -84,9 +80,9 @@ def _row(
     *,
     total: int,
     used: int,
-    flops: int | None,
-    skipped: Sequence[str],
     weight_bytes: int,
+    flops: int | None = None,
+    skipped: Sequence[str] = (),
 ) -> ParamsRow:
     return ParamsRow(
         model=model,
@@ -103,17 +99,16 @@ def _row(
     )
 
 
-def tensor_bytes(module: nn.Module) -> int:
+def _tensor_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers of a module."""
     tensors = (*module.parameters(), *module.buffers())
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def count_used(module: nn.Module, probes: Sequence[Callable[[], object]]) -> int:
-    """Counts the parameters that any of the calls hands to a torch function.
+    """Counts the parameters that any of the calls passes to a torch function.
 
-    An unused ImageNet head is a parameter of its module, and in every published count, but is
-    handed to nothing.
+    An unused ImageNet head is part of its module and of every published count, but is not used.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -140,7 +135,7 @@ def count_flops(probe: Callable[[], object]) -> tuple[int, list[str]]:
     """Counts the floating-point operations of one call; a multiply-add is two.
 
     Returns:
-        The count, and the names of the arithmetic operators that are not in it.
+        The count, and the names of arithmetic operators that it does not include.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,37 +1,43 @@
-"""Times models in fresh processes, interleaved in random order, and summarises what they report."""
+"""Times models in fresh processes, interleaved in random order, and summarises the samples."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import TypeAdapter
 
 from baselines.interface import ModelInfo
-from benchmarks.child_processes import run_python
+from baselines.options import ModelOptions
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.profiles import Profile
-from benchmarks.debugging import show_text
-from benchmarks.latency.task import MemoryLine, PhaseLine, Round, Task
-from benchmarks.latency.timer import milliseconds
+from benchmarks.latency.controller import (
+    ANSWER_LIMIT_S,
+    Answer,
+    Worker,
+    WorkerError,
+    model_setup,
+    shuffled,
+)
+from benchmarks.latency.timer import StopRule, milliseconds
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import Failure, LatencyRow, MemoryRow
+from benchmarks.records.record import Failure, LatencyRow, MemoryRow, Status
 from benchmarks.records.result_cache import ResultCache
 from benchmarks.records.statistics import summarise_times
+from mobilesam.frozen_model import FrozenModel
 
 IMAGE_HW = (480, 640)
-_STDERR_LINES = 3
-_START_S = 1800.0
-_PHASES = 8
-_PATIENCE = 4.0
+_LIMIT_FACTOR = 4.0
+_SLOW_FACTOR = 2.0
+"""A call expected to take this many times the cap is skipped."""
+_GRID_PROMPTS = 32**2  # prompts of segment everything, by default
+_DETECTOR = "a detector's search for masks depends on its weights: timed only with trained ones"
+_EVERYTHING = "how many masks are kept depends on the weights: timed only with trained ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,9 @@ class LatencyConfig:
     """How latency is measured.
 
     Attributes:
-        profile: How often and how long.
-        threads: Threads each model is given.
-        seed: Of the order of models, the scene and random weights.
+        profile: Number of calls and processes.
+        threads: Threads of each model.
+        seed: Seed of the order of models, the scene and random weights.
         image_hw: Size of the scene, in pixels.
     """
 
@@ -60,6 +66,36 @@ class LatencyResult:
     failures: list[Failure] = field(default_factory=list)
 
 
+class PhaseLine(FrozenModel):
+    """One finished, skipped or failed phase of one process."""
+
+    phase: str
+    n_prompts: int | None = None
+    status: Status = "ok"
+    why: str | None = None
+    samples_ms: tuple[float, ...] = ()
+    warmup_calls: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class MemoryLine(FrozenModel):
+    """Memory of a process after all phases, in bytes."""
+
+    rss_before_load_bytes: int
+    peak_rss_bytes: int
+    weight_bytes: int
+    cuda_peak_allocated_bytes: int | None = None
+    cuda_peak_reserved_bytes: int | None = None
+
+
+class Round(FrozenModel):
+    """Measurements of one process."""
+
+    phases: tuple[PhaseLine, ...]
+    memory: MemoryLine | None = None
+    error: str | None = None
+
+
 def measure(
     models: Sequence[ResolvedModel],
     infos: Mapping[str, ModelInfo],
@@ -67,29 +103,33 @@ def measure(
     cells: ResultCache,
     reporter: Reporter,
 ) -> LatencyResult:
-    """Times every model; one that cannot be timed gets an error row.
+    """Times every model; a model that cannot be timed gets an error row.
 
-    Each round runs all models once, each in its own process, in a new random order: a machine that
-    grows slower meanwhile slows all of them alike.
+    In each round, every model runs once in a process of its own, in a new random order.
 
     Args:
-        models: In the order of the tables.
-        infos: What is known of those that can be built, by name.
-        config: Profile, threads, seed.
-        cells: Rounds that a former, interrupted run has finished.
-        reporter: Told about progress.
+        models: Models in the order of the tables.
+        infos: Descriptions of the models that can be built, by name.
+        config: Profile, threads and seed.
+        cells: Result cache, with the rounds of an interrupted run.
+        reporter: Reports progress.
     """
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
     results: dict[str, LatencyResult] = {}
     usable = [model for model in models if model.error is None and model.entry.name in infos]
-    order = random.Random(config.seed)  # noqa: S311 - an order, not a secret
-    with reporter.bar("latency", config.profile.processes * len(usable)) as bar:
-        for index in range(config.profile.processes):
-            for model in order.sample(usable, len(usable)):
+    rng = np.random.default_rng(config.seed)
+    n_rounds = config.profile.processes
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        reporter.bar("latency", n_rounds * len(usable)) as bar,
+    ):
+        image = _write_image(Path(folder), config) if usable else Path()
+        for index in range(n_rounds):
+            for model in shuffled(usable, rng):
                 name = model.entry.name
                 bar.note(f"{name} (process {index + 1})")
-                rounds[name].append(_round(model, index, config, cells))
-                if len(rounds[name]) == config.profile.processes:
+                rounds[name].append(_round(model.options, index, config, image, cells))
+                if len(rounds[name]) == n_rounds:
                     results[name] = _summarise(model, infos[name], rounds[name], config)
                     reporter.say(f"{name}: {headline(results[name].rows)}")
                 bar.step(name)
@@ -125,137 +165,181 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     return ", ".join(parts) or "not timed"
 
 
-def _round(model: ResolvedModel, index: int, config: LatencyConfig, cells: ResultCache) -> Round:
-    task = Task(
-        options=model.options,
-        rule=config.profile.rule,
-        n_prompts=config.profile.n_prompts,
-        threads=config.threads,
-        image_hw=config.image_hw,
-    )
+def _write_image(folder: Path, config: LatencyConfig) -> Path:
+    """Writes the scene that all models are timed on."""
+    from benchmarks.datasets.synthetic import SyntheticDataset
+
+    path = folder / "image.npy"
+    np.save(path, SyntheticDataset(1, config.seed, config.image_hw).scene(0).image)
+    return path
+
+
+def _round(
+    options: ModelOptions, index: int, config: LatencyConfig, image: Path, cells: ResultCache
+) -> Round:
     key = {
         "kind": "latency",
         "round": index,
-        "task": task.model_dump(mode="json"),
-        "machine": environment.machine(model.options.device),
+        "options": TypeAdapter(ModelOptions).dump_python(options, mode="json"),
+        "rule": asdict(config.profile.rule),
+        "n_prompts": config.profile.n_prompts,
+        "threads": config.threads,
+        "image_hw": config.image_hw,
+        "machine": environment.machine(options.device),
     }
     known = cells.get(key, Round)
     if known is not None:
         return known
-    found = run_task(task)
+    found = run_model(options, config, image)
     if found.error is None:
         cells.put(key, found)
     return found
 
 
-def run_task(task: Task) -> Round:
-    """Runs one task in a fresh process and collects its results, also those before a crash.
-
-    A process that does not end within `time_limit_s` is ended; what it has measured is kept.
-    """
-    limit_s = time_limit_s(task)
-    threads = str(task.threads)
-    variables = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    # It sleeps until the process ends: a parent that polls would take time from what it measures.
-    try:
-        done = run_python(
-            ["-m", "benchmarks.latency.worker"],
-            input=task.model_dump_json(),
-            capture_output=True,
-            env=variables,
-            cwd=Path(__file__).resolve().parents[2],
-            timeout=limit_s,
-        )
-    except subprocess.TimeoutExpired as expired:
-        # The exception holds bytes even if text was requested.
-        given = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout
-        phases, memory = _parse(given or "")
-        why = f"the timing process had not ended after {limit_s:.0f} s and was stopped"
-        return Round(phases=tuple(phases), memory=memory, error=why)
-    phases, memory = _parse(done.stdout)
-    error = None
-    failed = next((each for each in phases if each.status == "error"), None)
-    if failed is not None:
-        error = failed.why
-    elif done.returncode != 0:
-        error = _cause_of_death(done.returncode, done.stderr)
-    if error is not None:
-        show_text(done.stderr)
-    return Round(phases=tuple(phases), memory=memory, error=error)
-
-
-def time_limit_s(task: Task) -> float:
-    """Time limit of a timing process in seconds: several times the longest time of its rule.
-
-    The rule does not cover loading and the first calls. For these, half an hour is more than the
-    largest model needs on a slow disk and one core.
-    """
-    rule = task.rule
-    n_phases = _PHASES + 2 * len(task.n_prompts)
-    return _START_S + _PATIENCE * n_phases * (rule.warmup_seconds + rule.cap_seconds)
-
-
-def _parse(text: str) -> tuple[list[PhaseLine], MemoryLine | None]:
+def run_model(options: ModelOptions, config: LatencyConfig, image: Path) -> Round:
+    """Times one model in a fresh process; after an error, the finished phases are kept."""
     phases: list[PhaseLine] = []
     memory = None
-    for line in text.splitlines():
-        try:
-            value: dict[str, Any] = json.loads(line)
-            if "memory" in value:
-                memory = MemoryLine.model_validate(value["memory"])
-            else:
-                phases.append(PhaseLine.model_validate(value["phase"]))
-        except (json.JSONDecodeError, KeyError, ValidationError):
-            continue  # the last line of a process that was killed while it wrote
-    return phases, memory
+    try:
+        setup = model_setup(options, image, config.threads, imports=("torch", "cv2"))
+        with Worker(setup, time_limit_s(config.profile.rule)) as worker:
+            for line in time_phases(worker, config.profile):
+                phases.append(line)  # noqa: PERF402 - kept if a later phase fails
+            found = worker.ask("memory", weights=True, device=options.device)
+            memory = MemoryLine(**{k: v for k, v in found.items() if k in MemoryLine.model_fields})
+    except WorkerError as error:
+        why = str(error)
+        if not phases:
+            phases.append(PhaseLine(phase="load", status="error", why=why))
+        return Round(phases=tuple(phases), error=why)
+    return Round(phases=tuple(phases), memory=memory)
 
 
-def _cause_of_death(code: int, stderr: str) -> str:
-    if code == -signal.SIGKILL:
-        return (
-            "the timing process was killed (out of memory?); try a smaller model or fewer prompts"
+def time_limit_s(rule: StopRule) -> float:
+    """Time limit of an answer in seconds: several times the longest phase, and time to load."""
+    return ANSWER_LIMIT_S + _LIMIT_FACTOR * (rule.warmup_seconds + rule.cap_seconds)
+
+
+class Timing(Protocol):
+    """The part of `Worker` that `time_phases` needs."""
+
+    def answer(self) -> Answer:
+        """Waits for the next answer."""
+
+    def ask(self, do: str, **request: Any) -> Answer:
+        """Sends a request and waits for the answer."""
+
+
+def time_phases(worker: Timing, profile: Profile) -> Iterator[PhaseLine]:
+    """Times every phase of the model of a worker.
+
+    Raises:
+        WorkerError: The process failed.
+    """
+    yield PhaseLine(phase="load", samples_ms=(worker.answer()["load_ms"],))
+    first = worker.ask("first_call")
+    first_encode_ms: float = first["ms"]["encode"]
+    timer = _PhaseTimer(worker, profile.rule)
+    numbers = profile.n_prompts
+    if first["is_detector"] and first["weights"] == "random":
+        yield PhaseLine(phase="first_call", n_prompts=1, status="skipped", why=_DETECTOR)
+        yield timer.time("preprocess")
+        yield timer.time("encode")
+        untimed: Iterable[tuple[str, int | None]] = (
+            ("postprocess", None), *(("decode", n) for n in numbers), ("end_to_end", 1),
+            ("everything", None),
+        )  # fmt: skip
+        for phase, n in untimed:
+            yield PhaseLine(phase=phase, n_prompts=n, status="skipped", why=_DETECTOR)
+        return
+    yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(sum(first["ms"].values()),))
+    yield timer.time("preprocess")
+    if first["is_detector"]:
+        yield timer.time("encode")
+        yield timer.time("postprocess")
+    elif timer.is_too_slow(first_encode_ms):
+        once = "too slow to repeat under this profile: from the first call, set-up included"
+        yield PhaseLine(phase="encode", samples_ms=(first_encode_ms,), warnings=(once,))
+    else:
+        yield timer.time("encode", expected_ms=first_encode_ms)
+    per_prompt_ms = 0.0
+    for n in numbers:
+        line = timer.time_unless_slow("decode", n, per_prompt_ms * n)
+        yield line
+        if line.samples_ms:
+            per_prompt_ms = float(np.median(line.samples_ms)) / n
+        if first["splits_decoding"]:
+            skipped = line.model_copy(update={"phase": "postprocess"})
+            yield timer.time("postprocess", n) if line.samples_ms else skipped
+    yield timer.time_unless_slow("end_to_end", 1, first_encode_ms)
+    if "everything" not in first["supports"]:
+        return
+    if first["weights"] == "random":
+        yield PhaseLine(phase="everything", status="skipped", why=_EVERYTHING)
+    else:
+        grid_ms = _GRID_PROMPTS * per_prompt_ms if first["splits_decoding"] else 0.0
+        yield timer.time_unless_slow("everything", None, first_encode_ms + grid_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseTimer:
+    """Times phases of a worker by one stop rule."""
+
+    worker: Timing
+    rule: StopRule
+
+    def time(self, phase: str, n_prompts: int | None = None, expected_ms: float = 0.0) -> PhaseLine:
+        found = self.worker.ask(
+            "time",
+            phase=phase,
+            n_prompts=n_prompts,
+            rule=asdict(self.rule),
+            expected_ms=expected_ms,
         )
-    if code < 0:
-        return f"the timing process died of {signal.Signals(-code).name}"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return f"the timing process failed: {' | '.join(lines[-_STDERR_LINES:])}"
+        return PhaseLine(
+            phase=phase,
+            n_prompts=n_prompts,
+            samples_ms=tuple(found["ms"]),
+            warmup_calls=found["warmup_calls"],
+            warnings=tuple(found["warnings"]),
+        )
+
+    def is_too_slow(self, expected_ms: float) -> bool:
+        """Whether a single call would take far longer than the cap of the profile."""
+        return expected_ms / 1e3 > self.rule.cap_seconds * _SLOW_FACTOR
+
+    def time_unless_slow(self, phase: str, n_prompts: int | None, expected_ms: float) -> PhaseLine:
+        """Times a phase, or skips it if a single call would take too long."""
+        if not self.is_too_slow(expected_ms):
+            return self.time(phase, n_prompts, expected_ms)
+        why = (
+            f"about {expected_ms / 1e3:.0f} s a call, beyond what this profile waits for "
+            f"({self.rule.cap_seconds * _SLOW_FACTOR:.0f} s); use a longer profile"
+        )
+        return PhaseLine(phase=phase, n_prompts=n_prompts, status="skipped", why=why)
 
 
 def _summarise(
-    model: ResolvedModel,
-    info: ModelInfo,
-    rounds: Sequence[Round],
-    config: LatencyConfig,
+    model: ResolvedModel, info: ModelInfo, rounds: Sequence[Round], config: LatencyConfig
 ) -> LatencyResult:
-    result = LatencyResult()
     name = model.entry.name
     errors = [each.error for each in rounds if each.error is not None]
-    result.failures.extend(Failure(stage="latency", culprit=name, why=why) for why in set(errors))
-    keys = dict.fromkeys((line.phase, line.n_prompts) for each in rounds for line in each.phases)
-    for phase, n_prompts in keys:
-        lines = [
-            line
-            for each in rounds
-            for line in each.phases
-            if (line.phase, line.n_prompts) == (phase, n_prompts)
-        ]
-        result.rows.append(_row(model, info, lines, config))
+    lines: dict[tuple[str, int | None], list[PhaseLine]] = {}
+    for line in (line for each in rounds for line in each.phases):
+        lines.setdefault((line.phase, line.n_prompts), []).append(line)
     if errors:
-        for phase, n_prompts in _expected(config):
-            if (phase, n_prompts) not in keys:
-                lost = PhaseLine(phase=phase, n_prompts=n_prompts, status="error", why=errors[0])
-                result.rows.append(_row(model, info, [lost], config))
+        # Phases of every model that no process has reached.
+        numbers = config.profile.n_prompts
+        expected: list[tuple[str, int | None]] = [("preprocess", None), ("encode", None)]
+        for phase, n in (*expected, *(("decode", n) for n in numbers), ("end_to_end", 1)):
+            lost = PhaseLine(phase=phase, n_prompts=n, status="error", why=errors[0])
+            lines.setdefault((phase, n), [lost])
     memory = [each.memory for each in rounds if each.memory is not None]
-    if memory:
-        result.memory.append(_memory_row(model, memory))
-    return result
-
-
-def _expected(config: LatencyConfig) -> Iterator[tuple[str, int | None]]:
-    """Phases that every model has."""
-    yield from (("preprocess", None), ("encode", None))
-    yield from (("decode", n) for n in config.profile.n_prompts)
-    yield "end_to_end", 1
+    return LatencyResult(
+        rows=[_row(model, info, own, config) for own in lines.values()],
+        memory=[_memory_row(model, memory)] if memory else [],
+        failures=[Failure(stage="latency", culprit=name, why=why) for why in dict.fromkeys(errors)],
+    )
 
 
 def _row(
@@ -263,7 +347,7 @@ def _row(
 ) -> LatencyRow:
     measured = [line for line in lines if line.samples_ms]
     first = lines[0]
-    # What has no network runs on the host's own arithmetic, whatever was asked for.
+    # A model without networks runs on the CPU in any case.
     plain = info is not None and info.weights.kind == "none"
     known: dict[str, Any] = {
         "model": model.entry.name,
@@ -278,18 +362,9 @@ def _row(
     if not measured:
         return LatencyRow(**known, status=first.status, why=first.why)
     samples = tuple(line.samples_ms for line in measured)
-    summary = summarise_times(samples)
     return LatencyRow(
         **known,
-        n=summary.n,
-        processes=summary.processes,
-        median_ms=summary.median_ms,
-        ci95_ms=summary.ci95_ms,
-        range_ms=summary.range_ms,
-        mean_ms=summary.mean_ms,
-        min_ms=summary.min_ms,
-        p95_ms=summary.p95_ms,
-        p99_ms=summary.p99_ms,
+        **asdict(summarise_times(samples)),
         warmup_calls=sum(line.warmup_calls for line in measured),
         warnings=tuple(dict.fromkeys(text for line in measured for text in line.warnings)),
         samples_ms=samples,
@@ -297,6 +372,7 @@ def _row(
 
 
 def _memory_row(model: ResolvedModel, lines: Sequence[MemoryLine]) -> MemoryRow:
+    """Memory of the process with the median peak, and all peaks."""
     middle = sorted(lines, key=lambda line: line.peak_rss_bytes)[len(lines) // 2]
     return MemoryRow(
         model=model.entry.name,

@@ -1,18 +1,23 @@
-"""The timer: it knows no model, only a call, a device to wait for, and a rule for when to stop."""
+"""Times a call: warm-up, stop rule, and nothing but the call in the timed region.
+
+This module imports the standard library alone, since the worker process loads it by its path while
+`benchmarks` may belong to another version of this code.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-MS = 1e-6  # milliseconds a nanosecond
+MS = 1e-6  # milliseconds in a nanosecond
 _STABLE_CALLS = 3
 _STABLE_SPREAD = 0.10
 _MAX_WARMUP_CALLS = 50
-# A call of microseconds would fill the seconds with samples that tell nothing new.
 MAX_CALLS = 1000
+"""Limit for calls of microseconds, which would otherwise fill the seconds with equal samples."""
 NOTHING_MS = 0.01
 """Shorter times are call overhead: the phase does nothing in that model."""
 
@@ -29,12 +34,12 @@ class StopRule:
     """When a measurement has run long enough.
 
     Attributes:
-        min_calls: At least so many calls are timed ...
-        min_seconds: ... and at least so many seconds (or `MAX_CALLS`), ...
-        cap_seconds: ... but no call is begun that would probably end after so many seconds; one
-            call is always timed.
-        warmup_seconds: Untimed calls go on until three in a row differ by less than 10 %, or for
-            so many seconds.
+        min_calls: Minimum number of timed calls.
+        min_seconds: Minimum total of the timed calls, unless `MAX_CALLS` is reached before.
+        cap_seconds: No call is started that would probably end after this many seconds; one call
+            is always timed.
+        warmup_seconds: The warm-up ends when three calls in a row differ by less than 10 %, or
+            after this many seconds.
     """
 
     min_calls: int
@@ -45,7 +50,7 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Times of the calls in milliseconds, in order, and what was odd about them."""
+    """Times of the calls in milliseconds, in order, with warnings."""
 
     ms: tuple[float, ...]
     warmup_calls: int
@@ -53,12 +58,20 @@ class Samples:
 
 
 def time_once(call: Callable[[], object], synchronize: Callable[[], None]) -> float:
-    """Milliseconds of one call, the device idle before and after."""
+    """Milliseconds of one call; the device is idle before and after."""
     synchronize()
     start = time.perf_counter_ns()
     call()
     synchronize()
     return (time.perf_counter_ns() - start) * MS
+
+
+def time_calls(
+    call: Callable[[], object], n_calls: int, synchronize: Callable[[], None]
+) -> list[float]:
+    """Milliseconds of each of `n_calls` calls, with the garbage collector off."""
+    with _collector_off():
+        return [time_once(call, synchronize) for _ in range(n_calls)]
 
 
 def measure(
@@ -68,27 +81,20 @@ def measure(
     *,
     expected_ms: float = 0.0,
 ) -> Samples:
-    """Warms up, then times calls until the rule is met.
-
-    The garbage collector is off while calls are timed: its pauses belong to nobody.
+    """Warms up, then times calls until the rule is met, with the garbage collector off.
 
     Args:
-        call: What is timed.
-        rule: When to stop.
+        call: The call to time.
+        rule: Stop rule.
         synchronize: Waits for the device.
-        expected_ms: What the call is thought to take, having been made before. One that alone
-            outlasts the warm-up is not made once more just to warm up.
+        expected_ms: Time of an earlier call. A call that takes longer than the whole warm-up is
+            not repeated for it.
     """
     slow = expected_ms > rule.warmup_seconds * 1e3
     warmup_ms, stable = ([], True) if slow else _warm_up(call, rule, synchronize)
-    collecting = gc.isenabled()
     gc.collect()
-    gc.disable()
-    try:
+    with _collector_off():
         times = _sample(call, rule, synchronize)
-    finally:
-        if collecting:
-            gc.enable()
     warnings = []
     if not stable:
         warnings.append(f"not stable after {len(warmup_ms)} warm-up calls")
@@ -97,12 +103,24 @@ def measure(
     return Samples(tuple(times), len(warmup_ms), tuple(warnings))
 
 
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _warm_up(
     call: Callable[[], object], rule: StopRule, synchronize: Callable[[], None]
 ) -> tuple[list[float], bool]:
+    """Times of the warm-up calls, and whether they became stable."""
     times: list[float] = []
-    budget = rule.warmup_seconds * 1e3
-    while sum(times) < budget and len(times) < _MAX_WARMUP_CALLS:
+    budget_ms = rule.warmup_seconds * 1e3
+    while sum(times) < budget_ms and len(times) < _MAX_WARMUP_CALLS:
         times.append(time_once(call, synchronize))
         last = times[-_STABLE_CALLS:]
         if len(last) == _STABLE_CALLS and max(last) <= min(last) * (1 + _STABLE_SPREAD):

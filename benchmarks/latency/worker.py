@@ -1,281 +1,391 @@
-"""The process in which one model is timed: `python -m benchmarks.latency.worker`.
+"""The process in which everything is timed: one model or one task, one request a line.
 
-Reads one JSON task from standard input and writes one JSON line for each finished phase, so that a
-process that dies keeps what it measured. Standard output belongs to those lines alone: whatever
-else prints is sent to standard error.
+`benchmarks.latency.controller` starts this file by its path, with the tree that is measured in
+`PYTHONPATH`. The tree can be another commit of this repository (`regress`): this file, the timer
+beside it and numpy measure both versions, so that a change of the suite itself affects neither.
+It uses nothing of the tree but the models and their interface, and has its own boundary around
+them.
+
+The first line of standard input is the set-up, each further line a request; each is answered by one
+line of JSON, so that a process that dies loses nothing it has measured. Whatever else prints goes
+to standard error.
+
+The timed region of a sample is the call alone, between two reads of `perf_counter_ns`, with the
+device idle before the first and waited for before the second (`timer.time_once`). Building the
+model, inputs of a phase, boundary, garbage collection and pipes are outside.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 import numpy as np
 
-from baselines.boundary import adapter_call
-from baselines.interface import (
-    Embedding,
-    LogitMasks,
-    Prepared,
-    Prompts,
-    Segmenter,
-    SplitDecoder,
-    SplitEncoder,
-    UInt8Array,
-)
-from baselines.registry import build, select
-from benchmarks.debugging import format_error
-from benchmarks.latency.parameters import tensor_bytes
-from benchmarks.latency.task import MemoryLine, PhaseLine, Task
-from benchmarks.latency.timer import StopRule, measure, time_once
-from benchmarks.records.environment import peak_rss_bytes, use_threads
-from mobilesam.errors import BenchError
-
-_BLIND = "a detector's search for masks depends on its weights: timed only with trained ones"
-_GRID_PROMPTS = 32**2  # segment everything asks so many, by default
-_SLOW_FACTOR = 2.0  # a call expected to outlast the cap by this factor is skipped, and says so
+Call = Callable[[], Any]
+Answer = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What the phases of one model work on."""
+def _load_timer() -> ModuleType:
+    """Loads `timer.py` beside this file, whatever `benchmarks` stands for in this process."""
+    name = "latency_timer"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("timer.py"))
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - the file exists
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
-    image: UInt8Array
-    prepared: Prepared
-    embedding: Embedding
+
+timer = _load_timer()
 
 
-def main() -> int:
-    """Runs the task on standard input; returns the exit code."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    task = Task.model_validate_json(sys.stdin.read())
+class SubjectError(Exception):
+    """A model or task raised an error, which is kept as the cause."""
+
+
+@contextmanager
+def model_call(method: str) -> Iterator[None]:
+    """Converts exceptions of a model to `SubjectError`; the block may hold only calls of a model.
+
+    Args:
+        method: Name of the model's method, for the message.
+    """
     try:
-        for line in run(task):
-            _write(out, line)
-    except BenchError as error:
-        _write(out, PhaseLine(phase="load", status="error", why=format_error(error)))
-        return 1
-    return 0
+        yield
+    except Exception as error:  # models are foreign code, here also of another version
+        raise SubjectError(_message(error, method)) from error
 
 
-def _write(out: TextIO, line: PhaseLine | MemoryLine) -> None:
-    kind = "memory" if isinstance(line, MemoryLine) else "phase"
-    out.write(json.dumps({kind: line.model_dump(mode="json")}) + "\n")
-    out.flush()
+@contextmanager
+def task_call() -> Iterator[None]:
+    """Converts a `BenchError` of a task to `SubjectError`; other errors end the process."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        raise SubjectError(str(error)) from error
 
 
-def run(task: Task) -> Iterator[PhaseLine | MemoryLine]:
-    """Measures every phase of one model in this process."""
-    use_threads(task.threads)
-    rss_before = _rss_bytes()
-    entry = select([task.options.name])[0]
-    holder: list[Segmenter] = []
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is a `BenchError` of the tree, which is not imported here."""
+    return any(base.__name__ == "BenchError" for base in type(error).__mro__)
 
-    def wait() -> None:
-        for model in holder:
-            with adapter_call("synchronize"):
+
+def _message(error: Exception, method: str) -> str:
+    if _is_expected(error):
+        return str(error)
+    return " ".join([f"{type(error).__name__}:", *str(error).split(), f"(in {method})"])
+
+
+class Model:
+    """A model of the tree on one image.
+
+    Args:
+        tree: Folder that `baselines` must come from.
+        options: Fields of `baselines.options.ModelOptions`, as JSON.
+        image: An .npy file, (H, W, 3) uint8 RGB.
+        shipped: Use the weights that the tree ships for this model, if it does.
+    """
+
+    def __init__(self, tree: str, options: dict[str, Any], image: str, *, shipped: bool) -> None:
+        from pydantic import TypeAdapter
+
+        import baselines.registry as registry
+        from baselines.options import ModelOptions
+
+        if not Path(registry.__file__).is_relative_to(tree):
+            sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
+        (entry,) = registry.select([options["name"]])
+        weights = getattr(entry, "shipped", None) if shipped else None
+        if weights is not None:
+            from mobilesam.weights.checkpoints import shipped_checkpoint, shipped_path
+
+            if shipped_path(weights).is_file():
+                options = {**options, "checkpoint": shipped_checkpoint(weights)}
+        built = TypeAdapter(ModelOptions).validate_python(options)
+        models: list[Any] = []
+
+        def wait() -> None:
+            for model in models:
                 model.synchronize()
 
-    load_ms = time_once(lambda: holder.append(build(entry, task.options)), wait)
-    model = holder[0]
-    yield PhaseLine(phase="load", samples_ms=(load_ms,))
-    image = task_image(task)
-    first_ms, first_encode_ms, inputs = _first_call(model, image)
-    if _is_blind(model):
-        yield PhaseLine(phase="first_call", n_prompts=1, status="skipped", why=_BLIND)
-    else:
-        yield PhaseLine(phase="first_call", n_prompts=1, samples_ms=(first_ms,))
-    yield from _steady(model, inputs, task, first_encode_ms)
-    # Read before the weights are counted: FastSAM makes a second network to be counted.
-    peak_bytes, cuda_peak = peak_rss_bytes(), _cuda_peak(task.options.device)
-    with adapter_call("modules"):
-        weight_bytes = sum(tensor_bytes(module) for module in model.modules().values())
-    yield MemoryLine(
-        rss_before_load_bytes=rss_before,
-        peak_rss_bytes=peak_bytes,
-        weight_bytes=weight_bytes,
-        cuda_peak_allocated_bytes=cuda_peak[0],
-        cuda_peak_reserved_bytes=cuda_peak[1],
-    )
+        with model_call("build"):
+            load = timer.time_once(lambda: models.append(registry.build(entry, built)), wait)
+        self.load_ms = float(load)
+        self._model = models[0]
+        self.boundary = model_call
+        self.synchronize: Callable[[], None] = self._model.synchronize
+        self._image = np.load(image)
+        self._prepared: Any = None
+        self._embedding: Any = None
+        self._network_output: Any = None
+        self._logits: dict[int, Any] = {}
+
+    @property
+    def _is_detector(self) -> bool:
+        return hasattr(self._model, "run_network")
+
+    @property
+    def _splits_decoding(self) -> bool:
+        return hasattr(self._model, "decode_logits")
+
+    def first_call(self, _request: Answer) -> Answer:
+        """Times the first image and prompt with all lazy set-up, and describes the model."""
+        model, image, one = self._model, self._image, self._prompts(1)
+        times_ms = {}
+
+        def once(method: str, call: Call) -> Any:
+            found = []
+            with model_call(method):
+                times_ms[method] = timer.time_once(lambda: found.append(call()), self.synchronize)
+            return found[0]
+
+        self._prepared = once("prepare", lambda: model.prepare(image))
+        self._embedding = once("encode", lambda: model.encode(self._prepared))
+        once("decode", lambda: model.decode(self._embedding, one))
+        gc.collect()
+        gc.freeze()
+        return {
+            "ms": times_ms,
+            "supports": sorted(model.info.supports),
+            "weights": model.info.weights.kind,
+            "is_detector": self._is_detector,
+            "splits_decoding": self._splits_decoding,
+        }
+
+    def find_call(self, phase: str, n_prompts: int | None) -> Call:
+        """The call of a phase, whose inputs are made here, outside the timed region."""
+        model, image, prepared, embedding = (
+            self._model, self._image, self._prepared, self._embedding,
+        )  # fmt: skip
+        if phase == "preprocess":
+            return lambda: model.prepare(image)
+        if phase == "encode" and self._is_detector:
+            return lambda: model.run_network(prepared)
+        if phase == "encode":
+            return lambda: model.encode(prepared)
+        if phase == "everything":
+            return lambda: model.everything(image)
+        if phase == "postprocess" and n_prompts is None:
+            if self._network_output is None:
+                with model_call("run_network"):
+                    self._network_output = model.run_network(prepared)
+            output = self._network_output
+            return lambda: model.find_masks(output, prepared)
+        n = n_prompts or 1
+        prompts = self._prompts(n)
+        if phase == "end_to_end":
+            return lambda: model.decode(model.encode(model.prepare(image)), prompts)
+        if phase == "decode" and self._splits_decoding:
+
+            def decode() -> None:
+                self._logits[n] = model.decode_logits(embedding, prompts)
+
+            return decode
+        if phase == "decode":
+            return lambda: model.decode(embedding, prompts)
+        if phase == "postprocess":
+            if n not in self._logits:
+                with model_call("decode_logits"):
+                    self._logits[n] = model.decode_logits(embedding, prompts)
+            logits = self._logits[n]
+            return lambda: model.postprocess(logits)
+        raise ValueError(f"no phase {phase!r}")
+
+    def _prompts(self, n: int) -> Any:
+        """N seeded prompts inside the image: points if the model takes them, otherwise boxes."""
+        from baselines.interface import Prompts
+
+        size = np.array([self._image.shape[1], self._image.shape[0]])
+        points = np.random.default_rng(n).uniform(0.1, 0.9, (n, 1, 2)) * size
+        if "points" in self._model.info.supports:
+            return Prompts(points=points.astype(np.float32), labels=np.ones((n, 1), np.int64))
+        corners = np.concatenate([points[:, 0] - 0.1 * size, points[:, 0] + 0.1 * size], axis=1)
+        return Prompts(boxes=corners.astype(np.float32))
+
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters and buffers of all networks."""
+        with model_call("modules"):
+            modules = self._model.modules().values()
+            tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def accuracy(self, request: Answer) -> Answer:
+        """IoU of every predicted mask by protocol, and the index of its image.
+
+        The request names a folder of `scenes`: .npz files with `image` (H, W, 3), `boxes` (N, 4),
+        `points` (N, 2) and `masks` (N, H, W).
+        """
+        from baselines.interface import Prompts
+
+        ious: dict[str, list[float]] = {}
+        images: dict[str, list[int]] = {}
+        for index, path in enumerate(sorted(Path(request["scenes"]).glob("*.npz"))):
+            scene = np.load(path)
+            with model_call("prepare"):
+                prepared = self._model.prepare(scene["image"])
+            with model_call("encode"):
+                embedding = self._model.encode(prepared)
+            protocols = {"box": Prompts(boxes=scene["boxes"])}
+            if "points" in self._model.info.supports:
+                labels = np.ones((len(scene["points"]), 1), np.int64)
+                protocols["center"] = Prompts(points=scene["points"][:, None], labels=labels)
+            for protocol, prompts in protocols.items():
+                with model_call("decode"):  # one prompt at a time: masks have the image's size
+                    masks = [
+                        self._model.decode(embedding, prompts[row : row + 1]).masks[0, 0]
+                        for row in range(len(prompts))
+                    ]
+                found = [_iou(a, b) for a, b in zip(masks, scene["masks"], strict=True)]
+                ious.setdefault(protocol, []).extend(found)
+                images.setdefault(protocol, []).extend([index] * len(found))
+        return {"iou": ious, "images": images}
 
 
-def _first_call(model: Segmenter, image: UInt8Array) -> tuple[float, float, _Inputs]:
-    """The first image and prompt, all lazy set-up included.
+class Task:
+    """A task of this project, named by import path.
 
-    Returns:
-        Milliseconds of all of it, milliseconds of the image encoder in it, and what was made.
+    Args:
+        path: `module:function`; the function returns the calls of the task by phase, as a function
+            of the phase's name.
+        arguments: Arguments of the function.
     """
-    prepared: list[Prepared] = []
-    embeddings: list[Embedding] = []
-    prompts = prompts_for(model, image, 1)
-    wait = model.synchronize
-    with adapter_call("prepare"):
-        before_ms = time_once(lambda: prepared.append(model.prepare(image)), wait)
-    with adapter_call("encode"):
-        encode_ms = time_once(lambda: embeddings.append(model.encode(prepared[0])), wait)
-    with adapter_call("decode"):
-        after_ms = time_once(lambda: model.decode(embeddings[0], prompts), wait)
-    inputs = _Inputs(image, prepared[0], embeddings[0])
-    return before_ms + encode_ms + after_ms, encode_ms, inputs
+
+    def __init__(self, path: str, arguments: dict[str, Any]) -> None:
+        module, _, name = path.partition(":")
+        start = time.perf_counter_ns()
+        with task_call():
+            self._calls = getattr(importlib.import_module(module), name)(**arguments)
+        self.load_ms = (time.perf_counter_ns() - start) * timer.MS
+        self._known: dict[str, Call] = {}
+
+    def boundary(self, _phase: str) -> Any:
+        """The boundary around the calls."""
+        return task_call()
+
+    def synchronize(self) -> None:
+        """Tasks run on the CPU."""
+
+    def find_call(self, phase: str, _n_prompts: int | None) -> Call:
+        """The call of a phase; its inputs are made once."""
+        if phase not in self._known:
+            self._known[phase] = self._calls(phase)
+        return self._known[phase]
 
 
-def _is_blind(model: Segmenter) -> bool:
-    """Which masks a detector finds decides what its search and its selection cost."""
-    return isinstance(model, SplitEncoder) and model.info.weights.kind == "random"
+class Server:
+    """Answers requests on one model or task.
 
+    Args:
+        setup: `kind` ("model" or "task") and the arguments of its class; `threads`; `imports`:
+            libraries to import first, whose memory and import time do not count as loading.
+    """
 
-def _steady(
-    model: Segmenter, inputs: _Inputs, task: Task, first_encode_ms: float
-) -> Iterator[PhaseLine]:
-    blind = _is_blind(model)
-    timer = _Timer(task.rule, model.synchronize)
-    yield timer.phase("preprocess", lambda: model.prepare(inputs.image))
-    if isinstance(model, SplitEncoder):
-        detector = model
-        with adapter_call("run_network"):
-            output = detector.run_network(inputs.prepared)
-        yield timer.phase("encode", lambda: detector.run_network(inputs.prepared))
-        if not blind:
-            search = timer.phase(
-                "postprocess", lambda: detector.find_masks(output, inputs.prepared)
+    def __init__(self, setup: dict[str, Any]) -> None:
+        setup = dict(setup)
+        threads, kind = setup.pop("threads"), setup.pop("kind")
+        for name in setup.pop("imports", ()):
+            if importlib.util.find_spec(name) is not None:
+                importlib.import_module(name)
+        _use_threads(threads)
+        self._rss_before_load_bytes = _rss_bytes()
+        self.subject: Any = {"model": Model, "task": Task}[kind](**setup)
+        _use_threads(threads)  # of libraries that the subject has imported
+        self._output: Any = None
+
+    def ready(self) -> Answer:
+        """The answer to the set-up."""
+        return {"load_ms": self.subject.load_ms}
+
+    def answer(self, request: Answer) -> Answer:
+        """Answers a request; `do` names one of the methods of this class or of the model."""
+        do = request["do"]
+        method = getattr(self, do) if do in ("time", "call", "output", "memory") else None
+        found: Answer = (method or getattr(self.subject, do))(request)
+        return found
+
+    def time(self, request: Answer) -> Answer:
+        """Times `calls` calls of a phase, or calls until a stop `rule` is met."""
+        subject, phase = self.subject, request["phase"]
+        call = subject.find_call(phase, request.get("n_prompts"))
+        with subject.boundary(phase):  # around all calls, so that no sample includes it
+            if "calls" in request:
+                return {"ms": timer.time_calls(call, request["calls"], subject.synchronize)}
+            samples = timer.measure(
+                call,
+                timer.StopRule(**request["rule"]),
+                subject.synchronize,
+                expected_ms=request["expected_ms"],
             )
-            yield search
-    elif timer.too_slow(first_encode_ms):
-        once = "too slow to repeat under this profile: from the first call, set-up included"
-        yield PhaseLine(phase="encode", samples_ms=(first_encode_ms,), warnings=(once,))
-    else:
-        yield timer.phase(
-            "encode", lambda: model.encode(inputs.prepared), expected_ms=first_encode_ms
-        )
-    if blind:
-        for phase, n in (("postprocess", None), *(("decode", n) for n in task.n_prompts)):
-            yield PhaseLine(phase=phase, n_prompts=n, status="skipped", why=_BLIND)
-        yield PhaseLine(phase="end_to_end", n_prompts=1, status="skipped", why=_BLIND)
-        yield PhaseLine(phase="everything", status="skipped", why=_BLIND)
-        return
-    per_prompt_ms = yield from _decoding(model, inputs, task, timer)
-    one = prompts_for(model, inputs.image, 1)
+        return {
+            "ms": samples.ms,
+            "warmup_calls": samples.warmup_calls,
+            "warnings": samples.warnings,
+        }
 
-    def end_to_end() -> None:
-        model.decode(model.encode(model.prepare(inputs.image)), one)
+    def call(self, request: Answer) -> Answer:
+        """Calls a phase once, with the garbage collector as it is, and keeps what it returns.
 
-    yield timer.optional_phase("end_to_end", end_to_end, 1, first_encode_ms)
-    if "everything" not in model.info.supports:
-        return
-    if model.info.weights.kind == "random":
-        why = "how much of it is kept depends on the weights: timed only with trained ones"
-        yield PhaseLine(phase="everything", status="skipped", why=why)
-    else:
-        grid_ms = _GRID_PROMPTS * per_prompt_ms if isinstance(model, SplitDecoder) else 0.0
-        yield timer.optional_phase(
-            "everything", lambda: model.everything(inputs.image), None, first_encode_ms + grid_ms
-        )
+        Returns wall and processor time in milliseconds, and the page faults served without a disk.
+        """
+        call, found = self.subject.find_call(request["phase"], None), []
+        with self.subject.boundary(request["phase"]):
+            faults, cpu_ns = _page_faults(), time.process_time_ns()
+            ms = timer.time_once(lambda: found.append(call()), self.subject.synchronize)
+            cpu_ms = (time.process_time_ns() - cpu_ns) * timer.MS
+        self._output = found[0]
+        return {"ms": ms, "cpu_ms": cpu_ms, "faults": _page_faults() - faults}
 
+    def output(self, request: Answer) -> Answer:
+        """What the last `call` returned: a tensor is written to `path`, all else is the answer."""
+        output = self._output
+        if hasattr(output, "numpy"):
+            np.save(request["path"], output.float().numpy())
+            return {}
+        return {"value": output}
 
-def _decoding(
-    model: Segmenter, inputs: _Inputs, task: Task, timer: _Timer
-) -> Generator[PhaseLine, None, float]:
-    """Times every number of prompts; returns the milliseconds a prompt of the largest timed."""
-    per_prompt_ms = 0.0
-    for n in task.n_prompts:
-        prompts = prompts_for(model, inputs.image, n)
-        for phase, call in _decode_calls(model, inputs.embedding, prompts):
-            if phase == "postprocess":
-                yield timer.phase(phase, call, n)
-                continue
-            line = timer.optional_phase(phase, call, n, per_prompt_ms * n)
-            yield line
-            if not line.samples_ms:
-                if isinstance(model, SplitDecoder):
-                    yield line.model_copy(update={"phase": "postprocess"})
-                break
-            per_prompt_ms = float(np.median(line.samples_ms)) / n
-    return per_prompt_ms
+    def memory(self, request: Answer) -> Answer:
+        """Memory of this process in bytes, with that of the `weights` and of a CUDA `device`."""
+        found = {
+            "rss_before_load_bytes": self._rss_before_load_bytes,
+            "rss_bytes": _rss_bytes(),
+            "peak_rss_bytes": _peak_rss_bytes(),
+        }
+        device = request.get("device", "cpu")
+        if device.startswith("cuda"):
+            import torch
+
+            found["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
+            found["cuda_peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
+        if request.get("weights"):  # last: FastSAM makes a second network to be counted
+            found["weight_bytes"] = self.subject.weight_bytes()
+        return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Timer:
-    """Times phases by one rule."""
-
-    rule: StopRule
-    synchronize: Callable[[], None]
-
-    def phase(
-        self,
-        name: str,
-        call: Callable[[], object],
-        n_prompts: int | None = None,
-        expected_ms: float = 0.0,
-    ) -> PhaseLine:
-        """Times a phase; the boundary is around all calls, so that no call's time includes it."""
-        with adapter_call(name):
-            samples = measure(call, self.rule, self.synchronize, expected_ms=expected_ms)
-        return PhaseLine(
-            phase=name,
-            n_prompts=n_prompts,
-            samples_ms=samples.ms,
-            warmup_calls=samples.warmup_calls,
-            warnings=samples.warnings,
-        )
-
-    def too_slow(self, expected_ms: float) -> bool:
-        """Whether a single call would go far beyond what the profile waits for."""
-        return expected_ms / 1e3 > self.rule.cap_seconds * _SLOW_FACTOR
-
-    def optional_phase(
-        self, name: str, call: Callable[[], object], n_prompts: int | None, expected_ms: float
-    ) -> PhaseLine:
-        """Times a phase, or says that a single call would take too long."""
-        if self.too_slow(expected_ms):
-            why = (
-                f"about {expected_ms / 1e3:.0f} s a call, beyond what this profile waits for "
-                f"({self.rule.cap_seconds * _SLOW_FACTOR:.0f} s); use a longer profile"
-            )
-            return PhaseLine(phase=name, n_prompts=n_prompts, status="skipped", why=why)
-        return self.phase(name, call, n_prompts, expected_ms)
+def _iou(a: Any, b: Any) -> float:
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
 
 
-def _decode_calls(
-    model: Segmenter, embedding: Embedding, prompts: Prompts
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    if isinstance(model, SplitDecoder):
-        decoder = model
-        kept: list[LogitMasks] = []
-
-        def decode() -> None:
-            kept[:] = [decoder.decode_logits(embedding, prompts)]
-
-        yield "decode", decode
-        yield "postprocess", lambda: decoder.postprocess(kept[0])
-    else:
-        yield "decode", lambda: model.decode(embedding, prompts)
-
-
-def prompts_for(model: Segmenter, image: UInt8Array, n: int) -> Prompts:
-    """N seeded prompts of the kind that the model takes: single points, otherwise boxes."""
-    rng = np.random.default_rng(n)
-    height, width = image.shape[:2]
-    size = np.array([width, height])
-    points = rng.uniform(0.1, 0.9, (n, 1, 2)) * size
-    if "points" in model.info.supports:
-        return Prompts(points=points.astype(np.float32), labels=np.ones((n, 1), np.int64))
-    corners = np.concatenate([points[:, 0] - 0.1 * size, points[:, 0] + 0.1 * size], axis=1)
-    return Prompts(boxes=corners.astype(np.float32))
-
-
-def task_image(task: Task) -> UInt8Array:
-    """The scene that every model is timed on."""
-    from benchmarks.datasets.synthetic import SyntheticDataset
-
-    dataset = SyntheticDataset(n_images=1, seed=task.options.seed, size_hw=task.image_hw)
-    sample: Any = next(iter(dataset.samples()))
-    image: UInt8Array = sample.image
-    return image
+def _use_threads(threads: int) -> None:
+    """Sets the threads of the libraries that are loaded; numpy's are set by the environment."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(threads)
 
 
 def _rss_bytes() -> int:
@@ -284,12 +394,44 @@ def _rss_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _cuda_peak(device: str) -> tuple[int | None, int | None]:
-    if not device.startswith("cuda"):
-        return None, None
-    import torch
+def _peak_rss_bytes() -> int:
+    """As `benchmarks.records.environment.peak_rss_bytes`, which the tree may lack."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    import resource
 
-    return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _page_faults() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def main() -> int:
+    """Answers until standard input ends, or the model or task fails; returns the exit code."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        server = Server(json.loads(sys.stdin.readline()))
+        _write(out, server.ready())
+        for line in sys.stdin:
+            _write(out, server.answer(json.loads(line)))
+    except SubjectError as error:
+        traceback.print_exception(error)
+        _write(out, {"error": str(error)})
+        return 1
+    return 0
+
+
+def _write(out: TextIO, answer: Answer) -> None:
+    out.write(json.dumps(answer) + "\n")
+    out.flush()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def ratio_in_turns(
     widened by as much. Measured by simulation (two equal sides, 500 trials each): 5 pairs that
     differ by 3 % with 12 turns that differ by 5 % are covered in 0.99 of trials, 8 pairs in 0.98,
     4 pairs that differ by 5 % with 10 turns in 0.93, 3 such pairs in 0.88. A verdict therefore
-    needs a repetition (`guard.ab_judge`).
+    needs a repetition (`regression.judge`).
 
     Args:
         old: Positive samples, one sequence a pair of processes, one value a turn.

@@ -1,15 +1,16 @@
-"""Two runs side by side: what got better, what worse, and what is the same within noise."""
+"""Compares two runs: better, worse, or the same within noise; as rows, tables and plots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from benchmarks.evaluation.comparison import LEVEL, NEEDED, compare_models, holm
 from benchmarks.records.instances import read_instances
-from benchmarks.records.ratios import ratio_of_runs
+from benchmarks.records.ratios import Ratio, ratio_of_runs
 from benchmarks.records.record import (
     ComparisonRow,
     LatencyRow,
@@ -17,44 +18,52 @@ from benchmarks.records.record import (
     MiouRow,
     RunRecord,
     load_record,
+    write_atomic,
 )
+from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.tables.formatting import MIB, escape_markdown, interval, milliseconds, number
 from benchmarks.tables.record_queries import setup_of, weights_label
+from benchmarks.tables.table import Cell, Column, Table
+from mobilesam.errors import UsageError
 from mobilesam.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
 THRESHOLD = 1.05
-"""Ratios nearer to 1 than this are the same: two runs apart differ by drift of the machine."""
-
-ONE_PROCESS = "one process: nothing tells how processes differ"
+"""Ratios nearer to 1 are the same, since the machine may change between two runs."""
+ONE_PROCESS = "one process: it does not show how much processes differ"
 """Reason why a time or a peak of memory is unclear."""
-NO_PEAKS = (
-    "an older record: it holds no peaks of single processes, so nothing tells how they differ"
-)
+NO_PEAKS = "an older record without peaks of single processes, which show how much processes differ"
 FEW_IMAGES = "fewer than three images: no test"
+MAX_PANELS = 9
 
 Kind = Literal["time", "memory", "accuracy", "size"]
-Verdict = Literal["better", "worse", "same", "unclear", "changed", "vanished", "appeared"]
-_ORDER = ("worse", "better", "changed", "vanished", "appeared", "same", "unclear")
-_A, _B = "a", "b"
+Verdict = Literal["worse", "better", "changed", "missing", "new", "same", "unclear"]
+Bounds = tuple[float, float] | None
+_TITLES: dict[Kind, str] = {
+    "time": "Times",
+    "memory": "Memory",
+    "accuracy": "Accuracy",
+    "size": "Sizes that changed",
+}
 
 
 class CompareRow(FrozenModel):
     """One quantity in both runs.
 
     Attributes:
-        kind: What is compared.
-        model: Whose.
+        kind: Kind of quantity.
+        model: Name of the model.
         what: Phase, protocol or component.
-        unit: Of `a` and `b`.
-        a: In the first run; None if it is not there.
-        b: In the second run.
-        change: The ratio B / A; for accuracy the difference B - A.
-        ci95: Of the change; None where nothing tells the noise.
-        verdict: `changed` is for sizes, which are neither good nor bad; `unclear` where nothing
-            tells the noise.
-        why: Why a value is missing, or how the verdict came about.
+        unit: Unit of `a` and `b`.
+        a: Value in the first run; None if it is missing.
+        b: Value in the second run.
+        change: Ratio B / A; for accuracy the difference B - A.
+        ci95: Interval of the change; None if the noise is unknown.
+        verdict: `changed` is for sizes, which are neither better nor worse; `unclear` if the noise
+            is unknown; `missing` in the second run; `new` in the second run.
+        why: Reason for a missing value or for the verdict.
     """
 
     kind: Kind
@@ -64,14 +73,14 @@ class CompareRow(FrozenModel):
     a: float | None = None
     b: float | None = None
     change: float | None = None
-    ci95: tuple[float, float] | None = None
+    ci95: Bounds = None
     verdict: Verdict = "same"
     why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A record, and the table of its instances where it has one."""
+    """A record, and the table of its instances if it has one."""
 
     record: RunRecord
     instances: pd.DataFrame | None = None
@@ -90,19 +99,28 @@ def load_run(path: Path) -> Run:
     return Run(record, read_instances(folder / record.instances, NEEDED))
 
 
-def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareRow, ...]:
-    """Compares whatever either run measured.
+def check_threshold(threshold: float, default: float) -> None:
+    """Checks a threshold that a user gave.
 
-    Times and peaks of memory: the ratio of medians with an interval over processes; better or worse
-    where the whole interval is beyond the threshold, unclear where either run has one process.
-    Accuracy: the difference on the same prompts with the test of `comparison.compare_models`,
-    corrected over all of a reference; unclear where there are too few images for it. Sizes are
-    exact.
+    Raises:
+        UsageError: It is not above 1.
+    """
+    if not threshold > 1:
+        raise UsageError(f"--threshold is a ratio above 1, such as {default}; got {threshold}")
+
+
+def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareRow, ...]:
+    """Compares all quantities that either run has measured.
+
+    Times and peaks of memory: ratio of medians with an interval over processes; better or worse if
+    the whole interval is beyond the threshold, unclear if either run has one process. Accuracy:
+    difference on the same prompts with the test of `comparison.compare_models`, corrected over all
+    comparisons of a reference; unclear if there are too few images. Sizes are compared exactly.
 
     Args:
-        a: The first run, what B is compared with.
-        b: The second run.
-        threshold: Ratio from which on times and memory may count as different; above 1.
+        a: The first run.
+        b: The second run, which is compared with the first.
+        threshold: Ratio from which on times and memory count as different; above 1.
     """
     return (
         *_times(a.record, b.record, threshold),
@@ -119,29 +137,51 @@ def phase_label(phase: str, n_prompts: int | None) -> str:
     return f"{phase}, {n_prompts} prompt{'s' * (n_prompts != 1)}"
 
 
+def ratio_verdict(ci95: Bounds, threshold: float) -> Literal["better", "worse", "same", "unclear"]:
+    """Better or worse if the whole interval is beyond the threshold; more is worse."""
+    if ci95 is None:
+        return "unclear"
+    if ci95[0] > threshold:
+        return "worse"
+    return "better" if ci95[1] < 1 / threshold else "same"
+
+
+def _ratio_fields(ratio: Ratio, threshold: float) -> dict[str, Any]:
+    verdict = ratio_verdict(ratio.ci95, threshold)
+    return {"change": ratio.value, "ci95": ratio.ci95, "verdict": verdict}
+
+
+def _in_one_run(row: CompareRow, why_a: str | None, why_b: str | None) -> Iterator[CompareRow]:
+    """Yields a row that has a value in one run only; nothing if it has none in either."""
+    if row.a is None and row.b is not None:
+        yield row.model_copy(update={"verdict": "new", "why": why_a})
+    elif row.b is None and row.a is not None:
+        yield row.model_copy(update={"verdict": "missing", "why": why_b})
+
+
+def _reason(row: LatencyRow | MiouRow | None) -> str | None:
+    return None if row is None or row.status == "ok" else f"{row.status}: {row.why}"
+
+
 def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
     for model, what, old, new in _same_phases(a, b):
-        known = CompareRow(kind="time", model=model, what=what, unit="ms")
-        values = {
-            "a": None if old is None else old.median_ms,
-            "b": None if new is None else new.median_ms,
-        }
-        if old is None or new is None or old.median_ms is None or new.median_ms is None:
-            yield from _alone(known.model_copy(update=values), _why(old), _why(new))
+        row = CompareRow(
+            kind="time",
+            model=model,
+            what=what,
+            unit="ms",
+            a=None if old is None else old.median_ms,
+            b=None if new is None else new.median_ms,
+        )
+        if old is None or new is None or row.a is None or row.b is None:
+            yield from _in_one_run(row, _reason(old), _reason(new))
             continue
         ratio = ratio_of_runs(old.samples_ms, new.samples_ms)
-        setups = [setup_of(row).label for row in (old, new)]
-        notes = [f"{setups[0]} -> {setups[1]}"] if setups[0] != setups[1] else []
+        labels = [setup_of(each).label for each in (old, new)]
+        notes = [" -> ".join(labels)] if labels[0] != labels[1] else []
         notes += [ONE_PROCESS] if ratio.ci95 is None else []
-        yield known.model_copy(
-            update={
-                **values,
-                "change": ratio.value,
-                "ci95": ratio.ci95,
-                "verdict": ratio_verdict(ratio.ci95, threshold),
-                "why": "; ".join(notes) or None,
-            }
-        )
+        update = {**_ratio_fields(ratio, threshold), "why": "; ".join(notes) or None}
+        yield row.model_copy(update=update)
 
 
 def _same_phases(
@@ -149,8 +189,8 @@ def _same_phases(
 ) -> Iterator[tuple[str, str, LatencyRow | None, LatencyRow | None]]:
     """Model, phase as printed, and its rows in both runs.
 
-    Where each run has one row of a phase, these are compared even if their setups differ;
-    otherwise rows of the same setup are compared.
+    If each run has one row of a phase, these are compared even if their setups differ; otherwise
+    rows of the same setup are compared.
     """
     grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
     for side, run in enumerate((a, b)):
@@ -167,29 +207,6 @@ def _same_phases(
             yield model, f"{what}, {setup.label}", before.get(setup), after.get(setup)
 
 
-def _why(row: LatencyRow | MiouRow | None) -> str | None:
-    if row is None or row.status == "ok":
-        return None
-    return f"{row.status}: {row.why}"
-
-
-def _alone(row: CompareRow, why_a: str | None, why_b: str | None) -> Iterator[CompareRow]:
-    """A row that one run alone has; nothing if neither has a value."""
-    if row.a is None and row.b is not None:
-        yield row.model_copy(update={"verdict": "appeared", "why": why_a})
-    elif row.b is None and row.a is not None:
-        yield row.model_copy(update={"verdict": "vanished", "why": why_b})
-
-
-def ratio_verdict(ci95: tuple[float, float] | None, threshold: float) -> Verdict:
-    """Better or worse where the whole interval is beyond the threshold; more is worse."""
-    if ci95 is None:
-        return "unclear"
-    if ci95[0] > threshold:
-        return "worse"
-    return "better" if ci95[1] < 1 / threshold else "same"
-
-
 def _memory(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
     before, after = ({row.model: row for row in run.memory} for run in (a, b))
     for model in {**before, **after}:
@@ -203,20 +220,13 @@ def _memory(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow
             b=None if new is None else new.peak_rss_bytes,
         )
         if old is None or new is None:
-            yield from _alone(row, None, None)
+            yield from _in_one_run(row, None, None)
             continue
         ratio = ratio_of_runs(_peaks(old), _peaks(new))
         why = None
         if ratio.ci95 is None:
             why = ONE_PROCESS if 1 in (old.processes, new.processes) else NO_PEAKS
-        yield row.model_copy(
-            update={
-                "change": ratio.value,
-                "ci95": ratio.ci95,
-                "verdict": ratio_verdict(ratio.ci95, threshold),
-                "why": why,
-            }
-        )
+        yield row.model_copy(update={**_ratio_fields(ratio, threshold), "why": why})
 
 
 def _peaks(row: MemoryRow) -> list[list[float]]:
@@ -229,7 +239,7 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
         {(row.model, row.dataset, row.protocol, row.reference): row for row in run.record.miou}
         for run in (a, b)
     )
-    tested = _tested(a, b)
+    tests = _paired_tests(a, b)
     for key in {**before, **after}:
         old, new = before.get(key), after.get(key)
         model, dataset, protocol, reference = key
@@ -242,39 +252,37 @@ def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
             b=None if new is None else new.miou,
         )
         if old is None or new is None or row.a is None or row.b is None:
-            yield from _alone(row, _why(old), _why(new))
+            yield from _in_one_run(row, _reason(old), _reason(new))
             continue
+        same_prompts = old.manifest_sha256 == new.manifest_sha256
+        test = tests.get((model, reference, protocol)) if same_prompts else None
+        update: dict[str, Any]
         if _reference(old) != _reference(new):
             why = f"another reference: {_reference(old)} -> {_reference(new)}"
-            yield row.model_copy(update={"verdict": "unclear", "why": why})
-            continue
-        test = tested.get((model, reference, protocol))
-        if test is None or old.manifest_sha256 != new.manifest_sha256:
-            why = "not on the same prompts, or without instances: no test"
+            update = {"verdict": "unclear", "why": why}
+        elif test is None:
             change = row.b - row.a
+            why = "not on the same prompts, or without instances: no test"
             verdict = "unclear" if change else "same"
-            yield row.model_copy(update={"change": change, "verdict": verdict, "why": why})
-            continue
-        if test.ci95 is None and test.difference:
+            update = {"change": change, "verdict": verdict, "why": why}
+        elif test.ci95 is None and test.difference:
             update = {"change": test.difference, "verdict": "unclear", "why": FEW_IMAGES}
-            yield row.model_copy(update=update)
-            continue
-        verdict = "same"
-        if test.p_adjusted <= LEVEL:
-            verdict = "better" if test.difference > 0 else "worse"
-        yield row.model_copy(
-            update={"change": test.difference, "ci95": test.ci95, "verdict": verdict}
-        )
+        else:
+            verdict = "same"
+            if test.p_adjusted <= LEVEL:
+                verdict = "better" if test.difference > 0 else "worse"
+            update = {"change": test.difference, "ci95": test.ci95, "verdict": verdict}
+        yield row.model_copy(update=update)
 
 
 def _reference(row: MiouRow) -> str:
-    """Teacher that masks are compared with, and its weights; empty if there is no teacher."""
+    """Reference model that masks are compared with, and its weights; empty for ground truth."""
     weights = row.reference_weights
     return "" if weights is None else f"{row.reference} with weights {weights.sha256}"
 
 
-def _tested(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
-    """The paired test of every model with itself, corrected over all of a reference."""
+def _paired_tests(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
+    """Tests of every model of B against itself in A, corrected over all tests of a reference."""
     import pandas as pd
 
     if a.instances is None or b.instances is None:
@@ -283,9 +291,8 @@ def _tested(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
     for model in a.instances["model"].unique():
         # B first: the difference is that of the model that appears first, less the other's.
         sides = [
-            run.instances[run.instances["model"] == model].assign(model=side)
-            for run, side in ((b, _B), (a, _A))
-            if run.instances is not None
+            instances[instances["model"] == model].assign(model=side)
+            for side, instances in (("b", b.instances), ("a", a.instances))
         ]
         found += [(model, row) for row in compare_models(pd.concat(sides), dataset="")]
     corrected = {}
@@ -313,16 +320,15 @@ def _sizes(a: RunRecord, b: RunRecord) -> Iterator[CompareRow]:
         model, component, name = key
         row = CompareRow(kind="size", model=model, what=component, unit=units[name], a=old, b=new)
         if old is None or new is None:
-            yield from _alone(row, None, None)
+            yield from _in_one_run(row, None, None)
         else:
             change = new / old if old else None
-            yield row.model_copy(
-                update={"change": change, "verdict": "same" if old == new else "changed"}
-            )
+            verdict = "same" if old == new else "changed"
+            yield row.model_copy(update={"change": change, "verdict": verdict})
 
 
 def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
-    """Differences in how two runs were made, one line each; they may explain changed results."""
+    """Differences in how two runs were made, one line each, which may explain changed results."""
     here, there = a.environment, b.environment
     names = ("cpu", "gpu", "threads", "allocator", "os", "python", "git_commit")
     pairs = [(name, getattr(here, name), getattr(there, name)) for name in names]
@@ -344,8 +350,184 @@ def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
 
 
 def tally(rows: Sequence[CompareRow]) -> dict[str, int]:
-    """How many rows have each verdict, those that occur."""
-    found: dict[str, int] = dict.fromkeys(_ORDER, 0)
-    for row in rows:
-        found[row.verdict] += 1
-    return {verdict: count for verdict, count in found.items() if count}
+    """Number of rows with each verdict that occurs."""
+    counts = Counter(row.verdict for row in rows)
+    return {verdict: counts[verdict] for verdict in get_args(Verdict) if counts[verdict]}
+
+
+def tally_text(rows: Sequence[CompareRow]) -> str:
+    """`1 worse, 3 better, 40 same within noise`."""
+    names = {"same": "same within noise"}
+    return ", ".join(f"{n} {names.get(verdict, verdict)}" for verdict, n in tally(rows).items())
+
+
+def amount_text(value: float | None, unit: str) -> str:
+    """A value for a table: in `ms`, `bytes`, as a `fraction`, or as a count."""
+    if value is None:
+        return ""
+    if unit == "ms":
+        return milliseconds(value)
+    if unit == "bytes":
+        return f"{number(value / MIB)} MiB"
+    return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:,.0f}"
+
+
+def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
+    """A ratio, or a difference of fractions in percentage points, with its interval."""
+    if not is_difference:
+        return interval(value, ci95, digits=3)
+    return interval(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]), digits=2)
+
+
+def amount_column(header: str, name: str) -> RowColumn:
+    """Column of an attribute whose unit is that of the row; sizes are shown as counts."""
+
+    def cell(row: Any) -> Cell:
+        unit = "count" if getattr(row, "kind", None) == "size" else row.unit
+        value = getattr(row, name)
+        return Cell(amount_text(value, unit), (value,))
+
+    return RowColumn(Column(header, (name,), align="right"), cell)
+
+
+def change_column(
+    header: str,
+    raw: tuple[str, str, str],
+    attributes: tuple[str, str],
+    show: Callable[[Any, float, Bounds], str],
+) -> RowColumn:
+    """Column of a change with its interval.
+
+    Args:
+        header: Displayed header.
+        raw: CSV columns of the change and of the ends of its interval.
+        attributes: Attributes of the row for the change and its interval.
+        show: Formats them.
+    """
+
+    def cell(row: Any) -> Cell:
+        value, ci95 = (getattr(row, name) for name in attributes)
+        text = "" if value is None else show(row, value, ci95)
+        return Cell(text, (value, *(ci95 or (None, None))))
+
+    return RowColumn(Column(header, raw, align="right"), cell)
+
+
+def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
+    """One table for each kind of quantity; of sizes only those that changed."""
+    tables = []
+    for kind, title in _TITLES.items():
+        own = [row for row in rows if row.kind == kind]
+        if kind == "size":
+            own = [row for row in own if row.verdict != "same"]
+        if own:
+            name = f"compare-{kind}"
+            tables.append(build_table(name, title, _columns(kind), _summarised(own)))
+    return tuple(tables)
+
+
+def _columns(kind: Kind) -> tuple[RowColumn, ...]:
+    is_accuracy = kind == "accuracy"
+
+    def what(row: CompareRow) -> Cell:
+        text = f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
+        return Cell(text, (row.what, row.unit))
+
+    def change(_row: CompareRow, value: float, ci95: Bounds) -> str:
+        return change_text(value, ci95, is_difference=is_accuracy)
+
+    header = "B - A (points)" if is_accuracy else "B / A"
+    return (
+        text_column("Model", "model"),
+        RowColumn(Column("What", ("what", "unit")), what),
+        amount_column("A", "a"),
+        amount_column("B", "b"),
+        change_column(header, ("change", "low", "high"), ("change", "ci95"), change),
+        text_column("Verdict", "verdict"),
+        text_column("Note", "note", get=("why",)),
+    )
+
+
+def _summarised(rows: Sequence[CompareRow]) -> list[CompareRow]:
+    """Replaces the rows of a model that only one of the runs has by one row."""
+    found: list[CompareRow] = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        if len(own) > 1 and {row.verdict for row in own} in ({"missing"}, {"new"}):
+            update = {"what": f"all of {len(own)}", "unit": "", "a": None, "b": None}
+            own = [own[0].model_copy(update=update)]
+        found += own
+    return found
+
+
+def compare_figures(rows: Sequence[CompareRow]) -> dict[str, Any]:
+    """Figures by the stem of their file: ratios of times, and differences of accuracy."""
+    found = {}
+    for kind, label, neutral, scale in (
+        ("time", "B / A", 1.0, 1.0),
+        ("accuracy", "B - A (percentage points)", 0.0, 100.0),
+    ):
+        own = [row for row in rows if row.kind == kind and row.change is not None]
+        if own:
+            found[f"compare-{kind}"] = _figure(own, label, neutral, scale)
+    return found
+
+
+def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float) -> Any:
+    from benchmarks.report.plots import Dot, Panel, panel_figure
+    from benchmarks.report.style import INK, plot_style
+
+    whats = list(dict.fromkeys(row.what for row in rows))[:MAX_PANELS]
+    rows = [row for row in rows if row.what in whats]
+    models = list(dict.fromkeys(row.model for row in rows))
+    panels, ends = [], [neutral]
+    for what in whats:
+        dots: dict[str, Dot | str] = {}
+        for row in rows:
+            if row.what != what or row.change is None:
+                continue
+            bounds = None if row.ci95 is None else (scale * row.ci95[0], scale * row.ci95[1])
+            value = scale * row.change
+            dots[row.model] = Dot(value, f"{value:.2f} {row.verdict}", bounds)
+            ends += [value, *(bounds or ())]
+        panels.append(Panel(what, dots))
+    margin = 0.08 * (max(ends) - min(ends)) or 0.1
+    with plot_style():
+        figure = panel_figure(
+            f"Two runs: {label}",
+            panels,
+            models,
+            label,
+            notes=("Bars: 95 % intervals, often inside of the dot. The line: no change.",),
+            linear=(min(ends) - margin, max(ends) + margin),
+            columns=2,
+        )
+        for ax in figure.axes[: len(panels)]:
+            ax.axvline(neutral, color=INK, linewidth=0.8, zorder=0.5)
+    return figure
+
+
+def write_comparison(
+    rows: Sequence[CompareRow], notes: Sequence[str], title: str, folder: Path
+) -> list[Path]:
+    """Writes `summary.md`, the tables as CSV, and the plots.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    from benchmarks.report.style import plot_style, save_figure
+
+    tables = compare_tables(rows)
+    parts = [f"# {escape_markdown(title)}\n", f"{tally_text(rows)}\n"]
+    parts += [table.to_markdown() for table in tables]
+    if notes:
+        parts.append("".join(f"- {escape_markdown(note)}\n" for note in notes))
+    texts = {folder / "summary.md": "\n".join(parts)}
+    texts |= {folder / "tables" / f"{table.name}.csv": table.to_csv() for table in tables}
+    for path, text in texts.items():
+        write_atomic(path, text.encode())
+    written = list(texts)
+    with plot_style():
+        for stem, figure in compare_figures(rows).items():
+            written += save_figure(figure, folder / "plots", stem)
+    return written

@@ -1,9 +1,9 @@
-"""The gate: everything that can be known of the models without a clock and without a network.
+"""The gate: facts about the models that depend neither on time nor on the network.
 
-Sizes and arithmetic of every architecture, the bytes of shipped weights, outputs for a fixed image
-of models of up to 20 million parameters (with shipped weights, else with weights from a fixed
-seed), and accuracy on synthetic scenes. None of these is noisy, so any difference from the
-committed baseline comes from a change.
+Sizes and arithmetic of every architecture, bytes of shipped weights, outputs of models of up to 20
+million parameters for a fixed image (with shipped weights, otherwise with seeded random ones), and
+accuracy on synthetic scenes. None of these is noisy, so any difference from the committed baseline
+comes from a change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from baselines import boundary
+from baselines.boundary import adapter_call
+from baselines.interface import (
+    Masks,
+    Prompts,
+    Segmenter,
+    SplitEncoder,
+    StorableEmbedding,
+    UInt8Array,
+)
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
@@ -27,7 +41,6 @@ from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, ParamsRow
 from benchmarks.records.result_cache import ResultCache
-from benchmarks.regression.fingerprints import array_facts, model_facts
 from benchmarks.regression.snapshot import Fact
 from mobilesam.errors import BenchError
 from mobilesam.weights.checkpoint_specs import specs
@@ -37,57 +50,63 @@ N_SCENES = 5
 SEED = 0
 PROTOCOLS = ("box", "center")
 MIOU_TOLERANCE = 2e-3
-"""How far a mean IoU may move between processors, as a fraction."""
+"""Tolerance of a mean IoU between processors, as a fraction."""
 ROUNDING = 1e-9
-"""The same for models that compute with integers: only the mean itself is rounded."""
+"""Tolerance of the mean IoU of models that compute with integers."""
 MAX_FINGERPRINTED = 20_000_000
-"""Models with more parameters than this are counted, and not run."""
-_INTEGERS_ALONE = frozenset(("box", "dummy"))
+"""Models with more parameters are counted, but not run."""
+N_PROJECTIONS = 6
+FLOAT_TOLERANCE = 1e-3
+"""Tolerance of a number of a fingerprint, as a share of the array's root mean square."""
+AREA_TOLERANCE = 1e-3
+"""Tolerance of the area of a mask, as a share of the image."""
+N_PROMPTS = 3
+_INTEGER_MODELS = frozenset(("box", "dummy"))
 
 
 @dataclass(slots=True)
 class GateFacts:
-    """All that was found, and what could not be."""
+    """Facts, and failures of models whose facts could not be determined."""
 
     facts: list[Fact] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
 def runs_in_gate(entry: ModelEntry) -> bool:
-    """Whether a wildcard of the gate stands for a model: ours, and not made by exporting another.
+    """Whether a wildcard selects a model: only models of this package that are not exported.
 
-    An exported model's networks are counted as those of the model that it is made from.
+    An exported model has the networks of the model that it is made from.
     """
     return entry.derive is None and not entry.third_party
 
 
 def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
-    """Finds the facts of models, and of the scenes that their accuracy is measured on.
+    """Determines the facts of models, and of the scenes for their accuracy.
 
     Args:
-        entries: The models. Their shipped weights are used, and no others, so that the same
-            baseline holds on every machine.
-        reporter: Told about progress.
+        entries: The models. Only shipped weights are used, so that the baseline is the same on
+            every machine.
+        reporter: Reports progress.
     """
     found = GateFacts()
     scenes = SyntheticDataset(N_SCENES, SEED)
     found.facts.extend(_data_facts(scenes))
-    planned = {model.entry.name: model for model in _planned(entries)}
+    resolved = {model.entry.name: model for model in _resolve(entries)}
     with reporter.bar("facts", len(entries)) as bar:
         for entry in entries:
             bar.note(entry.name)
             try:
-                found.facts.extend(_facts_of(entry, planned.get(entry.name), scenes))
+                found.facts.extend(_facts_of(entry, resolved.get(entry.name), scenes))
             except BenchError as error:
                 failure = Failure(stage="gate", culprit=entry.name, why=format_error(error))
                 found.failures.append(failure)
             bar.step(entry.name)
-    _add_accuracy([model for model in planned.values() if model.trained], scenes, found, reporter)
+    _add_accuracy([model for model in resolved.values() if model.trained], scenes, found, reporter)
     return found
 
 
-def _planned(entries: Sequence[ModelEntry]) -> list[ResolvedModel]:
-    """Models that need no weights, and models whose weights are in this package."""
+def _resolve(entries: Sequence[ModelEntry]) -> list[ResolvedModel]:
+    """Models that need no weights, and models whose weights are shipped."""
     published = {name for name, spec in specs().items() if spec.shipped is not None}
     shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
     own = [
@@ -116,9 +135,9 @@ def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
 
 
 def _facts_of(
-    entry: ModelEntry, planned: ResolvedModel | None, scenes: SyntheticDataset
+    entry: ModelEntry, resolved: ResolvedModel | None, scenes: SyntheticDataset
 ) -> Iterator[Fact]:
-    weights = None if planned is None else planned.options.checkpoint
+    weights = None if resolved is None else resolved.options.checkpoint
     if weights is not None:
         yield Fact(subject=entry.name, what="weights file: bytes", value=weights.n_bytes)
         yield Fact(subject=entry.name, what="weights file: sha256", value=weights.sha256)
@@ -126,8 +145,8 @@ def _facts_of(
     for row in rows:
         yield from _count_facts(row)
     if (rows[-1].total or 0) <= MAX_FINGERPRINTED:
-        options = ModelOptions(entry.name, seed=SEED) if planned is None else planned.options
-        exact = entry.name in _INTEGERS_ALONE
+        options = ModelOptions(entry.name, seed=SEED) if resolved is None else resolved.options
+        exact = entry.name in _INTEGER_MODELS
         yield from model_facts(build(entry, options), scenes.scene(0).image, exact=exact)
 
 
@@ -154,8 +173,8 @@ def _add_accuracy(
     found.failures.extend(result.failures)
     for row in result.rows:
         if row.miou is None:
-            continue  # it takes no such prompts, or its failure has been noted
-        tolerance = ROUNDING if row.model in _INTEGERS_ALONE else MIOU_TOLERANCE
+            continue  # it does not support such prompts, or its failure is recorded
+        tolerance = ROUNDING if row.model in _INTEGER_MODELS else MIOU_TOLERANCE
         found.facts.append(
             Fact(
                 subject=row.model,
@@ -163,4 +182,89 @@ def _add_accuracy(
                 value=(row.miou,),
                 tolerance=tolerance,
             )
+        )
+
+
+def fingerprint(array: npt.NDArray[Any]) -> tuple[float, ...]:
+    """Mean, root mean square, and random projections of an array, in the array's unit.
+
+    A projection is the sum of all values with fixed random signs, divided by the root of their
+    number: it is about as large as one value, and changes with each of them.
+
+    Args:
+        array: Array of any shape with at least one value.
+    """
+    values = np.asarray(array, np.float64).ravel()
+    signs = np.random.default_rng(len(values))
+    root = np.sqrt(len(values))
+    projections = [
+        float(np.where(signs.integers(0, 2, len(values), np.int8), values, -values).sum() / root)
+        for _ in range(N_PROJECTIONS)
+    ]
+    return (float(values.mean()), float(np.sqrt(np.square(values).mean())), *projections)
+
+
+def array_facts(subject: str, name: str, array: npt.NDArray[Any]) -> Iterator[Fact]:
+    """Shape and fingerprint of an array."""
+    yield Fact(subject=subject, what=f"{name}: shape", value="x".join(map(str, array.shape)))
+    found = fingerprint(array)
+    # An array of zeros has no scale.
+    tolerance = FLOAT_TOLERANCE * (found[1] or 1.0)
+    yield Fact(subject=subject, what=f"{name}: fingerprint", value=found, tolerance=tolerance)
+
+
+def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator[Fact]:
+    """Facts about the outputs of a model for an image and `N_PROMPTS` prompts of each kind.
+
+    Args:
+        model: Model with trained or seeded random weights.
+        image: (H, W, 3) uint8 RGB.
+        exact: Whether it computes with integers only, so that areas must not change.
+    """
+    name = model.info.name
+    with adapter_call("prepare"):
+        prepared = model.prepare(image)
+        payload = prepared.payload
+        preprocessed = payload.numpy() if hasattr(payload, "numpy") else None
+    if preprocessed is not None:
+        yield from array_facts(name, "preprocessed", preprocessed)
+    with adapter_call("encode"):
+        embedding = model.encode(prepared)
+        model.synchronize()
+    if isinstance(model, StorableEmbedding):
+        for key, array in boundary.embedding_arrays(model, name, embedding).items():
+            yield from array_facts(name, f"embedding {key}", array)
+    if isinstance(model, SplitEncoder):
+        return  # masks of a detector with random weights have no meaning
+    size_hw = (int(image.shape[0]), int(image.shape[1]))
+    for kind, prompts in _prompts(size_hw).items():
+        if kind in model.info.supports:
+            masks = boundary.decode(model, embedding, prompts, size_hw, multimask=True)
+            yield from _mask_facts(name, kind, masks, exact=exact)
+
+
+def _prompts(size_hw: tuple[int, ...]) -> dict[str, Prompts]:
+    """Prompts at fixed places of the image."""
+    height, width = size_hw
+    draw = np.random.default_rng(N_PROMPTS)
+    at = (draw.uniform(0.2, 0.8, (N_PROMPTS, 2)) * (width, height)).astype(np.float32)
+    half = np.array([0.15 * width, 0.15 * height], np.float32)
+    return {
+        "points": Prompts(points=at[:, None], labels=np.ones((N_PROMPTS, 1), np.int64)),
+        "boxes": Prompts(boxes=np.concatenate([at - half, at + half], axis=1)),
+    }
+
+
+def _mask_facts(name: str, kind: str, masks: Masks, *, exact: bool) -> Iterator[Fact]:
+    if masks.low_res_logits is not None:
+        yield from array_facts(name, f"{kind}: logits", masks.low_res_logits)
+    yield from array_facts(name, f"{kind}: scores", masks.scores)
+    areas = masks.masks.sum(axis=(2, 3), dtype=np.int64).ravel().tolist()
+    what = f"{kind}: mask areas (px)"
+    if exact:
+        yield Fact(subject=name, what=what, value=" ".join(map(str, areas)))
+    else:
+        tolerance = AREA_TOLERANCE * masks.masks[0, 0].size
+        yield Fact(
+            subject=name, what=what, value=tuple(map(float, areas)), tolerance=float(tolerance)
         )

@@ -1,8 +1,7 @@
-"""Facts that do not depend on the clock, what may move them, and their comparison with a baseline.
+"""Facts that do not depend on time, their committed baseline, and the comparison with it.
 
-A fact is exact, or a group of floats with a tolerance that is stated beside them, since processors
-round differently. The networks' numbers, without the vector instructions that they were made with
-(SSE4 in the place of AVX2), moved by less than a hundredth of it.
+A fact is exact, or a group of floats with a tolerance, since processors round differently. The
+networks' numbers moved by less than a hundredth of it when computed with SSE4 instead of AVX2.
 """
 
 from __future__ import annotations
@@ -15,23 +14,27 @@ from typing import Literal
 from pydantic import ValidationError
 
 from benchmarks.records.record import write_atomic
+from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.tables.formatting import number
+from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError, UsageError
 from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
 
 BaselineVersion = Literal[1]
 BASELINE_VERSION: BaselineVersion = 1
-
 FactValue = int | str | tuple[float, ...]
-Verdict = Literal["same", "changed", "vanished", "appeared"]
+Verdict = Literal["same", "changed", "missing", "new"]
+_SHOWN_FLOATS = 3
+_SHOWN_TEXT = 16
 
 
 class Fact(FrozenModel):
-    """One thing that is known of a model or of the data.
+    """One property of a model or of a dataset.
 
     Attributes:
-        subject: The model, or the name of the data.
-        what: Such as `mask_decoder: parameters`.
+        subject: Name of the model or the dataset.
+        what: Name of the property, such as `mask_decoder: parameters`.
         value: An integer or a text, both exact, or floats.
         tolerance: How far each float may move, in its own unit.
     """
@@ -41,11 +44,16 @@ class Fact(FrozenModel):
     value: FactValue
     tolerance: float = 0.0
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Identifies the fact."""
+        return self.subject, self.what
+
 
 class Baseline(FrozenModel):
-    """Facts as they were agreed upon, and where they were found.
+    """Agreed facts, and where they were determined.
 
-    `cpu` and `libraries` only help to explain a difference: nothing is compared with them.
+    `cpu` and `libraries` only help to explain a difference; they are not compared.
     """
 
     schema_version: BaselineVersion = BASELINE_VERSION
@@ -56,21 +64,21 @@ class Baseline(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A fact before and now; None where there is none."""
+    """A fact before and now; at least one of the two is there."""
 
     before: Fact | None
     now: Fact | None
 
     @property
     def fact(self) -> Fact:
-        """Whichever there is, the present one first."""
+        """The present fact, or the earlier one if it is missing."""
         found = self.now or self.before
         assert found is not None  # noqa: S101 - one of the two is always given
         return found
 
     @property
     def deviation(self) -> float | None:
-        """Furthest move of a float, in units of its tolerance; None if nothing is a float."""
+        """Furthest move of a float, in units of its tolerance; None if there are no floats."""
         before, now = self.before, self.now
         if before is None or now is None:
             return None
@@ -80,18 +88,18 @@ class Comparison:
             return float("inf")
         moves = [abs(a - b) for a, b in zip(before.value, now.value, strict=True)]
         furthest = max(moves, default=0.0)
-        # The agreed tolerance: a value that has grown must not bring a wider one along.
+        # By the agreed tolerance: the present one grows with the value.
         if before.tolerance > 0:
             return furthest / before.tolerance
         return float("inf") if furthest > 0 else 0.0
 
     @property
     def verdict(self) -> Verdict:
-        """What has become of the fact."""
+        """Whether the fact is the same, changed, missing now, or new."""
         if self.before is None:
-            return "appeared"
+            return "new"
         if self.now is None:
-            return "vanished"
+            return "missing"
         deviation = self.deviation
         if deviation is not None:
             return "same" if deviation <= 1 else "changed"
@@ -99,28 +107,21 @@ class Comparison:
 
 
 def compare_facts(before: Iterable[Fact], now: Iterable[Fact]) -> tuple[Comparison, ...]:
-    """Pairs facts by subject and name: today's in their order, then those that vanished."""
-    old = {(fact.subject, fact.what): fact for fact in before}
-    new = {(fact.subject, fact.what): fact for fact in now}
+    """Pairs facts by subject and name: present facts in their order, then missing ones."""
+    old, new = ({fact.key: fact for fact in facts} for facts in (before, now))
     found = [Comparison(old.get(key), fact) for key, fact in new.items()]
     found += [Comparison(fact, None) for key, fact in old.items() if key not in new]
     return tuple(found)
 
 
 def merged(before: Sequence[Fact], now: Sequence[Fact], judged: Iterable[str]) -> tuple[Fact, ...]:
-    """The new baseline: today's facts, and the old ones of subjects that were not looked at.
+    """The new baseline: present facts, and earlier facts of subjects that were not judged.
 
-    What was there keeps its place, so that a diff shows nothing but changes.
+    Earlier facts keep their place, so that a diff shows changes only.
     """
-    looked_at = set(judged)
-    new = {(fact.subject, fact.what): fact for fact in now}
-    kept = []
-    for old in before:
-        fact = new.pop((old.subject, old.what), None)
-        if fact is not None:
-            kept.append(fact)
-        elif old.subject not in looked_at:
-            kept.append(old)
+    judged = set(judged)
+    new = {fact.key: fact for fact in now}
+    kept = [new.pop(old.key, old) for old in before if old.key in new or old.subject not in judged]
     return (*kept, *new.values())
 
 
@@ -128,8 +129,8 @@ def load_baseline(path: Path) -> Baseline:
     """Reads a baseline.
 
     Raises:
-        UsageError: There is none.
-        DataError: It is not one.
+        UsageError: The file is missing.
+        DataError: It is not a baseline.
     """
     try:
         return Baseline.model_validate_json(path.read_bytes())
@@ -142,12 +143,12 @@ def load_baseline(path: Path) -> Baseline:
     except ValidationError as error:
         raise DataError(
             f"{path} is not a baseline of this version: {first_problem(error)}; "
-            "write it anew with --update"
+            "replace it with --update"
         ) from error
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Writes a baseline, a fact a line, so that a diff reads well.
+    """Writes a baseline with one fact a line, for readable diffs.
 
     Raises:
         DataError: It cannot be written.
@@ -156,3 +157,81 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
     lines = ",\n".join(f"  {fact.model_dump_json()}" for fact in baseline.facts)
     text = f'{head},\n "facts": [\n{lines}\n ]\n}}\n'
     write_atomic(path, text.encode(), "name another with --baseline")
+
+
+def subject_table(comparisons: Sequence[Comparison]) -> Table:
+    """Table with one row for each model or dataset: number of facts, and largest deviation."""
+
+    def counts(subject: str) -> tuple[int, int, int]:
+        own = [each for each in comparisons if each.fact.subject == subject]
+        n_floats = sum(each.deviation is not None for each in own)
+        return len(own) - n_floats, n_floats, sum(each.verdict != "same" for each in own)
+
+    def count(index: int, header: str, raw: str) -> RowColumn:
+        def cell(subject: str) -> Cell:
+            value = counts(subject)[index]
+            return Cell(str(value), (value,))
+
+        return RowColumn(Column(header, (raw,), align="right"), cell)
+
+    def furthest(subject: str) -> Cell:
+        own = (each for each in comparisons if each.fact.subject == subject)
+        value = max((m for each in own if (m := each.deviation) is not None), default=None)
+        return Cell("" if value is None else f"{100 * value:.3g}", (value,))
+
+    columns = (
+        RowColumn(Column("Subject", ("subject",)), lambda subject: Cell(subject, (subject,))),
+        count(0, "Exact facts", "exact"),
+        count(1, "With tolerance", "with_tolerance"),
+        count(2, "Not the same", "not_same"),
+        RowColumn(
+            Column("Furthest move", ("furthest_move",), "% of tolerance", align="right"), furthest
+        ),
+    )
+    subjects = dict.fromkeys(each.fact.subject for each in comparisons)
+    return build_table("gate", "Gate: facts that do not depend on time", columns, subjects)
+
+
+def change_table(comparisons: Sequence[Comparison]) -> Table:
+    """Table with one row for each fact that differs from the baseline."""
+    columns = (
+        text_column("Subject", "subject", get=("fact.subject",)),
+        text_column("Fact", "fact", get=("fact.what",)),
+        text_column("Verdict", "verdict"),
+        text_column("Baseline", "baseline", get=(lambda each: _text(each.before, each.now),)),
+        text_column("Now", "now", get=(lambda each: _text(each.now, each.before),)),
+        text_column("Change", "change", get=(_move,)),
+    )
+    rows = [each for each in comparisons if each.verdict != "same"]
+    return build_table("gate-changes", "Differences from the baseline", columns, rows)
+
+
+def _text(fact: Fact | None, other: Fact | None) -> str:
+    """Value of a fact, shortened; of many floats only those that moved most."""
+    if fact is None:
+        return "none"
+    value: FactValue = fact.value
+    if isinstance(value, tuple):
+        shown = list(value)
+        if other is not None and isinstance(other.value, tuple) and len(other.value) == len(value):
+            moves = [abs(a - b) for a, b in zip(value, other.value, strict=True)]
+            shown = [value[i] for i in sorted(range(len(value)), key=lambda i: -moves[i])]
+        text = " ".join(f"{each:.6g}" for each in shown[:_SHOWN_FLOATS])
+        return text if len(value) <= _SHOWN_FLOATS else f"{text} ..."
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if len(value) <= _SHOWN_TEXT else f"{value[:_SHOWN_TEXT]}..."
+
+
+def _move(comparison: Comparison) -> str:
+    before, now = comparison.before, comparison.now
+    if before is None or now is None:
+        return ""
+    if isinstance(before.value, int) and isinstance(now.value, int):
+        change = now.value - before.value
+        share = f" ({100 * change / before.value:+.2f} %)" if before.value else ""
+        return f"{change:+,}{share}"
+    deviation = comparison.deviation
+    if deviation is None:
+        return "other"
+    return f"{number(deviation)} x the tolerance of {before.tolerance:.3g}"

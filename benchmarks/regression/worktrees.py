@@ -1,4 +1,4 @@
-"""Versions of this repository on disk: the working tree, and others in worktrees of git."""
+"""Versions of this repository: the working tree, and commits in temporary worktrees of git."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.regression.ab_records import TreeInfo
 from mobilesam.errors import UsageError
+from mobilesam.frozen_model import FrozenModel
+
+
+class TreeInfo(FrozenModel):
+    """A version: its name as given, its commit, and whether files differ from the commit."""
+
+    ref: str
+    commit: str
+    dirty: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A version's files."""
+    """The files of a version."""
 
     path: Path
     info: TreeInfo
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Runs git in a folder and returns what it prints.
+    """Runs git in a folder, without hooks, and returns its output.
 
     Raises:
-        UsageError: It fails, or there is no git.
+        UsageError: It fails, or git is not installed.
     """
-    # Hooks are for people's own checkouts.
     command = ["git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise UsageError("git is not installed; versions are compared by it") from error
+        raise UsageError("git is not installed; comparing versions needs it") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise UsageError(f"git {arguments[0]}: {lines[-1]}")
@@ -40,19 +47,19 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def repository(start: Path) -> Path:
-    """The root of the checkout that a folder lies in.
+    """Root of the checkout that contains a folder.
 
     Raises:
-        UsageError: It lies in none.
+        UsageError: No checkout contains it.
     """
     return Path(git(start, "rev-parse", "--show-toplevel"))
 
 
 def commit_of(root: Path, ref: str) -> str:
-    """The commit that a name stands for.
+    """Hash of the commit with a name.
 
     Raises:
-        UsageError: It stands for none.
+        UsageError: There is no such commit.
     """
     try:
         return git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
@@ -63,7 +70,7 @@ def commit_of(root: Path, ref: str) -> str:
 
 
 def working_tree(root: Path) -> Tree:
-    """The checkout as it is, with what is not committed yet."""
+    """The checkout with its uncommitted changes."""
     changed = git(root, "status", "--porcelain", "--untracked-files=no")
     info = TreeInfo(ref="working tree", commit=commit_of(root, "HEAD"), dirty=bool(changed))
     return Tree(root, info)
@@ -71,7 +78,7 @@ def working_tree(root: Path) -> Tree:
 
 @contextmanager
 def checked_out(root: Path, ref: str) -> Iterator[Tree]:
-    """A temporary worktree of a commit, removed in the end."""
+    """Checks a commit out in a temporary worktree, which is removed at the end."""
     commit = commit_of(root, ref)
     with tempfile.TemporaryDirectory(prefix="mobilesam-bench-") as name:
         path = Path(name).resolve() / "tree"

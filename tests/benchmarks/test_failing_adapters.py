@@ -16,14 +16,14 @@ from messages import check_messages
 
 from baselines import boundary
 from baselines.options import ModelOptions
+from benchmarks.config.profiles import Profile
 from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error
 from benchmarks.evaluation.ray_backend import RemoteWorker
-from benchmarks.latency import runner as latency
-from benchmarks.latency.task import Task
+from benchmarks.latency.runner import LatencyConfig, run_model
 from benchmarks.latency.timer import StopRule
 from benchmarks.regression import gate as gate_module
-from benchmarks.regression.fingerprints import model_facts
+from benchmarks.regression.gate import model_facts
 from mobilesam.errors import BenchError, DataError
 
 Fail = Callable[[str, str], None]
@@ -191,18 +191,20 @@ def write_picture(folder: Path) -> Path:
     ],
 )
 def test_a_timing_process_tells_the_method_and_with_debug_the_traceback(
-    fail: Fail, capfd: pytest.CaptureFixture[str], method: str, where: str, error: str
+    fail: Fail,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    method: str,
+    where: str,
+    error: str,
 ) -> None:
     fail(method, error)
-    task = Task(
-        options=ModelOptions(NAME),
-        rule=StopRule(min_calls=2, min_seconds=0, cap_seconds=0.1, warmup_seconds=0),
-        n_prompts=(1,),
-        threads=1,
-        image_hw=(48, 64),
-    )
+    rule = StopRule(min_calls=2, min_seconds=0, cap_seconds=0.1, warmup_seconds=0)
+    config = LatencyConfig(Profile("test", 1, rule, n_prompts=(1,)), threads=1)
+    image = tmp_path / "image.npy"
+    np.save(image, np.zeros((48, 64, 3), np.uint8))
     with debugging(wanted=method == "encode"):
-        found = latency.run_task(task)
+        found = run_model(ModelOptions(NAME), config, image)
     assert found.error == f"{error}: no colour for it (in {where})"
     assert any(line.phase == "load" and line.samples_ms for line in found.phases)
     told = capfd.readouterr().err

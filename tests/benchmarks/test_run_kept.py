@@ -20,7 +20,7 @@ from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation import evaluate
-from benchmarks.latency.task import PhaseLine
+from benchmarks.latency.runner import PhaseLine
 from benchmarks.records import environment
 from benchmarks.records import result_cache as cells
 from benchmarks.records.record import (

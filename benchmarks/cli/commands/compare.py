@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
 from benchmarks.config.requests import new_folder
-from benchmarks.records.record import RunRecord
 from benchmarks.records.run_folder import held
 from benchmarks.regression.compare import (
     THRESHOLD,
-    CompareRow,
+    check_threshold,
     compare_runs,
+    compare_tables,
     differences,
     load_run,
     tally,
+    tally_text,
+    write_comparison,
 )
-from benchmarks.regression.compare_output import compare_tables, tally_text, write_comparison
-from mobilesam.errors import UsageError
 
 APART = (
-    "the runs were made at different times, whose drift is in no interval; "
-    "regress measures two versions in turns"
+    "the runs were made at different times, and the intervals do not cover changes of the machine "
+    "in between; regress measures two versions in turns"
 )
 
 
@@ -33,20 +32,23 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
 
     Args:
         a: Folder or record of the first run.
-        b: Of the second.
-        threshold: Ratio from which on times and memory count as different; None for the usual.
-        output: Where the files go; with `--json` they are written only where `--out` is given.
+        b: Folder or record of the second run.
+        threshold: Ratio from which on times and memory count as different; None for the default.
+        output: Output options; with `--json`, files are written only if `--out` is given.
 
     Raises:
         UsageError: The threshold is not above 1.
         DataError: A run cannot be read.
     """
     limit = THRESHOLD if threshold is None else threshold
-    if not limit > 1:
-        raise UsageError(f"--threshold is a ratio above 1, such as {THRESHOLD}; got {limit}")
+    check_threshold(limit, THRESHOLD)
     first, second = load_run(a), load_run(b)
     rows = compare_runs(first, second, limit)
-    notes = _notes(first.record, second.record, limit)
+    notes = (
+        *differences(first.record, second.record),
+        f"times and memory count as different where all of the interval is beyond {limit}",
+        APART,
+    )
     title = f"{a} (A) against {b} (B)"
     out = output.out
     if out is None and not output.json:
@@ -62,26 +64,14 @@ def compare(a: Path, b: Path, threshold: float | None, output: OutputArguments) 
             "threshold": limit,
             "tally": tally(rows),
             "rows": [row.model_dump(mode="json") for row in rows],
-            "notes": list(notes),
+            "notes": notes,
         }
         print_json(document)
         return 0
-    _print(rows, notes if not output.quiet else ())
-    if not output.quiet:
-        sys.stdout.write(f"files   {out} ({len(files)})\n")
-    sys.stdout.write(f"{title}: {tally_text(rows) or 'nothing in common'}\n")
-    return 0
-
-
-def _notes(a: RunRecord, b: RunRecord, limit: float) -> tuple[str, ...]:
-    return (
-        *differences(a, b),
-        f"times and memory count as different where all of the interval is beyond {limit}",
-        APART,
-    )
-
-
-def _print(rows: Sequence[CompareRow], notes: Sequence[str]) -> None:
     for table in compare_tables(rows):
         print_table(table)
-    sys.stdout.write("".join(f"note: {note}\n" for note in notes))
+    lines = () if output.quiet else (*(f"note: {note}" for note in notes),)
+    files_line = () if output.quiet else (f"files   {out} ({len(files)})",)
+    summary = f"{title}: {tally_text(rows) or 'nothing in common'}"
+    sys.stdout.write("".join(f"{line}\n" for line in (*lines, *files_line, summary)))
+    return 0

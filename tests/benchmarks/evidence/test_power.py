@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.evidence import injections, power
 from benchmarks.records.progress import Reporter
-from benchmarks.regression.ab_records import Settings
+from benchmarks.regression.sessions import Settings
 from benchmarks.regression.worktrees import checked_out, working_tree
 from mobilesam.errors import DataError
 

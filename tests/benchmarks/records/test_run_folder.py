@@ -27,8 +27,8 @@ from benchmarks.evidence.publish import publish
 from benchmarks.records import environment
 from benchmarks.records.record import load_record
 from benchmarks.records.run_folder import HOLDER_NAME, LOCK_NAME, create_folder, held
-from benchmarks.regression.ab_records import Session, Settings, TreeInfo, save_session
-from benchmarks.regression.worktrees import Tree
+from benchmarks.regression.sessions import Session, Settings, save_session
+from benchmarks.regression.worktrees import Tree, TreeInfo
 from mobilesam.errors import DataError
 from mobilesam.export import writer as export
 

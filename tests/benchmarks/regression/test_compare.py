@@ -1,3 +1,5 @@
+"""Comparison of two runs: verdicts, notes, tables and plots."""
+
 from __future__ import annotations
 
 import shutil
@@ -29,10 +31,10 @@ from benchmarks.regression.compare import (
     ONE_PROCESS,
     Run,
     compare_runs,
+    compare_tables,
     load_run,
     ratio_verdict,
 )
-from benchmarks.regression.compare_output import compare_tables
 
 
 def latency(model: str, phase: str, factor: float, seed: int) -> LatencyRow:
@@ -91,15 +93,15 @@ def runs(made: Path, tmp_path: Path) -> list[Path]:
     return [Path(shutil.copytree(made / name, tmp_path / name)) for name in ("a", "b")]
 
 
-def test_what_is_better_worse_and_the_same(runs: list[Path], run: Any, tmp_path: Path) -> None:
+def test_verdicts_of_two_runs(runs: list[Path], run: Any, tmp_path: Path) -> None:
     done = run("compare", *runs, "--json")
     assert done.code == 0
     rows = {(r["kind"], r["model"], r["what"].split()[0]): r for r in done.json["rows"]}
     verdicts = {key: row["verdict"] for key, row in rows.items()}
     assert verdicts["time", "m", "encode"] == "worse"
     assert verdicts["time", "m", "preprocess"] == "same"
-    assert verdicts["time", "x", "encode"] == "vanished"
-    assert verdicts["time", "y", "encode"] == "appeared"
+    assert verdicts["time", "x", "encode"] == "missing"
+    assert verdicts["time", "y", "encode"] == "new"
     assert verdicts["memory", "m", "peak"] == "worse"
     assert verdicts["accuracy", "dummy", "box"] == "worse"
     assert verdicts["accuracy", "box", "box"] == "same"
@@ -123,16 +125,16 @@ def test_tables_and_plots_are_written(runs: list[Path], run: Any, tmp_path: Path
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     assert {"summary.md", "tables/compare-time.csv", "plots/compare-time.svg",
             "plots/compare-accuracy.png"} <= names  # fmt: skip
-    assert "appeared" in (tmp_path / "out" / "summary.md").read_text()
+    assert "| new |" in (tmp_path / "out" / "summary.md").read_text()
 
 
-def test_a_run_is_the_same_as_itself(runs: list[Path]) -> None:
+def test_a_run_equals_itself(runs: list[Path]) -> None:
     one = load_run(runs[0])
     assert {row.verdict for row in compare_runs(one, one)} == {"same"}
     assert not [t for t in compare_tables(compare_runs(one, one)) if t.name == "compare-size"]
 
 
-def test_other_prompts_are_not_tested(runs: list[Path]) -> None:
+def test_accuracy_on_other_prompts_is_unclear(runs: list[Path]) -> None:
     a, b = map(load_run, runs)
     rows = [row.model_copy(update={"manifest_sha256": "0" * 64}) for row in b.record.miou]
     other = replace(b, record=b.record.model_copy(update={"miou": tuple(rows)}))
@@ -150,7 +152,7 @@ def test_without_instances_accuracy_has_no_test(runs: list[Path], tmp_path: Path
     assert found["dummy"].verdict == "unclear"
 
 
-def test_where_the_runs_differ_is_said(runs: list[Path], run: Any) -> None:
+def test_differences_of_the_runs_are_noted(runs: list[Path], run: Any) -> None:
     record = load_record(runs[1])
     here: Environment = record.environment.model_copy(update={"cpu": "another"})
     save_record(record.model_copy(update={"environment": here}), runs[1])
@@ -164,7 +166,7 @@ def test_where_the_runs_differ_is_said(runs: list[Path], run: Any) -> None:
         (("a", "b", "--threshold=1"), 2, "above 1"),
     ],
 )
-def test_wrong_requests(
+def test_invalid_requests(
     runs: list[Path], run: Any, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     done = run("compare", *arguments)
@@ -190,7 +192,7 @@ def with_reference(run: Run, sha256: str) -> Run:
     return Run(run.record.model_copy(update={"miou": rows}), instances)
 
 
-def test_masks_of_other_weights_of_the_teacher_are_another_reference(runs: list[Path]) -> None:
+def test_other_weights_of_the_reference_model_are_another_reference(runs: list[Path]) -> None:
     a = load_run(runs[0])
     one, same, other = (with_reference(a, sha) for sha in ("1" * 64, "1" * 64, "2" * 64))
     verdicts = [row.verdict for row in compare_runs(one, same) if row.kind == "accuracy"]
@@ -204,7 +206,7 @@ def test_masks_of_other_weights_of_the_teacher_are_another_reference(runs: list[
         assert "2" * 64 in row.why
 
 
-def test_other_devices_and_precisions_are_told(runs: list[Path], run: Any) -> None:
+def test_other_devices_and_precisions_are_noted(runs: list[Path], run: Any) -> None:
     record = load_record(runs[1])
     rows = tuple(
         row.model_copy(update={"device": "cuda", "precision": "bf16"}) for row in record.latency
@@ -218,7 +220,7 @@ def test_other_devices_and_precisions_are_told(runs: list[Path], run: Any) -> No
     assert all("cpu, fp32, 1 thread -> cuda, bf16, 1 thread" in row["why"] for row in times)
 
 
-def test_times_of_several_setups_are_compared_with_their_own(runs: list[Path]) -> None:
+def test_times_are_compared_within_each_setup(runs: list[Path]) -> None:
     a = load_run(runs[0])
     half = tuple(
         row.model_copy(
@@ -232,8 +234,8 @@ def test_times_of_several_setups_are_compared_with_their_own(runs: list[Path]) -
     )
     both = Run(a.record.model_copy(update={"latency": (*half, *a.record.latency)}))
     rows = [row for row in compare_runs(a, both) if row.kind == "time"]
-    assert {row.verdict for row in rows} == {"same", "appeared"}
-    assert all(("bf16" in row.what) == (row.verdict == "appeared") for row in rows)
+    assert {row.verdict for row in rows} == {"same", "new"}
+    assert all(("bf16" in row.what) == (row.verdict == "new") for row in rows)
 
 
 def test_a_run_of_one_process_is_unclear(runs: list[Path]) -> None:

@@ -1,3 +1,5 @@
+"""The command `gate`: baselines, changes and failures."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +22,7 @@ def one_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "N_SCENES", 1)
 
 
-def test_it_passes_until_a_model_answers_otherwise(
+def test_it_passes_until_masks_of_a_model_change(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("gate", FEW, "--baseline=b.json").code == 2  # none yet
@@ -40,7 +42,7 @@ def test_it_passes_until_a_model_answers_otherwise(
     assert "gate FAILED" in text.out
     assert "box: mIoU" in text.out
 
-    # A part of the models leaves the rest of the baseline alone, and is judged alone.
+    # A part of the models is judged alone, and the rest of the baseline is kept.
     assert run("gate", "--models=box", "--baseline=b.json").code == 0
     updated = run("gate", "--models=dummy", "--baseline=b.json", "--update")
     assert updated.code == 0
@@ -50,7 +52,7 @@ def test_it_passes_until_a_model_answers_otherwise(
     assert run("gate", FEW, "--baseline=b.json").code == 0
 
 
-def test_what_vanished_fails_and_what_appeared_does_not(run: Any, tmp_path: Path) -> None:
+def test_missing_facts_fail_and_new_ones_pass(run: Any, tmp_path: Path) -> None:
     run("gate", "--models=box", "--baseline=b.json", "--update")
     assert run("gate", FEW, "--baseline=b.json").code == 0  # dummy is new
     path = tmp_path / "b.json"
@@ -59,10 +61,10 @@ def test_what_vanished_fails_and_what_appeared_does_not(run: Any, tmp_path: Path
     path.write_text(json.dumps(document))
     done = run("gate", "--models=box", "--baseline=b.json")
     assert done.code == 1
-    assert "vanished" in done.out
+    assert "missing" in done.out
 
 
-def test_a_model_that_fails_fails_the_gate(
+def test_a_failing_model_fails_the_gate(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("gate", FEW, "--baseline=b.json", "--update")
@@ -78,13 +80,13 @@ def test_a_model_that_fails_fails_the_gate(
     assert (tmp_path / "b.json").read_bytes() == before
 
 
-def test_an_unknown_model_is_a_wrong_request(run: Any) -> None:
+def test_an_unknown_model_is_refused(run: Any) -> None:
     done = run("gate", "--models=dumy")
     assert done.code == 2
     assert "did you mean dummy" in done.err
 
 
-def test_the_committed_baseline_knows_the_models() -> None:
+def test_the_committed_baseline_has_facts_of_the_models() -> None:
     facts = {
         (fact.subject, fact.what): fact.value for fact in load_baseline(default_baseline()).facts
     }

@@ -1,13 +1,14 @@
-"""What an A/B measurement leaves behind: raw samples, which are judged afterwards."""
+"""Sessions of an A/B measurement: raw samples of two versions, as files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from benchmarks.records.record import Environment, document_of, write_atomic
+from benchmarks.regression.worktrees import TreeInfo
 from mobilesam.errors import DataError, UsageError
 from mobilesam.frozen_model import FrozenModel
 from mobilesam.validation import first_problem
@@ -15,29 +16,32 @@ from mobilesam.validation import first_problem
 SessionVersion = Literal[2]
 SESSION_VERSION: SessionVersion = 2
 Side = Literal["base", "again", "head"]
+SIDES: tuple[Side, ...] = get_args(Side)
+"""`again` is a second process of the base: the difference between the two is noise."""
 Stage = Literal["first", "repetition"]
-"""Of one stage there may be several sessions, whose samples are judged as one."""
-SIDES: tuple[Side, ...] = ("base", "again", "head")
-"""`again` is a second process of the base: what differs between the two is noise."""
-
+"""A stage may have several sessions, whose samples are judged together."""
 Turns = tuple[tuple[float, ...], ...]
-"""The calls of one process, a tuple a turn."""
+"""Calls of one process, a tuple for each turn."""
+Phase = tuple[str, int | None]
+Key = tuple[str, str, int | None]
+"""Model, phase or protocol, and number of prompts."""
+LOAD, MEMORY = "load", "memory"
 
 
 class Settings(FrozenModel):
     """How two versions are measured.
 
     Attributes:
-        models: Whose times and memory are measured.
-        accuracy_models: Whose accuracy is.
-        n_prompts: Numbers of prompts that are decoded.
-        pairs: Sets of fresh processes, one of each side, for each model.
-        turns: Turns of each phase in each of them.
-        scenes: Drawn scenes that accuracy is measured on.
-        threads: Threads a model is given; that several wait for each other is noise.
-        turn_ms: Calls are repeated until a turn takes about so long.
-        seed: Of scenes and random weights.
-        order_seed: Of the order of processes and turns.
+        models: Models whose times and memory are measured.
+        accuracy_models: Models whose accuracy is measured.
+        n_prompts: Numbers of prompts for which decoding is timed.
+        pairs: Sets of fresh processes for each model.
+        turns: Turns of each phase in each set.
+        scenes: Number of synthetic scenes for accuracy.
+        threads: Threads of each model; waiting of several threads for each other is noise.
+        turn_ms: Approximate length of a turn, in milliseconds.
+        seed: Seed of scenes and random weights.
+        order_seed: Seed of the order of processes and turns.
     """
 
     models: tuple[str, ...]
@@ -52,23 +56,15 @@ class Settings(FrozenModel):
     order_seed: int = 0
 
 
-class TreeInfo(FrozenModel):
-    """A version: as it was named, its commit, and whether files differ from that."""
-
-    ref: str
-    commit: str
-    dirty: bool
-
-
 class Samples(FrozenModel):
-    """Times (ms) or peaks of memory (bytes) of one benchmark, by side.
+    """Times (ms) or peaks of memory (bytes) of one benchmark.
 
     Attributes:
-        model: Which model.
-        phase: Which phase, or `memory`.
-        n_prompts: Of decoding.
-        sides: By side: a tuple a process, in it one a turn. A process that failed has none.
-        errors: By side: why a process gave no samples.
+        model: Name of the model.
+        phase: Timed phase, or `memory`.
+        n_prompts: Number of prompts.
+        sides: For each side a tuple of processes, each with its turns. A failed process has none.
+        errors: Error of a process of each side.
     """
 
     model: str
@@ -78,12 +74,12 @@ class Samples(FrozenModel):
     errors: dict[Side, str] = Field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, str, int | None]:
-        """What makes it the same benchmark in another session."""
+    def key(self) -> Key:
+        """Identifies the benchmark in other sessions."""
         return self.model, self.phase, self.n_prompts
 
     def plus(self, other: Samples) -> Samples:
-        """With the processes of another session of the same stage."""
+        """Adds the processes of another session of the same stage."""
         sides = {
             side: self.sides.get(side, ()) + other.sides.get(side, ())
             for side in SIDES
@@ -92,8 +88,8 @@ class Samples(FrozenModel):
         return self.model_copy(update={"sides": sides, "errors": {**self.errors, **other.errors}})
 
 
-class Answers(FrozenModel):
-    """IoU of every answer of one model under one protocol; base and head in the same order."""
+class AccuracySamples(FrozenModel):
+    """IoU of every mask of one model under one protocol; base and head in the same order."""
 
     model: str
     protocol: str
@@ -115,7 +111,7 @@ class Session(FrozenModel):
     environment: Environment
     warnings: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
-    answers: tuple[Answers, ...] = ()
+    answers: tuple[AccuracySamples, ...] = ()
     duration_s: float
 
 
@@ -125,14 +121,13 @@ def save_session(session: Session, folder: Path) -> Path:
     Raises:
         DataError: It cannot be written.
     """
-    number = len(session_files(folder)) + 1
-    path = folder / f"session-{number}.json"
+    path = folder / f"session-{len(session_files(folder)) + 1}.json"
     write_atomic(path, document_of(session, path))
     return path
 
 
 def session_files(folder: Path) -> list[Path]:
-    """The records of a folder, in order."""
+    """Files of the sessions in a folder, in order."""
     return sorted(folder.glob("session-*.json"))
 
 
@@ -140,8 +135,8 @@ def load_sessions(folder: Path) -> tuple[Session, ...]:
     """Reads all sessions of a folder.
 
     Raises:
-        UsageError: It holds none.
-        DataError: One cannot be read, or they are of different versions.
+        UsageError: The folder has no sessions.
+        DataError: A session cannot be read, or they are of different versions.
     """
     files = session_files(folder)
     if not files:
@@ -155,7 +150,6 @@ def load_sessions(folder: Path) -> tuple[Session, ...]:
         except ValidationError as error:
             raise DataError(f"{file} is not a session: {first_problem(error)}") from error
     for side in ("base", "head"):
-        commits = {getattr(session, side).commit for session in sessions}
-        if len(commits) > 1:
+        if len({getattr(session, side).commit for session in sessions}) > 1:
             raise DataError(f"the sessions in {folder} are of different commits ({side})")
     return tuple(sessions)

@@ -1,3 +1,5 @@
+"""Verdicts on sessions of known changes, and when sessions are extended or repeated."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,19 +14,26 @@ from hypothesis import strategies as st
 from benchmarks.records.environment import collect
 from benchmarks.records.progress import Reporter
 from benchmarks.regression import ab
-from benchmarks.regression.ab_judge import DUST, FEW_SETS, LOSS, Judgement, judge
-from benchmarks.regression.ab_output import judgement_table, notes, verdict_text
-from benchmarks.regression.ab_records import (
-    Answers,
+from benchmarks.regression.judge import (
+    FEW_SETS,
+    MAX_LOSS,
+    MIN_LOSS,
+    Judgement,
+    judge,
+    judgement_table,
+    notes,
+    verdict_text,
+)
+from benchmarks.regression.sessions import (
+    AccuracySamples,
     Samples,
     Session,
     Settings,
     Side,
     Stage,
-    TreeInfo,
     load_sessions,
 )
-from benchmarks.regression.ab_turns import calls_in_turn
+from benchmarks.regression.worktrees import TreeInfo
 from mobilesam.errors import UsageError
 
 SETTINGS = Settings(
@@ -34,7 +43,9 @@ TREE = TreeInfo(ref="HEAD", commit="0" * 40, dirty=False)
 
 
 def session(
-    samples: tuple[Samples, ...] = (), answers: tuple[Answers, ...] = (), stage: Stage = "first"
+    samples: tuple[Samples, ...] = (),
+    answers: tuple[AccuracySamples, ...] = (),
+    stage: Stage = "first",
 ) -> Session:
     return Session(
         stage=stage,
@@ -50,26 +61,26 @@ def session(
 
 
 def timed(factor: float, seed: int = 0, noise: float = 0.02, **more: Any) -> Samples:
-    """Four pairs of processes; the head takes `factor` times as long; drift hits all."""
+    """Four pairs of processes; the head takes `factor` times as long; drift affects all."""
     rng = np.random.default_rng(seed)
     drift = rng.lognormal(0, 0.2, (4, 6))
     sides: dict[Side, Any] = {}
     for side, times in (("base", 1.0), ("again", 1.0), ("head", factor)):
         values = times * drift * rng.lognormal(0, noise, (4, 6))
-        # Two more calls in each turn, which something interrupted.
+        # Two more calls in each turn, which were interrupted.
         sides[side] = tuple(tuple((v, 3 * v, 40 * v) for v in turns) for turns in values.tolist())  # type: ignore[index]
     return Samples(**({"model": "m", "phase": "encode", "sides": sides} | more))
 
 
-def answers(gains: Any, **more: Any) -> Answers:
+def answers(gains: Any, **more: Any) -> AccuracySamples:
     base = np.full(len(gains), 0.7)
     images = tuple(range(len(gains)))
     known = {"model": "m", "protocol": "box", "images": images, "base": tuple(base)}
-    return Answers(**({**known, "head": tuple(base + gains)} | more))
+    return AccuracySamples(**({**known, "head": tuple(base + gains)} | more))
 
 
 def again(one: Session) -> Session:
-    """The same samples as a repetition."""
+    """The same samples, as a repetition."""
     return one.model_copy(update={"stage": "repetition"})
 
 
@@ -95,7 +106,7 @@ def test_a_slowdown_fails_only_if_the_repetition_confirms_it() -> None:
     assert row.floor == pytest.approx(1.0, abs=0.05)
 
 
-def test_what_is_unclear_is_settled_by_more_processes_of_the_same_stage() -> None:
+def test_more_processes_of_the_same_stage_settle_an_unclear_verdict() -> None:
     wide = session((timed(1.3, seed=3, noise=0.3),))
     (found,) = judge((wide,)).benchmarks
     assert found.verdict == "unclear"
@@ -114,7 +125,7 @@ def test_what_is_unclear_is_settled_by_more_processes_of_the_same_stage() -> Non
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.3])
-def test_two_sets_of_processes_say_nothing_and_more_are_measured(factor: float) -> None:
+def test_two_sets_of_processes_are_unclear(factor: float) -> None:
     whole = timed(factor)
     two = session((timed(1, sides={side: runs[:2] for side, runs in whole.sides.items()}),))
     judgement = judge((two,))
@@ -126,7 +137,7 @@ def test_two_sets_of_processes_say_nothing_and_more_are_measured(factor: float) 
 
 
 def fake_measure(monkeypatch: pytest.MonkeyPatch, *factors: tuple[float, float]) -> list[Any]:
-    """Sessions of given slowdown and noise, one after the other; returns what was asked for."""
+    """Returns sessions of given slowdown and noise in turn; the list collects the requests."""
     asked: list[Any] = []
 
     def measure(*arguments: Any, stage: Stage = "first", number: int = 0) -> Session:
@@ -145,13 +156,13 @@ def fake_measure(monkeypatch: pytest.MonkeyPatch, *factors: tuple[float, float])
         ([(1.3, 0.02)] * 2, ["first", "repetition"], False),
         ([(1.3, 0.3), (1.3, 0.02), (1.3, 0.02), (1.3, 0.02)],
          ["first", "first", "first", "repetition"], False),
-        ([(1.3, 0.9)] * 3, ["first"] * 3, True),  # as unclear as before, and named
+        ([(1.3, 0.9)] * 3, ["first"] * 3, True),  # still unclear, and named
         ([(1.3, 0.02), (1.3, 0.3), (1.3, 0.02), (1.3, 0.02)],
          ["first", "repetition", "repetition", "repetition"], False),
         ([(1.3, 0.02), (1.0, 0.02)], ["first", "repetition"], True),
     ],
 )  # fmt: skip
-def test_it_measures_more_of_what_is_unclear_and_again_what_is_suspect(
+def test_unclear_benchmarks_are_extended_and_suspect_ones_repeated(
     factors: Any, stages: list[str], passed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = fake_measure(monkeypatch, *factors)
@@ -165,14 +176,14 @@ def test_it_measures_more_of_what_is_unclear_and_again_what_is_suspect(
 
 @settings(CALM, max_examples=15)
 @given(st.floats(0.75, 1.07), st.integers(0, 99))
-def test_what_is_within_the_threshold_never_fails(factor: float, seed: int) -> None:
+def test_changes_within_the_threshold_never_fail(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
     assert judge((one, again(one))).passed
 
 
 @settings(CALM, max_examples=15)
 @given(st.floats(1.2, 3), st.integers(0, 99))
-def test_what_is_far_beyond_it_always_does(factor: float, seed: int) -> None:
+def test_changes_far_beyond_the_threshold_always_fail(factor: float, seed: int) -> None:
     one = session((timed(factor, seed),))
     assert not judge((one, again(one))).passed
     assert judge((one, again(one)), threshold=4.0).passed
@@ -183,22 +194,22 @@ def test_a_threshold_must_be_above_one() -> None:
         judge((session(),), 1.0)
 
 
-def test_an_error_of_the_head_is_a_failure_and_news_if_the_base_had_it() -> None:
+def test_an_error_of_the_head_is_a_failure_unless_the_base_has_it_too() -> None:
     gone: dict[str, Any] = {"sides": {}, "errors": {"head": "no such kernel"}}
-    assert verdict(session((timed(1, **gone),))) == "broken"
+    assert verdict(session((timed(1, **gone),))) == "failed"
     assert not judge((session((timed(1, **gone),)),)).passed
     gone["errors"]["base"] = "neither"
-    assert verdict(session((timed(1, **gone),))) == "vanished"
+    assert verdict(session((timed(1, **gone),))) == "missing"
     only = timed(1.0).sides
-    assert verdict(session((timed(1, sides={"head": only["head"]}),))) == "appeared"
-    assert verdict(session((timed(1, sides={"base": only["base"]}),))) == "vanished"
+    assert verdict(session((timed(1, sides={"head": only["head"]}),))) == "new"
+    assert verdict(session((timed(1, sides={"base": only["base"]}),))) == "missing"
 
 
 CRASH = {"head": "the process ended with code -9"}
 
 
-def test_a_head_that_crashed_once_is_repeated_before_it_is_broken() -> None:
-    """Three of four processes of the head went through."""
+def test_one_crash_of_the_head_is_repeated_before_it_counts() -> None:
+    """Three of four processes of the head succeed."""
     whole = timed(1.0)
     sides = {**whole.sides, "head": whole.sides["head"][:3]}
     crashed = session((timed(1, sides=sides, errors=CRASH),))
@@ -208,20 +219,20 @@ def test_a_head_that_crashed_once_is_repeated_before_it_is_broken() -> None:
     assert judgement.suspects == (("m", "encode", None),)
     assert verdict(crashed, again(session((whole,)))) == "not confirmed"
     assert judge((crashed, again(session((whole,))))).passed
-    assert verdict(crashed, again(crashed)) == "broken"
+    assert verdict(crashed, again(crashed)) == "failed"
     assert not judge((crashed, again(crashed))).passed
     slower = again(session((timed(1.5),)))
     assert verdict(crashed, slower) == "worse"
 
 
-def test_a_crash_of_the_base_does_not_hide_a_broken_head() -> None:
+def test_a_crash_of_the_base_does_not_hide_a_failed_head() -> None:
     whole = timed(1.0)
     base = {"base": whole.sides["base"][:3], "again": whole.sides["again"]}
     errors = {**CRASH, "base": "the process ended with code -9"}
-    assert verdict(session((timed(1, sides=base, errors=errors),))) == "broken"
+    assert verdict(session((timed(1, sides=base, errors=errors),))) == "failed"
 
 
-def test_a_model_that_once_was_not_loaded_is_repeated() -> None:
+def test_one_failure_to_load_a_model_is_repeated() -> None:
     load = Samples(model="m", phase="load", sides={}, errors=CRASH)
     whole = timed(1.0)
     sides = {**whole.sides, "head": whole.sides["head"][:3]}
@@ -232,16 +243,16 @@ def test_a_model_that_once_was_not_loaded_is_repeated() -> None:
     found = {each.phase: each.verdict for each in judge((once, calm)).benchmarks}
     assert found == {"load": "not confirmed", "encode": "same"}
     found = {each.phase: each.verdict for each in judge((once, again(once))).benchmarks}
-    assert found == {"load": "broken", "encode": "same"}
+    assert found == {"load": "failed", "encode": "same"}
     # It cannot be loaded at all.
     never = session((load,))
-    assert verdict(never) == "broken"
+    assert verdict(never) == "failed"
 
 
-def test_a_head_that_fails_before_what_is_repeated_is_broken() -> None:
+def test_a_head_that_fails_before_the_repeated_benchmark_has_failed() -> None:
     slower = session((timed(1.5),))
     load = Samples(model="m", phase="load", sides={}, errors=CRASH)
-    assert verdict(slower, again(session((load,)))) == "broken"
+    assert verdict(slower, again(session((load,)))) == "failed"
 
 
 def test_one_crash_of_a_single_pair_is_repeated() -> None:
@@ -249,7 +260,7 @@ def test_one_crash_of_a_single_pair_is_repeated() -> None:
     one = session((timed(1, **gone),))
     single = one.model_copy(update={"settings": SETTINGS.model_copy(update={"pairs": 1})})
     assert verdict(single) == "suspect"
-    assert verdict(single, again(single)) == "broken"
+    assert verdict(single, again(single)) == "failed"
 
 
 def test_memory_is_judged_like_time() -> None:
@@ -272,22 +283,22 @@ def test_a_loss_of_accuracy_is_found() -> None:
         (spread - 0.01, "suspect"),  # large, whatever the interval says
         (np.full(60, -0.002), "suspect"),  # small, and of every answer
         (spread - 0.002, "same"),  # small, and of these scenes perhaps
-        (np.full(60, -DUST / 2), "same"),
+        (np.full(60, -MIN_LOSS / 2), "same"),
         (np.zeros(60), "same"),
         (np.full(60, 0.01), "better"),
     ):
         assert verdict(session(answers=(answers(gains),))) == wanted
-    assert LOSS < 0.01
+    assert MAX_LOSS < 0.01
     one = session(answers=(answers(spread - 0.01),))
     assert verdict(one, again(one)) == "worse"
     boom = session(answers=(answers(spread, head=(), errors={"head": "boom"}),))
-    assert verdict(boom) == "suspect"  # one process: it may have been killed from outside
-    assert verdict(boom, again(boom)) == "broken"
+    assert verdict(boom) == "suspect"  # a single process may have been killed by other work
+    assert verdict(boom, again(boom)) == "failed"
     assert verdict(boom, again(session(answers=(answers(np.zeros(60)),)))) == "not confirmed"
     assert verdict(boom, again(one)) == "worse"
 
 
-def test_the_table_and_the_notes_say_what_was_found() -> None:
+def test_the_table_and_the_notes_give_the_results() -> None:
     first = session((timed(1.3),), (answers(np.full(9, -0.01)),))
     judgement: Judgement = judge((first, again(first)))
     text = judgement_table(judgement).to_markdown()
@@ -304,6 +315,6 @@ def test_the_table_and_the_notes_say_what_was_found() -> None:
 @settings(CALM)
 @given(st.floats(1e-3, 1e5))
 def test_a_turn_has_a_bounded_number_of_calls(call_ms: float) -> None:
-    calls = calls_in_turn(call_ms, 20.0)
+    calls = ab.calls_in_turn(call_ms, 20.0)
     assert 1 <= calls <= 50
     assert calls == 1 or calls * call_ms <= 8 * 20 + call_ms / 2

@@ -1,4 +1,4 @@
-"""`regress` as a user runs it: in a repository of its own, on changes that are made for real."""
+"""`regress` on real changes in a repository of its own, from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def edit(repo: Path, old: str, new: str) -> None:
     (repo / DUMMY).write_text(text.replace(old, new))
 
 
-def test_a_slower_phase_and_a_worse_answer_fail_and_are_named(
+def test_a_slower_phase_and_worse_masks_fail_and_are_named(
     repo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(repo, '"encode": 5.0', '"encode": 40.0')
@@ -43,12 +43,12 @@ def test_a_slower_phase_and_a_worse_answer_fail_and_are_named(
     }  # fmt: skip
     summary = (repo / "ab" / "summary.md").read_text()
     assert "dummy encode (worse)" in summary
-    # The worktree is gone, and the user's own files are as they were.
+    # The worktree is removed, and the user's files are unchanged.
     assert git(repo, "worktree", "list").count("\n") == 0
     assert not (repo / "bench-runs").exists()  # a refused request leaves no folder
     assert git(repo, "status", "--porcelain", "--untracked-files=no") == f"M {DUMMY}"
 
-    # Judged again, by a threshold that allows it, without measuring.
+    # Judged again with a threshold that allows the slowdown, without measuring.
     assert regress("judge", "ab", "--threshold=20") == 1  # accuracy has no threshold
     assert "mIoU box (worse)" in capsys.readouterr().out
     assert regress("measure", "--base=HEAD", "--out=ab", *SMALL) == 2  # records are not replaced
@@ -61,7 +61,7 @@ def test_a_commit_that_breaks_a_model_fails(repo: Path, capsys: pytest.CaptureFi
     arguments = ["--base=HEAD~1", "--head=HEAD", "--accuracy-models=", "--out=ab", *SMALL]
     assert regress("run", *arguments) == 1
     out = capsys.readouterr().out
-    assert "broken" in out
+    assert "failed" in out
     assert "an image must be" in out
 
 
@@ -83,7 +83,7 @@ def test_a_commit_that_breaks_a_model_fails(repo: Path, capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_a_model_that_raises_is_one_line_beside_the_others_and_has_a_traceback_with_debug(
+def test_a_failing_model_is_one_line_and_has_a_traceback_with_debug(
     repo: Path,
     capsys: pytest.CaptureFixture[str],
     place: str,
@@ -98,7 +98,7 @@ def test_a_model_that_raises_is_one_line_beside_the_others_and_has_a_traceback_w
     assert regress("run", *arguments, *debug) == 1
     told = capsys.readouterr()
     document = json.loads(told.out)
-    failed = [each for each in document["benchmarks"] if each["verdict"] == "broken"]
+    failed = [each for each in document["benchmarks"] if each["verdict"] == "failed"]
     assert {each["model"] for each in failed} == {"dummy"}
     for each in failed:
         assert each["why"] == said
@@ -108,7 +108,7 @@ def test_a_model_that_raises_is_one_line_beside_the_others_and_has_a_traceback_w
     assert ("dummy.py" in told.err) == bool(debug)
 
 
-def test_a_wrong_request_is_exit_code_2(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_give_exit_code_2(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["run", "--base=nowhere"], "'nowhere' is no commit"),
         (["run", "--base=HEAD", "--pairs=0"], "--pairs must be at least 1"),

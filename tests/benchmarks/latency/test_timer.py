@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.latency import timer as timing
+from benchmarks.latency import timer
 from benchmarks.latency.timer import StopRule, measure, time_once
 
 
@@ -30,7 +30,7 @@ class FakeClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     fake = FakeClock()
-    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: fake.ns)
+    monkeypatch.setattr(timer.time, "perf_counter_ns", lambda: fake.ns)
     return fake
 
 
@@ -99,7 +99,7 @@ def test_it_is_right_about_a_real_sleep() -> None:
 
 
 def test_calls_of_microseconds_come_to_an_end(clock: FakeClock) -> None:
-    assert len(measure(clock.takes(1e-6), RULE).ms) == timing.MAX_CALLS
+    assert len(measure(clock.takes(1e-6), RULE).ms) == timer.MAX_CALLS
 
 
 def test_a_call_known_to_be_slow_is_not_made_once_more_to_warm_up(clock: FakeClock) -> None:

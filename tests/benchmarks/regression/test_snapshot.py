@@ -1,3 +1,5 @@
+"""Facts, their comparison with a baseline, and its file."""
+
 from __future__ import annotations
 
 import tempfile
@@ -9,7 +11,7 @@ from guard_settings import CALM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.regression.fingerprints import FLOAT_TOLERANCE, array_facts, fingerprint
+from benchmarks.regression.gate import FLOAT_TOLERANCE, array_facts, fingerprint
 from benchmarks.regression.snapshot import (
     Baseline,
     Comparison,
@@ -52,13 +54,13 @@ def test_every_fact_has_one_verdict(before: list[Fact], now: list[Fact]) -> None
     keys = [(each.fact.subject, each.fact.what) for each in found]
     assert len(set(keys)) == len(keys)
     assert set(keys) == {(fact.subject, fact.what) for fact in (*before, *now)}
-    assert sum(each.verdict == "appeared" for each in found) == len(found) - len(before)
-    assert sum(each.verdict == "vanished" for each in found) == len(found) - len(now)
+    assert sum(each.verdict == "new" for each in found) == len(found) - len(before)
+    assert sum(each.verdict == "missing" for each in found) == len(found) - len(now)
 
 
 @settings(CALM, max_examples=20)
 @given(FACTS)
-def test_a_baseline_survives_its_file(facts: list[Fact]) -> None:
+def test_a_saved_baseline_is_loaded_unchanged(facts: list[Fact]) -> None:
     baseline = Baseline(cpu="c", libraries={"torch": "1"}, facts=tuple(facts))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.json"
@@ -76,26 +78,26 @@ def test_a_baseline_survives_its_file(facts: list[Fact]) -> None:
         (fact("a"), fact("b"), "changed"),
         (fact((1.0, 2.0), 0.1), fact((1.09, 1.91), 0.1), "same"),
         (fact((1.0, 2.0), 0.1), fact((1.0, 2.11), 0.1), "changed"),
-        # A wider tolerance of today does not excuse today's value.
+        # The tolerance of the baseline counts.
         (fact((1.0,), 0.1), fact((9.0,), 10.0), "changed"),
         (fact((1.0,)), fact((1.0,)), "same"),
         (fact((1.0,)), fact((1.0 + 1e-9,)), "changed"),
         (fact((1.0,), 1.0), fact((1.0, 1.0), 1.0), "changed"),
         (fact((1.0,), 1.0), fact(1), "changed"),
-        (None, fact(3), "appeared"),
-        (fact(3), None, "vanished"),
+        (None, fact(3), "new"),
+        (fact(3), None, "missing"),
     ],
 )
 def test_verdicts(before: Fact | None, now: Fact | None, verdict: str) -> None:
     assert Comparison(before, now).verdict == verdict
 
 
-def test_a_baseline_keeps_what_was_not_looked_at() -> None:
+def test_a_baseline_keeps_facts_of_other_subjects() -> None:
     before = (fact(1), Fact(subject="n", what="w", value=2))
     assert merged(before, (fact(5),), {"m"}) == (fact(5), before[1])
 
 
-def test_a_missing_baseline_is_a_wrong_request(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_baseline_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--update"):
         load_baseline(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text('{"facts": 3}')
@@ -103,7 +105,7 @@ def test_a_missing_baseline_is_a_wrong_request(tmp_path: Path) -> None:
         load_baseline(tmp_path / "bad.json")
 
 
-def test_a_fingerprint_sees_one_value_of_many_and_not_the_last_digits() -> None:
+def test_a_fingerprint_changes_with_one_value_and_not_with_rounding() -> None:
     rng = np.random.default_rng(0)
     array = rng.normal(3, 2, (1, 20, 50)).astype(np.float32)
 

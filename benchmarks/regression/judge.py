@@ -1,0 +1,433 @@
+"""Judges the sessions of an A/B measurement, and writes the judgement as a table, page and plot.
+
+Each turn counts with its fastest call, since other work on the machine only adds to a time; medians
+are taken over turns. A benchmark is worse if the whole interval of its ratio is beyond the
+threshold in the first stage and in the repetition. It is unclear if the ratio is beyond the
+threshold and its interval is not, or if there are too few processes for an interval; further
+processes of the same stage may settle this. A head that fails in all of several processes has
+failed; if it fails in some of them, it must fail again in the repetition, since a process may also
+be killed by other work on the machine. Accuracy on fixed scenes has no noise: its test shows
+whether a loss is limited to these scenes, and a large loss counts in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.records.ratios import Ratio, ratio_in_turns
+from benchmarks.records.record import write_atomic
+from benchmarks.records.statistics import (
+    MIN_PROCESSES,
+    MIN_SAMPLES_FOR_INTERVAL,
+    clustered_mean,
+)
+from benchmarks.regression.compare import (
+    amount_column,
+    change_column,
+    change_text,
+    check_threshold,
+    phase_label,
+    ratio_verdict,
+)
+from benchmarks.regression.sessions import (
+    LOAD,
+    MEMORY,
+    AccuracySamples,
+    Key,
+    Samples,
+    Session,
+    Stage,
+    Turns,
+)
+from benchmarks.regression.worktrees import TreeInfo
+from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.tables.formatting import escape_markdown
+from benchmarks.tables.table import Cell, Column, Table
+from mobilesam.frozen_model import FrozenModel
+
+THRESHOLD = 1.10
+"""Ratio of times, or of peaks of memory, from which on a change is a regression."""
+MAX_LOSS = 0.005
+"""Loss of mIoU (a fraction) that counts whatever its interval."""
+MIN_LOSS = 0.001
+"""Smaller losses of mIoU never count."""
+FEW_SETS = f"fewer than {MIN_SAMPLES_FOR_INTERVAL} sets of processes: no interval"
+SUMMARY, VERDICT = "summary.md", "verdict.json"
+_SEVERAL = 2  # processes, all of which fail: needs no repetition
+_SHORT_COMMIT = 12
+
+Verdict = Literal[
+    "worse",
+    "failed",
+    "suspect",
+    "unclear",
+    "not confirmed",
+    "better",
+    "same",
+    "missing",
+    "new",
+]
+FAILING: frozenset[Verdict] = frozenset(("worse", "failed"))
+_CONFIRMED: dict[Verdict, Verdict] = {
+    "suspect": "worse",
+    "unclear": "unclear",
+    "failed": "failed",
+}
+"""Verdict of a suspect benchmark by that of its repetition; otherwise `not confirmed`."""
+
+
+class Judged(FrozenModel):
+    """Verdict on one benchmark.
+
+    Attributes:
+        model: Name of the model.
+        what: Phase, memory or protocol, as printed.
+        phase: Phase, `memory` or protocol.
+        n_prompts: Number of prompts.
+        unit: Unit of `base` and `head`: `ms`, `bytes` or `fraction`.
+        base: Median, or mean IoU, in the first stage.
+        head: The same of the head.
+        change: Ratio head / base; for accuracy the difference head - base.
+        ci95: Interval of the change.
+        floor: Change between two sets of processes of the base, which is noise.
+        floor_ci95: Interval of the noise.
+        again: Change in the repetition; None if it was not repeated.
+        again_ci95: Interval of the change in the repetition.
+        verdict: `suspect`: slower, larger or less accurate, or the head failed in one process, and
+            not repeated yet; `not confirmed` by the repetition; `unclear`: the ratio is beyond the
+            threshold in the last stage and its interval is not, or there are too few sets of
+            processes for an interval; `missing` in the head; `new` in the head.
+        why: The error, or why there is no interval.
+    """
+
+    model: str
+    what: str
+    phase: str
+    n_prompts: int | None = None
+    unit: str
+    base: float | None = None
+    head: float | None = None
+    change: float | None = None
+    ci95: tuple[float, float] | None = None
+    floor: float | None = None
+    floor_ci95: tuple[float, float] | None = None
+    again: float | None = None
+    again_ci95: tuple[float, float] | None = None
+    verdict: Verdict = "same"
+    why: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """Identifies the benchmark in other sessions."""
+        return self.model, self.phase, self.n_prompts
+
+
+class Judgement(FrozenModel):
+    """Verdicts on all benchmarks."""
+
+    threshold: float
+    benchmarks: tuple[Judged, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is worse or failed."""
+        return not any(each.verdict in FAILING for each in self.benchmarks)
+
+    @property
+    def suspects(self) -> tuple[Key, ...]:
+        """Benchmarks that need a repetition."""
+        return tuple(each.key for each in self.benchmarks if each.verdict == "suspect")
+
+    def unclear(self, stage: Stage) -> tuple[Key, ...]:
+        """Benchmarks that need more processes in a stage."""
+        return tuple(
+            each.key
+            for each in self.benchmarks
+            if each.verdict == "unclear" and (each.again is None) == (stage == "first")
+        )
+
+    @property
+    def noise_floor(self) -> float | None:
+        """Largest ratio, above 1, between two sets of processes of the base."""
+        found = [max(each.floor, 1 / each.floor) for each in self.benchmarks if each.floor]
+        return max(found, default=None)
+
+
+def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgement:
+    """Judges the first stage, confirmed or not by the repetition.
+
+    Args:
+        sessions: Sessions in order, at least one of the first stage.
+        threshold: Ratio from which on a change is a regression; above 1.
+
+    Raises:
+        UsageError: The threshold is not above 1.
+    """
+    check_threshold(threshold, THRESHOLD)
+    first = {each.key: each for each in _judge_stage(sessions, "first", threshold)}
+    again = {each.key: each for each in _judge_stage(sessions, "repetition", threshold)}
+    for key, each in first.items():
+        if key in again:
+            first[key] = _confirmed(each, again[key])
+        elif each.verdict == "suspect" and any(each.stage == "repetition" for each in sessions):
+            first[key] = _confirmed(each, _without_row(each, again.values()))
+    return Judgement(threshold=threshold, benchmarks=tuple(first.values()))
+
+
+def _confirmed(first: Judged, again: Judged) -> Judged:
+    """The row of the first stage with the result of its repetition."""
+    verdict = first.verdict
+    if verdict == "suspect":
+        verdict = _CONFIRMED.get(again.verdict, "not confirmed")
+    why = again.why if verdict == "failed" else first.why
+    return first.model_copy(
+        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict, "why": why}
+    )
+
+
+def _without_row(first: Judged, again: Iterable[Judged]) -> Judged:
+    """Verdict of the repetition for a benchmark that has no row in the repetition.
+
+    If the head failed before this benchmark was reached, the row states that failure. Otherwise an
+    error of the first stage, such as one during loading of a model, did not occur again.
+    """
+    failed = (each for each in again if each.model == first.model and each.verdict == "failed")
+    blank = first.model_copy(update={"verdict": "same"})
+    return next(failed, blank).model_copy(update={"change": None, "ci95": None})
+
+
+def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) -> Iterator[Judged]:
+    own = [session for session in sessions if session.stage == stage]
+    pooled: dict[Key, Samples] = {}
+    for samples in (each for session in own for each in session.samples):
+        known = pooled.get(samples.key)
+        pooled[samples.key] = samples if known is None else known.plus(samples)
+    n_pairs = sum(session.settings.pairs for session in own)
+    running = {each.model for each in pooled.values() if any(each.sides.get("head", ()))}
+    for samples in pooled.values():
+        has_run = any(samples.sides.get("head", ()))
+        if samples.phase == LOAD:
+            has_run = samples.model in running
+        row = _judge_samples(samples, threshold)
+        yield _suspected(row, stage) if has_run or n_pairs < _SEVERAL else row
+    for accuracy in (each for session in own for each in session.answers):
+        yield _suspected(_judge_accuracy(accuracy), stage)
+
+
+def _suspected(row: Judged, stage: Stage) -> Judged:
+    """Changes `failed` to `suspect` in the first stage, since one failure must be repeated."""
+    if row.verdict == "failed" and stage == "first":
+        return row.model_copy(update={"verdict": "suspect"})
+    return row
+
+
+def _judge_samples(samples: Samples, threshold: float) -> Judged:
+    is_memory = samples.phase == MEMORY
+    row = Judged(
+        model=samples.model,
+        what="peak memory" if is_memory else phase_label(samples.phase, samples.n_prompts),
+        phase=samples.phase,
+        n_prompts=samples.n_prompts,
+        unit="bytes" if is_memory else "ms",
+    )
+    base, head, again = (
+        _turn_values(samples.sides.get(side, ())) for side in ("base", "head", "again")
+    )
+    update: dict[str, Any]
+    if "head" in samples.errors:
+        # If the base cannot run either, the failure does not come from the change.
+        failed_before = "base" in samples.errors and not base
+        verdict = "missing" if failed_before else "failed"
+        update = {"verdict": verdict, "why": samples.errors["head"]}
+    elif samples.phase == LOAD:
+        update = {"verdict": "new", "why": next(iter(samples.errors.values()), None)}
+    elif not base or not head:
+        update = {"verdict": "new" if head else "missing", "why": samples.errors.get("base")}
+    else:
+        ratio, floor = _ratio(base, head), _ratio(base, again) if again else None
+        found = ratio_verdict(ratio.ci95, threshold)
+        if found == "same" and ratio.value > threshold:
+            found = "unclear"
+        update = {
+            "base": float(np.median(np.concatenate(base))),
+            "head": float(np.median(np.concatenate(head))),
+            "change": ratio.value,
+            "ci95": ratio.ci95,
+            "floor": None if floor is None else floor.value,
+            "floor_ci95": None if floor is None else floor.ci95,
+            "verdict": "suspect" if found == "worse" else found,
+            "why": FEW_SETS if ratio.ci95 is None else None,
+        }
+    return row.model_copy(update=update)
+
+
+def _turn_values(pairs: Sequence[Turns]) -> list[list[float]]:
+    """The fastest call of each turn, by process."""
+    return [[min(turn) for turn in turns] for turns in pairs if turns]
+
+
+def _ratio(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:
+    # A process that failed leaves fewer pairs or turns on its side: only common ones count.
+    shared = [
+        (a[: min(len(a), len(b))], b[: min(len(a), len(b))]) for a, b in zip(old, new, strict=False)
+    ]
+    return ratio_in_turns([a for a, _ in shared], [b for _, b in shared])
+
+
+def _judge_accuracy(samples: AccuracySamples) -> Judged:
+    row = Judged(
+        model=samples.model,
+        what=f"mIoU {samples.protocol}",
+        phase=samples.protocol,
+        unit="fraction",
+        base=float(np.mean(samples.base)) if samples.base else None,
+        head=float(np.mean(samples.head)) if samples.head else None,
+    )
+    update: dict[str, Any]
+    if "head" in samples.errors:
+        verdict = "missing" if "base" in samples.errors else "failed"
+        update = {"verdict": verdict, "why": samples.errors["head"]}
+    elif row.base is None or row.head is None:
+        verdict = "new" if row.base is None else "missing"
+        update = {"verdict": verdict, "why": samples.errors.get("base")}
+    else:
+        gains = np.array(samples.head) - np.array(samples.base)
+        test = clustered_mean(gains, np.array(samples.images, np.int64))
+        low, high = test.ci95 or (-np.inf, np.inf)
+        lost = test.mean <= -MAX_LOSS or (test.mean <= -MIN_LOSS and high < 0)
+        gained = test.mean >= MIN_LOSS and low > 0
+        verdict = "suspect" if lost else "better" if gained else "same"
+        update = {"change": test.mean, "ci95": test.ci95, "verdict": verdict}
+    return row.model_copy(update=update)
+
+
+def judgement_table(judgement: Judgement) -> Table:
+    """Table with one row for each benchmark; those that fail come first."""
+
+    def change(row: Judged, value: float, ci95: tuple[float, float] | None) -> str:
+        is_accuracy = row.unit == "fraction"
+        text = change_text(value, ci95, is_difference=is_accuracy)
+        return f"{text} points" if is_accuracy else f"x {text}"
+
+    def verdict(row: Judged) -> Cell:
+        text = row.verdict if row.why is None else f"{row.verdict}: {row.why}"
+        return Cell(text, (row.verdict, row.why))
+
+    columns = (
+        text_column("Model", "model"),
+        text_column("Benchmark", "benchmark", "unit", get=("what", "unit")),
+        amount_column("Base", "base"),
+        amount_column("Head", "head"),
+        change_column("Change", ("change", "low", "high"), ("change", "ci95"), change),
+        change_column(
+            "Noise (A/A)", ("floor", "floor_low", "floor_high"), ("floor", "floor_ci95"), change
+        ),
+        change_column(
+            "Repetition", ("again", "again_low", "again_high"), ("again", "again_ci95"), change
+        ),
+        RowColumn(Column("Verdict", ("verdict", "why")), verdict),
+    )
+    rows = sorted(judgement.benchmarks, key=lambda each: each.verdict not in FAILING)
+    return build_table("regress", f"Head against base: {verdict_text(judgement)}", columns, rows)
+
+
+def verdict_text(judgement: Judgement) -> str:
+    """The verdict in a few words, with the names of benchmarks that fail."""
+    failing = [each for each in judgement.benchmarks if each.verdict in FAILING]
+    if failing:
+        names = [f"{each.model} {each.what} ({each.verdict})" for each in failing]
+        return "FAILED: " + "; ".join(names)
+    if judgement.suspects:
+        names = [f"{model} {phase}" for model, phase, _ in judgement.suspects]
+        return "suspect, to be repeated: " + "; ".join(names)
+    unclear = [each for each in judgement.benchmarks if each.verdict == "unclear"]
+    names = [f"{each.model} {each.what}" for each in unclear]
+    return f"passed; unclear: {'; '.join(names)}" if names else "passed"
+
+
+def notes(sessions: Sequence[Session], judgement: Judgement) -> tuple[str, ...]:
+    """What was compared, where, for how long, and the noise."""
+    first = sessions[0]
+    seconds = sum(session.duration_s for session in sessions)
+    few = first.settings.pairs < MIN_PROCESSES
+    caution = f" (few: with fewer than {MIN_PROCESSES} sets it may cover less)" if few else ""
+    found = [
+        f"Base: {_tree_text(first.base)}. Head: {_tree_text(first.head)}.",
+        f"{first.environment.cpu}, {first.settings.threads} thread(s), "
+        f"{first.settings.pairs} sets of fresh processes, {len(sessions)} session(s), "
+        f"{seconds:.0f} s.",
+        "Change and noise: ratio of medians over turns [bootstrap interval, nominally 95 %, over "
+        f"sets of processes{caution}], each turn with its fastest call; or mIoU in points [95 % "
+        "interval over scenes]. It fails where the whole interval is beyond "
+        f"{judgement.threshold:g} and the repetition confirms it.",
+    ]
+    if judgement.noise_floor is not None:
+        share = 100 * (judgement.noise_floor - 1)
+        found.append(f"Noise floor: the base differed from itself by at most {share:.1f} %.")
+    found += [f"Warning: {text}" for session in sessions for text in session.warnings]
+    return tuple(found)
+
+
+def _tree_text(info: TreeInfo) -> str:
+    changed = ", with changes" if info.dirty else ""
+    return f"{info.ref} ({info.commit[:_SHORT_COMMIT]}{changed})"
+
+
+def judgement_figure(judgement: Judgement) -> Any | None:
+    """Plot of the ratios of head to base beside the noise; None without any ratio."""
+    from benchmarks.report.style import BLUE, GREY, INK, VERMILLION, new_figure
+
+    rows = [each for each in judgement.benchmarks if each.change and each.unit != "fraction"]
+    if not rows:
+        return None
+    figure = new_figure(
+        0.9 + 0.36 * len(rows),
+        "Head against base",
+        ("Dots: ratio of medians with its bootstrap interval. Grey: the base against itself.",),
+    )
+    ax = figure.subplots()
+    for line, each in enumerate(rows):
+        color = VERMILLION if each.verdict in (*FAILING, "suspect") else BLUE
+        for value, ci95, shift, shade in (
+            (each.change, each.ci95, -0.12, color),
+            (each.floor, each.floor_ci95, 0.18, GREY),
+        ):
+            if value is not None:
+                ax.plot(ci95 or (value, value), [line + shift] * 2, color=shade, linewidth=1.8)
+                ax.plot(value, line + shift, "o", color=shade, markersize=5)
+    ax.axvline(1, color=INK, linewidth=0.8)
+    ax.axvline(judgement.threshold, color=VERMILLION, linewidth=0.8, linestyle="--")
+    ax.set_yticks(range(len(rows)), [f"{each.model}: {each.what}" for each in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.grid(visible=True, axis="x")
+    ax.set_xlabel("head / base (dashed: threshold)")
+    return figure
+
+
+def write_judgement(judgement: Judgement, sessions: Sequence[Session], folder: Path) -> list[Path]:
+    """Writes `verdict.json`, `summary.md`, `regress.csv` and the plot beside the sessions.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    from benchmarks.report.style import plot_style, save_figure
+
+    table = judgement_table(judgement)
+    lines = "".join(f"- {escape_markdown(note)}\n" for note in notes(sessions, judgement))
+    texts = {
+        VERDICT: judgement.model_dump_json(indent=1) + "\n",
+        SUMMARY: f"{table.to_markdown()}\n{lines}",
+        f"{table.name}.csv": table.to_csv(),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+    written = [folder / name for name in texts]
+    with plot_style():
+        figure = judgement_figure(judgement)
+        if figure is not None:
+            written += save_figure(figure, folder, table.name)
+    return written
