@@ -26,21 +26,9 @@ from mobilesam.validation import first_problem
 
 SHARED = "shared.toml"
 Unit = Literal[
-    "M parameters",
-    "parameters",
-    "ms",
-    "ratio",
-    "mIoU",
-    "mIoU %",
-    "AP %",
-    "AR %",
-    "GPUs",
-    "images",
-    "iterations",
-    "epochs",
-    "days",
-    "%",
-]
+    "M parameters", "parameters", "ms", "ratio", "mIoU", "mIoU %", "AP %", "AR %", "GPUs", "images",
+    "iterations", "epochs", "days", "%",
+]  # fmt: skip
 
 
 class Source(FrozenModel):

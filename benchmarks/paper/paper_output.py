@@ -18,7 +18,6 @@ from benchmarks.tables.formatting import clean, number, slug
 from benchmarks.tables.record_queries import unique
 from benchmarks.tables.table import Cell, Column, Raw, Table
 from mobilesam.errors import DataError
-from mobilesam.frozen_model import FrozenModel
 
 FOLDER = "paper"
 LEDGER = "ledger"
@@ -30,24 +29,6 @@ _TABLES = "tables.toml"
 _SIGNS = {"at least": ">= ", "at most": "<= ", None: ""}
 _UNITS = {"M parameters": " M", "ratio": " x", "parameters": "", "mIoU %": " %"}
 _CLAIMED, _MEASURED, _VERDICT = 15, 17, 18
-
-
-class _PaperTable(FrozenModel):
-    """A table of a paper.
-
-    Attributes:
-        name: Stem of its files.
-        title: Title of one line.
-        corner: Header of the first column.
-        heads: Headers of the other columns.
-        rows: Label of the row, then the claim of each cell; an empty string leaves a cell empty.
-    """
-
-    name: str
-    title: str
-    corner: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def _figure(value: float, unit: str) -> str:
@@ -96,19 +77,16 @@ def paper_tables(verdicts: Sequence[ClaimVerdict]) -> list[Table]:
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     text = resources.files("benchmarks.paper").joinpath(_TABLES).read_text(encoding="utf-8")
-    return [
-        _paper_table(_PaperTable.model_validate(table), by_id)
-        for table in tomllib.loads(text)["table"]
-    ]
+    return [_paper_table(layout, by_id) for layout in tomllib.loads(text)["table"]]
 
 
-def _paper_table(layout: _PaperTable, by_id: Mapping[str, ClaimVerdict]) -> Table:
+def _paper_table(layout: Mapping[str, Any], by_id: Mapping[str, ClaimVerdict]) -> Table:
     rows = []
     shown: list[ClaimVerdict] = []
-    for label, *names in layout.rows:
+    for label, *names in layout["rows"]:
         lost = [name for name in names if name and name not in by_id]
         if lost:
-            raise DataError(f"{layout.name} shows {lost[0]}, which is not in the ledger")
+            raise DataError(f"{layout['name']} shows {lost[0]}, which is not in the ledger")
         cells = [by_id[name] if name else None for name in names]
         known = [verdict for verdict in cells if verdict is not None]
         shown += known
@@ -117,14 +95,14 @@ def _paper_table(layout: _PaperTable, by_id: Mapping[str, ClaimVerdict]) -> Tabl
             values = (Cell("", (None,)) if v is None else Cell(text(v), (raw(v),)) for v in cells)
             rows.append((first, text_cell(line), *values))
     columns = (
-        Column(layout.corner, ("row",)),
+        Column(layout["corner"], ("row",)),
         Column("", ("line",)),
-        *(Column(head, (slug(head).replace("-", "_"),), align="right") for head in layout.heads),
+        *(Column(head, (slug(head).replace("-", "_"),), align="right") for head in layout["heads"]),
     )
     references = unique(v.orientation.reference for v in shown if v.orientation is not None)
     named = ", ".join(reference for reference in references if reference)
-    title = f"{layout.title} (in brackets: measured with {named})" if named else layout.title
-    return Table(f"{FOLDER}-{layout.name}", title, columns, tuple(rows), _notes(shown))
+    title = f"{layout['title']} (in brackets: measured with {named})" if named else layout["title"]
+    return Table(f"{FOLDER}-{layout['name']}", title, columns, tuple(rows), _notes(shown))
 
 
 _Line = tuple[str, Callable[[ClaimVerdict], str], Callable[[ClaimVerdict], Raw]]

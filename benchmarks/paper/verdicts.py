@@ -54,14 +54,9 @@ from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
 Verdict = Literal[
-    "reproduced",
-    "explained",
-    "not reproduced",
-    "different hardware",
-    "needs weights",
-    "needs data",
-    "needs GPU",
-]
+    "reproduced", "explained", "not reproduced", "different hardware", "needs weights",
+    "needs data", "needs GPU",
+]  # fmt: skip
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
