@@ -6,6 +6,7 @@ serves the light and the dark theme. The column `tip` is the text of tooltips an
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from functools import cache, partial
@@ -199,7 +200,7 @@ def history_chart(frame: Any, models: Sequence[str], unit: str) -> Any:
     data = frame.assign(place=[places.index(run.id) for run in frame["run"]])
     axis = alt.Axis(
         values=list(range(len(places))),
-        labelExpr=f"{list(dates.values())}[datum.value]",
+        labelExpr=f"{json.dumps(list(dates.values()))}[datum.value]",
         labelOverlap="greedy",
         labelSeparation=8,
     )

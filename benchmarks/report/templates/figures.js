@@ -20,7 +20,8 @@
     config: page.data.themes[root.dataset.shown],
   });
 
-  // Charts are drawn when they come into view, and again when the theme changes.
+  // Charts are drawn when they come into view or the browser is idle, and for every theme. A hidden
+  // chart has no width and is drawn when it is chosen.
   const drawn = new Set();
   const draw = async (figure) => {
     drawn.add(figure);
@@ -35,7 +36,17 @@
       if (isIntersecting && !drawn.has(target)) draw(target);
     }
   }, { rootMargin: "400px" });
-  root.addEventListener("themechange", () => drawn.forEach(draw));
+  root.addEventListener("themechange", () => drawn.forEach((figure) => {
+    if (figure.checkVisibility()) draw(figure);
+    else drawn.delete(figure);
+  }));
+  const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 200));
+  const drawNext = async () => {
+    const next = [...document.querySelectorAll("figure.plot")].find(
+      (figure) => !drawn.has(figure) && figure.checkVisibility(),
+    );
+    if (next) { await draw(next); idle(drawNext); }
+  };
 
   // One stop of the tab key per chart; arrow keys go through the values and the legend.
   const onKey = (chart, event) => {
@@ -100,6 +111,7 @@
     const choose = (key) => {
       hide();
       for (const figure of figures) figure.hidden = figure.dataset.key !== key;
+      dispatchEvent(new Event("resize"));
     };
     const options = figures.map((figure) => [figure.dataset.key, figure.dataset.choice]);
     const [frame] = page.select(group.dataset.label, options, choose);
@@ -109,4 +121,5 @@
     group.before(bar);
     choose(options[0][0]);
   }
+  setTimeout(() => idle(drawNext), 1000);
 })();

@@ -60,7 +60,12 @@ def test_charts_are_valid_json_with_descriptions(
 def test_foreign_text_is_data_and_no_expression(record: RunRecord) -> None:
     evil = "'];alert(1);['</script>"
     text = record.model_dump_json().replace("grabcut", evil)
-    for figure in figures(RunRecord.model_validate_json(text)):
+    hostile = RunRecord.model_validate_json(text)
+    older = hostile.model_copy(update={"id": evil, "created_utc": evil})
+    found = history([hostile, older], model_names(hostile))
+    labels = f"[{json.dumps(evil[:10])}, "
+    assert labels in next(each for each in _found(found[0].chart, "labelExpr"))
+    for figure in figures(hostile):
         spec = {
             key: value for key, value in figure.chart.items() if key not in ("datasets", "data")
         }
