@@ -262,11 +262,7 @@ class _HashedImage:
 
 
 class EmbedWorker:
-    """Embeds one shard after the other.
-
-    Args:
-        task: Teacher and settings.
-    """
+    """Embeds one shard after the other."""
 
     def __init__(self, task: EmbedTask) -> None:
         self._task = task
@@ -367,15 +363,7 @@ def _n_bytes(item: ImageReader | UnreadableImage | _HashedImage) -> int:
 
 
 class StoreFiller:
-    """Embeds the images that a store does not hold yet.
-
-    Args:
-        task: Teacher and settings of the workers.
-        source: The images.
-        scale: Size of a shard, and where the workers run.
-        options: Folder and settings of the store.
-        reporter: Reports progress.
-    """
+    """Embeds the images that a store does not hold yet."""
 
     def __init__(
         self,

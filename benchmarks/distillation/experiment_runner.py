@@ -46,16 +46,7 @@ _CONDITIONS = "conditions.json"
 
 
 class ExperimentRunner:
-    """Runs one experiment in one folder; finished parts are not repeated.
-
-    Args:
-        profile: Size of the experiment.
-        teacher: Teacher with trained weights.
-        out: Folder for store, trainings and evaluation.
-        scenes_root: Folder for the rendered scenes.
-        reporter: Reports progress.
-        workers: Processes that render and train.
-    """
+    """Runs one experiment in one folder; finished parts are not repeated."""
 
     def __init__(
         self,

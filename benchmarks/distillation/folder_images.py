@@ -111,10 +111,6 @@ class StoredImages:
     Images are read on access. Images that were unreadable when the store was made are not part of
     the set.
 
-    Args:
-        folder: Folder that the names in the store are relative to.
-        store: Embeddings of the teacher.
-
     Raises:
         DataError: The store is empty, or its first image is not in the folder.
     """

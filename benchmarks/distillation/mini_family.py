@@ -233,12 +233,6 @@ def train_teacher(
 ) -> Sam:
     """Trains `sam-mini` in all stages, resuming an interrupted run.
 
-    Args:
-        data: Scenes.
-        folder: Folder with a subfolder for each stage.
-        processes: Processes that train together.
-        stage_progress: Shows the progress of each stage.
-
     Returns:
         The model at its final input size, in evaluation mode.
     """

@@ -76,11 +76,6 @@ class FinishedRun:
 def train_all(tasks: Sequence[TrainingTask], workers: int, reporter: Reporter) -> list[FinishedRun]:
     """Trains all students, resuming interrupted trainings.
 
-    Args:
-        tasks: The trainings.
-        workers: Number of processes, one thread each.
-        reporter: Reports progress.
-
     Returns:
         Results in the order of the tasks.
 

@@ -62,10 +62,6 @@ class ScenesSpec:
 class SceneCache:
     """Rendered scenes as a training set and as images to embed; see `render_scenes`.
 
-    Args:
-        root: Folder of all rendered scenes.
-        spec: The scenes.
-
     Raises:
         DataError: A file is missing, truncated or has another number of scenes.
     """
@@ -138,11 +134,6 @@ def scenes_root() -> Path:
 
 def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[int]:
     """Renders missing files of scenes, each written atomically.
-
-    Args:
-        root: Folder of all rendered scenes.
-        spec: The scenes.
-        workers: Processes that render.
 
     Yields:
         Number of rendered scenes, after each file.

@@ -199,11 +199,6 @@ class CheckpointEvaluator:
     """Evaluates a student at the start and at each checkpoint; appends JSON lines to a file.
 
     A resumed training does not repeat finished evaluations.
-
-    Args:
-        evaluation: Images, protocols and teacher.
-        folder: Folder of the training.
-        reporter: Reports the scores.
     """
 
     def __init__(self, evaluation: StudentEvaluation, folder: Path, reporter: Reporter) -> None:

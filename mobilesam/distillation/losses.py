@@ -180,12 +180,7 @@ def imitation_loss(
 
 
 def object_ids(batch: Batch, cells: int) -> Tensor:
-    """(B, cells, cells) int64 object id at each cell centre; 0 is background, -1 padding.
-
-    Args:
-        batch: Images with labels.
-        cells: Side of the embedding.
-    """
+    """(B, cells, cells) int64 object id at each cell centre; 0 is background, -1 padding."""
     side_px = batch.images.shape[-1]
     ids = torch.full((len(batch), cells, cells), _PADDING)
     for row, (labels, inner_hw) in enumerate(zip(batch.labels, batch.inner_hw, strict=True)):
@@ -329,11 +324,6 @@ def ideal_embeddings(batch: Batch, n_channels: int, cells: int) -> Tensor:
     Identity channels hold a random direction for each object of each image, mixed in cells that
     show several objects. The other channels are noise. All are layer-normalised, as the last layer
     of an encoder does.
-
-    Args:
-        batch: Images with labels.
-        n_channels: C.
-        cells: Side of the embedding.
 
     Returns:
         (B, C, cells, cells) float32 on the device of the batch.

@@ -146,11 +146,6 @@ def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> DrawnPrompts
 
     If an image of the batch has no labels, points are drawn anywhere and there are no targets.
 
-    Args:
-        batch: The images.
-        config: Number and kind of prompts.
-        cells: Side g of the logits.
-
     Returns:
         Prompts on the device of the batch.
     """

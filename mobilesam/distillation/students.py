@@ -142,10 +142,6 @@ def channel_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over cells that cover an image.
 
-    Args:
-        store: Embeddings of the teacher.
-        n_images: Approximate number of images, evenly spread over the store.
-
     Returns:
         Two (C,) float32 tensors.
 

@@ -1,4 +1,4 @@
-"""What a training run is told: frozen, written as JSON, stored in every checkpoint."""
+"""Settings of a training, stored as JSON in every checkpoint."""
 
 from __future__ import annotations
 
@@ -12,47 +12,42 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class LossConfig(FrozenModel):
-    """Weights of the terms of the losses; a scheme reads those that concern it.
+    """Weights of the terms of the losses; each scheme uses some of them.
 
     SAM's paper gives focal 20, dice 1 and the predicted quality 1. `cross_entropy`, `affinity`,
-    `surroundings` and `reading` are for training from scratch: focal loss speaks softly of what a
-    beginner gets wrong.
+    `surroundings` and `reading` are for training from scratch, where the gradients of the focal
+    loss are small at first.
     """
 
     focal: float = Field(default=20.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
     quality: float = Field(default=1.0, ge=0)
     candidates: float = Field(
-        default=0.0, ge=0, description="of all three candidates alike, beside the best of them"
+        default=0.0, ge=0, description="all three candidate masks, in addition to the best one"
     )
-    cosine: float = Field(
-        default=0.0, ge=0, description="of 1 - cosine between embeddings, beside their MSE"
-    )
-    cross_entropy: float = Field(default=0.0, ge=0, description="of masks, beside focal and dice")
-    affinity: float = Field(
-        default=0.0, ge=0, description="of what belongs together, asked of the embedding itself"
-    )
-    reading: float = Field(
-        default=0.0, ge=0, description="of how much a mask token looks like its object's cells"
-    )
+    cosine: float = Field(default=0.0, ge=0, description="1 - cosine between embeddings")
+    cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy of masks")
+    affinity: float = Field(default=0.0, ge=0, description="affinity and prototype loss")
+    reading: float = Field(default=0.0, ge=0, description="token affinity loss")
     surroundings: float = Field(
-        default=0.0,
-        ge=0,
-        description="of each object against what lies around it, in the prototype loss",
+        default=0.0, ge=0, description="objects against their surroundings, in the prototype loss"
     )
     prompts: float = Field(
-        default=0.0, ge=0, description="of the mask losses, beside the MSE (prompts in the loop)"
+        default=0.0, ge=0, description="mask losses, in addition to the MSE of embeddings"
     )
 
 
 class PromptConfig(FrozenModel):
-    """Prompts in the loop: each object drawn gives a box and a point.
+    """Prompts of a training: a box and a point for each drawn object.
 
-    `box_jitter` is the deviation of a moved edge, relative to the box's side; half of the boxes
-    keep their edges. `refine` is the share of steps that correct the first answer by a click where
-    it is wrong, with the answer fed back. `center_share` of the points lie deepest inside their
-    object, `box_center_share` in the middle of its box, which for a ring or a thing half hidden may
-    show something else; the others lie anywhere inside.
+    Attributes:
+        objects_per_image: Number of drawn objects.
+        box_jitter: Standard deviation of moved edges relative to the side of the box; half of the
+            boxes are not moved.
+        center_share: Share of points at the innermost pixel of their object.
+        box_center_share: Share of points at the centre of the box, which may be outside the object;
+            the remaining points are anywhere inside.
+        refine: Share of steps with a correction click and the first prediction as mask input.
     """
 
     objects_per_image: int = Field(default=4, ge=1)
@@ -62,7 +57,7 @@ class PromptConfig(FrozenModel):
     refine: float = Field(default=0.15, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _shares_of_one(self) -> Self:
+    def _check_shares(self) -> Self:
         if self.center_share + self.box_center_share > 1:
             raise ValueError(
                 f"center_share {self.center_share} and box_center_share {self.box_center_share} are"
@@ -74,8 +69,8 @@ class PromptConfig(FrozenModel):
 class TrainConfig(FrozenModel):
     """One training run.
 
-    A step takes `batch_size` images in micro-batches of `micro_batch`, which go through the network
-    one after the other, or at the same time in several processes: the result is the same.
+    A step takes `batch_size` images in micro-batches of `micro_batch`, one after the other or in
+    several processes with the same result.
     """
 
     steps: int = Field(ge=1)
@@ -89,17 +84,15 @@ class TrainConfig(FrozenModel):
         default=0.0,
         ge=0,
         description="learning rate of orthogonal steps (Muon) of the decoder's linear layers, as a"
-        " multiple of `learning_rate`; 0 leaves them to AdamW",
+        " multiple of `learning_rate`; 0 uses AdamW",
     )
     clip_norm: float = Field(default=1.0, gt=0)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no average")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no moving average")
     precision: Precision = "fp32"
     augment: bool = False
-    zoom: float = Field(
-        default=0.0, ge=0, le=1, description="share of images of which a part fills the input"
-    )
+    zoom: float = Field(default=0.0, ge=0, le=1, description="share of images that are cropped")
     zoom_least: float = Field(
-        default=0.5, gt=0, le=1, description="least side of such a part, relative to the image's"
+        default=0.5, gt=0, le=1, description="smallest side of a crop relative to the image's"
     )
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
@@ -107,7 +100,7 @@ class TrainConfig(FrozenModel):
     prompts: PromptConfig = PromptConfig()
 
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
+    def _check_micro_batches(self) -> Self:
         if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}"

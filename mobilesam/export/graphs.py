@@ -1,10 +1,10 @@
-"""The graphs that are exported: SAM's networks, written so that a tracer sees plain tensor algebra.
+"""The exported graphs: SAM's networks as plain tensor algebra that can be traced.
 
-With T tokens of a prompt (7 for a point) against 4,096 of the image, nearly all of the decoder's
-work is projecting the image for attention. A product of matrices may be bracketed the other way,
-so in the layers where each prompt has an image of its own, the tokens are brought to the image's
-width instead. In the first layer the image is still the same for all prompts, and is projected
-once. Results are those of `segment_anything` up to rounding.
+A prompt has T tokens (7 for a point) and the image 4,096, so that most of the decoder's work is the
+projection of the image for attention. The matrix products are therefore bracketed the other way:
+where each prompt has image tokens of its own, prompt tokens are projected to the image's width. In
+the first layer all prompts share the image, which is projected once. Results equal those of
+`segment_anything` up to rounding.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 
 class EncoderGraph(nn.Module):
-    """Normalised pixels (1, 3, S, S) -> embedding (1, C, S/16, S/16).
-
-    Args:
-        sam: Its weights are shared, not copied.
-    """
+    """Normalised pixels (1, 3, S, S) -> embedding (1, C, S/16, S/16), with the weights of `sam`."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -33,11 +29,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Prompt encoder and mask decoder: all four masks of N prompts on one image.
-
-    Args:
-        sam: Its weights are shared, not copied.
-    """
+    """Prompt encoder and mask decoder for N prompts on one image, with the weights of `sam`."""
 
     label_table: Tensor
     grid_encoding: Tensor
@@ -64,43 +56,42 @@ class DecoderGraph(nn.Module):
         self.heads = MaskHeads(decoder, self.cells)
 
     def forward(self, embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Answers prompts without masks.
+        """Predicts all four masks of prompts without mask input.
 
         Args:
             embedding: (1, C, S/16, S/16).
-            points: (N, P, 2) xy in pixels of the network's input; a box is two more points, and
-                a prompt without a box has one more that stands for nothing.
-            labels: (N, P) integer: 1 foreground, 0 background, 2 and 3 the corners of a box, -1
-                nothing.
+            points: (N, P, 2) xy in pixels of the network's input. A box counts two points; prompts
+                without a box have one padding point.
+            labels: (N, P) integer: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
 
         Returns:
             Logits (N, 4, S/4, S/4), the single mask first, and their predicted IoUs (N, 4).
         """
         prompt = self._tokens(points, labels)
         image = embedding.flatten(2).transpose(1, 2) + self.no_mask.weight
-        # One image for all prompts: the reference layer broadcasts, and projects it once.
+        # segment-anything's layer broadcasts the image over prompts and projects it once.
         tokens, images = self.first(prompt, image, prompt, self.grid_encoding)
         return self._rest(tokens, images, prompt, self.layers[1:])
 
     def with_masks(
         self, embedding: Tensor, points: Tensor, labels: Tensor, masks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Answers prompts that have masks (N, 1, S/4, S/4), logits of earlier answers."""
+        """As `forward`, with mask inputs (N, 1, S/4, S/4): logits of earlier predictions."""
         prompt = self._tokens(points, labels)
         hints = self.mask_downscaling(masks).flatten(2).transpose(1, 2)
-        # Added as tokens: OpenVINO 2026.4 fuses a sum with the convolution before it, and then
-        # takes the one image for as many as there are prompts.
+        # Added as tokens, because OpenVINO 2026.4 fuses a sum with the preceding convolution and
+        # then repeats the image wrongly.
         images = embedding.flatten(2).transpose(1, 2) + hints
         return self._rest(prompt, images, prompt, self.layers)
 
     def _tokens(self, points: Tensor, labels: Tensor) -> Tensor:
-        """The outputs' tokens, then the prompt's: (N, 5 + P, C)."""
+        """(N, 5 + P, C): output tokens, then prompt tokens."""
         # Pixel centres lie half a pixel from their corner.
         phases = (2 * ((points + 0.5) / self.side_px) - 1) @ self.frequencies
         angles = 2 * torch.pi * phases
-        where = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
-        somewhere = (labels >= 0).unsqueeze(-1).to(where.dtype)
-        sparse = where * somewhere + self.label_table[labels + 1]
+        encoding = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+        is_point = (labels >= 0).unsqueeze(-1).to(encoding.dtype)
+        sparse = encoding * is_point + self.label_table[labels + 1]
         outputs = cast("Tensor", self.output_tokens).unsqueeze(0).expand(points.shape[0], -1, -1)
         return torch.cat([outputs, sparse], dim=1)
 
@@ -114,11 +105,7 @@ class DecoderGraph(nn.Module):
 
 
 class MaskDecoderGraph(nn.Module):
-    """`DecoderGraph` for prompts that have a mask each.
-
-    Args:
-        decoder: Its weights are shared.
-    """
+    """`DecoderGraph` for prompts with mask inputs, sharing its weights."""
 
     def __init__(self, decoder: DecoderGraph) -> None:
         super().__init__()
@@ -127,16 +114,12 @@ class MaskDecoderGraph(nn.Module):
     def forward(
         self, embedding: Tensor, points: Tensor, labels: Tensor, masks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `DecoderGraph.forward`, with masks (N, 1, S/4, S/4) of logits."""
+        """As `DecoderGraph.forward`, with mask inputs (N, 1, S/4, S/4)."""
         return self.decoder.with_masks(embedding, points, labels, masks)
 
 
 class TwoWayLayer(nn.Module):
-    """One layer of SAM's decoder: (N, T, C) tokens and (N, HW, C) images.
-
-    Args:
-        source: A `TwoWayAttentionBlock`; its weights are shared.
-    """
+    """A `TwoWayAttentionBlock` for (N, T, C) tokens and (N, HW, C) images, sharing its weights."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
@@ -154,8 +137,8 @@ class TwoWayLayer(nn.Module):
         if self.skip_pe:
             tokens = after_self(self.self_attn(tokens, tokens, tokens))
         else:
-            asking = tokens + prompt
-            tokens = after_self(tokens + self.self_attn(asking, asking, tokens))
+            queries = tokens + prompt
+            tokens = after_self(tokens + self.self_attn(queries, queries, tokens))
         placed = images + encoding
         tokens = after_image(tokens + self.to_image(tokens + prompt, images, placed))
         tokens = after_mlp(tokens + self.mlp(tokens))
@@ -163,11 +146,7 @@ class TwoWayLayer(nn.Module):
 
 
 class TokensToImage(nn.Module):
-    """Attention from few tokens to an image, computed in the image's width.
-
-    Args:
-        source: An `Attention` of segment-anything.
-    """
+    """segment-anything's `Attention` from tokens to an image, computed in the image's width."""
 
     key: Tensor
     value: Tensor
@@ -177,17 +156,17 @@ class TokensToImage(nn.Module):
         self.heads, self.width = source.num_heads, source.internal_dim // source.num_heads
         self.q_proj, self.out_proj = source.q_proj, source.out_proj
         key, value = source.k_proj.weight.detach(), source.v_proj.weight.detach()
-        # The key's bias adds the same to all scores of a token, which softmax does not see.
+        # The key's bias is left out: it adds a constant to all scores of a token.
         self.register_buffer("key", key.unflatten(0, (self.heads, -1)) * self.width**-0.5)
         value = value.unflatten(0, (self.heads, -1)).transpose(1, 2)
         self.register_buffer("value", value.contiguous())
         self.value_bias = source.v_proj.bias
 
     def forward(self, tokens: Tensor, images: Tensor, placed: Tensor) -> Tensor:
-        """Tokens (N, T, C) ask images (N, HW, C), which have their place added in `placed`."""
+        """Attends from tokens (N, T, C) to images (N, HW, C); `placed` has positions added."""
         count, length, channels = tokens.shape
-        asking = _split(self.q_proj(tokens), self.heads, self.width) @ self.key
-        scores = asking.reshape(count, self.heads * length, channels) @ placed.transpose(-1, -2)
+        queries = _split(self.q_proj(tokens), self.heads, self.width) @ self.key
+        scores = queries.reshape(count, self.heads * length, channels) @ placed.transpose(-1, -2)
         found = torch.softmax(scores, dim=-1) @ images
         found = found.reshape(count, self.heads, length, channels) @ self.value
         mixed = found.transpose(1, 2).reshape(count, length, self.heads * self.width)
@@ -195,11 +174,7 @@ class TokensToImage(nn.Module):
 
 
 class ImageToTokens(nn.Module):
-    """Attention from an image to few tokens, computed in the image's width.
-
-    Args:
-        source: An `Attention` of segment-anything.
-    """
+    """segment-anything's `Attention` from an image to tokens, computed in the image's width."""
 
     query: Tensor
     query_bias: Tensor
@@ -217,14 +192,14 @@ class ImageToTokens(nn.Module):
         self.register_buffer("out", out.unflatten(0, (self.heads, -1)).contiguous())
         self.out_bias = source.out_proj.bias
 
-    def forward(self, placed: Tensor, asked: Tensor, tokens: Tensor) -> Tensor:
-        """Images (N, HW, C) ask tokens (N, T, C), which have their prompt added in `asked`."""
+    def forward(self, placed: Tensor, prompted: Tensor, tokens: Tensor) -> Tensor:
+        """Attends from images (N, HW, C) to tokens (N, T, C); `prompted` has prompts added."""
         count, length, channels = tokens.shape
         rows = placed.shape[1]
-        keys = _split(self.k_proj(asked), self.heads, self.width)
-        towards = (keys @ self.query).reshape(count, self.heads * length, channels)
+        keys = _split(self.k_proj(prompted), self.heads, self.width)
+        directions = (keys @ self.query).reshape(count, self.heads * length, channels)
         offsets = (keys @ self.query_bias).reshape(count, 1, self.heads * length)
-        scores = placed @ towards.transpose(1, 2) + offsets
+        scores = placed @ directions.transpose(1, 2) + offsets
         scores = scores.reshape(count, rows, self.heads, length)
         shares = torch.softmax(scores, dim=-1).reshape(count, rows, self.heads * length)
         values = _split(self.v_proj(tokens), self.heads, self.width) @ self.out
@@ -233,10 +208,10 @@ class ImageToTokens(nn.Module):
 
 
 class MaskHeads(nn.Module):
-    """From tokens (N, T, C) and images (N, HW, C) to logits (N, 4, 4h, 4w) and scores (N, 4).
+    """Logits (N, 4, 4h, 4w) and predicted IoUs (N, 4) of a `MaskDecoder`, sharing its weights.
 
     Args:
-        decoder: A `MaskDecoder`; its weights are shared.
+        decoder: The `MaskDecoder`.
         cells: Height and width of the image in tokens.
     """
 
@@ -246,20 +221,20 @@ class MaskHeads(nn.Module):
         self.networks = decoder.output_hypernetworks_mlps
         self.iou = decoder.iou_prediction_head
         first, norm, _, second, _ = decoder.output_upscaling
-        # Kernel and stride are 2: each token becomes 2 x 2 without a neighbour, by one product.
+        # Kernel and stride are 2, so that each token becomes 2 x 2 cells by one matrix product.
         self.first, self.second = _as_linear(first), _as_linear(second)
         self.norm = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps)
         self.norm.weight, self.norm.bias = norm.weight, norm.bias
 
     def forward(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoUs."""
+        """Tokens (N, T, C) and images (N, HW, C) -> logits and predicted IoUs."""
         count = tokens.shape[0]
         fine = self.first(images).reshape(count, 4 * self.cells**2, -1)
         fine = nn.functional.gelu(self.norm(fine))
         finer = nn.functional.gelu(self.second(fine)).reshape(count, 16 * self.cells**2, -1)
         filters = [network(tokens[:, 1 + row]) for row, network in enumerate(self.networks)]
         flat = torch.stack(filters, dim=1) @ finer.transpose(-1, -2)
-        # Rows and columns of the image, then of both splits: row, column, dy, dx, dy, dx.
+        # Axes: row, column, then dy and dx of the first and of the second upsampling.
         split = flat.reshape(count * self.masks, self.cells, self.cells, 2, 2, 2, 2)
         side = 4 * self.cells
         logits = split.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, self.masks, side, side)

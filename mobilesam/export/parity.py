@@ -1,4 +1,4 @@
-"""How far exported graphs are from the torch model that they were made of."""
+"""Differences between exported graphs and the torch model."""
 
 from __future__ import annotations
 
@@ -25,23 +25,14 @@ from mobilesam.export.runtime import (
 )
 
 TOLERANCE = 1e-3
-# Logits far from zero decide nothing, and float32 has seven digits: of magnitudes beyond 100,
-# five of them must agree.
+# For outputs beyond 100: float32 has seven digits, and large logits do not change a mask.
 RELATIVE_TOLERANCE = 1e-5
-_SEED = 20230625  # any; the same inputs wherever and whenever files are compared
+_SEED = 20230625
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Case:
-    """Prompts of one kind.
-
-    Attributes:
-        name: Such as `N=3 K=2 box`.
-        points: (N, K, 2) float32 in pixels of the input; K may be 0.
-        labels: (N, K) int64.
-        boxes: (N, 4) float32, or None.
-        masks: (N, 1, S/4, S/4) float32 logits, or None.
-    """
+    """Prompts of one kind: points (N, K, 2), labels (N, K), boxes (N, 4), masks (N, 1, g, g)."""
 
     name: str
     points: Array
@@ -51,13 +42,13 @@ class _Case:
 
 
 def compare(sam: Sam, folder: Path, target: Target, *, int8: bool = False) -> list[ParityRow]:
-    """Runs torch and the exported files on the same fixed pseudo-random inputs.
+    """Runs torch and the exported files on fixed pseudo-random inputs.
 
     Args:
-        sam: What was exported, in evaluation mode on the CPU, float32.
-        folder: With the files.
-        target: Their kind.
-        int8: Compare the quantised files, without judging them.
+        sam: The exported model on the CPU, float32, in evaluation mode.
+        folder: Folder of the files.
+        target: Kind of the files.
+        int8: Compare the quantised files, which have no tolerance.
     """
     rng = np.random.default_rng(_SEED)
     side = int(sam.image_encoder.img_size)
@@ -77,25 +68,24 @@ def compare(sam: Sam, folder: Path, target: Target, *, int8: bool = False) -> li
         "decoder": graph("decoder"),
         "mask_decoder": graph("mask_decoder"),
     }
-    # Four logits a cell: S/4 for MobileSAM, S/2 where a cell is of 8 px.
     for case in _cases(rng, side, int(sam.prompt_encoder.mask_input_size[0])):
         name: GraphName = "decoder" if case.masks is None else "mask_decoder"
         points, labels = box_points(case.points, case.labels, case.boxes)
         inputs = {"embedding": reference, "points": points, "labels": labels}
         if case.masks is not None:
             inputs["masks"] = case.masks
-        answers = zip(
+        outputs = zip(
             ("logits", "scores"), graphs[name](inputs), _decode(sam, embedding, case), strict=True
         )
         rows += [
             _row(name + mark, case.name, output, ours, theirs, judged=not int8)
-            for output, ours, theirs in answers
+            for output, ours, theirs in outputs
         ]
     return rows
 
 
 def _picture(rng: np.random.Generator, side: int) -> Array:
-    """Normalised pixels (1, 3, S, S) float32 of blobs, which are closer to photos than noise."""
+    """(1, 3, S, S) float32 normalised pixels of random blobs."""
     coarse = torch.from_numpy(rng.normal(size=(1, 3, 24, 24)).astype(np.float32))
     blobs = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
     noise = rng.normal(scale=0.1, size=(1, 3, side, side)).astype(np.float32)
@@ -140,7 +130,7 @@ def _case(
 
 @torch.inference_mode()
 def _decode(sam: Sam, embedding: torch.Tensor, case: _Case) -> tuple[Array, Array]:
-    """segment-anything's own modules on the same prompts."""
+    """Predictions of segment-anything's modules."""
     sparse, dense = sam.prompt_encoder(
         points=(torch.from_numpy(case.points), torch.from_numpy(case.labels))
         if case.points.shape[1]

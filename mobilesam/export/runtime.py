@@ -1,4 +1,4 @@
-"""Exported files: what lies in their folder, and how to run them. Nothing here needs torch."""
+"""Exported files: their manifest, and how to run them without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GraphName = Literal["encoder", "decoder", "mask_decoder"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
 MANIFEST_NAME = "manifest.json"
-# Part of the cache's key: raise it whenever the same weights give other files.
+# Part of the cache key; increase it when the same weights give other files.
 FORMAT: Literal[1] = 1
 PACKAGES: Mapping[str, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 _SUFFIX: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
@@ -39,9 +39,9 @@ class Source(FrozenModel):
     """The weights that were exported.
 
     Attributes:
-        kind: `file`, or `random` for seeded weights that answer nothing.
-        sha256: Of the checkpoint file; None for random weights.
-        n_bytes: Size of that file; None for random weights.
+        kind: `file`, or `random` for untrained seeded weights.
+        sha256: SHA-256 of the checkpoint file; None for random weights.
+        n_bytes: Size of the file; None for random weights.
     """
 
     kind: Literal["file", "random"]
@@ -50,15 +50,15 @@ class Source(FrozenModel):
 
 
 class ParityRow(FrozenModel):
-    """How far one output of an exported graph is from torch's.
+    """Difference between an output of an exported graph and torch's.
 
     Attributes:
-        graph: Such as `encoder` or `decoder.int8`.
-        case: The input, such as `N=3 K=2 box`.
+        graph: Graph such as `encoder` or `decoder.int8`.
+        case: Input such as `N=3 K=2 box`.
         output: `embedding`, `logits` or `scores`.
         max_abs: Largest absolute difference.
         largest: Largest magnitude of torch's output.
-        tolerance: What is allowed; None for quantised graphs, which are measured, not judged.
+        tolerance: Allowed difference; None for quantised graphs.
     """
 
     graph: str
@@ -70,35 +70,35 @@ class ParityRow(FrozenModel):
 
     @property
     def passed(self) -> bool:
-        """A number, and within tolerance if there is one."""
+        """Whether the difference is finite and within the tolerance."""
         return math.isfinite(self.max_abs) and (
             self.tolerance is None or self.max_abs <= self.tolerance
         )
 
 
 class ExportedFile(FrozenModel):
-    """Identity of one file of the folder."""
+    """Identity of an exported file."""
 
     sha256: str
     n_bytes: int
 
 
 class Manifest(FrozenModel):
-    """What lies beside it: `manifest.json`, which is written last.
+    """Content of `manifest.json`, which is written after all other files.
 
     Attributes:
-        format: Layout of the folder.
+        format: Version of the layout of the folder.
         target: `onnx` or `openvino`.
         image_size_px: Side of the encoder's input.
         embed_dim: Channels of the embedding.
         mask_threshold: Logits above it belong to the mask.
-        pixel_mean: Subtracted from 8-bit RGB.
-        pixel_std: Divided by, thereafter.
-        opset: Of ONNX.
+        pixel_mean: Mean that is subtracted from 8-bit RGB.
+        pixel_std: Deviation that the result is divided by.
+        opset: ONNX opset.
         source: The weights.
-        versions: Of the libraries that took part.
-        parity: How far the files are from torch.
-        files: By name.
+        versions: Versions of the libraries.
+        parity: Differences from torch.
+        files: Files by name.
     """
 
     format: Literal[1] = FORMAT
@@ -116,15 +116,15 @@ class Manifest(FrozenModel):
 
 
 def graph_file(graph: GraphName, target: Target, *, int8: bool = False) -> str:
-    """Name of a graph's file in the folder."""
+    """File name of a graph."""
     return graph + (".int8" if int8 else "") + _SUFFIX[target]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads `manifest.json` of a folder, and compares every file with what it says.
+    """Reads `manifest.json` of a folder, and compares all files with it.
 
     Raises:
-        WeightsError: It is missing or malformed, or a file is missing or another one.
+        WeightsError: The manifest is missing or malformed, or a file is missing or differs.
     """
     path = folder / MANIFEST_NAME
     again = "export again with mobilesam-bench export"
@@ -140,12 +140,12 @@ def read_manifest(folder: Path) -> Manifest:
         if Path(name).name != name:
             raise WeightsError(f"{path} names {name!r}, which is not in its folder; {again}")
         if digest_file(folder / name).sha256 != wanted.sha256:
-            raise WeightsError(f"{folder / name} is not the file that was exported; {again}")
+            raise WeightsError(f"{folder / name} differs from the exported file; {again}")
     return manifest
 
 
 def box_points(points: Array, labels: Array, boxes: Array | None) -> tuple[Array, Array]:
-    """What the exported decoder is fed: a box is two more points, no box one that is nothing.
+    """Points and labels of the exported decoder: a box counts two points, no box one of padding.
 
     Args:
         points: (N, K, 2) float32 xy in pixels of the network's input.
@@ -167,10 +167,10 @@ def box_points(points: Array, labels: Array, boxes: Array | None) -> tuple[Array
 
 
 def require_packages(*names: str) -> None:
-    """Makes sure that packages can be imported.
+    """Checks that packages are installed.
 
     Raises:
-        UsageError: One cannot; says what to install.
+        UsageError: A package is missing.
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -180,18 +180,18 @@ def require_packages(*names: str) -> None:
 
 
 def current_threads() -> int:
-    """Threads that this process gives its models, found without importing torch.
+    """Threads for models of this process, determined without importing torch.
 
     Returns:
-        What `torch.set_num_threads` was told where torch is loaded, else `OMP_NUM_THREADS`, else
-        the processors that this process may use.
+        torch's number of threads if it is loaded, else `OMP_NUM_THREADS`, else the number of usable
+        processors.
     """
     torch = sys.modules.get("torch")
     if torch is not None:
         return int(torch.get_num_threads())
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -201,18 +201,18 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
     """Loads one graph on the CPU.
 
     Args:
-        path: Its file.
-        target: Which runtime it is for.
-        threads: Threads that the runtime is given.
+        path: File of the graph.
+        target: Runtime of the file.
+        threads: Number of threads.
         precision: `fp32`, or `bf16` with OpenVINO.
 
     Returns:
-        A function from named inputs to the list of outputs; safe to call from several threads. For
-        zero prompts, the outputs have zero rows.
+        A function from named inputs to the list of outputs, which several threads may call. The
+        outputs of zero prompts have zero rows.
 
     Raises:
         UsageError: The runtime is not installed.
-        UnsupportedError: It, or this processor, does not compute in this precision.
+        UnsupportedError: The runtime or this processor lacks the precision.
         WeightsError: The file cannot be loaded.
     """
     require_packages(PACKAGES[target])
@@ -243,7 +243,7 @@ def _open_onnx(path: Path, threads: int) -> Graph:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # They derive from Exception alone.
+    # Their only common base is Exception.
     errors = (
         state.EPFail,
         state.Fail,
@@ -257,7 +257,7 @@ def _open_onnx(path: Path, threads: int) -> Graph:
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Its threads otherwise go on spinning after a call, on the cores of whatever runs next.
+    # Otherwise its threads spin after a call and slow down what runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
@@ -288,7 +288,7 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
     if precision == "bf16" and "BF16" not in can:
         raise UnsupportedError("this processor does not compute in bf16; use fp32")
     config = {
-        # Told in any case: left alone, it takes bfloat16 where the processor has matrix units.
+        # The default is bfloat16 on processors with matrix units.
         "INFERENCE_PRECISION_HINT": hints[precision],
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
@@ -299,7 +299,7 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
         reason = str(error).strip().splitlines()[-1]
         raise WeightsError(f"{path} cannot be loaded: {reason}; export it again") from error
 
-    # The default request of a compiled model has one set of buffers; each thread needs its own.
+    # A request has one set of buffers, so that each thread needs its own.
     requests = threading.local()
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:

@@ -1,4 +1,4 @@
-"""MobileSAM as files for other runtimes: ONNX and OpenVINO, each compared with torch."""
+"""Exports MobileSAM to ONNX and OpenVINO, and compares the files with torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
-# The oldest that knows layer normalisation, so that old runtimes take the files.
+# The oldest opset with layer normalisation, for old runtimes.
 OPSET = 17
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino")
 _OUTPUTS = ("logits", "scores")
@@ -53,33 +53,32 @@ _DYNAMIC = {
 def export_model(
     sam: Sam, folder: Path, target: Target = "onnx", *, source: Source, int8: bool = False
 ) -> Manifest:
-    """Writes encoder and decoders, and compares them with torch before anything is kept.
+    """Writes encoder and decoders after comparing them with torch.
 
-    The encoder takes `pixels` (1, 3, S, S) and gives `embedding` (1, C, S/16, S/16). The decoder
-    takes `embedding`, `points` (N, P, 2) float32 and `labels` (N, P) int64 with any N and P, see
-    `mobilesam.export.graphs.DecoderGraph`, and gives `logits` (N, 4, S/4, S/4) and `scores`
-    (N, 4): the single mask first, then the three candidates. The mask decoder takes `masks`
-    (N, 1, S/4, S/4) besides.
+    The encoder maps `pixels` (1, 3, S, S) to `embedding` (1, C, S/16, S/16). The decoder maps
+    `embedding`, `points` (N, P, 2) float32 and `labels` (N, P) int64 for any N and P, see
+    `mobilesam.export.graphs.DecoderGraph`, to `logits` (N, 4, S/4, S/4) and `scores` (N, 4): the
+    single mask first, then the three candidates. The mask decoder has another input, `masks`
+    (N, 1, S/4, S/4).
 
     Args:
-        sam: A MobileSAM with its weights loaded, in whichever mode; left as it is.
-        folder: Made where it is missing. Files of an earlier export are replaced, each at once;
-            the manifest is taken away first and written last.
+        sam: A MobileSAM with its weights loaded, in any mode; it is not changed.
+        folder: Folder of the files, made if missing. Files of an earlier export are replaced; the
+            manifest is deleted first and written last.
         target: `onnx` or `openvino`.
-        source: Where the weights come from.
-        int8: ONNX alone: also write graphs with dynamically quantised matrix products.
+        source: Origin of the weights.
+        int8: Also write graphs with dynamically quantised matrix products (ONNX only).
 
     Returns:
-        What was written, with the parity of every case.
+        The manifest, with the differences of all cases.
 
     Raises:
         UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
         WeightsError: The weights hold NaN or infinity, the folder cannot be written, the exporter
-            fails, or a graph's answers are further from torch's than its tolerance.
+            failed, or an output differs from torch's by more than its tolerance.
     """
     check_target(target, int8=int8)
     require_finite(sam.state_dict(), "the model")
-    # A copy, for which neither mode nor gradients nor device of the original matter.
     sam = copy.deepcopy(sam).cpu().float().eval().requires_grad_(requires_grad=False)
     with _staging(folder) as staging:
         _write_onnx(sam, staging)
@@ -104,13 +103,13 @@ def check_target(target: Target, *, int8: bool) -> None:
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
     if int8 and target != "onnx":
-        raise UsageError("int8 is for ONNX alone; export --to onnx, or drop --int8")
+        raise UsageError("int8 is available for ONNX only; export --to onnx, or omit --int8")
     require_packages("onnx", PACKAGES[target])
 
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder`, gone afterwards."""
+    """A temporary folder inside `folder`."""
     staging: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +132,8 @@ def _write_onnx(sam: Sam, folder: Path) -> None:
     side, channels = int(sam.image_encoder.img_size), int(sam.prompt_encoder.embed_dim)
     cells = int(sam.prompt_encoder.image_embedding_size[0])
     decoder = DecoderGraph(sam)
-    pictures = {"pixels": torch.zeros(1, 3, side, side)}
-    _write_graph(EncoderGraph(sam), pictures, ("embedding",), folder, "encoder")
+    images = {"pixels": torch.zeros(1, 3, side, side)}
+    _write_graph(EncoderGraph(sam), images, ("embedding",), folder, "encoder")
     prompted = {
         "embedding": torch.zeros(1, channels, cells, cells),
         "points": torch.zeros(2, 3, 2),
@@ -160,7 +159,7 @@ def _write_graph(
                 output_names=list(outputs),
                 opset_version=OPSET,
                 dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
-                # Traced: the newer exporter writes equal graphs, in twenty times the time.
+                # The newer exporter writes equal graphs in twenty times the time.
                 dynamo=False,
             )
         except FOREIGN_ERRORS as error:
@@ -177,7 +176,7 @@ def _convert_to_openvino(folder: Path) -> None:
     core = openvino.Core()
     for name in GRAPHS:
         onnx_file = folder / graph_file(name, "onnx")
-        # Not `convert_model`, which reports its use over the network.
+        # `convert_model` would send usage reports over the network.
         model = core.read_model(str(onnx_file))
         openvino.save_model(
             model, str(folder / graph_file(name, "openvino")), compress_to_fp16=False
@@ -193,13 +192,13 @@ def _quantise(folder: Path) -> None:
         source = folder / graph_file(name, "onnx")
         graph = onnx.load(source).graph
         stacked = {each.name for each in graph.initializer if len(each.dims) > 2}
-        # ONNX Runtime quantises a matrix column by column, but not a stack of matrices.
+        # ONNX Runtime cannot quantise a stack of matrices column by column.
         excluded = [
             node.name
             for node in graph.node
             if node.op_type == "MatMul" and node.input[1] in stacked
         ]
-        # It recommends a preparation that does not concern matrix products.
+        # Silences a recommendation that does not concern matrix products.
         with logger_level("root", logging.ERROR):
             quantize_dynamic(
                 source,
@@ -262,17 +261,17 @@ def _versions() -> dict[str, str]:
 
 
 def _publish(staging: Path, folder: Path, manifest: Manifest) -> None:
-    """Moves finished files into place; without a manifest the folder counts as empty."""
+    """Moves finished files into place; a folder without a manifest counts as empty."""
     stale = _listed(folder) - manifest.files.keys()
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for name in stale:  # they would be of other weights, and nothing would tell
+    for name in stale:  # files of other weights
         (folder / name).unlink(missing_ok=True)
     for name in (*manifest.files, MANIFEST_NAME):
         (staging / name).replace(folder / name)
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files of an earlier export, as its manifest has them; none if it cannot be read."""
+    """Files in the manifest of an earlier export; none if it cannot be read."""
     try:
         return set(read_manifest(folder).files)
     except WeightsError:

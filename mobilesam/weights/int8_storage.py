@@ -1,8 +1,8 @@
-"""Storage of weight matrices as 8-bit integers with one float32 scale an output channel.
+"""Storage of weight matrices as 8-bit integers with a float32 scale for each output channel.
 
-It makes a file four times smaller; loading restores float32 tensors, so that inference is computed
-as with any other checkpoint. The integers are symmetric: `weight ~ scale * integer`, with integers
-in [-127, 127] and `scale = max |weight| / 127` over the output channel.
+Files are four times smaller; loading restores float32 tensors. The integers are symmetric:
+`weight ~ scale * integer`, with integers in [-127, 127] and `scale = max |weight| / 127` over the
+output channel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE_SUFFIX = ".int8_scale"
-"""Suffix that, added to a tensor's name, gives the name of the tensor of its scales."""
+"""Suffix of the names of scales."""
 _LARGEST = 127
 
 
@@ -27,12 +27,11 @@ def pack(
 
     Args:
         state: Float32 tensors by name.
-        channel_dims: Tensors to store as integers, with the dimension of their output channels.
-        full_precision: Tensors to keep as they are. All other float tensors become float16.
+        channel_dims: Dimension of the output channels of each tensor to store as integers.
+        full_precision: Tensors that stay float32; all others become float16.
 
     Returns:
-        Tensors by name; each compressed tensor is int8 and followed by its scales (float32, of
-        shape 1 except along the output channels).
+        Tensors by name; each int8 tensor is followed by its float32 scales.
     """
     import torch
 
@@ -52,11 +51,7 @@ def pack(
 
 
 def unpack(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Restores the float32 tensors of a compressed state dict.
-
-    Args:
-        state: From `pack`; a state dict without scales is returned as it is.
-        source: Name of the state dict, for an error.
+    """Restores the float32 tensors of a compressed state dict; other state dicts do not change.
 
     Returns:
         Tensors by name, without the scales.

