@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from mobilesam.errors import UnsupportedError, UsageError, WeightsError
 from mobilesam.frozen_model import FrozenModel
@@ -60,6 +60,9 @@ class ParityRow(FrozenModel):
         largest: Largest magnitude of torch's output.
         tolerance: Allowed difference; None for quantised graphs.
     """
+
+    # NaN and infinity are the differences of a wrong file, which is then refused.
+    model_config = ConfigDict(allow_inf_nan=True)
 
     graph: str
     case: str
