@@ -1,9 +1,6 @@
 """COCO annotation files: what is read, left out, reported and rejected."""
 
-import bz2
-import gzip
 import json
-import lzma
 import re
 from pathlib import Path
 
@@ -381,22 +378,6 @@ def test_normalised_polygons_give_a_hint(opened):
     assert dataset.left_out["empty"] == 1
     (note,) = dataset.notes
     assert note.startswith("1 annotations have polygons between 0 and 1: normalised?")
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (gzip.compress(b"{}", mtime=0), r"is compressed \(gzip\); unpack it first, with gunzip"),
-        (bz2.compress(b"{}"), "bzip2"),
-        (lzma.compress(b"{}"), "xz"),
-        (b"PK\x03\x04rest", "zip"),
-    ],
-)
-def test_a_compressed_file_is_recognised(tmp_path, data, words):
-    path = tmp_path / "instances.json.gz"
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=words):
-        CocoDataset(tmp_path, path)
 
 
 def test_messages_name_no_class_and_the_file_once(opened):
