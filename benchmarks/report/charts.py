@@ -1,7 +1,8 @@
 """Interactive charts of the HTML report: functions from a data frame to an Altair chart.
 
 The colours of models and of the page come from `style.vega_config`, so that one specification
-serves the light and the dark theme. The column `tip` is the text of tooltips and ARIA labels.
+serves the light and the dark theme. Every function takes a frame of `frames.py` with a further
+column `tip`, the text of tooltips and ARIA labels, and all models of the page.
 """
 
 from __future__ import annotations
@@ -43,13 +44,7 @@ def vega_script() -> str:
 
 
 def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) -> Any:
-    """Accuracy against latency with error bars and the Pareto front.
-
-    Args:
-        points: `frames.accuracy_latency_frame` with a column `tip`.
-        models: All models of the page.
-        time_label: Label of the time.
-    """
+    """Accuracy against latency with error bars and the Pareto front."""
     import altair as alt
     import pandas as pd
 
@@ -84,12 +79,7 @@ def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) 
 
 
 def size_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Accuracy over all objects and by size class, models side by side.
-
-    Args:
-        frame: `frames.size_frame` with a column `tip`.
-        models: All models of the page.
-    """
+    """Accuracy over all objects and by size class, models side by side."""
     import altair as alt
 
     labels = {}
@@ -111,12 +101,7 @@ def size_chart(frame: Any, models: Sequence[str]) -> Any:
 
 
 def waterfall_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Steps of one prompt, one after the other, each model on a scale of its own.
-
-    Args:
-        frame: `frames.waterfall_frame` with a column `tip`.
-        models: All models of the page.
-    """
+    """Steps of one prompt, one after the other, each model on a scale of its own."""
     import altair as alt
 
     headings, rows, top = [], [], 0
@@ -165,12 +150,7 @@ def waterfall_chart(frame: Any, models: Sequence[str]) -> Any:
 
 
 def decode_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Decode time against the number of prompts in one call.
-
-    Args:
-        frame: `frames.decode_frame` with a column `tip`.
-        models: All models of the page.
-    """
+    """Decode time against the number of prompts in one call."""
     import altair as alt
 
     counts, times = _log_limits(frame["n_prompts"]), _log_limits(values_of(frame))
@@ -186,13 +166,7 @@ def decode_chart(frame: Any, models: Sequence[str]) -> Any:
 
 
 def history_chart(frame: Any, models: Sequence[str], unit: str) -> Any:
-    """A quantity over runs in the order of time, with lines between comparable runs.
-
-    Args:
-        frame: A frame of `frames.history_frames` with a column `tip`.
-        models: All models of the page.
-        unit: `ms`, on a log scale, or `%`.
-    """
+    """A quantity over runs, with lines between comparable ones; `ms` on a log scale."""
     import altair as alt
 
     dates = {run.id: day(run) for run in frame["run"]}

@@ -77,15 +77,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image as JPEG data URI.
-
-    Attributes:
-        name: File name.
-        uri: Data URI.
-        width_px: Width of the JPEG.
-        height_px: Height of the JPEG.
-        scale: Pixels of the JPEG per pixel of the original.
-    """
+    """An image as JPEG data URI; `scale` is its size relative to the original."""
 
     name: str
     uri: str
@@ -112,16 +104,8 @@ class Panel:
 class CaseView:
     """A case with drawings in pixels of the picture.
 
-    Attributes:
-        case: The prompt.
-        category: Category of the object; empty if the dataset has none.
-        area_px: Annotation area in pixels of the image.
-        picture: The image.
-        crop: Visible part at first: x, y, width, height.
-        truth: SVG path of the reference mask.
-        box: x, y, width and height of the box prompt; empty for points.
-        points: x, y and label of the point prompts.
-        panels: One per model.
+    `crop`, the part that is visible at first, and `box` are x, y, width and height; `points` are x,
+    y and label. `truth` is the SVG path of the reference mask. An absent prompt is empty.
     """
 
     case: Case
@@ -137,19 +121,10 @@ class CaseView:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Content of the gallery.
+    """Content of the gallery, or in `why` the reason and remedy if there is nothing to show.
 
-    Attributes:
-        why: Reason and remedy if there is nothing to show, otherwise None.
-        dataset: Name of the dataset.
-        protocols: Protocols, the default ones first.
-        models: Models in the order of the page.
-        medians: Median IoU by protocol and model; None without predictions.
-        cases: Cases in the order for readers without scripts.
-        failures_first: Whether cases with a failure come first.
-        n_prompts: Number of prompts the cases were chosen from.
-        notes: Plain sentences.
-        attribution: Credit of packaged photos, if any are shown.
+    `medians` are median IoUs by protocol and model, `n_prompts` is the number of prompts that the
+    cases were chosen from, and `attribution` the credit of packaged photos.
     """
 
     why: str | None = None

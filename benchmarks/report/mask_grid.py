@@ -99,14 +99,9 @@ def with_outlines(image: UInt8Array, masks: Sequence[BoolArray]) -> UInt8Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskPanel:
-    """Prediction of one model.
+    """Prediction of one model: (H, W) bool masks, or a message in place of the picture.
 
-    Attributes:
-        title: Name of the model.
-        caption: Its weights.
-        value: A result such as an IoU; may be empty.
-        masks: (H, W) bool masks.
-        message: Text in place of the picture if there is no prediction.
+    `title`, `caption` and `value` are the lines above, such as name, weights and IoU.
     """
 
     title: str
@@ -118,16 +113,10 @@ class MaskPanel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskRow:
-    """One image with its prompt and the predictions.
+    """One (H, W, 3) uint8 RGB image with a panel per model, in the same order in every row.
 
-    Attributes:
-        title: Name of the image.
-        image: (H, W, 3) uint8 RGB.
-        prompts: One prompt, drawn into every picture; None for segment everything.
-        references: (H, W) bool masks whose outlines are drawn beside the prompt.
-        panels: One per model, in the same order in every row.
-        caption: Second line below the title.
-        value: Third line.
+    The prompt is drawn into every picture; None is segment everything. Outlines of the references,
+    (H, W) bool masks, are drawn into the first picture, below title, caption and value.
     """
 
     title: str

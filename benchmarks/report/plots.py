@@ -166,13 +166,9 @@ def _stems(names: Sequence[Sequence[str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One value of one model in a panel.
+    """One value of one model in a panel, with the text beside it and the ends of its error bar.
 
-    Attributes:
-        value: In the unit of the panel; not drawn on a log axis unless positive.
-        text: Printed beside it.
-        bounds: Ends of its error bar.
-        hollow: Measured with random weights.
+    A hollow dot was measured with random weights. On a log axis only positive values are drawn.
     """
 
     value: float
@@ -635,12 +631,8 @@ def _text_size(figure: Any, ax: Any, text: str) -> tuple[float, float]:
 def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
     """Accuracy under every protocol, a row each, with a dot and an interval for every model.
 
-    Args:
-        record: One run, or several that were merged.
-        group: Protocols of one dataset and reference, in the order of the rows.
-
-    Returns:
-        The matplotlib figure; None if every protocol has plots of its own, or without accuracies.
+    None if every protocol of the group (of one dataset and reference) has plots of its own, or
+    without accuracies.
     """
     frame = protocol_frame(record, group)
     if len(group) <= MOST_HEADLINES or frame.empty:
@@ -685,14 +677,9 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
 
 
 def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
-    """Accuracy against the number of clicks, a line for every model.
+    """Accuracy under the protocols `clicks-K` of a group, a line for every model.
 
-    Args:
-        record: One run, or several that were merged.
-        group: Protocols of one dataset and reference, of which `clicks-K` are shown.
-
-    Returns:
-        The matplotlib figure; None without an accuracy after at least two clicks.
+    None without an accuracy after at least two clicks.
     """
     clicked = {p: int(match[1]) for p in group if (match := _CLICKS.fullmatch(p.protocol))}
     frame = protocol_frame(record, list(clicked))

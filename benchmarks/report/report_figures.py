@@ -43,15 +43,11 @@ from benchmarks.tables.table import Cell, Column, Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure.
+    """A Vega-Lite specification with its values and texts.
 
     Attributes:
         key: Stem of saved files; unique on a page.
-        title: One line.
         alt: Description for readers who cannot see the chart.
-        chart: Vega-Lite specification.
-        table: The plotted values.
-        notes: Plain sentences printed beside the chart.
         choice: Name among the figures of its kind, such as a protocol.
     """
 
