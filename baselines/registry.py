@@ -48,6 +48,8 @@ class ModelEntry:
         derive_requires: Packages that making them takes beside `requires`.
         third_party: It comes from an entry point.
         by_default: It belongs to the selection `default`; models for tests and experiments do not.
+        factory: Used instead of `target`, for a model that exists in this process only; `target`
+            then identifies the object.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ModelEntry:
     third_party: bool = False
     shipped: str | None = None
     by_default: bool = True
+    factory: Factory | None = None
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
@@ -240,7 +243,8 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     if missing:
         raise UsageError(f"{entry.name} needs {', '.join(missing)}: {_install(missing)}")
     with adapter_call("build"):
-        built = cast("Factory", _load(entry, entry.target))(options)
+        factory = entry.factory or cast("Factory", _load(entry, entry.target))
+        built = factory(options)
         info: object = getattr(built, "info", None)
     if not isinstance(info, ModelInfo):
         raise DataError(

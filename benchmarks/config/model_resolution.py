@@ -65,13 +65,18 @@ class ResolvedModel:
         path = None if options.checkpoint is None else options.checkpoint.path
         return {
             "model": options.name,
-            "weights": self.weights.sha256,
+            "weights": self.identity,
             # A folder of exported files: others may have been made of the same weights.
             "files": None if path is None or not path.is_dir() else _manifest_sha256(path),
             "device": options.device,
             "precision": options.precision,
             "seed": options.seed,
         }
+
+    @property
+    def identity(self) -> str | None:
+        """SHA-256 of the weights; for an object of this process, an identifier of the object."""
+        return self.weights.sha256 if self.entry.factory is None else self.entry.target
 
     @property
     def trained(self) -> bool:

@@ -1,4 +1,4 @@
-"""How thorough a run is. Each profile is data; the command line only picks one."""
+"""Profiles: how thoroughly a run measures. The command line picks one by name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ class Profile:
     """A named amount of work.
 
     Attributes:
-        name: As given to `--profile`.
-        processes: Fresh processes a model is timed in.
-        rule: When a phase has been timed enough, within one process.
+        name: Value of `--profile`.
+        processes: Number of fresh processes in which each model is timed.
+        rule: When the measurement of a phase ends, within one process.
         n_prompts: Numbers of prompts for which decoding is timed.
-        n_images: Number of scenes for accuracy with `--dataset synthetic`, without `--limit`.
-        fetch_limit_bytes: Larger weights are not fetched without being asked for; None: no limit.
-        complete: Without `--models`, also measures models with random weights and models that must
-            be exported first; otherwise only their parameters are counted.
+        n_images: Number of scenes of `--dataset synthetic` without `--limit`.
+        fetch_limit_bytes: Maximum size of weights that are downloaded automatically; None: no
+            limit.
+        complete: Whether the default selection includes models with random weights and models that
+            must be exported first; otherwise only their parameters are counted.
     """
 
     name: str
@@ -50,10 +51,10 @@ PROFILES = {
 
 
 def find(name: str) -> Profile:
-    """Looks a profile up.
+    """Returns the profile of a name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: Unknown name.
     """
     if name not in PROFILES:
         raise UsageError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from baselines.registry import ModelEntry
-from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.profiles import Profile
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.parsing import read_file
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol
 
 if TYPE_CHECKING:
-    from benchmarks.evaluation.detector_boxes import DetectorInput, MaskChoice
+    from benchmarks.datasets.coco import CocoDataset
 
 
+MaskChoice = Literal["single", "multi"]
 DEFAULT_IMAGES_PER_SHARD = 500
 DEFAULT_PREFETCH_THREADS = 2
 
@@ -46,6 +47,24 @@ class ShardingConfig:
     worker_cpus: float = 1.0
     worker_gpus: float = 0.0
     attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorInput:
+    """Boxes of a detector on a COCO dataset, to be used as prompts.
+
+    Attributes:
+        dataset: Dataset made from the two paths below, with its limit.
+        images: Folder of the image files. It also gives the images without any instance, which are
+            not in the dataset but count in COCO's AP.
+        annotations: COCO instances file.
+        detections: COCO results file with the boxes.
+    """
+
+    dataset: CocoDataset
+    images: Path
+    annotations: Path
+    detections: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +140,23 @@ class RunConfig:
             return f"profile {self.profile.name} exports no models; name it with --models"
         return None
 
+    def resolve(self) -> tuple[list[ResolvedModel], list[ResolvedModel]]:
+        """Finds the weights of all models; returns `models` and `reference_models`, resolved."""
+        entries = {entry.name: entry for entry in (*self.models, *self.reference_models)}
+        resolved = resolve_models(
+            entries.values(),
+            self.weights_policy if self.needs_weights else None,
+            device=self.device,
+            precision=self.precision,
+            seed=self.seed,
+        )
+        by_name = {model.entry.name: model for model in resolved}
+        models = [by_name[entry.name] for entry in self.models]
+        return (
+            [replace(model, deferred=self.deferral(model)) for model in models],
+            [by_name[entry.name] for entry in self.reference_models],
+        )
+
     @property
     def needs_weights(self) -> bool:
         """Whether weights are loaded; counting parameters alone takes none."""
@@ -139,7 +175,7 @@ class RunConfig:
         scored = {} if self.boundary else {"boundary": False}
         deferred = [model.entry.name for model in models if model.deferred is not None]
         return {
-            "models": {model.entry.name: model.weights.sha256 for model in models},
+            "models": {model.entry.name: model.identity for model in models},
             "threads": self.threads,
             "device": self.device,
             "precision": self.precision,
@@ -150,7 +186,7 @@ class RunConfig:
             "dataset_sha256": None if self.dataset is None else self.dataset.fingerprint,
             "protocols": [protocol.name for protocol in self.protocols],
             "references": list(self.references),
-            "teachers": {model.entry.name: model.weights.sha256 for model in reference_models},
+            "teachers": {model.entry.name: model.identity for model in reference_models},
             "save_masks": self.save_masks,
             "detections_sha256": None
             if self.detector is None

@@ -17,7 +17,7 @@ from baselines.registry import build
 from baselines.sam_like import SamSegmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import make_request
+from benchmarks.config.from_options import make_config
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
@@ -182,7 +182,7 @@ class StudentEvaluation:
         Raises:
             BenchError: As `mobilesam-bench miou` does.
         """
-        request = make_request(
+        request = make_config(
             "miou",
             replace(
                 self.models,

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -22,7 +21,7 @@ from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import Prompts, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.datasets.coco import CocoDataset
+from benchmarks.config.run_config import DetectorInput, MaskChoice
 from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.detections import (
     DetectedBox,
@@ -54,30 +53,11 @@ from mobilesam.frozen_model import FrozenModel
 
 __all__ = ["DetectorInput", "boxes_from_annotations", "evaluate_detections", "results_path"]
 
-MaskChoice = Literal["single", "multi"]
 
 STAGE = "detector-box"
 # COCO's own limit, of each category of an image.
 MAX_BOXES = 100
 _PROBLEMS_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorInput:
-    """What is evaluated.
-
-    Attributes:
-        dataset: Made from the two paths below, with its limit.
-        images: Folder of the image files. It is read for the images without any instance, which
-            are not in the dataset and count in COCO's AP.
-        annotations: The instances JSON.
-        detections: The COCO results file with the boxes.
-    """
-
-    dataset: CocoDataset
-    images: Path
-    annotations: Path
-    detections: Path
 
 
 class _Cell(FrozenModel):

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from baselines.interface import UInt8Array
+from benchmarks.config.from_options import apply_threads, one_trained
 from benchmarks.config.options import ModelArguments
-from benchmarks.config.requests import apply_threads, one_trained
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
 from benchmarks.distillation.embed import (

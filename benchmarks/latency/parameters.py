@@ -7,11 +7,20 @@ are counted in a second. None of these numbers depends on the weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baselines.boundary import adapter_call
-from baselines.interface import Segmenter
-from benchmarks.records.record import ParamsRow
+from baselines.interface import ModelInfo, Segmenter
+from baselines.options import ModelOptions
+from baselines.registry import build, derive
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import RunConfig
+from benchmarks.debugging import format_error
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import ModelRow, ParamsRow, Status, WeightsRow
+from benchmarks.records.record_builder import RecordBuilder
+from mobilesam.errors import BenchError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,3 +168,78 @@ def count_flops(probe: Callable[[], object]) -> tuple[int, list[str]]:
         if func.overloadpacket not in flop_registry and not func.is_view
     }
     return int(counter.get_total_flops()), sorted(names - _NO_ARITHMETIC)
+
+
+def build_and_count(
+    config: RunConfig, models: Sequence[ResolvedModel], record: RecordBuilder, reporter: Reporter
+) -> tuple[dict[str, ModelInfo], list[ResolvedModel]]:
+    """Builds each architecture without memory for its weights, and counts it if requested.
+
+    Args:
+        config: `count_parameters` adds rows of parameters and FLOPs.
+        models: In the order of the tables.
+        record: Receives rows of models and parameters, and failures.
+        reporter: Shows the progress.
+
+    Returns:
+        Information on each model that can be built, by name; and all models, updated: one with
+        networks but no given weights runs with random ones, and one whose exported files cannot be
+        made has an error.
+    """
+    infos: dict[str, ModelInfo] = {}
+    updated: list[ResolvedModel] = []
+    with reporter.bar("parameters", len(models)) as bar:
+        for model in models:
+            name = model.entry.name
+            bar.note(name)
+            try:
+                shape = build(model.entry, ModelOptions(name, device="meta"))
+                rows = count(shape) if config.count_parameters else []
+            except BenchError as error:
+                reason = format_error(error)
+                record.add_failure("build", name, reason)
+                if config.count_parameters:
+                    failed = ParamsRow(model=name, component="all", status="error", why=reason)
+                    record.add(params=[failed])
+                updated.append(model)
+                continue
+            infos[name] = shape.info
+            if model.weights.kind == "none" and shape.info.weights.kind == "random":
+                hint = f"give them with --weights {name}=PATH" if config.needs_weights else None
+                model = replace(model, weights=WeightsRow(kind="random", why=hint))
+            if model.deferred is None and (model.trained or config.profile is not None):
+                model = _with_exported_files(model, record)
+            updated.append(model)
+            record.add(params=rows, models=[_model_row(model, shape.info)])
+            bar.step(name)
+    return infos, updated
+
+
+def _with_exported_files(model: ResolvedModel, record: RecordBuilder) -> ResolvedModel:
+    """The model after making the files it runs; with an error if they cannot be made."""
+    if model.error is not None:
+        return model
+    try:
+        derive(model.entry, model.options)
+    except BenchError as error:
+        reason = format_error(error)
+        record.add_failure("build", model.entry.name, reason)
+        return replace(model, error=reason)
+    return model
+
+
+def _model_row(model: ResolvedModel, info: ModelInfo) -> ModelRow:
+    status: Status
+    status, reason = ("ok", None) if model.deferred is None else ("skipped", model.deferred)
+    if model.error is not None:
+        status, reason = "error", model.error
+    return ModelRow(
+        model=info.name,
+        family=info.family,
+        input_size_px=info.input_size_px,
+        licence=info.licence,
+        decode_kind=info.decode_kind,
+        weights=model.weights,
+        status=status,
+        why=reason,
+    )

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.records.record import write_atomic
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
@@ -124,3 +124,48 @@ def _describe(folder: Path) -> str:
         f"process {found.pid} on {found.host or 'an unnamed machine'} since {found.since_utc} "
         f"({found.command})"
     )
+
+
+def require_writable(folder: Path) -> None:
+    """Fails before hours of work if a folder cannot be written.
+
+    Raises:
+        DataError: It cannot.
+    """
+    probe = folder / ".writable"
+    write_atomic(probe, b"")
+    probe.unlink()
+
+
+def find_finished(
+    folder: Path, key: str, images_state: str | None, say: Callable[[str], None]
+) -> RunRecord | None:
+    """Returns the record of a run if the folder holds it complete and without failures.
+
+    Args:
+        folder: Folder of the run.
+        key: Resume key of the run.
+        images_state: State of the image files of its dataset; None without any.
+        say: Called with a line if the folder holds this run, finished or not.
+
+    Raises:
+        DataError: The folder holds another run, or this one on image files that have changed.
+    """
+    if not (folder / RECORD_NAME).exists():
+        return None
+    record = load_record(folder)
+    if record.resume_key != key:
+        raise DataError(
+            f"{folder} holds a run of other inputs, weights, code or libraries; choose another "
+            "--out"
+        )
+    if record.failures or not record.complete:
+        say(f"resuming the run in {folder}, which was interrupted or had failures")
+        return None
+    if record.config.get("images_state") != images_state:
+        raise DataError(
+            f"{folder} holds this run on image files that were moved or changed since; choose "
+            "another --out"
+        )
+    say(f"{folder} already holds this run, finished {record.created_utc}: nothing to do")
+    return record

@@ -507,6 +507,16 @@ def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float
     return figure
 
 
+def comparison_notes(a: RunRecord, b: RunRecord, threshold: float) -> tuple[str, ...]:
+    """Differences in how two runs were made, the threshold and the limits of the comparison."""
+    return (
+        *differences(a, b),
+        f"times and memory count as different where all of the interval is beyond {threshold}",
+        "the runs were made at different times, and the intervals do not cover changes of the "
+        "machine in between; regress measures two versions in turns",
+    )
+
+
 def write_comparison(
     rows: Sequence[CompareRow], notes: Sequence[str], title: str, folder: Path
 ) -> list[Path]:

@@ -105,6 +105,19 @@ def write_plots(record: RunRecord, folder: Path) -> list[Path]:
     return written
 
 
+def draw_plot(record: RunRecord, kind: str) -> Any | None:
+    """Draws the first plot of a kind, such as `latency`; None if the record has nothing for it."""
+    with plot_style():
+        return next(
+            (
+                figure
+                for stem, figure in _figures(record)
+                if stem == kind or stem.startswith(f"{kind}-")
+            ),
+            None,
+        )
+
+
 def plot_names(record: RunRecord) -> list[str]:
     """Names of the files that `write_plots` writes, without writing them."""
     with plot_style():

@@ -5,27 +5,38 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from mobilesam.errors import UsageError
 
 
-def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
-    """Renders scenes into a folder and prints how to use them."""
+def make(
+    out: Path,
+    /,
+    *,
+    format: Annotated[str, Parameter(help="coco or sa1b.")] = "coco",  # noqa: A002
+    n: Annotated[int, Parameter(help="Number of scenes.")] = 20,
+    seed: int = 0,
+    tar: Annotated[bool, Parameter(help="SA-1B: write tar shards.")] = False,
+) -> int:
+    """Renders scenes into a folder, and prints how to use them."""
     from benchmarks.datasets.synthetic import SyntheticDataset
     from benchmarks.datasets.writers import write_coco, write_sa1b
     from benchmarks.records.run_folder import held
 
-    if format_name not in ("coco", "sa1b"):
-        raise UsageError(f"unknown format {format_name!r}; choose coco or sa1b")
-    if tar and format_name != "sa1b":
+    if format not in ("coco", "sa1b"):
+        raise UsageError(f"unknown format {format!r}; choose coco or sa1b")
+    if tar and format != "sa1b":
         raise UsageError("--tar is for --format sa1b only")
     dataset = SyntheticDataset(n_images=n, seed=seed)
     with held(out):
-        if format_name == "coco":
+        if format == "coco":
             write_coco(dataset, out)
         else:
             write_sa1b(dataset, out, tar=tar)
-    if format_name == "coco":
+    if format == "coco":
         use = f"--dataset coco --images {out / 'images'} --annotations {out / 'instances.json'}"
     else:
         use = f"--dataset sa1b --root {out}"
@@ -33,10 +44,10 @@ def make(out: Path, format_name: str, n: int, seed: int, *, tar: bool) -> int:
     return 0
 
 
-def boxes(annotations: Path, out: Path) -> int:
-    """Writes the boxes of an annotation file as results of a detector; prints how to use them."""
+def boxes(annotations: Path, out: Path, /) -> int:
+    """Writes the boxes of an annotation file as a detector's results; prints how to use them."""
     from benchmarks.datasets.detections import boxes_from_annotations
-    from mobilesam.files import write_atomic
+    from benchmarks.records.record import write_atomic
 
     found = boxes_from_annotations(annotations)
     write_atomic(out, (json.dumps(found) + "\n").encode())

@@ -61,7 +61,7 @@ def embed(
     --chunk images (8 by default, 2 MB of memory an image).
     """
     from benchmarks.cli.commands.printing import print_json
-    from benchmarks.config.requests import apply_threads, one_trained, sharding_config
+    from benchmarks.config.from_options import apply_threads, one_trained, sharding_config
     from benchmarks.config.run_config import ShardingConfig
     from benchmarks.distillation.embed import (
         DEFAULT_CHUNK_IMAGES,
@@ -122,7 +122,7 @@ def train(
     Several GPUs or machines: torchrun --nproc-per-node N -m benchmarks distill train ...
     """
     from benchmarks.cli.commands.printing import print_json
-    from benchmarks.config.requests import apply_threads
+    from benchmarks.config.from_options import apply_threads
     from benchmarks.distillation.training import run_training, training_device
     from benchmarks.records.progress import Reporter
     from mobilesam.distillation.training_loop import launched_processes
@@ -163,7 +163,7 @@ def mini(
     It takes a little over three hours on two cores with torchrun --nproc-per-node 2 -m benchmarks
     distill mini, which nox -s mini runs. The same --out resumes an interrupted run.
     """
-    from benchmarks.config.requests import apply_threads
+    from benchmarks.config.from_options import apply_threads
     from benchmarks.distillation.mini_family import make_family
     from benchmarks.distillation.scenes import scenes_root
     from benchmarks.distillation.training import training_device
@@ -205,7 +205,7 @@ def compare(
     interrupted run.
     """
     from benchmarks.cli.commands.printing import print_json, print_table
-    from benchmarks.config.requests import apply_threads, one_trained
+    from benchmarks.config.from_options import apply_threads, one_trained
     from benchmarks.distillation.comparison_plots import write_outputs
     from benchmarks.distillation.comparison_tables import compute_table, schemes_table
     from benchmarks.distillation.experiment import find_profile, save_experiment
@@ -250,7 +250,7 @@ def _images(
     data: EmbedDataArguments, seed: int, reporter: Reporter, *, streaming: bool
 ) -> ShardedImages:
     """The dataset or folder to embed; a folder if only `--images` is given."""
-    from benchmarks.config.requests import STANDARD_SCENES, check_max_pixels, open_dataset
+    from benchmarks.config.from_options import STANDARD_SCENES, check_max_pixels, open_dataset
     from benchmarks.distillation.folder_images import FolderImages
 
     if (
@@ -258,7 +258,7 @@ def _images(
         or data.annotations is not None
         or data.dataset != EmbedDataArguments.dataset
     ):
-        return open_dataset(data, STANDARD_SCENES, seed, in_parts=streaming)
+        return open_dataset(data, STANDARD_SCENES, seed, streaming=streaming)
     if data.root:
         raise UsageError("--images and --root are two sources; give one")
     folder = FolderImages(data.images, data.limit, check_max_pixels(data.max_pixels))
@@ -304,7 +304,7 @@ def _evaluator(
     if any(given) and not all(given):
         raise UsageError("--evaluate-images and --evaluate-annotations belong together")
     from baselines.registry import select
-    from benchmarks.config.requests import listed
+    from benchmarks.config.from_options import listed
     from benchmarks.distillation.training import CheckpointEvaluator, StudentEvaluation
 
     accuracy = AccuracyArguments(
@@ -321,7 +321,7 @@ def _evaluator(
 def _scheme_and_data(
     models: ModelArguments, training: TrainArguments
 ) -> tuple[Scheme, TrainingSet]:
-    from benchmarks.config.requests import one_trained
+    from benchmarks.config.from_options import one_trained
     from benchmarks.distillation.training import sam_teacher
     from mobilesam.distillation.schemes import SCHEMES
     from mobilesam.distillation.students import build_student, heads_of, load_imagenet

@@ -8,9 +8,9 @@ from pathlib import Path
 from baselines.options import Checkpoint
 from baselines.registry import select_one
 from benchmarks.cli.commands.printing import print_json
+from benchmarks.config.from_options import weights_policy
 from benchmarks.config.model_resolution import find_checkpoint
 from benchmarks.config.options import ModelArguments
-from benchmarks.config.requests import weights_policy
 from benchmarks.records.run_folder import held
 from mobilesam.errors import UsageError
 from mobilesam.export.runtime import TARGETS, Manifest, Source, Target

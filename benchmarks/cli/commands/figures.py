@@ -12,9 +12,7 @@ from baselines.interface import Prompts
 from baselines.registry import ModelEntry, select
 from benchmarks.cli.commands.prediction import parse_prompts
 from benchmarks.cli.commands.printing import print_json
-from benchmarks.config.model_resolution import ResolvedModel, resolve_models
-from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import (
+from benchmarks.config.from_options import (
     apply_threads,
     check_device,
     check_max_pixels,
@@ -23,6 +21,8 @@ from benchmarks.config.requests import (
     open_dataset,
     weights_policy,
 )
+from benchmarks.config.model_resolution import ResolvedModel, resolve_models
+from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
 from benchmarks.datasets.dataset import UnreadableImage
 from benchmarks.datasets.photos import PHOTOS, SHOWN
 from benchmarks.records.progress import Reporter

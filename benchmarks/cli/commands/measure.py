@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
-from benchmarks.config import profiles
+from cyclopts import Parameter
+
 from benchmarks.config.options import (
     AccuracyArguments,
     DataArguments,
@@ -18,24 +18,33 @@ from benchmarks.config.options import (
     ScaleArguments,
     TimingArguments,
 )
-from benchmarks.config.requests import make_request
-from benchmarks.config.run_config import RunConfig
-from benchmarks.prompts.protocols import EVERYTHING
-from benchmarks.records.progress import Reporter
-from benchmarks.records.record import RECORD_NAME, RunRecord
-from benchmarks.run import executed
-from mobilesam.frozen_model import FrozenModel
+from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmarks.api import Result
+    from benchmarks.config.run_config import RunConfig
+    from benchmarks.tables.table import Table
+    from mobilesam.frozen_model import FrozenModel
+
+_MODELS, _OUTPUT, _SCALE = ModelArguments(), OutputArguments(), ScaleArguments()
+_TIMING, _DATA, _ACCURACY = TimingArguments(), DataArguments(), AccuracyArguments()
 
 
 def run(
-    timing: TimingArguments,
-    models: ModelArguments,
-    data: AccuracyArguments,
-    output: OutputArguments,
+    *,
+    timing: TimingArguments = _TIMING,
+    models: ModelArguments = _MODELS,
+    data: AccuracyArguments = _ACCURACY,
+    output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Measures everything, and prints the summary and where all of it is."""
+    """Measures everything, and prints the summary."""
+    from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
+    from benchmarks.config import profiles
+    from benchmarks.config.from_options import make_config
+    from benchmarks.tables.record_tables import headline_table
+
     profile = profiles.find(timing.profile)
-    request = make_request(
+    config = make_config(
         "run",
         models,
         output,
@@ -45,125 +54,151 @@ def run(
         n_scenes=profile.n_images,
         publishable=timing.publishable,
     )
-    with _executed(request, output) as record:
-        files = _report(record, request.out)
-        if output.json:
-            print_json(
-                record.model_dump(mode="json", exclude={"latency": {"__all__": {"samples_ms"}}})
-            )
-        else:
-            from benchmarks.tables.record_tables import headline_table
-
-            print_table(headline_table(record), width=TERMINAL_COLUMNS)
-            _say_where(request.out, files)
-    return _exit_code(record)
+    result = _measure(config, output, write_files=True)
+    if output.json:
+        samples = {"latency": {"__all__": {"samples_ms"}}}
+        print_json(result.record.model_dump(mode="json", exclude=samples))
+    else:
+        print_table(headline_table(result.record), width=TERMINAL_COLUMNS)
+        _print_paths(result)
+    return _exit_code(result)
 
 
-def params(models: ModelArguments, output: OutputArguments) -> int:
-    """Counts parameters and FLOPs."""
-    request = make_request("params", models, output, counting=True)
-    with _executed(request, output) as record:
-        if output.json:
-            print_json({"rows": _rows(record.params), "failures": _rows(record.failures)})
-        else:
-            from benchmarks.tables.record_tables import params_table
+def params(*, models: ModelArguments = _MODELS, output: OutputArguments = _OUTPUT) -> int:
+    """Counts parameters and FLOPs, and prints them."""
+    from benchmarks.config.from_options import make_config
+    from benchmarks.tables.record_tables import params_table
 
-            print_table(params_table(record))
-            _say_where(request.out, _report(record, request.out))
-    return _exit_code(record)
+    result = _measure(make_config("params", models, output, counting=True), output)
+    record = result.record
+    document = {"rows": _rows(record.params), "failures": _rows(record.failures)}
+    return _print(result, output, document, [] if output.json else [params_table(record)])
 
 
-def latency(timing: TimingArguments, models: ModelArguments, output: OutputArguments) -> int:
-    """Times every phase."""
+def latency(
+    *,
+    timing: TimingArguments = _TIMING,
+    models: ModelArguments = _MODELS,
+    output: OutputArguments = _OUTPUT,
+) -> int:
+    """Times every phase, and prints the times."""
+    from benchmarks.config import profiles
+    from benchmarks.config.from_options import make_config
+    from benchmarks.records.record import RECORD_NAME
+    from benchmarks.tables.record_tables import latency_table
+
     profile = profiles.find(timing.profile)
-    request = make_request(
+    config = make_config(
         "latency", models, output, profile=profile, publishable=timing.publishable
     )
-    with _executed(request, output) as record:
-        if output.json:
-            rows = [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency]
-            print_json(
-                {
-                    "rows": rows,
-                    "memory": _rows(record.memory),
-                    "failures": _rows(record.failures),
-                    "record": str(request.out / RECORD_NAME),
-                }
-            )
-        else:
-            from benchmarks.tables.record_tables import latency_table
-
-            print_table(latency_table(record))
-            _say_where(request.out, _report(record, request.out))
-    return _exit_code(record)
+    result = _measure(config, output)
+    record = result.record
+    document = {
+        "rows": [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency],
+        "memory": _rows(record.memory),
+        "failures": _rows(record.failures),
+        "record": str(config.out / RECORD_NAME),
+    }
+    return _print(result, output, document, [] if output.json else [latency_table(record)])
 
 
 def miou(
-    models: ModelArguments,
-    data: AccuracyArguments,
-    output: OutputArguments,
-    scale: ScaleArguments,
+    *,
+    models: ModelArguments = _MODELS,
+    data: AccuracyArguments = _ACCURACY,
+    scale: ScaleArguments = _SCALE,
+    output: OutputArguments = _OUTPUT,
+    rescore: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Score stored predictions (a file, or a run's folder) without a model."),
+    ] = (),
 ) -> int:
-    """Measures accuracy."""
-    request = make_request("miou", models, output, accuracy=data, scale=scale)
-    with _executed(request, output) as record:
-        return finish_miou(record, request.out, output)
+    """Measures accuracy, or scores stored predictions again, and prints it."""
+    if rescore:
+        kept = replace(AccuracyArguments(), protocol=data.protocol, reference=data.reference)
+        if models != ModelArguments() or data != kept or scale != ScaleArguments():
+            raise UsageError(
+                "--rescore takes models, weights and data from the stored predictions: only "
+                "--protocol, --reference and the options of output go with it"
+            )
+        from benchmarks.cli.commands.rescore import rescore as score_again
+
+        return print_accuracy(score_again(rescore, data, output), output)
+    from benchmarks.config.from_options import make_config
+
+    config = make_config("miou", models, output, accuracy=data, scale=scale)
+    return print_accuracy(_measure(config, output), output)
 
 
 def everything(
-    models: ModelArguments, data: DataArguments, output: OutputArguments, scale: ScaleArguments
+    *,
+    models: ModelArguments = _MODELS,
+    data: DataArguments = _DATA,
+    output: OutputArguments = _OUTPUT,
+    scale: ScaleArguments = _SCALE,
 ) -> int:
-    """Measures average recall and time of segmenting everything."""
-    asked = AccuracyArguments(**vars(data), protocol=EVERYTHING)
-    request = make_request(EVERYTHING, models, output, accuracy=asked, scale=scale)
-    with _executed(request, output) as record:
-        return finish_miou(record, request.out, output)
+    """Measures average recall and time of automatic mask generation, and prints them."""
+    from benchmarks.config.from_options import make_config
+    from benchmarks.prompts.protocols import EVERYTHING
+
+    options = AccuracyArguments(**vars(data), protocol=EVERYTHING)
+    config = make_config(EVERYTHING, models, output, accuracy=options, scale=scale)
+    return print_accuracy(_measure(config, output), output)
 
 
-def finish_miou(record: RunRecord, out: Path, output: OutputArguments) -> int:
-    """Prints what a record says of accuracy, writes its tables and plots, returns the exit code."""
+def print_accuracy(result: Result, output: OutputArguments) -> int:
+    """Prints the accuracy of a result; returns the exit code."""
+    from benchmarks.tables.accuracy_tables import accuracy_tables
+
+    record, folder = result.record, result.folder
+    instances = None
+    if record.instances is not None and folder is not None:
+        instances = str((folder / record.instances).resolve())
+    document = {
+        "rows": _rows(record.miou),
+        "comparisons": _rows(record.comparisons),
+        "detector": _rows(record.detector),
+        "everything": _rows(record.everything),
+        "times": _rows(record.accuracy_times),
+        "instances": instances,
+        "failures": _rows(record.failures),
+        "warnings": list(record.warnings),
+    }
+    return _print(result, output, document, [] if output.json else accuracy_tables(record))
+
+
+def _measure(
+    config: RunConfig, output: OutputArguments, *, write_files: bool | None = None
+) -> Result:
+    """Runs a configuration; writes tables and plots unless JSON is printed."""
+    from benchmarks.api import measure
+
+    wanted = not output.json if write_files is None else write_files
+    return measure(config, quiet=output.quiet, write_files=wanted)
+
+
+def _print(
+    result: Result, output: OutputArguments, document: dict[str, Any], tables: Sequence[Table]
+) -> int:
+    from benchmarks.cli.commands.printing import print_json, print_table
+
     if output.json:
-        found = record.instances
-        print_json(
-            {
-                "rows": _rows(record.miou),
-                "comparisons": _rows(record.comparisons),
-                "detector": _rows(record.detector),
-                "everything": _rows(record.everything),
-                "times": _rows(record.accuracy_times),
-                "instances": None if found is None else str((out / found).resolve()),
-                "failures": _rows(record.failures),
-                "warnings": list(record.warnings),
-            }
-        )
+        print_json(document)
     else:
-        from benchmarks.tables.accuracy_tables import accuracy_tables
-
-        for table in accuracy_tables(record):
+        for table in tables:
             print_table(table)
-        _say_where(out, _report(record, out))
-    return _exit_code(record)
-
-
-@contextmanager
-def _executed(request: RunConfig, output: OutputArguments) -> Iterator[RunRecord]:
-    """Runs the request; its folder is locked until the block has written tables and plots."""
-    with executed(request, Reporter(quiet=output.quiet)) as record:
-        yield record
-
-
-def _report(record: RunRecord, out: Path) -> list[Path]:
-    from benchmarks.report.plots import write_plots
-    from benchmarks.tables.record_tables import write_tables
-
-    return [*write_tables(record, out), *write_plots(record, out)]
+        _print_paths(result)
+    return _exit_code(result)
 
 
 def _rows(rows: Sequence[FrozenModel]) -> list[dict[str, Any]]:
     return [row.model_dump(mode="json") for row in rows]
 
 
-def _say_where(out: Path, files: Sequence[Path]) -> None:
+def _print_paths(result: Result) -> None:
+    from benchmarks.records.record import RECORD_NAME
+
+    out, files = result.folder or Path(), result.files
     tables = sum(path.suffix == ".md" and path.parent.name == "tables" for path in files)
     plots = sum(path.suffix == ".svg" for path in files)
     sys.stdout.write(
@@ -173,5 +208,5 @@ def _say_where(out: Path, files: Sequence[Path]) -> None:
     )
 
 
-def _exit_code(record: RunRecord) -> int:
-    return 1 if record.failures else 0
+def _exit_code(result: Result) -> int:
+    return 1 if result.record.failures else 0

@@ -11,8 +11,8 @@ from pathlib import Path
 from baselines.registry import select, select_one
 from benchmarks.cli.commands.printing import print_json
 from benchmarks.config import profiles
+from benchmarks.config.from_options import listed, make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import listed, make_request
 from benchmarks.paper.claims import Claim, load_claims, models_needed, protocols_needed
 from benchmarks.paper.paper_output import (
     FOLDER,
@@ -108,7 +108,7 @@ def _measured(
         (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
     )
     references = dict.fromkeys((*listed(data.reference), f"{TEACHER_PREFIX}{reference.name}"))
-    request = make_request(
+    request = make_config(
         "paper",
         replace(models, models=",".join(names)),
         output,

@@ -14,8 +14,8 @@ from baselines.pixels import mask_box
 from baselines.registry import build
 from benchmarks.cli.commands.prediction import save_picture
 from benchmarks.cli.commands.printing import print_json
+from benchmarks.config.from_options import check_max_pixels, one_trained, print_weights
 from benchmarks.config.options import ModelArguments
-from benchmarks.config.requests import check_max_pixels, one_trained, print_weights
 from benchmarks.evaluation.run_model import PROMPT_BATCH
 
 DEFAULT_DETECTOR = "fastsam-s"

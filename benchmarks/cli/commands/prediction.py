@@ -13,8 +13,8 @@ from baselines.interface import BoolArray, Prompts, UInt8Array
 from baselines.pixels import mask_box
 from baselines.registry import build
 from benchmarks.cli.commands.printing import print_json
+from benchmarks.config.from_options import check_max_pixels, one_trained, print_weights
 from benchmarks.config.options import ModelArguments
-from benchmarks.config.requests import check_max_pixels, one_trained, print_weights
 from benchmarks.report.figure_images import check_inside
 from mobilesam.errors import DataError, UsageError
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
+from benchmarks.config.from_options import device_of
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.options import ModelArguments
-from benchmarks.config.requests import device_of
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
 from benchmarks.distillation.embed import EmbedTask, teacher_of

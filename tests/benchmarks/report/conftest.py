@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.config.from_options import make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import make_request
 from benchmarks.records.progress import Reporter
 from benchmarks.report.gallery import Gallery, build_gallery
 from benchmarks.run import execute
@@ -19,7 +19,7 @@ def masks_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "drawn"
     data = AccuracyArguments(dataset="synthetic", limit=2, protocol="box,center", save_masks=True)
     models, output = ModelArguments(models="box,dummy"), OutputArguments(out=out, quiet=True)
-    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    execute(make_config("miou", models, output, accuracy=data), Reporter(quiet=True))
     return out
 
 
@@ -29,7 +29,7 @@ def photos_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "photos"
     data = AccuracyArguments(limit=2, protocol="box", save_masks=True, no_boundary=True)
     models, output = ModelArguments(models="box"), OutputArguments(out=out, quiet=True)
-    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    execute(make_config("miou", models, output, accuracy=data), Reporter(quiet=True))
     return out
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from listed_dataset import ListedDataset
 
+from benchmarks.config.from_options import make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.requests import make_request
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import encode_mask, rle_area_px, rle_box
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -55,7 +55,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., R
         annotations=folder / "data" / "instances.json", save_masks=True,
     )  # fmt: skip
     models, output = ModelArguments(models="box,dummy"), OutputArguments(out=folder / "run")
-    execute(make_request("miou", models, output, accuracy=data), Reporter(quiet=True))
+    execute(make_config("miou", models, output, accuracy=data), Reporter(quiet=True))
     record = load_record(folder / "run")
     times = [row for row in make_record(9).latency if row.model in ("box", "dummy")]
     save_record(record.model_copy(update={"latency": tuple(times)}), folder / "run")

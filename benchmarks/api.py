@@ -1,0 +1,493 @@
+"""The public Python API; `benchmarks` exports its functions, and the command line calls them.
+
+from benchmarks import evaluate
+
+result = evaluate(["mobilesam", "grabcut"], dataset="photos", protocols=["box", "center"])
+result.summary
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from baselines.function import FunctionSegmenter, PredictFunction
+from baselines.interface import BoolArray, Segmenter, UInt8Array
+from baselines.registry import ModelEntry, select
+from benchmarks.config import profiles
+from benchmarks.config.from_options import make_config
+from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.datasets.arrays import ArrayDataset
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.records.instances import read_instances
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import RunRecord
+from benchmarks.run import executed
+from mobilesam.errors import DataError, UsageError
+from mobilesam.frozen_model import FrozenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from benchmarks.config.run_config import RunConfig
+    from benchmarks.regression.compare import CompareRow
+
+Model = str | Segmenter | PredictFunction
+"""A registered name or wildcard, a `Segmenter`, or a function (see `FunctionSegmenter`)."""
+DatasetLike = str | Dataset | Sequence[tuple[UInt8Array, BoolArray]]
+"""A registered name, a `Dataset`, or pairs of an (H, W, 3) uint8 image and (N, H, W) bool masks."""
+PlotKind = Literal["accuracy-latency", "clicks", "decode", "latency", "params", "protocols", "size"]
+TableName = Literal[
+    "models",
+    "params",
+    "latency",
+    "memory",
+    "miou",
+    "comparisons",
+    "accuracy_times",
+    "detector",
+    "everything",
+    "failures",
+]
+_SUMMARIES: tuple[TableName, ...] = ("miou", "detector", "everything", "latency", "params")
+_LONG_FIELDS = ("samples_ms", "by_category")
+
+
+class Result:
+    """Result of a run.
+
+    Attributes:
+        record: The record, as `record.json` holds it.
+        folder: Folder of the record; None if it was temporary.
+        files: Tables and plots that were written.
+    """
+
+    def __init__(
+        self, record: RunRecord, folder: Path | None = None, files: Sequence[Path] = ()
+    ) -> None:
+        self.record = record
+        self.folder = folder
+        self.files = tuple(files)
+
+    @cached_property
+    def instances(self) -> pd.DataFrame:
+        """One row per prompt: image, annotation, model, protocol, reference, IoU, boundary IoU.
+
+        Raises:
+            DataError: The run has measured no accuracy.
+        """
+        if self.record.instances is None or self.folder is None:
+            raise DataError("this run has no table of instances: it measured no IoU")
+        frame: pd.DataFrame = read_instances(self.folder / self.record.instances)
+        return frame
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per model and protocol, with 95 % intervals; values are fractions in [0, 1].
+
+        Without accuracy, one row per model and phase, or else per model and component.
+        """
+        name: TableName = next((name for name in _SUMMARIES if getattr(self.record, name)), "miou")
+        return self.table(name)
+
+    def table(self, name: TableName) -> pd.DataFrame:
+        """Returns the rows of one list of the record, such as `latency` or `failures`.
+
+        Intervals are split into two columns, `ci95_low` and `ci95_high`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([_flat(row) for row in getattr(self.record, name)])
+
+    def plot(self, kind: PlotKind = "accuracy-latency", *, times: Result | None = None) -> Figure:
+        """Draws a plot of the record.
+
+        Args:
+            kind: Which plot.
+            times: Result of `time_model` for the same models, if this one has no times.
+
+        Returns:
+            A matplotlib figure, which Jupyter displays.
+
+        Raises:
+            UsageError: The record lacks what the plot shows.
+        """
+        from benchmarks.report.plots import draw_plot
+
+        record = self.record
+        if times is not None:
+            from benchmarks.tables.merging import merge_records
+
+            record = merge_records([record, times.record])
+        if kind == "accuracy-latency" and not record.latency:
+            raise UsageError(
+                "accuracy-latency needs times, and none were measured: evaluate with "
+                "profile='quick', or plot with times=time_model(models)"
+            )
+        figure: Figure | None = draw_plot(record, kind)
+        if figure is None:
+            raise UsageError(f"the record has nothing for the plot {kind!r}")
+        return _displayable(figure)
+
+    def _repr_html_(self) -> str:
+        return str(self.summary.to_html())
+
+
+class Comparison:
+    """Two runs side by side.
+
+    Attributes:
+        rows: One per quantity that either run measured, with verdict and interval.
+        notes: Differences in how the runs were made, one line each.
+    """
+
+    def __init__(self, rows: Sequence[CompareRow], notes: Sequence[str]) -> None:
+        self.rows = tuple(rows)
+        self.notes = tuple(notes)
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per model and quantity: values `a` and `b`, change, interval and verdict."""
+        import pandas as pd
+
+        return pd.DataFrame([_flat(row) for row in self.rows])
+
+    def _repr_html_(self) -> str:
+        return str(self.summary.to_html())
+
+
+def evaluate(
+    models: Model | Iterable[Model],
+    dataset: DatasetLike = "photos",
+    protocols: str | Iterable[str] | None = None,
+    *,
+    references: str | Iterable[str] = "ground-truth",
+    limit: int | None = None,
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    root: Iterable[Path | str] = (),
+    boundary: bool = True,
+    save_masks: bool = False,
+    profile: str | None = None,
+    weights: Mapping[str, Path | str] | None = None,
+    offline: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Evaluates models on a dataset: mean IoU and boundary IoU with 95 % intervals.
+
+    Args:
+        models: One or several models.
+        dataset: `photos`, `synthetic`, `coco`, `sa1b`, or data of your own.
+        protocols: Accuracy protocols, such as `box`, `center` or `clicks-5`; None for the default.
+        references: `ground-truth`, or `teacher:NAME` for the masks of another model.
+        limit: Use the first images only.
+        images: Folder of the images of `coco`.
+        annotations: Instances file of `coco`.
+        root: Folders or tar files of `sa1b`.
+        boundary: Compute boundary IoU as well.
+        save_masks: Keep the predicted masks in `out`.
+        profile: Also time the models, with `quick`, `standard` or `full` thoroughness.
+        weights: Local weights by name of the model.
+        offline: Download nothing.
+        device: Torch device.
+        precision: `fp32`, `fp16` or `bf16`.
+        threads: CPU threads; None uses the physical cores. Sets the threads of this process.
+        seed: Seed of prompts, scenes and random weights.
+        out: Folder for the record and the instances; the same folder resumes an interrupted run.
+            None uses a temporary folder.
+        quiet: Print warnings only.
+
+    Raises:
+        UsageError: An argument is invalid.
+        DataError: The dataset cannot be read, or `out` holds another run.
+    """
+    own_dataset = None
+    if not isinstance(dataset, str):
+        if any((limit, images, annotations, tuple(root))):
+            raise UsageError("limit, images, annotations and root are for named datasets")
+        own_dataset = dataset if isinstance(dataset, Dataset) else ArrayDataset(dataset)
+    accuracy = AccuracyArguments(
+        dataset=dataset if isinstance(dataset, str) else "photos",
+        images=None if images is None else Path(images),
+        annotations=None if annotations is None else Path(annotations),
+        root=tuple(map(Path, root)),
+        limit=limit,
+        protocol=None if protocols is None else _joined(protocols),
+        reference=_joined(references),
+        save_masks=save_masks,
+        no_boundary=not boundary,
+    )
+    options = _model_options(weights, offline, device, precision, threads, seed)
+    return _measured(
+        out,
+        quiet,
+        lambda output: make_config(
+            "evaluate",
+            options,
+            output,
+            profile=None if profile is None else profiles.find(profile),
+            accuracy=accuracy,
+            entries=_entries(models, timed=profile is not None),
+            dataset=own_dataset,
+            command_text="benchmarks.evaluate",
+        ),
+    )
+
+
+def time_model(
+    models: str | Iterable[str],
+    *,
+    profile: str = "quick",
+    weights: Mapping[str, Path | str] | None = None,
+    offline: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Times every phase of models in fresh processes.
+
+    Args:
+        models: Names of registered models; an object of this process cannot be timed in another.
+        profile: `quick`, `standard` or `full`.
+        weights: Local weights by name of the model.
+        offline: Download nothing.
+        device: Torch device.
+        precision: `fp32`, `fp16` or `bf16`.
+        threads: CPU threads; None uses the physical cores.
+        seed: Seed of the scene, the order of the models and random weights.
+        out: Folder for the record; None uses a temporary folder.
+        quiet: Print warnings only.
+
+    Raises:
+        UsageError: An argument is invalid.
+        DataError: `out` holds another run.
+    """
+    options = _model_options(weights, offline, device, precision, threads, seed)
+    return _measured(
+        out,
+        quiet,
+        lambda output: make_config(
+            "latency",
+            options,
+            output,
+            profile=profiles.find(profile),
+            entries=_entries(models, timed=True),
+            command_text="benchmarks.time_model",
+        ),
+    )
+
+
+def count_parameters(
+    models: Model | Iterable[Model], *, out: Path | str | None = None, quiet: bool = True
+) -> Result:
+    """Counts parameters, FLOPs and bytes of models by component; loads no weights.
+
+    Args:
+        models: One or several models.
+        out: Folder for the record; None uses a temporary folder.
+        quiet: Print warnings only.
+
+    Raises:
+        UsageError: An unknown model.
+        DataError: `out` holds another run.
+    """
+    return _measured(
+        out,
+        quiet,
+        lambda output: make_config(
+            "params",
+            ModelArguments(),
+            output,
+            counting=True,
+            entries=_entries(models),
+            command_text="benchmarks.count_parameters",
+        ),
+    )
+
+
+def compare(
+    a: Path | str | Result, b: Path | str | Result, *, threshold: float | None = None
+) -> Comparison:
+    """Compares two runs: what is better, worse, or the same within noise.
+
+    Args:
+        a: First run: its folder, its record file, or a result.
+        b: Second run.
+        threshold: Ratio above 1 from which times and memory count as different; None for 1.05.
+
+    Raises:
+        UsageError: The threshold is not above 1.
+        DataError: A run cannot be read.
+    """
+    from benchmarks.regression.compare import (
+        THRESHOLD,
+        Run,
+        check_threshold,
+        compare_runs,
+        comparison_notes,
+        load_run,
+    )
+
+    limit = THRESHOLD if threshold is None else threshold
+    check_threshold(limit, THRESHOLD)
+
+    def load(run: Path | str | Result) -> Run:
+        if isinstance(run, Result):
+            instances = run.instances if run.record.instances is not None else None
+            return Run(run.record, instances)
+        return load_run(Path(run))
+
+    first, second = load(a), load(b)
+    return Comparison(
+        compare_runs(first, second, limit), comparison_notes(first.record, second.record, limit)
+    )
+
+
+def load_record(path: Path | str) -> Result:
+    """Loads the result of a run from its folder or from its `record.json`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = Path(path)
+    return Result(load_run_record(path), path if path.is_dir() else path.parent)
+
+
+def measure(config: RunConfig, *, quiet: bool = False, write_files: bool = False) -> Result:
+    """Runs a configuration; all functions above and all measuring commands call this.
+
+    Args:
+        config: The configuration.
+        quiet: Print warnings only.
+        write_files: Write tables and plots beside the record.
+    """
+    with executed(config, Reporter(quiet=quiet)) as record:
+        files = write_tables_and_plots(record, config.out) if write_files else []
+    return Result(record, config.out, files)
+
+
+def write_tables_and_plots(record: RunRecord, folder: Path) -> list[Path]:
+    """Writes tables and plots of a record below a folder; returns the files."""
+    from benchmarks.report.plots import write_plots
+    from benchmarks.tables.record_tables import write_tables
+
+    return [*write_tables(record, folder), *write_plots(record, folder)]
+
+
+def _measured(
+    out: Path | str | None, quiet: bool, configure: Callable[[OutputArguments], RunConfig]
+) -> Result:
+    """Runs in a folder, or in a temporary one whose instances are kept in memory."""
+    if out is not None:
+        return measure(configure(OutputArguments(out=Path(out))), quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="mobilesam-bench-") as folder:
+        result = measure(configure(OutputArguments(out=Path(folder) / "run")), quiet=quiet)
+        if result.record.instances is not None:
+            _ = result.instances
+        result.folder = None
+        return result
+
+
+def _model_options(
+    weights: Mapping[str, Path | str] | None,
+    offline: bool,
+    device: str,
+    precision: str,
+    threads: int | None,
+    seed: int,
+) -> ModelArguments:
+    return ModelArguments(
+        weights=tuple(f"{name}={path}" for name, path in (weights or {}).items()),
+        offline=offline,
+        device=device,
+        precision=precision,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def _entries(models: Model | Iterable[Model], *, timed: bool = False) -> list[ModelEntry]:
+    """Registry entries of models in their order; each object gets an entry of its own."""
+    given = [models] if isinstance(models, (str, Segmenter)) or callable(models) else list(models)
+    found: dict[str, ModelEntry] = {}
+    for model in given:
+        if isinstance(model, str):
+            named = select([part.strip() for part in model.split(",")])
+        elif timed:
+            raise UsageError(
+                "times are measured in fresh processes, which an object of this process cannot "
+                "enter: register the model, and give its name"
+            )
+        else:
+            named = (_own_entry(model),)
+        for entry in named:
+            if entry.factory is not None and entry.name in found:
+                raise UsageError(f"two models are named {entry.name!r}; give them different names")
+            found[entry.name] = entry
+    if not found:
+        raise UsageError("no model given")
+    return list(found.values())
+
+
+def _own_entry(model: Any) -> ModelEntry:
+    if not isinstance(model, Segmenter):
+        if not callable(model):
+            raise UsageError(
+                f"a model is a name, a Segmenter or a function predict(image, prompts) -> masks; "
+                f"got {type(model).__name__}"
+            )
+        model = FunctionSegmenter(model)
+    segmenter: Segmenter = model
+    return ModelEntry(
+        segmenter.info.name,
+        # A new identifier for each call: results of another object must not be resumed.
+        f"object:{uuid.uuid4()}",
+        "given as an object",
+        factory=lambda _: segmenter,
+    )
+
+
+def _joined(names: str | Iterable[str]) -> str:
+    return names if isinstance(names, str) else ",".join(names)
+
+
+def _flat(row: FrozenModel) -> dict[str, Any]:
+    """Fields of a row, with intervals as two columns and nested values in short."""
+    fields: dict[str, Any] = {}
+    for name, value in row.model_dump(exclude=set(_LONG_FIELDS)).items():
+        if name.startswith(("ci95", "range", "boundary_ci95", "again_ci95")):
+            low, high = value if value is not None else (None, None)
+            fields |= {f"{name}_low": low, f"{name}_high": high}
+        elif isinstance(value, dict) and name.endswith("weights"):
+            fields[name] = value["kind"]
+        elif isinstance(value, dict):
+            fields |= {f"{name}_{key}": part for key, part in value.items()}
+        else:
+            fields[name] = value
+    return fields
+
+
+def _displayable(figure: Figure) -> Figure:
+    """Lets Jupyter display a figure that was made without pyplot."""
+
+    def png() -> bytes:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        return buffer.getvalue()
+
+    figure._repr_png_ = png  # type: ignore[attr-defined]
+    return figure

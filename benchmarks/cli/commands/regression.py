@@ -1,0 +1,329 @@
+"""The commands `gate`, `compare` and `regress`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from benchmarks.config.options import OutputArguments, RegressArguments
+from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmarks.regression.judge import Judgement
+    from benchmarks.regression.sessions import Session, Settings
+    from benchmarks.regression.snapshot import Baseline, Comparison
+    from benchmarks.regression.worktrees import Tree
+
+BASELINE = Path("results/baselines/gate.json")
+_OUTPUT = OutputArguments()
+_Threshold = Annotated[
+    float | None, Parameter(help="Ratio from which a change is a regression; 1.1.")
+]
+_Json = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
+
+
+def default_baseline() -> Path:
+    """Returns the baseline that is committed with this code."""
+    return Path(__file__).resolve().parents[3] / BASELINE
+
+
+def gate(
+    *,
+    models: Annotated[str, Parameter(help="Names or wildcards, separated by commas.")] = "*",
+    baseline: Annotated[
+        Path | None, Parameter(help="Baseline file; results/baselines/gate.json by default.")
+    ] = None,
+    update: Annotated[bool, Parameter(help="Write the baseline anew; print changes.")] = False,
+    json: _Json = False,
+    quiet: Annotated[bool, Parameter(help="Print only errors and warnings.")] = False,
+) -> int:
+    """Compares the facts of this code with a baseline, or makes them the baseline.
+
+    A wildcard in `models` leaves out exported and third-party models.
+
+    Returns:
+        0, or 1 if a fact changed or vanished, or a model failed; new facts do not fail the gate.
+    """
+    from baselines.registry import select
+    from benchmarks.cli.commands.printing import print_json, print_table
+    from benchmarks.config.from_options import listed
+    from benchmarks.records.environment import (
+        cpu_name,
+        default_threads,
+        library_versions,
+        use_threads,
+    )
+    from benchmarks.records.progress import Reporter
+    from benchmarks.regression.gate import find_facts, runs_in_gate
+    from benchmarks.regression.snapshot import (
+        Baseline,
+        change_table,
+        compare_facts,
+        load_baseline,
+        merged,
+        save_baseline,
+        subject_table,
+    )
+    from mobilesam.fast.allocator import keep_buffers
+
+    path = baseline or default_baseline()
+    named = listed(models)
+    entries = [entry for entry in select(named) if entry.name in named or runs_in_gate(entry)]
+    old = load_baseline(path) if path.is_file() or not update else None
+    use_threads(default_threads())
+    keep_buffers()  # nothing is timed
+    reporter = Reporter(quiet=quiet)
+    found = find_facts(entries, reporter)
+    subjects = {fact.subject for fact in found.facts} | {entry.name for entry in entries}
+    before = () if old is None else old.facts
+    judged = tuple(fact for fact in before if models == "*" or fact.subject in subjects)
+    comparisons = compare_facts(judged, found.facts)
+    for line in dict.fromkeys(f"{failure.culprit}: {failure.why}" for failure in found.failures):
+        reporter.warn(line)
+    passed = not found.failures and all(each.verdict in ("same", "new") for each in comparisons)
+    updated = update and not found.failures
+    if updated:
+        facts = merged(before, found.facts, {fact.subject for fact in judged} | subjects)
+        save_baseline(Baseline(cpu=cpu_name(), libraries=library_versions(), facts=facts), path)
+    if json:
+        print_json(
+            {
+                "passed": passed,
+                "updated": updated,
+                "baseline": str(path),
+                "facts": [_fact_document(each) for each in comparisons],
+                "failures": [failure.model_dump(mode="json") for failure in found.failures],
+            }
+        )
+        return 0 if passed or updated else 1
+    print_table(subject_table(comparisons))
+    changes = change_table(comparisons)
+    if changes.rows:
+        print_table(changes)
+    if updated:
+        lines = [f"baseline written: {path}, {len(changes.rows)} changes"]
+    else:
+        lines = [] if passed or old is None else [f"note: {line}" for line in _differences(old)]
+        verdict = "passed" if passed else "FAILED; if it was meant: mobilesam-bench gate --update"
+        lines.append(f"gate {verdict} ({len(comparisons)} facts, baseline {path})")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0 if passed or updated else 1
+
+
+def _fact_document(each: Comparison) -> dict[str, Any]:
+    return {
+        "subject": each.fact.subject,
+        "what": each.fact.what,
+        "verdict": each.verdict,
+        "before": None if each.before is None else each.before.value,
+        "now": None if each.now is None else each.now.value,
+        "tolerance": (each.before or each.fact).tolerance,
+    }
+
+
+def _differences(old: Baseline) -> list[str]:
+    """Differences of processor and libraries to those of the baseline, as possible causes."""
+    from benchmarks.records.environment import cpu_name, library_versions
+
+    here = {"processor": cpu_name(), **library_versions()}
+    there = {"processor": old.cpu, **old.libraries}
+    return [
+        f"{name} is {here.get(name, 'absent')} here; the baseline was made with "
+        f"{there.get(name, 'none')}"
+        for name in {**there, **here}
+        if here.get(name) != there.get(name)
+    ]
+
+
+def compare(
+    a: Path,
+    b: Path,
+    /,
+    *,
+    threshold: Annotated[
+        float | None, Parameter(help="Ratio from which times count as different; 1.05.")
+    ] = None,
+    output: OutputArguments = _OUTPUT,
+) -> int:
+    """Compares two runs; prints tables or one JSON document, and writes tables and plots.
+
+    With `--json`, files are written only if `--out` is given.
+    """
+    from benchmarks import api
+    from benchmarks.cli.commands.printing import print_json, print_table
+    from benchmarks.config.from_options import new_folder
+    from benchmarks.records.run_folder import held
+    from benchmarks.regression.compare import (
+        THRESHOLD,
+        compare_tables,
+        tally,
+        tally_text,
+        write_comparison,
+    )
+
+    limit = THRESHOLD if threshold is None else threshold
+    first, second = api.load_record(a), api.load_record(b)
+    found = api.compare(first, second, threshold=limit)
+    title = f"{a} (A) against {b} (B)"
+    out = output.out
+    if out is None and not output.json:
+        out = new_folder("compare")
+    files = []
+    if out is not None:
+        with held(out):
+            files = write_comparison(found.rows, found.notes, title, out)
+    if output.json:
+        print_json(
+            {
+                "a": first.record.id,
+                "b": second.record.id,
+                "threshold": limit,
+                "tally": tally(found.rows),
+                "rows": [row.model_dump(mode="json") for row in found.rows],
+                "notes": list(found.notes),
+            }
+        )
+        return 0
+    for table in compare_tables(found.rows):
+        print_table(table)
+    if not output.quiet:
+        sys.stdout.write("".join(f"note: {note}\n" for note in found.notes))
+        sys.stdout.write(f"files   {out} ({len(files)})\n")
+    sys.stdout.write(f"{title}: {tally_text(found.rows) or 'nothing in common'}\n")
+    return 0
+
+
+def regress_run(
+    *, versions: RegressArguments, threshold: _Threshold = None, json: _Json = False
+) -> int:
+    """Measures both versions, judges, and repeats what looks worse.
+
+    Returns:
+        0, or 1 if something is worse or broken, and that was confirmed.
+    """
+    from benchmarks.child_processes import interrupted_by_term
+    from benchmarks.records.progress import Reporter
+    from benchmarks.regression import ab
+
+    limit = _limit(threshold)
+    settings = settings_of(versions)
+    with interrupted_by_term(), _trees(versions) as (base, head), _held_folder(versions) as out:
+        judgement, sessions = ab.run(
+            out, base, head, settings, limit, Reporter(quiet=versions.quiet)
+        )
+        return _print_judgement(judgement, sessions, out, as_json=json)
+
+
+def regress_measure(*, versions: RegressArguments) -> int:
+    """Measures both versions once and writes the record, without a judgement."""
+    from benchmarks.child_processes import interrupted_by_term
+    from benchmarks.records.progress import Reporter
+    from benchmarks.regression import ab
+
+    settings = settings_of(versions)
+    with interrupted_by_term(), _trees(versions) as (base, head), _held_folder(versions) as out:
+        ab.measure_into(out, base, head, settings, Reporter(quiet=versions.quiet))
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def regress_judge(folder: Path, /, *, threshold: _Threshold = None, json: _Json = False) -> int:
+    """Judges the sessions of a folder."""
+    from benchmarks.records.run_folder import held
+    from benchmarks.regression.judge import judge
+    from benchmarks.regression.sessions import load_sessions
+
+    limit = _limit(threshold)
+    load_sessions(folder)  # a folder without sessions is refused before it is locked
+    with held(folder):
+        sessions = load_sessions(folder)
+        return _print_judgement(judge(sessions, limit), sessions, folder, as_json=json)
+
+
+def _limit(threshold: float | None) -> float:
+    from benchmarks.regression.compare import check_threshold
+    from benchmarks.regression.judge import THRESHOLD
+
+    limit = THRESHOLD if threshold is None else threshold
+    check_threshold(limit, THRESHOLD)
+    return limit
+
+
+def settings_of(versions: RegressArguments) -> Settings:
+    """Settings of the measurement from the command line.
+
+    Raises:
+        UsageError: An option has no valid value.
+    """
+    from benchmarks.config.from_options import listed
+    from benchmarks.regression.ab import default_accuracy_models
+    from benchmarks.regression.sessions import Settings
+
+    given = versions.accuracy_models
+    names = default_accuracy_models() if given is None else _names(given) if given else ()
+    try:
+        prompts = tuple(int(text) for text in listed(versions.n_prompts))
+    except ValueError as error:
+        raise UsageError(f"--n-prompts takes numbers; got {versions.n_prompts!r}") from error
+    counts = {name: getattr(versions, name) for name in ("pairs", "turns", "scenes", "threads")}
+    for name, value in {**counts, "n-prompts": min(prompts, default=0)}.items():
+        if value < 1:
+            raise UsageError(f"--{name} must be at least 1; got {value}")
+    return Settings(
+        models=_names(versions.models), accuracy_models=names, n_prompts=prompts, **counts
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    from baselines.registry import select
+    from benchmarks.config.from_options import listed
+
+    return tuple(entry.name for entry in select(listed(text)))
+
+
+@contextmanager
+def _held_folder(versions: RegressArguments) -> Iterator[Path]:
+    """Creates and locks the folder of a measurement, after the options have been checked."""
+    from benchmarks.config.from_options import new_folder
+    from benchmarks.records.run_folder import held
+
+    out = versions.out or new_folder("regress")
+    with held(out):
+        yield out
+
+
+@contextmanager
+def _trees(versions: RegressArguments) -> Iterator[tuple[Tree, Tree]]:
+    """Checks both versions out."""
+    from benchmarks.regression import worktrees
+
+    root = worktrees.repository(Path.cwd())
+    with ExitStack() as stack:
+        base = stack.enter_context(worktrees.checked_out(root, versions.base))
+        if versions.head is None:
+            yield base, worktrees.working_tree(root)
+        else:
+            yield base, stack.enter_context(worktrees.checked_out(root, versions.head))
+
+
+def _print_judgement(
+    judgement: Judgement, sessions: tuple[Session, ...], folder: Path, *, as_json: bool
+) -> int:
+    from benchmarks.cli.commands.printing import print_json, print_table
+    from benchmarks.regression import judge
+
+    judge.write_judgement(judgement, sessions, folder)
+    notes = judge.notes(sessions, judgement)
+    if as_json:
+        document = judgement.model_dump(mode="json")
+        print_json({"passed": judgement.passed, **document, "notes": notes, "out": str(folder)})
+    else:
+        print_table(judge.judgement_table(judgement))
+        lines = (*notes, f"records {folder}", judge.verdict_text(judgement))
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0 if judgement.passed else 1
