@@ -27,6 +27,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
+from benchmarks.records.record import load_record as load_run_record
 from benchmarks.run import executed
 from mobilesam.errors import DataError, UsageError
 from mobilesam.frozen_model import FrozenModel

@@ -150,6 +150,27 @@ class TimingArguments:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class FigureArguments:
+    """Images and prompts of the figures."""
+
+    image: Annotated[tuple[Path, ...], Parameter(help="An image file; repeatable.")] = ()
+    point: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="X,Y", help="One for each --image; the centre by default."),
+    ] = ()
+    box: Annotated[
+        tuple[str, ...], Parameter(metavar="X0,Y0,X1,Y1", help="One for each --image.")
+    ] = ()
+    photo: Annotated[
+        tuple[str, ...], Parameter(help="A public-domain photo of scikit-image, such as astronaut.")
+    ] = ()
+    kinds: Annotated[str, Parameter(help="point, box, everything, by commas.")] = "point,box"
+    trained_only: Annotated[bool, Parameter(help="Leave out named models without weights.")] = False
+    svg: Annotated[bool, Parameter(help="Write SVG beside PNG.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class TrainArguments:
     """How a student is trained; what is not said comes from --config, else from its defaults."""
 

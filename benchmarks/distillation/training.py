@@ -15,9 +15,9 @@ import torch
 from baselines.boundary import naming
 from baselines.registry import build
 from baselines.sam_like import SamSegmenter
+from benchmarks.config.from_options import make_config
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.config.from_options import make_config
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord

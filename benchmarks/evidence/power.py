@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from benchmarks.child_processes import run_program
-from benchmarks.cli.commands.regress import settings_of
+from benchmarks.cli.commands.regression import settings_of
 from benchmarks.config.options import RegressArguments
 from benchmarks.evidence import injections
 from benchmarks.evidence.document import wait_if_published

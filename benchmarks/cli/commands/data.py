@@ -21,7 +21,7 @@ def make(
     seed: int = 0,
     tar: Annotated[bool, Parameter(help="SA-1B: write tar shards.")] = False,
 ) -> int:
-    """Renders scenes into a folder, and prints how to use them."""
+    """Render synthetic scenes with exact masks into a folder, in COCO's or SA-1B's format."""
     from benchmarks.datasets.synthetic import SyntheticDataset
     from benchmarks.datasets.writers import write_coco, write_sa1b
     from benchmarks.records.run_folder import held
@@ -45,9 +45,9 @@ def make(
 
 
 def boxes(annotations: Path, out: Path, /) -> int:
-    """Writes the boxes of an annotation file as a detector's results; prints how to use them."""
+    """Write the boxes of a COCO annotation file as results of a detector, for detector-box."""
     from benchmarks.datasets.detections import boxes_from_annotations
-    from benchmarks.records.record import write_atomic
+    from mobilesam.files import write_atomic
 
     found = boxes_from_annotations(annotations)
     write_atomic(out, (json.dumps(found) + "\n").encode())

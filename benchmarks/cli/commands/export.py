@@ -1,38 +1,47 @@
-"""The command `export`: MobileSAM for other runtimes."""
+"""The command that writes a model as files for other runtimes: `export`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from baselines.options import Checkpoint
-from baselines.registry import select_one
-from benchmarks.cli.commands.printing import print_json
-from benchmarks.config.from_options import weights_policy
-from benchmarks.config.model_resolution import find_checkpoint
+from cyclopts import Parameter
+
 from benchmarks.config.options import ModelArguments
-from benchmarks.records.run_folder import held
 from mobilesam.errors import UsageError
-from mobilesam.export.runtime import TARGETS, Manifest, Source, Target
+
+if TYPE_CHECKING:
+    from baselines.options import Checkpoint
+    from mobilesam.export.runtime import Manifest, Target
 
 EXPORTABLE = "mobilesam"
-"""Model whose weights are exported; models that run exported files use the same weights."""
+"""Model whose networks are exported; models that run exported files have the same weights."""
 
 
 def export(
-    arguments: ModelArguments, target: str, out: Path, *, int8: bool = False, as_json: bool = False
+    out: Path,
+    /,
+    *,
+    to: Annotated[str, Parameter(help="onnx or openvino.")],
+    int8: Annotated[bool, Parameter(help="ONNX: quantised files as well.")] = False,
+    weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
+    offline: bool = False,
+    trust: bool = False,
+    json: bool = False,
 ) -> int:
-    """Exports MobileSAM, and prints the differences between the files and torch.
+    """Write MobileSAM for ONNX Runtime or OpenVINO, kept if it agrees with torch (not so int8)."""
+    from baselines.registry import select_one
+    from benchmarks.cli.commands.printing import print_json
+    from benchmarks.config.from_options import weights_policy
+    from benchmarks.config.model_resolution import find_checkpoint
+    from mobilesam.export.runtime import TARGETS
 
-    Raises:
-        UsageError: An unknown target, or a package is missing.
-        WeightsError: There are no weights, they do not fit, or a file differs from torch.
-    """
-    chosen = next((each for each in TARGETS if each == target), None)
+    chosen = next((each for each in TARGETS if each == to), None)
     if chosen is None:
-        raise UsageError(f"unknown --to {target!r}; choose from {', '.join(TARGETS)}")
-    entry = select_one(arguments.models)
-    policy = weights_policy(arguments)
+        raise UsageError(f"unknown --to {to!r}; choose from {', '.join(TARGETS)}")
+    entry = select_one(EXPORTABLE)
+    policy = weights_policy(ModelArguments(weights=weights, offline=offline, trust=trust))
     for name in policy.overrides:
         if name != entry.name:
             raise UsageError(f"export reads the weights of {entry.name}; drop --weights {name}=...")
@@ -42,7 +51,7 @@ def export(
     )
     sys.stderr.write(f"weights: {checkpoint.description}{''.join(reasons)}\n")
     manifest = _export(checkpoint, chosen, out, int8=int8)
-    if as_json:
+    if json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})
     else:
         _print(manifest, out)
@@ -50,6 +59,8 @@ def export(
 
 
 def _export(checkpoint: Checkpoint, target: Target, out: Path, *, int8: bool) -> Manifest:
+    from benchmarks.records.run_folder import held
+    from mobilesam.export.runtime import Source
     from mobilesam.export.writer import check_target, export_model
     from mobilesam.model.mobile_sam import load_mobile_sam
 

@@ -1,17 +1,19 @@
-"""The commands that look and do not measure: `models` and `doctor`."""
+"""The commands `models` and `doctor`."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from baselines.registry import ModelEntry, entries
-from benchmarks.cli.commands.printing import print_json, print_table
 from benchmarks.config.options import OutputArguments
-from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import WeightsError
-from mobilesam.weights.checkpoints import StatusRow, shipped_path, status_rows
+
+if TYPE_CHECKING:
+    from baselines.registry import ModelEntry
+    from mobilesam.weights.checkpoints import StatusRow
+
+_OUTPUT = OutputArguments()
 
 _EXTRAS = {
     "onnxruntime": "ONNX backends",
@@ -20,8 +22,12 @@ _EXTRAS = {
 }
 
 
-def models(output: OutputArguments) -> int:
-    """Lists every registered model."""
+def models(*, output: OutputArguments = _OUTPUT) -> int:
+    """List the models, and whether their weights are here."""
+    from baselines.registry import entries
+    from benchmarks.cli.commands.printing import print_json, print_table
+    from benchmarks.tables.table import Cell, Column, Table
+
     weights, _ = _weights()
     here = {row.name: row for row in weights}
     rows = [_model(entry, here.get(entry.checkpoint or "")) for entry in entries().values()]
@@ -43,6 +49,8 @@ def models(output: OutputArguments) -> int:
 
 
 def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
+    from mobilesam.weights.checkpoints import shipped_path
+
     missing = entry.missing()
     if entry.shipped is not None:
         here = shipped_path(entry.shipped)
@@ -64,9 +72,11 @@ def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
     }
 
 
-def doctor(output: OutputArguments) -> int:
-    """Describes the machine and says what to do about what is missing."""
+def doctor(*, output: OutputArguments = _OUTPUT) -> int:
+    """Describe this machine, what is installed and what is missing, and what to do about it."""
+    from benchmarks.cli.commands.printing import print_json, print_table
     from benchmarks.records import environment
+    from benchmarks.tables.table import Cell, Column, Table
 
     here = environment.collect(environment.default_threads())
     advice = [*environment.warnings(here), *_advice()]
@@ -100,7 +110,7 @@ def doctor(output: OutputArguments) -> int:
 
 
 def _cv2_works() -> bool:
-    """Its wheel is installed on a bare Linux image, too, but needs libraries of the system."""
+    """Whether OpenCV loads: on a bare Linux image it is installed but lacks system libraries."""
     try:
         importlib.import_module("cv2")
     except ImportError:
@@ -109,7 +119,9 @@ def _cv2_works() -> bool:
 
 
 def _weights() -> tuple[tuple[StatusRow, ...], str | None]:
-    """What is here of the published weights, or why that cannot be told."""
+    """Status of the published weights, or the reason why it is not known."""
+    from mobilesam.weights.checkpoints import status_rows
+
     try:
         return status_rows(), None
     except WeightsError as error:
@@ -124,6 +136,8 @@ def _extras() -> dict[str, str]:
 
 
 def _advice() -> list[str]:
+    from baselines.registry import entries
+
     advice = []
     for entry in entries().values():
         missing = entry.missing()

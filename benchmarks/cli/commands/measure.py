@@ -37,7 +37,7 @@ def run(
     data: AccuracyArguments = _ACCURACY,
     output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Measures everything, and prints the summary."""
+    """Measure everything: parameters, latency and accuracy of every model."""
     from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
     from benchmarks.config import profiles
     from benchmarks.config.from_options import make_config
@@ -65,7 +65,7 @@ def run(
 
 
 def params(*, models: ModelArguments = _MODELS, output: OutputArguments = _OUTPUT) -> int:
-    """Counts parameters and FLOPs, and prints them."""
+    """Count parameters, FLOPs and bytes by component."""
     from benchmarks.config.from_options import make_config
     from benchmarks.tables.record_tables import params_table
 
@@ -81,16 +81,14 @@ def latency(
     models: ModelArguments = _MODELS,
     output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Times every phase, and prints the times."""
+    """Time every phase of every model, in fresh processes."""
     from benchmarks.config import profiles
     from benchmarks.config.from_options import make_config
     from benchmarks.records.record import RECORD_NAME
     from benchmarks.tables.record_tables import latency_table
 
     profile = profiles.find(timing.profile)
-    config = make_config(
-        "latency", models, output, profile=profile, publishable=timing.publishable
-    )
+    config = make_config("latency", models, output, profile=profile, publishable=timing.publishable)
     result = _measure(config, output)
     record = result.record
     document = {
@@ -113,7 +111,7 @@ def miou(
         Parameter(help="Score stored predictions (a file, or a run's folder) without a model."),
     ] = (),
 ) -> int:
-    """Measures accuracy, or scores stored predictions again, and prints it."""
+    """Measure mean IoU under named protocols, against ground truth or a teacher's masks."""
     if rescore:
         kept = replace(AccuracyArguments(), protocol=data.protocol, reference=data.reference)
         if models != ModelArguments() or data != kept or scale != ScaleArguments():
@@ -137,7 +135,7 @@ def everything(
     output: OutputArguments = _OUTPUT,
     scale: ScaleArguments = _SCALE,
 ) -> int:
-    """Measures average recall and time of automatic mask generation, and prints them."""
+    """Segment everything: average recall at 10, 100 and 1000 masks, and the time it takes."""
     from benchmarks.config.from_options import make_config
     from benchmarks.prompts.protocols import EVERYTHING
 

@@ -7,62 +7,54 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from baselines.registry import select, select_one
-from benchmarks.cli.commands.printing import print_json
-from benchmarks.config import profiles
-from benchmarks.config.from_options import listed, make_config
+from cyclopts import Parameter
+
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.paper.claims import Claim, load_claims, models_needed, protocols_needed
-from benchmarks.paper.paper_output import (
-    FOLDER,
-    WIDTH,
-    claim_rows,
-    ledger_text,
-    paper_tables,
-    write_claims,
-)
-from benchmarks.paper.verdicts import ClaimVerdict, judge, tally
-from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
-from benchmarks.records.progress import Reporter
-from benchmarks.records.record import (
-    RECORD_NAME,
-    RunRecord,
-    load_record,
-)
-from benchmarks.records.run_folder import held
-from benchmarks.run import executed
-from benchmarks.tables.merging import merge_records
 from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmarks.paper.claims import Claim
+    from benchmarks.paper.verdicts import ClaimVerdict
+    from benchmarks.records.record import RunRecord
+
+_MODELS, _DATA, _OUTPUT = ModelArguments(), AccuracyArguments(), OutputArguments()
 
 
 def paper(
-    profile_name: str,
-    models: ModelArguments,
-    data: AccuracyArguments,
-    output: OutputArguments,
     *,
-    runs: Sequence[Path],
-    teacher: str,
+    run: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Judge by the record of a run; repeatable. Measures nothing."),
+    ] = (),
+    teacher: Annotated[
+        str, Parameter(help="The model that claims about agreement are judged against.")
+    ] = "sam-vit-h",
+    profile: Annotated[str, Parameter(help="quick, standard or full.")] = "quick",
+    models: ModelArguments = _MODELS,
+    data: AccuracyArguments = _DATA,
+    output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Judges every published claim.
+    """Measure what the published claims need, and give each of them a verdict.
 
-    Args:
-        profile_name: Thoroughness of the latency measurement.
-        models: Models to measure, if a claim is about them, and their weights.
-        data: Images for accuracy; without `--protocol`, the protocols that the claims need.
-        output: Output folder and format. With `runs`, nothing is written unless a folder is given.
-        runs: Records to judge by; if there are any, nothing is measured.
-        teacher: Model whose masks are the reference of claims about agreement with a teacher.
-
-    Returns:
-        Exit code: 1 if a measurement failed. A claim that is not reproduced is no failure.
+    Without --protocol, the protocols that the claims need are used. With --run, files are written
+    only if --out is given. Exit code 1: a measurement failed; a claim that is not reproduced is no
+    failure.
     """
+    from benchmarks.cli.commands.printing import print_json
+    from benchmarks.paper.claims import load_claims
+    from benchmarks.paper.paper_output import FOLDER, claim_rows, write_claims
+    from benchmarks.paper.verdicts import judge, tally
+    from benchmarks.records.record import RECORD_NAME, load_record
+    from benchmarks.records.run_folder import held
+    from benchmarks.tables.merging import merge_records
+
     claims = load_claims()
-    if runs and (models != ModelArguments() or data != AccuracyArguments()):
+    if run and (models != ModelArguments() or data != AccuracyArguments()):
         raise UsageError("--run measures nothing: leave the options of models and data out")
-    if runs:
-        record = merge_records([load_record(path) for path in runs])
+    if run:
+        record = merge_records([load_record(path) for path in run])
         out, failed = output.out, False
         verdicts = judge(record, claims)
         written = []
@@ -70,7 +62,7 @@ def paper(
             with held(out):
                 written = write_claims(record, verdicts, out)
     else:
-        with _measured(claims, profile_name, models, data, output, teacher) as (record, out):
+        with _measured(claims, profile, models, data, output, teacher) as (record, out):
             failed = bool(record.failures)
             verdicts = judge(record, claims)
             written = write_claims(record, verdicts, out)
@@ -79,7 +71,7 @@ def paper(
     else:
         _print(verdicts)
         if out is not None:
-            where = "" if runs else f"record  {out / RECORD_NAME}\n"
+            where = "" if run else f"record  {out / RECORD_NAME}\n"
             sys.stdout.write(f"{where}claims  {out / FOLDER} ({len(written)} files)\n")
     return 1 if failed else 0
 
@@ -97,6 +89,14 @@ def _measured(
 
     The folder is locked until the block ends, which writes files derived from the record.
     """
+    from baselines.registry import select, select_one
+    from benchmarks.config import profiles
+    from benchmarks.config.from_options import listed, make_config
+    from benchmarks.paper.claims import models_needed, protocols_needed
+    from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
+    from benchmarks.records.progress import Reporter
+    from benchmarks.run import executed
+
     profile = profiles.find(profile_name)
     needed = models_needed(claims)
     names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
@@ -108,7 +108,7 @@ def _measured(
         (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
     )
     references = dict.fromkeys((*listed(data.reference), f"{TEACHER_PREFIX}{reference.name}"))
-    request = make_config(
+    config = make_config(
         "paper",
         replace(models, models=",".join(names)),
         output,
@@ -117,13 +117,15 @@ def _measured(
         accuracy=replace(data, protocol=protocol, reference=",".join(references)),
         n_scenes=profile.n_images,
     )
-    with executed(request, Reporter(quiet=output.quiet)) as record:
-        yield record, request.out
+    with executed(config, Reporter(quiet=output.quiet)) as record:
+        yield record, config.out
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:
     """Prints the papers' tables and the ledger, at most as wide as the terminal."""
     from rich.console import Console
+
+    from benchmarks.paper.paper_output import WIDTH, ledger_text, paper_tables
 
     width = min(Console(file=sys.stdout).width, WIDTH) if sys.stdout.isatty() else WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,12 +42,11 @@ def gate(
     json: _Json = False,
     quiet: Annotated[bool, Parameter(help="Print only errors and warnings.")] = False,
 ) -> int:
-    """Compares the facts of this code with a baseline, or makes them the baseline.
+    """Compare everything but times with the committed baseline: sizes, outputs, accuracy.
 
-    A wildcard in `models` leaves out exported and third-party models.
-
-    Returns:
-        0, or 1 if a fact changed or vanished, or a model failed; new facts do not fail the gate.
+    Exit code 1: a fact changed or vanished, or a model failed; new facts do not fail the gate. It
+    takes a minute or two, without a network and with the shipped weights only. A wildcard leaves
+    out exported and third-party models.
     """
     from baselines.registry import select
     from benchmarks.cli.commands.printing import print_json, print_table
@@ -150,9 +149,10 @@ def compare(
     ] = None,
     output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Compares two runs; prints tables or one JSON document, and writes tables and plots.
+    """Show two runs side by side: what is better, worse, or the same within noise.
 
-    With `--json`, files are written only if `--out` is given.
+    A and B are folders of runs, or their records: two versions, two machines, two days. With
+    --json, tables and plots are written only if --out is given.
     """
     from benchmarks import api
     from benchmarks.cli.commands.printing import print_json, print_table
@@ -201,10 +201,9 @@ def compare(
 def regress_run(
     *, versions: RegressArguments, threshold: _Threshold = None, json: _Json = False
 ) -> int:
-    """Measures both versions, judges, and repeats what looks worse.
+    """Measure --base and this working tree in turns, judge, and repeat what looks worse.
 
-    Returns:
-        0, or 1 if something is worse or broken, and that was confirmed.
+    Exit code 1: something is slower, larger or less accurate, and the repetition confirms it.
     """
     from benchmarks.child_processes import interrupted_by_term
     from benchmarks.records.progress import Reporter
@@ -220,7 +219,7 @@ def regress_run(
 
 
 def regress_measure(*, versions: RegressArguments) -> int:
-    """Measures both versions once and writes the record, without a judgement."""
+    """Measure both versions once and keep the record, without a judgement."""
     from benchmarks.child_processes import interrupted_by_term
     from benchmarks.records.progress import Reporter
     from benchmarks.regression import ab
@@ -233,7 +232,7 @@ def regress_measure(*, versions: RegressArguments) -> int:
 
 
 def regress_judge(folder: Path, /, *, threshold: _Threshold = None, json: _Json = False) -> int:
-    """Judges the sessions of a folder."""
+    """Judge what regress run or measure has left in a folder, perhaps by another threshold."""
     from benchmarks.records.run_folder import held
     from benchmarks.regression.judge import judge
     from benchmarks.regression.sessions import load_sessions

@@ -1,31 +1,179 @@
-"""The command `report`: one HTML file from the records of runs."""
+"""The commands `report` and `figures`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+from cyclopts import Parameter
+
+from benchmarks.config.options import (
+    DataArguments,
+    FigureArguments,
+    ModelArguments,
+    OutputArguments,
+)
+from mobilesam.errors import UsageError
+
+if TYPE_CHECKING:
+    from baselines.interface import Prompts
+    from benchmarks.config.model_resolution import ResolvedModel
+    from benchmarks.records.progress import Reporter
+    from benchmarks.report.figure_images import FigureImage
+    from benchmarks.report.paper_figures import FigureKind
+
+DEFAULT_IMAGES = 2
+_MODELS, _DATA, _FIGURES, _OUTPUT = (
+    ModelArguments(),
+    DataArguments(),
+    FigureArguments(),
+    OutputArguments(),
+)
 
 
 def report(
-    runs: Sequence[Path],
-    out: Path,
-    images: Path | None,
-    cases: int | None,
-    *,
-    failures_first: bool,
-    quiet: bool,
+    *runs: Annotated[Path, Parameter(help="Folder of a run, or a folder that holds such folders.")],
+    out: Annotated[Path, Parameter(help="File to write.")] = Path("report.html"),
+    images: Annotated[
+        Path | None, Parameter(help="COCO, SA-1B: folder of the images, for the gallery.")
+    ] = None,
+    cases: Annotated[
+        int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")
+    ] = None,
+    failures_first: Annotated[bool, Parameter(help="The gallery begins with failures.")] = False,
+    quiet: Annotated[bool, Parameter(help="Print only errors and warnings.")] = False,
 ) -> int:
-    """Writes the HTML report, prints its path and the runs that are in its history only.
-
-    The arguments are those of `benchmarks.report.page.write_report`; `cases` None is its default.
-    """
+    """Write one HTML file from the records of runs: it opens from disk, without a network."""
     from benchmarks.report.page import CASES_EACH, write_report
 
     each = CASES_EACH if cases is None else cases
     merged = write_report(runs, out, images=images, cases=each, failures_first=failures_first)
     if not quiet:
-        for run_id, why in merged.apart.items():
-            sys.stderr.write(f"run {run_id} is in the history only: {why}\n")
+        for run_id, reason in merged.apart.items():
+            sys.stderr.write(f"run {run_id} is in the history only: {reason}\n")
         sys.stdout.write(f"report  {out} ({out.stat().st_size / 1e6:.1f} MB)\n")
     return 0
+
+
+def figures(
+    *,
+    pictures: FigureArguments = _FIGURES,
+    models: ModelArguments = _MODELS,
+    data: DataArguments = _DATA,
+    output: OutputArguments = _OUTPUT,
+) -> int:
+    """Draw the masks of all models side by side, as the paper's Figures 4, 5 and 6 do.
+
+    Images and photos that are named come first. Images of the dataset follow if --limit gives their
+    number or --dataset names another dataset than the default. Without a named image and a limit,
+    these are three of the packaged photos, or the first two images of another dataset. Models
+    without weights are left out unless --models names them. Exit code 1: a model failed.
+    """
+    from benchmarks.cli.commands.printing import print_json
+    from benchmarks.config.from_options import apply_threads, new_folder
+    from benchmarks.records.progress import Reporter
+    from benchmarks.records.run_folder import held
+    from benchmarks.report import paper_figures
+
+    reporter = Reporter(quiet=output.quiet)
+    apply_threads(models)
+    kinds = _kinds(pictures.kinds)
+    request = paper_figures.FigureRequest(
+        kinds=kinds,
+        images=_images(pictures, data, models.seed, reporter),
+        models=_models(models),
+        note=output.note,
+        trained_only=pictures.trained_only or models.models == ModelArguments().models,
+        svg=pictures.svg,
+    )
+    folder = output.out or new_folder("figures")
+    with held(folder):
+        predictions = paper_figures.predict(request, reporter)
+        written = paper_figures.write_figures(request, predictions, folder)
+    if output.json:
+        print_json({"figures": written})
+    else:
+        for each in written:
+            sys.stdout.write(f"{each['title']}: {folder / each['file']}\n")
+    return 1 if any(each.failed for each in predictions.values()) else 0
+
+
+def _kinds(text: str) -> tuple[FigureKind, ...]:
+    from benchmarks.config.from_options import listed
+    from benchmarks.report.paper_figures import FigureKind
+
+    known = get_args(FigureKind)
+    names = listed(text)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown kind of figure {name!r}; choose from {', '.join(known)}")
+    return tuple(cast("FigureKind", name) for name in dict.fromkeys(names))
+
+
+def _models(models: ModelArguments) -> tuple[ResolvedModel, ...]:
+    """The models to draw; the dummy, whose masks have no meaning, only if it is named."""
+    from baselines.registry import select
+    from benchmarks.config.from_options import (
+        check_device,
+        check_precision,
+        listed,
+        weights_policy,
+    )
+    from benchmarks.config.model_resolution import resolve_models
+
+    names = listed(models.models)
+    return tuple(
+        resolve_models(
+            [entry for entry in select(names) if entry.name != "dummy" or entry.name in names],
+            weights_policy(models),
+            device=check_device(models.device),
+            precision=check_precision(models.precision),
+            seed=models.seed,
+        )
+    )
+
+
+def _images(
+    given: FigureArguments, data: DataArguments, seed: int, reporter: Reporter
+) -> tuple[FigureImage, ...]:
+    from benchmarks.config.from_options import check_max_pixels, open_dataset
+    from benchmarks.datasets.dataset import UnreadableImage
+    from benchmarks.datasets.photos import PHOTOS, SHOWN
+    from benchmarks.report.figure_images import dataset_images, file_image, photo_image
+
+    points = _prompts(given.point, len(given.image), "--point")
+    boxes = _prompts(given.box, len(given.image), "--box")
+    max_pixels = check_max_pixels(data.max_pixels)
+    found = [
+        file_image(path, point, box, max_pixels)
+        for path, point, box in zip(given.image, points, boxes, strict=True)
+    ]
+    found += [photo_image(name) for name in given.photo]
+    if found and data.limit is None and data.dataset == DataArguments().dataset:
+        return tuple(found)
+    n_images, only = data.limit or DEFAULT_IMAGES, None
+    if data.limit is None and data.dataset == PHOTOS:
+        n_images, only = len(SHOWN), SHOWN
+    for image in dataset_images(open_dataset(data, n_images, seed), n_images, only):
+        if isinstance(image, UnreadableImage):
+            reporter.warn(f"{image.name} left out: {image.reason}")
+        else:
+            found.append(image)
+    return tuple(found)
+
+
+def _prompts(texts: Sequence[str], n_images: int, option: str) -> list[Prompts | None]:
+    """One prompt per image, or None for each."""
+    from benchmarks.cli.commands.predict import parse_prompts
+
+    if not texts:
+        return [None] * n_images
+    if len(texts) != n_images:
+        raise UsageError(
+            f"{len(texts)} {option} for {n_images} --image; give one for each image, or none"
+        )
+    if option == "--box":
+        return [parse_prompts((), text) for text in texts]
+    return [parse_prompts((text,), None) for text in texts]

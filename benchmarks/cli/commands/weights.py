@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from benchmarks.cli.commands.printing import print_json, print_table
+from cyclopts import Parameter
+
 from benchmarks.config.options import OutputArguments
-from benchmarks.debugging import format_error
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.weights import checkpoints
-from mobilesam.weights.checkpoint_specs import specs
-from mobilesam.weights.download import stderr_progress
+
+if TYPE_CHECKING:
+    from mobilesam.weights import checkpoints
 
 _STATUS = {
     "ok": "here, verified",
@@ -27,10 +26,14 @@ _NOTE = (
     "or a folder of them in MOBILESAM_WEIGHTS. Weights inside this package: "
     "--weights mobilesam=shipped."
 )
+_OUTPUT = OutputArguments()
 
 
-def list_all(output: OutputArguments) -> int:
-    """Prints all published checkpoints and their status on this machine."""
+def list_all(*, output: OutputArguments = _OUTPUT) -> int:
+    """List the published weights, and which of them are here."""
+    from benchmarks.cli.commands.printing import print_json, print_table
+    from mobilesam.weights import checkpoints
+
     rows = checkpoints.status_rows()
     if output.json:
         print_json({"rows": [_json_row(row) for row in rows]})
@@ -60,8 +63,13 @@ def _status_text(row: checkpoints.StatusRow) -> str:
     return f"not here; shipped: {row.shipped}" if shipped else _STATUS[row.status]
 
 
-def fetch(names: Sequence[str], *, force: bool) -> int:
-    """Downloads checkpoints by name or wildcard; one that fails does not stop the others."""
+def fetch(*names: str, force: Annotated[bool, Parameter(help="Download again.")] = False) -> int:
+    """Fetch published weights by name or wildcard into the cache, verified."""
+    from benchmarks.debugging import format_error
+    from mobilesam.weights import checkpoints
+    from mobilesam.weights.checkpoint_specs import specs
+    from mobilesam.weights.download import stderr_progress
+
     known = specs()
     chosen = [name for pattern in names for name in fnmatch.filter(known, pattern)]
     unmatched = [pattern for pattern in names if not fnmatch.filter(known, pattern)]
@@ -83,8 +91,11 @@ def fetch(names: Sequence[str], *, force: bool) -> int:
     return 1 if failed else 0
 
 
-def verify(targets: Sequence[str], output: OutputArguments) -> int:
-    """Verifies checkpoints; without a target, all on this machine."""
+def verify(*targets: str, output: OutputArguments = _OUTPUT) -> int:
+    """Read weights in full, by name or path, and compare them with what is published."""
+    from benchmarks.cli.commands.printing import print_json
+    from mobilesam.weights import checkpoints
+
     chosen = targets or [row.name for row in checkpoints.status_rows() if row.path is not None]
     reports = [checkpoints.verify(target) for target in chosen]
     if output.json:

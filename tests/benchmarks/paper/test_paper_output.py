@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli.commands import paper as command
+from benchmarks import run as run_module
+from benchmarks.cli.commands.paper import paper
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.run_config import RunConfig
 from benchmarks.paper.claims import Claim, models_needed, protocols_needed
@@ -121,13 +122,10 @@ def test_models_and_protocols_needed(ledger: Ledger) -> None:
 def run_command(
     runs: list[Path], out: Path | None = None, *, as_json: bool = True, **data: Any
 ) -> int:
-    return command.paper(
-        "quick",
-        ModelArguments(),
-        AccuracyArguments(**data),
-        OutputArguments(out=out, json=as_json, quiet=True),
-        runs=runs,
-        teacher="sam-vit-h",
+    return paper(
+        run=tuple(runs),
+        data=AccuracyArguments(**data),
+        output=OutputArguments(out=out, json=as_json, quiet=True),
     )
 
 
@@ -197,7 +195,7 @@ def test_one_run_is_planned_for_all_that_claims_need(
         asked.append(request)
         return nullcontext(kit.build(failures=failed))
 
-    monkeypatch.setattr(command, "executed", executed)
+    monkeypatch.setattr(run_module, "executed", executed)
     assert run_command([], tmp_path / "out", limit=2) == code
     (request,) = asked
     assert "grabcut" not in [entry.name for entry in request.models]
@@ -212,14 +210,7 @@ def test_one_run_is_planned_for_all_that_claims_need(
 
 def test_models_without_claims_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no claim is about 'dummy'"):
-        command.paper(
-            "quick",
-            ModelArguments(models="dummy"),
-            AccuracyArguments(),
-            OutputArguments(out=tmp_path),
-            runs=[],
-            teacher="sam-vit-h",
-        )
+        paper(models=ModelArguments(models="dummy"), output=OutputArguments(out=tmp_path))
 
 
 def test_a_committed_run_is_judged(ledger: Ledger) -> None:

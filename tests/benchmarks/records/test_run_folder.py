@@ -15,20 +15,25 @@ from typing import Any
 
 import pytest
 
+from benchmarks import api
 from benchmarks import run as run_module
 from benchmarks.cli.app import main
-from benchmarks.cli.commands import compare, distill, figures, measure, paper, regress
+from benchmarks.cli.commands import distill, rescore
 from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.distillation.embed import StoreFiller
 from benchmarks.evidence import scale_trial as trial
 from benchmarks.evidence.publish import publish
+from benchmarks.paper import paper_output
 from benchmarks.records import environment
 from benchmarks.records.record import load_record
 from benchmarks.records.run_folder import HOLDER_NAME, LOCK_NAME, create_folder, held
+from benchmarks.regression import ab, judge, worktrees
+from benchmarks.regression import compare as compare_module
 from benchmarks.regression.sessions import Session, Settings, save_session
 from benchmarks.regression.worktrees import Tree, TreeInfo
+from benchmarks.report import paper_figures
 from mobilesam.errors import DataError
 from mobilesam.export import writer as export
 
@@ -179,9 +184,9 @@ def test_a_command_that_writes_several_files_is_refused_a_held_folder(
 def versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`regress` without git: both versions are the folder of the test."""
     tree = Tree(tmp_path, TreeInfo(ref="HEAD", commit="0" * 40, dirty=False))
-    monkeypatch.setattr(regress, "repository", lambda _: tmp_path)
-    monkeypatch.setattr(regress, "checked_out", lambda *_: nullcontext(tree))
-    monkeypatch.setattr(regress, "working_tree", lambda _: tree)
+    monkeypatch.setattr(worktrees, "repository", lambda _: tmp_path)
+    monkeypatch.setattr(worktrees, "checked_out", lambda *_: nullcontext(tree))
+    monkeypatch.setattr(worktrees, "working_tree", lambda _: tree)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -191,22 +196,22 @@ def files_in(folder: Path) -> set[str]:
 
 
 LAST_FILES = {
-    "run": (measure, "_report"),
-    "params": (measure, "_report"),
-    "latency": (measure, "_report"),
-    "miou": (measure, "_report"),
-    "rescore": (measure, "_report"),
-    "everything": (measure, "_report"),
-    "paper": (paper, "write_claims"),
-    "paper of runs": (paper, "write_claims"),
-    "figures": (figures, "write_figures"),
-    "compare": (compare, "write_comparison"),
+    "run": (api, "write_tables_and_plots"),
+    "params": (api, "write_tables_and_plots"),
+    "latency": (api, "write_tables_and_plots"),
+    "miou": (api, "write_tables_and_plots"),
+    "rescore": (rescore, "write_tables_and_plots"),
+    "everything": (api, "write_tables_and_plots"),
+    "paper": (paper_output, "write_claims"),
+    "paper of runs": (paper_output, "write_claims"),
+    "figures": (paper_figures, "write_figures"),
+    "compare": (compare_module, "write_comparison"),
     "export": (export, "export_model"),
     "data make": (writers, "write_coco"),
     "data make sa1b": (writers, "write_sa1b"),
     "distill embed": (StoreFiller, "_fill"),
-    "regress run": (regress, "write_judgement"),
-    "regress judge": (regress, "write_judgement"),
+    "regress run": (judge, "write_judgement"),
+    "regress judge": (judge, "write_judgement"),
 }
 """Module and name of the function that writes what a command writes last."""
 
@@ -239,10 +244,10 @@ def test_the_last_file_is_written_in_a_held_folder(
 
     monkeypatch.setattr(*LAST_FILES[name], writes)
     if name in ("run", "latency", "paper"):  # what they measure takes seconds
-        monkeypatch.setattr(run_module, "_measure", lambda *_: None)
+        monkeypatch.setattr(run_module._Run, "measure", lambda _: None)
     if name == "regress run":
         request.getfixturevalue("versions")
-        monkeypatch.setattr(regress.ab, "run", lambda *_: (None, ()))
+        monkeypatch.setattr(ab, "run", lambda *_: (None, ()))
     with pytest.raises(LastFileError):
         run(*arguments)
     with held(out, "another"):  # however the command ended

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baselines import dummy
-from benchmarks.cli.commands.gate import default_baseline
+from benchmarks.cli.commands.regression import default_baseline
 from benchmarks.regression import gate as gate_module
 from benchmarks.regression.snapshot import load_baseline
 

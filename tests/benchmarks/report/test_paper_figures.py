@@ -15,9 +15,14 @@ from PIL import Image
 from baselines.dummy import DummySegmenter
 from baselines.interface import Masks, Prompts, Segmenter
 from baselines.registry import select
-from benchmarks.cli.commands.figures import PictureArguments, figures
+from benchmarks.cli.commands.report import figures
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
-from benchmarks.config.options import DataArguments, ModelArguments, OutputArguments
+from benchmarks.config.options import (
+    DataArguments,
+    FigureArguments,
+    ModelArguments,
+    OutputArguments,
+)
 from benchmarks.datasets.masks import iou
 from benchmarks.datasets.photos import SHOWN, attribution, open_photos
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -191,10 +196,10 @@ def draw(
     **kwargs: Any,
 ) -> int:
     return figures(
-        ModelArguments(models=models, offline=True, threads=1),
-        DataArguments(dataset=dataset, limit=limit),
-        PictureArguments(**kwargs),
-        OutputArguments(out=tmp_path / "out", quiet=True, note="a note"),
+        models=ModelArguments(models=models, offline=True, threads=1),
+        data=DataArguments(dataset=dataset, limit=limit),
+        pictures=FigureArguments(**kwargs),
+        output=OutputArguments(out=tmp_path / "out", quiet=True, note="a note"),
     )
 
 
@@ -217,7 +222,7 @@ def provenance(tmp_path: Path, kind: FigureKind) -> dict[str, Any]:
 
 
 def test_the_command_writes_figures_and_their_provenance(tmp_path: Path, image: Path) -> None:
-    assert draw(tmp_path, images=(image,), points=("10,20",), boxes=("1,2,30,40",)) == 0
+    assert draw(tmp_path, image=(image,), point=("10,20",), box=("1,2,30,40",)) == 0
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["figure-4-point.json", "figure-4-point.png",
                      "figure-5-box.json", "figure-5-box.png"]  # fmt: skip
@@ -238,11 +243,11 @@ def test_the_command_writes_figures_and_their_provenance(tmp_path: Path, image: 
 def test_named_pictures_come_alone_unless_a_limit_adds_the_dataset(
     tmp_path: Path, image: Path
 ) -> None:
-    draw(tmp_path, images=(image,), photos=("chelsea",), kinds="box")
+    draw(tmp_path, image=(image,), photo=("chelsea",), kinds="box")
     assert [each["name"] for each in provenance(tmp_path, "box")["pictures"]] == ["mine", "chelsea"]
     assert provenance(tmp_path, "box")["attribution"] is None
     for dataset, name in (("synthetic", "scene_000000"), ("photos", "000000030213")):
-        draw(tmp_path, images=(image,), kinds="box", limit=1, dataset=dataset)
+        draw(tmp_path, image=(image,), kinds="box", limit=1, dataset=dataset)
         assert [each["name"] for each in provenance(tmp_path, "box")["pictures"]] == ["mine", name]
     draw(tmp_path, kinds="box", dataset="synthetic")
     assert [each["n_references"] for each in provenance(tmp_path, "box")["pictures"]] == [1, 1]
@@ -283,11 +288,11 @@ def test_models_without_weights_are_left_out_unless_they_are_named(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_as(monkeypatch, DummySegmenter())
-    draw(tmp_path, models=ModelArguments().models, images=(image,), kinds="point")
+    draw(tmp_path, models=ModelArguments().models, image=(image,), kinds="point")
     assert "sam-vit-h" in {each["model"] for each in provenance(tmp_path, "point")["not_shown"]}
-    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point")
+    draw(tmp_path, models="box,sam-vit-h", image=(image,), kinds="point")
     assert provenance(tmp_path, "point")["not_shown"] == []
-    draw(tmp_path, models="box,sam-vit-h", images=(image,), kinds="point", trained_only=True)
+    draw(tmp_path, models="box,sam-vit-h", image=(image,), kinds="point", trained_only=True)
     assert [each["model"] for each in provenance(tmp_path, "point")["not_shown"]] == ["sam-vit-h"]
 
 
@@ -305,7 +310,7 @@ def test_a_caption_has_whole_pixels_and_the_provenance_all_of_them(tmp_path: Pat
 @pytest.mark.usefixtures("_blank_grid")
 def test_the_dummy_is_shown_only_by_its_name(tmp_path: Path, image: Path) -> None:
     models = "sam-vit-h,*u*"  # grabcut and dummy
-    draw(tmp_path, models=models, images=(image,), kinds="everything", trained_only=True)
+    draw(tmp_path, models=models, image=(image,), kinds="everything", trained_only=True)
     found = provenance(tmp_path, "everything")
     assert "dummy" not in {each["model"] for each in (*found["models"], *found["not_shown"])}
     assert "sam-vit-h" in {each["model"] for each in found["not_shown"]}
@@ -320,10 +325,9 @@ def test_a_model_that_cannot_be_built_is_exit_code_1(
     weights = tmp_path / "w.pt"
     weights.write_bytes(b"x")
     code = figures(
-        ModelArguments(models="broken", weights=(f"broken={weights}",), offline=True),
-        DataArguments(),
-        PictureArguments(images=(image,), kinds="point"),
-        OutputArguments(out=tmp_path / "out", quiet=True),
+        models=ModelArguments(models="broken", weights=(f"broken={weights}",), offline=True),
+        pictures=FigureArguments(image=(image,), kinds="point"),
+        output=OutputArguments(out=tmp_path / "out", quiet=True),
     )
     assert code == 1
     assert "no_such_module" in (provenance(tmp_path, "point")["panels"][0]["why"] or "")
@@ -333,10 +337,9 @@ def test_json_is_one_document(
     tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures(
-        ModelArguments(models="box"),
-        DataArguments(),
-        PictureArguments(images=(image,), kinds="box", svg=True),
-        OutputArguments(out=tmp_path, json=True),
+        models=ModelArguments(models="box"),
+        pictures=FigureArguments(image=(image,), kinds="box", svg=True),
+        output=OutputArguments(out=tmp_path, json=True),
     )
     document = json.loads(capsys.readouterr().out)
     assert [each["file"] for each in document["figures"]] == ["figure-5-box.png"]
@@ -348,26 +351,26 @@ def test_json_is_one_document(
     [
         ({"kinds": "point,boxes"}, "unknown kind of figure 'boxes'"),
         ({"kinds": ","}, "nothing to draw"),
-        ({"points": ("1,2", "3,4")}, "2 --point for 1 --image"),
-        ({"boxes": ("1,2,3",)}, "--box wants"),
+        ({"point": ("1,2", "3,4")}, "2 --point for 1 --image"),
+        ({"box": ("1,2,3",)}, "--box wants"),
         (
-            {"points": ("60,20",)},
+            {"point": ("60,20",)},
             r"point 60,20 lies outside the image of 60 x 40 pixels \(mine.png\)",
         ),
-        ({"boxes": ("60,0,70,9",)}, "lies outside the image"),
+        ({"box": ("60,0,70,9",)}, "lies outside the image"),
     ],
 )
 def test_invalid_arguments_are_refused(
     tmp_path: Path, image: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        draw(tmp_path, **({"images": (image,)} | arguments))
+        draw(tmp_path, **({"image": (image,)} | arguments))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.png"):
-        draw(tmp_path, images=(tmp_path / "absent.png",))
+        draw(tmp_path, image=(tmp_path / "absent.png",))
 
 
 @pytest.mark.parametrize("kind", ALL)
