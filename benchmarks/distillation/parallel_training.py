@@ -35,17 +35,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """Everything that another process needs to train one student.
-
-    Attributes:
-        run: Scheme and settings.
-        student: Shape of the student's encoder.
-        teacher: The teacher, whose heads are copied.
-        embeddings: Folder of the teacher's embeddings.
-        folder: Folder of this training.
-        scenes_root: Folder of the rendered scenes.
-        scenes: The scenes.
-    """
+    """Everything that another process needs to train one student."""
 
     run: PlannedRun
     student: TinyVitConfig
@@ -58,14 +48,7 @@ class TrainingTask:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A trained student.
-
-    Attributes:
-        run: Scheme and settings.
-        checkpoint: The student.
-        seconds: Training time.
-        curve: Loss over the steps.
-    """
+    """A trained student, with the loss over the steps of its training."""
 
     run: PlannedRun
     checkpoint: Checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,38 +95,20 @@ def _picture(rng: np.random.Generator, side: int) -> Array:
 
 
 def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Case]:
-    for count in (1, 3):
-        for n_points in (0, 1, 2):
-            for has_box in (False, True):
-                if not n_points and not has_box:
-                    continue
-                for has_mask in (False, True):
-                    sides = (side, mask_side)
-                    yield _case(rng, sides, count, n_points, has_box=has_box, has_mask=has_mask)
-
-
-def _case(
-    rng: np.random.Generator,
-    sides: tuple[int, int],
-    count: int,
-    n_points: int,
-    *,
-    has_box: bool,
-    has_mask: bool,
-) -> _Case:
-    side, mask_side = sides
-    name = f"N={count} K={n_points}" + " box" * has_box + " mask" * has_mask
-    points = rng.uniform(0, side, (count, n_points, 2)).astype(np.float32)
-    labels = np.tile(np.array([1, 0])[:n_points], (count, 1))
-    corners = np.sort(rng.uniform(0, side, (count, 2, 2)), axis=1).reshape(count, 4)
-    masks = rng.normal(scale=8, size=(count, 1, mask_side, mask_side)).astype(np.float32)
-    return _Case(
-        name,
-        points,
-        labels,
-        corners.astype(np.float32) if has_box else None,
-        masks if has_mask else None,
-    )
+    kinds = itertools.product((1, 3), (0, 1, 2), (False, True), (False, True))
+    for count, n_points, has_box, has_mask in kinds:
+        if not n_points and not has_box:
+            continue
+        points = rng.uniform(0, side, (count, n_points, 2)).astype(np.float32)
+        corners = np.sort(rng.uniform(0, side, (count, 2, 2)), axis=1).reshape(count, 4)
+        masks = rng.normal(scale=8, size=(count, 1, mask_side, mask_side)).astype(np.float32)
+        yield _Case(
+            f"N={count} K={n_points}" + " box" * has_box + " mask" * has_mask,
+            points,
+            np.tile(np.array([1, 0])[:n_points], (count, 1)),
+            corners.astype(np.float32) if has_box else None,
+            masks if has_mask else None,
+        )
 
 
 @torch.inference_mode()
