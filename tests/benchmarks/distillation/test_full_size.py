@@ -1,4 +1,4 @@
-"""From a teacher's embeddings to a student's agreement with it, all commands in a row, small."""
+"""Evaluation of a full-size training: all commands in a row, at a small size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from benchmarks.distillation import full_size
-from benchmarks.evidence import store_cost
 from mobilesam.errors import DataError
 from mobilesam.model.state_dicts import load_state_dict_file
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """A file of `sam-mini` with random weights: a teacher of nothing, but of the right shape."""
+    """A file of `sam-mini` with random weights: untrained."""
     from mobilesam.distillation.students import shape_of
     from mobilesam.model.mini import build_sam_mini
     from mobilesam.model.model_files import save_model
@@ -73,9 +72,7 @@ def test_embed_train_and_measure(
 
 
 @pytest.mark.slow
-def test_the_untrained_student_has_its_seed_s_encoder_and_the_teacher_s_heads(
-    trained: Path, teacher: Path, tmp_path: Path
-) -> None:
+def test_untrained_student(trained: Path, teacher: Path, tmp_path: Path) -> None:
     notes = full_size.untrained(trained / full_size.STUDENT, tmp_path / "before.safetensors")
     assert notes["config"]["seed"] == 4
     before = load_state_dict_file(tmp_path / "before.safetensors")
@@ -92,38 +89,13 @@ def test_the_untrained_student_has_its_seed_s_encoder_and_the_teacher_s_heads(
         full_size.untrained(teacher.rename(tmp_path / "x.pt"), tmp_path / "y.safetensors")
 
 
-def test_losses_are_summed_up_in_parts() -> None:
+def test_loss_summary() -> None:
     found = full_size.loss_summary([float(i) for i in range(20)])
     assert found["n_steps"] == 20
     assert found["mean_of_parts"] == [0.5 + 2 * i for i in range(10)]
     assert full_size.loss_summary([1.0, 3.0])["mean_of_parts"] == [1.0, 3.0]
 
 
-def test_metrics_that_are_missing_are_an_error(tmp_path: Path) -> None:
+def test_missing_metrics(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         full_size.losses(tmp_path)
-
-
-def test_the_cost_of_a_store_is_measured_step_by_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(store_cost, "SIZE_HW", (60, 90))
-    out = tmp_path / "cost.json"
-    assert store_cost.main(["--n=3", f"--out={out}"]) == 0
-    found = json.loads(out.read_text())
-    host = found["host"]
-    assert host["bytes_per_embedding"] > 2 * 256 * 64 * 64
-    assert set(host["steps_ms"]) == {
-        "decode", "key", "resize", "decode_small", "key_small", "to_float16", "keep", "open_store",
-        "read_back",
-    }  # fmt: skip
-    assert all(step["median"] > 0 for step in host["steps_ms"].values())
-    for name, step in host["steps_ms"].items():
-        assert step["ci95"] is None  # one process
-        if name == "open_store":  # it is called once
-            assert step["range"] is None
-        else:
-            assert step["range"][0] <= step["median"] <= step["range"][1]
-    assert "embed" not in found
-    with pytest.raises(SystemExit):
-        store_cost.main(["--teacher=mobilesam"])

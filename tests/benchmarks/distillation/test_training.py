@@ -1,4 +1,4 @@
-"""A training that is evaluated on its way, as a user asks for it."""
+"""Evaluation of a student during its training."""
 
 from __future__ import annotations
 
@@ -46,20 +46,18 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_training_is_evaluated_at_its_start_and_at_each_checkpoint(
-    train: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_evaluation_at_start_and_checkpoints(train: Callable[..., Any], tmp_path: Path) -> None:
     done = train("--evaluate=1", "--evaluate-protocol=center")
     assert done.code == 0, done.err
     found = lines(tmp_path)
     assert [line["step"] for line in found] == [0, 0, 2, 2, 4, 4]
     assert {line["reference"] for line in found} == {"ground-truth", "teacher:sam-mini"}
     assert all(0 <= line["miou"] <= 1 for line in found)
-    assert done.err.count("accuracy of sam-mini") <= 1, "the teacher need answer but once"
+    assert done.err.count("accuracy of sam-mini") <= 1, "the teacher is evaluated once"
     assert "after 4 steps, mIoU: center vs teacher:sam-mini" in done.err
 
 
-def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(
+def test_resumed_training_keeps_evaluations(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--evaluate=1", "--evaluate-protocol=center")
@@ -81,9 +79,7 @@ def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(
     assert path.read_text() == whole
 
 
-def test_evaluation_changes_nothing_of_the_training(
-    train: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_evaluation_does_not_change_the_training(train: Callable[..., Any], tmp_path: Path) -> None:
     assert train("--evaluate=1").code == 0
     first = (tmp_path / "out" / "student.safetensors").read_bytes()
     (tmp_path / "out").rename(tmp_path / "evaluated")
@@ -105,7 +101,7 @@ def tensors(file: bytes) -> bytes:
         (("--evaluate=1", "--evaluate-images=x"), "belong together"),
     ],
 )
-def test_an_evaluation_that_cannot_be_meant_is_told_before_the_training(
+def test_invalid_evaluation_options(
     train: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], told: str
 ) -> None:
     done = train(*options)
@@ -114,7 +110,7 @@ def test_an_evaluation_that_cannot_be_meant_is_told_before_the_training(
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
-def test_missing_images_stop_it_at_its_start(train: Callable[..., Any], tmp_path: Path) -> None:
+def test_missing_evaluation_images(train: Callable[..., Any], tmp_path: Path) -> None:
     done = train("--evaluate=1", "--evaluate-images=nowhere", "--evaluate-annotations=no.json")
     assert done.code in {1, 2}
     assert "nowhere is not a folder" in done.err
