@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
-from benchmarks.report.frames import day, object_frame, pareto_front, percent_limits, values_of
-from benchmarks.report.style import Dash, model_styles, short_names
+from benchmarks.report.frames import (
+    area_scale,
+    day,
+    object_frame,
+    pareto_front,
+    percent_limits,
+    values_of,
+)
+from benchmarks.report.style import Dash, log_limits, model_styles, short_names
 from benchmarks.tables.formatting import milliseconds
 from benchmarks.tables.record_queries import unique
 
@@ -40,7 +47,7 @@ def vega_script() -> str:
 
     version = alt.SCHEMA_VERSION.rpartition(".")[0]
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
-    return f"(() => {{{script}}})();"
+    return f"/* Vega, Vega-Lite, Vega-Embed: BSD 3-Clause. */(() => {{{script}}})();"
 
 
 def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) -> Any:
@@ -59,8 +66,7 @@ def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) 
     front = _chart(pd.concat([corners, end])).encode(x=x("ms:Q"), y=y("value:Q"))
     # Small markers are drawn last, on top of large ones.
     data = points.sort_values("parameters", ascending=False, na_position="last")
-    sizes = [n for n in points["parameters"] if n]
-    scale = min(_WANTED_LEAST_AREA_PX2 / min(sizes), _MOST_AREA_PX2 / max(sizes)) if sizes else 0
+    scale = area_scale(points, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2)
     data = data.assign(area=[max(_LEAST_AREA_PX2, scale * (n or 0)) for n in data["parameters"]])
     base = _base(data, models).encode(x=x("ms:Q"), y=y("value:Q"))
     mark = {"fillOpacity": 0.6, "ariaRoleDescription": "value"}
@@ -153,7 +159,7 @@ def decode_chart(frame: Any, models: Sequence[str]) -> Any:
     """Decode time against the number of prompts in one call."""
     import altair as alt
 
-    counts, times = _log_limits(frame["n_prompts"]), _log_limits(values_of(frame))
+    counts, times = _around(frame["n_prompts"]), _around(values_of(frame))
     x = partial(_axis, alt.X, "Prompts in one call (log scale)", counts, log=True)
     y = partial(_axis, alt.Y, "Decode (ms, log scale)", times, log=True)
     base = _base(frame, models).encode(x=x("n_prompts:Q"), y=y("value:Q"))
@@ -178,7 +184,7 @@ def history_chart(frame: Any, models: Sequence[str], unit: str) -> Any:
         labelOverlap="greedy",
         labelSeparation=8,
     )
-    limits = _log_limits if unit == "ms" else percent_limits
+    limits = _around if unit == "ms" else percent_limits
     title = "ms (log scale)" if unit == "ms" else "%"
     y = partial(_axis, alt.Y, title, limits(values_of(frame)), log=unit == "ms")
     domain = alt.Scale(domain=[-0.5, len(places) - 0.5], nice=False)
@@ -245,12 +251,9 @@ def _axis(
     return channel(field, scale=scale, axis=axis)
 
 
-def _log_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of a log axis around positive values: at least a decade, with a margin."""
+def _around(values: Iterable[float]) -> tuple[float, float]:
     known = [value for value in values if value > 0]
-    low, high = min(known), max(known)
-    widen = max(1.0, (10 * low / high) ** 0.5) * max(10, high / low) ** 0.07
-    return low / widen, high * widen
+    return log_limits(min(known), max(known))
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

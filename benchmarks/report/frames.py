@@ -8,8 +8,9 @@ without one), `low` and `high` (the same), `spread` (interval or range of a time
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from benchmarks.records.record import Environment, RunRecord
@@ -249,6 +250,15 @@ def pareto_front(points: Any) -> Any:
     return ordered[accuracy > accuracy.cummax().shift(fill_value=-math.inf)]
 
 
+def area_scale(points: Any, wanted_least: float, most: float) -> float:
+    """Marker area per parameter, equal for all points; 0 without parameters.
+
+    The smallest model gets the wanted area unless the largest one would exceed `most`.
+    """
+    sizes = [n for n in points["parameters"] if n]
+    return min(wanted_least / min(sizes), most / max(sizes)) if sizes else 0.0
+
+
 def error_bars_note(points: Any) -> str:
     """Explains error bars, markers and the front of a plot of an accuracy-latency frame."""
     times = bars_text(points["spread"])
@@ -338,40 +348,41 @@ def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str
         is an agreement with another model), value, low, high, spread. Oldest run first.
     """
     ordered = sorted(runs, key=lambda run: (run.created_utc, run.id))
-    found: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+
+    def collect(find: Callable[[RunRecord, str], dict[str, Any] | None]) -> list[dict[str, Any]]:
+        return [
+            {"run": run, "model": model, "where": machine_label(run.environment), **found}
+            for run in ordered
+            for model in model_names(run)
+            if model in models and (found := find(run, model)) is not None
+        ]
+
+    def time(setup: Setup, phase: str, n: int | None, run: RunRecord, model: str) -> Any:
+        row = timed(find_latency(run, setup, model, phase, n))
+        return None if row is None else {"teacher": False, **_time(*row)}
+
+    def accuracy(protocol: Protocol, run: RunRecord, model: str) -> Any:
+        row = find_miou(run, protocol, model)
+        mean = miou_percent(row)
+        if row is None or mean is None:
+            return None
+        spread = None if mean[1] is None else Spread(mean[1], is_range=False)
+        found = {"teacher": row.reference_weights is not None, **_time(mean[0], spread)}
+        if row.reference_weights is not None:
+            reference = weights_label(row.reference_weights)
+            found["where"] = f"{machine_label(run.environment)}, reference {reference}"
+        return found
+
     timings = unique(setup for run in ordered for setup in setups(run))
     protocols = unique(p for run in ordered for p in headline(run))
-    for setup in timings:
-        for name, phase, n_prompts in HISTORY_TIMES:
-            rows = []
-            for run, model, where in _each(ordered, models):
-                time = timed(find_latency(run, setup, model, phase, n_prompts))
-                if time is not None:
-                    common = {"run": run, "model": model, "where": where, "teacher": False}
-                    rows.append({**common, **_time(*time)})
-            found[f"{name}, {setup.label}"] = ("ms", rows)
-    for protocol in protocols:
-        rows = []
-        for run, model, where in _each(ordered, models):
-            row = find_miou(run, protocol, model)
-            mean = miou_percent(row)
-            if row is None or mean is None:
-                continue
-            teacher = row.reference_weights
-            at = where if teacher is None else f"{where}, reference {weights_label(teacher)}"
-            spread = None if mean[1] is None else Spread(mean[1], is_range=False)
-            common = {"run": run, "model": model, "where": at, "teacher": teacher is not None}
-            rows.append({**common, **_time(mean[0], spread)})
-        found[f"mIoU {protocol.label}"] = ("%", rows)
-    return {
-        name: (unit, object_frame(rows))
-        for name, (unit, rows) in found.items()
-        if len({row["run"].id for row in rows}) >= 2
+    rows = {
+        f"{name}, {setup.label}": ("ms", collect(partial(time, setup, phase, n)))
+        for setup in timings
+        for name, phase, n in HISTORY_TIMES
     }
-
-
-def _each(runs: Sequence[RunRecord], models: Sequence[str]) -> Iterable[tuple[RunRecord, str, str]]:
-    for run in runs:
-        for model in model_names(run):
-            if model in models:
-                yield run, model, machine_label(run.environment)
+    rows |= {f"mIoU {p.label}": ("%", collect(partial(accuracy, p))) for p in protocols}
+    return {
+        name: (unit, object_frame(found))
+        for name, (unit, found) in rows.items()
+        if len({row["run"].id for row in found}) >= 2
+    }

@@ -18,6 +18,7 @@ from benchmarks.records.record import LatencyRow, RunRecord
 from benchmarks.records.statistics import Float64Array
 from benchmarks.report.frames import (
     accuracy_latency_frame,
+    area_scale,
     decode_frame,
     decode_notes,
     error_bars_note,
@@ -532,7 +533,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         ax.plot(*zip(*corners, strict=True), color=MUTED, lw=1, linestyle=(0, (4, 2)), zorder=1)
     styles = model_styles(model_names(record))
     sizes = [n for n in points["parameters"] if n]
-    scale = area_scale(sizes)
+    scale = area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
     areas = [scale * n if n else CROSS_AREA_PT2 for n in points["parameters"]]
     for r, area in zip(points.itertuples(), areas, strict=True):
         style = styles[r.model]
@@ -563,16 +564,6 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         _size_legend(ax, sizes, scale)
     _name_points(figure, ax, points, corners, areas)
     return figure
-
-
-def area_scale(parameters: Sequence[int]) -> float:
-    """Marker area in square points per parameter, equal for all models of a plot.
-
-    The smallest model gets a marker that is easy to see unless the largest would be too large.
-    """
-    if not parameters:
-        return 0.0
-    return min(WANTED_LEAST_AREA_PT2 / min(parameters), MOST_AREA_PT2 / max(parameters))
 
 
 def _size_legend(ax: Any, sizes: Sequence[int], scale: float) -> None:

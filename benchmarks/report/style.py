@@ -176,6 +176,15 @@ def plain(value: float) -> str:
     return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
+def log_limits(low: float, high: float) -> tuple[float, float]:
+    """Limits of a log axis around positive values: at least a decade, and a margin of 7 %."""
+    first, last = math.log10(low), math.log10(high)
+    missing = max(0.0, 1 - (last - first)) / 2
+    first, last = first - missing, last + missing
+    margin = 0.07 * (last - first)
+    return 10 ** (first - margin), 10 ** (last + margin)
+
+
 def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
     """Sets one axis (`ax.xaxis` or `ax.yaxis`) to a log scale.
 
@@ -187,15 +196,13 @@ def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    first, last = math.log10(low), math.log10(high)
-    # At least a decade, so that there are ticks, with a single value in the middle.
-    missing = max(0.0, 1 - (last - first)) / 2
-    first, last = first - missing, last + missing
-    margin = 0.07 * (last - first)
     name = axis.axis_name
+    limits = log_limits(low, high)
     getattr(axis.axes, f"set_{name}scale")("log")
-    getattr(axis.axes, f"set_{name}lim")(10 ** (first - margin), 10 ** (last + margin))
-    subs = (1, 2, 5) if last - first < 1.5 else (1,)
+    getattr(axis.axes, f"set_{name}lim")(*limits)
+    # The margins are a part of the axis.
+    decades = math.log10(limits[1] / limits[0]) / 1.14
+    subs = (1, 2, 5) if decades < 1.5 else (1,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_minor_formatter(NullFormatter())

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.records.record import RunRecord
 from benchmarks.report.frames import (
     accuracy_latency_frame,
+    area_scale,
     decode_frame,
     object_frame,
     pareto_front,
@@ -65,3 +66,12 @@ def test_random_weights_have_no_accuracy(record: RunRecord) -> None:
 def test_percent_limits() -> None:
     assert percent_limits([52.0, 71.4]) == (38, 82)
     assert percent_limits([0.0, 100.0]) == (-2, 102)
+
+
+def test_area_scale() -> None:
+    def scale(*parameters: int | None) -> float:
+        return area_scale(object_frame({"parameters": n} for n in parameters), 120, 1600)
+
+    assert scale(None) == 0
+    assert 641e6 * scale(10_000_000, 641_000_000) == pytest.approx(1600)
+    assert 10e6 * scale(10_000_000, None, 0) == pytest.approx(120)

@@ -12,7 +12,6 @@ import pytest
 from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.plots import (
     accuracy_figure,
-    area_scale,
     clicks_figure,
     decode_figure,
     latency_figure,
@@ -249,12 +248,6 @@ def test_random_weights_are_hollow(record: RunRecord) -> None:
     lines = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None)]
     faces = [line.get_markerfacecolor() == "white" for line in lines]
     assert faces == [False, True, True, True, True, True]
-
-
-def test_area_scale() -> None:
-    assert area_scale([]) == 0
-    assert 641e6 * area_scale([10_000_000, 641_000_000]) == pytest.approx(1600)
-    assert 10e6 * area_scale([10_000_000]) == pytest.approx(120)
 
 
 def test_import_is_light() -> None:
