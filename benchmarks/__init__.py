@@ -50,9 +50,10 @@ def __getattr__(name: str) -> object:
     """Imports a public function when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from benchmarks import api
+    from importlib import import_module
 
-    return getattr(api, name)
+    home = "baselines.function" if name == "FunctionSegmenter" else "benchmarks.api"
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

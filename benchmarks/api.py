@@ -16,13 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from baselines.function import FunctionSegmenter, PredictFunction
-from baselines.interface import BoolArray, Segmenter, UInt8Array
+from baselines.interface import BoolArray, Prompts, Segmenter, UInt8Array
 from baselines.registry import ModelEntry, select
 from benchmarks.config import profiles
 from benchmarks.config.from_options import make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
-from benchmarks.datasets.arrays import ArrayDataset
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from benchmarks.config.run_config import RunConfig
     from benchmarks.regression.compare import CompareRow
 
-Model = str | Segmenter | PredictFunction
+Model = str | Segmenter | Callable[[UInt8Array, Prompts], BoolArray]
 """A registered name or wildcard, a `Segmenter`, or a function (see `FunctionSegmenter`)."""
 DatasetLike = str | Dataset | Sequence[tuple[UInt8Array, BoolArray]]
 """A registered name, a `Dataset`, or pairs of an (H, W, 3) uint8 image and (N, H, W) bool masks."""
@@ -217,7 +215,7 @@ def evaluate(
     if not isinstance(dataset, str):
         if any((limit, images, annotations, tuple(root))):
             raise UsageError("limit, images, annotations and root are for named datasets")
-        own_dataset = dataset if isinstance(dataset, Dataset) else ArrayDataset(dataset)
+        own_dataset = dataset if isinstance(dataset, Dataset) else _array_dataset(dataset)
     accuracy = AccuracyArguments(
         dataset=dataset if isinstance(dataset, str) else "photos",
         images=None if images is None else Path(images),
@@ -444,8 +442,16 @@ def _entries(models: Model | Iterable[Model], *, timed: bool = False) -> list[Mo
     return list(found.values())
 
 
+def _array_dataset(items: Sequence[tuple[UInt8Array, BoolArray]]) -> Dataset:
+    from benchmarks.datasets.arrays import ArrayDataset
+
+    return ArrayDataset(items)
+
+
 def _own_entry(model: Any) -> ModelEntry:
     if not isinstance(model, Segmenter):
+        from baselines.function import FunctionSegmenter
+
         if not callable(model):
             raise UsageError(
                 f"a model is a name, a Segmenter or a function predict(image, prompts) -> masks; "
