@@ -215,7 +215,9 @@ def _base(data: Any, models: Sequence[str]) -> Any:
     data = data.assign(name=data["model"].map(names))
     shown = [names[model] for model in names if model in set(data["model"])]
     entry_px = 34 + 7 * max(map(len, shown))
-    columns = alt.ExprRef(f"max(1, floor(width / {entry_px}))")
+    # The width of the plot changes during the layout, that of its container does not; `width` makes
+    # Vega evaluate the expression again after a change of the window.
+    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 90) / {entry_px}) + 0 * width)")
     legend = alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, values=shown)
     return _chart(data).encode(
         color=alt.Color("name:N", scale=alt.Scale(domain=list(names.values())), legend=legend),

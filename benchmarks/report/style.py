@@ -332,7 +332,7 @@ def vega_config(theme: Theme, models: Sequence[str]) -> dict[str, Any]:
         "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
         "range": {"category": [mark_color(styles[model].color, theme) for model in models]},
         "view": {"stroke": None},
-        "title": {"color": theme.ink, "anchor": "start", "fontSize": 13},
+        "title": {"color": theme.ink, "anchor": "start", "fontSize": 13, "offset": 12},
         "axis": {
             **text,
             "titleFontWeight": "normal",

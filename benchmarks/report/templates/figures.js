@@ -73,10 +73,10 @@
 
   const savedView = async (figure, use) => {
     const place = document.createElement("div");
-    place.className = "unseen";
+    place.className = "offscreen";
     document.body.append(place);
     const title = figure.querySelector("figcaption").textContent;
-    const spec = { ...page.data.charts[figure.dataset.key], title, width: 760, padding: 12 };
+    const spec = { ...page.data.charts[figure.dataset.key], title, padding: 12 };
     const { view } = await embed(place, spec);
     await use(view);
     view.finalize();

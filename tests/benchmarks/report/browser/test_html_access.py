@@ -14,6 +14,17 @@ def shown(page: Any, selector: str) -> Any:
     return page.locator(f"{selector}:visible")
 
 
+CUT_OFF = """
+() => [...document.querySelectorAll(".chart svg text")]
+  .filter((text) => text.checkVisibility() && text.textContent)
+  .filter((text) => {
+    const [box, chart] = [text, text.closest("svg")].map((each) => each.getBoundingClientRect());
+    return box.top < chart.top - 1 || box.left < chart.left - 1 || box.right > chart.right + 1;
+  })
+  .map((text) => text.textContent)
+"""
+
+
 @pytest.mark.parametrize("name", ["large", "many"])
 @pytest.mark.parametrize("width", [400, 320, 768])
 def test_page_fits_a_small_window(
@@ -31,6 +42,7 @@ def test_page_fits_a_small_window(
         "(all) => all.map((svg) => svg.getBoundingClientRect().width)"
     )
     assert all(0.6 * width < each <= width for each in widths)
+    assert page.evaluate(CUT_OFF) == []
 
 
 def test_page_is_readable_without_scripts(large: Path, visit: Callable[..., Any]) -> None:
