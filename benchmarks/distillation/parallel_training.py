@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import active_children
 from pathlib import Path
-from typing import TypeVar
 
 from baselines.options import Checkpoint
-from benchmarks.child_processes import process_executor
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation.experiment import LossPoint, PlannedRun
+from benchmarks.distillation.process_map import map_processes
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec
 from benchmarks.distillation.training import run_training, sam_teacher
 from benchmarks.records.environment import use_threads
@@ -22,15 +18,11 @@ from benchmarks.records.progress import Reporter
 from mobilesam.distillation.schemes import SCHEMES, StoredTeacher
 from mobilesam.distillation.students import build_student, heads_of
 from mobilesam.distillation.training_loop import METRICS_NAME, ProcessGroup
-from mobilesam.errors import TrainingError
 from mobilesam.fast.allocator import keep_buffers
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.weights.cache import digest_file
 
 _CURVE_POINTS = 60
-
-_Task = TypeVar("_Task")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,50 +61,12 @@ def train_all(tasks: Sequence[TrainingTask], workers: int, reporter: Reporter) -
     if workers == 1:
         return [_train(task, reporter) for task in tasks]
     with reporter.bar(f"{len(tasks)} trainings, {workers} at a time", len(tasks)) as bar:
-        return map_processes(_train, tasks, workers, lambda done: bar.step(done.run.name))
+        return map_processes(
+            _train, tasks, workers, lambda done: bar.step(done.run.name), _single_threaded
+        )
 
 
-def map_processes(
-    function: Callable[[_Task], _Result],
-    tasks: Sequence[_Task],
-    workers: int,
-    on_done: Callable[[_Result], None],
-) -> list[_Result]:
-    """Calls a function for each task in single-threaded processes, which end with this process.
-
-    Args:
-        function: Function of a module; its process may be ended at any moment.
-        tasks: Arguments.
-        workers: Number of processes.
-        on_done: Called with each result when it arrives.
-
-    Returns:
-        Results in the order of the tasks.
-
-    Raises:
-        TrainingError: A process was killed.
-    """
-    pool = process_executor(workers, _start_process)
-    try:
-        futures = [pool.submit(function, task) for task in tasks]
-        for done in as_completed(futures):
-            on_done(done.result())
-        return [done.result() for done in futures]
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a training was killed, possibly for lack of memory: run the same command again to "
-            f"resume it, with fewer than --threads {workers} if it happens again"
-        ) from error
-    except BaseException:
-        # shutdown() would wait for running tasks and one queued task more.
-        for process in active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
+def _single_threaded() -> None:
     use_threads(1)
     keep_buffers()
 

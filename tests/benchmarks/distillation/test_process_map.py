@@ -1,4 +1,4 @@
-"""Processes of parallel trainings: order of results, failures, end of the parent."""
+"""Calls in several processes: order of results, failures, end of the parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.distillation.parallel_training import map_processes
+from benchmarks.distillation.process_map import map_processes
 from mobilesam.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[3]
 _SCRIPT = """
     import os, signal, sys, time
     from pathlib import Path
-    from benchmarks.distillation.parallel_training import map_processes
+    from benchmarks.distillation.process_map import map_processes
+
+    def nothing():
+        pass
 
     def task(path):
         path.write_text(str(os.getpid()))
@@ -31,7 +34,7 @@ _SCRIPT = """
         # A shell starts what it runs in the background with interrupts ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         paths = [Path(sys.argv[1]) / f"started-{i}" for i in range(6)]
-        map_processes(task, paths, 2, print)
+        map_processes(task, paths, 2, print, nothing)
 """
 
 
@@ -42,20 +45,24 @@ def _fail(number: int) -> int:
     return number
 
 
+def _nothing() -> None:
+    pass
+
+
 def _double(number: int) -> int:
     return 2 * number
 
 
 def test_results_are_in_the_order_of_tasks() -> None:
     done: list[int] = []
-    assert map_processes(_double, [3, 1, 2], 2, done.append) == [6, 2, 4]
+    assert map_processes(_double, [3, 1, 2], 2, done.append, _nothing) == [6, 2, 4]
     assert sorted(done) == [2, 4, 6]
 
 
 def test_failure_ends_all_processes() -> None:
     start = time.monotonic()
     with pytest.raises(DataError, match="the second one"):
-        map_processes(_fail, list(range(6)), 2, lambda _: None)
+        map_processes(_fail, list(range(6)), 2, lambda _: None, _nothing)
     assert time.monotonic() - start < 50
 
 
