@@ -12,22 +12,13 @@ from benchmarks.config.model_resolution import ResolvedModel, deferral_notes, we
 from benchmarks.config.profiles import Profile
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.evaluation.comparison import compare_models, unshared_images, unshared_prompts
-from benchmarks.evaluation.dataset_notes import notes_of
-from benchmarks.evaluation.run_model import malformed
 from benchmarks.latency.parameters import build_and_count
-from benchmarks.prompts.manifests import ManifestStore
-from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
-from benchmarks.records.instances import to_frame, write_instances
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import INSTANCES_NAME, Environment, RunRecord, save_record
 from benchmarks.records.record_builder import RecordBuilder
-from benchmarks.records.result_cache import ResultCache, content_key
+from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
-from mobilesam.fast.allocator import keep_buffers
-
-CACHE_FOLDER = "cells"
 
 
 def execute(config: RunConfig, reporter: Reporter) -> RunRecord:
@@ -116,7 +107,6 @@ class _Run:
         self.reference_models = reference_models
         self.record = record
         self.reporter = reporter
-        self.cache = ResultCache(config.out / CACHE_FOLDER)
 
     def measure(self) -> None:
         """Runs all stages that are configured."""
@@ -126,11 +116,7 @@ class _Run:
         if self.config.profile is not None:
             self.time(self.config.profile, infos)
         if self.config.dataset is not None:
-            # Before accuracy, which changes the allocator: `everything` is timed with the default.
-            self.evaluate_whole_images(self.config.dataset)
-            if self.config.protocols:
-                self.evaluate(self.config.dataset)
-            self.record_dataset_notes(self.config.dataset)
+            self.evaluate(self.config.dataset)
         self.report_failures()
 
     def report_conditions(self) -> None:
@@ -151,90 +137,31 @@ class _Run:
         from benchmarks.latency import runner
 
         settings = runner.LatencyConfig(profile, self.config.threads, self.config.seed)
-        timed = runner.measure(self.models, infos, settings, self.cache, self.reporter)
+        cache = ResultCache(self.config.out / CACHE_FOLDER)
+        timed = runner.measure(self.models, infos, settings, cache, self.reporter)
         self.record.add(latency=timed.rows, memory=timed.memory, failures=timed.failures)
 
     def evaluate(self, dataset: Dataset) -> None:
-        """Evaluates the protocols that prompt for one object at a time."""
-        config, sharding = self.config, self.config.sharding
-        self.record.instances = INSTANCES_NAME
-        if sharding is not None:
-            from benchmarks.evaluation.sharded import evaluate_request
-
-            sharded = evaluate_request(
-                config, sharding, self.models, self.reference_models, self.reporter
-            )
-            self.record.add(
-                miou=sharded.rows,
-                comparisons=sharded.comparisons,
-                accuracy_times=sharded.times,
-                failures=sharded.failures,
-                warnings=sharded.warnings,
-            )
-            return
-        from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
-
-        # Accuracy times are not compared with latencies, so the allocator may keep its buffers:
-        # fresh pages for every call would take half of the time.
-        keep_buffers()
-        plan = AccuracyPlan(
-            dataset,
-            config.protocols,
-            config.references,
-            config.out,
-            config.save_masks,
-            config.embeddings,
-            config.boundary,
-        )
-        manifests = ManifestStore(dataset.fingerprint, config.seed, config.out)
-        result = evaluate(
-            self.models, self.reference_models, plan, manifests, self.cache, self.reporter
-        )
-        write_instances(result.instances, config.out / INSTANCES_NAME)
-        frame = to_frame(result.instances)
-        self.record.add(
-            miou=result.rows,
-            comparisons=compare_models(frame, dataset.name),
-            accuracy_times=result.times,
-            failures=result.failures,
-            warnings=(*result.warnings, *unshared_prompts(frame)),
-        )
-
-    def evaluate_whole_images(self, dataset: Dataset) -> None:
-        """Evaluates the protocols that score all masks of an image together."""
-        config = self.config
+        """Evaluates all protocols, and records notes on the dataset."""
+        config, reporter = self.config, self.reporter
         if config.detector is not None:
             from benchmarks.evaluation.detector_boxes import evaluate_detections
 
-            for mask in config.detector_masks:
-                rows, failures = evaluate_detections(
-                    self.models, config.detector, self.cache, config.out, self.reporter, mask
-                )
-                warnings = unshared_images(rows, f"{DETECTOR_BOX} ({mask})")
-                self.record.add(detector=rows, warnings=warnings, failures=failures)
-        if config.everything and config.sharding is not None:
-            from benchmarks.evaluation.recall import recall_of_request
-
-            recall = recall_of_request(config, config.sharding, self.models, self.reporter)
-            warnings = unshared_images(recall.rows, EVERYTHING)
-            self.record.add(warnings=(*recall.warnings, *warnings))
-            self.record.add(everything=recall.rows, failures=recall.failures)
-        elif config.everything:
+            self.record.add(**evaluate_detections(config, self.models, reporter).rows())
+        if config.everything:
+            # Before the prompted protocols, which change the allocator: this one is timed.
             from benchmarks.evaluation.everything import evaluate_everything
 
-            recalls, failures = evaluate_everything(self.models, dataset, self.cache, self.reporter)
-            warnings = unshared_images(recalls, EVERYTHING)
-            self.record.add(everything=recalls, failures=failures, warnings=warnings)
+            self.record.add(**evaluate_everything(config, self.models, reporter).rows())
+        if config.protocols:
+            from benchmarks.evaluation.evaluate import evaluate
 
-    def record_dataset_notes(self, dataset: Dataset) -> None:
-        """Records unused annotations as warnings, and malformed ones as failures."""
-        notes = notes_of(self.cache, dataset)
-        for reason, count in notes.left_out.items():
-            self.record.add(warnings=[f"{dataset.name}: {count} annotations left out: {reason}"])
+            self.record.instances = INSTANCES_NAME
+            result = evaluate(config, self.models, self.reference_models, reporter)
+            self.record.add(**result.rows())
         for note in dataset.notes:
             self.record.add(warnings=[f"{dataset.name}: {note}"])
-            self.reporter.warn(f"{dataset.name}: {note}")
-        self.record.add(failures=malformed(dataset.name, notes.left_out, notes.problems))
+            reporter.warn(f"{dataset.name}: {note}")
 
     def report_failures(self) -> None:
         """Reports each reason once: a model that cannot be built fails in every stage."""

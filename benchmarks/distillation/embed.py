@@ -25,9 +25,8 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.prefetch import Lanes
-from benchmarks.evaluation.shard_tasks import execute_parts
-from benchmarks.evaluation.throughput import Pace
+from benchmarks.evaluation.prefetch import Prefetcher
+from benchmarks.evaluation.run_shards import ThroughputMeter, execute_shards
 from benchmarks.records.environment import code_version
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure
@@ -268,7 +267,7 @@ class EmbedWorker:
         self._task = task
         self._model = task.built
         self._known = set(task.known)
-        self._lanes = Lanes(task.lanes)
+        self._prefetcher = Prefetcher(task.lanes)
         keep_buffers()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedShard:
@@ -286,7 +285,7 @@ class EmbedWorker:
         shard = shard.without(poison or {})
         found = EmbeddedShard(shard.name, len(shard.readers))
         n_failed = 0
-        with closing(self._lanes.map(_read, shard.readers, _n_bytes)) as images:
+        with closing(self._prefetcher.map(_read, shard.readers, _n_bytes)) as images:
             for each in images:
                 if isinstance(each, UnreadableImage):
                     found.failures.append(Failure(stage="data", culprit=each.name, why=each.reason))
@@ -340,7 +339,7 @@ class EmbedWorker:
             self._model = model
         return self._model
 
-    def alone(self) -> EmbedWorker:
+    def single_threaded(self) -> EmbedWorker:
         """A worker with the same model that reads and encodes one image after the other."""
         found = EmbedWorker(replace(self._task, lanes=0, known=frozenset(), built=self._teacher()))
         found._known = self._known
@@ -348,7 +347,7 @@ class EmbedWorker:
 
     def close(self) -> None:
         """Ends the reading threads."""
-        self._lanes.close()
+        self._prefetcher.close()
 
 
 def _read(reader: ImageReader) -> UnreadableImage | _HashedImage:
@@ -436,8 +435,8 @@ class StoreFiller:
         space_reported = False
         title = f"{self._task.teacher.name} embeds {self._source.name}"
         with self._reporter.bar(title, total) as bar:
-            pace = Pace(bar)
-            results = execute_parts(self._scale, self._task, self._shards(pace))
+            meter = ThroughputMeter(bar)
+            results = execute_shards(self._scale, self._task, self._shards(meter))
             before = time.perf_counter()
             with closing(results):
                 for found in results:
@@ -449,12 +448,12 @@ class StoreFiller:
                         reasons = [each.why for each in found.failures if each.stage == STAGE]
                         if found.n_rows or found.n_known:
                             reasons = []
-                        pace.done(found)
+                        meter.done(found)
                         if found.n_rows:
                             busy_s += time.perf_counter() - before
                         if total is not None and self._n_encoded and not space_reported:
                             space_reported = True
-                            self._report_space(total - pace.n_images, writer.embedding_bytes or 0)
+                            self._report_space(total - meter.n_images, writer.embedding_bytes or 0)
                     failed_in_a_row = failed_in_a_row + 1 if reasons else 0
                     if failed_in_a_row == _GIVE_UP_AFTER:
                         raise DataError(
@@ -465,10 +464,10 @@ class StoreFiller:
                     del found  # frees its embeddings before the next shard is made
         return busy_s
 
-    def _shards(self, pace: Pace) -> Iterator[Shard]:
+    def _shards(self, meter: ThroughputMeter) -> Iterator[Shard]:
         for shard in self._source.shards(self._scale.images_per_shard):
             self._n_shards += 1
-            pace.given(shard)
+            meter.begin(shard)
             yield shard
 
     def _store(self, shard: EmbeddedShard, writer: StoreWriter) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from baselines.options import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
-from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.run_config import ShardingConfig
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
+from benchmarks.config.run_config import RunConfig, ShardingConfig
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation.embed import EmbedTask, StoreFiller, StoreOptions, teacher_of
 from benchmarks.distillation.experiment import (
@@ -29,13 +29,11 @@ from benchmarks.distillation.parallel_training import (
 )
 from benchmarks.distillation.scenes import SceneCache, render_with_progress
 from benchmarks.distillation.training import STUDENT_NAME, sam_teacher
-from benchmarks.evaluation.evaluate import AccuracyPlan, AccuracyResult, evaluate
-from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.evaluation.evaluate import EvaluationResult, evaluate
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow, write_atomic
-from benchmarks.records.result_cache import ResultCache
 from mobilesam.distillation.students import STUDENTS, build_untrained_student, shape_of
 from mobilesam.errors import DataError, UsageError
 from mobilesam.model.model_files import save_model
@@ -142,29 +140,34 @@ class ExperimentRunner:
         save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
         return local_checkpoint(path)
 
-    def _evaluate(self, models: Sequence[ResolvedModel]) -> AccuracyResult:
+    def _evaluate(self, models: Sequence[ResolvedModel]) -> EvaluationResult:
         profile = self._profile
         dataset = SyntheticDataset(profile.n_images, profile.evaluation_seed)
         out = self._out / "evaluation"
-        plan = AccuracyPlan(
+        config = RunConfig(
+            command="mobilesam-bench distill compare",
+            note=None,
+            models=tuple(model.entry for model in models),
+            weights_policy=WeightsPolicy({}),
+            out=out,
+            threads=environment.default_threads(),
+            seed=profile.evaluation_seed,
             dataset=dataset,
             protocols=find_protocols(PROTOCOLS),
             references=(GROUND_TRUTH, f"teacher:{self._planned.entry.name}"),
-            out=out,
+            reference_models=(self._planned.entry,),
         )
-        manifests = ManifestStore(dataset.fingerprint, profile.evaluation_seed, out)
-        cells = ResultCache(out / "cells")
-        return evaluate(models, [self._planned], plan, manifests, cells, self._reporter)
+        return evaluate(config, models, [self._planned], self._reporter)
 
     def _record(
         self,
         finished: Sequence[FinishedRun],
-        result: AccuracyResult,
+        result: EvaluationResult,
         embed_seconds: float,
         conditions: Sequence[Sequence[str]],
     ) -> DistillationRecord:
         profile, name = self._profile, self._planned.entry.name
-        scores = {(row.model, row.protocol, row.reference): row for row in result.rows}
+        scores = {(row.model, row.protocol, row.reference): row for row in result.miou}
 
         def score(model: str, protocol: str, reference: str) -> float:
             row = scores[model, protocol, reference]

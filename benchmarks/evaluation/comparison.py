@@ -1,36 +1,42 @@
-"""Which model is better: paired comparisons on the same prompts, and groups that tie."""
+"""Paired comparisons of models on the same prompts, and groups of models that tie."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from baselines.interface import Int64Array
+from benchmarks.evaluation.summaries import ImageSums
+from benchmarks.prompts.protocols import TEACHER_PREFIX
 from benchmarks.records.record import ComparisonRow, DetectorRow, EverythingRow
-from benchmarks.records.statistics import CONFIDENCE, ClusteredMean, Float64Array, clustered_mean
+from benchmarks.records.statistics import CONFIDENCE, Float64Array, clustered_mean_of_sums
 from mobilesam.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = round(1 - CONFIDENCE, 6)
-"""Two models are told apart where the corrected p-value is at most this."""
+"""Two models differ if the corrected p-value is at most this."""
 
 _PROMPT = ["image_id", "annotation_id"]
 _TASK = ["reference", "protocol"]
 NEEDED = (*_PROMPT, "model", *_TASK, "iou")
-"""Columns of the table of instances that are looked at."""
+"""Columns of the instance table that comparisons use."""
+
+PromptCounts = dict[tuple[str, str], Counter[str | None]]
+"""By reference and protocol: number of prompts answered by each model, and by any (None)."""
 
 
 def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[ComparisonRow, ...]:
     """Compares every pair of models under every protocol and reference, prompt by prompt.
 
-    A pair is compared on the prompts that both answered (`unshared_prompts` says where these are
-    not all); without any there is no row. Interval and p-value are those of
+    A pair is compared on the prompts that both answered (`unshared_prompts` lists models that left
+    some unanswered); if there is none, the pair has no row. Interval and p-value are those of
     `statistics.clustered_mean` of the differences, so they agree with each other; the p-values are
     corrected by `holm` over all rows of the same reference.
 
@@ -42,11 +48,11 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
     to 0.09. A paired t-test over instances gives 0.34 to 0.52.
 
     Args:
-        rows: The table of instances, with `image_id`, `annotation_id`, `model`, `protocol`,
-            `reference` and `iou` (fractions); other columns are ignored, and the order of the rows
-            matters only for that of the result.
-        dataset: Its name, for the rows.
-        seed: Of the bootstrap.
+        rows: Instance table with `image_id`, `annotation_id`, `model`, `protocol`, `reference` and
+            `iou` (fractions); other columns are ignored, and the order of the rows only determines
+            the order of the result.
+        dataset: Name of the dataset.
+        seed: Seed of the bootstrap.
 
     Returns:
         Models, protocols and references in their order of first appearance; A is the model that
@@ -56,10 +62,55 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
         DataError: A column is missing, an IoU is not finite, or a model answered a prompt twice.
     """
     _check(rows)
-    found: list[ComparisonRow] = []
-    for _, part in rows.groupby("reference", sort=False):
-        found += corrected(list(_family(part, dataset, seed)))
-    return tuple(found)
+    return compare_tables([rows], dataset, seed)[0]
+
+
+def compare_tables(
+    tables: Iterable[pd.DataFrame], dataset: str, seed: int = 0, *, without: Collection[str] = ()
+) -> tuple[tuple[ComparisonRow, ...], PromptCounts]:
+    """Compares models as `compare_models` does, one table in memory at once.
+
+    Args:
+        tables: Instance tables; all rows of an image are in one of them.
+        dataset: Name of the dataset.
+        seed: Seed of the bootstrap.
+        without: Models that are left out, also as references.
+
+    Returns:
+        The comparisons, and the number of prompts that each model answered.
+    """
+    dropped = [*without, *(f"{TEACHER_PREFIX}{name}" for name in without)]
+    pairs: dict[tuple[str, str, str, str], ImageSums] = {}
+    counts: PromptCounts = {}
+    for table in tables:
+        frame = table
+        if dropped:
+            frame = frame[~(frame["model"].isin(dropped) | frame["reference"].isin(dropped))]
+        for task, n_prompts in count_prompts(frame).items():
+            counts.setdefault(task, Counter()).update(n_prompts)
+        for (reference, protocol), part in frame.groupby(_TASK, sort=False):
+            for a, b, images, differences in _paired_differences(part):
+                key = str(reference), str(protocol), a, b
+                pairs.setdefault(key, ImageSums(1)).add(images, differences)
+    families: dict[str, list[ComparisonRow]] = {}
+    for (reference, protocol, a, b), sums in pairs.items():
+        n_instances, (totals,) = sums.finish()
+        result = clustered_mean_of_sums(n_instances, totals, sums.limits(0), seed)
+        row = ComparisonRow(
+            dataset=dataset,
+            protocol=protocol,
+            reference=reference,
+            model_a=a,
+            model_b=b,
+            n_images=result.n_clusters,
+            n_instances=int(n_instances.sum()),
+            difference=result.mean,
+            ci95=result.ci95,
+            p_value=result.p_value,
+            p_adjusted=result.p_value,
+        )
+        families.setdefault(reference, []).append(row)
+    return tuple(row for family in families.values() for row in _corrected(family)), counts
 
 
 def _check(rows: pd.DataFrame) -> None:
@@ -74,7 +125,7 @@ def _check(rows: pd.DataFrame) -> None:
         raise DataError(f"no IoU in {_describe(rows, wrong)}; score the predictions again")
     twice = rows.duplicated([*_PROMPT, "model", *_TASK]).to_numpy()
     if twice.any():
-        raise DataError(f"{_describe(rows, twice)} stands there twice; drop one of the two rows")
+        raise DataError(f"{_describe(rows, twice)} occurs twice; drop one of the two rows")
 
 
 def _describe(rows: pd.DataFrame, where: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> str:
@@ -86,70 +137,25 @@ def _describe(rows: pd.DataFrame, where: np.ndarray[tuple[int], np.dtype[np.bool
     )
 
 
-def _family(rows: pd.DataFrame, dataset: str, seed: int) -> Iterator[ComparisonRow]:
-    """All comparisons against one reference, not corrected yet."""
-    for task, a, b, images, differences in paired_differences(rows):
-        result = clustered_mean(differences, images, seed)
-        yield comparison(dataset, task, (a, b), result, len(differences))
-
-
-def paired_differences(
+def _paired_differences(
     rows: pd.DataFrame,
-) -> Iterator[tuple[tuple[str, str], str, str, Int64Array, Float64Array]]:
-    """The prompts that two models both answered, for every pair that shares any.
+) -> Iterator[tuple[str, str, Int64Array, Float64Array]]:
+    """Yields, for each pair of models, image and IoU difference of the prompts both answered.
 
     Args:
-        rows: As for `compare_models`, of one reference.
-
-    Yields:
-        Reference and protocol, the names of A and B, and of each prompt its image and the IoU of A
-        minus that of B.
+        rows: Instance table of one protocol and reference.
     """
-    for protocol, part in rows.groupby("protocol", sort=False):
-        task = str(part["reference"].iloc[0]), str(protocol)
-        table = part.pivot(index=_PROMPT, columns="model", values="iou")
-        images = table.index.get_level_values("image_id").to_numpy()
-        for a, b in combinations(part["model"].unique(), 2):
-            differences = (table[a] - table[b]).to_numpy(np.float64)
-            both = np.isfinite(differences)
-            if both.any():
-                yield task, str(a), str(b), images[both], differences[both]
+    table = rows.pivot(index=_PROMPT, columns="model", values="iou")
+    images = table.index.get_level_values("image_id").to_numpy()
+    for a, b in combinations(rows["model"].unique(), 2):
+        differences = (table[a] - table[b]).to_numpy(np.float64)
+        both = np.isfinite(differences)
+        if both.any():
+            yield str(a), str(b), images[both], differences[both]
 
 
-def comparison(
-    dataset: str,
-    task: tuple[str, str],
-    models: tuple[str, str],
-    result: ClusteredMean,
-    n_instances: int,
-) -> ComparisonRow:
-    """The row of one comparison, its p-value not corrected yet.
-
-    Args:
-        dataset: Its name.
-        task: Reference and protocol.
-        models: A and B.
-        result: Of the IoU of A minus that of B.
-        n_instances: Prompts that both answered.
-    """
-    reference, protocol = task
-    return ComparisonRow(
-        dataset=dataset,
-        protocol=protocol,
-        reference=reference,
-        model_a=models[0],
-        model_b=models[1],
-        n_images=result.n_clusters,
-        n_instances=n_instances,
-        difference=result.mean,
-        ci95=result.ci95,
-        p_value=result.p_value,
-        p_adjusted=result.p_value,
-    )
-
-
-def corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The comparisons against one reference, with the p-values that `holm` makes of theirs."""
+def _corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The comparisons against one reference, with p-values corrected by `holm`."""
     adjusted = holm([row.p_value for row in family])
     return [
         row.model_copy(update={"p_adjusted": p}) for row, p in zip(family, adjusted, strict=True)
@@ -162,32 +168,27 @@ def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
     Args:
         rows: As for `compare_models`.
     """
-    return unshared_lines(prompts_answered(rows))
+    return unshared_prompt_lines(count_prompts(rows))
 
 
-Answered = dict[tuple[str, str], tuple[int, dict[str, int]]]
-"""By reference and protocol: prompts that any model answered, and how many each did."""
+def count_prompts(rows: pd.DataFrame) -> PromptCounts:
+    """Counts the prompts of an instance table; counts of tables of different images add up."""
+    counts: PromptCounts = {}
+    for (reference, protocol), part in rows.groupby(_TASK, sort=False):
+        counter: Counter[str | None] = Counter(map(str, part["model"]))
+        counter[None] = len(part.drop_duplicates(_PROMPT))
+        counts[str(reference), str(protocol)] = counter
+    return counts
 
 
-def prompts_answered(rows: pd.DataFrame) -> Answered:
-    """Counts the prompts of a table of instances; the counts of tables of other images add up."""
-    return {
-        (str(reference), str(protocol)): (
-            len(part.drop_duplicates(_PROMPT)),
-            {str(model): int(n) for model, n in part["model"].value_counts(sort=False).items()},
-        )
-        for (reference, protocol), part in rows.groupby(_TASK, sort=False)
-    }
-
-
-def unshared_lines(answered: Answered) -> tuple[str, ...]:
+def unshared_prompt_lines(counts: PromptCounts) -> tuple[str, ...]:
     """One line for each model that left prompts unanswered which another one answered."""
     return tuple(
-        f"{model} answered {n:,} of {n_prompts:,} prompts of {protocol} vs {reference}: "
+        f"{model} answered {n:,} of {models[None]:,} prompts of {protocol} vs {reference}: "
         "its comparisons are on the prompts that both models answered"
-        for (reference, protocol), (n_prompts, models) in answered.items()
+        for (reference, protocol), models in counts.items()
         for model, n in models.items()
-        if n < n_prompts
+        if model is not None and n < models[None]
     )
 
 

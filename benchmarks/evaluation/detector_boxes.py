@@ -1,17 +1,19 @@
-"""Protocol `detector-box`: a detector's boxes as prompts, judged by COCO AP.
+"""Protocol `detector-box`: boxes of a detector as prompts, evaluated by COCO AP.
 
-The detector's score is the score of the mask, since COCO's AP ranks detections of a whole dataset
-and a model's own estimate of a mask says nothing of its class. At most 100 boxes of each category
-of an image are decoded: pycocotools counts no others.
+The score of a mask is the detector's: COCO's AP ranks the detections of a whole dataset, and a
+model's own estimate of a mask does not depend on its class. At most 100 boxes of each category of
+an image are decoded, since pycocotools ignores all others. AP does not add up over parts of a
+dataset, so the dataset is always one shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,17 +21,21 @@ import numpy as np
 
 from baselines import boundary
 from baselines.boundary import adapter_call
-from baselines.interface import Prompts, Segmenter
+from baselines.interface import Masks, Prompts, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.run_config import DetectorInput, MaskChoice
-from benchmarks.datasets.dataset import Sample, UnreadableImage
+from benchmarks.config.run_config import (
+    DEFAULT_PREFETCH_THREADS,
+    DetectorInput,
+    MaskChoice,
+    RunConfig,
+)
+from benchmarks.datasets.dataset import LoadedImage, Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import (
     DetectedBox,
     Detections,
     GroundTruth,
     GroundTruthImage,
     best_boxes,
-    boxes_from_annotations,
     read_detections,
     read_ground_truth,
 )
@@ -37,280 +43,290 @@ from benchmarks.datasets.images import files_state, load_from_folder
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.parsing import read_file
 from benchmarks.evaluation.coco_eval import FoundMask, average_precision
+from benchmarks.evaluation.comparison import unshared_images
+from benchmarks.evaluation.evaluate import EvaluationResult
+from benchmarks.evaluation.prefetch import ImageLoop, Prefetcher, Stopwatch
 from benchmarks.evaluation.run_model import (
     PROMPT_BATCH,
     TIMED_ELSEWHERE,
-    Trials,
+    ModelResult,
+    build_trained,
     left_out_text,
-    take_turn,
+    resume_model,
+    run_model,
 )
+from benchmarks.evaluation.shard_store import ShardSummary
+from benchmarks.evaluation.shard_worker import whole_shard
+from benchmarks.prompts.protocols import DETECTOR_BOX
 from benchmarks.records.environment import timed_with
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import DetectorRow, Failure, Status, write_atomic
-from benchmarks.records.result_cache import ResultCache
-from mobilesam.errors import BenchError, DataError, UnsupportedError
-from mobilesam.frozen_model import FrozenModel
-
-__all__ = ["DetectorInput", "boxes_from_annotations", "evaluate_detections", "results_path"]
+from benchmarks.records.record import DetectorRow, Failure, write_atomic
+from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache
+from mobilesam.errors import DataError, UnsupportedError
 
 
-STAGE = "detector-box"
-# COCO's own limit, of each category of an image.
 MAX_BOXES = 100
+"""COCO's own limit, for each category of an image."""
 _PROBLEMS_SHOWN = 5
 
 
-class _Cell(FrozenModel):
-    """A finished row.
+class _DetectorResult(ModelResult):
+    """Result of one model.
 
     Attributes:
-        row: The row.
-        results_sha256: Hash of the results file that belongs to it.
-        timed_with: Conditions of its time, as by `environment.timed_with`.
+        row: The row; None if the model cannot be run.
+        results_sha256: SHA-256 of the results file that belongs to it.
     """
 
-    row: DetectorRow
-    results_sha256: str
-    timed_with: tuple[str, ...]
-
-    def resumed(self, device: str) -> DetectorRow:
-        """The row, without its time if that was taken under other conditions than here.
-
-        The conditions are not part of the key, since the AP does not depend on them.
-        """
-        if self.timed_with == timed_with(device):
-            return self.row
-        why = "; ".join(filter(None, (self.row.why, TIMED_ELSEWHERE)))
-        return self.row.model_copy(update={"seconds": None, "why": why})
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """All that is the same for every model."""
-
-    source: DetectorInput
-    truth: GroundTruth
-    detections: Detections
-    mask: MaskChoice
-    out: Path
-    reporter: Reporter
-
-    @property
-    def left_out(self) -> str | None:
-        """One line with the number of unused boxes and instances; None if all are used."""
-        n = self.truth.n_uncategorised
-        of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
-        return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
+    row: DetectorRow | None = None
+    results_sha256: str = ""
 
 
 def results_path(out: Path, model: str, mask: MaskChoice = "single") -> Path:
-    """Where the masks of a model are written: `detections-MODEL.json`, or `...-multi.json`."""
+    """File of the masks of a model: `detections-MODEL.json`, or `detections-MODEL-multi.json`."""
     suffix = "" if mask == "single" else f"-{mask}"
     return out / f"detections-{quote(model, safe='')}{suffix}.json"
 
 
 def evaluate_detections(
-    models: Sequence[ResolvedModel],
-    source: DetectorInput,
-    cells: ResultCache,
-    out: Path,
-    reporter: Reporter,
-    mask: MaskChoice = "single",
-) -> tuple[list[DetectorRow], list[Failure]]:
+    config: RunConfig, models: Sequence[ResolvedModel], reporter: Reporter
+) -> EvaluationResult:
     """Evaluates every model on the boxes of a detector.
 
-    The masks of each model are also written as a COCO results file (`results_path`), on which
+    The masks of each model are also written as a COCO results file (`results_path`), for which
     pycocotools gives the same AP.
 
     Args:
-        models: In the order of the tables.
-        source: Boxes, images and ground truth.
-        cells: Models that a former, interrupted run has finished.
-        out: Folder for the results files.
-        reporter: Told about progress, and about boxes that are left out.
-        mask: `single`, or of three the one with the model's highest score (`multi`).
-
-    Returns:
-        One row a model, and what went wrong. `why` of a good row counts the boxes left out.
+        config: Configuration of the run; without boxes there is no result.
+        models: Models in the order of the tables.
+        reporter: Reports progress, and boxes that are left out.
 
     Raises:
         DataError: The detections or annotations are unusable.
     """
+    source = config.detector
+    if source is None:
+        return EvaluationResult()
     truth = read_ground_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
-    task = _Task(source, truth, detections, mask, out, reporter)
-    _report_left_out(task)
+    evaluation = _DetectorEvaluation(config.out, source, truth, detections, reporter)
     rows: list[DetectorRow] = []
-    failures: dict[Failure, None] = {}
-    for model in models:
-        row, failed = _one_model(model, task, cells)
-        rows.append(row)
-        failures.update(dict.fromkeys(failed))
-    return rows, list(failures)
+    warnings: list[str] = []
+    failures: list[Failure] = []
+    for mask in config.detector_masks:
+        found = [evaluation.run(model, mask) for model in models]
+        rows.extend(row for row, _ in found)
+        failures.extend(failure for _, failed in found for failure in failed)
+        of_mask = [row for row, _ in found]
+        warnings.extend(unshared_images(of_mask, f"{DETECTOR_BOX} ({mask})"))
+    data = ShardSummary.of_dataset(source.dataset, ())
+    data.n_images = len(truth.images)
+    return EvaluationResult(
+        detector=tuple(rows),
+        failures=tuple(dict.fromkeys([*failures, *data.failures])),
+        warnings=(*warnings, *data.all_warnings),
+    )
 
 
-def _report_left_out(task: _Task) -> None:
-    detections, reporter = task.detections, task.reporter
-    if task.left_out is not None:
-        reporter.say(f"{detections.name}: {task.left_out}")
-    for problem in detections.problems[:_PROBLEMS_SHOWN]:
-        reporter.warn(problem)
-    unseen = len(detections.problems) - _PROBLEMS_SHOWN
-    if unseen > 0:
-        reporter.warn(f"{detections.name}: {unseen} more boxes left out like these")
+class _DetectorEvaluation:
+    """Evaluates models on the boxes of a detector."""
 
+    def __init__(
+        self,
+        out: Path,
+        source: DetectorInput,
+        truth: GroundTruth,
+        detections: Detections,
+        reporter: Reporter,
+    ) -> None:
+        self._out = out
+        self._source = source
+        self._truth = truth
+        self._detections = detections
+        self._reporter = reporter
+        self._cache = ResultCache(out / CACHE_FOLDER)
+        self._shard = _shard(source, truth, detections)
+        n = truth.n_uncategorised
+        of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
+        self._left_out = "; ".join(filter(None, (detections.summary(), of_truth))) or None
+        if self._left_out is not None:
+            reporter.say(f"{detections.name}: {self._left_out}")
+        for problem in detections.problems[:_PROBLEMS_SHOWN]:
+            reporter.warn(problem)
+        n_more = len(detections.problems) - _PROBLEMS_SHOWN
+        if n_more > 0:
+            reporter.warn(f"{detections.name}: {n_more} more boxes left out like these")
 
-def _one_model(
-    model: ResolvedModel, task: _Task, cells: ResultCache
-) -> tuple[DetectorRow, list[Failure]]:
-    options = model.options
-    key = {
-        "kind": STAGE,
-        **model.key,
-        "dataset": task.source.dataset.fingerprint,
-        "images": (task.source.dataset.images_state, _state_of_others(task)),
-        "detections": task.detections.sha256,
-        "mask": task.mask,
-    }
-    path = results_path(task.out, options.name, task.mask)
-    known = cells.get(key, _Cell)
-    if known is not None and path.is_file() and _sha256(path) == known.results_sha256:
-        task.reporter.say(f"{STAGE} of {options.name}: taken from the interrupted run")
-        return known.resumed(options.device), []
+    def run(self, model: ResolvedModel, mask: MaskChoice) -> tuple[DetectorRow, list[Failure]]:
+        """Row of a model, and what failed."""
+        key = {
+            "kind": DETECTOR_BOX,
+            **model.key,
+            "dataset": self._shard.fingerprint,
+            "images": self._shard.images_state,
+            "detections": self._detections.sha256,
+            "mask": mask,
+        }
+        name, device = model.entry.name, model.options.device
+        path = results_path(self._out, name, mask)
 
-    def blank(status: Status, why: str) -> DetectorRow:
-        return _row(model, task).model_copy(update={"status": status, "why": why})
+        def measure(segmenter: Segmenter) -> _DetectorResult:
+            return self._measure(segmenter, model, mask)
 
-    def measure(segmenter: Segmenter) -> tuple[DetectorRow, list[Failure]]:
+        found, is_cached = resume_model(
+            self._cache,
+            key,
+            _DetectorResult,
+            lambda: run_model(model, _DetectorResult, measure, build_trained),
+            is_intact=lambda known: path.is_file() and _sha256(path) == known.results_sha256,
+        )
+        failures = [
+            *found.failures_of(model, DETECTOR_BOX),
+            *found.attempts.listed(name),
+        ]
+        row = found.row
+        if row is None:
+            update = {"status": found.status, "why": found.why}
+            row = self._blank(model, mask).model_copy(update=update)
+        if is_cached:
+            self._reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
+            # The conditions are not part of the key, since AP does not depend on them.
+            if found.timed_with != timed_with(device):
+                why = "; ".join(filter(None, (row.why, TIMED_ELSEWHERE)))
+                row = row.model_copy(update={"seconds": None, "why": why})
+        return row, failures
+
+    def _blank(self, model: ResolvedModel, mask: MaskChoice) -> DetectorRow:
+        return DetectorRow(
+            model=model.entry.name,
+            dataset=self._source.dataset.name,
+            detections=self._detections.name,
+            detections_sha256=self._detections.sha256,
+            mask=mask,
+            weights=model.weights,
+        )
+
+    def _measure(
+        self, segmenter: Segmenter, model: ResolvedModel, mask: MaskChoice
+    ) -> _DetectorResult:
         try:
             with adapter_call("require"):
                 segmenter.require(Prompts(boxes=np.array([[0, 0, 1, 1]], np.float32)))
         except UnsupportedError as error:
-            return blank("skipped", str(error)), []
-        found = _pass(segmenter, task)
-        why = found.why_nothing(task)
+            return _DetectorResult(status="skipped", why=str(error))
+        name, clock = segmenter.info.name, Stopwatch()
+        boxes = self._detections.by_image
+        dataset = ShardDataset(self._shard)
+        prefetcher = Prefetcher(DEFAULT_PREFETCH_THREADS)
+        task = _BoxPrompts(segmenter, boxes, mask)
+        loop = ImageLoop(task, dataset, name, DETECTOR_BOX, prefetcher, clock, stop=True)
+        masks: list[FoundMask] = []
+        sizes_hw: dict[int, tuple[int, int]] = {}
+        failures: list[Failure] = []
+        try:
+            with (
+                self._reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
+                closing(loop.run()) as images,
+            ):
+                for found in images:
+                    bar.step()
+                    image = found.image
+                    if isinstance(image, UnreadableImage):
+                        failures.append(_unreadable(image, len(boxes.get(image.image_id, ()))))
+                    elif not found.is_failed:
+                        self._check_annotated(image)
+                        sizes_hw[image.image_id] = _size_hw(image)
+                        masks.extend(mask for masks in found.scores for mask in masks)
+        finally:
+            prefetcher.close()
+        result = _DetectorResult(
+            failures=tuple(failures),
+            attempts=loop.attempts,
+            timed_with=timed_with(model.options.device),
+        )
+        why = loop.attempts.broken
+        if why is None and not masks:
+            why = f"none of the images with boxes of {self._detections.name} can be read"
+        blank = self._blank(model, mask)
         if why is not None:
-            return blank("error", why), found.failures(options.name)
-        row = _measure(found, model, task)
-        failures = found.failures(options.name)
-        if row.why is not None and row.status == "error":
-            failures.append(Failure(stage=STAGE, culprit=options.name, why=row.why))
-        return row, failures
-
-    row, failures = take_turn(model, STAGE, blank, measure)
-    if row.status == "ok" and not failures:
-        here = timed_with(options.device)
-        cells.put(key, _Cell(row=row, results_sha256=_sha256(path), timed_with=here))
-    return row, failures
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_file(path)).hexdigest()
-
-
-def _row(model: ResolvedModel, task: _Task) -> DetectorRow:
-    return DetectorRow(
-        model=model.entry.name,
-        dataset=task.source.dataset.name,
-        detections=task.detections.name,
-        detections_sha256=task.detections.sha256,
-        mask=task.mask,
-        weights=model.weights,
-    )
-
-
-@dataclass(slots=True)
-class _Found:
-    """Result of one model's pass over the images.
-
-    Attributes:
-        trials: Counts of images that the model answered and failed on.
-        masks: Masks of all boxes of the answered images.
-        sizes_hw: Height and width of the answered images and of images without a box, by id.
-        unread: Images that cannot be read.
-        seconds: Wall time of the pass.
-    """
-
-    trials: Trials
-    masks: list[FoundMask] = field(default_factory=list)
-    sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
-    unread: list[Failure] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def failures(self, model: str) -> list[Failure]:
-        """Failures of unreadable images and of images the model failed on, or of the model."""
-        return [*self.unread, *self.trials.attempts.listed(model)]
-
-    def why_nothing(self, task: _Task) -> str | None:
-        """Why there is nothing to score; None if there is something."""
-        broken = self.trials.attempts.broken
-        if broken is None and not self.masks:
-            return f"none of the images with boxes of {task.detections.name} can be read"
-        return broken
-
-
-def _measure(found: _Found, model: ResolvedModel, task: _Task) -> DetectorRow:
-    start = time.perf_counter()
-    results = [mask.to_result() for mask in found.masks]
-    path = results_path(task.out, model.entry.name, task.mask)
-    write_atomic(path, json.dumps(results, separators=(",", ":")).encode())
-    scored = average_precision(found.sizes_hw, task.truth.masks, found.masks)
-    if scored.ap is None:
-        why = f"{task.source.dataset.name} has no instance on the images that are read"
-        return _row(model, task).model_copy(update={"status": "error", "why": why})
-    unusable = left_out_text(len(found.unread) + found.trials.attempts.n_failed)
-    return _row(model, task).model_copy(
-        update={
-            "n_images": len(found.sizes_hw),
-            "n_detections": len(found.masks),
+            return result.model_copy(
+                update={"row": blank.model_copy(update={"status": "error", "why": why})}
+            )
+        path = results_path(self._out, name, mask)
+        document = json.dumps([each.to_result() for each in masks], separators=(",", ":"))
+        write_atomic(path, document.encode())
+        scored = average_precision(sizes_hw, self._truth.masks, masks)
+        if scored.ap is None:
+            why = f"{self._source.dataset.name} has no instance on the images that are read"
+            return result.model_copy(update={"status": "error", "why": why})
+        unusable = left_out_text(len(failures) + loop.attempts.n_failed)
+        figures = {
+            "n_images": len(sizes_hw),
+            "n_detections": len(masks),
             "ap": scored.ap,
             "ap50": scored.ap50,
             "ap75": scored.ap75,
             "ap_by_size": scored.by_size,
-            "why": "; ".join(filter(None, (task.left_out, unusable))) or None,
-            "seconds": found.seconds + time.perf_counter() - start,
+            "why": "; ".join(filter(None, (self._left_out, unusable))) or None,
+            "seconds": clock.wall_s,
         }
+        row = blank.model_copy(update=figures)
+        return result.model_copy(update={"row": row, "results_sha256": _sha256(path)})
+
+    def _check_annotated(self, sample: Sample) -> None:
+        """Raises a DataError if an image of the dataset is not in the annotations."""
+        if sample.instances:
+            image = self._truth.images.get(sample.image_id)
+            if image is None or not image.in_dataset:
+                raise DataError(
+                    f"{self._source.annotations.name} has no instance on image {sample.image_id}, "
+                    "which the dataset has; give the annotations that it was made from"
+                )
+
+
+def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) -> Shard:
+    """All images to evaluate: those of the dataset, then those with boxes but without an instance.
+
+    An image that has neither an instance nor a box changes nothing, and is not read.
+    """
+    whole = whole_shard(source.dataset)
+    others = {
+        image_id: image
+        for image_id, image in truth.images.items()
+        if not image.in_dataset and image_id in detections.by_image
+    }
+    state = files_state((source.images, name) for image in others.values() for name in image.names)
+    max_pixels = source.dataset.max_pixels
+    return replace(
+        whole,
+        readers=(
+            *whole.readers,
+            *(
+                partial(_read, source.images, image_id, image, max_pixels)
+                for image_id, image in others.items()
+            ),
+        ),
+        images=(*whole.images, *((key, image.names[0]) for key, image in others.items())),
+        images_state=f"{whole.images_state} {state}",
     )
 
 
-def _pass(segmenter: Segmenter, task: _Task) -> _Found:
-    """Predicts masks for all boxes of all images; skips unreadable images and model failures."""
-    start = time.perf_counter()
-    found = _Found(Trials(segmenter.info.name, STAGE))
-    detected = task.detections.by_image
-    total = sum(each.in_dataset or key in detected for key, each in task.truth.images.items())
-    with task.reporter.bar(f"{STAGE} of {segmenter.info.name}", total) as bar:
-        for sample in _samples(task):
-            boxes = detected.get(sample.image_id, ())
-            if isinstance(sample, UnreadableImage):
-                lost = f"{sample.n_instances} instances and {len(boxes)} boxes left out"
-                why = f"{sample.reason} ({lost})"
-                found.unread.append(Failure(stage="data", culprit=sample.name, why=why))
-            else:
-                _take(segmenter, sample, best_boxes(boxes, MAX_BOXES), task.mask, found)
-            bar.step()
-            if found.trials.given_up:
-                break
-    found.seconds = time.perf_counter() - start
-    return found
+def _read(folder: Path, image_id: int, image: GroundTruthImage, max_pixels: int) -> LoadedImage:
+    name = image.names[0]
+    try:
+        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
+    except DataError as error:
+        return LoadedImage(UnreadableImage(image_id, name, str(error)))
+    return LoadedImage(Sample(image_id, name, pixels, ()))
 
 
-def _take(
-    segmenter: Segmenter,
-    sample: Sample,
-    boxes: Sequence[DetectedBox],
-    mask: MaskChoice,
-    found: _Found,
-) -> None:
-    """Adds the masks of one image; an image that the model fails on is not evaluated."""
-    if boxes:  # without boxes the model is not run
-        try:
-            found.masks.extend(_image(segmenter, sample, boxes, mask))
-        except BenchError as error:
-            found.trials.failed(sample, error)
-            return
-        found.trials.answered()
-    found.sizes_hw[sample.image_id] = _size_hw(sample)
+def _unreadable(image: UnreadableImage, n_boxes: int) -> Failure:
+    why = f"{image.reason} ({image.n_instances} instances and {n_boxes} boxes left out)"
+    return Failure(stage="data", culprit=image.name, why=why)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def _size_hw(sample: Sample) -> tuple[int, int]:
@@ -318,63 +334,64 @@ def _size_hw(sample: Sample) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _samples(task: _Task) -> Iterator[Sample | UnreadableImage]:
-    """All images of the evaluation: those of the dataset, then those without an instance.
+@dataclass(frozen=True, slots=True, eq=False)
+class _BoxedImage:
+    """An image and its boxes."""
 
-    An image that has neither an instance nor a box changes nothing, and is not read.
-    """
-    dataset = task.source.dataset
-    for sample in dataset.samples():
-        image = task.truth.images.get(sample.image_id)
-        if isinstance(sample, Sample) and (image is None or not image.in_dataset):
-            raise DataError(
-                f"{task.source.annotations.name} has no instance on image {sample.image_id}, which "
-                "the dataset has; give the annotations that it was made from"
+    sample: Sample
+    boxes: Sequence[DetectedBox]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.sample.image.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BoxMasks:
+    """Masks of some boxes."""
+
+    boxes: Sequence[DetectedBox]
+    masks: Masks
+
+    @property
+    def n_bytes(self) -> int:
+        return self.masks.masks.nbytes
+
+
+class _BoxPrompts:
+    """How the protocol predicts and scores an image."""
+
+    def __init__(
+        self, model: Segmenter, boxes: Mapping[int, tuple[DetectedBox, ...]], mask: MaskChoice
+    ) -> None:
+        self._model = model
+        self._boxes = boxes
+        self._multimask = mask == "multi"
+
+    def load(self, sample: Sample) -> _BoxedImage:
+        return _BoxedImage(sample, best_boxes(self._boxes.get(sample.image_id, ()), MAX_BOXES))
+
+    def predict(self, batch: _BoxedImage) -> Iterator[_BoxMasks]:
+        if not batch.boxes:
+            return
+        size_hw = _size_hw(batch.sample)
+        embedding = boundary.encode(self._model, batch.sample.image)
+        for start in range(0, len(batch.boxes), PROMPT_BATCH):
+            part = batch.boxes[start : start + PROMPT_BATCH]
+            prompts = Prompts(boxes=np.stack([each.box for each in part]))
+            masks = boundary.decode(
+                self._model, embedding, prompts, size_hw, multimask=self._multimask
             )
-        yield sample
-    for key, image in task.truth.images.items():
-        if not image.in_dataset and key in task.detections.by_image:
-            yield _read(task.source.images, key, image, dataset.max_pixels)
+            yield _BoxMasks(part, masks)
 
-
-def _state_of_others(task: _Task) -> str:
-    """State of the files of images that are read here but are not part of the dataset."""
-    return files_state(
-        (task.source.images, name)
-        for key, image in task.truth.images.items()
-        if not image.in_dataset and key in task.detections.by_image
-        for name in image.names
-    )
-
-
-def _read(
-    folder: Path, image_id: int, image: GroundTruthImage, max_pixels: int
-) -> Sample | UnreadableImage:
-    name = image.names[0]
-    try:
-        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
-    except DataError as error:
-        return UnreadableImage(image_id, name, str(error))
-    return Sample(image_id, name, pixels, ())
-
-
-def _image(
-    model: Segmenter, sample: Sample, boxes: Sequence[DetectedBox], mask: MaskChoice
-) -> list[FoundMask]:
-    """The masks of one image's boxes, in their order.
-
-    Raises:
-        BenchError: The model fails on the image, or its masks violate the interface.
-    """
-    size_hw = _size_hw(sample)
-    embedding = boundary.encode(model, sample.image)
-    found: list[FoundMask] = []
-    for start in range(0, len(boxes), PROMPT_BATCH):
-        part = boxes[start : start + PROMPT_BATCH]
-        prompts = Prompts(boxes=np.stack([each.box for each in part]))
-        answer = boundary.decode(model, embedding, prompts, size_hw, multimask=mask == "multi")
-        best = answer.scores.argmax(axis=1) if mask == "multi" else np.zeros(len(part), np.int64)
-        for row, each in enumerate(part):
-            rle = encode_mask(answer.masks[row, best[row]])
-            found.append(FoundMask(each.image_id, each.category_id, rle, each.score))
-    return found
+    def score(self, batch: _BoxedImage, predictions: Sequence[_BoxMasks]) -> list[FoundMask]:
+        del batch
+        found = []
+        for part in predictions:
+            best = np.zeros(len(part.boxes), np.int64)
+            if self._multimask:
+                best = part.masks.scores.argmax(axis=1)
+            for row, box in enumerate(part.boxes):
+                rle = encode_mask(part.masks.masks[row, best[row]])
+                found.append(FoundMask(box.image_id, box.category_id, rle, box.score))
+        return found

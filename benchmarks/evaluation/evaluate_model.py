@@ -1,11 +1,10 @@
-"""One model's pass over a dataset: ask, score, keep what is wanted, and account for the time."""
+"""Evaluates one model on the images of a shard under the protocols that have prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,380 +12,260 @@ from pydantic import Field
 
 from baselines.boundary import adapter_call
 from baselines.interface import BoolArray, Segmenter
-from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
-from benchmarks.evaluation.embedding_cache import EmbeddingCache
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import RunConfig
+from benchmarks.datasets.dataset import Instance, Sample, ShardDataset, UnreadableImage
 from benchmarks.evaluation.predictions import (
-    PREDICTIONS_FOLDER,
-    REFERENCES_NAME,
     Prediction,
     PredictionsInfo,
     predictions_path,
+    references_path,
     save_predictions,
     save_references,
     to_prediction,
 )
-from benchmarks.evaluation.prefetch import Lanes
-from benchmarks.evaluation.prompt_runner import Answer, Asker, Made
-from benchmarks.evaluation.reference_models import Teacher
-from benchmarks.evaluation.run_model import (
-    PROMPT_BATCH,
-    Attempts,
-    Trials,
-    lost,
-    nothing_read,
+from benchmarks.evaluation.prefetch import ImageLoop, Prefetcher, Stopwatch
+from benchmarks.evaluation.prompt_runner import (
+    EmbeddingCache,
+    ImagePrompts,
+    PromptRunner,
+    QueryMasks,
 )
-from benchmarks.evaluation.scoring import Pair, Scorer, Targets
-from benchmarks.evaluation.stopwatch import Stage, Stopwatch
+from benchmarks.evaluation.run_model import ModelResult, unreadable_image_failure
+from benchmarks.evaluation.scoring import Pair, ReferenceModel, Scorer, Targets
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
+from benchmarks.records.environment import timed_with
 from benchmarks.records.instances import InstanceRow
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import AccuracyTimeRow, Failure, WeightsRow
-from mobilesam.errors import BenchError, UnsupportedError
-from mobilesam.frozen_model import FrozenModel
+from benchmarks.records.record import AccuracyTimeRow
+from mobilesam.errors import UnsupportedError
 
 STAGE = "miou"
 
 
-class PassResult(FrozenModel):
-    """Result of one model's pass over a dataset.
+class AccuracyResult(ModelResult):
+    """Result of one model on a shard.
 
     Attributes:
         rows: Rows of the images that the model answered.
-        failures: Images that cannot be read, and images that the model failed on.
         unsupported: Reason why the model does not support a protocol, by protocol name.
-        error: Reason why there are no rows.
         time: Time spent in each stage.
-        timed_with: Conditions of that time, as by `environment.timed_with`.
-        attempts: Images that the model answered and failed on.
-        lost_ids: Ids of the images without predictions.
     """
 
     rows: tuple[InstanceRow, ...] = ()
-    failures: tuple[Failure, ...] = ()
     unsupported: dict[str, str] = Field(default_factory=dict)
-    error: str | None = None
     time: AccuracyTimeRow | None = None
-    timed_with: tuple[str, ...] = ()
-    attempts: Attempts = Attempts()
-    lost_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class PassPlan:
-    """What a pass is for.
+class ShardContext:
+    """What all models of a shard share.
 
     Attributes:
-        dataset: Images and reference masks.
-        protocols: Whose questions are asked.
-        pairs: Which of them are scored, against what.
-        teachers: The models among the references, by name.
-        keep: Whether the answers are written to `out`.
-        out: Folder of the run.
-        cache: Of embeddings.
-        lanes: What overlaps with the model.
-        boundary: Boundary IoU is scored as well.
-        whole: The dataset is complete, not part of a larger one, so that the pass stops if the
-            model fails on each of the first images.
-        key: SHA-256 of everything that determines the predictions, stored with those in `out`.
+        config: Configuration of the run.
+        dataset: The shard.
+        manifests: Prompts, the same for all models.
+        folder: Folder of predictions.
+        prefetcher: Threads that read and score.
+        reporter: Reports progress.
+        is_whole: Whether the shard is the whole dataset, so that a model that fails on each of the
+            first images is stopped, and prompts are kept in `folder`.
     """
 
-    dataset: Dataset
-    protocols: tuple[AccuracyProtocol, ...]
-    pairs: tuple[Pair, ...]
-    teachers: Mapping[str, Teacher]
-    keep: bool
-    out: Path
-    cache: EmbeddingCache
-    lanes: Lanes = field(default_factory=Lanes)
-    boundary: bool = True
-    whole: bool = True
-    key: str | None = None
+    config: RunConfig
+    dataset: ShardDataset
+    manifests: ManifestStore
+    folder: Path
+    prefetcher: Prefetcher
+    reporter: Reporter
+    is_whole: bool
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What a pass leaves."""
-
-    rows: list[InstanceRow] = field(default_factory=list)
-    unread: list[Failure] = field(default_factory=list)
-    predictions: list[Prediction] = field(default_factory=list)
-    instances: list[tuple[int, Instance]] = field(default_factory=list)
-    lost_ids: list[int] = field(default_factory=list)
-    n_images: int = 0
-    _image_rows: list[InstanceRow] = field(default_factory=list)
-    _image_predictions: list[Prediction] = field(default_factory=list)
-
-    def add(self, scored: _Scored, *, keep: bool) -> None:
-        """Adds part of the results for an image; they count once all of them have been added."""
-        self._image_rows.extend(scored.rows)
-        self._image_predictions.extend(scored.predictions)
-        if not scored.is_last:
-            return
-        image = scored.image
-        self.n_images += 1
-        if isinstance(image, Sample):
-            self.rows.extend(self._image_rows)
-            self.predictions.extend(self._image_predictions)
-        else:
-            self.lost_ids.append(image.image_id)
-        if isinstance(image, UnreadableImage):
-            self.unread.append(lost(image))
-        elif keep:  # other models need the reference masks even if this one failed
-            sample = image if isinstance(image, Sample) else image.sample
-            self.instances.extend((sample.image_id, each) for each in sample.instances)
-        self._image_rows, self._image_predictions = [], []
-
-
-def unsupported(model: Segmenter, protocols: Sequence[AccuracyProtocol]) -> dict[str, str]:
-    """Why a model cannot take part in a protocol, by name of the protocol."""
+def unsupported_protocols(
+    model: Segmenter, protocols: Sequence[AccuracyProtocol]
+) -> dict[str, str]:
+    """Reason why a model does not support a protocol, by protocol name."""
     found = {}
     for protocol in protocols:
-        rule = prompt_sampler(protocol.prompt)
-        example = np.zeros((1, len(rule.columns)), np.float32)
-        if rule.labels is None:
+        sampler = prompt_sampler(protocol.prompt)
+        example = np.zeros((1, len(sampler.columns)), np.float32)
+        if sampler.labels is None:
             example[0, 2:] = 1
         try:
             with adapter_call("require"):
-                model.require(to_prompts(rule, example))
+                model.require(to_prompts(sampler, example))
         except UnsupportedError as error:
             found[protocol.name] = str(error)
     return found
 
 
-def run_pass(
-    model: Segmenter,
-    weights: WeightsRow,
-    plan: PassPlan,
-    manifests: ManifestStore,
-    reporter: Reporter,
-) -> PassResult:
-    """Runs a model on all prompts of all images, and scores its masks.
+def evaluate_model(
+    segmenter: Segmenter,
+    model: ResolvedModel,
+    context: ShardContext,
+    protocols: Sequence[AccuracyProtocol],
+    pairs: Sequence[Pair],
+    reference_models: Mapping[str, ReferenceModel],
+    key: str | None = None,
+) -> AccuracyResult:
+    """Runs a model on all prompts of all images of a shard, and scores its masks.
 
-    An image that cannot be read, or that the model fails on, becomes a failure in the result, and
-    the pass continues. For a model that fails on each of the first images, the result has an error
-    and no rows. Where stages overlap, a stage is charged with the time that the model waited for
-    it.
+    Images that cannot be read, or that the model fails on, become failures in the result.
+
+    Args:
+        segmenter: The model.
+        model: Its name, options and weights.
+        context: What all models of the shard share.
+        protocols: Protocols whose prompts are run.
+        pairs: What is scored against what.
+        reference_models: Models that `pairs` names, by name.
+        key: Key under which the predictions are stored; None stores none.
 
     Raises:
         BenchError: The predictions cannot be written.
     """
-    name = model.info.name
+    name, config, dataset = segmenter.info.name, context.config, context.dataset
     clock = Stopwatch()
-    why_not = unsupported(model, plan.protocols)
-    usable = [protocol for protocol in plan.protocols if protocol.name not in why_not]
-    kept, trials = _Kept(), Trials(name, STAGE, stop=plan.whole)
+    unsupported = unsupported_protocols(segmenter, protocols)
+    usable = [protocol for protocol in protocols if protocol.name not in unsupported]
     if not usable:
-        return PassResult(unsupported=why_not, time=clock.row(name, plan.dataset.name))
-    prompts = manifests.begin_pass()
-    asker = Asker(model, usable, prompts, clock, plan.cache)
-    work = _Work(asker, Scorer(name, plan.pairs), plan, clock, trials)
+        return AccuracyResult(unsupported=unsupported, time=clock.row(name, dataset.name))
+    prompts = context.manifests.begin_pass()
+    cache = EmbeddingCache(config.embeddings, model.options.precision, model.options.device)
+    task = _PromptedImages(
+        PromptRunner(segmenter, usable, prompts, clock, cache),
+        Scorer(name, pairs),
+        reference_models,
+        clock,
+        boundary=config.boundary,
+        keep=key is not None,
+    )
+    loop = ImageLoop(task, dataset, name, STAGE, context.prefetcher, clock, stop=context.is_whole)
+    scores: list[_ImageScore] = []
+    unreadable: list[UnreadableImage] = []
+    lost_ids: list[int] = []
+    instances: list[tuple[int, Instance]] = []
     with (
-        reporter.bar(f"accuracy of {name}", plan.dataset.n_images) as bar,
-        closing(work.all()) as all_scored,
+        context.reporter.bar(f"accuracy of {name}", dataset.n_images) as bar,
+        closing(loop.run()) as images,
     ):
-        for scored in all_scored:
-            kept.add(scored, keep=plan.keep)
-            if scored.is_last:
-                bar.step()
-    error = trials.attempts.broken if plan.whole else None
-    if error is not None:
-        return PassResult(
-            failures=tuple(kept.unread),
-            unsupported=why_not,
-            error=error,
-            attempts=trials.attempts,
-            lost_ids=tuple(kept.lost_ids),
-        )
-    if kept.n_images == 0 and plan.whole:
-        why = nothing_read(0)
-        kept.unread.append(Failure(stage="data", culprit=plan.dataset.name, why=why))
+        for found in images:
+            bar.step()
+            image = found.image
+            scores.extend(found.scores)
+            if isinstance(image, UnreadableImage):
+                unreadable.append(image)
+            elif key is not None:  # other models need the reference masks even if this one failed
+                instances.extend((image.image_id, each) for each in image.instances)
+            if found.is_failed or isinstance(image, UnreadableImage):
+                lost_ids.append(image.image_id)
+    result = AccuracyResult(
+        failures=tuple(map(unreadable_image_failure, unreadable)),
+        unsupported=unsupported,
+        attempts=loop.attempts,
+        left_out=dict(dataset.left_out),
+        problems=dataset.problems,
+        timed_with=timed_with(model.options.device),
+    )
+    if loop.is_stopped:
+        return result
     with clock("writing"):
-        prompts.finish(whole=not kept.unread)
-        if plan.keep:
-            _write(name, weights, plan, usable, manifests, kept)
-    return PassResult(
-        rows=tuple(kept.rows),
-        failures=(*kept.unread, *(trials.attempts.failures if plan.whole else ())),
-        unsupported=why_not,
-        time=clock.row(name, plan.dataset.name),
-        attempts=trials.attempts,
-        lost_ids=tuple(kept.lost_ids),
+        prompts.finish(whole=context.is_whole and not unreadable)
+        if key is not None:
+            info = _predictions_info(model, context, usable, lost_ids, key)
+            predictions = [prediction for score in scores for prediction in score.predictions]
+            save_predictions(predictions_path(context.folder, name), info, predictions)
+            save_references(references_path(context.folder), dataset.fingerprint, instances)
+    rows = tuple(row for score in scores for row in score.rows)
+    return result.model_copy(update={"rows": rows, "time": clock.row(name, dataset.name)})
+
+
+def _predictions_info(
+    model: ResolvedModel,
+    context: ShardContext,
+    protocols: Sequence[AccuracyProtocol],
+    lost_ids: Sequence[int],
+    key: str,
+) -> PredictionsInfo:
+    samplers = sorted({protocol.prompt for protocol in protocols})
+    hashes = {name: context.manifests.sha256(name) for name in samplers}
+    return PredictionsInfo(
+        model=model.entry.name,
+        dataset=context.dataset.name,
+        fingerprint=context.dataset.fingerprint,
+        weights=model.weights,
+        protocols=tuple(protocol.name for protocol in protocols),
+        manifests={name: sha256 for name, sha256 in hashes.items() if sha256 is not None},
+        left_out={name: context.manifests.left_out(name) for name in samplers},
+        lost_ids=tuple(lost_ids),
+        key=key,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
+class _PromptedImage:
     """An image with its reference masks and prompts."""
 
     sample: Sample
     targets: Targets
     masks: list[BoolArray]
-    prompts: Made
+    prompts: ImagePrompts
 
     @property
     def n_bytes(self) -> int:
         return self.sample.image.nbytes + sum(mask.nbytes for mask in self.masks)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Failed:
-    """An image that the model fails on; results that it gave for this image before are dropped."""
+@dataclass(frozen=True, slots=True)
+class _ImageScore:
+    """Rows of some masks of an image, and the masks themselves if they are kept."""
 
-    sample: Sample
-
-    @property
-    def image_id(self) -> int:
-        return self.sample.image_id
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """Some answers about an image, to be scored."""
-
-    image: _Ready | _Failed | UnreadableImage
-    answers: Sequence[Answer]
-    is_last: bool
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(answer.masks.nbytes for answer in self.answers)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scored:
-    """What is left of some answers about an image."""
-
-    image: Sample | _Failed | UnreadableImage
     rows: list[InstanceRow]
     predictions: list[Prediction]
-    is_last: bool
 
 
-class _Work:
-    """One pass: images are loaded and answers scored beside the model, as far as `lanes` lets them.
-
-    A method that a lane runs charges its time only where the lane is the caller's own thread.
-    """
+class _PromptedImages:
+    """How the protocols that have prompts predict and score an image."""
 
     def __init__(
-        self, asker: Asker, scorer: Scorer, plan: PassPlan, clock: Stopwatch, trials: Trials
+        self,
+        runner: PromptRunner,
+        scorer: Scorer,
+        reference_models: Mapping[str, ReferenceModel],
+        clock: Stopwatch,
+        *,
+        boundary: bool,
+        keep: bool,
     ) -> None:
-        self._asker = asker
+        self._runner = runner
         self._scorer = scorer
-        self._plan = plan
+        self._reference_models = reference_models
         self._clock = clock
-        self._trials = trials
+        self._boundary = boundary
+        self._keep = keep
 
-    def all(self) -> Generator[_Scored, None, None]:
-        lanes = self._plan.lanes
-        loaded = lanes.map(self._load, self._plan.dataset.loaders(), _weigh)
-        scored = lanes.map(self._score, self._ask_all(loaded), _weigh)
-        try:
-            while True:
-                with self._clock("scoring"):
-                    found = next(scored, None)
-                if found is None:
-                    return
-                yield found
-        finally:
-            scored.close()
-            loaded.close()
+    def load(self, sample: Sample) -> _PromptedImage:
+        masks = [instance.mask() for instance in sample.instances]
+        targets = Targets(
+            sample.image_id,
+            sample.instances,
+            masks,
+            self._reference_models,
+            boundary=self._boundary,
+        )
+        with self._clock("prompts"):
+            prompts = self._runner.prompts(sample, masks)
+        return _PromptedImage(sample, targets, masks, prompts)
 
-    def _in_lane(self, stage: Stage) -> AbstractContextManager[None]:
-        return self._clock(stage) if self._plan.lanes.inline else nullcontext()
+    def predict(self, batch: _PromptedImage) -> Iterator[QueryMasks]:
+        return self._runner.predict(batch.sample, batch.masks, batch.prompts)
 
-    def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Ready | UnreadableImage:
-        with self._in_lane("data"):
-            sample = load()
-            if isinstance(sample, UnreadableImage):
-                return sample
-            masks = [instance.mask() for instance in sample.instances]
-            targets = Targets(
-                sample.image_id,
-                sample.instances,
-                masks,
-                self._plan.teachers,
-                boundary=self._plan.boundary,
-            )
-        with self._in_lane("prompts"):
-            prompts = self._asker.prompts(sample, masks)
-        return _Ready(sample, targets, masks, prompts)
-
-    def _ask_all(self, loaded: Iterator[_Ready | UnreadableImage]) -> Iterator[_Asked]:
-        while not self._trials.given_up:
-            with self._clock("data"):
-                image = next(loaded, None)
-            if image is None:
-                return
-            if isinstance(image, UnreadableImage):
-                yield _Asked(image, (), is_last=True)
-                continue
-            yield from self._ask(image)
-
-    def _ask(self, image: _Ready) -> Iterator[_Asked]:
-        # Alone, each answer is scored before the next is there; in company a batch at once.
-        size = 1 if self._plan.lanes.inline else PROMPT_BATCH
-        answers = self._asker.answers(image.sample, image.masks, image.prompts)
-        n_answers = 0
-        while True:
-            try:
-                found = list(islice(answers, size))
-            except BenchError as error:
-                self._trials.failed(image.sample, error)
-                yield _Asked(_Failed(image.sample), (), is_last=True)
-                return
-            if not found:
-                break
-            n_answers += len(found)
-            yield _Asked(image, found, is_last=False)
-        if n_answers:  # without prompts the model was not run
-            self._trials.answered()
-        yield _Asked(image, (), is_last=True)
-
-    def _score(self, asked: _Asked) -> _Scored:
-        image = asked.image
-        if not isinstance(image, _Ready):
-            return _Scored(image, [], [], asked.is_last)
-        sample = image.sample
-        rows: list[InstanceRow] = []
-        predictions: list[Prediction] = []
-        for answer in asked.answers:
-            with self._in_lane("scoring"):
-                rows.extend(self._scorer.score(answer, image.targets, sample.image_id))
-            if self._plan.keep:
-                with self._in_lane("writing"):
-                    predictions.append(to_prediction(answer, sample))
-        return _Scored(sample, rows, predictions, asked.is_last)
-
-
-def _weigh(item: object) -> int:
-    return item.n_bytes if isinstance(item, (_Ready, _Asked)) else 0
-
-
-def _write(
-    model: str,
-    weights: WeightsRow,
-    plan: PassPlan,
-    protocols: Sequence[AccuracyProtocol],
-    manifests: ManifestStore,
-    kept: _Kept,
-) -> None:
-    rules = {protocol.prompt for protocol in protocols}
-    hashes = {rule: manifests.sha256(rule) for rule in sorted(rules)}
-    info = PredictionsInfo(
-        model=model,
-        dataset=plan.dataset.name,
-        fingerprint=plan.dataset.fingerprint,
-        weights=weights,
-        protocols=tuple(protocol.name for protocol in protocols),
-        manifests={rule: sha256 for rule, sha256 in hashes.items() if sha256 is not None},
-        left_out={rule: manifests.left_out(rule) for rule in sorted(rules)},
-        lost_ids=tuple(kept.lost_ids),
-        key=plan.key,
-    )
-    save_predictions(predictions_path(plan.out, model), info, kept.predictions)
-    save_references(
-        plan.out / PREDICTIONS_FOLDER / REFERENCES_NAME, plan.dataset.fingerprint, kept.instances
-    )
+    def score(self, batch: _PromptedImage, predictions: Sequence[QueryMasks]) -> _ImageScore:
+        rows = [row for each in predictions for row in self._scorer.score(each, batch.targets)]
+        kept: list[Prediction] = []
+        if self._keep:
+            with self._clock("writing"):
+                kept = [to_prediction(each, batch.sample) for each in predictions]
+        return _ImageScore(rows, kept)

@@ -1,14 +1,17 @@
-"""Protocol `everything`: how many of an image's objects are found without a prompt, and how fast.
+"""Protocol `everything`: how many objects of an image are found without a prompt, and how fast.
 
-Recall is counted whatever the category; masks that no annotation knows cost nothing, as no dataset
-here is annotated to the last object. Crowd regions are no part of the ground truth.
+Recall does not depend on categories; masks of objects that are not annotated cost nothing, since no
+dataset here is annotated completely. Crowd regions are not part of the ground truth.
+
+Recall adds up: how many objects of an image are found does not depend on other images. So each
+image and model has a row, and the mean over images, weighted by their objects, is the recall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,232 +20,348 @@ from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
+from benchmarks.config.run_config import RunConfig
+from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import encode_mask
-from benchmarks.datasets.parsing import check_limit
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
-from benchmarks.evaluation.dataset_notes import remember
-from benchmarks.evaluation.run_model import Trials, left_out_text, lost, nothing_read, take_turn
+from benchmarks.evaluation.comparison import unshared_images
+from benchmarks.evaluation.evaluate import EvaluationResult
+from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
+from benchmarks.evaluation.run_model import ModelResult, unreadable_image_failure
+from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
+from benchmarks.evaluation.shard_worker import (
+    EvaluationTask,
+    ModelWorker,
+    WholeRun,
+    is_local,
+    machine_of,
+    run_task,
+)
 from benchmarks.latency.timer import milliseconds, time_once
-from benchmarks.records import environment
+from benchmarks.prompts.protocols import EVERYTHING
+from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import EverythingRow, Failure, Status
-from benchmarks.records.result_cache import ResultCache
+from benchmarks.records.record import BySize, EverythingRow
 from benchmarks.records.statistics import Float64Array, summarise_times
-from mobilesam.errors import BenchError
 from mobilesam.frozen_model import FrozenModel
 
-STAGE = "everything"
-LIMITS = (10, 100, 1000)
-"""Masks an image at which recall is given."""
+LIMITS = {"ar10": 10, "ar100": 100, "ar1000": 1000}
+"""Numbers of masks per image at which recall is given."""
+IMAGE_RECALL_NAME = "whole-images.parquet"
+# COCO's size classes: an object on the border between two counts in both.
+_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
-class _Cell(FrozenModel):
-    """A finished row."""
+class ImageRecall(FrozenModel):
+    """Recall of one model on one image.
 
-    row: EverythingRow
+    Attributes:
+        n_objects: Number of annotated objects.
+        n_found: Number of predicted masks.
+        duration_ms: Time from the image in memory to its masks in memory.
+        ar10: Average recall with the best 10 masks; None without objects.
+        ar100: With the best 100.
+        ar1000: With the best 1000.
+        n_small: Number of objects of this size.
+        small: Average recall of these with the best 1000 masks.
+    """
+
+    image_id: int
+    name: str
+    model: str
+    n_objects: int
+    n_found: int
+    duration_ms: float
+    ar10: float | None
+    ar100: float | None
+    ar1000: float | None
+    n_small: int
+    n_medium: int
+    n_large: int
+    small: float | None
+    medium: float | None
+    large: float | None
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What one pass over the images has gathered."""
+class EverythingResult(ModelResult):
+    """Result of one model on a shard."""
 
-    trials: Trials
-    sizes_hw: dict[int, tuple[int, int]] = field(default_factory=dict)
-    truth: list[GroundTruthMask] = field(default_factory=list)
-    found: list[FoundMask] = field(default_factory=list)
-    times_ms: list[float] = field(default_factory=list)
-    unread: list[Failure] = field(default_factory=list)
+    rows: tuple[ImageRecall, ...] = ()
 
 
 def evaluate_everything(
+    config: RunConfig,
     models: Sequence[ResolvedModel],
-    dataset: Dataset,
-    cells: ResultCache,
     reporter: Reporter,
-    limit: int | None = None,
-) -> tuple[list[EverythingRow], list[Failure]]:
-    """Lets every model that can segment whole images, and measures recall and time.
+) -> EvaluationResult:
+    """Segments all objects with every model that can do so, and measures recall and time.
 
     A call of `everything` is timed from the image in memory to its masks in memory; the image
-    encoder has run once before, so that lazy set-up is not part of the first time.
+    encoder has run once before, so that lazy initialization is not part of the first time. Without
+    shards nothing else runs meanwhile.
 
     Args:
-        models: In the order of the tables.
-        dataset: Images and reference masks.
-        cells: Models that a former, interrupted run has finished.
-        reporter: Told about progress.
-        limit: Take only the first so many images of the dataset; unreadable ones count.
-
-    Returns:
-        One row a model, and what went wrong.
+        config: Configuration of the run; without a dataset or this protocol there is no result.
+        models: Models in the order of the tables.
+        reporter: Reports progress.
 
     Raises:
-        UsageError: The limit is below 1.
+        DataError: The folder cannot be written.
+        UsageError: The cluster cannot be used.
     """
-    check_limit(limit)
-    rows: list[EverythingRow] = []
-    failures: dict[Failure, None] = {}
-    for model in models:
-        row, failed = _one_model(model, dataset, cells, reporter, limit)
-        rows.append(row)
-        failures.update(dict.fromkeys(failed))
-    return rows, list(failures)
-
-
-def _one_model(
-    model: ResolvedModel,
-    dataset: Dataset,
-    cells: ResultCache,
-    reporter: Reporter,
-    limit: int | None,
-) -> tuple[EverythingRow, list[Failure]]:
-    import torch
-
-    options = model.options
-    key = {
-        "kind": STAGE,
-        **model.key,
-        "threads": torch.get_num_threads(),
-        "machine": environment.machine(options.device),
-        "dataset": dataset.fingerprint,
-        "images": dataset.images_state,
-        "limit": limit,
-    }
-    known = cells.get(key, _Cell)
-    if known is not None:
-        reporter.say(f"{STAGE} of {options.name}: taken from the interrupted run")
-        return known.row, []
-
-    def blank(status: Status, why: str) -> EverythingRow:
-        return _row(model, dataset).model_copy(update={"status": status, "why": why})
-
-    def measure(segmenter: Segmenter) -> tuple[EverythingRow, list[Failure]]:
-        if "everything" not in segmenter.info.supports:
-            return blank("skipped", f"{options.name} has no mode that needs no prompt"), []
-        tally = _pass(segmenter, dataset, reporter, limit)
-        attempts = tally.trials.attempts
-        failures = [*tally.unread, *attempts.listed(options.name)]
-        if attempts.broken is not None:
-            return blank("error", attempts.broken), failures
-        if not tally.sizes_hw:
-            why = nothing_read(len(tally.unread))
-            none = Failure(stage="data", culprit=dataset.name, why=why)
-            return blank("error", why), failures or [none]
-        row = _summarise(_row(model, dataset), tally)
-        if row.ar1000 is not None and row.median_ms is not None:
-            reporter.say(
-                f"{options.name}: everything AR@1000 {row.ar1000:.1%}, "
-                f"{milliseconds(row.median_ms)} an image ({row.n_images} images, "
-                f"{row.n_objects} objects)"
-            )
-        return row, failures
-
-    row, failures = take_turn(model, STAGE, blank, measure)
-    if row.status == "ok" and not failures:
-        remember(cells, dataset)
-        cells.put(key, _Cell(row=row))
-    return row, failures
-
-
-def _row(model: ResolvedModel, dataset: Dataset) -> EverythingRow:
-    return EverythingRow(model=model.entry.name, dataset=dataset.name, weights=model.weights)
-
-
-def _pass(model: Segmenter, dataset: Dataset, reporter: Reporter, limit: int | None) -> _Tally:
-    tally = _Tally(Trials(model.info.name, STAGE))
-    counts = [count for count in (dataset.n_images, limit) if count is not None]
-    with reporter.bar(f"{STAGE} of {model.info.name}", min(counts, default=None)) as bar:
-        for sample in islice(dataset.samples(), limit):
-            if isinstance(sample, UnreadableImage):
-                tally.unread.append(lost(sample))
-            else:
-                _image(model, sample, tally)
-            bar.step()
-            if tally.trials.given_up:
-                break
-    return tally
-
-
-def _image(model: Segmenter, sample: Sample, tally: _Tally) -> None:
-    # Numbered as they come: the ids of a broken archive or of two folders need not be distinct.
-    image_id = len(tally.sizes_hw)
-    try:
-        if not tally.times_ms:
-            warm_up(model, sample)
-        duration_ms, found = ask_image(model, sample, image_id)
-    except BenchError as error:
-        tally.trials.failed(sample, error)
-        return
-    tally.trials.answered()
-    tally.times_ms.append(duration_ms)
-    tally.sizes_hw[image_id] = size_of(sample)
-    tally.truth.extend(truth_of(sample, image_id))
-    tally.found.extend(found)
-
-
-def warm_up(model: Segmenter, sample: Sample) -> None:
-    """Runs the image encoder once, so that lazy initialisation is not included in the times.
-
-    Raises:
-        BenchError: The model fails on the image.
-    """
-    boundary.encode(model, sample.image)
-
-
-def ask_image(model: Segmenter, sample: Sample, image_id: int = 0) -> tuple[float, list[FoundMask]]:
-    """Segments all objects of an image with a model.
-
-    Returns:
-        Milliseconds from the image in memory to its masks in memory, and the masks.
-
-    Raises:
-        BenchError: The model fails on the image, or its masks violate the interface.
-    """
-    answers: list[MaskRecord] = []
-    with adapter_call("everything"):
-        duration_ms = time_once(
-            lambda: answers.extend(model.everything(sample.image)), model.synchronize
-        )
-    boundary.check_records(model, answers, size_of(sample))
-    return duration_ms, [
-        FoundMask(image_id, AGNOSTIC, encode_mask(record.mask), float(record.score))
-        for record in answers
-    ]
-
-
-def size_of(sample: Sample) -> tuple[int, int]:
-    """Height and width in pixels."""
-    height, width = sample.image.shape[:2]
-    return int(height), int(width)
-
-
-def truth_of(sample: Sample, image_id: int = 0) -> list[GroundTruthMask]:
-    """The objects of an image, whatever their category."""
-    return [
-        GroundTruthMask(image_id, AGNOSTIC, instance.rle, instance.area_px)
-        for instance in sample.instances
-    ]
-
-
-def _summarise(row: EverythingRow, tally: _Tally) -> EverythingRow:
-    n_images = len(tally.sizes_hw)
-    recall = average_recall(tally.sizes_hw, tally.truth, tally.found, LIMITS)
-    return row.model_copy(
-        update={
-            "n_images": n_images,
-            "n_objects": len(tally.truth),
-            **dict(zip(("ar10", "ar100", "ar1000"), recall.at, strict=True)),
-            "ar1000_by_size": recall.by_size,
-            "masks_per_image": len(tally.found) / n_images,
-            **median_time(np.array(tally.times_ms)),
-            "why": left_out_text(len(tally.unread) + tally.trials.attempts.n_failed),
-        }
+    if config.dataset is None or not config.everything:
+        return EvaluationResult()
+    sharding = config.sharding
+    task = EvaluationTask.of_run(
+        config,
+        models,
+        (),
+        EverythingWorker,
+        prefetch_threads=0 if sharding is None else sharding.prefetch_threads,
+        # Results hold times, so those of another machine are not used. On a cluster it is not
+        # known which machine makes which shard.
+        machine=machine_of(models) if is_local(sharding) else (),
+    )
+    files, summary = run_task(task, config.dataset, IMAGE_RECALL_NAME, reporter)
+    sums: dict[str, RecallSums] = {}
+    for file in files:
+        frame = read_instances(file, tuple(ImageRecall.model_fields))
+        for name, rows in frame.groupby("model", sort=False):
+            sums.setdefault(str(name), RecallSums()).add(rows)
+    found = tuple(_row(model, sums, summary) for model in models)
+    return EvaluationResult(
+        everything=found,
+        failures=summary.failures,
+        warnings=(*summary.all_warnings, *unshared_images(found, EVERYTHING)),
     )
 
 
-def median_time(times_ms: Float64Array) -> dict[str, Any]:
-    """Fields of a row for the median time of an image, with a range since one process is timed."""
-    summary = summarise_times([times_ms.tolist()])
-    return {"median_ms": summary.median_ms, "range_ms": summary.range_ms}
+def _row(
+    model: ResolvedModel, sums: Mapping[str, RecallSums], summary: ShardSummary
+) -> EverythingRow:
+    name = model.entry.name
+    row = EverythingRow(model=name, dataset=summary.dataset, weights=model.weights)
+    if name in summary.broken:
+        return row.model_copy(update={"status": "error", "why": summary.broken[name]})
+    if name in sums:
+        why = {"why": summary.left_out_text(name)}
+        return row.model_copy(update={**sums[name].fields(), **why})
+    if name in summary.unavailable:
+        unavailable = summary.unavailable[name]
+        return row.model_copy(update={"status": unavailable.status, "why": unavailable.why})
+    return row.model_copy(update={"status": "error", "why": summary.why_nothing(name)})
+
+
+class RecallSums:
+    """Sums over the rows of a model, and the time of each image."""
+
+    def __init__(self) -> None:
+        self._n_images = self._n_objects = self._n_found = 0
+        self._recalled = dict.fromkeys((*LIMITS, *_SIZES), 0.0)
+        self._n_by_size = dict.fromkeys(_SIZES, 0)
+        self._times_ms: list[Float64Array] = []
+
+    def add(self, rows: Any) -> None:
+        """Adds a data frame with the columns of `ImageRecall`."""
+        self._n_images += len(rows)
+        self._n_objects += int(rows["n_objects"].sum())
+        self._n_found += int(rows["n_found"].sum())
+        self._times_ms.append(rows["duration_ms"].to_numpy())
+        for name in LIMITS:
+            self._recalled[name] += float((rows[name] * rows["n_objects"]).sum())
+        for name in _SIZES:
+            self._n_by_size[name] += int(rows[f"n_{name}"].sum())
+            self._recalled[name] += float((rows[name] * rows[f"n_{name}"]).sum())
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of an `EverythingRow`."""
+        counts = {**dict.fromkeys(LIMITS, self._n_objects), **self._n_by_size}
+        recall = {
+            name: self._recalled[name] / count if count else None for name, count in counts.items()
+        }
+        # One process is timed, so times have a range, and no interval.
+        times = summarise_times([np.concatenate(self._times_ms).tolist()])
+        return {
+            "n_images": self._n_images,
+            "n_objects": self._n_objects,
+            **{name: recall[name] for name in LIMITS},
+            "ar1000_by_size": BySize(**{name: recall[name] for name in _SIZES}),
+            "masks_per_image": self._n_found / self._n_images,
+            "median_ms": times.median_ms,
+            "range_ms": times.range_ms,
+        }
+
+
+class EverythingWorker(ModelWorker):
+    """Segments all objects of the images of shards."""
+
+    stage = title = EVERYTHING
+
+    def __init__(self, task: EvaluationTask, whole: WholeRun | None = None) -> None:
+        super().__init__(task, whole)
+        self._warm: set[str] = set()
+
+    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
+        """Evaluates all models on a shard; see `ModelWorker.run`."""
+        shard = shard.without(poison or {})
+        results = {model.entry.name: self._evaluate(model, shard) for model in self.task.models}
+        rows = [row for found in results.values() for row in found.rows]
+        return self.result(shard, results, ImageRecall, rows)
+
+    def _evaluate(self, model: ResolvedModel, shard: Shard) -> EverythingResult:
+        key = {
+            "kind": EVERYTHING,
+            **model.key,
+            "threads": self.task.threads,
+            "machine": machine_of([model]),
+            "dataset": shard.fingerprint,
+            "images": shard.images_state,
+        }
+
+        def measure(segmenter: Segmenter) -> EverythingResult:
+            return self._measure(segmenter, model.entry.name, ShardDataset(shard))
+
+        found, is_cached = self.run_model(model, EverythingResult, key, measure)
+        recalled = [(row.n_objects, row.ar1000) for row in found.rows if row.ar1000 is not None]
+        if recalled and not is_cached:
+            n_objects = sum(n for n, _ in recalled)
+            recall = sum(n * each for n, each in recalled) / n_objects
+            median_ms = float(np.median([row.duration_ms for row in found.rows]))
+            self.reporter.say(
+                f"{model.entry.name}: everything AR@1000 {recall:.1%}, "
+                f"{milliseconds(median_ms)} an image ({len(found.rows)} images, "
+                f"{n_objects} objects)"
+            )
+        return found
+
+    def _measure(self, segmenter: Segmenter, name: str, dataset: ShardDataset) -> EverythingResult:
+        if EVERYTHING not in segmenter.info.supports:
+            return EverythingResult(
+                status="skipped", why=f"{name} has no mode that needs no prompt"
+            )
+        loop = ImageLoop(
+            _SegmentedImages(segmenter, name, self._warm),
+            dataset,
+            name,
+            EVERYTHING,
+            self.prefetcher,
+            Stopwatch(),
+            stop=self.whole is not None,
+        )
+        rows: list[ImageRecall] = []
+        unreadable: list[UnreadableImage] = []
+        with (
+            self.reporter.bar(f"{EVERYTHING} of {name}", dataset.n_images) as bar,
+            closing(loop.run()) as images,
+        ):
+            for found in images:
+                bar.step()
+                rows.extend(found.scores)
+                if isinstance(found.image, UnreadableImage):
+                    unreadable.append(found.image)
+        return EverythingResult(
+            rows=tuple(rows),
+            failures=tuple(map(unreadable_image_failure, unreadable)),
+            attempts=loop.attempts,
+            left_out=dict(dataset.left_out),
+            problems=dataset.problems,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Image:
+    sample: Sample
+
+    @property
+    def n_bytes(self) -> int:
+        return self.sample.image.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentedImage:
+    """Masks of all objects of an image.
+
+    Attributes:
+        duration_ms: Time from the image in memory to its masks in memory.
+        records: The masks.
+    """
+
+    duration_ms: float
+    records: list[MaskRecord]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        return sum(record.mask.nbytes for record in self.records)
+
+
+class _SegmentedImages:
+    """How the protocol predicts and scores an image."""
+
+    def __init__(self, model: Segmenter, name: str, warm: set[str]) -> None:
+        self._model = model
+        self._name = name
+        self._warm = warm  # models that have run before
+
+    def load(self, sample: Sample) -> _Image:
+        return _Image(sample)
+
+    def predict(self, batch: _Image) -> Iterator[SegmentedImage]:
+        model, image = self._model, batch.sample.image
+        if self._name not in self._warm:
+            boundary.encode(model, image)
+            self._warm.add(self._name)
+        records: list[MaskRecord] = []
+        with adapter_call("everything"):
+            duration_ms = time_once(
+                lambda: records.extend(model.everything(image)), model.synchronize
+            )
+        boundary.check_records(model, records, _size_hw(batch.sample))
+        yield SegmentedImage(duration_ms, records)
+
+    def score(self, batch: _Image, predictions: Sequence[SegmentedImage]) -> ImageRecall:
+        (predicted,) = predictions
+        found = [
+            FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
+            for record in predicted.records
+        ]
+        truth = [
+            GroundTruthMask(0, AGNOSTIC, instance.rle, instance.area_px)
+            for instance in batch.sample.instances
+        ]
+        sample = batch.sample
+        return image_recall(sample, self._name, predicted.duration_ms, truth, found)
+
+
+def image_recall(
+    sample: Sample,
+    model: str,
+    duration_ms: float,
+    truth: Sequence[GroundTruthMask],
+    found: Sequence[FoundMask],
+) -> ImageRecall:
+    """Recall of one model on one image; all masks have image id 0."""
+    at: tuple[float | None, ...] = (None,) * len(LIMITS)
+    by_size = BySize()
+    if truth:
+        recall = average_recall({0: _size_hw(sample)}, truth, found, tuple(LIMITS.values()))
+        at, by_size = recall.at, recall.by_size
+    figures: dict[str, Any] = dict(zip(LIMITS, at, strict=True))
+    for name, (low, high) in _SIZES.items():
+        figures[f"n_{name}"] = sum(low <= mask.area_px <= high for mask in truth)
+        figures[name] = getattr(by_size, name)
+    return ImageRecall(
+        image_id=sample.image_id,
+        name=sample.name,
+        model=model,
+        n_objects=len(truth),
+        n_found=len(found),
+        duration_ms=duration_ms,
+        **figures,
+    )
+
+
+def _size_hw(sample: Sample) -> tuple[int, int]:
+    height, width = sample.image.shape[:2]
+    return int(height), int(width)

@@ -1,10 +1,10 @@
-"""Answers kept on disk as run-length codes, so that they can be scored again without a model."""
+"""Predicted masks on disk as run-length codes, to be scored again without a model."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import Rle, encode_mask
-from benchmarks.evaluation.prompt_runner import Answer
+from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.prompts.protocols import Query
 from benchmarks.records.record import WeightsRow, write_atomic
 from mobilesam.errors import DataError
@@ -50,33 +50,38 @@ class PredictionsInfo(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer: candidates as RLE with the model's own scores."""
+    """Candidate masks of one prompt as RLE, with the scores of the model."""
 
-    question: Query
+    query: Query
     image_id: int
     annotation_id: int
     scores: tuple[float, ...]
     rles: tuple[Rle, ...]
 
 
-def to_prediction(answer: Answer, sample: Sample) -> Prediction:
-    """Encodes an answer about one instance of a sample."""
+def to_prediction(predicted: QueryMasks, sample: Sample) -> Prediction:
+    """Encodes the masks of one instance of a sample."""
     return Prediction(
-        answer.question,
+        predicted.query,
         sample.image_id,
-        sample.instances[answer.index].annotation_id,
-        tuple(float(score) for score in answer.scores),
-        tuple(encode_mask(mask) for mask in answer.masks),
+        sample.instances[predicted.index].annotation_id,
+        tuple(float(score) for score in predicted.scores),
+        tuple(encode_mask(mask) for mask in predicted.masks),
     )
 
 
 def predictions_path(out: Path, model: str) -> Path:
-    """Where the predictions of a model lie in a run's folder."""
+    """File of the predictions of a model in the folder of a run."""
     return out / PREDICTIONS_FOLDER / f"{model}.parquet"
 
 
+def references_path(out: Path) -> Path:
+    """File of the reference masks in the folder of a run."""
+    return out / PREDICTIONS_FOLDER / REFERENCES_NAME
+
+
 def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Prediction]) -> None:
-    """Writes one Parquet file, whole or not at all.
+    """Writes one Parquet file, atomically.
 
     Raises:
         DataError: The file cannot be written.
@@ -85,9 +90,9 @@ def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Predictio
     columns = {
         "image_id": np.array([row.image_id for row in rows], np.int64),
         "annotation_id": np.array([row.annotation_id for row in rows], np.int64),
-        "prompt": [row.question.prompt for row in rows],
-        "clicks": np.array([row.question.clicks for row in rows], np.int64),
-        "multimask": np.array([row.question.multimask for row in rows], np.bool_),
+        "prompt": [row.query.prompt for row in rows],
+        "clicks": np.array([row.query.clicks for row in rows], np.int64),
+        "multimask": np.array([row.query.multimask for row in rows], np.bool_),
         "height": np.array([size[0] for size in sizes], np.int64),
         "width": np.array([size[1] for size in sizes], np.int64),
         "scores": [list(row.scores) for row in rows],
@@ -137,13 +142,13 @@ def _to_row(each: Mapping[str, Any]) -> Prediction:
 
 
 def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Instance]]) -> None:
-    """Keeps the instances of a dataset, each with its image's id, without its images.
+    """Stores the instances of a dataset with the ids of their images, without the images.
 
     Raises:
         DataError: The file cannot be written.
     """
     if path.is_file():
-        # An image that one model's pass could not read must not take those of another's away.
+        # Instances of images that this model could not read are kept from other models.
         known, instances = load_references(path)
         if known == fingerprint:
             found = {(image_id, each.annotation_id): each for image_id, each in rows}
@@ -184,14 +189,6 @@ def _to_instance(each: Mapping[str, Any]) -> tuple[int, Instance]:
         np.array(each["box"], np.float32),
         {"size": [each["height"], each["width"]], "counts": each["counts"]},
     )
-
-
-def by_image(rows: Iterable[Prediction]) -> Iterator[tuple[int, list[Prediction]]]:
-    """Groups predictions by image, in the order in which the images first appear."""
-    groups: dict[int, list[Prediction]] = {}
-    for row in rows:
-        groups.setdefault(row.image_id, []).append(row)
-    yield from groups.items()
 
 
 def _write(path: Path, columns: dict[str, Any], metadata: bytes) -> None:

@@ -1,13 +1,19 @@
-"""Puts the questions of the protocols to a model: the encoder once an image, prompts in batches."""
+"""Runs the prompts of the protocols on a model: one encoder call per image, prompts in batches."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from baselines import boundary
+from baselines.boundary import adapter_call
 from baselines.interface import (
     BoolArray,
     Embedding,
@@ -16,38 +22,106 @@ from baselines.interface import (
     Masks,
     Prompts,
     Segmenter,
+    StorableEmbedding,
+    UInt8Array,
 )
 from benchmarks.datasets.dataset import Sample
-from benchmarks.evaluation.embedding_cache import EmbeddingCache
+from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.run_model import PROMPT_BATCH
-from benchmarks.evaluation.stopwatch import Stopwatch
 from benchmarks.prompts.clicks import next_click
 from benchmarks.prompts.manifests import PassPrompts
 from benchmarks.prompts.protocols import AccuracyProtocol, Query
 from benchmarks.prompts.samplers import PromptSampler, prompt_sampler, to_prompts
+from benchmarks.records.environment import code_version, library_versions
+from benchmarks.records.record import write_atomic
+from mobilesam.errors import BenchError, DataError
 
-Made = Mapping[str, Sequence[Float32Array | None]]
-"""The prompts of one image: by prompt rule, one (D,) for each instance or None."""
+ImagePrompts = Mapping[str, Sequence[Float32Array | None]]
+"""Prompts of one image: by sampler, a (D,) array for each instance, or None if it has none."""
+
+
+class EmbeddingCache:
+    """A folder of image embeddings by image, model and weights, shared between runs.
+
+    Args:
+        folder: Created with the first embedding; None caches nothing.
+        precision: Precision of the models.
+        device: Device of the models; the last digits of an embedding depend on it.
+    """
+
+    def __init__(self, folder: Path | None, precision: str = "fp32", device: str = "cpu") -> None:
+        self._folder = folder
+        self._setup: dict[str, object] = {"precision": precision, "device": device}
+        if folder is not None:
+            self._setup["code"] = code_version(("mobilesam", "baselines"))
+            self._setup["libraries"] = library_versions()
+
+    def get(self, model: Segmenter, image: UInt8Array) -> Embedding | None:
+        """Returns the embedding of an image by a model; None if it is missing or damaged."""
+        path = self._path(model, image)
+        if path is None or not path.is_file() or not isinstance(model, StorableEmbedding):
+            return None
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            with adapter_call("embedding_from"):
+                return model.embedding_from(arrays, (image.shape[0], image.shape[1]))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, BenchError):
+            return None  # it is computed again, and replaces the damaged one
+
+    def put(self, model: Segmenter, image: UInt8Array, embedding: Embedding) -> None:
+        """Stores an embedding, if the model allows it and the folder can be written."""
+        path = self._path(model, image)
+        if path is None or not isinstance(model, StorableEmbedding):
+            return
+        buffer = io.BytesIO()
+        arrays = boundary.embedding_arrays(model, model.info.name, embedding)
+        np.savez(buffer, allow_pickle=False, **arrays)
+        try:
+            write_atomic(path, buffer.getvalue())
+        except DataError:
+            # The run does not need it. After one failure (a full disk) no other is tried.
+            self._folder = None
+
+    def _path(self, model: Segmenter, image: UInt8Array) -> Path | None:
+        weights = model.info.weights
+        if self._folder is None or weights.sha256 is None:
+            return None
+        parts = {
+            "model": model.info.name,
+            "weights": weights.sha256,
+            "input_size_px": model.info.input_size_px,
+            "image": hashlib.sha256(np.ascontiguousarray(image).data).hexdigest(),
+            "shape": image.shape,
+            **self._setup,
+        }
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return self._folder / key[:2] / f"{key}.npz"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What a model answers to one question about one instance.
+class QueryMasks:
+    """Predicted masks of one query for one instance.
 
     Attributes:
-        question: What was asked.
-        index: Of the instance among those of its sample.
+        query: Input of the model.
+        index: Position of the instance in its sample.
         masks: (C, H, W) bool at the image's own size.
         scores: (C,) float32, the model's own.
     """
 
-    question: Query
+    query: Query
     index: int
     masks: BoolArray
     scores: Float32Array
 
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        return self.masks.nbytes
 
-class Asker:
+
+class PromptRunner:
     """Runs one model on the prompts of several protocols.
 
     Args:
@@ -70,19 +144,16 @@ class Asker:
         self._prompts = prompts
         self._clock = clock
         self._cache = cache
-        self._questions: dict[str, list[Query]] = {}
+        self._queries: dict[str, list[Query]] = {}
         for protocol in protocols:
-            self._questions.setdefault(protocol.prompt, []).append(protocol.query)
+            self._queries.setdefault(protocol.prompt, []).append(protocol.query)
 
-    def prompts(self, sample: Sample, masks: Sequence[BoolArray]) -> Made:
-        """Makes or looks up all prompts of one image; several threads may do so at once.
+    def prompts(self, sample: Sample, masks: Sequence[BoolArray]) -> ImagePrompts:
+        """Makes or looks up all prompts of one image; several threads may call it.
 
         Args:
             sample: The image.
             masks: Reference mask of each of its instances, from which prompts are made.
-
-        Returns:
-            By prompt rule, one for each instance in order; None where there is none.
         """
         pairs = list(zip(sample.instances, masks, strict=True))
         return {
@@ -90,13 +161,13 @@ class Asker:
                 self._prompts.prompt(prompt_sampler(name), sample, instance, mask)
                 for instance, mask in pairs
             ]
-            for name in self._questions
+            for name in self._queries
         }
 
-    def answers(
-        self, sample: Sample, masks: Sequence[BoolArray], prompts: Made
-    ) -> Iterator[Answer]:
-        """Yields all results of the model for one image.
+    def predict(
+        self, sample: Sample, masks: Sequence[BoolArray], prompts: ImagePrompts
+    ) -> Iterator[QueryMasks]:
+        """Yields all masks that the model predicts for one image.
 
         Args:
             sample: The image.
@@ -107,8 +178,8 @@ class Asker:
             BenchError: The model fails on the image, or its result violates the interface.
         """
         embedding: Embedding | None = None
-        for name, questions in self._questions.items():
-            rule = prompt_sampler(name)
+        for name, queries in self._queries.items():
+            sampler = prompt_sampler(name)
             found = [
                 (index, value) for index, value in enumerate(prompts[name]) if value is not None
             ]
@@ -116,7 +187,7 @@ class Asker:
                 if embedding is None:
                     embedding = self._encode(sample)
                 part = found[start : start + PROMPT_BATCH]
-                yield from self._batch(embedding, rule, questions, part, masks)
+                yield from self._batch(embedding, sampler, queries, part, masks)
 
     def _encode(self, sample: Sample) -> Embedding:
         with self._clock("data"):
@@ -133,88 +204,91 @@ class Asker:
     def _batch(
         self,
         embedding: Embedding,
-        rule: PromptSampler,
-        questions: Sequence[Query],
+        sampler: PromptSampler,
+        queries: Sequence[Query],
         part: Sequence[tuple[int, Float32Array]],
         masks: Sequence[BoolArray],
-    ) -> Iterator[Answer]:
-        prompts = to_prompts(rule, np.stack([value for _, value in part]))
+    ) -> Iterator[QueryMasks]:
+        prompts = to_prompts(sampler, np.stack([value for _, value in part]))
         rows = [index for index, _ in part]
-        wants = {question.multimask for question in questions}
         with self._clock("model"):
-            found = self._decode(embedding, prompts, _size_hw(masks), wants)
-        for multimask, answer in found.items():
-            question = Query(rule.name, multimask=multimask)
+            found = self._decode(
+                embedding, prompts, _size_hw(masks), {query.multimask for query in queries}
+            )
+        for multimask, predicted in found.items():
+            query = Query(sampler.name, multimask=multimask)
             for row, index in enumerate(rows):
-                yield Answer(question, index, answer.masks[row], answer.scores[row])
-        budget = max(question.clicks for question in questions)
+                yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
+        budget = max(query.clicks for query in queries)
         if budget > 1:
-            yield from self._click(embedding, rule, prompts, found[False], rows, masks, budget)
+            yield from self._click(embedding, sampler, prompts, found[False], rows, masks, budget)
 
     def _decode(
-        self, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int], wants: set[bool]
+        self, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int], outputs: set[bool]
     ) -> dict[bool, Masks]:
+        """Masks by `multimask`; both outputs come from one call where the model allows it."""
         model = self._model
-        if len(wants) == 2:
+        if len(outputs) == 2:
             single, multi = boundary.decode_pair(model, embedding, prompts, size_hw)
             return {False: single, True: multi}
-        (multimask,) = wants
+        (multimask,) = outputs
         found = boundary.decode(model, embedding, prompts, size_hw, multimask=multimask)
         return {multimask: found}
 
     def _click(
         self,
         embedding: Embedding,
-        rule: PromptSampler,
+        sampler: PromptSampler,
         prompts: Prompts,
         first: Masks,
         rows: Sequence[int],
         masks: Sequence[BoolArray],
         budget: int,
-    ) -> Iterator[Answer]:
-        """Clicks on the largest error of each answer, K - 1 times; one without errors stays."""
+    ) -> Iterator[QueryMasks]:
+        """Clicks K - 1 times on the largest error of each mask; masks without error stay."""
         assert prompts.points is not None  # noqa: S101 - clicks start from a point
         assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
-        dialogues = [
-            _Dialogue(prompts.points[row], prompts.labels[row], _row(first, row), masks[index])
+        sessions = [
+            _ClickSession(prompts.points[row], prompts.labels[row], _row(first, row), masks[index])
             for row, index in enumerate(rows)
         ]
         for clicks in range(2, budget + 1):
             with self._clock("prompts"):
-                going = [each for each in dialogues if each.click()]
-            if going:
+                active = [session for session in sessions if session.click()]
+            if active:
                 with self._clock("model"):
-                    prompts = self._next_prompts(going)
+                    prompts = self._next_prompts(active)
                     found = boundary.decode(self._model, embedding, prompts, _size_hw(masks))
-                for row, each in enumerate(going):
-                    each.answer = _row(found, row)
-            question = Query(rule.name, clicks=clicks)
-            for each, index in zip(dialogues, rows, strict=True):
-                yield Answer(question, index, each.answer.masks[0], each.answer.scores[0])
+                for row, session in enumerate(active):
+                    session.predicted = _row(found, row)
+            query = Query(sampler.name, clicks=clicks)
+            for session, index in zip(sessions, rows, strict=True):
+                predicted = session.predicted
+                yield QueryMasks(query, index, predicted.masks[0], predicted.scores[0])
 
-    def _next_prompts(self, going: Sequence[_Dialogue]) -> Prompts:
-        logits = [each.answer.low_res_logits for each in going]
+    def _next_prompts(self, active: Sequence[_ClickSession]) -> Prompts:
+        logits = [session.predicted.low_res_logits for session in active]
         known = [part for part in logits if part is not None]
-        feed_back = "masks" in self._model.info.supports and len(known) == len(going)
+        feed_back = "masks" in self._model.info.supports and len(known) == len(active)
         return Prompts(
-            points=np.stack([each.points for each in going]),
-            labels=np.stack([each.labels for each in going]),
+            points=np.stack([session.points for session in active]),
+            labels=np.stack([session.labels for session in active]),
             mask_inputs=np.concatenate(known) if feed_back else None,
         )
 
 
 @dataclass(slots=True, eq=False)
-class _Dialogue:
+class _ClickSession:
     """Clicks given for one instance so far, each on a different pixel, and the latest mask."""
 
     points: Float32Array
     labels: Int64Array
-    answer: Masks
+    predicted: Masks
     reference: BoolArray
 
     def click(self) -> bool:
         """Adds the next click; returns False if all wrong pixels have been clicked."""
-        found = next_click(self.answer.masks[0, 0], self.reference, self.points)
+        found = next_click(self.predicted.masks[0, 0], self.reference, self.points)
         if found is None:
             return False
         x, y, label = found
@@ -230,7 +304,7 @@ def _size_hw(masks: Sequence[BoolArray]) -> tuple[int, int]:
 
 
 def _row(masks: Masks, row: int) -> Masks:
-    """The answer to one of N prompts, still with a leading dimension of 1."""
+    """Masks of one of N prompts, still with a leading dimension of 1."""
     logits = masks.low_res_logits
     return Masks(
         masks.masks[row : row + 1],

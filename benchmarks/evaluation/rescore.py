@@ -1,12 +1,17 @@
-"""Scores the predictions that runs have left on disk: `miou --rescore`."""
+"""Scores stored predictions, without a model and without images: `miou --rescore`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
 from pathlib import Path
 
-from benchmarks.evaluation.evaluate import CLICKS_NEED_TRUTH
+import numpy as np
+
+from benchmarks.datasets.dataset import Instance
+from benchmarks.datasets.masks import decode_mask
 from benchmarks.evaluation.predictions import (
     PREDICTIONS_FOLDER,
     REFERENCES_NAME,
@@ -15,13 +20,74 @@ from benchmarks.evaluation.predictions import (
     load_predictions,
     load_references,
 )
-from benchmarks.evaluation.reference_models import Teacher
-from benchmarks.evaluation.rescoring import Instances, rescore
-from benchmarks.evaluation.summaries import by_protocol, clicks_needed, summarise
-from benchmarks.prompts.protocols import AccuracyProtocol, Query, find_protocols, reference_model
-from benchmarks.records.instances import InstanceRow
-from benchmarks.records.record import RECORD_NAME, MiouRow, WeightsRow
+from benchmarks.evaluation.prompt_runner import QueryMasks
+from benchmarks.evaluation.scoring import (
+    CLICKS_NEED_TRUTH,
+    Pair,
+    ReferenceModel,
+    Scorer,
+    Targets,
+)
+from benchmarks.evaluation.summaries import count_clicks, sum_tables
+from benchmarks.prompts.protocols import (
+    AccuracyProtocol,
+    Query,
+    find_protocols,
+    reference_model,
+)
+from benchmarks.records.instances import InstanceRow, instances_file
+from benchmarks.records.record import RECORD_NAME, MiouRow
 from mobilesam.errors import DataError, UsageError
+
+Instances = Mapping[tuple[int, int], Instance]
+"""Instances by image and annotation id."""
+
+
+def rescore(
+    model: str,
+    predictions: Sequence[Prediction],
+    instances: Instances,
+    pairs: Sequence[Pair],
+    reference_models: Mapping[str, ReferenceModel],
+    *,
+    boundary: bool = True,
+) -> Iterator[InstanceRow]:
+    """Yields the rows that an evaluation with the model gives, in the same order.
+
+    Args:
+        model: Name of the model.
+        predictions: Its predictions; those of an image are consecutive.
+        instances: The reference masks.
+        pairs: What is scored against what; protocols whose queries were not run give no rows.
+        reference_models: All models that `pairs` names, by name.
+        boundary: Whether boundary IoU is scored.
+
+    Raises:
+        DataError: A prediction is for an annotation that the references do not hold.
+    """
+    scorer = Scorer(model, pairs)
+    for image_id, rows in groupby(predictions, key=lambda each: each.image_id):
+        group = list(rows)
+        found = {
+            each.annotation_id: _instance(instances, image_id, each.annotation_id) for each in group
+        }
+        positions = {annotation_id: position for position, annotation_id in enumerate(found)}
+        targets = Targets(image_id, list(found.values()), None, reference_models, boundary=boundary)
+        for each in group:
+            masks = np.stack([decode_mask(rle) for rle in each.rles])
+            scores = np.array(each.scores, np.float32)
+            predicted = QueryMasks(each.query, positions[each.annotation_id], masks, scores)
+            yield from scorer.score(predicted, targets)
+
+
+def _instance(instances: Instances, image_id: int, annotation_id: int) -> Instance:
+    found = instances.get((image_id, annotation_id))
+    if found is None:
+        raise DataError(
+            f"the references hold no annotation {annotation_id} of image {image_id}; "
+            "score predictions against the data they were made from"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +95,17 @@ class Stored:
     """Predictions of several models for the same data.
 
     Attributes:
-        infos: Of each model, by name.
-        predictions: Of each model, by name.
-        instances: The reference masks.
-        asked: Questions put to each model, by name.
-        answered: Those of them that some instance has a prompt for.
+        infos: Metadata of the predictions, by model.
+        predictions: Predictions, by model.
+        instances: Reference masks.
+        queries: Queries that were run, by model.
+        answered: Queries for which some instance has a prompt, by model.
     """
 
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
-    asked: dict[str, set[Query]]
+    queries: dict[str, set[Query]]
     answered: dict[str, set[Query]]
 
     @property
@@ -54,14 +120,14 @@ class Stored:
 
 
 def load_stored(paths: Sequence[Path]) -> Stored:
-    """Reads predictions, and the reference masks that lie beside them.
+    """Reads predictions, and the reference masks stored beside them.
 
     Args:
         paths: Files of predictions, or folders of runs.
 
     Raises:
-        DataError: One cannot be read, or they belong to different data.
-        UsageError: Two of them are of the same model.
+        DataError: A file cannot be read, or they belong to different data.
+        UsageError: Two files are of the same model.
     """
     files = [file for path in paths for file in _files(path)]
     fingerprint, instances = load_references(files[0].parent / REFERENCES_NAME)
@@ -76,12 +142,12 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         for other in infos.values():
             _check_same_prompts(info, other)
         infos[info.model], predictions[info.model] = info, rows
-    asked = {
+    queries = {
         model: {protocol.query for protocol in find_protocols(info.protocols)}
         for model, info in infos.items()
     }
-    answered = {model: {row.question for row in rows} for model, rows in predictions.items()}
-    return Stored(infos, predictions, instances, asked, answered)
+    answered = {model: {row.query for row in rows} for model, rows in predictions.items()}
+    return Stored(infos, predictions, instances, queries, answered)
 
 
 def _check_same_prompts(one: PredictionsInfo, other: PredictionsInfo) -> None:
@@ -111,29 +177,50 @@ def score_stored(
 
     Args:
         stored: Their predictions.
-        names: Protocols; empty for those that the files were made for.
-        references: `ground-truth`, or `teacher:NAME` where that model is among the stored ones.
+        names: Names of protocols; empty for those that the files were made for.
+        references: `ground-truth`, or `teacher:NAME` if that model is among the stored ones.
 
     Raises:
-        UsageError: A protocol is unknown, or a teacher is not stored.
-        DataError: Predictions and references do not fit.
+        UsageError: A protocol is unknown, or a reference model is not stored.
+        DataError: Predictions and references belong to different data.
     """
     protocols = find_protocols(names or stored.protocols)
-    teachers = _teachers(stored, references)
+    models = _reference_models(stored, references)
     pairs = [(protocol, reference) for reference in references for protocol in protocols]
-    rows: list[MiouRow] = []
     instances: list[InstanceRow] = []
-    for model, info in stored.infos.items():
-        predictions = stored.predictions[model]
+    for model, predictions in stored.predictions.items():
         usable = [pair for pair in pairs if _why_not(stored, model, *pair) is None]
-        found = list(rescore(model, predictions, stored.instances, usable, teachers))
-        instances.extend(found)
-        rows.extend(_summaries(stored, info, protocols, references, found))
+        instances.extend(rescore(model, predictions, stored.instances, usable, models))
+    table = instances_file(instances)
+    sums = sum_tables([io.BytesIO(table)])
+    clicks = count_clicks([io.BytesIO(table)], protocols)
+    rows: list[MiouRow] = []
+    for info, reference, protocol in product(stored.infos.values(), references, protocols):
+        other = reference_model(reference)
+        group = (info.model, protocol.name, reference)
+        blank = MiouRow(
+            model=info.model,
+            dataset=info.dataset,
+            protocol=protocol.name,
+            reference=reference,
+            weights=info.weights,
+            reference_weights=None if other is None else stored.infos[other].weights,
+        )
+        if group not in sums:
+            update = {"status": "skipped", "why": _why_not(stored, info.model, protocol, reference)}
+            rows.append(blank.model_copy(update=update))
+            continue
+        filled = {
+            "n_left_out": info.left_out.get(protocol.prompt, 0),
+            "clicks": clicks.get(group[:2]) if other is None else None,
+            "manifest_sha256": info.manifests.get(protocol.prompt),
+        }
+        rows.append(sums[group].summarize(blank).model_copy(update=filled))
     return rows, instances
 
 
-def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
-    teachers = {}
+def _reference_models(stored: Stored, references: Sequence[str]) -> dict[str, ReferenceModel]:
+    models = {}
     for name in filter(None, map(reference_model, references)):
         if name not in stored.predictions:
             raise UsageError(
@@ -141,66 +228,19 @@ def _teachers(stored: Stored, references: Sequence[str]) -> dict[str, Teacher]:
                 f"{', '.join(stored.predictions)}"
             )
         lost_ids = stored.infos[name].lost_ids
-        teachers[name] = Teacher(name, stored.predictions[name], lost_ids)
-    return teachers
+        models[name] = ReferenceModel(name, stored.predictions[name], lost_ids)
+    return models
 
 
 def _why_not(stored: Stored, model: str, protocol: AccuracyProtocol, reference: str) -> str | None:
-    """Why a model's answers cannot be scored under a protocol; None if they can."""
-    teacher = reference_model(reference)
-    if teacher is not None and protocol.n_clicks is not None:
+    """Reason why a model cannot be scored under a protocol; None if it can."""
+    other = reference_model(reference)
+    if other is not None and protocol.n_clicks is not None:
         return CLICKS_NEED_TRUTH
-    for name in (model, teacher):
-        if name is None:
-            continue
-        if protocol.query not in stored.asked[name]:
+    for name in filter(None, (model, other)):
+        if protocol.query not in stored.queries[name]:
             return f"{name} was not asked for {protocol.name}"
     left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
     if protocol.query not in stored.answered[model]:
         return f"none of the {left_out} instances has a prompt {protocol.prompt}"
     return None
-
-
-def _summaries(
-    stored: Stored,
-    info: PredictionsInfo,
-    protocols: Sequence[AccuracyProtocol],
-    references: Sequence[str],
-    rows: Sequence[InstanceRow],
-) -> Iterator[MiouRow]:
-    groups = by_protocol(rows)
-    for reference in references:
-        of_reference = groups.get(reference, {})
-        for protocol in protocols:
-            if protocol.name in of_reference:
-                yield summarise(
-                    of_reference[protocol.name],
-                    info.dataset,
-                    info.weights,
-                    manifest_sha256=info.manifests.get(protocol.prompt),
-                    n_left_out=info.left_out.get(protocol.prompt, 0),
-                    clicks=clicks_needed(protocol, of_reference),
-                    reference_weights=_reference_weights(stored, reference),
-                )
-            else:
-                yield _empty(stored, info, protocol, reference)
-
-
-def _reference_weights(stored: Stored, reference: str) -> WeightsRow | None:
-    name = reference_model(reference)
-    return None if name is None else stored.infos[name].weights
-
-
-def _empty(
-    stored: Stored, info: PredictionsInfo, protocol: AccuracyProtocol, reference: str
-) -> MiouRow:
-    return MiouRow(
-        model=info.model,
-        dataset=info.dataset,
-        protocol=protocol.name,
-        reference=reference,
-        weights=info.weights,
-        status="skipped",
-        reference_weights=_reference_weights(stored, reference),
-        why=_why_not(stored, info.model, protocol, reference),
-    )

@@ -1,10 +1,11 @@
-"""Runs one model in a measurement: errors become rows, errors on single images become failures."""
+"""Runs one model in a measurement: its errors become rows, its errors on images become failures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from pydantic import Field
 
 from baselines.interface import Segmenter
 from baselines.registry import build
@@ -13,25 +14,24 @@ from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.parsing import MALFORMED
 from benchmarks.debugging import format_error
 from benchmarks.records.record import Failure, Status
+from benchmarks.records.result_cache import ResultCache
 from mobilesam.errors import BenchError, WeightsError
 from mobilesam.frozen_model import FrozenModel
 
-RowT = TypeVar("RowT")
-
 PROMPT_BATCH = 32
-"""Masks of so many prompts are held at the image's size at once."""
+"""Number of prompts whose masks are held at the image's size at once."""
 FIRST_IMAGES = 5
 """A model that fails on each of the first so many images is considered broken itself."""
 TIMED_ELSEWHERE = (
     "time left out: it was taken on another machine, or with another allocator or number of threads"
 )
-"""Why a result that was taken from an interrupted run has no time."""
+"""Reason why a result that was taken from an interrupted run has no time."""
 
 
-def lost(sample: UnreadableImage) -> Failure:
-    """The failure that an unreadable image is, with what is lost with it."""
-    why = f"{sample.reason} ({sample.n_instances} instances left out)"
-    return Failure(stage="data", culprit=sample.name, why=why)
+def unreadable_image_failure(image: UnreadableImage) -> Failure:
+    """Failure record for an unreadable image, with the number of instances it held."""
+    why = f"{image.reason} ({image.n_instances} instances left out)"
+    return Failure(stage="data", culprit=image.name, why=why)
 
 
 def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str | None:
@@ -54,10 +54,12 @@ def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str 
     return f"images left out: {'; '.join(parts)} (see the failures)" if parts else None
 
 
-def malformed(dataset: str, left_out: Mapping[str, int], problems: Sequence[str]) -> list[Failure]:
-    """The failures that malformed annotations are: one for each that is told, one for the rest."""
-    untold = left_out.get(MALFORMED, 0) - len(problems)
-    more = [f"{untold} more malformed annotations were left out"] if untold > 0 else []
+def malformed_annotation_failures(
+    dataset: str, left_out: Mapping[str, int], problems: Sequence[str]
+) -> list[Failure]:
+    """Failures for malformed annotations: one for each known problem, and one for the rest."""
+    n_more = left_out.get(MALFORMED, 0) - len(problems)
+    more = [f"{n_more} more malformed annotations were left out"] if n_more > 0 else []
     return [Failure(stage="data", culprit=dataset, why=why) for why in (*problems, *more)]
 
 
@@ -72,16 +74,11 @@ def nothing_read(n_unread: int) -> str:
     return "there is no image with an instance: nothing was measured"
 
 
-def none_shared(model: str, reference: str) -> str:
-    """Reason why a model is not compared with a teacher although both have answered images."""
-    return f"no image was answered both by {model} and by {reference}"
-
-
 class Attempts(FrozenModel):
     """Counts of the images of a dataset, or of consecutive parts of it, for one model.
 
     Attributes:
-        n_answered: Number of images that it answered.
+        n_answered: Number of images that the model answered.
         n_failed: Number of images that it failed on.
         n_failed_first: Number of images that it failed on before the first that it answered.
         reasons: Its errors on the first `FIRST_IMAGES` of these.
@@ -93,6 +90,11 @@ class Attempts(FrozenModel):
     n_failed_first: int = 0
     reasons: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+
+    @property
+    def has_failed_first_images(self) -> bool:
+        """Whether it has failed on each of the first `FIRST_IMAGES` images, and answered none."""
+        return self.n_answered == 0 and self.n_failed_first >= FIRST_IMAGES
 
     @property
     def broken(self) -> str | None:
@@ -109,17 +111,16 @@ class Attempts(FrozenModel):
         where = "its only image" if n == 1 else f"each of the first {n} images"
         return f"fails at {where}: {'; '.join(dict.fromkeys(self.reasons))}"
 
-    def plus(self, later: Attempts, most_failures: int) -> Attempts:
+    def plus(self, later: Attempts, most_failures: int | None = None) -> Attempts:
         """Sum with the counts of later images, with at most `most_failures` failures in all."""
         first = self.n_answered == 0
-        room = max(0, most_failures - len(self.failures))
         reasons = self.reasons + (later.reasons if first else ())
         return Attempts(
             n_answered=self.n_answered + later.n_answered,
             n_failed=self.n_failed + later.n_failed,
             n_failed_first=self.n_failed_first + (later.n_failed_first if first else 0),
             reasons=reasons[:FIRST_IMAGES],
-            failures=self.failures + later.failures[:room],
+            failures=(self.failures + later.failures)[:most_failures],
         )
 
     def listed(self, model: str) -> list[Failure]:
@@ -130,111 +131,126 @@ class Attempts(FrozenModel):
         return [Failure(stage=self.failures[0].stage, culprit=model, why=why)]
 
 
-@dataclass(slots=True)
-class Trials:
-    """Counts the images that a model answers and fails on during a pass.
+ANSWERED = Attempts(n_answered=1)
+"""One image that a model has answered."""
+
+
+def failed_attempt(model: str, stage: str, sample: Sample, error: BenchError) -> Attempts:
+    """One image that a model has failed on."""
+    reason = format_error(error)
+    why = f"{model} fails at it: {reason} ({len(sample.instances)} instances left out for it)"
+    failure = Failure(stage=stage, culprit=sample.name, why=why)
+    return Attempts(n_failed=1, n_failed_first=1, reasons=(reason,), failures=(failure,))
+
+
+class ModelResult(FrozenModel):
+    """Result of one model on the images of a shard.
 
     Attributes:
-        model: Its name.
-        stage: Name of the measurement, for failures.
-        stop: Stop when the model has failed on each of the first `FIRST_IMAGES` images. This cannot
-            be decided for a part of a dataset.
+        status: `ok`, unless the model could not be run at all.
+        why: Reason for another status.
+        failures: Images that cannot be read.
+        attempts: Images that the model answered and failed on.
+        left_out: Number of unused annotations by reason, as found while images were read.
+        problems: One line for each malformed annotation.
+        timed_with: Conditions of the times, as by `environment.timed_with`.
     """
 
-    model: str
-    stage: str
-    stop: bool = True
-    _n_answered: int = 0
-    _failures: list[Failure] = field(default_factory=list)
-    _reasons: list[str] = field(default_factory=list)
-    _n_failed_first: int = 0
+    status: Status = "ok"
+    why: str | None = None
+    failures: tuple[Failure, ...] = ()
+    attempts: Attempts = Attempts()
+    left_out: dict[str, int] = Field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    timed_with: tuple[str, ...] = ()
 
-    def answered(self) -> None:
-        """Counts an image that the model has answered."""
-        self._n_answered += 1
-
-    def failed(self, sample: Sample, error: BenchError) -> None:
-        """Counts an image that the model has failed on."""
-        reason = format_error(error)
-        lost_too = f"{len(sample.instances)} instances left out for it"
-        why = f"{self.model} fails at it: {reason} ({lost_too})"
-        self._failures.append(Failure(stage=self.stage, culprit=sample.name, why=why))
-        if self._n_answered == 0:
-            self._n_failed_first += 1
-            self._reasons = [*self._reasons, reason][:FIRST_IMAGES]
-
-    @property
-    def given_up(self) -> bool:
-        """Whether it has failed on each of the first `FIRST_IMAGES` images, so that it can stop."""
-        return self.stop and self._n_failed_first >= FIRST_IMAGES and self._n_answered == 0
-
-    @property
-    def attempts(self) -> Attempts:
-        """The count so far."""
-        return Attempts(
-            n_answered=self._n_answered,
-            n_failed=len(self._failures),
-            n_failed_first=self._n_failed_first,
-            reasons=tuple(self._reasons),
-            failures=tuple(self._failures),
-        )
+    def failures_of(self, model: ResolvedModel, stage: str) -> list[Failure]:
+        """Unreadable images, and the model itself unless its weights were reported before."""
+        name = model.entry.name
+        is_new = self.status == "error" and model.error is None and self.why is not None
+        own = [Failure(stage=stage, culprit=name, why=self.why or "")] if is_new else []
+        return [*own, *self.failures]
 
 
-def take_turn(
-    model: ResolvedModel,
-    stage: str,
-    blank: Callable[[Status, str], RowT],
-    measure: Callable[[Segmenter], tuple[RowT, list[Failure]]],
-) -> tuple[RowT, list[Failure]]:
-    """Builds a model with trained weights and measures it.
-
-    Args:
-        model: As planned; its weights may be unusable or missing.
-        stage: What is measured, for failures.
-        blank: Makes a row without figures from a status and its reason.
-        measure: Makes the row of a model, and what failed without stopping it.
-
-    Returns:
-        The row, blank if the model cannot be measured or fails, and the failures. Unusable weights
-        are not among them, since planning has reported them. Exceptions other than `BenchError` are
-        errors of this project, and are not caught.
-    """
-    unable = why_unable(model)
-    if unable is not None:
-        return blank(*unable), []
-    try:
-        return measure(build_trained(model))
-    except BenchError as error:
-        why = format_error(error)
-    return blank("error", why), [Failure(stage=stage, culprit=model.entry.name, why=why)]
+ResultT = TypeVar("ResultT", bound=ModelResult)
 
 
-def why_unable(model: ResolvedModel) -> tuple[Status, str] | None:
-    """Why a model need not even be built; None if it may be."""
+def unavailable_result(model: ResolvedModel, kind: type[ResultT]) -> ResultT | None:
+    """Result of a model without usable weights; None for other models."""
     if model.error is not None:
-        return "error", model.error
+        return kind(status="error", why=model.error)
     if not model.trained:
-        why = model.weights.why or "it was given none"
-        return "skipped", f"no accuracy from random weights: {why}"
+        reason = model.weights.why or "it was given none"
+        return kind(status="skipped", why=f"no accuracy from random weights: {reason}")
     return None
 
 
+def run_model(
+    model: ResolvedModel,
+    kind: type[ResultT],
+    measure: Callable[[Segmenter], ResultT],
+    build: Callable[[ResolvedModel], Segmenter],
+) -> ResultT:
+    """Builds a model with trained weights and measures it.
+
+    Args:
+        model: The model; its weights may be unusable or missing.
+        kind: Class of the result.
+        measure: Measures the model.
+        build: Builds the model; `build_trained`, or a cache of built models.
+
+    Returns:
+        The result; without figures if the model cannot be measured or fails. Exceptions other than
+        `BenchError` are errors of this project, and are not caught.
+    """
+    unavailable = unavailable_result(model, kind)
+    if unavailable is not None:
+        return unavailable
+    try:
+        return measure(build(model))
+    except BenchError as error:
+        return kind(status="error", why=format_error(error))
+
+
+def resume_model(
+    cache: ResultCache,
+    key: Mapping[str, Any],
+    kind: type[ResultT],
+    run: Callable[[], ResultT],
+    *,
+    is_intact: Callable[[ResultT], bool] = lambda _: True,
+) -> tuple[ResultT, bool]:
+    """Takes a result from the cache, or runs the model and caches its result.
+
+    Results with failures are not cached, so that repaired images and models are measured again.
+
+    Args:
+        cache: Results of an interrupted run.
+        key: Everything that determines the result.
+        kind: Class of the result.
+        run: Runs the model.
+        is_intact: Whether the files that belong to a cached result are still there.
+
+    Returns:
+        The result, and whether it was cached.
+    """
+    known = cache.get(key, kind)
+    if known is not None and is_intact(known):
+        return known, True
+    found = run()
+    if found.status == "ok" and not found.failures and not found.attempts.n_failed:
+        cache.put(key, found)
+    return found, False
+
+
 def build_trained(model: ResolvedModel) -> Segmenter:
-    """Builds a model whose answers mean something.
+    """Builds a model.
 
     Raises:
-        WeightsError: It was built with random weights.
+        WeightsError: It was built with random weights, which have no accuracy.
         BenchError: It cannot be built.
     """
-    return require_trained(build(model.entry, model.options))
-
-
-def require_trained(segmenter: Segmenter) -> Segmenter:
-    """The same segmenter.
-
-    Raises:
-        WeightsError: It was built with random weights.
-    """
-    if segmenter.info.weights.kind == "random":
+    built = build(model.entry, model.options)
+    if built.info.weights.kind == "random":
         raise WeightsError("it was built with random weights, which have no accuracy")
-    return segmenter
+    return built

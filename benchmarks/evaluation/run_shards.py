@@ -1,39 +1,203 @@
-"""Makes the chunks that are missing: who is here stays, what is stale is made anew."""
+"""Runs shard tasks, in this process or on a Ray cluster; finished shards are kept on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
-from benchmarks.config.run_config import RunConfig, ShardingConfig
+from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Shard
-from benchmarks.evaluation.prefetch import Lanes
-from benchmarks.evaluation.shard_store import Chunk, ChunkStore, chunk_key
-from benchmarks.evaluation.shard_tasks import Plan, execute_parts
-from benchmarks.evaluation.throughput import Pace
-from benchmarks.records.progress import Reporter
-from benchmarks.records.record import RECORD_NAME, Failure, load_record
-from mobilesam.errors import DataError, UsageError
+from benchmarks.debugging import format_error
+from benchmarks.evaluation.prefetch import Prefetcher
+from benchmarks.evaluation.shard_store import ShardResult, ShardStore, shard_key
+from benchmarks.records.progress import Bar, Reporter
+from benchmarks.records.record import Failure
+from mobilesam.errors import BenchError, DataError
+
+ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-class ChunkPlan(Plan[Chunk], Protocol):
-    """What is done with each part, where a chunk comes of it."""
+class ShardWorker(Protocol[ResultT_co]):
+    """Runs one shard after the other, and loads its models once."""
+
+    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ResultT_co:
+        """Runs a shard.
+
+        Args:
+            shard: The shard.
+            poison: Reasons by position of images that crash workers and must not be read.
+
+        Raises:
+            BenchError: Something failed that is not a fault of a model or an image.
+        """
+
+    def single_threaded(self) -> ShardWorker[ResultT_co]:
+        """A worker with the same models in which nothing overlaps."""
+
+    def close(self) -> None:
+        """Ends its threads."""
+
+
+class ShardTask(Protocol[ResultT_co]):
+    """What is done with each shard. It can be sent to another process."""
 
     @property
-    def run(self) -> str:
+    def threads(self) -> int:
+        """Number of threads of a model."""
+
+    @property
+    def code(self) -> str:
+        """`code_version` of the driver, which workers must share."""
+
+    def worker(self) -> ShardWorker[ResultT_co]:
+        """Makes a worker in the calling process."""
+
+
+def execute_shards(
+    sharding: ShardingConfig, task: ShardTask[ResultT], shards: Iterator[Shard]
+) -> Generator[ResultT | Failure, None, None]:
+    """Runs shards in this process or on a cluster.
+
+    Yields:
+        The results in any order; a failure stands for a shard that could not be run.
+
+    Raises:
+        UsageError: The cluster cannot be used.
+    """
+    if sharding.cluster is None:
+        return _run_locally(task, shards)
+    from benchmarks.evaluation.ray_backend import run_on_ray
+
+    return run_on_ray(sharding, task, shards)
+
+
+def _run_locally(
+    task: ShardTask[ResultT], shards: Iterator[Shard]
+) -> Generator[ResultT | Failure, None, None]:
+    worker = task.worker()
+    try:
+        for shard in shards:
+            try:
+                yield worker.run(shard)
+            except BenchError as error:
+                yield shard_failure(shard, format_error(error))
+    finally:
+        worker.close()
+
+
+def shard_failure(shard: Shard, why: str) -> Failure:
+    """Failure record for a shard that no worker could run."""
+    return Failure(
+        stage="chunk",
+        culprit=shard.name,
+        why=f"{why} ({len(shard.readers)} images left out; start again to try them once more)",
+    )
+
+
+class FinishedShard(Protocol):
+    """Counts of a finished shard."""
+
+    @property
+    def name(self) -> str:
+        """Name of the shard."""
+
+    @property
+    def n_images(self) -> int:
+        """Number of images that were tried."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def n_failures(self) -> int:
+        """Number of failures."""
+
+
+class ThroughputMeter:
+    """Measures throughput, estimates the time left, and shows both beside a progress bar.
+
+    Args:
+        bar: The progress bar, updated after each shard.
+        clock: Returns seconds; monotonic.
+    """
+
+    def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bar = bar
+        self._clock = clock
+        self._start = clock()
+        self._shares: dict[str, float] = {}
+        self._known_share = self._done_share = 0.0
+        self._known_images = 0
+        self.n_images = self.n_rows = self.n_failures = 0
+
+    def skip(self, shard: Shard) -> None:
+        """Counts a shard that was finished before."""
+        self._known_share += shard.share
+        self._known_images += len(shard.readers)
+
+    def begin(self, shard: Shard) -> None:
+        """Counts a shard that is about to be run."""
+        self._shares[shard.name] = shard.share
+
+    def done(self, result: FinishedShard) -> None:
+        """Counts a finished shard."""
+        self._done_share += self._shares.pop(result.name, 0.0)
+        self.n_images += result.n_images
+        self.n_rows += result.n_rows
+        self.n_failures += result.n_failures
+        self._bar.step(self.note(), done=self._known_images + self.n_images)
+
+    def note(self) -> str:
+        """Throughput, time left, and number of failures."""
+        left = self.seconds_left()
+        text = self._throughput()
+        if left is not None:
+            text += f", {timedelta(seconds=round(left))} left"
+        return text + (f", {self.n_failures:,} failures" if self.n_failures else "")
+
+    def seconds_left(self) -> float | None:
+        """Estimated time for the remaining shards; None before one is finished."""
+        if self._done_share <= 0:
+            return None
+        left = max(0.0, 1 - self._known_share - self._done_share)
+        return self._seconds * left / self._done_share
+
+    def summary(self) -> str:
+        """One line for the end."""
+        counts = f"{self.n_images:,} images and {self.n_rows:,} rows in {self._seconds:,.1f} s"
+        return f"{counts}: {self._throughput()}"
+
+    @property
+    def _seconds(self) -> float:
+        return max(self._clock() - self._start, 1e-9)
+
+    def _throughput(self) -> str:
+        seconds = self._seconds
+        return f"{self.n_images / seconds:,.1f} images/s, {self.n_rows / seconds:,.0f} rows/s"
+
+
+class KeyedShardTask(ShardTask[ResultT_co], Protocol[ResultT_co]):
+    """A task whose results are kept under a key."""
+
+    @property
+    def key(self) -> str:
         """`content_key` of code, configuration, weights and libraries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """Result of making all missing chunks.
+class FinishedShards:
+    """Result of running all missing shards.
 
     Attributes:
-        names: Names of the chunks of this run, in order, without those that were given up.
-        given_up: Chunks that could not be made.
-        n_given_up: Number of images of those.
+        names: Names of the stored shards of this run, in order.
+        given_up: Shards that could not be run.
+        n_given_up: Number of images of these.
     """
 
     names: tuple[str, ...]
@@ -41,127 +205,103 @@ class Making:
     n_given_up: int
 
 
-def cut_dataset(request: RunConfig) -> Dataset:
-    """The dataset of a run.
-
-    Raises:
-        UsageError: The run has no dataset.
-    """
-    if request.dataset is None:
-        raise UsageError("accuracy needs a dataset")
-    return request.dataset
-
-
-def has_ended(request: RunConfig) -> bool:
-    """The same run was here before and came to its end.
-
-    Chunks with failures are then to be made once more: what has ended with failures and is started
-    again may have been mended meanwhile.
-    """
-    return (request.out / RECORD_NAME).exists() and load_record(request.out).complete
-
-
-def make_missing(
+def run_missing_shards(
     dataset: Dataset,
-    plan: ChunkPlan,
-    scale: ShardingConfig,
-    store: ChunkStore,
-    what: str,
+    task: KeyedShardTask[ShardResult],
+    sharding: ShardingConfig,
+    store: ShardStore,
+    title: str,
     reporter: Reporter,
     *,
     again: bool = False,
-) -> Making:
-    """Makes all chunks that are not in a store; what belongs to none of them is dropped.
+) -> FinishedShards:
+    """Runs all shards that are not stored; deletes stored ones that are not part of the run.
 
     Args:
         dataset: Images and reference masks.
-        plan: What is done with them.
-        scale: How they are cut, and who works on them.
-        store: Of the chunks. Those made under the same key are not made again.
-        what: Shown beside the progress.
-        reporter: Told about progress.
-        again: Chunks with failures are made once more.
+        task: What is done with each shard.
+        sharding: Number of images in a shard, and where shards are run.
+        store: Results of the shards; those made under the same key are kept.
+        title: Title of the progress bar.
+        reporter: Reports progress.
+        again: Run shards with failures once more.
 
     Raises:
         DataError: The folder cannot be written, or another process has changed it meanwhile.
         UsageError: The cluster cannot be used.
     """
     store.sweep()
-    survey = _Survey(dataset, plan.run, store, scale.images_per_shard, again, reporter)
+    survey = _Survey(dataset, task.key, store, sharding.images_per_shard, again, reporter)
     failures: list[Failure] = []
-    writer = Lanes(1)
-    with reporter.bar(what, dataset.n_images) as bar:
-        pace = Pace(bar)
+    writer = Prefetcher(1)
 
-        def write(found: Chunk | Failure) -> Chunk | Failure:
-            if isinstance(found, Chunk):
-                store.write(found)
-            return found
+    def write(found: ShardResult | Failure) -> ShardResult | Failure:
+        if isinstance(found, ShardResult):
+            store.write(found)
+        return found
 
+    with reporter.bar(title, dataset.n_images) as bar:
+        meter = ThroughputMeter(bar)
         try:
             with (
-                closing(execute_parts(scale, plan, survey.missing(pace))) as made,
-                closing(writer.map(write, made, lambda _: 0)) as written,
+                closing(execute_shards(sharding, task, survey.missing(meter))) as results,
+                closing(writer.map(write, results, lambda _: 0)) as written,
             ):
                 for found in written:
-                    if isinstance(found, Chunk):
-                        pace.done(found)
+                    if isinstance(found, ShardResult):
+                        meter.done(found)
                     else:
                         failures.append(found)
         finally:
             writer.close()
     if survey.n_known:
         reporter.say(f"{survey.n_known} of {len(survey.keys)} chunks were there from before")
-    reporter.say(pace.summary())
+    reporter.say(meter.summary())
     for name in set(store.names()) - survey.keys.keys():
-        store.remove(name)  # of a former cut into other chunks
+        store.remove(name)  # made with another number of images in a shard
     names = store.finished(survey.keys)
     missing = survey.keys.keys() - set(names) - {failure.culprit for failure in failures}
     if missing:
         raise DataError(
-            f"{len(missing)} chunks in {store.folder} are not those that this run made, first "
+            f"{len(missing)} chunks in {store.path} are not those that this run made, first "
             f"{min(missing)}: another process changed the folder; choose another --out"
         )
     n_given_up = sum(n for name, n in survey.n_images.items() if name not in set(names))
-    return Making(names, tuple(failures), n_given_up)
+    return FinishedShards(names, tuple(failures), n_given_up)
 
 
 @dataclass(slots=True)
 class _Survey:
-    """Looks through the parts, and tells the missing ones from those that are finished."""
+    """Finds out which shards are missing."""
 
     dataset: Dataset
-    run: str
-    store: ChunkStore
-    chunk_images: int
+    task_key: str
+    store: ShardStore
+    images_per_shard: int
     again: bool
     reporter: Reporter
     keys: dict[str, str] = field(default_factory=dict)
     n_images: dict[str, int] = field(default_factory=dict)
     n_known: int = 0
-    n_stale: int = 0
+    is_stale_reported: bool = False
 
-    def missing(self, pace: Pace) -> Iterator[Shard]:
-        for part in self.dataset.shards(self.chunk_images):
-            key = chunk_key(self.run, part)
-            self.keys[part.name] = key
-            self.n_images[part.name] = len(part.readers)
-            info = self.store.info(part.name)
+    def missing(self, meter: ThroughputMeter) -> Iterator[Shard]:
+        for shard in self.dataset.shards(self.images_per_shard):
+            key = shard_key(self.task_key, shard)
+            self.keys[shard.name] = key
+            self.n_images[shard.name] = len(shard.readers)
+            info = self.store.info(shard.name)
             is_known = info is not None and info.key == key
             if info is not None and is_known and not (self.again and info.n_failures):
                 self.n_known += 1
-                pace.known(part)
+                meter.skip(shard)
                 continue
-            if self.store.has(part.name) and not is_known:
-                self._tell_stale()
-            self.store.remove(part.name)
-            pace.given(part)
-            yield part
-
-    def _tell_stale(self) -> None:
-        self.n_stale += 1
-        if self.n_stale == 1:
-            self.reporter.warn(
-                f"chunks in {self.store.folder} were made from other inputs, weights, code or "
-                "libraries: they are made anew"
-            )
+            if self.store.has(shard.name) and not is_known and not self.is_stale_reported:
+                self.is_stale_reported = True
+                self.reporter.warn(
+                    f"chunks in {self.store.path} were made from other inputs, weights, code or "
+                    "libraries: they are made anew"
+                )
+            self.store.remove(shard.name)
+            meter.begin(shard)
+            yield shard

@@ -1,17 +1,19 @@
-"""Scores answers against references. Knows no model: live answers and stored ones go through it."""
+"""Scores predicted masks against references; predicted and stored masks are scored alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from baselines.interface import BoolArray
 from benchmarks.datasets.dataset import Instance
-from benchmarks.datasets.masks import iou
+from benchmarks.datasets.masks import decode_mask, iou
 from benchmarks.evaluation.boundary_iou import Boundary
 from benchmarks.evaluation.boundary_iou import iou as boundary_iou
-from benchmarks.evaluation.prompt_runner import Answer
-from benchmarks.evaluation.reference_models import Teacher
+from benchmarks.evaluation.predictions import Prediction
+from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.prompts.protocols import (
     GROUND_TRUTH,
     TEACHER_PREFIX,
@@ -20,33 +22,74 @@ from benchmarks.prompts.protocols import (
     select_candidate,
 )
 from benchmarks.records.instances import InstanceRow
+from mobilesam.errors import DataError
 
 Pair = tuple[AccuracyProtocol, str]
 """A protocol and the reference that it is scored against."""
+CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it is the reference"
+
+
+class ReferenceModel:
+    """A model as reference: its stored predictions by query and instance.
+
+    Args:
+        name: Name of the model.
+        predictions: Its predictions.
+        lost_ids: Images that could not be read, or that the model failed on.
+    """
+
+    def __init__(
+        self, name: str, predictions: Iterable[Prediction], lost_ids: Collection[int] = ()
+    ) -> None:
+        self.name = name
+        self._predictions: dict[tuple[Query, int, int], Prediction] = {
+            (each.query, each.image_id, each.annotation_id): each for each in predictions
+        }
+        predicted_ids = {image_id for _, image_id, _ in self._predictions}
+        self._lost_ids = frozenset(lost_ids) - predicted_ids
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """All its predictions, in their order."""
+        return tuple(self._predictions.values())
+
+    def has_lost(self, image_id: int) -> bool:
+        """Whether it has no masks of an image, which is then not used for comparisons with it."""
+        return image_id in self._lost_ids
+
+    def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:
+        """Returns its mask under a protocol that needs no reference to choose one.
+
+        Raises:
+            DataError: It has no prediction for this prompt.
+        """
+        found = self._predictions.get((protocol.query, image_id, annotation_id))
+        if found is None:
+            raise DataError(
+                f"teacher {self.name} has no answer under {protocol.name} for annotation "
+                f"{annotation_id} of image {image_id}; run it on the same data"
+            )
+        chosen = select_candidate(protocol.selection, np.array(found.scores, np.float32), [])
+        return decode_mask(found.rles[chosen])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """A reference mask with its boundary."""
+class _Target:
+    """A reference mask with its boundary; without one if boundary IoU is not scored."""
 
     mask: BoolArray
     boundary: Boundary | None
 
-    @classmethod
-    def of(cls, mask: BoolArray, *, boundary: bool = True) -> Target:
-        """Precomputes what every comparison with the mask needs."""
-        return cls(mask, Boundary.of(mask) if boundary else None)
-
 
 class Targets:
-    """The reference masks of one image, each made when it is first needed.
+    """Reference masks of one image, each computed when it is first needed.
 
     Args:
         image_id: The image.
         instances: Its objects.
         masks: Their reference masks, or None to decode them when needed.
-        teachers: By name.
-        boundary: Boundaries are compared as well.
+        reference_models: By name.
+        boundary: Whether boundary IoU is scored.
     """
 
     def __init__(
@@ -54,91 +97,89 @@ class Targets:
         image_id: int,
         instances: Sequence[Instance],
         masks: Sequence[BoolArray] | None,
-        teachers: Mapping[str, Teacher],
+        reference_models: Mapping[str, ReferenceModel],
         *,
         boundary: bool = True,
     ) -> None:
-        self._boundary = boundary
-        self._image_id = image_id
+        self.image_id = image_id
         self.instances = instances
         self._masks = masks
-        self._teachers = teachers
-        self._known: dict[tuple[str, int, AccuracyProtocol | None], Target] = {}
+        self._reference_models = reference_models
+        self._boundary = boundary
+        self._known: dict[tuple[str, int, AccuracyProtocol | None], _Target] = {}
 
-    def missing(self, reference: str) -> bool:
-        """Whether the reference is a teacher that failed on this image."""
-        teacher = self._teachers.get(reference.removeprefix(TEACHER_PREFIX))
-        return reference != GROUND_TRUTH and teacher is not None and teacher.lost(self._image_id)
+    def is_missing(self, reference: str) -> bool:
+        """Whether the reference is a model that failed on this image."""
+        model = self._reference_models.get(reference.removeprefix(TEACHER_PREFIX))
+        return reference != GROUND_TRUTH and model is not None and model.has_lost(self.image_id)
 
-    def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> Target:
-        """The reference of one instance.
+    def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> _Target:
+        """Reference mask of one instance.
 
         Raises:
-            DataError: The teacher has no answer for it.
+            DataError: The reference model has no mask for it.
         """
-        # The ground truth is one and the same whatever was asked.
-        asked = None if reference == GROUND_TRUTH else protocol.for_reference
-        key = (reference, index, asked)
+        # The ground truth does not depend on the protocol.
+        used = None if reference == GROUND_TRUTH else protocol.for_reference
+        key = (reference, index, used)
         if key not in self._known:
-            self._known[key] = Target.of(
-                self._mask(reference, asked, index), boundary=self._boundary
-            )
+            mask = self._mask(reference, used, index)
+            self._known[key] = _Target(mask, Boundary.of(mask) if self._boundary else None)
         return self._known[key]
 
-    def _mask(self, reference: str, asked: AccuracyProtocol | None, index: int) -> BoolArray:
+    def _mask(self, reference: str, protocol: AccuracyProtocol | None, index: int) -> BoolArray:
         instance = self.instances[index]
-        if asked is None:
+        if protocol is None:
             return instance.mask() if self._masks is None else self._masks[index]
-        teacher = self._teachers[reference.removeprefix(TEACHER_PREFIX)]
-        return teacher.mask(asked, self._image_id, instance.annotation_id)
+        model = self._reference_models[reference.removeprefix(TEACHER_PREFIX)]
+        return model.mask(protocol, self.image_id, instance.annotation_id)
 
 
 class Scorer:
-    """Scores the answers of one model.
+    """Scores the masks of one model.
 
     Args:
-        model: Its name.
+        model: Name of the model.
         pairs: What is scored against what.
     """
 
     def __init__(self, model: str, pairs: Sequence[Pair]) -> None:
         self._model = model
-        self._wanted: dict[Query, list[Pair]] = {}
+        self._pairs: dict[Query, list[Pair]] = {}
         for protocol, reference in pairs:
-            self._wanted.setdefault(protocol.query, []).append((protocol, reference))
+            self._pairs.setdefault(protocol.query, []).append((protocol, reference))
 
-    def score(self, answer: Answer, targets: Targets, image_id: int) -> Iterator[InstanceRow]:
-        """Yields one row for each protocol and reference that the answer is scored for.
+    def score(self, predicted: QueryMasks, targets: Targets) -> Iterator[InstanceRow]:
+        """Yields one row for each protocol and reference that the masks are scored for.
 
-        Yields none for a teacher that failed on the image.
+        There is none for a reference model that failed on the image.
         """
         boundaries: dict[int, Boundary] = {}
-        instance = targets.instances[answer.index]
-        for protocol, reference in self._wanted.get(answer.question, ()):
-            if targets.missing(reference):
+        instance = targets.instances[predicted.index]
+        for protocol, reference in self._pairs.get(predicted.query, ()):
+            if targets.is_missing(reference):
                 continue
-            target = targets.get(reference, protocol, answer.index)
+            target = targets.get(reference, protocol, predicted.index)
             if protocol.selection == "oracle":
-                ious = [iou(candidate, target.mask) for candidate in answer.masks]
+                ious = [iou(candidate, target.mask) for candidate in predicted.masks]
             else:
                 ious = []
-            chosen = select_candidate(protocol.selection, answer.scores, ious)
-            mask = answer.masks[chosen]
-            if target.boundary is None:
-                at_boundary = None
-            else:
+            chosen = select_candidate(protocol.selection, predicted.scores, ious)
+            mask = predicted.masks[chosen]
+            at_boundary = None
+            if target.boundary is not None:
                 if chosen not in boundaries:
                     boundaries[chosen] = Boundary.of(mask)
                 at_boundary = boundary_iou(boundaries[chosen], target.boundary)
             yield InstanceRow(
-                image_id=image_id,
+                image_id=targets.image_id,
                 annotation_id=instance.annotation_id,
                 model=self._model,
                 protocol=protocol.name,
                 reference=reference,
                 iou=ious[chosen] if ious else iou(mask, target.mask),
                 boundary_iou=at_boundary,
-                score=float(answer.scores[chosen]),
+                score=float(predicted.scores[chosen]),
                 area=instance.area_px,
                 category=instance.category,
             )

@@ -1,52 +1,64 @@
-"""Finished chunks on disk: one Parquet file each, written whole, under a key of all its inputs."""
+"""Results of shards on disk, and the summary of what they report besides their rows.
+
+Each result is one Parquet file, written atomically, under a key of everything that determines it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from benchmarks.datasets.dataset import Shard
-from benchmarks.evaluation.run_model import Attempts
-from benchmarks.records.instances import InstanceRow, instances_file
-from benchmarks.records.record import AccuracyTimeRow, Failure, MiouRow, Status, write_atomic
+from benchmarks.datasets.dataset import Dataset, Shard
+from benchmarks.evaluation.run_model import (
+    Attempts,
+    left_out_text,
+    malformed_annotation_failures,
+    nothing_read,
+)
+from benchmarks.records.instances import parquet_file
+from benchmarks.records.record import AccuracyTimeRow, Failure, Status, write_atomic
 from mobilesam.frozen_model import FrozenModel
 
 TIMES_FOLDER = "chunk-times"
+MAX_LISTED = 10_000
+"""Failures that a record lists one by one; the files of the shards hold all."""
 _METADATA_KEY = b"mobilesam-bench.chunk"
 _SUFFIX = ".parquet"
 
 
-class Unable(FrozenModel):
-    """Why a chunk has no rows of a model."""
+class Unavailable(FrozenModel):
+    """Reason why a model has no results in a shard."""
 
     status: Status
     why: str
 
 
-class ChunkInfo(FrozenModel):
-    """What a chunk says of itself, in the metadata of its file; the same whenever it is made.
+class ShardInfo(FrozenModel):
+    """What a shard reports besides its rows, as metadata of its file; the same in every run.
 
     Attributes:
-        key: SHA-256 of all that decides its rows.
-        n_images: Images that were tried.
-        blank: Rows of models, protocols and references without an instance, with the reason.
-        unable: Models that segment no whole images, or failed to, with the reason.
-        failures: Images that could not be read, and models that could not be built.
-        attempts: Counts of the images that each model answered and failed on, by model.
-        manifests: SHA-256 of its prompts, by prompt rule.
-        no_prompt: Instances without a prompt, by prompt rule.
-        left_out: Annotations that are not used, by reason.
+        key: SHA-256 of everything that determines the rows.
+        n_images: Number of images that were tried.
+        unavailable: Models without any result, by name.
+        unsupported: Protocols that a model does not support, with the reason, by model.
+        failures: Images that cannot be read, and models that cannot be built.
+        attempts: Images that each model answered and failed on, by model.
+        manifests: SHA-256 of the prompts, by prompt sampler.
+        no_prompt: Number of instances without a prompt, by prompt sampler.
+        left_out: Number of unused annotations, by reason.
         problems: One line for each malformed annotation.
     """
 
     key: str
     n_images: int
-    blank: tuple[MiouRow, ...] = ()
-    unable: dict[str, Unable] = Field(default_factory=dict)
+    unavailable: dict[str, Unavailable] = Field(default_factory=dict)
+    unsupported: dict[str, dict[str, str]] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     attempts: dict[str, Attempts] = Field(default_factory=dict)
     manifests: dict[str, str] = Field(default_factory=dict)
@@ -59,18 +71,13 @@ class ChunkInfo(FrozenModel):
         """Number of failures of images and models."""
         return len(self.failures) + sum(each.n_failed for each in self.attempts.values())
 
-    @property
-    def metadata(self) -> dict[bytes, bytes]:
-        """What its file says of it."""
-        return {_METADATA_KEY: self.model_dump_json().encode()}
 
-
-class ChunkTimes(FrozenModel):
-    """Where the time of a chunk went; kept apart, since it is never the same again.
+class ShardTimes(FrozenModel):
+    """Times of a shard; not part of its info, since every run takes others.
 
     Attributes:
-        key: That of the chunk.
-        times: One a model.
+        key: Key of the shard.
+        times: Time of each model.
         machine: Where they were taken, as by `environment.machine`.
     """
 
@@ -79,137 +86,291 @@ class ChunkTimes(FrozenModel):
     machine: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A finished chunk on its way to the disk.
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardResult:
+    """Result of one shard; it can be sent to another process.
 
     Attributes:
-        name: That of its part.
-        info: What it says of itself.
-        table: Its file.
-        n_rows: Of the file.
-        times: One a model, where the time is kept apart.
-        machine: Where they were taken, as by `environment.machine`.
+        name: Name of the shard.
+        info: What it reports besides its rows.
+        table: Bytes of its Parquet file.
+        n_rows: Number of rows.
+        times: Its times; None if it has none.
+        warnings: One line for each model whose time was taken under other conditions.
     """
 
     name: str
-    info: ChunkInfo
+    info: ShardInfo
     table: bytes
     n_rows: int
-    times: tuple[AccuracyTimeRow, ...] = ()
-    machine: tuple[str, ...] = ()
+    times: ShardTimes | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(
+    def of_rows(
         cls,
         name: str,
-        info: ChunkInfo,
-        rows: tuple[InstanceRow, ...],
-        times: tuple[AccuracyTimeRow, ...],
-        machine: tuple[str, ...],
-    ) -> Chunk:
-        """Turns the rows of instances into the bytes of a file."""
-        return cls(name, info, instances_file(rows, info.metadata), len(rows), times, machine)
+        info: ShardInfo,
+        kind: type[FrozenModel],
+        rows: Sequence[FrozenModel],
+        times: ShardTimes | None = None,
+        warnings: Sequence[str] = (),
+    ) -> ShardResult:
+        """Result with rows of one kind."""
+        table = parquet_file(kind, rows, {_METADATA_KEY: info.model_dump_json().encode()})
+        return cls(name, info, table, len(rows), times, tuple(warnings))
 
     @property
     def n_images(self) -> int:
-        """Images that were tried."""
+        """Number of images that were tried."""
         return self.info.n_images
 
     @property
     def n_failures(self) -> int:
-        """Images and models that failed."""
+        """Number of failures of images and models."""
         return self.info.n_failures
 
 
-def chunk_key(run: str, part: Shard) -> str:
-    """SHA-256 of all that decides the rows of a part.
+def shard_key(task: str, shard: Shard) -> str:
+    """SHA-256 of everything that determines the rows of a shard.
 
     Args:
-        run: `content_key` of code, configuration, weights and libraries.
-        part: The part; its fingerprint covers references and prompts, its state the image files.
+        task: `content_key` of code, configuration, weights and libraries.
+        shard: The shard; its fingerprint covers references and prompts, its state the image files.
     """
-    inputs = f"{run} {part.fingerprint} {part.images_state} {len(part.readers)}"
+    inputs = f"{task} {shard.fingerprint} {shard.images_state} {len(shard.readers)}"
     return hashlib.sha256(inputs.encode()).hexdigest()
 
 
-class ChunkStore:
-    """The chunks of a run.
+class ShardStore:
+    """Results of the shards of a run.
 
     Args:
-        folder: Of their Parquet files; nothing else is in it.
+        path: Folder of their Parquet files, which holds nothing else.
+        single: The run has one shard, and `path` is its file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._times = folder.parent / TIMES_FOLDER / folder.stem
+    def __init__(self, path: Path, *, single: bool = False) -> None:
+        self.path = path
+        self._single = single
+        self._times = path.parent / TIMES_FOLDER / path.stem
 
-    def info(self, name: str) -> ChunkInfo | None:
-        """What a finished chunk says of itself; None if it is not here or damaged."""
+    def info(self, name: str) -> ShardInfo | None:
+        """What a stored shard reports; None if it is missing or damaged."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self._path(name)
+        path = self.file(name)
         if not path.is_file():
             return None
         try:
             metadata = pq.read_metadata(path).metadata or {}
-            return ChunkInfo.model_validate_json(metadata[_METADATA_KEY])
+            return ShardInfo.model_validate_json(metadata[_METADATA_KEY])
         except (OSError, pa.ArrowException, KeyError, ValidationError):
             return None
 
     def has(self, name: str) -> bool:
-        """Some file of this name is here, whatever its key."""
-        return self._path(name).is_file()
+        """Whether there is a file of this name, made under any key."""
+        return self.file(name).is_file()
 
-    def write(self, chunk: Chunk) -> None:
-        """Keeps a chunk, whole or not at all.
+    def write(self, result: ShardResult) -> None:
+        """Stores a result atomically.
 
         Raises:
             DataError: It cannot be written.
         """
-        if chunk.times:
-            times = ChunkTimes(key=chunk.info.key, times=chunk.times, machine=chunk.machine)
-            # The table comes last: with it the chunk is finished.
-            write_atomic(
-                self._times / f"{chunk.name}.json", times.model_dump_json().encode(), durable=False
-            )
-        write_atomic(self._path(chunk.name), chunk.table)
+        if result.times is not None and not self._single:
+            # The table is written last, since it marks the shard as finished.
+            times = result.times.model_dump_json().encode()
+            write_atomic(self._times / f"{result.name}.json", times, durable=False)
+        write_atomic(self.file(result.name), result.table)
 
-    def times(self, name: str, key: str) -> ChunkTimes | None:
-        """Where the time of a chunk went; None where that is not known."""
+    def times(self, name: str, key: str) -> ShardTimes | None:
+        """Times of a shard; None if they are not known."""
         try:
-            found = ChunkTimes.model_validate_json((self._times / f"{name}.json").read_bytes())
+            found = ShardTimes.model_validate_json((self._times / f"{name}.json").read_bytes())
         except (OSError, ValidationError):
             return None
         return found if found.key == key else None
 
     def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
-        """Names of the stored chunks whose keys equal those given by name, in order."""
+        """Names of stored shards that have the given keys, in order."""
         infos = ((name, self.info(name)) for name in sorted(keys))
         return tuple(name for name, info in infos if info is not None and info.key == keys[name])
 
     def names(self) -> Iterator[str]:
-        """All chunks here, in the order of their parts."""
-        if self.folder.is_dir():
-            for path in sorted(self.folder.iterdir()):
+        """Yields the names of all stored shards, in order."""
+        if self.path.is_dir():
+            for path in sorted(self.path.iterdir()):
                 if path.suffix == _SUFFIX and not path.name.startswith("."):
                     yield path.stem
 
-    def files(self, names: Iterable[str]) -> list[Path]:
-        """Files of the named chunks, in the same order."""
-        return [self._path(name) for name in names]
+    def file(self, name: str) -> Path:
+        """File of a shard."""
+        return self.path if self._single else self.path / f"{name}{_SUFFIX}"
 
     def remove(self, name: str) -> None:
-        """Drops a chunk that belongs to no part any more."""
-        self._path(name).unlink(missing_ok=True)
+        """Deletes a shard, if it is there."""
+        self.file(name).unlink(missing_ok=True)
         (self._times / f"{name}.json").unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Drops what writers that were killed have left."""
-        for folder in (self.folder, self._times):
+        """Deletes temporary files of writers that were killed."""
+        for folder in (self.path, self._times):
             for path in folder.glob(".*") if folder.is_dir() else ():
                 path.unlink(missing_ok=True)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}{_SUFFIX}"
+
+@dataclass(slots=True)
+class ShardSummary:
+    """Sums of what the shards of a run report; see `ShardInfo`.
+
+    Attributes:
+        dataset: Name of the dataset.
+        machine: Where times must have been taken, as by `environment.machine`; None for any
+            machine, if it is the same for all shards.
+        given_up: Shards that could not be made.
+        n_given_up: Number of images of these.
+        warnings: Lines for the record.
+    """
+
+    dataset: str
+    machine: tuple[str, ...] | None = None
+    given_up: tuple[Failure, ...] = ()
+    n_given_up: int = 0
+    warnings: list[str] = field(default_factory=list)
+    unavailable: dict[str, Unavailable] = field(default_factory=dict)
+    unsupported: dict[str, dict[str, str]] = field(default_factory=dict)
+    no_prompt: Counter[str] = field(default_factory=Counter)
+    attempts: dict[str, Attempts] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    n_images: int = 0
+    _n_unreadable: int = 0
+    _n_unavailable: Counter[str] = field(default_factory=Counter)
+    _times: dict[str, AccuracyTimeRow] = field(default_factory=dict)
+    _untimed: dict[str, None] = field(default_factory=dict)
+    _failures: dict[Failure, None] = field(default_factory=dict)
+    _n_failures: int = 0
+    _manifests: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of_dataset(
+        cls,
+        dataset: Dataset,
+        shards: Iterable[tuple[ShardInfo, ShardTimes | None]],
+        machine: tuple[str, ...] | None = None,
+    ) -> ShardSummary:
+        """Summary of shards, with what is known of a dataset before its images are read."""
+        summary = cls(dataset.name, machine)
+        summary.left_out.update(dataset.left_out)
+        summary.problems.extend(dataset.problems)
+        for info, times in shards:
+            summary.add(info, times)
+        return summary
+
+    def add(self, info: ShardInfo, times: ShardTimes | None) -> None:
+        """Adds a shard; shards are added in order."""
+        for model, unavailable in info.unavailable.items():
+            if unavailable.status == "error":
+                self._n_unavailable[model] += info.n_images
+            self.unavailable.setdefault(model, unavailable)
+        for model, protocols in info.unsupported.items():
+            self.unsupported.setdefault(model, {}).update(protocols)
+        for failure in info.failures:
+            self._n_unreadable += failure.stage == "data"
+            self._n_failures += failure not in self._failures
+            if len(self._failures) < MAX_LISTED:
+                self._failures[failure] = None
+        for sampler, sha256 in info.manifests.items():
+            self._manifests.setdefault(sampler, []).append(sha256)
+        for model, attempts in info.attempts.items():
+            self.attempts[model] = self.attempts_of(model).plus(attempts, MAX_LISTED)
+        self.n_images += info.n_images
+        self.no_prompt.update(info.no_prompt)
+        self.left_out.update(info.left_out)
+        self.problems.extend(info.problems[: max(0, MAX_LISTED - len(self.problems))])
+        self._add_times(info, times)
+
+    def _add_times(self, info: ShardInfo, found: ShardTimes | None) -> None:
+        if found is not None and self.machine is None:
+            self.machine = found.machine
+        if found is None or found.machine != self.machine:
+            answered = [model for model, each in info.attempts.items() if each.n_answered]
+            self._untimed.update(dict.fromkeys(answered))
+            return
+        for time in found.times:
+            known = self._times.get(time.model)
+            self._times[time.model] = time if known is None else known.plus(time)
+
+    def attempts_of(self, model: str) -> Attempts:
+        """Images that a model answered and failed on."""
+        return self.attempts.get(model, Attempts())
+
+    @property
+    def times(self) -> dict[str, AccuracyTimeRow]:
+        """Times by model, without models that were not timed here in all shards."""
+        return {name: row for name, row in self._times.items() if name not in self._untimed}
+
+    @property
+    def untimed(self) -> str | None:
+        """One line with the models that have no time; None if all have one."""
+        if not self._untimed:
+            return None
+        return (
+            f"accuracy of {', '.join(self._untimed)}: time left out: some chunks have none, or "
+            "were made on another machine or with another allocator"
+        )
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Models that failed on each of the first images, with the reason."""
+        reasons = {model: attempts.broken for model, attempts in self.attempts.items()}
+        return {model: why for model, why in reasons.items() if why is not None}
+
+    def why_nothing(self, model: str) -> str:
+        """Reason why a model has no figures, if there is no other reason."""
+        return (self.n_given_up and self.left_out_text(model)) or nothing_read(self.n_images)
+
+    def left_out_text(self, model: str) -> str | None:
+        """Text about the images that the rows of a model leave out."""
+        n_unusable = self._n_unreadable + self.attempts_of(model).n_failed
+        return left_out_text(n_unusable, self.n_given_up, self._n_unavailable[model])
+
+    def manifest(self, sampler: str) -> str | None:
+        """SHA-256 of the prompts; of the hashes of all shards if there are several."""
+        hashes = self._manifests.get(sampler)
+        if hashes is None or len(hashes) == 1:
+            return None if hashes is None else hashes[0]
+        return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Failures of images, models, shards and annotations, each once."""
+        malformed = malformed_annotation_failures(self.dataset, self.left_out, self.problems)
+        of_models = [
+            failure
+            for model, attempts in self.attempts.items()
+            for failure in attempts.listed(model)
+        ]
+        found = list(dict.fromkeys([*self._failures, *of_models, *self.given_up, *malformed]))
+        if self.n_images == 0 and not found:
+            found = [Failure(stage="data", culprit=self.dataset, why=nothing_read(0))]
+        return tuple(found)
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Warnings, unused annotations, and whether not all failures are listed."""
+        found = list(self.warnings)
+        found += [
+            f"{self.dataset}: {count} annotations left out: {reason}"
+            for reason, count in sorted(self.left_out.items())
+            if count
+        ]
+        failed = [each for each in self.attempts.values() if each.broken is None]
+        n_failures = self._n_failures + sum(each.n_failed for each in failed)
+        if n_failures > len(self._failures) + sum(len(each.failures) for each in failed):
+            found.append(
+                f"{n_failures:,} failures; the first {MAX_LISTED:,} of each kind are listed"
+            )
+        return tuple(found)

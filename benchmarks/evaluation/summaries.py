@@ -1,138 +1,275 @@
-"""Summaries of instance rows: means with intervals, by size, by category, by number of clicks."""
+"""Summaries of instance tables: means with intervals, by size, by category, by number of clicks.
+
+The tables are added up batch by batch. Only a few sums per image are kept, so that memory does not
+grow with the number of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from baselines.interface import Int64Array
 from benchmarks.prompts.protocols import AccuracyProtocol
-from benchmarks.records.instances import InstanceRow
-from benchmarks.records.record import BySize, CategoryMean, Clicks, MiouRow, WeightsRow
-from benchmarks.records.statistics import clustered_mean_interval
+from benchmarks.records.instances import InstanceRow, read_instances
+from benchmarks.records.record import BySize, CategoryMean, Clicks, MiouRow
+from benchmarks.records.statistics import Float64Array, clustered_mean_of_sums, cut
+from mobilesam.errors import DataError
 
-# COCO's classes of annotation area, in square pixels, half-open.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+"""COCO's classes of annotation area, in square pixels, half-open."""
 NOC_IOUS = (0.85, 0.90)
+"""IoUs for which the number of clicks is given."""
+BATCH_ROWS = 2**18
+"""Rows in memory at once."""
+
+Group = tuple[str, str, str]
+"""Model, protocol and reference."""
+_TEXTS = ("model", "protocol", "reference", "category")
+_COLUMNS = (*_TEXTS, "image_id", "iou", "boundary_iou", "area")
+_IntArray = npt.NDArray[np.integer[Any]]
 
 
-def by_protocol(rows: Iterable[InstanceRow]) -> dict[str, dict[str, list[InstanceRow]]]:
-    """The rows of one model by reference, then by protocol, in their own order."""
-    groups: dict[str, dict[str, list[InstanceRow]]] = {}
-    for row in rows:
-        groups.setdefault(row.reference, {}).setdefault(row.protocol, []).append(row)
-    return groups
-
-
-def headline(rows: Sequence[InstanceRow]) -> str:
-    """Mean IoU of one model by protocol, as one line; uses the first reference of the rows.
-
-    Args:
-        rows: Rows of one model; at least one.
-    """
-    reference, groups = next(iter(by_protocol(rows).items()))
-    parts = [
-        f"{protocol} {np.mean([row.iou for row in group]):.1%}"
-        for protocol, group in groups.items()
-    ]
-    n_images = len({row.image_id for row in rows})
-    n_objects = len({(row.image_id, row.annotation_id) for row in rows})
-    return f"mIoU vs {reference} {', '.join(parts)} ({n_images} images, {n_objects} objects)"
-
-
-def summarise(
-    rows: Sequence[InstanceRow],
-    dataset: str,
-    weights: WeightsRow,
-    *,
-    manifest_sha256: str | None = None,
-    n_left_out: int = 0,
-    seconds: float | None = None,
-    clicks: Clicks | None = None,
-    reference_weights: WeightsRow | None = None,
-) -> MiouRow:
-    """Summarises the instances of one model under one protocol.
+class ImageSums:
+    """Number of instances and sums of their values, for each image.
 
     Args:
-        rows: At least one, all of the same model, protocol and reference.
-        dataset: Its name.
-        weights: The weights behind the rows.
-        manifest_sha256: Of the prompts.
-        n_left_out: Instances without such a prompt.
-        seconds: Wall time of the model's pass over the dataset.
-        clicks: Where the protocol clicks.
-        reference_weights: Of the teacher, where the reference is one.
+        n_columns: Number of values of an instance.
     """
-    ious = np.array([row.iou for row in rows])
-    boundaries = np.array(
-        [row.boundary_iou for row in rows if row.boundary_iou is not None], np.float64
-    )
-    has_boundaries = len(boundaries) == len(rows)
-    images = np.array([row.image_id for row in rows], np.int64)
-    areas = np.array([row.area for row in rows])
-    _, index = np.unique(images, return_inverse=True)
-    per_image = np.bincount(index, weights=ious) / np.bincount(index)
-    classes = {name: (areas >= low) & (areas < high) for name, (low, high) in SIZES.items()}
-    return MiouRow(
-        model=rows[0].model,
-        dataset=dataset,
-        protocol=rows[0].protocol,
-        reference=rows[0].reference,
-        n_images=len(per_image),
-        n_instances=len(rows),
-        n_left_out=n_left_out,
-        miou=float(ious.mean()),
-        ci95=clustered_mean_interval(ious, images, bounds=(0, 1)),
-        miou_per_image=float(per_image.mean()),
-        boundary_miou=float(boundaries.mean()) if has_boundaries else None,
-        boundary_ci95=clustered_mean_interval(boundaries, images, bounds=(0, 1))
-        if has_boundaries
-        else None,
-        by_size=BySize(
-            **{name: float(ious[inside].mean()) for name, inside in classes.items() if inside.any()}
-        ),
-        n_by_size=BySize(**{name: float(inside.sum()) for name, inside in classes.items()}),
-        by_category=_by_category(rows, ious),
-        clicks=clicks,
-        weights=weights,
-        reference_weights=reference_weights,
-        manifest_sha256=manifest_sha256,
-        seconds=seconds,
-    )
+
+    def __init__(self, n_columns: int) -> None:
+        self._ids: list[Int64Array] = []
+        self._counts: list[npt.NDArray[np.int32]] = []
+        self._sums: list[list[Float64Array]] = [[] for _ in range(n_columns)]
+        self._limits = np.array([[np.inf, -np.inf]] * n_columns)
+
+    def add(self, images: Int64Array, *columns: Float64Array) -> None:
+        """Adds instances: the image of each, and its value in each column."""
+        ids, index = np.unique(images, return_inverse=True)
+        self._ids.append(ids)
+        self._counts.append(np.bincount(index).astype(np.int32))
+        for place, values in enumerate(columns):
+            self._sums[place].append(np.bincount(index, weights=values).astype(np.float64))
+            low, high = self._limits[place]
+            self._limits[place] = min(low, values.min()), max(high, values.max())
+
+    def finish(self) -> tuple[Float64Array, list[Float64Array]]:
+        """Counts, and sums of each column, of all images by ascending id.
+
+        Instances of an image that were added in several calls belong to one image.
+        """
+        ids, index = np.unique(np.concatenate(self._ids), return_inverse=True)
+        counts = np.bincount(index, np.concatenate(self._counts), len(ids)).astype(np.float64)
+        sums = [np.bincount(index, np.concatenate(each), len(ids)) for each in self._sums]
+        return counts, [each.astype(np.float64) for each in sums]
+
+    def limits(self, column: int) -> tuple[float, float]:
+        """Smallest and largest value of a column."""
+        low, high = self._limits[column]
+        return float(low), float(high)
 
 
-def _by_category(rows: Sequence[InstanceRow], ious: np.ndarray) -> tuple[CategoryMean, ...]:
-    names = np.array([row.category for row in rows])
-    return tuple(
-        CategoryMean(
-            category=str(name),
-            n_instances=int((names == name).sum()),
-            miou=float(ious[names == name].mean()),
-        )
-        for name in np.unique(names)
-        if name
-    )
+@dataclass(slots=True)
+class _Sum:
+    """Number of values and their sum."""
+
+    n: int = 0
+    total: float = 0.0
+
+    def add(self, n: int, total: float) -> None:
+        self.n += n
+        self.total += total
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n
 
 
-def clicks_needed(
-    protocol: AccuracyProtocol, rows: Mapping[str, Sequence[InstanceRow]]
-) -> Clicks | None:
-    """Mean number of clicks until an IoU is reached.
+@dataclass(slots=True)
+class GroupSums:
+    """Sums over the instances of one model, protocol and reference.
+
+    Attributes:
+        iou: Sum of IoU.
+        images: Sums of IoU (column 0) and boundary IoU (column 1) per image.
+        by_size: Sum of IoU by size class.
+        by_category: Sum of IoU by category.
+    """
+
+    iou: _Sum = field(default_factory=_Sum)
+    images: ImageSums = field(default_factory=lambda: ImageSums(2))
+    by_size: dict[str, _Sum] = field(default_factory=lambda: {name: _Sum() for name in SIZES})
+    by_category: dict[str, _Sum] = field(default_factory=dict)
+
+    def add(self, rows: _Columns, inside: npt.NDArray[np.bool_]) -> None:
+        """Adds the rows of a batch that belong to this group."""
+        ious, areas = rows.iou[inside], rows.area[inside]
+        self.iou.add(len(ious), float(ious.sum()))
+        self.images.add(rows.image_id[inside], ious, rows.boundary_iou[inside])
+        for name, (low, high) in SIZES.items():
+            of_size = (areas >= low) & (areas < high)
+            self.by_size[name].add(int(of_size.sum()), float(ious[of_size].sum()))
+        codes, names = rows.codes["category"][inside], rows.names["category"]
+        counts = np.bincount(codes, minlength=len(names))
+        sums = np.bincount(codes, weights=ious, minlength=len(names))
+        for name, n, total in zip(names, counts, sums, strict=True):
+            if name and n:
+                self.by_category.setdefault(name, _Sum()).add(int(n), float(total))
+
+    def summarize(self, row: MiouRow) -> MiouRow:
+        """Fills in the figures of a row; the group holds at least one instance."""
+        counts, (ious, boundaries) = self.images.finish()
+        limits, bounds = self.images.limits(0), (0.0, 1.0)
+        interval = clustered_mean_of_sums(counts, ious, limits).ci95
+        boundary = None
+        if np.isfinite(boundaries).all():
+            boundary = clustered_mean_of_sums(counts, boundaries, self.images.limits(1))
+        figures: dict[str, Any] = {
+            "status": "ok",
+            "n_images": len(counts),
+            "n_instances": self.iou.n,
+            # Rounding must not move the mean of equal values away from them.
+            "miou": float(np.clip(self.iou.mean, *limits)),
+            "ci95": cut(interval, bounds),
+            "miou_per_image": float((ious / counts).mean()),
+            "boundary_miou": None if boundary is None else boundary.mean,
+            "boundary_ci95": None if boundary is None else cut(boundary.ci95, bounds),
+            "by_size": BySize(**{name: each.mean for name, each in self.by_size.items() if each.n}),
+            "n_by_size": BySize(**{name: each.n for name, each in self.by_size.items()}),
+            "by_category": tuple(
+                CategoryMean(category=name, n_instances=each.n, miou=each.mean)
+                for name, each in sorted(self.by_category.items())
+            ),
+        }
+        return row.model_copy(update=figures)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """A batch of rows; texts as codes into lists of names."""
+
+    image_id: Int64Array
+    iou: Float64Array
+    boundary_iou: Float64Array
+    area: Float64Array
+    codes: dict[str, _IntArray]
+    names: dict[str, list[str]]
+
+    def groups(self) -> Iterator[tuple[Group, npt.NDArray[np.bool_]]]:
+        """Yields each group of the batch, with a mask of its rows."""
+        n_protocols, n_references = len(self.names["protocol"]), len(self.names["reference"])
+        joined = self.codes["model"].astype(np.int64) * n_protocols + self.codes["protocol"]
+        joined = joined * n_references + self.codes["reference"]
+        for code in np.unique(joined):
+            rest, reference = divmod(int(code), n_references)
+            model, protocol = divmod(rest, n_protocols)
+            group = (
+                self.names["model"][model],
+                self.names["protocol"][protocol],
+                self.names["reference"][reference],
+            )
+            yield group, joined == code
+
+
+def sum_tables(tables: Iterable[Path | IO[bytes]]) -> dict[Group, GroupSums]:
+    """Adds up the rows of instance tables, one batch of rows in memory at once.
 
     Args:
-        protocol: `clicks-K`; None is returned for others.
-        rows: Of one model against the ground truth, by protocol; those of `clicks-1` to
-            `clicks-K` hold the same instances in the same order.
+        tables: Parquet files as written by `write_instances`. The rows of an image may be in
+            several of them.
+
+    Raises:
+        DataError: A file cannot be read, is not such a table, or holds an IoU that is not finite.
     """
-    if protocol.n_clicks is None:
-        return None
-    curve = np.array(
-        [[row.iou for row in rows[f"clicks-{each}"]] for each in range(1, protocol.n_clicks + 1)]
+    found: dict[Group, GroupSums] = {}
+    for table in tables:
+        for rows in _batches(table):
+            for group, inside in rows.groups():
+                found.setdefault(group, GroupSums()).add(rows, inside)
+    return found
+
+
+def _batches(table: Path | IO[bytes]) -> Iterator[_Columns]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(table, read_dictionary=list(_TEXTS)) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=list(_COLUMNS)):
+                if batch.num_rows:
+                    yield _to_columns(batch, table)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"cannot read instances from {table}: {error}; make it anew") from error
+
+
+def _to_columns(batch: Any, table: Path | IO[bytes]) -> _Columns:
+    codes: dict[str, _IntArray] = {}
+    names: dict[str, list[str]] = {}
+    for name in _TEXTS:
+        column = batch.column(name)
+        codes[name] = column.indices.to_numpy()
+        names[name] = column.dictionary.to_pylist()
+    iou = batch.column("iou").to_numpy(zero_copy_only=False)
+    # Nulls, where boundary IoU was not scored, become NaN.
+    boundary_iou = batch.column("boundary_iou").to_numpy(zero_copy_only=False)
+    if not np.isfinite(iou).all():
+        raise DataError(f"{table} holds an IoU that is not finite; make it anew")
+    return _Columns(
+        batch.column("image_id").to_numpy(),
+        iou,
+        boundary_iou,
+        batch.column("area").to_numpy(),
+        codes,
+        names,
     )
-    return clicks_of(curve)
 
 
-def clicks_of(curve: np.ndarray) -> Clicks:
+def count_clicks(
+    tables: Iterable[Path | IO[bytes]], protocols: Sequence[AccuracyProtocol]
+) -> Mapping[tuple[str, str], Clicks]:
+    """Mean number of clicks until an IoU is reached, by model and protocol.
+
+    Args:
+        tables: Instance tables; all rows of an image are in one of them.
+        protocols: Protocols of the run; those other than `clicks-K` are ignored.
+    """
+    found: dict[tuple[str, str], list[tuple[int, Clicks]]] = {}
+    clicking = [protocol for protocol in protocols if protocol.n_clicks is not None]
+    for table in tables if clicking else ():
+        for model, protocol, n_instances, clicks in _clicks_of_table(table, clicking):
+            found.setdefault((model, protocol), []).append((n_instances, clicks))
+    return {key: _mean_clicks(parts) for key, parts in found.items()}
+
+
+def _clicks_of_table(
+    table: Path | IO[bytes], protocols: Sequence[AccuracyProtocol]
+) -> Iterator[tuple[str, str, int, Clicks]]:
+    frame = read_instances(table)
+    for model, rows in frame.groupby("model", sort=False):
+        ious = {name: part["iou"].to_numpy() for name, part in rows.groupby("protocol")}
+        for protocol in protocols:
+            needed = [f"clicks-{each}" for each in range(1, (protocol.n_clicks or 0) + 1)]
+            if all(name in ious for name in needed):
+                curve = np.stack([ious[name] for name in needed])
+                yield str(model), protocol.name, curve.shape[1], clicks_of(curve)
+
+
+def _mean_clicks(parts: Sequence[tuple[int, Clicks]]) -> Clicks:
+    weights = [n for n, _ in parts]
+    names = ("noc85", "failed85", "noc90", "failed90")
+    means = {
+        name: float(np.average([getattr(clicks, name) for _, clicks in parts], weights=weights))
+        for name in names
+    }
+    return Clicks(budget=parts[0][1].budget, **means)
+
+
+def clicks_of(curve: Float64Array) -> Clicks:
     """Mean number of clicks until an IoU is reached.
 
     Args:
@@ -147,3 +284,20 @@ def clicks_of(curve: np.ndarray) -> Clicks:
         found[f"noc{name}"] = float(needed.mean())
         found[f"failed{name}"] = float(1 - reached.any(axis=0).mean())
     return Clicks(budget=budget, **found)
+
+
+def headline(rows: Sequence[InstanceRow]) -> str:
+    """Mean IoU of one model by protocol against its first reference, as one line.
+
+    Args:
+        rows: Rows of one model; at least one.
+    """
+    reference = rows[0].reference
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if row.reference == reference:
+            groups.setdefault(row.protocol, []).append(row.iou)
+    means = ", ".join(f"{protocol} {np.mean(ious):.1%}" for protocol, ious in groups.items())
+    n_images = len({row.image_id for row in rows})
+    n_objects = len({(row.image_id, row.annotation_id) for row in rows})
+    return f"mIoU vs {reference} {means} ({n_images} images, {n_objects} objects)"

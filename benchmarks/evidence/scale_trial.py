@@ -156,17 +156,23 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def aggregate_once(folder: Path) -> dict[str, Any]:
     """Sums up and summarises the tables of a folder in this process."""
-    from benchmarks.evaluation.aggregate import RowContext, summary_of
-    from benchmarks.evaluation.sums import sum_up
+    from benchmarks.evaluation.summaries import sum_tables
     from benchmarks.records.environment import peak_rss_bytes
-    from benchmarks.records.record import WeightsRow
+    from benchmarks.records.record import MiouRow, WeightsRow
 
     files = sorted(folder.glob("*.parquet"))
     start = time.perf_counter()
-    ((group, sums),) = sum_up(files).items()
+    ((group, sums),) = sum_tables(files).items()
     summed = time.perf_counter()
-    context = RowContext("trial", WeightsRow(kind="none"), None, None, 0, None, None)
-    row = summary_of(group, sums, context)
+    model, protocol, reference = group
+    blank = MiouRow(
+        model=model,
+        dataset="trial",
+        protocol=protocol,
+        reference=reference,
+        weights=WeightsRow(kind="none"),
+    )
+    row = sums.summarize(blank)
     return {
         "n_files": len(files),
         "n_rows": row.n_instances,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError
@@ -85,7 +85,7 @@ def parquet_file(
     return buffer.getvalue()
 
 
-def read_instances(path: Path, columns: Sequence[str] = COLUMNS) -> Any:
+def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> Any:
     """Reads the table, one file or a folder of them, or some columns, as a pandas DataFrame.
 
     Raises:

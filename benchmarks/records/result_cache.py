@@ -14,6 +14,9 @@ from benchmarks.records.environment import code_version, library_versions
 from benchmarks.records.record import write_atomic
 from mobilesam.frozen_model import FrozenModel
 
+CACHE_FOLDER = "cells"
+"""Folder of cached results in the folder of a run."""
+
 ValueT = TypeVar("ValueT", bound=FrozenModel)
 
 

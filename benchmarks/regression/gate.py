@@ -31,16 +31,21 @@ from baselines.interface import (
 from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
+from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.evaluate import AccuracyPlan, evaluate
+from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.latency import parameters
-from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
+from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, ParamsRow
+<<<<<<< HEAD
 from benchmarks.records.result_cache import ResultCache
+=======
+from benchmarks.regression.fingerprints import array_facts, model_facts
+>>>>>>> 53d8f58 (One sharded evaluation: a small dataset is one shard; everything and detector-box share its image loop)
 from benchmarks.regression.snapshot import Fact
 from mobilesam.errors import BenchError
 from mobilesam.weights.checkpoint_specs import specs
@@ -166,12 +171,21 @@ def _add_accuracy(
     models: Sequence[ResolvedModel], scenes: SyntheticDataset, found: GateFacts, reporter: Reporter
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        work = AccuracyPlan(scenes, find_protocols(PROTOCOLS), (GROUND_TRUTH,), folder)
-        manifests = ManifestStore(scenes.fingerprint, SEED, folder)
-        result = evaluate(models, (), work, manifests, ResultCache(folder / "cells"), reporter)
+        config = RunConfig(
+            command="mobilesam-bench gate",
+            note=None,
+            models=tuple(model.entry for model in models),
+            weights_policy=WeightsPolicy({}),
+            out=Path(name),
+            threads=environment.default_threads(),
+            seed=SEED,
+            dataset=scenes,
+            protocols=find_protocols(PROTOCOLS),
+            references=(GROUND_TRUTH,),
+        )
+        result = evaluate(config, models, (), reporter)
     found.failures.extend(result.failures)
-    for row in result.rows:
+    for row in result.miou:
         if row.miou is None:
             continue  # it does not support such prompts, or its failure is recorded
         tolerance = ROUNDING if row.model in _INTEGER_MODELS else MIOU_TOLERANCE

@@ -437,7 +437,7 @@ class _CaseMaker:
         self._stored = stored
         self._manifests = manifests
         self._predictions: dict[str, dict[Any, Prediction]] = {
-            model: {(p.question, p.image_id, p.annotation_id): p for p in stored.predictions[model]}
+            model: {(p.query, p.image_id, p.annotation_id): p for p in stored.predictions[model]}
             for model in models
         }
         self._protocols = {p.name: p for p in find_protocols(stored.protocols)}

@@ -70,14 +70,14 @@ def texts(document: Any) -> st.SearchStrategy[bytes]:
 def check_samples(dataset: Any) -> bool:
     """Every image is whole, or a line that can be recorded; returns whether anything was bad."""
     from benchmarks.datasets.dataset import UnreadableImage
-    from benchmarks.evaluation.run_model import lost
+    from benchmarks.evaluation.run_model import unreadable_image_failure
 
     n_bad = 0
     for sample in dataset.samples():
         if isinstance(sample, UnreadableImage):
             n_bad += 1
             require_one_line(sample.reason)
-            lost(sample).model_dump_json().encode()
+            unreadable_image_failure(sample).model_dump_json().encode()
             continue
         assert sample.image.dtype == np.uint8
         for instance in sample.instances:

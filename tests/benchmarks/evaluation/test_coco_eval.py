@@ -103,8 +103,8 @@ def test_recall_is_what_greedy_matching_by_the_letter_gives_whatever_the_categor
     seed: int,
 ) -> None:
     truth, answers = random_case(seed)
-    recall = recall_of(truth, answers, LIMITS).at
-    by_the_letter = [literal_recall(truth, answers, limit) for limit in LIMITS]
+    recall = recall_of(truth, answers, tuple(LIMITS.values())).at
+    by_the_letter = [literal_recall(truth, answers, limit) for limit in LIMITS.values()]
     assert recall == pytest.approx(by_the_letter, abs=1e-12)
     assert 0.2 < by_the_letter[0] < by_the_letter[1] < 1
 
@@ -156,8 +156,8 @@ def test_the_summary_of_pycocotools_says_the_same_at_its_own_limits() -> None:
         for coco_mask in random_blocks(rng, 8)
     ]
     sizes = dict.fromkeys(range(3), SIZE)
-    recall = average_recall(sizes, truth, found, LIMITS)
-    evaluation = coco_eval._evaluate(sizes, truth, found, LIMITS)
+    recall = average_recall(sizes, truth, found, tuple(LIMITS.values()))
+    evaluation = coco_eval._evaluate(sizes, truth, found, tuple(LIMITS.values()))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.summarize()
     assert recall.at == pytest.approx(tuple(evaluation.stats[6:9]))

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from evaluation_doubles import resolved, run_config
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
 from baselines.options import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes
-from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
@@ -35,13 +35,12 @@ from benchmarks.evaluation.detector_boxes import (
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import DetectorRow, Failure, WeightsRow
-from benchmarks.records.result_cache import ResultCache
 
 Rows = tuple[list[DetectorRow], list[Failure]]
 
 
 class Oracle(Segmenter):
-    """Answers the box of an instance with the instance's own mask, any other with the box."""
+    """Predicts the reference mask for the box of an instance, and the box itself for others."""
 
     def __init__(self, name: str, dataset: CocoDataset) -> None:
         self.info = DummySegmenter(name).info
@@ -72,13 +71,8 @@ class Oracle(Segmenter):
 Oracles = tuple[ResolvedModel, list[Oracle]]
 
 
-def planned(name: str, target: str, weights: WeightsRow | None = None) -> ResolvedModel:
-    entry = ModelEntry(name, target, "a double")
-    return ResolvedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
-
-
-BOX = planned("box", "baselines.classical:build_box")
-DUMMY = planned("dummy", "detector_doubles:quick")
+BOX = resolved("box", "baselines.classical:build_box")
+DUMMY = resolved("dummy", "detector_doubles:quick")
 
 
 @pytest.fixture
@@ -109,8 +103,9 @@ class Case:
 
     def evaluate(self, *models: ResolvedModel, mask: Any = "single") -> Rows:
         source = DetectorInput(self.dataset, self.images, self.annotations, self.detections)
-        cells = ResultCache(self.out / "cells")
-        return evaluate_detections(models, source, cells, self.out, Reporter(quiet=True), mask)
+        config = run_config(self.out, detector=source, detector_masks=(mask,))
+        found = evaluate_detections(config, models, Reporter(quiet=True))
+        return list(found.detector), list(found.failures)
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def oracle(doubles: types.ModuleType, case: Case) -> Oracles:
         return made[-1]
 
     doubles.oracle = build  # type: ignore[attr-defined]
-    return planned("oracle", "detector_doubles:oracle"), made
+    return resolved("oracle", "detector_doubles:oracle"), made
 
 
 def direct(annotations: Path, results: Path) -> list[float]:
@@ -303,9 +298,9 @@ def test_a_model_without_boxes_is_skipped_and_a_broken_one_does_not_stop_the_nex
     doubles.points_only = points_only  # type: ignore[attr-defined]
     doubles.short = lambda options: Short(options.name, {})  # type: ignore[attr-defined]
     rows, failures = case.evaluate(
-        planned("points", "detector_doubles:points_only"),
-        planned("random", "detector_doubles:quick", WeightsRow(kind="random", why="no network")),
-        planned("short", "detector_doubles:short"),
+        resolved("points", "detector_doubles:points_only"),
+        resolved("random", "detector_doubles:quick", WeightsRow(kind="random", why="no network")),
+        resolved("short", "detector_doubles:short"),
         DUMMY,
     )
     assert [row.status for row in rows] == ["skipped", "skipped", "error", "ok"]
@@ -348,7 +343,7 @@ def test_an_image_that_a_model_fails_at_is_left_out_for_it_alone(
             return super().encode(prepared)
 
     doubles.picky = lambda options: Picky(options.name, {})  # type: ignore[attr-defined]
-    rows, failures = case.evaluate(planned("picky", "detector_doubles:picky"), DUMMY)
+    rows, failures = case.evaluate(resolved("picky", "detector_doubles:picky"), DUMMY)
     assert [(row.status, row.n_images) for row in rows] == [("ok", 2), ("ok", 3)]
     (failure,) = failures
     assert failure.stage == "detector-box"

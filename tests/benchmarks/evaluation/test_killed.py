@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from scale_records import lasting, tables
+from run_outputs import lasting, tables
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,16 +1,22 @@
-"""Means of instance rows, against numbers worked out by hand."""
+"""Summaries of instance tables, against numbers worked out by hand and against all rows at once."""
 
 from __future__ import annotations
 
-import time
+import io
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.evaluation.stopwatch import Stopwatch
-from benchmarks.evaluation.summaries import clicks_needed, summarise
+from benchmarks.evaluation import summaries
+from benchmarks.evaluation.summaries import ImageSums, count_clicks, sum_tables
 from benchmarks.prompts.protocols import find_protocols
-from benchmarks.records.instances import InstanceRow
-from benchmarks.records.record import WeightsRow
+from benchmarks.records.instances import InstanceRow, instances_file, to_frame, write_instances
+from benchmarks.records.record import MiouRow, WeightsRow
+from benchmarks.records.statistics import clustered_mean_interval
+from mobilesam.errors import DataError
 
 
 def row(iou: float, **changes: object) -> InstanceRow:
@@ -29,13 +35,26 @@ def row(iou: float, **changes: object) -> InstanceRow:
     return InstanceRow.model_validate(values | changes)
 
 
+def blank(model: str = "m", protocol: str = "box") -> MiouRow:
+    weights = WeightsRow(kind="none")
+    return MiouRow(
+        model=model, dataset="d", protocol=protocol, reference="ground-truth", weights=weights
+    )
+
+
+def summarize(rows: Sequence[InstanceRow]) -> MiouRow:
+    (sums,) = sum_tables([io.BytesIO(instances_file(rows))]).values()
+    return sums.summarize(blank())
+
+
 def test_means_over_instances_images_sizes_and_categories() -> None:
-    rows = [
-        row(1.0, image_id=1, area=32.0**2 - 1),
-        row(0.5, image_id=1, area=32.0**2, category="dog"),
-        row(0.0, image_id=2, area=96.0**2, category="dog"),
-    ]
-    found = summarise(rows, "data", WeightsRow(kind="none"), n_left_out=4)
+    found = summarize(
+        [
+            row(1.0, image_id=1, area=32.0**2 - 1),
+            row(0.5, image_id=1, area=32.0**2, category="dog"),
+            row(0.0, image_id=2, area=96.0**2, category="dog"),
+        ]
+    )
     assert found.miou == pytest.approx(0.5)
     assert found.miou_per_image == pytest.approx((0.75 + 0.0) / 2)
     assert found.boundary_miou == pytest.approx(0.25)
@@ -44,53 +63,102 @@ def test_means_over_instances_images_sizes_and_categories() -> None:
         "cat": (1, 1.0),
         "dog": (2, 0.25),
     }
-    assert (found.n_images, found.n_instances, found.n_left_out) == (2, 3, 4)
+    assert (found.n_images, found.n_instances) == (2, 3)
 
 
 def test_a_dataset_without_categories_has_none() -> None:
-    assert summarise([row(1.0, category="")], "data", WeightsRow(kind="none")).by_category == ()
+    assert summarize([row(1.0, category="")]).by_category == ()
 
 
 def test_clicks_until_an_iou_is_reached() -> None:
-    *_, protocol = find_protocols(["clicks-3"])
     curve = {
-        "clicks-1": [row(0.9), row(0.2), row(0.1)],
-        "clicks-2": [row(0.8), row(0.85), row(0.2)],
-        "clicks-3": [row(0.9), row(0.95), row(0.3)],
+        "clicks-1": [0.9, 0.2, 0.1],
+        "clicks-2": [0.8, 0.85, 0.2],
+        "clicks-3": [0.9, 0.95, 0.3],
     }
-    found = clicks_needed(protocol, curve)
-    assert found is not None
+    rows = [row(iou, protocol=name) for name, ious in curve.items() for iou in ious]
+    table = instances_file(rows)
+    # A table that is given twice has the same means.
+    tables = [io.BytesIO(table), io.BytesIO(table)]
+    found = count_clicks(tables, find_protocols(["clicks-3", "box"]))["m", "clicks-3"]
     assert found.noc85 == pytest.approx((1 + 2 + 3) / 3)
     assert found.failed85 == pytest.approx(1 / 3)
     assert found.noc90 == pytest.approx((1 + 3 + 3) / 3)
     assert found.budget == 3
-    (box,) = find_protocols(["box"])
-    assert clicks_needed(box, curve) is None
+    assert count_clicks(tables, find_protocols(["box"])) == {}
 
 
-def test_the_stopwatch_charges_what_is_nested_to_the_inner_stage(
-    monkeypatch: pytest.MonkeyPatch,
+def random_rows(n_images: int, seed: int) -> list[InstanceRow]:
+    rng = np.random.default_rng(seed)
+    return [
+        row(
+            float(rng.random()),
+            image_id=image,
+            annotation_id=10 * image + number,
+            model=model,
+            protocol=protocol,
+            boundary_iou=float(rng.random()),
+            area=float(rng.integers(1, 20_000)),
+            category=("", "cat", "dog")[int(rng.integers(3))],
+        )
+        for model in ("a", "b")
+        for image in range(n_images)
+        for number in range(int(rng.integers(1, 6)))
+        for protocol in ("box", "center")
+    ]
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000_000])
+def test_summaries_of_sums_equal_summaries_of_all_rows(
+    tmp_path: Path, batch_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    clock = Stopwatch()
-    now += 1
-    with clock("data"):
-        now += 2
-        with clock("model"):
-            now += 10
-        now += 3
-    with clock("scoring"):
-        now += 4
-    found = clock.row("m", "d")
-    assert (found.data_s, found.model_s, found.scoring_s, found.wall_s) == (5, 10, 4, 20)
-    assert found.overhead == pytest.approx(0.5)
+    monkeypatch.setattr(summaries, "BATCH_ROWS", batch_rows)
+    rows = random_rows(40, 0)
+    files = [
+        write_instances(rows[start : start + 50], tmp_path / f"{start:05d}.parquet")
+        for start in range(0, len(rows), 50)  # rows of one image may be in two files
+    ]
+    found = sum_tables(files)
+    assert len(found) == 4
+    for (model, protocol), frame in to_frame(rows).groupby(["model", "protocol"]):
+        made = found[model, protocol, "ground-truth"].summarize(blank(model, protocol))
+        assert made.miou == pytest.approx(frame.iou.mean(), abs=1e-12)
+        assert made.boundary_miou == pytest.approx(frame.boundary_iou.mean(), abs=1e-12)
+        assert made.miou_per_image == pytest.approx(frame.groupby("image_id").iou.mean().mean())
+        for interval, column in ((made.ci95, "iou"), (made.boundary_ci95, "boundary_iou")):
+            expected = clustered_mean_interval(
+                frame[column].to_numpy(), frame.image_id.to_numpy(), bounds=(0, 1)
+            )
+            assert interval == pytest.approx(expected, abs=1e-12)
+        sizes = pd.cut(frame.area, [0, 32**2, 96**2, 1e9], right=False)
+        assert list(made.n_by_size.model_dump().values()) == sizes.value_counts(sort=False).tolist()
+        assert list(made.by_size.model_dump().values()) == pytest.approx(
+            frame.iou.groupby(sizes, observed=False).mean().tolist()
+        )
+        by_category = frame[frame.category != ""].groupby("category").iou
+        assert [c.category for c in made.by_category] == list(by_category.groups)
+        assert [c.miou for c in made.by_category] == pytest.approx(by_category.mean().tolist())
+        assert (made.n_images, made.n_instances) == (frame.image_id.nunique(), len(frame))
 
 
-def test_a_failure_inside_a_stage_leaves_the_stopwatch_in_order() -> None:
-    clock = Stopwatch()
-    with pytest.raises(ValueError, match="x"), clock("model"):
-        raise ValueError("x")
-    with clock("data"):
-        pass
-    assert clock.row("m", "d").writing_s == 0
+def test_the_mean_of_one_table_equals_that_of_its_rows_exactly() -> None:
+    rows = [row(iou) for iou in np.random.default_rng(1).random(1000)]
+    assert summarize(rows).miou == np.mean([each.iou for each in rows])
+    assert summarize([row(0.1)] * 7).miou == 0.1
+
+
+def test_an_image_that_is_added_in_parts_is_one_image() -> None:
+    sums = ImageSums(1)
+    sums.add(np.array([5, 3, 5]), np.array([1.0, 2.0, 3.0]))
+    sums.add(np.array([5]), np.array([10.0]))
+    counts, (totals,) = sums.finish()
+    assert counts.tolist() == [1, 3]
+    assert totals.tolist() == [2, 14]
+    assert sums.limits(0) == (1, 10)
+
+
+def test_a_file_that_is_not_a_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"x\.parquet"):
+        sum_tables([path])

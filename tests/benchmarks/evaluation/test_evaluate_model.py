@@ -1,4 +1,4 @@
-"""A pass whose stages overlap gives the rows of one that does one thing after the other."""
+"""Evaluation of one model on a shard: overlapping stages change no row, failures cost one image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from evaluation_doubles import resolved, run_config
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
@@ -14,15 +15,13 @@ from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, Unrea
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
-from benchmarks.evaluation.embedding_cache import EmbeddingCache
-from benchmarks.evaluation.evaluate_model import PassPlan, PassResult, run_pass
-from benchmarks.evaluation.prefetch import Lanes
+from benchmarks.evaluation.evaluate_model import AccuracyResult, ShardContext, evaluate_model
+from benchmarks.evaluation.prefetch import Prefetcher
 from benchmarks.evaluation.run_model import FIRST_IMAGES
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import WeightsRow
 
 PROTOCOLS = find_protocols(
     ("box", "box-multi", "center-oracle", "random-2", "clicks-3", "annotation-point")
@@ -30,7 +29,7 @@ PROTOCOLS = find_protocols(
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+def shard(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     folder = tmp_path_factory.mktemp("pairs")
     write_sa1b(SyntheticDataset(n_images=6, seed=4, size_hw=(48, 64)), folder)
     (folder / "sa_3.jpg").write_bytes(b"not a picture")
@@ -38,21 +37,35 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     return ShardDataset(whole)
 
 
-def passed(part: ShardDataset, n_threads: int, out: Path, model: DummySegmenter) -> PassResult:
-    lanes = Lanes(n_threads, budget_bytes=10_000)
+def evaluate(
+    shard: ShardDataset,
+    n_threads: int,
+    out: Path,
+    model: DummySegmenter,
+    manifests: ManifestStore | None = None,
+) -> AccuracyResult:
+    prefetcher = Prefetcher(n_threads, budget_bytes=10_000)
+    context = ShardContext(
+        run_config(out),
+        shard,
+        manifests or ManifestStore(shard.fingerprint, 0, out),
+        out,
+        prefetcher,
+        Reporter(quiet=True),
+        is_whole=True,
+    )
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
-    plan = PassPlan(part, PROTOCOLS, pairs, {}, False, out, EmbeddingCache(None), lanes)
-    manifests = ManifestStore(part.fingerprint, 0, out)
     try:
-        return run_pass(model, WeightsRow(kind="none"), plan, manifests, Reporter(quiet=True))
+        planned = resolved("dummy", "baselines.dummy:build_instant")
+        return evaluate_model(model, planned, context, PROTOCOLS, pairs, {})
     finally:
-        lanes.close()
+        prefetcher.close()
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_overlap_changes_no_row(part: ShardDataset, n_threads: int, tmp_path: Path) -> None:
-    alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
-    together = passed(part, n_threads, tmp_path / "together", DummySegmenter(delays_ms={}))
+def test_overlap_changes_no_row(shard: ShardDataset, n_threads: int, tmp_path: Path) -> None:
+    alone = evaluate(shard, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
+    together = evaluate(shard, n_threads, tmp_path / "together", DummySegmenter(delays_ms={}))
     assert together.rows == alone.rows
     assert together.failures == alone.failures
     assert len(alone.failures) == 1
@@ -60,7 +73,7 @@ def test_overlap_changes_no_row(part: ShardDataset, n_threads: int, tmp_path: Pa
 
 
 class Picky(DummySegmenter):
-    """Fails at its third image."""
+    """Fails on its third image."""
 
     def __init__(self) -> None:
         super().__init__(delays_ms={})
@@ -74,22 +87,21 @@ class Picky(DummySegmenter):
 
 
 @pytest.mark.parametrize("n_threads", [0, 2])
-def test_an_image_that_a_model_fails_at_is_named_and_costs_no_other(
-    part: ShardDataset, n_threads: int, tmp_path: Path
+def test_an_image_that_a_model_fails_on_costs_no_other(
+    shard: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
-    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
-    found = passed(part, n_threads, tmp_path / "picky", Picky())
-    assert found.error is None
+    whole = evaluate(shard, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = evaluate(shard, n_threads, tmp_path / "picky", Picky())
+    assert found.attempts.broken is None
     assert found.rows == tuple(row for row in whole.rows if row.image_id != 2)
-    unread, failed = found.failures
+    (unread,), (failed,) = found.failures, found.attempts.failures
     assert (unread.culprit, failed.culprit) == ("sa_3.jpg", "sa_2.jpg")
     assert "dummy fails at it: RuntimeError: too green (in prepare)" in failed.why
     assert (found.attempts.n_answered, found.attempts.n_failed) == (4, 1)
-    assert sorted(found.lost_ids) == [2, 3]
 
 
 class Late(DummySegmenter):
-    """Answers the boxes of an image, and fails at the points that come after them."""
+    """Answers the boxes of an image, and fails on the points that follow."""
 
     def __init__(self, fails_at: int) -> None:
         super().__init__(delays_ms={})
@@ -107,39 +119,39 @@ class Late(DummySegmenter):
 
 
 @pytest.mark.parametrize("n_threads", [0, 2])
-def test_half_of_the_answers_about_an_image_count_for_nothing(
-    part: ShardDataset, n_threads: int, tmp_path: Path
+def test_masks_before_a_failure_on_the_same_image_do_not_count(
+    shard: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
-    whole = passed(part, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
-    found = passed(part, n_threads, tmp_path / "late", Late(fails_at=5))
+    whole = evaluate(shard, 0, tmp_path / "whole", DummySegmenter(delays_ms={}))
+    found = evaluate(shard, n_threads, tmp_path / "late", Late(fails_at=5))
     assert found.rows == tuple(row for row in whole.rows if row.image_id != 5)
-    assert "fails at it: error: no such colour (in decode_pair)" in found.failures[1].why
+    assert "fails at it: error: no such colour (in decode_pair)" in found.attempts.failures[0].why
 
 
 @pytest.mark.parametrize("n_threads", [0, 2])
-def test_a_model_that_fails_at_each_of_the_first_images_is_broken(
-    part: ShardDataset, n_threads: int, tmp_path: Path
+def test_a_model_that_fails_on_each_of_the_first_images_is_broken(
+    shard: ShardDataset, n_threads: int, tmp_path: Path
 ) -> None:
     class Broken(DummySegmenter):
         def prepare(self, image: UInt8Array) -> Prepared:
             raise EOFError
 
-    found = passed(part, n_threads, tmp_path, Broken(delays_ms={}))
-    assert found.error == "fails at each of the first 5 images: EOFError: (in prepare)"
+    found = evaluate(shard, n_threads, tmp_path, Broken(delays_ms={}))
+    assert found.attempts.broken == "fails at each of the first 5 images: EOFError: (in prepare)"
     assert found.rows == ()
     assert [each.culprit for each in found.failures] == ["sa_3.jpg"]
     assert FIRST_IMAGES == 5
 
 
 class Fails(DummySegmenter):
-    """Fails at every image."""
+    """Fails on every image."""
 
     def prepare(self, image: UInt8Array) -> Prepared:
         raise RuntimeError("too green")
 
 
-def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
-    part: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_read_that_outlasts_a_failed_model_adds_nothing_to_the_next(
+    shard: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ShardDataset.read
 
@@ -148,22 +160,17 @@ def test_a_read_that_outlasts_a_failed_pass_adds_nothing_to_the_next(
         return real(self, index, reader)
 
     monkeypatch.setattr(ShardDataset, "read", slow)
-    pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
-    lanes = Lanes(3)
-    plan = PassPlan(part, PROTOCOLS, pairs, {}, False, tmp_path, EmbeddingCache(None), lanes)
-    manifests = ManifestStore(part.fingerprint, 0, tmp_path)
-    weights, quiet = WeightsRow(kind="none"), Reporter(quiet=True)
-    failed = run_pass(Fails(delays_ms={}), weights, plan, manifests, quiet)
-    assert "too green" in (failed.error or "")
-    found = run_pass(DummySegmenter(delays_ms={}), weights, plan, manifests, quiet)
-    lanes.close()
-    alone = passed(part, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
+    manifests = ManifestStore(shard.fingerprint, 0, tmp_path)
+    failed = evaluate(shard, 3, tmp_path, Fails(delays_ms={}), manifests)
+    assert "too green" in (failed.attempts.broken or "")
+    found = evaluate(shard, 3, tmp_path, DummySegmenter(delays_ms={}), manifests)
+    alone = evaluate(shard, 0, tmp_path / "alone", DummySegmenter(delays_ms={}))
     assert found.rows == alone.rows
 
 
-def test_a_pass_that_fails_leaves_no_prompts(part: ShardDataset, tmp_path: Path) -> None:
-    manifests = ManifestStore(part.fingerprint, 0, tmp_path)
-    sample = next(each for each in part.samples() if isinstance(each, Sample))
+def test_prompts_that_are_not_finished_are_not_stored(shard: ShardDataset, tmp_path: Path) -> None:
+    manifests = ManifestStore(shard.fingerprint, 0, tmp_path)
+    sample = next(each for each in shard.samples() if isinstance(each, Sample))
     (instance, *_), rule = sample.instances, prompt_sampler("center")
     first, second = manifests.begin_pass(), manifests.begin_pass()
     known = first.prompt(rule, sample, instance, instance.mask())

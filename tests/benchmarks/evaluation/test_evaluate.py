@@ -18,8 +18,8 @@ from baselines.options import ModelOptions
 from baselines.sam_like import SamSegmenter
 from benchmarks.config import model_resolution as planning
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.evaluation.embedding_cache import EmbeddingCache
 from benchmarks.evaluation.predictions import load_predictions, load_references, predictions_path
+from benchmarks.evaluation.prompt_runner import EmbeddingCache
 from benchmarks.records.instances import read_instances
 from benchmarks.records.record import load_record
 from mobilesam.errors import DataError
@@ -205,7 +205,7 @@ def test_what_is_stored_is_what_was_answered(stored: Path) -> None:
     fingerprint, instances = load_references(stored / "predictions" / "references.parquet")
     assert info.fingerprint == fingerprint
     assert {(row.image_id, row.annotation_id) for row in rows} == set(instances)
-    assert {len(row.rles) for row in rows if row.question.multimask} == {3}
+    assert {len(row.rles) for row in rows if row.query.multimask} == {3}
     with pytest.raises(DataError):
         load_references(predictions_path(stored, "dummy"))
 

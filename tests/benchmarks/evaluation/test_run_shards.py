@@ -1,4 +1,4 @@
-"""`miou --chunk`: the rows of a run that holds all in memory, and taken up again."""
+"""`miou --chunk`: the rows of a run in one shard, resumed shard by shard."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from scale_records import lasting, tables
+from run_outputs import lasting, tables
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
 from baselines.options import ModelOptions
-from benchmarks.datasets.dataset import ImageReader, ShardDataset
-from benchmarks.evaluation.run_shards import Making
-from benchmarks.evaluation.shard_store import TIMES_FOLDER, ChunkStore
-from benchmarks.evaluation.shard_summary import Tally
-from benchmarks.evaluation.shard_worker import Worker
+from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
+from benchmarks.evaluation.run_shards import ThroughputMeter
+from benchmarks.evaluation.shard_store import (
+    TIMES_FOLDER,
+    ShardInfo,
+    ShardResult,
+    ShardStore,
+    ShardSummary,
+)
+from benchmarks.evaluation.shard_worker import AccuracyWorker
 from benchmarks.records import environment
 from benchmarks.records.instances import read_instances
-from benchmarks.records.record import load_record
+from benchmarks.records.progress import Reporter
+from benchmarks.records.record import Failure, load_record
 from benchmarks.tables.accuracy_tables import miou_tables
 from mobilesam.errors import DataError
 
@@ -36,15 +42,15 @@ def miou(run: Any, shards: Path, out: str, *more: str) -> Any:
     return run("miou", "--dataset=sa1b", f"--root={shards}", f"--out={out}", *kept, *more, "--json")
 
 
-def chunks_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
-    whole = Worker.run
+    whole = AccuracyWorker.run
 
-    def counted(self: Worker, part: Any, poison: Any = None) -> Any:
+    def counted(self: AccuracyWorker, part: Any, poison: Any = None) -> Any:
         made.append(part.name)
         return whole(self, part, poison)
 
-    monkeypatch.setattr(Worker, "run", counted)
+    monkeypatch.setattr(AccuracyWorker, "run", counted)
     return made
 
 
@@ -54,7 +60,7 @@ def sorted_rows(out: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("lanes", ["0", "2"])
-def test_chunks_have_the_rows_and_figures_of_the_whole(run: Any, shards: Path, lanes: str) -> None:
+def test_shards_give_the_rows_and_figures_of_the_whole(run: Any, shards: Path, lanes: str) -> None:
     arguments = ("--models=dummy,box", f"--protocol={PROTOCOLS}",
                  "--reference=ground-truth,teacher:dummy")  # fmt: skip
     whole = miou(run, shards, "whole", *arguments)
@@ -80,7 +86,7 @@ def test_chunks_have_the_rows_and_figures_of_the_whole(run: Any, shards: Path, l
     assert len(list(Path("parts/instances.parquet").iterdir())) == 5  # of 4, 4 and 3 images
 
 
-def test_a_second_start_makes_only_what_is_missing(
+def test_a_second_start_runs_only_missing_shards(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert miou(run, shards, "out", "--chunk=2").code == 0
@@ -88,7 +94,7 @@ def test_a_second_start_makes_only_what_is_missing(
     Path("out/record.json").unlink()
     Path("out/instances.parquet/00001-00000.parquet").unlink()
     Path("out/instances.parquet/00002-00001.parquet").write_bytes(b"half of it")
-    made = chunks_made(monkeypatch)
+    made = shards_made(monkeypatch)
     done = miou(run, shards, "out", "--chunk=2")
     assert done.code == 0
     assert made == ["00001-00000", "00002-00001"]
@@ -97,7 +103,7 @@ def test_a_second_start_makes_only_what_is_missing(
 
 
 @pytest.mark.parametrize("what", ["cpu_name", "allocator", "a lost file"])
-def test_chunks_of_another_machine_are_taken_up_without_their_time(
+def test_shards_of_another_machine_are_resumed_without_their_time(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     first = miou(run, shards, "out", "--chunk=2").json
@@ -109,7 +115,7 @@ def test_chunks_of_another_machine_are_taken_up_without_their_time(
         Path("out/chunk-times/instances/00000-00000.json").unlink()
     else:
         monkeypatch.setattr(environment, what, lambda: "another")
-    made = chunks_made(monkeypatch)
+    made = shards_made(monkeypatch)
     moved = miou(run, shards, "out", "--chunk=2")
     assert made == ["00001-00000"]
     assert tables(Path("out")) == before
@@ -121,36 +127,43 @@ def test_chunks_of_another_machine_are_taken_up_without_their_time(
 
 
 def test_times_of_a_cluster_are_of_one_machine(run: Any, shards: Path) -> None:
-    """Whatever machine started the run; times of several machines do not add up."""
+    """Any machine may have started the run; times of several machines do not add up."""
     miou(run, shards, "out", "--chunk=2")
-    store = ChunkStore(Path("out/instances.parquet"))
-    made = Making(tuple(store.names()), (), 0)
-    name = made.names[-1]
+    store = ShardStore(Path("out/instances.parquet"))
+    names = tuple(store.names())
     for expected, other, is_timed in (
         (None, ("theirs",), True),
         (("ours",), ("theirs",), False),
         (("theirs",), ("theirs",), True),
     ):
-        for each in made.names:
-            move_to(store, each, other)
-        assert bool(Tally.of("d", store, made, expected).times) == is_timed
-    move_to(store, name, ("a third",))
-    tally = Tally.of("d", store, made)
-    assert tally.times == {}
-    assert tally.untimed is not None
+        for name in names:
+            move_to(store, name, other)
+        assert bool(summary_of(store, expected).times) == is_timed
+    move_to(store, names[-1], ("a third",))
+    assert summary_of(store, None).times == {}
+    assert summary_of(store, None).untimed is not None
 
 
-def move_to(store: ChunkStore, name: str, machine: tuple[str, ...]) -> None:
-    """Changes where the times of a chunk were taken."""
+def summary_of(store: ShardStore, machine: tuple[str, ...] | None) -> ShardSummary:
+    summary = ShardSummary("d", machine)
+    for name in store.names():
+        info = store.info(name)
+        assert info is not None
+        summary.add(info, store.times(name, info.key))
+    return summary
+
+
+def move_to(store: ShardStore, name: str, machine: tuple[str, ...]) -> None:
+    """Changes the machine of the times of a shard."""
     info = store.info(name)
     assert info is not None
     times = store.times(name, info.key)
     assert times is not None
-    path = store.folder.parent / TIMES_FOLDER / store.folder.stem / f"{name}.json"
+    path = store.path.parent / TIMES_FOLDER / store.path.stem / f"{name}.json"
     path.write_text(times.model_copy(update={"machine": machine}).model_dump_json())
 
 
-def test_a_changed_shard_is_read_anew_and_that_is_said(
+def test_a_changed_shard_is_evaluated_again(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert miou(run, shards, "out", "--chunk=2").code == 0
@@ -159,7 +172,7 @@ def test_a_changed_shard_is_read_anew_and_that_is_said(
     assert refused.code == 1
     assert "holds a run of other inputs" in refused.err
     Path("out/record.json").unlink()  # as if it had been killed before the end
-    made = chunks_made(monkeypatch)
+    made = shards_made(monkeypatch)
     done = miou(run, shards, "out", "--chunk=2")
     assert done.code == 0
     assert made == ["00001-00000", "00001-00001"]
@@ -167,12 +180,12 @@ def test_a_changed_shard_is_read_anew_and_that_is_said(
 
 
 @pytest.mark.parametrize("change", ["--protocol=box-multi", "--seed=3", "--chunk=3"])
-def test_another_configuration_starts_anew(
+def test_another_configuration_starts_again(
     run: Any, shards: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert miou(run, shards, "out", "--chunk=2").code == 0
     Path("out/record.json").unlink()
-    made = chunks_made(monkeypatch)
+    made = shards_made(monkeypatch)
     arguments = ["--chunk=2", change] if not change.startswith("--chunk") else [change]
     changed = miou(run, shards, "out", *arguments)
     assert changed.code == 0
@@ -182,7 +195,7 @@ def test_another_configuration_starts_anew(
 
 
 class Picky(DummySegmenter):
-    """Fails at one image, whose first pixel it knows."""
+    """Fails on one image, identified by its first pixel."""
 
     pixel: tuple[int, ...] = ()
 
@@ -196,7 +209,7 @@ def picky(options: ModelOptions) -> Picky:
     return Picky(options.name, {})
 
 
-def test_an_image_that_a_model_fails_at_is_left_out_for_it_and_listed(
+def test_an_image_that_a_model_fails_on_is_left_out_for_it_and_listed(
     run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.datasets.dataset import Sample
@@ -219,15 +232,15 @@ def test_an_image_that_a_model_fails_at_is_left_out_for_it_and_listed(
     assert whole.json["failures"] == done.json["failures"]
     assert whole.json["warnings"] == done.json["warnings"]
     assert [row["n_images"] for row in whole.json["rows"]] == [11, 10]
-    again = chunks_made(monkeypatch)
+    again = shards_made(monkeypatch)
     monkeypatch.setattr(Picky, "pixel", ())
-    mended = miou(run, shards, "out", "--models=dummy,picky", "--chunk=20")
-    assert mended.code == 0
+    repaired = miou(run, shards, "out", "--models=dummy,picky", "--chunk=20")
+    assert repaired.code == 0
     assert len(again) == 1  # the chunk with the failure alone
-    assert [row["n_images"] for row in mended.json["rows"]] == [11, 11]
+    assert [row["n_images"] for row in repaired.json["rows"]] == [11, 11]
 
 
-def test_a_model_that_fails_always_has_an_error_and_the_others_their_figures(
+def test_a_broken_model_has_an_error_and_others_have_figures(
     run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Any, image: UInt8Array) -> Prepared:
@@ -273,7 +286,7 @@ def test_bad_images_are_counted_and_listed(run: Any, shards: Path) -> None:
         (["--rescore=x", "--chunk=2"], "--rescore takes"),
     ],
 )
-def test_what_cannot_be_done_in_chunks_is_refused(
+def test_unsupported_combinations_with_chunks_are_usage_errors(
     run: Any, shards: Path, arguments: list[str], said: str
 ) -> None:
     done = run("miou", "--models=dummy", "--dataset=sa1b", f"--root={shards}", *arguments)
@@ -294,11 +307,11 @@ def test_boundary_iou_can_be_left_out(run: Any, shards: Path, chunk: tuple[str, 
     assert table["boundary_iou"].isna().all()
 
 
-def test_a_model_that_fails_takes_no_other_model_down(
+def test_a_model_that_fails_does_not_affect_others(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, third_party: Any
 ) -> None:
     """Reads that still run when a pass fails must add nothing to the pass of the next model."""
-    third_party("failing", "scale_doubles:build_failing")
+    third_party("failing", "cluster_doubles:build_failing")
     real = ShardDataset.read
 
     def slow(self: ShardDataset, index: int, reader: ImageReader) -> Any:
@@ -317,10 +330,10 @@ def test_a_model_that_fails_takes_no_other_model_down(
         assert (both["n_instances"], both["miou"]) == (row["n_instances"], row["miou"])
 
 
-def test_a_summary_reads_only_chunks_of_its_own_run(run: Any, shards: Path) -> None:
-    """A chunk of another run under the name of one that vanished is told, never averaged."""
+def test_a_summary_reads_only_shards_of_its_own_run(run: Any, shards: Path) -> None:
+    """A file of another run under the name of a missing shard is not averaged."""
     assert miou(run, shards, "o", "--chunk=3").code == 0
-    store = ChunkStore(Path("o") / "instances.parquet")
+    store = ShardStore(Path("o") / "instances.parquet")
     names = tuple(store.names())
     keys = {name: found.key for name in names if (found := store.info(name)) is not None}
     assert store.finished(keys) == names
@@ -328,29 +341,29 @@ def test_a_summary_reads_only_chunks_of_its_own_run(run: Any, shards: Path) -> N
     assert store.finished(foreign) == names[1:]
 
 
-def test_a_chunk_that_another_process_replaced_is_an_error(
+def test_a_shard_that_another_process_replaced_is_an_error(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ChunkStore.finished
-    monkeypatch.setattr(ChunkStore, "finished", lambda self, keys: real(self, keys)[1:])
+    real = ShardStore.finished
+    monkeypatch.setattr(ShardStore, "finished", lambda self, keys: real(self, keys)[1:])
     done = miou(run, shards, "o", "--chunk=3")
     assert done.code == 1
     assert "another process changed the folder" in done.err
     assert not Path("o/record.json").exists() or not load_record(Path("o")).complete
 
 
-def test_chunks_that_are_given_up_are_told_in_the_rows(
+def test_shards_that_could_not_be_run_are_named_in_the_rows(
     run: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Worker.run
+    whole = AccuracyWorker.run
     lost = {"00000-00000"}
 
-    def failing(self: Worker, part: Any, poison: Any = None) -> Any:
+    def failing(self: AccuracyWorker, part: Any, poison: Any = None) -> Any:
         if not lost or part.name in lost:
             raise DataError("the worker is out of luck")
         return whole(self, part, poison)
 
-    monkeypatch.setattr(Worker, "run", failing)
+    monkeypatch.setattr(AccuracyWorker, "run", failing)
     done = miou(run, shards, "o", "--chunk=3")
     assert done.code == 1
     (row,) = done.json["rows"]
@@ -362,10 +375,10 @@ def test_chunks_that_are_given_up_are_told_in_the_rows(
     assert "11 in chunks that could not be made" in row["why"]
 
 
-def test_a_row_over_fewer_images_says_so(
+def test_a_row_of_fewer_images_has_a_note(
     run: Any, shards: Path, third_party: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that fails at two images has figures of the others, fewer than another model."""
+    """A model that fails on two images has figures of the others."""
     calls: list[int] = []
 
     def fail(self: Any, image: UInt8Array) -> Prepared:
@@ -383,3 +396,22 @@ def test_a_row_over_fewer_images_says_so(
     assert rows["picky"]["status"] == "ok"
     assert rows["picky"]["n_images"] == 9
     assert rows["picky"]["why"] == "images left out: 2 unusable (see the failures)"
+
+
+def test_the_meter_shows_throughput_and_time_left() -> None:
+    def shard(name: str, share: float) -> Shard:
+        return Shard(name, "d", "f", (), (), share)
+
+    bad = Failure(stage="data", culprit="sa_1.jpg", why="cut off")
+    now = [0.0]
+    with Reporter(quiet=True).bar("x", None) as bar:
+        meter = ThroughputMeter(bar, lambda: now[0])
+        assert meter.seconds_left() is None
+        meter.skip(shard("0", 0.5))
+        for name in ("1", "2"):
+            meter.begin(shard(name, 0.125))
+        now[0] = 10.0
+        meter.done(ShardResult("1", ShardInfo(key="k", n_images=3, failures=(bad,)), b"", 0))
+        # An eighth took ten seconds, three eighths are left.
+        assert meter.seconds_left() == pytest.approx(30)
+        assert meter.note() == "0.3 images/s, 0 rows/s, 0:00:30 left, 1 failures"

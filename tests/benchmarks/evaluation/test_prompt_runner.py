@@ -1,4 +1,4 @@
-"""One encoder call an image, prompts in batches, clicks on errors."""
+"""One encoder call per image, prompts in batches, clicks on errors, cached embeddings."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.evaluation import prompt_runner as asking
-from benchmarks.evaluation.embedding_cache import EmbeddingCache
-from benchmarks.evaluation.prompt_runner import Answer, Asker
-from benchmarks.evaluation.stopwatch import Stopwatch
+from benchmarks.evaluation import prompt_runner
+from benchmarks.evaluation.prefetch import Stopwatch
+from benchmarks.evaluation.prompt_runner import EmbeddingCache, PromptRunner, QueryMasks
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import Query, find_protocols
 
 
 class Counting(DummySegmenter):
-    """Counts calls, and learns from clicks: each answer grows towards the truth."""
+    """Counts encoder calls and records prompts."""
 
     def __init__(self) -> None:
         super().__init__(delays_ms={})
         self.encoded = 0
-        self.asked: list[Prompts] = []
+        self.prompts: list[Prompts] = []
 
     def encode(self, prepared: Prepared) -> Embedding:
         self.encoded += 1
         return super().encode(prepared)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        self.asked.append(prompts)
+        self.prompts.append(prompts)
         return super().decode(embedding, prompts, multimask=multimask)
 
 
@@ -45,44 +44,46 @@ def sample() -> Sample:
     return found
 
 
-def ask(model: DummySegmenter, sample: Sample, folder: Path, *names: str) -> Iterator[Answer]:
+def predict(
+    model: DummySegmenter, sample: Sample, folder: Path, *names: str
+) -> Iterator[QueryMasks]:
     prompts = ManifestStore("fingerprint", 0, folder).begin_pass()
-    asker = Asker(model, find_protocols(names), prompts, Stopwatch(), EmbeddingCache(None))
+    cache = EmbeddingCache(None)
+    runner = PromptRunner(model, find_protocols(names), prompts, Stopwatch(), cache)
     masks = [instance.mask() for instance in sample.instances]
-    return asker.answers(sample, masks, asker.prompts(sample, masks))
+    return runner.predict(sample, masks, runner.prompts(sample, masks))
 
 
-def test_the_encoder_runs_once_whatever_is_asked(sample: Sample, tmp_path: Path) -> None:
+def test_the_encoder_runs_once_for_all_protocols(sample: Sample, tmp_path: Path) -> None:
     model = Counting()
     names = ("box", "box-multi", "center", "center-oracle", "random-2", "clicks-3")
-    answers = list(ask(model, sample, tmp_path, *names))
+    predicted = list(predict(model, sample, tmp_path, *names))
     assert model.encoded == 1
-    questions = {answer.question for answer in answers}
-    assert len(questions) == 7
-    assert len(answers) == 7 * len(sample.instances)
+    assert len({each.query for each in predicted}) == 7
+    assert len(predicted) == 7 * len(sample.instances)
 
 
-def test_nothing_is_encoded_where_nothing_is_asked(sample: Sample, tmp_path: Path) -> None:
+def test_nothing_is_encoded_without_prompts(sample: Sample, tmp_path: Path) -> None:
     model = Counting()
-    assert list(ask(model, sample, tmp_path, "annotation-point")) == []
+    assert list(predict(model, sample, tmp_path, "annotation-point")) == []
     assert model.encoded == 0
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 1000])
-def test_the_size_of_the_batch_changes_nothing(
+def test_the_batch_size_changes_no_mask(
     batch: int, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("box", "box-multi", "clicks-3")
-    expected = {(a.question, a.index): a.masks for a in ask(Counting(), sample, tmp_path, *names)}
-    monkeypatch.setattr(asking, "PROMPT_BATCH", batch)
-    found = {(a.question, a.index): a.masks for a in ask(Counting(), sample, tmp_path, *names)}
+    expected = {(a.query, a.index): a.masks for a in predict(Counting(), sample, tmp_path, *names)}
+    monkeypatch.setattr(prompt_runner, "PROMPT_BATCH", batch)
+    found = {(a.query, a.index): a.masks for a in predict(Counting(), sample, tmp_path, *names)}
     assert found.keys() == expected.keys()
     for key, masks in found.items():
         np.testing.assert_array_equal(masks, expected[key])
 
 
 class Perfect(Counting):
-    """Knows the truth from the second click on, and returns logits to be fed back."""
+    """Predicts the reference from the second click on, and returns logits to be fed back."""
 
     def __init__(self, sample: Sample) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class Perfect(Counting):
         object.__setattr__(self.info, "supports", self.info.supports | {"masks"})
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        self.asked.append(prompts)
+        self.prompts.append(prompts)
         assert prompts.points is not None
         height, width = embedding.size_hw
         masks = np.zeros((len(prompts), 1, height, width), np.bool_)
@@ -99,34 +100,32 @@ class Perfect(Counting):
             if len(points) > 1:
                 x, y = points[0].astype(int)
                 masks[row, 0] = next(mask for mask in self._masks if mask[y, x])
-        logits = np.full((len(prompts), 1, 4, 4), len(self.asked), np.float32)
+        logits = np.full((len(prompts), 1, 4, 4), len(self.prompts), np.float32)
         return Masks(masks, np.ones((len(prompts), 1), np.float32), logits)
 
 
-def test_clicks_stop_where_there_is_no_error_and_feed_logits_back(
-    sample: Sample, tmp_path: Path
-) -> None:
+def test_clicks_stop_without_errors_and_feed_logits_back(sample: Sample, tmp_path: Path) -> None:
     model = Perfect(sample)
-    answers = list(ask(model, sample, tmp_path, "clicks-4"))
-    assert [prompts.points.shape[1] for prompts in model.asked if prompts.points is not None] == [
+    predicted = list(predict(model, sample, tmp_path, "clicks-4"))
+    assert [prompts.points.shape[1] for prompts in model.prompts if prompts.points is not None] == [
         1,
         2,
     ]
-    second = model.asked[1]
+    second = model.prompts[1]
     assert second.mask_inputs is not None
     assert (second.mask_inputs == 1).all()
-    for answer in answers:
-        truth = sample.instances[answer.index].mask()
-        is_right = bool((answer.masks[0] == truth).all())
-        assert is_right == (answer.question.clicks > 1)
-    assert {answer.question for answer in answers} == {
+    for each in predicted:
+        truth = sample.instances[each.index].mask()
+        is_right = bool((each.masks[0] == truth).all())
+        assert is_right == (each.query.clicks > 1)
+    assert {each.query for each in predicted} == {
         Query("center", clicks=each) for each in (1, 2, 3, 4)
     }
 
 
 def test_a_missed_object_gets_a_foreground_click(sample: Sample, tmp_path: Path) -> None:
     model = Perfect(sample)
-    list(ask(model, sample, tmp_path, "clicks-2"))
-    second = model.asked[1]
+    list(predict(model, sample, tmp_path, "clicks-2"))
+    second = model.prompts[1]
     assert second.labels is not None
     assert (second.labels == 1).all()

@@ -1,10 +1,11 @@
-"""One model's turn: every way in which it can go wrong gives a row."""
+"""Running one model: errors become results with a reason, failures on images are counted."""
 
 from __future__ import annotations
 
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,19 +20,29 @@ from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Sample
 from benchmarks.debugging import debugging
-from benchmarks.evaluation.run_model import Trials, malformed, take_turn
+from benchmarks.evaluation.run_model import (
+    ANSWERED,
+    Attempts,
+    ModelResult,
+    build_trained,
+    failed_attempt,
+    malformed_annotation_failures,
+    resume_model,
+    run_model,
+)
 from benchmarks.records.record import Failure, Status, WeightsRow
+from benchmarks.records.result_cache import ResultCache
 from mobilesam.errors import DataError
 
 Row = tuple[Status, str | None]
 
 
 class _OwnError(Exception):
-    """A plugin's own."""
+    """An error class of a plugin."""
 
 
 MODEL = ResolvedModel(
-    ModelEntry("told", "turn_doubles:build", "a double"),
+    ModelEntry("told", "run_doubles:build", "a double"),
     ModelOptions("told"),
     WeightsRow(kind="none"),
 )
@@ -39,22 +50,20 @@ MODEL = ResolvedModel(
 
 @pytest.fixture
 def doubles(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    module = types.ModuleType("turn_doubles")
+    module = types.ModuleType("run_doubles")
     module.build = lambda options: DummySegmenter(options.name, {})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
 
-def turn(model: ResolvedModel, error: Exception | None = None) -> tuple[Row, list[Failure]]:
-    def blank(status: Status, why: str) -> Row:
-        return status, why
-
-    def measure(segmenter: Any) -> tuple[Row, list[Failure]]:
+def run(model: ResolvedModel, error: Exception | None = None) -> tuple[Row, list[Failure]]:
+    def measure(segmenter: Any) -> ModelResult:
         if error is not None:
             raise error
-        return ("ok", segmenter.info.name), []
+        return ModelResult(why=segmenter.info.name)
 
-    return take_turn(model, "stage", blank, measure)
+    found = run_model(model, ModelResult, measure, build_trained)
+    return (found.status, found.why), found.failures_of(model, "stage")
 
 
 def failed(why: str) -> tuple[Row, list[Failure]]:
@@ -62,13 +71,13 @@ def failed(why: str) -> tuple[Row, list[Failure]]:
 
 
 @pytest.mark.usefixtures("doubles")
-def test_a_good_model_has_the_row_that_was_measured() -> None:
-    assert turn(MODEL) == (("ok", "told"), [])
+def test_a_good_model_has_the_measured_result() -> None:
+    assert run(MODEL) == (("ok", "told"), [])
 
 
 @pytest.mark.usefixtures("doubles")
-def test_unusable_weights_are_an_error_that_planning_has_reported() -> None:
-    assert turn(replace(MODEL, error="truncated")) == (("error", "truncated"), [])
+def test_unusable_weights_are_an_error_that_was_reported_before() -> None:
+    assert run(replace(MODEL, error="truncated")) == (("error", "truncated"), [])
 
 
 @pytest.mark.usefixtures("doubles")
@@ -77,17 +86,17 @@ def test_unusable_weights_are_an_error_that_planning_has_reported() -> None:
 )
 def test_random_weights_have_no_accuracy(why: str | None, said: str) -> None:
     model = replace(MODEL, weights=WeightsRow(kind="random", why=why))
-    assert turn(model) == (("skipped", f"no accuracy from random weights: {said}"), [])
+    assert run(model) == (("skipped", f"no accuracy from random weights: {said}"), [])
 
 
-def test_a_model_that_turns_out_to_be_random_is_an_error(doubles: types.ModuleType) -> None:
+def test_a_model_built_with_random_weights_is_an_error(doubles: types.ModuleType) -> None:
     def build(options: ModelOptions) -> DummySegmenter:
         model = DummySegmenter(options.name, {})
         model.info = replace(model.info, weights=WeightsInfo("random"))
         return model
 
     doubles.build = build  # type: ignore[attr-defined]
-    assert turn(MODEL) == failed("it was built with random weights, which have no accuracy")
+    assert run(MODEL) == failed("it was built with random weights, which have no accuracy")
 
 
 @pytest.mark.usefixtures("doubles")
@@ -95,77 +104,75 @@ def test_a_model_that_turns_out_to_be_random_is_an_error(doubles: types.ModuleTy
     ("error", "why"),
     [
         (AdapterError("RuntimeError: out of colours"), "RuntimeError: out of colours"),
-        (DataError("mend it"), "mend it"),
+        (DataError("repair it"), "repair it"),
     ],
 )
 def test_a_model_that_fails_is_an_error_with_its_text(error: Exception, why: str) -> None:
-    assert turn(MODEL, error) == failed(why)
+    assert run(MODEL, error) == failed(why)
 
 
 def test_a_model_that_cannot_be_built_is_an_error(doubles: types.ModuleType) -> None:
     del doubles.build
-    (status, why), failures = turn(MODEL)
+    (status, why), failures = run(MODEL)
     assert status == "error"
-    assert "turn_doubles:build" in (why or "")
+    assert "run_doubles:build" in (why or "")
     assert len(failures) == 1
 
 
 @pytest.mark.parametrize("error", [EOFError(), cv2.error("x"), KeyError("y"), _OwnError("z")])
-def test_whatever_building_raises_is_an_error_of_the_model(
+def test_errors_of_building_are_errors_of_the_model(
     doubles: types.ModuleType, error: Exception
 ) -> None:
     def build(options: ModelOptions) -> DummySegmenter:
         raise error
 
     doubles.build = build  # type: ignore[attr-defined]
-    (status, why), (failure,) = turn(MODEL)
+    (status, why), (failure,) = run(MODEL)
     assert status == "error"
     assert (why or "").startswith(f"{type(error).__name__}: ")
     assert (why or "").endswith("(in build)")
     assert failure.why == why
 
 
-def test_what_is_no_model_is_refused(doubles: types.ModuleType) -> None:
+def test_objects_that_are_not_models_are_refused(doubles: types.ModuleType) -> None:
     doubles.build = lambda _: {"not": "a model"}  # type: ignore[attr-defined]
-    (status, why), _ = turn(MODEL)
+    (status, why), _ = run(MODEL)
     assert (status, why) == (
         "error",
-        "turn_doubles:build gave a dict for told; wanted a Segmenter with a ModelInfo as `info`",
+        "run_doubles:build gave a dict for told; wanted a Segmenter with a ModelInfo as `info`",
     )
 
 
 @pytest.mark.usefixtures("doubles")
 def test_an_error_of_the_suite_itself_is_not_caught() -> None:
     with pytest.raises(AttributeError, match="no such thing"):
-        turn(MODEL, AttributeError("no such thing"))
+        run(MODEL, AttributeError("no such thing"))
 
 
 @pytest.mark.usefixtures("doubles")
-def test_the_traceback_of_a_failure_is_shown_where_that_is_wanted(
+def test_tracebacks_of_failures_are_shown_with_debug(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    turn(MODEL, AdapterError("RuntimeError: out of colours"))
+    run(MODEL, AdapterError("RuntimeError: out of colours"))
     assert capsys.readouterr().err == ""
     with debugging(wanted=True):
-        turn(MODEL, AdapterError("RuntimeError: out of colours"))
+        run(MODEL, AdapterError("RuntimeError: out of colours"))
     told = capsys.readouterr().err
     assert told.startswith("Traceback (most recent call last)")
     assert "raise error" in told
     with debugging(wanted=False):
-        turn(MODEL, AdapterError("RuntimeError: out of colours"))
+        run(MODEL, AdapterError("RuntimeError: out of colours"))
     assert capsys.readouterr().err == ""
 
 
-def trials_of(outcomes: str, stop: bool = False) -> Trials:
-    """Of a model that answers (`+`) or fails at (a letter, which it says) one image a character."""
-    trials = Trials("told", "stage", stop=stop)
+def attempts_of(outcomes: str) -> Attempts:
+    """Attempts of a model that answers (`+`) or fails on (a letter, its error) each image."""
+    attempts = Attempts()
     for number, outcome in enumerate(outcomes):
-        if outcome == "+":
-            trials.answered()
-        else:
-            sample = Sample(number, f"{number}.png", np.zeros((1, 1, 3), np.uint8), ())
-            trials.failed(sample, DataError(outcome))
-    return trials
+        sample = Sample(number, f"{number}.png", np.zeros((1, 1, 3), np.uint8), ())
+        failed = failed_attempt("told", "stage", sample, DataError(outcome))
+        attempts = attempts.plus(ANSWERED if outcome == "+" else failed)
+    return attempts
 
 
 @pytest.mark.parametrize(
@@ -181,38 +188,57 @@ def trials_of(outcomes: str, stop: bool = False) -> Trials:
         ("abcdefgh", "fails at each of the first 5 images: a; b; c; d; e"),
     ],
 )
-def test_only_what_fails_at_each_of_the_first_images_fails_the_model(
+def test_a_model_is_broken_if_it_fails_on_each_of_the_first_images(
     outcomes: str, why: str | None
 ) -> None:
-    found = trials_of(outcomes).attempts
+    found = attempts_of(outcomes)
     assert found.broken == why
     n_failed = len(outcomes.replace("+", ""))
     assert len(found.listed("told")) == (n_failed if why is None else 1)
-    for cut in range(len(outcomes) + 1):  # the same, wherever a dataset is cut
+    for cut in range(len(outcomes) + 1):  # the same for all shard sizes
         first, second = outcomes[:cut], outcomes[cut:]
-        both = trials_of(first).attempts.plus(trials_of(second).attempts, 100)
+        both = attempts_of(first).plus(attempts_of(second), 100)
         assert both.broken == why
         assert (both.n_answered, both.n_failed) == (found.n_answered, found.n_failed)
 
 
-def test_a_broken_model_is_given_up_after_the_first_images() -> None:
+def test_a_model_can_be_stopped_after_the_first_images() -> None:
     for outcomes in ("", "aaaa", "aaaa+bbbbbb", "+aaaaaa"):
-        assert not trials_of(outcomes, stop=True).given_up
-    assert trials_of("aabab", stop=True).given_up
-    assert not trials_of("aabab", stop=False).given_up  # in a part of a dataset
+        assert not attempts_of(outcomes).has_failed_first_images
+    assert attempts_of("aabab").has_failed_first_images
+
+
+def test_only_results_without_failures_are_cached(tmp_path: Path) -> None:
+    cache = ResultCache(tmp_path)
+
+    def resume(found: ModelResult, *, is_intact: bool = True) -> tuple[ModelResult, bool]:
+        return resume_model(
+            cache, {"a": 1}, ModelResult, lambda: found, is_intact=lambda _: is_intact
+        )
+
+    for bad in (
+        ModelResult(status="skipped", why="no boxes"),
+        ModelResult(failures=(Failure(stage="data", culprit="1.png", why="cut off"),)),
+        ModelResult(attempts=attempts_of("+a")),
+    ):
+        assert resume(bad) == (bad, False)
+    good, other = ModelResult(attempts=attempts_of("+")), ModelResult()
+    assert resume(good) == (good, False)
+    assert resume(other) == (good, True)
+    assert resume(other, is_intact=False) == (other, False)
 
 
 @pytest.mark.usefixtures("doubles")
-def test_ctrl_c_is_no_failure_of_the_model() -> None:
+def test_ctrl_c_is_not_a_failure_of_the_model() -> None:
     with pytest.raises(KeyboardInterrupt):
-        turn(MODEL, KeyboardInterrupt())  # type: ignore[arg-type]
+        run(MODEL, KeyboardInterrupt())  # type: ignore[arg-type]
 
 
-def test_malformed_annotations_are_failures_told_or_counted() -> None:
-    failures = malformed("coco:x", {"crowd": 4, "malformed": 5}, ("a", "b"))
+def test_malformed_annotations_are_failures_listed_or_counted() -> None:
+    failures = malformed_annotation_failures("coco:x", {"crowd": 4, "malformed": 5}, ("a", "b"))
     assert [each.why for each in failures] == [
         "a",
         "b",
         "3 more malformed annotations were left out",
     ]
-    assert malformed("coco:x", {"crowd": 4, "malformed": 0}, ()) == []
+    assert malformed_annotation_failures("coco:x", {"crowd": 4, "malformed": 0}, ()) == []

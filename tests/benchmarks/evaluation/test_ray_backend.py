@@ -1,4 +1,4 @@
-"""The same on a Ray cluster: the same files, whoever dies."""
+"""On a Ray cluster: the same files as in this process, also if processes die."""
 
 from __future__ import annotations
 
@@ -12,25 +12,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from scale_records import lasting, tables
+from evaluation_doubles import resolved, run_config
+from run_outputs import lasting, tables
 from test_killed import finished, log_of, start
 
-from baselines.options import ModelOptions
-from baselines.registry import ModelEntry
-from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Sample, Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
+from benchmarks.evaluation.evaluate import EvaluationResult, evaluate
+from benchmarks.evaluation.everything import IMAGE_RECALL_NAME, ImageRecall
 from benchmarks.evaluation.ray_backend import _Cluster, _Job
-from benchmarks.evaluation.recall import WHOLE_IMAGES_NAME
-from benchmarks.evaluation.shard_worker import WorkPlan
-from benchmarks.evaluation.sharded import ScaleResult, evaluate_in_chunks
-from benchmarks.evaluation.whole_images import WholeImageRow
 from benchmarks.prompts.protocols import find_protocols
-from benchmarks.records.environment import code_version
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import WeightsRow
 
 pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
 
@@ -43,31 +37,16 @@ def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def plan_of(target: str) -> WorkPlan:
-    entry = ModelEntry("double", target, "a double")
-    model = ResolvedModel(entry, ModelOptions("double"), WeightsRow(kind="none"))
-    return WorkPlan(
-        run="test",
-        models=(model,),
-        teachers=(),
+def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> EvaluationResult:
+    config = run_config(
+        out,
+        dataset=Sa1bDataset(shards, streaming=True),
         protocols=find_protocols(["box"]),
-        references=("ground-truth",),
-        seed=0,
-        threads=1,
-        lanes=2,
-        code=code_version(),
+        sharding=ShardingConfig(
+            images_per_shard=3, cluster=cluster, workers=2 if cluster else None
+        ),
     )
-
-
-def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> ScaleResult:
-    scale = ShardingConfig(images_per_shard=3, cluster=cluster, workers=2 if cluster else None)
-    return evaluate_in_chunks(
-        Sa1bDataset(shards, streaming=True),
-        plan_of(target),
-        scale,
-        out / "instances.parquet",
-        Reporter(quiet=True),
-    )
+    return evaluate(config, [resolved("double", target)], [], Reporter(quiet=True))
 
 
 def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_taken_up(
@@ -99,16 +78,16 @@ def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothi
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("SCALE_TEST_PIXEL", pixels[victim])
     monkeypatch.setenv("SCALE_TEST_ONCE", str(once))
-    found = evaluated(shards, tmp_path / "there", "scale_doubles:build_killer", "local")
+    found = evaluated(shards, tmp_path / "there", "cluster_doubles:build_killer", "local")
     assert not once.exists(), found.failures
     (failure,) = found.failures
     assert failure.culprit == samples[victim].name
     assert "brings down every worker" in failure.why
-    (row,) = found.rows
+    (row,) = found.miou
     assert row.n_images == len(samples) - 1
     alone = evaluated(shards, tmp_path / "alone", "baselines.dummy:build_instant", None)
     n_lost = len(samples[victim].instances)
-    assert row.n_instances == alone.rows[0].n_instances - n_lost
+    assert row.n_instances == alone.miou[0].n_instances - n_lost
 
 
 def test_mobilesam_on_the_cluster_gives_the_files_of_this_process(
@@ -134,8 +113,8 @@ def test_everything_on_the_cluster_finds_what_this_process_finds(
         out = tmp_path / name
         process = start(shards, out, "--protocol", "everything", "--chunk", "3", *options)
         assert process.wait() == 0, log_of(out).read_text()
-        columns = [name for name in WholeImageRow.model_fields if name != "duration_ms"]
-        found[name] = read_instances(out / WHOLE_IMAGES_NAME, columns)
+        columns = [name for name in ImageRecall.model_fields if name != "duration_ms"]
+        found[name] = read_instances(out / IMAGE_RECALL_NAME, columns)
     pd.testing.assert_frame_equal(found["there"], found["whole"])
     assert len(found["whole"]) == 11
 
@@ -167,17 +146,17 @@ def test_a_worker_that_ray_ends_for_its_memory_is_replaced_and_its_part_given_ag
 
     stand_in = _Refs(ray.exceptions.OutOfMemoryError("12 GB of 12 GB in use"))
     cluster = _Cluster.__new__(_Cluster)
-    cluster._ray, cluster._scale = stand_in, ShardingConfig(cluster="local")
+    cluster._ray, cluster._sharding = stand_in, ShardingConfig(cluster="local")
     cluster._workers, cluster._running, cluster._again = {0: "first"}, {}, deque()
     cluster._new_worker = lambda: "second"  # type: ignore[method-assign]
     given: list[tuple[str, bool]] = []
 
-    def hand_out(parts: Iterator[Shard]) -> None:
+    def hand_out(shards: Iterator[Shard]) -> None:
         job = cluster._again.popleft() if cluster._again else None
-        part = next(parts, None) if job is None else job.part
+        part = next(shards, None) if job is None else job.shard
         if part is not None:
             given.append((cluster._workers[0], job is not None and job.careful))
-            cluster._running[part.name] = 0, job or _Job(part, tries=1)
+            cluster._running[part.name] = 0, job or _Job(part, attempts=1)
 
     cluster._hand_out = hand_out  # type: ignore[method-assign]
     part = Shard("00000", "shards", "f", (), (), 1.0)

@@ -1,0 +1,43 @@
+"""Configurations and tasks for tests of evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from baselines.options import ModelOptions
+from baselines.registry import ModelEntry
+from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
+from benchmarks.config.run_config import RunConfig
+from benchmarks.evaluation.shard_worker import AccuracyWorker, EvaluationTask
+from benchmarks.prompts.protocols import find_protocols
+from benchmarks.records.record import WeightsRow
+
+
+def resolved(name: str, target: str, weights: WeightsRow | None = None) -> ResolvedModel:
+    """A model that is built by a function given as `module:name`."""
+    entry = ModelEntry(name, target, "a double")
+    return ResolvedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
+
+
+def run_config(out: Path, **changes: Any) -> RunConfig:
+    """Configuration of a run without models."""
+    return RunConfig(
+        **{
+            "command": "test",
+            "note": None,
+            "models": (),
+            "weights_policy": WeightsPolicy({}),
+            "out": out,
+            "threads": 1,
+            **changes,
+        }
+    )
+
+
+def accuracy_task(out: Path, target: str, *protocols: str) -> EvaluationTask:
+    """Task of one model against the ground truth."""
+    config = run_config(out, protocols=find_protocols(protocols))
+    return EvaluationTask.of_run(
+        config, [resolved("double", target)], [], AccuracyWorker, prefetch_threads=2
+    )
