@@ -41,11 +41,6 @@ from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, ParamsRow
-<<<<<<< HEAD
-from benchmarks.records.result_cache import ResultCache
-=======
-from benchmarks.regression.fingerprints import array_facts, model_facts
->>>>>>> 53d8f58 (One sharded evaluation: a small dataset is one shard; everything and detector-box share its image loop)
 from benchmarks.regression.snapshot import Fact
 from mobilesam.errors import BenchError
 from mobilesam.weights.checkpoint_specs import specs
