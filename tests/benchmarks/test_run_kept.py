@@ -19,7 +19,7 @@ from benchmarks.datasets import photos
 from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
-from benchmarks.evaluation import evaluate
+from benchmarks.evaluation import shard_worker
 from benchmarks.latency.runner import PhaseLine
 from benchmarks.records import environment
 from benchmarks.records import result_cache as cells
@@ -46,7 +46,7 @@ def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
         "--out=o",
         "--json",
     )
-    whole = evaluate.run_pass
+    whole = shard_worker.evaluate_model
     seen: list[str] = []
 
     def interrupted(model: Any, *arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def test_ctrl_c_is_exit_130_and_what_was_finished_is_kept(
             raise KeyboardInterrupt
         return whole(model, *arguments)
 
-    monkeypatch.setattr(evaluate, "run_pass", interrupted)
+    monkeypatch.setattr(shard_worker, "evaluate_model", interrupted)
     stopped = run(*command)
     assert stopped.code == 130
     assert "kept" in stopped.err
@@ -113,7 +113,7 @@ def test_a_foreign_network_without_weights_gets_no_accuracy(
 def test_an_unusable_out_is_found_before_anything_is_measured(
     run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "run_pass", lambda *_: pytest.fail("measured in vain"))
+    monkeypatch.setattr(shard_worker, "evaluate_model", lambda *_: pytest.fail("measured in vain"))
     (tmp_path / "file").write_text("")
     done = run("miou", "--models=box", *scenes.arguments, "--out=file/inside")
     assert done.code == 1
