@@ -64,7 +64,6 @@ from benchmarks.records.record import DetectorRow, Failure, write_atomic
 from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache
 from mobilesam.errors import DataError, UnsupportedError
 
-
 MAX_BOXES = 100
 """COCO's own limit, for each category of an image."""
 _PROBLEMS_SHOWN = 5

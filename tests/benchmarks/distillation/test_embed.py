@@ -353,7 +353,7 @@ def test_failed_shard_is_embedded_again_from_its_first_image(
     with pytest.raises(DataError, match="failed on 4 of 12 images"):
         worker.run(shard)
     failing[0] = False
-    assert worker.alone().run(shard).n_rows == 12
+    assert worker.single_threaded().run(shard).n_rows == 12
     known = worker.run(shard, {0: "it crashes every worker"})
     assert (known.n_rows, known.n_known, known.n_failures) == (0, 11, 1)
 

@@ -23,15 +23,12 @@ from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
 from baselines.options import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes
 from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import DetectorInput
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.detections import boxes_from_annotations
 from benchmarks.datasets.masks import encode_mask, rle_area_px
-from benchmarks.evaluation.detector_boxes import (
-    DetectorInput,
-    boxes_from_annotations,
-    evaluate_detections,
-    results_path,
-)
+from benchmarks.evaluation.detector_boxes import evaluate_detections, results_path
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import DetectorRow, Failure, WeightsRow
