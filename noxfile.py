@@ -68,7 +68,7 @@ def paper(session: nox.Session) -> None:
 @nox.session
 def speed(session: nox.Session) -> None:
     """Our inference path against the plain modules and ultralytics' MobileSAM, in one run."""
-    python(session, "-m", "benchmarks.evidence.speed_inference", *session.posargs, dev=True)
+    python(session, "-m", "benchmarks.evidence.speed", "inference", *session.posargs, dev=True)
 
 
 @nox.session
@@ -137,7 +137,7 @@ def microbench(session: nox.Session) -> None:
         session,
         "-m",
         "pytest",
-        "benchmarks/evidence/test_hot_paths.py",
+        "tests/benchmarks/hot_paths.py",
         *options,
         *session.posargs,
         dev=True,

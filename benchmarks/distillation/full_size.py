@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.config.options import AccuracyArguments, ModelArguments
 from benchmarks.distillation.training import STUDENT_NAME, StudentEvaluation
-from benchmarks.evidence.document import give
+from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON document."""
     arguments = _parser().parse_args(argv)
     try:
-        give(measure(arguments), arguments.out)
+        write_document(measure(arguments), arguments.out)
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -1,7 +1,7 @@
-"""What the inference benchmarks compare: the same weights in different code.
+"""Backends that run MobileSAM's weights, for the inference benchmark and its page.
 
-Every side has an encoder and a decoder for points, on torch tensors in coordinates of the network's
-input, so that any two can be asked the same thing.
+Every backend has an encoder and a decoder for points, on torch tensors in coordinates of the
+network's input, so that all of them get the same input.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from mobilesam.fast.inference import Precision
 
 REFERENCE = "plain"
-"""segment-anything's modules with our eager TinyViT: what the authors' code computes."""
+"""segment-anything's modules with our eager TinyViT, which equal the authors' code."""
 AUTHORS = "authors"
-"""The authors' own package, where a user has installed it."""
+"""The authors' own package, if it is installed."""
 _KEEP = "+keep"
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One implementation with its weights loaded.
+class Backend:
+    """An implementation with its weights loaded.
 
     Attributes:
         encode: (1, 3, S, S) normalised pixels -> (1, C, S/16, S/16).
-        decode: An embedding and points (N, K, 2), all of them foreground -> logits of the single
-            mask (N, 1, S/4, S/4).
+        decode: An embedding and foreground points (N, K, 2) -> logits of the single mask
+            (N, 1, S/4, S/4).
     """
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor, Tensor], Tensor]
 
 
-def _plain(sam: Sam) -> Side:
-    return modules_side(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+def _plain(sam: Sam) -> Backend:
+    return _modules(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
 
 
-def modules_side(encoder: Any, prompts: Any, decoder: Any) -> Side:
-    """The three modules of any model that follows segment-anything's."""
+def _modules(encoder: Any, prompts: Any, decoder: Any) -> Backend:
+    """The three modules of a model with the interface of segment-anything."""
     import torch
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ def modules_side(encoder: Any, prompts: Any, decoder: Any) -> Side:
         found: Tensor = logits
         return found
 
-    return Side(encoder, decode)
+    return Backend(encoder, decode)
 
 
-def _in_batches(side: Side) -> Side:
-    """The same with few prompts at a time, so that buffers stay with the allocator."""
+def _in_batches(backend: Backend) -> Backend:
+    """Decodes few prompts at a time, so that the allocator keeps the buffers."""
     import torch
 
     from baselines.sam_like import DECODE_BATCH
@@ -76,13 +76,13 @@ def _in_batches(side: Side) -> Side:
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
         parts = strips(len(points), DECODE_BATCH)
-        return torch.cat([side.decode(image, points[first:last]) for first, last in parts])
+        return torch.cat([backend.decode(image, points[first:last]) for first, last in parts])
 
-    return Side(side.encode, decode)
+    return Backend(backend.encode, decode)
 
 
-def _folded(sam: Sam) -> Side:
-    """Half-way to `fast`: weights folded and products bracketed anew, in torch's own modules."""
+def _folded(sam: Sam) -> Backend:
+    """A step towards `fast`: folded weights and reordered products, in torch's own modules."""
     import torch
 
     from mobilesam.export.graphs import DecoderGraph
@@ -101,17 +101,17 @@ def _folded(sam: Sam) -> Side:
 
     device = torch.device("cpu")
     encoder: Any = sam.image_encoder
-    return _in_batches(Side(module_encoder(encoder, torch.float32, device), decode))
+    return _in_batches(Backend(module_encoder(encoder, torch.float32, device), decode))
 
 
-def _ultralytics(sam: Sam) -> Side:
+def _ultralytics(sam: Sam) -> Backend:
     from baselines.ultralytics_sam import build_mobile_sam
 
     theirs = build_mobile_sam(sam.state_dict())
-    return modules_side(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
+    return _modules(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
 
 
-def _authors(sam: Sam) -> Side:
+def _authors(sam: Sam) -> Backend:
     try:
         package = importlib.import_module("mobile_sam")
     except ImportError as error:
@@ -121,19 +121,19 @@ def _authors(sam: Sam) -> Side:
         ) from error
     theirs = package.sam_model_registry["vit_t"]()
     theirs.load_state_dict(sam.state_dict())
-    # Again: it caches attention biases when `eval` is called, and was called before there were any.
+    # It caches attention biases in `eval`, which was called before they were loaded.
     theirs.train().eval()
-    return modules_side(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
+    return _modules(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
 
 
-def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Side]:
-    def build(sam: Sam) -> Side:
+def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Backend]:
+    def build(sam: Sam) -> Backend:
         import torch
 
         from mobilesam.fast.inference import FastMobileSam
 
         fast = FastMobileSam(sam, precision, compile=compiled)
-        return Side(
+        return Backend(
             fast.encode, lambda image, at: fast.decode(image, at, torch.ones(at.shape[:2]))[0]
         )
 
@@ -142,8 +142,8 @@ def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Si
 
 def _exported(
     target: Target, precision: str = "fp32", *, int8: bool = False
-) -> Callable[[Sam], Side]:
-    def build(sam: Sam) -> Side:
+) -> Callable[[Sam], Backend]:
+    def build(sam: Sam) -> Backend:
         import tempfile
 
         from mobilesam.export.runtime import Source, current_threads, graph_file, open_graph
@@ -151,7 +151,7 @@ def _exported(
 
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            # Source is for the manifest, which goes with the folder.
+            # The source is for the manifest, which is deleted with the folder.
             export_model(sam, folder, target, source=Source(kind="random"), int8=int8)
             encoder, decoder = (
                 open_graph(
@@ -162,12 +162,12 @@ def _exported(
                 )
                 for graph in ("encoder", "decoder")
             )
-        return _graph_side(encoder, decoder)
+        return _graphs(encoder, decoder)
 
     return build
 
 
-def _graph_side(encoder: Any, decoder: Any) -> Side:
+def _graphs(encoder: Any, decoder: Any) -> Backend:
     import numpy as np
     import torch
 
@@ -182,15 +182,17 @@ def _graph_side(encoder: Any, decoder: Any) -> Side:
         found = []
         for first, last in strips(len(points), DECODE_BATCH):
             batch = points[first:last]
-            where, labels = box_points(batch.numpy(), np.ones(batch.shape[:2], np.int64), None)
-            inputs = {"embedding": image.numpy(), "points": where, "labels": labels}
+            points_and_corners, labels = box_points(
+                batch.numpy(), np.ones(batch.shape[:2], np.int64), None
+            )
+            inputs = {"embedding": image.numpy(), "points": points_and_corners, "labels": labels}
             found.append(torch.from_numpy(decoder(inputs)[0][:, :1]))
         return torch.cat(found)
 
-    return Side(encode, decode)
+    return Backend(encode, decode)
 
 
-_BUILDERS: dict[str, Callable[[Sam], Side]] = {
+_BUILDERS: dict[str, Callable[[Sam], Backend]] = {
     REFERENCE: _plain,
     AUTHORS: _authors,
     "ultralytics": _ultralytics,
@@ -208,12 +210,12 @@ _BUILDERS: dict[str, Callable[[Sam], Side]] = {
 
 
 def names() -> tuple[str, ...]:
-    """All sides; each also with `+keep`, in a process that keeps freed buffers."""
+    """All backends; each also with `+keep`, in a process that keeps freed buffers."""
     return (*_BUILDERS, *(f"{name}{_KEEP}" for name in _BUILDERS))
 
 
 def default_names() -> tuple[str, ...]:
-    """The reference, and whatever this machine and installation can run beside it."""
+    """The reference, and the other backends that this machine and installation can run."""
     import importlib.util
 
     from mobilesam.export.runtime import PACKAGES
@@ -230,12 +232,12 @@ def default_names() -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def build(name: str, sam: Sam) -> Side:
-    """Builds a side from a loaded model.
+def build(name: str, sam: Sam) -> Backend:
+    """Builds a backend from a loaded model.
 
     Raises:
-        UsageError: An unknown name, or a package that is missing.
-        UnsupportedError: A precision that this processor has not.
+        UsageError: The name is unknown, or a package is missing.
+        UnsupportedError: The processor does not support the precision.
     """
     from mobilesam.fast.allocator import keep_buffers
 
@@ -243,5 +245,51 @@ def build(name: str, sam: Sam) -> Side:
         keep_buffers()
     builder = _BUILDERS.get(name.removesuffix(_KEEP))
     if builder is None:
-        raise UsageError(f"unknown side {name!r}; choose from {', '.join(_BUILDERS)}")
+        raise UsageError(f"unknown backend {name!r}; choose from {', '.join(_BUILDERS)}")
     return builder(sam)
+
+
+def inference_task(backend: str, weights: str | None) -> Callable[[str], Callable[[], Tensor]]:
+    """Task for the timing process: calls of a backend by phase, `encoder` or `decoder-N`.
+
+    Inputs have a fixed seed. All backends decode the same embedding: the reference encoder's, or
+    noise with random weights.
+
+    Args:
+        backend: One of `names`.
+        weights: Checkpoint, or None for random weights of seed 0.
+    """
+    import torch
+
+    from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sam = load_mobile_sam(Path(weights)) if weights else build_mobile_sam()
+        # Outside of the inference mode, in which exporters cannot trace.
+        built = build(backend, sam)
+
+    def find_call(phase: str) -> Callable[[], Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        size = int(sam.image_encoder.img_size)
+        pixels = torch.randn(1, 3, size, size, generator=draw)
+        embedding = torch.randn(1, 256, size // 16, size // 16, generator=draw)
+        n_prompts = 1 if phase == "encoder" else int(phase.removeprefix("decoder-"))
+        points = size * torch.rand(n_prompts, 1, 2, generator=draw)
+
+        def encode() -> Tensor:
+            with torch.inference_mode():
+                return built.encode(pixels)
+
+        def decode() -> Tensor:
+            with torch.inference_mode():
+                return built.decode(embedding, points)
+
+        if phase == "encoder":
+            return encode
+        if weights:
+            with torch.inference_mode():
+                embedding = sam.image_encoder(pixels)
+        return decode
+
+    return find_call

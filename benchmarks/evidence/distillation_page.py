@@ -13,20 +13,19 @@ from typing import Any
 from benchmarks.distillation.comparison_tables import compute_table, schemes_table
 from benchmarks.distillation.experiment import DistillationRecord, load_experiment
 from benchmarks.distillation.family_targets import family_targets_table
-from benchmarks.evidence.pages import measured_on, read_result
-from benchmarks.evidence.readme import readme_block
+from benchmarks.evidence.pages import ROOT, PageColumn, markdown_table, measured_on, write_page
+from benchmarks.evidence.publish import readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
+from benchmarks.records.documents import read_document
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.tables.formatting import number, percent
-from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError
 from mobilesam.model.mini import N_COLOR_CHANNELS, mobile_sam_mini_shape
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/distillation.md")
 FAMILY = Path("results/runs/mini-family")
 OTHERS = Path("results/runs/mini-family-others")
-"""Other models on such scenes: what the family's figures are to be compared with."""
+"""Other models on the same kind of scenes, for comparison."""
 COMPARE = Path("results/distillation/compare")
 FULL_SIZE = Path("results/distillation/full-size.json")
 
@@ -37,26 +36,26 @@ student of your own: [train-mobilesam.md](train-mobilesam.md).
 
 ## The mini family
 
-`sam-mini` is a small ViT with SAM's heads, trained from nothing on drawn scenes by
+`sam-mini` is a small ViT with SAM's heads, trained from scratch on synthetic scenes by
 `mobilesam-bench distill mini`; `mobilesam-mini` is its TinyViT student, distilled without the
 decoder. Both ship in `mobilesam/weights/`, so that a machine without network has a real promptable
-model. They know drawn scenes and nothing else: not photographs.
+model. They are trained on synthetic scenes only and do not work on photographs.
 """
-_SHAPE = """Both take pictures of {} px. Their embeddings have {} channels that are learnt, and
-{} that hold the picture's own colours, one for each cell of the logits: teacher and student share
-these, and neither learns them. MobileSAM has no such channels.
+_SHAPE = """Both take images of {} px. Their embeddings have {} learned channels, and {} that hold
+the colours of the image, one for each cell of the logits: teacher and student share these, and
+neither learns them. MobileSAM has no such channels.
 """
 _COMPARE = """## Which scheme makes the better student?
 
-The paper's question (section 3, Table 2) at small scale: `nox -s distill`, which is
+The comparison of the paper (section 3, Table 2) at small scale: `nox -s distill`, which is
 `mobilesam-bench distill compare --profile mini`. Decoupled: the student imitates embeddings; the
-decoder is copied and never run. Semi-coupled: masks through the copied decoder, which stays as it
-is. Coupled: the decoder learns, too.
+decoder is copied and not run. Semi-coupled: masks through the copied decoder, which is frozen.
+Coupled: the decoder is trained, too.
 """
 _FULL_SIZE = """## The full-size path
 
-A half-width TinyViT at 1024 px learns from a MobileSAM whose embeddings were stored beforehand, on
-photographs: not a useful student after so few steps, but every part of the path at its real size.
+A half-width TinyViT at 1024 px learns from stored embeddings of MobileSAM, on photographs. It is
+no useful student after so few steps, but it runs every part of the path at full size.
 """
 _SHOWN = ("box", "center-multi")
 _NOT_YET = "Not measured yet: `{}`.\n"
@@ -66,7 +65,7 @@ def page(root: Path) -> str:
     """The Markdown of the page.
 
     Args:
-        root: Folder in which `results/` lies; what is missing there is said to be.
+        root: Folder that contains `results/`; the page states which results are missing.
 
     Raises:
         DataError: A file is not such a result.
@@ -105,29 +104,29 @@ def _comparison(root: Path, family: RunRecord | None) -> list[str]:
 
 
 def another_teacher(family: RunRecord, compared: DistillationRecord) -> list[str]:
-    """A warning where the comparison was made with other weights than those that ship."""
+    """A warning if the comparison was made with other weights than the shipped ones."""
     name, used = compared.teacher, compared.teacher_sha256
     shipped = {row.model: row.weights.sha256 for row in family.models}.get(name)
     if None in (shipped, used) or shipped == used:
         return []
     return [
         f"Made with an earlier {name} ({str(used)[:8]}) and its student, not with those above "
-        f"({str(shipped)[:8]}): which scheme is ahead may carry over, the figures do not.\n"
+        f"({str(shipped)[:8]}): the order of the schemes may be the same, the figures differ.\n"
     ]
 
 
 def _real_size(root: Path) -> list[str]:
-    found = read_result(root / FULL_SIZE, "full-size distillation")
+    found = read_document(root / FULL_SIZE, "full-size distillation")
     if found is None:
         return [_FULL_SIZE, _NOT_YET.format("python -m benchmarks.distillation.full_size")]
     try:
-        return [_FULL_SIZE, full_size_table(found).to_markdown(""), measured_on(found)]
+        return [_FULL_SIZE, full_size_table(found), measured_on(found)]
     except (KeyError, TypeError, IndexError) as error:
         raise DataError(f"{FULL_SIZE} is no full-size distillation: {error}") from error
 
 
 def _others(record: RunRecord) -> str:
-    """What other models make of such scenes, in a sentence."""
+    """Accuracy of other models on the same kind of scenes, in a sentence."""
     found: dict[str, list[str]] = {}
     for row in record.miou:
         if row.protocol in _SHOWN and row.reference == GROUND_TRUTH and row.miou is not None:
@@ -141,29 +140,19 @@ def _others(record: RunRecord) -> str:
     names = ", ".join(sorted({row.dataset for row in record.miou}))
     return (
         f"Other models on such scenes ({names}; [record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
-        f"{models}. Theirs are trained on photographs, or not at all.\n"
+        f"{models}. These are trained on photographs, or not at all.\n"
     )
 
 
-def full_size_table(found: Mapping[str, Any]) -> Table:
-    """The student before and after its training, under each protocol and reference."""
-    columns = (
-        Column("Protocol", ("protocol",)),
-        Column("Reference", ("reference",)),
-        Column("Untrained", ("untrained", "untrained_low", "untrained_high"), "%", "right"),
-        Column("Trained", ("trained", "trained_low", "trained_high"), "%", "right"),
-        Column("Objects", ("n_instances",), "", "right"),
-    )
+def full_size_table(found: Mapping[str, Any]) -> str:
+    """The student before and after its training, by protocol and reference, as Markdown."""
     before, after = found["students"]["untrained"], found["students"]["trained"]
-    rows = tuple(
-        (
-            Cell(late["protocol"], (late["protocol"],)),
-            Cell(late["reference"], (late["reference"],)),
-            _percent(early),
-            _percent(late),
-            Cell(str(late["n_instances"]), (late["n_instances"],)),
-        )
-        for early, late in zip(before, after, strict=True)
+    columns = (
+        PageColumn("Protocol", lambda pair: pair[1]["protocol"], align="left"),
+        PageColumn("Reference", lambda pair: pair[1]["reference"], align="left"),
+        PageColumn("Untrained", lambda pair: _percent(pair[0]), "%"),
+        PageColumn("Trained", lambda pair: _percent(pair[1]), "%"),
+        PageColumn("Objects", lambda pair: str(pair[1]["n_instances"])),
     )
     loss = found["training"]["loss"]
     parts = ", ".join(number(value) for value in loss["mean_of_parts"])
@@ -172,23 +161,16 @@ def full_size_table(found: Mapping[str, Any]) -> Table:
         "over images.",
         f"{loss['n_steps']} steps on {found['store']['n_embeddings']} stored embeddings; mean loss "
         f"of each tenth of them: {parts}.",
-        *([found["note"]] if found.get("note") else []),
+        found.get("note") or "",
     )
-    return Table("full-size", "The student before and after", columns, rows, notes)
+    return markdown_table(columns, zip(before, after, strict=True), notes)
 
 
-def _percent(row: Mapping[str, Any]) -> Cell:
+def _percent(row: Mapping[str, Any]) -> str:
     if row["miou"] is None:
-        return Cell(row["why"] or "none", (None, None, None))
-    low, high = row["ci95"] if row["ci95"] is not None else (None, None)
-    return Cell(percent(row["miou"], row["ci95"]), (row["miou"], low, high))
-
-
-def main() -> int:
-    """Writes the page."""
-    write_atomic(ROOT / PAGE, page(ROOT).encode())
-    return 0
+        return row["why"] or "none"
+    return percent(row["miou"], row["ci95"])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_page(PAGE, page(ROOT)))

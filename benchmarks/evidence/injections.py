@@ -1,7 +1,6 @@
-"""Changes for the worse that are made for real, in a worktree, to see whether the guard finds them.
+"""Known changes for the worse, made in a worktree to measure the power of the A/B gate.
 
-Nothing here touches results: a method that takes longer, answers or weights that are worse, or a
-comment, committed in the worktree.
+A phase that takes longer, masks or weights that are worse, or a comment, committed in the worktree.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ METHODS = {
     "decode": "decode_logits",
     "postprocess": "postprocess",
 }
-"""Phase to the method of `SamSegmenter` that it times."""
-LEAST_LOSS, MOST_LOSS = 0.010, 0.013
-"""A loss of mIoU (a fraction) that is to be found is at least, and not much, larger than this."""
+"""Method of `SamSegmenter` of each phase."""
+MIN_LOSS, MAX_LOSS = 0.010, 0.013
+"""Range of the loss of mIoU (a fraction) that the gate must find."""
 _STEPS = 16
 
-_SLOWER = """
+_SLOWER_METHOD = """
 
 def _slower(method, factor):
     import functools
@@ -48,27 +47,27 @@ SamSegmenter.{method} = _slower(SamSegmenter.{method}, {factor})
 
 
 def slow_down(tree: Path, phase: str, factor: float) -> None:
-    """Lets one phase of SAM-like models take `factor` times as long."""
+    """Makes one phase of SAM-like models take `factor` times as long."""
     file = tree / "baselines" / "sam_like.py"
-    code = _SLOWER.replace("{method}", METHODS[phase]).replace("{factor}", str(factor))
+    code = _SLOWER_METHOD.replace("{method}", METHODS[phase]).replace("{factor}", str(factor))
     file.write_text(file.read_text() + code)
 
 
 def add_comments(tree: Path) -> None:
-    """Ends every file of the models with a comment."""
+    """Adds a comment to every file of the models."""
     for package in ("mobilesam", "baselines"):
         for file in sorted((tree / package).rglob("*.py")):
-            file.write_text(file.read_text() + "\n# Nothing but a comment.\n")
+            file.write_text(file.read_text() + "\n# A comment.\n")
 
 
 def worsen_dummy(tree: Path, strength: float) -> None:
-    """Makes the dummy's masks narrower by a share `strength` of their box."""
+    """Makes the dummy's masks narrower by a fraction `strength` of their box."""
     file = tree / "baselines" / "dummy.py"
     pattern = re.compile(r"^SINGLE = Candidate\(part=[\d.]+", re.MULTILINE)
     narrower = f"SINGLE = Candidate(part={0.75 - strength:.6f}"
     text, count = pattern.subn(narrower, file.read_text())
     if count != 1:
-        raise DataError(f"{file} has no SINGLE mask to be made narrower")
+        raise DataError(f"{file} has no SINGLE mask to narrow")
     file.write_text(text)
 
 
@@ -76,10 +75,10 @@ def worsen_weights(original: Path, tree: Path, strength: float, seed: int = 0) -
     """Adds noise to the mask decoder of the shipped weights.
 
     Args:
-        original: The weights as they are shipped.
-        tree: Where the worse file is written.
-        strength: Deviation of the noise, relative to that of each tensor.
-        seed: Of the noise.
+        original: File of the shipped weights.
+        tree: Worktree whose weights are replaced.
+        strength: Standard deviation of the noise, relative to that of each tensor.
+        seed: Seed of the noise.
     """
     import torch
     from safetensors import safe_open
@@ -99,31 +98,31 @@ def worsen_weights(original: Path, tree: Path, strength: float, seed: int = 0) -
 
 
 def worsen_until(apply: Callable[[float], None], loss: Callable[[], float]) -> float:
-    """Finds by bisection how strong a change must be to lose just enough; returns the loss.
+    """Finds the strength of a change by bisection; returns the loss, which is in the range.
 
     Args:
-        apply: Makes the change with a strength, in the place of an earlier one.
-        loss: Measures what is lost, a fraction of mIoU.
+        apply: Makes the change with a strength, replacing an earlier one.
+        loss: Measures the loss of mIoU, as a fraction.
 
     Raises:
-        DataError: No strength loses so much.
+        DataError: No strength causes such a loss.
     """
     low, high, strength = 0.0, None, 0.02
     for _ in range(_STEPS):
         apply(strength)
         lost = loss()
-        if LEAST_LOSS <= lost <= MOST_LOSS:
+        if MIN_LOSS <= lost <= MAX_LOSS:
             return lost
-        if lost < LEAST_LOSS:
+        if lost < MIN_LOSS:
             low = strength
         else:
             high = strength
         strength = 2 * strength if high is None else (low + high) / 2
-    raise DataError(f"no strength of the change loses {LEAST_LOSS} to {MOST_LOSS} of mIoU")
+    raise DataError(f"no strength of the change loses {MIN_LOSS} to {MAX_LOSS} of mIoU")
 
 
 def commit(tree: Tree, message: str) -> Tree:
-    """Commits all changes in a worktree; no branch moves."""
+    """Commits all changes in a detached worktree."""
     who = ("-c", "user.name=injection", "-c", "user.email=injection@example.org")
     git(tree.path, *who, "commit", "--quiet", "--all", "--message", message)
     info = tree.info.model_copy(

@@ -1,35 +1,62 @@
-"""What the generated pages of docs/ share: their results, and where those were measured."""
+"""Parts that the generated pages of docs/ share: tables, provenance, and blocks between markers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records.record import write_atomic
 from benchmarks.tables.formatting import escape_markdown
+from benchmarks.tables.table import Align, Cell, Column, Table
 from mobilesam.errors import DataError
 
+ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("torch", "segment-anything", "ultralytics")
 
 
-def read_result(path: Path, kind: str) -> dict[str, Any] | None:
-    """Reads the JSON document of a measurement; None where it has not been made yet.
+@dataclass(frozen=True, slots=True)
+class PageColumn:
+    """A column of a table on a page.
 
-    Args:
-        path: Its file.
-        kind: What it should be, for the error: "trial", say.
-
-    Raises:
-        DataError: It is there and cannot be read.
+    Attributes:
+        header: Displayed header, without the unit.
+        show: Formats the cell of a row.
+        unit: Unit displayed after the header.
+        align: `right` for numbers.
     """
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no result of a {kind}: {error}") from error
-    return found
+
+    header: str
+    show: Callable[[Any], str]
+    unit: str = ""
+    align: Align = "right"
+
+
+def text_columns(*headers: tuple[str, str, Align]) -> list[PageColumn]:
+    """Columns of rows that are tuples of texts, from header, unit and alignment of each."""
+    return [
+        PageColumn(header, itemgetter(index), unit, align)
+        for index, (header, unit, align) in enumerate(headers)
+    ]
+
+
+def markdown_table(
+    columns: Sequence[PageColumn],
+    rows: Iterable[Any],
+    notes: Iterable[str] = (),
+    title: str = "",
+    heading: str = "##",
+) -> str:
+    """A table in Markdown, with a heading if it has a title; empty notes are left out."""
+    heads = tuple(
+        Column(each.header, (str(index),), each.unit, each.align)
+        for index, each in enumerate(columns)
+    )
+    cells = tuple(tuple(Cell(each.show(row), (None,)) for each in columns) for row in rows)
+    table = Table("page", title, heads, cells, tuple(filter(None, notes)))
+    return table.to_markdown(heading if title else "")
 
 
 def measured_on(found: Mapping[str, Any]) -> str:
@@ -52,3 +79,45 @@ def measured_on(found: Mapping[str, Any]) -> str:
     commit = f"commit {str(here['git_commit'])[:12]}{changed}"
     parts = (", ".join(machine), ", ".join([f"Python {here['python']}", *software]), commit)
     return f"Measured on {escape_markdown('; '.join(parts))}.\n"
+
+
+def split_at_markers(path: Path, begin: str, end: str) -> tuple[str, str, str]:
+    """Text of a page before its generated block, the block, and the text after it.
+
+    Args:
+        path: File of the page.
+        begin: Marker before the block, on a line of its own.
+        end: Marker after the block.
+
+    Raises:
+        DataError: The page cannot be read, or does not hold each marker once, in this order.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise DataError(f"{path} must hold {begin} and {end} once each; add them, one a line")
+    before, rest = text.split(begin)
+    if end not in rest:
+        raise DataError(f"{path} holds {end} before {begin}; swap them")
+    block, after = rest.split(end)
+    return before, block.removeprefix("\n"), after
+
+
+def replace_block(path: Path, begin: str, end: str, block: str) -> bool:
+    """Writes a block between the markers of a page; returns whether it changed.
+
+    Raises:
+        DataError: The page cannot be read or written, or its markers are missing.
+    """
+    before, old, after = split_at_markers(path, begin, end)
+    if block != old:
+        write_atomic(path, f"{before}{begin}\n{block}{end}{after}".encode())
+    return block != old
+
+
+def write_page(page: Path, text: str) -> int:
+    """Writes a page, whose path is relative to the checkout; returns the exit code 0."""
+    write_atomic(ROOT / page, text.encode())
+    return 0

@@ -1,10 +1,10 @@
-"""How reliable is the A/B gate? Changes that are known, made for real, and what it says of them.
+"""Measures the power of the A/B gate: known changes in worktrees, and the verdicts on them.
 
 `python -m benchmarks.evidence.power --out results/regress/power.json`
 
-Four cases: the same version twice, of which hardly any may fail; one phase 1.3 times as slow, which
-hardly any may miss; a loss of 0.01 mIoU; and comments. A measurement that was interrupted goes on
-with the same `--out`. It takes a quiet machine, and about a minute or two a trial.
+Four cases: the same version twice, which should hardly ever fail; one phase 1.3 times as slow,
+which should hardly ever pass; a loss of 0.01 mIoU; and comments. An interrupted measurement is
+continued with the same `--out`. It needs an idle machine, and one or two minutes a trial.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from benchmarks.child_processes import run_program
 from benchmarks.cli.commands.regression import settings_of
 from benchmarks.config.options import RegressArguments
 from benchmarks.evidence import injections
-from benchmarks.evidence.document import wait_if_published
+from benchmarks.latency.idle import wait_if_published
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Environment, write_atomic
 from benchmarks.regression import ab
-from benchmarks.regression.ab import measure
 from benchmarks.regression.judge import FAILING, THRESHOLD, Judgement
 from benchmarks.regression.sessions import Settings
 from benchmarks.regression.worktrees import Tree, checked_out, repository
@@ -39,24 +38,26 @@ from mobilesam.frozen_model import FrozenModel
 
 Case = Literal["same", "slower", "loss", "comments"]
 CASES: tuple[Case, ...] = get_args(Case)
+NOISY_CASES: tuple[Case, ...] = ("same", "slower")
+"""Cases whose verdicts depend on times."""
 SLOWDOWN = 1.3
 ALLOWED_MISTAKES = 1
-"""Of all trials of a case, so many may come out wrong (of accuracy and comments, none)."""
-_FEW = 3  # trials of cases that hang on no clock
+"""Wrong verdicts allowed in all trials of a noisy case; in the other cases, none is."""
+_EXACT_TRIALS = 3  # trials of the other cases, whose verdicts repeat
 
 
 class Trial(FrozenModel):
     """One run of the gate on a known change.
 
     Attributes:
-        case: What was done to the head.
-        number: Of the trial, within its case.
-        detail: The phase that was slowed down, or what was lost.
-        right: The gate said what it should, and named the right benchmark.
-        named: What failed, as `model benchmark`.
-        suspects: How many benchmarks were measured again.
-        noise_floor: The largest ratio between two sets of processes of the base.
-        duration_s: Of the whole run of the gate.
+        case: Kind of the change.
+        number: Number of the trial within its case.
+        detail: The slower phase, or the loss.
+        right: Whether the verdict was right, and named the right benchmark.
+        named: Benchmarks that failed, as `model benchmark`.
+        suspects: Number of benchmarks that were repeated.
+        noise_floor: Largest ratio between two sets of processes of the base.
+        duration_s: Duration of the run of the gate.
     """
 
     case: Case
@@ -80,31 +81,35 @@ class Power(FrozenModel):
     warnings: tuple[str, ...]
     trials: tuple[Trial, ...] = ()
 
+    def of(self, case: Case) -> list[Trial]:
+        """Trials of a case."""
+        return [trial for trial in self.trials if trial.case == case]
+
     def wrong(self, case: Case) -> int:
-        """Trials of a case in which the gate was wrong."""
-        return sum(not trial.right for trial in self.trials if trial.case == case)
+        """Number of trials of a case with a wrong verdict."""
+        return sum(not trial.right for trial in self.of(case))
 
     @property
     def met(self) -> bool:
-        """No case has more mistakes than it may."""
+        """Whether no case has more mistakes than allowed."""
         return all(self.wrong(case) <= allowed(case) for case in CASES)
 
 
 def allowed(case: Case) -> int:
-    """Mistakes that a case may have."""
-    return ALLOWED_MISTAKES if case in ("same", "slower") else 0
+    """Number of wrong verdicts that a case may have."""
+    return ALLOWED_MISTAKES if case in NOISY_CASES else 0
 
 
 def trials_of(case: Case, repeats: int) -> int:
-    """How often a case is tried: what hangs on no clock comes out the same every time."""
-    return repeats if case in ("same", "slower") else min(repeats, _FEW)
+    """Number of trials of a case."""
+    return repeats if case in NOISY_CASES else min(repeats, _EXACT_TRIALS)
 
 
 @contextmanager
 def changed_tree(
     root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
 ) -> Iterator[tuple[Tree, str, str | None]]:
-    """A worktree with the change of a case, what was done, and the benchmark that must fail."""
+    """A worktree with the change of a case, its detail, and what must fail."""
     with checked_out(root, base.info.commit) as tree:
         if case == "same":
             yield tree, "nothing", None
@@ -122,7 +127,7 @@ def changed_tree(
 
 
 def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Reporter) -> float:
-    """Makes weights or answers worse until 0.01 mIoU is lost; returns the loss."""
+    """Makes weights or masks worse until 0.01 mIoU is lost; returns the loss."""
     shipped = (tree.path / injections.MINI_WEIGHTS).is_file()
     model = injections.MINI_WEIGHTS.stem if shipped else "dummy"
 
@@ -134,11 +139,11 @@ def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Rep
             injections.worsen_dummy(tree.path, strength)
 
     def loss() -> float:
-        session = measure(base, tree, settings, reporter, [(model, "box", None)])
-        (answers,) = [each for each in session.answers if each.protocol == "box"]
-        if answers.errors:
-            raise DataError(f"{model} fails once its answers are made worse: {answers.errors}")
-        return float(np.mean(answers.base) - np.mean(answers.head))
+        session = ab.measure(base, tree, settings, reporter, [(model, "box", None)])
+        (samples,) = [each for each in session.answers if each.protocol == "box"]
+        if samples.errors:
+            raise DataError(f"{model} fails after the change: {samples.errors}")
+        return float(np.mean(samples.base) - np.mean(samples.head))
 
     return injections.worsen_until(apply, loss)
 
@@ -146,7 +151,7 @@ def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Rep
 def try_once(
     root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
 ) -> Trial:
-    """Makes the change of a case and lets the gate judge it."""
+    """Makes the change of a case and runs the gate on it."""
     with (
         changed_tree(root, base, case, number, settings, reporter) as (head, detail, wanted),
         tempfile.TemporaryDirectory() as folder,
@@ -183,13 +188,13 @@ def run(
     reporter: Reporter,
     cases: Sequence[Case] = CASES,
 ) -> Power:
-    """Tries the cases, in turns, and writes the record after each trial.
+    """Tries the cases in turns, and writes the record after each trial.
 
     Raises:
         DataError: `out` holds trials of another version or of other settings.
     """
     with checked_out(root, "HEAD") as base:
-        power = _begun(base, settings, out)
+        power = _load_or_begin(base, settings, out)
         for number in range(repeats):
             for case in cases:
                 known = {(trial.case, trial.number) for trial in power.trials}
@@ -197,11 +202,16 @@ def run(
                     trial = try_once(root, base, case, number, settings, reporter)
                     power = power.model_copy(update={"trials": (*power.trials, trial)})
                     write_atomic(out, (power.model_dump_json(indent=1) + "\n").encode())
-                    reporter.say(_line(trial))
+                    named = ", ".join(trial.named) or "nothing"
+                    reporter.say(
+                        f"{case} {number + 1} ({trial.detail}): "
+                        f"{'right' if trial.right else 'WRONG'}; failed: {named}; "
+                        f"{trial.duration_s:.0f} s"
+                    )
     return power
 
 
-def _begun(base: Tree, settings: Settings, out: Path) -> Power:
+def _load_or_begin(base: Tree, settings: Settings, out: Path) -> Power:
     here = environment.collect(settings.threads)
     fresh = Power(
         commit=base.info.commit,
@@ -222,20 +232,11 @@ def _begun(base: Tree, settings: Settings, out: Path) -> Power:
     return old
 
 
-def _line(trial: Trial) -> str:
-    verdict = "right" if trial.right else "WRONG"
-    named = ", ".join(trial.named) or "nothing"
-    return (
-        f"{trial.case} {trial.number + 1} ({trial.detail}): {verdict}; failed: {named}; "
-        f"{trial.duration_s:.0f} s"
-    )
-
-
 def report(power: Power) -> str:
-    """What came out, a line a case."""
+    """The results, one line a case."""
     lines = []
     for case in CASES:
-        own = [trial for trial in power.trials if trial.case == case]
+        own = power.of(case)
         if own:
             seconds = float(np.median([trial.duration_s for trial in own]))
             lines.append(
@@ -246,7 +247,7 @@ def report(power: Power) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0 if the gate is as reliable as it must be, 1 if not."""
+    """The command line: 0 if no case has more mistakes than allowed, otherwise 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known |= dict.fromkeys(("pairs", "turns", "scenes"), int)
     for name, kind in known.items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=None, help="as of regress")
+        parser.add_argument(option, type=kind, default=None, help="as in regress")
     arguments = parser.parse_args(argv)
     given = {name: value for name in known if (value := getattr(arguments, name)) is not None}
     try:

@@ -6,38 +6,50 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from benchmarks.evidence.readme import update_readme
+from benchmarks.evidence.pages import ROOT, replace_block, split_at_markers
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
-from benchmarks.records.record import RECORD_NAME, load_record
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.records.run_folder import held
 from benchmarks.report.plots import write_plots
+from benchmarks.tables.columns import WEIGHTS_COLUMN
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.record_tables import write_tables
+from benchmarks.tables.record_queries import model_names, shipped_models_notes
+from benchmarks.tables.record_tables import headline_table, write_tables
 from mobilesam.errors import BenchError, DataError
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS, README = Path("results"), Path("README.md")
 RUNS, FIGURES = RESULTS / "runs", RESULTS / "figures"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 GENERATED = {
     "tables": (".csv", ".md", ".tex"),
     "plots": (".png", ".svg"),
     FOLDER: (".csv", ".json", ".md", ".tex"),
 }
-"""Folders below `results` that hold nothing but what a run gives, and the kinds of their files."""
+"""Folders below `results` that hold only generated files, and the suffixes of these files."""
+README_MODELS = (
+    "mobilesam",
+    "mobilesam-fast",
+    "mobilesam-onnx",
+    "mobilesam-openvino",
+    "grabcut",
+    "box",
+)
+"""Models in the README's table; if a record has none of them, all its models are shown."""
 
 
 def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
     """Writes `results/tables`, `plots`, `paper` and `summary.md`, and the README's block.
 
-    Older files of the same kinds in these folders, which this run does not give, are removed once
-    all else is done.
+    At the end, older generated files that these runs do not produce are removed.
 
     Args:
         runs: Folders of the runs, below `results/runs`; several are merged.
@@ -79,11 +91,28 @@ def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
     return [*files, root / README]
 
 
+def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
+    """Generated files of earlier runs in the folders of `GENERATED`.
+
+    Args:
+        results: Folder that contains these folders.
+        files: Files of the present runs.
+    """
+    kept = {path.resolve() for path in files}
+    found = (
+        path
+        for folder, suffixes in GENERATED.items()
+        for path in sorted((results / folder).glob("[!.]*"))
+        if path.suffix in suffixes and path.is_file()
+    )
+    return [path for path in found if path.resolve() not in kept]
+
+
 def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[str]:
     """Lines of Markdown for the README: the tally of the verdicts, and the figures that exist.
 
     Args:
-        verdicts: On the whole ledger, from the run that the README shows.
+        verdicts: Verdicts on the whole ledger, from the runs of the README.
         root: The checkout.
     """
     ledger = (RESULTS / FOLDER / f"{LEDGER}.md").as_posix()
@@ -99,21 +128,77 @@ def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[st
     return lines
 
 
-def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
-    """Files in the folders of `GENERATED`, of their kinds, that are not among those given.
+def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence[str] = ()) -> str:
+    """A short table of a record with its notes and provenance, as Markdown.
 
     Args:
-        results: The folder that holds these folders.
-        files: What a run gives.
+        record: One run, or several that `merge_records` joined.
+        record_paths: Paths of the records relative to the page, with `/`.
+        links: Further lines of Markdown, such as links to other results of the runs.
     """
-    kept = {path.resolve() for path in files}
-    found = (
-        path
-        for folder, kinds in GENERATED.items()
-        for path in sorted((results / folder).glob("[!.]*"))
-        if path.suffix in kinds and path.is_file()
+    present = [model for model in README_MODELS if model in model_names(record)]
+    table = headline_table(record, present or None)
+    # All MobileSAM rows use the same weights, which a note states.
+    columns = tuple(replace(c, csv_only=c == WEIGHTS_COLUMN) for c in table.columns)
+    weights = shipped_models_notes(record, present or model_names(record))
+    table = replace(table, columns=columns, notes=(*table.notes, *weights))
+    records = ", ".join(
+        f"[{escape_markdown(PurePosixPath(path).parent.name)}]({path})" for path in record_paths
     )
-    return [path for path in found if path.resolve() not in kept]
+    env = record.environment
+    idle = (
+        "" if env.other_load is None else f"; other processes used {env.other_load:.2f} of a core"
+    )
+    where = escape_markdown(
+        f"Measured {record.created_utc[:10]} on {env.cpu} ({env.cpu_logical_cores} logical cores, "
+        f"{env.ram_bytes / 2**30:.0f} GiB), {env.threads} threads, torch "
+        f"{env.libraries.get('torch', 'unknown')}{idle}."
+    )
+    return (
+        table.to_markdown(heading="")
+        + f"\n{where} Records: {records}.\n"
+        + ("\n" if links else "")
+        + "".join(f"- {line}\n" for line in links)
+    )
+
+
+def update_readme(
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
+) -> bool:
+    """Writes the block of a record between the markers of a README.
+
+    Args:
+        path: The README; it must hold each marker once, on a line of its own.
+        record: One run, or several that `merge_records` joined.
+        record_paths: Files of the records; printed relative to the README's folder.
+        links: Further lines, as for `readme_block`.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        DataError: The README cannot be read or written, or its markers are missing.
+    """
+    return replace_block(path, BEGIN, END, _block(path, record, record_paths, links))
+
+
+def readme_is_fresh(
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
+) -> bool:
+    """Whether a README shows exactly what `update_readme` would write.
+
+    Raises:
+        DataError: The README cannot be read, or its markers are missing.
+    """
+    return split_at_markers(path, BEGIN, END)[1] == _block(path, record, record_paths, links)
+
+
+def _block(
+    path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str]
+) -> str:
+    folder = path.resolve().parent
+    relative = [Path(os.path.relpath(each.resolve(), folder)).as_posix() for each in record_paths]
+    return readme_block(record, relative, links)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
-"""What storing a teacher's embeddings costs an image besides the encoder, step by step.
+"""Cost of storing a teacher's embeddings for an image, besides the encoder.
 
-Pictures of SA-1B's usual size (2250 x 1500 px, JPEG) are drawn from a seed, and each step of
-`distill embed` and of reading an embedding back is timed alone, in one thread, picture by picture.
-With a teacher's weights, `distill embed` itself is run over given pictures as well.
+Images of SA-1B's usual size (2250 x 1500 px, JPEG) are generated from a seed, and each step of
+`distill embed` and of reading an embedding back is timed by itself, in one thread, image by image.
+With a teacher's weights, `distill embed` is run on given images as well.
 
 `python -m benchmarks.evidence.store_cost --out results/distillation/store-cost.json \
 [--teacher NAME --weights FILE --images DIR --limit 20]`
@@ -33,9 +33,10 @@ from benchmarks.distillation.embed import (
     embed_task,
 )
 from benchmarks.distillation.folder_images import FolderImages
-from benchmarks.evidence.document import give, wait_if_published
+from benchmarks.latency.idle import wait_if_published
 from benchmarks.latency.timer import time_once
-from benchmarks.records.environment import collect
+from benchmarks.records.documents import write_document
+from benchmarks.records.environment import collect, default_threads
 from benchmarks.records.progress import Reporter
 from benchmarks.records.statistics import median_spread, spread_fields
 from mobilesam.distillation.batches import TrainingSample, resize_sample
@@ -60,7 +61,7 @@ _TEACHER = Teacher(name="drawn", weights_sha256=None, precision="fp32", input_si
 
 
 def picture(rng: np.random.Generator) -> bytes:
-    """A JPEG of `SIZE_HW` with structure at several scales, so that decoding it is real work."""
+    """A JPEG of `SIZE_HW` with structure at several scales, so that it is slow to decode."""
     from PIL import Image
 
     height, width = SIZE_HW
@@ -82,7 +83,7 @@ def jpeg(image: UInt8Array) -> bytes:
 
 
 def host_costs(n_images: int, seed: int) -> dict[str, Any]:
-    """Times each step for `n_images` pictures, in milliseconds, and the size of an embedding."""
+    """Times each step for `n_images` images, in milliseconds, and measures stored embeddings."""
     rng = np.random.default_rng(seed)
     times_ms: dict[str, list[float]] = {}
 
@@ -102,7 +103,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
                 image: UInt8Array = timed("decode", load_image, data, "drawn")
                 key = timed("key", image_key, image)
                 small = timed("resize", resize_sample, TrainingSample("", image), SIDE_PX).image
-                # What training reads where the pictures have been brought to the input's size.
+                # Training reads this if the images have been resized before.
                 once = timed("decode_small", load_image, jpeg(small), "drawn")
                 timed("key_small", image_key, once)
                 features = torch.from_numpy(rng.standard_normal(SHAPE, np.float32))
@@ -123,7 +124,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
             step: {
                 "median": float(np.median(found)),
                 "mean": float(np.mean(found)),
-                # One process: a range over its calls, and no interval.
+                # One process has a range over its calls, and no interval.
                 **spread_fields(median_spread([found])),
             }
             for step, found in times_ms.items()
@@ -132,7 +133,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
 
 
 def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """`distill embed` over real pictures, and the same again, when nothing is left to be done."""
+    """Runs `distill embed` on given images twice; the second run finds nothing to do."""
     models = ModelArguments(
         models=arguments.teacher,
         weights=(f"{arguments.teacher}={arguments.weights}",),
@@ -157,16 +158,14 @@ def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from benchmarks.records.environment import default_threads
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=40, help="pictures that are drawn")
+    parser.add_argument("--n", type=int, default=40, help="number of generated images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--teacher", help="registry name")
     for name in ("weights", "images", "out"):
         parser.add_argument(f"--{name}", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--note", default=None, help="kept in the document")
+    parser.add_argument("--note", default=None, help="text for the document")
     parser.add_argument("--threads", type=int, default=default_threads())
     return parser
 
@@ -186,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if all(real):
             found["embed"] = real_run(arguments)
         found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
-        give(found, arguments.out)
+        write_document(found, arguments.out)
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

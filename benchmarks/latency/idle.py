@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from mobilesam.errors import BenchError
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 MAX_OTHER_LOAD = 0.3
 """Cores that other processes may use, on average over `WINDOW_S`."""
 WINDOW_S = 20.0
@@ -101,6 +104,23 @@ def wait_until_idle(
                 f"{timeout_s / 60:.0f} minutes of waiting, and published times allow {max_load:g}; "
                 "stop them, or run without --publishable"
             )
+
+
+def wait_if_published(out: Path | None) -> float | None:
+    """Waits until the machine is idle if a result goes to `results/`, whose figures are published.
+
+    Args:
+        out: File of the result, or None.
+
+    Returns:
+        Number of cores used by other processes, or None if the result is not published.
+
+    Raises:
+        BusyMachineError: The machine stays busy.
+    """
+    if out is None or RESULTS not in out.resolve().parents:
+        return None
+    return wait_until_idle(lambda line: sys.stderr.write(line + "\n"))
 
 
 def _busy_seconds() -> float:

@@ -104,17 +104,17 @@ class Model:
         from pydantic import TypeAdapter
 
         import baselines.registry as registry
-        from baselines.options import ModelOptions
+        from baselines.options import Checkpoint, ModelOptions
 
         if not Path(registry.__file__).is_relative_to(tree):
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
         (entry,) = registry.select([options["name"]])
         weights = getattr(entry, "shipped", None) if shipped else None
         if weights is not None:
-            from mobilesam.weights.checkpoints import shipped_checkpoint, shipped_path
-
-            if shipped_path(weights).is_file():
-                options = {**options, "checkpoint": shipped_checkpoint(weights)}
+            # The module has moved: older versions have it elsewhere in the package.
+            checkpoints = importlib.import_module(Checkpoint.__module__)
+            if checkpoints.shipped_path(weights).is_file():
+                options = {**options, "checkpoint": checkpoints.shipped_checkpoint(weights)}
         built = TypeAdapter(ModelOptions).validate_python(options)
         models: list[Any] = []
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.publish import README, RESULTS, RUNS, readme_links, stale_files
-from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
+from benchmarks.evidence.publish import (
+    BEGIN,
+    END,
+    README,
+    RESULTS,
+    RUNS,
+    readme_is_fresh,
+    readme_links,
+    stale_files,
+)
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import write_claims
 from benchmarks.paper.verdicts import judge

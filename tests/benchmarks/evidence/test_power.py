@@ -1,3 +1,5 @@
+"""Known changes, trials of the gate, and their record."""
+
 from __future__ import annotations
 
 import subprocess
@@ -23,20 +25,20 @@ SMALL = Settings(
 
 @settings(CALM)
 @given(st.floats(0.05, 3))
-def test_a_change_is_made_just_strong_enough(slope: float) -> None:
+def test_a_change_has_a_loss_in_the_range(slope: float) -> None:
     applied = [0.0]
     lost = injections.worsen_until(applied.append, lambda: slope * applied[-1])
-    assert injections.LEAST_LOSS <= lost <= injections.MOST_LOSS
+    assert injections.MIN_LOSS <= lost <= injections.MAX_LOSS
     assert lost == slope * applied[-1]
 
 
-def test_a_change_that_loses_nothing_is_an_error() -> None:
+def test_a_change_without_a_loss_is_an_error() -> None:
     with pytest.raises(DataError, match="no strength"):
         injections.worsen_until(lambda _: None, lambda: 0.0)
 
 
 @pytest.mark.slow
-def test_a_phase_is_really_slower(repo: Path) -> None:
+def test_a_phase_is_slower(repo: Path) -> None:
     injections.slow_down(repo, "encode", 1.5)
     code = """
 import time
@@ -55,7 +57,7 @@ print(time.perf_counter() - start)
     assert float(done.stdout) >= 0.075
 
 
-def test_comments_change_nothing_and_a_loss_is_caught(repo: Path) -> None:
+def test_comments_pass_and_a_loss_fails(repo: Path) -> None:
     with checked_out(repo, "HEAD") as base:
         for case, right in (("comments", ()), ("loss", ("dummy mIoU box",))):
             trial = power.try_once(repo, base, case, 0, SMALL, Reporter(quiet=True))  # type: ignore[arg-type]
@@ -64,7 +66,7 @@ def test_comments_change_nothing_and_a_loss_is_caught(repo: Path) -> None:
     assert not working_tree(repo).info.dirty
 
 
-def test_the_record_counts_and_goes_on(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_counts_and_is_continued(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, int]] = []
 
     def fake(root: object, base: object, case: power.Case, number: int, *_: object) -> power.Trial:
@@ -79,7 +81,7 @@ def test_the_record_counts_and_goes_on(repo: Path, monkeypatch: pytest.MonkeyPat
     out = repo / "power.json"
     first = power.run(repo, 1, SMALL, out, Reporter(quiet=True))
     assert [case for case, _ in made] == list(power.CASES)
-    assert first.met  # one false alarm is allowed
+    assert first.met  # one wrong verdict is allowed
     again = power.run(repo, 5, SMALL, out, Reporter(quiet=True))
     assert len(made) == len(set(made)) == 5 + 5 + 3 + 3
     assert again.wrong("same") == 1

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.publish import publish, readme_links, stale_files
-from benchmarks.evidence.readme import BEGIN, END, readme_is_fresh
+from benchmarks.evidence.publish import (
+    BEGIN,
+    END,
+    publish,
+    readme_is_fresh,
+    readme_links,
+    stale_files,
+)
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.verdicts import judge, tally_text
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, save_record

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.readme import (
+from benchmarks.evidence.publish import (
     BEGIN,
     END,
     readme_block,

@@ -1,4 +1,4 @@
-"""The page on speed says what the committed results say, and copes with what is not there yet."""
+"""The page on speed shows the committed results, and leaves out missing ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.evidence.pages import ROOT
 from benchmarks.evidence.speed_page import (
     BACKENDS,
     EVALUATION,
@@ -16,7 +17,6 @@ from benchmarks.evidence.speed_page import (
     NARROW,
     PAGE,
     RESULTS,
-    ROOT,
     page,
 )
 from mobilesam.errors import DataError
@@ -55,7 +55,7 @@ def test_the_committed_page_is_fresh() -> None:
     )
 
 
-def test_results_of_speed_say_where_they_are_from() -> None:
+def test_committed_results_have_their_commit() -> None:
     for name in (INFERENCE, NARROW, *EVERYTHING, EVALUATION):
         found = json.loads((ROOT / RESULTS / name).read_text())
         assert found["environment"]["git_commit"], name
@@ -79,7 +79,7 @@ def test_steps_multiply_to_the_whole(tmp_path: Path) -> None:
     assert "A &lt;cpu&gt; (avx2), 2 threads" in text
 
 
-def test_what_stands_beside_a_ratio_is_called_what_it_is(tmp_path: Path) -> None:
+def test_intervals_and_ranges_are_named(tmp_path: Path) -> None:
     """An interval of five processes, a range of fewer, and a bootstrap of an older document."""
     plain, fast = row("encoder", "plain", 1000, 1.0), row("encoder", "fast", 330, 3.0)
     ranged = {**fast, "ci95": None, "range": [2.9, 3.1]}
@@ -95,7 +95,7 @@ def test_what_stands_beside_a_ratio_is_called_what_it_is(tmp_path: Path) -> None
         assert ("95 % interval" in text) == (processes == 5)
 
 
-def test_ratios_of_images_are_summed_up_from_their_times(tmp_path: Path) -> None:
+def test_spreads_of_images_come_from_their_times(tmp_path: Path) -> None:
     document = json.loads(everything({"grid": 0.3, "hierarchical": 0.3}, {"grid": 10.0,
                                       "hierarchical": 4.0}))  # fmt: skip
     side = document["sides"]["hierarchical"]
@@ -113,17 +113,17 @@ def test_ratios_of_images_are_summed_up_from_their_times(tmp_path: Path) -> None
         assert "9.00" not in text
 
 
-def test_pages_link_the_records_that_they_show() -> None:
+def test_the_page_links_its_record() -> None:
     text = (ROOT / PAGE).read_text(encoding="utf-8")
     name = BACKENDS.name
     assert f"Records: [{name}](../results/runs/{name}/record.json)." in text
 
 
-def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+def test_missing_results_are_left_out(tmp_path: Path) -> None:
     assert "##" not in page(tmp_path, tmp_path)
 
 
-def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "everything.json").write_text("{")
     with pytest.raises(DataError, match=r"everything\.json is no result"):
         page(tmp_path, tmp_path)
@@ -160,7 +160,7 @@ def everything(recalls: dict[str, float], seconds: dict[str, float]) -> str:
 @pytest.mark.parametrize(
     ("kept", "outcome"), [(0.295, "0.005 | hierarchical | reached"), (0.28, "0.020 | hierarchical")]
 )
-def test_the_grid_that_asks_less_is_judged_by_its_own_file(
+def test_the_hierarchical_grid_has_results_of_its_own(
     tmp_path: Path, kept: float, outcome: str
 ) -> None:
     rows = [row("encoder", "plain", 1000, 1.0)]

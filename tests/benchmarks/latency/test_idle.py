@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.evidence import document
+from benchmarks.latency import idle
 from benchmarks.latency.idle import BusyMachineError, Load, other_load, wait_until_idle
 
 _BUSY = "while :; do :; done"
@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 60.0 * next(minutes))
 
 
-def test_it_waits_until_others_are_quiet(clock: None) -> None:
+def test_it_waits_until_other_processes_are_idle(clock: None) -> None:
     loads = iter([1.2, 0.5, 0.1])
     said: list[str] = []
     assert wait_until_idle(said.append, measure=lambda: Load(next(loads))) == 0.1
@@ -32,7 +32,7 @@ def test_it_waits_until_others_are_quiet(clock: None) -> None:
     ]
 
 
-def test_a_machine_that_stays_busy_is_refused_by_name(clock: None) -> None:
+def test_a_busy_machine_is_an_error_with_the_busiest_processes(clock: None) -> None:
     busy = Load(1.4, (("cc1plus", 0.9), ("python3", 0.4)))
     with pytest.raises(
         BusyMachineError,
@@ -50,7 +50,7 @@ def shells(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / names[0]), str(tmp_path / names[1])
 
 
-def test_own_children_do_not_count_and_others_do(shells: tuple[str, str]) -> None:
+def test_only_processes_other_than_children_count(shells: tuple[str, str]) -> None:
     """The same work, done by a child of this process and by a process that is none."""
     ours, theirs = shells
     child = subprocess.Popen([ours, "-c", _BUSY])
@@ -91,7 +91,7 @@ def test_a_publishable_run_on_a_busy_machine_measures_nothing(
     assert not (out / "record.json").exists()
 
 
-def test_the_record_of_a_publishable_run_says_how_idle_the_machine_was(
+def test_a_publishable_record_has_the_load_of_other_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import run as running
@@ -107,8 +107,8 @@ def test_the_record_of_a_publishable_run_says_how_idle_the_machine_was(
 
 
 def test_only_results_of_the_checkout_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "wait_until_idle", lambda _: 0.1)
-    monkeypatch.setattr(document, "RESULTS", tmp_path / "results")
-    assert document.wait_if_published(None) is None
-    assert document.wait_if_published(tmp_path / "mine.json") is None
-    assert document.wait_if_published(tmp_path / "results" / "speedups" / "a.json") == 0.1
+    monkeypatch.setattr(idle, "wait_until_idle", lambda _: 0.1)
+    monkeypatch.setattr(idle, "RESULTS", tmp_path / "results")
+    assert idle.wait_if_published(None) is None
+    assert idle.wait_if_published(tmp_path / "mine.json") is None
+    assert idle.wait_if_published(tmp_path / "results" / "speedups" / "a.json") == 0.1

@@ -23,7 +23,7 @@ from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.distillation.embed import StoreFiller
-from benchmarks.evidence import scale_trial as trial
+from benchmarks.evidence import scale
 from benchmarks.evidence.publish import publish
 from benchmarks.paper import paper_output
 from benchmarks.records import environment
@@ -268,9 +268,9 @@ def test_tables_of_the_readme_are_published_by_one_process_at_a_time(
 def test_data_of_a_trial_are_written_by_one_process_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "write_shards", lambda *_: pytest.fail("two write shards"))
+    monkeypatch.setattr(scale, "write_shards", lambda *_: pytest.fail("two write shards"))
     with held(tmp_path, "the first"), pytest.raises(DataError, match=r"\(the first\)"):
-        trial.main(["stream", "--images=1", f"--data={tmp_path}"])
+        scale.main(["stream", "--images=1", f"--data={tmp_path}"])
 
 
 def test_made_data_are_read_though_their_folder_was_locked(run: Any) -> None:

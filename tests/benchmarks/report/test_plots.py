@@ -252,7 +252,7 @@ def test_random_weights_are_hollow(record: RunRecord) -> None:
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, benchmarks.evidence.readme, benchmarks.report.plots;"
+        "import sys, benchmarks.evidence.publish, benchmarks.report.plots;"
         "import benchmarks.tables.record_tables;"
         "print([m for m in ('matplotlib', 'torch', 'pandas', 'rich') if m in sys.modules])"
     )

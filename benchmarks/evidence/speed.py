@@ -1,0 +1,639 @@
+"""Speed benchmarks of this project, each with the results of both sides compared.
+
+`python -m benchmarks.evidence.speed inference [--weights FILE]`: the fast inference path against
+the plain modules. Each backend has a process of its own with the system's allocator as it is. The
+processes take turns call by call, and a ratio is that of calls of the same turn. Processor time is
+printed beside wall time: with `--threads 1` it is valid on a busy machine, too (with more threads
+it includes their waiting).
+
+`python -m benchmarks.evidence.speed everything --weights FILE --images DIR --annotations FILE
+--limit 10`: our generators for segment everything against segment-anything's. Sides: `reference` is
+`SamAutomaticMaskGenerator` on the eager encoder; `reference+keep` the same in a process that keeps
+freed buffers; `grid` our generator with the same parameters, all of them defaults; `hierarchical`
+starts with a coarse grid. Every image of every side has a fresh process, and the sides take turns
+image by image, in rotating order. Ratios are to the first side, of the same image; `--base-limit`
+limits the first side, which may take minutes an image, to the first images.
+
+`python -m benchmarks.evidence.speed evaluation --weights FILE --images DIR --annotations FILE`:
+`mobilesam-bench miou` against the usual loop: `SamPredictor.set_image` once an image,
+`SamPredictor.predict` for each prompt of each protocol, and IoU with numpy. All sides take turns in
+fresh processes with the same threads, weights, images and prompts; a side's time is the median of
+its turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from baselines.interface import UInt8Array
+from benchmarks.child_processes import run_program, run_python
+from benchmarks.datasets.coco import CocoDataset
+from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.detections import GroundTruthMask
+from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
+from benchmarks.evidence.backends import REFERENCE, default_names, names
+from benchmarks.latency.controller import (
+    Worker,
+    WorkerError,
+    fresh_processes,
+    run_task,
+    task_setup,
+    turns,
+)
+from benchmarks.latency.idle import wait_if_published
+from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, select_candidate
+from benchmarks.prompts.samplers import prompt_sampler, to_prompts
+from benchmarks.records.documents import write_document
+from benchmarks.records.environment import collect, default_threads, use_threads
+from benchmarks.records.statistics import Spread, median_spread, spread_fields
+from mobilesam.errors import BenchError
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Document = dict[str, Any]
+
+SIDES = ("reference", "reference+keep", "grid", "hierarchical")
+DEFAULT_SIDES = ("reference", "grid", "hierarchical")
+MATCH_IOU = 0.95
+LIMITS = (10, 100, 1000)
+PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
+TOLERANCE = 1e-3
+LOOPS = {"as it comes": False, "with kept buffers": True}
+"""Whether the loop keeps freed buffers, as `miou` does."""
+
+
+# --- inference ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Timings:
+    """Calls of one backend in one task, by process."""
+
+    ms: list[list[float]] = field(default_factory=list)
+    cpu_ms: list[list[float]] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+    output: Float32Array | None = None
+
+    def add(self, took: Mapping[str, float]) -> None:
+        """Adds a call of the last process."""
+        self.ms[-1].append(took["ms"])
+        self.cpu_ms[-1].append(took["cpu_ms"])
+        self.faults.append(int(took["faults"]))
+
+
+def time_backends(
+    backends: Sequence[str],
+    tasks: Sequence[str],
+    weights: Path | None,
+    *,
+    threads: int,
+    processes: int,
+    n_turns: int,
+) -> dict[str, dict[str, Timings]]:
+    """Times all backends in turns.
+
+    Args:
+        backends: Names, the reference among them.
+        tasks: `encoder` or `decoder-N`.
+        weights: Checkpoint, or None for random weights.
+        threads: Threads of torch.
+        processes: Number of sets of fresh processes.
+        n_turns: Timed calls of each task in each process, after two that are not timed.
+
+    Returns:
+        Timings by task, then by backend.
+
+    Raises:
+        WorkerError: A backend failed.
+    """
+    found = {task: {name: Timings() for name in backends} for task in tasks}
+    rng = np.random.default_rng(0)
+    path = "benchmarks.evidence.backends:inference_task"
+    setups = {
+        name: task_setup(path, threads, backend=name, weights=weights and str(weights))
+        for name in backends
+    }
+    for _ in range(processes):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            fresh_processes(setups, rng, limit_s=None) as workers,
+        ):
+            for name, worker in workers.items():
+                try:
+                    worker.answer()
+                except WorkerError as error:
+                    raise WorkerError(f"{name}: {error}") from error
+            for task in tasks:
+                _time_task(task, workers, found[task], n_turns, rng, Path(folder))
+    return found
+
+
+def _time_task(
+    task: str,
+    workers: Mapping[str, Worker],
+    found: Mapping[str, Timings],
+    n_turns: int,
+    rng: np.random.Generator,
+    folder: Path,
+) -> None:
+    for name, worker in workers.items():
+        # The first call includes what happens once, such as compiling.
+        found[name].first_ms.append(worker.ask("call", phase=task)["ms"])
+        worker.ask("call", phase=task)
+        found[name].ms.append([])
+        found[name].cpu_ms.append([])
+    for name in turns(lambda: tuple(workers), n_turns, rng):
+        found[name].add(workers[name].ask("call", phase=task))
+    for name, worker in workers.items():
+        path = folder / "output.npy"
+        worker.ask("output", path=str(path))
+        found[name].output = np.load(path)
+
+
+def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
+    """One row for each task and backend: median time, first call, ratio, page faults, parity.
+
+    A ratio has an interval (`ci95`) if there are five or more processes, otherwise a `range`.
+    """
+    rows = []
+    for task, backends in found.items():
+        plain = backends[REFERENCE]
+        for name, timings in backends.items():
+            ratios = _ratios(plain.ms, timings.ms)
+            cpu_ratios = _ratios(plain.cpu_ms, timings.cpu_ms)
+            assert plain.output is not None and timings.output is not None  # noqa: S101, PT018
+            difference = np.abs(timings.output - plain.output)
+            rows.append(
+                {
+                    "task": task,
+                    "side": name,
+                    "ms": statistics.median(np.concatenate(timings.ms)),
+                    "first_ms": statistics.median(timings.first_ms) if timings.first_ms else None,
+                    "ratio": float(np.median(np.concatenate(ratios))),
+                    **spread_fields(median_spread(ratios)),
+                    "cpu_ratio": float(np.median(np.concatenate(cpu_ratios))),
+                    "page_faults": statistics.median(timings.faults),
+                    "max_difference": float(difference.max()),
+                    "mean_difference": float(difference.mean()),
+                    "mean_magnitude": float(np.abs(plain.output).mean()),
+                }
+            )
+    return rows
+
+
+def _ratios(above: list[list[float]], below: list[list[float]]) -> list[Float64Array]:
+    """Ratios of calls of the same turn, by process."""
+    return [np.divide(a, b) for a, b in zip(above, below, strict=True)]
+
+
+def published_weights() -> Path | None:
+    """The published MobileSAM checkpoint, if it is on this machine; nothing is fetched."""
+    from mobilesam.errors import WeightsError
+    from mobilesam.weights.checkpoints import resolve
+
+    try:
+        return resolve("mobilesam", overrides={}, offline=True, trust=False).path
+    except WeightsError:
+        return None
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table; intervals are in brackets, ranges in parentheses."""
+    head = f"{'task':12} {'side':14} {'ms':>8} {'first ms':>9} {'times faster':>20}"
+    print(f"{head} {'by CPU time':>12} {'page faults':>12} {'max |diff|':>11} {'mean |diff|':>12}")  # noqa: T201
+    for row in rows:
+        bounds = ""
+        if row["ci95"] is not None:
+            bounds = " [{:.2f}, {:.2f}]".format(*row["ci95"])
+        elif row["range"] is not None:
+            bounds = " ({:.2f} to {:.2f})".format(*row["range"])
+        first = "" if row["first_ms"] is None else f"{row['first_ms']:.1f}"
+        ratio = f"{row['ratio']:.2f}{bounds}"
+        print(  # noqa: T201
+            f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {first:>9} {ratio:>20} "
+            f"{row['cpu_ratio']:12.2f} {row['page_faults']:12.0f} "
+            f"{row['max_difference']:11.1e} {row['mean_difference']:12.1e}"
+        )
+
+
+def measure_inference(arguments: argparse.Namespace) -> Document:
+    """Times the backends and prints their table; see the module."""
+    from mobilesam.weights.cache import digest_file
+
+    weights = arguments.weights or published_weights()
+    settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
+    found = time_backends(
+        arguments.sides, arguments.tasks, weights, **settings, n_turns=arguments.turns
+    )
+    rows = summarise(found)
+    print_rows(rows)
+    sha256 = None if weights is None else digest_file(weights).sha256
+    return {**settings, "turns": arguments.turns, "weights": sha256, "rows": rows}
+
+
+# --- segment everything ---------------------------------------------------------------------------
+
+
+def everything_task(
+    side: str, weights: str, image: str, per_side: int | None
+) -> Callable[[str], Callable[[], list[Document]]]:
+    """Task for the timing process: the masks of one image as run lengths.
+
+    Args:
+        side: One of `SIDES`.
+        weights: Checkpoint.
+        image: An .npy file, (H, W, 3) uint8 RGB.
+        per_side: Points along one side of the grid; None uses the default of the generator.
+    """
+    from mobilesam.fast.allocator import keep_buffers
+    from mobilesam.model.mobile_sam import load_mobile_sam
+
+    options: dict[str, Any] = {"output_mode": "coco_rle"}
+    if per_side is not None:
+        options["points_per_side"] = per_side
+    if side.endswith("+keep"):
+        keep_buffers()
+    sam, pixels = load_mobile_sam(Path(weights)), np.load(image)
+    generator: Any
+    if side.startswith("reference"):
+        from segment_anything import SamAutomaticMaskGenerator
+
+        generator = SamAutomaticMaskGenerator(sam, **options)
+    else:
+        from mobilesam.everything.generator import AutomaticMaskGenerator
+        from mobilesam.predictor import MobileSam
+
+        options["hierarchical"] = side == "hierarchical"
+        generator = AutomaticMaskGenerator(MobileSam(sam), **options)
+    return lambda _phase: lambda: generator.generate(pixels)
+
+
+def segment(arguments: argparse.Namespace, side: str, image: UInt8Array) -> Document:
+    """Segments an image in a fresh process: its time, memory and masks (`records`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.npy"
+        np.save(path, image)
+        found = run_task(
+            "benchmarks.evidence.speed:everything_task",
+            arguments.threads,
+            side=side,
+            weights=str(arguments.weights),
+            image=str(path),
+            per_side=arguments.points_per_side,
+        )
+    return {
+        "seconds": found["ms"] / 1e3,
+        "loaded_bytes": found["loaded_bytes"],
+        "peak_bytes": found["peak_rss_bytes"],
+        "records": found["value"],
+    }
+
+
+def matched(ours: Sequence[Document], theirs: Sequence[Document]) -> tuple[int, int]:
+    """Number of our masks that match one of theirs, and of theirs that match one of ours."""
+    if not ours or not theirs:
+        return 0, 0
+    from pycocotools import mask as coco_mask
+
+    sides = ([record["segmentation"] for record in each] for each in (ours, theirs))
+    iou: Float64Array = coco_mask.iou(*sides, [0] * len(theirs))
+    alike = iou >= MATCH_IOU
+    return int(alike.any(axis=1).sum()), int(alike.any(axis=0).sum())
+
+
+def measure_everything(arguments: argparse.Namespace) -> Document:
+    """Segments all images with all sides; see the module."""
+    dataset = CocoDataset(arguments.images, arguments.annotations, limit=arguments.limit)
+    sides, base = arguments.sides, arguments.sides[0]
+    done: dict[str, list[Document]] = {side: [] for side in sides}
+    samples: list[Sample] = []
+    for number, sample in enumerate(islice(dataset.samples(), arguments.limit)):
+        assert isinstance(sample, Sample)  # noqa: S101 - a benchmark runs on whole data
+        samples.append(sample)
+        shift = number % len(sides)
+        for side in (*sides[shift:], *sides[:shift]):
+            limited = arguments.base_limit is not None and number >= arguments.base_limit
+            if limited and side == base:
+                continue
+            done[side].append(segment(arguments, side, sample.image))
+            seconds = done[side][-1]["seconds"]
+            sys.stderr.write(f"{sample.name} by {side}: {seconds:.1f} s\n")
+    return {
+        "base": base,
+        "images": [sample.name for sample in samples],
+        "points_per_side": arguments.points_per_side,
+        "sides": {side: _side_summary(done[side], done[base], samples) for side in sides},
+    }
+
+
+def ratios_of_images(ours_s: Sequence[float], theirs_s: Sequence[float]) -> list[float]:
+    """Times as fast as the other side, for the images that both sides have."""
+    return [theirs / ours for ours, theirs in zip(ours_s, theirs_s, strict=False)]
+
+
+def spread_of_images(ratios: Sequence[float]) -> Spread | None:
+    """95 % interval of ratios of five or more images, otherwise a range.
+
+    Each image has a process of its own on either side, so that an image counts as a process does in
+    `median_spread`.
+    """
+    return median_spread([[ratio] for ratio in ratios])
+
+
+def _side_summary(
+    ours: Sequence[Document], theirs: Sequence[Document], samples: Sequence[Sample]
+) -> Document:
+    shared = slice(min(len(ours), len(theirs)))  # one side may have the first images only
+    sides = ours[shared], theirs[shared]
+    seconds, their_seconds = ([each["seconds"] for each in side] for side in (ours, theirs))
+    ratios = ratios_of_images(seconds, their_seconds)
+    bounds = spread_fields(spread_of_images(ratios))
+    n_ours, n_theirs = (sum(len(each["records"]) for each in side) for side in sides)
+    pairs = zip(*sides, strict=True)
+    counts = np.array([matched(a["records"], b["records"]) for a, b in pairs]).sum(axis=0)
+    peaks, their_peaks = ([each["peak_bytes"] for each in side] for side in sides)
+    return {
+        "median_s": statistics.median(seconds),
+        "seconds": seconds,
+        "times_quicker": statistics.median(ratios),
+        **{f"times_quicker_{name}": ends for name, ends in bounds.items()},
+        "images": len(ours),
+        "masks": n_ours,
+        "ours_among_theirs": float(counts[0] / n_ours) if n_ours else None,
+        "theirs_among_ours": float(counts[1] / n_theirs) if n_theirs else None,
+        "average_recall": _recall(ours, samples[: len(ours)]),
+        "peak_bytes": max(peaks),
+        "loaded_bytes": statistics.median(each["loaded_bytes"] for each in ours),
+        "peak_of_theirs": max(peaks) / max(their_peaks),
+    }
+
+
+def _recall(side: Sequence[Document], samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Average recall of the images' annotations of any category, by limit."""
+    sizes = {
+        number: (int(sample.image.shape[0]), int(sample.image.shape[1]))
+        for number, sample in enumerate(samples)
+    }
+    truth = [
+        GroundTruthMask(number, AGNOSTIC, instance.rle, instance.area_px)
+        for number, sample in enumerate(samples)
+        for instance in sample.instances
+    ]
+    found = [
+        FoundMask(number, AGNOSTIC, record["segmentation"], record["predicted_iou"])
+        for number, each in enumerate(side)
+        for record in each["records"]
+    ]
+    recall = average_recall(sizes, truth, found, LIMITS).at
+    return dict(zip(map(str, LIMITS), recall, strict=True))
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def loop_task(
+    weights: str, images: str, annotations: str, limit: int | None, *, keep: bool
+) -> Callable[[str], Callable[[], Document]]:
+    """Task for the timing process: the usual loop, one prompt at a time on `SamPredictor`.
+
+    Its call returns `seconds` from the first image to the last IoU, `encoder_s` of them in
+    `set_image`, and `miou` by protocol.
+    """
+    from segment_anything import SamPredictor
+
+    from mobilesam.fast.allocator import keep_buffers
+    from mobilesam.model.mobile_sam import load_mobile_sam
+
+    if keep:
+        keep_buffers()
+    predictor = SamPredictor(load_mobile_sam(Path(weights)))
+    protocols = find_protocols(PROTOCOLS)
+
+    def loop() -> Document:
+        ious: dict[str, list[float]] = {protocol.name: [] for protocol in protocols}
+        start = time.perf_counter()
+        encoder_s = 0.0
+        for sample in CocoDataset(Path(images), Path(annotations), limit=limit).samples():
+            assert isinstance(sample, Sample)  # noqa: S101 - a benchmark runs on whole data
+            before = time.perf_counter()
+            predictor.set_image(sample.image)
+            encoder_s += time.perf_counter() - before
+            for protocol in protocols:
+                for instance in sample.instances:
+                    ious[protocol.name].append(_predict(predictor, protocol, instance))
+        return {
+            "seconds": time.perf_counter() - start,
+            "encoder_s": encoder_s,
+            "miou": {name: float(np.mean(values)) for name, values in ious.items()},
+        }
+
+    return lambda _phase: loop
+
+
+def _predict(predictor: Any, protocol: AccuracyProtocol, instance: Instance) -> float:
+    """IoU of the predicted mask for one instance."""
+    reference = instance.mask()
+    sampler = prompt_sampler(protocol.prompt)
+    value = sampler.sample(instance, reference, 0)
+    assert value is not None  # noqa: S101 - boxes and centres always exist
+    prompt = to_prompts(sampler, value[None])
+    masks, scores, _ = predictor.predict(
+        point_coords=None if prompt.points is None else prompt.points[0].copy(),
+        point_labels=None if prompt.labels is None else prompt.labels[0].copy(),
+        box=None if prompt.boxes is None else prompt.boxes[0],
+        multimask_output=protocol.query.multimask,
+    )
+    found = [
+        float(np.logical_and(mask, reference).sum() / np.logical_or(mask, reference).sum())
+        for mask in masks
+    ]
+    return found[select_candidate(protocol.selection, scores, found)]
+
+
+def run_miou(arguments: argparse.Namespace, model: str) -> Document:
+    """Evaluates with `mobilesam-bench miou`, as a user runs it.
+
+    Returns:
+        `seconds` of the evaluation, `overhead` outside the model (as a share) and `miou` by
+        protocol.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *("-m", "benchmarks", "miou", "--models", model, "--offline"),
+            *("--threads", str(arguments.threads), "--weights", f"mobilesam={arguments.weights}"),
+            *("--dataset", "coco", "--images", str(arguments.images)),
+            *("--annotations", str(arguments.annotations), "--protocol", ",".join(PROTOCOLS)),
+            *("--json", "--out", folder, "--quiet"),
+            *(() if arguments.limit is None else ("--limit", str(arguments.limit))),
+        ]
+        done = run_python(command, capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    (times,) = found["times"]
+    return {
+        "seconds": times["wall_s"],
+        "overhead": 1 - times["model_s"] / times["wall_s"],
+        "miou": {row["protocol"]: row["miou"] for row in found["rows"]},
+    }
+
+
+def measure_evaluation(arguments: argparse.Namespace) -> Document:
+    """Runs loops and `miou` in turns; ratios of medians, and the largest difference of any mIoU."""
+    loops: dict[str, list[Document]] = {name: [] for name in LOOPS}
+    suites: dict[str, list[Document]] = {name: [] for name in arguments.models.split(",")}
+    data = {name: str(getattr(arguments, name)) for name in ("weights", "images", "annotations")}
+    for turn in range(1, arguments.turns + 1):
+        for name, found in loops.items():
+            sys.stderr.write(f"turn {turn} of {arguments.turns}: the loop, {name}\n")
+            took = run_task(
+                "benchmarks.evidence.speed:loop_task",
+                arguments.threads,
+                **data,
+                limit=arguments.limit,
+                keep=LOOPS[name],
+            )
+            found.append(took["value"])
+        for model, found in suites.items():
+            sys.stderr.write(f"turn {turn} of {arguments.turns}: miou --models {model}\n")
+            found.append(run_miou(arguments, model))
+    return {
+        "protocols": PROTOCOLS,
+        "limit": arguments.limit,
+        "turns": arguments.turns,
+        "loops": {name: _turns_summary(found) for name, found in loops.items()},
+        "suites": {model: _suite_summary(found, loops) for model, found in suites.items()},
+    }
+
+
+def _median(turns: Sequence[Document], key: str) -> float:
+    return float(statistics.median(turn[key] for turn in turns))
+
+
+def _turns_summary(turns: Sequence[Document]) -> Document:
+    return {"seconds": _median(turns, "seconds"), "turns": turns}
+
+
+def _suite_summary(found: Sequence[Document], loops: Mapping[str, Sequence[Document]]) -> Document:
+    seconds = _median(found, "seconds")
+    loop_s = {name: _median(loop, "seconds") for name, loop in loops.items()}
+    repeated_s = {
+        name: (len(PROTOCOLS) - 1) * _median(loop, "encoder_s") for name, loop in loops.items()
+    }
+    difference = max(
+        abs(float(a["miou"][name]) - float(b["miou"][name]))
+        for a, b in zip(loops["as it comes"], found, strict=True)
+        for name in PROTOCOLS
+    )
+    return {
+        **_turns_summary(found),
+        "overhead": _median(found, "overhead"),
+        "times_as_fast": {name: each / seconds for name, each in loop_s.items()},
+        "times_as_fast_where_the_loop_encodes_for_each_protocol": {
+            name: (each + repeated_s[name]) / seconds for name, each in loop_s.items()
+        },
+        "largest_difference_of_miou": difference,
+        "same_numbers": difference <= TOLERANCE,
+    }
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    inference = commands.add_parser("inference", help="the fast path against the plain modules")
+    inference.add_argument(
+        "--weights", type=Path, help="checkpoint; else the published one if it is here, else random"
+    )
+    inference.add_argument("--sides", help=f"backends by commas; of {', '.join(names())}")
+    inference.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
+    inference.add_argument("--processes", type=int, default=3)
+    inference.add_argument("--turns", type=int, default=3, help="timed calls a process")
+    everything = commands.add_parser("everything", help="segment everything")
+    evaluation = commands.add_parser("evaluation", help="`miou` against the usual loop")
+    for each in (everything, evaluation):
+        for name in ("weights", "images", "annotations"):
+            each.add_argument(f"--{name}", type=Path, required=True)
+        each.add_argument("--limit", type=int, default=None, help="only the first N images")
+    everything.add_argument("--base-limit", type=int, help="only the first N for the first side")
+    everything.add_argument(
+        "--sides",
+        default=",".join(DEFAULT_SIDES),
+        help=f"of {', '.join(SIDES)}; the others are compared with the first",
+    )
+    everything.add_argument("--points-per-side", type=int, default=None, help="a smaller grid")
+    evaluation.add_argument("--turns", type=int, default=1)
+    evaluation.add_argument("--models", default="mobilesam,mobilesam-fast", help="by commas")
+    for each in (inference, everything, evaluation):
+        each.add_argument("--threads", type=int, default=default_threads())
+        each.add_argument("--out", type=Path, default=None, help="write the result to a file")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program with a message if an option is invalid; splits lists."""
+    for name in ("threads", "processes", "turns", "base_limit"):
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+    if arguments.weights is not None and not arguments.weights.is_file():
+        parser.error(f"{arguments.weights} is no file; give a checkpoint of MobileSAM")
+    if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
+        parser.error(f"{arguments.out.parent} is no folder; make it, or choose another --out")
+    if arguments.command == "inference":
+        given = arguments.sides.split(",") if arguments.sides else default_names()
+        unknown = sorted(set(given) - set(names()))
+        if unknown:
+            parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(names())}")
+        arguments.sides = tuple(dict.fromkeys((REFERENCE, *given)))
+        arguments.tasks = arguments.tasks.split(",")
+        for task in arguments.tasks:
+            if re.fullmatch(r"encoder|decoder-[1-9][0-9]*", task) is None:
+                parser.error(f"unknown task {task!r}; give encoder, or decoder-N for N prompts")
+    if arguments.command == "everything":
+        arguments.sides = tuple(arguments.sides.split(","))
+        if set(arguments.sides) - set(SIDES) or len(set(arguments.sides)) < len(arguments.sides):
+            parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    use_threads(arguments.threads)
+    measure = {
+        "inference": measure_inference,
+        "everything": measure_everything,
+        "evaluation": measure_evaluation,
+    }[arguments.command]
+    try:
+        other_load = wait_if_published(arguments.out)
+        found = measure(arguments)
+        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
+        write_document(found, arguments.out, print_it=arguments.command != "inference")
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_program(main))

@@ -1,0 +1,220 @@
+"""The speed benchmarks: turns, ratios, matching of masks, and options."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.datasets.masks import encode_mask
+from benchmarks.evidence import speed
+from benchmarks.evidence.speed import Timings, summarise, time_backends
+
+
+class FakeWorker:
+    """Takes 10 ms plain and 4 ms fast, with the same drift."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend, self.calls = backend, 0
+
+    def answer(self) -> dict[str, Any]:
+        return {"load_ms": 1.0}
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        if do == "output":
+            np.save(
+                request["path"], np.full(2, 1.0 if self.backend == "plain" else 1.5, np.float32)
+            )
+            return {}
+        assert request == {"phase": "encoder"}
+        self.calls += 1
+        ms = {"plain": 10.0, "fast": 4.0}[self.backend] * (1 + self.calls)
+        return {"ms": ms, "cpu_ms": 2 * ms, "faults": 3}
+
+
+@contextmanager
+def fake_processes(setups: Mapping[str, Any], *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+    yield {name: FakeWorker(name) for name in setups}
+
+
+def test_ratios_are_of_calls_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "fresh_processes", fake_processes)
+    found = time_backends(("plain", "fast"), ("encoder",), None, threads=1, processes=2, n_turns=3)
+    assert [len(each) for each in found["encoder"]["fast"].ms] == [3, 3]
+    rows = {row["side"]: row for row in summarise(found)}
+    assert rows["fast"]["ratio"] == rows["fast"]["cpu_ratio"] == 2.5
+    assert rows["plain"]["ratio"] == 1
+    assert rows["fast"]["ci95"] is None  # two processes
+    assert rows["fast"]["range"] == (2.5, 2.5)
+    assert rows["fast"]["first_ms"] == 8  # the first call, which is in no ratio
+    assert rows["fast"]["max_difference"] == 0.5
+    assert rows["fast"]["page_faults"] == 3
+
+
+def test_table_has_a_row_for_each_side(capsys: pytest.CaptureFixture[str]) -> None:
+    timings = Timings([[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]], [0], [9.0], np.ones(2, np.float32))
+    speed.print_rows(summarise({"encoder": {"plain": timings, "bf16": timings}}))
+    head, plain, rough = capsys.readouterr().out.splitlines()
+    assert "times faster" in head
+    assert "plain" in plain
+    assert "bf16" in rough
+
+
+def timings_of(processes: list[float]) -> Timings:
+    """Three calls of so many ms in each process."""
+    ms = [[each] * 3 for each in processes]
+    return Timings(ms, ms, [0], [9.0], np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("processes", [4, 5])
+def test_five_processes_give_an_interval_and_fewer_a_range(
+    processes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = timings_of([10.0, 11.0, 9.0, 10.5, 10.0][:processes])
+    rows = summarise({"encoder": {"plain": plain, "fast": timings_of([4.0] * processes)}})
+    fast = rows[1]
+    speed.print_rows(rows)
+    printed = capsys.readouterr().out.splitlines()[2]
+    if processes == 4:
+        assert (fast["ci95"], fast["range"]) == (None, (2.25, 2.75))
+        assert "(2.25 to 2.75)" in printed
+    else:
+        assert fast["range"] is None
+        assert 2.2 < fast["ci95"][0] < fast["ratio"] < fast["ci95"][1] < 2.8
+        assert "[2." in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sides", "fastest"], "unknown side 'fastest'"),
+        (["--tasks", "decoder-0"], "unknown task 'decoder-0'"),
+        (["--turns", "0"], "--turns must be at least 1; got 0"),
+        (["--weights", "no.pt"], "no.pt is no file"),
+        (["--out", "no/such/folder.json"], "is no folder"),
+    ],
+)
+def test_invalid_options_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        speed.main(["inference", *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mobile_sam") is not None, reason="the authors' package is installed"
+)
+@pytest.mark.slow
+def test_a_backend_that_cannot_run_is_a_short_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert speed.main(["inference", "--sides", "authors", "--tasks", "decoder-1"]) == 1
+    told = capfd.readouterr().err
+    assert "error: authors: the authors' package cannot be imported" in told
+    assert "Traceback" not in told
+
+
+SECONDS = {"reference": 12.0, "grid": 2.0, "hierarchical": 1.0}
+PEAKS = {"reference": 3000, "grid": 1000, "hierarchical": 1000}
+
+
+def masks_of(side: str, image: np.ndarray) -> list[dict[str, Any]]:
+    """The reference and the grid find the same two masks, the hierarchical mode one of them."""
+    found = []
+    for left in (0, image.shape[1] // 2):
+        mask = np.zeros(image.shape[:2], np.bool_)
+        mask[:, left : left + image.shape[1] // 2] = True
+        found.append({"segmentation": encode_mask(mask), "predicted_iou": 0.9})
+    return found[:1] if side == "hierarchical" else found
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    sides: list[str] = []
+
+    def fake(_: argparse.Namespace, side: str, image: np.ndarray) -> dict[str, Any]:
+        sides.append(side)
+        return {
+            "seconds": SECONDS[side],
+            "loaded_bytes": 10,
+            "peak_bytes": PEAKS[side],
+            "records": masks_of(side, image),
+        }
+
+    monkeypatch.setattr(speed, "segment", fake)
+    return sides
+
+
+def arguments(scenes: Any, **changes: Any) -> argparse.Namespace:
+    given: dict[str, Any] = {
+        "images": scenes.images,
+        "annotations": scenes.annotations,
+        "limit": 3,
+        "base_limit": None,
+        "points_per_side": None,
+        "sides": speed.DEFAULT_SIDES,
+    }
+    return argparse.Namespace(**(given | changes))
+
+
+def test_ratios_matches_and_memory(scenes: Any, taken: list[str]) -> None:
+    found = speed.measure_everything(arguments(scenes))["sides"]
+    assert len(taken) == 9
+    assert found["grid"]["times_quicker"] == 6
+    assert found["grid"]["ours_among_theirs"] == found["grid"]["theirs_among_ours"] == 1
+    assert found["grid"]["peak_of_theirs"] == pytest.approx(1 / 3)
+    assert found["hierarchical"]["ours_among_theirs"] == 1
+    assert found["hierarchical"]["theirs_among_ours"] == 0.5
+
+
+def test_few_images_have_a_range_and_five_an_interval(
+    scenes: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = speed.measure_everything(arguments(scenes))["sides"]["grid"]  # three images
+    assert found["times_quicker_ci95"] is None
+    assert found["times_quicker_range"] == (6, 6)
+    five = speed.ratios_of_images([1.0, 1.0, 1.0, 1.0, 1.0], [6.0, 6.2, 5.8, 6.1, 5.9, 99.0])
+    spread = speed.spread_of_images(five)
+    assert spread is not None
+    assert not spread.is_range
+    assert 5.5 < spread.bounds[0] < 6 < spread.bounds[1] < 6.5
+
+
+def test_the_order_of_the_sides_rotates(scenes: Any, taken: list[str]) -> None:
+    speed.measure_everything(arguments(scenes))
+    assert taken[::3] == ["reference", "grid", "hierarchical"]
+
+
+def test_the_first_side_may_have_the_first_images_only(scenes: Any, taken: list[str]) -> None:
+    found = speed.measure_everything(arguments(scenes, base_limit=1))["sides"]
+    assert (taken.count("reference"), taken.count("grid")) == (1, 3)
+    assert [found[side]["images"] for side in speed.DEFAULT_SIDES] == [1, 3, 3]
+    assert found["grid"]["times_quicker"] == 6
+    assert found["grid"]["masks"] == 2
+
+
+def test_without_masks_nothing_matches() -> None:
+    assert speed.matched([], masks_of("grid", np.zeros((4, 4, 3), np.uint8))) == (0, 0)
+
+
+def test_the_loop_and_a_generator_run_as_tasks(
+    scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mobilesam.model.mini import build_sam_mini
+
+    monkeypatch.setattr("mobilesam.model.mobile_sam.load_mobile_sam", lambda _: build_sam_mini())
+    image = tmp_path / "image.npy"
+    np.save(image, np.zeros((40, 60, 3), np.uint8))
+    generate = speed.everything_task("reference", "w.pt", str(image), 1)("run")
+    assert isinstance(generate(), list)
+    data = (str(scenes.images), str(scenes.annotations))
+    found = speed.loop_task("w.pt", *data, 1, keep=False)("run")()
+    assert 0 < found["encoder_s"] < found["seconds"]
+    assert set(found["miou"]) == set(speed.PROTOCOLS)
