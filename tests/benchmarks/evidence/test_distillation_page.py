@@ -14,11 +14,11 @@ from benchmarks.evidence.distillation_page import (
     COMPARE,
     FULL_SIZE,
     PAGE,
-    ROOT,
     another_teacher,
     full_size_table,
     page,
 )
+from benchmarks.evidence.pages import ROOT
 from benchmarks.records.record import (
     ModelRow,
     WeightsRow,
@@ -77,7 +77,7 @@ def test_comparison_with_another_teacher_has_a_warning() -> None:
 
 
 def test_full_size_table(tmp_path: Path) -> None:
-    text = full_size_table(FOUND).to_markdown("")
+    text = full_size_table(FOUND)
     assert "10.0 [8.0, 12.0]" in text
     assert "50.0 [48.0, 52.0]" in text
     target = tmp_path / FULL_SIZE
