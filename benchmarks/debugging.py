@@ -1,7 +1,7 @@
-"""The option `--debug`: shows the traceback of whatever fails, here and in child processes.
+"""Error texts, and the option `--debug`, which shows tracebacks here and in child processes.
 
-The command line enables it in one place for all commands. What handles an error without raising it
-again calls `format_error` for the text of the error, which is where its traceback is shown.
+The command line enables it for all commands. Code that handles an error without raising it again
+gets the text of the error from `format_error`, which also shows the traceback.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def is_debugging() -> bool:
 
 @contextmanager
 def collected_tracebacks() -> Iterator[list[str]]:
-    """Collects the tracebacks that the block would show, for a process whose output is not seen."""
+    """Collects the tracebacks of the block, for a process whose standard error is not visible."""
     texts: list[str] = []
     token = _COLLECTED.set(texts)
     try:
@@ -67,9 +67,9 @@ def show_text(text: str) -> None:
 
 
 def format_error(error: BaseException) -> str:
-    """Text of an error for a failure; with `--debug`, its traceback is written to stderr.
+    """Returns the text of an error; with `--debug`, writes its traceback to stderr.
 
-    For errors other than `BenchError` it includes the type, since their message lacks context.
+    The text of errors other than `BenchError` includes the type, since their message lacks context.
     """
     show_traceback(error)
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Describes the machine and the software of a run, for its record and for `doctor`."""
+"""Machine and software of a run, for its record and for `doctor`."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ LIBRARIES = (
 _PACKAGES = ("mobilesam", "baselines", "benchmarks")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")
-# The vector extensions that decide how fast a CPU runs a network.
+# Vector extensions that determine how fast a CPU runs a network.
 _CPU_FEATURES = (
     "avx2 fma avx512f avx512_bf16 avx512_fp16 avx512_vnni avx_vnni amx_tile amx_bf16 amx_int8 "
     "asimd sve bf16 i8mm"
 ).split()
-_NOISY_LOAD = 0.5  # running processes a core, before anything is measured
+_NOISY_LOAD = 0.5  # running processes per core before the measurement
 
 
 def collect(threads: int, other_load: float | None = None) -> Environment:
-    """Describes where this process runs.
+    """Describes the machine and the software of this process.
 
     Args:
-        threads: Threads that the models are given.
-        other_load: Cores used by other processes, if measured.
+        threads: CPU threads of each model.
+        other_load: Number of cores used by other processes, if measured.
     """
     import torch
 
@@ -74,7 +74,7 @@ def collect(threads: int, other_load: float | None = None) -> Environment:
 
 
 def warnings(environment: Environment) -> tuple[str, ...]:
-    """What may spoil measurements made here, in plain words."""
+    """Conditions that may disturb measurements, one line each."""
     found = []
     cores = environment.cpu_physical_cores or environment.cpu_logical_cores
     load = environment.load_1min
@@ -91,19 +91,19 @@ def warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use; its share where torchrun has started several."""
+    """Number of physical cores available to this process, divided among processes of torchrun."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return max(1, min(physical, allowed) // siblings())
 
 
 def siblings() -> int:
-    """Processes that torchrun has started on this machine, this one included."""
+    """Number of processes that torchrun has started on this machine, including this one."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def use_threads(threads: int) -> None:
-    """Gives torch and OpenCV this process's number of threads."""
+    """Sets the number of threads of torch and OpenCV."""
     import torch
 
     torch.set_num_threads(threads)
@@ -115,7 +115,7 @@ def use_threads(threads: int) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what is measured; absent ones are left out."""
+    """Versions of the installed libraries that affect results."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -126,7 +126,7 @@ def library_versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """Name of the processor as reported by the system."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -147,7 +147,7 @@ def _cpu_features() -> tuple[str, ...]:
 
 
 def machine(device: str) -> tuple[str, ...]:
-    """Parts of the machine that determine times: processor, allocator and, on a GPU, its name."""
+    """Parts of the machine that determine times: processor, allocator and GPU, if used."""
     found = (cpu_name(), allocator())
     if not device.startswith("cuda"):
         return found
@@ -157,17 +157,17 @@ def machine(device: str) -> tuple[str, ...]:
 
 
 def timed_with(device: str) -> tuple[str, ...]:
-    """Conditions of times taken in this process: `machine`, and the threads given to models."""
+    """Conditions of times measured in this process: `machine`, and the number of threads."""
     import torch
 
     return (*machine(device), f"threads: {torch.get_num_threads()}")
 
 
 def allocator() -> str:
-    """Name of the allocator behind malloc in this process; it can change CPU times twofold.
+    """Name of the allocator behind malloc, which can change CPU times by a factor of two.
 
-    On Linux, the library that provides `malloc` is looked up in the memory map of the process:
-    `LD_PRELOAD` may name a library that could not be loaded, and another one may be linked in.
+    On Linux, it is found in the memory map of the process, since `LD_PRELOAD` may name a library
+    that could not be loaded, and another one may be linked.
     """
     library = _malloc_library()
     if library is not None and not _C_LIBRARY.match(library):
@@ -212,10 +212,9 @@ def _load() -> float | None:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has held, in bytes.
+    """Peak memory (RSS) of this process, in bytes.
 
-    Linux lets a child inherit its parent's `ru_maxrss`, so the high-water mark of the address
-    space itself is read there.
+    On Linux, a child inherits `ru_maxrss` of its parent, so the peak of the address space is used.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -229,7 +228,7 @@ def peak_rss_bytes() -> int:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the checkout this package runs from; None outside of one."""
+    """Commit and dirty flag of the git checkout of this package; None outside of one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
@@ -248,7 +247,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @cache
 def code_version(packages: Sequence[str] = _PACKAGES) -> str:
-    """SHA-256 over the sources of packages: what a resumed run must agree in."""
+    """SHA-256 (hex) of the source files of packages; part of the keys of cached results."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in packages:

@@ -1,4 +1,4 @@
-"""The table of instances: one row for each prompt that was answered, kept in Parquet."""
+"""Table of instances, one row per prompt, kept in Parquet files."""
 
 from __future__ import annotations
 
@@ -7,30 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError
+from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
-
-COLUMNS = (
-    "image_id",
-    "annotation_id",
-    "model",
-    "protocol",
-    "reference",
-    "iou",
-    "boundary_iou",
-    "score",
-    "area",
-    "category",
-)
 
 
 class InstanceRow(FrozenModel):
-    """IoU and boundary IoU of one answer.
+    """IoU of one predicted mask.
 
-    `boundary_iou` is None where it was not asked for;
-    `score` is the model's own estimate of its mask; `area` the annotation's own, in pixels;
-    `category` is empty where the dataset has none.
+    Attributes:
+        boundary_iou: None if it was not computed.
+        score: Quality of the mask as predicted by the model.
+        area: Area stated by the annotation, in pixels.
+        category: Empty if the dataset has none.
     """
 
     image_id: int
@@ -45,8 +34,11 @@ class InstanceRow(FrozenModel):
     category: str
 
 
+COLUMNS = tuple(InstanceRow.model_fields)
+
+
 def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
-    """Writes all rows as one Parquet file, whole or not at all.
+    """Writes all rows as one Parquet file, atomically.
 
     Raises:
         DataError: The file cannot be written.
@@ -58,7 +50,7 @@ def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
 def instances_file(
     rows: Sequence[InstanceRow], metadata: Mapping[bytes, bytes] | None = None
 ) -> bytes:
-    """The rows as the bytes of a Parquet file, the same for the same rows and metadata."""
+    """Returns the bytes of a Parquet file, the same for the same rows and metadata."""
     return parquet_file(InstanceRow, rows, metadata)
 
 
@@ -67,15 +59,14 @@ def parquet_file(
     rows: Sequence[FrozenModel],
     metadata: Mapping[bytes, bytes] | None = None,
 ) -> bytes:
-    """Rows of one kind as the bytes of a Parquet file; a column is integer, text or float64."""
+    """Returns rows of one kind as a Parquet file with columns of int64, string or float64."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {int: pa.int64(), str: pa.string()}
+    types: dict[Any, Any] = {int: pa.int64(), str: pa.string()}
     columns = {
         name: pa.array(
-            [getattr(row, name) for row in rows],
-            type=types.get(field.annotation, pa.float64()),  # type: ignore[arg-type]
+            [getattr(row, name) for row in rows], types.get(field.annotation, pa.float64())
         )
         for name, field in kind.model_fields.items()
     }
@@ -86,7 +77,7 @@ def parquet_file(
 
 
 def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> Any:
-    """Reads the table, one file or a folder of them, or some columns, as a pandas DataFrame.
+    """Reads a file, or a folder of files, as a pandas DataFrame with the given columns.
 
     Raises:
         DataError: Missing, or not such a table.
@@ -101,7 +92,7 @@ def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> 
 
 
 def to_frame(rows: Sequence[InstanceRow]) -> Any:
-    """The same rows as a pandas DataFrame."""
+    """Converts rows to a pandas DataFrame."""
     import pandas as pd
 
     return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in COLUMNS})

@@ -1,4 +1,4 @@
-"""What a run tells its user while it works: on standard error, a live line where it can be one."""
+"""Messages and progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LINE_EVERY_S = 60.0
 
 
 class Reporter:
-    """Says what happens, and how far it has come.
+    """Prints messages and progress bars.
 
     Args:
-        quiet: Say only what is wrong.
+        quiet: Print warnings only.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -28,24 +28,21 @@ class Reporter:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Prints one line, unless quiet."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line of something wrong that was survived."""
+        """Prints one line about a problem that did not stop the run."""
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
     def bar(self, title: str, total: int | None) -> Bar:
-        """A progress bar, to be used in a `with` statement."""
+        """Returns a progress bar, to be used in a `with` statement."""
         return Bar(self, title, total)
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress of one loop: on a terminal a live bar with the time left, elsewhere a line a minute.
-
-    Elsewhere, a loop that takes less than a minute prints nothing.
-    """
+    """Progress of one loop: a live bar on a terminal, otherwise one line per minute."""
 
     def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
         self._reporter = reporter
@@ -58,22 +55,16 @@ class Bar(AbstractContextManager["Bar"]):
 
     def __enter__(self) -> Bar:
         if sys.stderr.isatty() and not self._reporter.quiet:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            from rich import progress
 
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
+            self._live = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
                 console=self._reporter.console,
                 transient=True,
-                auto_refresh=False,  # a parent that redraws takes time from what it measures
+                auto_refresh=False,  # redrawing in the background would disturb measurements
             )
             self._live.start()
             self._task = self._live.add_task(self._title, total=self._total)
@@ -83,8 +74,8 @@ class Bar(AbstractContextManager["Bar"]):
         """Counts one more step.
 
         Args:
-            note: Shown beside the bar.
-            done: Total number of steps so far, if the loop was resumed in the middle.
+            note: Text beside the bar.
+            done: Total number of steps so far, for a loop that was resumed in the middle.
         """
         self._done = self._done + 1 if done is None else done
         if self._live is not None and self._task is not None:
@@ -99,7 +90,7 @@ class Bar(AbstractContextManager["Bar"]):
             self._reporter.say(f"{self._title}: {self._done}{of}{left}")
 
     def note(self, text: str) -> None:
-        """What is being done now."""
+        """Shows what is in progress beside the bar."""
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=f"{self._title} {text}", refresh=True)
 

@@ -1,4 +1,7 @@
-"""What a run leaves behind: one immutable JSON document, validated on the way out and back in."""
+"""Schema of `record.json`: one immutable JSON document per run, validated on writing and reading.
+
+Docstrings and descriptions below are part of the JSON schema, `results/schema.json`.
+"""
 
 from __future__ import annotations
 
@@ -351,15 +354,15 @@ def save_record(record: RunRecord, folder: Path) -> Path:
 
 
 def document_of(value: FrozenModel, path: Path, indent: int | None = None) -> bytes:
-    """Converts a value to JSON with a line break at its end.
+    """Returns a model as JSON with a line break at its end.
 
     Args:
-        value: The value. Its numbers must be finite, which `model_copy` does not check.
+        value: The model; `model_copy` does not check that its numbers are finite.
         path: Path that it will be written to, for the error.
-        indent: Spaces for each level; None for one line.
+        indent: Spaces per level; None for one line.
 
     Raises:
-        DataError: A number is NaN or infinite; the message says which.
+        DataError: A number, which the message names, is NaN or infinite.
     """
     found = value.model_dump(mode="json")
     for place, number in _not_finite(value.model_dump(), ""):

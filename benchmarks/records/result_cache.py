@@ -1,4 +1,4 @@
-"""Finished parts of a run, kept on disk under a content key, so that a restart repeats nothing."""
+"""Cache of finished results of a run, so that a resumed run repeats nothing."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from benchmarks.records.environment import code_version, library_versions
-from benchmarks.records.record import write_atomic
+from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
 
 CACHE_FOLDER = "cells"
 """Folder of cached results in the folder of a run."""
 
-ValueT = TypeVar("ValueT", bound=FrozenModel)
+ResultT = TypeVar("ResultT", bound=FrozenModel)
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
-    """SHA-256 of the parts, of this suite's own code, and of the libraries that matter."""
+    """SHA-256 (hex) of the parts, the code of this suite and the versions of libraries."""
     whole = {"code": code_version(), "libraries": library_versions(), **parts}
     text = json.dumps(whole, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class ResultCache:
-    """A folder of finished parts.
+    """A folder of results, one JSON file per key.
 
     Args:
-        folder: Created when the first part is written; None keeps nothing.
+        folder: Created with the first result; None disables the cache.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def get(self, parts: Mapping[str, Any], kind: type[ValueT]) -> ValueT | None:
-        """The part made under the same key, or None; an unreadable one counts as missing."""
+    def get(self, parts: Mapping[str, Any], kind: type[ResultT]) -> ResultT | None:
+        """Returns the result stored under the key, or None; an unreadable file counts as missing.
+
+        Args:
+            parts: Everything that determines the result; see `content_key`.
+            kind: Class of the result.
+        """
         if self._folder is None:
             return None
-        path = self._path(self._folder, parts)
-        if not path.is_file():
-            return None
         try:
-            return kind.model_validate_json(path.read_bytes())
+            return kind.model_validate_json(self._path(self._folder, parts).read_bytes())
         except (OSError, ValidationError):
             return None
 
-    def put(self, parts: Mapping[str, Any], value: FrozenModel) -> None:
-        """Keeps a finished part."""
+    def put(self, parts: Mapping[str, Any], result: FrozenModel) -> None:
+        """Stores a result under its key."""
         if self._folder is not None:
-            write_atomic(self._path(self._folder, parts), value.model_dump_json().encode())
+            write_atomic(self._path(self._folder, parts), result.model_dump_json().encode())
 
     @staticmethod
     def _path(folder: Path, parts: Mapping[str, Any]) -> Path:

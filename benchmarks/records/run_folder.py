@@ -1,4 +1,4 @@
-"""The folder of a run: chosen and created in one step, and written by one process at a time."""
+"""Folder of a run: created without races, locked by one process, and resumed if unfinished."""
 
 from __future__ import annotations
 
@@ -14,24 +14,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from mobilesam.errors import DataError
+from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
 
 LOCK_NAME = ".run.lock"
 HOLDER_NAME = ".run-holder.json"
-"""Not written into the lock file, which some versions of `filelock` empty on each attempt."""
+"""A separate file, since some versions of `filelock` empty the lock file on each attempt."""
 
 
 class Holder(FrozenModel):
-    """The process that has locked a folder.
-
-    Attributes:
-        pid: Process id.
-        host: Name of the machine that it runs on.
-        command: Its command line.
-        since_utc: Time when it started, ISO 8601.
-    """
+    """The process that has locked a folder; `since_utc` is ISO 8601."""
 
     pid: int
     host: str
@@ -40,9 +34,9 @@ class Holder(FrozenModel):
 
 
 def create_folder(parent: Path, name: str) -> Path:
-    """Creates a new folder `NAME`, or `NAME-2` and so on if that exists.
+    """Creates a new folder `NAME`, or `NAME-2` and so on if it exists.
 
-    Choosing and creating are one step, so that two processes never get the same folder.
+    Two processes never get the same folder.
 
     Raises:
         DataError: It cannot be created.
@@ -65,18 +59,18 @@ def create_folder(parent: Path, name: str) -> Path:
 
 @contextmanager
 def held(folder: Path, command: str | None = None) -> Iterator[None]:
-    """Locks a folder for one process; the lock ends with the process, however it ends.
+    """Locks a folder until the block or the process ends.
 
-    Whatever writes several files below a folder holds the lock until the last file is written, so
-    that the files of two processes are never mixed.
+    Code that writes several files below a folder keeps the lock until the last file is written, so
+    that files of two processes are never mixed.
 
     Args:
-        folder: The folder, created if it is missing.
-        command: Command line, to be shown to other processes that need the folder; None for that of
+        folder: Created if missing.
+        command: Command line to show to other processes that need the folder; None for the one of
             this process.
 
     Raises:
-        DataError: Another process has locked it (the message says which), or it cannot be written.
+        DataError: Another process, named by the message, has locked it, or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -107,15 +101,12 @@ def held(folder: Path, command: str | None = None) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """Command line of this process, as a user types it."""
+    """Returns the command line of this process as a user types it."""
     return shlex.join(["mobilesam-bench", *sys.argv[1:]])
 
 
 def _describe(folder: Path) -> str:
-    """Describes the process that has locked a folder, for an error.
-
-    Its file may be missing while that process starts or ends.
-    """
+    """Describes the process that has locked a folder; its file may be missing for a moment."""
     try:
         found = Holder.model_validate_json((folder / HOLDER_NAME).read_bytes())
     except (OSError, ValidationError):

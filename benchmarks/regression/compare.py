@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from benchmarks.evaluation.comparison import LEVEL, NEEDED, compare_models, holm
 from benchmarks.records.instances import read_instances
-from benchmarks.records.ratios import Ratio, ratio_of_runs
 from benchmarks.records.record import (
     ComparisonRow,
     LatencyRow,
@@ -20,6 +19,7 @@ from benchmarks.records.record import (
     load_record,
     write_atomic,
 )
+from benchmarks.records.statistics import Ratio, ratio_of_runs
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import MIB, escape_markdown, interval, milliseconds, number
 from benchmarks.tables.record_queries import setup_of, weights_label

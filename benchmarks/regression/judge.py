@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.records.ratios import Ratio, ratio_in_turns
 from benchmarks.records.record import write_atomic
 from benchmarks.records.statistics import (
     MIN_PROCESSES,
     MIN_SAMPLES_FOR_INTERVAL,
+    Ratio,
     clustered_mean,
+    ratio_in_turns,
 )
 from benchmarks.regression.compare import (
     amount_column,

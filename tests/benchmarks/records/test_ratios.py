@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.records.ratios import ratio_in_turns, ratio_of_runs
+from benchmarks.records.statistics import ratio_in_turns, ratio_of_runs
 
 TIMES = st.lists(st.floats(0.1, 1e3), min_size=1, max_size=5)
 

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.records.ratios import ratio_of_runs
-from benchmarks.records.statistics import clustered_mean, median_spread, percentile_interval
+from benchmarks.records.statistics import (
+    clustered_mean,
+    median_spread,
+    percentile_interval,
+    ratio_of_runs,
+)
 from benchmarks.regression.compare import THRESHOLD, ratio_verdict
 
 TRIALS = 1000
