@@ -1,4 +1,4 @@
-"""Which models take part in a run, and with which weights."""
+"""Finds the weights of the models of a run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnava
 
 @dataclass(frozen=True, slots=True)
 class WeightsPolicy:
-    """Where weights may come from.
+    """Allowed sources of weights.
 
     Attributes:
-        overrides: Local files by model name (`--weights NAME=PATH`).
-        offline: Fetch nothing.
-        trust: Load pickles whose hash is not a published one.
-        fetch_limit_bytes: Larger files are not fetched without being asked for; None: no limit.
+        overrides: Local files by name of the model (`--weights NAME=PATH`).
+        offline: Download nothing.
+        trust: Load pickled checkpoints of unknown hash, which can run code.
+        fetch_limit_bytes: Maximum size of automatic downloads; None: no limit.
     """
 
     overrides: Mapping[str, Path]
@@ -39,16 +39,17 @@ def _manifest_sha256(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model of a run.
+    """A model of a run with its weights.
 
     Attributes:
-        entry: Its registration.
-        options: How it is built.
-        weights: The weights, as recorded.
-        error: Its weights are unusable (wrong, truncated, untrusted): nothing is measured.
-        reason: Why the official weights are not used, without the name of the model; None if they
-            are used, or if other weights were requested.
-        deferred: Why only its parameters are counted; None if everything is measured.
+        entry: Registration.
+        options: Options of the factory.
+        weights: Weights for the record.
+        error: Reason why the weights are unusable (wrong, truncated, untrusted), so that nothing is
+            measured.
+        reason: Reason why the official weights are not used, without the name of the model; None if
+            they are used, or if other weights were requested.
+        deferred: Reason why only parameters are counted; None if everything is measured.
     """
 
     entry: ModelEntry
@@ -60,7 +61,7 @@ class ResolvedModel:
 
     @property
     def key(self) -> dict[str, object]:
-        """What of a model decides its results, for the key under which they are kept."""
+        """Everything that determines the results of the model, for the key of cached results."""
         options = self.options
         path = None if options.checkpoint is None else options.checkpoint.path
         return {
@@ -80,7 +81,7 @@ class ResolvedModel:
 
     @property
     def trained(self) -> bool:
-        """Its answers mean something: it has trained weights, or needs none."""
+        """Whether its masks are meaningful: it has trained weights, or needs none."""
         return self.weights.kind != "random" and self.error is None
 
 
@@ -94,8 +95,14 @@ def resolve_models(
 ) -> list[ResolvedModel]:
     """Finds the weights of each model; a model without available weights gets random ones.
 
-    After a download has failed without a network, no further download is tried. Without a policy,
-    no weights are searched for.
+    Once a download has failed because there is no network, nothing else is downloaded.
+
+    Args:
+        entries: Models.
+        policy: Allowed sources of weights; None searches for none.
+        device: Torch device.
+        precision: `fp32`, `fp16` or `bf16`.
+        seed: Seed of random weights.
     """
     models: list[ResolvedModel] = []
     no_network: NetworkUnreachableError | None = None
@@ -131,7 +138,7 @@ def resolve_models(
 
 
 def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
-    """One line for each reason why models with weights are not measured.
+    """Returns one line per reason why models with weights are not measured.
 
     Models without weights are listed by `weights_notes`.
     """
@@ -143,12 +150,7 @@ def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
 
 
 def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
-    """Record of the weights in a checkpoint.
-
-    Args:
-        checkpoint: A file on this machine.
-        why: Why these weights are used instead of the official ones; None without a reason.
-    """
+    """Returns the record of a checkpoint; `why` is the reason for not using the official one."""
     return WeightsRow(
         kind="file",
         sha256=checkpoint.sha256,
@@ -160,15 +162,7 @@ def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
 
 
 def weights_notes(models: Iterable[ResolvedModel]) -> list[str]:
-    """Notes for the user on the weights that were found, one line for each fact.
-
-    Args:
-        models: Result of `resolve_models`.
-
-    Returns:
-        For each reason why official weights are missing, one line with the models concerned and
-        what to do.
-    """
+    """Returns one line per reason why official weights are missing, with models and what to do."""
     groups: dict[str, list[ResolvedModel]] = {}
     for model in models:
         if model.reason is not None:
@@ -193,20 +187,20 @@ def find_checkpoint(
     *,
     on_fallback: Callable[[WeightsUnavailableError], None] | None = None,
 ) -> Checkpoint:
-    """Finds the weights of one model, fetching them if the policy lets it.
+    """Finds the weights of one model, and downloads them if the policy allows it.
 
     Several models may run the same weights: a file given for the model itself comes first, then
-    one given under the name of its checkpoint. A model that runs files made from a checkpoint takes
-    a folder of these as well.
+    one given under the name of its checkpoint. A model that runs files exported from a checkpoint
+    also accepts a folder of these.
 
     Args:
         entry: The model.
-        policy: Where weights may come from.
+        policy: Allowed sources of weights.
         on_fallback: Called with the reason when shipped weights replace the official ones.
 
     Raises:
-        WeightsUnavailableError: They are not here and cannot or may not be fetched.
-        WeightsError: They are here and unusable.
+        WeightsUnavailableError: They are missing, and cannot or may not be downloaded.
+        WeightsError: They are unusable.
     """
     from mobilesam.weights.checkpoint_specs import specs
     from mobilesam.weights.checkpoints import SHIPPED, resolve, shipped_checkpoint

@@ -1,4 +1,4 @@
-"""The options that several commands share, each with its default in one place."""
+"""Options of the command line that several commands share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.datasets.limits import MAX_PIXELS
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ModelArguments:
-    """Which models, and with which weights."""
+    """Selection of models, and their weights."""
 
     models: Annotated[
         str,
@@ -27,22 +27,22 @@ class ModelArguments:
         tuple[str, ...],
         Parameter(metavar="NAME=PATH", help="Local weights of a model; may be repeated."),
     ] = ()
-    offline: Annotated[bool, Parameter(help="Fetch nothing.")] = False
+    offline: Annotated[bool, Parameter(help="Download nothing.")] = False
     trust: Annotated[
         bool, Parameter(help="Load pickled checkpoints of unknown hash: they run code.")
     ] = False
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps, ...")] = "cpu"
     precision: Annotated[str, Parameter(help="fp32, fp16 or bf16.")] = "fp32"
     threads: Annotated[
-        int | None, Parameter(help="Threads a model is given; physical cores unless told.")
+        int | None, Parameter(help="CPU threads of a model; by default the physical cores.")
     ] = None
-    seed: Annotated[int, Parameter(help="Of scenes, order and random weights.")] = 0
+    seed: Annotated[int, Parameter(help="Seed of scenes, order and random weights.")] = 0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class DataArguments:
-    """Which images, and which reference masks."""
+    """Images with reference masks."""
 
     dataset: Annotated[str, Parameter(help="photos, coco, sa1b or synthetic.")] = "photos"
     images: Annotated[
@@ -61,7 +61,7 @@ class DataArguments:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EmbedDataArguments(DataArguments):
-    """Which images `distill embed` takes: drawn scenes unless a dataset or a folder is named."""
+    """Images of `distill embed`: synthetic scenes unless a dataset or a folder is given."""
 
     dataset: Annotated[str, Parameter(help="photos, coco, sa1b or synthetic.")] = "synthetic"
 
@@ -69,7 +69,7 @@ class EmbedDataArguments(DataArguments):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class AccuracyArguments(DataArguments):
-    """What is asked about the images, and what the answers are compared with."""
+    """Images, prompts and reference masks of an evaluation."""
 
     protocol: Annotated[str | None, Parameter(help="Accuracy protocols, separated by commas.")] = (
         None
@@ -80,11 +80,11 @@ class AccuracyArguments(DataArguments):
     detections: Annotated[
         Path | None, Parameter(help="detector-box: COCO results file with the boxes.")
     ] = None
-    save_masks: Annotated[
-        bool, Parameter(help="Keep every answer, to be scored again with miou --rescore.")
-    ] = False
+    save_masks: Annotated[bool, Parameter(help="Keep all predicted masks for miou --rescore.")] = (
+        False
+    )
     no_boundary: Annotated[
-        bool, Parameter(help="Leave boundary IoU out: IoU alone is quicker to score.")
+        bool, Parameter(help="Leave out boundary IoU, which takes most of the scoring time.")
     ] = False
     embeddings: Annotated[
         Path | None, Parameter(help="Folder where image embeddings are kept between runs.")
@@ -94,24 +94,24 @@ class AccuracyArguments(DataArguments):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ScaleArguments:
-    """How a run over many images is cut into chunks, and who works on them."""
+    """Chunks of a run over many images, and the workers that evaluate them."""
 
     chunk: Annotated[
         int | None,
         Parameter(
             help="Stream, and keep each finished chunk of N images (500, or 8 for distill "
-            "embed); --out takes it up."
+            "embed); the same --out resumes."
         ),
     ] = None
     lanes: Annotated[
-        int | None, Parameter(help="Threads a worker that load and score beside the model.")
+        int | None, Parameter(help="Threads of a worker that load and score beside the model.")
     ] = None
     cluster: Annotated[
         str | None,
-        Parameter(metavar="ADDRESS|local", help="Work on a Ray cluster, or on one started here."),
+        Parameter(metavar="ADDRESS|local", help="Run on a Ray cluster, or on one started here."),
     ] = None
     workers: Annotated[
-        int | None, Parameter(help="Workers on the cluster; as many as fit unless told.")
+        int | None, Parameter(help="Workers on the cluster; by default as many as fit.")
     ] = None
     worker_cpus: Annotated[float | None, Parameter(help="Cores of a worker.")] = None
     worker_gpus: Annotated[
@@ -122,22 +122,22 @@ class ScaleArguments:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class OutputArguments:
-    """Where results go."""
+    """Output of a command."""
 
     out: Annotated[
-        Path | None, Parameter(help="Folder for the record; bench-runs/... unless told.")
+        Path | None, Parameter(help="Folder for the record; by default bench-runs/...")
     ] = None
     note: Annotated[
-        str | None, Parameter(help="Kept in the record, such as where the weights come from.")
+        str | None, Parameter(help="Text for the record, such as the origin of the weights.")
     ] = None
     json: Annotated[bool, Parameter(help="Print one JSON document on standard output.")] = False
-    quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False
+    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TimingArguments:
-    """How times are measured."""
+    """Thoroughness of time measurements."""
 
     profile: Annotated[str, Parameter(help="quick, standard or full.")] = "standard"
     publishable: Annotated[
@@ -172,7 +172,7 @@ class FigureArguments:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TrainArguments:
-    """How a student is trained; what is not said comes from --config, else from its defaults."""
+    """Training of a student; options override --config."""
 
     scheme: Annotated[
         str, Parameter(help="decoupled, semi-coupled, coupled or decoder-tuning.")
@@ -181,21 +181,21 @@ class TrainArguments:
         str, Parameter(help="tinyvit-5m, tinyvit-5m-half, tinyvit-5m-512, mini, or a JSON file.")
     ] = "tinyvit-5m"
     start: Annotated[
-        Path | None, Parameter(help="A student to go on from, as for decoder-tuning.")
+        Path | None, Parameter(help="A student to start from, as for decoder-tuning.")
     ] = None
     imagenet: Annotated[
         Path | None, Parameter(help="timm's tiny_vit_5m_224, to initialise the encoder.")
     ] = None
     store: Annotated[Path | None, Parameter(help="Embeddings, from distill embed.")] = None
-    images: Annotated[Path | None, Parameter(help="Folder that the store was made of.")] = None
-    scenes: Annotated[int, Parameter(help="Synthetic scenes, where no store is given.")] = 3500
-    scenes_seed: Annotated[int, Parameter(help="Of those scenes.")] = 7_306_142
+    images: Annotated[Path | None, Parameter(help="Folder of the images in the store.")] = None
+    scenes: Annotated[int, Parameter(help="Number of synthetic scenes without --store.")] = 3500
+    scenes_seed: Annotated[int, Parameter(help="Seed of these scenes.")] = 7_306_142
     config: Annotated[Path | None, Parameter(help="JSON file of a TrainConfig.")] = None
     steps: Annotated[int | None, Parameter(help="Steps of the optimiser.")] = None
-    batch_size: Annotated[int | None, Parameter(help="Images a step, over all processes.")] = None
-    micro_batch: Annotated[int | None, Parameter(help="Images that go through at once.")] = None
-    learning_rate: Annotated[float | None, Parameter(help="Highest rate of AdamW.")] = None
-    warmup_steps: Annotated[int | None, Parameter(help="Steps in which the rate rises.")] = None
+    batch_size: Annotated[int | None, Parameter(help="Images per step, over all processes.")] = None
+    micro_batch: Annotated[int | None, Parameter(help="Images per forward pass.")] = None
+    learning_rate: Annotated[float | None, Parameter(help="Maximum learning rate of AdamW.")] = None
+    warmup_steps: Annotated[int | None, Parameter(help="Steps of the linear warm-up.")] = None
     precision: Annotated[
         str | None, Parameter(name="--train-precision", help="fp32, bf16 or fp16.")
     ] = None
@@ -205,12 +205,12 @@ class TrainArguments:
     ] = None
     evaluate: Annotated[
         int | None,
-        Parameter(help="At the start and each checkpoint, mIoU on N images; none unless told."),
+        Parameter(help="Measure mIoU on N images at the start and at each checkpoint."),
     ] = None
     evaluate_images: Annotated[
-        Path | None, Parameter(help="COCO folder of those; drawn scenes unless told.")
+        Path | None, Parameter(help="COCO: folder of these images; synthetic scenes by default.")
     ] = None
-    evaluate_annotations: Annotated[Path | None, Parameter(help="Their instances file.")] = None
+    evaluate_annotations: Annotated[Path | None, Parameter(help="COCO: instances file.")] = None
     evaluate_protocol: Annotated[
         str, Parameter(help="Accuracy protocols, separated by commas.")
     ] = "box,center"
@@ -219,23 +219,23 @@ class TrainArguments:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RegressArguments:
-    """Which versions are compared, and how thoroughly."""
+    """Versions to compare, and thoroughness."""
 
     base: Annotated[str, Parameter(help="The commit, branch or tag to compare with.")]
     head: Annotated[
-        str | None, Parameter(help="The one in question; the working tree unless told.")
+        str | None, Parameter(help="The version to judge; by default the working tree.")
     ] = None
-    models: Annotated[str, Parameter(help="Whose times and memory are measured.")] = (
+    models: Annotated[str, Parameter(help="Models whose times and memory are measured.")] = (
         "mobilesam-mini"
     )
     accuracy_models: Annotated[
         str | None,
-        Parameter(help="Whose accuracy is; the shipped ones, or grabcut and dummy; '' for none."),
+        Parameter(help="Models for accuracy; shipped ones, or grabcut and dummy; '' for none."),
     ] = None
     n_prompts: Annotated[str, Parameter(help="Numbers of prompts to decode.")] = "1,10"
-    pairs: Annotated[int, Parameter(help="Sets of fresh processes for each model.")] = 4
-    turns: Annotated[int, Parameter(help="Turns of each phase in each of them.")] = 8
-    scenes: Annotated[int, Parameter(help="Drawn scenes that accuracy is measured on.")] = 12
-    threads: Annotated[int, Parameter(help="Threads a model is given; one is least noisy.")] = 1
+    pairs: Annotated[int, Parameter(help="Sets of fresh processes per model.")] = 4
+    turns: Annotated[int, Parameter(help="Turns of each phase in each set.")] = 8
+    scenes: Annotated[int, Parameter(help="Synthetic scenes for accuracy.")] = 12
+    threads: Annotated[int, Parameter(help="CPU threads of a model; 1 is least noisy.")] = 1
     out: Annotated[Path | None, Parameter(help="Folder for the records.")] = None
-    quiet: Annotated[bool, Parameter(help="Say only what is wrong.")] = False
+    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False

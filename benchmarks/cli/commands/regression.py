@@ -40,7 +40,7 @@ def gate(
     ] = None,
     update: Annotated[bool, Parameter(help="Write the baseline anew; print changes.")] = False,
     json: _Json = False,
-    quiet: Annotated[bool, Parameter(help="Print only errors and warnings.")] = False,
+    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False,
 ) -> int:
     """Compare everything but times with the committed baseline: sizes, outputs, accuracy.
 

@@ -43,7 +43,7 @@ def report(
         int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")
     ] = None,
     failures_first: Annotated[bool, Parameter(help="The gallery begins with failures.")] = False,
-    quiet: Annotated[bool, Parameter(help="Print only errors and warnings.")] = False,
+    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False,
 ) -> int:
     """Write one HTML file from the records of runs: it opens from disk, without a network."""
     from benchmarks.report.page import CASES_EACH, write_report
