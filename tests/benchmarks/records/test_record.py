@@ -1,0 +1,60 @@
+"""The schema of records, and their files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.records.record import (
+    RECORD_NAME,
+    AccuracyTimeRow,
+    RunRecord,
+    load_record,
+    save_record,
+    schema,
+)
+from mobilesam.errors import DataError
+
+
+def test_the_committed_schema_is_that_of_the_code() -> None:
+    path = Path(__file__).resolve().parents[3] / "results" / "schema.json"
+    assert json.loads(path.read_text()) == schema()
+
+
+def test_a_record_is_read_as_it_was_written(record: RunRecord, tmp_path: Path) -> None:
+    path = save_record(record, tmp_path / "run")
+    assert path == tmp_path / "run" / RECORD_NAME
+    assert load_record(path) == load_record(tmp_path / "run") == record
+
+
+def test_numbers_that_are_not_finite_are_not_written(record: RunRecord, tmp_path: Path) -> None:
+    row = record.miou[0].model_copy(update={"ci95": (0.1, math.nan)})
+    with pytest.raises(DataError, match=r"miou\.0\.ci95\.1 is nan"):
+        save_record(record.model_copy(update={"miou": (row,)}), tmp_path)
+    assert not (tmp_path / RECORD_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot read the record"), ("{}", "is not a record of this version"), ("x", "JSON")],
+)
+def test_files_that_are_no_records_are_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / RECORD_NAME).write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_record(tmp_path)
+
+
+def test_times_of_two_shards_are_added() -> None:
+    row = AccuracyTimeRow(
+        model="a", dataset="d", wall_s=2, model_s=1.5, data_s=0.1, prompts_s=0.1, scoring_s=0.2,
+        writing_s=0.1, cached_embeddings=3,
+    )  # fmt: skip
+    total = row.plus(row)
+    assert (total.wall_s, total.model_s, total.cached_embeddings) == (4, 3, 6)
+    assert total.overhead == row.overhead == 0.25
