@@ -29,7 +29,7 @@ def test_a_short_loop_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_long_loop_prints_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = iter((0.0, 100.0, 120.0, 400.0, 400.0))
+    now = iter((0.0, 100.0, 100.0, 120.0, 400.0, 400.0))
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with Reporter().bar("latency", 4) as bar:
         bar.step()
