@@ -207,7 +207,7 @@ class EmbedTask:
         model: The teacher with its options.
         teacher: Description of the teacher for the store.
         threads: Threads of the model.
-        lanes: Threads that read and hash images beside the model.
+        prefetch_threads: Threads that read and hash images while the model runs.
         code: `code_version` of the driver, which workers must share.
         known: Keys of images that need no embedding.
         built: The teacher, if it is in this process already.
@@ -216,7 +216,7 @@ class EmbedTask:
     model: ResolvedModel
     teacher: Teacher
     threads: int
-    lanes: int
+    prefetch_threads: int
     code: str
     known: frozenset[str] = field(default=frozenset(), repr=False)
     built: Segmenter | None = field(default=None, repr=False)
@@ -267,7 +267,7 @@ class EmbedWorker:
         self._task = task
         self._model = task.built
         self._known = set(task.known)
-        self._prefetcher = Prefetcher(task.lanes)
+        self._prefetcher = Prefetcher(task.prefetch_threads)
         keep_buffers()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedShard:
@@ -341,7 +341,8 @@ class EmbedWorker:
 
     def single_threaded(self) -> EmbedWorker:
         """A worker with the same model that reads and encodes one image after the other."""
-        found = EmbedWorker(replace(self._task, lanes=0, known=frozenset(), built=self._teacher()))
+        task = replace(self._task, prefetch_threads=0, known=frozenset(), built=self._teacher())
+        found = EmbedWorker(task)
         found._known = self._known
         return found
 

@@ -114,7 +114,7 @@ class ExperimentRunner:
             self._planned,
             teacher_of(self._teacher, self._planned.options.precision),
             threads=self._workers,
-            lanes=0,
+            prefetch_threads=0,
             code=environment.code_version(),
             built=self._teacher,
         )

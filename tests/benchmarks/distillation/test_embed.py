@@ -230,7 +230,7 @@ def lasting(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("options", [["--chunk=5"], ["--chunk=1", "--lanes=0"]])
-def test_shard_size_and_lanes_change_nothing(
+def test_shard_size_and_prefetch_threads_change_nothing(
     run: Any, pictures: Path, tmp_path: Path, encoded: Encoded, options: list[str]
 ) -> None:
     add_odd_ones(pictures)
@@ -318,7 +318,7 @@ def task_of(checkpoint: Checkpoint | None = None) -> EmbedTask:
     entry, options = select_one("tiny"), ModelOptions("tiny", checkpoint=checkpoint)
     teacher = teacher_of(build(entry, options), "fp32")
     model = ResolvedModel(entry, options, WeightsRow(kind="none"))
-    return EmbedTask(model, teacher, threads=1, lanes=0, code=code_version())
+    return EmbedTask(model, teacher, threads=1, prefetch_threads=0, code=code_version())
 
 
 def test_worker_refuses_other_weights_and_models(pictures: Path, tmp_path: Path) -> None:
