@@ -9,7 +9,7 @@ this code (`benchmarks.latency.worker`) imports that version alone and has its o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
@@ -24,15 +24,14 @@ from baselines.interface import (
     StorableEmbedding,
     UInt8Array,
 )
-from mobilesam.errors import BenchError, DataError
+from mobilesam.errors import BenchError, DataError, foreign_call
 
 
 class AdapterError(BenchError):
     """A model's adapter raised an exception other than `BenchError`, which is kept as the cause."""
 
 
-@contextmanager
-def adapter_call(method: str) -> Iterator[None]:
+def adapter_call(method: str) -> AbstractContextManager[None]:
     """Converts exceptions of an adapter to `AdapterError`; the block may hold only adapter calls.
 
     Args:
@@ -42,25 +41,17 @@ def adapter_call(method: str) -> Iterator[None]:
         BenchError: The adapter raised a `BenchError`, which is passed on unchanged.
         AdapterError: The adapter raised any other exception.
     """
-    try:
-        yield
-    except BenchError:
-        raise
-    except Exception as error:  # the one place that catches all: an adapter is foreign code
+
+    def convert(error: Exception) -> AdapterError:
         words = [f"{type(error).__name__}:", *str(error).split(), f"(in {method})"]
-        raise AdapterError(" ".join(words)) from error
+        return AdapterError(" ".join(words))
+
+    return foreign_call(convert)
 
 
 @contextmanager
 def naming(model: str) -> Iterator[None]:
-    """Puts a model's name before errors of its adapter that are printed outside of a row.
-
-    Args:
-        model: Name of the model.
-
-    Raises:
-        AdapterError: The block raised one.
-    """
+    """Puts a model's name before an `AdapterError` that is printed outside of a table row."""
     try:
         yield
     except AdapterError as error:
@@ -89,14 +80,7 @@ def decode(
     *,
     multimask: bool = False,
 ) -> Masks:
-    """Predicts masks for prompts, and checks them.
-
-    Args:
-        model: The model.
-        embedding: Embedding of the image, computed by the same model.
-        prompts: N prompts.
-        size_hw: Height and width of the image, in pixels.
-        multimask: Return all candidate masks.
+    """Predicts masks for N prompts on an image of height and width `size_hw`, and checks them.
 
     Raises:
         BenchError: The adapter failed, or its result violates the interface.
@@ -127,34 +111,10 @@ def best_mask(
     return found.masks[0, best], float(found.scores[0, best])
 
 
-def embedding_arrays(
-    model: StorableEmbedding, name: str, embedding: Embedding
-) -> dict[str, Float32Array]:
-    """Converts an embedding to named arrays on the host, and checks them.
-
-    Args:
-        model: The model.
-        name: Its name, for the message.
-        embedding: Computed by the same model.
-
-    Raises:
-        BenchError: The adapter failed, or its result violates the interface.
-    """
-    with adapter_call("embedding_arrays"):
-        found = dict(model.embedding_arrays(embedding))
-    for key, array in found.items():
-        if not _is_numeric(array):
-            raise DataError(
-                f"{name}.embedding_arrays gave a {type(array).__name__} for {key}; wanted a numpy "
-                "array of numbers; mend the adapter"
-            )
-    return found
-
-
 def decode_pair(
     model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
 ) -> tuple[Masks, Masks]:
-    """Calls `decode` for the single mask and for all candidates.
+    """Predicts the single mask and all candidates of every prompt, and checks them.
 
     Raises:
         BenchError: The adapter failed, or a result violates the interface.
@@ -165,6 +125,23 @@ def decode_pair(
         check_masks(model, "decode_pair", single, len(prompts), size_hw),
         check_masks(model, "decode_pair", several, len(prompts), size_hw),
     )
+
+
+def embedding_arrays(
+    model: StorableEmbedding, name: str, embedding: Embedding
+) -> dict[str, Float32Array]:
+    """Converts an embedding of the model `name` to named arrays on the host, and checks them.
+
+    Raises:
+        BenchError: The adapter failed, or its result violates the interface.
+    """
+    with adapter_call("embedding_arrays"):
+        found = dict(model.embedding_arrays(embedding))
+    for key, array in found.items():
+        if not _is_numeric(array):
+            got = f"a {type(array).__name__} for {key}"
+            raise _violation(f"{name}.embedding_arrays", got, "a numpy array of numbers")
+    return found
 
 
 def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
@@ -184,34 +161,28 @@ def check_masks(
     """Returns the masks for N prompts if they satisfy the interface.
 
     Raises:
-        DataError: They do not; names the method, what it returned and what is expected.
+        DataError: They do not; names the method, its result and what is expected.
     """
     who = f"{model.info.name}.{method}"
     height, width = size_hw
-    wanted = f"wanted bool masks of shape ({n_prompts}, C, {height}, {width})"
+    wanted = f"bool masks of shape ({n_prompts}, C, {height}, {width})"
     if not isinstance(found, Masks):
-        raise DataError(f"{who} gave a {type(found).__name__}; {wanted} as Masks; mend the adapter")
+        raise _violation(who, f"a {type(found).__name__}", f"{wanted} as Masks")
     shape = found.masks.shape
     if shape != (n_prompts, max(shape[1], 1), height, width):
-        raise DataError(
-            f"{who} gave {found.masks.dtype} masks of shape {shape}; {wanted}; mend the adapter"
-        )
+        raise _violation(who, f"{found.masks.dtype} masks of shape {shape}", wanted)
     if not _is_numeric(found.scores):
-        raise DataError(f"{who} gave scores that are no numbers; mend the adapter")
+        raise _violation(who, "scores that are no numbers", "an array of numbers")
     logits = found.low_res_logits
     if logits is not None and not (
         _is_numeric(logits) and logits.ndim == 4 and logits.shape[:2] == shape[:2]
     ):
         got = f"an array of shape {logits.shape}" if _is_numeric(logits) else type(logits).__name__
-        raise DataError(
-            f"{who} gave low_res_logits that are {got}; wanted a numpy array of shape "
-            f"({shape[0]}, {shape[1]}, h, w); mend the adapter"
+        logits_shape = f"({shape[0]}, {shape[1]}, h, w)"
+        raise _violation(
+            who, f"low_res_logits that are {got}", f"a numpy array of shape {logits_shape}"
         )
     return found
-
-
-def _is_numeric(array: object) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
 
 
 def check_records(
@@ -220,20 +191,24 @@ def check_records(
     """Returns the objects of an image if they satisfy the interface.
 
     Raises:
-        DataError: One does not; names the method, what it returned and what is expected.
+        DataError: One does not; names the method, its result and what is expected.
     """
     who = f"{model.info.name}.everything"
     for record in found:
         if not isinstance(record, MaskRecord) or not isinstance(record.mask, np.ndarray):
-            raise DataError(
-                f"{who} gave a {type(record).__name__}; wanted MaskRecord values; mend the adapter"
-            )
+            raise _violation(who, f"a {type(record).__name__}", "MaskRecord values")
         if record.mask.shape != size_hw or record.mask.dtype != np.bool_:
-            raise DataError(
-                f"{who} gave a {record.mask.dtype} mask of shape {record.mask.shape}; wanted a "
-                f"bool mask of shape {size_hw}; mend the adapter"
-            )
+            got = f"a {record.mask.dtype} mask of shape {record.mask.shape}"
+            raise _violation(who, got, f"a bool mask of shape {size_hw}")
         score: object = record.score
         if not isinstance(score, (float, int, np.number)):
-            raise DataError(f"{who} gave a mask the score {score!r}; mend the adapter")
+            raise _violation(who, f"a mask the score {score!r}", "a number")
     return found
+
+
+def _is_numeric(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
+
+
+def _violation(method: str, got: str, wanted: str) -> DataError:
+    return DataError(f"{method} gave {got}; wanted {wanted}; fix the adapter")

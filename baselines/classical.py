@@ -1,6 +1,6 @@
 """Baselines without learning: the prompt box itself, and OpenCV's GrabCut started from the prompt.
 
-Any learnt model has to beat them by a margin; where it does not, the protocol measures the prompt.
+A learnt model should beat them by a margin; otherwise the protocol mostly measures the prompt.
 """
 
 from __future__ import annotations
@@ -15,58 +15,53 @@ from baselines.interface import (
     Int64Array,
     Masks,
     ModelInfo,
+    ModelOptions,
     Prepared,
+    PromptKind,
     Prompts,
     Segmenter,
     UInt8Array,
     WeightsInfo,
     check_image,
 )
-from baselines.options import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes, point_pixels
 
-# Longest side at which GrabCut works; larger windows are shrunk. Its time grows with the pixels,
-# and the edge of its masks hardly gains from more.
+# Longest side for GrabCut; larger windows are shrunk. Its time grows with the number of pixels,
+# and more pixels hardly improve the edges of its masks.
 WORKING_SIDE_PX = 256
 ITERATIONS = 3
-# What is seen around a box, to learn the background from: a part of the box's side, and a minimum.
+# Margin around a box, to learn the background from: a share of the box's side, and a minimum.
 MARGIN = 0.25
 MARGIN_MIN_PX = 8
-# Radius of what is taken for the object at first around a foreground point: a part of the image's
-# shorter side.
+# Radius of the initial object around a foreground point, as a share of the image's shorter side.
 DISC_RADIUS = 0.1
-# GrabCut at times takes the object for background; what is left of it then is no answer.
+# GrabCut sometimes assigns the object to the background; a result that keeps less than this share
+# of the initial object is discarded.
 COLLAPSED = 0.1
-# Colours in each of GrabCut's two models; fewer pixels than that cannot be told apart.
+# Components of each of GrabCut's two colour models, which need at least as many pixels.
 _COLOURS = 5
 
 
-def build_box(options: ModelOptions) -> Segmenter:
-    """The prompt box as a mask."""
-    return BoxSegmenter(options)
-
-
-def build_grabcut(options: ModelOptions) -> Segmenter:
-    """GrabCut (Rother et al., 2004) from a box, from points, or from both."""
-    return GrabCutSegmenter(options)
+def _info(options: ModelOptions, *supports: PromptKind) -> ModelInfo:
+    return ModelInfo(
+        name=options.name,
+        family="classical",
+        input_size_px=0,
+        licence="Apache-2.0",
+        weights=WeightsInfo("none"),
+        decode_kind="classical",
+        supports=frozenset(supports),
+    )
 
 
 class BoxSegmenter(Segmenter):
-    """Answers a box with the pixels whose centres lie in it, score 1; takes no points."""
+    """Predicts the pixels whose centres lie in a box, with score 1; supports no points."""
 
     def __init__(self, options: ModelOptions) -> None:
-        self.info = ModelInfo(
-            name=options.name,
-            family="classical",
-            input_size_px=0,
-            licence="Apache-2.0",
-            weights=WeightsInfo("none"),
-            decode_kind="classical",
-            supports=frozenset(("boxes",)),
-        )
+        self.info = _info(options, "boxes")
 
     def prepare(self, image: UInt8Array) -> Prepared:
-        """Keeps the size; the pixels are not looked at."""
+        """Keeps the size only."""
         return Prepared(None, check_image(image))
 
     def encode(self, prepared: Prepared) -> Embedding:
@@ -78,52 +73,43 @@ class BoxSegmenter(Segmenter):
         del multimask
         self.check_embedding(embedding)
         self.require(prompts)
-        assert prompts.boxes is not None  # noqa: S101 - points alone have just been refused
+        assert prompts.boxes is not None  # noqa: S101 - points alone are refused above
         masks = fill_boxes(box_pixels(prompts.boxes, embedding.size_hw), embedding.size_hw)
-        return _answer(masks)
+        return _scored(masks)
 
 
 class GrabCutSegmenter(Segmenter):
-    """OpenCV's GrabCut, one prompt at a time, each independent of the others and of their order.
+    """OpenCV's GrabCut (Rother et al., 2004), for each prompt independently.
 
     From a box: all outside of it is background, all inside probably the object. Only a window
-    around the box is looked at: the box and a margin of a quarter of its sides (at least 8 px).
+    around the box is used: the box and a margin of a quarter of its sides (at least 8 px).
 
     From points: a disc around each foreground point, with a radius of a tenth of the image's
     shorter side, is probably the object, the image's outermost pixels are background, everything
     else probably background. Foreground and background points themselves are certain. Of the
-    result, only the connected parts that hold a foreground point remain. Without a foreground
-    point on the image there is no object.
+    result, only the connected parts that contain a foreground point remain. Without a foreground
+    point on the image the mask is empty.
 
     From both: as from the box, with the points certain.
 
-    The window is worked on at no more than 256 pixels a side and in 3 iterations, which keeps a
-    prompt below about 0.2 s on one core; the mask is brought back by linear interpolation. Where
-    there is nothing to learn from (fewer than 5 pixels of object or background, or one colour
-    only), the initial guess is the answer: for a box that covers the image, the box. GrabCut has no
-    notion of its own quality: the score is 1, or 0 for an empty mask. OpenCV's thread count stays
-    as the caller has set it.
+    The window is shrunk to at most 256 pixels a side and processed in 3 iterations, which keeps a
+    prompt below about 0.2 s on one core; the mask is enlarged by linear interpolation. With fewer
+    than 5 pixels of object or background, or one colour only, the initial guess is the result: for
+    a box that covers the image, the box. GrabCut does not estimate its quality: the score is 1, or
+    0 for an empty mask. OpenCV's thread count is not changed.
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        self.info = ModelInfo(
-            name=options.name,
-            family="classical",
-            input_size_px=0,
-            licence="Apache-2.0",
-            weights=WeightsInfo("none"),
-            decode_kind="classical",
-            supports=frozenset(("points", "boxes")),
-        )
+        self.info = _info(options, "points", "boxes")
         self._seed = options.seed
 
     def prepare(self, image: UInt8Array) -> Prepared:
-        """Keeps a copy of the image, so that the caller may change theirs."""
+        """Copies the image."""
         size = check_image(image)
         return Prepared(np.array(image, order="C"), size)
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Nothing to do: all the work depends on the prompt."""
+        """Nothing to do: all computation depends on the prompt."""
         return Embedding(prepared.payload, prepared.size_hw, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
@@ -135,7 +121,7 @@ class GrabCutSegmenter(Segmenter):
         for row, hint in enumerate(_hints(prompts, embedding.size_hw)):
             if hint is not None:
                 _segment(embedding.payload, hint, self._seed, out=masks[row])
-        return _answer(masks)
+        return _scored(masks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +140,7 @@ class _Hint:
 
 
 def _hints(prompts: Prompts, size_hw: tuple[int, int]) -> list[_Hint | None]:
-    """One hint a prompt; None where there can be no object on the image."""
+    """One hint for each prompt; None where the mask is empty."""
     count = len(prompts)
     points, foreground = [np.zeros((0, 2), np.int64)] * count, [np.zeros(0, np.bool_)] * count
     if prompts.points is not None and prompts.labels is not None:
@@ -208,7 +194,7 @@ def _shrunk(points: Int64Array, low: Int64Array, scale: np.ndarray) -> Int64Arra
 def _trimap(
     hint: _Hint, low: Int64Array, scale: np.ndarray, size: Int64Array, *, radius: np.ndarray
 ) -> UInt8Array:
-    """What GrabCut starts from, at the working size: (h, w) of cv2.GC_*."""
+    """Initial labels at the working size: (h, w) of cv2.GC_*."""
     import cv2
 
     width, height = size.tolist()
@@ -233,7 +219,7 @@ def _trimap(
 
 
 def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
-    """Runs GrabCut as long as it has both an object and a background to learn from."""
+    """Runs GrabCut if there are enough pixels of both object and background."""
     import cv2
 
     # Both foreground values of OpenCV, certain and probable, are odd.
@@ -241,7 +227,7 @@ def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
     objects = np.count_nonzero(found)
     if min(objects, found.size - objects) < _COLOURS or (image == image[0, 0]).all():
         return found
-    # OpenCV's generator is local to the thread: unseeded, results would depend on earlier prompts.
+    # OpenCV's generator belongs to the thread: unseeded, results would depend on earlier prompts.
     cv2.setRNGSeed(seed)
     guess, trimap, models = found, trimap.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     mode = cv2.GC_INIT_WITH_MASK
@@ -255,7 +241,7 @@ def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
 
 
 def _parts_with(mask: BoolArray, points: Int64Array) -> BoolArray:
-    """The connected parts of a mask that hold one of the points, (K, 2) xy."""
+    """The connected parts of a mask that contain one of the points, (K, 2) xy."""
     import cv2
 
     _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
@@ -263,7 +249,7 @@ def _parts_with(mask: BoolArray, points: Int64Array) -> BoolArray:
     return np.isin(parts, wanted)
 
 
-def _answer(masks: BoolArray) -> Masks:
-    """(N, H, W) masks as an answer: score 1, or 0 for an empty mask."""
+def _scored(masks: BoolArray) -> Masks:
+    """(N, H, W) masks with score 1, or 0 for an empty mask."""
     scores = np.array([mask.any() for mask in masks], np.float32)
     return Masks(masks[:, None], scores[:, None])

@@ -1,4 +1,4 @@
-"""A model with known masks and known delays: what the timer and the metrics are checked against."""
+"""A model with known masks and known delays, for checking the timer and the metrics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from baselines.interface import (
     MaskRecord,
     Masks,
     ModelInfo,
+    ModelOptions,
     Prepared,
     Prompts,
     Segmenter,
@@ -24,14 +25,13 @@ from baselines.interface import (
     WeightsInfo,
     check_image,
 )
-from baselines.options import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes
 from mobilesam.errors import UsageError
 
 DEFAULT_DELAYS_MS: Mapping[str, float] = MappingProxyType(
     {"prepare": 1.0, "encode": 5.0, "decode": 1.0, "decode_per_prompt": 0.1}
 )
-# The operating system may wake a sleeper this much too late; the rest of a delay is spent spinning.
+# The operating system may wake a thread this much too late; the end of a delay is spent in a loop.
 _SPIN_MS = 2.0
 
 Answer = Literal["prompt", "box", "disc", "empty"]
@@ -40,12 +40,12 @@ AnswerFunction = Callable[[Prompts, tuple[int, int], bool], Masks]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the masks with which a prompt is answered.
+    """One of the masks predicted for a prompt.
 
     Attributes:
-        part: Part of the columns of a box that the mask keeps, from the left.
+        part: Share of the columns of a box that the mask keeps, from the left.
         radius_px: Radius of the disc around a point.
-        score: What the model says of its own quality.
+        score: The model's own estimate of quality.
     """
 
     part: float
@@ -64,12 +64,12 @@ MULTI = (
 
 
 def build(options: ModelOptions) -> Segmenter:
-    """The dummy with its default delays and answers."""
+    """The dummy with its default delays and masks."""
     return DummySegmenter(options.name)
 
 
 def build_instant(options: ModelOptions) -> Segmenter:
-    """The dummy without delays: what is left is the time of the suite itself."""
+    """The dummy without delays, for measuring the time of the suite itself."""
     return DummySegmenter(options.name, {})
 
 
@@ -84,13 +84,13 @@ def kept_columns(candidate: Candidate, width_px: int) -> int:
 
 
 class DummySegmenter(Segmenter):
-    """Answers without looking at the image.
+    """Predicts masks from the prompts alone.
 
     Args:
         name: Registry name.
         delays_ms: Milliseconds that `prepare`, `encode` and `decode` take, and `decode_per_prompt`
-            for each prompt; what is left out takes no time. A call lasts as long as its delay, its
-            own work included, to within 0.2 ms on an idle machine, if the work is shorter.
+            for each prompt; the default of each is 0. A call lasts as long as its delay, its own
+            work included, to within 0.2 ms on an idle machine, if the work is shorter.
             None for `DEFAULT_DELAYS_MS`.
         answer: `prompt`: for a box its left part (`kept_columns`), else a disc around the first
             foreground point, cut to the image (pixels at most `radius_px` from the point; empty if
@@ -130,20 +130,20 @@ class DummySegmenter(Segmenter):
         )
 
     def prepare(self, image: UInt8Array) -> Prepared:
-        """Keeps the size, and takes its time."""
+        """Keeps the size only, after the delay."""
         start_ns = time.perf_counter_ns()
         size = check_image(image)
         wait_until(start_ns, self._delays_ms["prepare"])
         return Prepared(None, size)
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Takes its time."""
+        """Returns after the delay."""
         start_ns = time.perf_counter_ns()
         wait_until(start_ns, self._delays_ms["encode"])
         return Embedding(None, prepared.size_hw, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Answers with one known mask, or with three if `multimask`, and takes its time."""
+        """Returns one known mask for each prompt, or three if `multimask`, after the delay."""
         start_ns = time.perf_counter_ns()
         self.check_embedding(embedding)
         self.require(prompts)
@@ -175,10 +175,10 @@ class DummySegmenter(Segmenter):
 def wait_until(start_ns: int, delay_ms: float) -> None:
     """Returns `delay_ms` milliseconds after `start_ns`, or at once if that has passed.
 
-    Sleeps through all but the last two milliseconds, and spins through those.
+    Sleeps until the last two milliseconds, which it spends in a loop.
 
     Args:
-        start_ns: A reading of `time.perf_counter_ns`.
+        start_ns: A value of `time.perf_counter_ns`.
         delay_ms: Milliseconds.
     """
     end_ns = start_ns + round(delay_ms * 1e6)

@@ -1,4 +1,7 @@
-"""MobileSAM from exported files: no torch is needed, or imported, once the files are there."""
+"""MobileSAM from files of `mobilesam-bench export`; torch is only imported to create the files.
+
+SAM's work before and after its networks is done in numpy here.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import importlib.metadata
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from baselines.interface import (
+    BoolArray,
+    Checkpoint,
     Embedding,
     Float32Array,
     LogitMasks,
     Masks,
     ModelInfo,
+    ModelOptions,
     Prepared,
     Prompts,
     Segmenter,
@@ -24,8 +31,6 @@ from baselines.interface import (
     WeightsInfo,
     check_image,
 )
-from baselines.options import Checkpoint, ModelOptions
-from baselines.sam_arrays import inner_size, masks_at, normalised, to_input
 from mobilesam.errors import DataError, UnsupportedError, WeightsError
 from mobilesam.export.runtime import (
     FORMAT,
@@ -53,25 +58,26 @@ if TYPE_CHECKING:
 # Prompts that go through the decoder together: the first layer's image side is shared among them,
 # and each needs some 30 MB.
 DECODE_BATCH = 8
-_N_MASKS = 4  # of the decoder: the single one, and three candidates
+_N_MASKS = 4  # of the decoder: the single one, then three candidates
 _SINGLE, _MULTI = slice(0, 1), slice(1, None)
-_OFFICIAL = "mobilesam"  # whose published checkpoint is the source of official files
+_OFFICIAL = "mobilesam"  # the model whose published checkpoint makes exported files official
+_KEPT_SIZES = 16  # image sizes whose interpolation matrices are kept
 
 
 class ExportedSegmenter(Segmenter):
     """Runs the graphs of one folder on the CPU, with the results of the torch adapter.
 
-    It cannot segment everything: that is torch's, in `mobilesam`.
+    It cannot segment everything.
 
     Args:
-        folder: Of `mobilesam.export.writer.export_model`.
+        folder: Folder of `mobilesam.export.writer.export_model`.
         options: Name, precision, and the seed of random weights.
-        target: Which kind of files the folder must hold.
+        target: Kind of files that the folder must hold.
         int8: Run the quantised graphs.
 
     Raises:
-        WeightsError: The folder is not such a folder, or damaged.
-        UnsupportedError: A device or precision that the runtime has not.
+        WeightsError: The folder holds other files, or is damaged.
+        UnsupportedError: The runtime does not support the device or precision.
         UsageError: The runtime is not installed.
     """
 
@@ -89,8 +95,8 @@ class ExportedSegmenter(Segmenter):
         if int8 and graph_file("encoder", target, int8=True) not in manifest.files:
             raise WeightsError(f"{folder} has no int8 files; export again with --int8")
         self._side = manifest.image_size_px
-        # Quantised as they run, activations share one scale a call: in company, a prompt's answer
-        # would depend on its neighbours.
+        # Activations are quantised with one scale per call: in a batch, the result of a prompt
+        # would depend on the other prompts.
         self._batch = 1 if int8 else DECODE_BATCH
         self._graphs: dict[GraphName, Graph] = {}
         self._known_shapes: Segmenter | None = None
@@ -120,14 +126,13 @@ class ExportedSegmenter(Segmenter):
         return Embedding(features, prepared.size_hw, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Decodes and upsamples in batches, so that memory is bounded by the answer itself."""
-        found = self.decode_logits(embedding, prompts, multimask=multimask)
-        return self.postprocess(found)
+        """Decodes and upsamples in batches; memory beyond the result does not depend on N."""
+        return self.postprocess(self.decode_logits(embedding, prompts, multimask=multimask))
 
     def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
-        """Both answers from one pass: the decoder computes four masks whatever it is asked for."""
+        """Both results from one pass, since the decoder always computes four masks."""
         whole = self.postprocess(self._decode(embedding, prompts, slice(None)))
-        return _candidates(whole, _SINGLE), _candidates(whole, _MULTI)
+        return whole.candidates(_SINGLE), whole.candidates(_MULTI)
 
     def decode_logits(
         self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
@@ -148,9 +153,9 @@ class ExportedSegmenter(Segmenter):
     def embedding_from(
         self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
     ) -> Embedding:
-        """The embedding that `embedding_arrays` was given."""
+        """Converts arrays of `embedding_arrays` back to an embedding."""
         found = arrays.get("features")
-        # Cells are of 16 px, or of 8 px in the mini family: a manifest does not say which.
+        # Cells of 16 px, or of 8 px in the mini family, which the manifest does not tell apart.
         sides = (self._side // 16, self._side // 8)
         wanted = [(1, self.manifest.embed_dim, side, side) for side in sides]
         if found is None or found.shape not in wanted or found.dtype != np.float32:
@@ -160,11 +165,11 @@ class ExportedSegmenter(Segmenter):
         return Embedding(found, size_hw, self.info.name)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The architecture as shapes on torch's meta device: the one call that needs torch."""
+        """The architecture as shapes on torch's meta device; imports torch."""
         return self._shapes.modules()
 
     def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
-        """As `modules`: what is exported has the parameters and FLOPs of what it was made of."""
+        """Calls of `modules`: exported graphs have the parameters and FLOPs of their source."""
         return self._shapes.probes()
 
     @property
@@ -184,7 +189,7 @@ class ExportedSegmenter(Segmenter):
         for batch in prompts.batches(self._batch):
             name: GraphName = "decoder" if batch.mask_inputs is None else "mask_decoder"
             found = self._graph(name)(self._inputs(embedding, batch))
-            # Copied: a view would keep all four masks of every prompt.
+            # Copied, since a view would keep all four masks of every prompt.
             logits.append(found[0][:, candidates].copy())
             scores.append(found[1][:, candidates].copy())
         return LogitMasks(np.concatenate(logits), np.concatenate(scores), embedding.size_hw)
@@ -194,9 +199,9 @@ class ExportedSegmenter(Segmenter):
         points, labels = np.zeros((count, 0, 2), np.float32), np.zeros((count, 0), np.int64)
         boxes = None
         if prompts.points is not None and prompts.labels is not None:
-            points, labels = to_input(prompts.points, size, self._side), prompts.labels
+            points, labels = _to_input(prompts.points, size, self._side), prompts.labels
         if prompts.boxes is not None:
-            corners = to_input(prompts.boxes.reshape(-1, 2, 2), size, self._side)
+            corners = _to_input(prompts.boxes.reshape(-1, 2, 2), size, self._side)
             boxes = corners.reshape(-1, 4)
         points, labels = box_points(points, labels, boxes)
         inputs: dict[str, Array] = {
@@ -209,7 +214,7 @@ class ExportedSegmenter(Segmenter):
         return inputs
 
     def _graph(self, name: GraphName) -> Graph:
-        """A graph, loaded when it is first asked for: few callers have prompts with masks."""
+        """A graph, loaded when first needed: mask prompts are rare."""
         with self._loading:
             if name not in self._graphs:
                 self._graphs[name] = open_graph(
@@ -222,7 +227,7 @@ class ExportedSegmenter(Segmenter):
 
 
 def build_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Segmenter:
-    """Runs exported files; makes them in the cache where they are not there yet.
+    """Runs exported files; creates them in the cache if missing.
 
     Args:
         options: The checkpoint may be a folder of exported files (or its manifest), which then
@@ -231,7 +236,7 @@ def build_exported(options: ModelOptions, target: Target, *, int8: bool = False)
         int8: Run the quantised graphs.
 
     Raises:
-        UnsupportedError: A device other than the CPU, or a precision that the runtime has not.
+        UnsupportedError: A device other than the CPU, or a precision that the runtime lacks.
         UsageError: A package is missing.
         WeightsError: The checkpoint does not fit, or the folder is damaged.
     """
@@ -247,23 +252,24 @@ def build_exported(options: ModelOptions, target: Target, *, int8: bool = False)
 
 
 def derive_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> None:
-    """Makes the files that `build_exported` would run, where they are not there yet.
-
-    Raises:
-        UsageError: A package is missing.
-        WeightsError: The checkpoint does not fit, or the cache cannot be written.
-    """
+    """Creates the files that `build_exported` would run, if missing; raises the same errors."""
     if exported_folder(options.checkpoint) is None:
         ensure_exported(options, target, int8=int8)
 
 
+build_onnx = partial(build_exported, target="onnx")
+build_onnx_int8 = partial(build_exported, target="onnx", int8=True)
+build_openvino = partial(build_exported, target="openvino")
+derive_onnx = partial(derive_exported, target="onnx")
+derive_onnx_int8 = partial(derive_exported, target="onnx", int8=True)
+derive_openvino = partial(derive_exported, target="openvino")
+
+
 def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
-    """The folder of exported files that a checkpoint stands for; None if it is plain weights."""
-    if checkpoint is None:
+    """The folder of exported files that a checkpoint names; None if it is plain weights."""
+    if checkpoint is None or not is_exported(checkpoint.path):
         return None
     path = checkpoint.path
-    if not is_exported(path):
-        return None
     return path.parent if path.name == MANIFEST_NAME else path
 
 
@@ -273,10 +279,10 @@ def is_exported(path: Path) -> bool:
 
 
 def folder_checkpoint(path: Path) -> Checkpoint:
-    """A folder of exported files as a checkpoint, with the digest of the weights it was made of.
+    """A folder of exported files as a checkpoint, with the digest of the weights in it.
 
     Raises:
-        WeightsError: It is no such folder, or damaged.
+        WeightsError: It is not such a folder, or damaged.
     """
     folder = path.parent if path.name == MANIFEST_NAME else path
     source = read_manifest(folder).source
@@ -287,7 +293,7 @@ def folder_checkpoint(path: Path) -> Checkpoint:
 
 
 def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Path:
-    """Exports a checkpoint, or seeded random weights, into the cache unless it is there already.
+    """Exports a checkpoint, or seeded random weights, into the cache if it is not there yet.
 
     Takes a few seconds and needs torch the first time; call it before anything is timed.
 
@@ -305,13 +311,15 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
         source = Source(kind="file", sha256=found.sha256, n_bytes=found.n_bytes)
         key = found.sha256
     kind = target + ("-int8" if int8 else "")
-    # Another exporter writes other files, which int8 shows most.
-    makers = "-".join(f"{name}{importlib.metadata.version(name)}" for name in _makers(target))
-    folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{makers}-{key}"
+    require_packages("onnx", PACKAGES[target])
+    # The versions of these packages decide the content of the files, most of all for int8.
+    packages = ("torch", "onnx", PACKAGES[target])
+    versions = "-".join(f"{name}{importlib.metadata.version(name)}" for name in packages)
+    folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{versions}-{key}"
     with exclusive(folder):
-        # Whoever held the lock before may have made it; damaged files are made again.
+        # The previous holder of the lock may have created it; damaged files are created again.
         if not _is_whole(folder):
-            from baselines.sam_like import random_weights
+            from baselines.sam import random_weights
             from mobilesam.export.writer import export_model
             from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
@@ -324,12 +332,6 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
     return folder
 
 
-def _makers(target: Target) -> tuple[str, ...]:
-    """Packages that decide what the files of a target are."""
-    require_packages("onnx", PACKAGES[target])
-    return "torch", "onnx", PACKAGES[target]
-
-
 def _is_whole(folder: Path) -> bool:
     try:
         read_manifest(folder)
@@ -339,10 +341,10 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _shapes(options: ModelOptions) -> Segmenter:
-    """The torch adapter without weights, under this name: for counting."""
-    from baselines.mobile_sam import build
+    """The torch adapter without weights, under this name, for counting."""
+    from baselines.sam import build_mobilesam
 
-    return build(replace(options, device="meta", precision="fp32", checkpoint=None))
+    return build_mobilesam(replace(options, device="meta", precision="fp32", checkpoint=None))
 
 
 def _weights(source: Source) -> WeightsInfo:
@@ -355,6 +357,97 @@ def _is_official(source: Source) -> bool:
     return source.sha256 is not None and specs()[_OFFICIAL].is_published(source.sha256)
 
 
-def _candidates(found: Masks, which: slice) -> Masks:
-    logits: Any = found.low_res_logits
-    return Masks(found.masks[:, which], found.scores[:, which], logits[:, which])
+def inner_size(size_hw: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Height and width of an image whose longest side is resized to `side_px`."""
+    scale = side_px / max(size_hw)
+    height, width = (int(length * scale + 0.5) for length in size_hw)
+    return height, width
+
+
+def normalised(
+    image: UInt8Array, side_px: int, mean: Sequence[float], std: Sequence[float]
+) -> Float32Array:
+    """Resizes, normalises and pads below and to the right, as SAM's predictor does.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        side_px: Side of the network's input.
+        mean: Means of the three channels, in units of 8-bit pixels.
+        std: Standard deviations of the three channels.
+
+    Returns:
+        (1, 3, S, S) float32, equal to the torch adapter's to the last bit.
+    """
+    from PIL import Image
+
+    height, width = inner_size(image.shape[:2], side_px)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)
+    padded = np.zeros((1, 3, side_px, side_px), np.float32)
+    part = padded[0, :, :height, :width]
+    np.subtract(pixels, np.array(mean, np.float32)[:, None, None], out=part)
+    np.divide(part, np.array(std, np.float32)[:, None, None], out=part)
+    return padded
+
+
+def _to_input(points: Float32Array, size_hw: tuple[int, int], side_px: int) -> Float32Array:
+    """Points (..., 2) xy of the image in pixels of the network's input."""
+    height, width = inner_size(size_hw, side_px)
+    scale = np.array([width / size_hw[1], height / size_hw[0]])
+    scaled: Float32Array = (points.astype(np.float64) * scale).astype(np.float32)
+    return scaled
+
+
+def masks_at(
+    logits: Float32Array, size_hw: tuple[int, int], side_px: int, threshold: float
+) -> BoolArray:
+    """Upsamples logits to the image's size as SAM does, and thresholds them.
+
+    SAM interpolates twice: to the network's input, from which the padding is cut, and to the image.
+    Both are separable and linear, so each pair is one sparse matrix.
+
+    Args:
+        logits: (N, C, S/4, S/4).
+        size_hw: Height and width of the image, in pixels.
+        side_px: Side S of the network's input.
+        threshold: Logits above it belong to the mask.
+
+    Returns:
+        (N, C, H, W).
+    """
+    inner = inner_size(size_hw, side_px)
+    rows = _twice_interpolated(logits.shape[2], side_px, inner[0], size_hw[0])
+    columns = _twice_interpolated(logits.shape[3], side_px, inner[1], size_hw[1])
+    masks = np.empty((*logits.shape[:2], *size_hw), np.bool_)
+    for index in np.ndindex(*logits.shape[:2]):
+        wide = np.ascontiguousarray((columns @ np.ascontiguousarray(logits[index].T)).T)
+        np.greater(rows @ wide, threshold, out=masks[index])
+    return masks
+
+
+@lru_cache(maxsize=2 * _KEPT_SIZES)
+def _twice_interpolated(n_low: int, side_px: int, n_inner: int, n_out: int) -> Any:
+    """(n_out, n_low) float32 sparse matrix: to the input, without the padding, to the image."""
+    from scipy.sparse import csr_array
+
+    whole = _interpolation(n_low, side_px)[:n_inner]
+    return csr_array(_interpolation(n_inner, n_out) @ whole, dtype=np.float32)
+
+
+def _interpolation(n_in: int, n_out: int) -> Any:
+    """(n_out, n_in) sparse matrix of linear interpolation between the centres of pixels.
+
+    Positions are rounded as in torch: at 1000 px float32 has a resolution of 6e-5 px.
+    """
+    from scipy.sparse import csr_array
+
+    scale = np.float32(n_in) / np.float32(n_out)
+    half = np.float32(0.5)
+    where = np.maximum(scale * (np.arange(n_out, dtype=np.float32) + half) - half, np.float32(0))
+    low = np.minimum(where.astype(np.int64), n_in - 1)
+    high = np.minimum(low + 1, n_in - 1)
+    share = (where - low).astype(np.float64)
+    line = np.arange(n_out)
+    values = np.concatenate([1 - share, share])
+    places = np.concatenate([line, line]), np.concatenate([low, high])
+    return csr_array((values, places), shape=(n_out, n_in))

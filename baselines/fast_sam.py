@@ -1,8 +1,10 @@
-"""FastSAM-x and FastSAM-s (arXiv 2306.12156): YOLOv8-seg with one class, then a pick among masks.
+"""FastSAM-x and FastSAM-s (arXiv 2306.12156): YOLOv8-seg with one class, then mask selection.
 
-The network and its non-maximum suppression come from `ultralytics`, which is AGPL-3.0: this
-module and `ultralytics_sam` alone import it, and only inside functions. Inference does not pass
-through `YOLO.predict`, which sets itself up anew on every call.
+The networks and their non-maximum suppression come from `ultralytics`, which is AGPL-3.0: this
+module alone imports it, and only inside functions. Inference does not use `YOLO.predict`, which
+sets itself up again in every call. The selection has the semantics of the authors' code without
+its faults: prompts keep their order and number, arguments are not changed, and points outside the
+image are on no mask.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ import contextlib
 import copy
 import logging
 import os
-import pickle
 import platform
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -27,34 +28,193 @@ import torch
 from torch import Tensor, nn
 
 from baselines.interface import (
+    BoolArray,
+    Checkpoint,
     Embedding,
+    Float32Array,
+    Int64Array,
     MaskRecord,
     Masks,
     ModelInfo,
+    ModelOptions,
     Prepared,
     Prompts,
     Segmenter,
     UInt8Array,
+    WeightsInfo,
     check_image,
 )
-from baselines.mask_selection import FoundMasks, MaskSearch, select, snap_to_border
-from baselines.options import Checkpoint, ModelOptions
-from baselines.sam_like import synchronize_device, weights_info
-from baselines.values import NOT_FINITE
-from mobilesam.devices import usable_device
-from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
-from mobilesam.inputs import check_resized
-from mobilesam.logs import logger_level
+from baselines.pixels import point_pixels
+from baselines.sam import synchronize_device
+from mobilesam.errors import NOT_FINITE, UsageError, WeightsError, foreign_call
+from mobilesam.inputs import check_resized, usable_device
 from mobilesam.model.state_dicts import is_finite, read_head, require_finite
-from mobilesam.process_state import seeded
+from mobilesam.process_state import logger_level, seeded
 
 INPUT_SIZE_PX = 1024
 _STRIDE_PX = 32
 # Held during the import, which changes the process temporarily; see `_contained_import`.
 _IMPORTING = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-# What unpickling a file that is truncated, or of another kind, is known to raise.
-_UNPICKLING_ERRORS = (*FOREIGN_ERRORS, pickle.UnpicklingError, EOFError)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSearch:
+    """Parameters of the search for masks in the network's output; the defaults are FastSAM's.
+
+    Attributes:
+        confidence: Detections at or below this are dropped.
+        nms_iou: Of two boxes that overlap by more than this, the less confident is dropped.
+        max_masks: Largest number of masks of an image.
+        border_px: Edges of boxes nearer than this to the border of the network's input move onto
+            it; 0 disables this.
+        full_iou: A box that overlaps by more than this with the whole input becomes the whole
+            input; 1 disables this.
+    """
+
+    confidence: float = 0.4
+    nms_iou: float = 0.9
+    max_masks: int = 300
+    border_px: float = 20
+    full_iou: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundMasks:
+    """All masks of one image.
+
+    Attributes:
+        masks: (M, H, W) bool; M may be 0.
+        boxes: (M, 4) float32 xyxy in pixels of the image.
+        scores: (M,) float32, confidence.
+        areas: (M,) int64, pixels of each mask; derived.
+    """
+
+    masks: BoolArray
+    boxes: Float32Array
+    scores: Float32Array
+    areas: Int64Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        # One call per mask is many times faster than one call with `axis`.
+        areas = np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
+        object.__setattr__(self, "areas", areas)
+
+    def without_empty(self) -> FoundMasks:
+        """The masks that have a pixel, in the same order."""
+        if self.areas.all():
+            return self
+        keep = self.areas > 0
+        return FoundMasks(self.masks[keep], self.boxes[keep], self.scores[keep])
+
+
+def snap_to_border(boxes: Tensor, input_hw: Sequence[int], search: MaskSearch) -> Tensor:
+    """FastSAM's rule for boxes near the border; see `MaskSearch.border_px` and `full_iou`.
+
+    Args:
+        boxes: (M, 4) xyxy in pixels of the network's input.
+        input_hw: Height and width of the network's input.
+        search: The limits.
+
+    Returns:
+        (M, 4), a new tensor.
+    """
+    height, width = input_hw
+    near = search.border_px
+    x0, y0, x1, y1 = boxes.unbind(1)
+    x0, y0 = x0.masked_fill(x0 < near, 0), y0.masked_fill(y0 < near, 0)
+    x1, y1 = x1.masked_fill(x1 > width - near, width), y1.masked_fill(y1 > height - near, height)
+    snapped = torch.stack((x0, y0, x1, y1), 1)
+    # Where the limit is 0, boxes may still reach beyond the input.
+    overlap = (x1.clamp(max=width) - x0.clamp(min=0)) * (y1.clamp(max=height) - y0.clamp(min=0))
+    union = width * height + (x1 - x0) * (y1 - y0) - overlap
+    full = boxes.new_tensor((0, 0, width, height))
+    return torch.where((overlap / union > search.full_iou)[:, None], full, snapped)
+
+
+def select(found: FoundMasks, prompts: Prompts) -> tuple[BoolArray, Float32Array]:
+    """Selects masks for every prompt.
+
+    Points: masks are visited from large to small; one that contains a foreground point is merged
+    into the result, one that contains a background point is erased from it; of several points in a
+    mask, the last one decides. The score is the highest confidence among the merged masks.
+
+    A box: the mask whose IoU with the box is highest, and its confidence.
+
+    Both: as for the box, but only among masks that contain no background point and, if the prompt
+    has foreground points, at least one of them. (The authors' code does not combine them.)
+
+    Args:
+        found: M masks of size H, W.
+        prompts: N prompts.
+
+    Returns:
+        (N, H, W) bool masks and (N,) float32 scores; an empty mask, score 0, where nothing fits.
+    """
+    if prompts.boxes is None:
+        held, foreground = _held_points(found, prompts)
+        return _merge(found, held, foreground)
+    allowed = np.ones((len(prompts), len(found.masks)), np.bool_)
+    if prompts.points is not None:
+        held, foreground = _held_points(found, prompts)
+        wants_any = foreground.any(axis=1, keepdims=True)
+        allowed &= (held & foreground[:, None]).any(axis=2) | ~wants_any
+        allowed &= ~(held & ~foreground[:, None]).any(axis=2)
+    return _best_for_boxes(found, prompts.boxes, allowed)
+
+
+def _held_points(found: FoundMasks, prompts: Prompts) -> tuple[BoolArray, BoolArray]:
+    """(N, M, K) whether a mask contains a point, and (N, K) whether that is a foreground point."""
+    assert prompts.points is not None  # noqa: S101 - checked by the caller
+    assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
+    pixels, inside = point_pixels(prompts.points, found.masks.shape[1:])
+    held = found.masks[:, pixels[..., 1], pixels[..., 0]] & inside
+    return held.transpose(1, 0, 2), prompts.labels == 1
+
+
+def _merge(
+    found: FoundMasks, held: BoolArray, foreground: BoolArray
+) -> tuple[BoolArray, Float32Array]:
+    count, _, n_points = held.shape
+    masks = np.zeros((count, *found.masks.shape[1:]), np.bool_)
+    scores = np.zeros(count, np.float32)
+    large_to_small = np.argsort(-found.areas, kind="stable")
+    # Of merging and erasing the same mask repeatedly, only the last has an effect.
+    last_held = n_points - 1 - held[..., ::-1].argmax(axis=2)
+    merges = np.take_along_axis(foreground, last_held, axis=1)
+    touched: BoolArray = np.any(held, axis=2)
+    for row in range(count):
+        merged = masks[row]
+        for each in large_to_small[touched[row, large_to_small]]:
+            if merges[row, each]:
+                merged |= found.masks[each]
+                scores[row] = max(scores[row], found.scores[each])
+            else:
+                np.greater(merged, found.masks[each], out=merged)  # merged and not mask
+        if scores[row] and not merged.any():
+            scores[row] = 0
+    return masks, scores
+
+
+def _best_for_boxes(
+    found: FoundMasks, boxes: Float32Array, allowed: BoolArray
+) -> tuple[BoolArray, Float32Array]:
+    height, width = found.masks.shape[1:]
+    masks = np.zeros((len(boxes), height, width), np.bool_)
+    scores = np.zeros(len(boxes), np.float32)
+    # Half to even, then cut to the image: a box outside, or thinner than a pixel, becomes empty.
+    rounded = np.clip(np.rint(boxes), 0, (width, height, width, height)).astype(np.int64)
+    for row, (x0, y0, x1, y1) in enumerate(rounded):
+        among = np.flatnonzero(allowed[row])
+        if not len(among) or x0 == x1 or y0 == y1:
+            continue
+        common = np.array([np.count_nonzero(found.masks[i, y0:y1, x0:x1]) for i in among])
+        union = (y1 - y0) * (x1 - x0) + found.areas[among] - common
+        best = int(np.argmax(common / union))
+        if common[best]:
+            masks[row] = found.masks[among[best]]
+            scores[row] = found.scores[among[best]]
+    return masks, scores
 
 
 def build_x(options: ModelOptions) -> Segmenter:
@@ -74,10 +234,10 @@ def build(
 
     Args:
         scale: Letter of the YOLOv8 size: n, s, m, l or x.
-        reg_max: Bins of the distribution that stands for a side of a box. A checkpoint brings its
-            own; this is for random weights.
-        options: Without a checkpoint the weights are random and seeded.
-        search: None for FastSAM's own settings.
+        reg_max: Bins of the distribution over a side of a box, for random weights; a checkpoint
+            has its own.
+        options: Options of the model.
+        search: Parameters of the search for masks; None for FastSAM's own.
 
     Raises:
         WeightsError: The checkpoint is untrusted, unreadable, or of another architecture.
@@ -93,16 +253,15 @@ def build(
 class FastSamSegmenter(Segmenter):
     """FastSAM behind the interface.
 
-    `encode` is all of FastSAM but the prompt: the network, non-maximum suppression, and masks at
-    the image's own size, brought to the host; `decode` only picks among them there
-    (see `baselines.mask_selection`). For the timer, `run_network` and `find_masks` are its halves.
-    With random weights there is mostly nothing to find.
+    `encode` runs the network and non-maximum suppression, and copies masks at the image's own size
+    to the host (`run_network` and `find_masks`, which are timed separately); `decode` only selects
+    among them. With random weights there is mostly nothing to find.
 
     Args:
         make: Makes the network as published, in evaluation mode, on the CPU, float32.
-        options: What it is built from. The precision is `fp32` or `fp16`: 8 bits of mantissa
-            cannot hold the coordinates of boxes in an image of 1024 pixels.
-        search: How masks are found.
+        options: Options of the model. The precision is `fp32` or `fp16`: the mantissa of bf16 is
+            too short for the coordinates of boxes in an image of 1024 pixels.
+        search: Parameters of the search for masks.
     """
 
     def __init__(
@@ -122,10 +281,10 @@ class FastSamSegmenter(Segmenter):
         if self.device.type == "meta":
             strides = network.model[-1].stride
             self._published = network = network.to(self.device, self._dtype)
-            network.model[-1].stride = strides  # read as numbers, which the meta device has not
+            network.model[-1].stride = strides  # its values are read, so it must not be on meta
         else:
-            # As ultralytics runs it: batch normalisation folded into the convolutions, and the
-            # layout that x86 convolves fastest.
+            # As in ultralytics: batch normalisation folded into the convolutions, and the fastest
+            # layout for convolutions on x86.
             network = network.fuse(verbose=False).to(self.device, self._dtype)
             if self.device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
                 network = network.to(memory_format=torch.channels_last)
@@ -136,7 +295,7 @@ class FastSamSegmenter(Segmenter):
             family="FastSAM",
             input_size_px=INPUT_SIZE_PX,
             licence="AGPL-3.0-only",
-            weights=weights_info(options),
+            weights=WeightsInfo.of(options.checkpoint),
             decode_kind="select",
             supports=frozenset(("points", "boxes", "everything")),
         )
@@ -160,7 +319,7 @@ class FastSamSegmenter(Segmenter):
 
     @torch.inference_mode()
     def run_network(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
-        """The network alone.
+        """Runs the network.
 
         Returns:
             (1, 37, A) boxes xywh in pixels of the network's input, confidence and 32 mask
@@ -171,10 +330,7 @@ class FastSamSegmenter(Segmenter):
         return rows, prototypes
 
     def _own_network(self) -> Any:
-        """The network of this thread; its last layer stores anchors for the last image's shape.
-
-        Weights are shared between threads.
-        """
+        """The network of this thread, whose last layer stores anchors; weights are shared."""
         found = getattr(self._threads, "network", None)
         if found is None:
             tensors = (*self._network.parameters(), *self._network.buffers())
@@ -186,9 +342,9 @@ class FastSamSegmenter(Segmenter):
     def find_masks(self, output: tuple[Tensor, Tensor], prepared: Prepared) -> Embedding:
         """Non-maximum suppression, FastSAM's border rule, and masks at the image's own size.
 
-        The rule works on the network's input, padding included, and before masks are cut to their
+        The rule is applied to the network's input, padding included, before masks are cut to their
         boxes, as in the authors' code; the predictor in `ultralytics` applies it afterwards, to
-        the boxes alone. Masks without a pixel are dropped.
+        the boxes only. Masks without a pixel are dropped.
 
         Raises:
             WeightsError: The output is not finite.
@@ -212,7 +368,7 @@ class FastSamSegmenter(Segmenter):
         return Embedding(found.without_empty(), size, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Picks for each prompt among the masks found; C is 1, and `multimask` is ignored."""
+        """Selects masks for each prompt; C is 1, and `multimask` is ignored."""
         del multimask
         self.check_embedding(embedding)
         self.require(prompts)
@@ -228,9 +384,9 @@ class FastSamSegmenter(Segmenter):
         ]
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The network as published, batch normalisation and all; made when first asked for.
+        """The network as published, made when first needed.
 
-        It is not the object that `encode` runs, in which the batch normalisations are folded away.
+        It is not the object that `encode` runs, in which batch normalisations are folded.
         """
         with self._publishing:
             if self._published is None:
@@ -288,20 +444,21 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
             f"{path} is a pickle, which can run any code when loaded, and its sha256 "
             f"{checkpoint.sha256[:16]}... is not a published one; if you trust it, pass --trust"
         )
-    try:
-        # The path is absolute, so that ultralytics never takes it for a name to download.
-        with logger_level("ultralytics", logging.CRITICAL):
-            content, _ = import_ultralytics().load_pickle(path.resolve())
-    except ModuleNotFoundError as error:
-        raise WeightsError(
-            f"{path} needs the package {error.name!r}, so it is no FastSAM checkpoint; give the "
-            "file of FastSAM"
-        ) from error
-    except _UNPICKLING_ERRORS as error:
+
+    def convert(error: Exception) -> WeightsError:
         # Messages of ultralytics repeat the path, or name attributes of its code.
-        raise WeightsError(
-            f"{path} is truncated, damaged or no FastSAM checkpoint; fetch it again"
-        ) from error
+        problem = "is truncated, damaged or no FastSAM checkpoint; fetch it again"
+        if isinstance(error, ModuleNotFoundError):
+            problem = (
+                f"needs the package {error.name!r}, so it is no FastSAM checkpoint; give the file "
+                "of FastSAM"
+            )
+        return WeightsError(f"{path} {problem}")
+
+    library = import_ultralytics()
+    with foreign_call(convert), logger_level("ultralytics", logging.CRITICAL):
+        # The path is absolute, so that ultralytics never takes it for a name to download.
+        content, _ = library.load_pickle(path.resolve())
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if not isinstance(model, nn.Module):
         raise WeightsError(f"{path} holds no ultralytics model; give the file of FastSAM")
@@ -312,7 +469,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Ultralytics:
-    """All that is used of the AGPL-3.0 library."""
+    """The functions that are used of the AGPL-3.0 library."""
 
     network: Callable[..., Any]
     read_architecture: Callable[[str], dict[str, Any]]
@@ -325,16 +482,11 @@ class _Ultralytics:
 
 @cache
 def import_ultralytics() -> _Ultralytics:
-    """Imports ultralytics, once, without what its import does to the process."""
-    with _IMPORTING:
-        return _imported()
-
-
-def _imported() -> _Ultralytics:
-    # Its suppression is torchvision's if that has been imported by anyone, and slower otherwise.
+    """Imports ultralytics, once, without what its import changes in the process."""
+    # Its suppression is torchvision's if that has been imported, and slower otherwise.
     import torchvision  # noqa: F401
 
-    with _contained_import():
+    with _IMPORTING, _contained_import():
         from ultralytics.data.augment import LetterBox
         from ultralytics.nn.tasks import SegmentationModel, torch_safe_load, yaml_model_load
         from ultralytics.utils import ops
@@ -350,9 +502,27 @@ def _imported() -> _Ultralytics:
     )
 
 
+def build_ultralytics_mobile_sam(state: Mapping[str, Tensor]) -> Any:
+    """The MobileSAM inside `ultralytics`, in evaluation mode, to compare speeds with.
+
+    Args:
+        state: State dict in the layout of the authors' checkpoint.
+
+    Returns:
+        A module with `image_encoder`, `prompt_encoder` and `mask_decoder`.
+    """
+    import_ultralytics()  # without its side effects on this process
+    from ultralytics.models.sam.build import build_mobile_sam as build
+
+    model = build()
+    model.load_state_dict(state)
+    # Again, since attention biases are cached when `eval` is called.
+    return model.train().eval()
+
+
 @contextlib.contextmanager
 def _contained_import() -> Iterator[None]:
-    """Undoes what importing ultralytics does to the process, and keeps it off net, disk and stdout.
+    """Undoes changes that importing ultralytics makes to the process, without network or stdout.
 
     It sets OMP_NUM_THREADS and OpenCV's threads, which would change measurements, changes how NumPy
     prints, writes a settings file into the home directory, and logs to stdout.
@@ -361,7 +531,7 @@ def _contained_import() -> Iterator[None]:
     from PIL import Image
 
     environment, threads = dict(os.environ), cv2.getNumThreads()
-    # It replaces these for everybody: its Image.open turns a broken file into a missing package.
+    # It replaces these functions: its Image.open reports a broken file as a missing package.
     owners: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (Image, ("open",)),
         (torch, ("save",)),

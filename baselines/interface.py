@@ -1,36 +1,26 @@
-"""The one interface behind which every model stands: frozen values in, frozen values out."""
+"""The interface of all models: frozen values in, frozen values out."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from baselines.values import (
-    BoolArray,
-    DecodeKind,
-    Embedding,
-    Float32Array,
-    Int64Array,
-    LogitMasks,
-    MaskRecord,
-    Masks,
-    ModelInfo,
-    Prepared,
-    PromptKind,
-    Prompts,
-    UInt8Array,
-    WeightsInfo,
-    WeightsKind,
-    check_image,
-)
-from mobilesam.errors import UnsupportedError, UsageError
+import numpy as np
+
+from mobilesam.errors import NOT_FINITE, UnsupportedError, UsageError, WeightsError
+from mobilesam.inputs import BoolArray, Float32Array, Int64Array, UInt8Array, check_image
+from mobilesam.prompts import Prompts
+from mobilesam.weights.checkpoints import LocalCheckpoint as Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
     "BoolArray",
+    "Checkpoint",
     "DecodeKind",
     "Embedding",
     "Float32Array",
@@ -39,6 +29,7 @@ __all__ = [
     "MaskRecord",
     "Masks",
     "ModelInfo",
+    "ModelOptions",
     "Prepared",
     "PromptKind",
     "Prompts",
@@ -52,15 +43,204 @@ __all__ = [
     "check_image",
 ]
 
+DecodeKind = Literal["decoder", "select", "classical"]
+WeightsKind = Literal["file", "random", "none"]
+PromptKind = Literal["points", "boxes", "masks", "everything"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Arguments of a model's factory.
+
+    Attributes:
+        name: Registry name, for `ModelInfo`.
+        device: A torch device; `meta` gives shapes only, for counting parameters and FLOPs.
+        precision: `fp32`, `fp16` or `bf16`, for the networks.
+        checkpoint: Trained weights; None means seeded random weights, if the model has any.
+        seed: Seed of the random weights.
+    """
+
+    name: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    checkpoint: Checkpoint | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsInfo:
+    """The weights of a model.
+
+    Attributes:
+        kind: `file` (trained, loaded from a checkpoint), `random` (seeded, exact architecture, no
+            accuracy) or `none` (the model has no weights).
+        sha256: Hex digest of the checkpoint file; None unless `kind` is `file`.
+        official: True only if `sha256` is the one its authors published.
+        file_bytes: Size of the checkpoint file; None unless `kind` is `file`.
+    """
+
+    kind: WeightsKind
+    sha256: str | None = None
+    official: bool = False
+    file_bytes: int | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> WeightsInfo:
+        """Weights of a model with a network: from a checkpoint, or random if there is none."""
+        if checkpoint is None:
+            return cls("random")
+        return cls("file", checkpoint.sha256, checkpoint.official, checkpoint.n_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Description of a model, as printed in tables.
+
+    Attributes:
+        name: Registry name, such as `sam-vit-b`.
+        family: `MobileSAM`, `SAM`, `FastSAM`, `classical` or `dummy`.
+        input_size_px: Longest side of the network's input; 0 for models that take any size.
+        licence: SPDX identifier of the implementation's licence.
+        weights: The weights of the model.
+        decode_kind: Work of `decode`: run a mask decoder, select among masks that `encode` already
+            found, or run a classical algorithm. Their milliseconds are not comparable.
+        supports: Prompts and modes that the model supports.
+    """
+
+    name: str
+    family: str
+    input_size_px: int
+    licence: str
+    weights: WeightsInfo
+    decode_kind: DecodeKind
+    supports: frozenset[PromptKind]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A preprocessed image on the host.
+
+    Attributes:
+        payload: Input of the model's own `encode`.
+        size_hw: Height and width of the original image, in pixels.
+    """
+
+    payload: Any
+    size_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Embedding of one image.
+
+    Attributes:
+        payload: Input of the model's own `decode`, on the model's device.
+        size_hw: Height and width of the original image, in pixels.
+        model: Registry name of the model that computed it.
+    """
+
+    payload: Any
+    size_hw: tuple[int, int]
+    model: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks:
+    """Predictions for N prompts, in their order.
+
+    Attributes:
+        masks: (N, C, H, W) bool at the size of the original image. A prompt for which the model
+            finds nothing has an empty mask.
+        scores: (N, C) float32, the model's own estimate of quality; higher is better.
+        low_res_logits: (N, C, h, w) float32 if the model has them.
+
+    Raises:
+        ValueError: Masks or scores of a wrong shape or type.
+        WeightsError: A score or a logit is NaN or infinite.
+    """
+
+    masks: BoolArray
+    scores: Float32Array
+    low_res_logits: Float32Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 4 or self.masks.dtype != np.bool_:
+            raise ValueError(
+                f"masks must be bool (N,C,H,W), not {self.masks.dtype} {self.masks.shape}"
+            )
+        if self.scores.shape != self.masks.shape[:2]:
+            raise ValueError(f"scores {self.scores.shape} do not fit masks {self.masks.shape}")
+        if not (_is_finite(self.scores) and _is_finite(self.low_res_logits)):
+            raise WeightsError(NOT_FINITE)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def candidates(self, which: slice) -> Masks:
+        """The same with some of the C masks of each prompt."""
+        logits = self.low_res_logits
+        return Masks(
+            self.masks[:, which],
+            self.scores[:, which],
+            None if logits is None else logits[:, which],
+        )
+
+
+def _is_finite(values: object) -> bool:
+    """Whether all floats are finite; needs no copy, since minimum and maximum propagate NaN.
+
+    Returns True for anything but an array of floats: `baselines.boundary` checks types.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.size == 0:
+        return True
+    return math.isfinite(values.min()) and math.isfinite(values.max())
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMasks:
+    """Output of a mask decoder, before upsampling.
+
+    Attributes:
+        logits: (N, C, h, w) float tensor on the model's device.
+        scores: (N, C) float tensor on the model's device.
+        size_hw: Height and width of the original image, in pixels.
+    """
+
+    logits: Any
+    scores: Any
+    size_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRecord:
+    """One object found by `everything`.
+
+    Attributes:
+        mask: (H, W) bool.
+        score: The model's own estimate of quality.
+        box: (4,) float32 xyxy, half-open edges.
+
+    Raises:
+        WeightsError: The score is NaN or infinite.
+    """
+
+    mask: BoolArray
+    score: float
+    box: Float32Array
+
+    def __post_init__(self) -> None:
+        if isinstance(self.score, float | np.floating) and not math.isfinite(self.score):
+            raise WeightsError(NOT_FINITE)
+
 
 class Segmenter(ABC):
-    """A promptable segmentation model. Holds weights, never an image."""
+    """A promptable segmentation model. It holds weights, but no image."""
 
     info: ModelInfo
 
     @abstractmethod
     def prepare(self, image: UInt8Array) -> Prepared:
-        """Host preprocessing of an (H, W, 3) uint8 RGB image (timed as `preprocess`)."""
+        """Preprocesses an (H, W, 3) uint8 RGB image on the host (timed as `preprocess`)."""
 
     @abstractmethod
     def encode(self, prepared: Prepared) -> Embedding:
@@ -68,24 +248,21 @@ class Segmenter(ABC):
 
     @abstractmethod
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Answers every prompt (timed as `decode`).
+        """Predicts masks for every prompt (timed as `decode`).
 
         Args:
             embedding: From this model's own `encode`.
             prompts: N prompts in pixels of the original image; they may lie outside of it.
-            multimask: Ask for all candidates of an ambiguous prompt; a model that has only one
-                answer ignores it, so C is 1 then.
+            multimask: Return all candidates of an ambiguous prompt; ignored by a model that has
+                only one, so C is 1 then.
 
         Raises:
-            UnsupportedError: The model does not take this kind of prompt.
+            UnsupportedError: The model does not support this kind of prompt.
             UsageError: The embedding comes from another model.
         """
 
     def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
-        """Both answers to every prompt: the single mask and all candidates.
-
-        The same as two calls of `decode`; a model whose network computes both at once overrides it.
-        """
+        """Returns the single mask and all candidates, as two calls of `decode` would."""
         return self.decode(embedding, prompts), self.decode(embedding, prompts, multimask=True)
 
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
@@ -98,14 +275,14 @@ class Segmenter(ABC):
         raise UnsupportedError(f"{self.info.name} cannot segment everything: it needs a prompt")
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Its networks by component, for counting; empty for models without any."""
+        """Networks by component, for counting parameters; empty for models without any."""
         return {}
 
     def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
         """Calls of each of `modules`, by component, for counting.
 
         The first call of a component defines its FLOPs; all of them together define which of its
-        parameters take part in any forward pass.
+        parameters are used in any forward pass.
         """
         return {}
 
@@ -113,7 +290,7 @@ class Segmenter(ABC):
         """Waits for the device; called by the timer around every timed region."""
 
     def check_embedding(self, embedding: Embedding) -> None:
-        """Refuses an embedding that another model made, whose answers would be silently wrong."""
+        """Raises a UsageError for an embedding of another model, which would give wrong masks."""
         if embedding.model != self.info.name:
             raise UsageError(
                 f"{self.info.name} was given an embedding made by {embedding.model}; "
@@ -121,7 +298,7 @@ class Segmenter(ABC):
             )
 
     def require(self, prompts: Prompts) -> None:
-        """Refuses prompts of a kind that this model does not take."""
+        """Raises an UnsupportedError for prompts of a kind that this model does not support."""
         for kind, value in (
             ("points", prompts.points),
             ("boxes", prompts.boxes),
@@ -133,15 +310,15 @@ class Segmenter(ABC):
 
 @runtime_checkable
 class SplitDecoder(Protocol):
-    """A model whose `decode` is a network and then a resize, which the timer takes apart."""
+    """A model whose `decode` is a network and then a resize, which are timed separately."""
 
     def decode_logits(
         self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
     ) -> LogitMasks:
-        """The network alone (timed as `decode`)."""
+        """Runs the network (timed as `decode`)."""
 
     def postprocess(self, found: LogitMasks) -> Masks:
-        """Masks at the image's size (timed as `postprocess`)."""
+        """Resizes masks to the image's size (timed as `postprocess`)."""
 
 
 @runtime_checkable
@@ -149,23 +326,23 @@ class SplitEncoder(Protocol):
     """A model whose `encode` is a network and then a search for masks, which depends on weights."""
 
     def run_network(self, prepared: Prepared) -> object:
-        """The network alone (timed as `encode`)."""
+        """Runs the network (timed as `encode`)."""
 
     def find_masks(self, output: Any, prepared: Prepared) -> Embedding:
-        """All masks from the network's output (timed as `postprocess`)."""
+        """Finds all masks in the network's output (timed as `postprocess`)."""
 
 
 @runtime_checkable
 class StorableEmbedding(Protocol):
-    """A model whose embeddings can be kept on disk and used again."""
+    """A model whose embeddings can be stored on disk and used again."""
 
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
-        """The embedding as named arrays on the host, without loss."""
+        """Converts an embedding to named arrays on the host, without loss."""
 
     def embedding_from(
         self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
     ) -> Embedding:
-        """The same embedding again, on the model's device.
+        """Converts arrays back to an embedding on the model's device.
 
         Args:
             arrays: From `embedding_arrays` of a model with the same weights.

@@ -1,4 +1,4 @@
-"""MobileSAM on this project's own inference path: the same weights, the same masks, less time."""
+"""MobileSAM on this project's own inference path: the same weights and masks in less time."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from baselines.interface import (
     LogitMasks,
     MaskRecord,
     Masks,
+    ModelOptions,
     Prepared,
-    Prompts,
     Segmenter,
     UInt8Array,
     check_image,
 )
-from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, Wanted, load_or_random
+from baselines.sam import Candidates, SamSegmenter, load_or_random
 from mobilesam.everything.generator import AutomaticMaskGenerator
-from mobilesam.fast.decoder import ImageSide
+from mobilesam.fast.decoder import ImageContext
 from mobilesam.fast.inference import FastMobileSam, Precision
-from mobilesam.fast.prompting import PromptedSam
-from mobilesam.fast.upsampling import pictures
+from mobilesam.fast.upsampling import upsample
 from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
+from mobilesam.predictor import MobileSam
+from mobilesam.prompts import NetworkPrompts
 
-# Prompts whose masks are brought to the image's size together; the decoder cuts up its own work.
+# Prompts whose masks are upsampled together; the decoder divides its own work.
 _BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
-    """The encoder's features, and what the decoder makes of them once for all prompts."""
+class _Payload:
+    """Features of the encoder, and what the decoder computes from them once for all prompts."""
 
     features: Tensor
-    side: ImageSide
+    context: ImageContext
 
 
 class FastMobileSamSegmenter(SamSegmenter):
-    """`SamSegmenter` with another way through the same networks.
+    """`SamSegmenter` with a faster computation of the same networks.
 
-    `encode` includes what the decoder computes once an image.
+    `encode` includes what the decoder computes once per image.
 
     Args:
         options: Checkpoint, device and precision.
@@ -55,41 +55,37 @@ class FastMobileSamSegmenter(SamSegmenter):
 
     def __init__(self, options: ModelOptions) -> None:
         model = load_or_random(build_mobile_sam, load_mobile_sam, options)
-        super().__init__(model, options, family="MobileSAM", licence="Apache-2.0")
+        super().__init__(model, options, family="MobileSAM")
         self._batch = _BATCH
         self._fast: FastMobileSam | None = None
-        if options.device != "meta":  # there are shapes alone there: enough for counting
+        if options.device != "meta":  # shapes are enough for counting
             self._fast = FastMobileSam(model, cast("Precision", options.precision), options.device)
 
     @property
     def _network(self) -> FastMobileSam:
-        assert self._fast is not None  # noqa: S101 - a model of shapes alone is never run
+        assert self._fast is not None  # noqa: S101 - a model on the meta device is never run
         return self._fast
 
     @cached_property
-    def _prompted(self) -> PromptedSam:
-        return PromptedSam(self.model, self._network)
+    def _predictor(self) -> MobileSam:
+        return MobileSam(self.model, self._network)
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Runs the image encoder, and the image's side of the decoder."""
+        """Runs the image encoder, and the part of the decoder that needs no prompts."""
         return self._embedding(self._network.encode(prepared.payload), prepared.size_hw)
 
     def run_decoder(
-        self, embedding: Embedding, prompts: Prompts, wanted: Wanted
+        self, embedding: Embedding, prompts: NetworkPrompts, wanted: Candidates
     ) -> tuple[Tensor, Tensor]:
-        """One call of the decoder, as in `SamSegmenter`."""
-        points, boxes, masks = self._to_network(embedding, prompts)
-        where, labels = (None, None) if points is None else points
-        return self._network.decode(
-            embedding.payload.side, where, labels, boxes, masks, multimask=wanted
-        )
+        """Runs prompt encoder and mask decoder on one batch, as in `SamSegmenter`."""
+        return self._network.decode(embedding.payload.context, prompts, multimask=wanted)
 
     @torch.inference_mode()
     def postprocess(self, found: LogitMasks) -> Masks:
         """Upsamples to the image's size and thresholds, a strip at a time."""
         inner = self._resize.get_preprocess_shape(*found.size_hw, self._side)
-        upsampler = self._prompted.upsampler_for(found.size_hw, inner, self.device)
-        masks = pictures(found.logits, upsampler, float(self.model.mask_threshold))
+        upsampler = self._predictor.upsampler(found.size_hw, inner, self.device)
+        masks = upsample(found.logits, upsampler, float(self.model.mask_threshold))
         return Masks(
             masks.cpu().numpy(), found.scores.cpu().numpy(), found.logits.float().cpu().numpy()
         )
@@ -97,7 +93,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """This project's own generator with the default parameters of segment-anything's."""
         check_image(image)
-        found = AutomaticMaskGenerator(self._prompted, self.points_per_side).find(image)
+        found = AutomaticMaskGenerator(self._predictor, self.points_per_side).find(image)
         return [
             # Boxes of masks end on the last pixel; a record's behind it.
             MaskRecord(mask.runs.to_mask(), mask.score, np.add(mask.box, (0, 0, 1, 1), dtype="f4"))
@@ -112,20 +108,15 @@ class FastMobileSamSegmenter(SamSegmenter):
     def embedding_from(
         self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
     ) -> Embedding:
-        """The embedding that `embedding_arrays` was given, on this model's device."""
+        """Converts arrays of `embedding_arrays` back to an embedding on this model's device."""
         return self._embedding(super().embedding_from(arrays, size_hw).payload, size_hw)
 
     def _embedding(self, features: Tensor, size_hw: tuple[int, int]) -> Embedding:
         with torch.inference_mode():
-            image = _Image(features, self._network.prepare(features))
-        return Embedding(image, size_hw, self.info.name)
+            payload = _Payload(features, self._network.prepare(features))
+        return Embedding(payload, size_hw, self.info.name)
 
 
 def build(options: ModelOptions) -> Segmenter:
-    """Builds MobileSAM for inference alone, from a checkpoint or with random weights.
-
-    Raises:
-        WeightsError: The checkpoint is not one of this architecture.
-        UnsupportedError: The precision is not for this device.
-    """
+    """MobileSAM for inference only, from a checkpoint or with random weights."""
     return FastMobileSamSegmenter(options)

@@ -1,37 +1,32 @@
-"""From prompt coordinates to the pixels of an image: the one place where rounding is decided."""
+"""Converts prompt coordinates to pixels of an image; defines how they are rounded."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from baselines.values import BoolArray, Float32Array, Int64Array
+from baselines.interface import BoolArray, Float32Array, Int64Array
 
 
 def box_pixels(boxes: Float32Array, size_hw: tuple[int, int]) -> Int64Array:
-    """The pixels whose centres lie in `[x0, x1) x [y0, y1)`, cut to the image.
+    """Pixels whose centres lie in the boxes, cut to the image.
 
     Args:
         boxes: (N, 4) xyxy with half-open edges; pixel centres have integer coordinates.
         size_hw: Height and width of the image, in pixels.
 
     Returns:
-        (N, 4) half-open pixel ranges x0, y0, x1, y1; a box without any pixel has x0 == x1 or
-        y0 == y1.
+        (N, 4) half-open ranges x0, y0, x1, y1; empty along a side where both ends are equal.
     """
     height, width = size_hw
     return np.clip(np.ceil(boxes), 0, (width, height, width, height)).astype(np.int64)
 
 
 def point_pixels(points: Float32Array, size_hw: tuple[int, int]) -> tuple[Int64Array, BoolArray]:
-    """The pixel that each point lies on.
-
-    Args:
-        points: (..., 2) xy.
-        size_hw: Height and width of the image, in pixels.
+    """Pixel of each point (..., 2) xy.
 
     Returns:
-        (..., 2) xy of the nearest pixel inside the image, and (...) whether the point itself lies
-        on the image; callers must heed the latter, or a point outside would count for the border.
+        (..., 2) xy of the nearest pixel inside the image, and (...) whether the point itself is
+        on the image; otherwise a point outside would count as one on the border.
     """
     limits = np.array(size_hw[::-1])
     nearest = np.floor(points.astype(np.float64) + 0.5)
@@ -48,15 +43,7 @@ def mask_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
 
 
 def fill_boxes(ranges: Int64Array, size_hw: tuple[int, int]) -> BoolArray:
-    """Draws pixel ranges.
-
-    Args:
-        ranges: (N, 4) half-open x0, y0, x1, y1, as `box_pixels` gives them.
-        size_hw: Height and width of the image, in pixels.
-
-    Returns:
-        (N, H, W) masks.
-    """
+    """(N, H, W) masks of half-open ranges (N, 4) x0, y0, x1, y1, as returned by `box_pixels`."""
     rows, columns = np.arange(size_hw[0]), np.arange(size_hw[1])
     x0, y0, x1, y1 = (edge[:, None] for edge in ranges.T)
     in_row = (rows >= y0) & (rows < y1)

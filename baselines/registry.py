@@ -20,8 +20,7 @@ from typing import cast
 
 from baselines import DEFAULT_SELECTION
 from baselines.boundary import adapter_call
-from baselines.interface import ModelInfo, Segmenter
-from baselines.options import ModelOptions
+from baselines.interface import ModelInfo, ModelOptions, Segmenter
 from mobilesam.errors import DataError, UsageError
 from mobilesam.weights.checkpoints import shipped_path
 
@@ -86,7 +85,7 @@ def _absent(packages: Iterable[str]) -> tuple[str, ...]:
 _BUILT_IN = (
     ModelEntry(
         "mobilesam",
-        "baselines.mobile_sam:build",
+        "baselines.sam:build_mobilesam",
         "MobileSAM: TinyViT-5M encoder, SAM's decoder, computed as published",
         "mobilesam",
     ),
@@ -98,29 +97,29 @@ _BUILT_IN = (
     ),
     ModelEntry(
         "mobilesam-onnx",
-        "baselines.onnx_runtime:build",
+        "baselines.exported:build_onnx",
         "MobileSAM exported to ONNX, in ONNX Runtime",
         "mobilesam",
         ("onnxruntime",),
-        "baselines.onnx_runtime:derive",
+        "baselines.exported:derive_onnx",
         ("onnx",),
     ),
     ModelEntry(
         "mobilesam-onnx-int8",
-        "baselines.onnx_runtime:build_int8",
+        "baselines.exported:build_onnx_int8",
         "the same with matrix products in 8-bit integers: other masks",
         "mobilesam",
         ("onnxruntime",),
-        "baselines.onnx_runtime:derive_int8",
+        "baselines.exported:derive_onnx_int8",
         ("onnx",),
     ),
     ModelEntry(
         "mobilesam-openvino",
-        "baselines.openvino:build",
+        "baselines.exported:build_openvino",
         "MobileSAM exported to OpenVINO",
         "mobilesam",
         ("openvino",),
-        "baselines.openvino:derive",
+        "baselines.exported:derive_openvino",
         ("onnx",),
     ),
     ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),
@@ -150,7 +149,7 @@ _BUILT_IN = (
     ),
     ModelEntry(
         "mobilesam-mini",
-        "baselines.mobile_sam:build_mini",
+        "baselines.sam:build_mobilesam_mini",
         "small MobileSAM, distilled from sam-mini",
         "mobilesam-mini",
         shipped="mobilesam-mini.safetensors",
@@ -158,11 +157,11 @@ _BUILT_IN = (
     ),
     ModelEntry(
         "grabcut",
-        "baselines.classical:build_grabcut",
+        "baselines.classical:GrabCutSegmenter",
         "OpenCV GrabCut from the prompt (no learning)",
         requires=("cv2",),
     ),
-    ModelEntry("box", "baselines.classical:build_box", "the prompt box itself (floor)"),
+    ModelEntry("box", "baselines.classical:BoxSegmenter", "the prompt box itself (floor)"),
     ModelEntry(
         "dummy",
         "baselines.dummy:build",

@@ -1,51 +1,358 @@
-"""SAM ViT-H, ViT-L and ViT-B (arXiv 2304.02643) from the `segment-anything` package."""
+"""MobileSAM (arXiv 2306.14289) and SAM ViT-H, ViT-L and ViT-B (arXiv 2304.02643).
+
+They share one architecture: an image encoder, and SAM's prompt encoder and mask decoder.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from segment_anything import sam_model_registry
+import torch.nn.functional as F
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
 
-from baselines.interface import Segmenter
-from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, load_or_random
+from baselines.interface import (
+    Embedding,
+    Float32Array,
+    LogitMasks,
+    MaskRecord,
+    Masks,
+    ModelInfo,
+    ModelOptions,
+    Prepared,
+    Prompts,
+    Segmenter,
+    UInt8Array,
+    WeightsInfo,
+    check_image,
+)
+from mobilesam.errors import NOT_FINITE, DataError, UsageError, WeightsError
+from mobilesam.inputs import check_resized, usable_device
 from mobilesam.model.mini import build_sam_mini
-from mobilesam.model.mobile_sam import load_sam_mini, load_strictly
-from mobilesam.model.state_dicts import load_state_dict_file
+from mobilesam.model.mobile_sam import (
+    build_mobile_sam,
+    build_mobile_sam_mini,
+    load_mobile_sam,
+    load_sam_mini,
+    load_strictly,
+)
+from mobilesam.model.state_dicts import is_finite, load_state_dict_file
+from mobilesam.process_state import seeded
+from mobilesam.prompts import NetworkPrompts
+
+# Prompts that go through the decoder together. It copies the image embedding for each of them
+# (4 MiB and several times that in between); beyond 32 MiB a buffer, glibc takes fresh pages from
+# the kernel in every call, which costs more than a larger batch saves.
+DECODE_BATCH = 4
+# The decoder computes four masks: the single one first, then three candidates.
+Candidates = bool | Literal["both"]
+_SLICES: Mapping[Candidates, slice] = {
+    False: slice(0, 1),
+    True: slice(1, None),
+    "both": slice(None),
+}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+_HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
+
+
+class SamSegmenter(Segmenter):
+    """A `segment_anything` model behind the interface, with the results of its `SamPredictor`.
+
+    Args:
+        model: In evaluation mode.
+        options: Options that it was built from.
+        family: `SAM` or `MobileSAM`.
+
+    Attributes:
+        points_per_side: Points along one side of the grid of `everything`; the default of
+            segment-anything.
+    """
+
+    points_per_side = 32
+
+    def __init__(self, model: Sam, options: ModelOptions, *, family: str) -> None:
+        if options.precision not in _DTYPES:
+            raise UsageError(
+                f"unknown precision {options.precision!r}; choose from {', '.join(_DTYPES)}"
+            )
+        self.model = model
+        self.device = torch.device(options.device)
+        self._dtype = _DTYPES[options.precision]
+        self._side = int(model.image_encoder.img_size)
+        self._batch = DECODE_BATCH
+        self._cells = int(model.prompt_encoder.image_embedding_size[0])
+        self._resize = ResizeLongestSide(self._side)
+        self.info = ModelInfo(
+            name=options.name,
+            family=family,
+            input_size_px=self._side,
+            licence="Apache-2.0",
+            weights=WeightsInfo.of(options.checkpoint),
+            decode_kind="decoder",
+            supports=frozenset(("points", "boxes", "masks", "everything")),
+        )
+
+    def prepare(self, image: UInt8Array) -> Prepared:
+        """Resizes the longest side to the input size, normalises, and pads below and right."""
+        size = self._check_image(image)
+        resized = torch.from_numpy(np.array(self._resize.apply_image(image)))
+        pixels = resized.permute(2, 0, 1)[None].float()
+        normal = (pixels - self.model.pixel_mean.cpu()) / self.model.pixel_std.cpu()
+        height, width = normal.shape[-2:]
+        return Prepared(F.pad(normal, (0, self._side - width, 0, self._side - height)), size)
+
+    @torch.inference_mode()
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Runs the image encoder: payload is (1, C, h, w) float32 on the device."""
+        with self._autocast():
+            features = self.model.image_encoder(prepared.payload.to(self.device))
+        return Embedding(features.float(), prepared.size_hw, self.info.name)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        """Decodes and upsamples in batches; memory beyond the result does not depend on N."""
+        return _joined(list(self._predictions(embedding, prompts, multimask)))
+
+    def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
+        """Both results from one pass, since the decoder always computes four masks."""
+        whole = list(self._predictions(embedding, prompts, "both"))
+        single, multi = (
+            _joined([part.candidates(_SLICES[wanted]) for part in whole])
+            for wanted in (False, True)
+        )
+        return single, multi
+
+    def _predictions(
+        self, embedding: Embedding, prompts: Prompts, wanted: Candidates
+    ) -> Iterator[Masks]:
+        for logits, scores in self._logits(embedding, prompts, wanted):
+            yield self.postprocess(LogitMasks(logits, scores, embedding.size_hw))
+
+    def decode_logits(
+        self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
+    ) -> LogitMasks:
+        """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) on the device."""
+        parts = list(self._logits(embedding, prompts, multimask))
+        logits, scores = (torch.cat(part) for part in zip(*parts, strict=True))
+        return LogitMasks(logits, scores, embedding.size_hw)
+
+    def _logits(
+        self, embedding: Embedding, prompts: Prompts, wanted: Candidates
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs of the decoder, batch by batch; one empty batch for zero prompts."""
+        self.check_embedding(embedding)
+        self.require(prompts)
+        if len(prompts) == 0:
+            low_hw = self.model.prompt_encoder.mask_input_size
+            n_masks = int(self.model.mask_decoder.num_mask_tokens)
+            logits = torch.zeros(0, n_masks, *low_hw, device=self.device)[:, _SLICES[wanted]]
+            yield logits, logits.flatten(2).sum(2)
+        for batch in prompts.batches(self._batch):
+            yield self.run_decoder(embedding, self._to_network(embedding, batch), wanted)
+
+    @torch.inference_mode()
+    def run_decoder(
+        self, embedding: Embedding, prompts: NetworkPrompts, wanted: Candidates
+    ) -> tuple[Tensor, Tensor]:
+        """Runs prompt encoder and mask decoder on one batch.
+
+        Args:
+            embedding: From `encode`.
+            prompts: A batch of N.
+            wanted: The single mask, the three candidates (True), or all four (`both`).
+
+        Returns:
+            Logits (N, C, S/4, S/4) and scores (N, C), float32 on the device.
+        """
+        points = None if prompts.points is None else (prompts.points, prompts.labels)
+        with self._autocast():
+            sparse, dense = self.model.prompt_encoder(
+                points=points, boxes=prompts.boxes, masks=prompts.mask_inputs
+            )
+            logits, scores = self.model.mask_decoder.predict_masks(
+                image_embeddings=embedding.payload,
+                image_pe=self.model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+            )
+        which = _SLICES[wanted]
+        return logits[:, which].float(), scores[:, which].float()
+
+    @torch.inference_mode()
+    def postprocess(self, found: LogitMasks) -> Masks:
+        """Upsamples to the image's size and thresholds."""
+        height, width = found.size_hw
+        inner = self._resize.get_preprocess_shape(height, width, self._side)
+        masks = np.empty((*found.logits.shape[:2], height, width), dtype=np.bool_)
+        for row, logits in enumerate(found.logits):
+            full = self.model.postprocess_masks(logits[None], inner, found.size_hw)
+            masks[row] = (full[0] > self.model.mask_threshold).cpu().numpy()
+        return Masks(masks, found.scores.cpu().numpy(), found.logits.cpu().numpy())
+
+    def everything(self, image: UInt8Array) -> list[MaskRecord]:
+        """segment-anything's own point grid with its default parameters."""
+        self._check_image(image)
+        generator = SamAutomaticMaskGenerator(self.model, self.points_per_side)
+        generator.predictor = _FinitePredictor(self.model)
+        with self._autocast():
+            found = generator.generate(image)
+        return [
+            MaskRecord(
+                mask=record["segmentation"],
+                score=float(record["predicted_iou"]),
+                # segment-anything's boxes end on the last pixel; ours behind it.
+                box=np.array(record["bbox"], np.float32) @ _XYWH_TO_XYXY + _HALF_OPEN,
+            )
+            for record in found
+        ]
+
+    def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
+        """One array: (1, C, h, w) float32."""
+        self.check_embedding(embedding)
+        return {"features": embedding.payload.cpu().numpy()}
+
+    def embedding_from(
+        self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
+    ) -> Embedding:
+        """Converts arrays of `embedding_arrays` back to an embedding on this model's device."""
+        found = arrays.get("features")
+        cells = self._cells
+        wanted = (1, int(self.model.prompt_encoder.embed_dim), cells, cells)
+        if found is None or found.shape != wanted or found.dtype != np.float32:
+            raise DataError(f"not an embedding of {self.info.name}: wanted {wanted} float32")
+        return Embedding(torch.from_numpy(found).to(self.device), size_hw, self.info.name)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Image encoder, prompt encoder and mask decoder."""
+        return {
+            "image_encoder": self.model.image_encoder,
+            "prompt_encoder": self.model.prompt_encoder,
+            "mask_decoder": self.model.mask_decoder,
+        }
+
+    def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
+        """One image; one point, one box, one mask; and the decoder for one point."""
+        modules: Mapping[str, Any] = self.modules()
+        encoder, prompt, decoder = modules.values()
+        device = next(encoder.parameters()).device
+        cells, channels = self._cells, int(prompt.embed_dim)
+        image = torch.zeros(1, 3, self._side, self._side, device=device)
+        point = (torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.int))
+        both = (torch.zeros(1, 2, 2), torch.tensor([[0, 1]], dtype=torch.int))
+        masks = torch.zeros(1, 1, 4 * cells, 4 * cells)
+
+        def decode() -> object:
+            return decoder(
+                image_embeddings=torch.zeros(1, channels, cells, cells),
+                image_pe=prompt.get_dense_pe(),
+                sparse_prompt_embeddings=torch.zeros(1, 2, channels),
+                dense_prompt_embeddings=torch.zeros(1, channels, cells, cells),
+                multimask_output=False,
+            )
+
+        return {
+            "image_encoder": (lambda: encoder(image),),
+            "prompt_encoder": (
+                lambda: prompt(points=point, boxes=None, masks=None),
+                lambda: prompt(points=both, boxes=None, masks=None),
+                lambda: prompt(points=None, boxes=torch.zeros(1, 4), masks=None),
+                lambda: prompt(points=None, boxes=None, masks=masks),
+            ),
+            "mask_decoder": (decode,),
+        }
+
+    def synchronize(self) -> None:
+        """Waits for CUDA, MPS or XPU; returns at once on the CPU."""
+        synchronize_device(self.device)
+
+    def _check_image(self, image: UInt8Array) -> tuple[int, int]:
+        size = check_image(image)
+        check_resized(size, self._resize.get_preprocess_shape(*size, self._side))
+        return size
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type if self.device.type != "meta" else "cpu",
+            dtype=self._dtype if self._dtype != torch.float32 else torch.bfloat16,
+            enabled=self._dtype != torch.float32,
+        )
+
+    def _to_network(self, embedding: Embedding, prompts: Prompts) -> NetworkPrompts:
+        size, points, boxes = embedding.size_hw, prompts.points, prompts.boxes
+        if points is not None:
+            points = self._resize.apply_coords(points, size)
+        if boxes is not None:
+            boxes = self._resize.apply_boxes(boxes, size)
+        return NetworkPrompts(
+            self._tensor(points),
+            self._tensor(prompts.labels, torch.int32),
+            self._tensor(boxes),
+            self._tensor(prompts.mask_inputs),
+        )
+
+    def _tensor(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor | None:
+        return None if array is None else torch.tensor(array, dtype=dtype, device=self.device)
+
+
+class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
+    """A predictor for segment-anything's generator, whose results are checked and in float32.
+
+    The generator drops masks with NaN silently, and NumPy, which it uses, has no bfloat16.
+    """
+
+    def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Calls `SamPredictor.predict_torch`, checks the result and converts it to float32."""
+        masks, scores, logits = super().predict_torch(*given, **named)
+        if not (is_finite(scores) and is_finite(logits)):
+            raise WeightsError(NOT_FINITE)
+        masks = masks if masks.dtype == torch.bool else masks.float()
+        return masks, scores.float(), logits.float()
+
+
+def build_mobilesam(options: ModelOptions) -> Segmenter:
+    """MobileSAM, computed as published."""
+    load = partial(load_mobile_sam, device=options.device)
+    return SamSegmenter(
+        load_or_random(build_mobile_sam, load, options), options, family="MobileSAM"
+    )
+
+
+def build_mobilesam_mini(options: ModelOptions) -> Segmenter:
+    """The small MobileSAM that this package ships, distilled from `sam-mini`."""
+    load = partial(load_mobile_sam, device=options.device)
+    model = load_or_random(build_mobile_sam_mini, load, options)
+    return SamSegmenter(model, options, family="MobileSAM")
+
+
+def build_mini(options: ModelOptions) -> Segmenter:
+    """The small SAM that this package ships: about 3.5 million parameters, 256 px."""
+    load = partial(load_sam_mini, device=options.device)
+    return SamSegmenter(load_or_random(build_sam_mini, load, options), options, family="SAM")
 
 
 def build_h(options: ModelOptions) -> Segmenter:
     """SAM ViT-H: 641,090,608 parameters."""
-    return _build("vit_h", options)
+    return _build_vit("vit_h", options)
 
 
 def build_l(options: ModelOptions) -> Segmenter:
     """SAM ViT-L: 312,342,832 parameters."""
-    return _build("vit_l", options)
+    return _build_vit("vit_l", options)
 
 
 def build_b(options: ModelOptions) -> Segmenter:
     """SAM ViT-B: 93,735,472 parameters."""
-    return _build("vit_b", options)
+    return _build_vit("vit_b", options)
 
 
-def build_mini(options: ModelOptions) -> Segmenter:
-    """The small SAM that this package ships: about 3.5 million parameters, 192 px.
-
-    Raises:
-        WeightsError: The checkpoint is not one of this architecture.
-    """
-
-    def load(path: Path) -> Sam:
-        return load_sam_mini(path, device=options.device)
-
-    model = load_or_random(build_sam_mini, load, options)
-    return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")
-
-
-def _build(kind: str, options: ModelOptions) -> Segmenter:
+def _build_vit(kind: str, options: ModelOptions) -> Segmenter:
     def empty() -> Sam:
         return sam_model_registry[kind](checkpoint=None)
 
@@ -56,5 +363,53 @@ def _build(kind: str, options: ModelOptions) -> Segmenter:
         load_strictly(model, state, source=str(path))
         return model.eval().to(options.device)
 
-    model = load_or_random(empty, load, options)
-    return SamSegmenter(model, options, family="SAM", licence="Apache-2.0")
+    return SamSegmenter(load_or_random(empty, load, options), options, family="SAM")
+
+
+def load_or_random(
+    build: Callable[[], Sam], load: Callable[[Path], Sam], options: ModelOptions
+) -> Sam:
+    """Loads a model's checkpoint, or builds it with seeded random weights if there is none.
+
+    Raises:
+        WeightsError: The checkpoint does not fit.
+        UsageError: The device is not present.
+    """
+    usable_device(options.device)
+    found = options.checkpoint
+    return random_weights(build, options) if found is None else load(found.path)
+
+
+def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
+    """Builds a model with seeded random weights; shapes only if the device is `meta`.
+
+    Prompt encoder and decoder are always on a real device: the former reads the values of its
+    input.
+    """
+    if options.device == "meta":
+        with torch.device("meta"):
+            model = build()
+        for part in (model.prompt_encoder, model.mask_decoder):
+            part.to_empty(device="cpu")
+            for tensor in (*part.parameters(), *part.buffers()):
+                tensor.detach().zero_()
+        return model.eval()
+    with seeded(options.seed):
+        return build().eval().to(options.device)
+
+
+def synchronize_device(device: torch.device) -> None:
+    """Waits until an accelerator has finished all of its work."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type in ("cuda", "xpu"):
+        getattr(torch, device.type).synchronize(device)
+
+
+def _joined(parts: Sequence[Masks]) -> Masks:
+    logits = [part.low_res_logits for part in parts if part.low_res_logits is not None]
+    return Masks(
+        np.concatenate([part.masks for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(logits),
+    )

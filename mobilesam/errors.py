@@ -1,4 +1,23 @@
-"""Errors that a user can cause and cure: a message names the culprit, the place and the cure."""
+"""Expected errors, and the boundary around calls into other packages.
+
+The message of an error says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+NOT_FINITE = (
+    "the model returned NaN or infinity: its weights are broken, or the precision is too low for "
+    "them; check the checkpoint, or run in fp32"
+)
+"""Message of the error for a prediction that holds NaN or infinity."""
 
 
 class BenchError(Exception):
@@ -6,7 +25,7 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """The request itself is wrong: an unknown model, a missing protocol (exit code 2)."""
+    """The request is wrong: an unknown model, a missing protocol (exit code 2)."""
 
 
 class DataError(BenchError):
@@ -31,28 +50,42 @@ class WeightsUnavailableError(WeightsError):
         self.reason = reason or message
 
 
+class NetworkUnreachableError(WeightsUnavailableError):
+    """No connection to a server: downloads of other files would fail as well."""
+
+
 class UnsupportedError(BenchError):
-    """A model was asked for something it cannot do, such as a point prompt for the box baseline."""
+    """A model cannot do what was requested, such as a point prompt for the box baseline."""
 
 
 class TrainingError(BenchError):
     """A training run cannot continue: its loss, a gradient or a weight is not finite."""
 
 
-class NetworkUnreachableError(WeightsUnavailableError):
-    """No connection to a server: downloads of other files would fail as well."""
+@contextmanager
+def foreign_call(convert: Callable[[Exception], BenchError]) -> Iterator[None]:
+    """Converts exceptions of another package's code; the block may hold only calls into it.
+
+    Errors of this project's own code are never caught, so that they end with a traceback.
+
+    Args:
+        convert: Makes the error to raise from the exception. A `BenchError` is passed on unchanged.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:  # foreign code may raise any exception
+        raise convert(error) from error
 
 
-FOREIGN_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What code that is not ours may raise: one broken model or file must not end a whole run."""
+def first_problem(error: ValidationError) -> str:
+    """First problem of a pydantic error in one line: field, rule, and the start of the value."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "top level"
+    # The input of a missing key is its parent, which the caller names.
+    value = "" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}"
+    # pydantic's message would name the class, which is internal.
+    is_class = first["type"] in ("model_type", "model_attributes_type", "dataclass_type")
+    text = "Input should be an object with named fields" if is_class else first["msg"]
+    return f"{place}: {text}{value}"

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a process that is killed, never leaves half of one."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from mobilesam.errors import DataError
 
 
 def write_atomic(
-    path: Path, data: bytes, cure: str = "choose another --out", *, durable: bool = True
+    path: Path, data: bytes, hint: str = "choose another --out", *, durable: bool = True
 ) -> None:
-    """Writes under a temporary name in the same folder and renames: a reader never sees a part.
+    """Writes under a temporary name in the same folder and renames, so no reader sees a part.
 
     The temporary name is that of the file with a dot before it and letters behind it; a process
     that is killed may leave one.
 
     Args:
-        path: Its folder is made where it is missing.
-        data: All of it.
-        cure: What a user is told to do where it cannot be written.
-        durable: Wait until it is on the disk, so that it outlasts the machine's loss of power and
-            not the process alone.
+        path: The file; its folder is created if missing.
+        data: The content.
+        hint: What to do if it cannot be written, for the error.
+        durable: Wait until the data is on the disk, so that it survives a loss of power.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
@@ -41,4 +40,4 @@ def write_atomic(
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}; {cure}") from error
+        raise DataError(f"cannot write {path}: {error.strerror}; {hint}") from error

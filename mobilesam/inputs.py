@@ -1,16 +1,25 @@
-"""Converts and checks arguments; does not import torch, which exported models do not need."""
+"""Converts and checks arguments; imports torch only to check a device."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mobilesam.errors import DataError, UsageError
 
+if TYPE_CHECKING:
+    import torch
 
-def as_array(values: Any, name: str) -> npt.NDArray[Any]:
+Array = npt.NDArray[Any]
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+def as_array(values: Any, name: str) -> Array:
     """Converts numbers to an array, without importing torch or pandas.
 
     Args:
@@ -40,19 +49,51 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
     return found
 
 
-def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None:
-    """Checks that an image has at least one pixel a side at the network's size.
-
-    Args:
-        size_hw: Height and width of the image, in pixels.
-        resized_hw: Height and width after resizing for the network, in pixels.
+def check_image(image: Any) -> tuple[int, int]:
+    """Returns the height and width of an (H, W, 3) uint8 RGB image, in pixels.
 
     Raises:
-        DataError: A resized side is less than one pixel long.
+        DataError: Not such an array, or one without pixels.
     """
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image must be a numpy array, not a {type(image).__name__}")
+    problem = f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} {image.shape}"
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise DataError(f"{problem}: repeat the grey channel three times")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"{problem}: give its three colours in the last dimension")
+    if image.size == 0:
+        raise DataError(f"{problem}: it has no pixel")
+    if image.dtype != np.uint8:
+        raise DataError(f"{problem}: give values from 0 to 255 as uint8")
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None:
+    """Raises a DataError for an image that loses its shorter side when resized for the network."""
     if min(resized_hw) < 1:
         height, width = size_hw
         raise DataError(
             f"an image of {width} x {height} pixels is too thin to resize: the network would see "
             "none of its shorter side; crop it"
         )
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Checks that torch can use a device, such as `cpu`, `cuda:1`, `mps` or `meta`.
+
+    Raises:
+        UsageError: The device is unknown, or not present.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    # Raised by torch for an unknown name, a build without the backend, and a missing driver.
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0].rstrip(".")
+        raise UsageError(
+            f"device {str(device)!r} cannot be used here: {reason}; use cpu"
+        ) from error
+    return found

@@ -4,57 +4,94 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from mobilesam.devices import usable_device
-from mobilesam.errors import UsageError
-from mobilesam.fast.prompting import (
+from mobilesam.errors import NOT_FINITE, UsageError, WeightsError
+from mobilesam.fast.decoder import Multimask
+from mobilesam.fast.upsampling import Upsampler, upsample
+from mobilesam.inputs import (
     Array,
-    DecodedMasks,
+    BoolArray,
     Float32Array,
-    ImageEmbedding,
-    Network,
-    PromptedSam,
     UInt8Array,
-    as_image,
+    as_array,
     check_image,
-    check_shapes,
-    read_prompts,
+    check_resized,
+    usable_device,
 )
-from mobilesam.inputs import as_array
 from mobilesam.model.state_dicts import is_finite
+from mobilesam.prompts import NetworkPrompts, Prompts
 
 if TYPE_CHECKING:
     from mobilesam.fast.inference import Precision
 
-__all__ = ["DecodedMasks", "ImageEmbedding", "ImageNotSetError", "MobileSam", "Network"]
-
-
-class ImageNotSetError(UsageError, RuntimeError):
-    """A prediction was asked for before `set_image`; `SamPredictor` raises a RuntimeError."""
-
-
+# Images that go through the encoder together; larger batches only cost memory.
+ENCODE_BATCH = 4
 # Held while the state of a predictor's image is read and replaced. One for all predictors, since
 # it is held for microseconds, and an object with a lock could be neither pickled nor copied.
 _CHANGING = threading.Lock()
 
 
+class Network(Protocol):
+    """Runs the weights, in coordinates of its input: `mobilesam.fast.inference.FastMobileSam`."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised pixels -> (B, C, S/16, S/16)."""
+
+    def prepare(self, embedding: Tensor) -> Any:
+        """(1, C, S/16, S/16) -> the input of `decode`, shared by all prompts on an image."""
+
+    def decode(
+        self, embedding: Any, prompts: NetworkPrompts, *, multimask: Multimask = False
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits (N, C, S/4, S/4) and scores (N, C)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Image:
-    """State of the image that is set; replaced as a whole, so that threads see one image.
+class ImageEmbedding:
+    """Embedding of one image.
 
     Attributes:
-        features: Embedding of the image.
+        features: (1, 256, S/16, S/16) float32 on the device.
         size_hw: Height and width of the image, in pixels.
-        inner_hw: Height and width after resizing for the network, in pixels.
-        is_set: Whether `predict` may use it.
+        inner_hw: Height and width of the image as resized for the network.
     """
+
+    features: Tensor
+    size_hw: tuple[int, int]
+    inner_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedMasks:
+    """Predictions for N prompts, in their order.
+
+    Attributes:
+        masks: (N, C, H, W) bool at the image's own size.
+        scores: (N, C) float32, the model's own estimate of IoU.
+        low_res_logits: (N, C, S/4, S/4) float32, which can be given as mask prompts.
+    """
+
+    masks: BoolArray
+    scores: Float32Array
+    low_res_logits: Float32Array
+
+
+class ImageNotSetError(UsageError, RuntimeError):
+    """A prediction was requested before `set_image`; `SamPredictor` raises a RuntimeError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Image:
+    """State of the image that is set; replaced as a whole, so that threads see one image."""
 
     features: Tensor | None = None
     size_hw: tuple[int, int] | None = None
@@ -62,12 +99,13 @@ class _Image:
     is_set: bool = False
 
 
-class MobileSam(PromptedSam):
+class MobileSam:
     """A model with its weights, and at most one image that has been set.
 
     `MobileSam(sam)` replaces `SamPredictor(sam)`. In addition, `encode` and `decode` keep no image
-    and take batches. As with `SamPredictor`, `features`, `original_size`, `input_size` and
-    `is_image_set` may be assigned, to set an image from a stored embedding.
+    and take batches; prompts can be arrays, lists, tensors or data frames. As with `SamPredictor`,
+    `features`, `original_size`, `input_size` and `is_image_set` may be assigned, to set an image
+    from a stored embedding.
 
     Several threads may use one predictor. It holds one image: a thread that sets another image sets
     it for all threads. `set_image`, `set_torch_image` and `reset_image` take effect as a whole, and
@@ -78,15 +116,37 @@ class MobileSam(PromptedSam):
     one copy each: `copy.copy` of a predictor shares the weights and has an image of its own.
 
     Args:
-        sam_model: What `SamPredictor` takes; of our architecture, unless a network is given.
+        sam_model: The model, of MobileSAM's architecture unless a network is given.
         network: Network that runs it; None uses the fast path in float32 on the model's own device,
             with a copy of all weights. Later training steps do not change the copy: create another
             `MobileSam` after them.
+
+    Raises:
+        UsageError: The model is not a `Sam`, or has another architecture and no network is given.
     """
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
-        super().__init__(sam_model, network)
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        if network is None:
+            if not isinstance(sam_model, Sam):
+                raise UsageError(
+                    f"a segment_anything Sam is needed, not a {type(sam_model).__name__}"
+                )
+            from mobilesam.fast.inference import FastMobileSam
+
+            network = FastMobileSam(sam_model, device=sam_model.device)
+        self.model = sam_model
+        self.network = network
+        self.transform = ResizeLongestSide(int(sam_model.image_encoder.img_size))
+        # Both are kept for the last image only, since they are large.
+        self._context: tuple[Tensor, int, Any] | None = None
+        self._upsampler: tuple[object, Upsampler] | None = None
         self._current = _Image()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies start without the data cached for the last image, which is made when needed."""
+        return {**self.__dict__, "_context": None, "_upsampler": None}
 
     @classmethod
     def from_checkpoint(
@@ -99,8 +159,8 @@ class MobileSam(PromptedSam):
         """Loads a checkpoint in the layout of the authors' `mobile_sam.pt`.
 
         Args:
-            path: Where it lies; None gives random weights, for timing alone.
-            device: Where to run.
+            path: The file; None gives random weights, for timing only.
+            device: Device to run on.
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
 
         Raises:
@@ -129,11 +189,11 @@ class MobileSam(PromptedSam):
 
         Args:
             offline: Do not download.
-            device: Where to run.
+            device: Device to run on.
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
 
         Raises:
-            WeightsError: $MOBILESAM_WEIGHTS is no folder, a file is damaged, or a download gave
+            WeightsError: $MOBILESAM_WEIGHTS is not a folder, a file is damaged, or a download gave
                 another file.
             UsageError: The precision is unknown.
         """
@@ -149,6 +209,116 @@ class MobileSam(PromptedSam):
         )
         sys.stderr.write(f"MobileSAM weights: {found.description}{''.join(reasons)}\n")
         return cls.from_checkpoint(found.path, device=device, precision=precision)
+
+    @property
+    def mask_threshold(self) -> float:
+        """Logits above it belong to the mask."""
+        return float(self.model.mask_threshold)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        found: torch.device = self.model.pixel_mean.device
+        return found
+
+    def encode(self, image: UInt8Array) -> ImageEmbedding:
+        """Runs the image encoder on an (H, W, 3) uint8 RGB image.
+
+        Raises:
+            DataError: Not such an image, or an empty one.
+        """
+        return self.encode_batch([image])[0]
+
+    def encode_batch(self, images: Sequence[UInt8Array]) -> list[ImageEmbedding]:
+        """Encodes images of any sizes, a few at a time; the results are in their order.
+
+        Raises:
+            DataError: One of them is not (H, W, 3) uint8, or empty; no image has been encoded then.
+        """
+        images = [as_image(image) for image in images]
+        sizes = [check_image(image) for image in images]
+        side = self.transform.target_length
+        for size_hw in sizes:
+            check_resized(size_hw, self.transform.get_preprocess_shape(*size_hw, side))
+        found: list[ImageEmbedding] = []
+        for first in range(0, len(images), ENCODE_BATCH):
+            rows = slice(first, first + ENCODE_BATCH)
+            resized = [self._resized(image) for image in images[rows]]
+            found += self._encode_resized(resized, sizes[rows])
+        return found
+
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        *,
+        points: Array | None = None,
+        labels: Array | None = None,
+        boxes: Array | None = None,
+        mask_inputs: Array | None = None,
+        multimask: Multimask = False,
+    ) -> DecodedMasks:
+        """Predicts masks for N prompts on one image; N may be 0, which gives an empty result.
+
+        Args:
+            embedding: Result of `encode`.
+            points: (N, K, 2) xy in pixels of the image.
+            labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
+            boxes: (N, 4) xyxy in pixels of the image.
+            mask_inputs: (N, 1, S/4, S/4) logits of an earlier prediction, or (1, 1, S/4, S/4) for
+                all N points or boxes.
+            multimask: False for a single mask, True for three, "both" for all four, the single one
+                first.
+
+        Raises:
+            UsageError: No prompt at all, NaN, or shapes that do not fit.
+            WeightsError: The network's output is not finite.
+        """
+        prompts = Prompts(points, labels, boxes, mask_inputs, sam_rules=True)
+        no_points = prompts.points is None or (len(prompts) > 0 and prompts.points.shape[1] == 0)
+        if no_points and prompts.boxes is None and prompts.mask_inputs is None:
+            raise UsageError("no prompt: give points with labels, boxes or mask_inputs")
+        logits, scores = self.decode_logits(embedding, prompts, multimask=multimask)
+        masks = self._upsample(logits, embedding)
+        return DecodedMasks(masks.cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy())
+
+    @torch.no_grad()
+    def decode_logits(
+        self, embedding: ImageEmbedding, prompts: Prompts, *, multimask: Multimask = False
+    ) -> tuple[Tensor, Tensor]:
+        """Like `decode`, without upsampling.
+
+        Returns:
+            Logits (N, C, S/4, S/4) and scores (N, C) on the device.
+
+        Raises:
+            UsageError: Mask prompts of another size than the decoder's.
+            WeightsError: The network's output is not finite.
+        """
+        points, boxes = prompts.points, prompts.boxes
+        if points is not None:
+            points = self.transform.apply_coords(points, embedding.size_hw)
+        if boxes is not None:
+            boxes = self.transform.apply_boxes(boxes, embedding.size_hw)
+        tensors = self._tensors(points, prompts.labels, boxes, prompts.mask_inputs)
+        return self._decode(embedding, tensors, multimask)
+
+    def upsampler(
+        self, size_hw: tuple[int, int], inner_hw: tuple[int, int], device: torch.device | str
+    ) -> Upsampler:
+        """Upsampler of logits to the size of an image; the last one is kept.
+
+        Args:
+            size_hw: Height and width of the image, in pixels.
+            inner_hw: Height and width of the image as resized for the network.
+            device: Device of the logits.
+        """
+        key = size_hw, inner_hw, str(device)
+        kept = self._upsampler
+        if kept is None or kept[0] != key:
+            side, low_hw = self.transform.target_length, self.model.prompt_encoder.mask_input_size
+            made = Upsampler(low_hw, (side, side), inner_hw, size_hw, device)
+            kept = self._upsampler = key, made
+        return kept[1]
 
     @property
     def is_image_set(self) -> bool:
@@ -189,7 +359,7 @@ class MobileSam(PromptedSam):
         self._change(inner_hw=(int(height), int(width)))
 
     def set_image(self, image: UInt8Array, image_format: str = "RGB") -> None:
-        """Encodes an (H, W, 3) uint8 image, which `predict` then answers for.
+        """Encodes an (H, W, 3) uint8 image for `predict`.
 
         Args:
             image: The image.
@@ -204,7 +374,7 @@ class MobileSam(PromptedSam):
         image = as_image(image)
         check_image(image)
         flipped = image_format != self.model.image_format
-        self._keep(self.encode(image[..., ::-1] if flipped else image))
+        self._set(self.encode(image[..., ::-1] if flipped else image))
 
     def set_torch_image(
         self, transformed_image: Tensor, original_image_size: tuple[int, ...]
@@ -223,8 +393,8 @@ class MobileSam(PromptedSam):
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
             raise UsageError(f"the image must be (1, 3, h, w) with a long side of {side}; {shape}")
         height, width = original_image_size
-        (found,) = self.encode_resized([transformed_image[0]], [(int(height), int(width))])
-        self._keep(found)
+        (found,) = self._encode_resized([transformed_image[0]], [(int(height), int(width))])
+        self._set(found)
 
     def predict(
         self,
@@ -235,13 +405,13 @@ class MobileSam(PromptedSam):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Array, Float32Array, Float32Array]:
-        """Answers one prompt on the image that is set.
+        """Predicts masks for one prompt on the image that is set.
 
         Args:
             point_coords: (K, 2) xy in pixels of the image.
             point_labels: (K,) 1 foreground, 0 background.
             box: (4,) xyxy in pixels of the image.
-            mask_input: (1, S/4, S/4) logits of an earlier answer.
+            mask_input: (1, S/4, S/4) logits of an earlier prediction.
             multimask_output: Three masks instead of one.
             return_logits: Logits instead of masks.
 
@@ -252,22 +422,19 @@ class MobileSam(PromptedSam):
             ImageNotSetError: No image is set.
             UsageError: Points without labels, NaN, or shapes that do not fit.
         """
-        current = self._set()
+        image = self._image()
         given = {
             "points": point_coords,
             "labels": None if point_coords is None else point_labels,
             "boxes": None if box is None else as_array(box, "boxes").reshape(-1),
             "mask_inputs": mask_input,
         }
-        prompt = read_prompts(
-            **{
-                name: None if value is None else as_array(value, name)[None]
-                for name, value in given.items()
-            }
+        points, labels, boxes, mask_inputs = (
+            None if value is None else as_array(value, name)[None] for name, value in given.items()
         )
-        self.check_mask_inputs(prompt.mask_inputs)
-        logits, scores = self.decode_logits(current, **prompt._asdict(), multimask=multimask_output)
-        masks = self.to_picture(logits, current, return_logits=return_logits)
+        prompts = Prompts(points, labels, boxes, mask_inputs, sam_rules=True)
+        logits, scores = self.decode_logits(image, prompts, multimask=multimask_output)
+        masks = self._upsample(logits, image, return_logits=return_logits)
         return masks[0].cpu().numpy(), scores[0].cpu().numpy(), logits[0].cpu().numpy()
 
     @torch.no_grad()
@@ -280,13 +447,14 @@ class MobileSam(PromptedSam):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Answers N prompts on the image that is set, in coordinates of the network's input.
+        """Predicts masks for N prompts on the image that is set, in pixels of the network's input.
 
         Args:
             point_coords: (N, K, 2) xy, as `transform.apply_coords_torch` gives them.
             point_labels: (N, K).
             boxes: (N, 4) xyxy, as `transform.apply_boxes_torch` gives them.
-            mask_input: (N, 1, S/4, S/4) logits of an earlier answer, or (1, 1, S/4, S/4) for all.
+            mask_input: (N, 1, S/4, S/4) logits of an earlier prediction, or (1, 1, S/4, S/4) for
+                all.
             multimask_output: Three masks instead of one.
             return_logits: Logits instead of masks.
 
@@ -296,27 +464,20 @@ class MobileSam(PromptedSam):
         Raises:
             ImageNotSetError: No image is set.
             UsageError: Points without labels, a wrong shape, prompts of different numbers, or NaN.
-            WeightsError: The network's answer is not finite.
+            WeightsError: The network's output is not finite.
         """
-        current = self._set()
-        prompts = {
-            "points": _as_tensor(point_coords, "points"),
-            "labels": None if point_coords is None else _as_tensor(point_labels, "labels"),
-            "boxes": _as_tensor(boxes, "boxes"),
-            "mask_inputs": _as_tensor(mask_input, "mask_inputs"),
-        }
-        found = prompts["boxes"]
-        if found is not None and found.ndim == 3 and found.numel() == 4 * len(found):
-            prompts["boxes"] = found.reshape(-1, 4)  # (N, 1, 4) and (N, 2, 2), as SamPredictor
-        given = {name: value for name, value in prompts.items() if value is not None}
-        check_shapes({name: tuple(value.shape) for name, value in given.items()})
-        broken = next((name for name, value in given.items() if not is_finite(value)), None)
-        if broken is not None:
-            raise UsageError(f"{broken} hold NaN or infinity")
-        self.check_mask_inputs(prompts["mask_inputs"])
-        logits, scores = self.ask(current, *prompts.values(), multimask=multimask_output)
-        # Copies that may be written to: what comes out of an inference mode may not.
-        masks = self.to_picture(logits, current, return_logits=return_logits)
+        image = self._image()
+        points: Any = point_coords
+        labels: Any = None if points is None else point_labels
+        corners: Any = None if boxes is None else as_array(boxes, "boxes")
+        masks_in: Any = mask_input
+        if corners is not None and corners.ndim == 3 and corners.size == 4 * len(corners):
+            corners = corners.reshape(-1, 4)  # (N, 1, 4) and (N, 2, 2), as SamPredictor
+        prompts = Prompts(points, labels, corners, masks_in, sam_rules=True)
+        tensors = self._tensors(prompts.points, prompts.labels, prompts.boxes, prompts.mask_inputs)
+        logits, scores = self._decode(image, tensors, multimask_output)
+        masks = self._upsample(logits, image, return_logits=return_logits)
+        # Copies that may be written to, which inference tensors may not.
         return masks, scores.clone(), logits.clone()
 
     def get_image_embedding(self) -> Tensor:
@@ -325,13 +486,78 @@ class MobileSam(PromptedSam):
         Raises:
             ImageNotSetError: No image is set.
         """
-        return self._set().features
+        return self._image().features
 
     def reset_image(self) -> None:
         """Unsets the image; its size stays known, as with `SamPredictor`."""
         self._change(features=None, is_set=False)
 
-    def _keep(self, found: ImageEmbedding) -> None:
+    @torch.no_grad()
+    def _encode_resized(
+        self, images: Sequence[Tensor], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[ImageEmbedding]:
+        """Encodes (3, h, w) images, values up to 255, that `transform` has resized."""
+        pixels = torch.stack([self.model.preprocess(image.to(self.device)) for image in images])
+        # A copy, since inference tensors may not be written to.
+        features = self.network.encode(pixels).clone()
+        return [
+            ImageEmbedding(
+                features[row : row + 1], size, (int(image.shape[1]), int(image.shape[2]))
+            )
+            for row, (image, size) in enumerate(zip(images, sizes_hw, strict=True))
+        ]
+
+    def _decode(
+        self, embedding: ImageEmbedding, prompts: NetworkPrompts, multimask: Multimask
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the decoder unless there are no prompts, and checks its output."""
+        masks = prompts.mask_inputs
+        low_hw = self.model.prompt_encoder.mask_input_size
+        if masks is not None and len(masks) > 0 and masks.shape[1:] != (1, *low_hw):
+            raise UsageError(
+                f"mask prompts must be {(1, *low_hw)} logits each, as an earlier prediction gives "
+                f"them; got {tuple(masks.shape[1:])}"
+            )
+        if any(each is not None and len(each) == 0 for each in prompts):
+            n_masks = int(self.model.mask_decoder.num_mask_tokens)
+            count = n_masks if multimask == "both" else n_masks - 1 if multimask else 1
+            logits = torch.zeros(0, count, *low_hw, device=self.device)
+            return logits, logits.new_zeros(0, count)
+        context = self._image_context(embedding)
+        logits, scores = self.network.decode(context, prompts, multimask=multimask)
+        if not (is_finite(scores) and is_finite(logits)):
+            raise WeightsError(NOT_FINITE)
+        return logits, scores
+
+    def _image_context(self, embedding: ImageEmbedding) -> Any:
+        """What the network computes once for all prompts on an image."""
+        features = embedding.features
+        kept = self._context
+        # Counts in-place changes of the tensor; inference tensors have no such count.
+        version = 0 if features.is_inference() else features._version
+        if kept is None or kept[0] is not features or kept[1] != version:
+            kept = self._context = (features, version, self.network.prepare(features))
+        return kept[2]
+
+    def _upsample(
+        self, logits: Tensor, embedding: ImageEmbedding, *, return_logits: bool = False
+    ) -> Tensor:
+        upsampler = self.upsampler(embedding.size_hw, embedding.inner_hw, logits.device)
+        return upsample(logits, upsampler, None if return_logits else self.mask_threshold)
+
+    def _resized(self, image: UInt8Array) -> Tensor:
+        resized = np.ascontiguousarray(self.transform.apply_image(image))
+        return torch.from_numpy(resized).permute(2, 0, 1)
+
+    def _tensors(self, points: Any, labels: Any, boxes: Any, masks: Any) -> NetworkPrompts:
+        def tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
+            return None if values is None else torch.tensor(values, dtype=dtype, device=self.device)
+
+        labels = tensor(labels, torch.int)
+        points, boxes, masks = (tensor(each, torch.float32) for each in (points, boxes, masks))
+        return NetworkPrompts(points, labels, boxes, masks)
+
+    def _set(self, found: ImageEmbedding) -> None:
         self._change(
             features=found.features,
             size_hw=found.size_hw,
@@ -349,20 +575,27 @@ class MobileSam(PromptedSam):
             raise ImageNotSetError(f"no image is set, so there is no {name}; call set_image first")
         return size_hw
 
-    def _set(self) -> ImageEmbedding:
+    def _image(self) -> ImageEmbedding:
         image = self._current
         if not image.is_set:
             raise ImageNotSetError("no image is set; call set_image before predicting")
         if image.features is None or image.size_hw is None or image.inner_hw is None:
             raise ImageNotSetError(
-                "is_image_set was assigned, but an image is not whole without features, "
+                "is_image_set was assigned, but an image is incomplete without features, "
                 "original_size and input_size; assign them too, or call set_image"
             )
         return ImageEmbedding(image.features, image.size_hw, image.inner_hw)
 
 
-def _as_tensor(values: Tensor | Array | None, name: str) -> Tensor | None:
-    """Returns a tensor as it is, and other numbers as a float32 tensor."""
-    if values is None or isinstance(values, Tensor):
-        return values
-    return torch.tensor(as_array(values, name), dtype=torch.float32)
+def as_predictor(model: MobileSam | Sam) -> MobileSam:
+    """Returns a `MobileSam` as it is, and wraps a plain `Sam` of its architecture.
+
+    Raises:
+        UsageError: It is neither, or a `Sam` of another architecture.
+    """
+    return model if isinstance(model, MobileSam) else MobileSam(model)
+
+
+def as_image(image: UInt8Array | Tensor) -> UInt8Array:
+    """Converts a tensor to an array; `check_image` checks values of other types."""
+    return image.detach().cpu().numpy() if isinstance(image, Tensor) else image

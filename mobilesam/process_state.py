@@ -6,12 +6,16 @@ whose blocks overlap mix their random numbers, or restore what the other thread 
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 _SEEDING = threading.RLock()
+_LOCK = threading.Lock()
+# By logger: its own level, then the levels of the running blocks, the latest last.
+_LEVELS: dict[str, list[int]] = {}
 
 
 @contextmanager
@@ -20,9 +24,6 @@ def seeded(seed: int) -> Iterator[None]:
 
     The initialisation of torch's modules draws from that generator. One thread at a time runs such
     a block; other threads must not draw from the global generator meanwhile.
-
-    Args:
-        seed: Seed of the generator.
     """
     import torch
 
@@ -34,33 +35,47 @@ def seeded(seed: int) -> Iterator[None]:
 class _WarningFilters:
     """The warning filters of the process, which the last of several overlapping blocks restores."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_blocks = 0
-        self._saved = ExitStack()
-
-    def ignore(self) -> None:
-        with self._lock:
-            if self._n_blocks == 0:
-                self._saved.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-            self._n_blocks += 1
-
-    def restore(self) -> None:
-        with self._lock:
-            self._n_blocks -= 1
-            if self._n_blocks == 0:
-                self._saved.close()
-
-
-_FILTERS = _WarningFilters()
+    n_blocks = 0
+    saved = ExitStack()
 
 
 @contextmanager
 def ignored_warnings() -> Iterator[None]:
     """Ignores all warnings of the process while the block runs; blocks of threads may overlap."""
-    _FILTERS.ignore()
+    filters = _WarningFilters
+    with _LOCK:
+        if filters.n_blocks == 0:
+            filters.saved.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        filters.n_blocks += 1
     try:
         yield
     finally:
-        _FILTERS.restore()
+        with _LOCK:
+            filters.n_blocks -= 1
+            if filters.n_blocks == 0:
+                filters.saved.close()
+
+
+@contextmanager
+def logger_level(name: str, level: int) -> Iterator[None]:
+    """Sets the level of a logger while the block runs.
+
+    Blocks may be nested, and blocks of several threads may overlap: the level is that of the
+    latest block that is still running, and the last block to end restores the logger's own level.
+    """
+    logger = logging.getLogger(name)
+    with _LOCK:
+        levels = _LEVELS.setdefault(name, [logger.level])
+        levels.append(level)
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            # The latest of this level; the logger's own, which is first, stays.
+            last = max(at for at, each in enumerate(levels) if each == level)
+            del levels[last]
+            logger.setLevel(levels[-1])
+            if len(levels) == 1:
+                del _LEVELS[name]

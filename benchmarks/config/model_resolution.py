@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.debugging import format_error
 from benchmarks.records.record import WeightsRow

@@ -23,8 +23,7 @@ from baselines.interface import Float32Array
 from benchmarks.datasets.dataset import Instance
 from benchmarks.datasets.limits import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
-from mobilesam.errors import DataError, UsageError
-from mobilesam.validation import first_problem
+from mobilesam.errors import DataError, UsageError, first_problem
 
 MALFORMED = "malformed"
 """Reason for leaving out an annotation that is not valid."""

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines import boundary
+from baselines.exported import inner_size
 from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.registry import build
-from baselines.sam_arrays import inner_size
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage

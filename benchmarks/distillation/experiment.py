@@ -16,9 +16,8 @@ from pydantic import ValidationError
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.records.record import RECORD_NAME, Environment, document_of, write_atomic
 from mobilesam.distillation.train_config import PromptConfig, TrainConfig
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 AGREEMENT = "center"
 """Protocol of the paper's mIoU between student and teacher for the same single point."""

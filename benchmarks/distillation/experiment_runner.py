@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import ModelEntry, select_one
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.run_config import RunConfig, ShardingConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from baselines.options import Checkpoint
+from baselines.interface import Checkpoint
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation.experiment import LossPoint, PlannedRun
 from benchmarks.distillation.process_map import map_processes

@@ -14,7 +14,7 @@ import torch
 
 from baselines.boundary import naming
 from baselines.registry import build
-from baselines.sam_like import SamSegmenter
+from baselines.sam import SamSegmenter
 from benchmarks.config.from_options import make_config
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments

@@ -71,7 +71,7 @@ def _in_batches(backend: Backend) -> Backend:
     """Decodes few prompts at a time, so that the allocator keeps the buffers."""
     import torch
 
-    from baselines.sam_like import DECODE_BATCH
+    from baselines.sam import DECODE_BATCH
     from mobilesam.fast.kernels import strips
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _folded(sam: Sam) -> Backend:
     import torch
 
     from mobilesam.export.graphs import DecoderGraph
-    from mobilesam.fast.inference import module_encoder
+    from mobilesam.fast.inference import ModuleEncoder
 
     graph = DecoderGraph(sam)
     nothing = torch.zeros(1, 1, 2)
@@ -101,13 +101,13 @@ def _folded(sam: Sam) -> Backend:
 
     device = torch.device("cpu")
     encoder: Any = sam.image_encoder
-    return _in_batches(Backend(module_encoder(encoder, torch.float32, device), decode))
+    return _in_batches(Backend(ModuleEncoder(encoder, torch.float32, device), decode))
 
 
 def _ultralytics(sam: Sam) -> Backend:
-    from baselines.ultralytics_sam import build_mobile_sam
+    from baselines.fast_sam import build_ultralytics_mobile_sam
 
-    theirs = build_mobile_sam(sam.state_dict())
+    theirs = build_ultralytics_mobile_sam(sam.state_dict())
     return _modules(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder)
 
 
@@ -131,11 +131,15 @@ def _fast(precision: Precision, *, compiled: bool = False) -> Callable[[Sam], Ba
         import torch
 
         from mobilesam.fast.inference import FastMobileSam
+        from mobilesam.prompts import NetworkPrompts
 
         fast = FastMobileSam(sam, precision, compile=compiled)
-        return Backend(
-            fast.encode, lambda image, at: fast.decode(image, at, torch.ones(at.shape[:2]))[0]
-        )
+
+        def decode(image: Tensor, points: Tensor) -> Tensor:
+            prompts = NetworkPrompts(points, torch.ones(points.shape[:2]))
+            return fast.decode(image, prompts)[0]
+
+        return Backend(fast.encode, decode)
 
     return build
 

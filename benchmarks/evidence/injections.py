@@ -48,7 +48,7 @@ SamSegmenter.{method} = _slower(SamSegmenter.{method}, {factor})
 
 def slow_down(tree: Path, phase: str, factor: float) -> None:
     """Makes one phase of SAM-like models take `factor` times as long."""
-    file = tree / "baselines" / "sam_like.py"
+    file = tree / "baselines" / "sam.py"
     code = _SLOWER_METHOD.replace("{method}", METHODS[phase]).replace("{factor}", str(factor))
     file.write_text(file.read_text() + code)
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from benchmarks.child_processes import start_python
 from benchmarks.debugging import show_text
 from mobilesam.errors import BenchError

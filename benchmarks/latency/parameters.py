@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baselines.boundary import adapter_call
-from baselines.interface import ModelInfo, Segmenter
-from baselines.options import ModelOptions
+from baselines.interface import ModelInfo, ModelOptions, Segmenter
 from baselines.registry import build, derive
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig

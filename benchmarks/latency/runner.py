@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import TypeAdapter
 
-from baselines.interface import ModelInfo
-from baselines.options import ModelOptions
+from baselines.interface import ModelInfo, ModelOptions
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.profiles import Profile
 from benchmarks.latency.controller import (

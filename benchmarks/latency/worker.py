@@ -95,7 +95,7 @@ class Model:
 
     Args:
         tree: Folder that `baselines` must come from.
-        options: Fields of `baselines.options.ModelOptions`, as JSON.
+        options: Fields of `baselines.interface.ModelOptions`, as JSON.
         image: An .npy file, (H, W, 3) uint8 RGB.
         shipped: Use the weights that the tree ships for this model, if it does.
     """
@@ -104,7 +104,7 @@ class Model:
         from pydantic import TypeAdapter
 
         import baselines.registry as registry
-        from baselines.options import Checkpoint, ModelOptions
+        from baselines.interface import Checkpoint, ModelOptions
 
         if not Path(registry.__file__).is_relative_to(tree):
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
@@ -115,7 +115,9 @@ class Model:
             checkpoints = importlib.import_module(Checkpoint.__module__)
             if checkpoints.shipped_path(weights).is_file():
                 options = {**options, "checkpoint": checkpoints.shipped_checkpoint(weights)}
-        built = TypeAdapter(ModelOptions).validate_python(options)
+        # The registry of every version has this name; the module that defines it has moved.
+        model_options = vars(registry)["ModelOptions"]
+        built = TypeAdapter(model_options).validate_python(options)
         models: list[Any] = []
 
         def wait() -> None:

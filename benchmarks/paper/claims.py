@@ -20,9 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, models_of, named
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.tables.record_queries import unique
-from mobilesam.errors import DataError
+from mobilesam.errors import DataError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 SHARED = "shared.toml"
 Unit = Literal[

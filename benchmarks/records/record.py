@@ -14,10 +14,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from baselines.interface import DecodeKind, WeightsKind
-from mobilesam.errors import DataError
+from mobilesam.errors import DataError, first_problem
 from mobilesam.files import write_atomic as write_atomic
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 SchemaVersion = Literal[1]
 SCHEMA_VERSION: SchemaVersion = 1

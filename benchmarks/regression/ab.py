@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from baselines.registry import entries
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.latency.controller import (

@@ -22,13 +22,13 @@ from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import (
     Masks,
+    ModelOptions,
     Prompts,
     Segmenter,
     SplitEncoder,
     StorableEmbedding,
     UInt8Array,
 )
-from baselines.options import ModelOptions
 from baselines.registry import ModelEntry, build
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.run_config import RunConfig

@@ -9,9 +9,8 @@ from pydantic import Field, ValidationError
 
 from benchmarks.records.record import Environment, document_of, write_atomic
 from benchmarks.regression.worktrees import TreeInfo
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 SessionVersion = Literal[2]
 SESSION_VERSION: SessionVersion = 2

@@ -17,9 +17,8 @@ from benchmarks.records.record import write_atomic
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import number
 from benchmarks.tables.table import Cell, Column, Table
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 BaselineVersion = Literal[1]
 BASELINE_VERSION: BaselineVersion = 1

@@ -23,10 +23,9 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, ValidationError
 from torch.utils.data import Dataset
 
-from mobilesam.errors import DataError, UsageError, WeightsError
+from mobilesam.errors import DataError, UsageError, WeightsError, first_problem
 from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor

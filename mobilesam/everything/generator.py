@@ -1,16 +1,16 @@
-"""Segment everything: every object of an image, from a grid of points or from a detector's boxes.
+"""Automatic mask generation: all objects of an image, from a grid of points or a detector's boxes.
 
 `AutomaticMaskGenerator` has the parameters, defaults, records and results of segment-anything's
-`SamAutomaticMaskGenerator`. What differs is the order of the work: predicted IoU decides first;
-what is left is upsampled one strip of one mask at a time, only where it can be above the threshold;
-and masks are kept as runs. So memory beyond the image itself does not depend on its size.
+`SamAutomaticMaskGenerator`. The order of the work differs: masks are first selected by predicted
+IoU; the rest is upsampled one strip of one mask at a time, only where it can be above the
+threshold; and masks are kept as runs. So memory beyond the image does not depend on its size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,56 +18,81 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import UsageError
-from mobilesam.everything.box_prompts import segment_boxes, segment_objects
-from mobilesam.everything.filters import (
-    box_of_runs,
+from mobilesam.everything.mask_runs import (
+    MaskRuns,
     cut_by_crop,
     measure,
     without_duplicates,
     without_small_regions,
 )
-from mobilesam.everything.masks import (
-    DEFAULT_BATCH,
-    DEFAULT_OUTPUT,
-    DEFAULT_STABILITY_OFFSET,
-    FoundMask,
-    OutputMode,
-    check_output_mode,
-)
 from mobilesam.everything.point_grid import (
+    AllPoints,
+    Box,
+    CoarseToFine,
     Crop,
     Points,
+    PointSchedule,
     check_grids,
     crops_of,
     layer_grids,
 )
-from mobilesam.everything.point_schedule import AskingOrder, EveryPoint, LeastCovered
-from mobilesam.fast.prompting import (
-    ImageEmbedding,
-    PromptedSam,
-    UInt8Array,
-    as_image,
-    as_prompted,
-    check_image,
-)
 from mobilesam.fast.upsampling import Upsampler
+from mobilesam.inputs import Float32Array, UInt8Array, as_array, check_image
+from mobilesam.predictor import ImageEmbedding, MobileSam, as_image, as_predictor
+from mobilesam.prompts import Prompts, check_boxes
 
-__all__ = [
-    "AutomaticMaskGenerator",
-    "FoundMask",
-    "OutputMode",
-    "segment_boxes",
-    "segment_objects",
-]
+OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
+_DEFAULT_OUTPUT: OutputMode = "binary_mask"
+# Prompts that are decoded together: 48 MiB of logits.
+_DEFAULT_BATCH = 64
+_DEFAULT_STABILITY_OFFSET = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Confident:
+class FoundMask:
+    """One mask of an image.
+
+    Attributes:
+        runs: Its pixels.
+        box: x0, y0, x1, y1 of its first and last columns and rows.
+        score: Predicted IoU.
+        stability: Stability score.
+        point: xy of the prompt in pixels of the image; None for a box prompt.
+        crop: Crop in which it was found.
+    """
+
+    runs: MaskRuns
+    box: Box
+    score: float
+    stability: float
+    point: tuple[float, float] | None
+    crop: Crop
+
+    def record(self, output_mode: OutputMode) -> dict[str, Any]:
+        """The record of `SamAutomaticMaskGenerator`."""
+        forms = {
+            "binary_mask": self.runs.to_mask,
+            "uncompressed_rle": self.runs.uncompressed,
+            "coco_rle": self.runs.compressed,
+        }
+        return {
+            "segmentation": forms[output_mode](),
+            "area": self.runs.area_px,
+            "bbox": _xywh(self.box),
+            "predicted_iou": self.score,
+            "point_coords": [] if self.point is None else [list(self.point)],
+            "stability_score": self.stability,
+            "crop_box": _xywh(self.crop.box),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _ConfidentMasks:
     """Masks whose predicted IoU is above the threshold.
 
     Attributes:
-        rows: Of which point each mask is.
-        scores: Predicted IoU of each.
+        rows: Index of each mask's point in the batch.
+        scores: Predicted IoUs.
         logits: (M, h, w) float32 on the host.
     """
 
@@ -78,37 +103,37 @@ class _Confident:
 
 @dataclass(frozen=True, slots=True)
 class AutomaticMaskGenerator:
-    """Segments everything from a grid of points; safe to call from several threads.
+    """Segments all objects from a grid of points; safe to call from several threads.
 
     Attributes:
         model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
         points_per_side: Points along one side of the image; None if there are `point_grids`.
-        points_per_batch: Points that are decoded before their masks are looked at.
+        points_per_batch: Points that are decoded together.
         pred_iou_thresh: Masks whose predicted IoU is not above it are dropped; 0 keeps all.
         stability_score_thresh: Masks that are less stable are dropped; 0 keeps all.
-        stability_score_offset: Shift of the threshold, either way, that a stable mask survives.
-        box_nms_thresh: Of two masks of a crop whose boxes overlap by more, the worse goes.
-        crop_n_layers: Layers of crops to search beside the whole image; layer n has 4^n of them.
-        crop_nms_thresh: The same as `box_nms_thresh`, between crops; the smaller crop wins.
+        stability_score_offset: Shift of the threshold, in both directions, for the stability score.
+        box_nms_thresh: Of two masks of a crop whose boxes overlap by more, the worse is dropped.
+        crop_n_layers: Layers of crops to search besides the whole image; layer n has 4^n of them.
+        crop_nms_thresh: The same as `box_nms_thresh`, between crops; the smaller crop is preferred.
         crop_overlap_ratio: Overlap of crops, as a share of the image's shorter side.
-        crop_n_points_downscale_factor: Layer n has so many times to the n-th fewer points a side.
+        crop_n_points_downscale_factor: Layer n has this factor to the n-th fewer points a side.
         point_grids: For each layer (N, 2) xy as fractions; instead of `points_per_side`.
         min_mask_region_area: Holes and islands of fewer pixels are removed, if above 0.
-        output_mode: How masks are given: (H, W) bool, or a run length encoding. Many masks of a
-            large image are best asked for as `coco_rle`.
-        hierarchical: Ask 7 of 16 points alone: every fourth one first, and then those on which the
-            least was found. Quicker; it may miss what lies inside of a larger object.
+        output_mode: Form of the masks: (H, W) bool, or a run length encoding. For many masks of a
+            large image use `coco_rle`.
+        hierarchical: Prompt 7 of 16 points only: every fourth one first, and then those that are
+            covered least by masks. Faster; it may miss objects inside of a larger object.
 
     Raises:
         UsageError: Invalid parameters, or a model of another kind.
     """
 
-    model: PromptedSam | Sam
+    model: MobileSam | Sam
     points_per_side: int | None = 32
-    points_per_batch: int = DEFAULT_BATCH
+    points_per_batch: int = _DEFAULT_BATCH
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
-    stability_score_offset: float = DEFAULT_STABILITY_OFFSET
+    stability_score_offset: float = _DEFAULT_STABILITY_OFFSET
     box_nms_thresh: float = 0.7
     crop_n_layers: int = 0
     crop_nms_thresh: float = 0.7
@@ -116,7 +141,7 @@ class AutomaticMaskGenerator:
     crop_n_points_downscale_factor: int = 1
     point_grids: Sequence[Points] | None = None
     min_mask_region_area: int = 0
-    output_mode: OutputMode = DEFAULT_OUTPUT
+    output_mode: OutputMode = _DEFAULT_OUTPUT
     hierarchical: bool = False
 
     def __post_init__(self) -> None:
@@ -129,10 +154,10 @@ class AutomaticMaskGenerator:
         if self.crop_n_layers < 0:
             raise UsageError(f"crop_n_layers cannot be negative; got {self.crop_n_layers}")
         if self.hierarchical and self.points_per_side is None:
-            raise UsageError("the hierarchical mode has grids of its own; give points_per_side")
-        check_output_mode(self.output_mode)
+            raise UsageError("the hierarchical mode has its own grids; give points_per_side")
+        _check_output_mode(self.output_mode)
         self.grids()
-        object.__setattr__(self, "model", as_prompted(self.model))
+        object.__setattr__(self, "model", as_predictor(self.model))
 
     def generate(self, image: UInt8Array) -> list[dict[str, Any]]:
         """Finds all masks of an (H, W, 3) uint8 RGB image.
@@ -148,13 +173,13 @@ class AutomaticMaskGenerator:
         return [found.record(self.output_mode) for found in self.find(image)]
 
     def find(self, image: UInt8Array) -> list[FoundMask]:
-        """As `generate`, with masks as runs."""
+        """Like `generate`, with masks as runs."""
         image = as_image(image)
         size_hw = check_image(image)
         crops = crops_of(size_hw, self.crop_n_layers, self.crop_overlap_ratio)
         found = [mask for crop in crops for mask in self._in_crop(image, crop)]
         if len(crops) > 1:
-            # Smaller crops see more.
+            # Smaller crops have a higher resolution.
             found = _best(found, [1 / mask.crop.area_px for mask in found], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
             found = self._cleaned(found)
@@ -169,57 +194,51 @@ class AutomaticMaskGenerator:
         )
 
     @property
-    def _prompted(self) -> PromptedSam:
-        return as_prompted(self.model)
+    def _predictor(self) -> MobileSam:
+        return as_predictor(self.model)
 
     def _in_crop(self, image: UInt8Array, crop: Crop) -> list[FoundMask]:
         x0, y0, x1, y1 = crop.box
-        embedding = self._prompted.encode(image[y0:y1, x0:x1])
-        upsampler = self._prompted.upsampler(embedding, "cpu")
+        embedding = self._predictor.encode(image[y0:y1, x0:x1])
+        upsampler = self._predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
-        order = self._order(len(points))
+        kind = CoarseToFine if self.hierarchical else AllPoints
+        schedule: PointSchedule = kind(len(points), self.points_per_batch)
         found: list[FoundMask] = []
-        for chosen in order.batches():
+        for chosen in schedule.batches():
             batch = points[chosen]
             confident = self._confident(batch, embedding)
             found += self._measured(confident, batch, upsampler, crop, image.shape[:2])
-            order.found(*self._cells(confident.logits, points, embedding))
+            schedule.add_masks(*self._cells(confident.logits, points, embedding))
         return _best(found, [mask.score for mask in found], self.box_nms_thresh)
 
-    def _order(self, count: int) -> AskingOrder:
-        kind = LeastCovered if self.hierarchical else EveryPoint
-        return kind(count, self.points_per_batch)
-
-    def _confident(self, points: Points, embedding: ImageEmbedding) -> _Confident:
-        logits, scores = self._prompted.decode_logits(
-            embedding,
-            points=points[:, None],
-            labels=np.ones((len(points), 1), np.int64),
-            multimask=True,
-        )
+    def _confident(self, points: Points, embedding: ImageEmbedding) -> _ConfidentMasks:
+        labels = np.ones((len(points), 1), np.int64)
+        prompts = Prompts(points[:, None], labels, sam_rules=True)  # type: ignore[arg-type]
+        logits, scores = self._predictor.decode_logits(embedding, prompts, multimask=True)
         keep = scores > (self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
         rows = keep.nonzero()[:, 0].tolist()
-        return _Confident(rows, scores[keep].tolist(), logits[keep].float().cpu())
+        return _ConfidentMasks(rows, scores[keep].tolist(), logits[keep].float().cpu())
 
     def _cells(
         self, logits: Tensor, points: Points, embedding: ImageEmbedding
-    ) -> tuple[Tensor, npt.NDArray[np.float64]]:
+    ) -> tuple[Tensor, Points]:
         """Masks at the size of their logits, without the padding, and the points in its pixels."""
         low_hw = np.array(logits.shape[1:])
-        inner_hw = np.array(embedding.inner_hw) * low_hw / self._prompted.transform.target_length
+        inner_hw = np.array(embedding.inner_hw) * low_hw / self._predictor.transform.target_length
         height, width = np.ceil(inner_hw).astype(int)
         cells = points * (inner_hw / embedding.size_hw)[::-1]
-        return logits[:, :height, :width] > self._prompted.mask_threshold, cells
+        return logits[:, :height, :width] > self._predictor.mask_threshold, cells
 
     def _measured(
         self,
-        confident: _Confident,
+        confident: _ConfidentMasks,
         points: Points,
         upsampler: Upsampler,
         crop: Crop,
         image_hw: tuple[int, int],
     ) -> Iterator[FoundMask]:
-        """Masks of confident logits that are stable and not cut by the crop."""
+        """Confident masks that are stable and not cut by the crop."""
         rows = zip(confident.rows, confident.scores, confident.logits, strict=True)
         for row, score, logits in rows:
             found = measure(
@@ -227,7 +246,7 @@ class AutomaticMaskGenerator:
                 upsampler,
                 crop,
                 image_hw,
-                threshold=self._prompted.mask_threshold,
+                threshold=self._predictor.mask_threshold,
                 offset=self.stability_score_offset,
                 least_stability=self.stability_score_thresh,
             )
@@ -237,16 +256,122 @@ class AutomaticMaskGenerator:
             yield FoundMask(found.runs, found.box, score, found.stability, point, crop)
 
     def _cleaned(self, found: Sequence[FoundMask]) -> list[FoundMask]:
-        """Without small holes and islands, and without the duplicates that this makes."""
+        """Without small holes and islands, and without the duplicates that this creates."""
         cleaned, scores = [], []
         for mask in found:
             runs, changed = without_small_regions(mask.runs, self.min_mask_region_area)
-            cleaned.append(replace(mask, runs=runs, box=box_of_runs(runs)))
-            # Of two that are now alike, the one that needed nothing stays.
+            cleaned.append(replace(mask, runs=runs, box=runs.box()))
+            # Unchanged masks are preferred to their duplicates.
             scores.append(float(not changed))
         return _best(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
+
+
+class HasBox(Protocol):
+    """One detected object."""
+
+    @property
+    def box(self) -> Float32Array:
+        """(4,) xyxy in pixels of the image."""
+
+
+class Detector(Protocol):
+    """An object detector, such as `everything` of a FastSAM adapter."""
+
+    def __call__(self, image: UInt8Array) -> Sequence[HasBox]:
+        """Objects on an (H, W, 3) uint8 RGB image."""
+
+
+def segment_boxes(
+    model: MobileSam | Sam,
+    image: UInt8Array,
+    boxes: npt.ArrayLike,
+    *,
+    boxes_per_batch: int = _DEFAULT_BATCH,
+    stability_score_offset: float = _DEFAULT_STABILITY_OFFSET,
+    output_mode: OutputMode = _DEFAULT_OUTPUT,
+) -> list[dict[str, Any]]:
+    """Segments the object in each box: object-aware prompts (MobileSAMv2, arXiv 2312.09579).
+
+    Masks are not filtered. Records are in the order of the boxes; an empty mask means that nothing
+    was found in the box.
+
+    Args:
+        model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) xyxy in pixels of the image, as an array, list, tensor or data frame; N may
+            be 0.
+        boxes_per_batch: Boxes that are decoded together.
+        stability_score_offset: See `AutomaticMaskGenerator`.
+        output_mode: See `AutomaticMaskGenerator`.
+
+    Returns:
+        Records as of `AutomaticMaskGenerator`; `point_coords` is empty, and `prompt_box` is the
+        box as a list.
+
+    Raises:
+        DataError: Not such an image, or an empty one.
+        UsageError: A box that is empty or not finite, a wrong shape, or an unknown output mode.
+    """
+    _check_output_mode(output_mode)
+    predictor, image = as_predictor(model), as_image(image)
+    size_hw = check_image(image)
+    prompts = Prompts(boxes=as_array(boxes, "boxes"), sam_rules=True)
+    wanted = prompts.boxes
+    assert wanted is not None  # noqa: S101 - just given
+    check_boxes(wanted)
+    if len(prompts) == 0:
+        return []
+    embedding = predictor.encode(image)
+    upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
+    whole = Crop((0, 0, size_hw[1], size_hw[0]), 0)
+    records = []
+    for first in range(0, len(prompts), boxes_per_batch):
+        rows = slice(first, first + boxes_per_batch)
+        logits, scores = predictor.decode_logits(embedding, prompts[rows])
+        lows = logits[:, 0].float().cpu()
+        for box, low, score in zip(wanted[rows], lows, scores[:, 0].tolist(), strict=True):
+            found = measure(
+                low,
+                upsampler,
+                whole,
+                size_hw,
+                threshold=predictor.mask_threshold,
+                offset=stability_score_offset,
+            )
+            assert found is not None  # noqa: S101 - no least stability is given
+            mask = FoundMask(found.runs, found.box, score, found.stability, None, whole)
+            records.append({**mask.record(output_mode), "prompt_box": box.tolist()})
+    return records
+
+
+def segment_objects(
+    model: MobileSam | Sam,
+    image: UInt8Array,
+    detector: Detector,
+    *,
+    output_mode: OutputMode = _DEFAULT_OUTPUT,
+) -> list[dict[str, Any]]:
+    """Segments the objects that a detector finds on an image; see `segment_boxes`.
+
+    MobileSAMv2 uses `everything` of a FastSAM adapter as the detector.
+    """
+    image = as_image(image)
+    check_image(image)
+    boxes = [np.asarray(each.box, np.float64) for each in detector(image)]
+    return segment_boxes(model, image, np.reshape(boxes, (-1, 4)), output_mode=output_mode)
+
+
+def _check_output_mode(mode: str) -> None:
+    known = get_args(OutputMode)
+    if mode not in known:
+        raise UsageError(f"unknown output_mode {mode!r}; choose from {', '.join(known)}")
 
 
 def _best(found: Sequence[FoundMask], scores: Sequence[float], iou: float) -> list[FoundMask]:
     kept = without_duplicates([mask.box for mask in found], scores, iou)
     return [found[index] for index in kept]
+
+
+def _xywh(box: Box) -> list[int]:
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -1,18 +1,30 @@
-"""Where segment everything asks: grids of points, crops of the image, and coarse points first."""
+"""Point prompts of automatic mask generation: grids, crops, and the order of the points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from mobilesam.errors import UsageError
+from mobilesam.inputs import Int64Array
 
 Points = npt.NDArray[np.float64]
+Box = tuple[int, int, int, int]
+
+# The hierarchical mode starts with every second point of every second row.
+_STRIDES = (2, 1)
+# Share of the grid that the hierarchical mode prompts. Chosen on nine training photos: with 0.44 of
+# the points, AR@1000 of their annotated objects is the whole grid's, and 0.87 of the grid's own
+# masks are found again (0.81 with 0.375 of them). Skipping every point that lies on a mask, as
+# former versions did, lost a fifth of that recall.
+PROMPTED_SHARE = 7 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,7 @@ class Crop:
         layer: 0 is the whole image; layer n has 4^n crops.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     layer: int
 
     @property
@@ -35,14 +47,7 @@ class Crop:
 
 
 def point_grid(per_side: int) -> Points:
-    """A square grid, each point in the middle of its cell.
-
-    Args:
-        per_side: Points along one side.
-
-    Returns:
-        (per_side^2, 2) xy as fractions of the image, row by row.
-    """
+    """(per_side^2, 2) xy of a square grid as fractions of the image, row by row."""
     middle = 1 / (2 * per_side)
     line = np.linspace(middle, 1 - middle, per_side)
     rows, columns = np.meshgrid(line, line, indexing="ij")
@@ -55,7 +60,7 @@ def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, .
     Args:
         per_side: Points along one side of the whole image.
         n_layers: Layers of crops.
-        downscale: Each layer has so many times fewer points a side than the one before.
+        downscale: Factor by which each layer has fewer points a side than the one before.
 
     Raises:
         UsageError: A layer would have no point.
@@ -70,7 +75,7 @@ def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, .
 
 
 def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
-    """Checks point grids that the user made.
+    """Checks point grids that the user gave.
 
     Raises:
         UsageError: Too few of them, one without points, or one that is not (N, 2) of fractions.
@@ -91,7 +96,7 @@ def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
 
 
 def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> list[Crop]:
-    """The whole image, and crops that overlap, as segment-anything lays them out.
+    """The whole image, and overlapping crops as in segment-anything.
 
     Args:
         size_hw: Height and width of the image, in pixels.
@@ -122,16 +127,16 @@ def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> l
     return crops
 
 
-def grid_levels(per_side: int, strides: Sequence[int]) -> npt.NDArray[np.int64]:
+def grid_levels(per_side: int, strides: Sequence[int]) -> Int64Array:
     """Sorts the points of a square grid into levels, from coarse to fine.
 
     Args:
         per_side: Points along one side.
-        strides: Of the levels in points, descending, each dividing the one before, down to 1.
+        strides: Strides of the levels in points, descending to 1, each dividing the one before.
 
     Returns:
-        (per_side^2,) level of each point of `point_grid`: the first whose sub-grid holds it. The
-        points of a sub-grid lie as near as can be to the middles of its cells.
+        (per_side^2,) level of each point of `point_grid`: the first whose sub-grid contains it.
+        Points of a sub-grid are as near as possible to the centres of its cells.
     """
     coarse = strides[0]
     index = np.arange(per_side) - min(coarse // 2, (per_side - 1) // 2)
@@ -139,5 +144,82 @@ def grid_levels(per_side: int, strides: Sequence[int]) -> npt.NDArray[np.int64]:
     for number in reversed(range(len(strides))):
         level[index % strides[number] == 0] = number
     rows, columns = np.meshgrid(level, level, indexing="ij")
-    found: npt.NDArray[np.int64] = np.maximum(rows, columns).reshape(-1)
+    found: Int64Array = np.maximum(rows, columns).reshape(-1)
     return found
+
+
+class PointSchedule(Protocol):
+    """Order in which the points of a grid are prompted; it may depend on the masks found."""
+
+    def batches(self) -> Iterator[Int64Array]:
+        """Yields indices of points to be prompted together."""
+
+    def add_masks(self, masks: Tensor, cells: Points) -> None:
+        """Takes confident masks of the last batch into account.
+
+        Args:
+            masks: (M, h, w) bool.
+            cells: (N, 2) xy of all points of the grid, in pixels of the masks.
+        """
+
+
+class AllPoints:
+    """The whole grid, row by row.
+
+    Args:
+        count: Points of the grid.
+        batch: Points that are prompted together.
+    """
+
+    def __init__(self, count: int, batch: int) -> None:
+        self._count = count
+        self._batch = batch
+
+    def batches(self) -> Iterator[Int64Array]:
+        """Yields indices of points to be prompted together."""
+        for first in range(0, self._count, self._batch):
+            yield np.arange(first, min(first + self._batch, self._count))
+
+    def add_masks(self, masks: Tensor, cells: Points) -> None:
+        """Does nothing: the order is fixed."""
+
+
+class CoarseToFine:
+    """A coarse grid first; then, batch by batch, the points that are covered least by masks.
+
+    A mask covers its points with one minus its share of the image: a mask of the background says
+    little about the objects on it.
+
+    Args:
+        count: Points of the square grid.
+        batch: Points that are prompted together.
+    """
+
+    def __init__(self, count: int, batch: int) -> None:
+        self._levels = grid_levels(round(count**0.5), _STRIDES)
+        self._batch = batch
+        self._cover = np.zeros(count)
+
+    def batches(self) -> Iterator[Int64Array]:
+        """Yields indices of points to be prompted together."""
+        open_ = np.ones(len(self._cover), np.bool_)
+        coarse = np.flatnonzero(self._levels == 0)
+        budget = max(len(coarse), round(PROMPTED_SHARE * len(open_)))
+        for first in range(0, len(coarse), self._batch):
+            chosen = coarse[first : first + self._batch]
+            open_[chosen] = False
+            yield chosen
+        while (left := budget - int((~open_).sum())) > 0:
+            # A stable sort, so that equally covered points are taken in order.
+            others = np.flatnonzero(open_)
+            chosen = others[np.argsort(self._cover[others], kind="stable")]
+            chosen = np.sort(chosen[: min(left, self._batch)])
+            open_[chosen] = False
+            yield chosen
+
+    def add_masks(self, masks: Tensor, cells: Points) -> None:
+        """Adds the masks to the cover of the points."""
+        height, width = masks.shape[1:]
+        columns, rows = np.clip(cells.astype(np.int64), 0, (width - 1, height - 1)).T
+        weights = 1 - masks.flatten(1).float().mean(1)
+        self._cover += (weights @ masks[:, rows, columns].float()).numpy()

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, ValidationError
 
-from mobilesam.errors import UnsupportedError, UsageError, WeightsError
+from mobilesam.errors import UnsupportedError, UsageError, WeightsError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 from mobilesam.weights.cache import digest_file
 
 Target = Literal["onnx", "openvino"]

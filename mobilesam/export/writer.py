@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilesam.errors import FOREIGN_ERRORS, UsageError, WeightsError
+from mobilesam.errors import UsageError, WeightsError, foreign_call
 from mobilesam.export.runtime import (
     GRAPHS,
     MANIFEST_NAME,
@@ -28,9 +28,8 @@ from mobilesam.export.runtime import (
     read_manifest,
     require_packages,
 )
-from mobilesam.logs import logger_level
 from mobilesam.model.state_dicts import require_finite
-from mobilesam.process_state import ignored_warnings
+from mobilesam.process_state import ignored_warnings, logger_level
 from mobilesam.weights.cache import digest_file
 
 if TYPE_CHECKING:
@@ -149,25 +148,26 @@ def _write_graph(
 ) -> None:
     import torch
 
-    with ignored_warnings():  # that it is old, and what it guesses: parity is measured
-        try:
-            torch.onnx.export(
-                graph.eval(),
-                tuple(inputs.values()),
-                str(folder / graph_file(name, "onnx")),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                opset_version=OPSET,
-                dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
-                # The newer exporter writes equal graphs in twenty times the time.
-                dynamo=False,
-            )
-        except FOREIGN_ERRORS as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(
-                f"torch {torch.__version__} cannot export the {name}: {reason}; "
-                "try torch 2.15, with which it was tested"
-            ) from error
+    def convert(error: Exception) -> WeightsError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return WeightsError(
+            f"torch {torch.__version__} cannot export the {name}: {reason}; "
+            "try torch 2.15, with which it was tested"
+        )
+
+    # Warnings are about the old exporter and about constants in the trace; parity is measured.
+    with foreign_call(convert), ignored_warnings():
+        torch.onnx.export(
+            graph.eval(),
+            tuple(inputs.values()),
+            str(folder / graph_file(name, "onnx")),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
+            # The newer exporter writes equal graphs in twenty times the time.
+            dynamo=False,
+        )
 
 
 def _convert_to_openvino(folder: Path) -> None:

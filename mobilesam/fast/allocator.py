@@ -1,10 +1,10 @@
-"""The C library's memory allocator, and why inference cares about it.
+"""Settings of the C library's memory allocator.
 
 glibc gives a large block back to the kernel as soon as it is freed, and the next one comes as
 fresh pages, each of which costs a page fault. A network that allocates its activations anew in
 every call pays for all of them again: on two CPU cores that was half of MobileSAM's encoder and
-three fifths of its decoder. The inference path avoids it by keeping and cutting up its buffers;
-what is here helps code that does not.
+three fifths of its decoder. The inference path keeps and cuts up its buffers instead; these
+functions help code that does not.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ from __future__ import annotations
 import ctypes
 import platform
 
-# From <malloc.h>; they are part of glibc's ABI.
+# From <malloc.h>; part of glibc's ABI.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-# mallopt takes an int.
-_LARGEST_BYTES = 2**31 - 1
-# Half of glibc's HEAP_MAX_SIZE on 64-bit systems: as far as its dynamic threshold goes, and,
-# in old versions, a threshold that is set.
+_LARGEST_BYTES = 2**31 - 1  # mallopt takes an int
+# Half of glibc's HEAP_MAX_SIZE on 64-bit systems: the limit of its dynamic threshold and, in old
+# versions, of a threshold that is set.
 _DYNAMIC_LIMIT_BYTES = 32 * 2**20
-# The block's header and the rounding to pages must still fit below that.
+# The block's header and the rounding to pages must fit below that.
 _LEARNT_BLOCK_BYTES = _DYNAMIC_LIMIT_BYTES - 64 * 2**10
 
 
 def keep_buffers() -> bool:
-    """Tells glibc to keep freed memory for the next allocation. Optional, and process-wide.
+    """Tells glibc to keep freed memory for the next allocation; optional, and process-wide.
 
-    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) come from the heap from now
-    on, and the heap is not given back to the kernel until 2 GiB lie free at its end. So the
-    resident memory of this process stays near its peak, in every library that allocates with
-    `malloc`, until the process ends: there is no way back to glibc's dynamic thresholds.
-    Nothing in this package calls it by itself.
+    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) then come from the heap, and
+    the heap is not given back to the kernel until 2 GiB are free at its end. So the resident memory
+    of this process stays near its peak, in every library that uses `malloc`, until the process
+    ends: it cannot be undone. Nothing in this package calls it by itself.
 
     Returns:
         Whether it took effect: False where the C library is not glibc.
@@ -47,14 +45,14 @@ def keep_buffers() -> bool:
 
 
 def learn_large_blocks() -> bool:
-    """Lets glibc's dynamic thresholds see one block of nearly 32 MiB come and go.
+    """Allocates and frees a block of nearly 32 MiB, so that glibc raises its dynamic thresholds.
 
     Changes no setting, and touches no page of the block: glibc itself then serves blocks up to
-    that size from the heap and keeps up to 64 MiB free at its end, as it would have done sooner or
-    later. It has no effect where the thresholds were set by hand.
+    that size from the heap and keeps up to 64 MiB free at its end. It has no effect where the
+    thresholds were set explicitly.
 
     Returns:
-        Whether there is a glibc to learn.
+        Whether the C library is glibc.
     """
     library = _glibc()
     if library is None:
@@ -67,7 +65,6 @@ def learn_large_blocks() -> bool:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, if it is glibc."""
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return None
     library = ctypes.CDLL(None)

@@ -1,8 +1,15 @@
 """SAM's mask decoder for many prompts on one image: what the prompts share is computed once.
 
 The reference repeats the image embedding, its positional encoding and the first layer's projections
-for every prompt. Here they belong to the image (`ImageSide`); prompts go through the rest
-a few at a time, so that buffers stay in the cache and in the allocator's hands.
+for every prompt. Here they belong to the image (`ImageContext`); prompts go through the rest a few
+at a time, so that buffers stay in the cache and are not returned to the kernel.
+
+With T tokens of a prompt (7 for a point) against 4,096 of the image, projecting the image is nearly
+all of the work of an attention layer. Matrix products are associative, so the small side can be
+projected instead: for a head of width d, with W_q and W_k of (d, C),
+(W_q a) . (W_k b) = (W_k^T W_q a) . b. Over all heads that makes 2 C heads T operations an image
+token instead of 2 C heads d and more; d is 16. Likewise behind the softmax. A bias that shifts all
+scores of one softmax alike drops out. Results are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -18,20 +25,20 @@ from torch import Tensor, nn
 
 from mobilesam.errors import UsageError
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.attention import FromImage, FromTokens, TokenAttention
 from mobilesam.fast.kernels import Dense, gelu_, strips
+from mobilesam.prompts import NetworkPrompts
 
 # Prompts at a time on a CPU: at most 9 MB a buffer in float32, so that none is given back to the
-# kernel and they find each other in the cache. On a GPU the more the better.
+# kernel and all stay in the cache. On a GPU, more are faster.
 CPU_PROMPTS = 2
 GPU_PROMPTS = 64
 
 Multimask = bool | Literal["both"]
-_Part = TypeVar("_Part", bound=nn.Module)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSide:
+class ImageContext:
     """What all prompts on one image share; HW is the number of its tokens, 4,096 at 1024 px.
 
     Attributes:
@@ -49,54 +56,17 @@ class ImageSide:
     query: Tensor
 
 
-class _Layer:
-    """One two-way layer: tokens to tokens, tokens to image, MLP, image to tokens."""
-
-    def __init__(self, source: Any, like: Tensor) -> None:
-        self.skip_pe = bool(source.skip_first_layer_pe)
-        self.self_attention = TokenAttention(source.self_attn, like)
-        self.from_tokens = FromTokens(source.cross_attn_token_to_image, like)
-        self.from_image = FromImage(source.cross_attn_image_to_token, like)
-        self.norms = [
-            (norm.weight.detach().to(like), norm.bias.detach().to(like), norm.eps)
-            for norm in (source.norm1, source.norm2, source.norm3, source.norm4)
-        ]
-        self.mlp = [
-            (layer.weight.detach().to(like), layer.bias.detach().to(like))
-            for layer in (source.mlp.lin1, source.mlp.lin2)
-        ]
-        self.activation = source.mlp.act
-
-    def attend_to_self(self, tokens: Tensor, prompt: Tensor) -> Tensor:
-        """(N, T, C) -> (N, T, C), normalised."""
-        if self.skip_pe:
-            return self.norm(self.self_attention(tokens, tokens), 0)
-        return self.norm(tokens + self.self_attention(tokens + prompt, tokens), 0)
-
-    def after_image(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """Adds what the tokens saw in the image, and runs the MLP: (N, T, C) -> (N, T, C)."""
-        tokens = self.norm(tokens + seen, 1)
-        hidden = self.activation(F.linear(tokens, *self.mlp[0]))
-        return self.norm(tokens + F.linear(hidden, *self.mlp[1]), 2)
-
-    def norm(self, x: Tensor, index: int) -> Tensor:
-        """One of the four layer normalisations."""
-        weight, bias, eps = self.norms[index]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
-
-
 class FastDecoder:
     """SAM's prompt encoder and mask decoder for inference.
 
-    All weights are copied, so later changes of the source have no effect. Safe to call from several
-    threads.
+    All weights are copied. Safe to call from several threads.
 
     Args:
-        prompt_encoder: With its weights loaded, on any device and in whichever mode.
+        prompt_encoder: With its weights loaded, on any device and in any mode.
         mask_decoder: Likewise.
-        dtype: To compute in; prompts are embedded, and answers given, in float32.
+        dtype: To compute in; prompts are embedded, and results given, in float32.
         device: Device to compute on.
-        prompts_at_once: Bounds the memory; by default what suits the device.
+        prompts_at_once: Limits the memory; the default depends on the device.
     """
 
     def __init__(
@@ -111,10 +81,8 @@ class FastDecoder:
         self._like = like = torch.empty(0, dtype=dtype, device=device)
         at_once = CPU_PROMPTS if like.device.type == "cpu" else GPU_PROMPTS
         self._at_once = prompts_at_once or at_once
-        prompt_encoder, mask_decoder = (
-            _copied(part, like.device) for part in (prompt_encoder, mask_decoder)
-        )
-        self._prompts, self._heads = prompt_encoder, mask_decoder
+        self._prompt_encoder = prompt_encoder = _copied(prompt_encoder, like.device)
+        self._mask_decoder = mask_decoder = _copied(mask_decoder, like.device)
         with torch.inference_mode():
             encoding = prompt_encoder.get_dense_pe()
             self._grid_hw = (int(encoding.shape[2]), int(encoding.shape[3]))
@@ -124,7 +92,7 @@ class FastDecoder:
             self._start = torch.cat(start).detach().to(like)
             transformer = mask_decoder.transformer
             self._layers = [_Layer(layer, like) for layer in transformer.layers]
-            self._final = FromTokens(transformer.final_attn_token_to_image, like)
+            self._final = _TokensToImage(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
             self._upscale = _Upscale(mask_decoder.output_upscaling, like)
 
@@ -134,8 +102,8 @@ class FastDecoder:
         learn_large_blocks()
 
     @torch.inference_mode()
-    def prepare(self, embedding: Tensor) -> ImageSide:
-        """The part of the decoder that does not depend on prompts.
+    def prepare(self, embedding: Tensor) -> ImageContext:
+        """Computes the part of the decoder that does not depend on prompts.
 
         Args:
             embedding: (1, C, H, W) or (C, H, W) of the image encoder.
@@ -152,109 +120,94 @@ class FastDecoder:
         image = tokens + self._no_mask
         image_pe = image + self._encoding
         first = self._layers[0]
-        key, value = first.from_tokens.project(image, image_pe)
-        return ImageSide(tokens, image, key, value, first.from_image.project(image_pe))
+        key, value = first.to_image.project(image, image_pe)
+        return ImageContext(tokens, image, key, value, first.from_image.project(image_pe))
 
     @torch.inference_mode()
     def __call__(
-        self,
-        side: ImageSide,
-        *,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        mask_inputs: Tensor | None = None,
-        multimask: Multimask = False,
+        self, context: ImageContext, prompts: NetworkPrompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
-        """Answers N prompts on one image.
+        """Predicts masks for N prompts on one image.
 
         Args:
-            side: Of `prepare`.
-            points: (N, K, 2) xy in pixels of the network's input.
-            labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
-            boxes: (N, 4) xyxy in pixels of the network's input.
-            mask_inputs: (N, 1, 4 H, 4 W) logits, or (1, 1, 4 H, 4 W) for all N prompts.
+            context: From `prepare`.
+            prompts: N prompts.
             multimask: False for the single mask, True for the three of an ambiguous prompt,
-                "both" for the four of them, the single one first.
+                "both" for all four, the single one first.
 
         Returns:
             Logits (N, M, 4 H, 4 W) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
 
         Raises:
-            UsageError: Points without labels, or prompts of different numbers.
+            UsageError: Points without labels, or different numbers of prompts.
         """
-        sparse, dense = self._embed(points, labels, boxes, mask_inputs)
+        sparse, dense = self._embed(prompts)
         count = sparse.shape[0]
-        chosen = _chosen(multimask, self._heads.num_mask_tokens)
+        chosen = _mask_indices(multimask, self._mask_decoder.num_mask_tokens)
         height, width = (4 * side for side in self._grid_hw)
         logits = sparse.new_empty(count, len(chosen), height, width)
         scores = sparse.new_empty(count, len(chosen))
         for first, last in strips(count, self._at_once):
             rows = slice(first, last)
             mask = None if dense is None else dense[rows]
-            tokens, image = self._transform(side, sparse[rows], mask, chosen)
+            tokens, image = self._transform(context, sparse[rows], mask, chosen)
             self._masks(tokens, image, chosen, logits[rows])
-            scores[rows] = self._heads.iou_prediction_head(tokens[:, 0])[:, chosen]
+            scores[rows] = self._mask_decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
         return logits, scores
 
-    def _embed(
-        self,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def _embed(self, prompts: NetworkPrompts) -> tuple[Tensor, Tensor | None]:
         """Sparse (N, P, C), and dense (N, HW, C) only where there are mask prompts."""
+        points, labels, boxes, masks = prompts
         if (points is None) != (labels is None):
-            raise UsageError("points and their labels come together; give both or neither")
+            raise UsageError("points and labels go together; got only one of them")
         counts = {len(given) for given in (points, labels, boxes) if given is not None}
         if masks is not None and (len(masks) != 1 or not counts):
             counts.add(len(masks))
         if len(counts) > 1:
-            raise UsageError(f"prompts of different numbers: {sorted(counts)}; give one row each")
+            raise UsageError(f"prompts differ in number: {sorted(counts)}; give one row each")
         pair = None if points is None else (points, labels)
-        sparse, dense = self._prompts(points=pair, boxes=boxes, masks=masks)
+        sparse, dense = self._prompt_encoder(points=pair, boxes=boxes, masks=masks)
         if masks is None:
             return sparse, None
         return sparse, dense.flatten(2).transpose(1, 2).expand(len(sparse), -1, -1)
 
     def _transform(
-        self, side: ImageSide, sparse: Tensor, dense: Tensor | None, chosen: list[int]
+        self, context: ImageContext, sparse: Tensor, dense: Tensor | None, chosen: list[int]
     ) -> tuple[Tensor, Tensor]:
         """Tokens (n, 1 + M, C) float32 of the IoU and the chosen masks, and images (n, HW, C)."""
         start = self._start.expand(sparse.shape[0], -1, -1)
         prompt = torch.cat((start, sparse.to(self._like)), 1)
         if dense is None:
-            tokens, image = self._shared_layer(side, prompt)
+            tokens, image = self._shared_layer(context, prompt)
             rest = self._layers[1:]
         else:
-            tokens, image = prompt, side.tokens + dense.to(self._like)
+            tokens, image = prompt, context.tokens + dense.to(self._like)
             rest = self._layers
         for layer in rest:
             image_pe = image + self._encoding
             tokens = layer.attend_to_self(tokens, prompt)
-            seen = layer.from_tokens.each(tokens + prompt, image, image_pe)
+            seen = layer.to_image.each(tokens + prompt, image, image_pe)
             tokens = layer.after_image(tokens, seen)
             layer.from_image.each(tokens, tokens + prompt, image, image_pe)
             image = layer.norm(image, 3)
-        # The other tokens have no reader.
+        # The other tokens are not used.
         used = [0, *(1 + index for index in chosen)]
         tokens = tokens[:, used]
         seen = self._final.each_of_few(tokens + prompt[:, used], image, self._encoding)
         return self._final_norm((tokens + seen).float()), image
 
-    def _shared_layer(self, side: ImageSide, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def _shared_layer(self, context: ImageContext, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer, in which the image is still the same for all prompts."""
         layer = self._layers[0]
         tokens = layer.attend_to_self(prompt, prompt)
-        seen = layer.from_tokens.shared(tokens + prompt, side.key, side.value)
+        seen = layer.to_image.shared(tokens + prompt, context.key, context.value)
         tokens = layer.after_image(tokens, seen)
-        image = layer.from_image.shared(tokens, tokens + prompt, side.query, side.image)
+        image = layer.from_image.shared(tokens, tokens + prompt, context.query, context.image)
         return tokens, layer.norm(image, 3)
 
     def _masks(self, tokens: Tensor, image: Tensor, chosen: list[int], out: Tensor) -> None:
         """Writes (n, M, 4 H, 4 W) logits."""
-        networks = self._heads.output_hypernetworks_mlps
+        networks = self._mask_decoder.output_hypernetworks_mlps
         each = [networks[index](tokens[:, 1 + row]) for row, index in enumerate(chosen)]
         filters = torch.stack(each, 1).to(image)
         height, width = self._grid_hw
@@ -268,13 +221,186 @@ class FastDecoder:
             target.copy_(blocks.permute(0, 1, 2, 4, 6, 3, 5, 7))
 
 
+class _Layer:
+    """One two-way layer: tokens to tokens, tokens to image, MLP, image to tokens."""
+
+    def __init__(self, source: Any, like: Tensor) -> None:
+        self.skip_pe = bool(source.skip_first_layer_pe)
+        self.self_attention = _SelfAttention(source.self_attn, like)
+        self.to_image = _TokensToImage(source.cross_attn_token_to_image, like)
+        self.from_image = _ImageToTokens(source.cross_attn_image_to_token, like)
+        norms = (source.norm1, source.norm2, source.norm3, source.norm4)
+        self.norms = [(*_affine(norm, like), norm.eps) for norm in norms]
+        self.mlp = [_affine(layer, like) for layer in (source.mlp.lin1, source.mlp.lin2)]
+        self.activation = source.mlp.act
+
+    def attend_to_self(self, tokens: Tensor, prompt: Tensor) -> Tensor:
+        """(N, T, C) -> (N, T, C), normalised."""
+        if self.skip_pe:
+            return self.norm(self.self_attention(tokens, tokens), 0)
+        return self.norm(tokens + self.self_attention(tokens + prompt, tokens), 0)
+
+    def after_image(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """Adds the result of the attention to the image, and runs the MLP: (N, T, C)."""
+        tokens = self.norm(tokens + seen, 1)
+        hidden = self.activation(F.linear(tokens, *self.mlp[0]))
+        return self.norm(tokens + F.linear(hidden, *self.mlp[1]), 2)
+
+    def norm(self, x: Tensor, index: int) -> Tensor:
+        """One of the four layer normalisations."""
+        weight, bias, eps = self.norms[index]
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+class _SelfAttention:
+    """Attention of the prompt's tokens to each other."""
+
+    def __init__(self, source: Any, like: Tensor) -> None:
+        self.heads = int(source.num_heads)
+        self.query, self.key, self.value, self.out = (
+            _affine(layer, like)
+            for layer in (source.q_proj, source.k_proj, source.v_proj, source.out_proj)
+        )
+
+    def __call__(self, with_pe: Tensor, tokens: Tensor) -> Tensor:
+        """(N, T, C) queries and keys, (N, T, C) values -> (N, T, C)."""
+        query, key, value = (
+            F.linear(x, *layer).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            for x, layer in ((with_pe, self.query), (with_pe, self.key), (tokens, self.value))
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return F.linear(mixed.transpose(1, 2).flatten(2), *self.out)
+
+
+class _TokensToImage:
+    """Attention of the prompt's tokens to the image."""
+
+    def __init__(self, source: Any, like: Tensor) -> None:
+        self.heads = heads = int(source.num_heads)
+        scale = (source.internal_dim // heads) ** -0.5
+        self.query = (
+            (source.q_proj.weight.detach() * scale).to(like),
+            (source.q_proj.bias.detach() * scale).to(like),
+        )
+        key, value = source.k_proj.weight.detach(), source.v_proj.weight.detach()
+        self.key = key.unflatten(0, (heads, -1)).to(like).contiguous()  # (heads, d, C)
+        self.value = value.unflatten(0, (heads, -1)).transpose(1, 2).to(like).contiguous()
+        self.value_bias = source.v_proj.bias.detach().to(like)
+        self.out = _affine(source.out_proj, like)
+        # The key's bias shifts all scores of a query alike.
+        self.image_key = Dense(key, None, like)
+        self.image_value = Dense(value, source.v_proj.bias, like)
+
+    def project(self, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an image that all prompts share, both (1, heads, HW, d).
+
+        Args:
+            image: (HW, C).
+            image_pe: (HW, C), the image with its positional encoding added.
+        """
+        key, value = self.image_key(image_pe), self.image_value(image)
+        return _heads_first(key, self.heads), _heads_first(value, self.heads)
+
+    def shared(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(N, T, C) tokens against the one image of `project` -> (N, T, C)."""
+        count, length, _ = tokens.shape
+        query = F.linear(tokens.flatten(0, 1), *self.query)
+        mixed = F.scaled_dot_product_attention(
+            _heads_first(query, self.heads), key, value, scale=1.0
+        )
+        return F.linear(mixed[0].transpose(0, 1).reshape(count, length, -1), *self.out)
+
+    def each(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
+        """(N, T, C) tokens, each prompt with its own image (N, HW, C) -> (N, T, C)."""
+        query = self._wide_query(tokens)
+        return self._attend(torch.bmm(query, image_pe.transpose(1, 2)), image, tokens.shape[1])
+
+    def each_of_few(self, tokens: Tensor, image: Tensor, encoding: Tensor) -> Tensor:
+        """As `each`, for few tokens, where adding (HW, C) `encoding` to the image costs more."""
+        query = self._wide_query(tokens)
+        scores = torch.matmul(query, encoding.t())
+        return self._attend(scores.baddbmm_(query, image.transpose(1, 2)), image, tokens.shape[1])
+
+    def _wide_query(self, tokens: Tensor) -> Tensor:
+        """Queries in the space of the image: (N, T, C) -> (N, heads T, C)."""
+        query = _heads_first(F.linear(tokens.flatten(0, 1), *self.query), self.heads)[0]
+        return _prompts_first(torch.bmm(query, self.key), len(tokens))
+
+    def _attend(self, scores: Tensor, image: Tensor, length: int) -> Tensor:
+        """Scores (N, heads T, HW) and image (N, HW, C) -> (N, T, C)."""
+        count = len(scores)
+        found = torch.bmm(scores.softmax(-1), image).view(count, self.heads, length, -1)
+        narrow = torch.bmm(found.transpose(0, 1).flatten(1, 2), self.value)  # (heads, N T, d)
+        mixed = narrow.transpose(0, 1).reshape(count, length, -1) + self.value_bias
+        return F.linear(mixed, *self.out)
+
+
+class _ImageToTokens:
+    """Attention of the image to the prompt's tokens, added to the image."""
+
+    def __init__(self, source: Any, like: Tensor) -> None:
+        self.heads = heads = int(source.num_heads)
+        scale = (source.internal_dim // heads) ** -0.5
+        self.key = (
+            (source.k_proj.weight.detach() * scale).to(like),
+            (source.k_proj.bias.detach() * scale).to(like),
+        )
+        self.value = _affine(source.v_proj, like)
+        query, out = source.q_proj.weight.detach(), source.out_proj.weight.detach()
+        self.query = query.unflatten(0, (heads, -1)).to(like).contiguous()  # (heads, d, C)
+        self.query_bias = source.q_proj.bias.detach().view(heads, -1, 1).to(like)
+        self.out = out.unflatten(1, (heads, -1)).permute(1, 2, 0).to(like).contiguous()
+        # The weights of a head sum to one, so a share of the bias with each head is the bias.
+        self.out_bias = (source.out_proj.bias.detach() / heads).to(like)
+        self.image_query = Dense(query, source.q_proj.bias, like)
+
+    def project(self, image_pe: Tensor) -> Tensor:
+        """Queries of an image that all prompts share: (HW, C) -> (heads, d, HW), a view."""
+        return _heads_first(self.image_query(image_pe), self.heads)[0].transpose(1, 2)
+
+    def shared(self, tokens: Tensor, tokens_pe: Tensor, query: Tensor, image: Tensor) -> Tensor:
+        """One image for all prompts: a new (N, HW, C).
+
+        Args:
+            tokens: (N, T, C).
+            tokens_pe: (N, T, C), with the prompt's embedding added.
+            query: From `project`.
+            image: (HW, C).
+        """
+        count, length, _ = tokens.shape
+        key = F.linear(tokens_pe, *self.key).view(count, length, self.heads, -1).transpose(1, 2)
+        scores = tokens.new_empty(count, self.heads, length, query.shape[2])
+        for row in range(count):
+            torch.bmm(key[row], query, out=scores[row])
+        return torch.baddbmm(image[None], *self._factors(scores, tokens))
+
+    def each(self, tokens: Tensor, tokens_pe: Tensor, image: Tensor, image_pe: Tensor) -> None:
+        """Each prompt with its own image (N, HW, C), which is added to in place."""
+        count, length, _ = tokens.shape
+        key = _heads_first(F.linear(tokens_pe.flatten(0, 1), *self.key), self.heads)[0]
+        wide = torch.bmm(key, self.query)  # (heads, N T, C)
+        shift = torch.bmm(key, self.query_bias)  # (heads, N T, 1)
+        scores = torch.bmm(_prompts_first(wide, count), image_pe.transpose(1, 2))
+        scores += _prompts_first(shift, count)
+        scores = scores.view(count, self.heads, length, -1)
+        image.baddbmm_(*self._factors(scores, tokens))
+
+    def _factors(self, scores: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the sum to add to the image: (N, HW, heads T) and (N, heads T, C)."""
+        # Heads and tokens come before pixels, so that the softmax runs over long rows at once.
+        weights = scores.softmax(2).flatten(1, 2)
+        value = _heads_first(F.linear(tokens.flatten(0, 1), *self.value), self.heads)[0]
+        wide = torch.bmm(value, self.out) + self.out_bias
+        return weights.transpose(1, 2), _prompts_first(wide, len(tokens))
+
+
 class _Upscale:
     """Two transposed convolutions of kernel and stride 2, as matrix products without shuffling."""
 
     def __init__(self, source: Any, like: Tensor) -> None:
         first, norm, _, second, _ = source
         self.first, self.second = _transposed(first, like), _transposed(second, like)
-        self.norm = (norm.weight.detach().to(like), norm.bias.detach().to(like), norm.eps)
+        self.norm = (*_affine(norm, like), norm.eps)
 
     def __call__(self, image: Tensor) -> Tensor:
         """(n, HW, C) -> (n, HW * 16, C / 8), ordered by token, then by the two 2x2 splits."""
@@ -285,9 +411,24 @@ class _Upscale:
         return finer.view(image.shape[0], 16 * image.shape[1], -1)
 
 
-def _copied(part: _Part, device: torch.device) -> _Part:
-    """Copies a module, for inference only."""
-    return copy.deepcopy(part).to(device).eval().requires_grad_(requires_grad=False)
+def _affine(layer: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer."""
+    return layer.weight.detach().to(like), layer.bias.detach().to(like)
+
+
+def _heads_first(x: Tensor, heads: int) -> Tensor:
+    """(rows, heads d) -> (1, heads, rows, d), a view."""
+    return x.view(x.shape[0], heads, -1).transpose(0, 1)[None]
+
+
+def _prompts_first(x: Tensor, count: int) -> Tensor:
+    """(heads, N T, C) -> (N, heads T, C), a copy."""
+    return x.view(x.shape[0], count, -1, x.shape[2]).transpose(0, 1).flatten(1, 2)
+
+
+def _copied(module: _Module, device: torch.device) -> _Module:
+    """A copy for inference only."""
+    return copy.deepcopy(module).to(device).eval().requires_grad_(requires_grad=False)
 
 
 def _transposed(conv: Any, like: Tensor) -> Dense:
@@ -296,7 +437,7 @@ def _transposed(conv: Any, like: Tensor) -> Dense:
     return Dense(weight.flatten(0, 2), conv.bias.detach().repeat(4), like)
 
 
-def _chosen(multimask: Multimask, masks: int) -> list[int]:
+def _mask_indices(multimask: Multimask, n_masks: int) -> list[int]:
     if multimask == "both":
-        return list(range(masks))
-    return list(range(1, masks)) if multimask else [0]
+        return list(range(n_masks))
+    return list(range(1, n_masks)) if multimask else [0]

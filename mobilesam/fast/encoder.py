@@ -1,10 +1,9 @@
 """TinyViT's forward pass on a CPU, rearranged: same function, less memory traffic.
 
 The wide, shallow first layers run in strips of rows, so that the fourfold wider hidden layer never
-exists as a whole; attention runs head by head in buffers that are kept; everything that depends on
-weights alone (batch normalisation, attention biases, scale and shift of layer normalisations) is
-worked out when the encoder is built. Parity with `mobilesam.model.tiny_vit.TinyViT` is tested to
-1e-4.
+exists as a whole; attention runs head by head in reused buffers; all that depends on weights alone
+(batch normalisation, attention biases, scale and shift of layer normalisations) is computed when
+the encoder is built. Parity with `mobilesam.model.tiny_vit.TinyViT` is tested to 1e-4.
 """
 
 from __future__ import annotations
@@ -17,8 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.folding import fold_conv_norm, fold_layer_norm
-from mobilesam.fast.kernels import Conv, Dense, Workspace, gelu_, gelu_into, strips
+from mobilesam.fast.kernels import (
+    Conv,
+    Dense,
+    Workspace,
+    fold_conv_norm,
+    fold_layer_norm,
+    gelu_,
+    gelu_into,
+    strips,
+)
 from mobilesam.model.tiny_vit import (
     ConvNorm,
     LayerNorm2d,
@@ -29,8 +36,8 @@ from mobilesam.model.tiny_vit import (
     TinyVitBlock,
 )
 
-# Rows of the output a strip, at 256 px width: hidden layers then take 9 MB, which a third-level
-# cache holds, and the halo of two rows costs 6 %.
+# Output rows of a strip, at 256 px width: hidden layers then take 9 MB, which a third-level cache
+# holds, and the halo of two rows costs 6 %.
 _STRIP_ROWS = 32
 # Elements of an MLP's hidden layer at a time, for the same reason.
 _MLP_ELEMENTS = 2**21
@@ -41,13 +48,13 @@ Layer = Callable[[Tensor], Tensor]
 class FastEncoder:
     """MobileSAM's image encoder for inference on a CPU.
 
-    Weights are copied: what happens to the source afterwards has no effect. Safe to call from
-    several threads; each has buffers of its own (70 MB in float32 at 1024 px).
+    Weights are copied. Safe to call from several threads; each has its own buffers (70 MB in
+    float32 at 1024 px).
 
     Args:
         encoder: Encoder with its weights loaded, in any mode. Colour channels of a `ColorTinyViT`
             are not computed here.
-        dtype: float32, or bfloat16 where the processor multiplies in it.
+        dtype: float32, or bfloat16 where the processor supports it.
     """
 
     def __init__(self, encoder: TinyViT, dtype: torch.dtype = torch.float32) -> None:
@@ -72,13 +79,10 @@ class FastEncoder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Encodes normalised images one after the other.
-
-        Args:
-            pixels: (B, 3, S, S) float on the CPU; S a multiple of 16.
+        """Encodes (B, 3, S, S) normalised images on the CPU, one after the other.
 
         Returns:
-            (B, 256, S/16, S/16) float32, channels last in memory. An inference tensor.
+            (B, 256, S/16, S/16) float32, channels last in memory; an inference tensor.
         """
         return torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
 
@@ -111,7 +115,7 @@ def _conv(pair: ConvNorm, like: Tensor) -> Conv:
 
 
 class _Stem:
-    """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C), in a buffer that is kept."""
+    """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C), in a reused buffer."""
 
     def __init__(self, source: PatchEmbed, like: Tensor, space: Workspace) -> None:
         first, second = (each for each in source.seq.children() if isinstance(each, ConvNorm))
@@ -124,15 +128,15 @@ class _Stem:
         columns = ((x.shape[1] + 1) // 2 + 1) // 2
         out = self.space.take("stem", (quarter, columns, self.second.weight.shape[0]), x)
         for first, last in strips(quarter, _STRIP_ROWS):
-            lo, hi = self.second.needs(first, last, half)
-            begin, end = self.first.needs(lo, hi, rows)
+            lo, hi = self.second.input_rows(first, last, half)
+            begin, end = self.first.input_rows(lo, hi, rows)
             hidden = gelu_(self.first.strip(x[begin:end], lo, hi))
             out[first:last] = self.second.strip(hidden, first, last)
         return out
 
 
 class _Bottleneck:
-    """An inverted residual block of (H, W, C), which goes to and fro between two buffers."""
+    """An inverted residual block of (H, W, C), which alternates between two buffers."""
 
     def __init__(self, source: MBConv, like: Tensor, space: Workspace) -> None:
         self.expand = _dense(source.conv1, like)
@@ -146,7 +150,7 @@ class _Bottleneck:
         if out.data_ptr() == x.data_ptr():
             out = self.space.take("bottleneck", tuple(x.shape), x)
         for first, last in strips(rows, _STRIP_ROWS):
-            lo, hi = self.depthwise.needs(first, last, rows)
+            lo, hi = self.depthwise.input_rows(first, last, rows)
             hidden = gelu_(self.expand(x[lo:hi].view(-1, channels)))
             hidden = self.depthwise.strip(hidden.view(hi - lo, columns, -1), first, last)
             narrow = self.project(gelu_(hidden).reshape(-1, hidden.shape[2]))
@@ -169,7 +173,7 @@ class _Merging:
         below, beside = (rows - 1) // stride + 1, (columns - 1) // stride + 1
         out = x.new_empty(below, beside, self.project.weight.shape[0])
         for first, last in strips(below, _STRIP_ROWS):
-            lo, hi = self.depthwise.needs(first, last, rows)
+            lo, hi = self.depthwise.input_rows(first, last, rows)
             hidden = gelu_(self.expand(x[lo:hi].view(-1, channels)))
             hidden = self.depthwise.strip(hidden.view(hi - lo, columns, -1), first, last)
             found = self.project(gelu_(hidden).reshape(-1, hidden.shape[2]))
@@ -209,7 +213,7 @@ class _WindowAttention:
         self.side, self.width = source.window, channels // self.heads
         self.eps = attention.norm.eps
         weight, bias = fold_layer_norm(attention.norm, attention.qkv)
-        # Stored head by head, as (head, q/k/v, width); wanted as (q/k/v, head, width).
+        # From (head, q/k/v, width), as stored, to (q/k/v, head, width).
         weight = weight.view(self.heads, 3, self.width, channels).transpose(0, 1).clone()
         bias = bias.view(self.heads, 3, self.width).transpose(0, 1).clone()
         weight[0] *= self.width**-0.5
@@ -223,8 +227,8 @@ class _WindowAttention:
         height, width, channels = x.shape
         rows, columns = -(-height // self.side), -(-width // self.side)
         shape = (rows, columns, self.side, self.side, channels)
-        # Padding is zero after normalisation: the bias of qkv, as scale and shift are folded.
-        # Nothing ever writes there, so it is zeroed once.
+        # Padding is zero after normalisation, since scale and shift are folded into qkv. It is
+        # never written to, so it is zeroed once.
         windows = self.space.take_padded(f"windows-{channels}", shape, x, (height, width))
         self._partition(F.layer_norm(x, (channels,), eps=self.eps), windows)
         qkv = self.qkv(windows.view(-1, channels))
@@ -282,11 +286,11 @@ class _Neck:
         self.conv = Conv(conv.weight, None, 1, like)
         self.norms = [
             (
-                norm.weight.detach().to(kind, copy=True),
-                norm.bias.detach().to(kind, copy=True),
+                norm.weight.detach().to(dtype, copy=True),
+                norm.bias.detach().to(dtype, copy=True),
                 norm.eps,
             )
-            for norm, kind in ((first, like.dtype), (second, torch.float32))
+            for norm, dtype in ((first, like.dtype), (second, torch.float32))
         ]
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -1,45 +1,47 @@
-"""MobileSAM for running: the same weights and the same masks, in a fraction of the time."""
+"""MobileSAM's networks for inference: the same weights and masks in a fraction of the time."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
-from mobilesam.devices import usable_device
 from mobilesam.errors import UnsupportedError, UsageError
-from mobilesam.fast.decoder import FastDecoder, ImageSide, Multimask
+from mobilesam.fast.decoder import FastDecoder, ImageContext, Multimask
 from mobilesam.fast.encoder import FastEncoder
-from mobilesam.fast.folding import folded
-from mobilesam.fast.kernels import computes_bf16
+from mobilesam.fast.kernels import computes_bf16, fold_conv_norm
+from mobilesam.inputs import usable_device
 from mobilesam.model.mini import ColorChannels, ColorTinyViT
-from mobilesam.model.tiny_vit import TinyViT
+from mobilesam.model.tiny_vit import Attention, ConvNorm, TinyViT
+from mobilesam.prompts import NetworkPrompts
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FastMobileSam:
-    """Image encoder, prompt encoder and mask decoder of MobileSAM, for inference alone.
+    """Image encoder, prompt encoder and mask decoder of MobileSAM, for inference only.
 
-    In coordinates and data of the networks: resizing, normalising and thresholding are the
-    caller's. All weights are copied: build it after they are loaded, and build it again after
-    training steps, which do not change the copy. Calls from several threads are safe. It can be
-    pickled and deep-copied. Devices other than the CPU run a plainer path, which is not tested.
+    It works in the coordinates of the networks: resizing, normalising and thresholding are left to
+    the caller. All weights are copied: build it again after training steps. Calls from several
+    threads are safe. It can be pickled and deep-copied. Devices other than the CPU run a simpler
+    path, which is not tested.
 
     Args:
-        sam: From `mobilesam.model.mobile_sam.load_mobile_sam`, in whichever mode; left as it is.
-        precision: What the encoder computes in; results are float32 always. "bf16" pays where
+        sam: From `mobilesam.model.mobile_sam.load_mobile_sam`, in any mode; not changed.
+        precision: What the encoder computes in; results are always float32. "bf16" helps where
             the processor multiplies in it (avx512_bf16, amx_bf16); "fp16" is for GPUs. The
-            decoder stays in float32: in bfloat16 it costs more accuracy than the whole encoder.
-        device: Where to run.
-        compile: Hand the encoder to `torch.compile` (on a CPU it needs a C++ compiler), on CUDA
+            decoder stays in float32: in bfloat16 it loses more accuracy than the whole encoder.
+        device: Device to run on.
+        compile: Pass the encoder to `torch.compile` (on a CPU it needs a C++ compiler), on CUDA
             with CUDA graphs. The first call then takes a minute or so.
 
     Raises:
@@ -54,7 +56,7 @@ class FastMobileSam:
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
         *,
-        compile: bool = False,  # noqa: A002 - what torch calls it
+        compile: bool = False,  # noqa: A002 - the name in torch
     ) -> None:
         dtype = _DTYPES.get(precision)
         if dtype is None:
@@ -74,7 +76,7 @@ class FastMobileSam:
         if self.device.type == "cpu" and not compile:
             self._encode = FastEncoder(encoder, dtype)
         else:
-            self._encode = module_encoder(encoder, dtype, self.device, compile=compile)
+            self._encode = ModuleEncoder(encoder, dtype, self.device, compile=compile)
         if isinstance(encoder, ColorTinyViT):
             self._encode = ColorChannels(self._encode, encoder.config.total_stride)
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
@@ -90,8 +92,8 @@ class FastMobileSam:
         """
         return self._encode(pixels.to(self.device))
 
-    def prepare(self, embedding: Tensor) -> ImageSide:
-        """Computes what all prompts on an image share: worth keeping between calls of `decode`.
+    def prepare(self, embedding: Tensor) -> ImageContext:
+        """Computes what all prompts on an image share; keep it between calls of `decode`.
 
         Args:
             embedding: (1, 256, S/16, S/16) of `encode`.
@@ -103,70 +105,43 @@ class FastMobileSam:
 
     def decode(
         self,
-        embedding: Tensor | ImageSide,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        mask_inputs: Tensor | None = None,
+        embedding: Tensor | ImageContext,
+        prompts: NetworkPrompts,
         *,
         multimask: Multimask = False,
     ) -> tuple[Tensor, Tensor]:
-        """Answers N prompts on one image; memory beyond the answer does not depend on N.
+        """Predicts masks for N prompts on one image; memory beyond the result does not depend on N.
 
         Args:
-            embedding: Of `encode`, for one image, or what `prepare` made of it.
-            points: (N, K, 2) xy in pixels of the network's input.
-            labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
-            boxes: (N, 4) xyxy in pixels of the network's input.
-            mask_inputs: (N, 1, S/4, S/4) logits, or (1, 1, S/4, S/4) for all N prompts.
+            embedding: Result of `encode` for one image, or of `prepare`.
+            prompts: N prompts.
             multimask: False for the single mask, True for the three of an ambiguous prompt,
-                "both" for all four, the single one first, at hardly more than the price of one.
+                "both" for all four, the single one first, at hardly more than the cost of one.
 
         Returns:
             Logits (N, M, S/4, S/4) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
 
         Raises:
-            UsageError: Points without labels, prompts of different numbers, or an embedding of
+            UsageError: Points without labels, different numbers of prompts, or an embedding of
                 another shape.
         """
-        side = embedding if isinstance(embedding, ImageSide) else self.prepare(embedding)
-        given = (points, labels, boxes, mask_inputs)
-        points, labels, boxes, mask_inputs = (
-            None if each is None else each.to(self.device) for each in given
-        )
-        return self._decoder(
-            side,
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            mask_inputs=mask_inputs,
-            multimask=multimask,
-        )
+        context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
+        given = (None if each is None else each.to(self.device) for each in prompts)
+        return self._decoder(context, NetworkPrompts(*given), multimask=multimask)
 
 
-def module_encoder(
-    encoder: TinyViT,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    compile: bool = False,  # noqa: A002
-) -> Callable[[Tensor], Tensor]:
+class ModuleEncoder:
     """The folded encoder as one module, for devices and compilers that fuse by themselves.
 
+    Copies are compiled again.
+
     Args:
-        encoder: With its weights loaded; copied.
+        encoder: With its weights loaded; copied. Colour channels of a `ColorTinyViT` are not
+            computed here.
         dtype: What to compute in.
-        device: Where to run.
-        compile: Hand it to `torch.compile`.
-
-    Returns:
-        (B, 3, S, S) pixels -> (B, 256, S/16, S/16) float32; an inference tensor.
+        device: Device to run on.
+        compile: Pass it to `torch.compile`.
     """
-    return _ModuleEncoder(encoder, dtype, device, compile=compile)
-
-
-class _ModuleEncoder:
-    """Encoder that `module_encoder` returns; copies of it are compiled again."""
 
     def __init__(
         self,
@@ -174,7 +149,7 @@ class _ModuleEncoder:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        compile: bool,  # noqa: A002
+        compile: bool = False,  # noqa: A002
     ) -> None:
         module = folded(encoder).to(device=device, dtype=dtype)
         self._module = module.to(memory_format=torch.channels_last)
@@ -182,11 +157,10 @@ class _ModuleEncoder:
         self._prepare()
 
     def _prepare(self) -> None:
-        # Of a ColorTinyViT too: `FastMobileSam` appends colours to the float32 result.
         self._run: Callable[[Tensor], Tensor] = MethodType(TinyViT.forward, self._module)
         # A compiled graph writes every result to the same memory, from which it must be copied
         # before another thread runs the graph.
-        self._turn = threading.Lock() if self._compile else contextlib.nullcontext()
+        self._lock = threading.Lock() if self._compile else contextlib.nullcontext()
         if self._compile:
             # On a GPU, this mode uses CUDA graphs: one launch for some two hundred kernels.
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
@@ -195,7 +169,7 @@ class _ModuleEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_run"], state["_turn"]
+        del state["_run"], state["_lock"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -206,6 +180,56 @@ class _ModuleEncoder:
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) pixels -> (B, 256, S/16, S/16) float32; an inference tensor."""
         x = pixels.to(dtype=self._dtype, memory_format=torch.channels_last)
-        with self._turn:
+        with self._lock:
             found = self._run(x)
             return found.float() if found.dtype != torch.float32 else found.clone()
+
+
+def folded(encoder: TinyViT) -> TinyViT:
+    """A copy in evaluation mode without batch normalisation and gathering of attention biases.
+
+    Results are the same up to rounding.
+    """
+    clone = copy.deepcopy(encoder).eval().requires_grad_(requires_grad=False)
+    _fold_children(clone)
+    return clone
+
+
+def _fold_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(module, name, _as_convolution(child))
+        elif isinstance(child, Attention):
+            setattr(module, name, _CachedAttention(child))
+        else:
+            _fold_children(child)
+
+
+def _as_convolution(pair: ConvNorm) -> nn.Conv2d:
+    conv = pair.get_submodule("c")
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
+    weight, bias = fold_conv_norm(pair)
+    conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+    conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+    return conv
+
+
+class _CachedAttention(nn.Module):
+    """`Attention` whose biases are gathered once; its weights are shared with the source."""
+
+    bias: Tensor
+
+    def __init__(self, source: Attention) -> None:
+        super().__init__()
+        self.num_heads = source.num_heads
+        self.norm, self.qkv, self.proj = source.norm, source.qkv, source.proj
+        bias = source.attention_biases[:, source.bias_index].detach()
+        self.register_buffer("bias", bias[None].contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, window^2, C) -> (B, window^2, C)."""
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, 3, -1)
+        query, key, value = qkv.permute(3, 0, 2, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias)
+        return cast("Tensor", self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels)))

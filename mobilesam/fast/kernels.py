@@ -1,7 +1,7 @@
-"""Building blocks of the fast path: matrix products by oneDNN, convolutions in strips, buffers.
+"""Building blocks of the fast path: folded weights, matrix products by oneDNN, strips, buffers.
 
 Activations are channels last throughout, (H, W, C), so that a 1x1 convolution is a matrix product
-and a strip of rows is a contiguous piece of memory.
+and a strip of rows is contiguous in memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,39 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# What torch is asked about processors of x86; private, and so may be missing.
+from mobilesam.model.tiny_vit import ConvNorm
+
+# Torch's private tests for processors of x86; they may be missing.
 _BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-# Prepared weights are kept for this many row counts; images are all of one size, so that more
-# would mean a caller whose shapes change all the time.
+# Prepared weights are kept for this many row counts: images of one size need no more.
 _MAX_PACKED = 8
+
+
+def fold_conv_norm(pair: ConvNorm) -> tuple[Tensor, Tensor]:
+    """Folds batch normalisation with its running statistics into its convolution.
+
+    Returns:
+        Weight (C_out, C_in/groups, k, k) and bias (C_out,), both float32.
+    """
+    conv, norm = pair.get_submodule("c"), pair.get_submodule("bn")
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
+        raise TypeError(f"no running statistics to fold in a {type(norm).__name__}")
+    assert norm.running_mean is not None  # noqa: S101 - comes with the variance
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
+    # Divided in double precision: running variances of trained networks reach down to 1e-6.
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    return weight.float().detach(), bias.float().detach()
+
+
+def fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Folds the scale and shift of a layer normalisation into the linear layer behind it."""
+    weight = linear.weight.double()
+    bias = linear.bias.double() + weight @ norm.bias.double()
+    return (weight * norm.weight.double()).float().detach(), bias.float().detach()
 
 
 @cache
@@ -46,21 +72,20 @@ def has_onednn_linear() -> bool:
 def computes_bf16() -> bool:
     """Whether this processor multiplies in bfloat16.
 
-    oneDNN also takes it on processors with AVX-512 alone, where it is emulated and slower than
-    float32; without AVX-512 it refuses.
+    oneDNN also accepts processors with AVX-512 alone, where it is emulated and slower than float32.
     """
     try:
-        taken = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        accepted = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return taken
-    asked = (getattr(torch.cpu, name, None) for name in _BF16_UNITS)
-    return taken and any(ask is not None and bool(ask()) for ask in asked)
+        return accepted
+    tests = (getattr(torch.cpu, name, None) for name in _BF16_UNITS)
+    return accepted and any(test is not None and bool(test()) for test in tests)
 
 
 class Dense:
-    """y = x W^T + b with the weights prepared for the number of rows.
+    """y = x W^T + b, with the weights prepared for the number of rows.
 
     Args:
         weight: (C_out, C_in).
@@ -96,7 +121,7 @@ class Dense:
 
 
 class Conv:
-    """A 3x3 convolution with padding 1 and bias, of (H, W, C).
+    """A 3x3 convolution with padding 1, of (H, W, C).
 
     Args:
         weight: (C_out, C_in / groups, 3, 3).
@@ -115,34 +140,28 @@ class Conv:
     def __call__(self, x: Tensor) -> Tensor:
         """(H, W, C) -> a new (H / stride, W / stride, C_out)."""
         groups = x.shape[2] // self.weight.shape[1]
-        # The batch comes first of all: its stride decides whether torch sees channels last.
+        # The batch is added first: its stride decides whether torch sees channels last.
         planes = x[None].permute(0, 3, 1, 2)
         out = F.conv2d(planes, self.weight, self.bias, self.stride, 1, 1, groups)
         return out[0].permute(1, 2, 0)
 
-    def needs(self, first: int, last: int, rows: int) -> tuple[int, int]:
-        """Input rows [lo, hi) from which `strip` makes output rows [first, last).
-
-        Args:
-            first: First row of the output.
-            last: Behind its last row.
-            rows: Rows of the whole input.
-        """
+    def input_rows(self, first: int, last: int, rows: int) -> tuple[int, int]:
+        """Rows [lo, hi) of an input of `rows` from which `strip` computes rows [first, last)."""
         lo = max(0, (first - 1) * self.stride)
         return lo, min(rows, last * self.stride + (1 if self.stride == 1 else 0))
 
     def strip(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Output rows [first, last) from the input rows that `needs` names.
+        """Output rows [first, last) from the rows of `input_rows`.
 
-        The row at an inner edge sees padding where its neighbour should be: it is computed and
-        left out.
+        The row at an inner edge sees padding in place of its neighbour: it is computed and left
+        out.
         """
         done = max(0, first - 1)
         return self(x)[first - done : last - done]
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """Exact GELU in place: a buffer that is in the cache need not be fetched twice."""
+    """Exact GELU in place, on a buffer that is still in the cache."""
     torch.ops.aten.gelu.out(x, out=x)
     return x
 
@@ -159,9 +178,9 @@ def strips(rows: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 class Workspace(threading.local):
-    """Buffers by name that outlive a call, a set for each thread.
+    """Named buffers that outlive a call, one set for each thread.
 
-    Big blocks that are allocated anew at every call come as fresh pages from the kernel (see
+    Large blocks that are allocated anew in every call come as fresh pages from the kernel (see
     `mobilesam.fast.allocator`). A name holds one buffer: another shape, data type or device
     replaces it.
     """
@@ -175,13 +194,7 @@ class Workspace(threading.local):
         return Workspace, ()
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """A buffer with the contents that its last user left.
-
-        Args:
-            name: Whose it is.
-            shape: Wanted shape.
-            like: Wanted data type and device.
-        """
+        """A buffer of a shape, with the data type and device of `like` and undefined content."""
         found = self._buffers.get(name)
         if (
             found is None
@@ -196,13 +209,9 @@ class Workspace(threading.local):
     def take_padded(
         self, name: str, shape: tuple[int, ...], like: Tensor, used: tuple[int, ...]
     ) -> Tensor:
-        """A buffer of which only a part is ever written; the rest stays zero.
+        """A buffer of which only a part is written; the rest stays zero.
 
-        Args:
-            name: Whose it is.
-            shape: Wanted shape.
-            like: Wanted data type and device.
-            used: Says which part: as soon as it changes, the buffer is zeroed again.
+        It is zeroed again when `used`, which identifies that part, changes.
         """
         found = self.take(name, shape, like)
         if self._used.get(name) != used:

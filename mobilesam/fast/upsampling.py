@@ -1,8 +1,8 @@
-"""From the decoder's low-resolution logits to the image's own pixels, a strip at a time.
+"""Upsampling of the decoder's low-resolution logits to the image's own size, a strip at a time.
 
 SAM interpolates twice: to the network's input and, after the padding is cut off, to the image. Both
 are linear and separable, so that together they are one matrix a side with three taps a pixel: no
-picture at the network's size is made, and any part of the result can be had alone.
+array of the network's size is needed, and any part of the result can be computed alone.
 """
 
 from __future__ import annotations
@@ -19,33 +19,28 @@ from torch import Tensor
 # Two bilinear interpolations after each other: neighbours of neighbours.
 TAPS = 3
 # Half a megabyte of float32: a strip, its source and its mask stay in the second-level cache, and
-# no buffer is large enough for the allocator to give back (three to ten times quicker than whole
-# pictures, which cost fresh pages every time).
+# no buffer is large enough to be returned to the kernel (three to ten times faster than whole
+# images, which cost fresh pages every time).
 STRIP_PX = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A half-open range of pixels along one side.
-
-    Attributes:
-        low: First pixel.
-        high: Pixel behind the last; equal to `low` if the span is empty.
-    """
+    """A half-open range of pixels along one side; empty if `high` equals `low`."""
 
     low: int
     high: int
 
 
 class Axis:
-    """One side of the interpolation, as taps: pixel i is a weighted mean of three logits.
+    """Interpolation along one side: pixel i is a weighted mean of three neighbouring logits.
 
     Args:
         low_px: Logits along this side, padding included.
         input_px: Pixels of the network's input along this side, padding included.
-        inner_px: Of these, how many show the image.
+        inner_px: Pixels of the network's input that show the image.
         image_px: Pixels of the image along this side.
-        device: Where to compute.
+        device: Device to compute on.
     """
 
     def __init__(
@@ -56,7 +51,7 @@ class Axis:
         image_px: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        # Torch's own interpolation of every unit vector: its rounding and its borders, by proof.
+        # Torch's own interpolation of every unit vector has its rounding and borders.
         unit = torch.eye(low_px).view(1, low_px, low_px, 1)
         wide = F.interpolate(unit, (input_px, 1), mode="bilinear", align_corners=False)
         wide = F.interpolate(
@@ -72,7 +67,7 @@ class Axis:
         self.low_px, self.image_px = low_px, image_px
 
     def image_span(self, low: Span) -> Span:
-        """The pixels that see any of the logits in `low`; empty if none does."""
+        """Pixels that depend on any of the logits in `low`."""
         first = int(self._start.searchsorted(low.low - (TAPS - 1), side="left"))
         behind = int(self._start.searchsorted(low.high, side="left"))
         return Span(first, max(first, behind))
@@ -83,7 +78,7 @@ class Axis:
 
 
 class _Scratch(threading.local):
-    """Buffers by name, one set for each thread, enlarged when needed.
+    """Named buffers, one set for each thread, enlarged when needed.
 
     They are made outside of inference mode: a buffer made in inference mode could not be written to
     by a later caller outside of it.
@@ -115,9 +110,9 @@ class Upsampler:
     Args:
         low_hw: Height and width of the logits, padding included.
         input_hw: Height and width of the network's input, padding included, in pixels.
-        inner_hw: Of these, height and width of the resized image.
+        inner_hw: Height and width of the resized image, without the padding.
         image_hw: Height and width of the image itself.
-        device: Where the logits are.
+        device: Device of the logits.
     """
 
     def __init__(
@@ -134,7 +129,7 @@ class Upsampler:
         self._scratch = _Scratch(device)
 
     def row_strips(self, logits: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yields the whole picture from top to bottom.
+        """Yields the whole image from top to bottom.
 
         Args:
             logits: (h, w) float32.
@@ -147,12 +142,12 @@ class Upsampler:
         )
 
     def column_strips(self, logits: Tensor, rows: Span, columns: Span) -> Iterator[Tensor]:
-        """Yields a part of the picture from left to right, transposed as COCO's run lengths are.
+        """Yields a part of the image from left to right, transposed as COCO's run lengths are.
 
         Args:
             logits: (h, w) float32.
-            rows: Which rows of the image.
-            columns: Which columns of the image.
+            rows: Rows of the image.
+            columns: Columns of the image.
 
         Yields:
             (columns, rows) float32 that the next step overwrites.
@@ -163,7 +158,7 @@ class Upsampler:
     def _strips(
         self, x: Tensor, first: Axis, first_span: Span, second: Axis, second_span: Span
     ) -> Iterator[tuple[int, Tensor]]:
-        """(a, b), to be expanded to (A, B), gives strips of (B, A) with where in B they start."""
+        """Expands (a, b) to (A, B); yields first positions along B, and strips of (B, A)."""
         length = first_span.high - first_span.low
         if length <= 0:
             return
@@ -189,13 +184,13 @@ class Upsampler:
         return out
 
 
-def pictures(logits: Tensor, upsampler: Upsampler, threshold: float | None) -> Tensor:
-    """Brings logits to the image's size; beyond the answer it needs no memory that grows with it.
+def upsample(logits: Tensor, upsampler: Upsampler, threshold: float | None) -> Tensor:
+    """Brings logits to the image's size; memory beyond the result does not depend on it.
 
     Args:
         logits: (N, C, h, w) on the upsampler's device.
-        upsampler: Of their image.
-        threshold: Logits above it belong to the mask; None asks for the logits themselves.
+        upsampler: The upsampler of their image.
+        threshold: Logits above it belong to the mask; None returns logits.
 
     Returns:
         (N, C, H, W): bool masks, or float32 logits.
@@ -203,9 +198,9 @@ def pictures(logits: Tensor, upsampler: Upsampler, threshold: float | None) -> T
     size_hw = upsampler.rows.image_px, upsampler.columns.image_px
     dtype = torch.float32 if threshold is None else torch.bool
     out = torch.empty(*logits.shape[:2], *size_hw, dtype=dtype, device=logits.device)
-    for picture, low in zip(out.flatten(0, 1), logits.flatten(0, 1).float(), strict=True):
+    for image, low in zip(out.flatten(0, 1), logits.flatten(0, 1).float(), strict=True):
         for top, strip in upsampler.row_strips(low):
-            rows = picture[top : top + len(strip)]
+            rows = image[top : top + len(strip)]
             if threshold is None:
                 rows.copy_(strip)
             else:

@@ -35,7 +35,7 @@ _CYCLES = (0.1, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class MiniVitConfig:
-    """Shape of the encoder.
+    """Shape of a `MiniVit` encoder.
 
     Attributes:
         stem_dims: Channels at strides 2, 4 and 8.
@@ -59,13 +59,13 @@ class MiniVitConfig:
 
     @property
     def total_stride(self) -> int:
-        """Pixels of the input a side of one embedding cell."""
+        """Side of one embedding cell in pixels of the input."""
         return _FINE_STRIDE
 
 
 @dataclass(frozen=True, slots=True)
 class SamMiniConfig:
-    """Shape of the whole model."""
+    """Shape of a whole `sam-mini`."""
 
     encoder: MiniVitConfig = field(default_factory=lambda: MiniVitConfig(cell_colors=True))
     heads: HeadsConfig = field(
@@ -155,11 +155,11 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
 
 
 def color_channels(pixels: Tensor, stride: int) -> Tensor:
-    """Mean colour of each logit cell.
+    """Mean colour of each logit cell of (B, 3, S, S) normalised images.
 
     Args:
-        pixels: (B, 3, S, S) float, normalised.
-        stride: Pixels a side of one embedding cell, a multiple of 4.
+        pixels: The images.
+        stride: Side of one embedding cell in pixels, a multiple of 4.
 
     Returns:
         (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
@@ -168,25 +168,12 @@ def color_channels(pixels: Tensor, stride: int) -> Tensor:
 
 
 def append_color_channels(embeddings: Tensor, pixels: Tensor, stride: int) -> Tensor:
-    """Appends colour channels to embeddings.
-
-    Args:
-        embeddings: (B, C, S/stride, S/stride).
-        pixels: (B, 3, S, S) images of the embeddings.
-        stride: Pixels a side of one embedding cell.
-
-    Returns:
-        (B, C + 48, S/stride, S/stride) of the embeddings' dtype.
-    """
+    """Appends colour channels of (B, 3, S, S) images to embeddings: C -> C + 48 channels."""
     return torch.cat([embeddings, color_channels(pixels, stride).to(embeddings.dtype)], dim=1)
 
 
 def n_learned_channels(n_channels: int, *, cell_colors: bool) -> int:
-    """Number of channels of an embedding that are no colour channels; they come first.
-
-    Raises:
-        UsageError: No channel is left.
-    """
+    """Number of channels that are not colour channels; raises a UsageError if none is left."""
     found = n_channels - N_COLOR_CHANNELS * cell_colors
     if found < 1:
         raise UsageError(
@@ -197,7 +184,7 @@ def n_learned_channels(n_channels: int, *, cell_colors: bool) -> int:
 
 
 def learned_channels(model: Sam) -> int:
-    """Number of channels of a model's embeddings that are no colour channels."""
+    """Number of channels of a model's embeddings that are not colour channels."""
     config = getattr(model.image_encoder, "config", None)
     colors = bool(getattr(config, "cell_colors", False))
     return n_learned_channels(int(model.prompt_encoder.embed_dim), cell_colors=colors)
@@ -226,11 +213,7 @@ class ColorTinyViT(TinyViT):
 class ColorChannels:
     """Appends colour channels to the output of an optimised encoder; for inference only.
 
-    Colours are computed from the unrounded pixels, whatever precision the encoder computes in.
-
-    Args:
-        encode: (B, 3, S, S) -> (B, C, S/stride, S/stride).
-        stride: Pixels a side of one embedding cell.
+    Colours are computed from the unrounded pixels, in any precision of the encoder.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], stride: int) -> None:
@@ -243,12 +226,7 @@ class ColorChannels:
 
 
 class MiniVit(nn.Module):
-    """(B, 3, S, S) -> (B, C, S/8, S/8).
-
-    Args:
-        config: Its shape.
-        out_channels: Channels of the embedding.
-    """
+    """The image encoder of `sam-mini`: (B, 3, S, S) -> (B, `out_channels`, S/8, S/8)."""
 
     def __init__(self, config: MiniVitConfig, out_channels: int) -> None:
         super().__init__()
@@ -287,14 +265,7 @@ class MiniVit(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encodes normalised images.
-
-        Args:
-            x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
-
-        Returns:
-            (B, C, S/8, S/8) float.
-        """
+        """(B, 3, S, S) float, normalised and zero-padded -> (B, C, S/8, S/8) float."""
         fine = self.stem_norm(self.stem(x))
         grid = self.to_tokens(fine)
         tokens = grid.flatten(2).transpose(1, 2) + self.pos_embed

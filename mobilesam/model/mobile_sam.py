@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from mobilesam.devices import usable_device
 from mobilesam.errors import UsageError, WeightsError
+from mobilesam.inputs import usable_device
 from mobilesam.model.mini import ColorTinyViT, build_sam_mini, mobile_sam_mini_shape
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
@@ -30,8 +29,7 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
             neck.
 
     Returns:
-        A `segment_anything.modeling.Sam`, so that `SamPredictor` and
-        `SamAutomaticMaskGenerator` take it.
+        A `segment_anything.modeling.Sam`, as `SamPredictor` and `SamAutomaticMaskGenerator` need.
 
     Raises:
         UsageError: Encoder and heads differ in width, or have no room for colours.
@@ -57,17 +55,14 @@ def load_mobile_sam(
     device: str | torch.device = "cpu",
     config: TinyVitConfig | None = None,
 ) -> Sam:
-    """Builds MobileSAM and loads a checkpoint strictly.
+    """Builds MobileSAM and loads a checkpoint strictly; the model is in evaluation mode.
 
     Args:
         checkpoint: A state dict in the layout of the authors' `mobile_sam.pt`, with or without
             the unused classification head. None keeps random weights.
-        device: Where the model goes.
-        config: Shape of the encoder; None is what the file says of itself, as students of this
-            project's distillation do, and MobileSAM's own where it says nothing.
-
-    Returns:
-        The model in evaluation mode.
+        device: Device of the model.
+        config: Shape of the encoder; None is the shape stated in the file, as in students of this
+            project's distillation, or MobileSAM's own.
 
     Raises:
         WeightsError: The file is missing, truncated, not a state dict, of another architecture, or
@@ -87,7 +82,7 @@ def load_mobile_sam(
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(HEAD_PREFIXES) for name in state):
         config = replace(config, n_classes=None)
-    with torch.device("meta"), _as_stated_by(checkpoint if heads else None):
+    with torch.device("meta"), _shape_stated_in(checkpoint if heads else None):
         model = build_mobile_sam(config, heads)
     load_strictly(model, state, source=str(checkpoint))
     return model.to(device)
@@ -97,11 +92,8 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
     """Builds `sam-mini` in the shape that its file states, and loads it strictly.
 
     Args:
-        checkpoint: As `mobilesam.model.model_files.save_model` writes it.
-        device: Where the model goes.
-
-    Returns:
-        The model in evaluation mode.
+        checkpoint: A file of `mobilesam.model.model_files.save_model`.
+        device: Device of the model.
 
     Raises:
         WeightsError: The file is missing, damaged, of another architecture, or holds NaN or
@@ -114,15 +106,15 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
 
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
-    with torch.device("meta"), _as_stated_by(checkpoint):
+    with torch.device("meta"), _shape_stated_in(checkpoint):
         model = build_sam_mini(None if shape is None else shape.mini())
     load_strictly(model, state, source=str(checkpoint))
     return model.to(device)
 
 
 @contextmanager
-def _as_stated_by(checkpoint: Path | str | None) -> Iterator[None]:
-    """An impossible shape is the fault of the file that states it, not of the user."""
+def _shape_stated_in(checkpoint: Path | str | None) -> Iterator[None]:
+    """Converts errors about an impossible shape that a file states."""
     try:
         yield
     except UsageError as error:
@@ -134,32 +126,28 @@ def _as_stated_by(checkpoint: Path | str | None) -> Iterator[None]:
 
 
 def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Assigns a state dict to a model built on the meta device, name by name and shape by shape.
+    """Assigns a state dict to a model built on the meta device.
 
     Args:
-        model: Built under `torch.device("meta")`: nothing is initialised that is then overwritten.
+        model: Built under `torch.device("meta")`, so that nothing is initialised in vain.
         state: Tensors by name.
-        source: What to call the state dict in an error.
+        source: Name of the state dict for an error.
 
     Raises:
-        WeightsError: Names or shapes differ; says how many, and which come first.
+        WeightsError: Names or shapes differ; states how many, and the first of them.
     """
     wanted = model.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    unknown = sorted(state.keys() - wanted.keys())
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
+    differences = {
+        "missing tensors": sorted(wanted.keys() - state.keys()),
+        "unknown tensors": sorted(state.keys() - wanted.keys()),
+        "wrong shapes": [
+            f"{name} is {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
+            for name in wanted
+            if name in state and state[name].shape != wanted[name].shape
+        ],
+    }
     problems = [
-        f"{len(found)} {what} (first: {found[0]})"
-        for what, found in (
-            ("missing tensors", missing),
-            ("unknown tensors", unknown),
-            ("wrong shapes", shapes),
-        )
-        if found
+        f"{len(found)} {kind} (first: {found[0]})" for kind, found in differences.items() if found
     ]
     if problems:
         raise WeightsError(
@@ -174,8 +162,7 @@ def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> No
 
 def restore_buffers(model: Sam) -> None:
     """Recomputes the buffers that no checkpoint holds, for a model built on the meta device."""
-    buffers: dict[str, Any] = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
-    for name, values in buffers.items():
+    for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
         model.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
     for module in model.modules():
         if isinstance(module, Attention):

@@ -1,4 +1,4 @@
-"""Trained models as files that say what they are: safetensors with their shape in the header."""
+"""Trained models as safetensors files with their shape in the header."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from mobilesam.errors import WeightsError
+from mobilesam.errors import WeightsError, first_problem
 from mobilesam.files import write_atomic
 from mobilesam.model.mini import MiniVitConfig, SamMiniConfig
 from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.tiny_vit import TinyVitConfig
-from mobilesam.validation import first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ _ENCODERS: Mapping[str, type[Any]] = {"mobilesam": TinyVitConfig, "sam-mini": Mi
 
 
 class _Header(BaseModel):
-    """What a file says of its own shape, before its settings are looked at."""
+    """The header of a file, before its settings are validated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,12 +38,12 @@ class _Header(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a model must be built like before its weights fit.
+    """Shape of a model.
 
     Attributes:
-        architecture: Which builder: `build_mobile_sam` or `build_sam_mini`.
-        encoder: Of the image encoder.
-        heads: Of prompt encoder and mask decoder.
+        architecture: Selects the builder: `build_mobile_sam` or `build_sam_mini`.
+        encoder: Shape of the image encoder.
+        heads: Shape of prompt encoder and mask decoder.
         notes: How it was made, for people.
     """
 
@@ -54,21 +53,13 @@ class ModelShape:
     notes: Mapping[str, Any]
 
     def tiny_vit(self) -> tuple[TinyVitConfig, HeadsConfig]:
-        """The shape of a `mobilesam`.
-
-        Raises:
-            WeightsError: It is another architecture.
-        """
+        """The shape of a `mobilesam`; raises a WeightsError for another architecture."""
         if not isinstance(self.encoder, TinyVitConfig):
             raise WeightsError(f"a {self.architecture} was given where a mobilesam is wanted")
         return self.encoder, self.heads
 
     def mini(self) -> SamMiniConfig:
-        """The shape of a `sam-mini`.
-
-        Raises:
-            WeightsError: It is another architecture.
-        """
+        """The shape of a `sam-mini`; raises a WeightsError for another architecture."""
         if not isinstance(self.encoder, MiniVitConfig):
             raise WeightsError(f"a {self.architecture} was given where a sam-mini is wanted")
         return SamMiniConfig(self.encoder, self.heads)
@@ -77,13 +68,13 @@ class ModelShape:
 def save_model(
     path: Path, shape: ModelShape, state: Mapping[str, Tensor], *, half: bool = False
 ) -> None:
-    """Writes a state dict with its shape, whole or not at all.
+    """Writes a state dict with its shape, atomically.
 
     Args:
         path: Ends in `.safetensors`.
-        shape: What to build before loading.
+        shape: Shape to build before loading.
         state: Tensors by name.
-        half: Store float32 as float16, which halves the file; loading brings back float32.
+        half: Store float32 as float16, which halves the file; loading converts back to float32.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
@@ -100,11 +91,7 @@ def save_model(
 
 
 def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
-    """What a file says of its own shape; None if it says nothing.
-
-    Args:
-        path: Any checkpoint.
-        architecture: What it should be.
+    """Reads the shape that a checkpoint states; None if it states none.
 
     Raises:
         WeightsError: It is of another architecture, or its header is damaged.
@@ -117,13 +104,9 @@ def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (OSError, SafetensorError):
-        return None  # whoever loads the tensors says what is wrong with the file
+        return None  # loading the tensors reports the damage
     if text is None:
         return None
-    return _parsed(text, path, architecture)
-
-
-def _parsed(text: str, path: Path, architecture: Architecture) -> ModelShape:
     try:
         found = _Header.model_validate_json(text)
         if found.architecture != architecture:
@@ -131,20 +114,17 @@ def _parsed(text: str, path: Path, architecture: Architecture) -> ModelShape:
                 f"{path} is a {found.architecture}, not a {architecture}; "
                 f"give it with --weights {found.architecture}={path}"
             )
-        encoder = _strict(_ENCODERS[architecture], found.encoder)
-        heads = _strict(HeadsConfig, found.heads)
+        encoder = _validated(_ENCODERS[architecture], found.encoder)
+        heads = _validated(HeadsConfig, found.heads)
         return ModelShape(architecture, encoder, heads, found.notes)
-    except ValidationError as error:
-        raise WeightsError(
-            f"{path} has a damaged header ({first_problem(error)}); make or copy it again"
-        ) from error
     except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
         raise WeightsError(
-            f"{path} has a damaged header ({error}); make or copy it again"
+            f"{path} has a damaged header ({problem}); make or copy it again"
         ) from error
 
 
-def _strict(kind: type[Any], found: Mapping[str, Any]) -> Any:
+def _validated(kind: type[Any], found: Mapping[str, Any]) -> Any:
     unknown = found.keys() - {each.name for each in fields(kind)}
     if unknown:
         raise ValueError(f"unknown settings {sorted(unknown)}")

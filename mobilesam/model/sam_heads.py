@@ -19,11 +19,11 @@ class HeadsConfig:
     """Shape of prompt encoder and mask decoder; the defaults are SAM's.
 
     Attributes:
-        channels: Of the image embedding, and of all tokens.
+        channels: Channels of the image embedding and of all tokens.
         num_heads: Attention heads of the two-way transformer.
         mlp_dim: Hidden width of its MLPs.
-        depth: Its layers.
-        iou_hidden: Hidden width of the head that predicts a mask's quality.
+        depth: Number of its layers.
+        iou_hidden: Hidden width of the head that predicts a mask's IoU.
         mask_in_chans: Hidden channels for mask prompts.
     """
 
@@ -36,11 +36,7 @@ class HeadsConfig:
 
 
 def check_attention(channels: int, num_heads: int, where: str) -> None:
-    """Checks that the heads of an attention layer can share its channels equally.
-
-    Raises:
-        UsageError: The number of heads does not divide the number of channels.
-    """
+    """Raises a UsageError if the number of attention heads does not divide the channels."""
     if num_heads < 1 or channels % num_heads:
         raise UsageError(
             f"{channels} channels of the {where} cannot be shared by {num_heads} attention heads; "
@@ -53,13 +49,12 @@ def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride:
 
     Args:
         encoder: (B, 3, S, S) -> (B, `heads.channels`, S/`stride`, S/`stride`).
-        heads: Shape of the rest.
+        heads: Shape of the heads.
         image_size_px: Side S of the input.
-        stride: Pixels of the input a side of one embedding cell.
+        stride: Side of one embedding cell, in pixels of the input.
 
     Returns:
-        A `segment_anything.modeling.Sam`, so that `SamPredictor` and
-        `SamAutomaticMaskGenerator` take it.
+        A `segment_anything.modeling.Sam`, as `SamPredictor` and `SamAutomaticMaskGenerator` need.
 
     Raises:
         UsageError: The decoder's heads do not divide its channels.

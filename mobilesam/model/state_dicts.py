@@ -1,17 +1,16 @@
-"""Reading a file of tensors that somebody else wrote, without running anything that is in it."""
+"""Reads state dicts from files of any origin, without running code in them."""
 
 from __future__ import annotations
 
 import logging
 import re
 import reprlib
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilesam.errors import WeightsError
+from mobilesam.errors import WeightsError, foreign_call
 from mobilesam.process_state import ignored_warnings
 
 if TYPE_CHECKING:
@@ -36,20 +35,6 @@ _COMPRESSED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
 _FOREIGN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-# What torch.load was seen to raise for files with single bytes changed, beside UnpicklingError.
-_DAMAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
 
 
@@ -57,13 +42,13 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """Loads a state dict on the CPU; no code in the file is run.
 
     Args:
-        path: A file of `torch.save`, or of safetensors where its name ends so. A dict that holds
-            its state dict under one of `WRAPPERS` is unwrapped, and one of `PREFIXES` that all
-            names have is removed; both are logged as warnings.
+        path: A file of `torch.save`, or of safetensors if its name ends so. A state dict under one
+            of the keys `WRAPPERS` is unwrapped, and `PREFIXES` of all names are removed; both are
+            logged as warnings.
 
     Returns:
-        Name to tensor, in the file's order, detached. The tensors may be mapped from the file
-        (copy on write), so copy them into a module and drop them rather than keep them.
+        Tensors by name, in the file's order, detached. They may be mapped from the file (copy on
+        write), so copy them into a module and do not keep them.
 
     Raises:
         WeightsError: The file is missing, empty, truncated, compressed, a text or web page, holds
@@ -79,19 +64,16 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Checks that weights hold no NaN or infinity.
+    """Raises a WeightsError that names the first tensor with NaN or infinity, if any.
 
     Args:
         tensors: Tensors by name.
-        source: Name of the weights, for an error.
-
-    Raises:
-        WeightsError: A tensor holds NaN or infinity; names the first such tensor.
+        source: Name of the weights, for the error.
     """
     name = first_not_finite(tensors)
     if name is not None:
         raise WeightsError(
-            f"{source}: {name!r} holds NaN or infinity, so the model could not answer; "
+            f"{source}: {name!r} holds NaN or infinity, so the model cannot be run; "
             "give a checkpoint from before its training diverged"
         )
 
@@ -117,10 +99,11 @@ def is_finite(values: Tensor) -> bool:
 
 
 def load_torch_file(path: Path) -> Any:
-    """Loads what `torch.save` wrote, of whatever shape, on the CPU; no code in the file is run.
+    """Loads any content written by `torch.save` on the CPU; no code in the file is run.
 
     Raises:
-        WeightsError: As `load_state_dict_file`, but for the shape.
+        WeightsError: The file is missing, empty, truncated, compressed, a text or web page, or
+            holds anything but tensors and plain values.
     """
     head = read_head(path)
     import pickle
@@ -129,23 +112,30 @@ def load_torch_file(path: Path) -> Any:
 
     # Only the zip format of torch >= 1.6 can be mapped.
     mmap = head.startswith(_ZIP)
-    try:
-        with ignored_warnings():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(path, error)) from error
-    except _DAMAGE as error:
-        raise WeightsError(
-            f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
-        ) from error
+
+    def convert(error: Exception) -> WeightsError:
+        if not isinstance(error, pickle.UnpicklingError):
+            return WeightsError(
+                f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"
+            )
+        named = _FOREIGN_GLOBAL.search(str(error))
+        if named is None:
+            return WeightsError(f"{path} is truncated, damaged or no PyTorch checkpoint; {_AGAIN}")
+        return WeightsError(
+            f"{path} is a pickle that needs {named[1]} and could run code, so it was not loaded; "
+            f"{_TENSORS_ONLY}"
+        )
+
+    with foreign_call(convert), ignored_warnings():
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def read_head(path: Path) -> bytes:
     """Reads the first bytes of a checkpoint file.
 
     Raises:
-        WeightsError: It cannot be read, or is evidently not a checkpoint: empty, truncated,
-            compressed, a text or web page, or a Git LFS pointer.
+        WeightsError: It cannot be read, or is not a checkpoint: empty, truncated, compressed, a
+            text or web page, or a Git LFS pointer.
     """
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; give the path of a checkpoint file")
@@ -177,7 +167,7 @@ def read_head(path: Path) -> bytes:
 
 
 def _is_whole_zip(path: Path) -> bool:
-    """Tells whether the directory at the end of the archive is there."""
+    """Whether the directory at the end of the archive exists."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -196,16 +186,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"
         ) from error
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    named = _FOREIGN_GLOBAL.search(str(error))
-    if named:
-        return (
-            f"{path} is a pickle that needs {named[1]} and could run code, so it was not loaded; "
-            f"{_TENSORS_ONLY}"
-        )
-    return f"{path} is truncated, damaged or no PyTorch checkpoint; {_AGAIN}"
 
 
 def _flat(path: Path, content: Any) -> dict[str, Tensor]:
@@ -238,7 +218,7 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes prefixes that all names have, several prefixes one after the other."""
+    """Removes prefixes that all names have, repeatedly."""
     removed = ""
     while True:
         before_all = (each for each in PREFIXES if all(name.startswith(each) for name in tensors))

@@ -31,7 +31,7 @@ class TinyVitConfig:
         expand_ratio: Hidden width of the convolutional blocks, relative to the stage's channels.
         neck_channels: Channels of the embedding, colour channels included.
         image_size_px: Side of the input that the model is meant for.
-        n_classes: Size of the ImageNet head that the authors' checkpoint carries and never runs;
+        n_classes: Size of the ImageNet head that the authors' checkpoint contains and never runs;
             None leaves it out.
         cell_colors: Whether the last 48 channels of the embedding are colours of the image. False
             for MobileSAM; True selects `mobilesam.model.mini.ColorTinyViT`.
@@ -51,7 +51,7 @@ class TinyVitConfig:
 
     @property
     def total_stride(self) -> int:
-        """Pixels of the input a side of one embedding cell: 16 for MobileSAM."""
+        """Side of one embedding cell in pixels of the input: 16 for MobileSAM."""
         first, second, third = self.strides
         return 4 * first * second * third
 
@@ -132,8 +132,7 @@ class Attention(nn.Module):
     """Multi-head self-attention in a square window, with a learnt bias for each relative offset.
 
     The bias table is gathered in every forward pass. The authors' code gathers it once, when
-    `eval()` is called, and so keeps zeros if weights are loaded afterwards; here the order of
-    `eval()` and loading cannot matter.
+    `eval()` is called, and keeps zeros if weights are loaded afterwards.
     """
 
     bias_index: Tensor
@@ -213,7 +212,7 @@ class TinyVitBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Some blocks, then possibly a downsampling."""
+    """Blocks, followed by an optional downsampling."""
 
     def __init__(self, blocks: list[nn.Module], downsample: PatchMerging | None) -> None:
         super().__init__()
@@ -229,9 +228,6 @@ class Stage(nn.Module):
 
 class TinyViT(nn.Module):
     """The image encoder of MobileSAM.
-
-    Args:
-        config: Its shape.
 
     Raises:
         UsageError: Attention heads do not divide the channels of their stage.
@@ -265,8 +261,7 @@ class TinyViT(nn.Module):
             x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
 
         Returns:
-            (B, 256, S/16, S/16) float for MobileSAM: channels and stride are those of the
-            configuration.
+            (B, 256, S/16, S/16) float for MobileSAM; else channels and stride of the configuration.
         """
         x = self.patch_embed(x)
         for layer in self.layers:

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from mobilesam.errors import WeightsError
+from mobilesam.errors import WeightsError, first_problem
 from mobilesam.frozen_model import FrozenModel
-from mobilesam.validation import first_problem
 
 CheckpointFormat = Literal["state_dict", "pickle"]
 _Bytes = Annotated[int, Field(gt=0)]

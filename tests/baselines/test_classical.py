@@ -4,13 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from baselines.classical import build_box, build_grabcut
-from baselines.interface import Embedding, Masks, Prompts
-from baselines.options import ModelOptions
+from baselines.classical import BoxSegmenter, GrabCutSegmenter
+from baselines.interface import Embedding, Masks, ModelOptions, Prompts
 from baselines.pixels import box_pixels, fill_boxes, point_pixels
 from mobilesam.errors import DataError, UnsupportedError, UsageError
 
-BUILD = {"box": build_box, "grabcut": build_grabcut}
+BUILD = {"box": BoxSegmenter, "grabcut": GrabCutSegmenter}
 
 
 def answer_of(name, image, prompts, **kwargs) -> Masks:
@@ -61,7 +60,7 @@ def test_box_takes_no_points_and_looks_at_no_pixels():
     with pytest.raises(UnsupportedError, match="box takes no points"):
         answer_of("box", np.zeros((4, 4, 3), np.uint8), points)
     with pytest.raises(UnsupportedError, match="everything"):
-        build_box(ModelOptions("box")).everything(np.zeros((4, 4, 3), np.uint8))
+        BoxSegmenter(ModelOptions("box")).everything(np.zeros((4, 4, 3), np.uint8))
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -167,7 +166,7 @@ def test_grabcut_falls_back_on_its_guess_when_the_object_collapses():
 def test_grabcut_leaves_threads_and_caller_alone(scene):
     image, _ = scene
     before, threads = image.copy(), cv2.getNumThreads()
-    model = build_grabcut(ModelOptions("grabcut"))
+    model = GrabCutSegmenter(ModelOptions("grabcut"))
     embedding = model.encode(model.prepare(image))
     prompts = Prompts(boxes=np.array([[45, 25, 136, 86]]))
     first = model.decode(embedding, prompts).masks

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baselines.interface import Embedding, Masks, Prompts, Segmenter, SplitDecoder
-from baselines.options import ModelOptions
+from baselines.interface import Embedding, Masks, ModelOptions, Prompts, Segmenter, SplitDecoder
 from baselines.registry import build, entries
-from baselines.sam_like import DECODE_BATCH, SamSegmenter
+from baselines.sam import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError
 from mobilesam.model.mobile_sam import build_mobile_sam
 
@@ -59,7 +58,7 @@ def model_of(name: str) -> Segmenter:
     model.image_encoder = Shrink()
     assert isinstance(shape, SamSegmenter)
     assert shape.model.prompt_encoder.embed_dim == model.prompt_encoder.embed_dim
-    return SamSegmenter(model, ModelOptions(name), family="SAM", licence=shape.info.licence)
+    return SamSegmenter(model, ModelOptions(name), family="SAM")
 
 
 @cache

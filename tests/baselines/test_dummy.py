@@ -14,8 +14,7 @@ from baselines.dummy import (
     kept_columns,
     wait_until,
 )
-from baselines.interface import Embedding, Masks, Prompts
-from baselines.options import ModelOptions
+from baselines.interface import Embedding, Masks, ModelOptions, Prompts
 from mobilesam.errors import UnsupportedError, UsageError
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)

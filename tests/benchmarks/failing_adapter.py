@@ -11,8 +11,15 @@ import cv2
 import numpy as np
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Float32Array, MaskRecord, Masks, Prepared, Prompts
-from baselines.options import ModelOptions
+from baselines.interface import (
+    Embedding,
+    Float32Array,
+    MaskRecord,
+    Masks,
+    ModelOptions,
+    Prepared,
+    Prompts,
+)
 
 NAME = "failing"
 METHOD_VARIABLE = "FAILING_METHOD"

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from baselines.interface import Embedding, Prepared, Prompts, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import Embedding, ModelOptions, Prepared, Prompts, UInt8Array
 from baselines.registry import build, select
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.synthetic import SyntheticDataset

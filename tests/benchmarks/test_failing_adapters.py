@@ -15,7 +15,7 @@ from failing_adapter import ERROR_VARIABLE, ERRORS, METHOD_VARIABLE, NAME, Faili
 from messages import check_messages
 
 from baselines import boundary
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from benchmarks.config.profiles import Profile
 from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error

@@ -19,8 +19,7 @@ from messages import check_messages
 from PIL import Image
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Prepared, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions, Prepared, UInt8Array
 
 Document = dict[str, Any]
 N_IMAGES = 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import sam_like
+from baselines import sam
 from benchmarks.evaluation import prompt_runner as asking
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.instances import read_instances
@@ -53,7 +53,7 @@ def test_batches_and_threads_change_no_iou(
     )
     first = run(*command, "--out=first", "--threads=2")
     monkeypatch.setattr(asking, "PROMPT_BATCH", 5)
-    monkeypatch.setattr(sam_like, "DECODE_BATCH", 3)
+    monkeypatch.setattr(sam, "DECODE_BATCH", 3)
     second = run(*command, "--out=second", "--threads=1")
     assert (first.code, second.code) == (0, 0)
     hashes = [[row["manifest_sha256"] for row in done.json["rows"]] for done in (first, second)]

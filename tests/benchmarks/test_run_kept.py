@@ -103,7 +103,7 @@ def test_an_image_that_is_mended_counts_when_the_run_is_started_again(
 def test_a_foreign_network_without_weights_gets_no_accuracy(
     run: Any, scenes: Any, third_party: Any
 ) -> None:
-    third_party("theirs", "baselines.mobile_sam:build")
+    third_party("theirs", "baselines.sam:build_mobilesam")
     done = run("miou", "--models=theirs", *scenes.arguments, "--protocol=box", "--json")
     (row,) = done.json["rows"]
     assert (row["status"], row["miou"], row["weights"]["kind"]) == ("skipped", None, "random")

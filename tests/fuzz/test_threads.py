@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mobilesam.fast.prompting import ImageEmbedding
-from mobilesam.predictor import MobileSam
+from mobilesam.predictor import ImageEmbedding, MobileSam
 
 from . import rounds, threads
 from .rounds import HangError, run_round

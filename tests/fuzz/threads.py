@@ -29,10 +29,11 @@ from baselines import boundary
 from baselines.classical import BoxSegmenter, GrabCutSegmenter
 from baselines.dummy import DummySegmenter
 from baselines.exported import ExportedSegmenter
-from baselines.fast_sam import FastSamSegmenter
+from baselines.fast_sam import FastSamSegmenter, MaskSearch
 from baselines.fast_sam import build as build_fast_sam
 from baselines.interface import (
     LogitMasks,
+    ModelOptions,
     Prepared,
     Prompts,
     Segmenter,
@@ -40,24 +41,21 @@ from baselines.interface import (
     SplitEncoder,
     StorableEmbedding,
 )
-from baselines.mask_selection import MaskSearch
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
-from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter, random_weights
+from baselines.sam import SamSegmenter, random_weights
 from mobilesam.distillation.students import build_student
 from mobilesam.errors import BenchError
-from mobilesam.everything.filters import measure, without_small_regions
 from mobilesam.everything.generator import AutomaticMaskGenerator, segment_boxes, segment_objects
+from mobilesam.everything.mask_runs import measure, without_small_regions
 from mobilesam.everything.point_grid import Crop
 from mobilesam.export.runtime import Source
 from mobilesam.export.runtime import Target as Runtime
 from mobilesam.export.writer import export_model
 from mobilesam.fast.decoder import FastDecoder
 from mobilesam.fast.encoder import FastEncoder
-from mobilesam.fast.inference import FastMobileSam, Precision, module_encoder
+from mobilesam.fast.inference import FastMobileSam, ModuleEncoder, Precision
 from mobilesam.fast.kernels import computes_bf16
-from mobilesam.fast.prompting import PromptedSam
-from mobilesam.fast.upsampling import Span, Upsampler, pictures
+from mobilesam.fast.upsampling import Span, Upsampler, upsample
 from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.model_files import ModelShape, save_model
@@ -65,6 +63,7 @@ from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import ImageNotSetError, MobileSam
 from mobilesam.process_state import seeded
+from mobilesam.prompts import NetworkPrompts
 from mobilesam.weights.int8_storage import pack, unpack
 
 from .rounds import HangError
@@ -250,8 +249,8 @@ def _upsampler(rng: np.random.Generator) -> list[Job]:
             return [found, without_small_regions(found.runs, 20)]
 
         return [
-            lambda: pictures(logits, upsampler, 0.0),
-            lambda: pictures(logits, upsampler, None),
+            lambda: upsample(logits, upsampler, 0.0),
+            lambda: upsample(logits, upsampler, None),
             lambda: [(top, part.clone()) for top, part in upsampler.row_strips(one)],
             lambda: [part.clone() for part in upsampler.column_strips(one, rows, columns)],
             cleaned,
@@ -272,26 +271,29 @@ def _fast_encoder(dtype: torch.dtype, rng: np.random.Generator) -> list[Job]:
 def _module_encoder(dtype: torch.dtype, rng: np.random.Generator) -> list[Job]:
     source = small_sam().image_encoder
     device = torch.device("cpu")
-    encoder = module_encoder(source, dtype, device)
+    encoder = ModuleEncoder(source, dtype, device)
     pixels = [_logits(rng, 1, 3, SIDE_PX, SIDE_PX) for _ in range(4)]
     return [
         *(partial(encoder, each) for each in pixels),
         # While another thread runs the source.
-        lambda: module_encoder(source, dtype, device)(pixels[0]),
+        lambda: ModuleEncoder(source, dtype, device)(pixels[0]),
         partial(torch.no_grad()(source), pixels[0]),
     ]
 
 
-def _prompts(rng: np.random.Generator) -> list[dict[str, Tensor]]:
+def _prompts(rng: np.random.Generator) -> list[NetworkPrompts]:
     """Prompts of every kind, in pixels of the network's input."""
-    found: list[dict[str, Tensor]] = []
+    found: list[NetworkPrompts] = []
     for count in (1, 5):
         boxes = torch.from_numpy(_boxes(rng, (SIDE_PX, SIDE_PX), count)).float()
         points = torch.from_numpy(rng.uniform(0, SIDE_PX, (count, 2, 2))).float()
         labels = torch.from_numpy(rng.integers(0, 2, (count, 2)))
         masks = _logits(rng, count, 1, LOW_PX, LOW_PX)
-        clicks = {"points": points, "labels": labels}
-        found += [{"boxes": boxes}, clicks, {**clicks, "boxes": boxes, "mask_inputs": masks}]
+        found += [
+            NetworkPrompts(boxes=boxes),
+            NetworkPrompts(points, labels),
+            NetworkPrompts(points, labels, boxes, masks),
+        ]
     return found
 
 
@@ -302,9 +304,7 @@ def _fast_decoder(rng: np.random.Generator) -> list[Job]:
     sides = [decoder.prepare(each) for each in embeddings]
     jobs: list[Job] = [partial(decoder.prepare, each) for each in embeddings]
     return jobs + [
-        partial(decoder, side, **given, multimask="both")
-        for side in sides
-        for given in _prompts(rng)
+        partial(decoder, side, given, multimask="both") for side in sides for given in _prompts(rng)
     ]
 
 
@@ -315,7 +315,7 @@ def _fast_mobile_sam(precision: Precision, rng: np.random.Generator) -> list[Job
     return [
         partial(fast.encode, pixels),
         partial(fast.prepare, embedding),
-        *(partial(fast.decode, embedding, **given, multimask=True) for given in _prompts(rng)),
+        *(partial(fast.decode, embedding, given, multimask=True) for given in _prompts(rng)),
     ]
 
 
@@ -326,7 +326,7 @@ def _predictor(rng: np.random.Generator) -> list[Job]:
     size_hw = image.shape[:2]
     other = _image(rng)
     embeddings = [model.encode(other), model.encode(_image(rng))]
-    plain = PromptedSam(model.model, model.network)
+    plain = MobileSam(model.model, model.network)
     jobs: list[Job] = [
         model.get_image_embedding,
         partial(model.encode, other),
@@ -353,7 +353,7 @@ def _predictor(rng: np.random.Generator) -> list[Job]:
             boxes = _boxes(rng, embedding.size_hw, 3)
             jobs += [
                 partial(model.decode, embedding, boxes=boxes),
-                partial(model.decode_logits, embedding, boxes=boxes, multimask="both"),
+                partial(model.decode_logits, embedding, Prompts(boxes=boxes), multimask="both"),
                 partial(plain.decode, embedding, boxes=boxes),
             ]
     return jobs
@@ -584,7 +584,7 @@ def _apart(model: Any, embedding: Any, prompts: Prompts) -> Any:
 @cache
 def _sam_adapter(precision: str) -> Segmenter:
     options = ModelOptions("mobilesam", precision=precision)
-    model = SamSegmenter(small_sam(), options, family="SAM", licence="Apache-2.0")
+    model = SamSegmenter(small_sam(), options, family="SAM")
     model.points_per_side = 2
     return model
 
@@ -601,7 +601,7 @@ def _mini_adapter() -> Segmenter:
                 HeadsConfig(64, num_heads=2, mlp_dim=16, depth=1, iou_hidden=16, mask_in_chans=4),
             )
         )
-    model = SamSegmenter(sam, ModelOptions("sam-mini"), family="SAM", licence="Apache-2.0")
+    model = SamSegmenter(sam, ModelOptions("sam-mini"), family="SAM")
     model.points_per_side = 2
     return model
 
@@ -611,7 +611,7 @@ class _SmallFast(FastMobileSamSegmenter):
 
     def __init__(self, precision: Precision) -> None:
         options = ModelOptions("mobilesam-fast", precision=precision)
-        SamSegmenter.__init__(self, small_sam(), options, family="SAM", licence="Apache-2.0")
+        SamSegmenter.__init__(self, small_sam(), options, family="SAM")
         self._batch, self.points_per_side = 8, 3
         self._fast = FastMobileSam(small_sam(), precision)
 

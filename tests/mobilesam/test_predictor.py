@@ -24,10 +24,10 @@ from torch import Tensor
 from mobilesam.errors import BenchError, DataError, UsageError, WeightsError
 from mobilesam.everything.generator import AutomaticMaskGenerator
 from mobilesam.fast.inference import FastMobileSam
-from mobilesam.fast.prompting import ENCODE_BATCH
 from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
-from mobilesam.predictor import ImageNotSetError, MobileSam
+from mobilesam.predictor import ENCODE_BATCH, ImageNotSetError, MobileSam
+from mobilesam.prompts import NetworkPrompts
 
 SIDE_PX = 128
 LOW_PX = SIDE_PX // 4
@@ -53,15 +53,9 @@ class PlainNetwork:
         return embedding
 
     def decode(
-        self,
-        embedding: Tensor,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        mask_inputs: Tensor | None = None,
-        *,
-        multimask: bool | str = False,
+        self, embedding: Tensor, prompts: NetworkPrompts, *, multimask: bool | str = False
     ) -> tuple[Tensor, Tensor]:
+        points, labels, boxes, mask_inputs = prompts
         sparse, dense = self.sam.prompt_encoder(
             points=None if points is None else (points, labels), boxes=boxes, masks=mask_inputs
         )
@@ -465,7 +459,7 @@ def test_half_an_image_is_no_image(sam: Sam) -> None:
     with pytest.raises(ImageNotSetError, match="no original_size"):
         _ = model.original_size
     model.is_image_set = True
-    with pytest.raises(ImageNotSetError, match="not whole without features"):
+    with pytest.raises(ImageNotSetError, match="incomplete without features"):
         model.predict(box=[1, 2, 3, 4])
     model.features = torch.zeros(1, 256, 8, 9)
     model.original_size, model.input_size = (60, 90), (85, 128)
@@ -504,7 +498,7 @@ def test_one_mask_prompt_is_taken_for_many_boxes(sam: Sam, fast: MobileSam) -> N
         ({"point_coords": torch.ones(2, 1, 2), "point_labels": torch.ones(1, 1)}, "differ in num"),
         ({"point_coords": torch.ones(1, 2, 2), "point_labels": torch.ones(1, 1)}, "do not match"),
         ({"point_coords": torch.ones(1, 1, 2), "point_labels": None}, "go together"),
-        ({"boxes": torch.full((1, 4), torch.nan)}, "boxes hold NaN"),
+        ({"boxes": torch.full((1, 4), torch.nan)}, "boxes of prompt 0 hold NaN"),
         ({"mask_input": torch.ones(1, 1, 64, 64)}, r"mask prompts must be \(1, 32, 32\)"),
     ],
 )
@@ -642,6 +636,7 @@ import numpy as np, psutil, torch
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.predictor import MobileSam
 from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.prompts import NetworkPrompts
 
 torch.set_num_threads(1)
 config = TinyVitConfig((8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=256, n_classes=None)

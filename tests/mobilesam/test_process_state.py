@@ -11,8 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 import torch
 
-from mobilesam.logs import logger_level
-from mobilesam.process_state import ignored_warnings, seeded
+from mobilesam.process_state import ignored_warnings, logger_level, seeded
 
 LOGGER = "mobilesam.tests.process_state"
 

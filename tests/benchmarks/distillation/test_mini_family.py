@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_models import HEADS, STUDENT, TEACHER
 
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import build, select_one
 from benchmarks.distillation import mini_family
 from benchmarks.distillation.mini_family import STAGES, make_family, resize_positions

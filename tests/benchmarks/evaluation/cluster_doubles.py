@@ -7,8 +7,7 @@ import signal
 from pathlib import Path
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Prepared, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions, Prepared, UInt8Array
 
 
 class Killer(DummySegmenter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.run_config import RunConfig

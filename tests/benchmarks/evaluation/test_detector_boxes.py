@@ -20,7 +20,7 @@ from evaluation_doubles import resolved, run_config
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from baselines.pixels import box_pixels, fill_boxes
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import DetectorInput
@@ -68,7 +68,7 @@ class Oracle(Segmenter):
 Oracles = tuple[ResolvedModel, list[Oracle]]
 
 
-BOX = resolved("box", "baselines.classical:build_box")
+BOX = resolved("box", "baselines.classical:BoxSegmenter")
 DUMMY = resolved("dummy", "detector_doubles:quick")
 
 

@@ -13,9 +13,8 @@ import pytest
 
 from baselines import dummy, registry
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Float32Array, Prepared, WeightsInfo
-from baselines.options import ModelOptions
-from baselines.sam_like import SamSegmenter
+from baselines.interface import Embedding, Float32Array, ModelOptions, Prepared, WeightsInfo
+from baselines.sam import SamSegmenter
 from benchmarks.config import model_resolution as planning
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.evaluation.predictions import load_predictions, load_references, predictions_path

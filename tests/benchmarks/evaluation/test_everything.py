@@ -20,7 +20,7 @@ from run_outputs import lasting
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import BoolArray, MaskRecord, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
@@ -200,7 +200,7 @@ def test_models_that_cannot_be_measured_have_rows_with_a_reason(
     doubles.broken = lambda options: Broken(options.name, {})  # type: ignore[attr-defined]
     doubles.unsure = lambda options: Unsure(options.name, {})  # type: ignore[attr-defined]
     box = ResolvedModel(
-        ModelEntry("box", "baselines.classical:build_box", ""),
+        ModelEntry("box", "baselines.classical:BoxSegmenter", ""),
         ModelOptions("box"),
         WeightsRow(kind="none"),
     )

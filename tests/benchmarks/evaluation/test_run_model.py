@@ -14,8 +14,7 @@ import pytest
 
 from baselines.boundary import AdapterError
 from baselines.dummy import DummySegmenter
-from baselines.interface import WeightsInfo
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions, WeightsInfo
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.dataset import Sample

@@ -13,7 +13,7 @@ from run_outputs import lasting, tables
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Prepared, UInt8Array
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
 from benchmarks.evaluation.run_shards import ThroughputMeter
 from benchmarks.evaluation.shard_store import (

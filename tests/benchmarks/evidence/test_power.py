@@ -42,7 +42,7 @@ def test_a_phase_is_slower(repo: Path) -> None:
     injections.slow_down(repo, "encode", 1.5)
     code = """
 import time
-from baselines.sam_like import SamSegmenter
+from baselines.sam import SamSegmenter
 inner = SamSegmenter.encode.__wrapped__
 cell = [c for c in SamSegmenter.encode.__closure__ if c.cell_contents is inner][0]
 cell.cell_contents = lambda: time.sleep(0.05)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from baselines.registry import build, select
 from benchmarks.latency.parameters import count, count_flops, count_used
 from benchmarks.records.record import ParamsRow

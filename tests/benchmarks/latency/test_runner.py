@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from baselines.options import ModelOptions
+from baselines.interface import ModelOptions
 from benchmarks.config.profiles import PROFILES, Profile
 from benchmarks.latency import controller, runner
 from benchmarks.latency.runner import LatencyConfig, PhaseLine, time_phases

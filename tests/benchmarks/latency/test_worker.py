@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
-from baselines.options import ModelOptions
+from baselines.interface import Embedding, Masks, ModelOptions, Prepared, Prompts, Segmenter
 from benchmarks.latency.controller import model_setup
 from benchmarks.latency.worker import Server, SubjectError, model_call, task_call
 from mobilesam.errors import DataError

@@ -21,7 +21,7 @@ from small_models import TEACHER
 
 from mobilesam.distillation.students import shape_of
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.fast.inference import FastMobileSam, module_encoder
+from mobilesam.fast.inference import FastMobileSam, ModuleEncoder
 from mobilesam.model.mini import (
     N_COLOR_CHANNELS,
     ColorChannels,
@@ -128,7 +128,7 @@ def test_sam_mini_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_module_encoder_keeps_colors_in_float32(dtype: torch.dtype) -> None:
     model = build_mobile_sam(STUDENT, HEADS)
-    encode = module_encoder(model.image_encoder, dtype, torch.device("cpu"))
+    encode = ModuleEncoder(model.image_encoder, dtype, torch.device("cpu"))
     found = ColorChannels(encode, stride=8)(pixels())
     assert found.dtype == torch.float32
     assert torch.equal(found[:, -N_COLOR_CHANNELS:], color_channels(pixels(), 8))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mobilesam.fast import kernels
 from mobilesam.fast.encoder import FastEncoder
-from mobilesam.fast.folding import folded
+from mobilesam.fast.inference import folded
 from mobilesam.fast.kernels import computes_bf16
 from mobilesam.model.mobile_sam import load_mobile_sam
 from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig

