@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from benchmarks.evidence.pages import ROOT, PageColumn, markdown_table, replace_block
 from benchmarks.evidence.power import CASES, Case, Power, allowed
-from mobilesam.errors import DataError
-from mobilesam.errors import first_problem
+from mobilesam.errors import DataError, first_problem
 
 RECORD, PAGE = Path("results/regress/power.json"), Path("docs/regressions.md")
 BEGIN, END = "<!-- power:begin -->", "<!-- power:end -->"

@@ -104,7 +104,7 @@ class Model:
         from pydantic import TypeAdapter
 
         import baselines.registry as registry
-        from baselines.interface import Checkpoint, ModelOptions
+        from baselines.interface import Checkpoint
 
         if not Path(registry.__file__).is_relative_to(tree):
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")

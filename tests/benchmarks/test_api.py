@@ -14,8 +14,7 @@ from example_records import MODELS, build_record
 
 import benchmarks
 from baselines.boundary import AdapterError
-from baselines.interface import BoolArray, Prompts, UInt8Array
-from baselines.interface import ModelOptions
+from baselines.interface import BoolArray, ModelOptions, Prompts, UInt8Array
 from baselines.registry import build, select_one
 from benchmarks import (
     FunctionSegmenter,

@@ -19,8 +19,7 @@ import torch
 from evaluation_doubles import resolved, run_config
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Masks, Prepared, Prompts, Segmenter
-from baselines.interface import ModelOptions
+from baselines.interface import Embedding, Masks, ModelOptions, Prepared, Prompts, Segmenter
 from baselines.pixels import box_pixels, fill_boxes
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import DetectorInput

@@ -19,8 +19,7 @@ from listed_dataset import ListedDataset
 from run_outputs import lasting
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import BoolArray, MaskRecord, UInt8Array
-from baselines.interface import ModelOptions
+from baselines.interface import BoolArray, MaskRecord, ModelOptions, UInt8Array
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig

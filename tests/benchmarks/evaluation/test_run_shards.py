@@ -12,8 +12,7 @@ import pytest
 from run_outputs import lasting, tables
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Prepared, UInt8Array
-from baselines.interface import ModelOptions
+from baselines.interface import ModelOptions, Prepared, UInt8Array
 from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
 from benchmarks.evaluation.run_shards import ThroughputMeter
 from benchmarks.evaluation.shard_store import (
