@@ -12,8 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, MaskRecord, Masks, Prepared, Prompts
-from baselines.options import ModelOptions
+from baselines.interface import Embedding, MaskRecord, Masks, ModelOptions, Prepared, Prompts
 
 
 class EndOfFile(DummySegmenter):
@@ -103,12 +102,12 @@ def test_a_plugin_that_answers_nan_is_one_line(
     done = run("predict", picture, "--model=theirs", "--box=20,10,50,30", *form)
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
-    assert "answered with NaN or infinity" in line
+    assert "returned NaN or infinity" in line
     done = run("miou", "--models=theirs", "--dataset=synthetic", "--limit=1", "--out=o", "--json")
     assert done.code == 1
     whys = [each["why"] for each in done.json["failures"]]
     assert whys
-    assert all("answered with NaN or infinity" in why and "\n" not in why for why in whys)
+    assert all("returned NaN or infinity" in why and "\n" not in why for why in whys)
 
 
 def test_weights_that_are_no_numbers_are_one_line(run: Any, picture: Path, tmp_path: Path) -> None:
