@@ -449,7 +449,7 @@ class StoreFiller:
                         reasons = [each.why for each in found.failures if each.stage == STAGE]
                         if found.n_rows or found.n_known:
                             reasons = []
-                        meter.done(found)
+                        meter.done(found.name, found.n_images, found.n_rows, found.n_failures)
                         if found.n_rows:
                             busy_s += time.perf_counter() - before
                         if total is not None and self._n_encoded and not space_reported:

@@ -52,7 +52,6 @@ from benchmarks.evaluation.run_model import (
     ModelResult,
     build_trained,
     left_out_text,
-    resume_model,
     run_model,
 )
 from benchmarks.evaluation.shard_store import ShardSummary
@@ -172,11 +171,13 @@ class _DetectorEvaluation:
         def measure(segmenter: Segmenter) -> _DetectorResult:
             return self._measure(segmenter, model, mask)
 
-        found, is_cached = resume_model(
+        found, is_cached = run_model(
+            model,
+            _DetectorResult,
+            measure,
+            build_trained,
             self._cache,
             key,
-            _DetectorResult,
-            lambda: run_model(model, _DetectorResult, measure, build_trained),
             is_intact=lambda known: path.is_file() and _sha256(path) == known.results_sha256,
         )
         failures = [
@@ -221,25 +222,20 @@ class _DetectorEvaluation:
         loop = ImageLoop(task, dataset, name, DETECTOR_BOX, prefetcher, clock, stop=True)
         masks: list[FoundMask] = []
         sizes_hw: dict[int, tuple[int, int]] = {}
-        failures: list[Failure] = []
-        try:
-            with (
-                self._reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
-                closing(loop.run()) as images,
-            ):
-                for found in images:
-                    bar.step()
-                    image = found.image
-                    if isinstance(image, UnreadableImage):
-                        failures.append(_unreadable(image, len(boxes.get(image.image_id, ()))))
-                    elif not found.is_failed:
-                        self._check_annotated(image)
-                        sizes_hw[image.image_id] = _size_hw(image)
-                        masks.extend(mask for masks in found.scores for mask in masks)
-        finally:
-            prefetcher.close()
+        with (
+            closing(prefetcher),
+            self._reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
+            closing(loop.run(bar)) as images,
+        ):
+            for image, scores in images:
+                if isinstance(image, Sample) and scores is not None:
+                    self._check_annotated(image)
+                    sizes_hw[image.image_id] = _size_hw(image)
+                    masks.extend(each for found in scores for each in found)
         result = _DetectorResult(
-            failures=tuple(failures),
+            failures=tuple(
+                _unreadable(image, len(boxes.get(image.image_id, ()))) for image in loop.unreadable
+            ),
             attempts=loop.attempts,
             timed_with=timed_with(model.options.device),
         )
@@ -258,7 +254,7 @@ class _DetectorEvaluation:
         if scored.ap is None:
             why = f"{self._source.dataset.name} has no instance on the images that are read"
             return result.model_copy(update={"status": "error", "why": why})
-        unusable = left_out_text(len(failures) + loop.attempts.n_failed)
+        unusable = left_out_text(len(loop.unreadable) + loop.attempts.n_failed)
         figures = {
             "n_images": len(sizes_hw),
             "n_detections": len(masks),
@@ -339,10 +335,6 @@ class _BoxedImage:
 
     sample: Sample
     boxes: Sequence[DetectedBox]
-
-    @property
-    def n_bytes(self) -> int:
-        return self.sample.image.nbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

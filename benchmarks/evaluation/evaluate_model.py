@@ -14,7 +14,7 @@ from baselines.boundary import adapter_call
 from baselines.interface import BoolArray, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
-from benchmarks.datasets.dataset import Instance, Sample, ShardDataset, UnreadableImage
+from benchmarks.datasets.dataset import Instance, Sample, ShardDataset
 from benchmarks.evaluation.predictions import (
     Prediction,
     PredictionsInfo,
@@ -24,14 +24,14 @@ from benchmarks.evaluation.predictions import (
     save_references,
     to_prediction,
 )
-from benchmarks.evaluation.prefetch import ImageLoop, Prefetcher, Stopwatch
+from benchmarks.evaluation.prefetch import ImageLoop, Prefetcher, Stopwatch, loop_fields
 from benchmarks.evaluation.prompt_runner import (
     EmbeddingCache,
     ImagePrompts,
     PromptRunner,
     QueryMasks,
 )
-from benchmarks.evaluation.run_model import ModelResult, unreadable_image_failure
+from benchmarks.evaluation.run_model import ModelResult
 from benchmarks.evaluation.scoring import Pair, ReferenceModel, Scorer, Targets
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import AccuracyProtocol
@@ -143,42 +143,35 @@ def evaluate_model(
         keep=key is not None,
     )
     loop = ImageLoop(task, dataset, name, STAGE, context.prefetcher, clock, stop=context.is_whole)
-    scores: list[_ImageScore] = []
-    unreadable: list[UnreadableImage] = []
+    found: list[_ImageScore] = []
     lost_ids: list[int] = []
     instances: list[tuple[int, Instance]] = []
     with (
         context.reporter.bar(f"accuracy of {name}", dataset.n_images) as bar,
-        closing(loop.run()) as images,
+        closing(loop.run(bar)) as images,
     ):
-        for found in images:
-            bar.step()
-            image = found.image
-            scores.extend(found.scores)
-            if isinstance(image, UnreadableImage):
-                unreadable.append(image)
-            elif key is not None:  # other models need the reference masks even if this one failed
-                instances.extend((image.image_id, each) for each in image.instances)
-            if found.is_failed or isinstance(image, UnreadableImage):
+        for image, scores in images:
+            found.extend(scores or ())
+            if scores is None:
                 lost_ids.append(image.image_id)
+            if isinstance(image, Sample) and key is not None:
+                # Other models need the reference masks even if this one failed.
+                instances.extend((image.image_id, each) for each in image.instances)
     result = AccuracyResult(
-        failures=tuple(map(unreadable_image_failure, unreadable)),
+        **loop_fields(loop, dataset),
         unsupported=unsupported,
-        attempts=loop.attempts,
-        left_out=dict(dataset.left_out),
-        problems=dataset.problems,
         timed_with=timed_with(model.options.device),
     )
     if loop.is_stopped:
         return result
     with clock("writing"):
-        prompts.finish(whole=context.is_whole and not unreadable)
+        prompts.finish(whole=context.is_whole and not loop.unreadable)
         if key is not None:
             info = _predictions_info(model, context, usable, lost_ids, key)
-            predictions = [prediction for score in scores for prediction in score.predictions]
+            predictions = [prediction for score in found for prediction in score.predictions]
             save_predictions(predictions_path(context.folder, name), info, predictions)
             save_references(references_path(context.folder), dataset.fingerprint, instances)
-    rows = tuple(row for score in scores for row in score.rows)
+    rows = tuple(row for score in found for row in score.rows)
     return result.model_copy(update={"rows": rows, "time": clock.row(name, dataset.name)})
 
 
@@ -215,7 +208,7 @@ class _PromptedImage:
 
     @property
     def n_bytes(self) -> int:
-        return self.sample.image.nbytes + sum(mask.nbytes for mask in self.masks)
+        return sum(mask.nbytes for mask in self.masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,14 @@ from baselines.boundary import adapter_call
 from baselines.interface import MaskRecord, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
-from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
+from benchmarks.datasets.dataset import Sample, Shard, ShardDataset
 from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
-from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
-from benchmarks.evaluation.run_model import ModelResult, unreadable_image_failure
+from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch, loop_fields
+from benchmarks.evaluation.run_model import ModelResult
 from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
 from benchmarks.evaluation.shard_worker import (
     EvaluationTask,
@@ -249,33 +249,12 @@ class EverythingWorker(ModelWorker):
             Stopwatch(),
             stop=self.whole is not None,
         )
-        rows: list[ImageRecall] = []
-        unreadable: list[UnreadableImage] = []
         with (
             self.reporter.bar(f"{EVERYTHING} of {name}", dataset.n_images) as bar,
-            closing(loop.run()) as images,
+            closing(loop.run(bar)) as images,
         ):
-            for found in images:
-                bar.step()
-                rows.extend(found.scores)
-                if isinstance(found.image, UnreadableImage):
-                    unreadable.append(found.image)
-        return EverythingResult(
-            rows=tuple(rows),
-            failures=tuple(map(unreadable_image_failure, unreadable)),
-            attempts=loop.attempts,
-            left_out=dict(dataset.left_out),
-            problems=dataset.problems,
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Image:
-    sample: Sample
-
-    @property
-    def n_bytes(self) -> int:
-        return self.sample.image.nbytes
+            rows = tuple(row for _, scores in images for row in scores or ())
+        return EverythingResult(rows=rows, **loop_fields(loop, dataset))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,11 +283,11 @@ class _SegmentedImages:
         self._name = name
         self._warm = warm  # models that have run before
 
-    def load(self, sample: Sample) -> _Image:
-        return _Image(sample)
+    def load(self, sample: Sample) -> Sample:
+        return sample
 
-    def predict(self, batch: _Image) -> Iterator[SegmentedImage]:
-        model, image = self._model, batch.sample.image
+    def predict(self, batch: Sample) -> Iterator[SegmentedImage]:
+        model, image = self._model, batch.image
         if self._name not in self._warm:
             boundary.encode(model, image)
             self._warm.add(self._name)
@@ -317,10 +296,10 @@ class _SegmentedImages:
             duration_ms = time_once(
                 lambda: records.extend(model.everything(image)), model.synchronize
             )
-        boundary.check_records(model, records, _size_hw(batch.sample))
+        boundary.check_records(model, records, _size_hw(batch))
         yield SegmentedImage(duration_ms, records)
 
-    def score(self, batch: _Image, predictions: Sequence[SegmentedImage]) -> ImageRecall:
+    def score(self, batch: Sample, predictions: Sequence[SegmentedImage]) -> ImageRecall:
         (predicted,) = predictions
         found = [
             FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
@@ -328,10 +307,9 @@ class _SegmentedImages:
         ]
         truth = [
             GroundTruthMask(0, AGNOSTIC, instance.rle, instance.area_px)
-            for instance in batch.sample.instances
+            for instance in batch.instances
         ]
-        sample = batch.sample
-        return image_recall(sample, self._name, predicted.duration_ms, truth, found)
+        return image_recall(batch, self._name, predicted.duration_ms, truth, found)
 
 
 def image_recall(

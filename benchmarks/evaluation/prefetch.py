@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.evaluation.run_model import (
@@ -18,7 +18,9 @@ from benchmarks.evaluation.run_model import (
     PROMPT_BATCH,
     Attempts,
     failed_attempt,
+    unreadable_image_failure,
 )
+from benchmarks.records.progress import Bar
 from benchmarks.records.record import AccuracyTimeRow
 from mobilesam.errors import BenchError
 
@@ -156,81 +158,44 @@ class Stopwatch:
         )
 
 
-class _Sized(Protocol):
-    @property
-    def n_bytes(self) -> int:
-        """Size in memory."""
+class ImageTask(Protocol):
+    """How a protocol predicts and scores one image.
 
+    Batches and predictions may have `n_bytes`, their size in memory besides the image.
+    """
 
-BatchT = TypeVar("BatchT", bound=_Sized)
-PredictionT = TypeVar("PredictionT", bound=_Sized)
-ScoreT = TypeVar("ScoreT")
-ScoreT_co = TypeVar("ScoreT_co", covariant=True)
+    def load(self, sample: Sample) -> Any:
+        """Returns the input of `predict` for an image; several threads may call it."""
 
-
-class ImageTask(Protocol[BatchT, PredictionT, ScoreT_co]):
-    """How a protocol predicts and scores one image."""
-
-    def load(self, sample: Sample) -> BatchT:
-        """Prepares an image for prediction; several threads may call it."""
-
-    def predict(self, batch: BatchT) -> Iterator[PredictionT]:
+    def predict(self, batch: Any) -> Iterator[Any]:
         """Yields the predictions of the model; called in the thread that owns the model.
 
         Raises:
             BenchError: The model fails on the image, or its result violates the interface.
         """
 
-    def score(self, batch: BatchT, predictions: Sequence[PredictionT]) -> ScoreT_co:
-        """Scores predictions of an image; several threads may call it."""
-
-
-@dataclass(slots=True, eq=False)
-class ImageScores(Generic[ScoreT]):
-    """Scores of one image; none if the image cannot be read or the model failed on it."""
-
-    image: Sample | UnreadableImage
-    is_failed: bool
-    scores: list[ScoreT]
+    def score(self, batch: Any, predictions: Sequence[Any]) -> Any:
+        """Returns the scores of some predictions of an image; several threads may call it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Loaded(Generic[BatchT]):
-    """An image that has been read; without a batch if it cannot be read."""
+class _Step:
+    """An image between two stages; the last step of an image has neither predictions nor score."""
 
     image: Sample | UnreadableImage
-    batch: BatchT | None
-
-    @property
-    def n_bytes(self) -> int:
-        return 0 if self.batch is None else self.batch.n_bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Predicted(Generic[BatchT, PredictionT]):
-    """Some predictions for an image; the last one of each image holds none."""
-
-    loaded: _Loaded[BatchT]
-    predictions: Sequence[PredictionT] = ()
+    batch: Any = None
+    predictions: Sequence[Any] = ()
+    score: Any = None
     is_failed: bool = False
 
     @property
     def n_bytes(self) -> int:
-        return sum(prediction.n_bytes for prediction in self.predictions)
+        n_image = self.image.image.nbytes if isinstance(self.image, Sample) else 0
+        parts = self.predictions or (self.batch,)
+        return n_image + sum(getattr(part, "n_bytes", 0) for part in parts)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scored(Generic[ScoreT]):
-    image: Sample | UnreadableImage
-    score: ScoreT | None
-    is_failed: bool
-
-    @property
-    def n_bytes(self) -> int:
-        return 0
-
-
-class ImageLoop(Generic[BatchT, PredictionT, ScoreT]):
+class ImageLoop:
     """Runs one model over all images of a dataset, as far as they overlap with a prefetcher.
 
     Args:
@@ -242,11 +207,15 @@ class ImageLoop(Generic[BatchT, PredictionT, ScoreT]):
         clock: Is charged with the time that the model waited for other stages.
         stop: Stop when the model has failed on each of the first `FIRST_IMAGES` images. This cannot
             be decided for a part of a dataset.
+
+    Attributes:
+        attempts: Images that the model answered and failed on.
+        unreadable: Images that cannot be read.
     """
 
     def __init__(
         self,
-        task: ImageTask[BatchT, PredictionT, ScoreT],
+        task: ImageTask,
         dataset: Dataset,
         model: str,
         stage: str,
@@ -263,74 +232,86 @@ class ImageLoop(Generic[BatchT, PredictionT, ScoreT]):
         self._clock = clock
         self._stop = stop
         self.attempts = Attempts()
+        self.unreadable: list[UnreadableImage] = []
 
     @property
     def is_stopped(self) -> bool:
         """Whether the loop ended early because the model failed on all of the first images."""
         return self._stop and self.attempts.has_failed_first_images
 
-    def run(self) -> Generator[ImageScores[ScoreT], None, None]:
-        """Yields the scores of each image, in order."""
+    def run(self, bar: Bar) -> Generator[tuple[Sample | UnreadableImage, list[Any] | None]]:
+        """Yields each image with its scores; None if it cannot be read or the model failed on it.
+
+        Args:
+            bar: Progress, in images.
+        """
         loaded = self._prefetcher.map(self._load, self._dataset.loaders(), _n_bytes)
         scored = self._prefetcher.map(self._score, self._predict_all(loaded), _n_bytes)
-        scores: list[ScoreT] = []
+        scores: list[Any] = []
         try:
             while True:
                 with self._clock("scoring"):
-                    found = next(scored, None)
-                if found is None:
+                    step = next(scored, None)
+                if step is None:
                     return
-                if found.score is not None:
-                    scores.append(found.score)
+                if step.score is not None:
+                    scores.append(step.score)
                     continue
-                yield ImageScores(found.image, found.is_failed, [] if found.is_failed else scores)
+                bar.step()
+                if isinstance(step.image, UnreadableImage):
+                    self.unreadable.append(step.image)
+                is_lost = step.is_failed or isinstance(step.image, UnreadableImage)
+                yield step.image, None if is_lost else scores
                 scores = []
         finally:
             scored.close()
             loaded.close()
 
-    def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Loaded[BatchT]:
+    def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Step:
         with self._clock("data"):
             image = load()
-            return _Loaded(image, self._task.load(image) if isinstance(image, Sample) else None)
+            return _Step(image, self._task.load(image) if isinstance(image, Sample) else None)
 
-    def _predict_all(
-        self, loaded: Iterator[_Loaded[BatchT]]
-    ) -> Iterator[_Predicted[BatchT, PredictionT]]:
+    def _predict_all(self, loaded: Iterator[_Step]) -> Iterator[_Step]:
         while not self.is_stopped:
             with self._clock("data"):
-                image = next(loaded, None)
-            if image is None:
+                step = next(loaded, None)
+            if step is None:
                 return
-            yield from self._predict(image)
-
-    def _predict(self, loaded: _Loaded[BatchT]) -> Iterator[_Predicted[BatchT, PredictionT]]:
-        is_failed = False
-        if loaded.batch is not None and isinstance(loaded.image, Sample):
-            n_predictions = 0
-            predictions = iter(self._task.predict(loaded.batch))
-            try:
-                while part := list(islice(predictions, PROMPT_BATCH)):
-                    n_predictions += len(part)
-                    yield _Predicted(loaded, part)
-            except BenchError as error:
-                is_failed = True
-                attempt = failed_attempt(self._model, self._stage, loaded.image, error)
-                self.attempts = self.attempts.plus(attempt)
+            if isinstance(step.image, Sample):
+                yield from self._predict(step.image, step.batch)
             else:
-                if n_predictions:  # without prompts the model was not run
-                    self.attempts = self.attempts.plus(ANSWERED)
-        yield _Predicted(loaded, is_failed=is_failed)
+                yield step
 
-    def _score(self, found: _Predicted[BatchT, PredictionT]) -> _Scored[ScoreT]:
-        score = None
-        if found.predictions and found.loaded.batch is not None:
-            with self._clock("scoring"):
-                score = self._task.score(found.loaded.batch, found.predictions)
-        return _Scored(found.loaded.image, score, found.is_failed)
+    def _predict(self, image: Sample, batch: Any) -> Iterator[_Step]:
+        attempt = None  # without prompts the model is not run
+        predictions = iter(self._task.predict(batch))
+        try:
+            while part := list(islice(predictions, PROMPT_BATCH)):
+                attempt = ANSWERED
+                yield _Step(image, batch, part)
+        except BenchError as error:
+            attempt = failed_attempt(self._model, self._stage, image, error)
+        if attempt is not None:
+            self.attempts = self.attempts.plus(attempt)
+        yield _Step(image, is_failed=attempt is not None and attempt.n_failed > 0)
+
+    def _score(self, step: _Step) -> _Step:
+        if not step.predictions:
+            return step
+        with self._clock("scoring"):
+            return _Step(step.image, score=self._task.score(step.batch, step.predictions))
 
 
 def _n_bytes(item: object) -> int:
-    if isinstance(item, (_Loaded, _Predicted)):
-        return item.n_bytes
-    return 0
+    return item.n_bytes if isinstance(item, _Step) else 0
+
+
+def loop_fields(loop: ImageLoop, dataset: Dataset) -> dict[str, Any]:
+    """Fields of a `ModelResult` after a loop over a dataset."""
+    return {
+        "failures": tuple(map(unreadable_image_failure, loop.unreadable)),
+        "attempts": loop.attempts,
+        "left_out": dict(dataset.left_out),
+        "problems": dataset.problems,
+    }

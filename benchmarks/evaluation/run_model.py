@@ -175,70 +175,46 @@ class ModelResult(FrozenModel):
 ResultT = TypeVar("ResultT", bound=ModelResult)
 
 
-def unavailable_result(model: ResolvedModel, kind: type[ResultT]) -> ResultT | None:
-    """Result of a model without usable weights; None for other models."""
-    if model.error is not None:
-        return kind(status="error", why=model.error)
-    if not model.trained:
-        reason = model.weights.why or "it was given none"
-        return kind(status="skipped", why=f"no accuracy from random weights: {reason}")
-    return None
-
-
 def run_model(
     model: ResolvedModel,
     kind: type[ResultT],
     measure: Callable[[Segmenter], ResultT],
     build: Callable[[ResolvedModel], Segmenter],
-) -> ResultT:
-    """Builds a model with trained weights and measures it.
+    cache: ResultCache | None = None,
+    key: Mapping[str, Any] | None = None,
+    is_intact: Callable[[ResultT], bool] = lambda _: True,
+) -> tuple[ResultT, bool]:
+    """Takes the result of a model from a cache, or builds the model and measures it.
+
+    Results with failures are not cached, so that repaired images and models are measured again.
 
     Args:
         model: The model; its weights may be unusable or missing.
         kind: Class of the result.
         measure: Measures the model.
         build: Builds the model; `build_trained`, or a cache of built models.
-
-    Returns:
-        The result; without figures if the model cannot be measured or fails. Exceptions other than
-        `BenchError` are errors of this project, and are not caught.
-    """
-    unavailable = unavailable_result(model, kind)
-    if unavailable is not None:
-        return unavailable
-    try:
-        return measure(build(model))
-    except BenchError as error:
-        return kind(status="error", why=format_error(error))
-
-
-def resume_model(
-    cache: ResultCache,
-    key: Mapping[str, Any],
-    kind: type[ResultT],
-    run: Callable[[], ResultT],
-    *,
-    is_intact: Callable[[ResultT], bool] = lambda _: True,
-) -> tuple[ResultT, bool]:
-    """Takes a result from the cache, or runs the model and caches its result.
-
-    Results with failures are not cached, so that repaired images and models are measured again.
-
-    Args:
-        cache: Results of an interrupted run.
+        cache: Results of an interrupted run; None caches nothing.
         key: Everything that determines the result.
-        kind: Class of the result.
-        run: Runs the model.
         is_intact: Whether the files that belong to a cached result are still there.
 
     Returns:
-        The result, and whether it was cached.
+        The result, and whether it was cached. It has no figures if the model cannot be measured or
+        fails. Exceptions other than `BenchError` are errors of this project, and are not caught.
     """
-    known = cache.get(key, kind)
+    known = None if cache is None or key is None else cache.get(key, kind)
     if known is not None and is_intact(known):
         return known, True
-    found = run()
-    if found.status == "ok" and not found.failures and not found.attempts.n_failed:
+    if model.error is not None:
+        return kind(status="error", why=model.error), False
+    if not model.trained:
+        reason = model.weights.why or "it was given none"
+        return kind(status="skipped", why=f"no accuracy from random weights: {reason}"), False
+    try:
+        found = measure(build(model))
+    except BenchError as error:
+        return kind(status="error", why=format_error(error)), False
+    is_clean = found.status == "ok" and not found.failures and not found.attempts.n_failed
+    if cache is not None and key is not None and is_clean:
         cache.put(key, found)
     return found, False
 

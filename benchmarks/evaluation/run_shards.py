@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -99,26 +98,6 @@ def shard_failure(shard: Shard, why: str) -> Failure:
     )
 
 
-class FinishedShard(Protocol):
-    """Counts of a finished shard."""
-
-    @property
-    def name(self) -> str:
-        """Name of the shard."""
-
-    @property
-    def n_images(self) -> int:
-        """Number of images that were tried."""
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-
-    @property
-    def n_failures(self) -> int:
-        """Number of failures."""
-
-
 class ThroughputMeter:
     """Measures throughput, estimates the time left, and shows both beside a progress bar.
 
@@ -145,12 +124,12 @@ class ThroughputMeter:
         """Counts a shard that is about to be run."""
         self._shares[shard.name] = shard.share
 
-    def done(self, result: FinishedShard) -> None:
+    def done(self, name: str, n_images: int, n_rows: int, n_failures: int) -> None:
         """Counts a finished shard."""
-        self._done_share += self._shares.pop(result.name, 0.0)
-        self.n_images += result.n_images
-        self.n_rows += result.n_rows
-        self.n_failures += result.n_failures
+        self._done_share += self._shares.pop(name, 0.0)
+        self.n_images += n_images
+        self.n_rows += n_rows
+        self.n_failures += n_failures
         self._bar.step(self.note(), done=self._known_images + self.n_images)
 
     def note(self) -> str:
@@ -190,21 +169,6 @@ class KeyedShardTask(ShardTask[ResultT_co], Protocol[ResultT_co]):
         """`content_key` of code, configuration, weights and libraries."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedShards:
-    """Result of running all missing shards.
-
-    Attributes:
-        names: Names of the stored shards of this run, in order.
-        given_up: Shards that could not be run.
-        n_given_up: Number of images of these.
-    """
-
-    names: tuple[str, ...]
-    given_up: tuple[Failure, ...]
-    n_given_up: int
-
-
 def run_missing_shards(
     dataset: Dataset,
     task: KeyedShardTask[ShardResult],
@@ -214,7 +178,7 @@ def run_missing_shards(
     reporter: Reporter,
     *,
     again: bool = False,
-) -> FinishedShards:
+) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
     """Runs all shards that are not stored; deletes stored ones that are not part of the run.
 
     Args:
@@ -226,82 +190,70 @@ def run_missing_shards(
         reporter: Reports progress.
         again: Run shards with failures once more.
 
+    Returns:
+        Names of the stored shards in order, failures of shards that could not be run, and the
+        number of their images.
+
     Raises:
         DataError: The folder cannot be written, or another process has changed it meanwhile.
         UsageError: The cluster cannot be used.
     """
     store.sweep()
-    survey = _Survey(dataset, task.key, store, sharding.images_per_shard, again, reporter)
+    keys: dict[str, str] = {}
+    n_images: dict[str, int] = {}
+    known: list[str] = []
     failures: list[Failure] = []
-    writer = Prefetcher(1)
+    is_stale = False
+
+    def missing() -> Iterator[Shard]:
+        nonlocal is_stale
+        for shard in dataset.shards(sharding.images_per_shard):
+            name = shard.name
+            keys[name], n_images[name] = shard_key(task.key, shard), len(shard.readers)
+            info = store.info(name)
+            is_known = info is not None and info.key == keys[name]
+            if info is not None and is_known and not (again and info.n_failures):
+                known.append(name)
+                meter.skip(shard)
+                continue
+            if store.file(name).is_file() and not is_known and not is_stale:
+                is_stale = True
+                reporter.warn(
+                    f"chunks in {store.path} were made from other inputs, weights, code or "
+                    "libraries: they are made anew"
+                )
+            store.remove(name)
+            meter.begin(shard)
+            yield shard
 
     def write(found: ShardResult | Failure) -> ShardResult | Failure:
         if isinstance(found, ShardResult):
             store.write(found)
         return found
 
-    with reporter.bar(title, dataset.n_images) as bar:
+    with reporter.bar(title, dataset.n_images) as bar, closing(Prefetcher(1)) as writer:
         meter = ThroughputMeter(bar)
-        try:
-            with (
-                closing(execute_shards(sharding, task, survey.missing(meter))) as results,
-                closing(writer.map(write, results, lambda _: 0)) as written,
-            ):
-                for found in written:
-                    if isinstance(found, ShardResult):
-                        meter.done(found)
-                    else:
-                        failures.append(found)
-        finally:
-            writer.close()
-    if survey.n_known:
-        reporter.say(f"{survey.n_known} of {len(survey.keys)} chunks were there from before")
+        with (
+            closing(execute_shards(sharding, task, missing())) as results,
+            closing(writer.map(write, results, lambda _: 0)) as written,
+        ):
+            for found in written:
+                if isinstance(found, ShardResult):
+                    info = found.info
+                    meter.done(found.name, info.n_images, found.n_rows, info.n_failures)
+                else:
+                    failures.append(found)
+    if known:
+        reporter.say(f"{len(known)} of {len(keys)} chunks were there from before")
     reporter.say(meter.summary())
-    for name in set(store.names()) - survey.keys.keys():
+    for name in set(store.names()) - keys.keys():
         store.remove(name)  # made with another number of images in a shard
-    names = store.finished(survey.keys)
-    missing = survey.keys.keys() - set(names) - {failure.culprit for failure in failures}
-    if missing:
+    names = store.finished(keys)
+    lost = keys.keys() - set(names)
+    unexplained = lost - {failure.culprit for failure in failures}
+    if unexplained:
         raise DataError(
-            f"{len(missing)} chunks in {store.path} are not those that this run made, first "
-            f"{min(missing)}: another process changed the folder; choose another --out"
+            f"{len(unexplained)} chunks in {store.path} are not those that this run made, first "
+            f"{min(unexplained)}: another process changed the folder; choose another --out"
         )
-    n_given_up = sum(n for name, n in survey.n_images.items() if name not in set(names))
-    return FinishedShards(names, tuple(failures), n_given_up)
-
-
-@dataclass(slots=True)
-class _Survey:
-    """Finds out which shards are missing."""
-
-    dataset: Dataset
-    task_key: str
-    store: ShardStore
-    images_per_shard: int
-    again: bool
-    reporter: Reporter
-    keys: dict[str, str] = field(default_factory=dict)
-    n_images: dict[str, int] = field(default_factory=dict)
-    n_known: int = 0
-    is_stale_reported: bool = False
-
-    def missing(self, meter: ThroughputMeter) -> Iterator[Shard]:
-        for shard in self.dataset.shards(self.images_per_shard):
-            key = shard_key(self.task_key, shard)
-            self.keys[shard.name] = key
-            self.n_images[shard.name] = len(shard.readers)
-            info = self.store.info(shard.name)
-            is_known = info is not None and info.key == key
-            if info is not None and is_known and not (self.again and info.n_failures):
-                self.n_known += 1
-                meter.skip(shard)
-                continue
-            if self.store.has(shard.name) and not is_known and not self.is_stale_reported:
-                self.is_stale_reported = True
-                self.reporter.warn(
-                    f"chunks in {self.store.path} were made from other inputs, weights, code or "
-                    "libraries: they are made anew"
-                )
-            self.store.remove(shard.name)
-            meter.begin(shard)
-            yield shard
+    return names, tuple(failures), sum(n_images[name] for name in lost)

@@ -120,16 +120,6 @@ class ShardResult:
         table = parquet_file(kind, rows, {_METADATA_KEY: info.model_dump_json().encode()})
         return cls(name, info, table, len(rows), times, tuple(warnings))
 
-    @property
-    def n_images(self) -> int:
-        """Number of images that were tried."""
-        return self.info.n_images
-
-    @property
-    def n_failures(self) -> int:
-        """Number of failures of images and models."""
-        return self.info.n_failures
-
 
 def shard_key(task: str, shard: Shard) -> str:
     """SHA-256 of everything that determines the rows of a shard.
@@ -168,10 +158,6 @@ class ShardStore:
             return ShardInfo.model_validate_json(metadata[_METADATA_KEY])
         except (OSError, pa.ArrowException, KeyError, ValidationError):
             return None
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file of this name, made under any key."""
-        return self.file(name).is_file()
 
     def write(self, result: ShardResult) -> None:
         """Stores a result atomically.

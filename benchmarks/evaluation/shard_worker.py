@@ -34,9 +34,7 @@ from benchmarks.evaluation.run_model import (
     TIMED_ELSEWHERE,
     ModelResult,
     build_trained,
-    resume_model,
     run_model,
-    unavailable_result,
 )
 from benchmarks.evaluation.run_shards import run_missing_shards
 from benchmarks.evaluation.scoring import Pair, ReferenceModel
@@ -204,17 +202,12 @@ class ModelWorker(ABC):
         Returns:
             The result, and whether it was taken from the interrupted run.
         """
-
-        def run() -> ModelResultT:
-            return run_model(model, kind, measure, self.build)
-
-        if self.whole is None:
-            return run(), False
-        found, is_cached = resume_model(self.whole.cache, key, kind, run, is_intact=is_intact)
-        if is_cached:
+        cache = None if self.whole is None else self.whole.cache
+        found = run_model(model, kind, measure, self.build, cache, key, is_intact)
+        if found[1]:
             name = model.entry.name
             self.reporter.say(f"{self.title} of {name}: taken from the interrupted run")
-        return found, is_cached
+        return found
 
     def result(
         self,
@@ -351,7 +344,12 @@ class _ShardEvaluation:
     def _evaluate(self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
         name, context = model.entry.name, self._context
         if not pairs and not keep:
-            self.results[name] = unavailable_result(model, AccuracyResult) or AccuracyResult()
+            # Nothing to score: the model is not built, and has a result only for its weights.
+            self.results[name] = AccuracyResult()
+            if model.error is not None or not model.trained:
+                self.results[name], _ = run_model(
+                    model, AccuracyResult, lambda _: AccuracyResult(), self._worker.build
+                )
             return
         parts = self._key(model, pairs, keep=keep)
         key = content_key(parts) if keep else None
@@ -484,18 +482,18 @@ def run_task(
     title = f"{task.make_worker.title} of {', '.join(model.entry.name for model in task.models)}"
     # A run that ended with failures is started again to repeat what failed.
     again = (config.out / RECORD_NAME).exists() and load_record(config.out).complete
-    finished = run_missing_shards(
+    names, given_up, n_given_up = run_missing_shards(
         dataset, task, sharding, store, f"{title} in chunks", reporter, again=again
     )
     infos = (
         (info, store.times(shard, info.key))
-        for shard in finished.names
+        for shard in names
         if (info := store.info(shard)) is not None
     )
     here = machine_of(task.models) if is_local(sharding) else None
     summary = ShardSummary.of_dataset(dataset, infos, here)
-    summary.given_up, summary.n_given_up = finished.given_up, finished.n_given_up
-    return [store.file(shard) for shard in finished.names], summary
+    summary.given_up, summary.n_given_up = given_up, n_given_up
+    return [store.file(shard) for shard in names], summary
 
 
 def whole_shard(dataset: Dataset) -> Shard:

@@ -26,7 +26,6 @@ from benchmarks.evaluation.run_model import (
     build_trained,
     failed_attempt,
     malformed_annotation_failures,
-    resume_model,
     run_model,
 )
 from benchmarks.records.record import Failure, Status, WeightsRow
@@ -61,7 +60,7 @@ def run(model: ResolvedModel, error: Exception | None = None) -> tuple[Row, list
             raise error
         return ModelResult(why=segmenter.info.name)
 
-    found = run_model(model, ModelResult, measure, build_trained)
+    found, _ = run_model(model, ModelResult, measure, build_trained)
     return (found.status, found.why), found.failures_of(model, "stage")
 
 
@@ -207,12 +206,19 @@ def test_a_model_can_be_stopped_after_the_first_images() -> None:
     assert attempts_of("aabab").has_failed_first_images
 
 
+@pytest.mark.usefixtures("doubles")
 def test_only_results_without_failures_are_cached(tmp_path: Path) -> None:
     cache = ResultCache(tmp_path)
 
     def resume(found: ModelResult, *, is_intact: bool = True) -> tuple[ModelResult, bool]:
-        return resume_model(
-            cache, {"a": 1}, ModelResult, lambda: found, is_intact=lambda _: is_intact
+        return run_model(
+            MODEL,
+            ModelResult,
+            lambda _: found,
+            build_trained,
+            cache,
+            {"a": 1},
+            is_intact=lambda _: is_intact,
         )
 
     for bad in (

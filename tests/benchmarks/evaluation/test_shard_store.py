@@ -59,13 +59,13 @@ def test_files_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
     assert list(store.names()) == ["a"]
     store.sweep()
     assert not left.exists()
-    assert store.has("a")
+    assert store.file("a").is_file()
 
 
 def test_a_damaged_file_is_missing(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
-    assert store.has("a")
+    assert store.file("a").is_file()
     assert store.info("a") is None
 
 
