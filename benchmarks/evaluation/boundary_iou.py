@@ -1,4 +1,4 @@
-"""Boundary IoU: how well outlines agree, where plain IoU sees little but the inside.
+"""Boundary IoU: how well the outlines of masks agree, while IoU depends mostly on the inside.
 
 Bowen Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
 CVPR 2021, arXiv 2103.16562.
@@ -16,7 +16,7 @@ from benchmarks.datasets.masks import tight_box
 from mobilesam.errors import DataError
 
 BOUNDARY_RATIO = 0.02
-"""Width of a boundary as a share of the image's diagonal; the paper's choice."""
+"""Width of a boundary as a fraction of the image's diagonal; the paper's choice."""
 
 
 def boundary_width_px(size_hw: tuple[int, int], ratio: float = BOUNDARY_RATIO) -> int:
@@ -30,11 +30,11 @@ class Boundary:
 
     Attributes:
         size_hw: Height and width of the image, in pixels.
-        width_px: How far into the mask it reaches.
+        width_px: Depth of the boundary within the mask.
         left: Column of the crop's first pixel in the image.
         top: Row of the crop's first pixel in the image.
         crop: (h, w) bool, the boundary within the box; (0, 0) for an empty mask.
-        area_px: Pixels of the boundary.
+        area_px: Number of pixels of the boundary.
     """
 
     size_hw: tuple[int, int]
@@ -46,7 +46,10 @@ class Boundary:
 
     @classmethod
     def of(cls, mask: BoolArray, ratio: float = BOUNDARY_RATIO) -> Boundary:
-        """Takes the boundary of an (H, W) bool mask.
+        """Pixels of an (H, W) bool mask within d = max(1, round(ratio * diagonal)) of its contour.
+
+        They are those that d erosions by a square of 3 x 3 pixels remove, where everything beyond
+        the border of the image is outside.
 
         Raises:
             DataError: The mask is not boolean.
@@ -64,32 +67,6 @@ class Boundary:
         if inner.size:
             inner &= ~_eroded(crop, width_px)
         return cls(size_hw, width_px, left, top, crop, int(np.count_nonzero(crop)))
-
-    def full(self) -> BoolArray:
-        """The boundary at the image's size: a new (H, W) bool array."""
-        found = np.zeros(self.size_hw, np.bool_)
-        height, width = self.crop.shape
-        found[self.top : self.top + height, self.left : self.left + width] = self.crop
-        return found
-
-
-def boundary(mask: BoolArray, ratio: float = BOUNDARY_RATIO) -> BoolArray:
-    """Pixels of a mask within d pixels of its contour, d = max(1, round(ratio * diagonal)).
-
-    They are those that d erosions by a square of 3 x 3 pixels take away, where beyond the image's
-    border all is outside.
-
-    Args:
-        mask: (H, W) bool.
-        ratio: Of the image's diagonal.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        DataError: The mask is not boolean.
-    """
-    return Boundary.of(mask, ratio).full()
 
 
 def iou(a: Boundary, b: Boundary) -> float:
@@ -118,20 +95,10 @@ def iou(a: Boundary, b: Boundary) -> float:
     return shared / union if union else 1.0
 
 
-def boundary_iou(a: BoolArray, b: BoolArray, ratio: float = BOUNDARY_RATIO) -> float:
-    """Boundary IoU of two (H, W) bool masks, in [0, 1]; 1 if both are empty.
-
-    Raises:
-        DataError: The masks differ in shape, or are not boolean.
-    """
-    return iou(Boundary.of(a, ratio), Boundary.of(b, ratio))
-
-
 def _eroded(crop: BoolArray, distance_px: int) -> BoolArray:
-    """Erodes by a square of side 2d+1: (h - 2d, w - 2d), only where the square fits.
+    """Erosion by a square of side 2d+1: (h - 2d, w - 2d), only where the square fits.
 
-    Windows of a power of two are made of two of half the length, and two of the longest make the
-    wanted one, so that the work grows with the logarithm of the distance.
+    Windows are doubled in length, so that the work grows with the logarithm of the distance.
     """
     window = 2 * distance_px + 1
     length = 1

@@ -70,11 +70,7 @@ def compare_tables(
 ) -> tuple[tuple[ComparisonRow, ...], PromptCounts]:
     """Compares models as `compare_models` does, one table in memory at once.
 
-    Args:
-        tables: Instance tables; all rows of an image are in one of them.
-        dataset: Name of the dataset.
-        seed: Seed of the bootstrap.
-        without: Models that are left out, also as references.
+    All rows of an image are in one table. Models in `without` are left out, also as references.
 
     Returns:
         The comparisons, and the number of prompts that each model answered.
@@ -163,11 +159,7 @@ def _corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
-    """One line for each model that left prompts unanswered which another one answered.
-
-    Args:
-        rows: As for `compare_models`.
-    """
+    """One line for each model that left prompts unanswered which another one answered."""
     return unshared_prompt_lines(count_prompts(rows))
 
 
@@ -193,12 +185,7 @@ def unshared_prompt_lines(counts: PromptCounts) -> tuple[str, ...]:
 
 
 def unshared_images(rows: Sequence[DetectorRow | EverythingRow], what: str) -> tuple[str, ...]:
-    """One line for each model that was evaluated on fewer images than another one.
-
-    Args:
-        rows: Rows of one protocol, one for each model.
-        what: Name of the protocol.
-    """
+    """One line for each model that was evaluated on fewer images than another one."""
     most = max((row.n_images for row in rows if row.status == "ok"), default=0)
     return tuple(
         f"{row.model} answered {row.n_images:,} of {most:,} images of {what}: its figures are on "

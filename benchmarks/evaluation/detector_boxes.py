@@ -92,12 +92,7 @@ def evaluate_detections(
     """Evaluates every model on the boxes of a detector.
 
     The masks of each model are also written as a COCO results file (`results_path`), for which
-    pycocotools gives the same AP.
-
-    Args:
-        config: Configuration of the run; without boxes there is no result.
-        models: Models in the order of the tables.
-        reporter: Reports progress, and boxes that are left out.
+    pycocotools gives the same AP. The result is empty if no boxes are configured.
 
     Raises:
         DataError: The detections or annotations are unusable.
@@ -107,7 +102,16 @@ def evaluate_detections(
         return EvaluationResult()
     truth = read_ground_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
-    evaluation = _DetectorEvaluation(config.out, source, truth, detections, reporter)
+    evaluation = _DetectorEvaluation(
+        config.out,
+        source,
+        truth,
+        detections,
+        reporter,
+        _shard(source, truth, detections),
+        ResultCache(config.out / CACHE_FOLDER),
+    )
+    evaluation.report_left_out()
     rows: list[DetectorRow] = []
     warnings: list[str] = []
     failures: list[Failure] = []
@@ -126,29 +130,30 @@ def evaluate_detections(
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _DetectorEvaluation:
     """Evaluates models on the boxes of a detector."""
 
-    def __init__(
-        self,
-        out: Path,
-        source: DetectorInput,
-        truth: GroundTruth,
-        detections: Detections,
-        reporter: Reporter,
-    ) -> None:
-        self._out = out
-        self._source = source
-        self._truth = truth
-        self._detections = detections
-        self._reporter = reporter
-        self._cache = ResultCache(out / CACHE_FOLDER)
-        self._shard = _shard(source, truth, detections)
-        n = truth.n_uncategorised
+    out: Path
+    source: DetectorInput
+    truth: GroundTruth
+    detections: Detections
+    reporter: Reporter
+    shard: Shard
+    cache: ResultCache
+
+    @property
+    def left_out(self) -> str | None:
+        """Numbers of unused boxes and instances; None if all are used."""
+        n = self.truth.n_uncategorised
         of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
-        self._left_out = "; ".join(filter(None, (detections.summary(), of_truth))) or None
-        if self._left_out is not None:
-            reporter.say(f"{detections.name}: {self._left_out}")
+        return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
+
+    def report_left_out(self) -> None:
+        """Reports boxes and instances that are not used."""
+        detections, reporter = self.detections, self.reporter
+        if self.left_out is not None:
+            reporter.say(f"{detections.name}: {self.left_out}")
         for problem in detections.problems[:_PROBLEMS_SHOWN]:
             reporter.warn(problem)
         n_more = len(detections.problems) - _PROBLEMS_SHOWN
@@ -160,13 +165,13 @@ class _DetectorEvaluation:
         key = {
             "kind": DETECTOR_BOX,
             **model.key,
-            "dataset": self._shard.fingerprint,
-            "images": self._shard.images_state,
-            "detections": self._detections.sha256,
+            "dataset": self.shard.fingerprint,
+            "images": self.shard.images_state,
+            "detections": self.detections.sha256,
             "mask": mask,
         }
         name, device = model.entry.name, model.options.device
-        path = results_path(self._out, name, mask)
+        path = results_path(self.out, name, mask)
 
         def measure(segmenter: Segmenter) -> _DetectorResult:
             return self._measure(segmenter, model, mask)
@@ -176,7 +181,7 @@ class _DetectorEvaluation:
             _DetectorResult,
             measure,
             build_trained,
-            self._cache,
+            self.cache,
             key,
             is_intact=lambda known: path.is_file() and _sha256(path) == known.results_sha256,
         )
@@ -189,7 +194,7 @@ class _DetectorEvaluation:
             update = {"status": found.status, "why": found.why}
             row = self._blank(model, mask).model_copy(update=update)
         if is_cached:
-            self._reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
+            self.reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
             # The conditions are not part of the key, since AP does not depend on them.
             if found.timed_with != timed_with(device):
                 why = "; ".join(filter(None, (row.why, TIMED_ELSEWHERE)))
@@ -199,9 +204,9 @@ class _DetectorEvaluation:
     def _blank(self, model: ResolvedModel, mask: MaskChoice) -> DetectorRow:
         return DetectorRow(
             model=model.entry.name,
-            dataset=self._source.dataset.name,
-            detections=self._detections.name,
-            detections_sha256=self._detections.sha256,
+            dataset=self.source.dataset.name,
+            detections=self.detections.name,
+            detections_sha256=self.detections.sha256,
             mask=mask,
             weights=model.weights,
         )
@@ -215,8 +220,8 @@ class _DetectorEvaluation:
         except UnsupportedError as error:
             return _DetectorResult(status="skipped", why=str(error))
         name, clock = segmenter.info.name, Stopwatch()
-        boxes = self._detections.by_image
-        dataset = ShardDataset(self._shard)
+        boxes = self.detections.by_image
+        dataset = ShardDataset(self.shard)
         prefetcher = Prefetcher(DEFAULT_PREFETCH_THREADS)
         task = _BoxPrompts(segmenter, boxes, mask)
         loop = ImageLoop(task, dataset, name, DETECTOR_BOX, prefetcher, clock, stop=True)
@@ -224,7 +229,7 @@ class _DetectorEvaluation:
         sizes_hw: dict[int, tuple[int, int]] = {}
         with (
             closing(prefetcher),
-            self._reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
+            self.reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
             closing(loop.run(bar)) as images,
         ):
             for image, scores in images:
@@ -241,18 +246,18 @@ class _DetectorEvaluation:
         )
         why = loop.attempts.broken
         if why is None and not masks:
-            why = f"none of the images with boxes of {self._detections.name} can be read"
+            why = f"none of the images with boxes of {self.detections.name} can be read"
         blank = self._blank(model, mask)
         if why is not None:
             return result.model_copy(
                 update={"row": blank.model_copy(update={"status": "error", "why": why})}
             )
-        path = results_path(self._out, name, mask)
+        path = results_path(self.out, name, mask)
         document = json.dumps([each.to_result() for each in masks], separators=(",", ":"))
         write_atomic(path, document.encode())
-        scored = average_precision(sizes_hw, self._truth.masks, masks)
+        scored = average_precision(sizes_hw, self.truth.masks, masks)
         if scored.ap is None:
-            why = f"{self._source.dataset.name} has no instance on the images that are read"
+            why = f"{self.source.dataset.name} has no instance on the images that are read"
             return result.model_copy(update={"status": "error", "why": why})
         unusable = left_out_text(len(loop.unreadable) + loop.attempts.n_failed)
         figures = {
@@ -262,7 +267,7 @@ class _DetectorEvaluation:
             "ap50": scored.ap50,
             "ap75": scored.ap75,
             "ap_by_size": scored.by_size,
-            "why": "; ".join(filter(None, (self._left_out, unusable))) or None,
+            "why": "; ".join(filter(None, (self.left_out, unusable))) or None,
             "seconds": clock.wall_s,
         }
         row = blank.model_copy(update=figures)
@@ -271,10 +276,10 @@ class _DetectorEvaluation:
     def _check_annotated(self, sample: Sample) -> None:
         """Raises a DataError if an image of the dataset is not in the annotations."""
         if sample.instances:
-            image = self._truth.images.get(sample.image_id)
+            image = self.truth.images.get(sample.image_id)
             if image is None or not image.in_dataset:
                 raise DataError(
-                    f"{self._source.annotations.name} has no instance on image {sample.image_id}, "
+                    f"{self.source.annotations.name} has no instance on image {sample.image_id}, "
                     "which the dataset has; give the annotations that it was made from"
                 )
 

@@ -56,13 +56,8 @@ def evaluate(
     """Evaluates every model under every protocol, against every reference.
 
     Instances are stored in `config.out`, as one file or as one for each shard. A model without
-    trained weights has rows with a reason; a model that fails has rows with its error.
-
-    Args:
-        config: Configuration of the run; without a dataset or protocols there is no result.
-        models: Models in the order of the tables.
-        reference_models: Models that are references, whether or not they are among `models`.
-        reporter: Reports progress.
+    trained weights has rows with a reason; a model that fails has rows with its error. Reference
+    models need not be among the models. Without protocols the result is empty.
 
     Raises:
         DataError: The folder cannot be written.

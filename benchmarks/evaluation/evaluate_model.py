@@ -49,9 +49,7 @@ class AccuracyResult(ModelResult):
     """Result of one model on a shard.
 
     Attributes:
-        rows: Rows of the images that the model answered.
         unsupported: Reason why the model does not support a protocol, by protocol name.
-        time: Time spent in each stage.
     """
 
     rows: tuple[InstanceRow, ...] = ()
@@ -64,12 +62,6 @@ class ShardContext:
     """What all models of a shard share.
 
     Attributes:
-        config: Configuration of the run.
-        dataset: The shard.
-        manifests: Prompts, the same for all models.
-        folder: Folder of predictions.
-        prefetcher: Threads that read and score.
-        reporter: Reports progress.
         is_whole: Whether the shard is the whole dataset, so that a model that fails on each of the
             first images is stopped, and prompts are kept in `folder`.
     """
@@ -112,16 +104,8 @@ def evaluate_model(
 ) -> AccuracyResult:
     """Runs a model on all prompts of all images of a shard, and scores its masks.
 
-    Images that cannot be read, or that the model fails on, become failures in the result.
-
-    Args:
-        segmenter: The model.
-        model: Its name, options and weights.
-        context: What all models of the shard share.
-        protocols: Protocols whose prompts are run.
-        pairs: What is scored against what.
-        reference_models: Models that `pairs` names, by name.
-        key: Key under which the predictions are stored; None stores none.
+    Images that cannot be read, or that the model fails on, become failures in the result. Masks are
+    stored if there is a key for them.
 
     Raises:
         BenchError: The predictions cannot be written.

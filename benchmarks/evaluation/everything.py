@@ -33,7 +33,6 @@ from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
 from benchmarks.evaluation.shard_worker import (
     EvaluationTask,
     ModelWorker,
-    WholeRun,
     is_local,
     machine_of,
     run_task,
@@ -57,8 +56,6 @@ class ImageRecall(FrozenModel):
     """Recall of one model on one image.
 
     Attributes:
-        n_objects: Number of annotated objects.
-        n_found: Number of predicted masks.
         duration_ms: Time from the image in memory to its masks in memory.
         ar10: Average recall with the best 10 masks; None without objects.
         ar100: With the best 100.
@@ -99,12 +96,7 @@ def evaluate_everything(
 
     A call of `everything` is timed from the image in memory to its masks in memory; the image
     encoder has run once before, so that lazy initialization is not part of the first time. Without
-    shards nothing else runs meanwhile.
-
-    Args:
-        config: Configuration of the run; without a dataset or this protocol there is no result.
-        models: Models in the order of the tables.
-        reporter: Reports progress.
+    shards nothing else runs meanwhile. The result is empty if the protocol is not configured.
 
     Raises:
         DataError: The folder cannot be written.
@@ -198,12 +190,12 @@ class EverythingWorker(ModelWorker):
 
     stage = title = EVERYTHING
 
-    def __init__(self, task: EvaluationTask, whole: WholeRun | None = None) -> None:
-        super().__init__(task, whole)
+    def __init__(self, task: EvaluationTask, *arguments: Any) -> None:
+        super().__init__(task, *arguments)
         self._warm: set[str] = set()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
-        """Evaluates all models on a shard; see `ModelWorker.run`."""
+        """Evaluates all models on a shard; see `ShardWorker.run`."""
         shard = shard.without(poison or {})
         results = {model.entry.name: self._evaluate(model, shard) for model in self.task.models}
         rows = [row for found in results.values() for row in found.rows]
@@ -247,7 +239,7 @@ class EverythingWorker(ModelWorker):
             EVERYTHING,
             self.prefetcher,
             Stopwatch(),
-            stop=self.whole is not None,
+            stop=self.is_whole,
         )
         with (
             self.reporter.bar(f"{EVERYTHING} of {name}", dataset.n_images) as bar,
@@ -258,20 +250,14 @@ class EverythingWorker(ModelWorker):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SegmentedImage:
-    """Masks of all objects of an image.
-
-    Attributes:
-        duration_ms: Time from the image in memory to its masks in memory.
-        records: The masks.
-    """
+class _SegmentedImage:
+    """Masks of all objects of an image, and the time they took."""
 
     duration_ms: float
     records: list[MaskRecord]
 
     @property
     def n_bytes(self) -> int:
-        """Size in memory."""
         return sum(record.mask.nbytes for record in self.records)
 
 
@@ -286,7 +272,7 @@ class _SegmentedImages:
     def load(self, sample: Sample) -> Sample:
         return sample
 
-    def predict(self, batch: Sample) -> Iterator[SegmentedImage]:
+    def predict(self, batch: Sample) -> Iterator[_SegmentedImage]:
         model, image = self._model, batch.image
         if self._name not in self._warm:
             boundary.encode(model, image)
@@ -297,9 +283,9 @@ class _SegmentedImages:
                 lambda: records.extend(model.everything(image)), model.synchronize
             )
         boundary.check_records(model, records, _size_hw(batch))
-        yield SegmentedImage(duration_ms, records)
+        yield _SegmentedImage(duration_ms, records)
 
-    def score(self, batch: Sample, predictions: Sequence[SegmentedImage]) -> ImageRecall:
+    def score(self, batch: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
         (predicted,) = predictions
         found = [
             FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))

@@ -196,17 +196,11 @@ class _Step:
 
 
 class ImageLoop:
-    """Runs one model over all images of a dataset, as far as they overlap with a prefetcher.
+    """Runs one model over all images of a dataset; a prefetcher reads and scores meanwhile.
 
-    Args:
-        task: How an image is predicted and scored.
-        dataset: The images.
-        model: Name of the model, for failures.
-        stage: Name of the measurement, for failures.
-        prefetcher: Threads that read and score.
-        clock: Is charged with the time that the model waited for other stages.
-        stop: Stop when the model has failed on each of the first `FIRST_IMAGES` images. This cannot
-            be decided for a part of a dataset.
+    The clock is charged with the time that the model waits for other stages. If `stop`, the loop
+    ends when the model has failed on each of the first `FIRST_IMAGES` images, which cannot be
+    decided for a part of a dataset.
 
     Attributes:
         attempts: Images that the model answered and failed on.
@@ -240,11 +234,7 @@ class ImageLoop:
         return self._stop and self.attempts.has_failed_first_images
 
     def run(self, bar: Bar) -> Generator[tuple[Sample | UnreadableImage, list[Any] | None]]:
-        """Yields each image with its scores; None if it cannot be read or the model failed on it.
-
-        Args:
-            bar: Progress, in images.
-        """
+        """Yields images with their scores; None if unreadable, or if the model failed on it."""
         loaded = self._prefetcher.map(self._load, self._dataset.loaders(), _n_bytes)
         scored = self._prefetcher.map(self._score, self._predict_all(loaded), _n_bytes)
         scores: list[Any] = []

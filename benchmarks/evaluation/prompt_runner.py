@@ -122,15 +122,7 @@ class QueryMasks:
 
 
 class PromptRunner:
-    """Runs one model on the prompts of several protocols.
-
-    Args:
-        model: The model.
-        protocols: Protocols that the model supports, at least one.
-        prompts: The prompts, the same for all models.
-        clock: Stopwatch for the time spent in the model.
-        cache: Cache of image embeddings.
-    """
+    """Runs one model on the prompts of several protocols."""
 
     def __init__(
         self,
@@ -149,12 +141,7 @@ class PromptRunner:
             self._queries.setdefault(protocol.prompt, []).append(protocol.query)
 
     def prompts(self, sample: Sample, masks: Sequence[BoolArray]) -> ImagePrompts:
-        """Makes or looks up all prompts of one image; several threads may call it.
-
-        Args:
-            sample: The image.
-            masks: Reference mask of each of its instances, from which prompts are made.
-        """
+        """Makes or looks up all prompts of one image; several threads may call it."""
         pairs = list(zip(sample.instances, masks, strict=True))
         return {
             name: [

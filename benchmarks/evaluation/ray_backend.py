@@ -61,13 +61,7 @@ class _Watched:
 
 
 class RemoteWorker:
-    """A worker in a process of the cluster, which keeps its models.
-
-    Args:
-        task: What is done with each shard.
-        board: An actor of `Board`.
-        debug: Whether tracebacks of failures are collected.
-    """
+    """A worker in a process of the cluster, which keeps its models."""
 
     def __init__(self, task: ShardTask[Any], board: Any, *, debug: bool = False) -> None:
         use_threads(task.threads)

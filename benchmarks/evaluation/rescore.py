@@ -95,9 +95,6 @@ class Stored:
     """Predictions of several models for the same data.
 
     Attributes:
-        infos: Metadata of the predictions, by model.
-        predictions: Predictions, by model.
-        instances: Reference masks.
         queries: Queries that were run, by model.
         answered: Queries for which some instance has a prompt, by model.
     """
@@ -121,9 +118,6 @@ class Stored:
 
 def load_stored(paths: Sequence[Path]) -> Stored:
     """Reads predictions, and the reference masks stored beside them.
-
-    Args:
-        paths: Files of predictions, or folders of runs.
 
     Raises:
         DataError: A file cannot be read, or they belong to different data.

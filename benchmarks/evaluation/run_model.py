@@ -78,8 +78,6 @@ class Attempts(FrozenModel):
     """Counts of the images of a dataset, or of consecutive parts of it, for one model.
 
     Attributes:
-        n_answered: Number of images that the model answered.
-        n_failed: Number of images that it failed on.
         n_failed_first: Number of images that it failed on before the first that it answered.
         reasons: Its errors on the first `FIRST_IMAGES` of these.
         failures: One for each image that it failed on.
@@ -147,12 +145,7 @@ class ModelResult(FrozenModel):
     """Result of one model on the images of a shard.
 
     Attributes:
-        status: `ok`, unless the model could not be run at all.
-        why: Reason for another status.
-        failures: Images that cannot be read.
-        attempts: Images that the model answered and failed on.
         left_out: Number of unused annotations by reason, as found while images were read.
-        problems: One line for each malformed annotation.
         timed_with: Conditions of the times, as by `environment.timed_with`.
     """
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Shard
@@ -16,6 +16,9 @@ from benchmarks.evaluation.shard_store import ShardResult, ShardStore, shard_key
 from benchmarks.records.progress import Bar, Reporter
 from benchmarks.records.record import Failure
 from mobilesam.errors import BenchError, DataError
+
+if TYPE_CHECKING:
+    from benchmarks.evaluation.shard_worker import EvaluationTask
 
 ResultT = TypeVar("ResultT")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -161,17 +164,9 @@ class ThroughputMeter:
         return f"{self.n_images / seconds:,.1f} images/s, {self.n_rows / seconds:,.0f} rows/s"
 
 
-class KeyedShardTask(ShardTask[ResultT_co], Protocol[ResultT_co]):
-    """A task whose results are kept under a key."""
-
-    @property
-    def key(self) -> str:
-        """`content_key` of code, configuration, weights and libraries."""
-
-
 def run_missing_shards(
     dataset: Dataset,
-    task: KeyedShardTask[ShardResult],
+    task: EvaluationTask,
     sharding: ShardingConfig,
     store: ShardStore,
     title: str,

@@ -30,13 +30,7 @@ CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it
 
 
 class ReferenceModel:
-    """A model as reference: its stored predictions by query and instance.
-
-    Args:
-        name: Name of the model.
-        predictions: Its predictions.
-        lost_ids: Images that could not be read, or that the model failed on.
-    """
+    """A model as reference: its stored predictions by query and instance."""
 
     def __init__(
         self, name: str, predictions: Iterable[Prediction], lost_ids: Collection[int] = ()
@@ -136,12 +130,7 @@ class Targets:
 
 
 class Scorer:
-    """Scores the masks of one model.
-
-    Args:
-        model: Name of the model.
-        pairs: What is scored against what.
-    """
+    """Scores the masks of one model."""
 
     def __init__(self, model: str, pairs: Sequence[Pair]) -> None:
         self._model = model

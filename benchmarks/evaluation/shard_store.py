@@ -44,15 +44,11 @@ class ShardInfo(FrozenModel):
 
     Attributes:
         key: SHA-256 of everything that determines the rows.
-        n_images: Number of images that were tried.
         unavailable: Models without any result, by name.
         unsupported: Protocols that a model does not support, with the reason, by model.
         failures: Images that cannot be read, and models that cannot be built.
-        attempts: Images that each model answered and failed on, by model.
         manifests: SHA-256 of the prompts, by prompt sampler.
         no_prompt: Number of instances without a prompt, by prompt sampler.
-        left_out: Number of unused annotations, by reason.
-        problems: One line for each malformed annotation.
     """
 
     key: str
@@ -76,8 +72,6 @@ class ShardTimes(FrozenModel):
     """Times of a shard; not part of its info, since every run takes others.
 
     Attributes:
-        key: Key of the shard.
-        times: Time of each model.
         machine: Where they were taken, as by `environment.machine`.
     """
 
@@ -91,11 +85,8 @@ class ShardResult:
     """Result of one shard; it can be sent to another process.
 
     Attributes:
-        name: Name of the shard.
         info: What it reports besides its rows.
         table: Bytes of its Parquet file.
-        n_rows: Number of rows.
-        times: Its times; None if it has none.
         warnings: One line for each model whose time was taken under other conditions.
     """
 
@@ -212,7 +203,6 @@ class ShardSummary:
     """Sums of what the shards of a run report; see `ShardInfo`.
 
     Attributes:
-        dataset: Name of the dataset.
         machine: Where times must have been taken, as by `environment.machine`; None for any
             machine, if it is the same for all shards.
         given_up: Shards that could not be made.

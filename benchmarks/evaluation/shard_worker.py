@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -69,12 +69,8 @@ class EvaluationTask:
 
     Attributes:
         config: Configuration of the run, without its dataset.
-        models: Models in the order of the tables.
-        reference_models: Models that are references.
-        prefetch_threads: Threads that read and score while a model runs.
         key: `content_key` of everything that determines the results, besides the shard.
         code: `code_version` of the driver, which workers must share.
-        make_worker: Class of the workers.
     """
 
     config: RunConfig
@@ -119,22 +115,11 @@ class EvaluationTask:
         """Number of threads of a model."""
         return self.config.threads
 
-    def worker(self, whole: WholeRun | None = None) -> ModelWorker:
-        """Makes a worker in the calling process."""
-        return self.make_worker(self, whole)
-
-
-@dataclass(frozen=True, slots=True)
-class WholeRun:
-    """A run whose dataset is one shard, so that it is resumed model by model.
-
-    Attributes:
-        cache: Results of finished models.
-        reporter: Reports progress.
-    """
-
-    cache: ResultCache
-    reporter: Reporter
+    def worker(
+        self, cache: ResultCache | None = None, reporter: Reporter | None = None
+    ) -> ModelWorker:
+        """Makes a worker in the calling process; see `ModelWorker`."""
+        return self.make_worker(self, cache, reporter)
 
 
 class ModelWorker(ABC):
@@ -142,7 +127,8 @@ class ModelWorker(ABC):
 
     Args:
         task: What is done with each shard.
-        whole: Given if the only shard is the whole dataset.
+        cache: Results of finished models, if the only shard is the whole dataset.
+        reporter: Reports progress; None reports nothing.
     """
 
     stage: ClassVar[str]
@@ -150,28 +136,26 @@ class ModelWorker(ABC):
     title: ClassVar[str]
     """Name of the measurement in messages."""
 
-    def __init__(self, task: EvaluationTask, whole: WholeRun | None = None) -> None:
+    def __init__(
+        self,
+        task: EvaluationTask,
+        cache: ResultCache | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
         self.task = task
-        self.whole = whole
-        self.reporter = Reporter(quiet=True) if whole is None else whole.reporter
+        self.cache = cache
+        self.is_whole = cache is not None
+        self.reporter = reporter or Reporter(quiet=True)
         self.prefetcher = Prefetcher(task.prefetch_threads)
         self._built: dict[str, Segmenter] = {}
 
     @abstractmethod
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
-        """Evaluates all models on a shard.
-
-        Args:
-            shard: The shard.
-            poison: Reasons by position of images that crash workers and must not be read.
-
-        Raises:
-            BenchError: Something failed that is not a fault of a model or an image.
-        """
+        """Evaluates all models on a shard; see `ShardWorker.run`."""
 
     def single_threaded(self) -> ModelWorker:
         """A worker with the same models in which nothing overlaps."""
-        found = replace(self.task, prefetch_threads=0).worker(self.whole)
+        found = replace(self.task, prefetch_threads=0).worker(self.cache, self.reporter)
         found._built = self._built
         return found
 
@@ -185,7 +169,7 @@ class ModelWorker(ABC):
         if name in self._built:
             return self._built[name]
         built = build_trained(model)
-        if self.whole is None:
+        if not self.is_whole:
             self._built[name] = built
         return built
 
@@ -202,8 +186,7 @@ class ModelWorker(ABC):
         Returns:
             The result, and whether it was taken from the interrupted run.
         """
-        cache = None if self.whole is None else self.whole.cache
-        found = run_model(model, kind, measure, self.build, cache, key, is_intact)
+        found = run_model(model, kind, measure, self.build, self.cache, key, is_intact)
         if found[1]:
             name = model.entry.name
             self.reporter.say(f"{self.title} of {name}: taken from the interrupted run")
@@ -260,17 +243,17 @@ class AccuracyWorker(ModelWorker):
     stage = STAGE
     title = "accuracy"
 
-    def __init__(self, task: EvaluationTask, whole: WholeRun | None = None) -> None:
-        super().__init__(task, whole)
+    def __init__(self, task: EvaluationTask, *arguments: Any) -> None:
+        super().__init__(task, *arguments)
         # No time is taken that is compared with others, and fresh memory pages for every call
         # would take half of the time.
         keep_buffers()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
-        """Evaluates all models on a shard; see `ModelWorker.run`."""
+        """Evaluates all models on a shard; see `ShardWorker.run`."""
         shard = shard.without(poison or {})
         with ExitStack() as stack:
-            config, is_whole = self.task.config, self.whole is not None
+            config, is_whole = self.task.config, self.is_whole
             folder = (
                 config.out if is_whole else Path(stack.enter_context(tempfile.TemporaryDirectory()))
             )
@@ -453,11 +436,7 @@ def run_task(
 ) -> tuple[list[Path], ShardSummary]:
     """Runs a task on a dataset: as one shard, or in shards that are kept one by one.
 
-    Args:
-        task: The task.
-        dataset: Images and reference masks.
-        name: File of the results in the folder of the run, or folder of the files of all shards.
-        reporter: Reports progress.
+    Results are stored under a name in the folder of the run: one file, or a folder of files.
 
     Returns:
         Files of the results, and their summary.
@@ -469,11 +448,8 @@ def run_task(
     config = task.config
     path, sharding = config.out / name, config.sharding
     if sharding is None:
-        worker = task.worker(WholeRun(ResultCache(config.out / CACHE_FOLDER), reporter))
-        try:
+        with closing(task.worker(ResultCache(config.out / CACHE_FOLDER), reporter)) as worker:
             result = worker.run(whole_shard(dataset))
-        finally:
-            worker.close()
         ShardStore(path, single=True).write(result)
         summary = ShardSummary.of_dataset(dataset, [(result.info, result.times)])
         summary.warnings.extend(result.warnings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from benchmarks.records.record import BySize, CategoryMean, Clicks, MiouRow
 from benchmarks.records.statistics import Float64Array, clustered_mean_of_sums, cut
 from mobilesam.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 """COCO's classes of annotation area, in square pixels, half-open."""
 NOC_IOUS = (0.85, 0.90)
@@ -30,9 +33,8 @@ BATCH_ROWS = 2**18
 
 Group = tuple[str, str, str]
 """Model, protocol and reference."""
-_TEXTS = ("model", "protocol", "reference", "category")
-_COLUMNS = (*_TEXTS, "image_id", "iou", "boundary_iou", "area")
-_IntArray = npt.NDArray[np.integer[Any]]
+_GROUP = ("model", "protocol", "reference")
+_COLUMNS = (*_GROUP, "category", "image_id", "iou", "boundary_iou", "area")
 
 
 class ImageSums:
@@ -95,10 +97,7 @@ class GroupSums:
     """Sums over the instances of one model, protocol and reference.
 
     Attributes:
-        iou: Sum of IoU.
         images: Sums of IoU (column 0) and boundary IoU (column 1) per image.
-        by_size: Sum of IoU by size class.
-        by_category: Sum of IoU by category.
     """
 
     iou: _Sum = field(default_factory=_Sum)
@@ -106,19 +105,17 @@ class GroupSums:
     by_size: dict[str, _Sum] = field(default_factory=lambda: {name: _Sum() for name in SIZES})
     by_category: dict[str, _Sum] = field(default_factory=dict)
 
-    def add(self, rows: _Columns, inside: npt.NDArray[np.bool_]) -> None:
-        """Adds the rows of a batch that belong to this group."""
-        ious, areas = rows.iou[inside], rows.area[inside]
+    def add(self, rows: pd.DataFrame) -> None:
+        """Adds rows of this group."""
+        ious, areas = rows["iou"].to_numpy(), rows["area"].to_numpy()
         self.iou.add(len(ious), float(ious.sum()))
-        self.images.add(rows.image_id[inside], ious, rows.boundary_iou[inside])
+        self.images.add(rows["image_id"].to_numpy(), ious, rows["boundary_iou"].to_numpy())
         for name, (low, high) in SIZES.items():
             of_size = (areas >= low) & (areas < high)
             self.by_size[name].add(int(of_size.sum()), float(ious[of_size].sum()))
-        codes, names = rows.codes["category"][inside], rows.names["category"]
-        counts = np.bincount(codes, minlength=len(names))
-        sums = np.bincount(codes, weights=ious, minlength=len(names))
-        for name, n, total in zip(names, counts, sums, strict=True):
-            if name and n:
+        by_category = rows.groupby("category", observed=True)["iou"].agg(["size", "sum"])
+        for name, n, total in by_category.itertuples():
+            if name:
                 self.by_category.setdefault(name, _Sum()).add(int(n), float(total))
 
     def summarize(self, row: MiouRow) -> MiouRow:
@@ -149,33 +146,6 @@ class GroupSums:
         return row.model_copy(update=figures)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
-    """A batch of rows; texts as codes into lists of names."""
-
-    image_id: Int64Array
-    iou: Float64Array
-    boundary_iou: Float64Array
-    area: Float64Array
-    codes: dict[str, _IntArray]
-    names: dict[str, list[str]]
-
-    def groups(self) -> Iterator[tuple[Group, npt.NDArray[np.bool_]]]:
-        """Yields each group of the batch, with a mask of its rows."""
-        n_protocols, n_references = len(self.names["protocol"]), len(self.names["reference"])
-        joined = self.codes["model"].astype(np.int64) * n_protocols + self.codes["protocol"]
-        joined = joined * n_references + self.codes["reference"]
-        for code in np.unique(joined):
-            rest, reference = divmod(int(code), n_references)
-            model, protocol = divmod(rest, n_protocols)
-            group = (
-                self.names["model"][model],
-                self.names["protocol"][protocol],
-                self.names["reference"][reference],
-            )
-            yield group, joined == code
-
-
 def sum_tables(tables: Iterable[Path | IO[bytes]]) -> dict[Group, GroupSums]:
     """Adds up the rows of instance tables, one batch of rows in memory at once.
 
@@ -188,45 +158,29 @@ def sum_tables(tables: Iterable[Path | IO[bytes]]) -> dict[Group, GroupSums]:
     """
     found: dict[Group, GroupSums] = {}
     for table in tables:
-        for rows in _batches(table):
-            for group, inside in rows.groups():
-                found.setdefault(group, GroupSums()).add(rows, inside)
+        for frame in _batches(table):
+            for (model, protocol, reference), rows in frame.groupby(
+                list(_GROUP), observed=True, sort=False
+            ):
+                group = str(model), str(protocol), str(reference)
+                found.setdefault(group, GroupSums()).add(rows)
     return found
 
 
-def _batches(table: Path | IO[bytes]) -> Iterator[_Columns]:
+def _batches(table: Path | IO[bytes]) -> Iterator[pd.DataFrame]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(table, read_dictionary=list(_TEXTS)) as parquet:
+        with pq.ParquetFile(table, read_dictionary=[*_GROUP, "category"]) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=list(_COLUMNS)):
-                if batch.num_rows:
-                    yield _to_columns(batch, table)
+                frame = batch.to_pandas()
+                if not np.isfinite(frame["iou"]).all():
+                    raise DataError(f"{table} holds an IoU that is not finite; make it anew")
+                # Nulls, where boundary IoU was not scored, become NaN.
+                yield frame.astype({"boundary_iou": float})
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"cannot read instances from {table}: {error}; make it anew") from error
-
-
-def _to_columns(batch: Any, table: Path | IO[bytes]) -> _Columns:
-    codes: dict[str, _IntArray] = {}
-    names: dict[str, list[str]] = {}
-    for name in _TEXTS:
-        column = batch.column(name)
-        codes[name] = column.indices.to_numpy()
-        names[name] = column.dictionary.to_pylist()
-    iou = batch.column("iou").to_numpy(zero_copy_only=False)
-    # Nulls, where boundary IoU was not scored, become NaN.
-    boundary_iou = batch.column("boundary_iou").to_numpy(zero_copy_only=False)
-    if not np.isfinite(iou).all():
-        raise DataError(f"{table} holds an IoU that is not finite; make it anew")
-    return _Columns(
-        batch.column("image_id").to_numpy(),
-        iou,
-        boundary_iou,
-        batch.column("area").to_numpy(),
-        codes,
-        names,
-    )
 
 
 def count_clicks(
@@ -287,11 +241,7 @@ def clicks_of(curve: Float64Array) -> Clicks:
 
 
 def headline(rows: Sequence[InstanceRow]) -> str:
-    """Mean IoU of one model by protocol against its first reference, as one line.
-
-    Args:
-        rows: Rows of one model; at least one.
-    """
+    """Mean IoU of the rows of one model by protocol, against its first reference; one line."""
     reference = rows[0].reference
     groups: dict[str, list[float]] = {}
     for row in rows:

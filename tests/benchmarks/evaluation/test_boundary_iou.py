@@ -1,3 +1,5 @@
+"""Boundary IoU, against its literal definition."""
+
 import math
 
 import numpy as np
@@ -10,8 +12,6 @@ from scipy import ndimage
 from benchmarks.evaluation.boundary_iou import (
     BOUNDARY_RATIO,
     Boundary,
-    boundary,
-    boundary_iou,
     boundary_width_px,
     iou,
 )
@@ -24,6 +24,19 @@ PAIRS = SHAPES.flatmap(
     lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape))
 )
 RATIOS = st.sampled_from((0.001, 0.02, 0.05, 0.1, 0.3, 1.0))
+
+
+def whole_boundary(boundary):
+    """A boundary at the image's size."""
+    found = np.zeros(boundary.size_hw, np.bool_)
+    height, width = boundary.crop.shape
+    top, left = boundary.top, boundary.left
+    found[top : top + height, left : left + width] = boundary.crop
+    return found
+
+
+def boundary_iou(a, b, ratio=BOUNDARY_RATIO):
+    return iou(Boundary.of(a, ratio), Boundary.of(b, ratio))
 
 
 def literal(mask, ratio):
@@ -49,7 +62,7 @@ def literal_iou(a, b, ratio):
 @given(MASKS, RATIOS)
 def test_a_boundary_by_definition(mask, ratio):
     before = mask.copy()
-    found = boundary(mask, ratio)
+    found = whole_boundary(Boundary.of(mask, ratio))
     assert found.dtype == np.bool_
     assert np.array_equal(found, literal(mask, ratio))
     assert np.array_equal(mask, before)
@@ -60,7 +73,7 @@ def test_a_boundary_by_definition(mask, ratio):
 def test_boundaries_of_large_smooth_masks(seed, ratio):
     noise = np.random.default_rng(seed).normal(size=(2, 50, 70))
     a, b = (ndimage.gaussian_filter(each, 4) > 0.01 for each in noise)
-    assert np.array_equal(boundary(a, ratio), literal(a, ratio))
+    assert np.array_equal(whole_boundary(Boundary.of(a, ratio)), literal(a, ratio))
     assert boundary_iou(a, b, ratio) == literal_iou(a, b, ratio)
 
 
@@ -84,7 +97,7 @@ def test_width_follows_the_diagonal(size_hw, width):
 
 def test_the_border_of_the_image_is_outside():
     full = np.ones((480, 640), bool)
-    found = boundary(full)
+    found = whole_boundary(Boundary.of(full))
     assert found.sum() == 480 * 640 - (480 - 32) * (640 - 32)
     assert found[:16].all()
     assert not found[16:-16, 16:-16].any()
@@ -94,7 +107,7 @@ def test_the_ratio_is_the_papers_unless_given():
     mask = np.zeros((480, 640), bool)
     mask[100:300, 100:400] = True
     assert BOUNDARY_RATIO == 0.02
-    assert np.array_equal(boundary(mask), literal(mask, 0.02))
+    assert np.array_equal(whole_boundary(Boundary.of(mask)), literal(mask, 0.02))
 
 
 def test_boundaries_made_once_can_be_used_again():
@@ -105,15 +118,15 @@ def test_boundaries_made_once_can_be_used_again():
         for j, b in enumerate(masks):
             assert iou(once[i], once[j]) == literal_iou(a, b, 0.02)
     for mask, each in zip(masks, once, strict=True):
-        assert each.area_px == each.full().sum() == literal(mask, 0.02).sum()
+        assert each.area_px == whole_boundary(each).sum() == literal(mask, 0.02).sum()
 
 
 def test_empty_masks():
     empty = np.zeros((5, 6), bool)
     assert boundary_iou(empty, empty) == 1.0
     assert boundary_iou(empty, ~empty) == 0.0
-    assert boundary(empty).shape == (5, 6)
-    assert not boundary(empty).any()
+    assert whole_boundary(Boundary.of(empty)).shape == (5, 6)
+    assert not whole_boundary(Boundary.of(empty)).any()
 
 
 def test_boundaries_far_apart_share_nothing():
@@ -126,7 +139,7 @@ def test_boundaries_far_apart_share_nothing():
 def test_what_cannot_be_compared_is_refused():
     mask = np.ones((6, 8), bool)
     with pytest.raises(DataError, match="bool mask"):
-        boundary(mask.astype(np.uint8))
+        whole_boundary(Boundary.of(mask.astype(np.uint8)))
     with pytest.raises(DataError, match="cannot be compared"):
         boundary_iou(mask, mask.T)
     with pytest.raises(DataError, match="cannot be compared"):
