@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from baselines.interface import BoolArray, Prompts, Segmenter, UInt8Array
 from baselines.registry import ModelEntry, select
-from benchmarks.config import profiles
 from benchmarks.config.from_options import make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.run_config import find_profile
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
@@ -235,7 +235,7 @@ def evaluate(
             "evaluate",
             options,
             output,
-            profile=None if profile is None else profiles.find(profile),
+            profile=None if profile is None else find_profile(profile),
             accuracy=accuracy,
             entries=_entries(models, timed=profile is not None),
             dataset=own_dataset,
@@ -283,7 +283,7 @@ def time_model(
             "latency",
             options,
             output,
-            profile=profiles.find(profile),
+            profile=find_profile(profile),
             entries=_entries(models, timed=True),
             command_text="benchmarks.time_model",
         ),

@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from baselines.interface import ModelInfo
 from benchmarks.child_processes import interrupted_by_term
 from benchmarks.config.model_resolution import ResolvedModel, deferral_notes, weights_notes
-from benchmarks.config.profiles import Profile
-from benchmarks.config.run_config import RunConfig
+from benchmarks.config.run_config import Profile, RunConfig
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import INSTANCES_NAME, Environment, RunRecord, save_record
-from benchmarks.records.record_builder import RecordBuilder
+from benchmarks.records.record import (
+    INSTANCES_NAME,
+    Environment,
+    RecordBuilder,
+    RunRecord,
+    save_record,
+)
 from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
 
@@ -63,11 +67,11 @@ def _execute(config: RunConfig, reporter: Reporter) -> RunRecord:
         return finished
     record = RecordBuilder(
         settings,
+        key,
         _environment(config, reporter),
         config.command,
         config.note,
         None if config.profile is None else config.profile.name,
-        key,
     )
     run = _Run(config, models, reference_models, record, reporter)
     try:

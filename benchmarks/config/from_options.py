@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, select, select_one
-from benchmarks.config import profiles
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.options import (
     AccuracyArguments,
@@ -21,12 +20,13 @@ from benchmarks.config.options import (
     OutputArguments,
     ScaleArguments,
 )
-from benchmarks.config.profiles import Profile
 from benchmarks.config.run_config import (
     DEFAULT_IMAGES_PER_SHARD,
     DetectorInput,
+    Profile,
     RunConfig,
     ShardingConfig,
+    find_profile,
 )
 from benchmarks.datasets.limits import PIXELS_CEILING
 from benchmarks.prompts import protocols
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from benchmarks.datasets.dataset import Dataset
 
 DEFAULT_OUT = Path("bench-runs")
-STANDARD_SCENES = profiles.find("standard").n_images
+STANDARD_SCENES = find_profile("standard").n_images
 PRECISIONS = ("fp32", "fp16", "bf16")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _DATASET_OPTIONS = {

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
-from benchmarks.config.profiles import Profile
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.parsing import read_file
+from benchmarks.latency.timer import StopRule
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol
+from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
     from benchmarks.datasets.coco import CocoDataset
@@ -22,6 +23,59 @@ if TYPE_CHECKING:
 MaskChoice = Literal["single", "multi"]
 DEFAULT_IMAGES_PER_SHARD = 500
 DEFAULT_PREFETCH_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named amount of work.
+
+    Attributes:
+        name: Value of `--profile`.
+        processes: Number of fresh processes in which each model is timed.
+        rule: When the measurement of a phase ends, within one process.
+        n_prompts: Numbers of prompts for which decoding is timed.
+        n_images: Number of scenes of `--dataset synthetic` without `--limit`.
+        fetch_limit_bytes: Maximum size of weights that are downloaded automatically; None: no
+            limit.
+        complete: Whether the default selection includes models with random weights and models that
+            must be exported first; otherwise only their parameters are counted.
+    """
+
+    name: str
+    processes: int
+    rule: StopRule
+    n_prompts: tuple[int, ...] = (1, 10, 100)
+    n_images: int = 20
+    fetch_limit_bytes: int | None = None
+    complete: bool = True
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "quick",
+            1,
+            StopRule(5, 0.5, 6.0, 1.5),
+            n_images=10,
+            fetch_limit_bytes=100_000_000,
+            complete=False,
+        ),
+        Profile("standard", 3, StopRule(10, 1.0, 20.0, 5.0), n_images=50),
+        Profile("full", 5, StopRule(30, 3.0, 120.0, 20.0), n_images=200),
+    )
+}
+
+
+def find_profile(name: str) -> Profile:
+    """Returns the profile of a name.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    if name not in PROFILES:
+        raise UsageError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")
+    return PROFILES[name]
 
 
 @dataclass(frozen=True, slots=True)

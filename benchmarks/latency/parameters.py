@@ -17,8 +17,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.debugging import format_error
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import ModelRow, ParamsRow, Status, WeightsRow
-from benchmarks.records.record_builder import RecordBuilder
+from benchmarks.records.record import ModelRow, ParamsRow, RecordBuilder, Status, WeightsRow
 from mobilesam.errors import BenchError
 
 if TYPE_CHECKING:

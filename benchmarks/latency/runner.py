@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from baselines.interface import ModelInfo, ModelOptions
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.profiles import Profile
+from benchmarks.config.run_config import Profile
 from benchmarks.latency.controller import (
     ANSWER_LIMIT_S,
     Answer,

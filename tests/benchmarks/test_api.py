@@ -236,11 +236,11 @@ def test_parameters_are_counted() -> None:
 
 
 def test_models_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.config import profiles
+    from benchmarks.config import run_config
     from benchmarks.latency.timer import StopRule
 
-    short = profiles.Profile("short", 1, StopRule(2, 0, 0.1, 0), n_prompts=(1,))
-    monkeypatch.setitem(profiles.PROFILES, "short", short)
+    short = run_config.Profile("short", 1, StopRule(2, 0, 0.1, 0), n_prompts=(1,))
+    monkeypatch.setitem(run_config.PROFILES, "short", short)
     result = time_model("box", profile="short", **QUIET)
     assert {"end_to_end", "decode"} <= set(result.summary["phase"])
     assert (result.table("memory")["peak_rss_bytes"] > 0).all()

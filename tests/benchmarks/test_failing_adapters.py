@@ -16,7 +16,7 @@ from messages import check_messages
 
 from baselines import boundary
 from baselines.interface import ModelOptions
-from benchmarks.config.profiles import Profile
+from benchmarks.config.run_config import Profile
 from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error
 from benchmarks.evaluation.ray_backend import RemoteWorker

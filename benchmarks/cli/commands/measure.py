@@ -39,11 +39,11 @@ def run(
 ) -> int:
     """Measure everything: parameters, latency and accuracy of every model."""
     from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
-    from benchmarks.config import profiles
     from benchmarks.config.from_options import make_config
+    from benchmarks.config.run_config import find_profile
     from benchmarks.tables.record_tables import headline_table
 
-    profile = profiles.find(timing.profile)
+    profile = find_profile(timing.profile)
     config = make_config(
         "run",
         models,
@@ -82,12 +82,12 @@ def latency(
     output: OutputArguments = _OUTPUT,
 ) -> int:
     """Time every phase of every model, in fresh processes."""
-    from benchmarks.config import profiles
     from benchmarks.config.from_options import make_config
+    from benchmarks.config.run_config import find_profile
     from benchmarks.records.record import RECORD_NAME
     from benchmarks.tables.record_tables import latency_table
 
-    profile = profiles.find(timing.profile)
+    profile = find_profile(timing.profile)
     config = make_config("latency", models, output, profile=profile, publishable=timing.publishable)
     result = _measure(config, output)
     record = result.record

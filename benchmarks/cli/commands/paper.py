@@ -90,14 +90,14 @@ def _measured(
     The folder is locked until the block ends, which writes files derived from the record.
     """
     from baselines.registry import select, select_one
-    from benchmarks.config import profiles
     from benchmarks.config.from_options import listed, make_config
+    from benchmarks.config.run_config import find_profile
     from benchmarks.paper.claims import models_needed, protocols_needed
     from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
     from benchmarks.records.progress import Reporter
     from benchmarks.run import executed
 
-    profile = profiles.find(profile_name)
+    profile = find_profile(profile_name)
     needed = models_needed(claims)
     names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
     if not names:

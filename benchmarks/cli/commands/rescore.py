@@ -13,8 +13,8 @@ from benchmarks.evaluation.rescore import load_stored, score_stored
 from benchmarks.prompts import protocols
 from benchmarks.records import environment
 from benchmarks.records.instances import to_frame, write_instances
-from benchmarks.records.record import INSTANCES_NAME, save_record
-from benchmarks.records.record_builder import RecordBuilder
+from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, save_record
+from benchmarks.records.result_cache import content_key
 from benchmarks.records.run_folder import command_line, held
 
 
@@ -38,7 +38,9 @@ def rescore(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgume
         "protocols": [row.protocol for row in rows],
         "references": list(references),
     }
-    builder = RecordBuilder(config, environment.collect(threads), command_line(), output.note)
+    builder = RecordBuilder(
+        config, content_key(config), environment.collect(threads), command_line(), output.note
+    )
     frame = to_frame(instances)
     builder.add(
         miou=rows,

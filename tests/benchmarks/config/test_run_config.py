@@ -11,14 +11,13 @@ import pytest
 
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, entries, select
-from benchmarks.config import profiles
 from benchmarks.config.model_resolution import (
     ResolvedModel,
     WeightsPolicy,
     deferral_notes,
     resolve_models,
 )
-from benchmarks.config.run_config import RunConfig
+from benchmarks.config.run_config import RunConfig, find_profile
 from benchmarks.latency.runner import headline as latency_headline
 from benchmarks.records.record import LatencyRow, WeightsRow
 from mobilesam.weights.checkpoints import SHIPPED
@@ -34,7 +33,7 @@ def request(profile: str | None, *, default_models: bool = True) -> RunConfig:
         weights_policy=WeightsPolicy({}, offline=True),
         out=Path(),
         threads=1,
-        profile=None if profile is None else profiles.find(profile),
+        profile=None if profile is None else find_profile(profile),
         default_models=default_models,
     )
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from baselines.interface import ModelOptions
-from benchmarks.config.profiles import PROFILES, Profile
+from benchmarks.config.run_config import PROFILES, Profile
 from benchmarks.latency import controller, runner
 from benchmarks.latency.runner import LatencyConfig, PhaseLine, time_phases
 from benchmarks.latency.timer import StopRule
