@@ -81,6 +81,20 @@ def measured_on(found: Mapping[str, Any]) -> str:
     return f"Measured on {escape_markdown('; '.join(parts))}.\n"
 
 
+def render(template: str, **values: Any) -> str:
+    """Fills a template of `templates/`; blank lines at the end are removed."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - Markdown, whose parts are escaped
+        loader=PackageLoader("benchmarks.evidence"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template).render(measured_on=measured_on, **values)
+    return text.rstrip("\n") + "\n"
+
+
 def split_at_markers(path: Path, begin: str, end: str) -> tuple[str, str, str]:
     """Text of a page before its generated block, the block, and the text after it.
 

@@ -22,7 +22,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from benchmarks.child_processes import run_program
-from benchmarks.cli.commands.regression import settings_of
 from benchmarks.config.options import RegressArguments
 from benchmarks.evidence import injections
 from benchmarks.latency.idle import wait_if_published
@@ -260,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     given = {name: value for name in known if (value := getattr(arguments, name)) is not None}
     try:
-        settings = settings_of(RegressArguments(base="HEAD", **given))
+        settings = ab.settings_of(RegressArguments(base="HEAD", **given))
         root = repository(Path.cwd())
         wait_if_published(arguments.out)
         power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)

@@ -104,20 +104,18 @@ class Model:
         from pydantic import TypeAdapter
 
         import baselines.registry as registry
-        from baselines.interface import Checkpoint
 
         if not Path(registry.__file__).is_relative_to(tree):
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
+        # The registry of every version imports these names, whose modules have moved.
+        names = vars(registry)
         (entry,) = registry.select([options["name"]])
         weights = getattr(entry, "shipped", None) if shipped else None
         if weights is not None:
-            # The module has moved: older versions have it elsewhere in the package.
-            checkpoints = importlib.import_module(Checkpoint.__module__)
+            checkpoints = importlib.import_module(names["shipped_path"].__module__)
             if checkpoints.shipped_path(weights).is_file():
                 options = {**options, "checkpoint": checkpoints.shipped_checkpoint(weights)}
-        # The registry of every version has this name; the module that defines it has moved.
-        model_options = vars(registry)["ModelOptions"]
-        built = TypeAdapter(model_options).validate_python(options)
+        built = TypeAdapter(names["ModelOptions"]).validate_python(options)
         models: list[Any] = []
 
         def wait() -> None:

@@ -21,7 +21,9 @@ from typing import Any, get_args
 import numpy as np
 
 from baselines.interface import ModelOptions
-from baselines.registry import entries
+from baselines.registry import entries, select
+from benchmarks.config.from_options import listed
+from benchmarks.config.options import RegressArguments
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.latency.controller import (
     Setup,
@@ -66,6 +68,31 @@ _VARIABLES = {
     # A process that waits for its turn must not keep a core busy.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+
+def settings_of(arguments: RegressArguments) -> Settings:
+    """Settings of a measurement from the options of `regress`.
+
+    Raises:
+        UsageError: An option has no valid value.
+    """
+    given = arguments.accuracy_models
+    names = default_accuracy_models() if given is None else _names(given) if given else ()
+    try:
+        prompts = tuple(int(text) for text in listed(arguments.n_prompts))
+    except ValueError as error:
+        raise UsageError(f"--n-prompts takes numbers; got {arguments.n_prompts!r}") from error
+    counts = {name: getattr(arguments, name) for name in ("pairs", "turns", "scenes", "threads")}
+    for name, value in {**counts, "n-prompts": min(prompts, default=0)}.items():
+        if value < 1:
+            raise UsageError(f"--{name} must be at least 1; got {value}")
+    return Settings(
+        models=_names(arguments.models), accuracy_models=names, n_prompts=prompts, **counts
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(entry.name for entry in select(listed(text)))
 
 
 def default_accuracy_models() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +87,23 @@ def checked_out(root: Path, ref: str) -> Iterator[Tree]:
             yield Tree(path, TreeInfo(ref=ref, commit=commit, dirty=False))
         finally:
             git(root, "worktree", "remove", "--force", str(path))
+
+
+@contextmanager
+def two_versions(base: str, head: str | None) -> Iterator[tuple[Tree, Tree]]:
+    """Checks out two commits of the checkout that contains the current folder.
+
+    Args:
+        base: Name of a commit.
+        head: Name of a commit, or None for the working tree.
+
+    Raises:
+        UsageError: The current folder is in no checkout, or there is no such commit.
+    """
+    root = repository(Path.cwd())
+    with ExitStack() as stack:
+        first = stack.enter_context(checked_out(root, base))
+        second = (
+            working_tree(root) if head is None else stack.enter_context(checked_out(root, head))
+        )
+        yield first, second

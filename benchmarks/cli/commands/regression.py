@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from benchmarks.config.options import OutputArguments, RegressArguments
-from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
     from benchmarks.regression.judge import Judgement
-    from benchmarks.regression.sessions import Session, Settings
+    from benchmarks.regression.sessions import Session
     from benchmarks.regression.snapshot import Baseline, Comparison
-    from benchmarks.regression.worktrees import Tree
 
 BASELINE = Path("results/baselines/gate.json")
 _OUTPUT = OutputArguments()
@@ -44,7 +42,7 @@ def gate(
 ) -> int:
     """Compare everything but times with the committed baseline: sizes, outputs, accuracy.
 
-    Exit code 1: a fact changed or vanished, or a model failed; new facts do not fail the gate. It
+    Exit code 1: a fact changed or is missing, or a model failed; new facts do not fail the gate. It
     takes a minute or two, without a network and with the shipped weights only. A wildcard leaves
     out exported and third-party models.
     """
@@ -208,10 +206,12 @@ def regress_run(
     from benchmarks.child_processes import interrupted_by_term
     from benchmarks.records.progress import Reporter
     from benchmarks.regression import ab
+    from benchmarks.regression.worktrees import two_versions
 
     limit = _limit(threshold)
-    settings = settings_of(versions)
-    with interrupted_by_term(), _trees(versions) as (base, head), _held_folder(versions) as out:
+    settings = ab.settings_of(versions)
+    trees = two_versions(versions.base, versions.head)
+    with interrupted_by_term(), trees as (base, head), _held_folder(versions) as out:
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=versions.quiet)
         )
@@ -223,9 +223,11 @@ def regress_measure(*, versions: RegressArguments) -> int:
     from benchmarks.child_processes import interrupted_by_term
     from benchmarks.records.progress import Reporter
     from benchmarks.regression import ab
+    from benchmarks.regression.worktrees import two_versions
 
-    settings = settings_of(versions)
-    with interrupted_by_term(), _trees(versions) as (base, head), _held_folder(versions) as out:
+    settings = ab.settings_of(versions)
+    trees = two_versions(versions.base, versions.head)
+    with interrupted_by_term(), trees as (base, head), _held_folder(versions) as out:
         ab.measure_into(out, base, head, settings, Reporter(quiet=versions.quiet))
     sys.stdout.write(f"{out}\n")
     return 0
@@ -253,38 +255,6 @@ def _limit(threshold: float | None) -> float:
     return limit
 
 
-def settings_of(versions: RegressArguments) -> Settings:
-    """Settings of the measurement from the command line.
-
-    Raises:
-        UsageError: An option has no valid value.
-    """
-    from benchmarks.config.from_options import listed
-    from benchmarks.regression.ab import default_accuracy_models
-    from benchmarks.regression.sessions import Settings
-
-    given = versions.accuracy_models
-    names = default_accuracy_models() if given is None else _names(given) if given else ()
-    try:
-        prompts = tuple(int(text) for text in listed(versions.n_prompts))
-    except ValueError as error:
-        raise UsageError(f"--n-prompts takes numbers; got {versions.n_prompts!r}") from error
-    counts = {name: getattr(versions, name) for name in ("pairs", "turns", "scenes", "threads")}
-    for name, value in {**counts, "n-prompts": min(prompts, default=0)}.items():
-        if value < 1:
-            raise UsageError(f"--{name} must be at least 1; got {value}")
-    return Settings(
-        models=_names(versions.models), accuracy_models=names, n_prompts=prompts, **counts
-    )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    from baselines.registry import select
-    from benchmarks.config.from_options import listed
-
-    return tuple(entry.name for entry in select(listed(text)))
-
-
 @contextmanager
 def _held_folder(versions: RegressArguments) -> Iterator[Path]:
     """Creates and locks the folder of a measurement, after the options have been checked."""
@@ -294,20 +264,6 @@ def _held_folder(versions: RegressArguments) -> Iterator[Path]:
     out = versions.out or new_folder("regress")
     with held(out):
         yield out
-
-
-@contextmanager
-def _trees(versions: RegressArguments) -> Iterator[tuple[Tree, Tree]]:
-    """Checks both versions out."""
-    from benchmarks.regression import worktrees
-
-    root = worktrees.repository(Path.cwd())
-    with ExitStack() as stack:
-        base = stack.enter_context(worktrees.checked_out(root, versions.base))
-        if versions.head is None:
-            yield base, worktrees.working_tree(root)
-        else:
-            yield base, stack.enter_context(worktrees.checked_out(root, versions.head))
 
 
 def _print_judgement(
