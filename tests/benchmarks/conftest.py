@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from example_records import MODELS, build_record, many_rows
 from git_repo import git
 
 from benchmarks.cli.app import main
+from benchmarks.config import profiles
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
+from benchmarks.latency.timer import StopRule
 from benchmarks.records.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +86,13 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def short_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profile quick times two calls of each phase, and decoding of 1 and 10 prompts alone."""
+    short = replace(profiles.PROFILES["quick"], rule=StopRule(2, 0.0, 1.0, 0.0), n_prompts=(1, 10))
+    monkeypatch.setitem(profiles.PROFILES, "quick", short)
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_a_timing_process_tells_the_method_and_with_debug_the_traceback(
     assert ("failing_adapter.py" in told) == (method == "encode")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("short_quick")
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
 def test_latency_times_the_others(run: Any, fail: Fail, debug: tuple[str, ...]) -> None:
     fail("encode", "OwnError")

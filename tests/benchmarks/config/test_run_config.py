@@ -114,6 +114,7 @@ def test_deferred_models_decide_the_key_of_a_run() -> None:
     assert request("quick").to_dict(deferred, []) == {**whole, "deferred": ["sam-vit-b"]}
 
 
+@pytest.mark.usefixtures("short_quick")
 def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_columns(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -122,7 +123,7 @@ def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_colu
 
     few = [e for e in registry._BUILT_IN if e.name in ("box", "grabcut", "sam-vit-b", "dummy")]
     monkeypatch.setattr(registry, "_BUILT_IN", tuple(few))
-    done = run("run", "--profile=quick", "--limit=2", "--offline", "--out=out")
+    done = run("run", "--profile=quick", "--limit=1", "--offline", "--out=out")
     assert done.code == 0, done.err
     log = [line for line in done.err.splitlines() if line]
     assert [line for line, count in Counter(log).items() if count > 1] == []
