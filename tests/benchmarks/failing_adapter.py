@@ -1,4 +1,4 @@
-"""A third party's adapter that raises in one of its methods, also in child processes."""
+"""A third-party adapter that raises an error in one of its methods, also in child processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERROR_VARIABLE = "FAILING_ERROR"
 
 
 class OwnError(Exception):
-    """The adapter's own."""
+    """An error class that the adapter defines itself."""
 
 
 ERRORS: Mapping[str, type[Exception]] = {
@@ -38,13 +38,13 @@ ERRORS: Mapping[str, type[Exception]] = {
 
 
 def fail_in(method: str) -> None:
-    """Raises the wanted error if it is wanted in this method."""
+    """Raises the error named by the environment if the environment names this method."""
     if os.environ[METHOD_VARIABLE] == method:
         raise ERRORS[os.environ[ERROR_VARIABLE]]("no colour\n  for it")
 
 
 class FailingSegmenter(DummySegmenter):
-    """Like the dummy without delays, with an embedding that can be kept."""
+    """The dummy without delays, with an embedding that can be stored."""
 
     def __init__(self, name: str) -> None:
         fail_in("build")

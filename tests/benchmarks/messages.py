@@ -1,4 +1,4 @@
-"""What no message may hold: names that are internal to the code, and prefixes that are doubled."""
+"""Checks error messages: no internal names of the code and no repeated prefixes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PRIVATE = re.compile(r"(?<![\w/\\])_[A-Za-z]\w*")
 
 
 def problem_of(line: str) -> str | None:
-    """What is wrong with a line of standard error; None if nothing is."""
+    """Returns the problem of a line of standard error, or None."""
     private = _PRIVATE.search(line)
     if private is not None:
         return f"it holds the private name {private[0]}"

@@ -1,4 +1,4 @@
-"""The list of bad input: each is one clear line and counted, and the rest of the run is kept."""
+"""Bad input of each kind: one line of error, counted, and the rest of the run is kept."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ BOX = ("miou", "--models=box", "--protocol=box")
 Document = dict[str, Any]
 
 
-def one_failure(done: Any, words: str, n_images: int, n_instances: int | None = None) -> None:
-    """One line says what was wrong, the exit code tells of it, and the rest was measured."""
+def check_one_failure(
+    done: Any, message: str, n_images: int, n_instances: int | None = None
+) -> None:
+    """Asserts one failure of one line, exit code 1, and that the rest was measured."""
     assert done.code == 1
     (failure,) = done.json["failures"]
-    assert words in failure["why"]
+    assert message in failure["why"]
     assert "\n" not in failure["why"]
     assert done.err.count(failure["why"]) == 1
     assert "1 failures (1 of data); the rest is kept" in done.err
@@ -49,22 +51,22 @@ def one_failure(done: Any, words: str, n_images: int, n_instances: int | None = 
 # --- one image of three ---------------------------------------------------------------------------
 
 
-def truncated_jpeg(path: Path) -> None:
+def truncate_jpeg(path: Path) -> None:
     buffer = io.BytesIO()
     Image.open(path).convert("RGB").save(buffer, "JPEG")
     path.write_bytes(buffer.getvalue()[:-300])
 
 
-def of_pixels(width: int, height: int) -> Callable[[Path], None]:
+def blank_image(width: int, height: int) -> Callable[[Path], None]:
     return lambda path: Image.new("1", (width, height)).save(path)
 
 
-def loop(path: Path) -> None:
+def make_symlink_loop(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.name)
 
 
-def pipe(path: Path) -> None:
+def make_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -72,25 +74,27 @@ def pipe(path: Path) -> None:
 IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing image": (Path.unlink, "No such file"),
     "empty file": (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-    "truncated JPEG": (truncated_jpeg, "cut off"),
+    "truncated JPEG": (truncate_jpeg, "cut off"),
     "text named as an image": (lambda path: path.write_text("hello"), "not an image"),
-    "1x1 image": (of_pixels(1, 1), "is 1x1 px, but its annotations are for 128x96 px"),
-    "100-megapixel image": (of_pixels(10_001, 10_000), "allow it with --max-pixels 100010000"),
-    "symlink loop": (loop, "Too many levels of symbolic links"),
-    "pipe": (pipe, "pipe or device"),
+    "1x1 image": (blank_image(1, 1), "is 1x1 px, but its annotations are for 128x96 px"),
+    "100-megapixel image": (blank_image(10_001, 10_000), "allow it with --max-pixels 100010000"),
+    "symlink loop": (make_symlink_loop, "Too many levels of symbolic links"),
+    "pipe": (make_fifo, "pipe or device"),
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), IMAGES.values(), ids=IMAGES)
-def test_one_bad_image(run: Any, scenes: Any, spoil: Callable[[Path], None], words: str) -> None:
+@pytest.mark.parametrize(("damage", "message"), IMAGES.values(), ids=IMAGES)
+def test_an_unreadable_image_is_one_failure(
+    run: Any, scenes: Any, damage: Callable[[Path], None], message: str
+) -> None:
     first = min(scenes.images.iterdir())
-    spoil(first)
+    damage(first)
     done = run(*BOX, *scenes.arguments, "--json")
-    one_failure(done, words, n_images=2)
+    check_one_failure(done, message, n_images=2)
     assert done.json["failures"][0]["culprit"] == first.name
 
 
-def test_the_largest_image_is_the_users_to_say(run: Any, scenes: Any) -> None:
+def test_max_pixels_sets_the_largest_image(run: Any, scenes: Any) -> None:
     n_pixels = 96 * 128
     refused = run(*BOX, *scenes.arguments, f"--max-pixels={n_pixels - 1}", "--out=a", "--json")
     assert refused.code == 1
@@ -102,18 +106,18 @@ def test_the_largest_image_is_the_users_to_say(run: Any, scenes: Any) -> None:
     predict = ("predict", picture, "--model=box", "--box=1,1,9,9", "--json")
     assert run(*predict, "--max-pixels=100").code == 1
     assert run(*predict, f"--max-pixels={n_pixels}").code == 0
-    for nonsense in ("0", "3000000000"):
-        assert run(*BOX, *scenes.arguments, f"--max-pixels={nonsense}").code == 2
+    for invalid in ("0", "3000000000"):
+        assert run(*BOX, *scenes.arguments, f"--max-pixels={invalid}").code == 2
 
 
 # --- one annotation -------------------------------------------------------------------------------
 
 
 def replaced(key: str, value: Any) -> Callable[[Document], None]:
-    def spoil(document: Document) -> None:
+    def damage(document: Document) -> None:
         document["annotations"][0][key] = value
 
-    return spoil
+    return damage
 
 
 def same_id(document: Document) -> None:
@@ -140,21 +144,21 @@ ANNOTATIONS: dict[str, tuple[Callable[[Document], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), ANNOTATIONS.values(), ids=ANNOTATIONS)
-def test_one_bad_annotation(
-    run: Any, scenes: Any, spoil: Callable[[Document], None], words: str
+@pytest.mark.parametrize(("damage", "message"), ANNOTATIONS.values(), ids=ANNOTATIONS)
+def test_a_malformed_annotation_is_one_failure(
+    run: Any, scenes: Any, damage: Callable[[Document], None], message: str
 ) -> None:
     document = scenes.read()
     n_instances = len(document["annotations"])
-    spoil(document)
+    damage(document)
     scenes.write(document)
     done = run(*BOX, *scenes.arguments, "--json")
-    one_failure(done, words, n_images=3, n_instances=n_instances - 1)
+    check_one_failure(done, message, n_images=3, n_instances=n_instances - 1)
     assert "annotations left out: malformed" in " ".join(done.json["warnings"])
 
 
 @pytest.mark.parametrize("command", ["miou", "everything"])
-def test_what_is_malformed_is_told_again_where_nothing_is_read_again(
+def test_a_resumed_run_reports_malformed_annotations_again(
     run: Any, tmp_path: Path, command: str
 ) -> None:
     folder = tmp_path / "sa1b"
@@ -171,13 +175,13 @@ def test_what_is_malformed_is_told_again_where_nothing_is_read_again(
     assert (first.code, again.code) == (1, 1)
     assert again.json["failures"] == first.json["failures"]
     assert len(first.json["failures"]) == 1
-    told = [
+    notes = [
         [line for line in each.json["warnings"] if "left out" in line] for each in (first, again)
     ]
-    assert told[0] == told[1] != []
+    assert notes[0] == notes[1] != []
 
 
-def test_two_images_with_one_id(run: Any, scenes: Any) -> None:
+def test_a_duplicate_image_id_is_reported(run: Any, scenes: Any) -> None:
     document = scenes.read()
     document["images"][1]["id"] = document["images"][0]["id"]
     scenes.write(document)
@@ -196,20 +200,20 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty annotation file": (lambda path: path.write_bytes(b""), "not valid JSON"),
     "malformed JSON": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "not valid JSON"),
     "JSON of something else": (lambda path: path.write_text("{}"), "COCO instances file?"),
-    "annotation file is a loop": (loop, "Too many levels of symbolic links"),
+    "annotation file is a loop": (make_symlink_loop, "Too many levels of symbolic links"),
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), FILES.values(), ids=FILES)
-def test_a_useless_annotation_file(
-    run: Any, scenes: Any, spoil: Callable[[Path], Any], words: str
+@pytest.mark.parametrize(("damage", "message"), FILES.values(), ids=FILES)
+def test_an_unreadable_annotation_file_is_one_error(
+    run: Any, scenes: Any, damage: Callable[[Path], Any], message: str
 ) -> None:
-    spoil(scenes.annotations)
+    damage(scenes.annotations)
     done = run(*BOX, *scenes.arguments)
     assert done.code == 1
     assert done.err.startswith("error: ")
     assert "instances.json" in done.err
-    assert words in done.err
+    assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
 
 
@@ -218,15 +222,15 @@ def test_a_useless_annotation_file(
 
 @pytest.fixture(scope="module")
 def sa1b_source(scenes_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scenes as SA-1B: two tars, of two images and of one, in a folder."""
+    """The scenes as a folder of SA-1B with two tars, of two images and of one image."""
     folder = tmp_path_factory.mktemp("sa1b")
     dataset = CocoDataset(scenes_source / "images", scenes_source / "instances.json")
     write_sa1b(dataset, folder, tar=True, images_per_tar=2)
     return folder
 
 
-def repacked(path: Path, change: Callable[[dict[str, bytes | str]], None]) -> None:
-    """Writes a tar again from its files; text among them is the target of a link."""
+def repack(path: Path, change: Callable[[dict[str, bytes | str]], None]) -> None:
+    """Changes the files of a tar; a text in place of bytes is the target of a link."""
     with tarfile.open(path) as tar:
         files: dict[str, bytes | str] = {
             member.name: tar.extractfile(member).read()  # type: ignore[union-attr]
@@ -245,19 +249,19 @@ def repacked(path: Path, change: Callable[[dict[str, bytes | str]], None]) -> No
 
 
 def in_tar(change: Callable[[dict[str, bytes | str]], Any]) -> Callable[[Path], None]:
-    return lambda folder: repacked(folder / "sa_000000.tar", change)
+    return lambda folder: repack(folder / "sa_000000.tar", change)
 
 
 def cut_short(folder: Path) -> None:
     path = folder / "sa_000001.tar"
-    path.write_bytes(path.read_bytes().rstrip(b"\0"))  # what marks the end is gone
+    path.write_bytes(path.read_bytes().rstrip(b"\0"))  # removes the end marker
 
 
 def without(name: str) -> Callable[[dict[str, bytes | str]], Any]:
     return lambda files: files.pop(next(each for each in files if each.endswith(name)))
 
 
-def tar_loop(folder: Path) -> None:
+def make_tar_loop(folder: Path) -> None:
     (folder / "sa_000002.tar").symlink_to("sa_000002.tar")
 
 
@@ -276,29 +280,29 @@ TARS: dict[str, tuple[Callable[[Path], None], str, int]] = {
     "absolute name": (in_tar(lambda files: files.update({"/sa_7.jpg": b"x"})), "outside", 3),
     "name with ..": (in_tar(lambda files: files.update({"../sa_7.jpg": b"x"})), "outside", 3),
     "link": (in_tar(lambda files: files.update({"sa_7.jpg": "/etc/passwd"})), "is a link", 3),
-    "tar is a loop": (tar_loop, "Too many levels of symbolic links", 3),
+    "tar is a loop": (make_tar_loop, "Too many levels of symbolic links", 3),
     "missing annotation file": (in_tar(without("sa_0.json")), "no sa_0.json next to it", 2),
     "missing image": (in_tar(without("sa_0.jpg")), "no sa_0.jpg next to it", 2),
 }
 
 
-@pytest.mark.parametrize(("spoil", "words", "n_images"), TARS.values(), ids=TARS)
-def test_one_bad_thing_in_sa1b(
+@pytest.mark.parametrize(("damage", "message", "n_images"), TARS.values(), ids=TARS)
+def test_a_bad_file_in_sa1b_is_one_failure(
     run: Any,
     sa1b_source: Path,
     tmp_path: Path,
-    spoil: Callable[[Path], None],
-    words: str,
+    damage: Callable[[Path], None],
+    message: str,
     n_images: int,
 ) -> None:
     folder = shutil.copytree(sa1b_source, tmp_path / "sa1b")
-    spoil(folder)
+    damage(folder)
     done = run(*BOX, "--dataset=sa1b", f"--root={folder}", "--json")
-    one_failure(done, words, n_images)
+    check_one_failure(done, message, n_images)
 
 
-def without_masks(folder: Path) -> None:
-    """Two images of SA-1B whose annotations have a box alone."""
+def write_without_masks(folder: Path) -> None:
+    """Writes two images of SA-1B whose annotations have boxes but no masks."""
     write_sa1b(SyntheticDataset(n_images=2, seed=5, size_hw=(48, 64)), folder)
     for path in folder.glob("*.json"):
         document = json.loads(path.read_text())
@@ -308,7 +312,7 @@ def without_masks(folder: Path) -> None:
         path.write_text(json.dumps(document))
 
 
-def without_pairs(folder: Path) -> None:
+def write_without_pairs(folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(folder / "sa_000000.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
@@ -322,7 +326,7 @@ def without_pairs(folder: Path) -> None:
     ("make", "why", "failures"),
     [
         (
-            without_masks,
+            write_without_masks,
             "none of the 2 images can be read: nothing was measured",
             [
                 f"sa_{n}.json has no usable annotation: 3 of 3 have no mask: boxes only? "
@@ -331,14 +335,14 @@ def without_pairs(folder: Path) -> None:
             ],
         ),
         (
-            without_pairs,
+            write_without_pairs,
             "there is no image with an instance: nothing was measured",
             ["there is no image with an instance: nothing was measured"],
         ),
     ],
     ids=["no masks", "no pairs"],
 )
-def test_where_nothing_can_be_measured_there_is_an_error_with_its_reason(
+def test_without_usable_images_the_row_is_an_error_with_its_reason(
     run: Any,
     tmp_path: Path,
     make: Callable[[Path], None],
@@ -358,7 +362,7 @@ def test_where_nothing_can_be_measured_there_is_an_error_with_its_reason(
 
 
 @pytest.mark.parametrize("dataset", ["coco", "sa1b"])
-def test_in_chunks_the_same_is_told_and_again_when_taken_up(
+def test_chunks_report_the_same_failures_also_when_resumed(
     run: Any, scenes: Any, tmp_path: Path, dataset: str
 ) -> None:
     if dataset == "sa1b":
@@ -382,7 +386,7 @@ def test_in_chunks_the_same_is_told_and_again_when_taken_up(
         assert done.json["rows"][0]["miou"] == pytest.approx(whole.json["rows"][0]["miou"])
 
 
-# --- where results go -----------------------------------------------------------------------------
+# --- output folders -----------------------------------------------------------------------------
 
 
 def command(*arguments: str) -> list[str]:
@@ -399,7 +403,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def can_mount(folder: Path) -> bool:
-    """Whether a file system can be mounted here, seen by nobody else."""
+    """Whether this user can mount a file system in a namespace of its own."""
     if shutil.which("unshare") is None:
         return False
     test = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(folder)]
@@ -427,8 +431,8 @@ for out in ("readonly", "tiny", "small"):
 """
 
 
-def test_read_only_and_full_folders(scenes: Any, tmp_path: Path) -> None:
-    """Of a full disk nobody sees a part of a file, and what was whole before stays."""
+def test_read_only_and_full_output_folders(scenes: Any, tmp_path: Path) -> None:
+    """A full disk leaves no partial file, and complete files stay."""
     if not can_mount(tmp_path):
         pytest.skip("mounting a small file system is not permitted here")
     arguments = [sys.executable, "-c", EACH, *BOX, *scenes.arguments]
@@ -449,9 +453,9 @@ def test_read_only_and_full_folders(scenes: Any, tmp_path: Path) -> None:
         ("small", small, "No space left on device"),
     ):
         lines = text.splitlines()
-        (told,) = [line for line in lines if line.startswith("error: ")]
-        assert f"{name}/run" in told
-        assert why in told
+        (error,) = [line for line in lines if line.startswith("error: ")]
+        assert f"{name}/run" in error
+        assert why in error
         assert lines[-1].startswith("exit 1, ")
         assert "'." not in lines[-1].replace(LOCK_NAME, "")  # no temporary file
     assert lines[-1] != "exit 1, left []"
@@ -459,7 +463,7 @@ def test_read_only_and_full_folders(scenes: Any, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """A shell that runs the tests in the background has them, and all they start, ignore it."""
+    """Restores the handler of SIGINT, which processes started in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -467,8 +471,10 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c(scenes: Any, tmp_path: Path, run: Any) -> None:
-    """Exit code 130, the record is there, and the same command goes on from it."""
+def test_ctrl_c_keeps_finished_models_and_the_run_resumes(
+    scenes: Any, tmp_path: Path, run: Any
+) -> None:
+    """The exit code is 130, the record is written, and the same command resumes it."""
     arguments = ("miou", "--models=box,grabcut", *scenes.arguments,
                  "--protocol=box,center,random-3,two-point-20", "--out=o")  # fmt: skip
     with (
@@ -483,12 +489,12 @@ def test_ctrl_c(scenes: Any, tmp_path: Path, run: Any) -> None:
         ) as process,
     ):
         assert process.stderr is not None
-        told = []
+        lines = []
         for line in process.stderr:
-            told.append(line)
+            lines.append(line)
             if line.startswith("box: mIoU"):  # grabcut comes next
                 process.send_signal(signal.SIGINT)
-    text = "".join(told)
+    text = "".join(lines)
     assert process.returncode == 130, text
     assert "what was finished is kept" in text
     assert "Traceback" not in text
@@ -501,7 +507,7 @@ def test_ctrl_c(scenes: Any, tmp_path: Path, run: Any) -> None:
     assert found["box", "box"] == found["grabcut", "box"] == "ok"
 
 
-# --- what is handled ------------------------------------------------------------------------------
+# --- images that are read -----------------------------------------------------------------------
 
 
 def pixels_of(size_hw: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -513,7 +519,7 @@ def as_grey16(path: Path, picture: Image.Image) -> None:
     Image.fromarray(grey).save(path, "PNG")
 
 
-def as_turned(path: Path, picture: Image.Image) -> None:
+def as_rotated(path: Path, picture: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.rotate(90, expand=True).save(path, "JPEG", exif=exif)
@@ -527,7 +533,7 @@ PICTURES: dict[str, Callable[[Path, Image.Image], None]] = {
     "grey": lambda path, picture: picture.convert("L").save(path, "PNG"),
     "CMYK": lambda path, picture: picture.convert("CMYK").save(path, "JPEG"),
     "16-bit": as_grey16,
-    "EXIF-rotated": as_turned,
+    "EXIF-rotated": as_rotated,
     "animated": as_animation,
     "palette": lambda path, picture: picture.convert("P").save(path, "PNG"),
     "alpha": lambda path, picture: picture.convert("RGBA").save(path, "PNG"),
@@ -535,7 +541,7 @@ PICTURES: dict[str, Callable[[Path, Image.Image], None]] = {
 
 
 @pytest.mark.parametrize("save", PICTURES.values(), ids=PICTURES)
-def test_pictures_of_every_kind_are_read(
+def test_images_of_each_mode_are_read(
     run: Any, scenes: Any, save: Callable[[Path, Image.Image], None]
 ) -> None:
     first = min(scenes.images.iterdir())
@@ -546,7 +552,7 @@ def test_pictures_of_every_kind_are_read(
 
 
 def one_image(folder: Path, size_hw: tuple[int, int]) -> list[str]:
-    """A dataset of one PNG with one object, a pixel or a square of 40 in its corner."""
+    """Writes a dataset of one PNG with one object, a square of up to 40 px in a corner."""
     height, width = size_hw
     side = min(height, width, 40)
     Image.new("L", (width, height)).save(folder / "a.png", compress_level=1)
@@ -559,7 +565,7 @@ def one_image(folder: Path, size_hw: tuple[int, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5000, 6200)], ids=["1x1", "31 megapixels"])
-def test_pictures_of_every_size_are_read(
+def test_the_smallest_and_a_large_image_are_read(
     run: Any, tmp_path: Path, size_hw: tuple[int, int]
 ) -> None:
     done = run(*BOX, *one_image(tmp_path, size_hw), "--json")

@@ -1,4 +1,4 @@
-"""Bad options of each command: one message without internal names, a traceback with `--debug`."""
+"""Invalid options: one message without internal names, a traceback with `--debug`."""
 
 from __future__ import annotations
 
@@ -146,25 +146,25 @@ TABLE: Mapping[str, Sequence[str]] = {
 CASES = [(command, options) for command, rows in TABLE.items() for options in rows]
 
 
-def commands_of(found: App, before: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names of all commands, those of groups after the group's name."""
+def command_names(found: App, before: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the names of all commands; a command of a group has the group's name before it."""
     for name in found:
         if name.startswith("-"):
             continue
         names = (*before, name)
         if list(found[name]) and found[name].default_command is None:
-            yield from commands_of(found[name], names)
+            yield from command_names(found[name], names)
         else:
             yield " ".join(names)
 
 
-def test_the_table_has_all_commands() -> None:
-    assert set(commands_of(app)) == set(TABLE)
+def test_all_commands_have_invalid_options_here() -> None:
+    assert set(command_names(app)) == set(TABLE)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that hold nothing that a command reads, in a folder outside of any repository."""
+def unusable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes files with unusable content into the current folder, which is in no repository."""
     (tmp_path / "a-file").write_text("hello")
     for name, text in (("list", "[]"), ("object", '{"facts": [3], "x": 1, "steps": "x"}')):
         for file in ("record.json", "session-1.json", "manifest.json"):
@@ -174,27 +174,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("unusable_files")
 @pytest.mark.parametrize(("command", "options"), CASES)
-def test_a_bad_option_is_one_message(run: Any, command: str, options: str) -> None:
+def test_an_invalid_option_is_one_message(run: Any, command: str, options: str) -> None:
     done = run(*command.split(), *options.split())
     check_messages(done.err)
     assert done.code in (1, 2), done.out
 
 
-PARSED_ALONE = ("models", "doctor", "weights list")
-"""Commands whose options are only parsed: the parser's message has no traceback."""
+PARSER_ERRORS_ONLY = ("models", "doctor", "weights list")
+"""Commands whose errors all come from the parser, whose messages have no traceback."""
 
 
-@pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("command", [each for each in TABLE if each not in PARSED_ALONE])
-def test_the_traceback_of_a_refused_request_is_shown_with_debug(run: Any, command: str) -> None:
+@pytest.mark.usefixtures("unusable_files")
+@pytest.mark.parametrize("command", [each for each in TABLE if each not in PARSER_ERRORS_ONLY])
+def test_debug_shows_the_traceback_of_a_refused_command(run: Any, command: str) -> None:
     for options in TABLE[command]:
         done = run(*command.split(), *options.split())
         if done.err.startswith("error: "):
             break
     else:
-        pytest.fail("the table has no request that the command itself refuses")
+        pytest.fail("no invalid option reaches the command itself")
     debugged = run(*command.split(), *options.split(), "--debug")
     assert debugged.code == done.code
     assert debugged.err.startswith("Traceback (most recent call last)")
@@ -203,7 +203,7 @@ def test_the_traceback_of_a_refused_request_is_shown_with_debug(run: Any, comman
 
 
 @pytest.mark.parametrize("command", TABLE)
-def test_each_command_lists_the_option(run: Any, command: str) -> None:
+def test_help_of_each_command_lists_debug(run: Any, command: str) -> None:
     assert "--debug" in run(*command.split(), "--help").out
 
 
@@ -218,5 +218,5 @@ def test_each_command_lists_the_option(run: Any, command: str) -> None:
         ("error: failing: error: no colour", None),
     ],
 )
-def test_the_check_finds_what_no_message_may_hold(line: str, problem: str | None) -> None:
+def test_private_names_and_repeated_prefixes_are_found(line: str, problem: str | None) -> None:
     assert problem_of(line) == problem

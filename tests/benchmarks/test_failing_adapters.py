@@ -1,4 +1,4 @@
-"""An adapter that raises: one line in every command, its traceback with `--debug`."""
+"""An adapter that raises an error: one line in every command, a traceback with `--debug`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from baselines.interface import ModelOptions
 from benchmarks.config.run_config import Profile
 from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error
+from benchmarks.evaluation import ray_backend
 from benchmarks.evaluation.ray_backend import RemoteWorker
 from benchmarks.latency.runner import LatencyConfig, run_model
 from benchmarks.latency.timer import StopRule
@@ -33,7 +35,7 @@ BOTH = f"--models={NAME},box"
 
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fail:
-    """Installs the adapter for this process and for child processes, and makes it fail."""
+    """Installs the adapter here and in child processes; chooses its failing method and error."""
     installed = tmp_path / "site" / f"{NAME}-1.0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n")
@@ -51,7 +53,8 @@ def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fail:
     return choose
 
 
-def said(method: str, error: str) -> str:
+def error_text(method: str, error: str) -> str:
+    """The adapter's error as commands report it."""
     where = "modules and probes" if method == "modules" else method
     return f"{error}: no colour for it (in {where})"
 
@@ -61,9 +64,9 @@ class Command:
     """A command that calls an adapter.
 
     Attributes:
-        arguments: Of the command; `PICTURE` and `PICTURES` stand for a file and its folder.
-        methods: Of the adapter, that the command calls.
-        others: Whether the rows of the other model are in its document; None if it takes one.
+        arguments: Command line; `PICTURE` and `PICTURES` stand for an image file and its folder.
+        methods: Methods of the adapter that the command calls.
+        others: Whether the document has the rows of the other model; None if there is none.
     """
 
     arguments: tuple[str, ...]
@@ -141,7 +144,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "method", "error"), CASES)
-def test_a_failing_adapter_is_one_line_and_its_traceback_is_for_debugging(
+def test_a_failing_adapter_is_one_line_and_a_traceback_with_debug(
     run: Any, fail: Fail, tmp_path: Path, name: str, method: str, error: str
 ) -> None:
     fail(method, error)
@@ -155,11 +158,11 @@ def test_a_failing_adapter_is_one_line_and_its_traceback_is_for_debugging(
     done = run(*arguments)
     assert done.code == 1
     check_messages(done.err)
-    lines = [line for line in done.err.splitlines() if said(method, error) in line]
-    # The gate tells of fingerprints and of accuracy.
+    lines = [line for line in done.err.splitlines() if error_text(method, error) in line]
+    # The gate reports fingerprints and accuracy separately.
     assert 1 <= len(lines) <= (2 if name == "gate" else 1)
     assert len(set(lines)) == len(lines)
-    assert all(NAME in line.replace(said(method, error), "") for line in lines)
+    assert all(NAME in line.replace(error_text(method, error), "") for line in lines)
     assert command.others is None or command.others(done.json)
     again = (f"--out={tmp_path / 'again'}",) if command.others and name != "gate" else ()
     debugged = run(*arguments, "--debug", *again)
@@ -190,7 +193,7 @@ def write_picture(folder: Path) -> Path:
         ("modules", "modules", "EOFError"),
     ],
 )
-def test_a_timing_process_tells_the_method_and_with_debug_the_traceback(
+def test_a_timing_process_reports_the_method_and_with_debug_the_traceback(
     fail: Fail,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -207,31 +210,31 @@ def test_a_timing_process_tells_the_method_and_with_debug_the_traceback(
         found = run_model(ModelOptions(NAME), config, image)
     assert found.error == f"{error}: no colour for it (in {where})"
     assert any(line.phase == "load" and line.samples_ms for line in found.phases)
-    told = capfd.readouterr().err
-    assert (TRACEBACK in told) == (method == "encode")
-    assert ("failing_adapter.py" in told) == (method == "encode")
+    printed = capfd.readouterr().err
+    assert (TRACEBACK in printed) == (method == "encode")
+    assert ("failing_adapter.py" in printed) == (method == "encode")
 
 
 @pytest.mark.usefixtures("short_quick")
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
-def test_latency_times_the_others(run: Any, fail: Fail, debug: tuple[str, ...]) -> None:
+def test_latency_times_the_other_models(run: Any, fail: Fail, debug: tuple[str, ...]) -> None:
     fail("encode", "OwnError")
     done = run("latency", BOTH, "--profile=quick", "--threads=1", "--json", *debug)
     assert done.code == 1
     (failure,) = done.json["failures"]
-    assert (failure["culprit"], failure["why"]) == (NAME, said("encode", "OwnError"))
+    assert (failure["culprit"], failure["why"]) == (NAME, error_text("encode", "OwnError"))
     rows = [row for row in done.json["rows"] if row["model"] == "box"]
     assert {row["status"] for row in rows} == {"ok"}
     assert (TRACEBACK in done.err) == bool(debug)
 
 
-class _Plan:
-    """Stands for a plan whose worker fails at an image, and goes on."""
+class FailingPlan:
+    """A plan whose worker fails at each image and continues."""
 
     threads = 1
     code = "x"
 
-    def worker(self) -> _Plan:
+    def worker(self) -> FailingPlan:
         return self
 
     def run(self, part: object, poison: object = None) -> str:
@@ -241,7 +244,7 @@ class _Plan:
             return format_error(error)
         return "nothing failed"
 
-    def alone(self) -> _Plan:
+    def alone(self) -> FailingPlan:
         return self
 
     def close(self) -> None:
@@ -249,38 +252,46 @@ class _Plan:
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_a_worker_of_a_cluster_sends_the_tracebacks_to_the_driver(
+def test_a_cluster_worker_sends_tracebacks_to_the_driver(
     fail: Fail, capsys: pytest.CaptureFixture[str], debug: bool
 ) -> None:
     fail("encode", "OwnError")
-    worker = RemoteWorker(_Plan(), None, debug=debug)
+    worker = RemoteWorker(FailingPlan(), None, debug=debug)
     part = Shard("00000", "shards", "f", (), (), 1.0)
     made, tracebacks = worker.run(part, {}, careful=False)
-    assert made == said("encode", "OwnError")
+    assert made == error_text("encode", "OwnError")
     assert (TRACEBACK in tracebacks) == debug
     assert ("failing_adapter.py" in tracebacks) == debug
-    assert TRACEBACK not in capsys.readouterr().err  # it would be lost
+    assert TRACEBACK not in capsys.readouterr().err  # nobody would read it there
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("debug", [(), ("--debug",)])
-def test_the_tracebacks_of_a_cluster_are_shown(
-    run: Any, fail: Fail, monkeypatch: pytest.MonkeyPatch, debug: tuple[str, ...]
+def test_the_tracebacks_of_a_cluster_are_shown_with_debug(
+    run: Any, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
+    """Both runs use one cluster, since its start takes most of the time."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     fail("encode", "EOFError")
-    done = run("miou", BOTH, "--protocol=box", "--chunk=1", "--cluster=local", "--workers=1",
-               *DATA, *debug)  # fmt: skip
-    assert done.code == 1, done.err
-    assert has_row("rows")(done.json)
-    told = [line for line in done.err.splitlines() if line.startswith("warning: failing: ")]
-    assert told == [f"warning: failing: fails at its only image: {said('encode', 'EOFError')}"]
-    assert (TRACEBACK in done.err) == bool(debug)
-    assert ("failing_adapter.py" in done.err) == bool(debug)
+    shutdown = ray.shutdown
+    monkeypatch.setattr(ray_backend, "_connect", cache(ray_backend._connect))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    try:
+        for debug in ((), ("--debug",)):
+            done = run("miou", BOTH, "--protocol=box", "--chunk=1", "--cluster=local",
+                       "--workers=1", *DATA, *debug)  # fmt: skip
+            assert done.code == 1, done.err
+            assert has_row("rows")(done.json)
+            lines = [line for line in done.err.splitlines() if line.startswith("warning: failing:")]
+            reason = f"fails at its only image: {error_text('encode', 'EOFError')}"
+            assert lines == [f"warning: failing: {reason}"]
+            assert (TRACEBACK in done.err) == bool(debug)
+            assert ("failing_adapter.py" in done.err) == bool(debug)
+    finally:
+        shutdown()
 
 
-def test_a_fingerprint_refuses_what_breaks_the_interface(fail: Fail) -> None:
+def test_a_fingerprint_refuses_an_embedding_that_is_no_array(fail: Fail) -> None:
     fail("nothing", "OwnError")
 
     class Odd(FailingSegmenter):
