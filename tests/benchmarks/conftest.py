@@ -14,7 +14,7 @@ from example_records import MODELS, build_record, many_rows
 from git_repo import git
 
 from benchmarks.cli.app import main
-from benchmarks.config import profiles
+from benchmarks.config import run_config
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.latency.timer import StopRule
@@ -91,8 +91,9 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def short_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profile quick times two calls of each phase, and decoding of 1 and 10 prompts alone."""
-    short = replace(profiles.PROFILES["quick"], rule=StopRule(2, 0.0, 1.0, 0.0), n_prompts=(1, 10))
-    monkeypatch.setitem(profiles.PROFILES, "quick", short)
+    quick = run_config.PROFILES["quick"]
+    short = replace(quick, rule=StopRule(2, 0.0, 1.0, 0.0), n_prompts=(1, 10))
+    monkeypatch.setitem(run_config.PROFILES, "quick", short)
 
 
 @pytest.fixture
