@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from baselines.interface import ModelInfo
 from benchmarks.child_processes import interrupted_by_term
 from benchmarks.config.model_resolution import ResolvedModel, deferral_notes, weights_notes
-from benchmarks.config.run_config import Profile, RunConfig
+from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
 from benchmarks.records import environment
@@ -21,7 +21,7 @@ from benchmarks.records.record import (
     RunRecord,
     save_record,
 )
-from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
+from benchmarks.records.result_cache import content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
 
 
@@ -118,7 +118,7 @@ class _Run:
         infos, models = build_and_count(self.config, self.models, self.record, self.reporter)
         self.models = [model for model in models if model.deferred is None]
         if self.config.profile is not None:
-            self.time(self.config.profile, infos)
+            self.time(infos)
         if self.config.dataset is not None:
             self.evaluate(self.config.dataset)
         self.report_failures()
@@ -136,14 +136,12 @@ class _Run:
             if model.error is not None:
                 self.record.add_failure("weights", name, model.error)
 
-    def time(self, profile: Profile, infos: Mapping[str, ModelInfo]) -> None:
+    def time(self, infos: Mapping[str, ModelInfo]) -> None:
         """Times every phase of the models in fresh processes."""
         from benchmarks.latency import runner
 
-        settings = runner.LatencyConfig(profile, self.config.threads, self.config.seed)
-        cache = ResultCache(self.config.out / CACHE_FOLDER)
-        timed = runner.measure(self.models, infos, settings, cache, self.reporter)
-        self.record.add(latency=timed.rows, memory=timed.memory, failures=timed.failures)
+        result = runner.measure(self.config, self.models, infos, self.reporter)
+        self.record.add(**result.rows())
 
     def evaluate(self, dataset: Dataset) -> None:
         """Evaluates all protocols, and records notes on the dataset."""

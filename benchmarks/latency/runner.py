@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from baselines.interface import ModelInfo, ModelOptions
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.run_config import Profile
+from benchmarks.config.run_config import Profile, RunConfig
+from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.latency.controller import (
     ANSWER_LIMIT_S,
     Answer,
@@ -26,7 +27,7 @@ from benchmarks.latency.timer import StopRule, milliseconds
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure, LatencyRow, MemoryRow, Status
-from benchmarks.records.result_cache import ResultCache
+from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache
 from benchmarks.records.statistics import summarise_times
 from mobilesam.frozen_model import FrozenModel
 
@@ -39,30 +40,17 @@ _DETECTOR = "a detector's search for masks depends on its weights: timed only wi
 _EVERYTHING = "how many masks are kept depends on the weights: timed only with trained ones"
 
 
-@dataclass(frozen=True, slots=True)
-class LatencyConfig:
-    """How latency is measured.
-
-    Attributes:
-        profile: Number of calls and processes.
-        threads: Threads of each model.
-        seed: Seed of the order of models, the scene and random weights.
-        image_hw: Size of the scene, in pixels.
-    """
-
-    profile: Profile
-    threads: int
-    seed: int = 0
-    image_hw: tuple[int, int] = IMAGE_HW
-
-
 @dataclass(slots=True)
 class LatencyResult:
-    """Rows for the record."""
+    """Rows for the record, by its fields."""
 
-    rows: list[LatencyRow] = field(default_factory=list)
+    latency: list[LatencyRow] = field(default_factory=list)
     memory: list[MemoryRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Arguments of `RecordBuilder.add`."""
+        return {"latency": self.latency, "memory": self.memory, "failures": self.failures}
 
 
 class PhaseLine(FrozenModel):
@@ -96,23 +84,24 @@ class Round(FrozenModel):
 
 
 def measure(
+    config: RunConfig,
     models: Sequence[ResolvedModel],
     infos: Mapping[str, ModelInfo],
-    config: LatencyConfig,
-    cells: ResultCache,
     reporter: Reporter,
 ) -> LatencyResult:
     """Times every model; a model that cannot be timed gets an error row.
 
-    In each round, every model runs once in a process of its own, in a new random order.
+    In each round, every model runs once in a process of its own, in a new random order. Finished
+    rounds are cached in the folder of the run.
 
     Args:
+        config: Configuration with a profile.
         models: Models in the order of the tables.
         infos: Descriptions of the models that can be built, by name.
-        config: Profile, threads and seed.
-        cells: Result cache, with the rounds of an interrupted run.
         reporter: Reports progress.
     """
+    assert config.profile is not None  # noqa: S101 - without a profile nothing is timed
+    cells = ResultCache(config.out / CACHE_FOLDER)
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
     results: dict[str, LatencyResult] = {}
     usable = [model for model in models if model.error is None and model.entry.name in infos]
@@ -122,27 +111,29 @@ def measure(
         tempfile.TemporaryDirectory() as folder,
         reporter.bar("latency", n_rounds * len(usable)) as bar,
     ):
-        image = _write_image(Path(folder), config) if usable else Path()
+        image = Path(folder) / "image.npy"
+        np.save(image, SyntheticDataset(1, config.seed, IMAGE_HW).scene(0).image)
         for index in range(n_rounds):
             for model in shuffled(usable, rng):
                 name = model.entry.name
                 bar.note(f"{name} (process {index + 1})")
-                rounds[name].append(_round(model.options, index, config, image, cells))
+                rounds[name].append(
+                    _round(model.options, config.profile, config.threads, index, image, cells)
+                )
                 if len(rounds[name]) == n_rounds:
                     results[name] = _summarise(model, infos[name], rounds[name], config)
-                    reporter.say(f"{name}: {headline(results[name].rows)}")
+                    reporter.say(f"{name}: {headline(results[name].latency)}")
                 bar.step(name)
     result = LatencyResult()
     for model in models:
         name = model.entry.name
         if name in results:
-            result.rows += results[name].rows
-            result.memory += results[name].memory
-            result.failures += results[name].failures
+            for field_name, rows in results[name].rows().items():
+                getattr(result, field_name).extend(rows)
         else:
             why = model.error or f"{name} cannot be built; see the failures of the run"
             failed = PhaseLine(phase="load", status="error", why=why)
-            result.rows.append(_row(model, infos.get(name), [failed], config))
+            result.latency.append(_row(model, infos.get(name), [failed], config.threads))
     return result
 
 
@@ -164,45 +155,42 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     return ", ".join(parts) or "not timed"
 
 
-def _write_image(folder: Path, config: LatencyConfig) -> Path:
-    """Writes the scene that all models are timed on."""
-    from benchmarks.datasets.synthetic import SyntheticDataset
-
-    path = folder / "image.npy"
-    np.save(path, SyntheticDataset(1, config.seed, config.image_hw).scene(0).image)
-    return path
-
-
 def _round(
-    options: ModelOptions, index: int, config: LatencyConfig, image: Path, cells: ResultCache
+    options: ModelOptions,
+    profile: Profile,
+    threads: int,
+    index: int,
+    image: Path,
+    cells: ResultCache,
 ) -> Round:
+    """One round of a model, from the cache if it is there."""
     key = {
         "kind": "latency",
         "round": index,
         "options": TypeAdapter(ModelOptions).dump_python(options, mode="json"),
-        "rule": asdict(config.profile.rule),
-        "n_prompts": config.profile.n_prompts,
-        "threads": config.threads,
-        "image_hw": config.image_hw,
+        "rule": asdict(profile.rule),
+        "n_prompts": profile.n_prompts,
+        "threads": threads,
+        "image_hw": IMAGE_HW,
         "machine": environment.machine(options.device),
     }
     known = cells.get(key, Round)
     if known is not None:
         return known
-    found = run_model(options, config, image)
+    found = run_model(options, profile, threads, image)
     if found.error is None:
         cells.put(key, found)
     return found
 
 
-def run_model(options: ModelOptions, config: LatencyConfig, image: Path) -> Round:
+def run_model(options: ModelOptions, profile: Profile, threads: int, image: Path) -> Round:
     """Times one model in a fresh process; after an error, the finished phases are kept."""
     phases: list[PhaseLine] = []
     memory = None
     try:
-        setup = model_setup(options, image, config.threads, imports=("torch", "cv2"))
-        with Worker(setup, time_limit_s(config.profile.rule)) as worker:
-            for line in time_phases(worker, config.profile):
+        setup = model_setup(options, image, threads, imports=("torch", "cv2"))
+        with Worker(setup, time_limit_s(profile.rule)) as worker:
+            for line in time_phases(worker, profile):
                 phases.append(line)  # noqa: PERF402 - kept if a later phase fails
             found = worker.ask("memory", weights=True, device=options.device)
             memory = MemoryLine(**{k: v for k, v in found.items() if k in MemoryLine.model_fields})
@@ -319,30 +307,32 @@ class _PhaseTimer:
 
 
 def _summarise(
-    model: ResolvedModel, info: ModelInfo, rounds: Sequence[Round], config: LatencyConfig
+    model: ResolvedModel, info: ModelInfo, rounds: Sequence[Round], config: RunConfig
 ) -> LatencyResult:
-    name = model.entry.name
     errors = [each.error for each in rounds if each.error is not None]
     lines: dict[tuple[str, int | None], list[PhaseLine]] = {}
     for line in (line for each in rounds for line in each.phases):
         lines.setdefault((line.phase, line.n_prompts), []).append(line)
-    if errors:
+    if errors and config.profile is not None:
         # Phases of every model that no process has reached.
-        numbers = config.profile.n_prompts
         expected: list[tuple[str, int | None]] = [("preprocess", None), ("encode", None)]
-        for phase, n in (*expected, *(("decode", n) for n in numbers), ("end_to_end", 1)):
+        expected += [*(("decode", n) for n in config.profile.n_prompts), ("end_to_end", 1)]
+        for phase, n in expected:
             lost = PhaseLine(phase=phase, n_prompts=n, status="error", why=errors[0])
             lines.setdefault((phase, n), [lost])
     memory = [each.memory for each in rounds if each.memory is not None]
     return LatencyResult(
-        rows=[_row(model, info, own, config) for own in lines.values()],
+        latency=[_row(model, info, own, config.threads) for own in lines.values()],
         memory=[_memory_row(model, memory)] if memory else [],
-        failures=[Failure(stage="latency", culprit=name, why=why) for why in dict.fromkeys(errors)],
+        failures=[
+            Failure(stage="latency", culprit=model.entry.name, why=why)
+            for why in dict.fromkeys(errors)
+        ],
     )
 
 
 def _row(
-    model: ResolvedModel, info: ModelInfo | None, lines: Sequence[PhaseLine], config: LatencyConfig
+    model: ResolvedModel, info: ModelInfo | None, lines: Sequence[PhaseLine], threads: int
 ) -> LatencyRow:
     measured = [line for line in lines if line.samples_ms]
     first = lines[0]
@@ -354,7 +344,7 @@ def _row(
         "n_prompts": first.n_prompts,
         "device": "cpu" if plain else model.options.device,
         "precision": "fp32" if plain else model.options.precision,
-        "threads": config.threads,
+        "threads": threads,
         "weights": model.weights.kind,
         "decode_kind": None if info is None else info.decode_kind,
     }

@@ -22,7 +22,7 @@ from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error
 from benchmarks.evaluation import ray_backend
 from benchmarks.evaluation.ray_backend import RemoteWorker
-from benchmarks.latency.runner import LatencyConfig, run_model
+from benchmarks.latency.runner import run_model
 from benchmarks.latency.timer import StopRule
 from benchmarks.regression import gate as gate_module
 from benchmarks.regression.gate import model_facts
@@ -203,11 +203,11 @@ def test_a_timing_process_reports_the_method_and_with_debug_the_traceback(
 ) -> None:
     fail(method, error)
     rule = StopRule(min_calls=2, min_seconds=0, cap_seconds=0.1, warmup_seconds=0)
-    config = LatencyConfig(Profile("test", 1, rule, n_prompts=(1,)), threads=1)
+    profile = Profile("test", 1, rule, n_prompts=(1,))
     image = tmp_path / "image.npy"
     np.save(image, np.zeros((48, 64, 3), np.uint8))
     with debugging(wanted=method == "encode"):
-        found = run_model(ModelOptions(NAME), config, image)
+        found = run_model(ModelOptions(NAME), profile, 1, image)
     assert found.error == f"{error}: no colour for it (in {where})"
     assert any(line.phase == "load" and line.samples_ms for line in found.phases)
     printed = capfd.readouterr().err

@@ -77,13 +77,12 @@ def test_only_processes_other_than_children_count(shells: tuple[str, str]) -> No
 def test_a_publishable_run_on_a_busy_machine_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks import run as running
     from benchmarks.cli.app import main
 
     def refuse(*_: object) -> float:
         raise BusyMachineError("the machine is not idle: stop them")
 
-    monkeypatch.setattr(running, "wait_until_idle", refuse)
+    monkeypatch.setattr(idle, "wait_until_idle", refuse)
     out = tmp_path / "out"
     command = ["latency", "--models", "box", "--profile", "quick", "--publishable"]
     assert main([*command, "--out", str(out)]) == 1
@@ -94,11 +93,10 @@ def test_a_publishable_run_on_a_busy_machine_measures_nothing(
 def test_a_publishable_record_has_the_load_of_other_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import run as running
     from benchmarks.cli.app import main
     from benchmarks.records.record import load_record
 
-    monkeypatch.setattr(running, "wait_until_idle", lambda _: 0.04)
+    monkeypatch.setattr(idle, "wait_until_idle", lambda _: 0.04)
     command = ["latency", "--models", "box", "--profile", "quick", "--publishable", "--quiet"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     record = load_record(tmp_path)

@@ -20,14 +20,13 @@ import torch
 from baselines.interface import ModelOptions
 from benchmarks.config.run_config import PROFILES, Profile
 from benchmarks.latency import controller, runner
-from benchmarks.latency.runner import LatencyConfig, PhaseLine, time_phases
+from benchmarks.latency.runner import PhaseLine, time_phases
 from benchmarks.latency.timer import StopRule
 from benchmarks.latency.worker import Server
 from benchmarks.records.record import load_record
 
 RULE = StopRule(min_calls=2, min_seconds=0.0, cap_seconds=0.05, warmup_seconds=0.01)
 PROFILE = Profile("test", processes=1, rule=RULE, n_prompts=(1, 10))
-CONFIG = LatencyConfig(PROFILE, threads=1)
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_phases_before_a_crash_are_kept(
     script: Any, image: Path, last_line: str, message: str
 ) -> None:
     script(last_line)
-    found = runner.run_model(ModelOptions("box"), CONFIG, image)
+    found = runner.run_model(ModelOptions("box"), PROFILE, 1, image)
     assert [line.samples_ms for line in found.phases] == [(1.5,)]
     assert found.error is not None
     assert message in found.error
@@ -79,7 +78,7 @@ def test_a_process_that_hangs_is_stopped(
 ) -> None:
     script("time.sleep(60)")
     monkeypatch.setattr(runner, "time_limit_s", lambda _: 1.0)
-    found = runner.run_model(ModelOptions("box"), CONFIG, image)
+    found = runner.run_model(ModelOptions("box"), PROFILE, 1, image)
     assert found.error == "the timing process had not answered after 1 s and was stopped"
     assert [line.samples_ms for line in found.phases] == [(1.5,)]
 
