@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from baselines.interface import BoolArray, Prompts, Segmenter, UInt8Array
 from baselines.registry import ModelEntry, select
@@ -161,6 +161,31 @@ class Comparison:
         return str(self.summary.to_html())
 
 
+class RunOptions(TypedDict, total=False):
+    """Options of all measuring functions.
+
+    Attributes:
+        weights: Local weights by name of the model.
+        offline: Download nothing.
+        device: Torch device; `cpu` by default.
+        precision: `fp32` (default), `fp16` or `bf16`.
+        threads: CPU threads, also set for this process; by default the physical cores.
+        seed: Seed of prompts, scenes, order and random weights; 0 by default.
+        out: Folder for the record; the same folder resumes an interrupted run. By default a
+            temporary folder.
+        quiet: Print warnings only.
+    """
+
+    weights: Mapping[str, Path | str]
+    offline: bool
+    device: str
+    precision: str
+    threads: int
+    seed: int
+    out: Path | str
+    quiet: bool
+
+
 def evaluate(
     models: Model | Iterable[Model],
     dataset: DatasetLike = "photos",
@@ -174,14 +199,7 @@ def evaluate(
     boundary: bool = True,
     save_masks: bool = False,
     profile: str | None = None,
-    weights: Mapping[str, Path | str] | None = None,
-    offline: bool = False,
-    device: str = "cpu",
-    precision: str = "fp32",
-    threads: int | None = None,
-    seed: int = 0,
-    out: Path | str | None = None,
-    quiet: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """Evaluates models on a dataset: mean IoU and boundary IoU with 95 % intervals.
 
@@ -197,15 +215,7 @@ def evaluate(
         boundary: Compute boundary IoU as well.
         save_masks: Keep the predicted masks in `out`.
         profile: Also time the models, with `quick`, `standard` or `full` thoroughness.
-        weights: Local weights by name of the model.
-        offline: Download nothing.
-        device: Torch device.
-        precision: `fp32`, `fp16` or `bf16`.
-        threads: CPU threads; None uses the physical cores. Sets the threads of this process.
-        seed: Seed of prompts, scenes and random weights.
-        out: Folder for the record and the instances; the same folder resumes an interrupted run.
-            None uses a temporary folder.
-        quiet: Print warnings only.
+        options: See `RunOptions`.
 
     Raises:
         UsageError: An argument is invalid.
@@ -227,95 +237,46 @@ def evaluate(
         save_masks=save_masks,
         no_boundary=not boundary,
     )
-    options = _model_options(weights, offline, device, precision, threads, seed)
     return _measured(
-        out,
-        quiet,
-        lambda output: make_config(
-            "evaluate",
-            options,
-            output,
-            profile=None if profile is None else find_profile(profile),
-            accuracy=accuracy,
-            entries=_entries(models, timed=profile is not None),
-            dataset=own_dataset,
-            command_text="benchmarks.evaluate",
-        ),
+        "evaluate",
+        options,
+        profile=None if profile is None else find_profile(profile),
+        accuracy=accuracy,
+        entries=_entries(models, timed=profile is not None),
+        dataset=own_dataset,
     )
 
 
 def time_model(
-    models: str | Iterable[str],
-    *,
-    profile: str = "quick",
-    weights: Mapping[str, Path | str] | None = None,
-    offline: bool = False,
-    device: str = "cpu",
-    precision: str = "fp32",
-    threads: int | None = None,
-    seed: int = 0,
-    out: Path | str | None = None,
-    quiet: bool = False,
+    models: str | Iterable[str], *, profile: str = "quick", **options: Unpack[RunOptions]
 ) -> Result:
     """Times every phase of models in fresh processes.
 
     Args:
         models: Names of registered models; an object of this process cannot be timed in another.
         profile: `quick`, `standard` or `full`.
-        weights: Local weights by name of the model.
-        offline: Download nothing.
-        device: Torch device.
-        precision: `fp32`, `fp16` or `bf16`.
-        threads: CPU threads; None uses the physical cores.
-        seed: Seed of the scene, the order of the models and random weights.
-        out: Folder for the record; None uses a temporary folder.
-        quiet: Print warnings only.
+        options: See `RunOptions`.
 
     Raises:
         UsageError: An argument is invalid.
         DataError: `out` holds another run.
     """
-    options = _model_options(weights, offline, device, precision, threads, seed)
-    return _measured(
-        out,
-        quiet,
-        lambda output: make_config(
-            "latency",
-            options,
-            output,
-            profile=find_profile(profile),
-            entries=_entries(models, timed=True),
-            command_text="benchmarks.time_model",
-        ),
-    )
+    entries = _entries(models, timed=True)
+    return _measured("time_model", options, profile=find_profile(profile), entries=entries)
 
 
-def count_parameters(
-    models: Model | Iterable[Model], *, out: Path | str | None = None, quiet: bool = True
-) -> Result:
+def count_parameters(models: Model | Iterable[Model], **options: Unpack[RunOptions]) -> Result:
     """Counts parameters, FLOPs and bytes of models by component; loads no weights.
 
     Args:
         models: One or several models.
-        out: Folder for the record; None uses a temporary folder.
-        quiet: Print warnings only.
+        options: See `RunOptions`.
 
     Raises:
         UsageError: An unknown model.
         DataError: `out` holds another run.
     """
-    return _measured(
-        out,
-        quiet,
-        lambda output: make_config(
-            "params",
-            ModelArguments(),
-            output,
-            counting=True,
-            entries=_entries(models),
-            command_text="benchmarks.count_parameters",
-        ),
-    )
+    return _measured("count_parameters", options, counting=True, entries=_entries(models))
 
 
 def compare(
@@ -387,36 +348,33 @@ def write_tables_and_plots(record: RunRecord, folder: Path) -> list[Path]:
     return [*write_tables(record, folder), *write_plots(record, folder)]
 
 
-def _measured(
-    out: Path | str | None, quiet: bool, configure: Callable[[OutputArguments], RunConfig]
-) -> Result:
-    """Runs in a folder, or in a temporary one whose instances are kept in memory."""
-    if out is not None:
-        return measure(configure(OutputArguments(out=Path(out))), quiet=quiet)
+def _measured(function: str, options: RunOptions, **settings: Any) -> Result:
+    """Runs in `out`, or in a temporary folder whose table of instances is kept in memory."""
+    if unknown := set(options) - set(RunOptions.__annotations__):
+        raise UsageError(f"unknown option {', '.join(sorted(unknown))} of benchmarks.{function}")
+    models = ModelArguments(
+        weights=tuple(f"{name}={path}" for name, path in options.get("weights", {}).items()),
+        offline=options.get("offline", False),
+        device=options.get("device", "cpu"),
+        precision=options.get("precision", "fp32"),
+        threads=options.get("threads"),
+        seed=options.get("seed", 0),
+    )
+
+    def run(out: Path) -> Result:
+        output = OutputArguments(out=out)
+        text = f"benchmarks.{function}"
+        config = make_config(function, models, output, command_text=text, **settings)
+        return measure(config, quiet=options.get("quiet", False))
+
+    if options.get("out") is not None:
+        return run(Path(options["out"]))
     with tempfile.TemporaryDirectory(prefix="mobilesam-bench-") as folder:
-        result = measure(configure(OutputArguments(out=Path(folder) / "run")), quiet=quiet)
+        result = run(Path(folder) / "run")
         if result.record.instances is not None:
             _ = result.instances
         result.folder = None
         return result
-
-
-def _model_options(
-    weights: Mapping[str, Path | str] | None,
-    offline: bool,
-    device: str,
-    precision: str,
-    threads: int | None,
-    seed: int,
-) -> ModelArguments:
-    return ModelArguments(
-        weights=tuple(f"{name}={path}" for name, path in (weights or {}).items()),
-        offline=offline,
-        device=device,
-        precision=precision,
-        threads=threads,
-        seed=seed,
-    )
 
 
 def _entries(models: Model | Iterable[Model], *, timed: bool = False) -> list[ModelEntry]:

@@ -128,10 +128,10 @@ def resolve_models(
             no_network = cause
         elif cause is not None and no_network is not None:
             cause = no_network  # the reason why it was offline
-        why, reason = (None, None) if cause is None else (str(cause), cause.reason)
-        row = WeightsRow(kind="random", why=why)
+        message, reason = (None, None) if cause is None else (str(cause), cause.reason)
+        row = WeightsRow(kind="random", why=message)
         if checkpoint is not None:
-            row = weights_row(checkpoint, why)
+            row = weights_row(checkpoint, message)
         options = replace(options, checkpoint=checkpoint)
         models.append(ResolvedModel(entry, options, row, reason=reason))
     return models
@@ -146,17 +146,17 @@ def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
     for model in models:
         if model.deferred is not None and model.trained:
             groups.setdefault(model.deferred, []).append(model.entry.name)
-    return [f"{', '.join(names)}: not measured: {why}" for why, names in groups.items()]
+    return [f"{', '.join(names)}: not measured: {reason}" for reason, names in groups.items()]
 
 
-def weights_row(checkpoint: Checkpoint, why: str | None = None) -> WeightsRow:
-    """Returns the record of a checkpoint; `why` is the reason for not using the official one."""
+def weights_row(checkpoint: Checkpoint, reason: str | None = None) -> WeightsRow:
+    """Returns the record of a checkpoint; `reason` states why the official one is not used."""
     return WeightsRow(
         kind="file",
         sha256=checkpoint.sha256,
         official=checkpoint.official,
         file_bytes=checkpoint.n_bytes,
-        why=why,
+        why=reason,
         shipped=checkpoint.shipped,
     )
 

@@ -127,23 +127,19 @@ def library_versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """Name of the processor as reported by the system."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_features() -> tuple[str, ...]:
+    present = set(_cpuinfo("flags", "Features").split())
+    return tuple(feature for feature in _CPU_FEATURES if feature in present)
+
+
+def _cpuinfo(*names: str) -> str:
+    """First value of one of the fields of `/proc/cpuinfo`; empty if there is none."""
     info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return ()
-    for line in info.read_text().splitlines():
-        if line.startswith(("flags", "Features")):
-            present = set(line.split())
-            return tuple(each for each in _CPU_FEATURES if each in present)
-    return ()
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def machine(device: str) -> tuple[str, ...]:

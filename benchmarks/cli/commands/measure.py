@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,8 +23,8 @@ from mobilesam.errors import UsageError
 if TYPE_CHECKING:
     from benchmarks.api import Result
     from benchmarks.config.run_config import RunConfig
+    from benchmarks.records.record import RunRecord
     from benchmarks.tables.table import Table
-    from mobilesam.frozen_model import FrozenModel
 
 _MODELS, _OUTPUT, _SCALE = ModelArguments(), OutputArguments(), ScaleArguments()
 _TIMING, _DATA, _ACCURACY = TimingArguments(), DataArguments(), AccuracyArguments()
@@ -70,9 +70,8 @@ def params(*, models: ModelArguments = _MODELS, output: OutputArguments = _OUTPU
     from benchmarks.tables.record_tables import params_table
 
     result = _measure(make_config("params", models, output, counting=True), output)
-    record = result.record
-    document = {"rows": _rows(record.params), "failures": _rows(record.failures)}
-    return _print(result, output, document, [] if output.json else [params_table(record)])
+    document = _document(result, rows="params", failures="failures")
+    return _print(result, output, document, lambda record: [params_table(record)])
 
 
 def latency(
@@ -90,14 +89,9 @@ def latency(
     profile = find_profile(timing.profile)
     config = make_config("latency", models, output, profile=profile, publishable=timing.publishable)
     result = _measure(config, output)
-    record = result.record
-    document = {
-        "rows": [row.model_dump(mode="json", exclude={"samples_ms"}) for row in record.latency],
-        "memory": _rows(record.memory),
-        "failures": _rows(record.failures),
-        "record": str(config.out / RECORD_NAME),
-    }
-    return _print(result, output, document, [] if output.json else [latency_table(record)])
+    document = _document(result, rows="latency", memory="memory", failures="failures")
+    document["record"] = str(config.out / RECORD_NAME)
+    return _print(result, output, document, lambda record: [latency_table(record)])
 
 
 def miou(
@@ -149,20 +143,20 @@ def print_accuracy(result: Result, output: OutputArguments) -> int:
     from benchmarks.tables.accuracy_tables import accuracy_tables
 
     record, folder = result.record, result.folder
-    instances = None
+    document = _document(
+        result,
+        rows="miou",
+        comparisons="comparisons",
+        detector="detector",
+        everything="everything",
+        times="accuracy_times",
+        failures="failures",
+    )
+    document["warnings"] = list(record.warnings)
+    document["instances"] = None
     if record.instances is not None and folder is not None:
-        instances = str((folder / record.instances).resolve())
-    document = {
-        "rows": _rows(record.miou),
-        "comparisons": _rows(record.comparisons),
-        "detector": _rows(record.detector),
-        "everything": _rows(record.everything),
-        "times": _rows(record.accuracy_times),
-        "instances": instances,
-        "failures": _rows(record.failures),
-        "warnings": list(record.warnings),
-    }
-    return _print(result, output, document, [] if output.json else accuracy_tables(record))
+        document["instances"] = str((folder / record.instances).resolve())
+    return _print(result, output, document, accuracy_tables)
 
 
 def _measure(
@@ -175,22 +169,32 @@ def _measure(
     return measure(config, quiet=output.quiet, write_files=wanted)
 
 
+def _document(result: Result, **fields: str) -> dict[str, Any]:
+    """Rows of fields of the record, by key of the JSON document; without single samples."""
+    return {
+        key: [
+            row.model_dump(mode="json", exclude={"samples_ms"})
+            for row in getattr(result.record, field)
+        ]
+        for key, field in fields.items()
+    }
+
+
 def _print(
-    result: Result, output: OutputArguments, document: dict[str, Any], tables: Sequence[Table]
+    result: Result,
+    output: OutputArguments,
+    document: dict[str, Any],
+    tables: Callable[[RunRecord], Sequence[Table]],
 ) -> int:
     from benchmarks.cli.commands.printing import print_json, print_table
 
     if output.json:
         print_json(document)
     else:
-        for table in tables:
+        for table in tables(result.record):
             print_table(table)
         _print_paths(result)
     return _exit_code(result)
-
-
-def _rows(rows: Sequence[FrozenModel]) -> list[dict[str, Any]]:
-    return [row.model_dump(mode="json") for row in rows]
 
 
 def _print_paths(result: Result) -> None:

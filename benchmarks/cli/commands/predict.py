@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_DETECTOR = "fastsam-s"
 """Detector whose boxes are the prompts, as in MobileSAMv2 (arXiv 2312.09579)."""
-_MASK_COLOUR = (0, 114, 178)  # Okabe and Ito's blue
-_OPACITY = 0.5
 _POINT_COLOURS = {1: (0, 158, 115), 0: (213, 94, 0)}
 
 
@@ -240,13 +238,9 @@ def _draw(image: UInt8Array, mask: BoolArray, prompts: Prompts) -> UInt8Array:
     import numpy as np
     from PIL import Image, ImageDraw
 
-    pixels = image.astype(np.float32)
-    pixels[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * np.array(_MASK_COLOUR, np.float32)
-    inner = mask.copy()
-    inner[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1]
-    inner[1:-1, 1:-1] &= mask[1:-1, :-2] & mask[1:-1, 2:]
-    pixels[mask & ~inner] = 255
-    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    from benchmarks.report.mask_grid import overlay
+
+    picture = Image.fromarray(overlay(image, [mask]))
     draw = ImageDraw.Draw(picture)
     radius = max(3, max(image.shape[:2]) // 150)
     if prompts.boxes is not None:

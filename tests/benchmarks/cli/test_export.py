@@ -51,13 +51,13 @@ def test_one_document(run: Any, weights: str, tmp_path: Path) -> None:
     assert all(row["max_abs"] <= row["tolerance"] for row in done.json["parity"])
 
 
-def test_what_cannot_be_meant(run: Any, weights: str, tmp_path: Path) -> None:
+def test_invalid_options(run: Any, weights: str, tmp_path: Path) -> None:
     done = run("export", str(tmp_path / "x"), "--to=tflite", "--weights", weights)
     assert done.code == 2
     assert "unknown --to 'tflite'; choose from onnx, openvino" in done.err
     done = run("export", str(tmp_path / "x"), "--to=openvino", "--int8", "--weights", weights)
     assert done.code == 2
-    assert "int8 is for ONNX alone" in done.err
+    assert "int8 is available for ONNX only" in done.err
     assert not (tmp_path / "x").exists()
 
 
