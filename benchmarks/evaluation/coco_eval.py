@@ -1,4 +1,4 @@
-"""COCO's own evaluation (pycocotools) of masks held in memory, without what it prints."""
+"""COCO's evaluation (pycocotools) of masks in memory, without its output."""
 
 from __future__ import annotations
 
@@ -13,21 +13,14 @@ from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.datasets.masks import Rle
 from benchmarks.records.record import BySize
 
-# The only category where categories do not count.
 AGNOSTIC = 1
+"""Category of all masks if recall does not depend on categories."""
 _SILENT = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """One mask that a model has found.
-
-    Attributes:
-        image_id: As in the ground truth.
-        category_id: As in the ground truth; `AGNOSTIC` where categories do not count.
-        rle: At the image's own size.
-        score: Rank among the masks of the image; higher is better.
-    """
+    """A predicted mask at the size of its image; ids are those of the ground truth."""
 
     image_id: int
     category_id: int
@@ -35,10 +28,7 @@ class FoundMask:
     score: float
 
     def to_result(self) -> dict[str, Any]:
-        """An entry of a COCO results file.
-
-        It has no `bbox`: pycocotools would take the box's area for the mask's.
-        """
+        """Entry of a COCO results file, without `bbox`, whose area pycocotools would use."""
         return {
             "image_id": self.image_id,
             "category_id": self.category_id,
@@ -93,15 +83,15 @@ def average_recall(
     found: Sequence[FoundMask],
     limits: Sequence[int],
 ) -> AverageRecall:
-    """Computes COCO's AR of masks whatever their category: IoU 0.5 to 0.95.
+    """Computes COCO's AR of masks for IoU 0.5 to 0.95, without regard to categories.
 
-    It is read from the recall itself: the summary of pycocotools looks for limits of its own.
+    It is read from the array of recalls, since the summary of pycocotools has fixed limits.
 
     Args:
         sizes_hw: Height and width of all images that are evaluated, by id.
         truth: Ground truth; masks on other images are ignored.
         found: Masks on these images; the best of each by score are taken.
-        limits: Masks an image, ascending.
+        limits: Numbers of masks per image, ascending.
     """
     evaluation = _evaluate(sizes_hw, truth, found, limits)
     recall = evaluation.eval["recall"]  # (IoU thresholds, 1, sizes, limits); -1: nothing to find
@@ -111,7 +101,7 @@ def average_recall(
 
 
 def _known(value: float) -> float | None:
-    """COCO says -1 where there is nothing to find."""
+    """The value, or None for COCO's -1, which stands for no objects."""
     return None if value < 0 else float(value)
 
 
@@ -165,9 +155,6 @@ def _annotation(number: int, mask: GroundTruthMask) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Standard output belongs to the command, and pycocotools prints on it.
-
-    One thread at a time: two that exchanged it at once could leave the other's in its place.
-    """
+    """Discards what pycocotools prints on standard output, in one thread at a time."""
     with _SILENT, contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -196,16 +196,10 @@ def unshared_images(rows: Sequence[DetectorRow | EverythingRow], what: str) -> t
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Corrects p-values so that any false positive among them is as rare as the level says.
+    """Corrects p-values for multiple tests; returns them in the same order.
 
-    The smallest of n is multiplied by n, the next by n - 1 and so on; none falls below a smaller
-    one's, none rises above 1 (Holm, Scandinavian Journal of Statistics 6, 1979).
-
-    Args:
-        p_values: In any order.
-
-    Returns:
-        Corrected p-values in the same order.
+    The smallest of n is multiplied by n, the next by n - 1 and so on; corrected values are
+    monotonic and at most 1 (Holm, Scandinavian Journal of Statistics 6, 1979).
     """
     values: Float64Array = np.asarray(p_values, np.float64)
     order = np.argsort(values, kind="stable")
@@ -216,11 +210,11 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def tie_groups(scores: Mapping[str, float], comparisons: Iterable[ComparisonRow]) -> dict[str, str]:
-    """Letters for a leaderboard: two models share one if, and only if, they cannot be told apart.
+    """Letters for a leaderboard: two models share one if and only if they do not differ.
 
     A model may have several letters: B may tie with A and with C though A and C differ. Groups are
-    made by splitting the whole at every pair that differs and dropping what another group holds
-    (Piepho, Journal of Computational and Graphical Statistics 13, 2004).
+    made by splitting at every pair that differs, and dropping subsets of other groups (Piepho,
+    Journal of Computational and Graphical Statistics 13, 2004).
 
     Args:
         scores: Model to score; the higher, the earlier its letters.

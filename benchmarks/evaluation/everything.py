@@ -291,21 +291,20 @@ class _SegmentedImages:
             FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
             for record in predicted.records
         ]
-        truth = [
-            GroundTruthMask(0, AGNOSTIC, instance.rle, instance.area_px)
-            for instance in batch.instances
-        ]
-        return image_recall(batch, self._name, predicted.duration_ms, truth, found)
+        return image_recall(batch, self._name, predicted.duration_ms, found)
 
 
 def image_recall(
     sample: Sample,
     model: str,
     duration_ms: float,
-    truth: Sequence[GroundTruthMask],
     found: Sequence[FoundMask],
 ) -> ImageRecall:
-    """Recall of one model on one image; all masks have image id 0."""
+    """Recall of one model on one image; masks have image id 0."""
+    truth = [
+        GroundTruthMask(0, AGNOSTIC, instance.rle, instance.area_px)
+        for instance in sample.instances
+    ]
     at: tuple[float | None, ...] = (None,) * len(LIMITS)
     by_size = BySize()
     if truth:

@@ -53,7 +53,7 @@ def literal_recall(
     limit: int,
     areas: tuple[float, float] = (0, np.inf),
 ) -> float:
-    """AR by the letter: the best-scored masks of an image each take the best object still free."""
+    """AR by definition: masks of an image by score each take the best object that is not taken."""
     recalls = []
     for threshold in np.arange(50, 100, 5) / 100:
         taken = total = 0
@@ -99,20 +99,18 @@ def recall_of(
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_recall_is_what_greedy_matching_by_the_letter_gives_whatever_the_category(
+def test_recall_equals_greedy_matching_without_categories(
     seed: int,
 ) -> None:
     truth, answers = random_case(seed)
     recall = recall_of(truth, answers, tuple(LIMITS.values())).at
-    by_the_letter = [literal_recall(truth, answers, limit) for limit in LIMITS.values()]
-    assert recall == pytest.approx(by_the_letter, abs=1e-12)
-    assert 0.2 < by_the_letter[0] < by_the_letter[1] < 1
+    by_definition = [literal_recall(truth, answers, limit) for limit in LIMITS.values()]
+    assert recall == pytest.approx(by_definition, abs=1e-12)
+    assert 0.2 < by_definition[0] < by_definition[1] < 1
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_recall_at_other_limits_and_by_size_whatever_the_category(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recall_at_other_limits_and_by_size(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     truth, answers = random_case(seed)
     monkeypatch.setattr(coco_eval, "_evaluate", with_areas(coco_eval._evaluate))
     recall = recall_of(truth, answers, (1, 3, 8))
@@ -143,7 +141,7 @@ def with_areas(evaluate: Any) -> Any:
     return call
 
 
-def test_the_summary_of_pycocotools_says_the_same_at_its_own_limits() -> None:
+def test_the_summary_of_pycocotools_is_equal_at_its_limits() -> None:
     rng = np.random.default_rng(0)
     truth = [
         GroundTruthMask(image, 1, encode_mask(mask), float(mask.sum()))

@@ -155,7 +155,7 @@ def test_models_without_a_common_prompt_have_no_row() -> None:
     assert compare_models(rows.iloc[:0], "d") == ()
 
 
-def test_two_images_are_too_few_to_tell() -> None:
+def test_two_images_are_too_few_for_a_difference() -> None:
     (row,) = compare_models(table(np.random.default_rng(6), {"a": 0, "b": 0.3}, n_images=2), "d")
     assert row.ci95 is None
     assert row.p_value == 1

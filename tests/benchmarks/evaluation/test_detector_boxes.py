@@ -348,7 +348,7 @@ def test_an_image_that_a_model_fails_at_is_left_out_for_it_alone(
 
 
 @pytest.mark.parametrize("what", ["cpu_name", "allocator", "threads"])
-def test_a_result_of_another_machine_is_taken_up_without_its_time(
+def test_a_result_of_another_machine_is_resumed_without_its_time(
     case: Case, oracle: Oracles, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     (first,), _ = case.evaluate(oracle[0])

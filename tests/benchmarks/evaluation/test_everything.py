@@ -73,7 +73,7 @@ def picture(number: int) -> Any:
     return np.full((*SIZE, 3), number, np.uint8)
 
 
-class Told(DummySegmenter):
+class Scripted(DummySegmenter):
     """Segments image i with given masks."""
 
     answers: Mapping[int, Answer]
@@ -104,9 +104,9 @@ def planned(name: str, weights: WeightsRow | None = None) -> ResolvedModel:
     return resolved(name, f"everything_doubles:{name}", weights)
 
 
-def tell(doubles: types.ModuleType, answers: Mapping[int, Answer]) -> ResolvedModel:
-    doubles.told = lambda options: Told(options.name, answers)  # type: ignore[attr-defined]
-    return planned("told")
+def scripted(doubles: types.ModuleType, answers: Mapping[int, Answer]) -> ResolvedModel:
+    doubles.scripted = lambda options: Scripted(options.name, answers)  # type: ignore[attr-defined]
+    return planned("scripted")
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def block(x0: int, y0: int, x1: int, y1: int) -> BoolArray:
 def test_masks_are_ranked_by_score(doubles: types.ModuleType, evaluate: Any) -> None:
     wanted = block(5, 5, 20, 20)
     wrong = [(block(30, 30, 31 + index, 31), 0.9) for index in range(10)]
-    (row,), _ = evaluate([tell(doubles, {0: [(wanted, 0.1), *wrong]})], listed([[wanted]]))
+    (row,), _ = evaluate([scripted(doubles, {0: [(wanted, 0.1), *wrong]})], listed([[wanted]]))
     assert (row.ar10, row.ar100, row.ar1000) == (0.0, 1.0, 1.0)
 
 
@@ -139,10 +139,10 @@ def test_an_image_without_any_mask_counts_as_nothing_found(
 ) -> None:
     wanted = block(5, 5, 20, 20)
     dataset = listed([[wanted], [wanted]])
-    (row,), _ = evaluate([tell(doubles, {0: [], 1: [(wanted, 1.0)]})], dataset)
+    (row,), _ = evaluate([scripted(doubles, {0: [], 1: [(wanted, 1.0)]})], dataset)
     assert (row.ar1000, row.masks_per_image, row.n_images, row.n_objects) == (0.5, 0.5, 2, 2)
-    doubles.told = lambda _: Told("none", {0: [], 1: []})  # type: ignore[attr-defined]
-    (row,), _ = evaluate([replace(planned("told"), options=ModelOptions("none"))], dataset)
+    doubles.scripted = lambda _: Scripted("none", {0: [], 1: []})  # type: ignore[attr-defined]
+    (row,), _ = evaluate([replace(planned("scripted"), options=ModelOptions("none"))], dataset)
     assert (row.status, row.ar1000, row.masks_per_image) == ("ok", 0.0, 0.0)
 
 
@@ -163,10 +163,10 @@ def test_time_is_that_of_the_calls_and_the_encoder_warms_up_once(
     assert row.range_ms[0] <= row.median_ms <= row.range_ms[1]
     assert row.masks_per_image == 4
     assert capsys.readouterr().out == ""
-    told = Told("told", dict.fromkeys(range(3), ()))
-    doubles.told = lambda _: told  # type: ignore[attr-defined]
-    (row,), _ = evaluate([planned("told")], listed([[block(0, 0, 9, 9)]] * 2))
-    assert told.encoded == 1
+    model = Scripted("scripted", dict.fromkeys(range(3), ()))
+    doubles.scripted = lambda _: model  # type: ignore[attr-defined]
+    (row,), _ = evaluate([planned("scripted")], listed([[block(0, 0, 9, 9)]] * 2))
+    assert model.encoded == 1
     assert row.range_ms[0] < row.median_ms < row.range_ms[1]
 
 
@@ -231,21 +231,21 @@ def test_a_bad_image_is_counted_and_the_result_is_not_cached(
     wanted = block(5, 5, 20, 20)
     bad = UnreadableImage(7, "torn.jpg", "cut off", 3)
     answers: dict[int, Answer] = {1: [(wanted, 1.0)]}
-    (row,), failures = evaluate([tell(doubles, answers)], listed([bad, [wanted]]))
+    (row,), failures = evaluate([scripted(doubles, answers)], listed([bad, [wanted]]))
     assert (row.ar1000, row.n_images) == (1.0, 1)
     assert failures == [
         Failure(stage="data", culprit="torn.jpg", why="cut off (3 instances left out)")
     ]
-    (again,), failures = evaluate([tell(doubles, answers)], listed([[wanted], [wanted]]))
+    (again,), failures = evaluate([scripted(doubles, answers)], listed([[wanted], [wanted]]))
     assert (again.status, again.n_images) == ("ok", 1)  # it ran: image 0 has no answer
     (failure,) = failures
     assert (failure.stage, failure.culprit) == ("everything", "0.png")
-    assert "told fails at it: KeyError: 0 (in everything)" in failure.why
-    (nothing,), failures = evaluate([tell(doubles, answers)], listed([bad, bad]))
+    assert "scripted fails at it: KeyError: 0 (in everything)" in failure.why
+    (nothing,), failures = evaluate([scripted(doubles, answers)], listed([bad, bad]))
     assert nothing.status == "error"
     assert nothing.why == "none of the 2 images can be read: nothing was measured"
     assert [each.why for each in failures] == ["cut off (3 instances left out)"]
-    (none,), (failure,) = evaluate([tell(doubles, answers)], listed([]))
+    (none,), (failure,) = evaluate([scripted(doubles, answers)], listed([]))
     assert none.status == "error"
     assert failure.why == "there is no image with an instance: nothing was measured"
 
@@ -472,9 +472,11 @@ def test_recall_adds_up_over_images(drawn: list[Any], area: float) -> None:
         truth += own
         found += given_masks
         alone = [FoundMask(0, AGNOSTIC, each.rle, each.score) for each in given_masks]
-        at_zero = [GroundTruthMask(0, AGNOSTIC, each.rle, each.area_px) for each in own]
-        image = Sample(number, str(number), np.zeros((40, 40, 3), np.uint8), ())
-        rows.append(image_recall(image, "model", 1.0, at_zero, alone))
+        instances = tuple(
+            Instance(index, "", area, rle_box(each.rle), each.rle) for index, each in enumerate(own)
+        )
+        image = Sample(number, str(number), np.zeros((40, 40, 3), np.uint8), instances)
+        rows.append(image_recall(image, "model", 1.0, alone))
     if not truth:
         return
     expected = average_recall(sizes, truth, found, tuple(LIMITS.values()))

@@ -49,7 +49,7 @@ def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> Eval
     return evaluate(config, [resolved("double", target)], [], Reporter(quiet=True))
 
 
-def test_the_cluster_gives_the_files_of_this_process_and_a_killed_driver_is_taken_up(
+def test_the_cluster_gives_the_files_of_this_process_and_resumes_a_killed_driver(
     shards: Path, tmp_path: Path
 ) -> None:
     whole, there = tmp_path / "whole", tmp_path / "there"

@@ -40,8 +40,8 @@ class _OwnError(Exception):
 
 
 MODEL = ResolvedModel(
-    ModelEntry("told", "run_doubles:build", "a double"),
-    ModelOptions("told"),
+    ModelEntry("double", "run_doubles:build", "a double"),
+    ModelOptions("double"),
     WeightsRow(kind="none"),
 )
 
@@ -65,12 +65,12 @@ def run(model: ResolvedModel, error: Exception | None = None) -> tuple[Row, list
 
 
 def failed(why: str) -> tuple[Row, list[Failure]]:
-    return ("error", why), [Failure(stage="stage", culprit="told", why=why)]
+    return ("error", why), [Failure(stage="stage", culprit="double", why=why)]
 
 
 @pytest.mark.usefixtures("doubles")
 def test_a_good_model_has_the_measured_result() -> None:
-    assert run(MODEL) == (("ok", "told"), [])
+    assert run(MODEL) == (("ok", "double"), [])
 
 
 @pytest.mark.usefixtures("doubles")
@@ -137,7 +137,7 @@ def test_objects_that_are_not_models_are_refused(doubles: types.ModuleType) -> N
     (status, why), _ = run(MODEL)
     assert (status, why) == (
         "error",
-        "run_doubles:build gave a dict for told; wanted a Segmenter with a ModelInfo as `info`",
+        "run_doubles:build gave a dict for double; wanted a Segmenter with a ModelInfo as `info`",
     )
 
 
@@ -155,9 +155,9 @@ def test_tracebacks_of_failures_are_shown_with_debug(
     assert capsys.readouterr().err == ""
     with debugging(wanted=True):
         run(MODEL, AdapterError("RuntimeError: out of colours"))
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback (most recent call last)")
-    assert "raise error" in told
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert "raise error" in shown
     with debugging(wanted=False):
         run(MODEL, AdapterError("RuntimeError: out of colours"))
     assert capsys.readouterr().err == ""
@@ -168,7 +168,7 @@ def attempts_of(outcomes: str) -> Attempts:
     attempts = Attempts()
     for number, outcome in enumerate(outcomes):
         sample = Sample(number, f"{number}.png", np.zeros((1, 1, 3), np.uint8), ())
-        failed = failed_attempt("told", "stage", sample, DataError(outcome))
+        failed = failed_attempt("double", "stage", sample, DataError(outcome))
         attempts = attempts.plus(ANSWERED if outcome == "+" else failed)
     return attempts
 
@@ -192,7 +192,7 @@ def test_a_model_is_broken_if_it_fails_on_each_of_the_first_images(
     found = attempts_of(outcomes)
     assert found.broken == why
     n_failed = len(outcomes.replace("+", ""))
-    assert len(found.listed("told")) == (n_failed if why is None else 1)
+    assert len(found.listed("double")) == (n_failed if why is None else 1)
     for cut in range(len(outcomes) + 1):  # the same for all shard sizes
         first, second = outcomes[:cut], outcomes[cut:]
         both = attempts_of(first).plus(attempts_of(second), 100)
