@@ -74,6 +74,16 @@ def test_lower_packages_do_not_import_higher_ones(package: str) -> None:
     assert not found
 
 
+def test_only_the_command_line_imports_itself() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        for name in imported(path)
+        if name.startswith("benchmarks.cli") and "cli" not in path.parts
+    }
+    assert {line.partition(":")[0] for line in found} == {"benchmarks/__main__.py"}
+
+
 def test_models_do_not_import_the_benchmarks() -> None:
     found = {
         f"{path.relative_to(ROOT)}: {name}"

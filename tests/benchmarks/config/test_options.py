@@ -1,4 +1,4 @@
-"""Invalid options: one message without internal names, a traceback with `--debug`."""
+"""Invalid options of each command: one message, and a traceback with `--debug`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""The table of instances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.records.instances import (
+    COLUMNS,
+    InstanceRow,
+    instances_file,
+    read_instances,
+    to_frame,
+    write_instances,
+)
+from mobilesam.errors import DataError
+
+
+def row(annotation_id: int, boundary_iou: float | None = None) -> InstanceRow:
+    return InstanceRow(
+        image_id=7, annotation_id=annotation_id, model="box", protocol="box",
+        reference="ground-truth", iou=0.5, boundary_iou=boundary_iou, score=1.0, area=12.5,
+        category="",
+    )  # fmt: skip
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [row(1), row(2, 0.25)]
+    frame = read_instances(write_instances(rows, tmp_path / "a.parquet"))
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["boundary_iou"].isna().tolist() == [True, False]
+    assert frame.astype(object).equals(to_frame(rows).astype(frame.dtypes).astype(object))
+    assert list(read_instances(tmp_path / "a.parquet", ["iou"]).columns) == ["iou"]
+
+
+def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_instances([row(number)], tmp_path / "all" / f"{number}.parquet")
+    assert sorted(read_instances(tmp_path / "all")["annotation_id"]) == [1, 2, 3]
+
+
+def test_the_same_rows_are_the_same_file() -> None:
+    assert instances_file([row(1)], {b"a": b"b"}) == instances_file([row(1)], {b"a": b"b"})
+    assert instances_file([row(1)]) != instances_file([row(2)])
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    for name in ("text", "absent"):
+        with pytest.raises(DataError, match=f"cannot read instances from .*{name}"):
+            read_instances(tmp_path / name)
