@@ -2,43 +2,83 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.records import environment
 
-MAPS = """\
-7f00-7f80 r-xp 00000000 08:01 1 /usr/lib/libtcmalloc_minimal.so.4
-7f80-7fff rw-p 00000000 00:00 0
-"""
+MAPS = """
+400000-500000 r-xp 00000000 fe:00 1                              /usr/bin/python3.11
+7f0000000000-7f0000001000 r-xp 00000000 fe:00 2                  /opt/my libs/libtcmalloc.so.4
+7f0000001000-7f0000002000 r-xp 00000000 fe:00 3                  /usr/lib/libc.so.6
+7f0000002000-7f0000003000 rw-p 00000000 00:00 0
+""".strip()
 
 
-def test_the_library_of_an_address_is_found() -> None:
-    assert environment.library_at(MAPS, 0x7F10) == "libtcmalloc_minimal.so.4"
-    assert environment.library_at(MAPS, 0x7F80) is None
-    assert environment.library_at(MAPS, 0x10) is None
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (0x7F0000000000, "libtcmalloc.so.4"),
+        (0x7F0000000FFF, "libtcmalloc.so.4"),
+        (0x7F0000001000, "libc.so.6"),
+        (0x7F0000002000, None),
+        (0x1, None),
+    ],
+)
+def test_the_library_of_an_address_is_found(address: int, name: str | None) -> None:
+    assert environment.library_at(MAPS, address) == name
 
 
 @pytest.mark.parametrize(
     ("library", "name"),
     [
         ("libtcmalloc_minimal.so.4", "tcmalloc (libtcmalloc_minimal.so.4)"),
-        ("libother.so", "libother.so"),
+        ("libjemalloc.so.2", "jemalloc (libjemalloc.so.2)"),
+        ("libhoard.so", "libhoard.so"),
+        ("libc-2.31.so", "glibc"),
+        (None, "glibc"),
     ],
 )
-def test_another_allocator_is_named(
-    monkeypatch: pytest.MonkeyPatch, library: str, name: str
+def test_the_allocator_is_named_after_its_library(
+    monkeypatch: pytest.MonkeyPatch, library: str | None, name: str
 ) -> None:
     monkeypatch.setattr(environment, "_malloc_library", lambda: library)
-    assert environment.allocator() == name
-
-
-def test_settings_of_the_c_library_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_malloc_library", lambda: "libc.so.6")
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert environment.allocator().startswith(name)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    assert environment.allocator().endswith(", MALLOC_ARENA_MAX=1")
+    assert ("MALLOC_ARENA_MAX=1" in environment.allocator()) == (name == "glibc")
+
+
+def test_a_missing_file_in_ld_preload_is_no_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/nowhere/libtcmalloc.so.4")
+    assert "tcmalloc" not in environment.allocator()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a C compiler")
+def test_a_preloaded_allocator_is_named(tmp_path: Path) -> None:
+    source, library = tmp_path / "own.c", tmp_path / "libownjemalloc.so"
+    source.write_text(
+        "#include <stddef.h>\nextern void *__libc_malloc(size_t);\n"
+        "void *malloc(size_t n) { return __libc_malloc(n); }\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    code = "from benchmarks.records import environment; print(environment.allocator())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[3],
+    )
+    assert done.stdout.strip() == "jemalloc (libownjemalloc.so)"
 
 
 def test_the_machine_is_described() -> None:
@@ -68,8 +108,13 @@ def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert environment.default_threads() == 1
 
 
-def test_peak_memory_is_at_least_the_present_one() -> None:
-    assert environment.peak_rss_bytes() >= 0.5 * psutil.Process().memory_info().rss
+def test_peak_memory_is_that_of_this_process() -> None:
+    before = environment.peak_rss_bytes()
+    assert before >= 0.5 * psutil.Process().memory_info().rss
+    block = bytearray(150 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert environment.peak_rss_bytes() >= before
+    assert environment.peak_rss_bytes() > 150 * 2**20
 
 
 def test_the_version_of_the_code_depends_on_packages() -> None:

@@ -18,6 +18,7 @@ from benchmarks.records.record import (
     load_record,
     save_record,
     schema,
+    write_atomic,
 )
 from mobilesam.errors import DataError
 
@@ -33,24 +34,57 @@ def test_a_record_is_read_as_it_was_written(record: RunRecord, tmp_path: Path) -
     assert load_record(path) == load_record(tmp_path / "run") == record
 
 
-def test_numbers_that_are_not_finite_are_not_written(record: RunRecord, tmp_path: Path) -> None:
-    row = record.miou[0].model_copy(update={"ci95": (0.1, math.nan)})
-    with pytest.raises(DataError, match=r"miou\.0\.ci95\.1 is nan"):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_not_written(
+    record: RunRecord, tmp_path: Path, value: float
+) -> None:
+    row = record.miou[0].model_copy(update={"ci95": (0.1, value)})
+    with pytest.raises(DataError, match=rf"not written: miou\.0\.ci95\.1 is {value}"):
         save_record(record.model_copy(update={"miou": (row,)}), tmp_path)
-    assert not (tmp_path / RECORD_NAME).exists()
+    config = {"a": {"b": [1.0, value]}}
+    with pytest.raises(DataError, match=r"config\.a\.b\.1"):
+        save_record(record.model_copy(update={"config": config}), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot read the record"), ("{}", "is not a record of this version"), ("x", "JSON")],
+    [
+        (None, "cannot read the record"),
+        ("{}", "is not a record of this version"),
+        ("x", "JSON"),
+        ("", r"record\.json is not a record"),
+        ("{", r"record\.json is not a record"),
+        ("[]", r"record\.json is not a record"),
+        ('{"id": 3}', r"record\.json is not a record"),
+    ],
 )
-def test_files_that_are_no_records_are_refused(
+def test_files_that_are_no_records_are_refused_in_one_line(
     tmp_path: Path, text: str | None, message: str
 ) -> None:
     if text is not None:
         (tmp_path / RECORD_NAME).write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         load_record(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_records_of_another_version_are_refused(
+    record: RunRecord, tmp_path: Path, version: object
+) -> None:
+    path = save_record(record, tmp_path)
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "schema_version": version}))
+    with pytest.raises(DataError, match="not a record of this version: schema_version"):
+        load_record(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DataError, match="cannot write"):
+        write_atomic(tmp_path / "taken", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_times_of_two_shards_are_added() -> None:
