@@ -1,6 +1,6 @@
-"""Odd inputs, a row each: what is measured, what is told, and the exit code.
+"""Unusual inputs, one row each: number of images measured, messages and exit code.
 
-The three commands that read annotations agree, in memory and in chunks.
+The results are the same for all commands that read annotations and for all shard sizes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ N_IMAGES = 4
 WIDTH, HEIGHT = 64, 48
 
 
-class Delicate(DummySegmenter):
-    """Fails at images of one row, as a model does that resizes them to none."""
+class FailsAtOneRow(DummySegmenter):
+    """Fails at images of one row, like a model that resizes them to an empty image."""
 
     def prepare(self, image: UInt8Array) -> Prepared:
         if len(image) == 1:
@@ -35,12 +35,12 @@ class Delicate(DummySegmenter):
         return super().prepare(image)
 
 
-def build(options: ModelOptions) -> Delicate:
-    return Delicate(options.name, {})
+def build(options: ModelOptions) -> FailsAtOneRow:
+    return FailsAtOneRow(options.name, {})
 
 
 class Data:
-    """Four images with two objects each, and a perfect detector's boxes; to be spoilt."""
+    """Four images with two objects each, and boxes of a perfect detector."""
 
     def __init__(self, folder: Path) -> None:
         self.images = folder / "images"
@@ -74,13 +74,13 @@ class Data:
         return found
 
     def write_boxes(self) -> None:
-        """Makes the detector's boxes those of the annotations."""
+        """Writes the boxes of the annotations as those of the detector."""
         keys = ("image_id", "category_id", "bbox")
         boxes = [{**{key: row[key] for key in keys}, "score": 0.9} for row in self.rows]
         self.detections.write_text(json.dumps(boxes))
 
-    def each(self, **fields: Any) -> None:
-        """Gives all annotations these fields."""
+    def update_annotations(self, **fields: Any) -> None:
+        """Sets fields of all annotations."""
         for row in self.rows:
             row.update(fields)
 
@@ -90,23 +90,23 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Odd:
-    """A row of the table.
+class Case:
+    """An unusual input and the expected result.
 
     Attributes:
-        spoil: Makes the input odd.
-        n_images: That are measured; None if the command ends before any is.
-        told: What standard error holds, each of it.
+        change: Makes the input unusual.
+        n_images: Number of images measured; None if the command ends before.
+        messages: Texts that standard error contains, each once.
         code: Exit code.
     """
 
-    spoil: Callable[[Data], object]
+    change: Callable[[Data], object]
     n_images: int | None
-    told: tuple[str, ...]
+    messages: tuple[str, ...]
     code: int
 
 
-def narrow(data: Data) -> None:
+def one_row_image(data: Data) -> None:
     Image.new("RGB", (3000, 1)).save(data.images / "1.png")
     data.document["images"][1].update(width=3000, height=1)
     for row in data.rows[2:4]:
@@ -114,11 +114,11 @@ def narrow(data: Data) -> None:
     data.write_boxes()
 
 
-def all_narrow(data: Data) -> None:
+def one_row_images(data: Data) -> None:
     for image in data.document["images"]:
         Image.new("RGB", (3000, 1)).save(data.images / image["file_name"])
         image.update(width=3000, height=1)
-    data.each(bbox=[4, 0, 20, 1], segmentation=[[4, 0, 24, 0, 24, 1, 4, 1]])
+    data.update_annotations(bbox=[4, 0, 20, 1], segmentation=[[4, 0, 24, 0, 24, 1, 4, 1]])
     data.write_boxes()
 
 
@@ -139,7 +139,7 @@ def lvis(data: Data) -> None:
         image["coco_url"] = f"http://images.cocodataset.org/val2017/{name}"
 
 
-def points(data: Data) -> None:
+def floats(data: Data) -> None:
     """All whole numbers as floats, as some tools write them."""
     for image in data.document["images"]:
         image.update({key: float(image[key]) for key in ("id", "width", "height")})
@@ -167,78 +167,85 @@ NOT_READ = tuple(
     "has backslashes"
     for n in range(N_IMAGES)
 )
-TABLE: dict[str, Odd] = {
-    "nothing odd": Odd(lambda _: None, 4, (), 0),
-    "an image of one row, at which the model fails": Odd(
-        narrow, 3, ("1.png: delicate fails at it: error: OpenCV: (-215:Assertion failed)",), 1
+TABLE: dict[str, Case] = {
+    "usual input": Case(lambda _: None, 4, (), 0),
+    "an image of one row, at which the model fails": Case(
+        one_row_image, 3, ("1.png: one-row fails at it: error: OpenCV: (-215:Assertion failed)",), 1
     ),
-    "the model fails at all images": Odd(
-        all_narrow, 0, ("delicate: fails at each of the first 4 images: error: OpenCV",), 1
+    "the model fails at all images": Case(
+        one_row_images, 0, ("one-row: fails at each of the first 4 images: error: OpenCV",), 1
     ),
-    "boxes only": Odd(
-        lambda data: data.each(segmentation=[]), None, ("8 of 8 have no mask: boxes only?",), 1
+    "boxes only": Case(
+        lambda data: data.update_annotations(segmentation=[]),
+        None,
+        ("8 of 8 have no mask: boxes only?",),
+        1,
     ),
-    "crowds only": Odd(lambda data: data.each(iscrowd=1), None, ("8 of 8 are crowd regions",), 1),
-    "polygons between 0 and 1": Odd(normalised, None, ("8 of 8 have polygons between 0",), 1),
-    "no annotation": Odd(
+    "crowds only": Case(
+        lambda data: data.update_annotations(iscrowd=1), None, ("8 of 8 are crowd regions",), 1
+    ),
+    "polygons between 0 and 1": Case(normalised, None, ("8 of 8 have polygons between 0",), 1),
+    "no annotation": Case(
         lambda data: data.rows.clear(), None, ("no usable annotation: there is none",), 1
     ),
-    "no image": Odd(
+    "no image": Case(
         lambda data: data.document["images"].clear(),
         None,
         ("8 of 8 are malformed (first: annotation 1 has image_id 0",),
         1,
     ),
-    "names with backslashes": Odd(backslashes, 0, NOT_READ, 1),
-    "a missing image": Odd(
+    "names with backslashes": Case(backslashes, 0, NOT_READ, 1),
+    "a missing image": Case(
         lambda data: (data.images / "2.png").unlink(), 3, ("cannot read the image 2.png",), 1
     ),
-    "an empty image": Odd(
+    "an empty image": Case(
         lambda data: (data.images / "0.png").write_bytes(b""), 3, ("0.png is empty",), 1
     ),
-    "an image of another size": Odd(
+    "an image of another size": Case(
         lambda data: Image.new("RGB", (9, 9)).save(data.images / "3.png"),
         3,
         ("3.png is 9x9 px, but its annotations are for 64x48 px",),
         1,
     ),
-    "URLs in place of names": Odd(lvis, 4, (), 0),
-    "a category that is text": Odd(
+    "URLs in place of names": Case(lvis, 4, (), 0),
+    "a category that is text": Case(
         lambda data: data.rows[0].update(category_id="1"), 4, (f"1 {NO_CATEGORY}",), 0
     ),
-    "a category that is null": Odd(
+    "a category that is null": Case(
         lambda data: data.rows[0].update(category_id=None), 4, (f"1 {NO_CATEGORY}",), 0
     ),
-    "no categories": Odd(lambda data: data.document.pop("categories"), 4, (f"8 {NO_CATEGORY}",), 0),
-    "a category without a name": Odd(
+    "no categories": Case(
+        lambda data: data.document.pop("categories"), 4, (f"8 {NO_CATEGORY}",), 0
+    ),
+    "a category without a name": Case(
         lambda data: data.document["categories"][0].pop("name"), 4, (f"4 {NO_CATEGORY}",), 0
     ),
-    "two categories of one id": Odd(
+    "two categories of one id": Case(
         lambda data: data.document["categories"][0].update(id=2), 4, (f"8 {NO_CATEGORY}",), 0
     ),
-    "whole numbers with a point": Odd(points, 4, (), 0),
-    "boxes that are corners": Odd(
+    "whole numbers with a point": Case(floats, 4, (), 0),
+    "boxes that are corners": Case(
         corners, 4, ("4 of 8 boxes end beyond their image: COCO's bbox is [x, y, width",), 0
     ),
-    "a compressed file": Odd(
+    "a compressed file": Case(
         compressed, None, ("instances.json is compressed (gzip); unpack it first, with gunzip",), 1
     ),
-    "a list": Odd(
+    "a list": Case(
         lambda data: data.annotations.write_text("[]"), None, ("a COCO instances file?",), 1
     ),
-    "an image whose width is text": Odd(
+    "an image whose width is text": Case(
         lambda data: data.document["images"][1].update(width="64"),
         3,
         ("instances.json: image number 1: width: ",),
         1,
     ),
-    "two images of one id": Odd(
+    "two images of one id": Case(
         same_id,
         2,
         ("instances.json: image id 0 is given twice", "annotation 3 has image_id 1, which"),
         1,
     ),
-    "an annotation of no number": Odd(
+    "an annotation of no number": Case(
         lambda data: data.rows[0].update(id="x"), 4, ("annotation number 0: id: ",), 1
     ),
 }
@@ -258,18 +265,17 @@ def data(tmp_path: Path) -> Data:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("odd", TABLE)
-def test_an_odd_input(run: Any, third_party: Any, data: Data, odd: str, command: str) -> None:
-    third_party("delicate", f"{__name__}:build")
-    expected = TABLE[odd]
-    expected.spoil(data)
+@pytest.mark.parametrize("case", TABLE)
+def test_unusual_input(run: Any, third_party: Any, data: Data, case: str, command: str) -> None:
+    third_party("one-row", f"{__name__}:build")
+    expected = TABLE[case]
+    expected.change(data)
     data.write()
     boxes = (f"--detections={data.detections}",) if command == "detector-box" else ()
-    done = run(*COMMANDS[command], "--models=delicate", "--dataset=coco", f"--images={data.images}",
+    done = run(*COMMANDS[command], "--models=one-row", "--dataset=coco", f"--images={data.images}",
                f"--annotations={data.annotations}", *boxes, "--threads=1", "--json")  # fmt: skip
-    for words in expected.told:
-        assert words in done.err
-        assert done.err.count(words) == 1, "it is told once"
+    for message in expected.messages:
+        assert done.err.count(message) == 1
     check_messages(done.err)
     for line in done.err.splitlines():
         assert line.count("instances.json") <= 1
@@ -284,20 +290,20 @@ def test_an_odd_input(run: Any, third_party: Any, data: Data, odd: str, command:
     assert row["status"] == ("ok" if expected.n_images else "error")
     assert bool(found["failures"]) == (expected.code == 1)
     assert (row["why"] is None) or row["status"] == "error" or "left out" in row["why"]
-    of_images = [each for each in found["failures"] if each["culprit"].endswith(".png")]
-    if row["status"] == "ok" and of_images:
+    image_failures = [each for each in found["failures"] if each["culprit"].endswith(".png")]
+    if row["status"] == "ok" and image_failures:
         assert "images left out: " in row["why"]
 
 
 @pytest.mark.parametrize("command", ["miou", "everything", "detector-box"])
-def test_the_traceback_of_a_failure_is_shown_with_debug(
+def test_debug_shows_the_traceback_of_a_model_failure(
     run: Any, third_party: Any, data: Data, command: str
 ) -> None:
-    third_party("delicate", f"{__name__}:build")
-    narrow(data)
+    third_party("one-row", f"{__name__}:build")
+    one_row_image(data)
     data.write()
     boxes = (f"--detections={data.detections}",) if command == "detector-box" else ()
-    done = run(*COMMANDS[command], "--models=delicate", "--dataset=coco", f"--images={data.images}",
+    done = run(*COMMANDS[command], "--models=one-row", "--dataset=coco", f"--images={data.images}",
                f"--annotations={data.annotations}", *boxes, "--threads=1", "--json",
                "--debug")  # fmt: skip
     assert done.code == 1
