@@ -204,7 +204,6 @@ def find_checkpoint(
     """
     from mobilesam.weights.checkpoint_specs import specs
     from mobilesam.weights.checkpoints import SHIPPED, resolve, shipped_checkpoint
-    from mobilesam.weights.download import stderr_progress
 
     name = entry.checkpoint or entry.name
     own = policy.overrides.get(entry.name)
@@ -219,16 +218,15 @@ def find_checkpoint(
     spec, limit = specs().get(name), policy.fetch_limit_bytes
     large = spec is not None and limit is not None and spec.n_bytes > limit
     try:
-        with stderr_progress() as progress:
-            return resolve(
-                name,
-                overrides=overrides,
-                offline=policy.offline,
-                trust=policy.trust,
-                fetch=not large,
-                progress=progress,
-                on_fallback=on_fallback,
-            )
+        return resolve(
+            name,
+            overrides=overrides,
+            offline=policy.offline,
+            trust=policy.trust,
+            fetch=not large,
+            progress=True,
+            on_fallback=on_fallback,
+        )
     except WeightsUnavailableError as error:
         if large and not policy.offline and spec is not None and limit is not None:
             raise WeightsUnavailableError(

@@ -65,8 +65,8 @@ def exclusive(target: Path) -> Iterator[None]:
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise WeightsError(
-            f"the cache folder {target.parent} cannot be written ({_reason(error)}); "
-            f"set {CACHE_ENV} to another folder"
+            f"the cache folder {target.parent} cannot be written "
+            f"({getattr(error, 'strerror', None) or error}); set {CACHE_ENV} to another folder"
         ) from error
     try:
         yield
@@ -90,20 +90,23 @@ def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
         if not stat.S_ISREG(path.stat().st_mode):
             raise WeightsError(f"{path} is not a file; give the path of a checkpoint file")
         with path.open("rb") as file:
-            before = _identity(os.fstat(file.fileno()))
+            before = _identity(file.fileno())
             if not before["n_bytes"]:
                 raise WeightsError(f"{path} is empty; fetch or copy it again")
-            known = _recall(path, before, memo_dir) if memo_dir else None
+            memo = {} if memo_dir is None else _read_memo(memo_dir)
+            known = _recall(memo.get(str(path.absolute())), before)
             sha256 = known or hashlib.file_digest(file, "sha256").hexdigest()
-            after = _identity(os.fstat(file.fileno()))
+            after = _identity(file.fileno())
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be read ({_reason(error)}); check the path and its permissions"
+            f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from error
     if before != after:
         raise WeightsError(f"{path} changed while it was read; wait until it is complete")
     if memo_dir and not known and time.time_ns() - before["mtime_ns"] > _SETTLED_NS:
-        entries = {name: value for name, value in _memo(memo_dir).items() if _exists(name)}
+        # Read again, because another process may have added a digest meanwhile.
+        kept = _read_memo(memo_dir).items()
+        entries = {name: value for name, value in kept if os.path.exists(name)}  # noqa: PTH110
         entries[str(path.absolute())] = {**before, "sha256": sha256}
         text = json.dumps(entries, indent=1, sort_keys=True)
         with contextlib.suppress(DataError):
@@ -111,11 +114,12 @@ def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
     return FileDigest(before["n_bytes"], sha256)
 
 
-def _identity(status: os.stat_result) -> dict[str, int]:
+def _identity(descriptor: int) -> dict[str, int]:
+    status = os.fstat(descriptor)
     return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
-def _memo(memo_dir: Path) -> dict[str, Any]:
+def _read_memo(memo_dir: Path) -> dict[str, Any]:
     try:
         entries = json.loads((memo_dir / MEMO_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -123,21 +127,7 @@ def _memo(memo_dir: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _recall(path: Path, identity: dict[str, int], memo_dir: Path) -> str | None:
-    entry = _memo(memo_dir).get(str(path.absolute()))
+def _recall(entry: Any, identity: dict[str, int]) -> str | None:
     sha256 = entry.get("sha256") if isinstance(entry, dict) else None
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        return None
-    return sha256 if entry == {**identity, "sha256": sha256} else None
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # ValueError: a null byte in a damaged memo
-        return False
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or type(error).__name__
+    valid = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+    return sha256 if valid and entry == {**identity, "sha256": sha256} else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -16,21 +16,12 @@ from mobilesam.errors import WeightsError, first_problem
 from mobilesam.frozen_model import FrozenModel
 
 CheckpointFormat = Literal["state_dict", "pickle"]
-_Bytes = Annotated[int, Field(gt=0)]
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(min_length=1)]
-# A name without folders that is not hidden.
-_FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
 
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """Identity of a file's content.
-
-    Attributes:
-        n_bytes: Size of the file.
-        sha256: Full SHA-256 as 64 lower-case hex digits.
-    """
+    """Size and SHA-256 (64 lower-case hex digits) of a file."""
 
     n_bytes: int
     sha256: str
@@ -39,8 +30,8 @@ class FileDigest:
 class _File(FrozenModel):
     model_config = ConfigDict(strict=True, populate_by_name=True)
 
-    n_bytes: _Bytes = Field(alias="bytes")
-    sha256: _Sha256
+    n_bytes: Annotated[int, Field(gt=0, alias="bytes")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
     @property
     def digest(self) -> FileDigest:
@@ -49,11 +40,7 @@ class _File(FrozenModel):
 
 
 class RepublishedFile(_File):
-    """Another published file with the same weights.
-
-    Attributes:
-        source: Publisher of the file.
-    """
+    """Another published file with the same weights; `source` is its publisher."""
 
     source: _Text
 
@@ -77,7 +64,7 @@ class CheckpointSpec(_File):
 
     Attributes:
         name: Registry name of its model.
-        file: Official file name.
+        file: Official file name, without folders and not hidden.
         url: http or https address.
         licence: SPDX identifier of the licence that the publisher states.
         format: `state_dict` (tensors only) or `pickle` (loading it runs code).
@@ -87,7 +74,7 @@ class CheckpointSpec(_File):
     """
 
     name: _Text
-    file: _FileName
+    file: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
     url: Annotated[str, Field(pattern=r"^https?://[^/]")]
     licence: _Text
     format: CheckpointFormat
@@ -111,6 +98,10 @@ class CheckpointSpec(_File):
         return any(digest.sha256 == sha256 for digest in self.digests)
 
 
+class _Table(FrozenModel):
+    checkpoint: tuple[CheckpointSpec, ...]
+
+
 @functools.cache
 def specs() -> Mapping[str, CheckpointSpec]:
     """All published checkpoints by registry name, in the order of `checkpoints.toml`; read-only."""
@@ -119,10 +110,7 @@ def specs() -> Mapping[str, CheckpointSpec]:
 
 
 def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
-    """Parses the format of `checkpoints.toml`.
-
-    Args:
-        text: TOML with one `[[checkpoint]]` table a file, see `CheckpointSpec`.
+    """Parses the format of `checkpoints.toml`: one `[[checkpoint]]` table per `CheckpointSpec`.
 
     Returns:
         A read-only mapping by name, in the order of the text.
@@ -131,24 +119,12 @@ def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
         WeightsError: The text is not TOML, or an entry is malformed or appears twice.
     """
     try:
-        document = tomllib.loads(text)
+        table = _Table.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise WeightsError(f"checkpoints.toml is not TOML: {error}") from error
-    entries = document.pop("checkpoint", None)
-    if document or not isinstance(entries, list):
-        raise WeightsError("checkpoints.toml must hold [[checkpoint]] tables and nothing else")
-    found: dict[str, CheckpointSpec] = {}
-    for row, entry in enumerate(entries):
-        spec = _parse_entry(row, entry)
-        if spec.name in found or any(spec.file == other.file for other in found.values()):
-            raise WeightsError(f"checkpoints.toml: {spec.name} or {spec.file} appears twice")
-        found[spec.name] = spec
-    return MappingProxyType(found)
-
-
-def _parse_entry(row: int, entry: Any) -> CheckpointSpec:
-    try:
-        return CheckpointSpec.model_validate(entry)
     except ValidationError as error:
-        label = entry.get("name", row) if isinstance(entry, dict) else row
-        raise WeightsError(f"checkpoints.toml, entry {label}: {first_problem(error)}") from error
+        raise WeightsError(f"checkpoints.toml: {first_problem(error)}") from error
+    found = {spec.name: spec for spec in table.checkpoint}
+    if not len(found) == len({spec.file for spec in table.checkpoint}) == len(table.checkpoint):
+        raise WeightsError("checkpoints.toml: a name or file appears twice")
+    return MappingProxyType(found)

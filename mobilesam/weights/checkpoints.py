@@ -22,7 +22,6 @@ from mobilesam.errors import (
 from mobilesam.weights import checkpoint_specs
 from mobilesam.weights.cache import cache_dir, digest_file, exclusive
 from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest, ShippedFile
-from mobilesam.weights.download import DEFAULT_POLICY, DownloadPolicy, ProgressCallback, download
 
 WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
 SHIPPED = Path("shipped")
@@ -87,10 +86,7 @@ class StatusRow:
     """A published checkpoint on this machine.
 
     Attributes:
-        name: Registry name.
-        file: Official file name.
-        n_bytes: Published size.
-        licence: SPDX identifier.
+        name: Registry name; `file`, `n_bytes` and `licence` are those of its `CheckpointSpec`.
         place: `folder` ($MOBILESAM_WEIGHTS) or `cache`; None if absent.
         path: The file; None if absent.
         status: As in `VerifyReport`.
@@ -136,8 +132,7 @@ def resolve(
     offline: bool,
     trust: bool,
     fetch: bool = True,
-    progress: ProgressCallback | None = None,
-    policy: DownloadPolicy = DEFAULT_POLICY,
+    progress: bool = False,
     on_fallback: Callable[[WeightsUnavailableError], None] | None = None,
 ) -> LocalCheckpoint:
     """Finds the weights of a model.
@@ -153,8 +148,7 @@ def resolve(
         offline: Do not use the network.
         trust: The user trusts the files, so that pickles among them may be loaded.
         fetch: Download a missing file.
-        progress: Called with every piece of a download.
-        policy: Timeouts and retries of a download.
+        progress: Show a progress bar of a download if standard error is a terminal.
         on_fallback: Called with the reason when shipped weights replace the published ones.
 
     Raises:
@@ -163,15 +157,16 @@ def resolve(
             in the cache may not be fetched again, or a download failed.
     """
     known = checkpoint_specs.specs().get(name)
-    if overrides.get(name) == SHIPPED:
+    override = overrides.get(name)
+    if override == SHIPPED:
         if known is None or known.shipped is None:
             raise WeightsUnavailableError(
                 f"this package ships no weights for {name}; give a local file with "
                 f"--weights {name}=PATH"
             )
         return _shipped(known.shipped)
-    if name in overrides:
-        return _local(overrides[name], known, trust=trust)
+    if override is not None:
+        return _local(override, known, trust=trust)
     if known is None:
         raise WeightsUnavailableError(
             f"no checkpoint is published for {name}; give a local file with --weights {name}=PATH"
@@ -182,9 +177,9 @@ def resolve(
         if not local.official:
             _LOG.warning("%s is not the published file; used as unofficial weights", path)
         return local
-    report = _cached(known)
+    report = _identify(cache_dir() / known.file, known)
     if report.status == "ok":
-        return _published(known, report)
+        return _local(report.path, known, found=report.found)
     may_fetch = fetch and not offline
     if report.status == "corrupt":
         if not may_fetch:
@@ -193,14 +188,14 @@ def resolve(
             )
         _LOG.warning("%s; fetching it again", report.message)
     try:
-        if not may_fetch:
-            why = "--offline forbids fetching" if offline else "this command fetches nothing"
-            raise WeightsUnavailableError(
-                f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
-                f"{_hint(name)}",
-                f"official weights are not on this machine and {why}",
-            )
-        return _download(known, force=False, progress=progress, policy=policy)
+        if may_fetch:
+            return _download(known, force=False, progress=progress)
+        why = "--offline forbids fetching" if offline else "this command fetches nothing"
+        raise WeightsUnavailableError(
+            f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
+            f"{_hint(name)}",
+            f"official weights are not on this machine and {why}",
+        )
     except WeightsUnavailableError as error:
         if known.shipped is None:
             raise
@@ -209,20 +204,13 @@ def resolve(
         return _shipped(known.shipped)
 
 
-def fetch(
-    name: str,
-    *,
-    force: bool = False,
-    progress: ProgressCallback | None = None,
-    policy: DownloadPolicy = DEFAULT_POLICY,
-) -> LocalCheckpoint:
+def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalCheckpoint:
     """Downloads a published checkpoint into the cache, unless it is on this machine.
 
     Args:
         name: Registry name.
         force: Download it in any case.
-        progress: Called with every piece.
-        policy: Timeouts and retries.
+        progress: Show a progress bar if standard error is a terminal.
 
     Raises:
         UsageError: No checkpoint is published under this name.
@@ -234,16 +222,12 @@ def fetch(
         raise UsageError(
             f"unknown checkpoint {name!r}; known are {', '.join(checkpoint_specs.specs())}"
         )
-    if not force:
-        place, path = _find(known)
-        if path is not None and place == "folder":
-            local = _local(path, known, trust=False)
-            if local.official:
-                return local
-        report = _cached(known)
+    found = _find(known)[1]
+    for path in () if force or found is None else (found, cache_dir() / known.file):
+        report = _identify(path, known)
         if report.status == "ok":
-            return _published(known, report)
-    return _download(known, force=force, progress=progress, policy=policy)
+            return _local(path, known, found=report.found)
+    return _download(known, force=force, progress=progress)
 
 
 def shipped_checkpoint(file: str, label: str = "this project's recipe") -> LocalCheckpoint:
@@ -286,14 +270,15 @@ def verify(target: str | Path) -> VerifyReport:
     if isinstance(target, str) and target in known:
         spec = known[target]
         place, found = _find(spec)
-        return _report(found or cache_dir() / spec.file, spec, custom=place == "folder")
+        path = found or cache_dir() / spec.file
+        return _identify(path, spec, custom=place == "folder", remembered=False)
     path = Path(target).expanduser().absolute()
-    if isinstance(target, str) and not _exists(path):
+    if isinstance(target, str) and not os.path.exists(path):  # noqa: PTH110
         raise UsageError(
             f"{target!r} is neither a file nor a known checkpoint ({', '.join(known)})"
         )
     namesake = next((spec for spec in known.values() if spec.file == path.name), None)
-    return _report(path, namesake, custom=False)
+    return _identify(path, namesake, remembered=False)
 
 
 def status_rows() -> tuple[StatusRow, ...]:
@@ -302,31 +287,27 @@ def status_rows() -> tuple[StatusRow, ...]:
     Raises:
         WeightsError: $MOBILESAM_WEIGHTS is no folder.
     """
-    rows = []
-    for spec in checkpoint_specs.specs().values():
-        place, path = _find(spec)
-        status: CheckpointStatus = "absent"
-        if path is not None:
-            custom = place == "folder"
-            status = _report(path, spec, custom=custom, memo_dir=_memo_dir(spec)).status
-        rows.append(
-            StatusRow(
-                name=spec.name,
-                file=spec.file,
-                n_bytes=spec.n_bytes,
-                licence=spec.licence,
-                place=place,
-                path=path,
-                status=status,
-                note=spec.remarks,
-                shipped=None if spec.shipped is None else spec.shipped.label,
-            )
-        )
-    return tuple(rows)
+    return tuple(_status_row(spec) for spec in checkpoint_specs.specs().values())
+
+
+def _status_row(spec: CheckpointSpec) -> StatusRow:
+    place, path = _find(spec)
+    custom = place == "folder"
+    return StatusRow(
+        name=spec.name,
+        file=spec.file,
+        n_bytes=spec.n_bytes,
+        licence=spec.licence,
+        place=place,
+        path=path,
+        status="absent" if path is None else _identify(path, spec, custom=custom).status,
+        note=spec.remarks,
+        shipped=None if spec.shipped is None else spec.shipped.label,
+    )
 
 
 def _find(spec: CheckpointSpec) -> tuple[Place | None, Path | None]:
-    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache, whatever its content is."""
+    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache; its content is not read."""
     named = os.environ.get(WEIGHTS_ENV)
     if named:
         folder = Path(named).expanduser().absolute()
@@ -334,18 +315,23 @@ def _find(spec: CheckpointSpec) -> tuple[Place | None, Path | None]:
             raise WeightsError(
                 f"{WEIGHTS_ENV} names {named}, which is not a folder; correct or unset it"
             )
-        if _exists(folder / spec.file):
+        if os.path.exists(folder / spec.file):  # noqa: PTH110 - Path.exists may raise
             return "folder", folder / spec.file
     cached = cache_dir() / spec.file
-    return ("cache", cached) if _exists(cached) else (None, None)
+    return ("cache", cached) if os.path.exists(cached) else (None, None)  # noqa: PTH110
 
 
-def _local(path: Path, spec: CheckpointSpec | None, *, trust: bool) -> LocalCheckpoint:
-    found = digest_file(path.absolute(), memo_dir=_memo_dir(spec))
+def _local(
+    path: Path,
+    spec: CheckpointSpec | None,
+    *,
+    trust: bool = False,
+    found: FileDigest | None = None,
+) -> LocalCheckpoint:
+    path = path.absolute()
+    found = found or digest_file(path, memo_dir=_memo_dir(spec))
     official = spec is not None and spec.is_published(found.sha256)
-    return LocalCheckpoint(
-        path.absolute(), found.sha256, official, found.n_bytes, official or trust
-    )
+    return LocalCheckpoint(path, found.sha256, official, found.n_bytes, official or trust)
 
 
 def _shipped(file: ShippedFile) -> LocalCheckpoint:
@@ -358,43 +344,43 @@ def _shipped(file: ShippedFile) -> LocalCheckpoint:
     return found
 
 
-def _published(spec: CheckpointSpec, report: VerifyReport) -> LocalCheckpoint:
-    assert report.found is not None  # noqa: S101 - status "ok"
-    found = report.found
-    path = cache_dir() / spec.file
-    return LocalCheckpoint(path, found.sha256, official=True, n_bytes=found.n_bytes, trusted=True)
+def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalCheckpoint:
+    from mobilesam.weights import download
 
-
-def _cached(spec: CheckpointSpec) -> VerifyReport:
-    return _report(cache_dir() / spec.file, spec, custom=False, memo_dir=_memo_dir(spec))
-
-
-def _download(
-    spec: CheckpointSpec, *, force: bool, progress: ProgressCallback | None, policy: DownloadPolicy
-) -> LocalCheckpoint:
     target = cache_dir() / spec.file
     try:
         with exclusive(target):
             # Another process may have fetched it while this one waited for the lock.
-            if force or _cached(spec).status != "ok":
-                download(spec.url, target, accepted=spec.digests, progress=progress, policy=policy)
-            return _published(spec, _cached(spec))
+            report = _identify(target, spec)
+            found = report.found if report.status == "ok" and not force else None
+            if found is None:
+                found = download.download(
+                    spec.url, target, accepted=spec.digests, progress=progress
+                )
+            return _local(target, spec, found=found)
     except NetworkUnreachableError:
         raise  # concerns all files
     except WeightsUnavailableError as error:
         raise WeightsUnavailableError(f"{error}; {_hint(spec.name)}", error.reason) from error
 
 
-def _report(
-    path: Path, spec: CheckpointSpec | None, *, custom: bool, memo_dir: Path | None = None
+def _identify(
+    path: Path, spec: CheckpointSpec | None, *, custom: bool = False, remembered: bool = True
 ) -> VerifyReport:
-    """Identifies a file; `custom` gives its status if its content is not the spec's."""
+    """Compares a file with the published ones.
+
+    Args:
+        path: The file.
+        spec: The checkpoint that the file should be; None for any of the published ones.
+        custom: Other content is `custom`, not `corrupt`.
+        remembered: Use remembered digests.
+    """
     name = spec.name if spec else None
-    if not _exists(path):
+    if not os.path.exists(path):  # noqa: PTH110
         hint = f"; {_hint(name)}" if name else ""
         return VerifyReport("absent", name, path, None, f"{path} does not exist{hint}")
     try:
-        found = digest_file(path, memo_dir=memo_dir)
+        found = digest_file(path, memo_dir=_memo_dir(spec) if remembered else None)
     except WeightsError as error:
         return VerifyReport("corrupt", name, path, None, str(error))
     candidates = [spec] if spec else list(checkpoint_specs.specs().values())
@@ -423,10 +409,3 @@ def _hint(name: str) -> str:
         f"fetch it where there is a network (mobilesam-bench weights fetch {name}) "
         f"or give a local file (--weights {name}=PATH)"
     )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False

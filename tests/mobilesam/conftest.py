@@ -7,10 +7,11 @@ import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mobilesam.weights import cache
+from mobilesam.weights import cache, download
 from mobilesam.weights.cache import CACHE_ENV
 from mobilesam.weights.checkpoints import WEIGHTS_ENV
 
@@ -26,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         mode = server.script.popleft() if server.script else "ok"
-        server.seen.append((self.path, self.headers.get("Range")))
+        server.seen.append(self.path)
         if mode.isdecimal():
             self.send_response(int(mode))
             self.send_header("Content-Length", "0")
@@ -43,30 +44,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_ok(self) -> None:
-        span = self.headers.get("Range")
-        if span is None:
-            self.do_whole()
-            return
-        first = int(span.removeprefix("bytes=").removesuffix("-"))
-        rest = self.server.payload[first:]
-        content_range = f"bytes {first}-{len(self.server.payload) - 1}/{len(self.server.payload)}"
-        self.start(206, len(rest), Content_Range=content_range)
-        self.wfile.write(rest)
-
-    def do_whole(self) -> None:
         self.start(200, len(self.server.payload), Content_Type="application/octet-stream")
         self.wfile.write(self.server.payload)
 
     def do_slow(self) -> None:
         time.sleep(0.15)
-        self.do_whole()
-
-    def do_wrong_range(self) -> None:
-        self.start(
-            206,
-            len(self.server.payload),
-            Content_Range=f"bytes 0-{len(self.server.payload) - 1}/{len(self.server.payload)}",
-        )
+        self.do_ok()
 
     def do_truncated(self) -> None:
         self.start(200, len(self.server.payload))
@@ -113,7 +96,7 @@ class Server(ThreadingHTTPServer):
         payload: The right file.
         other: What it gives instead as `other`.
         file: Name of the file in `url`.
-        seen: Path and Range header of every request so far.
+        seen: Path of every request so far.
         release: Set to end all stalling.
     """
 
@@ -125,7 +108,7 @@ class Server(ThreadingHTTPServer):
         self.other = b""
         self.file = ""
         self.script: deque[str] = deque()
-        self.seen: list[tuple[str, str | None]] = []
+        self.seen: list[str] = []
         self.release = threading.Event()
 
     def handle_error(self, *_args: object) -> None:
@@ -154,6 +137,15 @@ def clean_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.delenv(WEIGHTS_ENV, raising=False)
     monkeypatch.setenv(CACHE_ENV, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def quick_downloads(monkeypatch):
+    """Short timeouts, three tries without pauses, small pieces."""
+    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(download, "RETRIES", 2)
+    monkeypatch.setattr(download, "_CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _seconds: None))
 
 
 @pytest.fixture

@@ -68,7 +68,6 @@ def fetch(*names: str, force: Annotated[bool, Parameter(help="Download again.")]
     from benchmarks.debugging import format_error
     from mobilesam.weights import checkpoints
     from mobilesam.weights.checkpoint_specs import specs
-    from mobilesam.weights.download import stderr_progress
 
     known = specs()
     chosen = [name for pattern in names for name in fnmatch.filter(known, pattern)]
@@ -79,15 +78,14 @@ def fetch(*names: str, force: Annotated[bool, Parameter(help="Download again.")]
             + (f"; unknown: {', '.join(unmatched)}" if unmatched else "")
         )
     failed = 0
-    with stderr_progress() as progress:
-        for name in dict.fromkeys(chosen):
-            try:
-                found = checkpoints.fetch(name, force=force, progress=progress)
-            except WeightsError as error:
-                failed += 1
-                sys.stderr.write(f"error: {name}: {format_error(error)}\n")
-            else:
-                sys.stdout.write(f"{name}  {found.path}  sha256 {found.sha256}\n")
+    for name in dict.fromkeys(chosen):
+        try:
+            found = checkpoints.fetch(name, force=force, progress=True)
+        except WeightsError as error:
+            failed += 1
+            sys.stderr.write(f"error: {name}: {format_error(error)}\n")
+        else:
+            sys.stdout.write(f"{name}  {found.path}  sha256 {found.sha256}\n")
     return 1 if failed else 0
 
 

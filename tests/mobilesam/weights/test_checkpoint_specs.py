@@ -62,7 +62,11 @@ def test_table_of_one_checkpoint():
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("bytes = 1", "bytes = 0", "entry a: bytes: Input should be greater than 0; got 0"),
+        (
+            "bytes = 1",
+            "bytes = 0",
+            "checkpoint.0.bytes: Input should be greater than 0; got 0",
+        ),
         ("bytes = 1", "bytes = true", "bytes: Input should be a valid integer"),
         ("bytes = 1", 'bytes = "1"', "bytes: Input should be a valid integer"),
         ("0" * 64, "0" * 63, "sha256: String should match pattern"),
@@ -78,9 +82,9 @@ def test_table_of_one_checkpoint():
         ("bytes = 1", "bytes = 1\nalso = 3", "also: Input should be a valid tuple"),
         ("bytes = 1", "bytes = 1\nalso = [{bytes = 1}]", "also.0.sha256: Field required"),
         ("bytes = 1", "bytes = ", "not TOML"),
-        ("[[checkpoint]]", "[[checkpoints]]", "tables and nothing else"),
+        ("[[checkpoint]]", "[[checkpoints]]", "checkpoint: Field required"),
         ("[[checkpoint]]", ENTRY + "[[checkpoint]]", "appears twice"),
-        (ENTRY, "checkpoint = [1]", "entry 0: top level: Input should be an object"),
+        (ENTRY, "checkpoint = [1]", "checkpoint.0: Input should be an object"),
     ],
 )
 def test_malformed_table_is_refused(old, new, words):

@@ -52,7 +52,7 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv(CACHE_ENV, str(tmp_path / "cache"))
     monkeypatch.delenv(WEIGHTS_ENV, raising=False)
     # Nothing here may go to the network.
-    monkeypatch.setattr(checkpoints, "download", None)
+    monkeypatch.setattr("mobilesam.weights.download.download", None)
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_lookups_import_no_heavy_library():
 
     code = (
         "import sys, mobilesam.weights.checkpoints as c; c.status_rows(); c.cache_dir(); "
-        "heavy = {'torch', 'numpy', 'requests', 'rich', 'filelock'} & set(sys.modules); "
+        "heavy = {'torch', 'numpy', 'pooch', 'requests', 'rich', 'filelock'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

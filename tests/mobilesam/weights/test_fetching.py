@@ -11,15 +11,12 @@ from mobilesam.errors import WeightsError, WeightsUnavailableError
 from mobilesam.weights import checkpoint_specs, checkpoints
 from mobilesam.weights.cache import CACHE_ENV, cache_dir
 from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
-from mobilesam.weights.download import DownloadPolicy
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
+pytestmark = pytest.mark.usefixtures("clean_environment", "quick_downloads")
 
 PAYLOAD = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(len(PAYLOAD))
-# As in SAM's file names, the tag is the start of the content's MD5.
-FILE = f"sam_vit_t_{hashlib.md5(PAYLOAD, usedforsecurity=False).hexdigest()[:6]}.pth"
-QUICK = DownloadPolicy(read_timeout_s=0.3, attempts=3, backoff_s=0.01, chunk_bytes=1 << 14)
+FILE = "sam_vit_t.pth"
 
 
 def digest_of(content: bytes) -> FileDigest:
@@ -48,7 +45,7 @@ def spec(server, monkeypatch) -> CheckpointSpec:
 
 
 def resolve(**changes: object) -> checkpoints.LocalCheckpoint:
-    arguments: dict = {"overrides": {}, "offline": False, "trust": False, "policy": QUICK}
+    arguments: dict = {"overrides": {}, "offline": False, "trust": False}
     return checkpoints.resolve("tiny", **{**arguments, **changes})
 
 
@@ -58,10 +55,14 @@ def test_fetched_once_then_found(server, spec):
     assert (first.official, first.trusted, first.n_bytes) == (True, True, len(PAYLOAD))
     assert first.sha256 == spec.sha256
     assert resolve() == resolve(offline=True) == resolve(fetch=False) == first
-    assert checkpoints.fetch("tiny", policy=QUICK) == first
+    assert checkpoints.fetch("tiny") == first
     assert len(server.seen) == 1
-    assert checkpoints.fetch("tiny", force=True, policy=QUICK) == first
+    assert checkpoints.fetch("tiny", force=True) == first
     assert len(server.seen) == 2
+    server.script.append("404")
+    with pytest.raises(WeightsUnavailableError):
+        checkpoints.fetch("tiny", force=True)
+    assert resolve(offline=True) == first
 
 
 @pytest.mark.parametrize("content", [OTHER, PAYLOAD[:-1], b""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mobilesam.weights.cache import digest_file
 from mobilesam.weights.checkpoint_specs import specs
 from mobilesam.weights.checkpoints import shipped_path
 from mobilesam.weights.int8_storage import SCALE_SUFFIX
-from mobilesam.weights.ship import SOURCE_SHA256, channel_dims, ship_weights
+from mobilesam.weights.ship import SOURCE_SHA256, channel_dims, main, ship_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -56,14 +55,9 @@ def test_dtypes_of_the_shipped_file() -> None:
     }
 
 
-def test_command_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mobilesam.weights.ship", str(tmp_path / "no.pt"), "out"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 1
-    assert "no.pt cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ship", str(tmp_path / "no.pt"), str(tmp_path / "out")])
+    assert main() == 1
+    assert "no.pt cannot be read" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setenv(CACHE_ENV, str(tmp_path / "cache"))
     monkeypatch.delenv(WEIGHTS_ENV, raising=False)
-    monkeypatch.setattr(checkpoints, "download", no_network)
+    monkeypatch.setattr("mobilesam.weights.download.download", no_network)
 
 
 def shipped() -> Path:
