@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from benchmarks.evaluation.comparison import LEVEL, NEEDED, compare_models, holm
 from benchmarks.records.instances import read_instances
@@ -41,6 +42,8 @@ MAX_PANELS = 9
 Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["worse", "better", "changed", "missing", "new", "same", "unclear"]
 Bounds = tuple[float, float] | None
+RowT = TypeVar("RowT")
+KeyT = TypeVar("KeyT")
 _TITLES: dict[Kind, str] = {
     "time": "Times",
     "memory": "Memory",
@@ -146,6 +149,23 @@ def ratio_verdict(ci95: Bounds, threshold: float) -> Literal["better", "worse", 
     return "better" if ci95[1] < 1 / threshold else "same"
 
 
+def _row(
+    kind: Kind, model: str, what: str, unit: str, rows: tuple[object, object], name: str
+) -> CompareRow:
+    """A row with an attribute of two rows of records, of which one may be missing."""
+    a, b = (getattr(row, name, None) for row in rows)
+    return CompareRow(kind=kind, model=model, what=what, unit=unit, a=a, b=b)
+
+
+def _paired(
+    a: Iterable[RowT], b: Iterable[RowT], key: Callable[[RowT], KeyT]
+) -> Iterator[tuple[KeyT, RowT | None, RowT | None]]:
+    """Pairs rows of two runs by key; None stands for a missing row."""
+    before, after = ({key(row): row for row in rows} for rows in (a, b))
+    for each in {**before, **after}:
+        yield each, before.get(each), after.get(each)
+
+
 def _ratio_fields(ratio: Ratio, threshold: float) -> dict[str, Any]:
     verdict = ratio_verdict(ratio.ci95, threshold)
     return {"change": ratio.value, "ci95": ratio.ci95, "verdict": verdict}
@@ -165,14 +185,7 @@ def _reason(row: LatencyRow | MiouRow | None) -> str | None:
 
 def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
     for model, what, old, new in _same_phases(a, b):
-        row = CompareRow(
-            kind="time",
-            model=model,
-            what=what,
-            unit="ms",
-            a=None if old is None else old.median_ms,
-            b=None if new is None else new.median_ms,
-        )
+        row = _row("time", model, what, "ms", (old, new), "median_ms")
         if old is None or new is None or row.a is None or row.b is None:
             yield from _in_one_run(row, _reason(old), _reason(new))
             continue
@@ -208,17 +221,8 @@ def _same_phases(
 
 
 def _memory(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
-    before, after = ({row.model: row for row in run.memory} for run in (a, b))
-    for model in {**before, **after}:
-        old, new = before.get(model), after.get(model)
-        row = CompareRow(
-            kind="memory",
-            model=model,
-            what="peak RSS",
-            unit="bytes",
-            a=None if old is None else old.peak_rss_bytes,
-            b=None if new is None else new.peak_rss_bytes,
-        )
+    for model, old, new in _paired(a.memory, b.memory, lambda row: row.model):
+        row = _row("memory", model, "peak RSS", "bytes", (old, new), "peak_rss_bytes")
         if old is None or new is None:
             yield from _in_one_run(row, None, None)
             continue
@@ -235,22 +239,15 @@ def _peaks(row: MemoryRow) -> list[list[float]]:
 
 
 def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
-    before, after = (
-        {(row.model, row.dataset, row.protocol, row.reference): row for row in run.record.miou}
-        for run in (a, b)
-    )
+    def key(row: MiouRow) -> tuple[str, str, str, str]:
+        return row.model, row.dataset, row.protocol, row.reference
+
     tests = _paired_tests(a, b)
-    for key in {**before, **after}:
-        old, new = before.get(key), after.get(key)
-        model, dataset, protocol, reference = key
-        row = CompareRow(
-            kind="accuracy",
-            model=model,
-            what=f"{protocol} vs {reference}, {dataset}",
-            unit="fraction",
-            a=None if old is None else old.miou,
-            b=None if new is None else new.miou,
-        )
+    for (model, dataset, protocol, reference), old, new in _paired(
+        a.record.miou, b.record.miou, key
+    ):
+        what = f"{protocol} vs {reference}, {dataset}"
+        row = _row("accuracy", model, what, "fraction", (old, new), "miou")
         if old is None or new is None or row.a is None or row.b is None:
             yield from _in_one_run(row, _reason(old), _reason(new))
             continue
@@ -306,24 +303,14 @@ def _paired_tests(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
 
 def _sizes(a: RunRecord, b: RunRecord) -> Iterator[CompareRow]:
     units = {"total": "parameters", "flops": "FLOP", "weight_bytes": "bytes"}
-    before, after = (
-        {
-            (row.model, row.component, name): value
-            for row in run.params
-            for name in units
-            if (value := getattr(row, name)) is not None
-        }
-        for run in (a, b)
-    )
-    for key in {**before, **after}:
-        old, new = before.get(key), after.get(key)
-        model, component, name = key
-        row = CompareRow(kind="size", model=model, what=component, unit=units[name], a=old, b=new)
-        if old is None or new is None:
+    pairs = _paired(a.params, b.params, lambda row: (row.model, row.component))
+    for ((model, component), old, new), name in product(pairs, units):
+        row = _row("size", model, component, units[name], (old, new), name)
+        if row.a is None or row.b is None:
             yield from _in_one_run(row, None, None)
         else:
-            change = new / old if old else None
-            verdict = "same" if old == new else "changed"
+            change = row.b / row.a if row.a else None
+            verdict = "same" if row.a == row.b else "changed"
             yield row.model_copy(update={"change": change, "verdict": verdict})
 
 
