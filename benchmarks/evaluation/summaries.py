@@ -101,6 +101,7 @@ class GroupSums:
     """
 
     iou: _Sum = field(default_factory=_Sum)
+    boundary_iou: _Sum = field(default_factory=_Sum)
     images: ImageSums = field(default_factory=lambda: ImageSums(2))
     by_size: dict[str, _Sum] = field(default_factory=lambda: {name: _Sum() for name in SIZES})
     by_category: dict[str, _Sum] = field(default_factory=dict)
@@ -108,8 +109,10 @@ class GroupSums:
     def add(self, rows: pd.DataFrame) -> None:
         """Adds rows of this group."""
         ious, areas = rows["iou"].to_numpy(), rows["area"].to_numpy()
+        boundaries = rows["boundary_iou"].to_numpy()
         self.iou.add(len(ious), float(ious.sum()))
-        self.images.add(rows["image_id"].to_numpy(), ious, rows["boundary_iou"].to_numpy())
+        self.boundary_iou.add(len(ious), float(boundaries.sum()))
+        self.images.add(rows["image_id"].to_numpy(), ious, boundaries)
         for name, (low, high) in SIZES.items():
             of_size = (areas >= low) & (areas < high)
             self.by_size[name].add(int(of_size.sum()), float(ious[of_size].sum()))
@@ -123,9 +126,11 @@ class GroupSums:
         counts, (ious, boundaries) = self.images.finish()
         limits, bounds = self.images.limits(0), (0.0, 1.0)
         interval = clustered_mean_of_sums(counts, ious, limits).ci95
-        boundary = None
+        boundary_miou = boundary_interval = None
         if np.isfinite(boundaries).all():
-            boundary = clustered_mean_of_sums(counts, boundaries, self.images.limits(1))
+            of_boundary = self.images.limits(1)
+            boundary_miou = float(np.clip(self.boundary_iou.mean, *of_boundary))
+            boundary_interval = clustered_mean_of_sums(counts, boundaries, of_boundary).ci95
         figures: dict[str, Any] = {
             "status": "ok",
             "n_images": len(counts),
@@ -134,8 +139,8 @@ class GroupSums:
             "miou": float(np.clip(self.iou.mean, *limits)),
             "ci95": cut(interval, bounds),
             "miou_per_image": float((ious / counts).mean()),
-            "boundary_miou": None if boundary is None else boundary.mean,
-            "boundary_ci95": None if boundary is None else cut(boundary.ci95, bounds),
+            "boundary_miou": boundary_miou,
+            "boundary_ci95": cut(boundary_interval, bounds),
             "by_size": BySize(**{name: each.mean for name, each in self.by_size.items() if each.n}),
             "n_by_size": BySize(**{name: each.n for name, each in self.by_size.items()}),
             "by_category": tuple(
