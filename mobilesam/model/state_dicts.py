@@ -178,7 +178,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from mobilesam.weights.int8_storage import unpack
+    from mobilesam.model.int8_storage import unpack
 
     try:
         return unpack(_flat(path, load_file(path, device="cpu")), str(path))

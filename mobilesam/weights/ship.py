@@ -15,12 +15,12 @@ from pathlib import Path
 from torch import nn
 
 from mobilesam.errors import BenchError, WeightsError
+from mobilesam.model.int8_storage import pack
 from mobilesam.model.mobile_sam import HEAD_PREFIXES, build_mobile_sam, load_mobile_sam
 from mobilesam.model.model_files import ModelShape, save_model
 from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.weights.cache import digest_file
-from mobilesam.weights.int8_storage import pack
 
 SOURCE_SHA256 = "cf3a48bb82f9296d5ae399d5c08244b487a4b1f832da4ae6fb1ad60fc124679b"
 """SHA-256 of the state dict that the shipped file is made from."""

@@ -56,6 +56,7 @@ from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.inference import FastMobileSam, ModuleEncoder, Precision
 from mobilesam.fast.kernels import computes_bf16
 from mobilesam.fast.upsampling import Span, Upsampler, upsample
+from mobilesam.model.int8_storage import pack, unpack
 from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.model_files import ModelShape, save_model
@@ -64,7 +65,6 @@ from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import ImageNotSetError, MobileSam
 from mobilesam.process_state import seeded
 from mobilesam.prompts import NetworkPrompts
-from mobilesam.weights.int8_storage import pack, unpack
 
 from .rounds import HangError
 from .targets import Target

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from mobilesam.errors import WeightsError
+from mobilesam.model.int8_storage import SCALE_SUFFIX
 from mobilesam.weights.cache import digest_file
 from mobilesam.weights.checkpoint_specs import specs
 from mobilesam.weights.checkpoints import shipped_path
-from mobilesam.weights.int8_storage import SCALE_SUFFIX
 from mobilesam.weights.ship import SOURCE_SHA256, channel_dims, main, ship_weights
 
 ROOT = Path(__file__).resolve().parents[3]

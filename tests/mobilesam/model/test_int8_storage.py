@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
 from mobilesam.errors import WeightsError
+from mobilesam.model.int8_storage import SCALE_SUFFIX, pack, unpack
 from mobilesam.model.state_dicts import load_state_dict_file
-from mobilesam.weights.int8_storage import SCALE_SUFFIX, pack, unpack
 
 
 @given(
