@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Timer
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,12 +122,7 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._process.kill()
         self.close()
@@ -146,18 +140,14 @@ class Worker:
         """Sends a request whose answer `answer` returns later."""
         self._send({"do": do, **request})
 
-    def answer(self, limit_s: float | None = None) -> Answer:
+    def answer(self) -> Answer:
         """Waits for the next answer; the first one is to the set-up.
-
-        Args:
-            limit_s: Time limit, if another than that of the process.
 
         Raises:
             WorkerError: The process failed; the message gives the reason.
         """
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        limit_s = self._limit_s if limit_s is None else limit_s
-        watchdog = None if limit_s is None else Timer(limit_s, self._stop)
+        watchdog = None if self._limit_s is None else Timer(self._limit_s, self._stop)
         if watchdog is not None:
             watchdog.daemon = True
             watchdog.start()
@@ -167,7 +157,7 @@ class Worker:
             if watchdog is not None:
                 watchdog.cancel()
         if not line.endswith("\n"):
-            raise WorkerError(self._cause(limit_s))
+            raise WorkerError(self._cause())
         found: Answer = json.loads(line)
         if "error" in found:
             self._process.wait()
@@ -200,12 +190,14 @@ class Worker:
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="replace")
 
-    def _cause(self, limit_s: float | None) -> str:
+    def _cause(self) -> str:
         """Why the process ended without an answer."""
         code, text = self._process.wait(), self._printed()
         show_text(text)
         if self._stopped:
-            return f"the timing process had not answered after {limit_s:.0f} s and was stopped"
+            return (
+                f"the timing process had not answered after {self._limit_s:.0f} s and was stopped"
+            )
         if code == -signal.SIGKILL:
             return (
                 "the timing process was killed (out of memory?); try a smaller model or fewer "

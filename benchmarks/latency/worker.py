@@ -38,7 +38,7 @@ Answer = dict[str, Any]
 
 
 def _load_timer() -> ModuleType:
-    """Loads `timer.py` beside this file, whatever `benchmarks` stands for in this process."""
+    """Loads `timer.py` beside this file, since `benchmarks` may be of another version."""
     name = "latency_timer"
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("timer.py"))
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - the file exists
