@@ -111,7 +111,7 @@ def test_a_buffer_that_threads_share_is_noticed() -> None:
 class _Torn(MobileSam):
     """A predictor that changes the image's embedding first, and its sizes some time later."""
 
-    def _keep(self, found: ImageEmbedding) -> None:
+    def _set(self, found: ImageEmbedding) -> None:
         self.features, self.is_image_set = found.features, True
         time.sleep(2e-3)
         self.original_size, self.input_size = found.size_hw, found.inner_hw

@@ -31,6 +31,7 @@ from baselines.dummy import DummySegmenter
 from baselines.exported import ExportedSegmenter
 from baselines.fast_sam import FastSamSegmenter, MaskSearch
 from baselines.fast_sam import build as build_fast_sam
+from baselines.function import FunctionSegmenter
 from baselines.interface import (
     LogitMasks,
     ModelOptions,
@@ -539,6 +540,7 @@ def _whole(model: Segmenter, image: np.ndarray, prompts: Prompts) -> Any:
     return [
         boundary.decode(model, embedding, prompts, size_hw),
         boundary.decode_pair(model, embedding, prompts, size_hw),
+        boundary.best_mask(model, embedding, prompts, size_hw),
     ]
 
 
@@ -549,6 +551,10 @@ def _stored(model: Any, embedding: Any, prompts: Prompts) -> Any:
 
 def _found(model: Any, output: Any, prepared: Prepared) -> Any:
     return [model.find_masks(output, prepared), output]
+
+
+def _bright_pixels(image: np.ndarray, prompts: Prompts) -> np.ndarray:
+    return np.repeat(image[None, ..., 0] > 99, len(prompts), axis=0)
 
 
 def _described(model: Segmenter, image: np.ndarray) -> Any:
@@ -751,6 +757,7 @@ CASES = (
     ),
     Case("box adapter", partial(_adapter, lambda: BoxSegmenter(ModelOptions("box")))),
     Case("dummy adapter", partial(_adapter, lambda: DummySegmenter("dummy", {}))),
+    Case("function adapter", partial(_adapter, lambda: FunctionSegmenter(_bright_pixels))),
 )
 
 
