@@ -1,4 +1,4 @@
-"""Model names and how to build them; nothing is imported before a model is asked for.
+"""Model names and how to build them; a model's module is imported when it is built.
 
 Third parties add models through the entry-point group `mobilesam_bench.models`: the entry point's
 name is the model's, its value `module:factory`, as in `pyproject.toml`:
@@ -33,20 +33,18 @@ class ModelEntry:
     """A registered model.
 
     Attributes:
-        name: What the command line calls it.
+        name: Name on the command line.
         target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
         summary: One line for `mobilesam-bench models`.
-        checkpoint: Name in `mobilesam.weights.checkpoints` of the weights it needs; None if it
-            needs none.
-        shipped: File in `mobilesam/weights` that it runs with unless told otherwise; None if this
-            package ships no weights for it.
-        requires: Packages beyond those that are always there.
+        checkpoint: Name in `mobilesam.weights.checkpoints` of the weights it needs; None if none.
+        shipped: File in `mobilesam/weights` with its default weights; None if there is none.
+        requires: Packages besides those that are always installed.
         derive: `module:function` for a model that runs files made from its checkpoint; it takes
-            `ModelOptions`, and makes them where they are not there yet. Such a model also takes a
-            folder of these files for a checkpoint.
-        derive_requires: Packages that making them takes beside `requires`.
-        third_party: It comes from an entry point.
-        by_default: It belongs to the selection `default`; models for tests and experiments do not.
+            `ModelOptions` and creates missing files. A folder of these files can then be given as
+            the checkpoint.
+        derive_requires: Packages needed to create these files, besides `requires`.
+        third_party: Whether it comes from an entry point.
+        by_default: Whether the selection `default` includes it; models for tests do not belong.
         factory: Used instead of `target`, for a model that exists in this process only; `target`
             then identifies the object.
     """
@@ -69,12 +67,12 @@ class ModelEntry:
 
     @property
     def can_run(self) -> bool:
-        """Packages and, for a model that is shipped, weights are there."""
+        """Whether its packages and, for a shipped model, its weights are installed."""
         shipped = self.shipped is None or shipped_path(self.shipped).is_file()
         return shipped and not self.missing_from_scratch()
 
     def missing_from_scratch(self) -> tuple[str, ...]:
-        """What is not installed of all that it takes to run it from a checkpoint."""
+        """Packages that are not installed of those needed to run it from a checkpoint."""
         return _absent((*self.requires, *self.derive_requires))
 
 
@@ -172,7 +170,7 @@ _BUILT_IN = (
 
 
 def entries() -> Mapping[str, ModelEntry]:
-    """All registered models by name: built in first, then third parties' in order of name."""
+    """All registered models by name: built-in ones first, then third parties' by name."""
     found = {entry.name: entry for entry in _BUILT_IN}
     points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     for point in sorted(points, key=lambda each: each.name):
@@ -185,7 +183,7 @@ def entries() -> Mapping[str, ModelEntry]:
 
 
 def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
-    """Finds models by name or wildcard, each once, in the order asked for.
+    """Finds models by name or wildcard, each once, in the order of the patterns.
 
     `default` selects all models except those for tests and experiments. Like a wildcard, it omits
     models that this installation cannot run because a package or shipped weights are missing;
@@ -204,8 +202,8 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
         names = [pattern] if pattern in known else able
         if matching and not names:
             lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
-            cure = _install(lacking) if lacking else "this package has no weights for it yet"
-            raise UsageError(f"{pattern!r} matches nothing that can run: {cure}")
+            hint = _install(lacking) if lacking else "this package has no weights for it yet"
+            raise UsageError(f"{pattern!r} matches nothing that can run: {hint}")
         if not names:
             near = difflib.get_close_matches(pattern, known, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
@@ -217,11 +215,7 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
 
 
 def select_one(name: str) -> ModelEntry:
-    """Finds the one model of exactly this name.
-
-    Raises:
-        UsageError: There is none, or it is a wildcard.
-    """
+    """Finds the model of this name; raises a UsageError if there is none, or for a wildcard."""
     found = select([name])
     if name not in entries():
         names = ", ".join(entry.name for entry in found)
@@ -254,11 +248,11 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
 
 
 def derive(entry: ModelEntry, options: ModelOptions) -> None:
-    """Makes the files that a model runs, if it runs any; called before anything is timed.
+    """Creates the files that a model runs, if it runs any; call it before anything is timed.
 
     Raises:
         UsageError: The module, the function or a required package is missing.
-        WeightsError: Its checkpoint does not fit, or the files cannot be made.
+        WeightsError: Its checkpoint does not fit, or the files cannot be created.
         AdapterError: The function raises any other exception.
     """
     if entry.derive is not None and not entry.missing():
