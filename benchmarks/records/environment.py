@@ -114,6 +114,7 @@ def use_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Versions of the installed libraries that affect results."""
     versions = {}

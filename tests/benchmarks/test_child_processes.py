@@ -1,4 +1,4 @@
-"""Child processes end with their parent, and are started in one place only."""
+"""Child processes end with their parent, and one module starts them all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STARTERS = {
     "ray": {"init"},
     "playwright.sync_api": {"sync_playwright"},
 }  # fmt: skip
-"""Functions that start a process, by module."""
+"""Names of functions and classes that start processes, by module."""
 ALLOWED = {
     ("benchmarks/child_processes.py", "subprocess.run"): "starts all others",
     ("benchmarks/child_processes.py", "subprocess.Popen"): "starts all others",
@@ -58,8 +58,8 @@ ALLOWED = {
 }
 
 
-def starters(text: str) -> set[str]:
-    """Full names of the functions in `STARTERS` that a module names outside of annotations."""
+def process_starters(text: str) -> set[str]:
+    """Finds full names from `STARTERS` in the source of a module, except in annotations."""
     tree = ast.parse(text)
     types = set(annotated(tree))
     names: dict[str, str] = {}
@@ -77,14 +77,14 @@ def starters(text: str) -> set[str]:
                     found.add(f"{node.module}.{each.name}")
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node not in types:
-            module, _, name = resolved(node, names).rpartition(".")
+            module, _, name = full_name(node, names).rpartition(".")
             if name in STARTERS.get(module, ()):
                 found.add(f"{module}.{name}")
     return found
 
 
 def annotated(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of the annotations of a module."""
+    """Yields all nodes of annotations."""
     for node in ast.walk(tree):
         for name in ("annotation", "returns"):
             found = getattr(node, name, None)
@@ -92,12 +92,12 @@ def annotated(tree: ast.AST) -> Iterator[ast.AST]:
                 yield from ast.walk(found)
 
 
-def resolved(node: ast.expr, names: dict[str, str]) -> str:
-    """The dotted name of an expression with what its first part was imported as; else ''."""
+def full_name(node: ast.expr, names: dict[str, str]) -> str:
+    """Full name of a dotted expression after imports, or an empty string."""
     if isinstance(node, ast.Name):
         return names.get(node.id, "")
     if isinstance(node, ast.Attribute):
-        before = resolved(node.value, names)
+        before = full_name(node.value, names)
         return f"{before}.{node.attr}" if before else ""
     return ""
 
@@ -107,7 +107,7 @@ def test_processes_are_started_by_one_module() -> None:
         (path.relative_to(ROOT).as_posix(), name)
         for package in ("mobilesam", "baselines", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
-        for name in starters(path.read_text(encoding="utf-8"))
+        for name in process_starters(path.read_text(encoding="utf-8"))
     }
     others = sorted(found - ALLOWED.keys())
     assert not others, (
@@ -132,8 +132,8 @@ def test_processes_are_started_by_one_module() -> None:
         ("self.run()\nx.Popen()", set()),
     ],
 )  # fmt: skip
-def test_what_starts_a_process_is_found(text: str, names: set[str]) -> None:
-    assert starters(text) == names
+def test_names_that_start_processes_are_found(text: str, names: set[str]) -> None:
+    assert process_starters(text) == names
 
 
 SCRIPT = """
@@ -191,7 +191,7 @@ def script(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "way", ["start", "run", "module", "grandchild", "executor", "pool", "run --handled"]
 )
-def test_a_parent_that_is_killed_leaves_no_child(
+def test_children_end_when_their_parent_is_killed(
     script: Path, tmp_path: Path, way: str, sent: signal.Signals
 ) -> None:
     folder = tmp_path / "started"
@@ -223,7 +223,7 @@ def test_a_parent_that_is_killed_leaves_no_child(
 
 
 def started_in(folder: Path) -> Iterator[psutil.Process]:
-    """Processes of the test that are still alive."""
+    """Yields processes of the test that are still alive."""
     for path in folder.glob("*[0-9]"):
         if psutil.pid_exists(int(path.name)):
             yield psutil.Process(int(path.name))
@@ -237,7 +237,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the children")
-def test_a_child_whose_parent_has_ended_before_it_started_ends_at_once() -> None:
+def test_a_child_exits_if_its_parent_has_already_ended() -> None:
     launcher = ROOT / "benchmarks" / "child_processes.py"
     command = [sys.executable, "-P", str(launcher), "1", "-m", "this"]  # not the parent's id
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -245,13 +245,13 @@ def test_a_child_whose_parent_has_ended_before_it_started_ends_at_once() -> None
     assert "the process that started this one has ended" in done.stderr
 
 
-def test_a_child_gets_its_arguments_its_input_and_the_current_folder(tmp_path: Path) -> None:
+def test_a_child_receives_arguments_input_and_current_folder(tmp_path: Path) -> None:
     code = "import sys; print(__name__, sys.argv[1:], sys.stdin.read(), sys.path[0])"
-    (tmp_path / "told.py").write_text(code)
+    (tmp_path / "printing.py").write_text(code)
     options = {"input": "in", "stdout": subprocess.PIPE, "cwd": tmp_path}
-    done = run_python(["-m", "told", "a", "-m"], **options)
+    done = run_python(["-m", "printing", "a", "-m"], **options)
     assert done.stdout == f"__main__ ['a', '-m'] in {tmp_path}\n"
-    done = run_python([str(tmp_path / "told.py"), "b"], **options)
+    done = run_python([str(tmp_path / "printing.py"), "b"], **options)
     assert done.stdout.startswith("__main__ ['b'] in ")
     with pytest.raises(subprocess.CalledProcessError):
-        run_python(["-m", "told-not"], stderr=subprocess.DEVNULL, check=True)
+        run_python(["-m", "no-such-module"], stderr=subprocess.DEVNULL, check=True)

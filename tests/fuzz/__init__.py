@@ -1,1 +1,1 @@
-"""Files and documents that no writer made, for every reader of what strangers give."""
+"""Fuzz tests of the readers of user files, and of models that threads share."""

@@ -1,4 +1,4 @@
-"""Fuzzes readers, and models in threads: `python -m tests.fuzz --minutes 10`, or `nox -s fuzz`."""
+"""Fuzzes readers and models in threads: `python -m tests.fuzz --minutes 10` or `nox -s fuzz`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .threads import THREADS
 
 @dataclass
 class Progress:
-    """What a target has done so far."""
+    """Counts and time of one target."""
 
     counts: Counts = field(default_factory=Counts)
     rounds: int = 0
@@ -25,7 +25,7 @@ class Progress:
 
 
 def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Progress]:
-    """Gives all targets the same time, in rounds; one that crashes is given no more."""
+    """Runs targets in rounds, with equal time for each; a target that crashes is not run again."""
     done = {target.name: Progress() for target in targets}
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
@@ -37,7 +37,7 @@ def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Prog
         number = seed + progress.rounds
         try:
             counts = run_round(target, target.inputs_a_round, number)
-        except Exception as error:  # noqa: BLE001 - whatever comes out is what we are looking for
+        except Exception as error:  # noqa: BLE001 - any other error is a crash
             progress.crash = f"seed {number}: {''.join(traceback.format_exception(error))}"
         else:
             progress.counts.read += counts.read
@@ -48,7 +48,7 @@ def fuzz(targets: Sequence[Target], minutes: float, seed: int) -> dict[str, Prog
 
 
 def describe(done: dict[str, Progress]) -> str:
-    """One line a target, then every crash in full."""
+    """Formats one line per target, followed by all crashes in full."""
     lines = [f"{'reader':32}{'inputs':>10}{'read':>10}{'refused':>10}{'crashes':>10}{'s':>8}"]
     for name, each in done.items():
         lines.append(
@@ -62,11 +62,11 @@ def describe(done: dict[str, Progress]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 if any reader crashed."""
+    """Runs the fuzzer; returns 1 if a target crashed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=None, help="of the first round")
-    parser.add_argument("--only", default="", help="readers whose name holds this")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the first round")
+    parser.add_argument("--only", default="", help="run only targets whose name contains this")
     given = parser.parse_args(arguments)
     seed = int(time.time()) if given.seed is None else given.seed
     targets = [target for target in (*TARGETS, *THREADS) if given.only in target.name]

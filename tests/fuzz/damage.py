@@ -1,4 +1,4 @@
-"""Ways to spoil good input: a document key by key, a file byte by byte."""
+"""Hypothesis strategies that damage valid input: documents by key, files by byte."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def _hostile() -> st.SearchStrategy[Any]:
 
 
 HOSTILE = _hostile()
-"""Values that fit nowhere, some values that fit anywhere, and two words for what is no value."""
+"""Invalid and valid values of all types, and two markers: remove the value, repeat the value."""
 
 
-def spoilt(document: Any) -> st.SearchStrategy[Any]:
-    """Copies of a JSON document with up to three values replaced, removed or given twice."""
+def damaged_document(document: Any) -> st.SearchStrategy[Any]:
+    """Copies of a JSON document with one to three values replaced, removed or repeated."""
     places = list(_places(document, ()))
     changes = st.lists(st.tuples(st.sampled_from(places), HOSTILE), min_size=1, max_size=3)
     return changes.map(lambda found: _changed(document, found))
@@ -71,16 +71,16 @@ def _changed(document: Any, changes: list[tuple[Path, Any]]) -> Any:
             else:
                 at[last] = copy.deepcopy(value)
         except (LookupError, TypeError, AttributeError):
-            continue  # an earlier change took the place away
+            continue  # an earlier change has removed this place
     return result
 
 
 def damaged(good: bytes, head_bytes: int | None = None) -> st.SearchStrategy[bytes]:
-    """A file with some bytes changed, taken out or put in, or cut short.
+    """Copies of a file with bytes changed, removed or inserted, or truncated copies.
 
     Args:
-        good: The file.
-        head_bytes: Where most of what matters lies: half of the changes are made before it.
+        good: Content of the valid file.
+        head_bytes: Size of the header; half of the changes are made in it.
     """
     last = len(good) - 1
     places = st.integers(0, last)
@@ -101,7 +101,7 @@ def damaged(good: bytes, head_bytes: int | None = None) -> st.SearchStrategy[byt
 def _edited(good: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     result = bytearray(good)
     for place, n_bytes, piece in edits:
-        # Mostly in place: what moves all that follows is found out by most readers at once.
+        # Mostly in place: most readers detect an insertion at once, since it moves all later bytes.
         width = len(piece) if n_bytes else 0
         result[place : place + width] = piece
     return bytes(result)

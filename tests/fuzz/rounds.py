@@ -1,4 +1,4 @@
-"""Runs a target on many inputs: a fixed few for the test suite, ever new ones for the runner."""
+"""Runs a target on many inputs: a fixed few in the test suite, new ones in the fuzzer."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .targets import Target
 
 # Processor time of one thread for one input: the limit does not depend on the number of threads.
 HANG_CPU_S = 20.0
-_LOOK_EVERY_S = 1.0
+_CHECK_EVERY_S = 1.0
 _SIGNAL = getattr(signal, "SIGVTALRM", 0)
 
 
 class HangError(AssertionError):
-    """A thread took more processor time than any answer is worth, or threads never end."""
+    """A thread exceeded its processor time, or threads do not end."""
 
 
 @dataclass
 class Counts:
-    """How many inputs a target was given, and what it made of them."""
+    """Number of inputs that a target has read and refused."""
 
     read: int = 0
     refused: int = 0
@@ -45,19 +45,19 @@ def _cpu_s_by_thread() -> dict[int, float]:
 
 @contextlib.contextmanager
 def no_hang() -> Iterator[None]:
-    """Raises a HangError in the main thread as soon as one thread has taken `HANG_CPU_S` seconds.
+    """Raises a HangError in the main thread once a thread has taken `HANG_CPU_S` seconds.
 
-    A thread of its own looks, and interrupts the main thread by a signal sent to that very thread:
-    a timer's signal may go to another thread, and would not wake a main thread that waits.
+    A monitoring thread sends the signal to the main thread directly: the signal of a timer may be
+    delivered to another thread, and would not wake a waiting main thread.
     """
     if not hasattr(signal, "pthread_kill"):  # Windows
         yield
         return
     main, before, ended = threading.get_ident(), _cpu_s_by_thread(), threading.Event()
 
-    def look() -> None:
-        while not ended.wait(_LOOK_EVERY_S):
-            # The number of a thread that has ended may be given to another one.
+    def monitor() -> None:
+        while not ended.wait(_CHECK_EVERY_S):
+            # The id of an ended thread may be reused.
             taken = [
                 spent - min(spent, before.get(each, 0.0))
                 for each, spent in _cpu_s_by_thread().items()
@@ -70,23 +70,23 @@ def no_hang() -> Iterator[None]:
         raise HangError(f"a thread has not ended after {HANG_CPU_S:g} s of processor time")
 
     old = signal.signal(_SIGNAL, stop)
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
+    monitoring = threading.Thread(target=monitor, daemon=True)
+    monitoring.start()
     try:
         yield
     finally:
         ended.set()
-        looking.join()
+        monitoring.join()
         signal.signal(_SIGNAL, old)
 
 
 def run_round(target: Target, n_inputs: int, number: int | None = None) -> Counts:
-    """Gives a target some inputs; what it must not do is raised with the smallest such input.
+    """Runs a target on generated inputs; raises its failure for the smallest failing input.
 
     Args:
-        target: Which.
-        n_inputs: How many.
-        number: Seed of the inputs; None for those of the test suite, always the same.
+        target: Target to run.
+        n_inputs: Number of inputs.
+        number: Seed of the inputs; None for the fixed inputs of the test suite.
     """
     counts = Counts()
 

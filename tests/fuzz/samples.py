@@ -1,4 +1,4 @@
-"""Small good files of every kind, to be spoilt."""
+"""Small valid files of all formats, which the fuzz tests damage."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sa1b(image_id: int = 1) -> dict[str, Any]:
 
 
 def tar(kind: int, long: bool) -> bytes:
-    """Two pairs; where `long`, with names and headers beyond a block's, a link and a folder."""
+    """A tar with two pairs; with `long`, long names and headers, a link and a folder."""
     members = [
         (f"{'deep/' * 30 if long else './'}sa_{n}.{suffix}", data)
         for n in (1, 2)
@@ -87,7 +87,7 @@ def tar(kind: int, long: bool) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """The same tar with the checksum of each block that may be a header made right again."""
+    """The same tar with correct checksums in all blocks that look like headers."""
     result = bytearray(data)
     for start in range(0, len(result) - 511, 512):
         if result[start + 257 : start + 262] == b"ustar":
@@ -110,7 +110,7 @@ def tensors() -> dict[str, Any]:
 
 
 def checkpoint(*, as_zip: bool, wrapped: bool) -> bytes:
-    """What `torch.save` writes."""
+    """A file written by `torch.save`."""
     import torch
 
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""The public functions and methods of `mobilesam` and `baselines`, and which of them calls reach.
+"""Public functions and methods of `mobilesam` and `baselines`, and which of them are called.
 
-A method counts once for each public class that has it, so that an adapter that inherits a method is
-to be called itself.
+A method counts once for each public class that has it, so that inherited methods of an adapter must
+be called on that adapter, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGES = (mobilesam, baselines)
 
 
 def modules(package: ModuleType) -> list[ModuleType]:
-    """A package's modules, imported."""
+    """Imports all modules of a package."""
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     return [importlib.import_module(each.name) for each in found]
 
@@ -33,7 +33,7 @@ class Surface:
     """Public functions and methods, by their code.
 
     Args:
-        found: Modules to list; only what is defined in one of them counts.
+        found: Modules to list; names imported from elsewhere do not count.
 
     Attributes:
         names: `module.function`, `module.Class.method`; a property's setter ends in ` =`.
@@ -55,7 +55,7 @@ class Surface:
         self.names = frozenset((*self._functions.values(), *methods))
 
     def _add_class(self, owner: type) -> None:
-        """Adds what a class and its bases define, unless it is a protocol or abstract."""
+        """Adds the methods of a class and its bases, unless it is a protocol or abstract."""
         if getattr(owner, "_is_protocol", False) or inspect.isabstract(owner):
             return
         for name in dir(owner):
@@ -70,7 +70,7 @@ class Surface:
                 self._methods.setdefault(code, {})[owner] = full
 
     def name_of(self, frame: FrameType) -> str | None:
-        """The name of the function or method that a frame runs, if it is one of the surface."""
+        """Name of the public function or method that a frame runs, or None."""
         code = frame.f_code
         if code in self._functions:
             return self._functions[code]
@@ -83,7 +83,7 @@ class Surface:
 
     @contextmanager
     def watched(self, called: set[str]) -> Iterator[None]:
-        """Adds the names of all that this thread calls while the block runs to `called`."""
+        """Adds the public names that this thread calls within the block to `called`."""
 
         def look(frame: FrameType, event: str, _: Any) -> None:
             if event == "call":
@@ -100,7 +100,7 @@ class Surface:
 
 
 def _functions(value: Any) -> Iterator[tuple[str, Any]]:
-    """The functions behind an attribute of a class, each with an ending for its name."""
+    """Yields the functions of a class attribute, each with a suffix for its name."""
     if isinstance(value, property):
         yield from (
             (ending, each)
@@ -121,8 +121,8 @@ def public_surface() -> Surface:
     return Surface([each for package in PACKAGES for each in modules(package)])
 
 
-# Names, or patterns of names, that no case of `threads.CASES` calls, and the reasons. A method that
-# runs a model belongs into a case instead.
+# Names, or patterns of names, that no case of `threads.CASES` calls, with reasons. Methods that run
+# a model need a case instead.
 EXEMPT = {
     "mobilesam.distillation.*": "training: one thread in a process of its own; threads that read a "
     "store have a test in tests/mobilesam/distillation/test_embedding_store.py",

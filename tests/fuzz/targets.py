@@ -1,4 +1,4 @@
-"""Every reader of a stranger's file, what it is given, and what must hold of its answer."""
+"""Readers of user files: generated inputs, and properties of each result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mobilesam.errors import BenchError, DataError, WeightsError
 
 from . import samples
-from .damage import HOSTILE, damaged, spoilt
+from .damage import HOSTILE, damaged, damaged_document
 
 MAX_PIXELS = 1_000_000
 
@@ -25,12 +25,12 @@ class Target:
     """A reader under test.
 
     Attributes:
-        name: Short.
-        inputs: What it is given.
-        read: Gives it the input, in an empty folder that is its own, and asserts what must hold of
-            an answer; True if that says that something was refused.
-        errors: All that it may raise.
-        inputs_a_round: How many inputs the runner gives it before another has its turn.
+        name: Short name.
+        inputs: Makes the strategy of inputs.
+        read: Reads an input in an empty folder and asserts properties of the result; returns True
+            if the result reports that something was refused.
+        errors: Errors that the reader may raise.
+        inputs_a_round: Number of inputs in a round of the fuzzer.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Target:
     inputs_a_round: int = 250
 
     def refuses(self, data: Any, folder: Path) -> bool:
-        """Whether the reader refuses the input; anything but a documented error goes on."""
+        """Whether the reader refuses the input; undocumented errors are raised."""
         try:
             return bool(self.read(data, folder))
         except self.errors as error:
@@ -49,18 +49,18 @@ class Target:
 
 
 def require_one_line(text: str) -> None:
-    """What is told to a user can be printed, and is one line."""
+    """Asserts that an error text is one line that can be encoded."""
     assert text
     assert "\n" not in text
     text.encode()
 
 
 def texts(document: Any) -> st.SearchStrategy[bytes]:
-    """JSON of a spoilt document; seldom no JSON at all."""
+    """JSON of damaged documents, and some text that is no JSON."""
     good = json.dumps(document).encode()
     return st.one_of(
-        spoilt(document).map(lambda found: json.dumps(found).encode()),
-        spoilt(document).map(lambda found: json.dumps(found).encode()),
+        damaged_document(document).map(lambda found: json.dumps(found).encode()),
+        damaged_document(document).map(lambda found: json.dumps(found).encode()),
         damaged(good),
         st.binary(max_size=40),
         st.just(b"[" * 100_000),
@@ -68,7 +68,7 @@ def texts(document: Any) -> st.SearchStrategy[bytes]:
 
 
 def check_samples(dataset: Any) -> bool:
-    """Every image is whole, or a line that can be recorded; returns whether anything was bad."""
+    """Checks all images and failures of a dataset; returns whether there was a failure."""
     from benchmarks.datasets.dataset import UnreadableImage
     from benchmarks.evaluation.run_model import unreadable_image_failure
 
@@ -201,7 +201,7 @@ def read_shard(data: bytes, folder: Path) -> None:
 
 
 def check_tensors(found: dict[str, Any]) -> None:
-    """They are dense, and all of their memory is there."""
+    """Asserts that tensors are dense and that all their memory is accessible."""
     import torch
 
     assert found
@@ -239,7 +239,7 @@ def masks() -> st.SearchStrategy[tuple[Any, tuple[int, int]]]:
     )
     size_of = st.one_of(st.just(list(samples.SIZE_HW)), HOSTILE)
     rles = st.fixed_dictionaries({"size": size_of, "counts": counts})
-    given = st.one_of(polygons, smooth, rles, spoilt({"a": samples.rle()}), HOSTILE)
+    given = st.one_of(polygons, smooth, rles, damaged_document({"a": samples.rle()}), HOSTILE)
     return st.tuples(given.map(lambda found: _inner(found)), sizes)
 
 
@@ -251,12 +251,12 @@ def tars() -> st.SearchStrategy[bytes]:
     kinds = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
     good = [samples.tar(kind, long) for kind in kinds for long in (False, True)]
     each = [damaged(data, head_bytes=512) for data in good]
-    headers = [_spoilt_headers(data) for data in good]
+    headers = [_damaged_headers(data) for data in good]
     return st.one_of(*headers, *(found.map(samples.with_checksums) for found in each), *each)
 
 
-def _spoilt_headers(data: bytes) -> st.SearchStrategy[bytes]:
-    """Fields of headers replaced, and their checksums made right."""
+def _damaged_headers(data: bytes) -> st.SearchStrategy[bytes]:
+    """Copies of a tar with fields of headers replaced and checksums corrected."""
     starts = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
     fields = [(0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)]
     values = st.one_of(
@@ -283,11 +283,11 @@ def checkpoints(*, as_zip: bool) -> st.SearchStrategy[bytes]:
     whole = [damaged(data, head_bytes=800) for data in good]
     if not as_zip:
         return st.one_of(*whole)
-    return st.one_of(*whole, *(_spoilt_entries(samples.zip_entries(data)) for data in good))
+    return st.one_of(*whole, *(_damaged_entries(samples.zip_entries(data)) for data in good))
 
 
-def _spoilt_entries(entries: dict[str, bytes]) -> st.SearchStrategy[bytes]:
-    """One file in a zip damaged, mostly its pickle, and its checksum made right."""
+def _damaged_entries(entries: dict[str, bytes]) -> st.SearchStrategy[bytes]:
+    """Copies of a zip with one file damaged, mostly the pickle, and a correct checksum."""
     pickle = next(name for name in entries if name.endswith("data.pkl"))
     names = st.one_of(st.just(pickle), st.sampled_from(sorted(entries)))
     return names.flatmap(
@@ -307,8 +307,8 @@ def safetensors(good: bytes) -> st.SearchStrategy[bytes]:
 
     return st.one_of(
         damaged(good, head_bytes=400),
-        spoilt(header).map(lambda found: samples.safetensors_of(found, body)),
-        spoilt(inner).map(with_inner),
+        damaged_document(header).map(lambda found: samples.safetensors_of(found, body)),
+        damaged_document(inner).map(with_inner),
     )
 
 

@@ -1,4 +1,4 @@
-"""Every reader on a fixed choice of bad input; `nox -s fuzz` goes on with ever new ones."""
+"""All readers on fixed damaged inputs; `nox -s fuzz` tests further ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .targets import TARGETS, Target
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_bad_input_is_read_or_refused_in_one_line(target: Target) -> None:
+def test_damaged_input_is_read_or_refused_in_one_line(target: Target) -> None:
     counts = run_round(target, n_inputs=80)
-    # Damage that is all refused, or all read, would test half of the reader.
+    # Inputs that are all refused, or all read, would test only half of the reader.
     assert counts.refused
     assert counts.read
 
@@ -30,7 +30,7 @@ def _broken(data: int, folder: Path) -> None:
         raise DataError("too much")
 
 
-def test_a_crash_is_found_and_told() -> None:
+def test_a_crash_is_found_and_reported() -> None:
     target = Target("broken", lambda: st.integers(0, 10_000), _broken)
     with pytest.raises(ZeroDivisionError):
         run_round(target, n_inputs=200)
@@ -41,7 +41,7 @@ def test_a_crash_is_found_and_told() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "two\nlines", "\ud800"])
-def test_an_error_that_is_not_one_line_is_a_crash(message: str) -> None:
+def test_an_error_text_that_is_not_one_line_is_a_crash(message: str) -> None:
     def refuse(data: Any, folder: Path) -> None:
         raise DataError(message)
 

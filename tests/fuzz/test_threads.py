@@ -1,4 +1,4 @@
-"""Models shared by eight threads, a few seeds each; `nox -s fuzz` goes on with ever new ones."""
+"""Models shared by eight threads, one seed each; `nox -s fuzz` tests further seeds."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .targets import Target
 from .threads import CASES, N_THREADS, Case, shared_predictor, small_sam, wrong_answers
 
 SUITE = [case for case in CASES if case.times]
-# What each case has called in this process.
+# Names that each case has called in this process.
 _CALLED: dict[str, set[str]] = {}
 
 
 @pytest.mark.parametrize("case", SUITE, ids=lambda case: case.name)
-def test_threads_answer_as_one_thread_bit_for_bit(case: Case) -> None:
+def test_eight_threads_give_the_results_of_one_thread_bit_for_bit(case: Case) -> None:
     if lacking := case.lacking():
         pytest.skip(lacking)
     jobs = case.jobs(np.random.default_rng(0))
-    called: set[str] = set()  # by the jobs alone, not by what prepares them
+    called: set[str] = set()  # by the jobs only, not by their preparation
     watched = public_surface().watched(called)
     assert wrong_answers(jobs, times=case.times, watched=watched) == []
     _CALLED[case.name] = called
 
 
-def test_every_public_method_and_class_has_a_case() -> None:
+def test_all_public_methods_have_a_case() -> None:
     for case in SUITE:
         if case.name not in _CALLED and not case.lacking():
             jobs = case.jobs(np.random.default_rng(0))
@@ -76,7 +76,7 @@ def _hidden(): pass
     return module
 
 
-def test_a_new_class_method_or_function_is_noticed() -> None:
+def test_new_classes_methods_and_functions_are_found() -> None:
     module: Any = _module()
     surface = Surface([module])
     inherited = {
@@ -91,12 +91,12 @@ def test_a_new_class_method_or_function_is_noticed() -> None:
     with surface.watched(called):
         module.Added.make()()
         module.answer()
-    # `run` was called on an `Added`: the other class is still to be called.
+    # `run` was called on an `Added`; the method of the other class has not been called.
     assert called == own | {"mobilesam.added.Added.run"}
     assert "mobilesam.added.Base.run" in without_case(surface, frozenset(called))
 
 
-def test_a_buffer_that_threads_share_is_noticed() -> None:
+def test_a_shared_buffer_is_detected() -> None:
     shared = np.zeros(3)
 
     def job(value: int) -> Any:
@@ -109,7 +109,7 @@ def test_a_buffer_that_threads_share_is_noticed() -> None:
 
 
 class _Torn(MobileSam):
-    """A predictor that changes the image's embedding first, and its sizes some time later."""
+    """A predictor that sets the embedding of an image before its sizes, not both at once."""
 
     def _set(self, found: ImageEmbedding) -> None:
         self.features, self.is_image_set = found.features, True
@@ -117,7 +117,7 @@ class _Torn(MobileSam):
         self.original_size, self.input_size = found.size_hw, found.inner_hw
 
 
-def test_an_image_that_is_set_in_parts_is_noticed() -> None:
+def test_an_image_that_is_set_in_parts_is_detected() -> None:
     rng = np.random.default_rng(0)
     # On a busy machine, the threads of one attempt may run one after another.
     assert any(wrong_answers(shared_predictor(lambda: _Torn(small_sam()), rng)) for _ in range(20))
@@ -135,7 +135,7 @@ def test_an_error_in_a_thread_is_raised() -> None:
         wrong_answers([job])
 
 
-def test_threads_that_wait_for_each_other_are_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadlock_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "STUCK_S", 0.2)
     main, never = threading.get_ident(), threading.Event()
 
@@ -150,7 +150,7 @@ def test_threads_that_wait_for_each_other_are_a_hang(monkeypatch: pytest.MonkeyP
 
 
 def _spend(cpu_s: float) -> None:
-    """Takes processor time in this thread; lets go of the interpreter now and then."""
+    """Uses processor time in this thread, and releases the interpreter lock regularly."""
     start, data = time.thread_time(), bytes(2**16)
     while time.thread_time() - start < cpu_s:
         hashlib.sha256(data).digest()
@@ -159,12 +159,12 @@ def _spend(cpu_s: float) -> None:
 @pytest.fixture
 def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "HANG_CPU_S", 0.3)
-    monkeypatch.setattr(rounds, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(rounds, "_CHECK_EVERY_S", 0.05)
 
 
 @pytest.mark.usefixtures("_short_limit")
-def test_the_limit_of_a_hang_is_that_of_one_thread() -> None:
-    """Eight threads together take more than the limit, and none of them alone."""
+def test_the_limit_of_processor_time_is_per_thread() -> None:
+    """Eight threads together exceed the limit, but no single thread does."""
 
     def read(_: int, __: Path) -> None:
         started = [threading.Thread(target=_spend, args=(0.06,)) for _ in range(N_THREADS)]
@@ -178,7 +178,7 @@ def test_the_limit_of_a_hang_is_that_of_one_thread() -> None:
 
 @pytest.mark.usefixtures("_short_limit")
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_a_thread_that_does_not_end_is_a_hang(in_thread: bool) -> None:
+def test_an_endless_thread_is_a_hang(in_thread: bool) -> None:
     def read(_: int, __: Path) -> None:
         if not in_thread:
             _spend(30)

@@ -1,6 +1,6 @@
-"""Every class that runs a model, shared by eight threads: the answers must be those of one thread.
+"""Classes that run models, shared by eight threads: results must equal those of one thread.
 
-Bit for bit, since a buffer that two threads compute in changes few pixels, and seldom.
+Bit for bit, since a buffer shared by two threads changes few pixels, and rarely.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _CONFIG = TinyVitConfig(
     embed_dims=(8, 16, 20, 40), num_heads=(1, 2, 2, 4), image_size_px=SIDE_PX, n_classes=None
 )
 _TIMES = 3
-# Far longer than any job: threads that wait for each other take no processor time.
+# Far longer than any job: deadlocked threads use no processor time.
 STUCK_S = 120.0
 
 Job = Callable[[], Any]
@@ -89,12 +89,12 @@ class Case:
     """A class under test.
 
     Attributes:
-        name: Short.
-        jobs: Makes calls of its public methods on one object from a generator; each must give the
-            same answer whenever it is called.
-        lacking: Says what this machine lacks for it; empty if nothing.
-        times: How often the test suite has eight threads call each job; 0 leaves the case to the
-            fuzzer, for cases that are slow and like another one.
+        name: Short name.
+        jobs: Makes calls of public methods of one object from a random generator; each call must
+            always give the same result.
+        lacking: Returns what this machine lacks for the case; empty if nothing.
+        times: Number of calls of each job by eight threads in the test suite; 0 runs the case in
+            the fuzzer only, for slow cases that resemble another one.
     """
 
     name: str
@@ -109,18 +109,18 @@ def wrong_answers(
     times: int = _TIMES,
     watched: AbstractContextManager[Any] | None = None,
 ) -> list[int]:
-    """Runs jobs in one thread, and then several times each in eight.
+    """Runs jobs in one thread, then several times each in eight threads.
 
     Args:
-        jobs: What is called.
-        times: How often each is called by the eight threads.
-        watched: Entered while the jobs run in one thread.
+        jobs: Calls to run.
+        times: Number of calls of each job by the eight threads.
+        watched: Context entered while the jobs run in one thread.
 
     Returns:
-        Indices of the jobs whose answer was another one, once for every such answer.
+        Indices of jobs with a different result, once for each such result.
 
     Raises:
-        HangError: For `STUCK_S` seconds no thread has ended a job.
+        HangError: No thread has finished a job for `STUCK_S` seconds.
     """
     before, interval = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(1)
@@ -138,9 +138,9 @@ def wrong_answers(
 
 
 def _in_threads(jobs: Sequence[Job]) -> list[Any]:
-    """Answers of jobs that eight threads run, in the order of the jobs.
+    """Results of jobs run by eight threads, in the order of the jobs.
 
-    The threads are daemons: one that never ends must keep neither this call nor the process.
+    The threads are daemons: an endless one blocks neither this call nor the process.
     """
     waiting: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Any, Exception | None]] = queue.SimpleQueue()
@@ -156,7 +156,7 @@ def _in_threads(jobs: Sequence[Job]) -> list[Any]:
                 return
             try:
                 done.put((index, frozen(job()), None))
-            except Exception as error:  # noqa: BLE001 - whatever comes out is raised by the caller
+            except Exception as error:  # noqa: BLE001 - the caller raises it
                 done.put((index, None, error))
 
     for _ in range(N_THREADS):
@@ -177,7 +177,7 @@ def _in_threads(jobs: Sequence[Job]) -> list[Any]:
 
 
 def frozen(answer: Any) -> Any:
-    """A copy of an answer that no later call can change."""
+    """A deep copy of a result, with tensors as arrays."""
     if isinstance(answer, Tensor):
         return answer.detach().clone().numpy()
     if isinstance(answer, np.ndarray):
@@ -192,7 +192,7 @@ def frozen(answer: Any) -> Any:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Whether two answers of `frozen` are equal, bit for bit."""
+    """Whether two results of `frozen` are equal, bit for bit."""
     if isinstance(expected, np.ndarray):
         return (found.dtype, found.shape) == (expected.dtype, expected.shape) and (
             found.tobytes() == expected.tobytes()
@@ -208,7 +208,7 @@ def same(found: Any, expected: Any) -> bool:
 
 @cache
 def small_sam() -> Sam:
-    """MobileSAM for 128 px, with heads whose weights are large enough to tell prompts apart."""
+    """MobileSAM for 128 px with large weights in its heads, so that results depend on prompts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = build_mobile_sam(_CONFIG)
@@ -283,7 +283,7 @@ def _module_encoder(dtype: torch.dtype, rng: np.random.Generator) -> list[Job]:
 
 
 def _prompts(rng: np.random.Generator) -> list[NetworkPrompts]:
-    """Prompts of every kind, in pixels of the network's input."""
+    """Prompts of all kinds, in pixels of the network's input."""
     found: list[NetworkPrompts] = []
     for count in (1, 5):
         boxes = torch.from_numpy(_boxes(rng, (SIDE_PX, SIDE_PX), count)).float()
@@ -367,7 +367,7 @@ def _torch_image(model: MobileSam, image: np.ndarray) -> Tensor:
 
 
 def _own_predictors(precision: Precision, rng: np.random.Generator) -> list[Job]:
-    """A predictor for each call, all of one model: copies, and new ones of the same network."""
+    """A predictor for each call, copied or new, all with the same network."""
     model = MobileSam(small_sam(), FastMobileSam(small_sam(), precision))
     model.set_image(_image(rng))
 
@@ -395,14 +395,14 @@ def _own_predictors(precision: Precision, rng: np.random.Generator) -> list[Job]
 
 
 def shared_predictor(make: Callable[[], MobileSam], rng: np.random.Generator) -> list[Job]:
-    """One predictor, for which all threads set images: each answer must be that of one of them.
+    """Jobs that set images on one shared predictor: each result must be that of one image.
 
     Args:
         make: Makes the predictor.
-        rng: Of the images.
+        rng: Generator of the images.
 
     Returns:
-        Jobs that answer whether what they got is whole.
+        Jobs that return whether their result is that of a single image.
     """
     model, single = make(), MobileSam(small_sam())
     box = np.array([2.0, 3.0, 17.0, 16.0])
@@ -492,7 +492,7 @@ def _generator(rng: np.random.Generator) -> list[Job]:
 
 
 def _adapter(make: Callable[[], Segmenter], rng: np.random.Generator) -> list[Job]:
-    """Calls of the whole interface, as far as the model has it."""
+    """Calls of all methods of the interface that the model has."""
     model = make()
     detects = isinstance(model, FastSamSegmenter)
     images = [
@@ -558,7 +558,7 @@ def _bright_pixels(image: np.ndarray, prompts: Prompts) -> np.ndarray:
 
 
 def _described(model: Segmenter, image: np.ndarray) -> Any:
-    """What a model says of itself, and what it refuses."""
+    """Description of a model, and its errors for invalid calls."""
     model.synchronize()
     embedding = model.encode(model.prepare(image))
     prompts = Prompts(
@@ -633,7 +633,7 @@ def _folder() -> Path:
 @cache
 def _exported_files(target: Runtime) -> Path:
     folder, source = _folder() / target, Source(kind="random")
-    # How far the files are from torch is tested elsewhere, and half of the time.
+    # Parity with torch is tested elsewhere, and takes half of the time.
     with mock.patch("mobilesam.export.writer._compared", return_value=()):
         export_model(small_sam(), folder, target, source=source, int8=target == "onnx")
     return folder
@@ -649,13 +649,13 @@ def _exported(target: Runtime, *, int8: bool = False, precision: str = "fp32") -
 
 @cache
 def _fast_sam(precision: str) -> Segmenter:
-    # Random weights are sure of nothing.
+    # With random weights all confidences are low.
     search = MaskSearch(confidence=0.0, nms_iou=0.5, max_masks=20)
     return build_fast_sam("n", 4, ModelOptions("fastsam-n", precision=precision), search)
 
 
 def _stored_weights(rng: np.random.Generator) -> list[Job]:
-    """Weights stored as int8, loaded by each call on its own: read, restored and run."""
+    """Weights stored as int8, which each call loads and runs."""
     state = {name: value.clone() for name, value in small_sam().state_dict().items()}
     kept = frozenset({"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"})
     matrices = {
@@ -679,7 +679,7 @@ def _stored_weights(rng: np.random.Generator) -> list[Job]:
 
 
 def _random_weights(rng: np.random.Generator) -> list[Job]:
-    """Models that each call builds with seeded random weights."""
+    """Models with seeded random weights, which each call builds."""
 
     def build(seed: int) -> Any:
         found = random_weights(lambda: build_mobile_sam(_CONFIG), ModelOptions("small", seed=seed))
@@ -764,7 +764,7 @@ CASES = (
 def _check(case: Case, seed: int, folder: Path) -> None:
     del folder
     wrong = wrong_answers(case.jobs(np.random.default_rng(seed)))
-    assert not wrong, f"{case.name}, seed {seed}: other answers in threads of jobs {wrong}"
+    assert not wrong, f"{case.name}, seed {seed}: different results in threads of jobs {wrong}"
 
 
 THREADS = tuple(
