@@ -17,7 +17,7 @@ from benchmarks.records.statistics import (
 )
 from benchmarks.regression.compare import THRESHOLD, ratio_verdict
 
-TRIALS = 1000
+TRIALS = 500
 Z = np.linspace(-6, 6, 2001)
 # Quantiles of IoU as boxes give them, and of IoU where many answers miss the object altogether.
 SHAPES = {
