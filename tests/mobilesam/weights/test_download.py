@@ -210,8 +210,8 @@ def test_refusing_proxy_is_not_retried(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_interrupted_download_leaves_no_file(server, tmp_path, interruption, monkeypatch):
-    def interrupt(done_bytes: int, total_bytes: int) -> None:
-        if done_bytes > total_bytes // 2:
+    def interrupt(*, completed: int, total: int) -> None:
+        if completed > total // 2:
             raise interruption
 
     monkeypatch.setattr(module, "_progress_bar", lambda *_, **__: nullcontext(interrupt))
