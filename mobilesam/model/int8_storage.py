@@ -51,10 +51,7 @@ def pack(
 
 
 def unpack(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Restores the float32 tensors of a compressed state dict; other state dicts do not change.
-
-    Returns:
-        Tensors by name, without the scales.
+    """Restores the float32 tensors of a compressed state dict; other tensors do not change.
 
     Raises:
         WeightsError: A scale has no tensor, or a shape that does not fit its tensor.

@@ -31,9 +31,7 @@ _LOG = logging.getLogger(__name__)
 def cache_dir() -> Path:
     """Folder of downloaded checkpoints, which may not exist yet.
 
-    Returns:
-        `$MOBILESAM_CACHE` if set and not empty, else `mobilesam-bench` in the user's cache folder
-        (`~/.cache` on Linux).
+    `$MOBILESAM_CACHE`, or `mobilesam-bench` in the user's cache folder (`~/.cache` on Linux).
     """
     chosen = os.environ.get(CACHE_ENV)
     if chosen:
@@ -45,10 +43,9 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Holds the lock for writing `target`; other processes and threads wait.
+    """Holds the lock for writing `target`, whose folder is made; other processes and threads wait.
 
-    The folder is made if it is missing. The lock file `.NAME.lock` is not deleted, because two
-    processes could then lock two files of the same name.
+    The file `.NAME.lock` is not deleted: two processes could then lock two files of that name.
 
     Raises:
         WeightsError: The folder cannot be made or written.
@@ -79,9 +76,8 @@ def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
 
     Args:
         path: A regular file.
-        memo_dir: Folder of the remembered digests (`digests.json`); None always reads the file.
-            A missing, damaged or read-only memo is no error. A digest is remembered for a path with
-            the same size, mtime (ns) and inode.
+        memo_dir: Folder of `digests.json`, the remembered digests of paths with their size, mtime
+            and inode; it may be missing, damaged or read-only. None always reads the file.
 
     Raises:
         WeightsError: The file is missing, unreadable, empty, not a regular file, or being written.

@@ -46,12 +46,9 @@ class RepublishedFile(_File):
 
 
 class ShippedFile(_File):
-    """Weights in this package that are used if the published file is not available.
+    """A file in `mobilesam/weights` that is used if the published file is not available.
 
-    Attributes:
-        file: Name in `mobilesam/weights`.
-        label: Short description of origin and storage.
-        licence: SPDX identifier.
+    `label` describes its origin and storage.
     """
 
     file: _Text
@@ -68,7 +65,6 @@ class CheckpointSpec(_File):
         url: http or https address.
         licence: SPDX identifier of the licence that the publisher states.
         format: `state_dict` (tensors only) or `pickle` (loading it runs code).
-        note: Remark for users; may be empty.
         also: Other published files with the same weights.
         shipped: Weights of the same architecture in this package, or None.
     """
@@ -86,6 +82,11 @@ class CheckpointSpec(_File):
     def digests(self) -> tuple[FileDigest, ...]:
         """All published contents, the principal one first."""
         return (self.digest, *(other.digest for other in self.also))
+
+    @property
+    def megabytes(self) -> float:
+        """Size in units of 10^6 bytes."""
+        return self.n_bytes / 1e6
 
     @property
     def remarks(self) -> str:
@@ -111,9 +112,6 @@ def specs() -> Mapping[str, CheckpointSpec]:
 
 def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
     """Parses the format of `checkpoints.toml`: one `[[checkpoint]]` table per `CheckpointSpec`.
-
-    Returns:
-        A read-only mapping by name, in the order of the text.
 
     Raises:
         WeightsError: The text is not TOML, or an entry is malformed or appears twice.

@@ -21,7 +21,7 @@ from mobilesam.errors import (
 )
 from mobilesam.weights import checkpoint_specs
 from mobilesam.weights.cache import cache_dir, digest_file, exclusive
-from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest, ShippedFile
+from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest
 
 WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
 SHIPPED = Path("shipped")
@@ -38,10 +38,7 @@ class LocalCheckpoint:
     """A checkpoint file on this machine.
 
     Attributes:
-        path: Absolute path.
-        sha256: SHA-256 of its content.
         official: Whether the content is published for the requested model.
-        n_bytes: Size.
         trusted: Whether it is official or trusted by the user; only then pickles are loaded.
         shipped: Origin of weights in this package; None for other files.
     """
@@ -63,7 +60,7 @@ class LocalCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Result of reading a whole file.
+    """What is known of a file.
 
     Attributes:
         status: `ok` (a published file), `absent`, `corrupt` (in the place of a published file, with
@@ -72,6 +69,7 @@ class VerifyReport:
         path: The file, or where it was searched last.
         found: Its content; None if it is absent or unreadable.
         message: One line for the user.
+        place: `folder` ($MOBILESAM_WEIGHTS) or `cache` for a checkpoint found by name, else None.
     """
 
     status: CheckpointStatus
@@ -79,23 +77,7 @@ class VerifyReport:
     path: Path
     found: FileDigest | None
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class StatusRow:
-    """A published checkpoint on this machine.
-
-    Attributes:
-        spec: The checkpoint.
-        place: `folder` ($MOBILESAM_WEIGHTS) or `cache`; None if absent.
-        path: The file; None if absent.
-        status: As in `VerifyReport`.
-    """
-
-    spec: CheckpointSpec
-    place: Place | None
-    path: Path | None
-    status: CheckpointStatus
+    place: Place | None = None
 
 
 def parse_override(text: str) -> tuple[str, Path]:
@@ -146,13 +128,13 @@ def resolve(
     known = checkpoint_specs.specs().get(name)
     shipped = None if known is None else known.shipped
     override = overrides.get(name)
-    if override == SHIPPED and shipped is None:
-        raise WeightsUnavailableError(
-            f"this package ships no weights for {name}; give a local file with "
-            f"--weights {name}=PATH"
-        )
-    if override == SHIPPED and shipped is not None:
-        return _shipped(shipped)
+    if override == SHIPPED:
+        if shipped is None:
+            raise WeightsUnavailableError(
+                f"this package ships no weights for {name}; give a local file with "
+                f"--weights {name}=PATH"
+            )
+        return shipped_checkpoint(shipped.file, shipped.label, shipped.sha256)
     if override is not None:
         return _local(override, known, trust=trust)
     if known is None:
@@ -165,7 +147,7 @@ def resolve(
         if not local.official:
             _LOG.warning("%s is not the published file; used as unofficial weights", path)
         return local
-    report = _identify(path, known)
+    report = _identify(place, path, known)
     if report.status == "ok":
         return _local(path, known, found=report.found)
     may_fetch = fetch and not offline
@@ -180,7 +162,7 @@ def resolve(
             return _download(known, force=False, progress=progress)
         why = "--offline forbids fetching" if offline else "this command fetches nothing"
         raise WeightsUnavailableError(
-            f"{known.file} ({known.n_bytes / 1e6:.0f} MB) is not on this machine and {why}; "
+            f"{known.file} ({known.megabytes:.0f} MB) is not on this machine and {why}; "
             f"{_hint(name)}",
             f"official weights are not on this machine and {why}",
         )
@@ -189,7 +171,7 @@ def resolve(
             raise
         if on_fallback is not None:
             on_fallback(error)
-        return _shipped(shipped)
+        return shipped_checkpoint(shipped.file, shipped.label, shipped.sha256)
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalCheckpoint:
@@ -198,7 +180,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalChe
     Args:
         name: Registry name.
         force: Download it in any case.
-        progress: Show a progress bar if standard error is a terminal.
+        progress: As in `resolve`.
 
     Raises:
         UsageError: No checkpoint is published under this name.
@@ -211,7 +193,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalChe
             f"unknown checkpoint {name!r}; known are {', '.join(checkpoint_specs.specs())}"
         )
     for path in () if force else (_find(known)[1], cache_dir() / known.file):
-        report = _identify(path, known)
+        report = _identify(None, path, known)
         if report.status == "ok":
             return _local(path, known, found=report.found)
     return _download(known, force=force, progress=progress)
@@ -222,15 +204,19 @@ def shipped_path(file: str) -> Path:
     return Path(__file__).parent / file
 
 
-def shipped_checkpoint(file: str, label: str = "this project's recipe") -> LocalCheckpoint:
+def shipped_checkpoint(
+    file: str, label: str = "this project's recipe", sha256: str | None = None
+) -> LocalCheckpoint:
     """Weights in this package.
 
     Args:
         file: Name in `mobilesam/weights`.
         label: Origin of the weights.
+        sha256: Expected digest; None accepts any.
 
     Raises:
         WeightsUnavailableError: This installation lacks the file.
+        WeightsError: The file is damaged.
     """
     path = shipped_path(file)
     if not path.is_file():
@@ -238,6 +224,11 @@ def shipped_checkpoint(file: str, label: str = "this project's recipe") -> Local
             f"{file} is missing from this installation; install this package again"
         )
     found = digest_file(path)
+    if sha256 not in (None, found.sha256):
+        raise WeightsError(
+            f"{path} is damaged: sha256 {found.sha256}, expected {sha256}; "
+            "install this package again"
+        )
     return LocalCheckpoint(
         path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True, shipped=label
     )
@@ -255,37 +246,28 @@ def verify(target: str | Path) -> VerifyReport:
     """
     known = checkpoint_specs.specs()
     if isinstance(target, str) and target in known:
-        place, path = _find(known[target])
-        return _identify(path, known[target], custom=place == "folder", remembered=False)
+        return _identify(*_find(known[target]), known[target], remembered=False)
     path = Path(target).expanduser().absolute()
     if isinstance(target, str) and not os.path.exists(path):  # noqa: PTH110
         raise UsageError(
             f"{target!r} is neither a file nor a known checkpoint ({', '.join(known)})"
         )
     namesake = next((spec for spec in known.values() if spec.file == path.name), None)
-    return _identify(path, namesake, remembered=False)
+    return _identify(None, path, namesake, remembered=False)
 
 
-def status_rows() -> tuple[StatusRow, ...]:
-    """Status of all published checkpoints on this machine.
+def checkpoint_statuses() -> dict[str, VerifyReport]:
+    """Status of each published checkpoint on this machine, by name.
 
     Raises:
         WeightsError: $MOBILESAM_WEIGHTS is no folder.
     """
-    rows = []
-    for spec in checkpoint_specs.specs().values():
-        place, path = _find(spec)
-        status = _identify(path, spec, custom=place == "folder").status
-        rows.append(StatusRow(spec, place, path if place else None, status))
-    return tuple(rows)
+    known = checkpoint_specs.specs()
+    return {name: _identify(*_find(spec), spec) for name, spec in known.items()}
 
 
 def _find(spec: CheckpointSpec) -> tuple[Place | None, Path]:
-    """The file of a checkpoint in $MOBILESAM_WEIGHTS or the cache, whether published or not.
-
-    Returns:
-        None and the path in the cache if there is no file.
-    """
+    """A file of the checkpoint's name; if there is none, None and its path in the cache."""
     named = os.environ.get(WEIGHTS_ENV)
     if named:
         folder = Path(named).expanduser().absolute()
@@ -312,16 +294,6 @@ def _local(
     return LocalCheckpoint(path, found.sha256, official, found.n_bytes, official or trust)
 
 
-def _shipped(file: ShippedFile) -> LocalCheckpoint:
-    found = shipped_checkpoint(file.file, file.label)
-    if found.sha256 != file.sha256:
-        raise WeightsError(
-            f"{found.path} is damaged: sha256 {found.sha256}, expected {file.sha256}; "
-            "install this package again"
-        )
-    return found
-
-
 def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalCheckpoint:
     from mobilesam.weights import download
 
@@ -329,7 +301,7 @@ def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalChec
     try:
         with exclusive(target):
             # Another process may have fetched it while this one waited for the lock.
-            report = _identify(target, spec)
+            report = _identify("cache", target, spec)
             found = report.found if report.status == "ok" and not force else None
             if found is None:
                 found = download.download(
@@ -343,14 +315,14 @@ def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalChec
 
 
 def _identify(
-    path: Path, spec: CheckpointSpec | None, *, custom: bool = False, remembered: bool = True
+    place: Place | None, path: Path, spec: CheckpointSpec | None, *, remembered: bool = True
 ) -> VerifyReport:
     """Compares a file with the published ones.
 
     Args:
+        place: Where it was found; other content is `custom` in `folder`, else `corrupt`.
         path: The file.
         spec: The checkpoint that the file should be; None for any of the published ones.
-        custom: Other content is `custom`, not `corrupt`.
         remembered: Use remembered digests.
     """
     name = spec.name if spec else None
@@ -360,21 +332,22 @@ def _identify(
     try:
         found = digest_file(path, memo_dir=_memo_dir(spec) if remembered else None)
     except WeightsError as error:
-        return VerifyReport("corrupt", name, path, None, str(error))
+        return VerifyReport("corrupt", name, path, None, str(error), place)
+    status: CheckpointStatus = "custom" if spec is None or place == "folder" else "corrupt"
     candidates = [spec] if spec else list(checkpoint_specs.specs().values())
     owner = next((each for each in candidates if each.is_published(found.sha256)), None)
     if owner:
+        status, name = "ok", owner.name
         text = f"{path} is the published {owner.file} of {owner.name}"
-        return VerifyReport("ok", owner.name, path, found, text)
-    if spec is None:
+    elif spec is None:
         text = f"{path} is not a published checkpoint; sha256 {found.sha256}"
-        return VerifyReport("custom", None, path, found, text)
-    wanted = " or ".join(f"{each.sha256} ({each.n_bytes} bytes)" for each in spec.digests)
-    text = (
-        f"{path} is not the published {spec.file}: sha256 {found.sha256} ({found.n_bytes} bytes), "
-        f"published {wanted}"
-    )
-    return VerifyReport("custom" if custom else "corrupt", name, path, found, text)
+    else:
+        wanted = " or ".join(f"{each.sha256} ({each.n_bytes} bytes)" for each in spec.digests)
+        text = (
+            f"{path} is not the published {spec.file}: sha256 {found.sha256} "
+            f"({found.n_bytes} bytes), published {wanted}"
+        )
+    return VerifyReport(status, name, path, found, text, place)
 
 
 def _memo_dir(spec: CheckpointSpec | None) -> Path | None:

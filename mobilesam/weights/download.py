@@ -45,11 +45,8 @@ def download(
     Args:
         url: http or https address of the file.
         target: Path of the file in an existing folder.
-        accepted: Valid contents. A response of another size is refused before its body is read.
+        accepted: Valid contents, one of which is returned.
         progress: Show a progress bar if standard error is a terminal.
-
-    Returns:
-        The content of `accepted` that the file has.
 
     Raises:
         WeightsUnavailableError: There is no network, or the server does not provide the file.
@@ -60,11 +57,7 @@ def download(
     try:
         free_bytes = shutil.disk_usage(target.parent).free
         if free_bytes < n_bytes:
-            raise WeightsError(
-                f"{target.name} needs {n_bytes / 1e6:.0f} MB in {target.parent}, where "
-                f"{free_bytes / 1e6:.0f} MB are free; free space or set {CACHE_ENV} to another "
-                "folder"
-            )
+            raise OSError(f"{n_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB are free")
         _require_host(_server(url))
         with _progress_bar(target.name, shown=progress) as report:
             found = _fetch(url, folder / target.name, accepted, report)
@@ -180,22 +173,22 @@ class _Downloader:
     def _check(self, response: Any, **_: object) -> None:
         """Refuses a response that cannot be the file; requests calls it before the body."""
         self._response = response
-        status, url, headers = response.status_code, response.url, response.headers
+        status, headers = response.status_code, response.headers
         answer = f"HTTP {status} {response.reason}".strip()
         if status >= 500 or status in (408, 429):
             raise _BrokenTransferError(answer)
         if response.is_redirect:
             return
-        if status == 200 and headers.get("Content-Type", "").lower().startswith("text/html"):
+        is_page = headers.get("Content-Type", "").lower().startswith("text/html")
+        if status == 200 and is_page:
             answer = "a web page instead of the file (a login or proxy page?)"
-        elif status == 200:
-            answer = ""
-        if answer:
-            raise WeightsUnavailableError(f"{url} answers with {answer}")
+        if status != 200 or is_page:
+            raise WeightsUnavailableError(f"{response.url} answers with {answer}")
         length = headers.get("Content-Length", "")
         if length.isdecimal() and int(length) != self._digest.n_bytes:
             raise _OtherFileError(
-                f"{url} offers {length} bytes, the published file has {self._digest.n_bytes}"
+                f"{response.url} offers {length} bytes, the published file has "
+                f"{self._digest.n_bytes}"
             )
 
 
@@ -209,13 +202,12 @@ def _server(url: str) -> str:
 
 def _require_host(server: str) -> None:
     """Limits the time of a name look-up, for which requests has no timeout."""
-    host = server.rpartition(":")[0] or server
 
     def look_up() -> None:
         with contextlib.suppress(OSError, ValueError):  # the download reports it
-            socket.getaddrinfo(host, None)
+            socket.getaddrinfo(server.rpartition(":")[0] or server, None)
 
-    thread = threading.Thread(target=look_up, name=f"look-up of {host}", daemon=True)
+    thread = threading.Thread(target=look_up, name=f"look-up of {server}", daemon=True)
     thread.start()
     thread.join(CONNECT_TIMEOUT_S)
     if thread.is_alive():

@@ -34,11 +34,7 @@ _NOTES = {
 
 
 def ship_weights(source: Path, target: Path) -> None:
-    """Writes the shipped file.
-
-    Args:
-        source: State dict with the SHA-256 `SOURCE_SHA256`.
-        target: File to write, `.safetensors`.
+    """Writes the shipped safetensors file from the state dict with the digest `SOURCE_SHA256`.
 
     Raises:
         WeightsError: The source has another digest.
@@ -59,13 +55,12 @@ def ship_weights(source: Path, target: Path) -> None:
 
 def channel_dims() -> dict[str, int]:
     """Dimension of the output channels of each weight matrix of MobileSAM, by name."""
-    dims: dict[str, int] = {}
-    for name, module in build_mobile_sam(TinyVitConfig(n_classes=None)).named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            dims[f"{name}.weight"] = 0
-        elif isinstance(module, nn.ConvTranspose2d):
-            dims[f"{name}.weight"] = 1
-    return dims
+    matrices = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+    return {
+        f"{name}.weight": int(isinstance(module, nn.ConvTranspose2d))
+        for name, module in build_mobile_sam(TinyVitConfig(n_classes=None)).named_modules()
+        if isinstance(module, matrices)
+    }
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from mobilesam.errors import WeightsError
 
 if TYPE_CHECKING:
     from baselines.registry import ModelEntry
-    from mobilesam.weights.checkpoints import StatusRow
+    from mobilesam.weights.checkpoints import VerifyReport
 
 _OUTPUT = OutputArguments()
 
@@ -29,8 +29,7 @@ def models(*, output: OutputArguments = _OUTPUT) -> int:
     from benchmarks.tables.table import Cell, Column, Table
 
     weights, _ = _weights()
-    here = {row.spec.name: row for row in weights}
-    rows = [_model(entry, here.get(entry.checkpoint or "")) for entry in entries().values()]
+    rows = [_model(entry, weights.get(entry.checkpoint or "")) for entry in entries().values()]
     if output.json:
         print_json({"rows": rows})
         return 0
@@ -48,7 +47,8 @@ def models(*, output: OutputArguments = _OUTPUT) -> int:
     return 0
 
 
-def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
+def _model(entry: ModelEntry, weights: VerifyReport | None) -> dict[str, Any]:
+    from mobilesam.weights.checkpoint_specs import specs
     from mobilesam.weights.checkpoints import shipped_path
 
     missing = entry.missing()
@@ -57,10 +57,10 @@ def _model(entry: ModelEntry, weights: StatusRow | None) -> dict[str, Any]:
         state = "shipped" if here.is_file() else "missing from this installation"
     elif entry.checkpoint is None:
         state = "none needed" if not entry.third_party else "its own"
-    elif weights is None or weights.path is None:
+    elif weights is None or weights.place is None:
         state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
-        shipped = None if weights is None else weights.spec.shipped
-        if shipped is not None:
+        shipped = specs()[entry.checkpoint].shipped
+        if weights is not None and shipped is not None:
             state = f"shipped ({shipped.label}), not official; official {state}"
     else:
         state = f"{weights.status}: {weights.path}"
@@ -119,14 +119,14 @@ def _cv2_works() -> bool:
     return True
 
 
-def _weights() -> tuple[tuple[StatusRow, ...], str | None]:
+def _weights() -> tuple[dict[str, VerifyReport], str | None]:
     """Status of the published weights, or the reason why it is not known."""
-    from mobilesam.weights.checkpoints import status_rows
+    from mobilesam.weights.checkpoints import checkpoint_statuses
 
     try:
-        return status_rows(), None
+        return checkpoint_statuses(), None
     except WeightsError as error:
-        return (), str(error)
+        return {}, str(error)
 
 
 def _extras() -> dict[str, str]:
@@ -138,6 +138,7 @@ def _extras() -> dict[str, str]:
 
 def _advice() -> list[str]:
     from baselines.registry import entries
+    from mobilesam.weights.checkpoint_specs import specs
 
     advice = []
     for entry in entries().values():
@@ -154,17 +155,16 @@ def _advice() -> list[str]:
     weights, problem = _weights()
     if problem is not None:
         advice.append(problem)
-    for row in weights:
-        name, shipped = row.spec.name, row.spec.shipped
-        if row.status == "absent" and shipped is not None:
+    for name, row in weights.items():
+        spec = specs()[name]
+        if row.status == "absent" and spec.shipped is not None:
             advice.append(
-                f"{name} runs with shipped weights ({shipped.label}), not official; for the "
+                f"{name} runs with shipped weights ({spec.shipped.label}), not official; for the "
                 f"published claims: mobilesam-bench weights fetch {name}"
             )
         elif row.status == "absent":
-            size = f"{row.spec.n_bytes / 1e6:.0f} MB"
             advice.append(
-                f"no accuracy for {name}: weights are not here ({size}); "
+                f"no accuracy for {name}: weights are not here ({spec.megabytes:.0f} MB); "
                 f"mobilesam-bench weights fetch {name}, or --weights {name}=PATH"
             )
         elif row.status != "ok":

@@ -13,7 +13,8 @@ from benchmarks.config.options import OutputArguments
 from mobilesam.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from mobilesam.weights import checkpoints
+    from mobilesam.weights.checkpoint_specs import CheckpointSpec
+    from mobilesam.weights.checkpoints import VerifyReport
 
 _STATUS = {
     "ok": "here, verified",
@@ -32,25 +33,26 @@ _OUTPUT = OutputArguments()
 def list_all(*, output: OutputArguments = _OUTPUT) -> int:
     """List the published weights, and which of them are here."""
     from benchmarks.cli.commands.printing import print_json, print_table
-    from mobilesam.weights import checkpoints
+    from mobilesam.weights.checkpoint_specs import specs
+    from mobilesam.weights.checkpoints import checkpoint_statuses
 
-    rows = checkpoints.status_rows()
+    rows = [(specs()[name], report) for name, report in checkpoint_statuses().items()]
     if output.json:
-        print_json({"rows": [_json_row(row) for row in rows]})
+        print_json({"rows": [_json_row(*row) for row in rows]})
         return 0
     from benchmarks.tables.table import Cell, Column, Table
 
-    def cells(row: checkpoints.StatusRow) -> tuple[Cell, ...]:
-        spec, status = row.spec, _STATUS[row.status]
-        if row.status == "absent" and spec.shipped is not None:
+    def cells(spec: CheckpointSpec, report: VerifyReport) -> tuple[Cell, ...]:
+        status = _STATUS[report.status]
+        if report.status == "absent" and spec.shipped is not None:
             status = f"not here; shipped: {spec.shipped.label}"
-        path = str(row.path or "")
+        path = str(report.path) if report.place else ""
         return (
             Cell(spec.name, (spec.name,)),
             Cell(spec.file, (spec.file,)),
-            Cell(f"{spec.n_bytes / 1e6:.0f}", (spec.n_bytes,)),
+            Cell(f"{spec.megabytes:.0f}", (spec.n_bytes,)),
             Cell(spec.licence, (spec.licence,)),
-            Cell(status, (row.status,)),
+            Cell(status, (report.status,)),
             Cell(path, (path,)),
         )
 
@@ -62,22 +64,19 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
         Column("Status", ("status",)),
         Column("Where", ("path",)),
     )
-    cell_rows = tuple(map(cells, rows))
+    cell_rows = tuple(cells(*row) for row in rows)
     print_table(Table("weights", "Published weights", columns, cell_rows, (_NOTE,)))
     return 0
 
 
-def _json_row(row: checkpoints.StatusRow) -> dict[str, Any]:
+def _json_row(spec: CheckpointSpec, report: VerifyReport) -> dict[str, Any]:
     return {
-        "name": row.spec.name,
-        "file": row.spec.file,
-        "n_bytes": row.spec.n_bytes,
-        "licence": row.spec.licence,
-        "place": row.place,
-        "path": None if row.path is None else str(row.path),
-        "status": row.status,
-        "note": row.spec.remarks,
-        "shipped": None if row.spec.shipped is None else row.spec.shipped.label,
+        **spec.model_dump(include={"name", "file", "n_bytes", "licence"}),
+        "place": report.place,
+        "path": str(report.path) if report.place else None,
+        "status": report.status,
+        "note": spec.remarks,
+        "shipped": None if spec.shipped is None else spec.shipped.label,
     }
 
 
@@ -112,7 +111,8 @@ def verify(*targets: str, output: OutputArguments = _OUTPUT) -> int:
     from benchmarks.cli.commands.printing import print_json
     from mobilesam.weights import checkpoints
 
-    chosen = targets or [row.spec.name for row in checkpoints.status_rows() if row.path is not None]
+    statuses = checkpoints.checkpoint_statuses()
+    chosen = targets or [name for name, report in statuses.items() if report.place]
     reports = [checkpoints.verify(target) for target in chosen]
     if output.json:
         print_json({"rows": [{**asdict(each), "path": str(each.path)} for each in reports]})

@@ -13,7 +13,13 @@ from mobilesam.errors import UsageError, WeightsError, WeightsUnavailableError
 from mobilesam.weights import checkpoint_specs, checkpoints
 from mobilesam.weights.cache import CACHE_ENV, MEMO_NAME, cache_dir
 from mobilesam.weights.checkpoint_specs import CheckpointSpec, FileDigest, RepublishedFile
-from mobilesam.weights.checkpoints import WEIGHTS_ENV, fetch, parse_override, status_rows, verify
+from mobilesam.weights.checkpoints import (
+    WEIGHTS_ENV,
+    checkpoint_statuses,
+    fetch,
+    parse_override,
+    verify,
+)
 
 CONTENT = b"the published weights"
 VARIANT = b"the same weights, saved again by another publisher"
@@ -207,18 +213,15 @@ def test_verify_by_path(tmp_path):
         verify("missing")
 
 
-def test_status_rows(folder):
+def test_checkpoint_statuses(folder):
     write(folder / "tiny.pt", FOREIGN)
-    tiny, fast = status_rows()
-    assert (tiny.spec.name, tiny.place, tiny.path, tiny.status) == (
-        "tiny",
-        "folder",
-        folder / "tiny.pt",
-        "custom",
-    )
-    assert (fast.place, fast.path, fast.status) == (None, None, "absent")
+    found = checkpoint_statuses()
+    assert list(found) == ["tiny", "fast"]
+    tiny, fast = found.values()
+    assert (tiny.place, tiny.path, tiny.status) == ("folder", folder / "tiny.pt", "custom")
+    assert (fast.place, fast.path, fast.status) == (None, cache_dir() / "fast.pt", "absent")
     write(cache_dir() / "fast.pt", PICKLE)
-    assert [(row.place, row.status) for row in status_rows()] == [
+    assert [(report.place, report.status) for report in checkpoint_statuses().values()] == [
         ("folder", "custom"),
         ("cache", "ok"),
     ]
@@ -256,7 +259,7 @@ def test_lookups_import_no_heavy_library():
     import sys
 
     code = (
-        "import sys, mobilesam.weights.checkpoints as c; c.status_rows(); c.cache_dir(); "
+        "import sys, mobilesam.weights.checkpoints as c; c.checkpoint_statuses(); c.cache_dir(); "
         "heavy = {'torch', 'numpy', 'pooch', 'requests', 'rich', 'filelock'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
