@@ -230,7 +230,7 @@ def find_checkpoint(
     except WeightsUnavailableError as error:
         if large and not policy.offline and spec is not None and limit is not None:
             raise WeightsUnavailableError(
-                f"{spec.file} ({spec.n_bytes / 1e6:.0f} MB) is not on this machine, and this "
+                f"{spec.file} ({spec.megabytes:.0f} MB) is not on this machine, and this "
                 f"profile fetches at most {limit / 1e6:.0f} MB a file; "
                 f"mobilesam-bench weights fetch {name}",
                 f"this profile fetches at most {limit / 1e6:.0f} MB a file",

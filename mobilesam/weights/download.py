@@ -19,7 +19,6 @@ from urllib.request import getproxies, proxy_bypass
 import pooch
 
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
-from mobilesam.process_state import logger_level
 from mobilesam.weights.cache import CACHE_ENV
 from mobilesam.weights.checkpoint_specs import FileDigest
 
@@ -32,6 +31,9 @@ RETRIES = 3
 
 _CHUNK_BYTES = 1 << 18
 _LOG = logging.getLogger(__name__)
+
+# Failed transfers are logged here, with their reason.
+pooch.get_logger().setLevel(logging.WARNING)
 
 
 def download(
@@ -104,8 +106,7 @@ def _fetch(
             retry_if_failed=RETRIES,
         )
         try:
-            with logger_level(pooch.get_logger().name, logging.WARNING):
-                files.fetch(path.name, downloader=_Downloader(digest, report))
+            files.fetch(path.name, downloader=_Downloader(digest, report))
             break
         except _OtherFileError:
             if digest is accepted[-1]:

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
@@ -54,12 +55,14 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_success(server, tmp_path, capsys):
+def test_success(server, tmp_path, monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(pooch.get_logger().handlers[0], "stream", log)
     assert get(server, tmp_path) == digest_of(PAYLOAD)
     assert (tmp_path / FILE).read_bytes() == PAYLOAD
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o644
     assert leftovers(tmp_path) == [FILE]
-    assert capsys.readouterr().err == ""
+    assert log.getvalue() == ""
 
 
 def test_wrong_content_of_the_right_size_is_refused(server, tmp_path):
