@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.distillation import full_size
+from benchmarks.distillation.training import STUDENT_NAME
 from mobilesam.errors import DataError
 from mobilesam.model.state_dicts import load_state_dict_file
 
@@ -73,10 +74,10 @@ def test_embed_train_and_measure(
 
 @pytest.mark.slow
 def test_untrained_student(trained: Path, teacher: Path, tmp_path: Path) -> None:
-    notes = full_size.untrained(trained / full_size.STUDENT, tmp_path / "before.safetensors")
+    notes = full_size.untrained(trained / STUDENT_NAME, tmp_path / "before.safetensors")
     assert notes["config"]["seed"] == 4
     before = load_state_dict_file(tmp_path / "before.safetensors")
-    after = load_state_dict_file(trained / full_size.STUDENT)
+    after = load_state_dict_file(trained / STUDENT_NAME)
     heads = load_state_dict_file(teacher)
     assert before.keys() == after.keys()
     for name, value in before.items():

@@ -27,10 +27,10 @@ def test_page_is_small_and_opens_quickly(large: Path, visit: Callable[..., Any])
         page = visit(large)
         page.locator("#cases .case:visible").first.wait_for()
         took_s.append(time.perf_counter() - start)
-        if took_s[-1] < 2:
+        if took_s[-1] < 5:
             break
-    # The best of three, since the machine may be busy.
-    assert min(took_s) < 2, took_s
+    # The best of three, since the machine may be busy; on an idle one it takes half a second.
+    assert min(took_s) < 5, took_s
     assert page.locator("#gallery image").count() == N_IMAGES
     print(f"{large.stat().st_size / 1e6:.2f} MB, open in {min(took_s):.2f} s")  # noqa: T201
 
