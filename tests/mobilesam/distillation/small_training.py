@@ -10,13 +10,15 @@ import torch
 from segment_anything.modeling import Sam
 from small_models import HEADS, SIDE_PX, STUDENT, TEACHER
 
-from mobilesam.distillation.batches import TrainingSample
+from mobilesam.distillation.batches import TrainingSample, make_batch
 from mobilesam.distillation.schemes import SCHEMES, OnlineTeacher, Scheme, Supervised
 from mobilesam.distillation.train_config import PromptConfig, TrainConfig
 from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
 
 SHA256 = "a" * 64
+CELLS = 4 * SIDE_PX // 8
+"""Cells a side of the low-resolution masks that a model of `SIDE_PX` returns."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,27 @@ class Pictures:
             labels[disc] = number
             image[disc[::2, ::2]] = rng.integers(90, 255, 3, dtype=np.uint8)
         return TrainingSample(f"disc:{index}", image, labels if self.labelled else None)
+
+
+def batch(
+    n: int = 4,
+    *,
+    augment: bool = False,
+    step: int = 0,
+    labelled: bool = True,
+    **zoom: float,
+):
+    """The first images of `Pictures` as a batch."""
+    return make_batch(
+        Pictures(8, labelled=labelled),
+        list(range(n)),
+        list(range(n)),
+        side_px=SIDE_PX,
+        seed=0,
+        step=step,
+        augment=augment,
+        **zoom,
+    )
 
 
 def seeded(build: Any, seed: int = 0) -> Sam:

@@ -5,37 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from small_models import SIDE_PX
-from small_training import (
-    Pictures,
-)
+from small_training import CELLS, Pictures, batch
 
 from mobilesam.distillation.batches import TrainingSample, make_batch, step_indices
 from mobilesam.distillation.prompts import (
     draw_prompts,
 )
 from mobilesam.distillation.train_config import PromptConfig
-
-CELLS = 4 * SIDE_PX // 8
-
-
-def batch(
-    n: int = 4,
-    *,
-    augment: bool = False,
-    step: int = 0,
-    labelled: bool = True,
-    **zoom: float,
-):
-    return make_batch(
-        Pictures(8, labelled=labelled),
-        list(range(n)),
-        list(range(n)),
-        side_px=SIDE_PX,
-        seed=0,
-        step=step,
-        augment=augment,
-        **zoom,
-    )
 
 
 class Telling:

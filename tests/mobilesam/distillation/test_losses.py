@@ -6,11 +6,8 @@ from dataclasses import replace
 
 import torch
 from small_models import SIDE_PX
-from small_training import (
-    Pictures,
-)
+from small_training import CELLS, batch
 
-from mobilesam.distillation.batches import make_batch
 from mobilesam.distillation.losses import (
     affinity_loss,
     cross_entropy,
@@ -27,30 +24,7 @@ from mobilesam.distillation.losses import (
 )
 from mobilesam.distillation.train_config import LossConfig
 
-CELLS = 4 * SIDE_PX // 8
-
-
 MASKS = LossConfig(focal=0, cross_entropy=0.3)
-
-
-def batch(
-    n: int = 4,
-    *,
-    augment: bool = False,
-    step: int = 0,
-    labelled: bool = True,
-    **zoom: float,
-):
-    return make_batch(
-        Pictures(8, labelled=labelled),
-        list(range(n)),
-        list(range(n)),
-        side_px=SIDE_PX,
-        seed=0,
-        step=step,
-        augment=augment,
-        **zoom,
-    )
 
 
 def test_masked_losses_ignore_padding() -> None:

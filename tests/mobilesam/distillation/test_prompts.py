@@ -7,12 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from small_models import SIDE_PX
-from small_training import (
-    Pictures,
-    teacher,
-)
+from small_training import CELLS, batch, teacher
 
-from mobilesam.distillation.batches import make_batch
 from mobilesam.distillation.prompts import (
     PromptBatch,
     add_correction_clicks,
@@ -20,28 +16,6 @@ from mobilesam.distillation.prompts import (
     draw_prompts,
 )
 from mobilesam.distillation.train_config import PromptConfig
-
-CELLS = 4 * SIDE_PX // 8
-
-
-def batch(
-    n: int = 4,
-    *,
-    augment: bool = False,
-    step: int = 0,
-    labelled: bool = True,
-    **zoom: float,
-):
-    return make_batch(
-        Pictures(8, labelled=labelled),
-        list(range(n)),
-        list(range(n)),
-        side_px=SIDE_PX,
-        seed=0,
-        step=step,
-        augment=augment,
-        **zoom,
-    )
 
 
 def test_drawn_prompts_match_their_objects() -> None:

@@ -7,15 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from small_models import HEADS, SIDE_PX, STUDENT, TEACHER
-from small_training import (
-    Pictures,
-    scheme,
-    seeded,
-    settings,
-    teacher,
-)
+from small_training import batch, scheme, seeded, settings, teacher
 
-from mobilesam.distillation.batches import make_batch
 from mobilesam.distillation.losses import (
     masked_mse,
 )
@@ -31,26 +24,6 @@ from mobilesam.distillation.train_config import LossConfig, PromptConfig
 from mobilesam.errors import UsageError
 from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
-
-
-def batch(
-    n: int = 4,
-    *,
-    augment: bool = False,
-    step: int = 0,
-    labelled: bool = True,
-    **zoom: float,
-):
-    return make_batch(
-        Pictures(8, labelled=labelled),
-        list(range(n)),
-        list(range(n)),
-        side_px=SIDE_PX,
-        seed=0,
-        step=step,
-        augment=augment,
-        **zoom,
-    )
 
 
 def learning(scheme) -> set[str]:
