@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from os import environ
+from typing import ParamSpec
 
 from mobilesam.errors import BenchError
 
 DEBUG_VARIABLE = "MOBILESAM_DEBUG"
 """Environment variable that enables tracebacks of failures, also in child processes."""
+P = ParamSpec("P")
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("collected tracebacks", default=None)
 
 
@@ -73,3 +76,17 @@ def format_error(error: BaseException) -> str:
     """
     show_traceback(error)
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+
+
+def one_line_errors(main: Callable[P, int]) -> Callable[P, int]:
+    """Decorates the main function of a separate program: a `BenchError` is one line and code 1."""
+
+    @wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except BenchError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 1
+
+    return wrapped

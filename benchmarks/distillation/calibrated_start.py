@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.debugging import one_line_errors
 from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.distillation.students import (
     CALIBRATION_IMAGES,
@@ -19,7 +20,6 @@ from mobilesam.distillation.students import (
     calibrate,
     shape_of,
 )
-from mobilesam.errors import BenchError
 from mobilesam.model.mobile_sam import load_mobile_sam
 from mobilesam.model.model_files import save_model
 
@@ -43,6 +43,7 @@ def write_start(student: str, seed: int, store: Path, weights: Path, out: Path) 
     save_model(out, shape_of(model, notes), model.state_dict())
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -51,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("store", "weights", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     found = parser.parse_args(argv)
-    try:
-        write_start(found.student, found.seed, found.store, found.weights, found.out)
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    write_start(found.student, found.seed, found.store, found.weights, found.out)
     sys.stdout.write(f"{found.out}: scale taken from {CALIBRATION_IMAGES} images at most\n")
     return 0
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.config.options import AccuracyArguments, ModelArguments
+from benchmarks.debugging import one_line_errors
 from benchmarks.distillation.training import STUDENT_NAME, StudentEvaluation
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect
@@ -26,7 +26,7 @@ from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
 from mobilesam.distillation.embedding_store import EmbeddingStore
 from mobilesam.distillation.training_loop import METRICS_NAME
-from mobilesam.errors import BenchError, DataError
+from mobilesam.errors import DataError
 
 _FIELDS = (
     "protocol", "reference", "n_images", "n_instances", "miou", "ci95", "boundary_miou", "status",
@@ -152,14 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON document."""
     arguments = _parser().parse_args(argv)
-    try:
-        write_document(measure(arguments), arguments.out)
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    write_document(measure(arguments), arguments.out)
     return 0
 
 

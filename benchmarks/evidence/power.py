@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from benchmarks.child_processes import run_program
 from benchmarks.config.options import RegressArguments
+from benchmarks.debugging import one_line_errors
 from benchmarks.evidence import injections
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.records import environment
@@ -32,7 +33,7 @@ from benchmarks.regression import ab
 from benchmarks.regression.judge import FAILING, THRESHOLD, Judgement
 from benchmarks.regression.sessions import Settings
 from benchmarks.regression.worktrees import Tree, checked_out, repository
-from mobilesam.errors import BenchError, DataError
+from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
 Case = Literal["same", "slower", "loss", "comments"]
@@ -245,6 +246,7 @@ def report(power: Power) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0 if no case has more mistakes than allowed, otherwise 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -258,14 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(option, type=kind, default=None, help="as in regress")
     arguments = parser.parse_args(argv)
     given = {name: value for name in known if (value := getattr(arguments, name)) is not None}
-    try:
-        settings = ab.settings_of(RegressArguments(base="HEAD", **given))
-        root = repository(Path.cwd())
-        wait_if_published(arguments.out)
-        power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    settings = ab.settings_of(RegressArguments(base="HEAD", **given))
+    root = repository(Path.cwd())
+    wait_if_published(arguments.out)
+    power = run(root, arguments.repeats, settings, arguments.out, Reporter(), arguments.cases)
     sys.stdout.write(report(power) + "\n")
     return 0 if power.met else 1
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from benchmarks.debugging import one_line_errors
 from benchmarks.evidence.pages import ROOT, replace_block, split_at_markers
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
@@ -24,7 +25,7 @@ from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import model_names, shipped_models_notes
 from benchmarks.tables.record_tables import headline_table, write_tables
-from mobilesam.errors import BenchError, DataError
+from mobilesam.errors import DataError
 
 RESULTS, README = Path("results"), Path("README.md")
 RUNS, FIGURES = RESULTS / "runs", RESULTS / "figures"
@@ -201,15 +202,12 @@ def _block(
     return readme_block(record, relative, links)
 
 
+@one_line_errors
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folder of a run below results/runs")
-    try:
-        files = publish([run.resolve() for run in parser.parse_args().runs])
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    files = publish([run.resolve() for run in parser.parse_args().runs])
     for path in files:
         sys.stdout.write(f"{path.relative_to(ROOT)}\n")
     return 0

@@ -44,6 +44,7 @@ from benchmarks.child_processes import run_program, run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.detections import GroundTruthMask
+from benchmarks.debugging import one_line_errors
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evidence.backends import REFERENCE, default_names, names
 from benchmarks.latency.controller import (
@@ -60,7 +61,6 @@ from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads, use_threads
 from benchmarks.records.statistics import Spread, median_spread, spread_fields
-from mobilesam.errors import BenchError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -613,6 +613,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
             parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     parser = _parser()
@@ -624,14 +625,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "everything": measure_everything,
         "evaluation": measure_evaluation,
     }[arguments.command]
-    try:
-        other_load = wait_if_published(arguments.out)
-        found = measure(arguments)
-        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
-        write_document(found, arguments.out, print_it=arguments.command != "inference")
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    other_load = wait_if_published(arguments.out)
+    found = measure(arguments)
+    found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
+    write_document(found, arguments.out, print_it=arguments.command != "inference")
     return 0
 
 

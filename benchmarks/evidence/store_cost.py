@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.config.from_options import apply_threads, one_trained
 from benchmarks.config.options import ModelArguments
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
+from benchmarks.debugging import one_line_errors
 from benchmarks.distillation.embed import (
     DEFAULT_CHUNK_IMAGES,
     StoreFiller,
@@ -48,7 +48,6 @@ from mobilesam.distillation.embedding_store import (
     image_key,
     to_storable,
 )
-from mobilesam.errors import BenchError
 from mobilesam.fast.allocator import keep_buffers
 
 SIZE_HW = (1500, 2250)
@@ -170,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON document."""
     parser = _parser()
@@ -177,18 +177,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     real = (arguments.teacher, arguments.weights, arguments.images)
     if any(real) and not all(real):
         parser.error("--teacher, --weights and --images go together")
-    try:
-        apply_threads(ModelArguments(threads=arguments.threads))
-        keep_buffers()
-        other_load = wait_if_published(arguments.out)
-        found = {"note": arguments.note, "host": host_costs(arguments.n, arguments.seed)}
-        if all(real):
-            found["embed"] = real_run(arguments)
-        found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
-        write_document(found, arguments.out)
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    apply_threads(ModelArguments(threads=arguments.threads))
+    keep_buffers()
+    other_load = wait_if_published(arguments.out)
+    found = {"note": arguments.note, "host": host_costs(arguments.n, arguments.seed)}
+    if all(real):
+        found["embed"] = real_run(arguments)
+    found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
+    write_document(found, arguments.out)
     return 0
 
 

@@ -10,7 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from mobilesam.errors import BenchError, DataError, UsageError
+from benchmarks.debugging import one_line_errors
+from mobilesam.errors import DataError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
@@ -89,17 +90,14 @@ def take_picture(report: Path, out: Path) -> None:
     write_atomic(out, data)
 
 
+@one_line_errors
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path, help="HTML file that mobilesam-bench report wrote")
     parser.add_argument("out", type=Path, help="PNG to write")
     arguments = parser.parse_args()
-    try:
-        take_picture(arguments.report, arguments.out)
-    except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    take_picture(arguments.report, arguments.out)
     sys.stdout.write(f"{arguments.out}\n")
     return 0
 
