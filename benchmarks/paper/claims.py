@@ -1,4 +1,4 @@
-"""The ledger: every published figure as data, read from TOML files and validated.
+"""The ledger: every published figure as data, and how it is measured here.
 
 Each file of the folder `ledger`, in the order of their names, holds `[sources.KEY]` tables and
 `[[group]]` tables, whose fields are shared by the `claims` of the group. `shared.toml` holds what
@@ -8,6 +8,8 @@ their keys.
 
 from __future__ import annotations
 
+import functools
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -15,12 +17,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from benchmarks.paper.measures import DerivedMeasure, Measure, MiouMeasure, models_of, named
-from benchmarks.prompts.protocols import GROUND_TRUTH
-from benchmarks.tables.record_queries import unique
-from mobilesam.errors import DataError, first_problem
+from baselines.registry import entries
+from benchmarks.paper.counts import COUNTS, derived_count
+from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
+from benchmarks.tables.record_queries import PHASES, unique
+from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
 
 SHARED = "shared.toml"
@@ -28,6 +38,51 @@ Unit = Literal[
     "M parameters", "parameters", "ms", "ratio", "mIoU", "mIoU %", "AP %", "AR %", "GPUs", "images",
     "iterations", "epochs", "days", "%",
 ]  # fmt: skip
+_PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
+_TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
+
+
+def _named(section: str) -> BeforeValidator:
+    """Replaces a key by the table `[SECTION.KEY]` of the ledger, the context of the validation."""
+
+    def look_up(key: object, info: ValidationInfo) -> object:
+        if info.context is None or not isinstance(key, str):
+            return key
+        tables = info.context.get(section, {})
+        if key not in tables:
+            raise ValueError(f"{key!r} is not in {section}; known: {', '.join(tables) or 'none'}")
+        return tables[key]
+
+    return BeforeValidator(look_up)
+
+
+@functools.cache
+def _model_names() -> tuple[str, ...]:
+    """Registered names, cached since reading entry points takes milliseconds."""
+    return tuple(entries())
+
+
+def _known_model(name: str) -> str:
+    if name not in _model_names():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(_model_names())}")
+    return name
+
+
+def _known_protocol(name: str) -> str:
+    try:
+        find_protocols([name])
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+def _known_reference(text: str) -> str:
+    if text != GROUND_TRUTH:
+        kind, _, teacher = text.partition(":")
+        if kind != "teacher":
+            raise ValueError(f"reference {text!r} is neither ground-truth nor teacher:NAME")
+        _known_model(teacher)
+    return text
 
 
 class Source(FrozenModel):
@@ -88,6 +143,196 @@ class Tolerance(FrozenModel):
         return exact - margin, exact + margin
 
 
+class DataSet(FrozenModel):
+    """The images of a claim.
+
+    A record matches if the name of its dataset matches the wildcard `pattern` and it has at least
+    `min_images` images and `min_instances` instances.
+    """
+
+    pattern: str
+    what: str
+    min_images: int = 1
+    min_instances: int = 1
+    arguments: str = Field(description="options of the command line that name it")
+    caution: str | None = None
+
+
+class Hardware(FrozenModel):
+    """Device of a published time; `gpu` is the end of its name, None if it is not stated."""
+
+    device: Literal["cpu", "cuda"]
+    gpu: str | None = None
+    what: str
+
+
+class Phase(FrozenModel):
+    """A phase in a sum of times.
+
+    Written as `encode`, as `decode@10` (timed at ten prompts), or as `decode*1024` (scaled up from
+    the largest number of prompts that was timed).
+    """
+
+    text: str
+    name: str
+    n_prompts: int | None
+    scaled: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        match = _PHASE.fullmatch(text)
+        if match is None or match["name"] not in PHASES:
+            raise ValueError(f"unknown phase {text!r}; known: {', '.join(PHASES)}, each @N or *N")
+        n_prompts, scaled = match["n_prompts"], match["kind"] == "*"
+        return {"text": text, "name": match["name"], "n_prompts": n_prompts, "scaled": scaled}
+
+
+class Term(FrozenModel):
+    """A term in a sum of parameter counts.
+
+    Written as `model/component/column`, or as one of `COUNTS` with its variant and column; a minus
+    in front subtracts it.
+    """
+
+    sign: Literal[-1, 1]
+    owner: str
+    part: str
+    column: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        match = _TERM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not model/component/column")
+        if match["owner"] in COUNTS:
+            derived_count(match["owner"], match["part"], match["column"])
+        else:
+            _known_model(match["owner"])
+            if match["column"] not in ("total", "used"):
+                raise ValueError(f"unknown column in {text!r}; choose total or used")
+        return {**match.groupdict(), "sign": -1 if match["sign"] else 1}
+
+
+class Reading(FrozenModel):
+    """Another meaning that a published count may have: a named sum of exact counts."""
+
+    name: str = Field(min_length=1)
+    terms: tuple[Term, ...] = Field(min_length=1)
+
+
+Model = Annotated[str, AfterValidator(_known_model)]
+NamedData = Annotated[DataSet, _named("data")]
+NamedHardware = Annotated[Hardware, _named("hardware")]
+Terms = Annotated[tuple[Term, ...], Field(min_length=1)]
+
+
+class Timed(FrozenModel):
+    """A time: the phase `whole` if it was timed, else the sum of `phases` of one model."""
+
+    model: Model
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    whole: Phase | None = None
+
+
+class ParamsMeasure(FrozenModel):
+    """Number of parameters; `readings` are tried after the plain count."""
+
+    kind: Literal["params"]
+    model: Model
+    component: str
+    column: Literal["total", "used"] = "total"
+    readings: tuple[Reading, ...] = ()
+
+
+class ParamsRatioMeasure(FrozenModel):
+    """Ratio of two sums of parameter counts."""
+
+    kind: Literal["params-ratio"]
+    numerator: Terms
+    denominator: Terms
+
+
+class LatencyMeasure(Timed):
+    """A time in milliseconds."""
+
+    kind: Literal["latency"]
+    hardware: NamedHardware
+
+
+class LatencyRatioMeasure(FrozenModel):
+    """Ratio of two times of one run on one machine."""
+
+    kind: Literal["latency-ratio"]
+    numerator: Timed
+    denominator: Timed
+    hardware: NamedHardware
+
+
+class MiouMeasure(FrozenModel):
+    """Mean IoU."""
+
+    kind: Literal["miou"]
+    model: Model
+    protocol: Annotated[str, AfterValidator(_known_protocol)]
+    reference: Annotated[str, AfterValidator(_known_reference)] = GROUND_TRUTH
+    data: NamedData
+    column: Literal["miou", "miou_per_image", "small", "medium", "large"] = "miou"
+
+
+class ArMeasure(FrozenModel):
+    """Average recall of segment everything."""
+
+    kind: Literal["ar"]
+    model: Model
+    data: NamedData
+    column: Literal["ar10", "ar100", "ar1000"]
+    mode: str | None = Field(
+        default=None, description="prompts and regions, if not the model's own default and masks"
+    )
+
+
+class ApMeasure(FrozenModel):
+    """COCO AP of the masks for a detector's boxes."""
+
+    kind: Literal["ap"]
+    model: Model
+    data: NamedData
+    detections: str = Field(description="wildcard for the name of the results file")
+    mask: Literal["single", "multi"] | None = Field(default=None, description="None: not stated")
+
+
+class TrainingMeasure(FrozenModel):
+    """A result or a condition of training, which only training can reproduce."""
+
+    kind: Literal["training"]
+    command: Annotated[str, _named("commands")]
+
+
+class DerivedMeasure(FrozenModel):
+    """Arithmetic of other claims: the sum of `plus`, or the product of `times`, over `over`."""
+
+    kind: Literal["derived"]
+    plus: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    factor: float = 1.0
+
+
+CountMeasure = ParamsMeasure | ParamsRatioMeasure
+TimeMeasure = LatencyMeasure | LatencyRatioMeasure
+AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure
+Measure = Annotated[
+    CountMeasure | TimeMeasure | AccuracyMeasure | TrainingMeasure | DerivedMeasure,
+    Field(discriminator="kind"),
+]
+
+
 class Claim(FrozenModel):
     """One published figure.
 
@@ -107,14 +352,14 @@ class Claim(FrozenModel):
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
-    source: Annotated[Source, named("sources")]
+    source: Annotated[Source, _named("sources")]
     where: str
     what: str
     printed: str = Field(pattern=r"^\d+(\.\d+)?$")
     unit: Unit
     protocol: str
     conditions: str
-    tolerance: Annotated[Tolerance, named("tolerances")]
+    tolerance: Annotated[Tolerance, _named("tolerances")]
     measure: Measure
     quotient_of: tuple[str, str] | None = None
     note: str | None = None
@@ -141,21 +386,30 @@ def agrees(claim: Claim, value: Fraction | float) -> bool:
     return low <= Fraction(value) <= high
 
 
+def models_of(measure: Measure) -> tuple[str, ...]:
+    """Models that a measurement runs."""
+    match measure:
+        case LatencyRatioMeasure():
+            return measure.numerator.model, measure.denominator.model
+        case ParamsRatioMeasure():
+            terms = (*measure.numerator, *measure.denominator)
+            return tuple(term.owner for term in terms if term.owner not in COUNTS)
+        case TrainingMeasure() | DerivedMeasure():
+            return ()
+    return (measure.model,)
+
+
 def models_needed(claims: Sequence[Claim]) -> tuple[str, ...]:
     """Models that claims are measured on, in order of first appearance."""
     return unique(name for claim in claims for name in models_of(claim.measure))
 
 
 def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
-    """Protocols of mean IoU for claims on a dataset, and for all claims that need a teacher.
+    """Protocols of mean IoU for claims on `photos`, `synthetic`, `coco` or `sa1b`.
 
-    No paper states the images for comparisons with a teacher, so any images serve for orientation.
-    No claim was made on the packaged photos and synthetic scenes; for these, all protocols that
-    they support are returned.
-
-    Args:
-        claims: The ledger.
-        dataset: `photos`, `synthetic`, `coco` or `sa1b`.
+    Claims with a teacher are included on all of them, since no paper states the images for
+    comparisons with a teacher. No claim was made on the packaged photos and synthetic scenes; for
+    these, all protocols that they support are returned.
     """
     found = []
     for measure in (claim.measure for claim in claims):
@@ -168,27 +422,29 @@ def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
 
 
 def load_claims(folder: Path | None = None) -> tuple[Claim, ...]:
-    """Reads the ledger.
+    """Reads the ledger: all claims, by file name, in the order of the files.
 
     Args:
         folder: Folder with `shared.toml` and one or more files of claims; by default the shipped
             ledger.
 
-    Returns:
-        All claims, by file name, in the order of the files.
-
     Raises:
         DataError: A file is malformed, an id appears twice, or a name is unknown; the message names
             the file and the claim.
     """
-    documents = {name: _parse(name, text) for name, text in _read(folder).items()}
+    documents = _read(folder)
     if SHARED not in documents:
         raise DataError(f"the ledger has no {SHARED}; it holds tolerances, hardware and data")
     shared = documents.pop(SHARED)
     claims: dict[str, Claim] = {}
     for name, document in documents.items():
+        tables = {**shared, "sources": document.get("sources", {})}
         for raw in _flatten(name, document):
-            claim = _claim(name, raw, {**shared, "sources": document.get("sources", {})})
+            try:
+                claim = Claim.model_validate(raw, context=tables)
+            except ValidationError as error:
+                label = f"{name}: claim {raw.get('id', 'without id')}"
+                raise DataError(f"{label}: {first_problem(error)}") from error
             if claim.id in claims:
                 raise DataError(f"{name}: claim {claim.id} appears twice; give it another id")
             claims[claim.id] = claim
@@ -199,22 +455,21 @@ def load_claims(folder: Path | None = None) -> tuple[Claim, ...]:
     return tuple(claims.values())
 
 
-def _read(folder: Path | None) -> dict[str, str]:
+def _read(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """Parsed files of the ledger by their names."""
     where = resources.files("benchmarks.paper").joinpath("ledger") if folder is None else folder
+    found = {}
     try:
-        files = sorted((f for f in where.iterdir() if f.name.endswith(".toml")), key=str)
-        return {file.name: file.read_text(encoding="utf-8") for file in files}
+        for file in sorted((f for f in where.iterdir() if f.name.endswith(".toml")), key=str):
+            try:
+                found[file.name] = tomllib.loads(file.read_text(encoding="utf-8"))
+            except tomllib.TOMLDecodeError as error:
+                raise DataError(f"{file.name} is not TOML: {error}") from error
     except OSError as error:
         raise DataError(f"cannot read the ledger in {where}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"a file of the ledger in {where} is not UTF-8: {error}") from error
-
-
-def _parse(name: str, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{name} is not TOML: {error}") from error
+    return found
 
 
 def _flatten(name: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -230,14 +485,6 @@ def _flatten(name: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]
         for raw in claims:
             measure = {**common.get("measure", {}), **raw.get("measure", {})}
             yield {**common, **raw, "measure": measure}
-
-
-def _claim(name: str, raw: Mapping[str, Any], tables: Mapping[str, Any]) -> Claim:
-    label = f"{name}: claim {raw.get('id', 'without id')}"
-    try:
-        return Claim.model_validate(raw, context=tables)
-    except ValidationError as error:
-        raise DataError(f"{label}: {first_problem(error)}") from error
 
 
 def _check_references(claim: Claim, claims: Mapping[str, Claim]) -> None:

@@ -7,19 +7,16 @@ branch of the YOLOv8 head: its layers grow with the number of bins a box side ha
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
 
-PLAIN_VITS = MappingProxyType(
-    {
-        "b16": (768, 12, 3072, 16),
-        "b32": (768, 12, 3072, 32),
-        "l16": (1024, 24, 4096, 16),
-        "l32": (1024, 24, 4096, 32),
-        "h14": (1280, 32, 5120, 14),
-    }
-)
+PLAIN_VITS = {
+    "b16": (768, 12, 3072, 16),
+    "b32": (768, 12, 3072, 32),
+    "l16": (1024, 24, 4096, 16),
+    "l32": (1024, 24, 4096, 32),
+    "h14": (1280, 32, 5120, 14),
+}
 """Width, depth, width of the perceptron and patch size in pixels of transformers for 224 px."""
-YOLO_CHANNELS = MappingProxyType({"x": (320, 640, 640), "s": (128, 256, 512)})
+YOLO_CHANNELS = {"x": (320, 640, 640), "s": (128, 256, 512)}
 """Channels of the feature maps of the detection head, finest first."""
 COUNTS = ("plain-vit", "sam-neck", "yolo-boxes")
 _IMAGENET_CLASSES = 1000
@@ -39,20 +36,12 @@ def plain_vit(variant: str, *, head: bool) -> int:
 
 
 def sam_neck(channels: int) -> int:
-    """Parameters of the neck of SAM for `channels` of the trunk.
-
-    The neck has a 1x1 and a 3x3 convolution without bias, each followed by a norm.
-    """
+    """Parameters of the neck of SAM: a 1x1 and a 3x3 convolution without bias, each with a norm."""
     return channels * _NECK_CHANNELS + 9 * _NECK_CHANNELS**2 + 4 * _NECK_CHANNELS
 
 
 def yolo_box_branch(channels: tuple[int, ...], reg_max: int) -> int:
-    """Parameters of the box branch of the YOLOv8 head, including its fixed bins.
-
-    Args:
-        channels: Channels of the feature maps, finest first.
-        reg_max: Number of bins of the distribution over the position of a box side.
-    """
+    """Parameters of the box branch of the YOLOv8 head with `reg_max` bins, which are included."""
     inner = max(16, channels[0] // 4, 4 * reg_max)
     convolutions = sum(9 * (c * inner + inner * inner) + 4 * inner for c in channels)
     outputs = len(channels) * 4 * reg_max * (inner + 1)

@@ -1,8 +1,7 @@
 """Verdicts on published claims, from one record.
 
 A function for each kind of measure finds the measured value in the unit of the claim, and the
-obstacle if the value is missing or does not compare. `_conclude` derives the verdict from these in
-the same way for all kinds.
+obstacle if the value is missing or does not compare; `_conclude` derives the verdict from these.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from benchmarks.paper.claims import Claim, agrees
-from benchmarks.paper.counts import COUNTS, derived_count
-from benchmarks.paper.measures import (
+from benchmarks.paper.claims import (
     AccuracyMeasure,
-    ApMeasure,
     ArMeasure,
+    Claim,
     DataSet,
     DerivedMeasure,
-    Hardware,
     LatencyMeasure,
     LatencyRatioMeasure,
     MiouMeasure,
@@ -32,7 +28,9 @@ from benchmarks.paper.measures import (
     Term,
     Timed,
     TrainingMeasure,
+    agrees,
 )
+from benchmarks.paper.counts import COUNTS, derived_count
 from benchmarks.prompts.protocols import (
     DETECTOR_BOX,
     DETECTOR_BOX_MULTI,
@@ -40,16 +38,9 @@ from benchmarks.prompts.protocols import (
     reference_model,
 )
 from benchmarks.records.record import DetectorRow, EverythingRow, LatencyRow, MiouRow, RunRecord
+from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import milliseconds, number
-from benchmarks.tables.record_queries import (
-    Setup,
-    model_row,
-    setup_of,
-    setups,
-    timed,
-    unique,
-    weights_label,
-)
+from benchmarks.tables.record_queries import unique
 from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
@@ -65,10 +56,8 @@ _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1
 class Orientation(FrozenModel):
     """A figure of the same protocol from other weights, data or reference, which is no evidence.
 
-    Attributes:
-        value: Value in the unit of the claim.
-        reference: `ground-truth` or `teacher:NAME`; None where the measure has none.
-        made_with: Dataset and weights, as printed.
+    `reference` is `ground-truth`, `teacher:NAME`, or None where the measure has none; `made_with`
+    are the dataset and the weights, as printed.
     """
 
     value: float
@@ -114,10 +103,6 @@ class ClaimVerdict(FrozenModel):
 
 def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
     """Judges every claim by the rows of a record, in the order of the claims.
-
-    Args:
-        record: One run, or several that were merged.
-        claims: The ledger, or a part of it that contains the terms of its derived claims.
 
     Raises:
         DataError: A term of a derived claim is not given, or a claim divides by zero.
@@ -168,7 +153,7 @@ def _conclude(
     success: Verdict = "reproduced",
     **details: Any,
 ) -> ClaimVerdict:
-    """The verdict on a claim.
+    """The verdict on a claim, given what was found.
 
     Args:
         claim: The claim.
@@ -195,13 +180,16 @@ def _conclude(
     )
 
 
+def _within(claim: Claim, value: Fraction | float) -> str:
+    return "within" if agrees(claim, value) else "outside"
+
+
 def _judge_derived(
     claim: Claim, measure: DerivedMeasure, claims: Mapping[str, Claim]
 ) -> ClaimVerdict:
     """Compares a figure with the figures that it follows from."""
     names = (*measure.plus, *measure.times, *measure.over)
-    lost = [name for name in names if name not in claims]
-    if lost:
+    if lost := [name for name in names if name not in claims]:
         raise DataError(f"claim {claim.id} is made of {', '.join(lost)}: not given")
     printed = {name: claims[name].printed for name in names}
     exact = {name: Fraction(text) for name, text in printed.items()}
@@ -213,22 +201,15 @@ def _judge_derived(
     else:
         upper = math.prod((exact[name] for name in measure.times), start=Fraction(1))
     value = Fraction(str(measure.factor)) * upper / divisor
-    text = (" + " if measure.plus else " x ").join(
-        printed[name] for name in (*measure.plus, *measure.times)
-    )
+    terms = [printed[name] for name in (*measure.plus, *measure.times)]
+    text = (" + " if measure.plus else " x ").join(terms)
     text += "".join(f" / {printed[name]}" for name in measure.over)
     text += f" x {measure.factor:g}" if measure.factor != 1 else ""
-    return _conclude(
-        claim,
+    why = (
         f"arithmetic of other claims: {text} = {number(float(value))}, "
-        f"{_within(claim, value)}: {claim.tolerance.label}",
-        value,
-        measured_from=f"claims {', '.join(names)}",
+        f"{_within(claim, value)}: {claim.tolerance.label}"
     )
-
-
-def _within(claim: Claim, value: Fraction | float) -> str:
-    return "within" if agrees(claim, value) else "outside"
+    return _conclude(claim, why, value, measured_from=f"claims {', '.join(names)}")
 
 
 class _NotCountedError(Exception):
@@ -236,11 +217,7 @@ class _NotCountedError(Exception):
 
 
 def _count(record: RunRecord, term: Term) -> int:
-    """Signed count of a term.
-
-    Raises:
-        _NotCountedError: The record lacks it.
-    """
+    """Signed count of a term; raises `_NotCountedError` if the record lacks it."""
     if term.owner in COUNTS:
         return term.sign * derived_count(term.owner, term.part, term.column)
     for row in record.params:
@@ -254,32 +231,20 @@ def _count(record: RunRecord, term: Term) -> int:
     raise _NotCountedError(f"run {record.id} has no count of {term.owner}/{term.part}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A count under one reading of the claim, in one unit."""
+class _Reading(NamedTuple):
+    """A count under one meaning of a claim, its value in one unit, and both as printed."""
 
     name: str
-    count: int
-    scale: str
-    divisor: int
-
-    @property
-    def value(self) -> Fraction:
-        return Fraction(self.count, self.divisor)
-
-    @property
-    def text(self) -> str:
-        if self.divisor == 1:
-            return f"{self.name} ({self.count:,})"
-        return f"{self.name} ({self.count:,}) / {self.scale} = {float(self.value):.4g}"
+    parameters: int
+    value: Fraction
+    text: str
 
 
 def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> ClaimVerdict:
     """Compares a published count with its plain count, then with every other reading."""
-    plain, *others = _candidates(record, measure, claim.unit)
+    plain, *others = _readings(record, measure, claim.unit)
     fitting = [each for each in (plain, *others) if agrees(claim, each.value)]
     best = fitting[0] if fitting else plain
-    success: Verdict = "reproduced" if best is plain else "explained"
     if not fitting:
         why = f"no reading fits: {'; '.join(each.text for each in (plain, *others))}"
     elif best is plain:
@@ -290,16 +255,12 @@ def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> Cla
             why += f"; also: {'; '.join(each.text for each in fitting[1:])}"
         if claim.unit != "parameters":
             why += f"; the plain count is {plain.text}"
-    return _conclude(
-        claim,
-        why,
-        best.value,
-        success=success,
-        measured_from=f"run {record.id}: {best.name}, {best.count:,} parameters",
-    )
+    origin = f"run {record.id}: {best.name}, {best.parameters:,} parameters"
+    success: Verdict = "reproduced" if best is plain else "explained"
+    return _conclude(claim, why, best.value, success=success, measured_from=origin)
 
 
-def _candidates(record: RunRecord, measure: ParamsMeasure, unit: str) -> list[_Candidate]:
+def _readings(record: RunRecord, measure: ParamsMeasure, unit: str) -> list[_Reading]:
     """The plain reading first, then the declared sums, then other columns and units."""
     columns = [measure.column] if unit == "parameters" else ["total", "used"]
     part = f"{measure.model} {measure.component}"
@@ -309,10 +270,17 @@ def _candidates(record: RunRecord, measure: ParamsMeasure, unit: str) -> list[_C
     if len(set(counts.values())) == 1:
         own = [(part, own[0][1])]
     sums = [(r.name, sum(_count(record, term) for term in r.terms)) for r in measure.readings]
-    (scale, divisor), *_ = scales = list(_SCALES[unit].items())
-    plain = _Candidate(*own[0], scale, divisor)
+
+    def reading(name: str, count: int, scale: str, divisor: int) -> _Reading:
+        value, text = Fraction(count, divisor), f"{name} ({count:,})"
+        return _Reading(
+            name, count, value, text if divisor == 1 else f"{text} / {scale} = {float(value):.4g}"
+        )
+
+    scales = list(_SCALES[unit].items())
+    plain = reading(*own[0], *scales[0])
     # A declared reading explains more than another unit of the plain count.
-    every = [_Candidate(*each, *scale) for each in (*sums, *own) for scale in scales]
+    every = [reading(*each, *scale) for each in (*sums, *own) for scale in scales]
     return [plain, *(each for each in every if each != plain)]
 
 
@@ -326,9 +294,8 @@ def _judge_count_ratio(
         raise DataError(f"claim {claim.id}: the denominator of its ratio is {lower}")
     ratio = Fraction(upper, lower)
     text = f"{upper:,} / {lower:,} = {float(ratio):.4g}"
-    return _conclude(
-        claim, f"exact counts: {text}", ratio, measured_from=f"run {record.id}: {text}"
-    )
+    origin = f"run {record.id}: {text}"
+    return _conclude(claim, f"exact counts: {text}", ratio, measured_from=origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,18 +342,27 @@ def _judge_times(
 ) -> ClaimVerdict:
     """Compares a time on the published device, or a ratio of times on its class of device."""
     is_ratio = isinstance(measure, LatencyRatioMeasure)
-    hardware = measure.hardware
-    setup = _find_setup(record, hardware)
+    hardware, claimed = measure.hardware, float(claim.printed)
+    # The first setup of the published class of device, else the first setup.
+    setups = queries.setups(record)
+    same_class = [setup for setup in setups if setup.device.startswith(hardware.device)]
+    setup = next(iter((*same_class, *setups)), None)
     wanted = (
-        (measure.numerator, measure.denominator)
-        if isinstance(measure, LatencyRatioMeasure)
-        else (measure,)
+        (measure,)
+        if isinstance(measure, LatencyMeasure)
+        else (measure.numerator, measure.denominator)
     )
     times = [_add_up(record, setup, each) for each in wanted]
     missing = [each for time in times for each in time.missing]
-    comparable = setup is not None and setup.device.startswith(hardware.device)
+    comparable = bool(same_class)
     if not is_ratio:
-        comparable = comparable and _is_published_gpu(record, hardware)
+        # All GPUs are of the published type, which is the end of their names: an RTX 3090 Ti is no
+        # RTX 3090. A source that does not state its type compares with none.
+        comparable = comparable and hardware.gpu is not None
+        gpu_name = (hardware.gpu or "").lower()
+        comparable = comparable and all(
+            name.lower().endswith(gpu_name) for name in record.environment.gpu
+        )
     untimed = setup is None or not all(time.timed for time in times)
     if is_ratio:
         # Two numbers of prompts scaled up from one row have the ratio of the numbers, whatever the
@@ -395,28 +371,39 @@ def _judge_times(
         hollow = scaled and times[0].model == times[1].model
         untimed = untimed or hollow or all(time.missing for time in times)
     obstacle: Verdict | None = None if comparable else "different hardware"
-    if missing or untimed:
-        untrained = missing and all(each.untrained for each in missing)
-        obstacle = "needs weights" if untrained else "needs GPU"
-    settle = _time_command(obstacle, times)
+    incomplete = unique(time.model for time in times if time.missing)
+    settle = None
+    if missing and all(each.untrained for each in missing):
+        obstacle = "needs weights"
+        fetch = f"mobilesam-bench weights fetch {' '.join(incomplete)}"
+        settle = f"{fetch} && mobilesam-bench paper --device cuda"
+    elif missing or untimed:
+        obstacle = "needs GPU"
+        names = ",".join(unique(time.model for time in times))
+        settle = f"mobilesam-bench latency --device cuda --models {names}"
     remarks = "; ".join(_time_remarks(times))
     if setup is None or untimed:
-        models = " and ".join(unique(time.model for time in times if time.missing))
-        why = f"not timed: {models}, {remarks}"
+        why = f"not timed: {' and '.join(incomplete)}, {remarks}"
         return _conclude(claim, why, obstacle=obstacle, settle=settle)
     bound: Bound | None = None
     if missing:
         bound = "at least" if times[0].missing else "at most"
     prefix = f"{bound} " if bound else ""
     value = times[0].ms / times[1].ms if is_ratio else times[0].ms
-    ratio = value / float(claim.printed)
+    ratio = value / claimed
     gpu = ", ".join(record.environment.gpu)
     machine = gpu if setup.device != "cpu" and gpu else record.environment.cpu
     machine = f"{machine} ({setup.label})"
     if is_ratio:
+        # Whether the same side is slower, as far as a bound shows it.
+        if (bound == "at least" and value <= 1) or (bound == "at most" and value >= 1):
+            direction = "whether the direction holds is open"
+        else:
+            same = (value > 1) == (claimed > 1)
+            direction = "the direction holds" if same else "the direction is the opposite"
         why = (
             f"{prefix}{number(value)} on {machine}: {times[0].text} over {times[1].text}; "
-            f"{_direction(float(claim.printed), value, bound)}"
+            f"{direction}"
         )
     else:
         where = "the published device" if comparable else f"not {hardware.what}"
@@ -433,24 +420,13 @@ def _judge_times(
     )
 
 
-def _find_setup(record: RunRecord, hardware: Hardware) -> Setup | None:
-    """The first setup of the published class of device, else the first setup."""
-    known = setups(record)
-    same_class = [setup for setup in known if setup.device.startswith(hardware.device)]
-    return next(iter((*same_class, *known)), None)
-
-
-def _is_published_gpu(record: RunRecord, hardware: Hardware) -> bool:
-    """Whether all GPUs are of the published type; False if the source does not state it."""
-    # The end of the name: an RTX 3090 Ti is no RTX 3090.
-    return hardware.gpu is not None and all(
-        name.lower().endswith(hardware.gpu.lower()) for name in record.environment.gpu
-    )
-
-
-def _add_up(record: RunRecord, setup: Setup | None, wanted: Timed) -> _Sum:
+def _add_up(record: RunRecord, setup: queries.Setup | None, wanted: Timed) -> _Sum:
     """Times of the wanted phases under a setup, or of the whole if it was timed."""
-    rows = [row for row in record.latency if row.model == wanted.model and setup_of(row) == setup]
+    rows = [
+        row
+        for row in record.latency
+        if row.model == wanted.model and queries.setup_of(row) == setup
+    ]
     if wanted.whole is not None:
         whole = _find_phase(rows, wanted.whole)
         if whole.ms is not None and whole.scaled_from is None:
@@ -462,11 +438,14 @@ def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
     same = [row for row in rows if row.phase == phase.name]
     exact = [row for row in same if phase.n_prompts in (None, row.n_prompts)]
     for row in exact:
-        value = timed(row)
-        if value is not None:
+        if value := queries.timed(row):
             return _PhaseTime(phase.text, value[0])
     if phase.scaled and phase.n_prompts is not None:
-        known = [(row.n_prompts, v[0]) for row in same if row.n_prompts and (v := timed(row))]
+        known = [
+            (row.n_prompts, value[0])
+            for row in same
+            if row.n_prompts and (value := queries.timed(row))
+        ]
         if known:
             most, ms = max(known)
             return _PhaseTime(phase.text, ms * phase.n_prompts / most, scaled_from=most)
@@ -474,45 +453,23 @@ def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
     reasons = [row.why for row in skipped if row.why]
     slow = [why for why in reasons if why.startswith("about ")]
     untrained = any(row.status == "skipped" and row.weights == "random" for row in skipped)
-    return _PhaseTime(
-        phase.text,
-        why=next(iter((*slow, *reasons)), "not timed in this run"),
-        untrained=untrained and not slow,
-    )
-
-
-def _time_command(obstacle: Verdict | None, times: Sequence[_Sum]) -> str | None:
-    if obstacle == "needs weights":
-        names = " ".join(unique(time.model for time in times if time.missing))
-        return f"mobilesam-bench weights fetch {names} && mobilesam-bench paper --device cuda"
-    if obstacle == "needs GPU":
-        names = ",".join(unique(time.model for time in times))
-        return f"mobilesam-bench latency --device cuda --models {names}"
-    return None
+    why = next(iter((*slow, *reasons)), "not timed in this run")
+    return _PhaseTime(phase.text, why=why, untrained=untrained and not slow)
 
 
 def _time_remarks(times: Sequence[_Sum]) -> list[str]:
     """Phases that were scaled up, and the reasons for missing phases, each once."""
     scaled: dict[int, list[str]] = {}
     reasons: dict[str, list[str]] = {}
-    for time in times:
-        for each in time.timed:
-            if each.scaled_from is not None:
-                scaled.setdefault(each.scaled_from, []).append(each.phase)
-        for each in time.missing:
+    for each in (phase for time in times for phase in time.phases):
+        if each.ms is None:
             reasons.setdefault(each.why, []).append(each.phase)
+        elif each.scaled_from is not None:
+            scaled.setdefault(each.scaled_from, []).append(each.phase)
     return [
         *(f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled.items()),
         *(f"{' and '.join(unique(p))}: {why}" for why, p in reasons.items()),
     ]
-
-
-def _direction(claimed: float, measured: float, bound: Bound | None) -> str:
-    """Whether the same side is slower, as far as a bound shows it."""
-    if (bound == "at least" and measured <= 1) or (bound == "at most" and measured >= 1):
-        return "whether the direction holds is open"
-    same = (measured > 1) == (claimed > 1)
-    return "the direction holds" if same else "the direction is the opposite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,36 +504,36 @@ class _Accuracy:
         row = self.row
         mask = f", {row.mask} mask" if isinstance(row, DetectorRow) else ""
         size = f"{row.n_images} image{'s' * (row.n_images != 1)}{mask}"
-        return f"{weights_label(row.weights)} weights on {row.dataset} ({size})"
+        return f"{queries.weights_label(row.weights)} weights on {row.dataset} ({size})"
 
 
 def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -> ClaimVerdict:
     """Compares an accuracy with that of official weights on the same images, if there is one."""
-    label, command = _label_and_command(measure)
-    rows = _accuracy_rows(record, measure)
+    rows, label, command = _accuracies(record, measure)
     wanted = measure.reference if isinstance(measure, MiouMeasure) else None
     here = [each for each in rows if each.reference == wanted and each.same_setting]
-    lacking = []
-    if not _is_official(record, measure.model, [each.row.weights.official for each in here]):
-        lacking.append(measure.model)
+    known = [(measure.model, [each.row.weights.official for each in here])]
     teacher = None if wanted is None else reference_model(wanted)
     if teacher is not None:
         # The weights of a teacher that is not among the models are in the rows alone.
-        known = [each.row.reference_weights for each in here if isinstance(each.row, MiouRow)]
-        if not _is_official(record, teacher, [w.official for w in known if w is not None]):
-            lacking.append(teacher)
+        weights = [each.row.reference_weights for each in here if isinstance(each.row, MiouRow)]
+        known.append((teacher, [row.official for row in weights if row is not None]))
+    lacking = []
+    for model, official in known:
+        info = queries.model_row(record, model)
+        if not (any(official) if official else info is not None and info.weights.official):
+            lacking.append(model)
+    scale = 100 if claim.unit.endswith("%") else 1
     for each in here:
         usable = each.row.weights.official and each.covers(measure.data)
         if not lacking and usable and each.value is not None:
-            value = _in_unit(claim, each.value)
-            tolerance = claim.tolerance
-            return _conclude(
-                claim,
+            value, tolerance = scale * each.value, claim.tolerance
+            why = (
                 f"{number(value)} {claim.unit} with {each.made_with}, {_within(claim, value)} "
-                f"{tolerance.label} ({tolerance.reason})",
-                value,
-                measured_from=(f"run {record.id}: {measure.model}, {label}, {each.made_with}"),
+                f"{tolerance.label} ({tolerance.reason})"
             )
+            origin = f"run {record.id}: {measure.model}, {label}, {each.made_with}"
+            return _conclude(claim, why, value, measured_from=origin)
     covered = [each for each in here if each.covers(measure.data)]
     # Weights come first: without them the right images would show nothing.
     if lacking:
@@ -588,7 +545,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         if isinstance(measure, ArMeasure) and measure.mode is not None:
             missing.append("which this suite does not measure yet")
     why = f"missing: {'; '.join(missing)}"
-    orientation = _orientation(claim, measure, wanted, rows)
+    orientation = _orientation(measure, wanted, rows, scale)
     if orientation is not None:
         figure = f"{number(orientation.value)} {claim.unit}"
         versus = f" against {orientation.reference}" if orientation.reference else ""
@@ -600,35 +557,48 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         claim,
         why,
         obstacle="needs weights" if lacking else "needs data",
-        settle=f"{fetch}{command}",
+        settle=f"{fetch}mobilesam-bench {command}",
         orientation=orientation,
     )
 
 
-def _label_and_command(measure: AccuracyMeasure) -> tuple[str, str]:
-    """Protocol of an accuracy as printed, and the command that measures it."""
+def _accuracies(record: RunRecord, measure: AccuracyMeasure) -> tuple[list[_Accuracy], str, str]:
+    """Rows of the model and protocol of a claim, the protocol as printed, and the command.
+
+    The rows may have any dataset, reference and weights.
+    """
     arguments = f"--models {measure.model} {measure.data.arguments}"
-    match measure:
-        case MiouMeasure():
-            label = f"{measure.protocol} against {measure.reference}"
-            return label, f"mobilesam-bench paper {measure.data.arguments}"
-        case ArMeasure():
-            label = f"everything, {measure.mode or 'the default grid'}"
-            return label, f"mobilesam-bench everything {arguments}"
-        case ApMeasure():
-            protocol = DETECTOR_BOX_MULTI if measure.mask == "multi" else DETECTOR_BOX
-            command = f"miou --protocol {protocol} --detections VITDET_BOXES.json {arguments}"
-            return f"{DETECTOR_BOX}, detections {measure.detections}", f"mobilesam-bench {command}"
-
-
-def _is_official(record: RunRecord, model: str, known: Sequence[bool]) -> bool:
-    """Whether any row has official weights; without rows, whether the model of the run has."""
-    info = model_row(record, model)
-    return any(known) if known else info is not None and info.weights.official
+    if isinstance(measure, MiouMeasure):
+        by_size = measure.column in ("small", "medium", "large")
+        rows = []
+        for row in record.miou:
+            if (row.model, row.protocol) == (measure.model, measure.protocol):
+                value = getattr(row.by_size if by_size else row, measure.column)
+                rows.append(_Accuracy(row, value if row.status == "ok" else None, row.n_instances))
+        label = f"{measure.protocol} against {measure.reference}"
+        return rows, label, f"paper {measure.data.arguments}"
+    if isinstance(measure, ArMeasure):
+        rows = [
+            _Accuracy(row, getattr(row, measure.column), row.n_objects, measure.mode is None)
+            for row in record.everything
+            if row.model == measure.model
+        ]
+        label = f"everything, {measure.mode or 'the default grid'}"
+        return rows, label, f"everything {arguments}"
+    rows = []
+    # The single mask first: it is judged where a paper does not state which mask it used.
+    for found in sorted(record.detector, key=lambda row: row.mask != "single"):
+        if found.model == measure.model:
+            same_boxes = fnmatchcase(found.detections.lower(), measure.detections)
+            same_setting = same_boxes and measure.mask in (None, found.mask)
+            rows.append(_Accuracy(found, found.ap, None, same_setting))
+    protocol = DETECTOR_BOX_MULTI if measure.mask == "multi" else DETECTOR_BOX
+    command = f"miou --protocol {protocol} --detections VITDET_BOXES.json {arguments}"
+    return rows, f"{DETECTOR_BOX}, detections {measure.detections}", command
 
 
 def _orientation(
-    claim: Claim, measure: AccuracyMeasure, wanted: str | None, rows: Sequence[_Accuracy]
+    measure: AccuracyMeasure, wanted: str | None, rows: Sequence[_Accuracy], scale: int
 ) -> Orientation | None:
     """The nearest figure of trained weights; agreement with a teacher is not used as accuracy."""
     kind = (wanted or "").partition(":")[0]
@@ -639,61 +609,16 @@ def _orientation(
         and each.row.weights.kind != "random"
         and (each.reference or "").partition(":")[0] == kind
     ]
-    if not usable:
-        return None
 
     def closeness(found: tuple[float, _Accuracy]) -> tuple[bool, bool, bool, bool, int]:
-        row = found[1].row
-        return (
-            found[1].same_setting,
-            found[1].reference == wanted,
-            fnmatchcase(row.dataset, measure.data.pattern),
-            row.weights.official,
-            row.n_images,
-        )
+        each, row = found[1], found[1].row
+        right_data = fnmatchcase(row.dataset, measure.data.pattern)
+        same_reference = each.reference == wanted
+        return each.same_setting, same_reference, right_data, row.weights.official, row.n_images
 
+    if not usable:
+        return None
     value, best = max(usable, key=closeness)
     setting = "" if best.same_setting else ", under another setting than the claim's"
-    return Orientation(
-        value=_in_unit(claim, value),
-        reference=best.reference,
-        made_with=best.made_with + setting,
-    )
-
-
-def _in_unit(claim: Claim, fraction: float) -> float:
-    return 100 * fraction if claim.unit.endswith("%") else fraction
-
-
-def _accuracy_rows(record: RunRecord, measure: AccuracyMeasure) -> list[_Accuracy]:
-    """Rows of the model and protocol of a claim, with any dataset, reference and weights."""
-    if isinstance(measure, MiouMeasure):
-        by_size = measure.column in ("small", "medium", "large")
-        return [
-            _Accuracy(
-                row,
-                getattr(row.by_size if by_size else row, measure.column)
-                if row.status == "ok"
-                else None,
-                row.n_instances,
-            )
-            for row in record.miou
-            if (row.model, row.protocol) == (measure.model, measure.protocol)
-        ]
-    if isinstance(measure, ArMeasure):
-        return [
-            _Accuracy(row, getattr(row, measure.column), row.n_objects, measure.mode is None)
-            for row in record.everything
-            if row.model == measure.model
-        ]
-    return [
-        _Accuracy(row, row.ap, None, _is_same_detection(row, measure))
-        # The single mask first: it is judged where a paper does not state which mask it used.
-        for row in sorted(record.detector, key=lambda row: row.mask != "single")
-        if row.model == measure.model
-    ]
-
-
-def _is_same_detection(row: DetectorRow, measure: ApMeasure) -> bool:
-    same_boxes = fnmatchcase(row.detections.lower(), measure.detections)
-    return same_boxes and measure.mask in (None, row.mask)
+    made_with = best.made_with + setting
+    return Orientation(value=scale * value, reference=best.reference, made_with=made_with)

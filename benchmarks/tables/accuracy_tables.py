@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
 from benchmarks.records.record import (
@@ -16,6 +15,7 @@ from benchmarks.records.record import (
     MiouRow,
     RunRecord,
 )
+from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import (
     MODEL,
     STATUS,
@@ -32,16 +32,8 @@ from benchmarks.tables.columns import (
     value_column,
 )
 from benchmarks.tables.formatting import number, percent, slug
-from benchmarks.tables.record_queries import (
-    Protocol,
-    has_accuracy,
-    headline,
-    model_names,
-    protocol_of,
-    protocols,
-    unique,
-)
-from benchmarks.tables.table import Cell, Column, Raw, Table
+from benchmarks.tables.record_queries import Protocol, has_accuracy, protocol_of, unique
+from benchmarks.tables.table import Table
 from mobilesam.errors import DataError
 
 _AccuracyRow = TypeVar("_AccuracyRow", MiouRow, DetectorRow, EverythingRow)
@@ -53,27 +45,34 @@ _FIGURES = (
 """Fields that have no meaning for random weights."""
 _SIZES = ("small", "medium", "large")
 _COCO_SIZES = "Small <= 32^2 <= medium <= 96^2 <= large, annotation area in pixels, as pycocotools."
-_SAM_MASKS = "SA-1B's masks were made by a SAM: they favour SAM."
 _LEAST_P = 0.001
+_DATASET, _PROTOCOL = text_column("Dataset", "dataset"), text_column("Protocol", "protocol")
+_CSV_DATASET = text_column("Dataset", "dataset", csv_only=True)
+_CSV_REFERENCE = text_column("Reference", "reference", csv_only=True)
+_MIOU_INTERVAL = partial(interval_column, name="miou", ci="ci95")
 _decimal_column = partial(value_column, show=partial(number, digits=2))
 
 
 def accuracy_tables(record: RunRecord) -> tuple[Table, ...]:
     """All tables of accuracy that have rows, without those by category."""
+    times = build_table(
+        "accuracy-times", "Time of the accuracy measurement", _TIMES_COLUMNS, record.accuracy_times
+    )
     tables = (
         *miou_tables(record),
         *leaderboard_tables(record),
-        clicks_table(record),
+        _clicks_table(record),
         detector_table(record),
         everything_table(record),
-        times_table(record),
+        times,
     )
     return tuple(table for table in tables if table.rows)
 
 
 def sa1b_notes(datasets: Iterable[str]) -> list[str]:
     """The caution for accuracy on SA-1B, if it is among the datasets."""
-    return [_SAM_MASKS] if any(name.startswith("sa1b") for name in datasets) else []
+    note = "SA-1B's masks were made by a SAM: they favour SAM."
+    return [note] if any(name.startswith("sa1b") for name in datasets) else []
 
 
 def _without_random_figures(row: _AccuracyRow) -> _AccuracyRow:
@@ -94,10 +93,8 @@ def _by_reference(
 
     Agreement with a teacher and accuracy against ground truth never share a table.
     """
-    groups: dict[tuple[str, str], list[Protocol]] = {}
-    for protocol in found:
-        groups.setdefault((protocol.dataset, protocol.reference), []).append(protocol)
     tables: dict[str, tuple[str, str, list[Protocol]]] = {}
+    groups = queries.by_reference(found)
     for (dataset, reference), group in groups.items():
         name = base if len(groups) == 1 else f"{base}-{slug(dataset)}-{slug(reference)}"
         name = f"{name}-{len(tables)}" if name in tables else name
@@ -113,7 +110,7 @@ def _reference_notes(dataset: str, reference: str) -> list[str]:
 
 
 def _size_column(size: str) -> RowColumn:
-    def n_instances(row: MiouRow) -> Raw:
+    def n_instances(row: MiouRow) -> int | None:
         value = getattr(row.n_by_size, size)
         return None if value is None else int(value)
 
@@ -124,10 +121,10 @@ def _size_column(size: str) -> RowColumn:
 _MIOU_COLUMNS = (
     MODEL,
     WEIGHTS,
-    text_column("Dataset", "dataset", csv_only=True),
-    text_column("Protocol", "protocol"),
-    text_column("Reference", "reference", csv_only=True),
-    interval_column("mIoU [95 % CI]", "miou", "ci95"),
+    _CSV_DATASET,
+    _PROTOCOL,
+    _CSV_REFERENCE,
+    _MIOU_INTERVAL("mIoU [95 % CI]"),
     percent_column(
         "Boundary IoU", "boundary_miou", "boundary_ci95_low", "boundary_ci95_high",
         get=("boundary_miou", "boundary_ci95.0", "boundary_ci95.1"),
@@ -142,42 +139,39 @@ _MIOU_COLUMNS = (
 
 def miou_tables(record: RunRecord) -> tuple[Table, ...]:
     """Mean IoU, one table for each dataset and reference."""
-    return tuple(_miou_table(record, *part) for part in _by_reference("miou", protocols(record)))
+    tables = []
+    models = queries.model_names(record)
+    for name, dataset, reference, group in _by_reference("miou", queries.protocols(record)):
+        rows = [row for row in record.miou if protocol_of(row) in group]
+        notes = [
+            "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
+            "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
+            "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
+            *_reference_notes(dataset, reference),
+        ]
+        left_out = sorted({f"{row.protocol} {row.n_left_out}" for row in rows if row.n_left_out})
+        if left_out:
+            notes.append(
+                "Instances for which the protocol has no prompt, left out for all models: "
+                f"{', '.join(left_out)}."
+            )
+        incomplete: dict[str, list[str]] = {}
+        for row in rows:
+            if row.status == "ok" and row.why is not None:
+                incomplete.setdefault(row.why, []).append(row.model)
+        notes += [f"{', '.join(unique(names))}: {why}." for why, names in incomplete.items()]
+        hashes = unique(row.manifest_sha256[:16] for row in rows if row.manifest_sha256)
+        if hashes:
+            notes.append(f"Prompt manifests (sha256): {', '.join(hashes)}.")
+        order = {protocol: index for index, protocol in enumerate(group)}
+        rows.sort(key=lambda row: (order[protocol_of(row)], models.index(row.model)))
+        title = f"Accuracy on {dataset}, reference {reference}"
+        shown = map(_without_random_figures, rows)
+        tables.append(build_table(name, title, _MIOU_COLUMNS, shown, notes))
+    return tuple(tables)
 
 
-def _miou_table(
-    record: RunRecord, name: str, dataset: str, reference: str, group: Sequence[Protocol]
-) -> Table:
-    rows = [row for row in record.miou if protocol_of(row) in group]
-    notes = [
-        "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
-        "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
-        "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
-        *_reference_notes(dataset, reference),
-    ]
-    left_out = sorted({f"{row.protocol} {row.n_left_out}" for row in rows if row.n_left_out})
-    if left_out:
-        notes.append(
-            "Instances for which the protocol has no prompt, left out for all models: "
-            f"{', '.join(left_out)}."
-        )
-    partial: dict[str, list[str]] = {}
-    for row in rows:
-        if row.status == "ok" and row.why is not None:
-            partial.setdefault(row.why, []).append(row.model)
-    notes += [f"{', '.join(unique(models))}: {why}." for why, models in partial.items()]
-    hashes = unique(row.manifest_sha256[:16] for row in rows if row.manifest_sha256)
-    if hashes:
-        notes.append(f"Prompt manifests (sha256): {', '.join(hashes)}.")
-    models = model_names(record)
-    rows.sort(key=lambda row: (group.index(protocol_of(row)), models.index(row.model)))
-    shown = map(_without_random_figures, rows)
-    title = f"Accuracy on {dataset}, reference {reference}"
-    return build_table(name, title, _MIOU_COLUMNS, shown, notes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranked:
+class _Ranked(NamedTuple):
     """A model on the leaderboard of one protocol.
 
     Attributes:
@@ -195,17 +189,11 @@ class _Ranked:
     behind: ComparisonRow | None
 
 
-def _behind_cell(ranked: _Ranked) -> Cell:
+def _behind_text(ranked: _Ranked) -> str:
     found = ranked.behind
     if found is None:
-        text = "best" if ranked.row is ranked.best else "not compared"
-        return Cell(text, (None, None, None))
-    raw = (found.difference, *(found.ci95 or (None, None)))
-    return Cell(percent(found.difference, found.ci95), raw)
-
-
-def _p_text(value: float) -> str:
-    return f"{value:.3f}" if value >= _LEAST_P else f"<{_LEAST_P}"
+        return "best" if ranked.row is ranked.best else "not compared"
+    return percent(found.difference, found.ci95)
 
 
 def _row_of(column: RowColumn) -> RowColumn:
@@ -214,22 +202,26 @@ def _row_of(column: RowColumn) -> RowColumn:
 
 
 def _leaderboard_columns(*, boundary: bool) -> tuple[RowColumn, ...]:
-    behind = ("behind_best", "behind_best_low", "behind_best_high")
     return (
-        _row_of(text_column("Protocol", "protocol")),
+        _row_of(_PROTOCOL),
         count_column("Rank", "rank"),
         _row_of(MODEL),
         text_column("Group", "group"),
-        _row_of(interval_column("mIoU [CI]", "miou", "ci95")),
+        _row_of(_MIOU_INTERVAL("mIoU [CI]")),
         _row_of(percent_column("Boundary", "boundary_miou", csv_only=not boundary)),
-        RowColumn(Column("Behind best [CI]", behind, "points", "right"), _behind_cell),
         value_column(
-            "p", "p_adjusted", "p_value", show=_p_text, get=("behind.p_adjusted", "behind.p_value")
+            "Behind best [CI]", "behind_best", "behind_best_low", "behind_best_high",
+            text=_behind_text, unit="points",
+            get=("behind.difference", "behind.ci95.0", "behind.ci95.1"),
+        ),
+        value_column(
+            "p", "p_adjusted", "p_value", get=("behind.p_adjusted", "behind.p_value"),
+            show=lambda p: f"{p:.3f}" if p >= _LEAST_P else f"<{_LEAST_P}",
         ),
         _row_of(WEIGHTS),
-        _row_of(text_column("Dataset", "dataset", csv_only=True)),
-        _row_of(text_column("Reference", "reference", csv_only=True)),
-    )
+        _row_of(_CSV_DATASET),
+        _row_of(_CSV_REFERENCE),
+    )  # fmt: skip
 
 
 def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
@@ -239,7 +231,7 @@ def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
     accuracy has no rows.
     """
     scored = {protocol_of(row) for row in record.miou if has_accuracy(row)}
-    found = [protocol for protocol in protocols(record) if protocol in scored]
+    found = [protocol for protocol in queries.protocols(record) if protocol in scored]
     return tuple(_leaderboard(record, *part) for part in _by_reference("leaderboard", found))
 
 
@@ -258,7 +250,7 @@ def _leaderboard(
             "Group: models of one protocol that share a letter cannot be told apart on this "
             f"dataset (corrected p above {LEVEL}); their order is then no evidence."
         )
-    if any(_protocol(row) in group for row in record.comparisons):
+    if any(protocol_of(row) in group for row in record.comparisons):
         notes.append(
             "Behind best: paired on the same prompts; the interval is for that pair alone. p: "
             "two-sided, corrected (Holm) over all pairs of models and all protocols here."
@@ -268,67 +260,13 @@ def _leaderboard(
         *_reference_notes(dataset, reference),
         *ungrouped,
     ]
-    for each in ranked:
-        n_instances = max(each.row.n_instances, each.best.n_instances)
-        if each.behind is not None and each.behind.n_instances < n_instances:
+    for row, _, _, best, behind in ranked:
+        if behind is not None and behind.n_instances < max(row.n_instances, best.n_instances):
             notes.append(
-                f"{each.row.protocol}: {each.row.model} is compared on the "
-                f"{each.behind.n_instances:,} prompts that it and {each.best.model} both answered."
+                f"{row.protocol}: {row.model} is compared on the {behind.n_instances:,} prompts "
+                f"that it and {best.model} both answered."
             )
-    notes += _unranked_notes(record, dataset, reference)
-    boundary = any(each.row.boundary_miou is not None for each in ranked)
-    title = f"Leaderboard on {dataset}, reference {reference}"
-    return build_table(name, title, _leaderboard_columns(boundary=boundary), ranked, notes)
-
-
-def _protocol(row: ComparisonRow) -> Protocol:
-    return Protocol(row.dataset, row.reference, row.protocol)
-
-
-def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | None]:
-    """Models of a protocol, best first, and the reason if they have no groups."""
-    rows = [row for row in record.miou if protocol_of(row) == protocol and has_accuracy(row)]
-    rows.sort(key=lambda row: -(row.miou or 0))
-    comparisons = [row for row in record.comparisons if _protocol(row) == protocol]
-    groups, why = {}, None
-    try:
-        groups = tie_groups({row.model: row.miou or 0 for row in rows}, comparisons)
-    except DataError as error:
-        why = f"{protocol.protocol} has no groups: {error}."
-    behind = {}
-    for pair in reversed(comparisons):
-        if pair.model_a == rows[0].model:
-            behind[pair.model_b] = pair
-        elif pair.model_b == rows[0].model:
-            behind[pair.model_a] = _swapped(pair)
-    values = [row.miou or 0 for row in rows]
-    ranked = [
-        _Ranked(
-            row,
-            rank=1 + values.index(row.miou or 0),
-            group=groups.get(row.model),
-            best=rows[0],
-            behind=behind.get(row.model),
-        )
-        for row in rows
-    ]
-    return ranked, why
-
-
-def _swapped(row: ComparisonRow) -> ComparisonRow:
-    """The same comparison with its two models exchanged."""
-    return row.model_copy(
-        update={
-            "model_a": row.model_b,
-            "model_b": row.model_a,
-            "difference": 0.0 - row.difference,  # zero stays without a sign
-            "ci95": None if row.ci95 is None else (-row.ci95[1], -row.ci95[0]),
-        }
-    )
-
-
-def _unranked_notes(record: RunRecord, dataset: str, reference: str) -> list[str]:
-    """Models without an accuracy, those with the same reason in one line."""
+    # Models without an accuracy, those with the same reason in one line.
     missing: dict[str, list[MiouRow]] = {}
     for row in record.miou:
         if (row.dataset, row.reference) == (dataset, reference) and not has_accuracy(row):
@@ -336,27 +274,86 @@ def _unranked_notes(record: RunRecord, dataset: str, reference: str) -> list[str
             if row.weights.kind == "random" and row.status != "error":
                 why = "no trained weights"
             missing.setdefault(why, []).append(row)
-    return [
+    notes += [
         f"Not ranked in {', '.join(unique(row.protocol for row in rows))} ({why}): "
         f"{', '.join(unique(row.model for row in rows))}."
         for why, rows in missing.items()
     ]
+    boundary = any(each.row.boundary_miou is not None for each in ranked)
+    title = f"Leaderboard on {dataset}, reference {reference}"
+    return build_table(name, title, _leaderboard_columns(boundary=boundary), ranked, notes)
+
+
+def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | None]:
+    """Models of a protocol, best first, and the reason if they have no groups."""
+    rows = [row for row in record.miou if protocol_of(row) == protocol and has_accuracy(row)]
+    rows.sort(key=lambda row: -(row.miou or 0))
+    comparisons = [row for row in record.comparisons if protocol_of(row) == protocol]
+    groups, why = {}, None
+    try:
+        groups = tie_groups({row.model: row.miou or 0 for row in rows}, comparisons)
+    except DataError as error:
+        why = f"{protocol.protocol} has no groups: {error}."
+    best, behind = rows[0], {}
+    for pair in reversed(comparisons):
+        if pair.model_a == best.model:
+            behind[pair.model_b] = pair
+        elif pair.model_b == best.model:  # the same comparison with its two models exchanged
+            swapped = {
+                "model_a": pair.model_b,
+                "model_b": pair.model_a,
+                "difference": 0.0 - pair.difference,  # zero stays without a sign
+                "ci95": pair.ci95 and (-pair.ci95[1], -pair.ci95[0]),
+            }
+            behind[pair.model_a] = pair.model_copy(update=swapped)
+    values = [row.miou or 0 for row in rows]
+    ranked = [
+        _Ranked(row, 1 + values.index(value), groups.get(row.model), best, behind.get(row.model))
+        for row, value in zip(rows, values, strict=True)
+    ]
+    return ranked, why
 
 
 _CLICKS_COLUMNS = (
     MODEL,
     WEIGHTS,
-    text_column("Dataset", "dataset"),
-    text_column("Protocol", "protocol"),
+    _DATASET,
+    _PROTOCOL,
     _decimal_column("NoC@85", "noc85", unit="clicks", get=("clicks.noc85",)),
     percent_column("never reached", "failed85", get=("clicks.failed85",)),
     _decimal_column("NoC@90", "noc90", unit="clicks", get=("clicks.noc90",)),
     percent_column("never reached 90", "failed90", get=("clicks.failed90",)),
     percent_column("mIoU after the last", "miou"),
 )
+_TIMES_COLUMNS = (
+    MODEL,
+    _DATASET,
+    number_column("Wall time", "wall_s", unit="s"),
+    percent_column("Outside the model", "overhead"),
+    *(
+        _decimal_column(part.capitalize(), f"{part}_s", unit="s")
+        for part in ("model", "data", "prompts", "scoring", "writing")
+    ),
+    count_column("Embeddings from the cache", "cached_embeddings"),
+)
+_DETECTOR_COLUMNS = (
+    MODEL,
+    WEIGHTS,
+    _DATASET,
+    text_column("Boxes from", "detections", "detections_sha256"),
+    text_column("Mask", "mask"),
+    percent_column("AP", "ap"),
+    percent_column("AP50", "ap50"),
+    percent_column("AP75", "ap75"),
+    *(percent_column(f"AP {size}", f"ap_{size}", get=(f"ap_by_size.{size}",)) for size in _SIZES),
+    count_column("Images", "n_images"),
+    count_column("Boxes", "n_detections"),
+    number_column("Time", "seconds", unit="s"),
+    STATUS,
+)
 
 
-def clicks_table(record: RunRecord) -> Table:
+def _clicks_table(record: RunRecord) -> Table:
     """Mean number of clicks until an IoU is reached, one row a model and budget."""
     rows = [
         row
@@ -373,7 +370,7 @@ def clicks_table(record: RunRecord) -> Table:
 def category_tables(record: RunRecord) -> tuple[Table, ...]:
     """Mean IoU by category, one table for each headline protocol, one column a model."""
     tables = []
-    for protocol in headline(record):
+    for protocol in queries.headline(record):
         rows = [row for row in record.miou if protocol_of(row) == protocol and has_accuracy(row)]
         means = {row.model: {c.category: c.miou for c in row.by_category} for row in rows}
         models = [model for model, categories in means.items() if categories]
@@ -393,40 +390,6 @@ def category_tables(record: RunRecord) -> tuple[Table, ...]:
             title = f"mIoU by category, {protocol.label}"
             tables.append(build_table(name, title, columns, values))
     return tuple(tables)
-
-
-_TIME_PARTS = ("model", "data", "prompts", "scoring", "writing")
-_TIMES_COLUMNS = (
-    MODEL,
-    text_column("Dataset", "dataset"),
-    number_column("Wall time", "wall_s", unit="s"),
-    percent_column("Outside the model", "overhead"),
-    *(_decimal_column(part.capitalize(), f"{part}_s", unit="s") for part in _TIME_PARTS),
-    count_column("Embeddings from the cache", "cached_embeddings"),
-)
-
-
-def times_table(record: RunRecord) -> Table:
-    """Wall time of the accuracy measurement by part."""
-    title = "Time of the accuracy measurement"
-    return build_table("accuracy-times", title, _TIMES_COLUMNS, record.accuracy_times)
-
-
-_DETECTOR_COLUMNS = (
-    MODEL,
-    WEIGHTS,
-    text_column("Dataset", "dataset"),
-    text_column("Boxes from", "detections", "detections_sha256"),
-    text_column("Mask", "mask"),
-    percent_column("AP", "ap"),
-    percent_column("AP50", "ap50"),
-    percent_column("AP75", "ap75"),
-    *(percent_column(f"AP {size}", f"ap_{size}", get=(f"ap_by_size.{size}",)) for size in _SIZES),
-    count_column("Images", "n_images"),
-    count_column("Boxes", "n_detections"),
-    number_column("Time", "seconds", unit="s"),
-    STATUS,
-)
 
 
 def detector_table(record: RunRecord) -> Table:
@@ -451,28 +414,22 @@ def detector_table(record: RunRecord) -> Table:
 
 def everything_table(record: RunRecord) -> Table:
     """Average recall and time of segment everything, one row a model and dataset."""
+    rows = record.everything
     columns = (
         MODEL,
         WEIGHTS,
-        text_column("Dataset", "dataset"),
+        _DATASET,
         *(percent_column(f"AR@{n}", f"ar{n}") for n in (10, 100, 1000)),
         *(
             percent_column(f"AR@1000 {size}", f"ar1000_{size}", get=(f"ar1000_by_size.{size}",))
             for size in _SIZES
         ),
         number_column("Masks an image", "masks_per_image"),
-        RowColumn(median_column(record.everything), median_cell),
+        RowColumn(median_column(rows), median_cell),
         count_column("Images", "n_images"),
         count_column("Objects", "n_objects"),
         STATUS,
     )
-    rows = [_without_random_figures(row) for row in record.everything]
-    notes = _everything_notes(record) if rows else []
-    title = "Segment everything: recall and time"
-    return build_table("everything", title, columns, rows, notes)
-
-
-def _everything_notes(record: RunRecord) -> list[str]:
     where = [str(record.config[key]) for key in ("device", "precision") if key in record.config]
     threads = record.environment.threads
     where.append(f"{threads} thread{'s' * (threads != 1)}")
@@ -485,9 +442,12 @@ def _everything_notes(record: RunRecord) -> list[str]:
     ]
     notes += [
         f"{row.model} on {row.dataset}: {row.why}."
-        for row in record.everything
+        for row in rows
         if row.status == "ok" and row.why is not None
     ]
-    if any(row.range_ms is not None for row in record.everything):
+    if any(row.range_ms is not None for row in rows):
         notes.append("Range of times: the fastest and the slowest image.")
-    return [*notes, *sa1b_notes(row.dataset for row in record.everything)]
+    notes += sa1b_notes(row.dataset for row in rows)
+    shown = [_without_random_figures(row) for row in rows]
+    title = "Segment everything: recall and time"
+    return build_table("everything", title, columns, shown, notes if rows else ())

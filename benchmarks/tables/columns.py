@@ -15,17 +15,13 @@ from benchmarks.tables.table import Align, Cell, Column, Raw, Table
 
 ENDS = ("ci95_low", "ci95_high", "range_low", "range_high")
 """Ends of the interval and of the range of a median time; one of the two pairs is empty."""
-NO_ENDS: tuple[None, None, None, None] = (None, None, None, None)
 MAX_INLINE_REASON = 24
 """Longest reason, in characters, that is displayed in its cell and not as a footnote."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowColumn:
-    """A column, and the function that makes its cell from a row.
-
-    Rows can be of any type that suits the functions of all columns of a table.
-    """
+    """A column, and the function that makes its cell from a row of any type."""
 
     column: Column
     cell: Callable[[Any], Cell]
@@ -56,60 +52,76 @@ def build_table(
 def value_column(
     header: str,
     *raw: str,
-    show: Callable[[Any], str],
+    show: Callable[[Any], str] | None = None,
+    text: Callable[[Any], str] | None = None,
     unit: str = "",
     get: Sequence[str | Callable[[Any], Raw]] = (),
+    align: Align = "right",
     csv_only: bool = False,
 ) -> RowColumn:
-    """A column that displays the first of its values, or nothing if that is None.
+    """A column of values of the row.
 
     Args:
         header: Displayed header.
         raw: Names of the CSV columns.
-        show: Formats the first value. Text (`clean`) is aligned to the left, all else to the right.
+        show: Formats the first value; None is displayed as nothing.
+        text: Formats the row, instead of `show`.
         unit: Displayed after the header.
         get: For each CSV column the path of an attribute of the row, such as `by_size.small`, or a
             function of the row. By default the attributes have the names of the CSV columns.
+        align: `right` for numbers.
         csv_only: Display the column in the CSV alone.
     """
-    getters = [each if callable(each) else partial(_value_at, path=each) for each in get or raw]
+
+    def value_at(row: Any, getter: str | Callable[[Any], Raw]) -> Raw:
+        if callable(getter):
+            return getter(row)
+        for name in getter.split("."):
+            if row is not None:
+                row = row[int(name)] if name.isdigit() else getattr(row, name)
+        value: Raw = row
+        return value
 
     def cell(row: Any) -> Cell:
-        values = tuple(getter(row) for getter in getters)
-        return Cell("" if values[0] is None else show(values[0]), values)
+        values = tuple(value_at(row, each) for each in get or raw)
+        if text is not None:
+            return Cell(text(row), values)
+        return Cell("" if values[0] is None or show is None else show(values[0]), values)
 
-    align: Align = "left" if show is clean else "right"
     return RowColumn(Column(header, raw, unit, align, csv_only), cell)
 
 
-def _value_at(row: Any, path: str) -> Raw:
-    for name in path.split("."):
-        if row is not None:
-            row = row[int(name)] if name.isdigit() else getattr(row, name)
-    value: Raw = row
-    return value
-
-
-text_column = partial(value_column, show=clean)
+text_column = partial(value_column, show=clean, align="left")
 count_column = partial(value_column, show=str)
 number_column = partial(value_column, show=number)
 percent_column = partial(value_column, show=percent, unit="%")
 
 
-def interval_column(header: str, name: str, ci: str, unit: str = "%") -> RowColumn:
-    """A fraction in percent with its interval; `name` and `ci` are attributes of the row."""
+def interval_column(
+    header: str,
+    name: str,
+    ci: str,
+    show: Callable[[Any, Any], str] = lambda _row, found: percent(*found),
+    raw: Sequence[str] = (),
+    unit: str = "%",
+) -> RowColumn:
+    """A value with its interval.
 
-    def cell(row: Any) -> Cell:
-        value, bounds = getattr(row, name), getattr(row, ci)
-        text = "" if value is None else percent(value, bounds)
-        return Cell(text, (value, *(bounds or (None, None))))
+    Args:
+        header: Displayed header.
+        name: Attribute of the row with the value, which may be None.
+        ci: Attribute with the interval, which may be None.
+        show: Formats a row, given the value and the interval.
+        raw: CSV columns, by default `NAME`, `CI_low` and `CI_high`.
+        unit: Displayed after the header.
+    """
 
-    return RowColumn(Column(header, (name, f"{ci}_low", f"{ci}_high"), unit, "right"), cell)
+    def text(row: Any) -> str:
+        value = getattr(row, name)
+        return "" if value is None else show(row, (value, getattr(row, ci)))
 
-
-def text_cell(text: str) -> Cell:
-    """Text of a record."""
-    return Cell(clean(text), (text,))
+    raw = raw or (name, f"{ci}_low", f"{ci}_high")
+    return value_column(header, *raw, text=text, unit=unit, get=(name, f"{ci}.0", f"{ci}.1"))
 
 
 def percent_cell(fraction: float | None) -> Cell:
@@ -159,7 +171,7 @@ def median_column(rows: Iterable[LatencyRow | EverythingRow]) -> Column:
 def median_cell(row: LatencyRow | EverythingRow) -> Cell:
     """Cell of a row in the column of medians."""
     if row.median_ms is None:
-        return Cell("", (None, *NO_ENDS))
+        return Cell("", (None, *spread_ends(None)))
     spread = spread_of(row)
     return Cell(spread_text(row.median_ms, spread), (row.median_ms, *spread_ends(spread)))
 
@@ -167,25 +179,23 @@ def median_cell(row: LatencyRow | EverythingRow) -> Cell:
 def spread_ends(spread: Spread | None) -> tuple[float | None, ...]:
     """Values of a spread for the CSV columns `ENDS`."""
     if spread is None:
-        return NO_ENDS
+        return (None, None, None, None)
     return (None, None, *spread.bounds) if spread.is_range else (*spread.bounds, None, None)
 
 
 def spread_notes(spreads: Iterable[Spread | None]) -> tuple[str, ...]:
     """Explains intervals and ranges of times, one note for each kind that occurs."""
-    kinds, notes = _range_kinds(spreads), []
-    if False in kinds:
-        notes.append("Intervals of times: 95 %, over processes.")
-    if True in kinds:
-        notes.append(
-            "Range of times: smallest and largest median of the processes, or of the calls of a "
-            f"single process; fewer than {MIN_PROCESSES} processes give no interval."
-        )
-    return tuple(notes)
+    notes = {
+        False: "Intervals of times: 95 %, over processes.",
+        True: "Range of times: smallest and largest median of the processes, or of the calls of a "
+        f"single process; fewer than {MIN_PROCESSES} processes give no interval.",
+    }
+    kinds = _range_kinds(spreads)
+    return tuple(note for kind, note in notes.items() if kind in kinds)
 
 
 def bars_text(spreads: Iterable[Spread | None]) -> str:
-    """Describes the error bars of times, for a caption; spreads may be None."""
+    """Describes the error bars of times, for a caption."""
     kinds = _range_kinds(spreads)
     ranges = f"range (fewer than {MIN_PROCESSES} processes)"
     if kinds == {True}:

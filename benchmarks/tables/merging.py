@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.records.record import RunRecord
-from benchmarks.tables.record_queries import (
-    protocol_of,
-    setup_of,
-    unique,
-    weights_label,
-)
+from benchmarks.tables.record_queries import protocol_of, setup_of, unique, weights_label
 from mobilesam.errors import UsageError
 
-_Facts = Iterable[tuple[str, str]]
 _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "models": lambda row: row.model,
     "params": lambda row: (row.model, row.component),
     "latency": lambda row: (row.model, setup_of(row), row.phase, row.n_prompts),
     "memory": lambda row: (row.model, row.device),
     "miou": lambda row: (row.model, protocol_of(row)),
-    "comparisons": lambda row: (
-        *(row.dataset, row.protocol, row.reference),
-        *(row.model_a, row.model_b),
-    ),
+    "comparisons": lambda row: (protocol_of(row), row.model_a, row.model_b),
     "accuracy_times": lambda row: (row.model, row.dataset),
     "detector": lambda row: (row.model, row.dataset, row.detections_sha256, row.mask),
     "everything": lambda row: (row.model, row.dataset),
@@ -57,12 +48,7 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
         return runs[0]
     # Runs without times (a rescoring, for example) may come from any machine.
     timed = [run for run in runs if run.latency or run.everything or run.memory]
-    whole_images = [run for run in runs if run.everything]
-    _check_equal(timed, _machine, "their times are not comparable")
-    _check_equal(runs, _weights, "these are different models")
-    _check_equal(runs, _prompts, "they had different prompts (another --seed?)")
-    _check_equal(runs, _references, "they are different references")
-    _check_equal(whole_images, _whole_image_setup, "their times are not comparable")
+    _check_same(runs, timed)
     newest, newest_timed = runs[-1], (timed or runs)[-1]
     same_machine = _conditions(newest) == _conditions(newest_timed)
     home = newest if same_machine else newest_timed
@@ -96,16 +82,49 @@ def _conditions(run: RunRecord) -> list[object]:
     return [getattr(run.environment, name) for name in _CONDITIONS]
 
 
+def _check_same(runs: Sequence[RunRecord], timed: Sequence[RunRecord]) -> None:
+    """Checks that runs agree in what their rows must share."""
+    seen: dict[str, tuple[str, str]] = {}
+
+    def check(run: RunRecord, name: str, value: str, why: str) -> None:
+        other, run_id = seen.setdefault(name, (value, run.id))
+        if other != value:
+            raise UsageError(
+                f"{name}: {other} in run {run_id}, {value} in run {run.id}; {why}: report "
+                "these runs apart"
+            )
+
+    incomparable = "their times are not comparable"
+    for run in timed:
+        for name in _CONDITIONS:
+            check(run, name, str(getattr(run.environment, name)), incomparable)
+    for run in runs:
+        for row in run.models:
+            text = f"{weights_label(row.weights)} ({row.weights.sha256 or 'no hash'})"
+            check(run, f"weights of {row.model}", text, "these are different models")
+        if run.everything and (setup := _configured_setup(run)):
+            check(run, "setup of times of whole images", setup, incomparable)
+        for accuracy in run.miou:
+            if accuracy.manifest_sha256 is not None:
+                name = f"prompt manifest of {protocol_of(accuracy).label}"
+                why = "they had different prompts (another --seed?)"
+                check(run, name, accuracy.manifest_sha256, why)
+            weights = accuracy.reference_weights
+            if weights is not None and accuracy.miou is not None:
+                # The short label may be the same for two files.
+                text = f"{weights.kind} {weights.sha256 or '(hash unknown)'}"
+                check(
+                    run, f"weights of {accuracy.reference}", text, "they are different references"
+                )
+
+
 def _without_times(run: RunRecord) -> RunRecord:
     """A run without the times of its accuracy rows."""
-    no_time = {"seconds": None}
-    return run.model_copy(
-        update={
-            "miou": tuple(row.model_copy(update=no_time) for row in run.miou),
-            "detector": tuple(row.model_copy(update=no_time) for row in run.detector),
-            "accuracy_times": (),
-        }
-    )
+    update: dict[str, Any] = {
+        name: tuple(row.model_copy(update={"seconds": None}) for row in getattr(run, name))
+        for name in ("miou", "detector")
+    }
+    return run.model_copy(update={**update, "accuracy_times": ()})
 
 
 def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> tuple[Any, ...]:
@@ -122,70 +141,24 @@ def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> t
     return tuple(row for row, _ in kept.values())
 
 
-def _check_equal(runs: Sequence[RunRecord], facts: Callable[[RunRecord], _Facts], why: str) -> None:
-    """Checks that the facts of the same name have the same value in all runs."""
-    seen: dict[str, tuple[str, str]] = {}
-    for run in runs:
-        for name, value in facts(run):
-            other, run_id = seen.setdefault(name, (value, run.id))
-            if other != value:
-                raise UsageError(
-                    f"{name}: {other} in run {run_id}, {value} in run {run.id}; {why}: report "
-                    "these runs apart"
-                )
-
-
-def _machine(run: RunRecord) -> _Facts:
-    for name in _CONDITIONS:
-        yield name, str(getattr(run.environment, name))
-
-
-def _weights(run: RunRecord) -> _Facts:
-    for row in run.models:
-        sha256 = row.weights.sha256 or "no hash"
-        yield f"weights of {row.model}", f"{weights_label(row.weights)} ({sha256})"
-
-
-def _prompts(run: RunRecord) -> _Facts:
-    for row in run.miou:
-        if row.manifest_sha256 is not None:
-            yield f"prompt manifest of {protocol_of(row).label}", row.manifest_sha256
-
-
-def _references(run: RunRecord) -> _Facts:
-    for row in run.miou:
-        if row.reference_weights is not None and row.miou is not None:
-            weights = row.reference_weights
-            # The short label may be the same for two files.
-            yield (
-                f"weights of {row.reference}",
-                f"{weights.kind} {weights.sha256 or '(hash unknown)'}",
-            )
-
-
-def _whole_image_setup(run: RunRecord) -> _Facts:
-    setup = _configured_setup(run)
-    if setup is not None:
-        yield "setup of times of whole images", setup
-
-
 def _configured_setup(run: RunRecord) -> str | None:
     """Requested device and precision of a run, as printed; None if it has none."""
     named = [run.config.get(name) for name in ("device", "precision")]
     return ", ".join(str(each) for each in named) if all(named) else None
 
 
-def _mixed_setups(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yields a warning for each column of accuracy or memory that holds rows of several setups."""
+def _mixed_setups(runs: Sequence[RunRecord]) -> Iterable[str]:
+    """A warning for each column of accuracy or memory that holds rows of several setups."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        setup = _configured_setup(run)
-        if setup is not None:
+        if setup := _configured_setup(run):
             columns = [protocol_of(row).label for row in run.miou if row.miou is not None]
             columns += [f"AP of {row.detections}" for row in run.detector if row.ap is not None]
             columns += [f"memory on {row.device}" for row in run.memory]
             for column in columns:
                 found.setdefault(column, {})[setup] = None
-    for column, setups in found.items():
-        if len(setups) > 1:
-            yield f"{column}: rows of different devices or precisions ({' / '.join(setups)})"
+    return [
+        f"{column}: rows of different devices or precisions ({' / '.join(setups)})"
+        for column, setups in found.items()
+        if len(setups) > 1
+    ]

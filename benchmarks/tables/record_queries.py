@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, reference_model
 from benchmarks.records.record import (
+    ComparisonRow,
     EverythingRow,
     LatencyRow,
     MemoryRow,
     MiouRow,
     ModelRow,
-    ParamsRow,
     RunRecord,
     WeightsRow,
 )
@@ -24,17 +24,10 @@ Bounds = tuple[float, float]
 
 WHOLE_MODEL = frozenset({"all", "total", "whole"})
 """Names of a component that is the whole model; without one, the components add up to it."""
-
 PHASES = (
-    "load",
-    "first_call",
-    "preprocess",
-    "encode",
-    "decode",
-    "postprocess",
-    "end_to_end",
+    "load", "first_call", "preprocess", "encode", "decode", "postprocess", "end_to_end",
     "everything",
-)
+)  # fmt: skip
 SHA_DIGITS = 8
 MOST_HEADLINES = 3
 """Up to this number, all protocols of one dataset and reference are headlines."""
@@ -78,21 +71,28 @@ def setup_of(row: LatencyRow) -> Setup:
     return Setup(row.device, row.precision, row.threads)
 
 
-def protocol_of(row: MiouRow) -> Protocol:
-    """Protocol of an accuracy, with its dataset and reference."""
+def protocol_of(row: MiouRow | ComparisonRow) -> Protocol:
+    """Protocol of an accuracy, or of a comparison of two."""
     return Protocol(row.dataset, row.reference, row.protocol)
 
 
 def setups(record: RunRecord) -> tuple[Setup, ...]:
-    """All setups of a record, in order of first appearance."""
+    """All setups of a record, in order of appearance."""
     return unique(setup_of(row) for row in record.latency)
 
 
 def protocols(record: RunRecord) -> tuple[Protocol, ...]:
     """All protocols of a record, grouped by dataset and reference, else in order of appearance."""
     found = unique(protocol_of(row) for row in record.miou)
-    parts = unique((p.dataset, p.reference) for p in found)
-    return tuple(sorted(found, key=lambda p: parts.index((p.dataset, p.reference))))
+    return tuple(protocol for group in by_reference(found).values() for protocol in group)
+
+
+def by_reference(found: Iterable[Protocol]) -> dict[tuple[str, str], list[Protocol]]:
+    """Protocols by dataset and reference."""
+    groups: dict[tuple[str, str], list[Protocol]] = {}
+    for protocol in found:
+        groups.setdefault((protocol.dataset, protocol.reference), []).append(protocol)
+    return groups
 
 
 def headline(record: RunRecord) -> tuple[Protocol, ...]:
@@ -102,20 +102,18 @@ def headline(record: RunRecord) -> tuple[Protocol, ...]:
     than `MOST_HEADLINES` (the first ones if none of them is a default). For a teacher, whose masks
     are no ground truth, it is the first of these.
     """
-    found = protocols(record)
     shown: list[Protocol] = []
-    for dataset, reference in unique((p.dataset, p.reference) for p in found):
-        group = [p for p in found if (p.dataset, p.reference) == (dataset, reference)]
+    for (_, reference), group in by_reference(protocols(record)).items():
+        few = group
         if len(group) > MOST_HEADLINES:
             usual = [p for p in group if p.protocol in DEFAULT_PROTOCOLS]
-            group = usual or group[:MOST_HEADLINES]
-        shown += group if reference_model(reference) is None else group[:1]
+            few = usual or group[:MOST_HEADLINES]
+        shown += few if reference_model(reference) is None else few[:1]
     return tuple(shown)
 
 
 def model_names(record: RunRecord) -> tuple[str, ...]:
     """Every model in the record, those of `models` first."""
-    parts: tuple[Sequence[ModelRow | ParamsRow | LatencyRow | MemoryRow | MiouRow], ...]
     parts = (record.models, record.params, record.latency, record.memory, record.miou)
     return unique(row.model for part in parts for row in part)
 
@@ -135,14 +133,12 @@ def find_latency(
     record: RunRecord, setup: Setup, model: str, phase: str, n_prompts: int | None = None
 ) -> LatencyRow | None:
     """Row of one phase; without `n_prompts`, the one with the fewest prompts."""
-    rows = [
+    rows = (
         row
         for row in record.latency
-        if row.model == model
-        and row.phase == phase
-        and setup_of(row) == setup
+        if (row.model, row.phase, setup_of(row)) == (model, phase, setup)
         and n_prompts in (None, row.n_prompts)
-    ]
+    )
     return min(rows, key=phase_order, default=None)
 
 
@@ -166,7 +162,7 @@ def timed(row: LatencyRow | None) -> tuple[float, Spread | None] | None:
 
 def find_miou(record: RunRecord, protocol: Protocol, model: str) -> MiouRow | None:
     """Row of one model under one protocol."""
-    rows = (r for r in record.miou if r.model == model and protocol_of(r) == protocol)
+    rows = (row for row in record.miou if row.model == model and protocol_of(row) == protocol)
     return next(rows, None)
 
 
@@ -180,8 +176,7 @@ def miou_percent(row: MiouRow | None) -> tuple[float, Bounds | None] | None:
     """Mean IoU and its interval in percent, or None if the row holds no accuracy."""
     if row is None or row.miou is None or not has_accuracy(row):
         return None
-    bounds = None if row.ci95 is None else (100 * row.ci95[0], 100 * row.ci95[1])
-    return 100 * row.miou, bounds
+    return 100 * row.miou, row.ci95 and (100 * row.ci95[0], 100 * row.ci95[1])
 
 
 def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:
@@ -196,13 +191,12 @@ def used_parameters(record: RunRecord, model: str) -> int | None:
     A model without weights (`kind: none`) has zero.
     """
     rows = [row for row in record.params if row.model == model]
-    whole = [row for row in rows if row.component in WHOLE_MODEL]
-    counts = [row.used if row.status == "ok" else None for row in whole or rows]
-    if not counts:
+    rows = [row for row in rows if row.component in WHOLE_MODEL] or rows
+    if not rows:
         info = model_row(record, model)
         return 0 if info is not None and info.weights.kind == "none" else None
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    known = [row.used for row in rows if row.status == "ok" and row.used is not None]
+    return sum(known) if len(known) == len(rows) else None
 
 
 def has_random_weights(record: RunRecord, model: str) -> bool:

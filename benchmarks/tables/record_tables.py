@@ -20,6 +20,7 @@ from benchmarks.records.record import (
     WeightsRow,
     write_atomic,
 )
+from benchmarks.tables import record_queries as queries
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables, sa1b_notes
 from benchmarks.tables.columns import (
     ENDS,
@@ -48,26 +49,8 @@ from benchmarks.tables.formatting import (
     percent,
     spread_text,
 )
-from benchmarks.tables.record_queries import (
-    Protocol,
-    Setup,
-    find_latency,
-    find_memory,
-    find_miou,
-    has_accuracy,
-    has_random_weights,
-    headline,
-    model_names,
-    model_row,
-    phase_order,
-    protocols,
-    setups,
-    spread_of,
-    unique,
-    used_parameters,
-    weights_label,
-)
-from benchmarks.tables.table import Cell, Column, Raw, Table
+from benchmarks.tables.record_queries import Protocol, Setup, model_names, model_row, spread_of
+from benchmarks.tables.table import Cell, Column, Table
 
 _SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
 _DECODE_KINDS = (
@@ -80,7 +63,7 @@ def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
     """A count as an integer, in 10^6 and in 2^20: published "M" are either, often unstated."""
 
     def scaled(suffix: str, printed: str, unit: float) -> RowColumn:
-        def value(row: ParamsRow) -> Raw:
+        def value(row: ParamsRow) -> float | None:
             count = getattr(row, name)
             return None if count is None else count / unit
 
@@ -119,19 +102,20 @@ def params_table(record: RunRecord) -> Table:
 
 def latency_table(record: RunRecord) -> Table:
     """Times of every phase: median with interval or range, and percentiles if n is large enough."""
-    timed = setups(record)
-    one_setup = len(timed) == 1
+    one_setup = len(queries.setups(record)) == 1
     order = model_names(record)
-    rows = sorted(record.latency, key=lambda row: (order.index(row.model), phase_order(row)))
+    rows = sorted(
+        record.latency, key=lambda row: (order.index(row.model), queries.phase_order(row))
+    )
 
     def weights(row: LatencyRow) -> Cell:
         info = model_row(record, row.model)
         same = info is not None and info.weights.kind == row.weights
         return weights_cell(info.weights if info and same else WeightsRow(kind=row.weights))
 
-    def decode_kind(row: LatencyRow) -> Cell:
+    def decode_kind(row: LatencyRow) -> str:
         # The kind of decoding has no influence on the other phases.
-        return Cell((row.decode_kind or "") if row.phase == "decode" else "", (row.decode_kind,))
+        return (row.decode_kind or "") if row.phase == "decode" else ""
 
     columns = (
         MODEL,
@@ -141,17 +125,17 @@ def latency_table(record: RunRecord) -> Table:
         count_column("Threads", "threads", csv_only=one_setup),
         text_column("Phase", "phase"),
         count_column("Prompts", "n_prompts"),
-        RowColumn(Column("Decode kind", ("decode_kind",)), decode_kind),
+        value_column("Decode kind", "decode_kind", text=decode_kind, align="left"),
         RowColumn(median_column(rows), median_cell),
-        number_column("Mean", "mean_ms", unit="ms"),
-        number_column("Min", "min_ms", unit="ms"),
-        number_column("p95", "p95_ms", unit="ms"),
-        number_column("p99", "p99_ms", unit="ms"),
+        *(
+            number_column(header, f"{header.lower()}_ms", unit="ms")
+            for header in ("Mean", "Min", "p95", "p99")
+        ),
         count_column("Calls", "n"),
         count_column("Processes", "processes"),
         STATUS,
     )
-    notes = [f"Measured on {timed[0].label}."] if one_setup else []
+    notes = [f"Measured on {queries.setups(record)[0].label}."] if one_setup else []
     if any(row.status == "ok" for row in rows):
         notes.append("A percentile is empty if there are too few calls for it.")
     if any(row.weights == "random" for row in rows):
@@ -193,14 +177,12 @@ class _Entry:
     def latency(self, phase: str, n_prompts: int | None = None) -> LatencyRow | None:
         if self.setup is None:
             return None
-        return find_latency(self.record, self.setup, self.model, phase, n_prompts)
+        return queries.find_latency(self.record, self.setup, self.model, phase, n_prompts)
 
-
-def _setup_cell(entry: _Entry) -> Cell:
-    setup = entry.setup
-    if setup is None:
-        return Cell("", (None, None, None))
-    return Cell(setup.label, (setup.device, setup.precision, setup.threads))
+    @property
+    def decode_kind(self) -> str | None:
+        owner = self.info or self.latency("decode", 1)
+        return None if owner is None else owner.decode_kind
 
 
 def _weights_cell(entry: _Entry) -> Cell:
@@ -210,65 +192,60 @@ def _weights_cell(entry: _Entry) -> Cell:
 
 
 def _size_cell(entry: _Entry) -> Cell:
-    used = used_parameters(entry.record, entry.model)
+    used = queries.used_parameters(entry.record, entry.model)
     if used is not None:
         return Cell(f"{used / 1e6:.3f}" if used else "0", (used, "ok"))
     rows = (row for row in entry.record.params if row.model == entry.model and row.status != "ok")
     failed = next(rows, None)
-    status, why = entry.missing if failed is None else (failed.status, failed.why)
-    return reason_cell(status, why, 1)
-
-
-def _time_cell(entry: _Entry, row: LatencyRow | None, *, bounds: bool = True) -> Cell:
-    """Median time, with its interval or range if `bounds` is True, or the reason for its lack."""
-    if row is None or row.status != "ok" or row.median_ms is None:
-        status, why = entry.missing if row is None else (row.status, row.why)
-        return reason_cell(status, why, 1 + len(ENDS))
-    spread = spread_of(row)
-    # Shorter times are call overhead: the phase does nothing in that model.
-    tiny = row.median_ms < NOTHING_MS
-    shown = f"< {NOTHING_MS:g}" if tiny else spread_text(row.median_ms, spread if bounds else None)
-    return Cell(shown, (row.median_ms, *spread_ends(spread), "ok"))
-
-
-def _decode_kind_cell(entry: _Entry) -> Cell:
-    owner = entry.info or entry.latency("decode", 1)
-    kind = None if owner is None else owner.decode_kind
-    return Cell(kind or "", (kind,))
+    return reason_cell(*(entry.missing if failed is None else (failed.status, failed.why)), 1)
 
 
 def _miou_cell(entry: _Entry, protocol: Protocol) -> Cell:
-    row = find_miou(entry.record, protocol, entry.model)
+    row = queries.find_miou(entry.record, protocol, entry.model)
     random = row is not None and row.weights.kind == "random"
-    if row is not None and row.miou is not None and has_accuracy(row):
+    if row is not None and row.miou is not None and queries.has_accuracy(row):
         return Cell(percent(row.miou, row.ci95), (row.miou, *(row.ci95 or (None, None)), "ok"))
     if row is not None and row.status == "skipped" and random:
         return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
     if row is not None and row.status != "ok":
         return reason_cell(row.status, row.why, 3)
-    if random or has_random_weights(entry.record, entry.model):
+    if random or queries.has_random_weights(entry.record, entry.model):
         return reason_cell("skipped", "random weights", 3)
     return reason_cell(*entry.missing, 3)
 
 
 def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool) -> RowColumn:
+    """Median times, with intervals or ranges if `bounds` is True, or reasons for their lack."""
+
+    def cell(entry: _Entry) -> Cell:
+        row = entry.latency(phase, n_prompts)
+        if row is None or row.status != "ok" or row.median_ms is None:
+            status, why = entry.missing if row is None else (row.status, row.why)
+            return reason_cell(status, why, 1 + len(ENDS))
+        spread = spread_of(row)
+        text = spread_text(row.median_ms, spread if bounds else None)
+        # Shorter times are call overhead: the phase does nothing in that model.
+        text = f"< {NOTHING_MS:g}" if row.median_ms < NOTHING_MS else text
+        return Cell(text, (row.median_ms, *spread_ends(spread), "ok"))
+
     stem = phase if phase != "decode" else f"decode_{n_prompts}"
     raw = (f"{stem}_ms", *(f"{stem}_{end}_ms" for end in ENDS), f"{stem}_status")
-    return RowColumn(
-        Column(header, raw, "ms", "right"),
-        lambda entry: _time_cell(entry, entry.latency(phase, n_prompts), bounds=bounds),
-    )
+    return RowColumn(Column(header, raw, "ms", "right"), cell)
 
 
 def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
-    def cell(entry: _Entry) -> Cell:
+    def value(entry: _Entry) -> int | None:
         memory = entry.record.memory
         device = entry.setup.device if entry.setup else memory[0].device if memory else ""
-        row = find_memory(entry.record, device, entry.model)
-        value = None if row is None else getattr(row, attribute)
-        return Cell("not measured" if value is None else f"{value / MIB:.0f}", (value,))
+        found: int | None
+        found = getattr(queries.find_memory(entry.record, device, entry.model), attribute, None)
+        return found
 
-    return RowColumn(Column(header, (raw,), "MiB", "right"), cell)
+    def text(entry: _Entry) -> str:
+        size = value(entry)
+        return "not measured" if size is None else f"{size / MIB:.0f}"
+
+    return value_column(header, raw, text=text, unit="MiB", get=(value,))
 
 
 def _miou_column(header: str, protocol: Protocol) -> RowColumn:
@@ -287,23 +264,24 @@ def summary_table(record: RunRecord) -> Table:
 
     A cell without a number gives the reason.
     """
-    timed: tuple[Setup | None, ...] = setups(record) or (None,)
-    shown = headline(record)
+    timed: tuple[Setup | None, ...] = queries.setups(record) or (None,)
+    shown = queries.headline(record)
     one_dataset = len({protocol.dataset for protocol in shown}) == 1
     columns = [
         text_column("Model", "model"),
-        RowColumn(
-            Column("Setup", ("device", "precision", "threads"), csv_only=len(timed) == 1),
-            _setup_cell,
+        value_column(
+            "Setup", "device", "precision", "threads", align="left", csv_only=len(timed) == 1,
+            text=lambda entry: entry.setup.label if entry.setup else "",
+            get=("setup.device", "setup.precision", "setup.threads"),
         ),
         RowColumn(WEIGHTS_COLUMN, _weights_cell),
         _size_column("Parameters used"),
         _time_column("Encode", "encode", None, bounds=True),
         _time_column("Decode, 1 prompt", "decode", 1, bounds=True),
-        RowColumn(Column("Decode kind", ("decode_kind",)), _decode_kind_cell),
+        text_column("Decode kind", "decode_kind"),
         _time_column("End to end", "end_to_end", None, bounds=True),
         _memory_column("Peak RSS", "peak_rss_bytes", "peak_rss_bytes"),
-    ]
+    ]  # fmt: skip
     if any(row.cuda_peak_allocated_bytes is not None for row in record.memory):
         columns.append(_memory_column("CUDA peak", "cuda_peak_bytes", "cuda_peak_allocated_bytes"))
     for protocol in shown:
@@ -328,12 +306,12 @@ def _summary_notes(
         notes += ["Times: medians.", *spread_notes(map(spread_of, times)), *sample_notes(times)]
         notes.append(_DECODE_KINDS)
     if shown:
-        datasets = ", ".join(unique(protocol.dataset for protocol in shown))
+        datasets = ", ".join(queries.unique(protocol.dataset for protocol in shown))
         notes.append(
             f"mIoU on {datasets}: mean over instances [95 % bootstrap interval over images]; "
             "columns name protocol and reference."
         )
-    hidden = Counter(p.reference for p in protocols(record) if p not in shown)
+    hidden = Counter(p.reference for p in queries.protocols(record) if p not in shown)
     if hidden:
         parts = ", ".join(f"{count} vs {reference}" for reference, count in hidden.items())
         notes.append(
@@ -341,7 +319,7 @@ def _summary_notes(
             "contain all of them."
         )
     notes += sa1b_notes(protocol.dataset for protocol in shown)
-    if any(has_random_weights(record, model) for model in model_names(record)):
+    if any(queries.has_random_weights(record, model) for model in model_names(record)):
         notes.append("Random weights: times are valid, there is no accuracy.")
     waiting = [row.model for row in record.models if row.weights.kind == "random"]
     if waiting:
@@ -364,11 +342,21 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
         record: One run, or several that `merge_records` joined.
         models: Models to show; None shows all.
     """
-    setup = next(iter(setups(record)), None)
-    shown = _headline_protocols(record)
+    setup = next(iter(queries.setups(record)), None)
+    # One protocol for each dataset: box prompts against ground truth, else the first one.
+    shown = [
+        next((protocol for protocol in group if protocol.protocol == "box"), group[0])
+        for (_, reference), group in queries.by_reference(queries.protocols(record)).items()
+        if reference_model(reference) is None
+    ]
+
+    def weights(entry: _Entry) -> Cell:
+        cell = _weights_cell(entry)
+        return replace(cell, text="none here") if entry.skipped and entry.untrained else cell
+
     columns = [
         text_column("Model", "model"),
-        RowColumn(WEIGHTS_COLUMN, _headline_weights_cell),
+        RowColumn(WEIGHTS_COLUMN, weights),
         _size_column("Params"),
         _dash_if_skipped(_time_column("Encode", "encode", None, bounds=False)),
         _dash_if_skipped(_time_column("Decode", "decode", 1, bounds=False)),
@@ -396,11 +384,6 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
     return build_table("headline", "Results", columns, entries, notes)
 
 
-def _headline_weights_cell(entry: _Entry) -> Cell:
-    cell = _weights_cell(entry)
-    return replace(cell, text="none here") if entry.skipped and entry.untrained else cell
-
-
 def _dash_if_skipped(column: RowColumn) -> RowColumn:
     """The column with a dash for models that were skipped."""
     empty = [None] * (len(column.column.raw) - 1)
@@ -413,28 +396,18 @@ def _dash_if_skipped(column: RowColumn) -> RowColumn:
     return RowColumn(column.column, cell)
 
 
-def _headline_protocols(record: RunRecord) -> list[Protocol]:
-    """One protocol for each dataset: box prompts against ground truth, else the first one."""
-    groups: dict[str, list[Protocol]] = {}
-    for protocol in protocols(record):
-        if reference_model(protocol.reference) is None:
-            groups.setdefault(protocol.dataset, []).append(protocol)
-    return [next((p for p in g if p.protocol == "box"), g[0]) for g in groups.values()]
-
-
 def provenance(record: RunRecord) -> tuple[str, ...]:
     """Date, machine, code, data and weights of a run, one plain line each."""
     env = record.environment
     commit = "commit unknown" if env.git_commit is None else f"commit {env.git_commit[:12]}"
     dirty = " with uncommitted changes" if env.git_dirty else ""
-    datasets = unique(row.dataset for row in record.miou)
+    datasets = queries.unique(row.dataset for row in record.miou)
     gpu = f"; {', '.join(env.gpu)}" if env.gpu else ""
     weights = []
     for row in record.models:
-        label = weights_label(row.weights)
-        weights.append(
-            f"{row.model} {label}{', not official' if label.startswith('custom') else ''}"
-        )
+        label = queries.weights_label(row.weights)
+        caution = ", not official" if label.startswith("custom") else ""
+        weights.append(f"{row.model} {label}{caution}")
     lines = [
         f"Date: {record.created_utc}",
         f"Machine: {env.cpu}, {env.cpu_logical_cores} logical cores, "
@@ -465,31 +438,21 @@ def write_tables(record: RunRecord, folder: Path) -> list[Path]:
     Raises:
         DataError: The folder cannot be written.
     """
-    shown = (
-        summary_table(record),
-        params_table(record),
-        latency_table(record),
-        *accuracy_tables(record),
-    )
-    tables = [table for table in (*shown, *category_tables(record)) if table.rows]
-    written = [path for table in tables for path in table.write(folder / "tables")]
-    path = folder / "summary.md"
-    write_atomic(path, _summary_document(record, shown).encode())
-    return [*written, path]
-
-
-def _summary_document(record: RunRecord, tables: Sequence[Table]) -> str:
-    """A Markdown document with the provenance, the tables, failures and warnings of a run."""
 
     def items(lines: Iterable[str]) -> str:
         return "".join(f"- {escape_markdown(line)}\n" for line in lines)
 
-    shown = [table.to_markdown() for table in tables if table.rows]
+    found = (summary_table(record), params_table(record), latency_table(record))
+    shown = [table for table in (*found, *accuracy_tables(record)) if table.rows]
+    categories = [table for table in category_tables(record) if table.rows]
+    written = [path for table in (*shown, *categories) for path in table.write(folder / "tables")]
     parts = [f"# Run {escape_markdown(record.id)}\n", items(provenance(record))]
-    parts += shown or ["Nothing was measured.\n"]
+    parts += [table.to_markdown() for table in shown] or ["Nothing was measured.\n"]
     if record.failures:
         lines = (f"{each.stage}, {each.culprit}: {each.why}" for each in record.failures)
         parts.append(f"## Failures\n\n{items(lines)}")
     if record.warnings:
         parts.append(f"## Warnings\n\n{items(record.warnings)}")
-    return "\n".join(parts)
+    path = folder / "summary.md"
+    write_atomic(path, "\n".join(parts).encode())
+    return [*written, path]

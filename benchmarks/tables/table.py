@@ -49,11 +49,8 @@ class Column:
 class Cell:
     """Displayed text, the raw value of each CSV column, and an optional footnote.
 
-    Attributes:
-        text: Displayed text.
-        raw: Values of the CSV columns.
-        note: Footnote, printed once below the table.
-        reason: Reason for an empty cell that is too long for it; `build_table` numbers it.
+    `note` is printed once below the table; `reason` is why the cell has no value, if that is too
+    long for the cell: `build_table` numbers it.
     """
 
     text: str
@@ -100,7 +97,7 @@ class Table:
     @property
     def footnotes(self) -> tuple[str, ...]:
         """Notes of the table and of its displayed cells, each once."""
-        cells = (cell.note for row in self.rows for cell in self._displayed(row) if cell.note)
+        cells = (cell.note for row in self._displayed for cell in row if cell.note)
         return tuple(dict.fromkeys([*self.notes, *cells]))
 
     @property
@@ -108,12 +105,10 @@ class Table:
         return [column for column in self.columns if not column.csv_only]
 
     @property
-    def _texts(self) -> list[list[str]]:
-        return [[cell.text for cell in self._displayed(row)] for row in self.rows]
-
-    def _displayed(self, row: tuple[Cell, ...]) -> list[Cell]:
-        cells = zip(self.columns, row, strict=True)
-        return [cell for column, cell in cells if not column.csv_only]
+    def _displayed(self) -> list[list[Cell]]:
+        """Rows without the columns for the CSV alone."""
+        shown = [index for index, column in enumerate(self.columns) if not column.csv_only]
+        return [[row[index] for index in shown] for row in self.rows]
 
     def to_markdown(self, heading: str = "##") -> str:
         """GitHub's Markdown with a heading; an empty `heading` leaves the title out."""
@@ -121,7 +116,7 @@ class Table:
         if self.rows:
             rule = ["---:" if head.align == "right" else "---" for head in self._heads]
             titles = [escape_markdown(head.title) for head in self._heads]
-            body = [[escape_markdown(text) for text in row] for row in self._texts]
+            body = [[escape_markdown(cell.text) for cell in row] for row in self._displayed]
             lines += [f"| {' | '.join(cells)} |" for cells in (titles, rule, *body)]
         else:
             lines.append(_EMPTY)
@@ -143,18 +138,21 @@ class Table:
 
     def to_latex(self) -> str:
         """A `table` environment for booktabs and T1 fonts, with all text escaped."""
+
+        def line(texts: list[str]) -> str:
+            return " & ".join(escape_latex(text) for text in texts) + r" \\"
+
         spec = "".join("r" if head.align == "right" else "l" for head in self._heads)
-        body = [_latex_row(row) for row in self._texts]
-        empty = rf"\multicolumn{{{len(spec)}}}{{l}}{{{_EMPTY}}} \\"
+        body = [line([cell.text for cell in row]) for row in self._displayed]
         lines = [
             "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
             r"\begin{table}",
             rf"\caption{{{escape_latex(self.title)}}}",
             rf"\begin{{tabular}}{{{spec}}}",
             r"\toprule",
-            _latex_row([head.title for head in self._heads]),
+            line([head.title for head in self._heads]),
             r"\midrule",
-            *(body or [empty]),
+            *(body or [rf"\multicolumn{{{len(spec)}}}{{l}}{{{_EMPTY}}} \\"]),
             r"\bottomrule",
             r"\end{tabular}",
             *(rf"\par\footnotesize {escape_latex(note)}" for note in self.footnotes),
@@ -180,8 +178,8 @@ class Table:
         )
         for head in self._heads:
             table.add_column(Text(clean(head.title)), justify=head.align, overflow="fold")
-        for row in self._texts:
-            table.add_row(*(Text(clean(text)) for text in row))
+        for row in self._displayed:
+            table.add_row(*(Text(clean(cell.text)) for cell in row))
         return table
 
     def write(self, folder: Path, stem: str | None = None) -> list[Path]:
@@ -204,16 +202,10 @@ def _csv_field(value: Raw) -> str | int | float:
         return value
     # CSV readers reject a lone carriage return, which the writer does not quote.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
-    return f"'{text}" if value.startswith(_FORMULA) and not _is_number(value) else text
-
-
-def _is_number(text: str) -> bool:
+    if not value.startswith(_FORMULA):
+        return text
     try:
-        float(text)
+        float(value)
     except ValueError:
-        return False
-    return True
-
-
-def _latex_row(cells: list[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+        return f"'{text}"
+    return text

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from benchmarks.paper.claims import Claim, Tolerance, agrees, load_claims, same_digits
+from benchmarks.paper.claims import (
+    Claim,
+    Phase,
+    Term,
+    Tolerance,
+    agrees,
+    load_claims,
+    models_of,
+    same_digits,
+)
 from mobilesam.errors import DataError
 
 # By hand from the published tables: the figures of each, in order.
@@ -231,3 +241,59 @@ def test_a_ledger_without_its_shared_file_or_folder_is_refused(tmp_path: Path) -
 def test_a_tolerance_has_exactly_one_kind(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Tolerance"):
         Tolerance.model_validate({"reason": "r", **fields})
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("encode", ("encode", None, False)),
+        ("decode@10", ("decode", 10, False)),
+        ("decode*1024", ("decode", 1024, True)),
+    ],
+)
+def test_phases_are_parsed(text: str, wanted: tuple[str, int | None, bool]) -> None:
+    phase = Phase.model_validate(text)
+    assert (phase.name, phase.n_prompts, phase.scaled) == wanted
+    assert Phase.model_validate(phase.model_dump()) == phase
+
+
+@pytest.mark.parametrize("text", ["encod", "decode@", "decode@0", "decode/10", ""])
+def test_malformed_phases_are_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="unknown phase"):
+        Phase.model_validate(text)
+
+
+def test_terms_are_parsed() -> None:
+    term = Term.model_validate("-sam-vit-h/image_encoder/used")
+    assert (term.sign, term.owner, term.part, term.column) == (
+        -1, "sam-vit-h", "image_encoder", "used",
+    )  # fmt: skip
+    assert Term.model_validate("plain-vit/h14/with-head").sign == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sam-vit-h/image_encoder", "is not model/component/column"),
+        ("sam-vit-x/all/total", "unknown model 'sam-vit-x'"),
+        ("sam-vit-h/all/most", "unknown column"),
+        ("sam-neck/all/total", "no derived count"),
+    ],
+)
+def test_malformed_terms_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Term.model_validate(text)
+
+
+@pytest.mark.parametrize(
+    ("claim", "models"),
+    [
+        ("mobilesam.table3.encoder-latency", ("mobilesam",)),
+        ("mobilesam.table3.encoder-speedup", ("sam-vit-h", "mobilesam")),
+        ("mobilesam.table4.batch8-epochs8-miou", ()),
+        ("mobilesam.training.images", ()),
+        ("edgesam.coco-box.mobilesam", ("mobilesam",)),
+    ],
+)
+def test_models_of_a_measure(ledger: dict[str, Claim], claim: str, models: tuple[str, ...]) -> None:
+    assert models_of(ledger[claim].measure) == models

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.paper.claims import Claim
-from benchmarks.paper.measures import ArMeasure
+from benchmarks.paper.claims import ArMeasure, Claim
 from benchmarks.paper.verdicts import judge
 from benchmarks.records.record import load_record
 
