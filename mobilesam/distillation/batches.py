@@ -18,12 +18,9 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSample:
-    """One image.
+    """One image, (h, w, 3) uint8 RGB, and its objects if there is ground truth.
 
-    Attributes:
-        key: `image_key` of the image, or any other identity of its content.
-        image: (h, w, 3) uint8 RGB.
-        labels: Object numbers, or None without ground truth.
+    `key` is its `image_key`, or any other identity of its content.
     """
 
     key: str
@@ -105,18 +102,11 @@ def make_batch(
     zoom: float = 0.0,
     zoom_least: float = 0.5,
 ) -> Batch:
-    """Reads images and makes a batch of them.
+    """Reads the images of `indices` and makes a batch of them.
 
-    Args:
-        data: Training set.
-        indices: Indices of the images.
-        slots: Position of each image in the whole batch of the step; seeds its randomness.
-        side_px: Side S of the network's input.
-        seed: Seed of the run.
-        step: Number of the step.
-        augment: Mirror, permute colour channels, change contrast and brightness.
-        zoom: Share of the images that are cropped.
-        zoom_least: Smallest side of a crop relative to the image's.
+    The randomness of an image depends on `seed`, `step` and its slot, its position in the whole
+    batch of the step. `augment` mirrors, permutes colour channels, and changes contrast and
+    brightness. A share `zoom` of the images is cropped, to a side of at least `zoom_least`.
     """
     generators = tuple(np.random.default_rng([seed, 2, step, slot]) for slot in slots)
     images = torch.zeros(len(indices), 3, side_px, side_px)
@@ -127,15 +117,14 @@ def make_batch(
         if zoom and rng.random() < zoom:
             sample = _crop(rng, sample, zoom_least)
         sample = resize_sample(sample, side_px)
-        pixels, label_map = sample.image, sample.labels
         if augment:
-            pixels, label_map = _augment(rng, pixels, label_map)
-        height, width = pixels.shape[:2]
-        normal = (pixels.astype(np.float32) - mean) / deviation
+            sample = _augment(rng, sample)
+        height, width = sample.image.shape[:2]
+        normal = (sample.image.astype(np.float32) - mean) / deviation
         images[row, :, :height, :width] = torch.from_numpy(normal.transpose(2, 0, 1))
         inner.append((height, width))
         keys.append(sample.key)
-        labels.append(label_map)
+        labels.append(sample.labels)
     draw = float(np.random.default_rng([seed, 3, step]).random())
     return Batch(images, tuple(inner), tuple(keys), tuple(labels), generators, draw)
 
@@ -150,49 +139,34 @@ def resize_sample(sample: TrainingSample, side_px: int) -> TrainingSample:
     scale = side_px / max(height, width)
     size_hw = int(height * scale + 0.5), int(width * scale + 0.5)
     resized = Image.fromarray(sample.image).resize(size_hw[::-1], Image.Resampling.BILINEAR)
-    return TrainingSample(sample.key, np.asarray(resized), sample.labels)
+    return replace(sample, image=np.asarray(resized))
 
 
 def _crop(rng: np.random.Generator, sample: TrainingSample, least: float) -> TrainingSample:
-    """A random crop with the image's aspect ratio that contains a pixel of some object.
+    """A random crop with the image's aspect ratio that contains a pixel of a random object.
 
     The logarithm of its scale is uniform between `least` and 1.
     """
     share = least ** rng.random()
-    pixel = _random_object_pixel(rng, sample)
-    starts, sizes = [], []
-    for length, place in zip(sample.image.shape[:2], pixel, strict=True):
+    image, labels = sample.image, sample.labels
+    factor = 1 if labels is None else labels.shape[0] // image.shape[0]
+    pixel: tuple[int, int] | None = None
+    if labels is not None and labels.any():
+        chosen = np.flatnonzero(labels == rng.choice(object_numbers(labels)))
+        row, column = divmod(int(rng.choice(chosen)), labels.shape[1])
+        pixel = row // factor, column // factor
+    spans = []
+    for axis, length in enumerate(image.shape[:2]):
         size = max(1, round(length * share))
         first, last = 0, length - size
-        if place is not None:
-            first, last = max(first, place - size + 1), min(last, place)
-        starts.append(int(rng.integers(first, last + 1)))
-        sizes.append(size)
-
-    def window(factor: int) -> tuple[slice, slice]:
-        rows, columns = (
-            slice(start * factor, (start + size) * factor)
-            for start, size in zip(starts, sizes, strict=True)
-        )
-        return rows, columns
-
-    labels = sample.labels
+        if pixel is not None:
+            first, last = max(first, pixel[axis] - size + 1), min(last, pixel[axis])
+        start = int(rng.integers(first, last + 1))
+        spans.append((start, start + size))
+    (top, bottom), (left, right) = spans
     if labels is not None:
-        labels = labels[window(labels.shape[0] // sample.image.shape[0])]
-    return TrainingSample(sample.key, sample.image[window(1)], labels)
-
-
-def _random_object_pixel(
-    rng: np.random.Generator, sample: TrainingSample
-) -> tuple[int, int] | tuple[None, None]:
-    """Row and column in the image of a pixel of a random object; all objects are equally likely."""
-    labels = sample.labels
-    if labels is None or not labels.any():
-        return None, None
-    chosen = np.flatnonzero(labels == rng.choice(object_numbers(labels)))
-    row, column = divmod(int(rng.choice(chosen)), labels.shape[1])
-    factor = labels.shape[0] // sample.image.shape[0]
-    return row // factor, column // factor
+        labels = labels[top * factor : bottom * factor, left * factor : right * factor]
+    return TrainingSample(sample.key, image[top:bottom, left:right], labels)
 
 
 def object_numbers(labels: Labels) -> npt.NDArray[np.int64]:
@@ -200,17 +174,17 @@ def object_numbers(labels: Labels) -> npt.NDArray[np.int64]:
     return 1 + np.flatnonzero(np.bincount(labels.ravel())[1:])
 
 
-def _augment(
-    rng: np.random.Generator, pixels: npt.NDArray[np.uint8], labels: Labels | None
-) -> tuple[npt.NDArray[np.uint8], Labels | None]:
+def _augment(rng: np.random.Generator, sample: TrainingSample) -> TrainingSample:
     """Mirrors, permutes colour channels, changes contrast and brightness."""
+    pixels, labels = sample.image, sample.labels
     for axis in (0, 1):
         if rng.random() < 0.5:
             pixels = np.flip(pixels, axis)
             labels = None if labels is None else np.flip(labels, axis)
     pixels = pixels[:, :, rng.permutation(3)]
-    contrast, brightness = rng.uniform(0.8, 1.25), rng.uniform(-20, 20)
-    changed = (pixels.astype(np.float32) - 128) * np.float32(contrast) + np.float32(
-        128 + brightness
+    contrast, brightness = (
+        np.float32(rng.uniform(0.8, 1.25)),
+        np.float32(128 + rng.uniform(-20, 20)),
     )
-    return np.clip(changed, 0, 255).astype(np.uint8), labels
+    changed = (pixels.astype(np.float32) - 128) * contrast + brightness
+    return TrainingSample(sample.key, np.clip(changed, 0, 255).astype(np.uint8), labels)

@@ -10,9 +10,7 @@ shard are embedded again by the next run. A finished shard never changes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +95,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class StoredEmbedding:
-    """Embedding of one image.
+    """Embedding of one image: a (C, h, w) float16 copy on the CPU.
 
-    Attributes:
-        entry: The image.
-        features: (C, h, w) float16 on the CPU, a copy.
-        valid_hw: Rows and columns from the upper left that cover any of the image; losses mask
-            the other cells, which cover padding.
+    Of its rows and columns, the first `valid_hw` cover any of the image; losses mask the other
+    cells, which cover padding.
     """
 
     entry: Entry
@@ -113,13 +108,9 @@ class StoredEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Result of reading a whole store.
+    """Number of embeddings and shards of a store, and bytes of those shards, if intact.
 
-    Attributes:
-        n_embeddings: Number of embeddings in intact shards.
-        n_shards: Number of intact shards.
-        n_bytes: Size of the intact shards, headers included.
-        problems: One line for each damaged or missing shard and each duplicate image.
+    `problems` has one line for each damaged or missing shard and each duplicate image.
     """
 
     n_embeddings: int
@@ -128,22 +119,17 @@ class Verification:
     problems: tuple[str, ...]
 
 
-class ShardHeader(FrozenModel):
-    """Metadata in a shard's header."""
-
+class _ShardHeader(FrozenModel):
     teacher: Teacher
     entries: tuple[Entry, ...]
     data_sha256: Sha256
 
 
 def image_key(image: npt.NDArray[np.uint8]) -> str:
-    """SHA-256 (hex) of an image's size and pixels.
+    """SHA-256 (hex) of the size and pixels of an (H, W, 3) uint8 RGB image.
 
     Pixels are hashed rather than file bytes, because an embedding depends on pixels and some
     datasets have no image files (tar archives, rendered scenes).
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
     """
     digest = hashlib.sha256(f"rgb8 {image.shape[0]}x{image.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -153,13 +139,7 @@ def image_key(image: npt.NDArray[np.uint8]) -> str:
 def valid_cells(
     inner_hw: tuple[int, int], input_size_px: int, grid_hw: tuple[int, int]
 ) -> tuple[int, int]:
-    """Rows and columns of an embedding that cover any of the image.
-
-    Args:
-        inner_hw: Height and width of the resized image in pixels of the network's input.
-        input_size_px: Side of that input.
-        grid_hw: Rows and columns of the embedding.
-    """
+    """Rows and columns of an embedding's grid that cover any of an image of `inner_hw` pixels."""
     rows, columns = (
         -(-inner * cells // input_size_px) for inner, cells in zip(inner_hw, grid_hw, strict=True)
     )
@@ -167,17 +147,10 @@ def valid_cells(
 
 
 def to_storable(features: Tensor, name: str) -> Tensor:
-    """Converts an embedding to the dtype and layout of the store.
-
-    Args:
-        features: (1, C, h, w) or (C, h, w), any floating dtype and device.
-        name: Name of the image, for errors.
-
-    Returns:
-        (C, h, w) float16 on the CPU.
+    """Converts a (1, C, h, w) or (C, h, w) embedding to (C, h, w) float16 on the CPU.
 
     Raises:
-        DataError: Another shape, or values that are not finite in float16.
+        DataError: Another shape, or values that are not finite in float16; it names the image.
     """
     import torch
 
@@ -190,19 +163,10 @@ def to_storable(features: Tensor, name: str) -> Tensor:
     return half
 
 
-def require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
-    """Checks that a store was made by the wanted teacher.
-
-    Raises:
-        UsageError: Another model, precision or input size.
-        WeightsError: The same model with other weights.
-    """
+def _require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
     hint = "choose another store, or the teacher that made this one"
-    for field, what in (
-        ("name", "the teacher"),
-        ("input_size_px", "input size (px)"),
-        ("precision", "precision"),
-    ):
+    labels = {"name": "the teacher", "input_size_px": "input size (px)", "precision": "precision"}
+    for field, what in labels.items():
         theirs, ours = getattr(found, field), getattr(wanted, field)
         if theirs != ours:
             raise UsageError(f"{folder} was made with {what} {theirs}, not {ours}; {hint}")
@@ -213,12 +177,8 @@ def require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
         )
 
 
-def read_manifest(folder: Path) -> StoreManifest | None:
-    """Reads the manifest of a store; None if the folder has none.
-
-    Raises:
-        DataError: It cannot be read, or is not a manifest of this version.
-    """
+def _read_manifest(folder: Path) -> StoreManifest | None:
+    """The manifest of a store; None if the folder has none."""
     path = folder / MANIFEST_NAME
     try:
         return StoreManifest.model_validate_json(path.read_bytes())
@@ -233,16 +193,18 @@ def read_manifest(folder: Path) -> StoreManifest | None:
         ) from error
 
 
-def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
-    """Serialises a shard; equal embeddings in equal order give equal bytes.
+def _require_manifest(folder: Path) -> StoreManifest:
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise DataError(f"{folder} holds no embedding store; make one with distill embed")
+    return manifest
 
-    Args:
-        teacher: Teacher of the embeddings.
-        embeddings: Entries with (C, h, w) float16 CPU tensors.
-    """
+
+def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
+    """Serialises a shard; equal embeddings in equal order give equal bytes."""
     from safetensors.torch import save
 
-    header = ShardHeader(
+    header = _ShardHeader(
         teacher=teacher,
         entries=tuple(entry for entry, _ in embeddings),
         data_sha256=_data_sha256([tensor for _, tensor in embeddings]),
@@ -265,13 +227,13 @@ def read_shard(path: Path) -> list[tuple[Entry, Tensor]]:
     return embeddings
 
 
-def _open_shard(path: Path) -> tuple[Any, ShardHeader]:
+def _open_shard(path: Path) -> tuple[Any, _ShardHeader]:
     """Maps a shard into memory and reads its header, which includes a check of the file size."""
     from safetensors import SafetensorError, safe_open
 
     try:
         file: Any = safe_open(path, framework="pt")
-        header = ShardHeader.model_validate_json((file.metadata() or {}).get(_HEADER_KEY, ""))
+        header = _ShardHeader.model_validate_json((file.metadata() or {}).get(_HEADER_KEY, ""))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
     except OSError as error:
@@ -294,29 +256,18 @@ def _data_sha256(tensors: Sequence[Tensor]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """Headers of the intact shards of a store, and problems of the others."""
-
-    headers: dict[Path, ShardHeader]
-    problems: dict[Path, str]
-
-    def require_intact(self) -> None:
-        if self.problems:
-            first, *others = self.problems.values()
-            more = f" (and {len(others)} more)" if others else ""
-            raise DataError(
-                f"{first}{more}; restore it from a copy, or embed its images again with "
-                "distill embed --repair"
-            )
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:06d}.safetensors"
 
 
-def _scan(folder: Path, manifest: StoreManifest, *, read_data: bool) -> _Scan:
-    """Checks all shards: headers and file sizes, with `read_data` also the hashes of the data."""
-    found = _Scan({}, {})
+def _scan(
+    folder: Path, manifest: StoreManifest, *, read_data: bool
+) -> tuple[dict[Path, _ShardHeader], dict[Path, str]]:
+    """Headers of the intact shards, and problems of the others; `read_data` checks hashes too."""
+    headers, problems = {}, {}
     numbers = [int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-[0-9]*")]
     # Shards are numbered without gaps, so that a deleted one is noticed.
-    for path in (shard_path(folder, number) for number in range(max(numbers, default=-1) + 1)):
+    for path in (_shard_path(folder, number) for number in range(max(numbers, default=-1) + 1)):
         try:
             file, header = _open_shard(path)
             parts = [file.get_slice(entry.key) for entry in header.entries]
@@ -326,22 +277,22 @@ def _scan(folder: Path, manifest: StoreManifest, *, read_data: bool) -> _Scan:
             if read_data:
                 read_shard(path)
         except DataError as error:
-            found.problems[path] = str(error)
+            problems[path] = str(error)
         else:
-            found.headers[path] = header
-    return found
+            headers[path] = header
+    return headers, problems
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """Path of a shard by number."""
-    return folder / f"shard-{number:06d}.safetensors"
-
-
-def _require_manifest(folder: Path) -> StoreManifest:
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise DataError(f"{folder} holds no embedding store; make one with distill embed")
-    return manifest
+def _scan_intact(folder: Path, manifest: StoreManifest) -> dict[Path, _ShardHeader]:
+    headers, problems = _scan(folder, manifest, read_data=False)
+    if problems:
+        first, *others = problems.values()
+        more = f" (and {len(others)} more)" if others else ""
+        raise DataError(
+            f"{first}{more}; restore it from a copy, or embed its images again with "
+            "distill embed --repair"
+        )
+    return headers
 
 
 def verify(folder: Path) -> Verification:
@@ -350,51 +301,40 @@ def verify(folder: Path) -> Verification:
     Raises:
         DataError: The folder holds no store, or its manifest is damaged.
     """
-    scan = _scan(folder, _require_manifest(folder), read_data=True)
+    headers, problems = _scan(folder, _require_manifest(folder), read_data=True)
     first: dict[str, Path] = {}
     duplicates = [
         f"{entry.name} is both in {first[entry.key].name} and in {path.name}"
-        for path, header in scan.headers.items()
+        for path, header in headers.items()
         for entry in header.entries
         if first.setdefault(entry.key, path) != path
     ]
     return Verification(
-        n_embeddings=sum(len(header.entries) for header in scan.headers.values()),
-        n_shards=len(scan.headers),
-        n_bytes=sum(path.stat().st_size for path in scan.headers),
-        problems=(*scan.problems.values(), *duplicates),
+        n_embeddings=sum(len(header.entries) for header in headers.values()),
+        n_shards=len(headers),
+        n_bytes=sum(path.stat().st_size for path in headers),
+        problems=(*problems.values(), *duplicates),
     )
 
 
 class EmbeddingStore(Dataset[StoredEmbedding]):
-    """A store for reading, by index in the order of writing or by image key.
+    """A store for reading, by index in the order of writing (`entries`) or by image key.
 
     Shards are memory-mapped: opening a store reads headers only, and each access reads one
     embedding. It can be shared by threads, and pickled for the worker processes of a `DataLoader`.
 
-    Args:
-        folder: Folder of the store.
-        teacher: Required teacher; None accepts any.
-
-    Attributes:
-        manifest: Teacher and shape of the embeddings.
-        entries: All images in the order of their indices.
-
     Raises:
         DataError: There is no store, or a shard is missing or damaged.
-        UsageError: The store was made by another teacher.
-        WeightsError: The store was made with other weights.
+        UsageError: The store was made by another teacher than the given one.
+        WeightsError: The store was made with other weights than the given teacher's.
     """
 
     def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
         self.manifest = _require_manifest(folder)
         if teacher is not None:
-            require_teacher(self.manifest.teacher, teacher, folder)
-        scan = _scan(folder, self.manifest, read_data=False)
-        scan.require_intact()
-        located = [
-            (entry, path) for path, header in scan.headers.items() for entry in header.entries
-        ]
+            _require_teacher(self.manifest.teacher, teacher, folder)
+        headers = _scan_intact(folder, self.manifest)
+        located = [(entry, path) for path, header in headers.items() for entry in header.entries]
         self.entries = tuple(entry for entry, _ in located)
         self._paths = [path for _, path in located]
         self._indices = {entry.key: index for index, entry in enumerate(self.entries)}
@@ -408,15 +348,13 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
     def __getitem__(self, index: int) -> StoredEmbedding:
         from safetensors import safe_open
 
-        entry, path = self.entries[index], self._paths[index]
-        with safe_open(path, framework="pt") as file:
+        entry = self.entries[index]
+        with safe_open(self._paths[index], framework="pt") as file:
             # Cloned, because a view would keep the whole shard mapped.
             features: Tensor = file.get_tensor(entry.key).clone()
-        _, rows, columns = self.manifest.embedding_shape
+        grid_hw = self.manifest.embedding_shape[1:]
         side_px = self.manifest.teacher.input_size_px
-        return StoredEmbedding(
-            entry, features, valid_cells(entry.inner_hw, side_px, (rows, columns))
-        )
+        return StoredEmbedding(entry, features, valid_cells(entry.inner_hw, side_px, grid_hw))
 
     def get(self, key: str) -> StoredEmbedding:
         """Embedding of the image with this `image_key`.
@@ -443,10 +381,7 @@ class StoreWriter:
         shard_bytes: Largest size of a shard's data; a shard holds at least one embedding.
         note: Text for the manifest of a new store.
         repair: Read all shards completely, and delete damaged ones so that their images are
-            embedded again.
-
-    Attributes:
-        dropped: One line for each shard that `repair` deleted.
+            embedded again. `dropped` then has one line for each.
 
     Raises:
         UsageError: The store was made by another teacher, or with another note.
@@ -473,10 +408,8 @@ class StoreWriter:
         self._lock = FileLock(folder / _LOCK_NAME)
         self._manifest: StoreManifest | None = None
         self._keys: set[str] = set()
+        self._number = 0  # of the next shard
         self._buffer: list[tuple[Entry, Tensor]] = []
-        self._numbers = (
-            number for number in itertools.count() if not shard_path(folder, number).exists()
-        )
         self.dropped: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
@@ -502,9 +435,10 @@ class StoreWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            # After an exception that exception matters, not that the last shard was lost with it.
-            with contextlib.suppress(*([] if kind is None else [DataError])):
-                self._write_shard()
+            self._write_shard()
+        except DataError:
+            if kind is None:  # otherwise the exception that ended the block is raised
+                raise
         finally:
             self._lock.release()
 
@@ -512,25 +446,25 @@ class StoreWriter:
         for pattern in (".shard-*", f".{MANIFEST_NAME}.*"):  # temporary files of a killed process
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        self._manifest = read_manifest(self._folder)
+        self._manifest = _read_manifest(self._folder)
         if self._manifest is None:
             return
-        require_teacher(self._manifest.teacher, self._teacher, self._folder)
+        _require_teacher(self._manifest.teacher, self._teacher, self._folder)
         if self._note is not None and self._note != self._manifest.note:
             raise UsageError(
                 f"{self._folder} was made with the note {self._manifest.note!r}, which cannot "
                 "change; omit --note"
             )
-        scan = _scan(self._folder, self._manifest, read_data=self._repair)
         if self._repair:
-            for path in scan.problems:
+            headers, problems = _scan(self._folder, self._manifest, read_data=True)
+            for path in problems:
                 path.unlink(missing_ok=True)
-            for number, path in enumerate(scan.headers):  # closes the gaps
-                path.replace(shard_path(self._folder, number))
-            self.dropped = tuple(scan.problems.values())
+            for number, path in enumerate(headers):  # closes the gaps
+                path.replace(_shard_path(self._folder, number))
+            self.dropped = tuple(problems.values())
         else:
-            scan.require_intact()
-        self._keys = {entry.key for header in scan.headers.values() for entry in header.entries}
+            headers = _scan_intact(self._folder, self._manifest)
+        self._keys = {entry.key for header in headers.values() for entry in header.entries}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -547,11 +481,7 @@ class StoreWriter:
         return None if self._manifest is None else self._manifest.embedding_bytes
 
     def add(self, entry: Entry, embedding: Tensor) -> None:
-        """Adds one embedding.
-
-        Args:
-            entry: An image that is not in the store.
-            embedding: (C, h, w) float16 from `to_storable`.
+        """Adds the embedding of a new image: (C, h, w) float16 from `to_storable`.
 
         Raises:
             DataError: Its shape differs from the store's, or a shard cannot be written.
@@ -579,6 +509,7 @@ class StoreWriter:
 
     def _write_shard(self) -> None:
         if self._buffer:
-            path = shard_path(self._folder, next(self._numbers))
             embeddings, self._buffer = self._buffer, []
+            while (path := _shard_path(self._folder, self._number)).exists():
+                self._number += 1
             write_atomic(path, pack_shard(self._teacher, embeddings), _HINT)

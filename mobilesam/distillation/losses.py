@@ -3,6 +3,9 @@
 Every loss is a mean over images or prompts of values that depend on no other image or prompt. The
 mean over two halves of a batch is therefore the loss of the whole batch, so that processes can
 share a batch and micro-batches can be accumulated.
+
+Losses of masks take logits (N, M, g, g), targets (N, 1, g, g) or (N, M, g, g) in [0, 1], and
+`valid` (N, 1, g, g), which is 1 where a cell covers the image and 0 in the padding.
 """
 
 from __future__ import annotations
@@ -35,28 +38,14 @@ _IDEAL_NOISE = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loss:
-    """A loss and its terms.
-
-    Attributes:
-        total: Scalar with gradients.
-        parts: Values of the terms, for the log.
-    """
+    """A scalar with gradients, and the values of its terms for the log."""
 
     total: Tensor
     parts: dict[str, float]
 
 
 def masked_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error between embeddings without the padding.
-
-    Args:
-        student: (B, C, h, w).
-        teacher: (B, C, h, w).
-        valid: (B, 1, h, w), 1 where a cell covers the image.
-
-    Returns:
-        Scalar: the mean over images of the mean over valid cells and channels.
-    """
+    """Mean squared error of (B, C, h, w) embeddings over cells with `valid` (B, 1, h, w)."""
     error = (student.float() - teacher.float()).square().mean(dim=1, keepdim=True)
     return ((error * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3))).mean()
 
@@ -68,16 +57,7 @@ def masked_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Focal loss (gamma 2, no class weight) of each mask.
-
-    Args:
-        logits: (N, M, g, g).
-        target: (N, 1, g, g) or (N, M, g, g), in [0, 1].
-        valid: (N, 1, g, g).
-
-    Returns:
-        (N, M).
-    """
+    """(N, M) focal loss (gamma 2, no class weight) of each mask."""
     target = target.expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = (torch.sigmoid(logits) - target).square()
@@ -85,14 +65,14 @@ def focal(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Binary cross-entropy of each mask; shapes as in `focal`."""
+    """(N, M) binary cross-entropy of each mask."""
     target = target.expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (entropy * valid).sum((2, 3)) / valid.sum((2, 3))
 
 
 def dice(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Dice loss of each mask; shapes as in `focal`."""
+    """(N, M) Dice loss of each mask."""
     share = torch.sigmoid(logits) * valid
     both = (share * target).sum((2, 3))
     return 1 - (2 * both + 1) / (share.sum((2, 3)) + (target * valid).sum((2, 3)) + 1)
@@ -109,8 +89,8 @@ def iou(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     )
 
 
-def mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
-    """Weighted sum of focal, dice and cross-entropy loss of each mask; shapes as in `focal`."""
+def _mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    """(N, M) weighted sum of focal, dice and cross-entropy loss of each mask."""
     terms = ((config.focal, focal), (config.dice, dice), (config.cross_entropy, cross_entropy))
     total = logits.new_zeros(logits.shape[:2])
     for weight, term in terms:
@@ -122,18 +102,12 @@ def mask_terms(logits: Tensor, target: Tensor, valid: Tensor, config: LossConfig
 def mask_loss(
     logits: Tensor, qualities: Tensor, target: Tensor, valid: Tensor, config: LossConfig
 ) -> Loss:
-    """SAM's loss of the decoder's four masks and their predicted IoUs (SAM, section 3).
+    """SAM's loss of the decoder's four masks and their (N, 4) predicted IoUs (SAM, section 3).
 
-    Of the three candidate masks only the best one contributes, unless `config.candidates` is set.
-
-    Args:
-        logits: (N, 4, g, g), the single mask first.
-        qualities: (N, 4) predicted IoUs.
-        target: (N, 1, g, g) or (N, 4, g, g), in [0, 1].
-        valid: (N, 1, g, g).
-        config: Weights of the terms.
+    The single mask is first. Of the three candidates only the best one contributes, unless
+    `config.candidates` is set.
     """
-    each = mask_terms(logits, target, valid, config)
+    each = _mask_terms(logits, target, valid, config)
     masks = (each[:, 0] + each[:, 1:].min(dim=1).values).mean()
     masks = masks + config.candidates * each[:, 1:].mean()
     with torch.no_grad():
@@ -158,16 +132,10 @@ def imitation_loss(
 ) -> Loss:
     """Loss of each of the student's four masks against the teacher's mask of the same index.
 
-    Args:
-        logits: (N, 4, g, g) of the student.
-        qualities: (N, 4) IoUs predicted by the student.
-        teacher_logits: (N, 4, g, g) of the teacher; its masks are where they exceed 0.
-        teacher_qualities: (N, 4) IoUs predicted by the teacher.
-        valid: (N, 1, g, g).
-        config: Weights of the terms.
+    The teacher's masks are where its logits exceed 0. Qualities are (N, 4) predicted IoUs.
     """
     target = (teacher_logits > 0).float()
-    masks = mask_terms(logits, target, valid, config).mean()
+    masks = _mask_terms(logits, target, valid, config).mean()
     quality = (qualities - teacher_qualities).square().mean()
     with torch.no_grad():
         agreement = iou(logits, target, valid)
@@ -202,9 +170,8 @@ def n_identity_channels(n_channels: int) -> int:
 
 def _identities(values: Tensor, dim: int) -> Tensor:
     """Identity channels at unit length."""
-    return F.normalize(
-        values.narrow(dim, 0, n_identity_channels(values.shape[dim])).float(), dim=dim
-    )
+    identities = values.narrow(dim, 0, n_identity_channels(values.shape[dim]))
+    return F.normalize(identities.float(), dim=dim)
 
 
 def _balanced_entropy(logits: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
@@ -221,15 +188,9 @@ def affinity_loss(embeddings: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of "two cells show one object", predicted by the cosine of their channels.
 
     Pairs consist of a cell of an object and any cell of the same image. Pairs of equal and of
-    different objects have equal weight. Unlike a mask loss, it covers all objects of an image at
-    once and needs no decoder.
-
-    Args:
-        embeddings: (B, C, h, w); only identity channels are used.
-        ids: (B, h, w) from `object_ids`.
-
-    Returns:
-        Scalar: the mean over images; an image without objects counts 0.
+    different objects have equal weight, and an image without objects counts 0. Unlike a mask loss,
+    it covers all objects of an image at once and needs no decoder. Embeddings are (B, C, h, w),
+    `ids` (B, h, w) from `object_ids`.
     """
     ids = ids.flatten(1).to(embeddings.device)
     identities = _identities(embeddings.flatten(2), dim=1)
@@ -243,39 +204,29 @@ def affinity_loss(embeddings: Tensor, ids: Tensor) -> Tensor:
 def prototype_loss(features: Tensor, batch: Batch, config: LossConfig) -> Tensor:
     """Mask loss of all objects, each segmented by its prototype, the mean of its own cells.
 
-    It works at the resolution of the logits, where `affinity_loss` works on embedding cells, and
-    weights an error by the size of its object, as mask losses do.
-
-    Args:
-        features: (B, c, g, g) embedding after the decoder's upsampling.
-        batch: Images with labels.
-        config: Weights of the mask terms and of `surroundings`.
-
-    Returns:
-        Scalar: the mean over images; an image without objects counts 0.
+    It works at the resolution of the logits, on (B, c, g, g) features after the decoder's
+    upsampling, where `affinity_loss` works on embedding cells, and weights an error by the size of
+    its object, as mask losses do. An image without objects counts 0.
     """
-    ids = object_ids(batch, features.shape[-1]).to(features.device)
-    channels = F.normalize(features.float(), dim=1)
-    return torch.stack(
-        [_image_prototype_loss(*each, config) for each in zip(channels, ids[:, None], strict=True)]
-    ).mean()
-
-
-def _image_prototype_loss(channels: Tensor, ids: Tensor, config: LossConfig) -> Tensor:
-    """Loss of one image: (c, g, g) channels of unit length and (1, g, g) object ids."""
-    numbers = torch.unique(ids[ids > 0])
-    if not len(numbers):
-        return channels.sum() * 0
-    masks = (ids == numbers[:, None, None]).float()
-    prototypes = F.normalize(torch.einsum("cyx,nyx->nc", channels, masks), dim=1)
-    logits = _SCALE * (torch.einsum("cyx,nc->nyx", channels, prototypes) - _THRESHOLD)
-    valid = (ids != _PADDING).float()
-    loss = mask_terms(logits[:, None], masks[:, None], valid[None], config).mean()
-    if config.surroundings:
-        near = _surroundings(masks) * valid
-        inside, outside = ((share * near).flatten(1) for share in (masks, 1 - masks))
-        loss = loss + config.surroundings * _balanced_entropy(logits.flatten(1), inside, outside)
-    return loss
+    losses = []
+    all_ids = object_ids(batch, features.shape[-1]).to(features.device)
+    for channels, ids in zip(F.normalize(features.float(), dim=1), all_ids[:, None], strict=True):
+        numbers = torch.unique(ids[ids > 0])
+        if not len(numbers):
+            losses.append(channels.sum() * 0)
+            continue
+        masks = (ids == numbers[:, None, None]).float()
+        prototypes = F.normalize(torch.einsum("cyx,nyx->nc", channels, masks), dim=1)
+        logits = _SCALE * (torch.einsum("cyx,nc->nyx", channels, prototypes) - _THRESHOLD)
+        valid = (ids != _PADDING).float()
+        loss = _mask_terms(logits[:, None], masks[:, None], valid[None], config).mean()
+        if config.surroundings:
+            near = _surroundings(masks) * valid
+            inside, outside = ((share * near).flatten(1) for share in (masks, 1 - masks))
+            entropy = _balanced_entropy(logits.flatten(1), inside, outside)
+            loss = loss + config.surroundings * entropy
+        losses.append(loss)
+    return torch.stack(losses).mean()
 
 
 def _surroundings(masks: Tensor) -> Tensor:
@@ -300,15 +251,8 @@ def token_affinity_loss(
     It trains the token's attention to find its object, where a mask loss alone has a plateau: as
     long as no token finds its object, a blob around the prompt is the best mask.
 
-    Args:
-        embeddings: (B, C, h, w); only identity channels are used.
-        image_index: (N,) int64, image of each prompt.
-        tokens: (N, M, C) mask tokens after the transformer.
-        shares: (N, 1, k * h, k * w), share of each logit cell that the object covers.
-        valid: (N, 1, k * h, k * w), 0 in the padding.
-
-    Returns:
-        Scalar: the mean over prompts and tokens.
+    Embeddings are (B, C, h, w), tokens (N, M, C) of prompts on the images `image_index` (N,), and
+    `shares` (N, 1, k * h, k * w) the share of each logit cell that the object covers.
     """
     factor = shares.shape[-1] // embeddings.shape[-1]
     inside = F.avg_pool2d(shares * valid, factor).flatten(2)
@@ -319,14 +263,11 @@ def token_affinity_loss(
 
 
 def ideal_embeddings(batch: Batch, n_channels: int, cells: int) -> Tensor:
-    """Embeddings that separate all objects, for training a decoder before its encoder.
+    """(B, C, cells, cells) embeddings that separate all objects, to train a decoder before them.
 
     Identity channels hold a random direction for each object of each image, mixed in cells that
     show several objects. The other channels are noise. All are layer-normalised, as the last layer
     of an encoder does.
-
-    Returns:
-        (B, C, cells, cells) float32 on the device of the batch.
     """
     n_identity = n_identity_channels(n_channels)
     found = []
@@ -335,12 +276,8 @@ def ideal_embeddings(batch: Batch, n_channels: int, cells: int) -> Tensor:
         shares = F.avg_pool2d(objects[None], _IDEAL_LABELS)[0]
         directions = torch.from_numpy(rng.normal(size=(len(objects), n_identity))).float()
         noise = torch.from_numpy(rng.normal(size=(n_channels, cells, cells))).float()
-        noise[:n_identity] = _IDEAL_NOISE * noise[:n_identity] + torch.tensordot(
-            directions.T, shares, 1
-        )
+        mixed = torch.tensordot(directions.T, shares, 1)
+        noise[:n_identity] = _IDEAL_NOISE * noise[:n_identity] + mixed
         found.append(noise)
-    return (
-        F.layer_norm(torch.stack(found).permute(0, 2, 3, 1), (n_channels,))
-        .permute(0, 3, 1, 2)
-        .to(batch.images.device)
-    )
+    normalised = F.layer_norm(torch.stack(found).permute(0, 2, 3, 1), (n_channels,))
+    return normalised.permute(0, 3, 1, 2).to(batch.images.device)

@@ -26,13 +26,7 @@ _EPSILON = 1e-7
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW; parameter groups with `orthogonal` are stepped by Muon.
-
-    Args:
-        groups: Parameter groups. Groups with `orthogonal` (default False) hold matrices only.
-        lr: Learning rate of groups without one.
-        betas: Decay rates of AdamW.
-    """
+    """AdamW; parameter groups with `orthogonal` hold matrices only and are stepped by Muon."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float]
@@ -54,37 +48,29 @@ class MuonAdamW(torch.optim.AdamW):
         return found
 
     def _orthogonal_step(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = {}
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for matrix in group["params"]:
-            if matrix.grad is not None:
-                by_shape.setdefault(matrix.shape, []).append(matrix)
-        for shape, matrices in by_shape.items():
-            directions = torch.stack([self._momentum(matrix) for matrix in matrices])
+            if matrix.grad is None:
+                continue
+            state = self.state[matrix]
+            if "momentum" not in state:
+                state["step"] = torch.zeros(())  # AdamW requires it when a state dict is loaded
+                state["momentum"] = torch.zeros_like(matrix)
+            mean = state["momentum"].lerp_(matrix.grad, 1 - _MOMENTUM)
+            nesterov = matrix.grad.lerp(mean, _MOMENTUM)
+            by_shape.setdefault(matrix.shape, []).append((matrix, nesterov))
+        for shape, pairs in by_shape.items():
+            matrices = [matrix for matrix, _ in pairs]
+            directions = orthogonalize(torch.stack([direction for _, direction in pairs]))
             rate = group["lr"] * _RMS_OF_ADAMW * max(shape) ** 0.5
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(matrices, list(orthogonalize(directions)), alpha=-rate)
-
-    def _momentum(self, matrix: Tensor) -> Tensor:
-        """Updates the momentum of a matrix; returns its Nesterov direction."""
-        gradient = matrix.grad
-        if gradient is None:
-            raise ValueError("a matrix without gradient takes no step")
-        state = self.state[matrix]
-        if "momentum" not in state:
-            state["step"] = torch.zeros(())  # AdamW requires it when a state dict is loaded
-            state["momentum"] = torch.zeros_like(matrix)
-        mean: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        return gradient.lerp(mean, _MOMENTUM)
+            torch._foreach_add_(matrices, list(directions), alpha=-rate)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Approximates the nearest orthogonal matrices by Newton-Schulz iterations.
+    """Approximates the nearest orthogonal matrices of (N, h, w) by Newton-Schulz iterations.
 
-    Args:
-        matrices: (N, h, w) float32.
-
-    Returns:
-        (N, h, w): singular values between 0.5 and 1.5, unchanged singular vectors.
+    Singular values become 0.5 to 1.5, singular vectors stay.
     """
     first, second, third = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -92,9 +78,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=_EPSILON)
     for _ in range(_ITERATIONS):
         gram = found @ found.transpose(1, 2)
-        found = torch.baddbmm(
-            found, torch.baddbmm(gram, gram, gram, beta=second, alpha=third), found, beta=first
-        )
+        factor = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
+        found = torch.baddbmm(found, factor, found, beta=first)
     return found.transpose(1, 2) if tall else found
 
 
@@ -104,9 +89,9 @@ def build_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> to
     With `config.orthogonal`, linear layers of the mask decoder take orthogonal steps; its tokens,
     which are lists of vectors, do not.
     """
-    linear: list[Tensor] = []
     decayed: list[Tensor] = []
     others: list[Tensor] = []
+    linear: list[Tensor] = []
     for name, value in parameters.items():
         is_token = name.endswith(("_token.weight", "_tokens.weight"))
         in_decoder = name.startswith("mask_decoder") and not is_token
@@ -114,16 +99,11 @@ def build_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> to
             linear.append(value)
         else:
             (decayed if value.dim() > 1 else others).append(value)
-    decay = config.weight_decay
+    decay, muon = config.weight_decay, config.orthogonal
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": decay, "rate_factor": 1.0},
         {"params": others, "weight_decay": 0.0, "rate_factor": 1.0},
-        {
-            "params": linear,
-            "weight_decay": decay,
-            "orthogonal": True,
-            "rate_factor": config.orthogonal,
-        },
+        {"params": linear, "weight_decay": decay, "rate_factor": muon, "orthogonal": True},
     ]
     used = [group for group in groups if group["params"]]
     return MuonAdamW(used, lr=config.learning_rate, betas=(0.9, 0.98))
@@ -135,6 +115,5 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     share = config.final_rate_share
-    return config.learning_rate * (
-        share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    )
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return config.learning_rate * (share + (1 - share) * cosine)
