@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor
 
@@ -39,16 +40,6 @@ class PromptBatch:
     labels: Tensor
     masks: Tensor | None = None
 
-    def to(self, device: torch.device) -> PromptBatch:
-        """Copies the prompts to a device."""
-        return PromptBatch(
-            self.image_index.to(device),
-            self.boxes.to(device),
-            self.points.to(device),
-            self.labels.to(device),
-            None if self.masks is None else self.masks.to(device),
-        )
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderOutput:
@@ -65,7 +56,7 @@ class DecoderOutput:
     tokens: Tensor
 
 
-def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+def _embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
     """Sparse (N, T, C) and dense (N, C, h, w) embeddings.
 
     A box counts two tokens, and points without a box get one padding token. A box with K points
@@ -73,7 +64,7 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor,
     """
     n_boxes = len(prompts.boxes)
     parts = []
-    with full_precision(prompts.points):
+    with _full_precision(prompts.points):
         if n_boxes:
             points = (prompts.points[:n_boxes, 1:], prompts.labels[:n_boxes, 1:])
             parts.append(encoder(points if points[0].shape[1] else None, prompts.boxes, None)[0])
@@ -88,52 +79,36 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor,
     return sparse, dense.expand(len(sparse), -1, height, width)
 
 
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """Disables autocast: positions need more than the eight mantissa bits of bfloat16.
-
-    Args:
-        tensor: Any tensor on the device concerned.
-    """
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """Disables autocast: positions need more than the eight mantissa bits of bfloat16."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> DecoderOutput:
-    """Predicts all four masks of each prompt, and their IoUs.
-
-    Args:
-        model: Model with the prompt encoder and mask decoder to run.
-        embeddings: (B, C, h, w).
-        prompts: N prompts.
-    """
-    sparse, dense = embed_prompts(model.prompt_encoder, prompts)
+    """Predicts all four masks of each prompt on its image's embedding (B, C, h, w)."""
+    sparse, dense = _embed_prompts(model.prompt_encoder, prompts)
     decoder: MaskDecoder = model.mask_decoder
     source = embeddings[prompts.image_index] + dense
-    with full_precision(source):
+    with _full_precision(source):
         positions = model.prompt_encoder.get_dense_pe().expand_as(source)
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own[None].expand(len(sparse), -1, -1), sparse], dim=1)
     found, mixed = decoder.transformer(source, positions, tokens)
     grid = decoder.output_upscaling(mixed.transpose(1, 2).reshape(source.shape))
     masks = found[:, 1 : 1 + decoder.num_mask_tokens]
-    heads = [
-        head(masks[:, number]) for number, head in enumerate(decoder.output_hypernetworks_mlps)
-    ]
-    logits = torch.stack(heads, dim=1) @ grid.flatten(2)
+    heads = enumerate(decoder.output_hypernetworks_mlps)
+    filters = torch.stack([head(masks[:, number]) for number, head in heads], dim=1)
+    logits = (filters @ grid.flatten(2)).reshape(len(sparse), -1, *grid.shape[2:])
     qualities = decoder.iou_prediction_head(found[:, 0])
-    return DecoderOutput(
-        logits.reshape(len(sparse), -1, *grid.shape[2:]).float(), qualities.float(), masks
-    )
+    return DecoderOutput(logits.float(), qualities.float(), masks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnPrompts:
-    """Prompts with their targets.
+    """N prompts with their targets.
 
-    Attributes:
-        prompts: N prompts.
-        targets: (N, 1, g, g) float32, share of each logit cell that the object covers; None
-            without ground truth.
-        valid: (N, 1, g, g) float32, 0 in the padding.
+    `targets` (N, 1, g, g) is the share of each logit cell that the object covers, None without
+    ground truth; `valid` (N, 1, g, g) is 0 in the padding. Both are float32.
     """
 
     prompts: PromptBatch
@@ -142,39 +117,38 @@ class DrawnPrompts:
 
 
 def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> DrawnPrompts:
-    """Draws a box and a point for each of some objects of each image.
+    """Draws a box and a point for each of some objects of each image, on the batch's device.
 
     If an image of the batch has no labels, points are drawn anywhere and there are no targets.
-
-    Returns:
-        Prompts on the device of the batch.
     """
-    device = batch.images.device
-    image_index = torch.arange(len(batch)).repeat_interleave(config.objects_per_image)
-    valid = batch.valid(cells).cpu()[image_index]
+    device, count = batch.images.device, config.objects_per_image
+    image_index = torch.arange(len(batch), device=device).repeat_interleave(count)
+    valid = batch.valid(cells)[image_index]
     known_labels = [labels for labels in batch.labels if labels is not None]
     if len(known_labels) < len(batch):
-        points = _random_points(batch, config.objects_per_image)
-        prompts = PromptBatch(image_index, torch.zeros(0, 4), points, torch.ones(len(points), 1))
-        return DrawnPrompts(prompts.to(device), None, valid.to(device))
+        places = [
+            rng.uniform(0, 1, 2) * (width - 1, height - 1)
+            for (height, width), rng in zip(batch.inner_hw, batch.generators, strict=True)
+            for _ in range(count)
+        ]
+        points = torch.from_numpy(np.array(places, np.float32))[:, None].to(device)
+        ones = torch.ones(len(points), 1, device=device)
+        no_boxes = torch.zeros(0, 4, device=device)
+        return DrawnPrompts(PromptBatch(image_index, no_boxes, points, ones), None, valid)
     side_px = batch.images.shape[-1]
     drawn = []
     for inner_hw, labels, rng in zip(batch.inner_hw, known_labels, batch.generators, strict=True):
         fine = _resample(labels, inner_hw, side_px, cells * _LABELS_PER_CELL)
-        drawn += [
-            _draw_object(rng, fine, config, side_px, cells) for _ in range(config.objects_per_image)
-        ]
+        drawn += [_draw_object(rng, fine, config, side_px, cells) for _ in range(count)]
     boxes, points, targets = (
-        torch.from_numpy(np.array(column, np.float32)) for column in zip(*drawn, strict=True)
+        torch.from_numpy(np.array(column, np.float32)).to(device)
+        for column in zip(*drawn, strict=True)
     )
     # Prompts with a box have an unused point, so that all rows have equal lengths.
     points = points[:, None].repeat(2, 1, 1)
-    prompts = PromptBatch(image_index.repeat(2), boxes, points, torch.ones(len(points), 1))
-    return DrawnPrompts(
-        prompts.to(device),
-        targets[:, None].repeat(2, 1, 1, 1).to(device),
-        valid.repeat(2, 1, 1, 1).to(device),
-    )
+    ones = torch.ones(len(points), 1, device=device)
+    prompts = PromptBatch(image_index.repeat(2), boxes, points, ones)
+    return DrawnPrompts(prompts, targets[:, None].repeat(2, 1, 1, 1), valid.repeat(2, 1, 1, 1))
 
 
 def add_correction_clicks(
@@ -182,12 +156,7 @@ def add_correction_clicks(
 ) -> PromptBatch:
     """Adds to each prompt a click in a wrong cell of its prediction, and the prediction as a mask.
 
-    Args:
-        drawn: The first prompts.
-        logits: (N, g, g) predictions, detached.
-        targets: (N, 1, g, g).
-        side_px: Side of the network's input.
-        rng: Draws the wrong cell that is clicked.
+    `logits` (N, g, g) are the detached predictions for the targets (N, 1, g, g).
     """
     wanted = (targets[:, 0] > 0.5).cpu()
     wrong = ((logits.cpu() > 0) != wanted) & (drawn.valid[:, 0].cpu() > 0)
@@ -208,15 +177,6 @@ def add_correction_clicks(
         torch.cat([prompts.labels, labels.to(logits.device)], dim=1),
         logits[:, None],
     )
-
-
-def _random_points(batch: Batch, count: int) -> Tensor:
-    rows = [
-        rng.uniform(0, 1, 2) * (width - 1, height - 1)
-        for (height, width), rng in zip(batch.inner_hw, batch.generators, strict=True)
-        for _ in range(count)
-    ]
-    return torch.from_numpy(np.array(rows, np.float32))[:, None]
 
 
 def _resample(labels: Labels, inner_hw: tuple[int, int], side_px: int, n_fine: int) -> Labels:
@@ -243,7 +203,8 @@ def _draw_object(
     else:
         mask = np.ones(fine.shape, np.bool_)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    box = np.array([left, top, right + 1, bottom + 1], np.float64)
     if rng.random() < 0.5:
         sides = np.tile(box[2:] - box[:2], 2)
         moved = box + rng.normal(0, config.box_jitter, 4) * np.minimum(sides, n_fine / 4)
@@ -251,25 +212,18 @@ def _draw_object(
     kind = rng.random()
     x: float
     y: float
-    if kind < config.center_share:
-        x, y = _innermost_pixel(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-        x, y = x + columns[0], y + rows[0]
+    if kind < config.center_share:  # the pixel farthest from the outside
+        inside = np.pad(mask[top : bottom + 1, left : right + 1], 1)
+        distances = ndimage.distance_transform_edt(inside)
+        row, column = np.unravel_index(int(np.argmax(distances)), distances.shape)
+        x, y = int(column) - 1 + left, int(row) - 1 + top
     elif kind < config.center_share + config.box_center_share:
-        x, y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+        x, y = (left + right) / 2, (top + bottom) / 2
     else:
-        inside = np.flatnonzero(mask)
-        y, x = divmod(int(inside[int(rng.integers(len(inside)))]), mask.shape[1])
+        places = np.flatnonzero(mask)
+        y, x = divmod(int(places[int(rng.integers(len(places)))]), mask.shape[1])
     padded = np.zeros((n_fine, n_fine), np.float32)
     padded[: mask.shape[0], : mask.shape[1]] = mask
     blocks = padded.reshape(cells, _LABELS_PER_CELL, cells, _LABELS_PER_CELL)
     point = (np.array([x, y]) + 0.5) * scale - 0.5
     return box * scale, point, blocks.mean(axis=(1, 3))
-
-
-def _innermost_pixel(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """The pixel (x, y) farthest from the outside of a mask."""
-    from scipy import ndimage
-
-    distances = ndimage.distance_transform_edt(np.pad(mask, 1))
-    y, x = np.unravel_index(int(np.argmax(distances)), distances.shape)
-    return int(x) - 1, int(y) - 1

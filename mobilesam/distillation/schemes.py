@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from mobilesam.distillation.losses import (
     token_affinity_loss,
 )
 from mobilesam.distillation.prompts import (
-    DecoderOutput,
     DrawnPrompts,
+    PromptBatch,
     add_correction_clicks,
     decode,
     draw_prompts,
@@ -40,17 +40,16 @@ from mobilesam.model.mini import N_COLOR_CHANNELS, append_color_channels, learne
 
 
 class Scheme(ABC):
-    """A way to train a model.
-
-    Args:
-        student: The model to train; it is changed in place.
-        config: Settings of the run.
+    """A way to train a student, which is changed in place.
 
     Attributes:
         name: Name on the command line and in checkpoints.
+        parts: Names of the trained parts of the student; the others are frozen and in evaluation
+            mode.
     """
 
     name: str
+    parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         self.student = student
@@ -65,9 +64,9 @@ class Scheme(ABC):
         """Side of the student's input."""
         return int(self.student.image_encoder.img_size)
 
-    @abstractmethod
     def trained(self) -> tuple[nn.Module, ...]:
-        """Trained parts of the student; the others are frozen and in evaluation mode."""
+        """Trained parts of the student."""
+        return tuple(self.student.get_submodule(name) for name in self.parts)
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
@@ -88,20 +87,19 @@ class Scheme(ABC):
         """SHA-256 of the teacher's weights; None without a teacher."""
         return None
 
-    def _logit_cells(self) -> int:
-        return 4 * int(self.student.prompt_encoder.image_embedding_size[0])
+    def _draw_prompts(self, batch: Batch) -> DrawnPrompts:
+        cells = 4 * int(self.student.prompt_encoder.image_embedding_size[0])
+        return draw_prompts(batch, self.config.prompts, cells)
 
 
 class EmbeddingSource(Protocol):
-    """Provides a teacher's embeddings, computed or stored."""
+    """Provides embeddings of a teacher with weights `sha256`, computed or stored.
 
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the teacher's weights."""
+    `can_augment` tells whether embeddings of augmented images are available.
+    """
 
-    @property
-    def can_augment(self) -> bool:
-        """Whether embeddings of augmented images are available."""
+    sha256: str | None
+    can_augment: bool
 
     def to(self, device: torch.device) -> None:
         """Moves its network, if any, to a device."""
@@ -110,16 +108,11 @@ class EmbeddingSource(Protocol):
         """(B, C, h, w) float32 embeddings of the batch's images, without gradients."""
 
 
-class OnlineTeacher:
+class OnlineTeacher(EmbeddingSource):
     """Runs the teacher's encoder for every batch, so that images can be augmented.
 
-    Args:
-        model: The teacher; it is frozen.
-        sha256: SHA-256 of its weights.
-        side_px: Side of the student's input.
-
     Raises:
-        UsageError: The teacher's input has another size.
+        UsageError: The teacher's input has another side than `side_px`, the student's.
     """
 
     can_augment = True
@@ -145,18 +138,8 @@ class OnlineTeacher:
         return found.float()
 
 
-class StoredTeacher:
-    """Reads the embeddings of `distill embed`, as the paper does.
-
-    Args:
-        folder: Folder of the store.
-        teacher: Required teacher; None accepts any.
-
-    Raises:
-        DataError: The store is missing or damaged.
-        UsageError: The store was made by another model.
-        WeightsError: The store was made with other weights.
-    """
+class StoredTeacher(EmbeddingSource):
+    """Reads the embeddings of `distill embed`, as the paper does; errors as of `EmbeddingStore`."""
 
     can_augment = False
 
@@ -168,11 +151,7 @@ class StoredTeacher:
         """Does nothing; embeddings are moved to the device of their batch."""
 
     def embeddings(self, batch: Batch) -> Tensor:
-        """Reads the embeddings by image key.
-
-        Raises:
-            DataError: An image is not in the store.
-        """
+        """Reads the embeddings by image key; a DataError names an image that is not stored."""
         rows = [self.store.get(key).features.float() for key in batch.keys]
         return torch.stack(rows).to(batch.images.device)
 
@@ -180,16 +159,14 @@ class StoredTeacher:
 class Imitation(Scheme):
     """Base of the distillation schemes: copies the teacher's heads and imitates its embeddings.
 
-    Args:
-        student: Model whose heads are overwritten by the teacher's.
-        teacher: Model with the heads; its image encoder is not used.
-        source: Embeddings of the teacher.
-        config: Settings of the run.
+    The teacher's own image encoder is not used; `source` provides the embeddings.
 
     Raises:
         UsageError: Student and teacher have different heads or colour channels, or stored
             embeddings are combined with augmentation.
     """
+
+    parts: ClassVar[tuple[str, ...]] = ("image_encoder",)
 
     def __init__(
         self, student: Sam, teacher: Sam, source: EmbeddingSource, config: TrainConfig
@@ -227,10 +204,6 @@ class Imitation(Scheme):
         self._teacher.to(device)
         self._source.to(device)
 
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The image encoder."""
-        return (self.student.image_encoder,)
-
     def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embeddings of the teacher and of the student."""
         wanted = self._source.embeddings(batch)
@@ -244,7 +217,7 @@ class Imitation(Scheme):
 
     def _mask_loss(self, batch: Batch, wanted: Tensor, found: Tensor) -> Loss:
         """Loss of the student's masks against the teacher's for the same random prompts."""
-        drawn = draw_prompts(batch, self.config.prompts, self._logit_cells())
+        drawn = self._draw_prompts(batch)
         with torch.no_grad():
             teacher = decode(self._teacher, wanted, drawn.prompts)
         student = decode(self.student, found, drawn.prompts)
@@ -270,10 +243,9 @@ class Decoupled(Imitation):
     def loss(self, batch: Batch) -> Loss:
         """MSE over cells that cover the image, and the optional terms."""
         wanted, found = self._embeddings(batch)
-        valid = batch.valid(found.shape[-1])
         # Without colour channels, which are equal in both.
         n_learned = learned_channels(self.student)
-        learned = found[:, :n_learned], wanted[:, :n_learned], valid
+        learned = found[:, :n_learned], wanted[:, :n_learned], batch.valid(found.shape[-1])
         total = masked_mse(*learned)
         parts = {"mse": float(total.detach())}
         weights = self.config.losses
@@ -302,23 +274,14 @@ class Coupled(SemiCoupled):
     """As semi-coupled, with a trained decoder."""
 
     name = "coupled"
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """Image encoder and mask decoder."""
-        return (self.student.image_encoder, self.student.mask_decoder)
+    parts = ("image_encoder", "mask_decoder")
 
 
 class DecoderTuning(SemiCoupled):
-    """Fine-tunes the decoder on the embeddings of a distilled encoder.
-
-    MobileSAM's paper mentions it as an optional step.
-    """
+    """Fine-tunes the decoder on a distilled encoder, an optional step in MobileSAM's paper."""
 
     name = "decoder-tuning"
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The mask decoder."""
-        return (self.student.mask_decoder,)
+    parts = ("mask_decoder",)
 
 
 SCHEMES: dict[str, type[Imitation]] = {
@@ -335,6 +298,7 @@ class Grouping(Scheme):
     """
 
     name = "grouping"
+    parts: ClassVar[tuple[str, ...]] = ("image_encoder", "mask_decoder.output_upscaling")
 
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         super().__init__(student, config)
@@ -344,10 +308,6 @@ class Grouping(Scheme):
                 f"of {n_channels} channels, {n_identity_channels(n_channels)} are identity "
                 f"channels and {N_COLOR_CHANNELS} colour channels; give the embedding more"
             )
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The encoder and the decoder's upsampling."""
-        return (self.student.image_encoder, self.student.mask_decoder.output_upscaling)
 
     def loss(self, batch: Batch) -> Loss:
         """Affinity and prototype loss, both with weight 1."""
@@ -365,14 +325,7 @@ class Supervised(Grouping):
     """Trains the whole model from scratch against ground truth."""
 
     name = "supervised"
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """All parts."""
-        return (
-            self.student.image_encoder,
-            self.student.prompt_encoder,
-            self.student.mask_decoder,
-        )
+    parts: ClassVar[tuple[str, ...]] = ("image_encoder", "prompt_encoder", "mask_decoder")
 
     def loss(self, batch: Batch) -> Loss:
         """SAM's mask loss for boxes and points of drawn objects, and the loss of `Grouping`."""
@@ -385,43 +338,38 @@ class Supervised(Grouping):
         return Loss(masks.total + weight * grouping.total, {**masks.parts, **grouping.parts})
 
     def _prompted_loss(self, batch: Batch, embeddings: Tensor) -> Loss:
-        drawn = draw_prompts(batch, self.config.prompts, self._logit_cells())
-        if drawn.targets is None:
+        """SAM's mask loss for drawn prompts; some steps add correction clicks to them."""
+        drawn = self._draw_prompts(batch)
+        targets, valid, weights = drawn.targets, drawn.valid, self.config.losses
+        if targets is None:
             raise UsageError("training from scratch needs images with masks; these have none")
-        predictions = decode(self.student, embeddings, drawn.prompts)
-        first = self._output_loss(predictions, embeddings, drawn, drawn.targets)
+
+        def output_loss(prompts: PromptBatch) -> tuple[Loss, Tensor]:
+            output = decode(self.student, embeddings, prompts)
+            found = mask_loss(output.logits, output.qualities, targets, valid, weights)
+            if weights.reading:
+                tokens = token_affinity_loss(
+                    embeddings, prompts.image_index, output.tokens, targets, valid
+                )
+                parts = {**found.parts, "reading": float(tokens.detach())}
+                found = Loss(found.total + weights.reading * tokens, parts)
+            return found, output.logits[:, 0].detach()
+
+        first, logits = output_loss(drawn.prompts)
         if batch.step_draw >= self.config.prompts.refine:
             return first
-        logits = predictions.logits[:, 0].detach()
         rng = np.random.default_rng(int(batch.generators[0].integers(2**63)))
-        corrected = add_correction_clicks(drawn, logits, drawn.targets, self.side_px, rng)
-        predictions = decode(self.student, embeddings, corrected)
-        second = self._output_loss(predictions, embeddings, drawn, drawn.targets)
+        corrected = add_correction_clicks(drawn, logits, targets, self.side_px, rng)
+        second, _ = output_loss(corrected)
         parts = {**first.parts, "iou_corrected": second.parts["iou"]}
         return Loss((first.total + second.total) / 2, parts)
-
-    def _output_loss(
-        self, output: DecoderOutput, embeddings: Tensor, drawn: DrawnPrompts, targets: Tensor
-    ) -> Loss:
-        config = self.config.losses
-        masks = mask_loss(output.logits, output.qualities, targets, drawn.valid, config)
-        if not config.reading:
-            return masks
-        tokens = token_affinity_loss(
-            embeddings, drawn.prompts.image_index, output.tokens, targets, drawn.valid
-        )
-        parts = {**masks.parts, "reading": float(tokens.detach())}
-        return Loss(masks.total + config.reading * tokens, parts)
 
 
 class TrainDecoderOnly(Supervised):
     """Trains prompt encoder and decoder against ground truth behind a frozen encoder."""
 
     name = "heads-alone"
-
-    def trained(self) -> tuple[nn.Module, ...]:
-        """Prompt encoder and mask decoder."""
-        return (self.student.prompt_encoder, self.student.mask_decoder)
+    parts = ("prompt_encoder", "mask_decoder")
 
     def loss(self, batch: Batch) -> Loss:
         """SAM's mask loss for a box and a point of each drawn object."""

@@ -24,9 +24,6 @@ from mobilesam.process_state import seeded
 
 CALIBRATION_IMAGES = 30
 
-# Encoder parts of timm's TinyViT: its stem and stages, without the classifier.
-_TIMM_PARTS = ("patch_embed.", "stages.")
-
 _FULL = TinyVitConfig(n_classes=None)
 
 STUDENTS: Mapping[str, TinyVitConfig] = MappingProxyType(
@@ -59,11 +56,10 @@ def build_untrained_student(config: TinyVitConfig, teacher: Sam, seed: int) -> S
 def heads_of(model: Sam) -> HeadsConfig:
     """Determines the configuration of a model's heads from its modules."""
     prompt, decoder = model.prompt_encoder, model.mask_decoder
-    first = decoder.transformer.layers[0]
     return HeadsConfig(
         channels=int(prompt.embed_dim),
         num_heads=int(decoder.transformer.num_heads),
-        mlp_dim=int(first.mlp.lin1.out_features),
+        mlp_dim=int(decoder.transformer.layers[0].mlp.lin1.out_features),
         depth=int(decoder.transformer.depth),
         iou_hidden=int(decoder.iou_prediction_head.layers[0].out_features),
         mask_in_chans=int(prompt.mask_downscaling[3].out_channels),
@@ -71,12 +67,7 @@ def heads_of(model: Sam) -> HeadsConfig:
 
 
 def shape_of(model: Sam, notes: Mapping[str, Any]) -> ModelShape:
-    """Determines the shape of a model for the header of its file.
-
-    Args:
-        model: A MobileSAM or `sam-mini`.
-        notes: How the model was made.
-    """
+    """Shape of a MobileSAM or `sam-mini` for its file's header; `notes` say how it was made."""
     encoder = model.image_encoder
     if not isinstance(encoder, (TinyViT, MiniVit)):
         raise TypeError(f"no file format for a {type(encoder).__name__}")
@@ -85,17 +76,9 @@ def shape_of(model: Sam, notes: Mapping[str, Any]) -> ModelShape:
 
 
 def load_imagenet(encoder: TinyViT, path: Path) -> int:
-    """Initialises an encoder with timm's `tiny_vit_5m_224`.
+    """Initialises an encoder with timm's `tiny_vit_5m_224`; returns the number of loaded tensors.
 
-    timm counts a downsampling to the following stage and has a classifier, which is ignored.
-    Attention biases of other window sizes keep their zeros.
-
-    Args:
-        encoder: Encoder; changed in place.
-        path: State dict (`.pt`, `.safetensors`).
-
-    Returns:
-        Number of loaded tensors.
+    timm's classifier is ignored. Attention biases of other window sizes keep their zeros.
 
     Raises:
         WeightsError: The file cannot be read, or holds no TinyViT of this width.
@@ -105,74 +88,54 @@ def load_imagenet(encoder: TinyViT, path: Path) -> int:
     for name, value in load_state_dict_file(path).items():
         target = timm_name(name)
         if target in own and own[target].shape == value.shape:
-            taken[target] = value
+            taken[target] = value.to(own[target].dtype)
     if not all(name in taken for name in own if name.endswith("qkv.weight")):
         raise WeightsError(
             f"{path} does not hold a TinyViT of this width; give timm's tiny_vit_5m_224, or omit "
             "--imagenet"
         )
-    own.update({name: value.to(own[name].dtype) for name, value in taken.items()})
-    encoder.load_state_dict(own)
+    encoder.load_state_dict(own | taken)
     return len(taken)
 
 
 def timm_name(name: str) -> str:
     """Converts timm's name of a tensor; unknown names are returned unchanged."""
-    if not name.startswith(_TIMM_PARTS):
+    if not name.startswith(("patch_embed.", "stages.")):
         return name
-    for theirs, ours in (
-        ("patch_embed.conv1.", "patch_embed.seq.0."),
-        ("patch_embed.conv2.", "patch_embed.seq.2."),
-    ):
-        if name.startswith(theirs):
-            name = ours + name.removeprefix(theirs)
-    parts = name.split(".")
-    if parts[0] == "stages":
-        stage = int(parts[1])
-        if parts[2] == "downsample":
-            # timm: first module of a stage; here: last module of the stage before.
-            parts = ["layers", str(stage - 1), *parts[2:]]
-        else:
-            parts = ["layers", *parts[1:]]
-    return ".".join(parts).replace(".conv.", ".c.")
+    name = name.replace("patch_embed.conv1.", "patch_embed.seq.0.")
+    name = name.replace("patch_embed.conv2.", "patch_embed.seq.2.").replace(".conv.", ".c.")
+    if not name.startswith("stages."):
+        return name
+    _, stage, rest = name.split(".", 2)
+    # timm: first module of a stage; here: last module of the stage before.
+    shift = 1 if rest.startswith("downsample.") else 0
+    return f"layers.{int(stage) - shift}.{rest}"
 
 
-def channel_statistics(
-    store: EmbeddingStore, n_images: int = CALIBRATION_IMAGES
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over cells that cover an image.
+@torch.no_grad()
+def calibrate(encoder: TinyViT, store: EmbeddingStore) -> None:
+    """Sets gain and bias of the encoder's last normalisation to the teacher's statistics.
 
-    Returns:
-        Two (C,) float32 tensors.
+    The gain of a new encoder is 1, and SAM's embeddings have deviations below 0.1; a short training
+    would be spent on reducing the gain. Statistics are over the cells that cover an image.
 
     Raises:
         DataError: The store is empty.
+        UsageError: The student's embedding has another number of channels.
     """
     if not len(store):
         raise DataError("the embedding store is empty: it has no statistics")
     cells = []
-    for index in range(0, len(store), max(1, len(store) // n_images)):
+    for index in range(0, len(store), max(1, len(store) // CALIBRATION_IMAGES)):
         found = store[index]
         rows, columns = found.valid_hw
         cells.append(found.features[:, :rows, :columns].float().flatten(1))
     values = torch.cat(cells, dim=1)
-    return values.mean(dim=1), values.std(dim=1)
-
-
-@torch.no_grad()
-def calibrate(encoder: TinyViT, store: EmbeddingStore, n_images: int = CALIBRATION_IMAGES) -> None:
-    """Sets gain and bias of the encoder's last normalisation to the teacher's statistics.
-
-    The gain of a new encoder is 1, and SAM's embeddings have deviations below 0.1; a short training
-    would be spent on reducing the gain.
-
-    Raises:
-        UsageError: The student's embedding has another number of channels.
-    """
-    mean, deviation = channel_statistics(store, n_images)
     last = encoder.neck[-1]
-    if not isinstance(last, LayerNorm2d) or len(mean) != encoder.config.neck_channels:
-        raise UsageError(f"the student's embedding has not the {len(mean)} channels of the store's")
+    if not isinstance(last, LayerNorm2d) or len(values) != encoder.config.neck_channels:
+        raise UsageError(
+            f"the student's embedding has not the {len(values)} channels of the store's"
+        )
     n_learned = len(last.weight)  # fewer than the store's if colour channels follow
-    last.weight.copy_(deviation[:n_learned])
-    last.bias.copy_(mean[:n_learned])
+    last.weight.copy_(values.std(dim=1)[:n_learned])
+    last.bias.copy_(values.mean(dim=1)[:n_learned])

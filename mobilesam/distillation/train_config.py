@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mobilesam.frozen_model import FrozenModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_Weight = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class LossConfig(FrozenModel):
@@ -19,22 +22,16 @@ class LossConfig(FrozenModel):
     loss are small at first.
     """
 
-    focal: float = Field(default=20.0, ge=0)
-    dice: float = Field(default=1.0, ge=0)
-    quality: float = Field(default=1.0, ge=0)
-    candidates: float = Field(
-        default=0.0, ge=0, description="all three candidate masks, in addition to the best one"
-    )
-    cosine: float = Field(default=0.0, ge=0, description="1 - cosine between embeddings")
-    cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy of masks")
-    affinity: float = Field(default=0.0, ge=0, description="affinity and prototype loss")
-    reading: float = Field(default=0.0, ge=0, description="token affinity loss")
-    surroundings: float = Field(
-        default=0.0, ge=0, description="objects against their surroundings, in the prototype loss"
-    )
-    prompts: float = Field(
-        default=0.0, ge=0, description="mask losses, in addition to the MSE of embeddings"
-    )
+    focal: _Weight = 20.0
+    dice: _Weight = 1.0
+    quality: _Weight = 1.0
+    candidates: _Weight = 0.0  # all three candidate masks, in addition to the best one
+    cosine: _Weight = 0.0  # 1 - cosine between embeddings
+    cross_entropy: _Weight = 0.0  # of masks
+    affinity: _Weight = 0.0  # affinity and prototype loss
+    reading: _Weight = 0.0  # token affinity loss
+    surroundings: _Weight = 0.0  # objects against their surroundings, in the prototype loss
+    prompts: _Weight = 0.0  # mask losses, in addition to the MSE of embeddings
 
 
 class PromptConfig(FrozenModel):
@@ -50,11 +47,11 @@ class PromptConfig(FrozenModel):
         refine: Share of steps with a correction click and the first prediction as mask input.
     """
 
-    objects_per_image: int = Field(default=4, ge=1)
+    objects_per_image: _Count = 4
     box_jitter: float = Field(default=0.05, ge=0, le=0.5)
-    center_share: float = Field(default=0.5, ge=0, le=1)
-    box_center_share: float = Field(default=0.0, ge=0, le=1)
-    refine: float = Field(default=0.15, ge=0, le=1)
+    center_share: _Share = 0.5
+    box_center_share: _Share = 0.0
+    refine: _Share = 0.15
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -73,29 +70,26 @@ class TrainConfig(FrozenModel):
     several processes with the same result.
     """
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    micro_batch: int = Field(ge=1)
+    steps: _Count
+    batch_size: _Count
+    micro_batch: _Count
     learning_rate: float = Field(gt=0)
-    final_rate_share: float = Field(default=0.01, ge=0, le=1)
+    final_rate_share: _Share = 0.01
     warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    orthogonal: float = Field(
-        default=0.0,
-        ge=0,
-        description="learning rate of orthogonal steps (Muon) of the decoder's linear layers, as a"
-        " multiple of `learning_rate`; 0 uses AdamW",
-    )
+    weight_decay: _Weight = 0.05
+    # Learning rate of orthogonal steps (Muon) of the decoder's linear layers, as a multiple of
+    # `learning_rate`; 0 uses AdamW.
+    orthogonal: _Weight = 0.0
     clip_norm: float = Field(default=1.0, gt=0)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 keeps no moving average")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 keeps no moving average
     precision: Precision = "fp32"
     augment: bool = False
-    zoom: float = Field(default=0.0, ge=0, le=1, description="share of images that are cropped")
+    zoom: _Share = 0.0  # share of images that are cropped
     zoom_least: float = Field(
-        default=0.5, gt=0, le=1, description="smallest side of a crop relative to the image's"
-    )
+        default=0.5, gt=0, le=1
+    )  # least side of a crop, relative to the image
     seed: int = Field(default=0, ge=0)
-    checkpoint_every: int = Field(default=200, ge=1)
+    checkpoint_every: _Count = 200
     losses: LossConfig = LossConfig()
     prompts: PromptConfig = PromptConfig()
 

@@ -7,9 +7,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from mobilesam.model.state_dicts import first_not_finite, is_finite, load_torch_
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOW_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _HINT = (
     "lower the learning rate or choose fp32, and start again: the last checkpoint is from before"
 )
@@ -37,12 +37,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """Processes that train one model together; by default this process alone.
-
-    Attributes:
-        rank: Number of this process.
-        size: Number of processes.
-    """
+    """Number `rank` of `size` processes that train one model; by default this process alone."""
 
     rank: int = 0
     size: int = 1
@@ -70,11 +65,9 @@ class ProcessGroup:
         device = tensors[0].device
         flat = torch.cat([each.detach().reshape(-1).float().to(device) for each in tensors])
         torch.distributed.all_reduce(flat)
-        start = 0
-        for tensor in tensors:
-            part = flat[start : start + tensor.numel()]
-            tensor.detach().copy_(part.view_as(tensor))
-            start += tensor.numel()
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, total in zip(tensors, sums, strict=True):
+            tensor.detach().copy_(total.view_as(tensor))
 
     def wait(self) -> None:
         """Waits for all processes."""
@@ -98,10 +91,6 @@ def launched_processes(device: torch.device) -> Iterator[ProcessGroup]:
 class TrainState:
     """Weights, their moving average, optimiser and progress of a run.
 
-    Args:
-        scheme: The scheme; its student is changed in place.
-        data_fingerprint: Fingerprint of the training set.
-
     Attributes:
         step: Number of finished steps.
         seconds: Wall time of those steps, over all resumed runs.
@@ -124,11 +113,9 @@ class TrainState:
         }
         self.optimizer = build_optimizer(self.parameters, self.config)
         self.scaler = torch.amp.GradScaler(enabled=self.config.precision == "fp16")
-        self.average = (
-            {name: value.detach().clone() for name, value in self._averaged().items()}
-            if self.config.ema_decay
-            else None
-        )
+        self.average: dict[str, Tensor] | None = None
+        if self.config.ema_decay:
+            self.average = {name: v.detach().clone() for name, v in self._averaged().items()}
 
     def _averaged(self) -> dict[str, Tensor]:
         """Trained parameters and running statistics of batch normalisation."""
@@ -183,29 +170,23 @@ class TrainState:
             for key, value in self.optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
-        self._require_finite(student)
-        self._require_finite({f"average of {name}": v for name, v in (self.average or {}).items()})
-        self._require_finite(optimizer_tensors)
+        average = {f"average of {name}": v for name, v in (self.average or {}).items()}
+        self._require_finite({**student, **average, **optimizer_tensors})
+        document = {
+            "identity": json.dumps(self.identity, sort_keys=True),
+            "step": self.step,
+            "seconds": self.seconds,
+            "student": student,
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
         buffer = io.BytesIO()
-        torch.save(
-            {
-                "identity": json.dumps(self.identity, sort_keys=True),
-                "step": self.step,
-                "seconds": self.seconds,
-                "student": student,
-                "average": self.average,
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            },
-            buffer,
-        )
+        torch.save(document, buffer)
         write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
 
-    def restore(self, folder: Path) -> bool:
-        """Loads the checkpoint of a folder.
-
-        Returns:
-            Whether there is one.
+    def restore(self, folder: Path) -> None:
+        """Loads the checkpoint of a folder, if there is one.
 
         Raises:
             UsageError: It belongs to a run with another scheme, data or settings.
@@ -214,7 +195,7 @@ class TrainState:
         """
         path = folder / CHECKPOINT_NAME
         if not path.exists():
-            return False
+            return
         try:
             saved = load_torch_file(path)
             identity = json.loads(saved["identity"])
@@ -241,18 +222,15 @@ class TrainState:
             ) from error
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        if self.average is not None:
-            for name, value in self.average.items():
-                value.copy_(saved["average"][name])
+        for name, value in (self.average or {}).items():
+            value.copy_(saved["average"][name])
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
-        return True
 
     def _require_same(self, found: Mapping[str, Any], path: Path) -> None:
         wanted = json.loads(json.dumps(self.identity))
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        if not differing:
+        name = next((name for name in wanted if found.get(name) != wanted[name]), None)
+        if name is None:
             return
-        name = differing[0]
         if name == "teacher":
             raise WeightsError(
                 f"{path} imitates a teacher with weights {found.get(name)}, not {wanted[name]}; "
@@ -269,14 +247,10 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Result of one step.
+    """Result of step number `step`, from 1.
 
-    Attributes:
-        step: Number of the step, from 1.
-        loss: Mean over the whole batch.
-        learning_rate: Learning rate of the step.
-        seconds: Wall time of the run so far, over all resumed runs.
-        parts: Terms of the loss.
+    `loss` is the mean over the whole batch, and `parts` are its terms. `seconds` is the wall time
+    of the run so far, over all resumed runs.
     """
 
     step: int
@@ -309,11 +283,8 @@ def train(
         data: Training set.
         folder: Folder for checkpoint and metrics; made if missing.
         processes: Processes that train together; None for this process alone.
-        on_step: Called after every step.
+        on_step: Called after every step, by the first process only.
         on_checkpoint: Called at the start and after each checkpoint, by the first process only.
-
-    Returns:
-        The final state.
 
     Raises:
         TrainingError: The loss, a gradient or a weight is not finite; files in the folder are from
@@ -326,57 +297,104 @@ def train(
     state = TrainState(scheme, data.fingerprint)
     state.restore(folder)
     if processes.rank == 0:
-        _truncate_metrics(folder, state.step)
+        _truncate_metrics(folder / METRICS_NAME, state.step)
         if on_checkpoint is not None:
             on_checkpoint(state)
     processes.wait()
     scheme.train_mode()
-    with _BatchLoader(scheme, data, processes) as loader:
-        while state.step < state.config.steps:
-            report = _step(state, loader, processes)
-            if processes.rank == 0:
-                _append_metrics(folder, report)
-                if state.step % state.config.checkpoint_every == 0 or (
-                    state.step == state.config.steps
-                ):
-                    state.save(folder)
-                    if on_checkpoint is not None:
-                        on_checkpoint(state)
-                if on_step is not None:
-                    on_step(report)
+    config = state.config
+    with closing(_prefetched_steps(scheme, data, processes, state.step)) as steps:
+        for batches in steps:
+            report = _step(state, batches, processes)
+            if processes.rank != 0:
+                continue
+            _append_metrics(folder / METRICS_NAME, report)
+            if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+                state.save(folder)
+                if on_checkpoint is not None:
+                    on_checkpoint(state)
+            if on_step is not None:
+                on_step(report)
     processes.wait()
     scheme.student.eval()
     return state
 
 
-def _step(state: TrainState, loader: _BatchLoader, processes: ProcessGroup) -> StepReport:
+def _prefetched_steps(
+    scheme: Scheme, data: TrainingSet, processes: ProcessGroup, first: int
+) -> Generator[list[Future[Batch]], None, None]:
+    """Yields this process's micro-batches of each step; a thread makes them one step ahead."""
+    config, device = scheme.config, next(scheme.student.parameters()).device
+
+    def make(indices: list[int], slots: list[int], step: int) -> Batch:
+        return make_batch(
+            data,
+            [indices[slot] for slot in slots],
+            slots,
+            side_px=scheme.side_px,
+            seed=config.seed,
+            step=step,
+            augment=config.augment,
+            zoom=config.zoom,
+            zoom_least=config.zoom_least,
+        ).to(device)
+
+    def begin(step: int) -> list[Future[Batch]]:
+        if step >= config.steps:
+            return []
+        indices = step_indices(len(data), config.batch_size, config.seed, step)
+        starts = processes.share(range(0, config.batch_size, config.micro_batch))
+        slots = (list(range(start, start + config.micro_batch)) for start in starts)
+        return [pool.submit(make, indices, each, step) for each in slots]
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        ahead = begin(first)
+        for step in range(first, config.steps):
+            now, ahead = ahead, begin(step + 1)
+            yield now
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _step(
+    state: TrainState, batches: Sequence[Future[Batch]], processes: ProcessGroup
+) -> StepReport:
     started = time.perf_counter()
     config = state.config
     rate = learning_rate(config, state.step)
+    where = f"at step {state.step + 1} (learning rate {rate:.2g}); {_HINT}"
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
     state.optimizer.zero_grad(set_to_none=True)
     n_micro = config.batch_size // config.micro_batch
     sums: dict[str, float] = {}
     statistics = _NormStatistics(state.scheme.trained(), n_micro)
-    for batch in loader.batches(state.step):
-        with statistics, _autocast(config, batch.images.device):
+    low = _LOW_PRECISIONS.get(config.precision)
+    for batch in (each.result() for each in batches):
+        with (
+            statistics,
+            torch.autocast(
+                batch.images.device.type, low or torch.bfloat16, enabled=low is not None
+            ),
+        ):
             loss = state.scheme.loss(batch)
         torch.autograd.backward(state.scaler.scale(loss.total / n_micro))
         for name, value in {"loss": float(loss.total.detach()), **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + value / n_micro
-    gradients = [value.grad for value in state.parameters.values() if value.grad is not None]
+    gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
     totals = torch.tensor(list(sums.values()), dtype=torch.float32)
-    processes.sum_([*gradients, totals])
+    processes.sum_([*gradients.values(), totals])
     processes.sum_(statistics.means)
     parts = dict(zip(sums, totals.tolist(), strict=True))
     if not math.isfinite(parts["loss"]):
-        raise TrainingError(
-            f"the loss is {parts['loss']} at step {state.step + 1} (learning rate {rate:.2g}); "
-            f"{_HINT}"
-        )
+        raise TrainingError(f"the loss is {parts['loss']} {where}")
     state.scaler.unscale_(state.optimizer)
-    _require_finite_gradients(state, rate)
+    norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients.values()])
+    # In fp16 the scaler skips such a step and halves its scale, as long as the scale is above 1.
+    if not is_finite(norms) and not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
+        name = list(gradients)[int(torch.isfinite(norms).int().argmin())]
+        raise TrainingError(f"the gradient of {name} is not finite {where}")
     statistics.store_means()
     nn.utils.clip_grad_norm_(list(state.parameters.values()), config.clip_norm)
     state.scaler.step(state.optimizer)
@@ -392,11 +410,9 @@ class _NormStatistics:
 
     A micro-batch is normalised by its own mean and variance, in whichever process. As a context
     manager around the forward pass of a micro-batch, it starts the running statistics of every
-    micro-batch of a step from the same values, and accumulates the mean over all micro-batches.
-    Unlike synchronised batch normalisation it works on CPUs and needs one exchange a step.
-
-    Attributes:
-        means: Accumulated statistics, to be summed over processes.
+    micro-batch of a step from the same values, and accumulates the mean over all micro-batches in
+    `means`, to be summed over processes. Unlike synchronised batch normalisation it works on CPUs
+    and needs one exchange a step.
     """
 
     def __init__(self, trained: Sequence[nn.Module], n_micro: int) -> None:
@@ -425,80 +441,7 @@ class _NormStatistics:
             buffer.copy_(mean if buffer.is_floating_point() else mean.round())
 
 
-class _BatchLoader:
-    """Makes the micro-batches of this process in a thread, one step ahead."""
-
-    def __init__(self, scheme: Scheme, data: TrainingSet, processes: ProcessGroup) -> None:
-        self._side_px = scheme.side_px
-        self._config = scheme.config
-        self._data = data
-        self._processes = processes
-        self._device = next(scheme.student.parameters()).device
-        self._pool = ThreadPoolExecutor(1)
-        self._ahead: dict[int, list[Future[Batch]]] = {}
-
-    def __enter__(self) -> _BatchLoader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def batches(self, step: int) -> Iterator[Batch]:
-        """Yields the micro-batches of a step; starts those of the next step."""
-        jobs = self._ahead.pop(step, None) or self._begin(step)
-        if step + 1 < self._config.steps:
-            self._ahead[step + 1] = self._begin(step + 1)
-        for job in jobs:
-            yield job.result()
-
-    def _begin(self, step: int) -> list[Future[Batch]]:
-        config = self._config
-        indices = step_indices(len(self._data), config.batch_size, config.seed, step)
-        starts = self._processes.share(range(0, config.batch_size, config.micro_batch))
-        return [
-            self._pool.submit(
-                self._make, indices, list(range(start, start + config.micro_batch)), step
-            )
-            for start in starts
-        ]
-
-    def _make(self, indices: list[int], slots: list[int], step: int) -> Batch:
-        return make_batch(
-            self._data,
-            [indices[slot] for slot in slots],
-            slots,
-            side_px=self._side_px,
-            seed=self._config.seed,
-            step=step,
-            augment=self._config.augment,
-            zoom=self._config.zoom,
-            zoom_least=self._config.zoom_least,
-        ).to(self._device)
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    dtype = _DTYPES[config.precision]
-    enabled = dtype != torch.float32
-    return torch.autocast(device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
-
-
-def _require_finite_gradients(state: TrainState, rate: float) -> None:
-    """Raises before a step that would make weights NaN.
-
-    In fp16 the scaler skips such a step and halves its scale, as long as the scale is above 1.
-    """
-    gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
-    norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients.values()])
-    if is_finite(norms) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
-        return
-    name = list(gradients)[int(torch.isfinite(norms).int().argmin())]
-    raise TrainingError(
-        f"the gradient of {name} is not finite at step {state.step + 1} (learning rate "
-        f"{rate:.2g}); {_HINT}"
-    )
-
-
-def _append_metrics(folder: Path, report: StepReport) -> None:
+def _append_metrics(path: Path, report: StepReport) -> None:
     row = {
         "step": report.step,
         "loss": report.loss,
@@ -506,18 +449,16 @@ def _append_metrics(folder: Path, report: StepReport) -> None:
         "seconds": round(report.seconds, 3),
         **report.parts,
     }
-    path = folder / METRICS_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
-def _truncate_metrics(folder: Path, step: int) -> None:
+def _truncate_metrics(path: Path, step: int) -> None:
     """Removes the lines after a step, and an incomplete last line."""
-    path = folder / METRICS_NAME
     if not path.exists():
         return
     kept = []
