@@ -57,7 +57,8 @@ def untrained(student: Path, target: Path) -> Mapping[str, Any]:
         raise DataError(f"{student} does not say how it was trained; give one of distill train")
     if shape.notes["scheme"] != "decoupled":
         raise DataError(f"{student} may have other heads than its teacher's: it is not decoupled")
-    fresh = build_student(*shape.tiny_vit(), seed=int(shape.notes["config"]["seed"])).state_dict()
+    seed = int(shape.notes["config"]["seed"])
+    fresh = build_student(shape.encoder, shape.heads, seed=seed).state_dict()
     heads = {
         name: value
         for name, value in load_state_dict_file(student).items()

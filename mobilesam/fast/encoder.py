@@ -8,12 +8,12 @@ the encoder is built. Parity with `mobilesam.model.tiny_vit.TinyViT` is tested t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobilesam.fast.allocator import learn_large_blocks
 from mobilesam.fast.kernels import (
@@ -23,15 +23,14 @@ from mobilesam.fast.kernels import (
     fold_conv_norm,
     fold_layer_norm,
     gelu_,
-    gelu_into,
     strips,
 )
 from mobilesam.model.tiny_vit import (
     ConvNorm,
-    LayerNorm2d,
     MBConv,
     PatchEmbed,
     PatchMerging,
+    Stage,
     TinyViT,
     TinyVitBlock,
 )
@@ -41,8 +40,6 @@ from mobilesam.model.tiny_vit import (
 _STRIP_ROWS = 32
 # Elements of an MLP's hidden layer at a time, for the same reason.
 _MLP_ELEMENTS = 2**21
-
-Layer = Callable[[Tensor], Tensor]
 
 
 class FastEncoder:
@@ -60,17 +57,20 @@ class FastEncoder:
     def __init__(self, encoder: TinyViT, dtype: torch.dtype = torch.float32) -> None:
         learn_large_blocks()
         space = Workspace()
-        self._like = torch.empty(0, dtype=dtype)
-        self._layers: list[Layer] = []
+        self._like = like = torch.empty(0, dtype=dtype)
+        layers: list[Callable[[Tensor], Tensor]] = []
         with torch.inference_mode():
-            self._layers.append(_Stem(encoder.patch_embed, self._like, space))
-            for stage in encoder.layers.children():
-                blocks = stage.get_submodule("blocks").children()
-                self._layers.extend(_layer(block, self._like, space) for block in blocks)
-                merging = stage.downsample
-                if isinstance(merging, PatchMerging):
-                    self._layers.append(_Merging(merging, self._like))
-            self._layers.append(_Neck(encoder.neck, self._like))
+            layers.append(_Stem(encoder.patch_embed, like, space))
+            for stage in cast("Iterable[Stage]", encoder.layers):
+                for block in stage.blocks:
+                    if isinstance(block, TinyVitBlock):
+                        layers.append(_Block(block, like, space))
+                    else:
+                        layers.append(_Bottleneck(cast("MBConv", block), like, space))
+                if stage.downsample is not None:
+                    layers.append(_Bottleneck(stage.downsample, like, space))
+            layers.append(_Neck(encoder.neck, like))
+        self._layers = layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the object in another process, and adapts the allocator there."""
@@ -84,22 +84,13 @@ class FastEncoder:
         Returns:
             (B, 256, S/16, S/16) float32, channels last in memory; an inference tensor.
         """
-        return torch.stack([self._encode(image) for image in pixels]).permute(0, 3, 1, 2)
-
-    def _encode(self, image: Tensor) -> Tensor:
-        """(3, S, S) -> (S/16, S/16, 256) float32."""
-        x = image.to(self._like.dtype).permute(1, 2, 0)
-        for layer in self._layers:
-            x = layer(x)
-        return x
-
-
-def _layer(block: nn.Module, like: Tensor, space: Workspace) -> Layer:
-    if isinstance(block, MBConv):
-        return _Bottleneck(block, like, space)
-    if isinstance(block, TinyVitBlock):
-        return _Block(block, like, space)
-    raise TypeError(f"no fast path for a {type(block).__name__}")
+        found = []
+        for image in pixels:
+            x = image.to(self._like.dtype).permute(1, 2, 0)
+            for layer in self._layers:
+                x = layer(x)
+            found.append(x)
+        return torch.stack(found).permute(0, 3, 1, 2)
 
 
 def _dense(pair: ConvNorm, like: Tensor) -> Dense:
@@ -108,17 +99,14 @@ def _dense(pair: ConvNorm, like: Tensor) -> Dense:
 
 
 def _conv(pair: ConvNorm, like: Tensor) -> Conv:
-    weight, bias = fold_conv_norm(pair)
-    conv = pair.get_submodule("c")
-    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
-    return Conv(weight, bias, conv.stride[0], like)
+    return Conv(*fold_conv_norm(pair), pair.c.stride[0], like)
 
 
 class _Stem:
     """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C), in a reused buffer."""
 
     def __init__(self, source: PatchEmbed, like: Tensor, space: Workspace) -> None:
-        first, second = (each for each in source.seq.children() if isinstance(each, ConvNorm))
+        first, second = (each for each in source.seq if isinstance(each, ConvNorm))
         self.first, self.second = _conv(first, like), _conv(second, like)
         self.space = space
 
@@ -136,48 +124,38 @@ class _Stem:
 
 
 class _Bottleneck:
-    """An inverted residual block of (H, W, C), which alternates between two buffers."""
+    """Expands, convolves depthwise and projects (H, W, C), strip by strip.
 
-    def __init__(self, source: MBConv, like: Tensor, space: Workspace) -> None:
+    A block with a residual alternates between two buffers; a downsampling gives a new tensor.
+    """
+
+    def __init__(self, source: MBConv | PatchMerging, like: Tensor, space: Workspace) -> None:
         self.expand = _dense(source.conv1, like)
         self.depthwise = _conv(source.conv2, like)
         self.project = _dense(source.conv3, like)
+        self.is_residual = isinstance(source, MBConv)
         self.space = space
 
     def __call__(self, x: Tensor) -> Tensor:
         rows, columns, channels = x.shape
-        out = self.space.take("stem", tuple(x.shape), x)
-        if out.data_ptr() == x.data_ptr():
-            out = self.space.take("bottleneck", tuple(x.shape), x)
-        for first, last in strips(rows, _STRIP_ROWS):
+        stride, n_out = self.depthwise.stride, self.project.weight.shape[0]
+        shape = (rows - 1) // stride + 1, (columns - 1) // stride + 1, n_out
+        if self.is_residual:
+            out = self.space.take("stem", shape, x)
+            if out.data_ptr() == x.data_ptr():
+                out = self.space.take("bottleneck", shape, x)
+        else:
+            out = x.new_empty(shape)
+        for first, last in strips(shape[0], _STRIP_ROWS):
             lo, hi = self.depthwise.input_rows(first, last, rows)
             hidden = gelu_(self.expand(x[lo:hi].view(-1, channels)))
             hidden = self.depthwise.strip(hidden.view(hi - lo, columns, -1), first, last)
             narrow = self.project(gelu_(hidden).reshape(-1, hidden.shape[2]))
-            narrow += x[first:last].view(-1, channels)
-            gelu_into(narrow.view(-1, columns, channels), out[first:last])
-        return out
-
-
-class _Merging:
-    """Changes channels and divides both sides by the stride: (H, W, C) -> (H', W', C')."""
-
-    def __init__(self, source: PatchMerging, like: Tensor) -> None:
-        self.expand = _dense(source.conv1, like)
-        self.depthwise = _conv(source.conv2, like)
-        self.project = _dense(source.conv3, like)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows, columns, channels = x.shape
-        stride = self.depthwise.stride
-        below, beside = (rows - 1) // stride + 1, (columns - 1) // stride + 1
-        out = x.new_empty(below, beside, self.project.weight.shape[0])
-        for first, last in strips(below, _STRIP_ROWS):
-            lo, hi = self.depthwise.input_rows(first, last, rows)
-            hidden = gelu_(self.expand(x[lo:hi].view(-1, channels)))
-            hidden = self.depthwise.strip(hidden.view(hi - lo, columns, -1), first, last)
-            found = self.project(gelu_(hidden).reshape(-1, hidden.shape[2]))
-            out[first:last] = found.view(last - first, beside, -1)
+            if self.is_residual:
+                narrow += x[first:last].view(-1, channels)
+                gelu_(narrow.view(-1, columns, channels), out[first:last])
+            else:
+                out[first:last] = narrow.view(-1, *shape[1:])
         return out
 
 
@@ -220,24 +198,30 @@ class _WindowAttention:
         bias[0] *= self.width**-0.5
         self.qkv = Dense(weight.reshape(-1, channels), bias.reshape(-1), like)
         self.proj = Dense(attention.proj.weight, attention.proj.bias, like)
-        self.bias = attention.attention_biases[:, attention.bias_index].detach().to(like)
+        self.bias = attention.bias().detach().to(like)
         self.space = space
 
     def __call__(self, x: Tensor) -> Tensor:
         height, width, channels = x.shape
-        rows, columns = -(-height // self.side), -(-width // self.side)
-        shape = (rows, columns, self.side, self.side, channels)
+        side, heads = self.side, self.heads
+        rows, columns = -(-height // side), -(-width // side)
         # Padding is zero after normalisation, since scale and shift are folded into qkv. It is
         # never written to, so it is zeroed once.
-        windows = self.space.take_padded(f"windows-{channels}", shape, x, (height, width))
-        self._partition(F.layer_norm(x, (channels,), eps=self.eps), windows)
+        cut = (rows, columns, side, side, channels)
+        windows = self.space.take_padded(f"windows-{channels}", cut, x, (height, width))
+        normal = F.layer_norm(x, (channels,), eps=self.eps)
+        for row, top, count_y, high in _spans(height, side):
+            for column, left, count_x, wide in _spans(width, side):
+                part = normal[top : top + count_y * high, left : left + count_x * wide]
+                part = part.view(count_y, high, count_x, wide, -1)
+                target = windows[row : row + count_y, column : column + count_x, :high, :wide]
+                target.copy_(part.transpose(1, 2))
         qkv = self.qkv(windows.view(-1, channels))
-        grid = self.space.take(
-            f"grid-{channels}", (rows, self.side, columns, self.side, self.heads, self.width), x
-        )
-        self._attend(qkv.view(rows * columns, self.side**2, 3, self.heads, self.width), grid)
-        wide = grid.view(rows * self.side, columns * self.side, channels)[:height]
-        mixed = self.proj(wide.view(-1, channels)).view(height, -1, channels)[:, :width]
+        shape = (rows, side, columns, side, heads, self.width)
+        grid = self.space.take(f"grid-{channels}", shape, x)
+        self._attend(qkv.view(rows * columns, side**2, 3, heads, self.width), grid)
+        wide_grid = grid.view(rows * side, columns * side, channels)[:height]
+        mixed = self.proj(wide_grid.view(-1, channels)).view(height, -1, channels)[:, :width]
         return mixed.add_(x)
 
     def _attend(self, qkv: Tensor, grid: Tensor) -> None:
@@ -256,15 +240,6 @@ class _WindowAttention:
             found = mixed.view(rows, columns, side, side, self.width)
             grid[..., head, :].copy_(found.transpose(1, 2))
 
-    def _partition(self, x: Tensor, windows: Tensor) -> None:
-        """Copies (H, W, C) into (rows, columns, side, side, C), whole windows first."""
-        for row, y, count_y, high in _spans(x.shape[0], self.side):
-            for column, left, count_x, wide in _spans(x.shape[1], self.side):
-                part = x[y : y + count_y * high, left : left + count_x * wide]
-                part = part.view(count_y, high, count_x, wide, -1)
-                target = windows[row : row + count_y, column : column + count_x, :high, :wide]
-                target.copy_(part.transpose(1, 2))
-
 
 def _spans(length: int, side: int) -> Iterator[tuple[int, int, int, int]]:
     """Windows along one axis, as (first window, first token, windows, tokens a window)."""
@@ -278,24 +253,17 @@ def _spans(length: int, side: int) -> Iterator[tuple[int, int, int, int]]:
 class _Neck:
     """1x1 and 3x3 convolutions with layer normalisation: (H, W, C) -> (H, W, C') float32."""
 
-    def __init__(self, source: nn.Sequential, like: Tensor) -> None:
-        narrow, first, conv, second = source.children()
-        assert isinstance(narrow, nn.Conv2d) and isinstance(conv, nn.Conv2d)  # noqa: S101, PT018
-        assert isinstance(first, LayerNorm2d) and isinstance(second, LayerNorm2d)  # noqa: S101, PT018
+    def __init__(self, source: Any, like: Tensor) -> None:
+        narrow, first, conv, second = source
         self.narrow = Dense(narrow.weight.flatten(1), None, like)
         self.conv = Conv(conv.weight, None, 1, like)
         self.norms = [
-            (
-                norm.weight.detach().to(dtype, copy=True),
-                norm.bias.detach().to(dtype, copy=True),
-                norm.eps,
-            )
+            (*(part.detach().to(dtype, copy=True) for part in (norm.weight, norm.bias)), norm.eps)
             for norm, dtype in ((first, like.dtype), (second, torch.float32))
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
-        (weight, bias, eps), last = self.norms
         y = self.narrow(x.reshape(-1, x.shape[2]))
-        y = F.layer_norm(y, (y.shape[1],), weight, bias, eps)
+        y = F.layer_norm(y, (y.shape[1],), *self.norms[0])
         y = self.conv(y.view(x.shape[0], x.shape[1], -1)).float()
-        return F.layer_norm(y, (y.shape[2],), *last)
+        return F.layer_norm(y, (y.shape[2],), *self.norms[1])

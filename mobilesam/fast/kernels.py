@@ -6,6 +6,7 @@ and a strip of rows is contiguous in memory.
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 from collections.abc import Iterator
@@ -30,15 +31,13 @@ def fold_conv_norm(pair: ConvNorm) -> tuple[Tensor, Tensor]:
     Returns:
         Weight (C_out, C_in/groups, k, k) and bias (C_out,), both float32.
     """
-    conv, norm = pair.get_submodule("c"), pair.get_submodule("bn")
-    if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
-        raise TypeError(f"no running statistics to fold in a {type(norm).__name__}")
-    assert norm.running_mean is not None  # noqa: S101 - comes with the variance
-    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
+    conv, norm = pair.c, pair.bn
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # noqa: S101, PT018 - for the type checker
     # Divided in double precision: running variances of trained networks reach down to 1e-6.
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
     weight = conv.weight.double() * scale[:, None, None, None]
-    bias = norm.bias.double() - norm.running_mean.double() * scale
+    bias = norm.bias.double() - mean.double() * scale
     return weight.float().detach(), bias.float().detach()
 
 
@@ -85,13 +84,7 @@ def computes_bf16() -> bool:
 
 
 class Dense:
-    """y = x W^T + b, with the weights prepared for the number of rows.
-
-    Args:
-        weight: (C_out, C_in).
-        bias: (C_out,); None is zero.
-        like: Data type and device to work in.
-    """
+    """y = x W^T + b with a (C_out, C_in) weight, which is prepared for the number of rows."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, like: Tensor) -> None:
         self.weight = weight.detach().to(like, copy=True).contiguous()
@@ -104,8 +97,7 @@ class Dense:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
-        like = torch.empty(0, dtype=self.weight.dtype, device=self.weight.device)
-        return Dense, (self.weight, self.bias, like)
+        return Dense, (self.weight, self.bias, self.weight.new_empty(0))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, C_in) -> a new (rows, C_out)."""
@@ -121,19 +113,11 @@ class Dense:
 
 
 class Conv:
-    """A 3x3 convolution with padding 1, of (H, W, C).
-
-    Args:
-        weight: (C_out, C_in / groups, 3, 3).
-        bias: (C_out,) or None.
-        stride: 1 or 2.
-        like: Data type and device to work in.
-    """
+    """A 3x3 convolution with padding 1, of (H, W, C); the weight is (C_out, C_in/groups, 3, 3)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, like: Tensor) -> None:
-        self.weight = (
-            weight.detach().to(like, copy=True).contiguous(memory_format=torch.channels_last)
-        )
+        copied = weight.detach().to(like, copy=True)
+        self.weight = copied.contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self.stride = stride
 
@@ -151,24 +135,16 @@ class Conv:
         return lo, min(rows, last * self.stride + (1 if self.stride == 1 else 0))
 
     def strip(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Output rows [first, last) from the rows of `input_rows`.
-
-        The row at an inner edge sees padding in place of its neighbour: it is computed and left
-        out.
-        """
+        """Output rows [first, last) from the rows of `input_rows`."""
+        # The row at an inner edge sees padding instead of its neighbour: it is left out.
         done = max(0, first - 1)
         return self(x)[first - done : last - done]
 
 
-def gelu_(x: Tensor) -> Tensor:
-    """Exact GELU in place, on a buffer that is still in the cache."""
-    torch.ops.aten.gelu.out(x, out=x)
-    return x
-
-
-def gelu_into(x: Tensor, out: Tensor) -> None:
-    """Exact GELU into a buffer of the same shape."""
-    torch.ops.aten.gelu.out(x, out=out)
+def gelu_(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Exact GELU in place, on a buffer that is still in the cache, or into another buffer."""
+    found: Tensor = torch.ops.aten.gelu.out(x, out=x if out is None else out)
+    return found
 
 
 def strips(rows: int, height: int) -> Iterator[tuple[int, int]]:
@@ -178,43 +154,41 @@ def strips(rows: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 class Workspace(threading.local):
-    """Named buffers that outlive a call, one set for each thread.
+    """Named buffers that outlive a call, one set for each thread, enlarged when needed.
 
     Large blocks that are allocated anew in every call come as fresh pages from the kernel (see
-    `mobilesam.fast.allocator`). A name holds one buffer: another shape, data type or device
-    replaces it.
+    `mobilesam.fast.allocator`).
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-        self._used: dict[str, tuple[int, ...]] = {}
+        self._flat: dict[str, Tensor] = {}
+        self._padded: dict[str, object] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies start without buffers, since a buffer belongs to one thread of one process."""
         return Workspace, ()
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """A buffer of a shape, with the data type and device of `like` and undefined content."""
-        found = self._buffers.get(name)
+        """A contiguous buffer with the data type and device of `like` and undefined content."""
+        size = math.prod(shape)
+        flat = self._flat.get(name)
         if (
-            found is None
-            or found.shape != shape
-            or found.dtype != like.dtype
-            or found.device != like.device
+            flat is None
+            or len(flat) < size
+            or (flat.dtype, flat.device) != (like.dtype, like.device)
         ):
-            self._buffers[name] = found = like.new_empty(shape)
-            self._used.pop(name, None)
-        return found
+            # A buffer made in inference mode could not be written to outside of it.
+            with torch.inference_mode(mode=False):
+                flat = self._flat[name] = torch.empty(size, dtype=like.dtype, device=like.device)
+            self._padded.pop(name, None)
+        return flat[:size].view(shape)
 
     def take_padded(
         self, name: str, shape: tuple[int, ...], like: Tensor, used: tuple[int, ...]
     ) -> Tensor:
-        """A buffer of which only a part is written; the rest stays zero.
-
-        It is zeroed again when `used`, which identifies that part, changes.
-        """
+        """A buffer of which only a part is written, identified by `used`; the rest stays zero."""
         found = self.take(name, shape, like)
-        if self._used.get(name) != used:
+        if self._padded.get(name) != (shape, used):
             found.zero_()
-            self._used[name] = used
+            self._padded[name] = shape, used
         return found

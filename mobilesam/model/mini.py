@@ -1,19 +1,16 @@
 """The mini family: SAM and MobileSAM at a size that a laptop can train from scratch.
 
-`sam-mini` has a ViT encoder with a convolutional stem and SAM's own heads. The stem detects edges
-from the first step, attention runs on few tokens, and a skip connection adds the stem's finer
-features to the embedding. `mobilesam-mini` is a small TinyViT with the same heads.
-
-The last 48 channels of both embeddings are colour channels: the RGB image at the resolution of the
-mask logits, rearranged by space-to-depth (pixel unshuffle). One embedding cell covers 4 x 4 logit
-cells, so a small encoder need not learn to store their colours.
+`sam-mini` has a ViT encoder with a convolutional stem, whose finer features a skip connection adds
+to the embedding, and SAM's own heads. `mobilesam-mini` is a small TinyViT with the same heads. The
+last 48 channels of both embeddings are colour channels: the RGB image at the resolution of the mask
+logits, rearranged by space-to-depth, so that a small encoder need not learn to store colours.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -29,31 +26,20 @@ _UPSAMPLING = 4  # from the embedding to the mask logits, by SAM's decoder
 N_COLOR_CHANNELS = 3 * _UPSAMPLING**2
 """Number of colour channels of an embedding: 48."""
 
-_FINE_STRIDE = 8
-_CYCLES = (0.1, 1.5)
+_FINE_STRIDE = 8  # of the embedding
+_CYCLES = (0.1, 1.5)  # frequencies of the positional encoding, in cycles per half image
 
 
 @dataclass(frozen=True, slots=True)
 class MiniVitConfig:
-    """Shape of a `MiniVit` encoder.
+    """Shape of a `MiniVit` encoder; with `cell_colors`, it has 48 colour channels."""
 
-    Attributes:
-        stem_dims: Channels at strides 2, 4 and 8.
-        embed_dim: Channels of the tokens, at stride 16.
-        depth: Transformer blocks.
-        num_heads: Attention heads.
-        mlp_ratio: Hidden width of the MLPs, relative to `embed_dim`.
-        refine_depth: Convolutional blocks at stride 8 on the sum of tokens and stem features.
-        image_size_px: Side of the input.
-        cell_colors: Whether the last 48 channels of the embedding are colour channels.
-    """
-
-    stem_dims: tuple[int, int, int] = (32, 96, 160)
-    embed_dim: int = 192
-    depth: int = 4
+    stem_dims: tuple[int, int, int] = (32, 96, 160)  # channels at strides 2, 4 and 8
+    embed_dim: int = 192  # channels of the tokens, at stride 16
+    depth: int = 4  # transformer blocks
     num_heads: int = 6
-    mlp_ratio: float = 4.0
-    refine_depth: int = 4
+    mlp_ratio: float = 4.0  # hidden width of the MLPs, relative to `embed_dim`
+    refine_depth: int = 4  # convolutional blocks at stride 8, on tokens plus stem features
     image_size_px: int = 256
     cell_colors: bool = False  # the default, so that older files without the field still load
 
@@ -63,16 +49,16 @@ class MiniVitConfig:
         return _FINE_STRIDE
 
 
+_ENCODER = MiniVitConfig(cell_colors=True)
+_HEADS = HeadsConfig(channels=128, num_heads=4, mlp_dim=256, iou_hidden=128, mask_in_chans=8)
+
+
 @dataclass(frozen=True, slots=True)
 class SamMiniConfig:
     """Shape of a whole `sam-mini`."""
 
-    encoder: MiniVitConfig = field(default_factory=lambda: MiniVitConfig(cell_colors=True))
-    heads: HeadsConfig = field(
-        default_factory=lambda: HeadsConfig(
-            channels=128, num_heads=4, mlp_dim=256, iou_hidden=128, mask_in_chans=8
-        )
-    )
+    encoder: MiniVitConfig = _ENCODER
+    heads: HeadsConfig = _HEADS
 
 
 def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
@@ -82,41 +68,30 @@ def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
         UsageError: The embedding has too few channels to hold colours.
     """
     config = config or SamMiniConfig()
-    encoder = MiniVit(config.encoder, config.heads.channels)
-    model = assemble(
-        encoder, config.heads, config.encoder.image_size_px, config.encoder.total_stride
-    )
-    _spread_frequencies(model)
-    if config.encoder.cell_colors:
-        _initialise_color_passthrough(model.mask_decoder.output_upscaling)
-    return model
-
-
-def _spread_frequencies(model: Sam) -> None:
-    """Sets the frequencies of the positional encoding to 0.1 to 1.5 cycles per half image.
-
-    SAM draws them from a standard normal distribution. With low frequencies, the product of two
-    encodings orders positions over a longer distance, and a decoder learns to fill a box from
-    fewer prompts.
-    """
+    shape = config.encoder
+    encoder = MiniVit(shape, config.heads.channels)
+    model = assemble(encoder, config.heads, shape.image_size_px, shape.total_stride)
+    # SAM draws the frequencies of its positional encoding from a normal distribution. With low
+    # ones, the product of two encodings orders positions over a longer distance, and a decoder
+    # learns to fill a box from fewer prompts.
     matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
     slowest, fastest = _CYCLES
     count = matrix.shape[1]
     speeds = slowest * (fastest / slowest) ** torch.linspace(0, 1, count)
     angles = 2 * torch.pi * torch.rand(count)
     matrix.copy_(torch.stack([speeds * angles.cos(), speeds * angles.sin()]))
+    if shape.cell_colors:
+        _initialise_color_passthrough(model.mask_decoder.output_upscaling)
+    return model
 
 
 @torch.no_grad()
 def _initialise_color_passthrough(upscaling: nn.Module) -> None:
-    """Initialises the decoder's upsampling so that each logit cell receives its own colour.
+    """Initialises `MaskDecoder.output_upscaling` so that each logit cell receives its own colour.
 
     Red, green and blue are passed on twice, with both signs, since GELU suppresses negative
     values. A randomly initialised transposed convolution would mix the 16 colours of a cell. The
     layers of an embedding with fewer than 96 channels are too narrow and keep random weights.
-
-    Args:
-        upscaling: `MaskDecoder.output_upscaling`, two transposed convolutions of stride 2.
     """
     first, second = (each for each in upscaling.children() if isinstance(each, nn.ConvTranspose2d))
     signs = (1.0, -1.0)
@@ -157,10 +132,6 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
 def color_channels(pixels: Tensor, stride: int) -> Tensor:
     """Mean colour of each logit cell of (B, 3, S, S) normalised images.
 
-    Args:
-        pixels: The images.
-        stride: Side of one embedding cell in pixels, a multiple of 4.
-
     Returns:
         (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
     """
@@ -185,20 +156,12 @@ def n_learned_channels(n_channels: int, *, cell_colors: bool) -> int:
 
 def learned_channels(model: Sam) -> int:
     """Number of channels of a model's embeddings that are not colour channels."""
-    config = getattr(model.image_encoder, "config", None)
-    colors = bool(getattr(config, "cell_colors", False))
+    colors = bool(getattr(getattr(model.image_encoder, "config", None), "cell_colors", False))
     return n_learned_channels(int(model.prompt_encoder.embed_dim), cell_colors=colors)
 
 
 class ColorTinyViT(TinyViT):
-    """TinyViT with colour channels appended to its embedding; parameter names are TinyViT's.
-
-    Args:
-        config: Shape of the encoder; `neck_channels` includes the colour channels.
-
-    Raises:
-        UsageError: `neck_channels` leaves no channel for the network.
-    """
+    """TinyViT with colour channels appended to its embedding, included in `neck_channels`."""
 
     def __init__(self, config: TinyVitConfig) -> None:
         n_learned = n_learned_channels(config.neck_channels, cell_colors=True)
@@ -211,10 +174,7 @@ class ColorTinyViT(TinyViT):
 
 
 class ColorChannels:
-    """Appends colour channels to the output of an optimised encoder; for inference only.
-
-    Colours are computed from the unrounded pixels, in any precision of the encoder.
-    """
+    """Appends colours of the unrounded pixels to an optimised encoder's output, for inference."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor], stride: int) -> None:
         self._encode, self._stride = encode, stride
@@ -232,19 +192,13 @@ class MiniVit(nn.Module):
         super().__init__()
         self.config = config
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
-        first, second, third = config.stem_dims
-        dim = config.embed_dim
+        third, dim = config.stem_dims[-1], config.embed_dim
         check_attention(dim, config.num_heads, "image encoder")
         side = config.image_size_px // (2 * _FINE_STRIDE)
         n_out = n_learned_channels(out_channels, cell_colors=config.cell_colors)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, first, 3, 2, 1),
-            nn.GELU(),
-            nn.Conv2d(first, second, 3, 2, 1),
-            nn.GELU(),
-            nn.Conv2d(second, third, 3, 2, 1),
-            nn.GELU(),
-        )
+        widths = itertools.pairwise((3, *config.stem_dims))
+        pairs = ((nn.Conv2d(n_in, n_out, 3, 2, 1), nn.GELU()) for n_in, n_out in widths)
+        self.stem = nn.Sequential(*itertools.chain(*pairs))
         self.stem_norm = LayerNorm2d(third)
         self.to_tokens = nn.Conv2d(third, dim, 3, 2, 1)
         self.pos_embed = nn.Parameter(torch.zeros(1, side * side, dim))
@@ -275,9 +229,8 @@ class MiniVit(nn.Module):
         coarse = coarse.reshape(len(x), -1, *grid.shape[-2:])
         wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         found: Tensor = self.neck(self.refine(self.fine(fine) + wide))
-        if not self.config.cell_colors:
-            return found
-        return append_color_channels(found, x, self.config.total_stride)
+        colors, stride = self.config.cell_colors, self.config.total_stride
+        return append_color_channels(found, x, stride) if colors else found
 
 
 class Block(nn.Module):
@@ -304,7 +257,7 @@ class Block(nn.Module):
 
 
 class Refine(nn.Module):
-    """A 3 x 3 convolution behind normalisation and GELU, then one that mixes channels."""
+    """A 3 x 3 convolution behind normalisation and GELU, then one of 1 x 1, and the residual."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,15 @@ from torch import Tensor
 
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.inputs import usable_device
-from mobilesam.model.mini import ColorTinyViT, build_sam_mini, mobile_sam_mini_shape
+from mobilesam.model.mini import (
+    ColorTinyViT,
+    SamMiniConfig,
+    build_sam_mini,
+    mobile_sam_mini_shape,
+)
+from mobilesam.model.model_files import ModelShape, read_shape
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
+from mobilesam.model.state_dicts import load_state_dict_file
 from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
 
 HEAD_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
@@ -25,8 +31,7 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
 
     Args:
         config: Shape of the encoder; None is MobileSAM's own.
-        heads: Shape of prompt encoder and decoder; None is SAM's own, as wide as the encoder's
-            neck.
+        heads: Shape of the other parts; None is SAM's own, as wide as the encoder's neck.
 
     Returns:
         A `segment_anything.modeling.Sam`, as `SamPredictor` and `SamAutomaticMaskGenerator` need.
@@ -72,28 +77,17 @@ def load_mobile_sam(
     device = usable_device(device)
     if checkpoint is None:
         return build_mobile_sam(config).to(device)
-    from mobilesam.model.model_files import read_shape
-    from mobilesam.model.state_dicts import load_state_dict_file
-
-    heads = None
-    if config is None:
-        shape = read_shape(Path(checkpoint), "mobilesam")
-        config, heads = (TinyVitConfig(), None) if shape is None else shape.tiny_vit()
+    shape = read_shape(Path(checkpoint), "mobilesam") if config is None else None
+    encoder = config or (TinyVitConfig() if shape is None else shape.encoder)
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(HEAD_PREFIXES) for name in state):
-        config = replace(config, n_classes=None)
-    with torch.device("meta"), _shape_stated_in(checkpoint if heads else None):
-        model = build_mobile_sam(config, heads)
-    load_strictly(model, state, source=str(checkpoint))
-    return model.to(device)
+        encoder = replace(encoder, n_classes=None)
+    heads = None if shape is None else shape.heads
+    return _loaded(lambda: build_mobile_sam(encoder, heads), shape, state, checkpoint).to(device)
 
 
 def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu") -> Sam:
     """Builds `sam-mini` in the shape that its file states, and loads it strictly.
-
-    Args:
-        checkpoint: A file of `mobilesam.model.model_files.save_model`.
-        device: Device of the model.
 
     Raises:
         WeightsError: The file is missing, damaged, of another architecture, or holds NaN or
@@ -101,40 +95,37 @@ def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu")
         UsageError: The device is not present.
     """
     device = usable_device(device)
-    from mobilesam.model.model_files import read_shape
-    from mobilesam.model.state_dicts import load_state_dict_file
-
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
-    with torch.device("meta"), _shape_stated_in(checkpoint):
-        model = build_sam_mini(None if shape is None else shape.mini())
-    load_strictly(model, state, source=str(checkpoint))
-    return model.to(device)
+    config = None if shape is None else SamMiniConfig(shape.encoder, shape.heads)
+    return _loaded(lambda: build_sam_mini(config), shape, state, checkpoint).to(device)
 
 
-@contextmanager
-def _shape_stated_in(checkpoint: Path | str | None) -> Iterator[None]:
-    """Converts errors about an impossible shape that a file states."""
+def _loaded(
+    build: Callable[[], Sam],
+    stated: ModelShape | None,
+    state: Mapping[str, Tensor],
+    checkpoint: Path | str,
+) -> Sam:
+    """Builds a model without initialising it, and loads the state dict of a checkpoint."""
     try:
-        yield
+        with torch.device("meta"):
+            model = build()
     except UsageError as error:
-        if checkpoint is None:
+        if stated is None:
             raise
         raise WeightsError(
             f"{checkpoint} states a shape that cannot be built ({error}); make or copy it again"
         ) from error
+    load_strictly(model, state, source=str(checkpoint))
+    return model
 
 
 def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Assigns a state dict to a model built on the meta device.
-
-    Args:
-        model: Built under `torch.device("meta")`, so that nothing is initialised in vain.
-        state: Tensors by name.
-        source: Name of the state dict for an error.
+    """Assigns a state dict to a model built under `torch.device("meta")`.
 
     Raises:
-        WeightsError: Names or shapes differ; states how many, and the first of them.
+        WeightsError: Names or shapes differ; states the source, how many, and the first of them.
     """
     wanted = model.state_dict()
     differences = {
@@ -157,11 +148,7 @@ def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> No
     # Copied, since the tensors may still be mapped from the file: reading it belongs to loading.
     materialised = {name: value.to(wanted[name].dtype, copy=True) for name, value in state.items()}
     model.load_state_dict(materialised, strict=True, assign=True)
-    restore_buffers(model)
-
-
-def restore_buffers(model: Sam) -> None:
-    """Recomputes the buffers that no checkpoint holds, for a model built on the meta device."""
+    # No checkpoint holds these buffers, which have no values on the meta device.
     for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
         model.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
     for module in model.modules():

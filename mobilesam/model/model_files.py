@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mobilesam.errors import WeightsError, first_problem
 from mobilesam.files import write_atomic
-from mobilesam.model.mini import MiniVitConfig, SamMiniConfig
+from mobilesam.frozen_model import FrozenModel
+from mobilesam.model.mini import MiniVitConfig
 from mobilesam.model.sam_heads import HeadsConfig
 from mobilesam.model.tiny_vit import TinyVitConfig
 
@@ -25,10 +26,8 @@ _KEY = "mobilesam-bench"
 _ENCODERS: Mapping[str, type[Any]] = {"mobilesam": TinyVitConfig, "sam-mini": MiniVitConfig}
 
 
-class _Header(BaseModel):
+class _Header(FrozenModel):
     """The header of a file, before its settings are validated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Architecture
     encoder: dict[str, Any]
@@ -38,43 +37,20 @@ class _Header(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Shape of a model.
-
-    Attributes:
-        architecture: Selects the builder: `build_mobile_sam` or `build_sam_mini`.
-        encoder: Shape of the image encoder.
-        heads: Shape of prompt encoder and mask decoder.
-        notes: How it was made, for people.
-    """
+    """Shape of a model: what `build_mobile_sam` or `build_sam_mini` needs to build it."""
 
     architecture: Architecture
-    encoder: TinyVitConfig | MiniVitConfig
+    encoder: Any  # TinyVitConfig of a mobilesam, MiniVitConfig of a sam-mini
     heads: HeadsConfig
-    notes: Mapping[str, Any]
-
-    def tiny_vit(self) -> tuple[TinyVitConfig, HeadsConfig]:
-        """The shape of a `mobilesam`; raises a WeightsError for another architecture."""
-        if not isinstance(self.encoder, TinyVitConfig):
-            raise WeightsError(f"a {self.architecture} was given where a mobilesam is wanted")
-        return self.encoder, self.heads
-
-    def mini(self) -> SamMiniConfig:
-        """The shape of a `sam-mini`; raises a WeightsError for another architecture."""
-        if not isinstance(self.encoder, MiniVitConfig):
-            raise WeightsError(f"a {self.architecture} was given where a sam-mini is wanted")
-        return SamMiniConfig(self.encoder, self.heads)
+    notes: Mapping[str, Any]  # how it was made, for people
 
 
 def save_model(
     path: Path, shape: ModelShape, state: Mapping[str, Tensor], *, half: bool = False
 ) -> None:
-    """Writes a state dict with its shape, atomically.
+    """Writes a state dict with its shape to a `.safetensors` file, atomically.
 
-    Args:
-        path: Ends in `.safetensors`.
-        shape: Shape to build before loading.
-        state: Tensors by name.
-        half: Store float32 as float16, which halves the file; loading converts back to float32.
+    With `half`, float32 is stored as float16, which loading converts back.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
@@ -114,18 +90,15 @@ def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
                 f"{path} is a {found.architecture}, not a {architecture}; "
                 f"give it with --weights {found.architecture}={path}"
             )
-        encoder = _validated(_ENCODERS[architecture], found.encoder)
-        heads = _validated(HeadsConfig, found.heads)
+        kinds = {_ENCODERS[architecture]: found.encoder, HeadsConfig: found.heads}
+        for kind, settings in kinds.items():
+            unknown = settings.keys() - {each.name for each in fields(kind)}
+            if unknown:
+                raise ValueError(f"unknown settings {sorted(unknown)}")
+        encoder, heads = (TypeAdapter[Any](k).validate_python(v) for k, v in kinds.items())
         return ModelShape(architecture, encoder, heads, found.notes)
     except ValueError as error:
         problem = first_problem(error) if isinstance(error, ValidationError) else error
         raise WeightsError(
             f"{path} has a damaged header ({problem}); make or copy it again"
         ) from error
-
-
-def _validated(kind: type[Any], found: Mapping[str, Any]) -> Any:
-    unknown = found.keys() - {each.name for each in fields(kind)}
-    if unknown:
-        raise ValueError(f"unknown settings {sorted(unknown)}")
-    return TypeAdapter(kind).validate_python(found)

@@ -16,23 +16,14 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, slots=True)
 class HeadsConfig:
-    """Shape of prompt encoder and mask decoder; the defaults are SAM's.
+    """Shape of prompt encoder and mask decoder; the defaults are SAM's."""
 
-    Attributes:
-        channels: Channels of the image embedding and of all tokens.
-        num_heads: Attention heads of the two-way transformer.
-        mlp_dim: Hidden width of its MLPs.
-        depth: Number of its layers.
-        iou_hidden: Hidden width of the head that predicts a mask's IoU.
-        mask_in_chans: Hidden channels for mask prompts.
-    """
-
-    channels: int = 256
-    num_heads: int = 8
-    mlp_dim: int = 2048
-    depth: int = 2
-    iou_hidden: int = 256
-    mask_in_chans: int = 16
+    channels: int = 256  # of the image embedding and of all tokens
+    num_heads: int = 8  # attention heads of the two-way transformer
+    mlp_dim: int = 2048  # hidden width of its MLPs
+    depth: int = 2  # its layers
+    iou_hidden: int = 256  # hidden width of the head that predicts a mask's IoU
+    mask_in_chans: int = 16  # hidden channels for mask prompts
 
 
 def check_attention(channels: int, num_heads: int, where: str) -> None:
@@ -53,36 +44,20 @@ def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride:
         image_size_px: Side S of the input.
         stride: Side of one embedding cell, in pixels of the input.
 
-    Returns:
-        A `segment_anything.modeling.Sam`, as `SamPredictor` and `SamAutomaticMaskGenerator` need.
-
     Raises:
         UsageError: The decoder's heads do not divide its channels.
     """
     # segment-anything's attention between tokens and image uses half of the channels.
     check_attention(heads.channels // 2, heads.num_heads, "mask decoder")
     side = image_size_px // stride
-    model = Sam(
-        image_encoder=encoder,
-        prompt_encoder=PromptEncoder(
-            embed_dim=heads.channels,
-            image_embedding_size=(side, side),
-            input_image_size=(image_size_px, image_size_px),
-            mask_in_chans=heads.mask_in_chans,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=heads.depth,
-                embedding_dim=heads.channels,
-                mlp_dim=heads.mlp_dim,
-                num_heads=heads.num_heads,
-            ),
-            transformer_dim=heads.channels,
-            iou_head_depth=3,
-            iou_head_hidden_dim=heads.iou_hidden,
-        ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
+    prompt_encoder = PromptEncoder(
+        heads.channels, (side, side), (image_size_px, image_size_px), heads.mask_in_chans
     )
-    return model.eval()
+    mask_decoder = MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=TwoWayTransformer(heads.depth, heads.channels, heads.num_heads, heads.mlp_dim),
+        transformer_dim=heads.channels,
+        iou_head_depth=3,
+        iou_head_hidden_dim=heads.iou_hidden,
+    )
+    return Sam(encoder, prompt_encoder, mask_decoder, list(PIXEL_MEAN), list(PIXEL_STD)).eval()

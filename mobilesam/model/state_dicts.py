@@ -1,4 +1,4 @@
-"""Reads state dicts from files of any origin, without running code in them."""
+"""State dicts: read from files of any origin without running code in them, and stored in int8."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts store a state dict beside their optimiser and epoch."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all tensor names with DistributedDataParallel, torch.compile and Lightning."""
+SCALE_SUFFIX = ".int8_scale"
+"""Suffix of the names of scales of int8 tensors."""
 
 _AGAIN = "fetch or copy the file again"
 _TENSORS_ONLY = "save model.state_dict() alone, or use a .safetensors file"
+_UNPACK = "is compressed with {}; unpack it, and give the checkpoint inside"
 _HEAD_BYTES = 512
 _ZIP = b"PK\x03\x04"
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z",
+_NO_CHECKPOINTS = {  # by their first bytes
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run git lfs pull",
+    b"\x1f\x8b": _UNPACK.format("gzip"),
+    b"BZh": _UNPACK.format("bzip2"),
+    b"\xfd7zXZ\x00": _UNPACK.format("xz"),
+    b"\x28\xb5\x2f\xfd": _UNPACK.format("zstd"),
+    b"7z\xbc\xaf\x27\x1c": _UNPACK.format("7z"),
 }
 _FOREIGN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
+_LARGEST_INT8 = 127
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
@@ -54,22 +59,25 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, empty, truncated, compressed, a text or web page, holds
             anything but tensors, is not a flat state dict, or holds NaN or infinity.
     """
-    if path.suffix == ".safetensors":
-        read_head(path)
-        found = _load_safetensors(path)
-    else:
+    if path.suffix != ".safetensors":
         found = _flat(path, load_torch_file(path))
+    else:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        read_head(path)
+        try:
+            found = unpack(_flat(path, load_file(path, device="cpu")), str(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"
+            ) from error
     require_finite(found, str(path))
     return found
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raises a WeightsError that names the first tensor with NaN or infinity, if any.
-
-    Args:
-        tensors: Tensors by name.
-        source: Name of the weights, for the error.
-    """
+    """Raises a WeightsError that names the source and its first tensor with NaN or infinity."""
     name = first_not_finite(tensors)
     if name is not None:
         raise WeightsError(
@@ -110,9 +118,6 @@ def load_torch_file(path: Path) -> Any:
 
     import torch
 
-    # Only the zip format of torch >= 1.6 can be mapped.
-    mmap = head.startswith(_ZIP)
-
     def convert(error: Exception) -> WeightsError:
         if not isinstance(error, pickle.UnpicklingError):
             return WeightsError(
@@ -126,6 +131,7 @@ def load_torch_file(path: Path) -> Any:
             f"{_TENSORS_ONLY}"
         )
 
+    mmap = head.startswith(_ZIP)  # only the zip format of torch >= 1.6 can be mapped
     with foreign_call(convert), ignored_warnings():
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
@@ -148,47 +154,25 @@ def read_head(path: Path) -> bytes:
         ) from error
     if not head:
         raise WeightsError(f"{path} is empty; {_AGAIN}")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    compression = next(
-        (name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None
-    )
-    if compression is not None:
-        raise WeightsError(
-            f"{path} is compressed with {compression}; unpack it, and give the checkpoint inside"
-        )
+    for start, problem in _NO_CHECKPOINTS.items():
+        if head.startswith(start):
+            raise WeightsError(f"{path} {problem}")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise WeightsError(f"{path} is a web page, not a checkpoint; {_AGAIN}")
     if _TEXT.fullmatch(head):
         raise WeightsError(f"{path} is a text file, not a checkpoint; {_AGAIN}")
-    if head.startswith(_ZIP) and not _is_whole_zip(path):
-        raise WeightsError(f"{path} is truncated ({path.stat().st_size} bytes); {_AGAIN}")
+    if head.startswith(_ZIP):
+        try:
+            is_whole = zipfile.is_zipfile(path)  # whether the directory at its end exists
+        except zipfile.BadZipFile:
+            is_whole = False
+        if not is_whole:
+            raise WeightsError(f"{path} is truncated ({path.stat().st_size} bytes); {_AGAIN}")
     return head
 
 
-def _is_whole_zip(path: Path) -> bool:
-    """Whether the directory at the end of the archive exists."""
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from mobilesam.model.int8_storage import unpack
-
-    try:
-        return unpack(_flat(path, load_file(path, device="cpu")), str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is truncated or no safetensors file ({_one_line(error)}); {_AGAIN}"
-        ) from error
-
-
 def _flat(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict by name, without wrapper and prefixes."""
     from torch import Tensor, strided
 
     if not isinstance(content, Mapping):
@@ -214,19 +198,10 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
                 "save dense tensors"
             )
         tensors[key] = value.detach()
-    return _without_prefixes(path, tensors)
-
-
-def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes prefixes that all names have, repeatedly."""
     removed = ""
-    while True:
-        before_all = (each for each in PREFIXES if all(name.startswith(each) for name in tensors))
-        found = next(before_all, None)
-        if found is None:
-            break
-        removed += found
-        tensors = {name.removeprefix(found): value for name, value in tensors.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), ""):
+        removed += prefix
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     if removed:
         _LOG.warning("%s: removed %r before the name of every tensor", path, removed)
     return tensors
@@ -235,3 +210,56 @@ def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tenso
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def pack(
+    state: Mapping[str, Tensor], channel_dims: Mapping[str, int], full_precision: frozenset[str]
+) -> dict[str, Tensor]:
+    """Compresses a state dict: weight matrices become int8 with a scale for each output channel.
+
+    `weight ~ scale * integer`, with integers in [-127, 127] and `scale = max |weight| / 127`.
+
+    Args:
+        state: Float32 tensors by name.
+        channel_dims: Dimension of the output channels of each tensor to store as integers.
+        full_precision: Tensors that stay float32; all others become float16.
+
+    Returns:
+        Tensors by name; each int8 tensor is followed by its float32 scales.
+    """
+    import torch
+
+    packed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name in channel_dims:
+            others = [dim for dim in range(value.ndim) if dim != channel_dims[name]]
+            largest = value.abs().amax(others, keepdim=True)
+            scale = largest.clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST_INT8
+            packed[name] = (value / scale).round().to(torch.int8)
+            packed[name + SCALE_SUFFIX] = scale
+        elif name in full_precision or not value.is_floating_point():
+            packed[name] = value
+        else:
+            packed[name] = value.half()
+    return packed
+
+
+def unpack(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Restores the float32 tensors of a compressed state dict; other tensors do not change.
+
+    Raises:
+        WeightsError: A scale has no tensor, or a shape that does not fit its tensor.
+    """
+    restored: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.endswith(SCALE_SUFFIX):
+            stored = state.get(name.removesuffix(SCALE_SUFFIX))
+            fits = stored is not None and value.ndim == stored.ndim
+            if stored is None or not fits or value.numel() != max(value.shape, default=1):
+                raise WeightsError(
+                    f"{source} is damaged: {name} does not belong to an int8 tensor; {_AGAIN}"
+                )
+            continue
+        scale = state.get(name + SCALE_SUFFIX)
+        restored[name] = value if scale is None else value.float() * scale
+    return restored

@@ -1,8 +1,7 @@
-"""TinyViT, the image encoder of MobileSAM: (B, 3, S, S) -> (B, 256, S/16, S/16).
+"""TinyViT (arXiv 2207.10666), the image encoder of MobileSAM: (B, 3, S, S) -> (B, 256, S/16, S/16).
 
-Architecture: TinyViT (arXiv 2207.10666) as MobileSAM (arXiv 2306.14289, section 4) uses it: the
-last downsampling keeps its stride at 1 and SAM's neck follows, so that 1024 px give 64 x 64.
-Parameter names are those of the authors' checkpoints.
+As MobileSAM (arXiv 2306.14289, section 4) uses it: the last downsampling keeps its stride at 1 and
+SAM's neck follows. Parameter names are those of the authors' checkpoints.
 """
 
 from __future__ import annotations
@@ -21,30 +20,20 @@ from mobilesam.model.sam_heads import check_attention
 class TinyVitConfig:
     """Shape of a TinyViT encoder; the defaults are MobileSAM's TinyViT-5M.
 
-    Attributes:
-        embed_dims: Channels of the four stages.
-        depths: Blocks of the four stages; the first stage is convolutional.
-        num_heads: Attention heads of the four stages (the first is unused).
-        window_sizes: Attention windows of the four stages, in tokens (the first is unused).
-        strides: Downsampling after stages one to three.
-        mlp_ratio: Hidden width of the MLPs, relative to the stage's channels.
-        expand_ratio: Hidden width of the convolutional blocks, relative to the stage's channels.
-        neck_channels: Channels of the embedding, colour channels included.
-        image_size_px: Side of the input that the model is meant for.
-        n_classes: Size of the ImageNet head that the authors' checkpoint contains and never runs;
-            None leaves it out.
-        cell_colors: Whether the last 48 channels of the embedding are colours of the image. False
-            for MobileSAM; True selects `mobilesam.model.mini.ColorTinyViT`.
+    The first of the four stages is convolutional: its heads and its window are not used. The
+    ImageNet head of `n_classes` is in the authors' checkpoint and never run; None leaves it out.
+    With `cell_colors` the last 48 of the `neck_channels` are colours of the image
+    (`mobilesam.model.mini.ColorTinyViT`).
     """
 
-    embed_dims: tuple[int, int, int, int] = (64, 128, 160, 320)
-    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    embed_dims: tuple[int, int, int, int] = (64, 128, 160, 320)  # channels
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)  # blocks
     num_heads: tuple[int, int, int, int] = (2, 4, 5, 10)
-    window_sizes: tuple[int, int, int, int] = (7, 7, 14, 7)
-    strides: tuple[int, int, int] = (2, 2, 1)
-    mlp_ratio: float = 4.0
-    expand_ratio: float = 4.0
-    neck_channels: int = 256
+    window_sizes: tuple[int, int, int, int] = (7, 7, 14, 7)  # in tokens
+    strides: tuple[int, int, int] = (2, 2, 1)  # downsampling after stages one to three
+    mlp_ratio: float = 4.0  # hidden width of the MLPs, relative to the stage's channels
+    expand_ratio: float = 4.0  # the same for the convolutional blocks
+    neck_channels: int = 256  # of the embedding, colour channels included
     image_size_px: int = 1024
     n_classes: int | None = 1000
     cell_colors: bool = False  # the default, so that older files without the field still load
@@ -63,9 +52,8 @@ class ConvNorm(nn.Sequential):
         self, n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.add_module("c", conv)
-        self.add_module("bn", nn.BatchNorm2d(n_out))
+        self.c = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(n_out)
 
 
 class LayerNorm2d(nn.Module):
@@ -85,13 +73,12 @@ class LayerNorm2d(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Two strided convolutions: (B, 3, S, S) -> (B, C, S/4, S/4)."""
+    """Two strided convolutions."""
 
     def __init__(self, n_out: int) -> None:
         super().__init__()
-        self.seq = nn.Sequential(
-            ConvNorm(3, n_out // 2, 3, 2), nn.GELU(), ConvNorm(n_out // 2, n_out, 3, 2)
-        )
+        half = n_out // 2
+        self.seq = nn.Sequential(ConvNorm(3, half, 3, 2), nn.GELU(), ConvNorm(half, n_out, 3, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, C, S/4, S/4)."""
@@ -147,24 +134,25 @@ class Attention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window * window))
         self.register_buffer("bias_index", offset_index(window), persistent=False)
 
+    def bias(self) -> Tensor:
+        """(heads, window^2, window^2) of the scores."""
+        return self.attention_biases[:, self.bias_index]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, window^2, C) -> (B, window^2, C)."""
         batch, tokens, channels = x.shape
         # The checkpoint stores q, k and v head by head.
         qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, 3, -1)
         query, key, value = qkv.permute(3, 0, 2, 1, 4)
-        bias = self.attention_biases[:, self.bias_index]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias()[None])
         return cast("Tensor", self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels)))
 
 
 def offset_index(window: int) -> Tensor:
     """(window^2, window^2) index of the absolute offset |dy| * window + |dx| of two tokens."""
     line = torch.arange(window)
-    rows, columns = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
-    dy = (rows[:, None] - rows[None]).abs()
-    dx = (columns[:, None] - columns[None]).abs()
-    return dy * window + dx
+    rows, columns = line.repeat_interleave(window), line.repeat(window)
+    return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
 
 
 class Mlp(nn.Module):
@@ -212,12 +200,22 @@ class TinyVitBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, followed by an optional downsampling."""
+    """One of the four stages: blocks, and a downsampling after all but the last."""
 
-    def __init__(self, blocks: list[nn.Module], downsample: PatchMerging | None) -> None:
+    def __init__(self, config: TinyVitConfig, index: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
+        channels, heads = config.embed_dims[index], config.num_heads[index]
+        self.blocks = nn.ModuleList(
+            TinyVitBlock(channels, heads, config.window_sizes[index], config.mlp_ratio)
+            if index > 0
+            else MBConv(channels, config.expand_ratio)
+            for _ in range(config.depths[index])
+        )
+        self.downsample = (
+            PatchMerging(channels, config.embed_dims[index + 1], config.strides[index])
+            if index < 3
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -227,11 +225,7 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """The image encoder of MobileSAM.
-
-    Raises:
-        UsageError: Attention heads do not divide the channels of their stage.
-    """
+    """The image encoder of MobileSAM; raises a UsageError if heads do not divide channels."""
 
     def __init__(self, config: TinyVitConfig | None = None) -> None:
         super().__init__()
@@ -240,7 +234,7 @@ class TinyViT(nn.Module):
             check_attention(channels, heads, "image encoder")
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
         self.patch_embed = PatchEmbed(config.embed_dims[0])
-        self.layers = nn.ModuleList(_stage(config, index) for index in range(4))
+        self.layers = nn.ModuleList(Stage(config, index) for index in range(4))
         last, n_out = config.embed_dims[-1], config.neck_channels
         if config.n_classes is not None:
             # Kept only so that the authors' checkpoints load and save unchanged; never run.
@@ -255,34 +249,11 @@ class TinyViT(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encodes normalised images.
-
-        Args:
-            x: (B, 3, S, S) float, normalised with SAM's mean and deviation and zero-padded.
-
-        Returns:
-            (B, 256, S/16, S/16) float for MobileSAM; else channels and stride of the configuration.
-        """
+        """(B, 3, S, S) float, normalised as SAM does and zero-padded -> (B, C, S/16, S/16)."""
         x = self.patch_embed(x)
         for layer in self.layers:
             x = layer(x)
         return cast("Tensor", self.neck(x))
-
-
-def _stage(config: TinyVitConfig, index: int) -> Stage:
-    channels = config.embed_dims[index]
-    blocks: list[nn.Module] = [
-        MBConv(channels, config.expand_ratio)
-        if index == 0
-        else TinyVitBlock(
-            channels, config.num_heads[index], config.window_sizes[index], config.mlp_ratio
-        )
-        for _ in range(config.depths[index])
-    ]
-    if index == 3:
-        return Stage(blocks, None)
-    merging = PatchMerging(channels, config.embed_dims[index + 1], config.strides[index])
-    return Stage(blocks, merging)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from torch import nn
 
 from mobilesam.errors import BenchError, WeightsError
-from mobilesam.model.int8_storage import pack
 from mobilesam.model.mobile_sam import HEAD_PREFIXES, build_mobile_sam, load_mobile_sam
 from mobilesam.model.model_files import ModelShape, save_model
 from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.state_dicts import pack
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.weights.cache import digest_file
 

@@ -57,11 +57,11 @@ from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.inference import FastMobileSam, ModuleEncoder, Precision
 from mobilesam.fast.kernels import computes_bf16
 from mobilesam.fast.upsampling import Span, Upsampler, upsample
-from mobilesam.model.int8_storage import pack, unpack
 from mobilesam.model.mini import MiniVitConfig, SamMiniConfig, build_sam_mini
 from mobilesam.model.mobile_sam import build_mobile_sam
 from mobilesam.model.model_files import ModelShape, save_model
 from mobilesam.model.sam_heads import HeadsConfig
+from mobilesam.model.state_dicts import pack, unpack
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import ImageNotSetError, MobileSam
 from mobilesam.process_state import seeded

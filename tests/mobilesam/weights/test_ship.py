@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobilesam.errors import WeightsError
-from mobilesam.model.int8_storage import SCALE_SUFFIX
+from mobilesam.model.state_dicts import SCALE_SUFFIX
 from mobilesam.weights.cache import digest_file
 from mobilesam.weights.checkpoint_specs import specs
 from mobilesam.weights.checkpoints import shipped_path
