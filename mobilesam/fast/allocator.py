@@ -1,9 +1,8 @@
 """Settings of the C library's memory allocator.
 
 glibc gives a large block back to the kernel as soon as it is freed, and the next one comes as
-fresh pages, each of which costs a page fault. A network that allocates its activations anew in
-every call pays for all of them again: on two CPU cores that was half of MobileSAM's encoder and
-three fifths of its decoder. The inference path keeps and cuts up its buffers instead; these
+fresh pages, each of which costs a page fault: on two CPU cores that was half of MobileSAM's encoder
+and three fifths of its decoder. The inference path keeps and cuts up its buffers instead; these
 functions help code that does not.
 """
 
@@ -26,10 +25,9 @@ _LEARNT_BLOCK_BYTES = _DYNAMIC_LIMIT_BYTES - 64 * 2**10
 def keep_buffers() -> bool:
     """Tells glibc to keep freed memory for the next allocation; optional, and process-wide.
 
-    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) then come from the heap, and
-    the heap is not given back to the kernel until 2 GiB are free at its end. So the resident memory
-    of this process stays near its peak, in every library that uses `malloc`, until the process
-    ends: it cannot be undone. Nothing in this package calls it by itself.
+    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) then come from the heap, which
+    is not given back to the kernel until 2 GiB are free at its end: the resident memory of this
+    process stays near its peak until it ends. Nothing in this package calls it by itself.
 
     Returns:
         Whether it took effect: False where the C library is not glibc.
@@ -48,8 +46,7 @@ def learn_large_blocks() -> bool:
     """Allocates and frees a block of nearly 32 MiB, so that glibc raises its dynamic thresholds.
 
     Changes no setting, and touches no page of the block: glibc itself then serves blocks up to
-    that size from the heap and keeps up to 64 MiB free at its end. It has no effect where the
-    thresholds were set explicitly.
+    that size from the heap. It has no effect where the thresholds were set explicitly.
 
     Returns:
         Whether the C library is glibc.

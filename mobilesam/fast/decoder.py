@@ -39,21 +39,13 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class ImageContext:
-    """What all prompts on one image share; HW is the number of its tokens, 4,096 at 1024 px.
+    """What all prompts on one image share; HW is the number of its tokens, 4,096 at 1024 px."""
 
-    Attributes:
-        tokens: (HW, C), the image embedding alone.
-        image: (HW, C), with the embedding of "no mask prompt" added.
-        key: (1, heads, HW, d), of the first layer's attention from the tokens.
-        value: (1, heads, HW, d), of the same.
-        query: (heads, d, HW), of the first layer's attention from the image.
-    """
-
-    tokens: Tensor
-    image: Tensor
-    key: Tensor
-    value: Tensor
-    query: Tensor
+    tokens: Tensor  # (HW, C), the image embedding alone
+    image: Tensor  # (HW, C), with the embedding of "no mask prompt" added
+    key: Tensor  # (1, heads, HW, d), of the first layer's attention from the tokens
+    value: Tensor  # (1, heads, HW, d), of the same
+    query: Tensor  # (heads, d, HW), of the first layer's attention from the image
 
 
 class FastDecoder:
@@ -142,8 +134,11 @@ class FastDecoder:
             UsageError: Points without labels, or different numbers of prompts.
         """
         sparse, dense = self._embed(prompts)
-        count = sparse.shape[0]
-        chosen = _mask_indices(multimask, self._mask_decoder.num_mask_tokens)
+        count, n_masks = sparse.shape[0], self._mask_decoder.num_mask_tokens
+        if multimask == "both":
+            chosen = list(range(n_masks))
+        else:
+            chosen = list(range(1, n_masks)) if multimask else [0]
         height, width = (4 * side for side in self._grid_hw)
         logits = sparse.new_empty(count, len(chosen), height, width)
         scores = sparse.new_empty(count, len(chosen))
@@ -178,8 +173,13 @@ class FastDecoder:
         start = self._start.expand(sparse.shape[0], -1, -1)
         prompt = torch.cat((start, sparse.to(self._like)), 1)
         if dense is None:
-            tokens, image = self._shared_layer(context, prompt)
-            rest = self._layers[1:]
+            # In the first layer the image is still the same for all prompts.
+            first, *rest = self._layers
+            tokens = first.attend_to_self(prompt, prompt)
+            seen = first.to_image.shared(tokens + prompt, context.key, context.value)
+            tokens = first.after_image(tokens, seen)
+            image = first.from_image.shared(tokens, tokens + prompt, context.query, context.image)
+            image = first.norm(image, 3)
         else:
             tokens, image = prompt, context.tokens + dense.to(self._like)
             rest = self._layers
@@ -190,20 +190,10 @@ class FastDecoder:
             tokens = layer.after_image(tokens, seen)
             layer.from_image.each(tokens, tokens + prompt, image, image_pe)
             image = layer.norm(image, 3)
-        # The other tokens are not used.
         used = [0, *(1 + index for index in chosen)]
         tokens = tokens[:, used]
         seen = self._final.each_of_few(tokens + prompt[:, used], image, self._encoding)
         return self._final_norm((tokens + seen).float()), image
-
-    def _shared_layer(self, context: ImageContext, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer, in which the image is still the same for all prompts."""
-        layer = self._layers[0]
-        tokens = layer.attend_to_self(prompt, prompt)
-        seen = layer.to_image.shared(tokens + prompt, context.key, context.value)
-        tokens = layer.after_image(tokens, seen)
-        image = layer.from_image.shared(tokens, tokens + prompt, context.query, context.image)
-        return tokens, layer.norm(image, 3)
 
     def _masks(self, tokens: Tensor, image: Tensor, chosen: list[int], out: Tensor) -> None:
         """Writes (n, M, 4 H, 4 W) logits."""
@@ -226,7 +216,12 @@ class _Layer:
 
     def __init__(self, source: Any, like: Tensor) -> None:
         self.skip_pe = bool(source.skip_first_layer_pe)
-        self.self_attention = _SelfAttention(source.self_attn, like)
+        attention = source.self_attn
+        self.heads = int(attention.num_heads)
+        self.query, self.key, self.value, self.out = (
+            _affine(layer, like)
+            for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+        )
         self.to_image = _TokensToImage(source.cross_attn_token_to_image, like)
         self.from_image = _ImageToTokens(source.cross_attn_image_to_token, like)
         norms = (source.norm1, source.norm2, source.norm3, source.norm4)
@@ -236,9 +231,14 @@ class _Layer:
 
     def attend_to_self(self, tokens: Tensor, prompt: Tensor) -> Tensor:
         """(N, T, C) -> (N, T, C), normalised."""
-        if self.skip_pe:
-            return self.norm(self.self_attention(tokens, tokens), 0)
-        return self.norm(tokens + self.self_attention(tokens + prompt, tokens), 0)
+        with_pe = tokens if self.skip_pe else tokens + prompt
+        query, key, value = (
+            F.linear(x, *layer).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            for x, layer in ((with_pe, self.query), (with_pe, self.key), (tokens, self.value))
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        found = F.linear(mixed.transpose(1, 2).flatten(2), *self.out)
+        return self.norm(found if self.skip_pe else tokens + found, 0)
 
     def after_image(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """Adds the result of the attention to the image, and runs the MLP: (N, T, C)."""
@@ -248,28 +248,7 @@ class _Layer:
 
     def norm(self, x: Tensor, index: int) -> Tensor:
         """One of the four layer normalisations."""
-        weight, bias, eps = self.norms[index]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
-
-
-class _SelfAttention:
-    """Attention of the prompt's tokens to each other."""
-
-    def __init__(self, source: Any, like: Tensor) -> None:
-        self.heads = int(source.num_heads)
-        self.query, self.key, self.value, self.out = (
-            _affine(layer, like)
-            for layer in (source.q_proj, source.k_proj, source.v_proj, source.out_proj)
-        )
-
-    def __call__(self, with_pe: Tensor, tokens: Tensor) -> Tensor:
-        """(N, T, C) queries and keys, (N, T, C) values -> (N, T, C)."""
-        query, key, value = (
-            F.linear(x, *layer).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-            for x, layer in ((with_pe, self.query), (with_pe, self.key), (tokens, self.value))
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return F.linear(mixed.transpose(1, 2).flatten(2), *self.out)
+        return F.layer_norm(x, (x.shape[-1],), *self.norms[index])
 
 
 class _TokensToImage:
@@ -277,11 +256,7 @@ class _TokensToImage:
 
     def __init__(self, source: Any, like: Tensor) -> None:
         self.heads = heads = int(source.num_heads)
-        scale = (source.internal_dim // heads) ** -0.5
-        self.query = (
-            (source.q_proj.weight.detach() * scale).to(like),
-            (source.q_proj.bias.detach() * scale).to(like),
-        )
+        self.query = _scaled(source.q_proj, source, like)
         key, value = source.k_proj.weight.detach(), source.v_proj.weight.detach()
         self.key = key.unflatten(0, (heads, -1)).to(like).contiguous()  # (heads, d, C)
         self.value = value.unflatten(0, (heads, -1)).transpose(1, 2).to(like).contiguous()
@@ -292,22 +267,15 @@ class _TokensToImage:
         self.image_value = Dense(value, source.v_proj.bias, like)
 
     def project(self, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of an image that all prompts share, both (1, heads, HW, d).
-
-        Args:
-            image: (HW, C).
-            image_pe: (HW, C), the image with its positional encoding added.
-        """
+        """Keys and values (1, heads, HW, d) of an image (HW, C), without and with its encoding."""
         key, value = self.image_key(image_pe), self.image_value(image)
         return _heads_first(key, self.heads), _heads_first(value, self.heads)
 
     def shared(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(N, T, C) tokens against the one image of `project` -> (N, T, C)."""
         count, length, _ = tokens.shape
-        query = F.linear(tokens.flatten(0, 1), *self.query)
-        mixed = F.scaled_dot_product_attention(
-            _heads_first(query, self.heads), key, value, scale=1.0
-        )
+        query = _heads_first(F.linear(tokens.flatten(0, 1), *self.query), self.heads)
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return F.linear(mixed[0].transpose(0, 1).reshape(count, length, -1), *self.out)
 
     def each(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
@@ -340,11 +308,7 @@ class _ImageToTokens:
 
     def __init__(self, source: Any, like: Tensor) -> None:
         self.heads = heads = int(source.num_heads)
-        scale = (source.internal_dim // heads) ** -0.5
-        self.key = (
-            (source.k_proj.weight.detach() * scale).to(like),
-            (source.k_proj.bias.detach() * scale).to(like),
-        )
+        self.key = _scaled(source.k_proj, source, like)
         self.value = _affine(source.v_proj, like)
         query, out = source.q_proj.weight.detach(), source.out_proj.weight.detach()
         self.query = query.unflatten(0, (heads, -1)).to(like).contiguous()  # (heads, d, C)
@@ -359,14 +323,7 @@ class _ImageToTokens:
         return _heads_first(self.image_query(image_pe), self.heads)[0].transpose(1, 2)
 
     def shared(self, tokens: Tensor, tokens_pe: Tensor, query: Tensor, image: Tensor) -> Tensor:
-        """One image for all prompts: a new (N, HW, C).
-
-        Args:
-            tokens: (N, T, C).
-            tokens_pe: (N, T, C), with the prompt's embedding added.
-            query: From `project`.
-            image: (HW, C).
-        """
+        """One image (HW, C) with its `project` for N prompts of (N, T, C): a new (N, HW, C)."""
         count, length, _ = tokens.shape
         key = F.linear(tokens_pe, *self.key).view(count, length, self.heads, -1).transpose(1, 2)
         scores = tokens.new_empty(count, self.heads, length, query.shape[2])
@@ -399,7 +356,11 @@ class _Upscale:
 
     def __init__(self, source: Any, like: Tensor) -> None:
         first, norm, _, second, _ = source
-        self.first, self.second = _transposed(first, like), _transposed(second, like)
+        # From (C, C', dy, dx) to (dy, dx, C', C): C -> (dy, dx, C').
+        self.first, self.second = (
+            Dense(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2), conv.bias.repeat(4), like)
+            for conv in (first, second)
+        )
         self.norm = (*_affine(norm, like), norm.eps)
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -416,6 +377,12 @@ def _affine(layer: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     return layer.weight.detach().to(like), layer.bias.detach().to(like)
 
 
+def _scaled(layer: Any, attention: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer, divided by the square root of the width of a head."""
+    scale = (attention.internal_dim // attention.num_heads) ** -0.5
+    return (layer.weight.detach() * scale).to(like), (layer.bias.detach() * scale).to(like)
+
+
 def _heads_first(x: Tensor, heads: int) -> Tensor:
     """(rows, heads d) -> (1, heads, rows, d), a view."""
     return x.view(x.shape[0], heads, -1).transpose(0, 1)[None]
@@ -429,15 +396,3 @@ def _prompts_first(x: Tensor, count: int) -> Tensor:
 def _copied(module: _Module, device: torch.device) -> _Module:
     """A copy for inference only."""
     return copy.deepcopy(module).to(device).eval().requires_grad_(requires_grad=False)
-
-
-def _transposed(conv: Any, like: Tensor) -> Dense:
-    """A transposed convolution of kernel and stride 2: C -> (dy, dx, C')."""
-    weight = conv.weight.detach().permute(2, 3, 1, 0)  # from (C, C', dy, dx)
-    return Dense(weight.flatten(0, 2), conv.bias.detach().repeat(4), like)
-
-
-def _mask_indices(multimask: Multimask, n_masks: int) -> list[int]:
-    if multimask == "both":
-        return list(range(n_masks))
-    return list(range(1, n_masks)) if multimask else [0]

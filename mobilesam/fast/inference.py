@@ -6,11 +6,11 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
@@ -82,10 +82,7 @@ class FastMobileSam:
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Runs the image encoder.
-
-        Args:
-            pixels: (B, 3, S, S) float, normalised and padded as SAM does.
+        """Runs the image encoder on (B, 3, S, S) float, normalised and padded as SAM does.
 
         Returns:
             (B, 256, S/16, S/16) float32 on the device; an inference tensor.
@@ -133,14 +130,12 @@ class FastMobileSam:
 class ModuleEncoder:
     """The folded encoder as one module, for devices and compilers that fuse by themselves.
 
-    Copies are compiled again.
-
     Args:
         encoder: With its weights loaded; copied. Colour channels of a `ColorTinyViT` are not
             computed here.
         dtype: What to compute in.
         device: Device to run on.
-        compile: Pass it to `torch.compile`.
+        compile: Pass it to `torch.compile`; copies are compiled again.
     """
 
     def __init__(
@@ -154,27 +149,19 @@ class ModuleEncoder:
         module = folded(encoder).to(device=device, dtype=dtype)
         self._module = module.to(memory_format=torch.channels_last)
         self._dtype, self._device, self._compile = dtype, device, compile
-        self._prepare()
-
-    def _prepare(self) -> None:
         self._run: Callable[[Tensor], Tensor] = MethodType(TinyViT.forward, self._module)
         # A compiled graph writes every result to the same memory, from which it must be copied
         # before another thread runs the graph.
-        self._lock = threading.Lock() if self._compile else contextlib.nullcontext()
-        if self._compile:
+        self._lock = threading.Lock() if compile else contextlib.nullcontext()
+        if compile:
             # On a GPU, this mode uses CUDA graphs: one launch for some two hundred kernels.
-            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            compiled = torch.compile(self._run, mode=mode)
-            self._run = cast("Callable[[Tensor], Tensor]", compiled)
+            mode = "reduce-overhead" if device.type == "cuda" else "default"
+            self._run = cast("Callable[[Tensor], Tensor]", torch.compile(self._run, mode=mode))
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_run"], state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._prepare()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compiled code and locks are made again; folding a folded encoder only copies it."""
+        again = partial(ModuleEncoder, compile=self._compile)
+        return again, (self._module, self._dtype, self._device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -191,45 +178,16 @@ def folded(encoder: TinyViT) -> TinyViT:
     Results are the same up to rounding.
     """
     clone = copy.deepcopy(encoder).eval().requires_grad_(requires_grad=False)
-    _fold_children(clone)
+    for module in list(clone.modules()):
+        if isinstance(module, Attention):
+            gathered = module.bias().detach().contiguous()
+            module.attention_biases = nn.Parameter(gathered, requires_grad=False)
+            del module.bias_index
+            module.bias_index = slice(None)
+        for name, child in module.named_children():
+            if isinstance(child, ConvNorm):
+                conv, (weight, bias) = child.c, fold_conv_norm(child)
+                conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+                conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+                setattr(module, name, conv)
     return clone
-
-
-def _fold_children(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, ConvNorm):
-            setattr(module, name, _as_convolution(child))
-        elif isinstance(child, Attention):
-            setattr(module, name, _CachedAttention(child))
-        else:
-            _fold_children(child)
-
-
-def _as_convolution(pair: ConvNorm) -> nn.Conv2d:
-    conv = pair.get_submodule("c")
-    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
-    weight, bias = fold_conv_norm(pair)
-    conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
-    conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
-    return conv
-
-
-class _CachedAttention(nn.Module):
-    """`Attention` whose biases are gathered once; its weights are shared with the source."""
-
-    bias: Tensor
-
-    def __init__(self, source: Attention) -> None:
-        super().__init__()
-        self.num_heads = source.num_heads
-        self.norm, self.qkv, self.proj = source.norm, source.qkv, source.proj
-        bias = source.attention_biases[:, source.bias_index].detach()
-        self.register_buffer("bias", bias[None].contiguous(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, window^2, C) -> (B, window^2, C)."""
-        batch, tokens, channels = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, 3, -1)
-        query, key, value = qkv.permute(3, 0, 2, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias)
-        return cast("Tensor", self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels)))

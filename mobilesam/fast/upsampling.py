@@ -7,14 +7,14 @@ array of the network's size is needed, and any part of the result can be compute
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mobilesam.fast.kernels import Workspace
 
 # Two bilinear interpolations after each other: neighbours of neighbours.
 TAPS = 3
@@ -24,8 +24,7 @@ TAPS = 3
 STRIP_PX = 1 << 17
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A half-open range of pixels along one side; empty if `high` equals `low`."""
 
     low: int
@@ -44,27 +43,20 @@ class Axis:
     """
 
     def __init__(
-        self,
-        low_px: int,
-        input_px: int,
-        inner_px: int,
-        image_px: int,
-        device: torch.device | str = "cpu",
+        self, low_px: int, input_px: int, inner_px: int, image_px: int, device: torch.device | str
     ) -> None:
         # Torch's own interpolation of every unit vector has its rounding and borders.
         unit = torch.eye(low_px).view(1, low_px, low_px, 1)
         wide = F.interpolate(unit, (input_px, 1), mode="bilinear", align_corners=False)
-        wide = F.interpolate(
-            wide[:, :, :inner_px], (image_px, 1), mode="bilinear", align_corners=False
-        )
-        matrix = wide[0, :, :, 0].t()
+        inner = wide[:, :, :inner_px]
+        image = F.interpolate(inner, (image_px, 1), mode="bilinear", align_corners=False)
+        matrix = image[0, :, :, 0].t()
         start = (matrix != 0).to(torch.uint8).argmax(1).clamp_(max=low_px - TAPS)
-        self.taps = [(start + tap).to(device) for tap in range(TAPS)]
-        self.weights = [
-            matrix.gather(1, (start + tap)[:, None]).contiguous().to(device) for tap in range(TAPS)
-        ]
+        taps = [start + tap for tap in range(TAPS)]
+        self.taps = [tap.to(device) for tap in taps]
+        self.weights = [matrix.gather(1, tap[:, None]).contiguous().to(device) for tap in taps]
         self._start = start.numpy()
-        self.low_px, self.image_px = low_px, image_px
+        self.image_px = image_px
 
     def image_span(self, low: Span) -> Span:
         """Pixels that depend on any of the logits in `low`."""
@@ -75,30 +67,6 @@ class Axis:
     def whole(self) -> Span:
         """All pixels of the image."""
         return Span(0, self.image_px)
-
-
-class _Scratch(threading.local):
-    """Named buffers, one set for each thread, enlarged when needed.
-
-    They are made outside of inference mode: a buffer made in inference mode could not be written to
-    by a later caller outside of it.
-    """
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = device
-        self._flat: dict[str, Tensor] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies start without buffers, since a buffer belongs to one thread of one process."""
-        return _Scratch, (self._device,)
-
-    def take(self, name: str, rows: int, columns: int) -> Tensor:
-        """A contiguous (rows, columns) float32 buffer of undefined content."""
-        flat = self._flat.get(name)
-        if flat is None or flat.numel() < rows * columns:
-            with torch.inference_mode(mode=False):
-                flat = self._flat[name] = torch.empty(rows * columns, device=self._device)
-        return flat[: rows * columns].view(rows, columns)
 
 
 class Upsampler:
@@ -126,28 +94,19 @@ class Upsampler:
         self.rows, self.columns = (
             Axis(*sizes, device) for sizes in zip(low_hw, input_hw, inner_hw, image_hw, strict=True)
         )
-        self._scratch = _Scratch(device)
+        self._space = Workspace()
 
     def row_strips(self, logits: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yields the whole image from top to bottom.
-
-        Args:
-            logits: (h, w) float32.
+        """Yields the whole image of (h, w) float32 logits from top to bottom.
 
         Yields:
             The first row, and (rows, W) float32 that the next step overwrites.
         """
-        yield from self._strips(
-            logits.t(), self.columns, self.columns.whole(), self.rows, self.rows.whole()
-        )
+        rows, columns = self.rows, self.columns
+        yield from self._strips(logits.t(), columns, columns.whole(), rows, rows.whole())
 
     def column_strips(self, logits: Tensor, rows: Span, columns: Span) -> Iterator[Tensor]:
         """Yields a part of the image from left to right, transposed as COCO's run lengths are.
-
-        Args:
-            logits: (h, w) float32.
-            rows: Rows of the image.
-            columns: Columns of the image.
 
         Yields:
             (columns, rows) float32 that the next step overwrites.
@@ -162,9 +121,8 @@ class Upsampler:
         length = first_span.high - first_span.low
         if length <= 0:
             return
-        take = self._scratch.take
         tall = self._expand(x, first, first_span, "tall")
-        turned = take("turned", x.shape[1], length)
+        turned = self._space.take("turned", (x.shape[1], length), x)
         turned.copy_(tall.t())
         step = max(1, STRIP_PX // length)
         for low in range(second_span.low, second_span.high, step):
@@ -173,9 +131,8 @@ class Upsampler:
 
     def _expand(self, x: Tensor, axis: Axis, span: Span, name: str) -> Tensor:
         """(a, m) -> (span, m), in the buffer of this name."""
-        shape = (span.high - span.low, x.shape[1])
-        out, other = (self._scratch.take(part, *shape) for part in (name, f"{name} tap"))
-        part = slice(span.low, span.high)
+        part, shape = slice(*span), (span.high - span.low, x.shape[1])
+        out, other = (self._space.take(each, shape, x) for each in (name, f"{name} tap"))
         torch.index_select(x, 0, axis.taps[0][part], out=out)
         out.mul_(axis.weights[0][part])
         for tap, weight in zip(axis.taps[1:], axis.weights[1:], strict=True):

@@ -122,7 +122,7 @@ class Attention(nn.Module):
     `eval()` is called, and keeps zeros if weights are loaded afterwards.
     """
 
-    bias_index: Tensor
+    bias_index: Tensor | slice  # a slice where biases are gathered once, for inference
 
     def __init__(self, channels: int, num_heads: int, window: int) -> None:
         super().__init__()
