@@ -36,10 +36,12 @@ def point_pixels(points: Float32Array, size_hw: tuple[int, int]) -> tuple[Int64A
 
 def mask_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
     """x0, y0, x1, y1 of an (H, W) mask, half-open; None for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) == 0:
         return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
 def fill_boxes(ranges: Int64Array, size_hw: tuple[int, int]) -> BoolArray:

@@ -401,7 +401,7 @@ def _entries(models: Model | Iterable[Model], *, timed: bool = False) -> list[Mo
 
 
 def _array_dataset(items: Sequence[tuple[UInt8Array, BoolArray]]) -> Dataset:
-    from benchmarks.datasets.arrays import ArrayDataset
+    from benchmarks.datasets.dataset import ArrayDataset
 
     return ArrayDataset(items)
 

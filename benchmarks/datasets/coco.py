@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, StringConstraints, ValidationError
 
+from benchmarks.datasets import parsing
 from benchmarks.datasets.dataset import (
     Dataset,
     ImageReader,
@@ -23,22 +24,7 @@ from benchmarks.datasets.dataset import (
 )
 from benchmarks.datasets.images import check_pixels, files_state, load_from_folder
 from benchmarks.datasets.limits import MAX_PIXELS
-from benchmarks.datasets.parsing import (
-    MALFORMED,
-    AnnotationLog,
-    AnnotationRow,
-    FileName,
-    Id,
-    IdentifiedRow,
-    LengthPx,
-    Row,
-    check_limit,
-    fingerprint,
-    parse_json,
-    read_file,
-    read_row,
-    whole,
-)
+from benchmarks.datasets.parsing import AnnotationLog, IdentifiedRow, LengthPx, read_row
 from mobilesam.errors import DataError
 
 
@@ -49,7 +35,8 @@ class CocoImage(IdentifiedRow):
     outside of that folder.
     """
 
-    file_name: FileName | None = None
+    # Control characters would break messages and records.
+    file_name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
     coco_url: Any = None
     height: LengthPx
     width: LengthPx
@@ -71,17 +58,17 @@ class CocoImage(IdentifiedRow):
         return self.height, self.width
 
 
-class CocoAnnotation(AnnotationRow):
+class CocoAnnotation(parsing.AnnotationRow):
     """An entry of `annotations`."""
 
-    image_id: Id
+    image_id: parsing.Id
     category_id: Any = None
-    iscrowd: Annotated[bool | int | None, BeforeValidator(whole)] = None
+    iscrowd: Annotated[bool | int | None, BeforeValidator(parsing.whole)] = None
 
     @property
     def category(self) -> int | None:
         """Id of the category; None if it is missing or not a whole number."""
-        found = whole(self.category_id)
+        found = parsing.whole(self.category_id)
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
@@ -89,7 +76,7 @@ class _Category(IdentifiedRow):
     name: str
 
 
-class _Document(Row):
+class _Document(parsing.Row):
     images: list[Any]
     annotations: list[Any]
     categories: Any = None
@@ -98,17 +85,11 @@ class _Document(Row):
 class CocoFile:
     """The usable entries of an instances file; masks are not checked yet.
 
-    Malformed annotations are left out and counted. An image is unreadable, with all its
+    Malformed annotations are left out and counted by the log. An image is unreadable, with all its
     annotations, if its entry is malformed, if it is too large, or if its id is given twice, since
     its annotations are then ambiguous. Of two annotations with one id, the first in the file is
     used. Category names are needed only for figures by category: a category is ignored if its entry
     is malformed or if its id has two names.
-
-    Args:
-        name: Name of the file, for messages.
-        data: Content of the file.
-        max_pixels: Larger images are unreadable.
-        log: Counts malformed annotations.
 
     Attributes:
         images: Usable images by id.
@@ -122,7 +103,7 @@ class CocoFile:
 
     def __init__(self, name: str, data: bytes, max_pixels: int, log: AnnotationLog) -> None:
         self.name = name
-        content = parse_json(data, name)
+        content = parsing.parse_json(data, name)
         try:
             document = read_row(_Document, content, name)
         except DataError as error:
@@ -130,69 +111,50 @@ class CocoFile:
         self.images: dict[int, CocoImage] = {}
         self.unreadable: dict[int, str] = {}
         for index, value in enumerate(document.images):
+            where = f"image number {index}"
             try:
-                self._add_image(f"image number {index}", value, max_pixels)
+                image_id = read_row(IdentifiedRow, value, where).id
             except DataError as error:
                 log.malformed(f"{name}: {error}")
-        self.categories = _read_categories(document.categories)
-        self.annotations = log.read_rows(CocoAnnotation, document.annotations, self._problem_of)
+                continue
+            try:
+                if image_id in self.images or image_id in self.unreadable:
+                    raise DataError(f"image id {image_id} is given twice; ids must be unique")
+                image = read_row(CocoImage, value, where)
+                if not image.names:
+                    raise DataError(f"{where}: file_name: Field required; correct or remove it")
+                check_pixels(image.names[0], image.size_hw, max_pixels)
+                self.images[image_id] = image
+            except DataError as error:
+                self.images.pop(image_id, None)
+                self.unreadable[image_id] = str(error)
+        names: dict[int, set[str]] = {}
+        for value in document.categories if isinstance(document.categories, list) else ():
+            try:
+                category = _Category.model_validate(value)
+            except ValidationError:
+                continue  # its annotations are reported as annotations without a category
+            names.setdefault(category.id, set()).add(category.name)
+        self.categories = {key: found.pop() for key, found in names.items() if len(found) == 1}
 
-    def _problem_of(self, row: CocoAnnotation) -> str | None:
-        if row.image_id in self.images or row.image_id in self.unreadable:
-            return None
-        return f"has image_id {row.image_id}, which the file does not define"
+        def problem_of(row: CocoAnnotation) -> str | None:
+            if row.image_id in self.images or row.image_id in self.unreadable:
+                return None
+            return f"has image_id {row.image_id}, which the file does not define"
 
-    def _add_image(self, where: str, value: object, max_pixels: int) -> None:
-        image_id = read_row(IdentifiedRow, value, where).id
-        if image_id in self.images or image_id in self.unreadable:
-            self.images.pop(image_id, None)
-            reason = f"image id {image_id} is given twice; ids must be unique"
-            self.unreadable[image_id] = reason
-            return
-        try:
-            image = read_row(CocoImage, value, where)
-            if not image.names:
-                raise DataError(f"{where}: file_name: Field required; correct or remove it")
-            check_pixels(image.names[0], image.size_hw, max_pixels)
-        except DataError as error:
-            self.unreadable[image_id] = str(error)
-        else:
-            self.images[image_id] = image
-
-
-def _read_categories(rows: object) -> dict[int, str]:
-    """Category names by id, without malformed and ambiguous ones."""
-    found: dict[int, str] = {}
-    ambiguous: set[int] = set()
-    for value in rows if isinstance(rows, list) else ():
-        try:
-            category = _Category.model_validate(value)
-        except ValidationError:
-            continue  # its annotations are reported as annotations without a category
-        if found.setdefault(category.id, category.name) != category.name:
-            ambiguous.add(category.id)
-    return {key: name for key, name in found.items() if key not in ambiguous}
+        self.annotations = log.read_rows(CocoAnnotation, document.annotations, problem_of)
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageReader:
-    """Reads one image, which has at least one usable instance."""
-
-    folder: Path
-    image: CocoImage
-    instances: tuple[Instance, ...]
-    max_pixels: int
-
-    def __call__(self) -> LoadedImage:
-        image_id, name = self.image.id, self.image.names[0]
-        try:
-            pixels = load_from_folder(
-                self.folder, self.image.names, self.image.size_hw, self.max_pixels
-            )
-        except DataError as error:
-            unreadable = UnreadableImage(image_id, name, str(error), len(self.instances))
-            return LoadedImage(unreadable)
-        return LoadedImage(Sample(image_id, name, pixels, self.instances))
+def read_sample(
+    folder: Path, image: CocoImage, max_pixels: int, instances: tuple[Instance, ...] = ()
+) -> LoadedImage:
+    """Reads the pixels of an image below a folder."""
+    image_id, name = image.id, image.names[0]
+    try:
+        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
+    except DataError as error:
+        return LoadedImage(UnreadableImage(image_id, name, str(error), len(instances)))
+    return LoadedImage(Sample(image_id, name, pixels, instances))
 
 
 class CocoDataset(Dataset):
@@ -214,6 +176,10 @@ class CocoDataset(Dataset):
         name: Name of the dataset; by default `coco:` and the name of the annotation file without
             `instances_`.
 
+    Attributes:
+        image_ids: Ids of all images, ascending.
+        n_instances: Number of usable instances of all images.
+
     Raises:
         DataError: The folder or the file is missing or unreadable, or the file as a whole is
             unusable: it is not JSON, not in COCO's format, or has no usable annotation.
@@ -228,24 +194,55 @@ class CocoDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
         name: str | None = None,
     ) -> None:
-        check_limit(limit)
+        parsing.check_limit(limit)
         if not images.is_dir():
             raise DataError(f"{images} is not a folder; --images wants the folder of image files")
-        data = read_file(annotations)
+        data = parsing.read_file(annotations)
         self.max_pixels = max_pixels
         self._folder = images
         self._fingerprint = coco_fingerprint(data, limit)
-        log = AnnotationLog(annotations.name, "crowd", "empty", MALFORMED)
+        log = AnnotationLog(annotations.name, "crowd", "empty", parsing.MALFORMED)
         file = CocoFile(annotations.name, data, max_pixels, log)
-        self._images = self._read_images(file, limit, log)
+        rows: dict[int, list[CocoAnnotation]] = {}
+        for row in sorted(file.annotations, key=attrgetter("id")):
+            rows.setdefault(row.image_id, []).append(row)
+        self._images: list[tuple[int, str, ImageReader]] = []
+        self._file_names: list[tuple[str, ...]] = []  # candidates of each image
+        self.n_instances = n_uncategorised = 0
+        for image_id in sorted(file.images.keys() | file.unreadable.keys()):
+            if len(self._images) == limit:
+                break
+            of_image = rows.get(image_id, [])
+            if image_id in file.unreadable:
+                reason = file.unreadable[image_id]
+                unreadable = UnreadableImage(image_id, file.name, reason, len(of_image))
+                self._images.append((image_id, file.name, partial(LoadedImage, unreadable)))
+                self._file_names.append(())
+                continue
+            image = file.images[image_id]
+            instances: list[Instance] = []
+            for row in of_image:
+                if row.iscrowd:
+                    log.left_out["crowd"] += 1
+                    continue
+                category = "" if row.category is None else file.categories.get(row.category, "")
+                instance = log.instance(row, image.size_hw, category=category)
+                if instance is not None:
+                    instances.append(instance)
+                    n_uncategorised += not category
+            if instances:
+                reader = partial(read_sample, images, image, max_pixels, tuple(instances))
+                self._images.append((image_id, image.names[0], reader))
+                self._file_names.append(image.names)
+                self.n_instances += len(instances)
         if not self._images:
             raise DataError(f"{annotations.name} has no usable annotation: {log.why_unusable}")
-        notes = [*log.hints]
-        n_none = sum(not instance.category for instance in self._instances)
-        if n_none:
+        self.image_ids = tuple(image_id for image_id, _, _ in self._images)
+        notes = log.hints
+        if n_uncategorised:
             notes.append(
-                f"{n_none} of {self.n_instances} annotations are of no category that the file "
-                "names: they count, but in no category"
+                f"{n_uncategorised} of {self.n_instances} annotations are of no category that the "
+                "file names: they count, but in no category"
             )
         name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
         super().__init__(name, log.left_out, log.problems, notes)
@@ -265,74 +262,15 @@ class CocoDataset(Dataset):
         """Number of images with a usable instance, and of unreadable ones, after the limit."""
         return len(self._images)
 
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """Ids of all images, ascending."""
-        return tuple(image_id for image_id, _, _ in self._images)
-
-    @property
-    def n_instances(self) -> int:
-        """Number of usable instances of all images."""
-        return len(self._instances)
-
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of consecutive images; annotations were counted when the file was read."""
-        return consecutive_shards(
-            self,
-            [reader for _, _, reader in self._images],
-            [(image_id, name) for image_id, name, _ in self._images],
-            images_per_shard,
-            self._state_of,
-        )
-
-    @property
-    def _instances(self) -> list[Instance]:
-        readers = (reader for _, _, reader in self._images if isinstance(reader, _ImageReader))
-        return [instance for reader in readers for instance in reader.instances]
+        return consecutive_shards(self, self._images, images_per_shard, self._state_of)
 
     def _state_of(self, part: slice) -> str:
-        return files_state(
-            (self._folder, path)
-            for _, _, reader in self._images[part]
-            if isinstance(reader, _ImageReader)
-            for path in reader.image.names
-        )
-
-    def _read_images(
-        self, file: CocoFile, limit: int | None, log: AnnotationLog
-    ) -> tuple[tuple[int, str, ImageReader], ...]:
-        """Returns id, file name and reader of each image."""
-        rows: dict[int, list[CocoAnnotation]] = {}
-        for row in sorted(file.annotations, key=lambda row: row.id):
-            rows.setdefault(row.image_id, []).append(row)
-        found: list[tuple[int, str, ImageReader]] = []
-        for image_id in sorted(file.images.keys() | file.unreadable.keys()):
-            if len(found) == limit:
-                break
-            if image_id in file.unreadable:
-                reason, n_rows = file.unreadable[image_id], len(rows.get(image_id, ()))
-                unreadable = UnreadableImage(image_id, file.name, reason, n_rows)
-                found.append((image_id, file.name, partial(LoadedImage, unreadable)))
-                continue
-            image = file.images[image_id]
-            instances = [_instance(file, row, image, log) for row in rows.get(image_id, ())]
-            usable = tuple(instance for instance in instances if instance is not None)
-            if usable:
-                reader = _ImageReader(self._folder, image, usable, self.max_pixels)
-                found.append((image_id, image.names[0], reader))
-        return tuple(found)
-
-
-def _instance(
-    file: CocoFile, row: CocoAnnotation, image: CocoImage, log: AnnotationLog
-) -> Instance | None:
-    if row.iscrowd:
-        log.left_out["crowd"] += 1
-        return None
-    category = "" if row.category is None else file.categories.get(row.category, "")
-    return log.instance(row, image.size_hw, category=category)
+        names = self._file_names[part]
+        return files_state((self._folder, name) for candidates in names for name in candidates)
 
 
 def coco_fingerprint(data: bytes, limit: int | None) -> str:
     """SHA-256 (hex) of the bytes of an annotation file and the limit on images."""
-    return fingerprint("coco", limit, [data])
+    return parsing.fingerprint("coco", limit, [data])

@@ -1,4 +1,4 @@
-"""The interface of all datasets: images with reference masks, read shard by shard."""
+"""The interface of all datasets, images with reference masks that are read shard by shard."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
+from typing import Any
+
+import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.datasets.limits import MAX_PROBLEMS
-from benchmarks.datasets.masks import Rle, decode_mask
+from benchmarks.datasets.masks import Rle, decode_mask, encode_mask, rle_area_px, rle_box
+from mobilesam.errors import UsageError
 
 _READ_AHEAD_IMAGES = 1000
 
@@ -35,6 +39,12 @@ class Instance:
     box: Float32Array
     rle: Rle
     points: Float32Array | None = None
+
+    @classmethod
+    def from_mask(cls, annotation_id: int, category: str, mask: BoolArray) -> Instance:
+        """An instance with area and tight box of its (H, W) mask, which is not empty."""
+        rle = encode_mask(mask)
+        return cls(annotation_id, category, float(rle_area_px(rle)), rle_box(rle), rle)
 
     def mask(self) -> BoolArray:
         """Decodes the reference mask: a new (H, W) bool array at the size of the image."""
@@ -182,21 +192,21 @@ class Dataset(ABC):
     def loaders(self) -> Iterator[Callable[[], Sample | UnreadableImage]]:
         """Yields one function per image that reads it; several threads may call them."""
         self._found = {}
+
+        def read(index: int, reader: ImageReader) -> Sample | UnreadableImage:
+            loaded = reader()
+            if loaded.left_out:
+                self._found[index] = loaded.left_out, loaded.problems
+            return loaded.sample
+
         readers = (reader for shard in self.shards(_READ_AHEAD_IMAGES) for reader in shard.readers)
         for index, reader in enumerate(readers):
-            yield partial(self.read, index, reader)
+            yield partial(read, index, reader)
 
     def samples(self) -> Iterator[Sample | UnreadableImage]:
         """Yields all images in order, each read when it is due."""
         for load in self.loaders():
             yield load()
-
-    def read(self, index: int, reader: ImageReader) -> Sample | UnreadableImage:
-        """Reads the image at a position and records the problems of its annotations."""
-        loaded = reader()
-        if loaded.left_out:
-            self._found[index] = loaded.left_out, loaded.problems
-        return loaded.sample
 
 
 class ShardDataset(Dataset):
@@ -229,31 +239,92 @@ class ShardDataset(Dataset):
 
 def consecutive_shards(
     dataset: Dataset,
-    readers: Sequence[ImageReader],
-    images: Sequence[tuple[int, str]],
+    images: Sequence[tuple[int, str, ImageReader]],
     images_per_shard: int | None,
     images_state: Callable[[slice], str] = lambda _: "",
 ) -> Iterator[Shard]:
-    """Yields shards of a dataset whose images are all known.
+    """Yields shards of a dataset with a known list of images: id, file name and reader of each.
 
-    Args:
-        dataset: The dataset.
-        readers: One per image.
-        images: Id and file name of each image.
-        images_per_shard: As in `Dataset.shards`.
-        images_state: Returns the state of the image files of a slice of the images.
+    `images_state` returns the state of the image files of a slice of the images.
     """
-    step = images_per_shard or len(readers)
-    for start in range(0, len(readers), step):
+    step = images_per_shard or len(images)
+    for start in range(0, len(images), step):
         part = slice(start, start + step)
-        n_images = len(readers[part])
-        key = f"{dataset.fingerprint} {start} {n_images}"
+        ids, names, readers = zip(*images[part], strict=True)
+        key = f"{dataset.fingerprint} {start} {len(ids)}"
         yield Shard(
             name=f"{start:08d}",
             dataset=dataset.name,
             fingerprint=hashlib.sha256(key.encode()).hexdigest(),
-            readers=tuple(readers[part]),
-            images=tuple(images[part]),
-            share=n_images / len(readers),
+            readers=readers,
+            images=tuple(zip(ids, names, strict=True)),
+            share=len(ids) / len(images),
             images_state=images_state(part),
         )
+
+
+class ArrayDataset(Dataset):
+    """Images with reference masks given as arrays.
+
+    Args:
+        items: One pair per image: an (H, W, 3) uint8 RGB array, and an (N, H, W) bool array or a
+            list of N (H, W) bool arrays with at least one mask, none of them empty.
+        name: Name of the dataset in tables.
+
+    Raises:
+        UsageError: An item has another form; the message names its position.
+    """
+
+    def __init__(self, items: Sequence[tuple[UInt8Array, BoolArray]], name: str = "arrays") -> None:
+        super().__init__(name)
+        if len(items) == 0:
+            raise UsageError("the dataset is empty: give at least one pair (image, masks)")
+        digest = hashlib.sha256()
+        self._samples = []
+        n_masks = 0
+        for index, item in enumerate(items):
+            image, masks = _check_arrays(item, f"item {index} of the dataset")
+            digest.update(f"{image.shape} {len(masks)} ".encode())
+            digest.update(image.tobytes() + np.packbits(masks).tobytes())
+            instances = (Instance.from_mask(n_masks + i, "", mask) for i, mask in enumerate(masks))
+            self._samples.append(Sample(index, f"image {index}", image, tuple(instances)))
+            n_masks += len(masks)
+        self._fingerprint = digest.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all pixels and masks."""
+        return self._fingerprint
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self._samples)
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields shards of consecutive images."""
+        images = [(each.image_id, each.name, partial(LoadedImage, each)) for each in self._samples]
+        return consecutive_shards(self, images, images_per_shard)
+
+
+def _check_arrays(item: Any, where: str) -> tuple[UInt8Array, BoolArray]:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise UsageError(f"{where} must be a pair (image, masks); got {type(item).__name__}")
+    image, masks = np.asarray(item[0]), np.asarray(item[1])
+    problem = None
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        problem = f": the image must be (H, W, 3) uint8 RGB; got {image.shape} {image.dtype}"
+    elif masks.dtype != np.bool_ or masks.ndim != 3:
+        problem = f": the masks must be (N, H, W) bool; got {masks.shape} {masks.dtype}"
+    elif masks.shape[1:] != image.shape[:2]:
+        problem = (
+            f": the masks are {masks.shape[1:]} and the image is {image.shape[:2]}; both must "
+            "have the same height and width"
+        )
+    elif len(masks) == 0:
+        problem = " has no mask; leave the image out"
+    elif not (is_filled := masks.any(axis=(1, 2))).all():
+        problem = f": mask {np.argmin(is_filled)} is empty; leave it out"
+    if problem is not None:
+        raise UsageError(f"{where}{problem}")
+    return image, masks

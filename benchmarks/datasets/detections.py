@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import Float32Array
-from benchmarks.datasets.coco import CocoAnnotation, CocoDataset, CocoFile
+from benchmarks.datasets.coco import CocoAnnotation, CocoDataset, CocoFile, CocoImage
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.masks import Rle, rle_box
 from benchmarks.datasets.parsing import (
@@ -61,31 +61,19 @@ class GroundTruthMask:
 
 
 @dataclass(frozen=True, slots=True)
-class GroundTruthImage:
-    """One image to be evaluated.
-
-    Attributes:
-        names: Candidate paths of its file, relative to the folder of images; at least one.
-        in_dataset: Whether it has a usable instance, so that a `CocoDataset` yields it.
-    """
-
-    names: tuple[str, ...]
-    size_hw: tuple[int, int]
-    in_dataset: bool
-
-
-@dataclass(frozen=True, slots=True)
 class GroundTruth:
     """Ground truth of the images to be evaluated.
 
     Attributes:
         images: By id, ascending.
+        in_dataset: Ids of those with a usable instance, so that a `CocoDataset` yields them.
         masks: Masks of these images, crowds included, in the order of the file.
         categories: All ids that the annotation file defines or that its annotations use.
         n_uncategorised: Number of masks that are left out because they have no category.
     """
 
-    images: Mapping[int, GroundTruthImage]
+    images: Mapping[int, CocoImage]
+    in_dataset: frozenset[int]
     masks: tuple[GroundTruthMask, ...]
     categories: frozenset[int]
     n_uncategorised: int = 0
@@ -93,11 +81,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedBox:
-    """One box of a detector.
-
-    Attributes:
-        box: (4,) float32 xyxy with half-open edges, in pixels, clipped to the image.
-    """
+    """One box of a detector: (4,) float32 xyxy, half-open, in pixels, clipped to the image."""
 
     image_id: int
     category_id: int
@@ -129,22 +113,21 @@ class Detections:
 
     def summary(self) -> str | None:
         """One line with the numbers of unused boxes; None if all are used."""
-        parts = [f"{count} {reason}" for reason, count in self.left_out.items()]
-        return f"boxes left out: {', '.join(parts)}" if parts else None
+        return f"boxes left out: {_listed(self.left_out)}" if self.left_out else None
+
+
+def _listed(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
 
 
 def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
-    """Reads the ground truth of a dataset's images from its annotation file.
+    """Reads the ground truth of a dataset's images from the instances JSON that it was made from.
 
     Empty and malformed annotations are left out, as the dataset leaves them out (and counts them).
     So are those whose `category_id` is not a whole number, since AP is computed by category. Crowd
     regions stay. Images without any usable instance belong to COCO's evaluation too, since any
     detection on them is a false positive: all of them, or those among the images that the limit of
     the dataset has covered.
-
-    Args:
-        annotations: The instances JSON that the dataset was made from.
-        dataset: Determines which images are taken.
 
     Raises:
         DataError: The file cannot be read, or no annotation has a category.
@@ -154,11 +137,7 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
     usable = {mask.image_id for _, mask in found if not mask.is_crowd}
     taken = usable.intersection(dataset.image_ids)
     last = max(dataset.image_ids if len(taken) < len(usable) else file.images, default=0)
-    images = {
-        image_id: GroundTruthImage(image.names, image.size_hw, image_id in taken)
-        for image_id, image in sorted(file.images.items())
-        if image_id <= last
-    }
+    images = {key: image for key, image in sorted(file.images.items()) if key <= last}
     inside = [(row, mask) for row, mask in found if mask.image_id in images]
     masks = tuple(mask for row, mask in inside if row.category is not None)
     if all(mask.is_crowd for mask in masks):
@@ -166,12 +145,9 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
             f"no annotation of {annotations.name} has a category_id that is a whole number; AP is "
             "computed by category, so add them"
         )
-    return GroundTruth(
-        images=images,
-        masks=masks,
-        categories=frozenset({*file.categories, *(mask.category_id for mask in masks)}),
-        n_uncategorised=len(inside) - len(masks),
-    )
+    categories = frozenset({*file.categories, *(mask.category_id for mask in masks)})
+    n_uncategorised = len(inside) - len(masks)
+    return GroundTruth(images, frozenset(taken), masks, categories, n_uncategorised)
 
 
 def _read_again(path: Path, max_pixels: int) -> CocoFile:
@@ -226,18 +202,13 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
         if detected != _NOT_EVALUATED:
             problems.append(f"{where}: box {entry['bbox']} is {detected}")
     if not by_image:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(
-            f"{path.name} has no usable box ({reasons or 'it is empty'}); "
+            f"{path.name} has no usable box ({_listed(left_out) or 'it is empty'}); "
             "give the detections of the images in --annotations"
         )
-    return Detections(
-        name=path.name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        by_image={image_id: tuple(by_image[image_id]) for image_id in sorted(by_image)},
-        left_out=dict(left_out),
-        problems=tuple(problems),
-    )
+    boxes = {image_id: tuple(by_image[image_id]) for image_id in sorted(by_image)}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Detections(path.name, sha256, boxes, dict(left_out), tuple(problems))
 
 
 def _read_entry(entry: object, where: str, truth: GroundTruth) -> DetectedBox | str:

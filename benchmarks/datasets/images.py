@@ -62,7 +62,24 @@ def load_image(
     Raises:
         DataError: Missing, empty, truncated, corrupt, not an image, too large, or not of `size_hw`.
     """
-    data = _read(source, name, max_pixels)
+    if isinstance(source, bytes):
+        data = source
+    else:
+        try:
+            found = source.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{name} is a folder, pipe or device, not an image")
+            if found.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + _MAX_HEADER_BYTES:
+                raise DataError(
+                    f"the image {name} has {found.st_size} bytes, more than {max_pixels:,} px can "
+                    "need; make it smaller, or raise --max-pixels"
+                )
+            data = source.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: the name contains a null character
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"cannot read the image {name}: {reason}") from error
+    if not data:
+        raise DataError(f"the image {name} is empty (0 bytes); fetch it again")
     # Pillow warns about odd metadata and sizes; sizes are checked here.
     with ignored_warnings():
         pixels, orientation = _decode(data, name, max_pixels)
@@ -84,16 +101,10 @@ def load_image(
 def load_from_folder(
     folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
 ) -> UInt8Array:
-    """Reads an image that an annotation file names, which is not trusted; see `load_image`.
+    """Reads an image that an annotation file names, which is not trusted, by `load_image`.
 
-    Args:
-        folder: Folder of the images.
-        names: Candidate paths below the folder, at least one; the first existing file is read.
-        size_hw: As for `load_image`.
-        max_pixels: As for `load_image`.
-
-    Raises:
-        DataError: As for `load_image`, or a path leads out of the folder.
+    The first existing file of the candidate paths is read; an error, too, if one leads out of the
+    folder.
     """
     for name in names:
         path = PurePosixPath(name)
@@ -138,34 +149,19 @@ def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _read(source: Path | bytes, name: str, max_pixels: int) -> bytes:
-    if isinstance(source, bytes):
-        data = source
-    else:
-        try:
-            found = source.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise DataError(f"{name} is a folder, pipe or device, not an image")
-            if found.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + _MAX_HEADER_BYTES:
-                raise DataError(
-                    f"the image {name} has {found.st_size} bytes, more than {max_pixels:,} px can "
-                    "need; make it smaller, or raise --max-pixels"
-                )
-            data = source.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: the name contains a null character
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"cannot read the image {name}: {reason}") from error
-    if not data:
-        raise DataError(f"the image {name} is empty (0 bytes); fetch it again")
-    return data
-
-
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
     """Returns the stored pixels as RGB, and the EXIF orientation, 1 to 8."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _open(data, max_pixels) as picture:
+        with _PILLOW_LIMIT:  # Pillow's own limit is global; it is replaced while a header is read
+            before = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = max_pixels
+            try:
+                opened = Image.open(BytesIO(data), formats=_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+        with opened as picture:
             check_pixels(name, (picture.height, picture.width), max_pixels)
             picture.load()
             pixels = _to_rgb(picture, name)
@@ -185,19 +181,6 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
         raise DataError(f"the image {name} is corrupt or cut off: {reason}") from error
     is_valid = isinstance(orientation, int) and 1 <= orientation <= 8
     return pixels, orientation if is_valid else 1
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header; Pillow's own limit, which is global, is replaced in the meantime."""
-    from PIL import Image
-
-    with _PILLOW_LIMIT:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            return Image.open(BytesIO(data), formats=_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def _to_rgb(picture: Image.Image, name: str) -> UInt8Array:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from baselines.interface import BoolArray, Float32Array, Int64Array
+from baselines.pixels import mask_box
 from benchmarks.datasets.limits import MAX_OUTLINE_PX
 from mobilesam.errors import DataError
 
@@ -65,8 +65,9 @@ def segmentation_to_rle(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     """Converts any of COCO's notations of a mask to a compressed RLE of the size of the image.
 
     Args:
-        segmentation: A list of polygons `[x0, y0, x1, y1, ...]`, or a mapping with `size` and
-            `counts`, the counts being numbers or compressed text. An empty list is an empty mask.
+        segmentation: A list of polygons `[x0, y0, x1, y1, ...]`, whose union is rasterised as
+            pycocotools does, or a mapping with `size` and `counts`, the counts being numbers or
+            compressed text. An empty list is an empty mask.
         size_hw: Height and width of the image, in pixels.
 
     Raises:
@@ -78,31 +79,14 @@ def segmentation_to_rle(segmentation: object, size_hw: tuple[int, int]) -> Rle:
         counts = _checked_counts(segmentation, size_hw)
         raw = {"size": list(size_hw), "counts": counts.tolist()}
         return _as_text(coco_mask.frPyObjects(raw, *size_hw))
-    if isinstance(segmentation, list):
-        return polygons_to_rle(segmentation, size_hw)
-    raise DataError(
-        f"segmentation is a {type(segmentation).__name__}; wanted polygons (a list) or an RLE"
-    )
-
-
-def polygons_to_rle(polygons: Sequence[object], size_hw: tuple[int, int]) -> Rle:
-    """Rasterises the union of polygons as pycocotools does.
-
-    Args:
-        polygons: Each a flat list `[x0, y0, x1, y1, ...]` of at least three points, in pixels.
-        size_hw: Height and width of the image, in pixels.
-
-    Raises:
-        DataError: A polygon has too few points, an odd number of coordinates, coordinates that are
-            not finite or farther from the image than its own size, or too long an outline.
-    """
-    from pycocotools import mask as coco_mask
-
-    for index, polygon in enumerate(polygons):
+    if not isinstance(segmentation, list):
+        kind = type(segmentation).__name__
+        raise DataError(f"segmentation is a {kind}; wanted polygons (a list) or an RLE")
+    for index, polygon in enumerate(segmentation):
         _check_polygon(index, polygon, size_hw)
-    if not polygons:
+    if not segmentation:
         return encode_mask(np.zeros(size_hw, dtype=np.bool_))
-    return _as_text(coco_mask.merge(coco_mask.frPyObjects(list(polygons), *size_hw)))
+    return _as_text(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size_hw)))
 
 
 def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> None:
@@ -143,17 +127,18 @@ def _checked_counts(rle: Mapping[Any, Any], size_hw: tuple[int, int]) -> Int64Ar
     if isinstance(counts, (str, bytes)):
         # JSON may contain halves of surrogate pairs, which plain UTF-8 cannot encode.
         text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
-        runs = _decode_counts(text)
+        counts = _decode_counts(text)
+        lowest, highest = counts.min(), counts.max()
     elif isinstance(counts, list):
-        if not all(_is_whole(run) for run in counts):
+        if not all(map(_is_whole, counts)):
             raise DataError("the RLE's counts are not all whole numbers")
-        # Checked before the conversion, since a JSON number may exceed 64 bits.
-        _check_runs(min(counts, default=0), max(counts, default=0), total)
-        runs = np.array(counts, dtype=np.int64)
+        lowest, highest = min(counts, default=0), max(counts, default=0)
     else:
         raise DataError(f"the RLE's counts are a {type(counts).__name__}; wanted text or a list")
-    if len(runs):
-        _check_runs(int(runs.min()), int(runs.max()), total)
+    # Checked before the conversion, since a JSON number may exceed 64 bits.
+    if lowest < 0 or highest > total:
+        raise DataError("the RLE has a run that is negative or longer than the image")
+    runs = np.asarray(counts, dtype=np.int64)
     if int(runs.sum()) != total:
         raise DataError(
             f"the RLE's runs add up to {int(runs.sum())} pixels, but the image has {total}"
@@ -165,11 +150,6 @@ def _is_whole(run: object) -> bool:
     if isinstance(run, float):
         return run.is_integer()
     return isinstance(run, int) and not isinstance(run, bool)
-
-
-def _check_runs(lowest: int, highest: int, total: int) -> None:
-    if lowest < 0 or highest > total:
-        raise DataError("the RLE has a run that is negative or longer than the image")
 
 
 def _decode_counts(text: bytes) -> Int64Array:
@@ -215,16 +195,6 @@ def iou(a: BoolArray, b: BoolArray) -> float:
     return intersection / union if union else 1.0
 
 
-def tight_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
-    """Returns the tight box of an (H, W) bool mask, half-open xyxy; None for an empty mask."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(rows) == 0:
-        return None
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    return int(columns[0]), top, int(columns[-1]) + 1, bottom
-
-
 def deepest_pixel(
     mask: BoolArray, without: Float32Array | None = None
 ) -> tuple[int, int, int] | None:
@@ -241,13 +211,25 @@ def deepest_pixel(
         x and y of the pixel, and its squared distance in square pixels, a whole number; None if
         the mask has no pixel that may be returned.
     """
-    box = tight_box(mask)
+    box = mask_box(mask)
     if box is None:
         return None
     left, top, right, bottom = box
     # Cropping is exact: for any pixel outside the tight box, one in the ring around the box,
     # straight up, down or across, is at least as near.
-    squares = _squared_distances(np.pad(mask[top:bottom, left:right], 1))
+    padded = np.pad(mask[top:bottom, left:right], 1)
+    # OpenCV is about three times as fast as scipy, but computes in float32: roots of equal squares
+    # differ in the last digit, which would decide ties. Rounding the squares corrects this as long
+    # as they are small.
+    if max(padded.shape) <= _MAX_FLOAT32_SIDE_PX:
+        import cv2
+
+        distances = cv2.distanceTransform(padded.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    else:
+        from scipy import ndimage
+
+        distances = ndimage.distance_transform_edt(padded)
+    squares = np.rint(np.square(distances, out=distances))
     if without is not None:
         columns, rows = (np.rint(without).astype(np.int64) - (left - 1, top - 1)).T
         inside = (columns > 0) & (columns <= right - left) & (rows > 0) & (rows <= bottom - top)
@@ -265,22 +247,3 @@ def center_point(mask: BoolArray) -> tuple[int, int]:
     if found is None:
         raise DataError("an empty mask has no centre; leave such annotations out")
     return found[:2]
-
-
-def _squared_distances(padded: BoolArray) -> npt.NDArray[np.floating[Any]]:
-    """Squared distance of each pixel to the nearest False one: whole numbers, exact.
-
-    OpenCV is about three times as fast as scipy, but computes in float32: roots of equal squares
-    differ in the last digit, which would decide ties. Rounding the squares corrects this as long
-    as they are small.
-    """
-    if max(padded.shape) <= _MAX_FLOAT32_SIDE_PX:
-        import cv2
-
-        distances = cv2.distanceTransform(padded.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    else:
-        from scipy import ndimage
-
-        distances = ndimage.distance_transform_edt(padded)
-    squares: npt.NDArray[np.floating[Any]] = np.rint(np.square(distances, out=distances))
-    return squares

@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from baselines.interface import Float32Array
 from benchmarks.datasets.dataset import Instance
@@ -51,8 +44,6 @@ LengthPx = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=2**31)]
 # Beyond 1e9 px a float32 could overflow, and no image is that large.
 CoordinatePx = Annotated[float, Field(gt=-1e9, lt=1e9)]
 XywhBox = Annotated[list[CoordinatePx], Field(min_length=4, max_length=4)]
-# Control characters would break messages and records.
-FileName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Row(BaseModel):
@@ -121,10 +112,7 @@ class AnnotationLog:
     ) -> list[AnnotationT]:
         """Validates annotations; malformed ones and those with a used id are left out.
 
-        Args:
-            kind: Expected model.
-            values: Annotations of the file.
-            problem_of: Returns a further problem of an annotation, such as `has no image`.
+        `problem_of` returns a further problem of an annotation, such as `has no image`.
         """
         rows: dict[int, AnnotationT] = {}
         for index, value in enumerate(values):
@@ -136,12 +124,10 @@ class AnnotationLog:
             except DataError as error:
                 self.malformed(str(error))
                 continue
-            problem = problem_of(row)
             if row_id in rows:
-                self.malformed(
-                    f"{number}: annotation id {row_id} is given twice; ids must be unique"
-                )
-            elif problem is not None:
+                given_twice = f"annotation id {row_id} is given twice; ids must be unique"
+                self.malformed(f"{number}: {given_twice}")
+            elif (problem := problem_of(row)) is not None:
                 self.malformed(f"{where} {problem}")
             else:
                 rows[row_id] = row
@@ -156,22 +142,20 @@ class AnnotationLog:
         points: Float32Array | None = None,
         inclusive_maxima: bool = False,
     ) -> Instance | None:
-        """Converts an annotation.
+        """Converts an annotation; None, counted as `malformed` or `empty`, if it cannot be used.
 
-        Args:
-            row: The annotation.
-            size_hw: Height and width of its image, in pixels.
-            category: Name of its category.
-            points: Points stored with it.
-            inclusive_maxima: The box includes its maxima, as in SA-1B: add 1 to width and height.
-
-        Returns:
-            None, counted as `malformed` or `empty`, if the annotation cannot be used.
+        With `inclusive_maxima` the box includes its maxima, as in SA-1B: 1 is added to its width
+        and height.
         """
+        polygons = row.segmentation if isinstance(row.segmentation, list) else []
         try:
             rle = segmentation_to_rle(row.segmentation, size_hw)
             area_px = rle_area_px(rle)
-            is_normalised = _is_normalised(row.segmentation, size_hw)
+            is_normalised = (
+                len(polygons) > 0
+                and min(size_hw) > 1
+                and all(0 <= value <= 1 for polygon in polygons for value in polygon)
+            )
             if area_px == 0 or is_normalised:
                 self.left_out["empty"] += 1
                 self._counts["normalised"] += is_normalised
@@ -209,7 +193,7 @@ class AnnotationLog:
         return ", ".join(f"{n} of {total} {what}" for what, n in parts.items() if n > 0)
 
     @property
-    def hints(self) -> tuple[str, ...]:
+    def hints(self) -> list[str]:
         """Hints about likely mistakes in the annotations, one line each."""
         found = []
         n_normalised, n_boxes = self._counts["normalised"], self._counts["boxes"]
@@ -220,14 +204,7 @@ class AnnotationLog:
                 f"{self._counts['boxes beyond']} of {n_boxes} boxes end beyond their image: COCO's "
                 "bbox is [x, y, width, height]; are these [x0, y0, x1, y1]?"
             )
-        return tuple(found)
-
-
-def _is_normalised(segmentation: object, size_hw: tuple[int, int]) -> bool:
-    """Whether all polygon corners lie between 0 and 1 although the image is larger."""
-    if not isinstance(segmentation, list) or not segmentation or min(size_hw) == 1:
-        return False
-    return all(0 <= value <= 1 for polygon in segmentation for value in polygon)
+        return found
 
 
 def _box_of(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 from benchmarks.datasets.coco import CocoDataset, coco_fingerprint
@@ -52,33 +51,27 @@ def is_packaged(fingerprint: str) -> bool:
 
 def source_of(image_id: int) -> str:
     """Returns the address of a photo's page at Flickr, which names its author."""
-    return _attribution_of(image_id)[0]
+    return _page_and_number(image_id)[0]
 
 
 def attribution(image_ids: Iterable[int]) -> str:
     """Returns the credit line of photos, as required by their licence, with Flickr numbers."""
-    numbers = ", ".join(_attribution_of(image_id)[1] for image_id in image_ids)
+    numbers = ", ".join(_page_and_number(image_id)[1] for image_id in image_ids)
     return (
         f"Photos: COCO val2017 (Flickr {numbers}), {LICENCE}; authors: "
         "benchmarks/datasets/photos/ATTRIBUTION.md"
     )
 
 
-def _attribution_of(image_id: int) -> tuple[str, str]:
-    """Address and number of a photo's page at Flickr."""
-    found = _attributions(_packaged("ATTRIBUTION.md")).get(image_id)
-    if found is None:
-        raise DataError(
-            f"ATTRIBUTION.md of the packaged photos does not list photo {image_id}; install "
-            "mobilesam-bench again"
-        )
-    return found
-
-
-@cache
-def _attributions(path: Path) -> dict[int, tuple[str, str]]:
-    text = read_file(path).decode(errors="replace")
-    return {int(name): (page, number) for name, page, number in _ATTRIBUTION_ROW.findall(text)}
+def _page_and_number(image_id: int) -> tuple[str, str]:
+    text = read_file(_packaged("ATTRIBUTION.md")).decode(errors="replace")
+    for name, page, number in _ATTRIBUTION_ROW.findall(text):
+        if int(name) == image_id:
+            return page, number
+    raise DataError(
+        f"ATTRIBUTION.md of the packaged photos does not list photo {image_id}; install "
+        "mobilesam-bench again"
+    )
 
 
 def _packaged(name: str) -> Path:

@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from baselines.interface import BoolArray, Int64Array
+from baselines.interface import Int64Array
+from benchmarks.datasets import parsing
 from benchmarks.datasets.dataset import (
     Dataset,
     Instance,
@@ -34,18 +35,6 @@ from benchmarks.datasets.dataset import (
 )
 from benchmarks.datasets.images import check_pixels, load_image
 from benchmarks.datasets.limits import MAX_PIXELS
-from benchmarks.datasets.parsing import (
-    AnnotationLog,
-    AnnotationRow,
-    CoordinatePx,
-    Id,
-    LengthPx,
-    Row,
-    check_limit,
-    fingerprint,
-    parse_json,
-    read_row,
-)
 from mobilesam.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -56,22 +45,21 @@ _PAIR_NAME = re.compile(r"sa_([0-9]{1,18})\.(jpg|json)")
 _BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
-class _Image(Row):
-    image_id: Id
-    height: LengthPx
-    width: LengthPx
+class _Image(parsing.Row):
+    image_id: parsing.Id
+    height: parsing.LengthPx
+    width: parsing.LengthPx
 
 
-class _Document(Row):
+class _Document(parsing.Row):
     image: _Image
     annotations: list[Any]
 
 
-_Point = Annotated[list[CoordinatePx], Field(min_length=2, max_length=2)]
-
-
-class _Annotation(AnnotationRow):
-    point_coords: list[_Point] | None = None
+class _Annotation(parsing.AnnotationRow):
+    point_coords: (
+        list[Annotated[list[parsing.CoordinatePx], Field(min_length=2, max_length=2)]] | None
+    ) = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,54 +104,44 @@ class _Pair:
     def name(self) -> str:
         return f"sa_{self.image_id}.jpg"
 
-    @property
-    def size_bytes(self) -> int:
-        return self.image.size_bytes + self.annotations.size_bytes
 
-
-_Item = _Pair | UnreadableImage
-
-
-@dataclass(frozen=True, slots=True)
 class _Source:
-    """A tar, or a folder of pairs.
+    """A tar, or a folder of pairs; its list of files is not kept.
 
     Attributes:
-        path: Tar or folder.
         size_bytes: Size of the tar, or of all pairs of the folder.
         state: Size and modification time of the tar, or a hash of those of all files.
     """
 
-    path: Path
-    size_bytes: int
-    state: str
-
-    @classmethod
-    def inspect(cls, path: Path) -> _Source:
-        """Determines size and state without keeping a list of files."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
         if not path.is_dir():
             try:
                 status = path.stat()
             except OSError:  # reported when the tar is read
                 status = path.lstat()
-            return cls(path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
-        digest, n_bytes = 0, 0
+            self.size_bytes, self.state = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+            return
+        digest = self.size_bytes = 0
         for name, status in _scan(path):
             # The files of a folder come in no fixed order, so their hashes are added up.
             digest += int(_sha256(f"{name} {status.st_size} {status.st_mtime_ns}"), 16)
-            n_bytes += status.st_size
-        return cls(path, n_bytes, f"{digest % 2**256:064x}")
+            self.size_bytes += status.st_size
+        self.state = f"{digest % 2**256:064x}"
 
-    def items(self, earlier_ids: list[Int64Array]) -> Iterator[_Item]:
+    def items(self, earlier_ids: list[Int64Array]) -> Iterator[_Pair | UnreadableImage]:
         """Locates all pairs by ascending image id, then lists what is unreadable besides.
 
-        Args:
-            earlier_ids: Sorted ids of each earlier source; those of this one are appended.
+        `earlier_ids` holds the sorted ids of each earlier source; those of this one are appended.
         """
         ids = {"jpg": array("q"), "json": array("q")}
         blobs: dict[str, _Blob] = {}  # of a tar; the files of a folder are located when due
         unreadable: list[UnreadableImage] = []
-        for found in self._files():
+        is_folder = self.path.is_dir()
+        files: Iterator[tuple[str, _Blob | None] | UnreadableImage] = (
+            ((name, None) for name, _ in _scan(self.path)) if is_folder else _members(self.path)
+        )
+        for found in files:
             if isinstance(found, UnreadableImage):
                 unreadable.append(found)
                 continue
@@ -184,11 +162,14 @@ class _Source:
                     blobs[name] = blob
         images, annotations = np.array(ids["jpg"]), np.array(ids["json"])
         all_ids = np.union1d(images, annotations)
-        is_repeated = _are_in_any(all_ids, earlier_ids)
+        is_repeated = np.zeros(len(all_ids), np.bool_)
+        for earlier in earlier_ids:
+            both = len(all_ids) > 0 and len(earlier) > 0
+            if both and earlier[0] <= all_ids[-1] and all_ids[0] <= earlier[-1]:
+                is_repeated |= np.isin(all_ids, earlier)
         earlier_ids.append(all_ids)
         has_image, has_annotations = np.isin(all_ids, images), np.isin(all_ids, annotations)
-        for index, value in enumerate(all_ids):
-            image_id = int(value)
+        for index, image_id in enumerate(all_ids.tolist()):
             image, text = f"sa_{image_id}.jpg", f"sa_{image_id}.json"
             if is_repeated[index]:
                 reason = f"{image} is in an earlier folder or tar already"
@@ -205,25 +186,17 @@ class _Source:
                 continue
             yield UnreadableImage(image_id, image, reason)
         # A folder is listed in no fixed order, a tar in the order of its members.
-        yield from sorted(unreadable, key=attrgetter("name")) if self.path.is_dir() else unreadable
+        yield from sorted(unreadable, key=attrgetter("name")) if is_folder else unreadable
 
-    def _files(self) -> Iterator[tuple[str, _Blob | None] | UnreadableImage]:
-        if not self.path.is_dir():
-            return _tar_members(self.path)
-        names = (name for name, _ in _scan(self.path))
-        return ((name, None) for name in names)
-
-    def fingerprint(self, items: Sequence[_Item]) -> str:
+    def fingerprint(self, items: Sequence[_Pair | UnreadableImage]) -> str:
         """SHA-256 (hex) of the state of some of its images."""
         lines = [self.path.name] if self.path.is_dir() else [self.path.name, self.state]
         for item in items:
             if isinstance(item, UnreadableImage):
                 lines.append(f"{item.image_id} {item.reason}")
             else:
-                blobs = (
-                    f"{each.size_bytes} {each.mtime_ns}" for each in (item.image, item.annotations)
-                )
-                lines.append(" ".join((str(item.image_id), *blobs)))
+                states = (f"{e.size_bytes} {e.mtime_ns}" for e in (item.image, item.annotations))
+                lines.append(" ".join((str(item.image_id), *states)))
         return _sha256(*lines)
 
 
@@ -261,7 +234,7 @@ class Sa1bDataset(Dataset):
         *,
         streaming: bool = False,
     ) -> None:
-        check_limit(limit)
+        parsing.check_limit(limit)
         roots = [root] if isinstance(root, Path) else list(root)
         if not roots:
             raise DataError("no SA-1B folder or tar was given")
@@ -270,7 +243,7 @@ class Sa1bDataset(Dataset):
         self._limit = limit
         self._max_pixels = max_pixels
         self._streaming = streaming
-        self._sources = [_Source.inspect(path) for each in roots for path in _find_sources(each)]
+        self._sources = [_Source(path) for each in roots for path in _find_sources(each)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -281,7 +254,15 @@ class Sa1bDataset(Dataset):
         if self._streaming:
             states = (f"{source.path.name} {source.state}" for source in self._sources)
             return _sha256(f"sa1b limit={self._limit}", *states)
-        return fingerprint("sa1b", self._limit, self._annotation_bytes())
+
+        def annotations(pair: _Pair) -> bytes:
+            try:
+                return pair.annotations.read()
+            except DataError:
+                return b""
+
+        pairs = (item for _, item in self._items() if isinstance(item, _Pair))
+        return parsing.fingerprint("sa1b", self._limit, map(annotations, pairs))
 
     @property
     def images_state(self) -> str:
@@ -297,14 +278,14 @@ class Sa1bDataset(Dataset):
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields each tar and folder in shards; defects of a tar itself are in its last shard."""
         total_bytes = sum(source.size_bytes for source in self._sources) or 1
-        groups = groupby(self._items(), key=itemgetter(0))
-        for number, group in groups:
+        for number, group in groupby(self._items(), key=itemgetter(0)):
             source = self._sources[number]
             for part in count():
                 items = [item for _, item in islice(group, images_per_shard)]
                 if not items:
                     break
-                n_bytes = sum(item.size_bytes for item in items if isinstance(item, _Pair))
+                pairs = (item for item in items if isinstance(item, _Pair))
+                n_bytes = sum(pair.image.size_bytes + pair.annotations.size_bytes for pair in pairs)
                 yield Shard(
                     name=f"{number:05d}-{part:05d}",
                     dataset=self.name,
@@ -315,7 +296,7 @@ class Sa1bDataset(Dataset):
                     images_state=_sha256(os.path.realpath(source.path)),
                 )
 
-    def _items(self) -> Iterator[tuple[int, _Item]]:
+    def _items(self) -> Iterator[tuple[int, _Pair | UnreadableImage]]:
         """Locates the images, with the number of their source, up to the limit."""
         earlier_ids: list[Int64Array] = []
         n_pairs = 0
@@ -326,25 +307,18 @@ class Sa1bDataset(Dataset):
                 if n_pairs == self._limit:
                     return
 
-    def _annotation_bytes(self) -> Iterator[bytes]:
-        for _, item in self._items():
-            if isinstance(item, _Pair):
-                try:
-                    yield item.annotations.read()
-                except DataError:
-                    yield b""
 
-
-def _load(item: _Item, max_pixels: int) -> LoadedImage:
+def _load(item: _Pair | UnreadableImage, max_pixels: int) -> LoadedImage:
     """Reads one image with its annotations."""
     if isinstance(item, UnreadableImage):
         return LoadedImage(item)
     file = f"sa_{item.image_id}.json"
-    log = AnnotationLog(file)
+    log = parsing.AnnotationLog(file)
     sample: Sample | UnreadableImage
     instances: list[Instance] = []
     try:
-        document = read_row(_Document, parse_json(item.annotations.read(), file), file)
+        content = parsing.parse_json(item.annotations.read(), file)
+        document = parsing.read_row(_Document, content, file)
         if document.image.image_id != item.image_id:
             raise DataError(
                 f"{file} has image_id {document.image.image_id}; rename it or fetch it again"
@@ -405,16 +379,7 @@ def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
-def _are_in_any(ids: Int64Array, earlier_ids: Sequence[Int64Array]) -> BoolArray:
-    """Whether each of some sorted ids is among any of several sorted arrays."""
-    found = np.zeros(len(ids), np.bool_)
-    for earlier in earlier_ids:
-        if len(ids) and len(earlier) and earlier[0] <= ids[-1] and ids[0] <= earlier[-1]:
-            found |= np.isin(ids, earlier)
-    return found
-
-
-def _tar_members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
+def _members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
     """Reads the headers of a tar, seeking past the data.
 
     Yields:
@@ -428,12 +393,26 @@ def _tar_members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
             raise tarfile.ReadError("it is a folder, pipe or device")
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             try:
-                for member in _forward_members(tar):
-                    found = _check_member(path, member)
-                    if isinstance(found, UnreadableImage):
-                        yield found
-                    elif found is not None and found.offset_bytes + found.size_bytes <= file_bytes:
-                        yield PurePosixPath(member.name).name, found
+                end = -1
+                for member in tar:
+                    # A negative size would make tarfile repeat members without end.
+                    if member.size < 0 or member.offset_data <= end:
+                        raise tarfile.ReadError(f"the member {member.name!r} leads backwards")
+                    end = member.offset_data
+                    name = PurePosixPath(member.name)
+                    problem = None
+                    if name.is_absolute() or ".." in name.parts:
+                        problem = "points outside"
+                    elif member.isreg() and not member.issparse():
+                        if member.offset_data + member.size <= file_bytes:
+                            yield name.name, _Blob(path, member.offset_data, member.size)
+                    elif not member.isdir():
+                        problem = "is a link or no plain file"
+                    if problem is not None:
+                        shown = member.name if member.name.isprintable() else repr(member.name)
+                        reason = f"{path.name}: the member {member.name!r} {problem}; skipped"
+                        yield UnreadableImage(-1, shown, reason)
+                    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps 1 kB of each
             except _BROKEN_TAR:
                 pass  # `is_complete` stays False, since the end of the archive was not reached
             else:
@@ -446,33 +425,6 @@ def _tar_members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
     if not is_complete:
         reason = f"{path.name} is cut off or damaged after {file_bytes} bytes; fetch it again"
         yield UnreadableImage(-1, path.name, reason)
-
-
-def _forward_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yields members; a negative size would make tarfile repeat them without end."""
-    end = -1
-    for member in tar:
-        if member.size < 0 or member.offset_data <= end:
-            raise tarfile.ReadError(f"the member {member.name!r} leads backwards")
-        end = member.offset_data
-        yield member
-        tar.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps 1 kB per member
-
-
-def _check_member(path: Path, member: tarfile.TarInfo) -> _Blob | UnreadableImage | None:
-    """Returns the place of a plain file; None for a folder."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        problem = "points outside"
-    elif member.isreg() and not member.issparse():
-        return _Blob(path, member.offset_data, member.size)
-    elif member.isdir():
-        return None
-    else:
-        problem = "is a link or no plain file"
-    printable = member.name if member.name.isprintable() else repr(member.name)
-    reason = f"{path.name}: the member {member.name!r} {problem}; skipped"
-    return UnreadableImage(-1, printable, reason)
 
 
 def _sha256(*lines: str) -> str:

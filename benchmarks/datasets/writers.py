@@ -59,15 +59,10 @@ def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png"
     """Writes `images/`, and `instances.json` when all images are written.
 
     Masks are compressed RLEs, boxes the tight boxes of the masks by pycocotools' `toBbox`, areas
-    their pixel counts. Image and annotation ids are kept.
-
-    Args:
-        dataset: The dataset to write.
-        folder: Created if missing; must not contain an `instances.json`.
-        image_format: `png` is lossless; `jpg` is smaller.
+    their pixel counts. Image and annotation ids are kept. `png` is lossless, `jpg` smaller.
 
     Raises:
-        DataError: The folder contains a dataset already or cannot be written.
+        DataError: The folder contains an `instances.json` already or cannot be written.
     """
     target = folder / COCO_ANNOTATIONS
     if target.exists():
@@ -80,7 +75,18 @@ def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png"
         write_atomic(folder / COCO_IMAGES / name, _encode_image(sample.image, image_format))
         height, width = sample.image.shape[:2]
         images.append({"id": sample.image_id, "file_name": name, "height": height, "width": width})
-        rows += [_coco_row(sample.image_id, instance) for instance in sample.instances]
+        for instance in sample.instances:
+            x0, y0, x1, y1 = rle_box(instance.rle).tolist()
+            row = {
+                "id": instance.annotation_id,
+                "image_id": sample.image_id,
+                "category": instance.category or NO_CATEGORY,
+                "iscrowd": 0,
+                "area": rle_area_px(instance.rle),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "segmentation": dict(instance.rle),
+            }
+            rows.append(row)
     names = sorted({row["category"] for row in rows})
     for row in rows:
         row["category_id"] = names.index(row.pop("category")) + 1
@@ -94,19 +100,6 @@ def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png"
     return written
 
 
-def _coco_row(image_id: int, instance: Instance) -> dict[str, Any]:
-    x0, y0, x1, y1 = rle_box(instance.rle).tolist()
-    return {
-        "id": instance.annotation_id,
-        "image_id": image_id,
-        "category": instance.category or NO_CATEGORY,
-        "iscrowd": 0,
-        "area": rle_area_px(instance.rle),
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "segmentation": dict(instance.rle),
-    }
-
-
 def write_sa1b(
     dataset: Dataset, folder: Path, tar: bool = False, images_per_tar: int = 1000
 ) -> WrittenDataset:
@@ -115,13 +108,8 @@ def write_sa1b(
     Follows SA-1B's conventions: `bbox` with inclusive maxima, one pixel smaller than the tight box
     by half-open edges, and `point_coords` inside the mask (the first stored point that lies inside,
     else the centre of the mask). Unlike in SA-1B, no model scored these masks: `predicted_iou` and
-    `stability_score` are 1. JPEG images are lossy; masks are lossless.
-
-    Args:
-        dataset: The dataset to write.
-        folder: Created if missing. A file or tar of the same name is replaced.
-        tar: Write `sa_000000.tar` and so on, each renamed to its name when it is complete.
-        images_per_tar: Largest number of images in one tar.
+    `stability_score` are 1. JPEG images are lossy; masks are lossless. A file or tar of the same
+    name is replaced; tars are `sa_000000.tar` and so on, each renamed when it is complete.
 
     Raises:
         DataError: The folder cannot be written.
@@ -149,12 +137,11 @@ def _write_tar(path: Path, samples: Iterator[Sample]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(temporary, mode="w") as tar:
-            for sample in samples:
-                for name, data in _sa1b_files(sample):
-                    # Without date or owner, so that the same data gives the same tar.
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+            for name, data in chain.from_iterable(map(_sa1b_files, samples)):
+                # Without date or owner, so that the same data gives the same tar.
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
         temporary.replace(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another folder") from error
@@ -171,29 +158,23 @@ def _sa1b_files(sample: Sample) -> Iterator[tuple[str, bytes]]:
 def sa1b_document(sample: Sample) -> dict[str, Any]:
     """Returns the content of the JSON of an image."""
     height, width = sample.image.shape[:2]
-    return {
-        "image": {
-            "image_id": sample.image_id,
-            "width": width,
-            "height": height,
-            "file_name": f"sa_{sample.image_id}.jpg",
-        },
-        "annotations": [_sa1b_row(item, width, height) for item in sample.instances],
-    }
-
-
-def _sa1b_row(instance: Instance, width: int, height: int) -> dict[str, Any]:
-    x0, y0, x1, y1 = rle_box(instance.rle).tolist()
-    return {
-        "id": instance.annotation_id,
-        "bbox": [x0, y0, x1 - x0 - 1, y1 - y0 - 1],
-        "area": rle_area_px(instance.rle),
-        "segmentation": dict(instance.rle),
-        "predicted_iou": 1.0,
-        "stability_score": 1.0,
-        "point_coords": [_inner_point(instance)],
-        "crop_box": [0.0, 0.0, float(width), float(height)],
-    }
+    annotations = []
+    for instance in sample.instances:
+        x0, y0, x1, y1 = rle_box(instance.rle).tolist()
+        annotation = {
+            "id": instance.annotation_id,
+            "bbox": [x0, y0, x1 - x0 - 1, y1 - y0 - 1],
+            "area": rle_area_px(instance.rle),
+            "segmentation": dict(instance.rle),
+            "predicted_iou": 1.0,
+            "stability_score": 1.0,
+            "point_coords": [_inner_point(instance)],
+            "crop_box": [0.0, 0.0, float(width), float(height)],
+        }
+        annotations.append(annotation)
+    file_name = f"sa_{sample.image_id}.jpg"
+    image = {"image_id": sample.image_id, "width": width, "height": height, "file_name": file_name}
+    return {"image": image, "annotations": annotations}
 
 
 def _inner_point(instance: Instance) -> list[float]:

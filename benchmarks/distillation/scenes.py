@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.child_processes import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
-from benchmarks.datasets.scene import RECIPE
-from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.datasets.synthetic import RECIPE, SyntheticDataset
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import write_atomic
 from mobilesam.distillation.batches import TrainingSample

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from baselines.interface import BoolArray
-from benchmarks.datasets.masks import tight_box
+from baselines.pixels import mask_box
 from mobilesam.errors import DataError
 
 BOUNDARY_RATIO = 0.02
@@ -58,7 +58,7 @@ class Boundary:
             raise DataError(f"a boundary needs a bool mask; got {mask.dtype} {mask.shape}")
         size_hw = (int(mask.shape[0]), int(mask.shape[1]))
         width_px = boundary_width_px(size_hw, ratio)
-        box = tight_box(mask)
+        box = mask_box(mask)
         if box is None:
             return cls(size_hw, width_px, 0, 0, np.zeros((0, 0), np.bool_), 0)
         left, top, right, bottom = box

@@ -29,17 +29,17 @@ from benchmarks.config.run_config import (
     MaskChoice,
     RunConfig,
 )
-from benchmarks.datasets.dataset import LoadedImage, Sample, Shard, ShardDataset, UnreadableImage
+from benchmarks.datasets.coco import read_sample
+from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
 from benchmarks.datasets.detections import (
     DetectedBox,
     Detections,
     GroundTruth,
-    GroundTruthImage,
     best_boxes,
     read_detections,
     read_ground_truth,
 )
-from benchmarks.datasets.images import files_state, load_from_folder
+from benchmarks.datasets.images import files_state
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.parsing import read_file
 from benchmarks.evaluation.coco_eval import FoundMask, average_precision
@@ -275,13 +275,11 @@ class _DetectorEvaluation:
 
     def _check_annotated(self, sample: Sample) -> None:
         """Raises a DataError if an image of the dataset is not in the annotations."""
-        if sample.instances:
-            image = self.truth.images.get(sample.image_id)
-            if image is None or not image.in_dataset:
-                raise DataError(
-                    f"{self.source.annotations.name} has no instance on image {sample.image_id}, "
-                    "which the dataset has; give the annotations that it was made from"
-                )
+        if sample.instances and sample.image_id not in self.truth.in_dataset:
+            raise DataError(
+                f"{self.source.annotations.name} has no instance on image {sample.image_id}, "
+                "which the dataset has; give the annotations that it was made from"
+            )
 
 
 def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) -> Shard:
@@ -293,7 +291,7 @@ def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) ->
     others = {
         image_id: image
         for image_id, image in truth.images.items()
-        if not image.in_dataset and image_id in detections.by_image
+        if image_id not in truth.in_dataset and image_id in detections.by_image
     }
     state = files_state((source.images, name) for image in others.values() for name in image.names)
     max_pixels = source.dataset.max_pixels
@@ -301,23 +299,11 @@ def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) ->
         whole,
         readers=(
             *whole.readers,
-            *(
-                partial(_read, source.images, image_id, image, max_pixels)
-                for image_id, image in others.items()
-            ),
+            *(partial(read_sample, source.images, each, max_pixels) for each in others.values()),
         ),
         images=(*whole.images, *((key, image.names[0]) for key, image in others.items())),
         images_state=f"{whole.images_state} {state}",
     )
-
-
-def _read(folder: Path, image_id: int, image: GroundTruthImage, max_pixels: int) -> LoadedImage:
-    name = image.names[0]
-    try:
-        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
-    except DataError as error:
-        return LoadedImage(UnreadableImage(image_id, name, str(error)))
-    return LoadedImage(Sample(image_id, name, pixels, ()))
 
 
 def _unreadable(image: UnreadableImage, n_boxes: int) -> Failure:

@@ -93,7 +93,7 @@ def photo_image(name: str) -> FigureImage:
         UsageError: The name is unknown.
         DataError: The installed scikit-image lacks the photo.
     """
-    from benchmarks.datasets.scene import load_photos
+    from benchmarks.datasets.synthetic import load_photos
 
     if name not in PHOTOS:
         near = difflib.get_close_matches(name, PHOTOS, n=1)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import BoolArray, UInt8Array
+from baselines.pixels import mask_box
 from benchmarks.datasets import photos
 from benchmarks.datasets.images import load_image
-from benchmarks.datasets.masks import decode_mask, iou, tight_box
+from benchmarks.datasets.masks import decode_mask, iou
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER, Prediction
 from benchmarks.evaluation.rescore import Stored, load_stored
@@ -507,7 +508,7 @@ def mask_path(mask: BoolArray, scale: float) -> str:
     """
     from skimage.measure import approximate_polygon, find_contours
 
-    box = tight_box(mask)
+    box = mask_box(mask)
     if box is None:
         return ""
     x0, y0, x1, y1 = box
@@ -525,7 +526,7 @@ def mask_path(mask: BoolArray, scale: float) -> str:
 
 def _crop(masks: Sequence[BoolArray], picture: Picture) -> tuple[float, float, float, float]:
     """Part of a picture around masks, with its aspect ratio; all of it if the masks are empty."""
-    boxes = [box for box in map(tight_box, masks) if box is not None]
+    boxes = [box for box in map(mask_box, masks) if box is not None]
     whole = (0.0, 0.0, float(picture.width_px), float(picture.height_px))
     if not boxes:
         return whole

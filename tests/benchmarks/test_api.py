@@ -25,8 +25,7 @@ from benchmarks import (
     load_record,
     time_model,
 )
-from benchmarks.datasets.arrays import ArrayDataset
-from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.dataset import ArrayDataset, Sample
 from mobilesam.errors import DataError, UsageError
 
 QUIET: dict[str, Any] = {"quiet": True, "threads": 1}

@@ -30,7 +30,7 @@ def test_miou_imports_few_files_until_its_record_is_written(tmp_path: Path) -> N
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     # Models and datasets are imported by name: `box` and `synthetic` here.
-    own = ("baselines/classical.py", "datasets/synthetic.py", "datasets/scene.py")
+    own = ("baselines/classical.py", "datasets/synthetic.py")
     files = [file for file in done.stdout.split() if not file.endswith(own)]
     assert (tmp_path / "out" / "record.json").is_file()
     assert any(file.endswith("benchmarks/run.py") for file in files)

@@ -107,7 +107,7 @@ def test_annotations_without_a_category_are_not_ground_truth(scenes: Any) -> Non
     assert dataset.n_instances == n
     assert (len(truth.masks), truth.n_uncategorised) == (n - 2, 2)
     assert 4711 in truth.categories
-    assert all(image.in_dataset for image in truth.images.values())
+    assert truth.in_dataset == set(truth.images)
     assert len(boxes_from_annotations(scenes.annotations)) == n - 2
     for row in document["annotations"]:
         row["category_id"] = "cat"

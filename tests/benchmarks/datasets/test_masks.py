@@ -18,7 +18,6 @@ from benchmarks.datasets.masks import (
     deepest_pixel,
     encode_mask,
     iou,
-    polygons_to_rle,
     rle_area_px,
     rle_box,
     segmentation_to_rle,
@@ -68,7 +67,7 @@ def test_long_runs_and_large_differences_decode():
 
 def test_polygons_are_rasterised_as_by_pycocotools():
     polygons = [[1.0, 1, 8, 1.5, 8, 9, 2, 8], [10, 10, 15, 10, 12.0, 14]]
-    rle = polygons_to_rle(polygons, (16, 20))
+    rle = segmentation_to_rle(polygons, (16, 20))
     expected = np.zeros((16, 20), bool)
     for part in coco_mask.frPyObjects(polygons, 16, 20):
         expected |= reference_decode(part)

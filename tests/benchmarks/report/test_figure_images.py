@@ -52,7 +52,7 @@ def test_the_error_for_an_unknown_photo_suggests_a_name() -> None:
 
 
 def test_a_photo_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.datasets.scene.load_photos", lambda *_: ())
+    monkeypatch.setattr("benchmarks.datasets.synthetic.load_photos", lambda *_: ())
     with pytest.raises(DataError, match=r"coffee\.png"):
         photo_image("coffee")
 
