@@ -528,7 +528,7 @@ def _draw_texture(
         if rng.random() < 0.5:
             cells = max(2, min(size_hw) // 6)
             weight = weight + 0.25 * _smooth_noise(rng, size_hw, cells)
-    return (first + weight[:, :, None] * (second - first)).astype(np.float32, copy=False)
+    return np.asarray(first + weight[:, :, None] * (second - first), np.float32)
 
 
 def _draw_pattern(rng: _Rng, size_hw: _Size) -> Float32Array:
@@ -538,8 +538,7 @@ def _draw_pattern(rng: _Rng, size_hw: _Size) -> Float32Array:
 
     def along_a_direction() -> Float32Array:
         angle = rng.uniform(0, 2 * math.pi)
-        plane: Float32Array = np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y
-        return plane
+        return np.asarray(np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y)
 
     def wavelength_px() -> float:
         longest = max(8.0, min(size_hw) / 3)
