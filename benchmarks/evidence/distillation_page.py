@@ -6,20 +6,17 @@ it is stale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.distillation.comparison_tables import compute_table, schemes_table
 from benchmarks.distillation.experiment import DistillationRecord, load_experiment
 from benchmarks.distillation.family_targets import family_targets_table
-from benchmarks.evidence.pages import ROOT, PageColumn, markdown_table, render, write_page
+from benchmarks.evidence.pages import ROOT, render, write_page
 from benchmarks.evidence.publish import readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.documents import read_document
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
-from benchmarks.tables.formatting import number, percent
-from mobilesam.errors import DataError
+from benchmarks.tables.formatting import percent
 from mobilesam.model.mini import N_COLOR_CHANNELS, mobile_sam_mini_shape
 
 PAGE = Path("docs/distillation.md")
@@ -49,25 +46,22 @@ def page(root: Path) -> str:
     is_compared = (root / COMPARE / RECORD_NAME).is_file()
     compared = load_experiment(root / COMPARE) if is_compared else None
     path = (Path("..") / FAMILY / RECORD_NAME).as_posix()
-    try:
-        return render(
-            "distillation.md",
-            image_size_px=shape.image_size_px,
-            n_learned=shape.neck_channels - N_COLOR_CHANNELS,
-            n_colors=N_COLOR_CHANNELS,
-            family=family,
-            family_targets=lambda record: family_targets_table(record).to_markdown(""),
-            family_record=None if family is None else readme_block(family, [path]),
-            others=None if others is None else _others(others),
-            teacher_note=another_teacher(family, compared) if family and compared else "",
-            compared=None if compared is None else compared.model_dump(mode="json"),
-            schemes=None if compared is None else schemes_table(compared).to_markdown("###"),
-            compute=None if compared is None else compute_table(compared).to_markdown("###"),
-            full_size=read_document(root / FULL_SIZE, "full-size distillation"),
-            full_size_table=full_size_table,
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{FULL_SIZE} is no full-size distillation: {error}") from error
+    return render(
+        "distillation.md",
+        f"{FULL_SIZE} is no full-size distillation",
+        image_size_px=shape.image_size_px,
+        n_learned=shape.neck_channels - N_COLOR_CHANNELS,
+        n_colors=N_COLOR_CHANNELS,
+        family_targets=None if family is None else family_targets_table(family).to_markdown(""),
+        family_record=None if family is None else readme_block(family, [path]),
+        others=None if others is None else _others(others),
+        teacher_note=another_teacher(family, compared) if family and compared else "",
+        compared=None if compared is None else compared.model_dump(mode="json"),
+        schemes=None if compared is None else schemes_table(compared).to_markdown("###"),
+        compute=None if compared is None else compute_table(compared).to_markdown("###"),
+        full_size=read_document(root / FULL_SIZE, "full-size distillation"),
+        percent=percent,
+    )
 
 
 def another_teacher(family: RunRecord, compared: DistillationRecord) -> str:
@@ -99,34 +93,6 @@ def _others(record: RunRecord) -> str:
         f"Other models on such scenes ({names}; [record](../{OTHERS.as_posix()}/{RECORD_NAME})): "
         f"{models}. These are trained on photographs, or not at all.\n"
     )
-
-
-def full_size_table(found: Mapping[str, Any]) -> str:
-    """The student before and after its training, by protocol and reference, as Markdown."""
-    before, after = found["students"]["untrained"], found["students"]["trained"]
-    columns = (
-        PageColumn("Protocol", lambda pair: pair[1]["protocol"], align="left"),
-        PageColumn("Reference", lambda pair: pair[1]["reference"], align="left"),
-        PageColumn("Untrained", lambda pair: _percent(pair[0]), "%"),
-        PageColumn("Trained", lambda pair: _percent(pair[1]), "%"),
-        PageColumn("Objects", lambda pair: str(pair[1]["n_instances"])),
-    )
-    loss = found["training"]["loss"]
-    parts = ", ".join(number(value) for value in loss["mean_of_parts"])
-    notes = (
-        f"{found['dataset']}, {after[0]['n_images']} images; [low, high]: 95 % bootstrap interval "
-        "over images.",
-        f"{loss['n_steps']} steps on {found['store']['n_embeddings']} stored embeddings; mean loss "
-        f"of each tenth of them: {parts}.",
-        found.get("note") or "",
-    )
-    return markdown_table(columns, zip(before, after, strict=True), notes)
-
-
-def _percent(row: Mapping[str, Any]) -> str:
-    if row["miou"] is None:
-        return row["why"] or "none"
-    return percent(row["miou"], row["ci95"])
 
 
 if __name__ == "__main__":

@@ -72,13 +72,9 @@ def worsen_dummy(tree: Path, strength: float) -> None:
 
 
 def worsen_weights(original: Path, tree: Path, strength: float, seed: int = 0) -> None:
-    """Adds noise to the mask decoder of the shipped weights.
+    """Adds noise to the mask decoder of the shipped weights `original`, in the worktree `tree`.
 
-    Args:
-        original: File of the shipped weights.
-        tree: Worktree whose weights are replaced.
-        strength: Standard deviation of the noise, relative to that of each tensor.
-        seed: Seed of the noise.
+    `strength` is the standard deviation of the noise, relative to that of each tensor.
     """
     import torch
     from safetensors import safe_open
@@ -100,9 +96,7 @@ def worsen_weights(original: Path, tree: Path, strength: float, seed: int = 0) -
 def worsen_until(apply: Callable[[float], None], loss: Callable[[], float]) -> float:
     """Finds the strength of a change by bisection; returns the loss, which is in the range.
 
-    Args:
-        apply: Makes the change with a strength, replacing an earlier one.
-        loss: Measures the loss of mIoU, as a fraction.
+    `apply` makes the change with a strength, replacing an earlier one; `loss` measures it.
 
     Raises:
         DataError: No strength causes such a loss.

@@ -30,7 +30,7 @@ from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Environment, write_atomic
 from benchmarks.regression import ab
-from benchmarks.regression.judge import FAILING, THRESHOLD, Judgement
+from benchmarks.regression.judge import FAILING, THRESHOLD
 from benchmarks.regression.sessions import Settings
 from benchmarks.regression.worktrees import Tree, checked_out, repository
 from mobilesam.errors import DataError
@@ -47,26 +47,15 @@ _EXACT_TRIALS = 3  # trials of the other cases, whose verdicts repeat
 
 
 class Trial(FrozenModel):
-    """One run of the gate on a known change.
-
-    Attributes:
-        case: Kind of the change.
-        number: Number of the trial within its case.
-        detail: The slower phase, or the loss.
-        right: Whether the verdict was right, and named the right benchmark.
-        named: Benchmarks that failed, as `model benchmark`.
-        suspects: Number of benchmarks that were repeated.
-        noise_floor: Largest ratio between two sets of processes of the base.
-        duration_s: Duration of the run of the gate.
-    """
+    """One run of the gate on a known change."""
 
     case: Case
-    number: int
-    detail: str
-    right: bool
-    named: tuple[str, ...]
-    suspects: int
-    noise_floor: float | None
+    number: int  # within its case
+    detail: str  # the slower phase, or the loss
+    right: bool  # whether the verdict was right, and named the right benchmark
+    named: tuple[str, ...]  # benchmarks that failed, as `model benchmark`
+    suspects: int  # number of benchmarks that were repeated
+    noise_floor: float | None  # largest ratio between two sets of processes of the base
     duration_s: float
 
 
@@ -88,6 +77,10 @@ class Power(FrozenModel):
     def wrong(self, case: Case) -> int:
         """Number of trials of a case with a wrong verdict."""
         return sum(not trial.right for trial in self.of(case))
+
+    def median_s(self, case: Case) -> float:
+        """Median duration of the trials of a case."""
+        return float(np.median([trial.duration_s for trial in self.of(case)]))
 
     @property
     def met(self) -> bool:
@@ -160,24 +153,18 @@ def try_once(
         # Another order of processes and turns in each trial.
         own = settings.model_copy(update={"order_seed": 1 + number})
         judgement, sessions = ab.run(Path(folder), base, head, own, THRESHOLD, reporter)
-        named = [each for each in judgement.benchmarks if each.verdict in FAILING]
+        failed = [each for each in judgement.benchmarks if each.verdict in FAILING]
         repeated = sum(each.again is not None for each in judgement.benchmarks)
         return Trial(
             case=case,
             number=number,
             detail=detail,
-            right=_is_right(judgement, wanted),
-            named=tuple(f"{each.model} {each.what}" for each in named),
+            right=judgement.passed if wanted is None else wanted in {e.phase for e in failed},
+            named=tuple(f"{each.model} {each.what}" for each in failed),
             suspects=repeated if len(sessions) > 1 else 0,
             noise_floor=judgement.noise_floor,
             duration_s=time.monotonic() - start,
         )
-
-
-def _is_right(judgement: Judgement, wanted: str | None) -> bool:
-    if wanted is None:
-        return judgement.passed
-    return any(e.verdict in FAILING and e.phase == wanted for e in judgement.benchmarks)
 
 
 def run(
@@ -234,16 +221,12 @@ def _load_or_begin(base: Tree, settings: Settings, out: Path) -> Power:
 
 def report(power: Power) -> str:
     """The results, one line a case."""
-    lines = []
-    for case in CASES:
-        own = power.of(case)
-        if own:
-            seconds = float(np.median([trial.duration_s for trial in own]))
-            lines.append(
-                f"{case}: {len(own) - power.wrong(case)} of {len(own)} right "
-                f"(at most {allowed(case)} wrong), {seconds:.0f} s each"
-            )
-    return "\n".join(lines)
+    return "\n".join(
+        f"{case}: {len(power.of(case)) - power.wrong(case)} of {len(power.of(case))} right "
+        f"(at most {allowed(case)} wrong), {power.median_s(case):.0f} s each"
+        for case in CASES
+        if power.of(case)
+    )
 
 
 @one_line_errors

@@ -37,9 +37,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from baselines.interface import UInt8Array
+from baselines.interface import Float32Array, UInt8Array
 from benchmarks.child_processes import run_program, run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
@@ -47,14 +46,8 @@ from benchmarks.datasets.detections import GroundTruthMask
 from benchmarks.debugging import one_line_errors
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evidence.backends import REFERENCE, default_names, names
-from benchmarks.latency.controller import (
-    Worker,
-    WorkerError,
-    fresh_processes,
-    run_task,
-    task_setup,
-    turns,
-)
+from benchmarks.latency import controller
+from benchmarks.latency.controller import WorkerError, fresh_processes, run_task
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, select_candidate
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
@@ -62,8 +55,6 @@ from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads, use_threads
 from benchmarks.records.statistics import Spread, median_spread, spread_fields
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 Document = dict[str, Any]
 
 SIDES = ("reference", "reference+keep", "grid", "hierarchical")
@@ -81,19 +72,13 @@ LOOPS = {"as it comes": False, "with kept buffers": True}
 
 @dataclass
 class Timings:
-    """Calls of one backend in one task, by process."""
+    """Calls of one backend in one task; `ms` and `cpu_ms` by process."""
 
     ms: list[list[float]] = field(default_factory=list)
     cpu_ms: list[list[float]] = field(default_factory=list)
     faults: list[int] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
     output: Float32Array | None = None
-
-    def add(self, took: Mapping[str, float]) -> None:
-        """Adds a call of the last process."""
-        self.ms[-1].append(took["ms"])
-        self.cpu_ms[-1].append(took["cpu_ms"])
-        self.faults.append(int(took["faults"]))
 
 
 def time_backends(
@@ -105,14 +90,14 @@ def time_backends(
     processes: int,
     n_turns: int,
 ) -> dict[str, dict[str, Timings]]:
-    """Times all backends in turns.
+    """Times all backends in turns, in several sets of fresh processes.
 
     Args:
         backends: Names, the reference among them.
         tasks: `encoder` or `decoder-N`.
         weights: Checkpoint, or None for random weights.
         threads: Threads of torch.
-        processes: Number of sets of fresh processes.
+        processes: Number of sets of processes.
         n_turns: Timed calls of each task in each process, after two that are not timed.
 
     Returns:
@@ -123,9 +108,9 @@ def time_backends(
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
     rng = np.random.default_rng(0)
-    path = "benchmarks.evidence.backends:inference_task"
+    task_path, checkpoint = "benchmarks.evidence.backends:inference_task", weights and str(weights)
     setups = {
-        name: task_setup(path, threads, backend=name, weights=weights and str(weights))
+        name: controller.task_setup(task_path, threads, backend=name, weights=checkpoint)
         for name in backends
     }
     for _ in range(processes):
@@ -133,61 +118,54 @@ def time_backends(
             tempfile.TemporaryDirectory() as folder,
             fresh_processes(setups, rng, limit_s=None) as workers,
         ):
+            output = Path(folder) / "output.npy"
             for name, worker in workers.items():
                 try:
                     worker.answer()
                 except WorkerError as error:
                     raise WorkerError(f"{name}: {error}") from error
-            for task in tasks:
-                _time_task(task, workers, found[task], n_turns, rng, Path(folder))
+            for task, timings in found.items():
+                for name, worker in workers.items():
+                    # The first call includes what happens once, such as compiling.
+                    timings[name].first_ms.append(worker.ask("call", phase=task)["ms"])
+                    worker.ask("call", phase=task)
+                    timings[name].ms.append([])
+                    timings[name].cpu_ms.append([])
+                for name in controller.turns(lambda: tuple(backends), n_turns, rng):
+                    took = workers[name].ask("call", phase=task)
+                    timings[name].ms[-1].append(took["ms"])
+                    timings[name].cpu_ms[-1].append(took["cpu_ms"])
+                    timings[name].faults.append(int(took["faults"]))
+                for name, worker in workers.items():
+                    worker.ask("output", path=str(output))
+                    timings[name].output = np.load(output)
     return found
-
-
-def _time_task(
-    task: str,
-    workers: Mapping[str, Worker],
-    found: Mapping[str, Timings],
-    n_turns: int,
-    rng: np.random.Generator,
-    folder: Path,
-) -> None:
-    for name, worker in workers.items():
-        # The first call includes what happens once, such as compiling.
-        found[name].first_ms.append(worker.ask("call", phase=task)["ms"])
-        worker.ask("call", phase=task)
-        found[name].ms.append([])
-        found[name].cpu_ms.append([])
-    for name in turns(lambda: tuple(workers), n_turns, rng):
-        found[name].add(workers[name].ask("call", phase=task))
-    for name, worker in workers.items():
-        path = folder / "output.npy"
-        worker.ask("output", path=str(path))
-        found[name].output = np.load(path)
 
 
 def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
     """One row for each task and backend: median time, first call, ratio, page faults, parity.
 
-    A ratio has an interval (`ci95`) if there are five or more processes, otherwise a `range`.
+    Ratios are of calls of the same turn. They have an interval (`ci95`) if there are five or more
+    processes, otherwise a `range`.
     """
     rows = []
     for task, backends in found.items():
         plain = backends[REFERENCE]
-        for name, timings in backends.items():
-            ratios = _ratios(plain.ms, timings.ms)
-            cpu_ratios = _ratios(plain.cpu_ms, timings.cpu_ms)
-            assert plain.output is not None and timings.output is not None  # noqa: S101, PT018
-            difference = np.abs(timings.output - plain.output)
+        for name, own in backends.items():
+            ratios = [np.divide(*pair) for pair in zip(plain.ms, own.ms, strict=True)]
+            cpu_ratios = [np.divide(*pair) for pair in zip(plain.cpu_ms, own.cpu_ms, strict=True)]
+            assert plain.output is not None and own.output is not None  # noqa: S101, PT018
+            difference = np.abs(own.output - plain.output)
             rows.append(
                 {
                     "task": task,
                     "side": name,
-                    "ms": statistics.median(np.concatenate(timings.ms)),
-                    "first_ms": statistics.median(timings.first_ms) if timings.first_ms else None,
+                    "ms": statistics.median(np.concatenate(own.ms)),
+                    "first_ms": statistics.median(own.first_ms),
                     "ratio": float(np.median(np.concatenate(ratios))),
                     **spread_fields(median_spread(ratios)),
                     "cpu_ratio": float(np.median(np.concatenate(cpu_ratios))),
-                    "page_faults": statistics.median(timings.faults),
+                    "page_faults": statistics.median(own.faults),
                     "max_difference": float(difference.max()),
                     "mean_difference": float(difference.mean()),
                     "mean_magnitude": float(np.abs(plain.output).mean()),
@@ -196,51 +174,41 @@ def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
     return rows
 
 
-def _ratios(above: list[list[float]], below: list[list[float]]) -> list[Float64Array]:
-    """Ratios of calls of the same turn, by process."""
-    return [np.divide(a, b) for a, b in zip(above, below, strict=True)]
-
-
-def published_weights() -> Path | None:
-    """The published MobileSAM checkpoint, if it is on this machine; nothing is fetched."""
-    from mobilesam.errors import WeightsError
-    from mobilesam.weights.checkpoints import resolve
-
-    try:
-        return resolve("mobilesam", overrides={}, offline=True, trust=False).path
-    except WeightsError:
-        return None
-
-
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table; intervals are in brackets, ranges in parentheses."""
     head = f"{'task':12} {'side':14} {'ms':>8} {'first ms':>9} {'times faster':>20}"
     print(f"{head} {'by CPU time':>12} {'page faults':>12} {'max |diff|':>11} {'mean |diff|':>12}")  # noqa: T201
     for row in rows:
-        bounds = ""
+        ratio = f"{row['ratio']:.2f}"
         if row["ci95"] is not None:
-            bounds = " [{:.2f}, {:.2f}]".format(*row["ci95"])
+            ratio += " [{:.2f}, {:.2f}]".format(*row["ci95"])
         elif row["range"] is not None:
-            bounds = " ({:.2f} to {:.2f})".format(*row["range"])
-        first = "" if row["first_ms"] is None else f"{row['first_ms']:.1f}"
-        ratio = f"{row['ratio']:.2f}{bounds}"
+            ratio += " ({:.2f} to {:.2f})".format(*row["range"])
         print(  # noqa: T201
-            f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {first:>9} {ratio:>20} "
-            f"{row['cpu_ratio']:12.2f} {row['page_faults']:12.0f} "
+            f"{row['task']:12} {row['side']:14} {row['ms']:8.1f} {row['first_ms']:9.1f} "
+            f"{ratio:>20} {row['cpu_ratio']:12.2f} {row['page_faults']:12.0f} "
             f"{row['max_difference']:11.1e} {row['mean_difference']:12.1e}"
         )
 
 
 def measure_inference(arguments: argparse.Namespace) -> Document:
     """Times the backends and prints their table; see the module."""
+    from mobilesam.errors import WeightsError
     from mobilesam.weights.cache import digest_file
+    from mobilesam.weights.checkpoints import resolve
 
-    weights = arguments.weights or published_weights()
+    weights = arguments.weights
+    if weights is None:
+        try:  # the published weights, if they are on this machine
+            weights = resolve("mobilesam", overrides={}, offline=True, trust=False).path
+        except WeightsError:
+            pass
     settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
-    found = time_backends(
-        arguments.sides, arguments.tasks, weights, **settings, n_turns=arguments.turns
+    rows = summarise(
+        time_backends(
+            arguments.sides, arguments.tasks, weights, **settings, n_turns=arguments.turns
+        )
     )
-    rows = summarise(found)
     print_rows(rows)
     sha256 = None if weights is None else digest_file(weights).sha256
     return {**settings, "turns": arguments.turns, "weights": sha256, "rows": rows}
@@ -311,8 +279,7 @@ def matched(ours: Sequence[Document], theirs: Sequence[Document]) -> tuple[int, 
     from pycocotools import mask as coco_mask
 
     sides = ([record["segmentation"] for record in each] for each in (ours, theirs))
-    iou: Float64Array = coco_mask.iou(*sides, [0] * len(theirs))
-    alike = iou >= MATCH_IOU
+    alike = coco_mask.iou(*sides, [0] * len(theirs)) >= MATCH_IOU
     return int(alike.any(axis=1).sum()), int(alike.any(axis=0).sum())
 
 
@@ -347,11 +314,7 @@ def ratios_of_images(ours_s: Sequence[float], theirs_s: Sequence[float]) -> list
 
 
 def spread_of_images(ratios: Sequence[float]) -> Spread | None:
-    """95 % interval of ratios of five or more images, otherwise a range.
-
-    Each image has a process of its own on either side, so that an image counts as a process does in
-    `median_spread`.
-    """
+    """95 % interval of ratios of five or more images, otherwise a range; an image is a process."""
     return median_spread([[ratio] for ratio in ratios])
 
 
@@ -385,20 +348,17 @@ def _side_summary(
 
 def _recall(side: Sequence[Document], samples: Sequence[Sample]) -> dict[str, float | None]:
     """Average recall of the images' annotations of any category, by limit."""
-    sizes = {
-        number: (int(sample.image.shape[0]), int(sample.image.shape[1]))
-        for number, sample in enumerate(samples)
-    }
-    truth = [
-        GroundTruthMask(number, AGNOSTIC, instance.rle, instance.area_px)
-        for number, sample in enumerate(samples)
-        for instance in sample.instances
-    ]
-    found = [
-        FoundMask(number, AGNOSTIC, record["segmentation"], record["predicted_iou"])
-        for number, each in enumerate(side)
-        for record in each["records"]
-    ]
+    sizes, truth, found = {}, [], []
+    for number, (sample, each) in enumerate(zip(samples, side, strict=True)):
+        sizes[number] = (int(sample.image.shape[0]), int(sample.image.shape[1]))
+        truth += [
+            GroundTruthMask(number, AGNOSTIC, instance.rle, instance.area_px)
+            for instance in sample.instances
+        ]
+        found += [
+            FoundMask(number, AGNOSTIC, record["segmentation"], record["predicted_iou"])
+            for record in each["records"]
+        ]
     recall = average_recall(sizes, truth, found, LIMITS).at
     return dict(zip(map(str, LIMITS), recall, strict=True))
 
@@ -469,8 +429,7 @@ def run_miou(arguments: argparse.Namespace, model: str) -> Document:
     """Evaluates with `mobilesam-bench miou`, as a user runs it.
 
     Returns:
-        `seconds` of the evaluation, `overhead` outside the model (as a share) and `miou` by
-        protocol.
+        `seconds`, the share of `overhead` outside the model, and `miou` by protocol.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -481,8 +440,7 @@ def run_miou(arguments: argparse.Namespace, model: str) -> Document:
             *("--json", "--out", folder, "--quiet"),
             *(() if arguments.limit is None else ("--limit", str(arguments.limit))),
         ]
-        done = run_python(command, capture_output=True, check=True)
-    found = json.loads(done.stdout)
+        found = json.loads(run_python(command, capture_output=True, check=True).stdout)
     (times,) = found["times"]
     return {
         "seconds": times["wall_s"],
@@ -499,66 +457,67 @@ def measure_evaluation(arguments: argparse.Namespace) -> Document:
     for turn in range(1, arguments.turns + 1):
         for name, found in loops.items():
             sys.stderr.write(f"turn {turn} of {arguments.turns}: the loop, {name}\n")
-            took = run_task(
-                "benchmarks.evidence.speed:loop_task",
-                arguments.threads,
-                **data,
-                limit=arguments.limit,
-                keep=LOOPS[name],
-            )
-            found.append(took["value"])
+            task = "benchmarks.evidence.speed:loop_task"
+            given = {**data, "limit": arguments.limit, "keep": LOOPS[name]}
+            found.append(run_task(task, arguments.threads, **given)["value"])
         for model, found in suites.items():
             sys.stderr.write(f"turn {turn} of {arguments.turns}: miou --models {model}\n")
             found.append(run_miou(arguments, model))
+
+    def median(turns: Sequence[Document], key: str) -> float:
+        return float(statistics.median(turn[key] for turn in turns))
+
+    loop_s = {name: median(loop, "seconds") for name, loop in loops.items()}
+    # A loop that encodes the image for each protocol takes so much longer.
+    repeated_s = {
+        name: (len(PROTOCOLS) - 1) * median(loop, "encoder_s") for name, loop in loops.items()
+    }
+    summaries = {}
+    for model, found in suites.items():
+        seconds = median(found, "seconds")
+        difference = max(
+            abs(float(a["miou"][name]) - float(b["miou"][name]))
+            for a, b in zip(loops["as it comes"], found, strict=True)
+            for name in PROTOCOLS
+        )
+        summaries[model] = {
+            "seconds": seconds,
+            "turns": found,
+            "overhead": median(found, "overhead"),
+            "times_as_fast": {name: each / seconds for name, each in loop_s.items()},
+            "times_as_fast_where_the_loop_encodes_for_each_protocol": {
+                name: (each + repeated_s[name]) / seconds for name, each in loop_s.items()
+            },
+            "largest_difference_of_miou": difference,
+            "same_numbers": difference <= TOLERANCE,
+        }
     return {
         "protocols": PROTOCOLS,
         "limit": arguments.limit,
         "turns": arguments.turns,
-        "loops": {name: _turns_summary(found) for name, found in loops.items()},
-        "suites": {model: _suite_summary(found, loops) for model, found in suites.items()},
-    }
-
-
-def _median(turns: Sequence[Document], key: str) -> float:
-    return float(statistics.median(turn[key] for turn in turns))
-
-
-def _turns_summary(turns: Sequence[Document]) -> Document:
-    return {"seconds": _median(turns, "seconds"), "turns": turns}
-
-
-def _suite_summary(found: Sequence[Document], loops: Mapping[str, Sequence[Document]]) -> Document:
-    seconds = _median(found, "seconds")
-    loop_s = {name: _median(loop, "seconds") for name, loop in loops.items()}
-    repeated_s = {
-        name: (len(PROTOCOLS) - 1) * _median(loop, "encoder_s") for name, loop in loops.items()
-    }
-    difference = max(
-        abs(float(a["miou"][name]) - float(b["miou"][name]))
-        for a, b in zip(loops["as it comes"], found, strict=True)
-        for name in PROTOCOLS
-    )
-    return {
-        **_turns_summary(found),
-        "overhead": _median(found, "overhead"),
-        "times_as_fast": {name: each / seconds for name, each in loop_s.items()},
-        "times_as_fast_where_the_loop_encodes_for_each_protocol": {
-            name: (each + repeated_s[name]) / seconds for name, each in loop_s.items()
-        },
-        "largest_difference_of_miou": difference,
-        "same_numbers": difference <= TOLERANCE,
+        "loops": {name: {"seconds": loop_s[name], "turns": loops[name]} for name in loops},
+        "suites": summaries,
     }
 
 
 # --- command line ---------------------------------------------------------------------------------
 
+MEASURES = {
+    "inference": (measure_inference, "the fast path against the plain modules"),
+    "everything": (measure_everything, "segment everything"),
+    "evaluation": (measure_evaluation, "`miou` against the usual loop"),
+}
 
-def _parser() -> argparse.ArgumentParser:
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Ends the program with a message if an option is invalid; splits lists."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    inference = commands.add_parser("inference", help="the fast path against the plain modules")
+    inference, everything, evaluation = (
+        commands.add_parser(name, help=text) for name, (_, text) in MEASURES.items()
+    )
     inference.add_argument(
         "--weights", type=Path, help="checkpoint; else the published one if it is here, else random"
     )
@@ -566,29 +525,23 @@ def _parser() -> argparse.ArgumentParser:
     inference.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
     inference.add_argument("--processes", type=int, default=3)
     inference.add_argument("--turns", type=int, default=3, help="timed calls a process")
-    everything = commands.add_parser("everything", help="segment everything")
-    evaluation = commands.add_parser("evaluation", help="`miou` against the usual loop")
     for each in (everything, evaluation):
         for name in ("weights", "images", "annotations"):
             each.add_argument(f"--{name}", type=Path, required=True)
-        each.add_argument("--limit", type=int, default=None, help="only the first N images")
+        each.add_argument("--limit", type=int, help="only the first N images")
     everything.add_argument("--base-limit", type=int, help="only the first N for the first side")
     everything.add_argument(
         "--sides",
         default=",".join(DEFAULT_SIDES),
         help=f"of {', '.join(SIDES)}; the others are compared with the first",
     )
-    everything.add_argument("--points-per-side", type=int, default=None, help="a smaller grid")
+    everything.add_argument("--points-per-side", type=int, help="a smaller grid")
     evaluation.add_argument("--turns", type=int, default=1)
     evaluation.add_argument("--models", default="mobilesam,mobilesam-fast", help="by commas")
     for each in (inference, everything, evaluation):
         each.add_argument("--threads", type=int, default=default_threads())
-        each.add_argument("--out", type=Path, default=None, help="write the result to a file")
-    return parser
-
-
-def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends the program with a message if an option is invalid; splits lists."""
+        each.add_argument("--out", type=Path, help="write the result to a file")
+    arguments = parser.parse_args(argv)
     for name in ("threads", "processes", "turns", "base_limit"):
         value = getattr(arguments, name, None)
         if value is not None and value < 1:
@@ -611,22 +564,16 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         arguments.sides = tuple(arguments.sides.split(","))
         if set(arguments.sides) - set(SIDES) or len(set(arguments.sides)) < len(arguments.sides):
             parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")
+    return arguments
 
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    _check(parser, arguments)
+    arguments = _parse(argv)
     use_threads(arguments.threads)
-    measure = {
-        "inference": measure_inference,
-        "everything": measure_everything,
-        "evaluation": measure_evaluation,
-    }[arguments.command]
     other_load = wait_if_published(arguments.out)
-    found = measure(arguments)
+    found = MEASURES[arguments.command][0](arguments)
     found["environment"] = collect(arguments.threads, other_load).model_dump(mode="json")
     write_document(found, arguments.out, print_it=arguments.command != "inference")
     return 0

@@ -15,7 +15,6 @@ from benchmarks.evidence.distillation_page import (
     FULL_SIZE,
     PAGE,
     another_teacher,
-    full_size_table,
     page,
 )
 from benchmarks.evidence.pages import ROOT
@@ -77,13 +76,12 @@ def test_comparison_with_another_teacher_has_a_warning() -> None:
 
 
 def test_full_size_table(tmp_path: Path) -> None:
-    text = full_size_table(FOUND)
-    assert "10.0 [8.0, 12.0]" in text
-    assert "50.0 [48.0, 52.0]" in text
     target = tmp_path / FULL_SIZE
     target.parent.mkdir(parents=True)
     target.write_text(json.dumps(FOUND))
     whole = page(tmp_path)
+    assert "| center | teacher:mobilesam | 10.0 [8.0, 12.0] | 50.0 [48.0, 52.0] | 90 |" in whole
+    assert "- a note\n" in whole
     assert "300 steps on 200 stored embeddings" in whole
     assert "A &lt;cpu&gt;" in whole
 

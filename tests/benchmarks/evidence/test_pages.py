@@ -1,4 +1,4 @@
-"""Tables, blocks between markers, and provenance of generated pages."""
+"""Templates, blocks between markers, and provenance of generated pages."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.pages import (
-    PageColumn,
-    markdown_table,
-    measured_on,
-    replace_block,
-    split_at_markers,
-    text_columns,
-)
+from benchmarks.evidence.pages import measured_on, render, replace_block, split_at_markers
 from mobilesam.errors import DataError
 
 
-def test_tables_from_rows_of_any_kind() -> None:
-    columns = (
-        PageColumn("Name", lambda row: row["name"], align="left"),
-        PageColumn("Time", lambda row: f"{row['ms']:.1f}", "ms"),
-    )
-    text = markdown_table(columns, [{"name": "a|b", "ms": 1.25}], ("a note", ""), "Title", "###")
-    assert text.startswith("### Title\n")
-    assert "| Name | Time (ms) |" in text
-    assert "| a\\|b | 1.2 |" in text
-    assert "- a note" in text
-    texts = markdown_table(text_columns(("A", "", "left"), ("B", "s", "right")), [("x", "y")])
-    assert texts.splitlines()[0] == "| A | B (s) |"
-    assert "| x | y |" in texts
+def test_a_template_without_its_values_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"^a\.json is no result: .*stream"):
+        render("scale.md", "a.json is no result")
 
 
 def test_a_block_is_replaced_between_its_markers(tmp_path: Path) -> None:
