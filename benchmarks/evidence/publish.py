@@ -37,12 +37,8 @@ GENERATED = {
 }
 """Folders below `results` that hold only generated files, and the suffixes of these files."""
 README_MODELS = (
-    "mobilesam",
-    "mobilesam-fast",
-    "mobilesam-onnx",
-    "mobilesam-openvino",
-    "grabcut",
-    "box",
+    *("mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-openvino"),
+    *("grabcut", "box"),
 )
 """Models in the README's table; if a record has none of them, all its models are shown."""
 
@@ -86,36 +82,24 @@ def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
             try:
                 path.unlink()
             except OSError as error:
-                raise DataError(
-                    f"cannot remove {path}, which is stale: {error.strerror}"
-                ) from error
+                reason = f"cannot remove {path}, which is stale: {error.strerror}"
+                raise DataError(reason) from error
     return [*files, root / README]
 
 
 def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
-    """Generated files of earlier runs in the folders of `GENERATED`.
-
-    Args:
-        results: Folder that contains these folders.
-        files: Files of the present runs.
-    """
+    """Generated files in the folders of `GENERATED` below `results` that are none of `files`."""
     kept = {path.resolve() for path in files}
-    found = (
+    return [
         path
         for folder, suffixes in GENERATED.items()
         for path in sorted((results / folder).glob("[!.]*"))
-        if path.suffix in suffixes and path.is_file()
-    )
-    return [path for path in found if path.resolve() not in kept]
+        if path.suffix in suffixes and path.is_file() and path.resolve() not in kept
+    ]
 
 
 def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[str]:
-    """Lines of Markdown for the README: the tally of the verdicts, and the figures that exist.
-
-    Args:
-        verdicts: Verdicts on the whole ledger, from the runs of the README.
-        root: The checkout.
-    """
+    """Lines of Markdown for the README: the tally of the verdicts, and the figures that exist."""
     ledger = (RESULTS / FOLDER / f"{LEDGER}.md").as_posix()
     summary = (RESULTS / "summary.md").as_posix()
     lines = [
@@ -132,10 +116,7 @@ def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[st
 def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence[str] = ()) -> str:
     """A short table of a record with its notes and provenance, as Markdown.
 
-    Args:
-        record: One run, or several that `merge_records` joined.
-        record_paths: Paths of the records relative to the page, with `/`.
-        links: Further lines of Markdown, such as links to other results of the runs.
+    `record_paths` are relative to the page, with `/`; `links` are further lines of Markdown.
     """
     present = [model for model in README_MODELS if model in model_names(record)]
     table = headline_table(record, present or None)
@@ -146,36 +127,23 @@ def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence
     records = ", ".join(
         f"[{escape_markdown(PurePosixPath(path).parent.name)}]({path})" for path in record_paths
     )
-    env = record.environment
-    idle = (
-        "" if env.other_load is None else f"; other processes used {env.other_load:.2f} of a core"
-    )
+    env, idle = record.environment, ""
+    if env.other_load is not None:
+        idle = f"; other processes used {env.other_load:.2f} of a core"
     where = escape_markdown(
         f"Measured {record.created_utc[:10]} on {env.cpu} ({env.cpu_logical_cores} logical cores, "
         f"{env.ram_bytes / 2**30:.0f} GiB), {env.threads} threads, torch "
         f"{env.libraries.get('torch', 'unknown')}{idle}."
     )
-    return (
-        table.to_markdown(heading="")
-        + f"\n{where} Records: {records}.\n"
-        + ("\n" if links else "")
-        + "".join(f"- {line}\n" for line in links)
-    )
+    further = "".join(f"- {line}\n" for line in links)
+    text = f"{table.to_markdown(heading='')}\n{where} Records: {records}.\n"
+    return f"{text}\n{further}" if links else text
 
 
 def update_readme(
     path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
 ) -> bool:
-    """Writes the block of a record between the markers of a README.
-
-    Args:
-        path: The README; it must hold each marker once, on a line of its own.
-        record: One run, or several that `merge_records` joined.
-        record_paths: Files of the records; printed relative to the README's folder.
-        links: Further lines, as for `readme_block`.
-
-    Returns:
-        Whether the file changed.
+    """Writes the block of a record between the markers of a README; returns whether it changed.
 
     Raises:
         DataError: The README cannot be read or written, or its markers are missing.

@@ -19,7 +19,6 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tarfile
@@ -35,6 +34,7 @@ from baselines.registry import ModelEntry
 from benchmarks.child_processes import run_program, start_python
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import encode_jpeg, sa1b_document
+from benchmarks.debugging import one_line_errors
 from benchmarks.latency.controller import run_task
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.records.documents import write_document
@@ -65,11 +65,6 @@ def write_shards(folder: Path, n_images: int, seed: int = 0) -> list[Path]:
     """Writes tars of SA-1B's format with images of 640 x 480 px and 10 objects.
 
     `N_SCENES` scenes are repeated under new ids; a reader finds every file only once.
-
-    Args:
-        folder: Folder of the tars; created if missing.
-        n_images: Total number of images.
-        seed: Seed of the scenes.
     """
     if n_images < 1:
         raise UsageError(f"{n_images} images leave nothing; give 1 or more")
@@ -78,59 +73,47 @@ def write_shards(folder: Path, n_images: int, seed: int = 0) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for start in range(0, n_images, IMAGES_PER_TAR):
-        path = folder / f"sa_{start // IMAGES_PER_TAR:06d}.tar"
-        with tarfile.open(path, "w") as tar:
+        paths.append(folder / f"sa_{start // IMAGES_PER_TAR:06d}.tar")
+        with tarfile.open(paths[-1], "w") as tar:
             for image_id in range(start, min(start + IMAGES_PER_TAR, n_images)):
                 jpeg, document = known[image_id % len(known)]
-                _add(tar, f"sa_{image_id}.jpg", jpeg)
-                _add(tar, f"sa_{image_id}.json", _renumbered(document, image_id))
-        paths.append(path)
+                name = f"sa_{image_id}"
+                header = {"image_id": image_id, "file_name": f"{name}.jpg"}
+                rows = [
+                    each | {"id": image_id * N_OBJECTS + i + 1}
+                    for i, each in enumerate(document["annotations"])
+                ]
+                numbered = {"image": document["image"] | header, "annotations": rows}
+                text = json.dumps(numbered).encode()
+                for member_name, data in ((f"{name}.jpg", jpeg), (f"{name}.json", text)):
+                    member = tarfile.TarInfo(member_name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
     return paths
 
 
-def _renumbered(document: Document, image_id: int) -> bytes:
-    rows = [
-        each | {"id": image_id * N_OBJECTS + i + 1}
-        for i, each in enumerate(document["annotations"])
-    ]
-    header = document["image"] | {"image_id": image_id, "file_name": f"sa_{image_id}.jpg"}
-    return json.dumps({"image": header, "annotations": rows}).encode()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
-def write_tables(folder: Path, n_rows: int, rows_per_file: int = 50_000, seed: int = 0) -> None:
-    """Writes instance tables with random figures, ten instances an image.
-
-    Args:
-        folder: Folder of the files; created if missing.
-        n_rows: Total number of rows.
-        rows_per_file: Number of rows of a file; a multiple of ten.
-        seed: Seed of the figures.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def write_tables(folder: Path, n_rows: int, rows_per_file: int = 50_000) -> None:
+    """Writes instance tables with random figures, ten instances an image."""
+    import pandas as pd
 
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    same = {"model": "dummy", "protocol": "box", "reference": "ground-truth", "category": ""}
+    rng = np.random.default_rng(0)
     for number, start in enumerate(range(0, n_rows, rows_per_file)):
         rows = np.arange(start, min(start + rows_per_file, n_rows))
-        n = len(rows)
         columns = {
-            "image_id": pa.array(rows // N_OBJECTS),
-            "annotation_id": pa.array(rows),
-            "iou": pa.array(rng.random(n)),
-            "boundary_iou": pa.array(rng.random(n)),
-            "score": pa.array(rng.random(n)),
-            "area": pa.array(rng.integers(1, 30_000, n).astype(np.float64)),
-        } | {name: pa.array([value] * n) for name, value in same.items()}
-        table = pa.table({name: columns[name] for name in COLUMNS})
-        pq.write_table(table, folder / f"{number:06d}.parquet", compression="zstd")
+            "model": "dummy",
+            "protocol": "box",
+            "reference": "ground-truth",
+            "category": "",
+            "image_id": rows // N_OBJECTS,
+            "annotation_id": rows,
+            "iou": rng.random(len(rows)),
+            "boundary_iou": rng.random(len(rows)),
+            "score": rng.random(len(rows)),
+            "area": rng.integers(1, 30_000, len(rows)).astype(np.float64),
+        }
+        frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
+        frame.to_parquet(folder / f"{number:06d}.parquet", compression="zstd")
 
 
 def stream_task(
@@ -170,7 +153,6 @@ def stream_task(
         start, cpu = time.perf_counter(), time.process_time()
         record = run(Path(out))
         (row,), (times,) = record.miou, record.accuracy_times
-        files = [path for path in Path(out).rglob("*") if path.is_file()]
         return {
             "n_images": row.n_images,
             "n_instances": row.n_instances,
@@ -178,7 +160,7 @@ def stream_task(
             "cpu_s": time.process_time() - cpu,
             "peak_rss_bytes": peak_rss_bytes(),
             "times": times.model_dump(mode="json"),
-            "out_bytes": sum(file.stat().st_size for file in files),
+            "out_bytes": sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file()),
         }
 
     use_threads(1)
@@ -191,30 +173,24 @@ def stream_run(
     arguments: argparse.Namespace,
     n_images: int,
     lanes: int,
-    *,
     cores: int = 1,
+    *,
     delays: bool = False,
 ) -> Document:
     """One run over generated shards, in a fresh process."""
     root = _shards(arguments.data, n_images)
     with tempfile.TemporaryDirectory() as out:
         sys.stderr.write(f"{n_images} images, {lanes} lanes, {cores} cores\n")
-        found: Document = run_task(
-            "benchmarks.evidence.scale:stream_task",
-            1,
-            root=str(root),
-            out=out,
-            chunk=arguments.chunk,
-            lanes=lanes,
-            cores=cores,
-            boundary=arguments.boundary,
-            delays=delays,
-        )["value"]
-    found["shard_bytes"] = sum(path.stat().st_size for path in root.iterdir())
-    found["instances_per_s_and_core"] = found["n_instances"] / found["seconds"]
-    found["instances_per_cpu_s"] = found["n_instances"] / found["cpu_s"]
-    found["cpu_ms_per_image"] = 1e3 * found["cpu_s"] / found["n_images"]
-    return found
+        given = {"root": str(root), "out": out, "lanes": lanes, "cores": cores, "delays": delays}
+        given |= {"chunk": arguments.chunk, "boundary": arguments.boundary}
+        found: Document = run_task("benchmarks.evidence.scale:stream_task", 1, **given)["value"]
+    return {
+        **found,
+        "shard_bytes": sum(path.stat().st_size for path in root.iterdir()),
+        "instances_per_s_and_core": found["n_instances"] / found["seconds"],
+        "instances_per_cpu_s": found["n_instances"] / found["cpu_s"],
+        "cpu_ms_per_image": 1e3 * found["cpu_s"] / found["n_images"],
+    }
 
 
 def _shards(data: Path, n_images: int) -> Path:
@@ -230,6 +206,7 @@ def stream(arguments: argparse.Namespace) -> Document:
     """Runs of several lengths, and the longest compared with the shortest."""
     runs = [stream_run(arguments, n, arguments.lanes) for n in arguments.images]
     first, last = runs[0], runs[-1]
+    first_s, last_s = (run["seconds"] / run["n_images"] for run in (first, last))
     return {
         "what": f"miou --chunk {arguments.chunk}, instant dummy, protocol box, one core",
         "image_px": "640x480",
@@ -239,32 +216,26 @@ def stream(arguments: argparse.Namespace) -> Document:
         "runs": runs,
         "memory_ratio": last["peak_rss_bytes"] / first["peak_rss_bytes"],
         "cost_ratio": last["cpu_ms_per_image"] / first["cpu_ms_per_image"],
-        "wall_cost_ratio": (last["seconds"] / last["n_images"])
-        / (first["seconds"] / first["n_images"]),
+        "wall_cost_ratio": last_s / first_s,
     }
 
 
 def simulate(arguments: argparse.Namespace) -> Document:
     """A dummy that waits, without and with threads beside it, against the predicted times."""
-    from baselines.dummy import DEFAULT_DELAYS_MS
+    from baselines.dummy import DEFAULT_DELAYS_MS as DELAYS_MS
 
     n_images = arguments.images[0]
-    delays = dict(DEFAULT_DELAYS_MS)
-    model_ms = sum(delays.values()) + (N_OBJECTS - 1) * delays["decode_per_prompt"]
+    model_ms = sum(DELAYS_MS.values()) + (N_OBJECTS - 1) * DELAYS_MS["decode_per_prompt"]
     cores_ms = 1e3 * stream_run(arguments, n_images, 0)["times"]["wall_s"] / n_images
     runs = []
     for lanes, cores, predicted_ms in (
         (0, 1, model_ms + cores_ms),
         (2, 2, max(model_ms, cores_ms / 2)),
     ):
-        found = stream_run(arguments, n_images, lanes, cores=cores, delays=True)
-        runs.append(
-            {
-                "what": f"a model of {model_ms:g} ms an image, {lanes} lanes, {cores} cores",
-                "predicted_ms": predicted_ms,
-                "measured_ms": 1e3 * found["times"]["wall_s"] / n_images,
-            }
-        )
+        found = stream_run(arguments, n_images, lanes, cores, delays=True)
+        what = f"a model of {model_ms:g} ms an image, {lanes} lanes, {cores} cores"
+        measured_ms = 1e3 * found["times"]["wall_s"] / n_images
+        runs.append({"what": what, "predicted_ms": predicted_ms, "measured_ms": measured_ms})
     return {"n_images": n_images, "cores_ms": cores_ms, "model_ms": model_ms, "runs": runs}
 
 
@@ -277,17 +248,10 @@ def aggregate_task(folder: str) -> Task:
     def aggregate() -> Document:
         files = sorted(Path(folder).glob("*.parquet"))
         start = time.perf_counter()
-        ((group, sums),) = sum_tables(files).items()
+        (((model, protocol, reference), sums),) = sum_tables(files).items()
         summed = time.perf_counter()
-        model, protocol, reference = group
-        blank = MiouRow(
-            model=model,
-            dataset="trial",
-            protocol=protocol,
-            reference=reference,
-            weights=WeightsRow(kind="none"),
-        )
-        row = sums.summarize(blank)
+        group: Any = {"model": model, "protocol": protocol, "reference": reference}
+        row = sums.summarize(MiouRow(**group, dataset="trial", weights=WeightsRow(kind="none")))
         return {
             "n_files": len(files),
             "n_rows": row.n_instances,
@@ -309,9 +273,8 @@ def aggregate(arguments: argparse.Namespace) -> Document:
     if not folder.exists():
         sys.stderr.write(f"writing {arguments.rows} rows to {folder}\n")
         write_tables(folder, arguments.rows)
-    found: Document = run_task("benchmarks.evidence.scale:aggregate_task", 1, folder=str(folder))[
-        "value"
-    ]
+    done = run_task("benchmarks.evidence.scale:aggregate_task", 1, folder=str(folder))
+    found: Document = done["value"]
     return found
 
 
@@ -322,9 +285,18 @@ def kills(arguments: argparse.Namespace) -> Document:
     whole, killed = arguments.data / "kills-whole", arguments.data / "kills-killed"
     for folder in (whole, killed):
         if folder.exists():
-            raise SystemExit(f"{folder} exists; remove it or choose another --data")
+            raise UsageError(f"{folder} exists; remove it or choose another --data")
+
+    def begin(out: Path) -> subprocess.Popen[bytes]:
+        command = [
+            *("-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
+            *("--root", str(root), "--out", str(out), "--chunk", str(arguments.chunk)),
+            *("--protocol", "box", "--threads", "1", "--quiet"),
+        ]
+        return start_python(command, stdout=subprocess.DEVNULL)
+
     start = time.perf_counter()
-    process = _start(root, whole, arguments.chunk)
+    process = begin(whole)
     while process.poll() is None and not (whole / INSTANCES_NAME).exists():
         time.sleep(0.01)
     begun_s = time.perf_counter() - start
@@ -335,47 +307,34 @@ def kills(arguments: argparse.Namespace) -> Document:
     rng = random.Random(arguments.seed)  # noqa: S311 - no secret
     moments: list[float] = []
     while len(moments) < arguments.kills and not (killed / RECORD_NAME).exists():
-        process = _start(root, killed, arguments.chunk)
+        process = begin(killed)
         moment = reach_s * rng.random()
         try:
             process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
             moments.append(moment)
-    _start(root, killed, arguments.chunk).wait()
+    begin(killed).wait()
+    hashes, fields = [], []
+    for out in (whole, killed):
+        files = sorted((out / INSTANCES_NAME).iterdir())
+        hashes.append({file.name: hashlib.sha256(file.read_bytes()).digest() for file in files})
+        fields.append(load_record(out).model_dump(mode="json", exclude=VARIABLE_FIELDS))
+        for row in fields[-1]["miou"]:
+            row.pop("seconds")
     return {
         "n_images": n_images,
         "uninterrupted_s": whole_s,
         "kills_after_s": moments,
         "n_kills": len(moments),
-        "same_tables": _table_hashes(whole) == _table_hashes(killed),
-        "same_record": _constant_fields(whole) == _constant_fields(killed),
-        "n_chunks": len(_table_hashes(whole)),
+        "same_tables": hashes[0] == hashes[1],
+        "same_record": fields[0] == fields[1],
+        "n_chunks": len(hashes[0]),
     }
 
 
-def _start(root: Path, out: Path, chunk_images: int) -> subprocess.Popen[bytes]:
-    command = [
-        *("-m", "benchmarks", "miou", "--models", "dummy", "--dataset", "sa1b"),
-        *("--root", str(root), "--out", str(out), "--chunk", str(chunk_images)),
-        *("--protocol", "box", "--threads", "1", "--quiet"),
-    ]
-    return start_python(command, stdout=subprocess.DEVNULL)
-
-
-def _table_hashes(out: Path) -> dict[str, str]:
-    files = sorted((out / INSTANCES_NAME).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def _constant_fields(out: Path) -> Document:
-    found = load_record(out).model_dump(mode="json", exclude=VARIABLE_FIELDS)
-    for row in found["miou"]:
-        row.pop("seconds")
-    return found
-
-
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON document."""
     trials = {each.__name__: each for each in (stream, simulate, aggregate, kills)}
@@ -396,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lanes", type=int, default=0)
     parser.add_argument("--boundary", action="store_true", help="compute boundary IoU as well")
     parser.add_argument("--chunk", type=int, default=CHUNK_IMAGES)
-    parser.add_argument("--out", type=Path, default=None, help="also write the result to a file")
+    parser.add_argument("--out", type=Path, help="also write the result to a file")
     arguments = parser.parse_args(argv)
     other_load = wait_if_published(arguments.out)
     with held(arguments.data, "python -m benchmarks.evidence.scale"):

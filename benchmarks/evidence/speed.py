@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -92,13 +93,8 @@ def time_backends(
 ) -> dict[str, dict[str, Timings]]:
     """Times all backends in turns, in several sets of fresh processes.
 
-    Args:
-        backends: Names, the reference among them.
-        tasks: `encoder` or `decoder-N`.
-        weights: Checkpoint, or None for random weights.
-        threads: Threads of torch.
-        processes: Number of sets of processes.
-        n_turns: Timed calls of each task in each process, after two that are not timed.
+    Each process makes `n_turns` timed calls of each task (`encoder` or `decoder-N`), after two that
+    are not timed. Without a checkpoint the weights are random.
 
     Returns:
         Timings by task, then by backend.
@@ -199,19 +195,14 @@ def measure_inference(arguments: argparse.Namespace) -> Document:
 
     weights = arguments.weights
     if weights is None:
-        try:  # the published weights, if they are on this machine
+        with suppress(WeightsError):  # the published ones, if they are on this machine
             weights = resolve("mobilesam", overrides={}, offline=True, trust=False).path
-        except WeightsError:
-            pass
     settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
-    rows = summarise(
-        time_backends(
-            arguments.sides, arguments.tasks, weights, **settings, n_turns=arguments.turns
-        )
-    )
+    sides, tasks, n_turns = arguments.sides, arguments.tasks, arguments.turns
+    rows = summarise(time_backends(sides, tasks, weights, **settings, n_turns=n_turns))
     print_rows(rows)
     sha256 = None if weights is None else digest_file(weights).sha256
-    return {**settings, "turns": arguments.turns, "weights": sha256, "rows": rows}
+    return {**settings, "turns": n_turns, "weights": sha256, "rows": rows}
 
 
 # --- segment everything ---------------------------------------------------------------------------
@@ -220,14 +211,7 @@ def measure_inference(arguments: argparse.Namespace) -> Document:
 def everything_task(
     side: str, weights: str, image: str, per_side: int | None
 ) -> Callable[[str], Callable[[], list[Document]]]:
-    """Task for the timing process: the masks of one image as run lengths.
-
-    Args:
-        side: One of `SIDES`.
-        weights: Checkpoint.
-        image: An .npy file, (H, W, 3) uint8 RGB.
-        per_side: Points along one side of the grid; None uses the default of the generator.
-    """
+    """Task for the timing process: the masks of one image (an .npy file) as run lengths."""
     from mobilesam.fast.allocator import keep_buffers
     from mobilesam.model.mobile_sam import load_mobile_sam
 
@@ -426,11 +410,7 @@ def _predict(predictor: Any, protocol: AccuracyProtocol, instance: Instance) -> 
 
 
 def run_miou(arguments: argparse.Namespace, model: str) -> Document:
-    """Evaluates with `mobilesam-bench miou`, as a user runs it.
-
-    Returns:
-        `seconds`, the share of `overhead` outside the model, and `miou` by protocol.
-    """
+    """Time, share of overhead outside the model and mIoU by protocol of `mobilesam-bench miou`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *("-m", "benchmarks", "miou", "--models", model, "--offline"),

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from baselines.interface import UInt8Array
 from benchmarks.config.from_options import apply_threads, one_trained
@@ -61,8 +62,6 @@ _TEACHER = Teacher(name="drawn", weights_sha256=None, precision="fp32", input_si
 
 def picture(rng: np.random.Generator) -> bytes:
     """A JPEG of `SIZE_HW` with structure at several scales, so that it is slow to decode."""
-    from PIL import Image
-
     height, width = SIZE_HW
     total = np.zeros((height, width, 3), np.float32)
     for cells in (8, 64, 512):
@@ -74,8 +73,6 @@ def picture(rng: np.random.Generator) -> bytes:
 
 def jpeg(image: UInt8Array) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG."""
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
@@ -156,23 +153,18 @@ def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=40, help="number of generated images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--teacher", help="registry name")
     for name in ("weights", "images", "out"):
-        parser.add_argument(f"--{name}", type=Path, default=None)
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--note", default=None, help="text for the document")
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--note", help="text for the document")
     parser.add_argument("--threads", type=int, default=default_threads())
-    return parser
-
-
-@one_line_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; prints one JSON document."""
-    parser = _parser()
     arguments = parser.parse_args(argv)
     real = (arguments.teacher, arguments.weights, arguments.images)
     if any(real) and not all(real):
