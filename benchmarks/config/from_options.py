@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from benchmarks.config.options import (
 from benchmarks.config.run_config import (
     DEFAULT_IMAGES_PER_SHARD,
     DetectorInput,
+    MaskChoice,
     Profile,
     RunConfig,
     ShardingConfig,
@@ -30,13 +31,7 @@ from benchmarks.config.run_config import (
 )
 from benchmarks.datasets.limits import PIXELS_CEILING
 from benchmarks.prompts import protocols
-from benchmarks.prompts.protocols import (
-    DEFAULT_PROTOCOLS,
-    DETECTOR_BOX,
-    DETECTOR_BOX_MULTI,
-    EVERYTHING,
-    WHOLE_IMAGE_PROTOCOLS,
-)
+from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, WHOLE_IMAGE_PROTOCOLS
 from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
 from benchmarks.records.run_folder import command_line, create_folder
@@ -47,7 +42,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("bench-runs")
 STANDARD_SCENES = find_profile("standard").n_images
-PRECISIONS = ("fp32", "fp16", "bf16")
+_PRECISIONS = ("fp32", "fp16", "bf16")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _DATASET_OPTIONS = {
     "photos": (),
@@ -55,7 +50,7 @@ _DATASET_OPTIONS = {
     "coco": ("--images", "--annotations"),
     "sa1b": ("--root",),
 }
-_DETECTOR_MASKS = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
+_DETECTOR_MASKS: dict[str, MaskChoice] = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
 
 
 def make_config(
@@ -63,31 +58,17 @@ def make_config(
     models: ModelArguments,
     output: OutputArguments,
     *,
-    profile: Profile | None = None,
+    profile: Profile | None = None,  # None: measure no latency
     counting: bool = False,
-    accuracy: AccuracyArguments | None = None,
-    n_scenes: int = STANDARD_SCENES,
-    scale: ScaleArguments | None = None,
+    accuracy: AccuracyArguments | None = None,  # None: measure no accuracy
+    n_scenes: int = STANDARD_SCENES,  # of the synthetic dataset without --limit
+    scale: ScaleArguments | None = None,  # None: evaluate the dataset as a whole
     publishable: bool = False,
-    entries: Sequence[ModelEntry] | None = None,
-    dataset: Dataset | None = None,
-    command_text: str | None = None,
+    entries: Sequence[ModelEntry] | None = None,  # instead of those that `models` names
+    dataset: Dataset | None = None,  # instead of the one that `accuracy` names
+    command_text: str | None = None,  # for the record; None: the command line
 ) -> RunConfig:
     """Converts options into the configuration of a run, and sets the threads of this process.
-
-    Args:
-        command: Name of the command, for the default folder.
-        models: Selection of models, weights, device, precision, threads and seed.
-        output: Folder and note of the record.
-        profile: Thoroughness of the latency measurement; None measures no latency.
-        counting: Count parameters and FLOPs.
-        accuracy: Dataset and protocols; None measures no accuracy.
-        n_scenes: Number of scenes of the synthetic dataset without `--limit`.
-        scale: Shards and cluster; None evaluates the dataset as a whole.
-        publishable: Wait until the machine is idle.
-        entries: Models to use instead of those that `models` names.
-        dataset: Dataset to use instead of the one that `accuracy` names.
-        command_text: What the record states as its command; None for the command line.
 
     Raises:
         UsageError: An option is invalid, or options contradict each other.
@@ -97,7 +78,10 @@ def make_config(
     sharding = None
     if scale is not None and accuracy is not None:
         sharding = sharding_config(scale, models)
-        _check_sharding(sharding, accuracy)
+        if sharding is not None and _DETECTOR_MASKS.keys() & set(listed(accuracy.protocol or "")):
+            raise UsageError(f"{', '.join(_DETECTOR_MASKS)} need all images at once: not in chunks")
+        if sharding is not None and accuracy.save_masks:
+            raise UsageError("--save-masks keeps every answer in memory: not in chunks")
     config = RunConfig(
         command=command_text or command_line(),
         note=output.note,
@@ -108,7 +92,7 @@ def make_config(
         out=output.out or DEFAULT_OUT,
         threads=threads,
         device=device_of(models, sharding),
-        precision=check_precision(models.precision),
+        precision=_check_precision(models.precision),
         seed=models.seed,
         profile=profile,
         count_parameters=counting,
@@ -120,44 +104,46 @@ def make_config(
         if dataset is None:
             streaming = sharding is not None
             dataset = open_dataset(accuracy, n_scenes, models.seed, streaming=streaming)
-        config = replace(config, **_accuracy_fields(accuracy, dataset, config.models))
+        config = _with_accuracy(config, accuracy, dataset)
     # Created last, so that invalid options leave no empty folder.
     return config if output.out is not None else replace(config, out=new_folder(command))
 
 
-def _accuracy_fields(
-    options: AccuracyArguments, dataset: Dataset, models: Sequence[ModelEntry]
-) -> dict[str, Any]:
-    """The fields of a `RunConfig` that determine how accuracy is measured."""
+def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Dataset) -> RunConfig:
     for option, text in (("--protocol", options.protocol), ("--reference", options.reference)):
         if text is not None and not listed(text):
             raise UsageError(f"{option} is empty; leave it out for the default")
     references = protocols.check_references(listed(options.reference))
-    names = listed(options.protocol) if options.protocol else list(DEFAULT_PROTOCOLS)
+    names = listed(options.protocol) if options.protocol else list(protocols.DEFAULT_PROTOCOLS)
     masks = tuple(_DETECTOR_MASKS[each] for each in dict.fromkeys(names) if each in _DETECTOR_MASKS)
-    whole_images = [name for name in names if name in WHOLE_IMAGE_PROTOCOLS]
+    prompted = [name for name in names if name not in WHOLE_IMAGE_PROTOCOLS]
     if options.detections is not None and not masks:
         raise UsageError(f"--detections is for --protocol {DETECTOR_BOX}")
-    if whole_images and protocols.GROUND_TRUTH not in references:
+    if len(prompted) < len(names) and protocols.GROUND_TRUTH not in references:
         raise UsageError(f"{', '.join(WHOLE_IMAGE_PROTOCOLS)} are judged by ground truth only")
     if options.embeddings is not None:
-        _require_writable(options.embeddings, "--embeddings")
-    own = {entry.name: entry for entry in models}
+        try:  # fails before hours of work
+            options.embeddings.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=options.embeddings):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"--embeddings {options.embeddings}: {reason}") from error
+    own = {entry.name: entry for entry in config.models}
     teachers = [each for each in map(protocols.reference_model, references) if each is not None]
-    return {
-        "dataset": dataset,
-        "detector": _detector(options, dataset) if masks else None,
-        "detector_masks": masks,
-        "everything": EVERYTHING in names,
-        "protocols": protocols.find_protocols(
-            name for name in names if name not in WHOLE_IMAGE_PROTOCOLS
-        ),
-        "references": references,
-        "reference_models": tuple(own.get(name) or select_one(name) for name in teachers),
-        "save_masks": options.save_masks,
-        "embeddings": options.embeddings,
-        "boundary": not options.no_boundary,
-    }
+    return replace(
+        config,
+        dataset=dataset,
+        detector=_detector(options, dataset) if masks else None,
+        detector_masks=masks,
+        everything=protocols.EVERYTHING in names,
+        protocols=protocols.find_protocols(prompted),
+        references=references,
+        reference_models=tuple(own.get(name) or select_one(name) for name in teachers),
+        save_masks=options.save_masks,
+        embeddings=options.embeddings,
+        boundary=not options.no_boundary,
+    )
 
 
 def _detector(options: AccuracyArguments, dataset: Dataset) -> DetectorInput:
@@ -175,11 +161,6 @@ def sharding_config(
     scale: ScaleArguments, models: ModelArguments, images_per_shard: int = DEFAULT_IMAGES_PER_SHARD
 ) -> ShardingConfig | None:
     """Converts the options of shards and cluster; returns None if none of them is given.
-
-    Args:
-        scale: The options.
-        models: With `--device cuda`, each worker gets a GPU by default.
-        images_per_shard: Maximum number of images of a shard without `--chunk`.
 
     Raises:
         UsageError: An option is out of range, or needs `--cluster`.
@@ -208,15 +189,6 @@ def sharding_config(
     return config
 
 
-def _check_sharding(sharding: ShardingConfig | None, options: AccuracyArguments) -> None:
-    if sharding is None:
-        return
-    if any(name in _DETECTOR_MASKS for name in listed(options.protocol or "")):
-        raise UsageError(f"{', '.join(_DETECTOR_MASKS)} need all images at once: not in chunks")
-    if options.save_masks:
-        raise UsageError("--save-masks keeps every answer in memory: not in chunks")
-
-
 def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None) -> WeightsPolicy:
     """Converts the options of weights.
 
@@ -238,71 +210,62 @@ def open_dataset(
 ) -> Dataset:
     """Opens the dataset that the options name.
 
-    Args:
-        options: Name, paths and limits.
-        n_scenes: Number of scenes of the synthetic dataset without `--limit`.
-        seed: Seed of the synthetic scenes.
-        streaming: SA-1B: keep no list of all images in memory.
+    `n_scenes` and `seed` are for synthetic scenes without `--limit`; `streaming` keeps no list of
+    all images of SA-1B in memory.
 
     Raises:
         UsageError: Unknown dataset, or an option that is missing or belongs to another dataset.
         DataError: It cannot be read.
     """
-    if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit must be at least 1; got {options.limit}")
+    limit, images, annotations = options.limit, options.images, options.annotations
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit must be at least 1; got {limit}")
     max_pixels = check_max_pixels(options.max_pixels)
-    paths = {
-        "--images": options.images,
-        "--annotations": options.annotations,
-        "--root": options.root,
-    }
+    paths = {"--images": images, "--annotations": annotations, "--root": options.root}
     for option, value in paths.items():
         if value and option not in _DATASET_OPTIONS.get(options.dataset, paths):
             raise UsageError(f"{option} does not belong to --dataset {options.dataset}")
     if options.dataset == "photos":
         from benchmarks.datasets.photos import open_photos
 
-        return open_photos(options.limit, max_pixels)
+        return open_photos(limit, max_pixels)
     if options.dataset == "synthetic":
         from benchmarks.datasets.synthetic import SyntheticDataset
 
-        return SyntheticDataset(
-            n_images=n_scenes if options.limit is None else options.limit, seed=seed
-        )
+        return SyntheticDataset(n_images=n_scenes if limit is None else limit, seed=seed)
     if options.dataset == "coco":
         from benchmarks.datasets.coco import CocoDataset
 
-        if options.images is None or options.annotations is None:
+        if images is None or annotations is None:
             raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
-        return CocoDataset(options.images, options.annotations, options.limit, max_pixels)
+        return CocoDataset(images, annotations, limit, max_pixels)
     if options.dataset == "sa1b":
         from benchmarks.datasets.sa1b import Sa1bDataset
 
         if not options.root:
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
-        return Sa1bDataset(list(options.root), options.limit, max_pixels, streaming=streaming)
+        return Sa1bDataset(list(options.root), limit, max_pixels, streaming=streaming)
     raise UsageError(f"unknown dataset {options.dataset!r}; choose photos, coco, sa1b or synthetic")
 
 
 def check_max_pixels(max_pixels: int) -> int:
-    """Returns the maximum size of an image if it is valid.
-
-    Raises:
-        UsageError: It is below 1, or too large for the masks of such an image.
-    """
+    """Returns the maximum size of an image; the masks of a larger one could not be encoded."""
     if not 1 <= max_pixels <= PIXELS_CEILING:
         raise UsageError(f"--max-pixels must be 1 to {PIXELS_CEILING}; got {max_pixels}")
     return max_pixels
 
 
-def check_device(device: str) -> str:
-    """Returns the device if torch can use it here.
+def device_of(models: ModelArguments, sharding: ShardingConfig | None = None) -> str:
+    """Returns the device of the options, which must be present unless a remote cluster is used.
 
     Raises:
         UsageError: Unknown, or not present.
     """
     import torch
 
+    device = models.device
+    if sharding is not None and sharding.cluster not in (None, "local"):
+        return device
     try:
         wanted = torch.device(device)
     except RuntimeError:
@@ -323,33 +286,14 @@ def check_device(device: str) -> str:
     return device
 
 
-def device_of(models: ModelArguments, sharding: ShardingConfig | None) -> str:
-    """Returns the device of the options, which must be present unless a remote cluster is used.
-
-    Raises:
-        UsageError: Unknown, or not present.
-    """
-    is_here = sharding is None or sharding.cluster in (None, "local")
-    return check_device(models.device) if is_here else models.device
-
-
-def check_precision(precision: str) -> str:
-    """Returns the precision if it is known.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+def _check_precision(precision: str) -> str:
+    if precision not in _PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(_PRECISIONS)}")
     return precision
 
 
 def apply_threads(models: ModelArguments) -> int:
-    """Sets the number of threads of this process and returns it.
-
-    Raises:
-        UsageError: Fewer than one.
-    """
+    """Sets the number of threads of this process and returns it; refuses fewer than one."""
     if models.threads is not None and models.threads < 1:
         raise UsageError(f"--threads must be at least 1; got {models.threads}")
     threads = models.threads or default_threads()
@@ -357,15 +301,23 @@ def apply_threads(models: ModelArguments) -> int:
     return threads
 
 
+def resolve_options(
+    models: ModelArguments, entries: Iterable[ModelEntry], sharding: ShardingConfig | None = None
+) -> list[ResolvedModel]:
+    """Finds the weights of `entries` under the options; with a cluster, the device is its own."""
+    return resolve_models(
+        entries,
+        weights_policy(models),
+        device=device_of(models, sharding),
+        precision=_check_precision(models.precision),
+        seed=models.seed,
+    )
+
+
 def one_trained(
     models: ModelArguments, command: str, sharding: ShardingConfig | None = None
 ) -> ResolvedModel:
     """Resolves the single model that the options name; it must have trained weights.
-
-    Args:
-        models: The options.
-        command: Name of the command, for the error.
-        sharding: Where the model runs; None for this process.
 
     Raises:
         UsageError: Several models are named, or an option is invalid.
@@ -374,13 +326,7 @@ def one_trained(
     entries = select(listed(models.models))
     if len(entries) != 1:
         raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
-    (resolved,) = resolve_models(
-        entries,
-        weights_policy(models),
-        device=device_of(models, sharding),
-        precision=check_precision(models.precision),
-        seed=models.seed,
-    )
+    (resolved,) = resolve_options(models, entries, sharding)
     if not resolved.trained:
         # The output of random weights would look like a result.
         raise WeightsError(
@@ -408,20 +354,6 @@ def new_folder(command: str) -> Path:
 
 
 def require_new_folder(out: Path) -> None:
-    """Refuses a folder that holds a record, since records are never overwritten.
-
-    Raises:
-        UsageError: It holds one.
-    """
+    """Refuses a folder that holds a record, since records are never overwritten."""
     if (out / RECORD_NAME).exists():
         raise UsageError(f"{out} holds the record of another run; choose another --out")
-
-
-def _require_writable(folder: Path, option: str) -> None:
-    """Fails before hours of work if a folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"{option} {folder}: {error.strerror or error}") from error

@@ -15,60 +15,44 @@ from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnava
 
 @dataclass(frozen=True, slots=True)
 class WeightsPolicy:
-    """Allowed sources of weights.
+    """Allowed sources of weights."""
 
-    Attributes:
-        overrides: Local files by name of the model (`--weights NAME=PATH`).
-        offline: Download nothing.
-        trust: Load pickled checkpoints of unknown hash, which can run code.
-        fetch_limit_bytes: Maximum size of automatic downloads; None: no limit.
-    """
-
-    overrides: Mapping[str, Path]
+    overrides: Mapping[str, Path]  # local files by name of the model (`--weights NAME=PATH`)
     offline: bool = False
-    trust: bool = False
-    fetch_limit_bytes: int | None = None
-
-
-def _manifest_sha256(folder: Path) -> str:
-    from mobilesam.export.runtime import MANIFEST_NAME
-    from mobilesam.weights.cache import digest_file
-
-    return digest_file(folder / MANIFEST_NAME).sha256
+    trust: bool = False  # load pickled checkpoints of unknown hash, which can run code
+    fetch_limit_bytes: int | None = None  # of an automatic download; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model of a run with its weights.
-
-    Attributes:
-        entry: Registration.
-        options: Options of the factory.
-        weights: Weights for the record.
-        error: Reason why the weights are unusable (wrong, truncated, untrusted), so that nothing is
-            measured.
-        reason: Reason why the official weights are not used, without the name of the model; None if
-            they are used, or if other weights were requested.
-        deferred: Reason why only parameters are counted; None if everything is measured.
-    """
+    """A model of a run with its weights."""
 
     entry: ModelEntry
     options: ModelOptions
     weights: WeightsRow
     error: str | None = None
+    """Reason why the weights are unusable (wrong, truncated, untrusted): nothing is measured."""
     reason: str | None = None
+    """Reason why the official weights are not used, without the name of the model; None if they
+    are used, or if other weights were requested."""
     deferred: str | None = None
+    """Reason why only parameters are counted; None if everything is measured."""
 
     @property
     def key(self) -> dict[str, object]:
         """Everything that determines the results of the model, for the key of cached results."""
         options = self.options
-        path = None if options.checkpoint is None else options.checkpoint.path
+        files = None
+        if options.checkpoint is not None and options.checkpoint.path.is_dir():
+            # A folder of exported files: others may have been made of the same weights.
+            from mobilesam.export.runtime import MANIFEST_NAME
+            from mobilesam.weights.cache import digest_file
+
+            files = digest_file(options.checkpoint.path / MANIFEST_NAME).sha256
         return {
             "model": options.name,
             "weights": self.identity,
-            # A folder of exported files: others may have been made of the same weights.
-            "files": None if path is None or not path.is_dir() else _manifest_sha256(path),
+            "files": files,
             "device": options.device,
             "precision": options.precision,
             "seed": options.seed,
@@ -95,14 +79,8 @@ def resolve_models(
 ) -> list[ResolvedModel]:
     """Finds the weights of each model; a model without available weights gets random ones.
 
-    Once a download has failed because there is no network, nothing else is downloaded.
-
-    Args:
-        entries: Models.
-        policy: Allowed sources of weights; None searches for none.
-        device: Torch device.
-        precision: `fp32`, `fp16` or `bf16`.
-        seed: Seed of random weights.
+    No policy means that no weights are needed. Once a download has failed because there is no
+    network, nothing else is downloaded.
     """
     models: list[ResolvedModel] = []
     no_network: NetworkUnreachableError | None = None
@@ -137,18 +115,6 @@ def resolve_models(
     return models
 
 
-def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
-    """Returns one line per reason why models with weights are not measured.
-
-    Models without weights are listed by `weights_notes`.
-    """
-    groups: dict[str, list[str]] = {}
-    for model in models:
-        if model.deferred is not None and model.trained:
-            groups.setdefault(model.deferred, []).append(model.entry.name)
-    return [f"{', '.join(names)}: not measured: {reason}" for reason, names in groups.items()]
-
-
 def weights_row(checkpoint: Checkpoint, reason: str | None = None) -> WeightsRow:
     """Returns the record of a checkpoint; `reason` states why the official one is not used."""
     return WeightsRow(
@@ -159,6 +125,18 @@ def weights_row(checkpoint: Checkpoint, reason: str | None = None) -> WeightsRow
         why=reason,
         shipped=checkpoint.shipped,
     )
+
+
+def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
+    """Returns one line per reason why models with weights are not measured.
+
+    Models without weights are listed by `weights_notes`.
+    """
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        if model.deferred is not None and model.trained:
+            groups.setdefault(model.deferred, []).append(model.entry.name)
+    return [f"{', '.join(names)}: not measured: {reason}" for reason, names in groups.items()]
 
 
 def weights_notes(models: Iterable[ResolvedModel]) -> list[str]:
@@ -191,12 +169,8 @@ def find_checkpoint(
 
     Several models may run the same weights: a file given for the model itself comes first, then
     one given under the name of its checkpoint. A model that runs files exported from a checkpoint
-    also accepts a folder of these.
-
-    Args:
-        entry: The model.
-        policy: Allowed sources of weights.
-        on_fallback: Called with the reason when shipped weights replace the official ones.
+    also accepts a folder of these. `on_fallback` gets the reason why shipped weights replace the
+    official ones.
 
     Raises:
         WeightsUnavailableError: They are missing, and cannot or may not be downloaded.
@@ -214,25 +188,24 @@ def find_checkpoint(
 
         if is_exported(own):
             return folder_checkpoint(own)
-    overrides = policy.overrides if own is None else {**policy.overrides, name: own}
     spec, limit = specs().get(name), policy.fetch_limit_bytes
-    large = spec is not None and limit is not None and spec.n_bytes > limit
+    too_large = spec is not None and limit is not None and spec.n_bytes > limit
     try:
         return resolve(
             name,
-            overrides=overrides,
+            overrides=policy.overrides if own is None else {**policy.overrides, name: own},
             offline=policy.offline,
             trust=policy.trust,
-            fetch=not large,
+            fetch=not too_large,
             progress=True,
             on_fallback=on_fallback,
         )
     except WeightsUnavailableError as error:
-        if large and not policy.offline and spec is not None and limit is not None:
-            raise WeightsUnavailableError(
-                f"{spec.file} ({spec.megabytes:.0f} MB) is not on this machine, and this "
-                f"profile fetches at most {limit / 1e6:.0f} MB a file; "
-                f"mobilesam-bench weights fetch {name}",
-                f"this profile fetches at most {limit / 1e6:.0f} MB a file",
-            ) from error
-        raise
+        if not too_large or policy.offline or spec is None or limit is None:
+            raise
+        profile = f"this profile fetches at most {limit / 1e6:.0f} MB a file"
+        raise WeightsUnavailableError(
+            f"{spec.file} ({spec.megabytes:.0f} MB) is not on this machine, and {profile}; "
+            f"mobilesam-bench weights fetch {name}",
+            profile,
+        ) from error

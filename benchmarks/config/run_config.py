@@ -19,7 +19,6 @@ from mobilesam.errors import UsageError
 if TYPE_CHECKING:
     from benchmarks.datasets.coco import CocoDataset
 
-
 MaskChoice = Literal["single", "multi"]
 DEFAULT_IMAGES_PER_SHARD = 500
 DEFAULT_PREFETCH_THREADS = 2
@@ -27,40 +26,25 @@ DEFAULT_PREFETCH_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named amount of work.
-
-    Attributes:
-        name: Value of `--profile`.
-        processes: Number of fresh processes in which each model is timed.
-        rule: When the measurement of a phase ends, within one process.
-        n_prompts: Numbers of prompts for which decoding is timed.
-        n_images: Number of scenes of `--dataset synthetic` without `--limit`.
-        fetch_limit_bytes: Maximum size of weights that are downloaded automatically; None: no
-            limit.
-        complete: Whether the default selection includes models with random weights and models that
-            must be exported first; otherwise only their parameters are counted.
-    """
+    """A named amount of work."""
 
     name: str
-    processes: int
-    rule: StopRule
-    n_prompts: tuple[int, ...] = (1, 10, 100)
-    n_images: int = 20
+    processes: int  # fresh ones, in which each model is timed
+    rule: StopRule  # of a phase, within one process
+    n_prompts: tuple[int, ...] = (1, 10, 100)  # for which decoding is timed
+    n_images: int = 20  # scenes of `--dataset synthetic` without `--limit`
     fetch_limit_bytes: int | None = None
+    """Maximum size of weights that are downloaded automatically; None: no limit."""
     complete: bool = True
+    """Whether the default selection includes models with random weights and models that must be
+    exported first; otherwise only their parameters are counted."""
 
 
+_QUICK = StopRule(min_calls=5, min_seconds=0.5, cap_seconds=6.0, warmup_seconds=1.5)
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile(
-            "quick",
-            1,
-            StopRule(5, 0.5, 6.0, 1.5),
-            n_images=10,
-            fetch_limit_bytes=100_000_000,
-            complete=False,
-        ),
+        Profile("quick", 1, _QUICK, n_images=10, fetch_limit_bytes=100_000_000, complete=False),
         Profile("standard", 3, StopRule(10, 1.0, 20.0, 5.0), n_images=50),
         Profile("full", 5, StopRule(30, 3.0, 120.0, 20.0), n_images=200),
     )
@@ -80,103 +64,61 @@ def find_profile(name: str) -> Profile:
 
 @dataclass(frozen=True, slots=True)
 class ShardingConfig:
-    """How a dataset is divided into shards, and where these are evaluated.
-
-    Attributes:
-        images_per_shard: Maximum number of images of a shard.
-        prefetch_threads: Threads of each worker that load images and score masks while the model
-            runs; 0 disables the overlap.
-        cluster: Address of a Ray cluster, or `local` for one on this machine; None uses this
-            process.
-        workers: Number of workers on the cluster; None uses as many as fit.
-        worker_cpus: CPU cores of each worker.
-        worker_gpus: GPUs of each worker; a fraction lets several workers share one.
-        attempts: How often a shard is started before it is recorded as failed.
-    """
+    """How a dataset is divided into shards, and where these are evaluated."""
 
     images_per_shard: int = DEFAULT_IMAGES_PER_SHARD
     prefetch_threads: int = DEFAULT_PREFETCH_THREADS
+    """Threads of a worker that load images and score masks while the model runs; 0: no overlap."""
     cluster: str | None = None
-    workers: int | None = None
+    """Address of a Ray cluster, or `local` for one on this machine; None uses this process."""
+    workers: int | None = None  # None: as many as fit
     worker_cpus: float = 1.0
-    worker_gpus: float = 0.0
-    attempts: int = 3
+    worker_gpus: float = 0.0  # a fraction lets several workers share one
+    attempts: int = 3  # starts of a shard before it is recorded as failed
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorInput:
-    """Boxes of a detector on a COCO dataset, to be used as prompts.
+    """Boxes of a detector on a COCO dataset, to be used as prompts."""
 
-    Attributes:
-        dataset: Dataset made from the two paths below, with its limit.
-        images: Folder of the image files. It also gives the images without any instance, which are
-            not in the dataset but count in COCO's AP.
-        annotations: COCO instances file.
-        detections: COCO results file with the boxes.
-    """
-
-    dataset: CocoDataset
+    dataset: CocoDataset  # made from the two paths below, with its limit
     images: Path
+    """Folder of the image files. It also gives the images without any instance, which are not in
+    the dataset but count in COCO's AP."""
     annotations: Path
     detections: Path
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that determines a run.
-
-    Attributes:
-        command: Command line, for the record.
-        note: Free text of the user, for the record.
-        models: Models to measure, in the order of the tables.
-        weights_policy: Allowed sources of weights.
-        out: Folder for the record and all other files.
-        threads: CPU threads of each model.
-        device: Torch device.
-        precision: `fp32`, `fp16` or `bf16`.
-        seed: Seed of scenes, prompt sampling and random weights.
-        profile: Thoroughness of the latency measurement; None measures no latency.
-        count_parameters: Count parameters and FLOPs.
-        dataset: Images with reference masks; None measures no accuracy.
-        protocols: Accuracy protocols.
-        references: `ground-truth` and `teacher:NAME`.
-        reference_models: The models named by `references`.
-        save_masks: Keep all predicted masks for `miou --rescore`.
-        embeddings: Folder of image embeddings shared between runs; None keeps none.
-        detector: Boxes of a detector to be used as prompts, evaluated by COCO AP.
-        detector_masks: Masks to evaluate for these boxes: `single`, or the best-scored of three
-            (`multi`).
-        everything: Measure automatic mask generation on the dataset.
-        boundary: Compute boundary IoU in addition to IoU.
-        sharding: Shards, threads and cluster; None evaluates the dataset as a whole.
-        default_models: Whether `models` is the default selection.
-        publishable: Wait until the machine is idle, and refuse to measure if it stays busy.
-    """
+    """Everything that determines a run."""
 
     command: str
     note: str | None
-    models: tuple[ModelEntry, ...]
+    models: tuple[ModelEntry, ...]  # in the order of the tables
     weights_policy: WeightsPolicy
-    out: Path
-    threads: int
+    out: Path  # for the record and all other files
+    threads: int  # of each model
     device: str = "cpu"
     precision: str = "fp32"
-    seed: int = 0
-    profile: Profile | None = None
-    count_parameters: bool = False
-    dataset: Dataset | None = None
+    seed: int = 0  # of scenes, prompt sampling and random weights
+    profile: Profile | None = None  # None: measure no latency
+    count_parameters: bool = False  # and FLOPs
+    dataset: Dataset | None = None  # None: measure no accuracy
     protocols: tuple[AccuracyProtocol, ...] = ()
-    references: tuple[str, ...] = (GROUND_TRUTH,)
-    reference_models: tuple[ModelEntry, ...] = ()
+    references: tuple[str, ...] = (GROUND_TRUTH,)  # and `teacher:NAME`
+    reference_models: tuple[ModelEntry, ...] = ()  # those named by `references`
     save_masks: bool = False
-    embeddings: Path | None = None
+    embeddings: Path | None = None  # folder of image embeddings shared between runs
     detector: DetectorInput | None = None
     detector_masks: tuple[MaskChoice, ...] = ()
-    everything: bool = False
-    boundary: bool = True
-    sharding: ShardingConfig | None = None
-    default_models: bool = False
+    """Masks to evaluate for these boxes: `single`, or the best-scored of three (`multi`)."""
+    everything: bool = False  # measure automatic mask generation on the dataset
+    boundary: bool = True  # compute boundary IoU in addition to IoU
+    sharding: ShardingConfig | None = None  # None: evaluate the dataset as a whole
+    default_models: bool = False  # whether `models` is the default selection
     publishable: bool = False
+    """Wait until the machine is idle, and refuse to measure if it stays busy."""
 
     def deferral(self, model: ResolvedModel) -> str | None:
         """Reason why only the parameters of a model are counted; None if everything is measured.
@@ -221,14 +163,10 @@ class RunConfig:
     ) -> dict[str, Any]:
         """Settings that determine the results, for the record and its resume key.
 
-        Args:
-            models: The resolved `models`.
-            reference_models: The resolved `reference_models`.
+        The arguments are what `resolve` returns.
         """
-        chunks = {} if self.sharding is None else {"chunk_images": self.sharding.images_per_shard}
-        scored = {} if self.boundary else {"boundary": False}
-        deferred = [model.entry.name for model in models if model.deferred is not None]
-        return {
+        detections = None if self.detector is None else read_file(self.detector.detections)
+        settings = {
             "models": {model.entry.name: model.identity for model in models},
             "threads": self.threads,
             "device": self.device,
@@ -243,15 +181,14 @@ class RunConfig:
             "teachers": {model.entry.name: model.identity for model in reference_models},
             "save_masks": self.save_masks,
             "detections_sha256": None
-            if self.detector is None
-            else _sha256(self.detector.detections),
+            if detections is None
+            else hashlib.sha256(detections).hexdigest(),
             "detector_masks": list(self.detector_masks),
             "everything": self.everything,
-            **chunks,
-            **scored,
-            **({"deferred": deferred} if deferred else {}),
         }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_file(path)).hexdigest()
+        if self.sharding is not None:
+            settings["chunk_images"] = self.sharding.images_per_shard
+        if not self.boundary:
+            settings["boundary"] = False
+        deferred = [model.entry.name for model in models if model.deferred is not None]
+        return {**settings, "deferred": deferred} if deferred else settings

@@ -115,24 +115,11 @@ def _kinds(text: str) -> tuple[FigureKind, ...]:
 def _models(models: ModelArguments) -> tuple[ResolvedModel, ...]:
     """The models to draw; the dummy, whose masks have no meaning, only if it is named."""
     from baselines.registry import select
-    from benchmarks.config.from_options import (
-        check_device,
-        check_precision,
-        listed,
-        weights_policy,
-    )
-    from benchmarks.config.model_resolution import resolve_models
+    from benchmarks.config.from_options import listed, resolve_options
 
     names = listed(models.models)
-    return tuple(
-        resolve_models(
-            [entry for entry in select(names) if entry.name != "dummy" or entry.name in names],
-            weights_policy(models),
-            device=check_device(models.device),
-            precision=check_precision(models.precision),
-            seed=models.seed,
-        )
-    )
+    entries = [each for each in select(names) if each.name != "dummy" or each.name in names]
+    return tuple(resolve_options(models, entries))
 
 
 def _images(
