@@ -11,6 +11,9 @@ from cyclopts import Parameter
 from baselines import DEFAULT_SELECTION
 from benchmarks.datasets.limits import MAX_PIXELS
 
+PrintJson = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
+Quiet = Annotated[bool, Parameter(help="Print only warnings and errors.")]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -115,10 +118,8 @@ class OutputArguments:
     """Folder for the record; by default bench-runs/..."""
     note: str | None = None
     """Text for the record, such as the origin of the weights."""
-    json: bool = False
-    """Print one JSON document on standard output."""
-    quiet: bool = False
-    """Print only warnings and errors."""
+    json: PrintJson = False
+    quiet: Quiet = False
 
 
 @Parameter(name="*")
@@ -227,5 +228,4 @@ class RegressArguments:
     """CPU threads of a model; 1 is least noisy."""
     out: Path | None = None
     """Folder for the records."""
-    quiet: bool = False
-    """Print only warnings and errors."""
+    quiet: Quiet = False

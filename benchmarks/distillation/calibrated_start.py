@@ -24,35 +24,20 @@ from mobilesam.model.mobile_sam import load_mobile_sam
 from mobilesam.model.model_files import save_model
 
 
-def write_start(student: str, seed: int, store: Path, weights: Path, out: Path) -> None:
-    """Builds a student with the teacher's heads and scale, and writes it.
-
-    Args:
-        student: Name in `STUDENTS`.
-        seed: Seed of its weights.
-        store: Folder of the teacher's embeddings.
-        weights: Weights of the teacher, a MobileSAM.
-        out: Safetensors file to write.
-
-    Raises:
-        BenchError: Store or weights are unusable, or the file cannot be written.
-    """
-    model = build_untrained_student(STUDENTS[student], load_mobile_sam(weights), seed)
-    calibrate(model.image_encoder, EmbeddingStore(store))
-    notes = {"seed": seed, "calibrated": True}
-    save_model(out, shape_of(model, notes), model.state_dict())
-
-
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Builds a student with the heads and scale of a MobileSAM, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--student", choices=sorted(STUDENTS), required=True)
     parser.add_argument("--seed", type=int, default=0)
     for name in ("store", "weights", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     found = parser.parse_args(argv)
-    write_start(found.student, found.seed, found.store, found.weights, found.out)
+    teacher = load_mobile_sam(found.weights)
+    model = build_untrained_student(STUDENTS[found.student], teacher, found.seed)
+    calibrate(model.image_encoder, EmbeddingStore(found.store))
+    notes = {"seed": found.seed, "calibrated": True}
+    save_model(found.out, shape_of(model, notes), model.state_dict())
     sys.stdout.write(f"{found.out}: scale taken from {CALIBRATION_IMAGES} images at most\n")
     return 0
 

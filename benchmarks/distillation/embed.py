@@ -23,7 +23,7 @@ from baselines.interface import Segmenter, StorableEmbedding, UInt8Array
 from baselines.registry import build
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
-from benchmarks.datasets.dataset import ImageReader, Shard, UnreadableImage
+from benchmarks.datasets.dataset import ImageReader, Sample, Shard, UnreadableImage
 from benchmarks.debugging import format_error
 from benchmarks.evaluation.prefetch import Prefetcher
 from benchmarks.evaluation.run_shards import ThroughputMeter, execute_shards
@@ -59,33 +59,17 @@ _MIN_ALLOWED_FAILURES = 3
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """How a store is written.
-
-    Attributes:
-        folder: Folder of the store.
-        shard_bytes: Largest size of the data of a file.
-        note: Text for the manifest of a new store.
-        repair: Delete damaged files and make their embeddings again.
-        verify: Read the whole store at the end.
-    """
+    """How a store is written."""
 
     folder: Path
-    shard_bytes: int
-    note: str | None = None
-    repair: bool = False
-    verify: bool = False
+    shard_bytes: int  # largest size of the data of a file
+    note: str | None = None  # for the manifest of a new store
+    repair: bool = False  # delete damaged files and make their embeddings again
+    verify: bool = False  # read the whole store at the end
 
 
 class EmbedReport(FrozenModel):
-    """What a run did, and what the store holds now.
-
-    Attributes:
-        n_encoded: Images that were embedded by this run.
-        n_known: Images that were stored before, or that equal an earlier one.
-        dropped: Damaged files that `repair` deleted.
-        failures: Images without an embedding, with the reason.
-        images_per_second: Throughput of the shards in which images were encoded; None without any.
-    """
+    """What a run did, and what the store holds now."""
 
     store: str
     source: str
@@ -94,12 +78,12 @@ class EmbedReport(FrozenModel):
     n_shards: int
     n_bytes: int
     bytes_per_embedding: float | None
-    n_encoded: int
-    n_known: int
-    dropped: tuple[str, ...]
-    failures: tuple[Failure, ...]
+    n_encoded: int  # by this run
+    n_known: int  # stored before, or equal to an earlier image
+    dropped: tuple[str, ...]  # damaged files that `repair` deleted
+    failures: tuple[Failure, ...]  # images without an embedding
     seconds: float
-    images_per_second: float | None
+    images_per_second: float | None  # of the shards in which images were encoded
     verification: Verification | None
 
 
@@ -140,20 +124,10 @@ def teacher_of(model: Segmenter, precision: str) -> Teacher:
 
 
 def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tuple[Entry, Tensor]:
-    """Computes one embedding in the form of the store.
+    """Computes one embedding in the form of the store: its entry, and (C, h, w) float16.
 
-    Args:
-        model: Teacher that `teacher_of` accepts. It must resize the longest side of an image to its
-            input size and pad on the right and below, as SAM does.
-        name: Name of the image.
-        image: (H, W, 3) uint8 RGB.
-        key: `image_key` of the image.
-
-    Returns:
-        The store's entry, and (C, h, w) float16 on the CPU.
-
-    Raises:
-        BenchError: The model fails on the image, or its embedding cannot be stored.
+    The model must resize the longest side of an image to its input size and pad on the right and
+    below, as SAM does.
     """
     import torch
 
@@ -170,56 +144,28 @@ def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tu
 
 @dataclass(slots=True, eq=False)
 class EmbeddedShard:
-    """Embeddings of one shard; it can be sent to another process.
-
-    Attributes:
-        name: Name of the shard.
-        n_images: Number of images, including unreadable ones.
-        entries: One entry an embedding, in the order of images.
-        embeddings: (C, h, w) float16 arrays. Ray maps arrays into memory without a copy.
-        n_known: Images that were stored before, or that equal another.
-        failures: Images that cannot be read, or that the model failed on.
-    """
+    """Embeddings of one shard; it can be sent to another process."""
 
     name: str
-    n_images: int
-    entries: list[Entry] = field(default_factory=list)
+    n_images: int  # including unreadable ones
+    entries: list[Entry] = field(default_factory=list)  # one an embedding, in the order of images
     embeddings: list[npt.NDArray[np.float16]] = field(default_factory=list)
-    n_known: int = 0
+    """(C, h, w) arrays; Ray maps arrays into memory without a copy."""
+    n_known: int = 0  # stored before, or equal to another
     failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of embeddings."""
-        return len(self.entries)
-
-    @property
-    def n_failures(self) -> int:
-        """Number of images without an embedding."""
-        return len(self.failures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbedTask:
-    """What workers do with each shard; it can be sent to another process.
-
-    Attributes:
-        model: The teacher with its options.
-        teacher: Description of the teacher for the store.
-        threads: Threads of the model.
-        prefetch_threads: Threads that read and hash images while the model runs.
-        code: `code_version` of the driver, which workers must share.
-        known: Keys of images that need no embedding.
-        built: The teacher, if it is in this process already.
-    """
+    """What workers do with each shard; it can be sent to another process."""
 
     model: ResolvedModel
     teacher: Teacher
-    threads: int
-    prefetch_threads: int
-    code: str
-    known: frozenset[str] = field(default=frozenset(), repr=False)
-    built: Segmenter | None = field(default=None, repr=False)
+    threads: int  # of the model
+    prefetch_threads: int  # that read and hash images while the model runs
+    code: str  # `code_version` of the driver, which workers must share
+    known: frozenset[str] = field(default=frozenset(), repr=False)  # keys that need no embedding
+    built: Segmenter | None = field(default=None, repr=False)  # if it is in this process already
 
     def worker(self) -> EmbedWorker:
         """Makes a worker in the calling process."""
@@ -243,21 +189,8 @@ def embed_task(
         model = build(planned.entry, options)
     if model.info.weights.kind == "random":
         raise WeightsError(f"{planned.entry.name} has random weights; embed with trained ones")
-    return EmbedTask(
-        planned,
-        teacher_of(model, precision),
-        threads,
-        scale.prefetch_threads,
-        code_version(),
-        built=None if on_cluster else model,
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _HashedImage:
-    name: str
-    image: UInt8Array
-    key: str
+    teacher, built = teacher_of(model, precision), None if on_cluster else model
+    return EmbedTask(planned, teacher, threads, scale.prefetch_threads, code_version(), built=built)
 
 
 class EmbedWorker:
@@ -271,33 +204,37 @@ class EmbedWorker:
         keep_buffers()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedShard:
-        """Embeds the images of a shard.
-
-        Args:
-            shard: The shard.
-            poison: Reasons by position of images that crash workers and must not be read.
+        """Embeds the images of a shard; see `ShardWorker.run`.
 
         Raises:
             DataError: The model fails on too many images for the images to be the cause.
             WeightsError: The weights are missing here, or differ from the driver's.
         """
-        model = self._teacher()
+        model, teacher = self._teacher(), self._task.teacher.name
         shard = shard.without(poison or {})
         found = EmbeddedShard(shard.name, len(shard.readers))
+        allowed = max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * found.n_images))
         n_failed = 0
         with closing(self._prefetcher.map(_read, shard.readers, _n_bytes)) as images:
-            for each in images:
-                if isinstance(each, UnreadableImage):
-                    found.failures.append(Failure(stage="data", culprit=each.name, why=each.reason))
+            for image, key in images:
+                if isinstance(image, UnreadableImage):
+                    failure = Failure(stage="data", culprit=image.name, why=image.reason)
+                    found.failures.append(failure)
                     continue
-                if each.key in self._known or any(old.key == each.key for old in found.entries):
+                if key in self._known or any(old.key == key for old in found.entries):
                     found.n_known += 1
                     continue
                 try:
-                    entry, embedding = encode_image(model, each.name, each.image, each.key)
+                    entry, embedding = encode_image(model, image.name, image.image, key)
                 except BenchError as error:
                     n_failed += 1
-                    self._fail(each.name, error, n_failed, found)
+                    why = f"{teacher} fails at it: {format_error(error)}"
+                    found.failures.append(Failure(stage=STAGE, culprit=image.name, why=why))
+                    if n_failed > allowed:
+                        raise DataError(
+                            f"{teacher} failed on {n_failed} of {found.n_images} images, the last "
+                            f"time with: {error}"
+                        ) from error
                 else:
                     found.entries.append(entry)
                     found.embeddings.append(embedding.numpy())
@@ -305,20 +242,11 @@ class EmbedWorker:
         self._known.update(entry.key for entry in found.entries)
         return found
 
-    def _fail(self, name: str, error: BenchError, n_failed: int, found: EmbeddedShard) -> None:
-        """Records a failed image; raises if too many of the shard failed."""
-        teacher, n_images = self._task.teacher.name, found.n_images
-        why = f"{teacher} fails at it: {format_error(error)}"
-        found.failures.append(Failure(stage=STAGE, culprit=name, why=why))
-        if n_failed > max(_MIN_ALLOWED_FAILURES, round(_FAILED_SHARE * n_images)):
-            raise DataError(
-                f"{teacher} failed on {n_failed} of {n_images} images, the last time with: {error}"
-            ) from error
-
     def _teacher(self) -> Segmenter:
         """The model, built at the first shard so that its errors count as that shard's."""
         if self._model is None:
-            checkpoint = self._task.model.options.checkpoint
+            planned, wanted = self._task.model, self._task.teacher
+            checkpoint = planned.options.checkpoint
             if (
                 checkpoint is not None
                 and not checkpoint.path.is_dir()
@@ -328,8 +256,7 @@ class EmbedWorker:
                     f"{checkpoint.path} holds other weights on this worker than on the driver; "
                     "copy the file there"
                 )
-            model = build(self._task.model.entry, self._task.model.options)
-            wanted = self._task.teacher
+            model = build(planned.entry, planned.options)
             found = teacher_of(model, wanted.precision)
             if found != wanted:
                 raise WeightsError(
@@ -351,15 +278,16 @@ class EmbedWorker:
         self._prefetcher.close()
 
 
-def _read(reader: ImageReader) -> UnreadableImage | _HashedImage:
+def _read(reader: ImageReader) -> tuple[UnreadableImage | Sample, str]:
+    """Reads an image, and computes its key in the store."""
     sample = reader().sample
-    if isinstance(sample, UnreadableImage):
-        return sample
-    return _HashedImage(sample.name, sample.image, image_key(sample.image))
+    return sample, image_key(sample.image) if isinstance(sample, Sample) else ""
 
 
-def _n_bytes(item: ImageReader | UnreadableImage | _HashedImage) -> int:
-    return item.image.nbytes if isinstance(item, _HashedImage) else 0
+def _n_bytes(item: ImageReader | tuple[UnreadableImage | Sample, str]) -> int:
+    if isinstance(item, tuple) and isinstance(item[0], Sample):
+        return item[0].image.nbytes
+    return 0
 
 
 class StoreFiller:
@@ -378,9 +306,7 @@ class StoreFiller:
         self._scale = scale
         self._options = options
         self._reporter = reporter
-        self._n_shards = 0
-        self._n_encoded = 0
-        self._n_known = 0
+        self._n_shards = self._n_encoded = self._n_known = 0
         self._failures: list[Failure] = []
 
     def run(self) -> EmbedReport:
@@ -408,8 +334,7 @@ class StoreFiller:
                 reporter.warn(f"deleted, to be embedded again: {line}")
             if len(writer):
                 reporter.say(f"{options.folder} holds {len(writer)} embeddings already")
-            self._task = replace(self._task, known=frozenset(writer))
-            busy_s = self._fill(writer)
+            busy_s = self._fill(replace(self._task, known=frozenset(writer)), writer)
         if self._n_shards == 0:
             raise DataError(f"{self._source.name} holds no image")
         sizes = [path.stat().st_size for path in options.folder.glob("shard-*.safetensors")]
@@ -430,14 +355,14 @@ class StoreFiller:
             verification=verify(options.folder) if options.verify and sizes else None,
         )
 
-    def _fill(self, writer: StoreWriter) -> float:
+    def _fill(self, task: EmbedTask, writer: StoreWriter) -> float:
         """Embeds all shards; returns the seconds spent on shards with new embeddings."""
         total, busy_s, failed_in_a_row = self._source.n_images, 0.0, 0
         space_reported = False
-        title = f"{self._task.teacher.name} embeds {self._source.name}"
+        title = f"{task.teacher.name} embeds {self._source.name}"
         with self._reporter.bar(title, total) as bar:
             meter = ThroughputMeter(bar)
-            results = execute_shards(self._scale, self._task, self._shards(meter))
+            results = execute_shards(self._scale, task, self._shards(meter))
             before = time.perf_counter()
             with closing(results):
                 for found in results:
@@ -446,11 +371,12 @@ class StoreFiller:
                         reasons = [found.why]
                     else:
                         self._store(found, writer)
+                        n_rows = len(found.entries)
                         reasons = [each.why for each in found.failures if each.stage == STAGE]
-                        if found.n_rows or found.n_known:
+                        if n_rows or found.n_known:
                             reasons = []
-                        meter.done(found.name, found.n_images, found.n_rows, found.n_failures)
-                        if found.n_rows:
+                        meter.done(found.name, found.n_images, n_rows, len(found.failures))
+                        if n_rows:
                             busy_s += time.perf_counter() - before
                         if total is not None and self._n_encoded and not space_reported:
                             space_reported = True

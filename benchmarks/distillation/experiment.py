@@ -28,29 +28,17 @@ SCHEMES = (DECOUPLED, "semi-coupled", "coupled")
 
 @dataclass(frozen=True, slots=True)
 class CompareProfile:
-    """Size of the experiment.
-
-    Attributes:
-        name: Name for `--profile`.
-        teacher: Registry name.
-        student: Name in `mobilesam.distillation.students.STUDENTS`.
-        scenes: Training scenes.
-        config: Settings of all runs except the seed; its steps and batch are the full budget.
-        longer: Factor of the steps that the decoupled scheme takes in the time of the others.
-        seeds: Seeds; each scheme has a run with each.
-        n_images: Number of scenes of the evaluation.
-        evaluation_seed: Seed of those; differs from the seed of the training scenes.
-    """
+    """Size of the experiment."""
 
     name: str
-    teacher: str
-    student: str
-    scenes: ScenesSpec
-    config: TrainConfig
-    longer: int
-    seeds: tuple[int, ...]
-    n_images: int
-    evaluation_seed: int
+    teacher: str  # registry name
+    student: str  # name in `mobilesam.distillation.students.STUDENTS`
+    scenes: ScenesSpec  # of the training
+    config: TrainConfig  # of all runs, except the seed; its steps and batch are the full budget
+    longer: int  # factor of the steps that the decoupled scheme takes in the time of the others
+    seeds: tuple[int, ...]  # each scheme has a run with each
+    n_images: int  # scenes of the evaluation
+    evaluation_seed: int  # differs from the seed of the training scenes
 
 
 _MINI = CompareProfile(
@@ -78,11 +66,7 @@ PROFILES = {_MINI.name: _MINI}
 
 
 def find_profile(name: str) -> CompareProfile:
-    """Returns a profile by name.
-
-    Raises:
-        UsageError: The name is unknown.
-    """
+    """Returns a profile by name; refuses an unknown one."""
     if name not in PROFILES:
         raise UsageError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")
     return PROFILES[name]
@@ -162,19 +146,14 @@ class DistillationRecord(FrozenModel):
     warnings: tuple[str, ...] = ()
 
 
-def save_experiment(record: DistillationRecord, folder: Path) -> Path:
-    """Writes the record into a folder; returns its path."""
+def save_experiment(record: DistillationRecord, folder: Path) -> None:
+    """Writes the record into a folder."""
     path = folder / RECORD_NAME
     write_atomic(path, document_of(record, path, indent=1))
-    return path
 
 
 def load_experiment(folder: Path) -> DistillationRecord:
-    """Reads the record of a folder.
-
-    Raises:
-        DataError: It is missing or of another version.
-    """
+    """Reads the record of a folder; `DataError` if it is missing or of another version."""
     path = folder / RECORD_NAME
     try:
         return DistillationRecord.model_validate_json(path.read_bytes())

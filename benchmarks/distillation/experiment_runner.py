@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,29 +19,111 @@ from benchmarks.distillation.experiment import (
     PROTOCOLS,
     CompareProfile,
     DistillationRecord,
+    LossPoint,
+    PlannedRun,
     StudentRow,
     planned_runs,
 )
-from benchmarks.distillation.parallel_training import (
-    FinishedRun,
-    TrainingTask,
-    local_checkpoint,
-    train_all,
-)
-from benchmarks.distillation.scenes import SceneCache, render_with_progress
-from benchmarks.distillation.training import STUDENT_NAME, sam_teacher
+from benchmarks.distillation.process_map import map_processes
+from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_with_progress
+from benchmarks.distillation.training import STUDENT_NAME, run_training, sam_teacher
 from benchmarks.evaluation.evaluate import EvaluationResult, evaluate
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow, write_atomic
-from mobilesam.distillation.students import STUDENTS, build_untrained_student, shape_of
+from mobilesam.distillation.schemes import SCHEMES, StoredTeacher
+from mobilesam.distillation.students import (
+    STUDENTS,
+    build_student,
+    build_untrained_student,
+    heads_of,
+    shape_of,
+)
+from mobilesam.distillation.training_loop import METRICS_NAME, ProcessGroup
 from mobilesam.errors import DataError, UsageError
+from mobilesam.fast.allocator import keep_buffers
 from mobilesam.model.model_files import save_model
+from mobilesam.model.tiny_vit import TinyVitConfig
+from mobilesam.weights.cache import digest_file
 
 _UNTRAINED = "untrained"
 _EMBED_SECONDS = "embed-seconds.txt"
 _CONDITIONS = "conditions.json"
+_CURVE_POINTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """Everything that another process needs to train one student."""
+
+    run: PlannedRun
+    student: TinyVitConfig
+    teacher: ResolvedModel
+    embeddings: Path
+    folder: Path
+    scenes_root: Path
+    scenes: ScenesSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A trained student, with the loss over the steps of its training."""
+
+    run: PlannedRun
+    checkpoint: Checkpoint
+    seconds: float
+    curve: tuple[LossPoint, ...]
+
+
+def train_all(tasks: Sequence[TrainingTask], workers: int, reporter: Reporter) -> list[FinishedRun]:
+    """Trains all students, one thread each, resuming interrupted trainings.
+
+    Results are in the order of the tasks.
+
+    Raises:
+        BenchError: A training failed, or a process was killed; finished trainings are kept.
+    """
+    workers = min(workers, len(tasks))
+    if workers == 1:
+        return [_train(task, reporter) for task in tasks]
+    with reporter.bar(f"{len(tasks)} trainings, {workers} at a time", len(tasks)) as bar:
+        return map_processes(
+            _train, tasks, workers, lambda done: bar.step(done.run.name), _single_threaded
+        )
+
+
+def _single_threaded() -> None:
+    environment.use_threads(1)
+    keep_buffers()
+
+
+def _train(task: TrainingTask, reporter: Reporter | None = None) -> FinishedRun:
+    teacher = sam_teacher(task.teacher).model
+    student = build_student(task.student, heads_of(teacher), task.run.config.seed)
+    source = StoredTeacher(task.embeddings)
+    scheme = SCHEMES[task.run.scheme](student, teacher, source, task.run.config)
+    data = SceneCache(task.scenes_root, task.scenes)
+    reporter = reporter or Reporter(quiet=True)
+    trained = run_training(scheme, data, task.folder, reporter, ProcessGroup())
+    lines = (task.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    width = max(1, len(rows) // _CURVE_POINTS)
+    stretches = [rows[start : start + width] for start in range(0, len(rows), width)]
+    curve = tuple(
+        LossPoint(
+            step=part[-1]["step"],
+            seconds=part[-1]["seconds"],
+            loss=sum(row["loss"] for row in part) / len(part),
+        )
+        for part in stretches
+    )
+    return FinishedRun(task.run, _local_checkpoint(trained.path), trained.seconds, curve)
+
+
+def _local_checkpoint(path: Path) -> Checkpoint:
+    found = digest_file(path)
+    return Checkpoint(path, found.sha256, official=False, n_bytes=found.n_bytes, trusted=True)
 
 
 class ExperimentRunner:
@@ -81,16 +164,18 @@ class ExperimentRunner:
         ]
         finished = train_all(tasks, self._workers, self._reporter)
         models = [_student_model(each.run.name, each.checkpoint) for each in finished]
-        models.append(_student_model(_UNTRAINED, self._untrained_student()))
+        # The student before any step is the baseline of all scores.
+        path = self._out / _UNTRAINED / STUDENT_NAME
+        student = build_untrained_student(
+            STUDENTS[self._profile.student], self._teacher.model, self._profile.seeds[0]
+        )
+        save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
+        models.append(_student_model(_UNTRAINED, _local_checkpoint(path)))
         result = self._evaluate([*models, self._planned])
         return self._record(finished, result, embed_seconds, conditions)
 
     def _record_conditions(self) -> list[list[str]]:
-        """Adds machine and number of workers to those of earlier runs of this command.
-
-        Raises:
-            DataError: Their file is damaged, or cannot be written.
-        """
+        """Adds machine and number of workers to those of earlier runs of this command."""
         path = self._out / _CONDITIONS
         here = [*environment.machine(self._planned.options.device), f"workers: {self._workers}"]
         try:
@@ -105,8 +190,7 @@ class ExperimentRunner:
     def _embed(self) -> float:
         """Renders the scenes and stores the teacher's embeddings.
 
-        Returns:
-            Seconds of embedding over all runs of this command, without killed ones.
+        Returns the seconds of embedding over all runs of this command, without killed ones.
         """
         scenes = self._profile.scenes
         render_with_progress(self._scenes_root, scenes, self._workers, self._reporter)
@@ -119,10 +203,8 @@ class ExperimentRunner:
             built=self._teacher,
         )
         options = StoreOptions(self._out / "embeddings", shard_bytes=64 * 10**6)
-        data = SceneCache(self._scenes_root, scenes)
-        report = StoreFiller(
-            task, data, ShardingConfig(prefetch_threads=0), options, self._reporter
-        ).run()
+        data, scale = SceneCache(self._scenes_root, scenes), ShardingConfig(prefetch_threads=0)
+        report = StoreFiller(task, data, scale, options, self._reporter).run()
         path = self._out / _EMBED_SECONDS
         try:
             total = report.seconds + (float(path.read_text()) if path.exists() else 0.0)
@@ -131,28 +213,17 @@ class ExperimentRunner:
         write_atomic(path, f"{total}\n".encode())
         return total
 
-    def _untrained_student(self) -> Checkpoint:
-        """Writes the student before any step, the baseline of all scores."""
-        path = self._out / _UNTRAINED / STUDENT_NAME
-        student = build_untrained_student(
-            STUDENTS[self._profile.student], self._teacher.model, self._profile.seeds[0]
-        )
-        save_model(path, shape_of(student, {"steps": 0}), student.state_dict())
-        return local_checkpoint(path)
-
     def _evaluate(self, models: Sequence[ResolvedModel]) -> EvaluationResult:
         profile = self._profile
-        dataset = SyntheticDataset(profile.n_images, profile.evaluation_seed)
-        out = self._out / "evaluation"
         config = RunConfig(
             command="mobilesam-bench distill compare",
             note=None,
             models=tuple(model.entry for model in models),
             weights_policy=WeightsPolicy({}),
-            out=out,
+            out=self._out / "evaluation",
             threads=environment.default_threads(),
             seed=profile.evaluation_seed,
-            dataset=dataset,
+            dataset=SyntheticDataset(profile.n_images, profile.evaluation_seed),
             protocols=find_protocols(PROTOCOLS),
             references=(GROUND_TRUTH, f"teacher:{self._planned.entry.name}"),
             reference_models=(self._planned.entry,),

@@ -15,19 +15,11 @@ TEACHER, STUDENT = "sam-mini", "mobilesam-mini"
 
 @dataclass(frozen=True, slots=True)
 class FamilyTarget:
-    """One target.
-
-    Attributes:
-        what: The measured quantity.
-        target: Bound of the quantity.
-        at_least: Whether the bound is a minimum; otherwise a maximum.
-        measured: Measured value in the unit of the bound; None if the record has none.
-        unit: Unit of both.
-    """
+    """One target, with the measured value in the unit of the bound; None if there is none."""
 
     what: str
     target: float
-    at_least: bool
+    at_least: bool  # whether the bound is a minimum; otherwise a maximum
     measured: float | None
     unit: str
 
@@ -49,8 +41,8 @@ def family_targets(record: RunRecord) -> tuple[FamilyTarget, ...]:
     params = {row.model: row.total for row in record.params if row.component == "image_encoder"}
     encode = {row.model: row.median_ms for row in record.latency if row.phase == "encode"}
 
-    def score(model: str, protocol: str, reference: str = GROUND_TRUTH) -> float | None:
-        return miou.get((model, protocol, reference))
+    def score(model: str, protocol: str) -> float | None:
+        return miou.get((model, protocol, GROUND_TRUTH))
 
     def gap(protocol: str) -> float | None:
         teacher, student = score(TEACHER, protocol), score(STUDENT, protocol)
@@ -60,14 +52,13 @@ def family_targets(record: RunRecord) -> tuple[FamilyTarget, ...]:
         teacher, student = values.get(TEACHER), values.get(STUDENT)
         return None if teacher is None or not student else teacher / student
 
-    agreement = score(STUDENT, "center", f"teacher:{TEACHER}")
+    multi, behind = "center-multi", "behind its teacher"
+    agreement = miou.get((STUDENT, "center", f"teacher:{TEACHER}"))
     return (
         FamilyTarget(f"{TEACHER}, box", 82, True, score(TEACHER, "box"), "%"),
-        FamilyTarget(f"{TEACHER}, center-multi", 68, True, score(TEACHER, "center-multi"), "%"),
-        FamilyTarget(f"{STUDENT}, box, behind its teacher", 4, False, gap("box"), "points"),
-        FamilyTarget(
-            f"{STUDENT}, center-multi, behind its teacher", 4, False, gap("center-multi"), "points"
-        ),
+        FamilyTarget(f"{TEACHER}, {multi}", 68, True, score(TEACHER, multi), "%"),
+        FamilyTarget(f"{STUDENT}, box, {behind}", 4, False, gap("box"), "points"),
+        FamilyTarget(f"{STUDENT}, {multi}, {behind}", 4, False, gap(multi), "points"),
         FamilyTarget(f"{STUDENT}, center, agreement with its teacher", 75, True, agreement, "%"),
         FamilyTarget("encoder's parameters, teacher by student", 4, True, ratio(params), "x"),
         FamilyTarget("encoder's time, teacher by student", 2, True, ratio(encode), "x"),
@@ -93,6 +84,5 @@ def family_targets_table(record: RunRecord) -> Table:
         RowColumn(Column("Measured", ("measured",), align="right"), measured),
         text_column("Outcome", "outcome"),
     )
-    return build_table(
-        "mini-family-aims", "Aims of the mini family", columns, family_targets(record)
-    )
+    targets = family_targets(record)
+    return build_table("mini-family-aims", "Aims of the mini family", columns, targets)

@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.datasets.dataset import LoadedImage, Sample, Shard, UnreadableImage
+from benchmarks.config.from_options import STANDARD_SCENES, check_max_pixels, open_dataset
+from benchmarks.config.options import EmbedDataArguments
+from benchmarks.datasets.dataset import ImageReader, LoadedImage, Sample, Shard, UnreadableImage
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS, PIXELS_CEILING
 from benchmarks.datasets.parsing import check_limit, fingerprint
+from benchmarks.distillation.embed import ShardedImages
+from benchmarks.records.progress import Reporter
 from mobilesam.distillation.batches import TrainingSample
 from mobilesam.distillation.embedding_store import EmbeddingStore, image_key
-from mobilesam.errors import DataError
+from mobilesam.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
+
+
+def images_to_embed(
+    data: EmbedDataArguments, seed: int, reporter: Reporter, *, streaming: bool
+) -> ShardedImages:
+    """The dataset or folder that the options name; a folder if only `--images` is given."""
+    is_folder = data.annotations is None and data.dataset == EmbedDataArguments.dataset
+    if data.images is None or not is_folder:
+        return open_dataset(data, STANDARD_SCENES, seed, streaming=streaming)
+    if data.root:
+        raise UsageError("--images and --root are two sources; give one")
+    folder = FolderImages(data.images, data.limit, check_max_pixels(data.max_pixels))
+    if folder.n_others:
+        reporter.say(f"{data.images}: {folder.n_others} files that are no images are skipped")
+    return folder
+
+
+def image_shards(
+    source: str,
+    names: Sequence[str],
+    reader: Callable[[int], ImageReader],
+    images_per_shard: int | None,
+) -> Iterator[Shard]:
+    """Divides images without instances into shards; `reader` makes the reader of a number."""
+    step = images_per_shard or len(names)
+    for start in range(0, len(names), step):
+        images = tuple(enumerate(names[start : start + step], start))
+        yield Shard(
+            f"{start:08d}",
+            source,
+            fingerprint("images", None, (os.fsencode(name) for _, name in images)),
+            tuple(reader(number) for number, _ in images),
+            images,
+            len(images) / len(names),
+        )
 
 
 class FolderImages:
     """All image files in a folder and its subfolders, in the order of their paths.
 
-    Files with other suffixes are skipped and counted. Links to folders are not followed.
-
-    Args:
-        folder: The folder; it is listed when this object is made.
-        limit: Take only the first images.
-        max_pixels: Larger images count as unreadable.
-
-    Attributes:
-        name: `folder:` and the folder's name.
-        n_images: Number of images, after the limit.
-        n_others: Number of skipped files.
+    Files with other suffixes are skipped and counted in `n_others`. Links to folders are not
+    followed. Images above `max_pixels` count as unreadable.
 
     Raises:
         DataError: It is no folder, cannot be read, or holds no image.
@@ -46,7 +76,15 @@ class FolderImages:
             raise DataError(f"{folder} is not a folder; --images takes a folder of image files")
         self._folder = folder.absolute()  # a worker may run in another folder
         self._max_pixels = max_pixels
-        files = _files_below(folder)
+
+        def refuse(error: OSError) -> None:
+            raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+        files = sorted(
+            (Path(root) / file).relative_to(folder).as_posix()
+            for root, _, names in os.walk(folder, onerror=refuse)
+            for file in names
+        )
         images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
         if not images:
             raise DataError(
@@ -60,27 +98,18 @@ class FolderImages:
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields shards of at most `images_per_shard` images; their samples have no instances."""
-        step = images_per_shard or self.n_images
-        for start in range(0, self.n_images, step):
-            numbered = list(enumerate(self._names[start : start + step], start))
-            yield Shard(
-                f"{start:08d}",
-                self.name,
-                fingerprint("folder-part", None, (os.fsencode(name) for _, name in numbered)),
-                tuple(
-                    partial(_read, self._folder, name, self._max_pixels, number)
-                    for number, name in numbered
-                ),
-                tuple((number, _printable(name)) for number, name in numbered),
-                len(numbered) / self.n_images,
-            )
+
+        def reader(number: int) -> ImageReader:
+            return partial(_read, self._folder, self._names[number], self._max_pixels, number)
+
+        names = [_printable(name) for name in self._names]
+        return image_shards(self.name, names, reader, images_per_shard)
 
 
 def _read(folder: Path, name: str, max_pixels: int, number: int) -> LoadedImage:
     if not name.isprintable():
-        return LoadedImage(
-            UnreadableImage(-1, _printable(name), "its name cannot be printed; rename it")
-        )
+        reason = "its name cannot be printed; rename it"
+        return LoadedImage(UnreadableImage(-1, _printable(name), reason))
     try:
         image = load_image(folder / name, name, None, max_pixels)
     except DataError as error:
@@ -90,19 +119,6 @@ def _read(folder: Path, name: str, max_pixels: int, number: int) -> LoadedImage:
 
 def _printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
-
-
-def _files_below(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it with forward slashes, sorted."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    return sorted(
-        (Path(root) / file).relative_to(folder).as_posix()
-        for root, _, files in os.walk(folder, onerror=refuse)
-        for file in files
-    )
 
 
 class StoredImages:

@@ -21,37 +21,30 @@ from benchmarks.config.options import AccuracyArguments, ModelArguments
 from benchmarks.debugging import one_line_errors
 from benchmarks.distillation.training import STUDENT_NAME, StudentEvaluation
 from benchmarks.records.documents import write_document
-from benchmarks.records.environment import collect
+from benchmarks.records.environment import collect, default_threads
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import RunRecord
 from mobilesam.distillation.embedding_store import EmbeddingStore
+from mobilesam.distillation.students import build_student
 from mobilesam.distillation.training_loop import METRICS_NAME
 from mobilesam.errors import DataError
+from mobilesam.model.model_files import read_shape, save_model
+from mobilesam.model.state_dicts import load_state_dict_file
 
-_FIELDS = (
+_FIELDS = {
     "protocol", "reference", "n_images", "n_instances", "miou", "ci95", "boundary_miou", "status",
     "why",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def untrained(student: Path, target: Path) -> Mapping[str, Any]:
-    """Writes a student as it was before its first step.
+    """Writes to `target` a file of `distill train` as it was before its first step.
 
-    Args:
-        student: File written by `distill train`.
-        target: Safetensors file to write.
-
-    Returns:
-        Notes on the training from the header of the file.
+    Returns the notes on the training from the header of the file.
 
     Raises:
         DataError: The file does not say how it was made.
         WeightsError: It is damaged.
     """
-    from mobilesam.distillation.students import build_student
-    from mobilesam.model.model_files import read_shape, save_model
-    from mobilesam.model.state_dicts import load_state_dict_file
-
     shape = read_shape(student, "mobilesam")
     if shape is None or "config" not in shape.notes:
         raise DataError(f"{student} does not say how it was trained; give one of distill train")
@@ -69,11 +62,7 @@ def untrained(student: Path, target: Path) -> Mapping[str, Any]:
 
 
 def losses(run: Path) -> list[float]:
-    """The loss of every step of a training.
-
-    Raises:
-        DataError: Its metrics are missing or damaged.
-    """
+    """The loss of every step of a training."""
     path = run / METRICS_NAME
     try:
         return [float(json.loads(line)["loss"]) for line in path.read_text().splitlines()]
@@ -92,10 +81,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Evaluates both students and returns the document."""
     work = arguments.run / "agreement"
     work.mkdir(parents=True, exist_ok=True)
-    before = work / "untrained.safetensors"
-    notes = untrained(arguments.run / STUDENT_NAME, before)
-    if arguments.start is not None:
-        before = arguments.start
+    before, after = work / "untrained.safetensors", arguments.run / STUDENT_NAME
+    notes = untrained(after, before)
     evaluation = StudentEvaluation(
         arguments.teacher,
         ModelArguments(
@@ -114,7 +101,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     records = {
         name: evaluation.run(weights, work / name, Reporter())
-        for name, weights in (("untrained", before), ("trained", arguments.run / STUDENT_NAME))
+        for name, weights in (("untrained", arguments.start or before), ("trained", after))
+    }
+    students = {
+        name: [
+            {**row.model_dump(mode="json", include=_FIELDS), "weights_sha256": row.weights.sha256}
+            for row in record.miou
+        ]
+        for name, record in records.items()
     }
     store = EmbeddingStore(arguments.store)
     return {
@@ -123,40 +117,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "started_from_file": arguments.start is not None,
         "training": {**notes, "loss": loss_summary(losses(arguments.run))},
         "dataset": records["trained"].miou[0].dataset,
-        "students": {name: _rows(record) for name, record in records.items()},
+        "students": students,
         "environment": collect(arguments.threads).model_dump(mode="json"),
     }
-
-
-def _rows(record: RunRecord) -> list[dict[str, Any]]:
-    return [
-        {**row.model_dump(mode="json", include=set(_FIELDS)), "weights_sha256": row.weights.sha256}
-        for row in record.miou
-    ]
-
-
-def _parser() -> argparse.ArgumentParser:
-    from benchmarks.records.environment import default_threads
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("run", "store", "weights", "images", "annotations"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument(
-        "--start", type=Path, default=None, help="student that distill train started from"
-    )
-    parser.add_argument("--teacher", required=True, help="registry name of the store's teacher")
-    parser.add_argument("--protocol", default="box,center")
-    parser.add_argument("--limit", type=int, default=None, help="only the first N images")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--note", default=None, help="kept in the document")
-    parser.add_argument("--out", type=Path, default=None, help="also write the result to a file")
-    return parser
 
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON document."""
-    arguments = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("run", "store", "weights", "images", "annotations"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="student that distill train started from")
+    parser.add_argument("--teacher", required=True, help="registry name of the store's teacher")
+    parser.add_argument("--protocol", default="box,center")
+    parser.add_argument("--limit", type=int, help="only the first N images")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--note", help="kept in the document")
+    parser.add_argument("--out", type=Path, help="also write the result to a file")
+    arguments = parser.parse_args(argv)
     write_document(measure(arguments), arguments.out)
     return 0
 

@@ -77,18 +77,11 @@ _BOX_CENTRES = PromptConfig(objects_per_image=3, center_share=0.33, box_center_s
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of the recipe of `sam-mini`.
+    """A stage of the recipe of `sam-mini`."""
 
-    Attributes:
-        name: Name of its folder.
-        scheme: What is trained.
-        side_px: Side of the input.
-        config: Settings.
-    """
-
-    name: str
+    name: str  # of its folder
     scheme: type[Scheme]
-    side_px: int
+    side_px: int  # of the input
     config: TrainConfig
 
 
@@ -101,45 +94,30 @@ def _whole_images(name: str, **changes: Any) -> Stage:
     return Stage(name, Supervised, 256, _changed(ema_decay=0.995, **_MOSTLY_WHOLE, **changes))
 
 
+_DECODER = _changed(
+    steps=400,
+    losses=_BASE.losses.model_copy(update={"reading": 0.5}),
+    prompts=PromptConfig(objects_per_image=6),
+)
+_PARTS = _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
+_AGAIN = {"losses": _ALL_CANDIDATES, "prompts": _BOX_CENTRES}
+_HEADS = _changed(
+    steps=400,
+    learning_rate=3e-4,
+    ema_decay=0.99,
+    precision="bf16",
+    losses=_ALL_CANDIDATES.model_copy(update={"quality": 4}),
+    prompts=_BOX_CENTRES,
+    **_MOSTLY_WHOLE,
+)
 STAGES = (
-    Stage(
-        "decoder",
-        DecoderFirst,
-        64,
-        _changed(
-            steps=400,
-            losses=_BASE.losses.model_copy(update={"reading": 0.5}),
-            prompts=PromptConfig(objects_per_image=6),
-        ),
-    ),
+    Stage("decoder", DecoderFirst, 64, _DECODER),
     Stage("grouping", Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
-    Stage(
-        "parts", Supervised, 128, _changed(steps=1500, learning_rate=1e-3, final_rate_share=0.02)
-    ),
+    Stage("parts", Supervised, 128, _PARTS),
     _whole_images("whole", steps=1300, learning_rate=6e-4),
     _whole_images("long", steps=3000, learning_rate=6e-4, precision="bf16", losses=_MASK_LOSSES),
-    _whole_images(
-        "again",
-        steps=2000,
-        learning_rate=5e-4,
-        precision="bf16",
-        losses=_ALL_CANDIDATES,
-        prompts=_BOX_CENTRES,
-    ),
-    Stage(
-        "heads",
-        TrainDecoderOnly,
-        256,
-        _changed(
-            steps=400,
-            learning_rate=3e-4,
-            ema_decay=0.99,
-            precision="bf16",
-            losses=_ALL_CANDIDATES.model_copy(update={"quality": 4}),
-            prompts=_BOX_CENTRES,
-            **_MOSTLY_WHOLE,
-        ),
-    ),
+    _whole_images("again", steps=2000, learning_rate=5e-4, precision="bf16", **_AGAIN),
+    Stage("heads", TrainDecoderOnly, 256, _HEADS),
 )
 
 _FIRST_ROUND = TrainConfig(
@@ -184,16 +162,8 @@ def make_family(
 ) -> MiniFamily:
     """Runs the recipes of both models, resuming an interrupted run.
 
-    Args:
-        out: Folder for checkpoints, metrics and the two files.
-        scenes_root: Folder for the rendered scenes.
-        reporter: Reports progress.
-        processes: Processes that train together.
-        workers: Processes that render.
-        only_teacher: Stop after `sam-mini`.
-
-    Raises:
-        BenchError: Rendering, training or writing failed.
+    Scenes are rendered by `workers` processes below `scenes_root`; checkpoints, metrics and the two
+    files are written into `out`.
     """
 
     def stage_progress(title: str) -> StageProgress:
@@ -210,21 +180,15 @@ def make_family(
     processes.wait()
     data = SceneCache(scenes_root, TRAINING_SCENES)
     notes = {"recipe": __name__, "data": data.fingerprint}
-    teacher = train_teacher(data, out / "sam-mini", processes, stage_progress("sam-mini, stage {}"))
-    path = save(out / TEACHER_NAME, teacher, notes)
+    shown = stage_progress("sam-mini, stage {}")
+    path = save(out / TEACHER_NAME, train_teacher(data, out / "sam-mini", processes, shown), notes)
     if only_teacher:
         return MiniFamily(path, None)
     # Loaded from the file, because the student must imitate its float16 weights.
     teacher = load_sam_mini(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    student = train_student(
-        teacher,
-        sha256,
-        data,
-        out / "mobilesam-mini",
-        processes,
-        stage_progress("mobilesam-mini, {} round"),
-    )
+    shown = stage_progress("mobilesam-mini, {} round")
+    student = train_student(teacher, sha256, data, out / "mobilesam-mini", processes, shown)
     return MiniFamily(path, save(out / STUDENT_NAME, student, {**notes, "teacher": sha256}))
 
 
@@ -233,8 +197,7 @@ def train_teacher(
 ) -> Sam:
     """Trains `sam-mini` in all stages, resuming an interrupted run.
 
-    Returns:
-        The model at its final input size, in evaluation mode.
+    Returns the model at its final input size, in evaluation mode.
     """
     state: dict[str, torch.Tensor] | None = None
     for stage in STAGES:
@@ -269,20 +232,10 @@ def train_student(
     processes: ProcessGroup,
     stage_progress: StageProgress,
 ) -> Sam:
-    """Distils `mobilesam-mini`, resuming an interrupted run.
+    """Distils `mobilesam-mini` from the weights with the hash `sha256`, resuming a run.
 
-    The teacher's encoder runs in every step, because images are augmented.
-
-    Args:
-        teacher: `sam-mini`.
-        sha256: SHA-256 of its weights.
-        data: Scenes.
-        folder: Folder with a subfolder for each round.
-        processes: Processes that train together.
-        stage_progress: Shows the progress of each round.
-
-    Returns:
-        The student, in evaluation mode.
+    The teacher's encoder runs in every step, because images are augmented. Returns the student in
+    evaluation mode.
     """
     shape, heads = mobile_sam_mini_shape()
     student = build_student(shape, heads, _FIRST_ROUND.seed)

@@ -24,15 +24,8 @@ def map_processes(
 ) -> list[_Result]:
     """Calls a function for each task in processes that end with this process.
 
-    Args:
-        function: Function of a module; its process may be ended at any moment.
-        tasks: Arguments.
-        workers: Number of processes.
-        on_done: Called with each result when it arrives.
-        setup: Function of a module that each process calls first.
-
-    Returns:
-        Results in the order of the tasks.
+    `function` and `setup`, which each process calls first, are functions of a module; a process may
+    be ended at any moment. Results are in the order of the tasks; `on_done` gets each as it comes.
 
     Raises:
         TrainingError: A process was killed.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from benchmarks.child_processes import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
 from benchmarks.datasets.synthetic import RECIPE, SyntheticDataset
+from benchmarks.distillation.folder_images import image_shards
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import write_atomic
 from mobilesam.distillation.batches import TrainingSample
@@ -29,19 +30,12 @@ LABEL_SCALE = 2
 
 @dataclass(frozen=True, slots=True)
 class ScenesSpec:
-    """Number, seed and size of scenes.
-
-    Attributes:
-        n_scenes: Number of scenes.
-        seed: Seed of `SyntheticDataset`; evaluations must use another one.
-        side_px: Longest side of the images.
-        shard_scenes: Scenes a file.
-    """
+    """Number, seed and size of scenes."""
 
     n_scenes: int
-    seed: int
-    side_px: int
-    shard_scenes: int = SHARD_SCENES
+    seed: int  # of `SyntheticDataset`; evaluations must use another one
+    side_px: int  # longest side of the images
+    shard_scenes: int = SHARD_SCENES  # scenes a file
 
     def __post_init__(self) -> None:
         if min(self.n_scenes, self.side_px, self.shard_scenes) < 1 or self.seed < 0:
@@ -57,6 +51,10 @@ class ScenesSpec:
         """Number of files of images."""
         return -(-self.n_scenes // self.shard_scenes)
 
+    def path(self, root: Path, kind: str, shard: int) -> Path:
+        """File of the `images` or `labels` of a shard."""
+        return root / self.folder_name / f"{kind}-{shard:05d}.npy"
+
 
 class SceneCache:
     """Rendered scenes as a training set and as images to embed; see `render_scenes`.
@@ -67,12 +65,19 @@ class SceneCache:
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
         self.spec = spec
+        self.n_images = spec.n_scenes
+        self.name = self.fingerprint = f"{spec.folder_name}-{spec.n_scenes}"
         self._images: list[npt.NDArray[np.uint8]] = []
         self._labels: list[npt.NDArray[np.uint8]] = []
         for shard in range(spec.n_shards):
             for kind, maps in (("images", self._images), ("labels", self._labels)):
-                path = _shard_path(root, spec, kind, shard)
-                maps.append(_open(path))
+                path = spec.path(root, kind, shard)
+                try:
+                    maps.append(np.load(path, mmap_mode="r"))
+                except (OSError, ValueError) as error:
+                    raise DataError(
+                        f"{path} is missing or cut short; delete it and render again"
+                    ) from error
                 if len(maps[-1]) != spec.shard_scenes:
                     raise DataError(
                         f"{path} holds {len(maps[-1])} scenes instead of {spec.shard_scenes}; "
@@ -80,50 +85,27 @@ class SceneCache:
                     )
 
     def __len__(self) -> int:
-        return self.spec.n_scenes
-
-    @property
-    def fingerprint(self) -> str:
-        """Recipe, seed, size and number of the scenes."""
-        return f"{self.spec.folder_name}-{self.spec.n_scenes}"
-
-    @property
-    def name(self) -> str:
-        """The fingerprint."""
-        return self.fingerprint
-
-    @property
-    def n_images(self) -> int:
-        """Number of scenes."""
-        return self.spec.n_scenes
+        return self.n_images
 
     def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
         """Yields the scenes in shards without instances, for a teacher's encoder."""
-        step = images_per_shard or self.n_images
-        for start in range(0, self.n_images, step):
-            indices = range(start, min(start + step, self.n_images))
-            names = [f"scene_{index:06d}" for index in indices]
-            yield Shard(
-                f"{start:08d}",
-                self.name,
-                self.fingerprint,
-                tuple(partial(self._load, index) for index in indices),
-                tuple(zip(indices, names, strict=True)),
-                len(names) / self.n_images,
-            )
+        names = [_scene_name(index) for index in range(self.n_images)]
+        return image_shards(
+            self.name, names, lambda index: partial(self._load, index), images_per_shard
+        )
 
     def _load(self, index: int) -> LoadedImage:
-        return LoadedImage(Sample(index, f"scene_{index:06d}", self.sample(index).image, ()))
+        return LoadedImage(Sample(index, _scene_name(index), self.sample(index).image, ()))
 
     def sample(self, index: int) -> TrainingSample:
         """Scene `index`, copied from the cache."""
         shard, row = divmod(index, self.spec.shard_scenes)
         image = np.array(self._images[shard][row])
-        return TrainingSample(
-            key=image_key(image),
-            image=image,
-            labels=np.array(self._labels[shard][row]),
-        )
+        return TrainingSample(image_key(image), image, labels=np.array(self._labels[shard][row]))
+
+
+def _scene_name(index: int) -> str:
+    return f"scene_{index:06d}"
 
 
 def scenes_root() -> Path:
@@ -134,18 +116,20 @@ def scenes_root() -> Path:
 def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[int]:
     """Renders missing files of scenes, each written atomically.
 
-    Yields:
-        Number of rendered scenes, after each file.
+    Yields the number of rendered scenes, after each file.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
     """
-    todo = [shard for shard in range(spec.n_shards) if not _is_complete(root, spec, shard)]
-    ready = spec.n_shards - len(todo)
+    # The file of images is written last, and marks the pair as complete.
+    shards = range(spec.n_shards)
+    jobs = [
+        (root, spec, shard) for shard in shards if not spec.path(root, "images", shard).is_file()
+    ]
+    ready = spec.n_shards - len(jobs)
     yield ready * spec.shard_scenes
-    if not todo:
+    if not jobs:
         return
-    jobs = [(root, spec, shard) for shard in todo]
     with ExitStack() as stack:
         if workers == 1:
             done: Iterator[int] = map(_render_shard, jobs)
@@ -182,25 +166,8 @@ def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
         large = (size_hw[1] * LABEL_SCALE, size_hw[0] * LABEL_SCALE)
         nearest = Image.fromarray(label_map).resize(large, Image.Resampling.NEAREST)
         labels.append(np.asarray(nearest))
-    # Images last: their file marks the pair as complete.
     for kind, arrays in (("labels", labels), ("images", images)):
         buffer = io.BytesIO()
         np.save(buffer, np.stack(arrays))
-        write_atomic(_shard_path(root, spec, kind, shard), buffer.getvalue())
+        write_atomic(spec.path(root, kind, shard), buffer.getvalue())
     return shard
-
-
-def _shard_path(root: Path, spec: ScenesSpec, kind: str, shard: int) -> Path:
-    return root / spec.folder_name / f"{kind}-{shard:05d}.npy"
-
-
-def _is_complete(root: Path, spec: ScenesSpec, shard: int) -> bool:
-    return _shard_path(root, spec, "images", shard).is_file()
-
-
-def _open(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or cut short; delete it and render again") from error
-    return mapped

@@ -8,24 +8,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from baselines.boundary import naming
-from baselines.registry import build
+from baselines.registry import build, select
 from baselines.sam import SamSegmenter
-from benchmarks.config.from_options import make_config
+from benchmarks.config.from_options import listed, make_config, one_trained
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.config.options import (
+    AccuracyArguments,
+    ModelArguments,
+    OutputArguments,
+    TrainArguments,
+)
+from benchmarks.distillation import scenes
+from benchmarks.distillation.embed import teacher_of
+from benchmarks.distillation.folder_images import StoredImages
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import RECORD_NAME, MiouRow, RunRecord
+from benchmarks.records.record import RECORD_NAME, RunRecord
 from benchmarks.run import execute
 from benchmarks.tables.formatting import percent
 from mobilesam.distillation.batches import TrainingSet
-from mobilesam.distillation.schemes import Scheme
-from mobilesam.distillation.students import shape_of
+from mobilesam.distillation.schemes import (
+    SCHEMES,
+    EmbeddingSource,
+    OnlineTeacher,
+    Scheme,
+    StoredTeacher,
+)
+from mobilesam.distillation.students import (
+    STUDENTS,
+    build_student,
+    heads_of,
+    load_imagenet,
+    shape_of,
+)
 from mobilesam.distillation.train_config import TrainConfig
 from mobilesam.distillation.training_loop import (
     CheckpointCallback,
@@ -35,29 +56,128 @@ from mobilesam.distillation.training_loop import (
     TrainState,
     train,
 )
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.files import write_atomic
+from mobilesam.model.mobile_sam import load_strictly
 from mobilesam.model.model_files import save_model
+from mobilesam.model.state_dicts import load_state_dict_file
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 STUDENT_NAME = "student.safetensors"
 EVALUATIONS_NAME = "evaluations.jsonl"
+_EVALUATED = {"protocol", "reference", "miou", "ci95", "n_images", "n_instances", "why"}
+_SETTINGS = (
+    "steps", "batch_size", "micro_batch", "learning_rate", "warmup_steps", "precision",
+    "checkpoint_every", "augment",
+)  # fmt: skip
+"""Settings of `TrainConfig` that are options."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Result of a training.
-
-    Attributes:
-        path: File of the student.
-        steps: Number of steps, over all resumed runs.
-        seconds: Training time, over all resumed runs.
-        loss: Loss of the last step; None if no step was left.
-    """
+    """Result of a training; steps and seconds are those of all resumed runs."""
 
     path: Path
     steps: int
     seconds: float
-    loss: float | None
+    loss: float | None  # of the last step; None if no step was left
+
+
+def scheme_and_data(models: ModelArguments, training: TrainArguments) -> tuple[Scheme, TrainingSet]:
+    """The scheme with its student and teacher, and the training set, that the options name.
+
+    Raises:
+        UsageError: An option is invalid.
+        BenchError: The teacher, the student to start from or the data cannot be used.
+    """
+    if training.scheme not in SCHEMES:
+        raise UsageError(f"unknown scheme {training.scheme!r}; choose from {', '.join(SCHEMES)}")
+    planned = one_trained(replace(models, device="cpu"), "distill train")
+    teacher = sam_teacher(planned)
+    config = train_config(training, models.seed)
+    shape = student_config(training.student)
+    student = build_student(shape, heads_of(teacher.model), config.seed)
+    if training.start is not None:
+        load_strictly(student, load_state_dict_file(training.start), source=str(training.start))
+    elif training.imagenet is not None:
+        load_imagenet(cast("Any", student.image_encoder), training.imagenet)
+    source: EmbeddingSource
+    data: TrainingSet
+    if training.store is not None:
+        if training.images is None:
+            raise UsageError("--store needs --images DIR, the folder that was embedded")
+        wanted = teacher_of(teacher, planned.options.precision)
+        source = stored = StoredTeacher(training.store, wanted)
+        data = StoredImages(training.images, stored.store)
+    elif training.images is not None:
+        raise UsageError("--images needs --store: make one with distill embed")
+    else:
+        side_px = shape.image_size_px
+        spec = scenes.ScenesSpec(training.scenes, training.scenes_seed, side_px)
+        for _ in scenes.render_scenes(scenes.scenes_root(), spec):
+            pass
+        source = OnlineTeacher(teacher.model, planned.weights.sha256, side_px)
+        data = scenes.SceneCache(scenes.scenes_root(), spec)
+    return SCHEMES[training.scheme](student, teacher.model, source, config), data
+
+
+def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
+    """Builds a teacher; refuses one without SAM heads to copy."""
+    with naming(planned.entry.name):
+        model = build(planned.entry, planned.options)
+    if not isinstance(model, SamSegmenter):
+        raise UsageError(
+            f"{planned.entry.name} has no heads of SAM to copy; choose another teacher"
+        )
+    return model
+
+
+def train_config(training: TrainArguments, seed: int) -> TrainConfig:
+    """Settings from `--config`, overridden by options.
+
+    Raises:
+        DataError: The file cannot be read.
+        UsageError: A setting is out of range or unknown.
+    """
+    settings = {} if training.config is None else _read_json(training.config)
+    options = {name: getattr(training, name) for name in _SETTINGS}
+    settings |= {name: value for name, value in options.items() if value is not None}
+    settings.setdefault("micro_batch", settings.get("batch_size"))
+    settings.setdefault("seed", seed)
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(f"{training.config or 'settings'}: {first_problem(error)}") from error
+
+
+def student_config(text: str) -> TinyVitConfig:
+    """A student's encoder by name, or from the JSON file of a `TinyVitConfig`.
+
+    Raises:
+        UsageError: Unknown name or invalid file.
+        DataError: The file cannot be read.
+    """
+    if text in STUDENTS:
+        return STUDENTS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise UsageError(
+            f"unknown student {text!r}; choose from {', '.join(STUDENTS)}, or give a JSON file"
+        )
+    try:
+        return TypeAdapter(TinyVitConfig).validate_python({"n_classes": None, **_read_json(path)})
+    except ValidationError as error:
+        raise UsageError(f"{path}: {first_problem(error)}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return found
 
 
 def run_training(
@@ -68,19 +188,7 @@ def run_training(
     processes: ProcessGroup,
     on_checkpoint: CheckpointCallback | None = None,
 ) -> Trained:
-    """Trains a student, resuming an interrupted run, and writes it.
-
-    Args:
-        scheme: The scheme.
-        data: Training set.
-        folder: Folder for checkpoint, metrics and the student.
-        reporter: Reports progress.
-        processes: Processes that train together.
-        on_checkpoint: As in `mobilesam.distillation.training_loop.train`.
-
-    Raises:
-        BenchError: As `train` does.
-    """
+    """Trains a student, resuming an interrupted run, and writes it; raises as `train` does."""
     losses: list[float] = []
     with progress(scheme.config, f"{scheme.name} distillation", reporter, processes) as show:
 
@@ -103,21 +211,6 @@ def run_training(
     return Trained(path, state.step, state.seconds, losses[0] if losses else None)
 
 
-def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
-    """Builds a teacher.
-
-    Raises:
-        UsageError: It has no SAM heads to copy.
-    """
-    with naming(planned.entry.name):
-        model = build(planned.entry, planned.options)
-    if not isinstance(model, SamSegmenter):
-        raise UsageError(
-            f"{planned.entry.name} has no heads of SAM to copy; choose another teacher"
-        )
-    return model
-
-
 def training_notes(state: TrainState) -> dict[str, Any]:
     """How a student was trained, for the header of its file."""
     return {**state.identity, "steps": state.step, "seconds": round(state.seconds, 1)}
@@ -127,14 +220,7 @@ def training_notes(state: TrainState) -> dict[str, Any]:
 def progress(
     config: TrainConfig, title: str, reporter: Reporter, processes: ProcessGroup
 ) -> Iterator[StepCallback]:
-    """A progress bar over the steps of a training, with the loss and the time left.
-
-    Args:
-        config: Settings of the run.
-        title: Title of the bar.
-        reporter: Reports progress, in the first process only.
-        processes: Processes that train together.
-    """
+    """A progress bar over the steps of a training, in the first process only."""
     shown = reporter if processes.rank == 0 else Reporter(quiet=True)
     with shown.bar(title, config.steps) as bar:
 
@@ -154,45 +240,23 @@ def training_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class StudentEvaluation:
-    """Evaluates students against their teacher and ground truth, as `mobilesam-bench miou` does.
-
-    Attributes:
-        teacher: Registry name of the teacher.
-        models: Arguments with devices, threads and the teacher's weights.
-        accuracy: Images and protocols; `reference` is not used.
-    """
+    """Evaluates students against their teacher and ground truth, as `mobilesam-bench miou` does."""
 
     teacher: str
-    models: ModelArguments
-    accuracy: AccuracyArguments
-
-    @property
-    def student(self) -> str:
-        """Registry name under which the student runs."""
-        return "mobilesam-fast" if self.teacher == "mobilesam" else "mobilesam"
+    models: ModelArguments  # devices, threads and the teacher's weights
+    accuracy: AccuracyArguments  # `reference` is not used
 
     def run(self, student: Path, out: Path, reporter: Reporter) -> RunRecord:
-        """Evaluates the file of a student.
-
-        Args:
-            student: File written by `distill train`.
-            out: Folder of the record.
-            reporter: Reports progress.
-
-        Raises:
-            BenchError: As `mobilesam-bench miou` does.
-        """
-        request = make_config(
+        """Evaluates the file of a student; `out` is the folder of the record."""
+        name = "mobilesam-fast" if self.teacher == "mobilesam" else "mobilesam"
+        weights = (*self.models.weights, f"{name}={student}")
+        config = make_config(
             "miou",
-            replace(
-                self.models,
-                models=self.student,
-                weights=(*self.models.weights, f"{self.student}={student}"),
-            ),
+            replace(self.models, models=name, weights=weights),
             OutputArguments(out=out),
             accuracy=replace(self.accuracy, reference=f"teacher:{self.teacher},{GROUND_TRUTH}"),
         )
-        return execute(request, reporter)
+        return execute(config, reporter)
 
 
 class CheckpointEvaluator:
@@ -213,16 +277,23 @@ class CheckpointEvaluator:
         Raises:
             BenchError: The evaluation failed, or its result cannot be written.
         """
-        lines = self._lines()
+        lines: list[dict[str, Any]] = []
+        if self._path.exists():
+            try:
+                lines = [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
+            except ValueError as error:
+                raise DataError(f"{self._path} is damaged: {error}; delete it") from error
         if any(line["step"] == state.step for line in lines):
             return
         student = self._folder / "evaluated.safetensors"
-        notes = training_notes(state)
-        save_model(student, shape_of(state.scheme.student, notes), state.result())
+        save_model(student, shape_of(state.scheme.student, training_notes(state)), state.result())
         # The record is of an earlier step; the teacher's predictions beside it are reused.
         (self._folder / RECORD_NAME).unlink(missing_ok=True)
         record = self._evaluation.run(student, self._folder, Reporter(quiet=True))
-        found = [_evaluation_line(state.step, row) for row in record.miou]
+        found = [
+            {"step": state.step, **row.model_dump(mode="json", include=_EVALUATED)}
+            for row in record.miou
+        ]
         text = "".join(f"{json.dumps(line)}\n" for line in [*lines, *found])
         write_atomic(self._path, text.encode())
         scores = ", ".join(
@@ -232,15 +303,26 @@ class CheckpointEvaluator:
         )
         self._reporter.say(f"  after {state.step} steps, mIoU: {scores}")
 
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
-        except ValueError as error:
-            raise DataError(f"{self._path} is damaged: {error}; delete it") from error
 
-
-def _evaluation_line(step: int, row: MiouRow) -> dict[str, Any]:
-    fields = {"protocol", "reference", "miou", "ci95", "n_images", "n_instances", "why"}
-    return {"step": step, **row.model_dump(mode="json", include=fields)}
+def checkpoint_evaluator(
+    models: ModelArguments, training: TrainArguments, out: Path, reporter: Reporter
+) -> CheckpointEvaluator | None:
+    """The evaluator that the options name; None without `--evaluate`."""
+    given = (training.evaluate_images, training.evaluate_annotations)
+    if training.evaluate is None:
+        if any(given):
+            raise UsageError("--evaluate-images needs --evaluate N, the number of images")
+        return None
+    if training.evaluate < 1:
+        raise UsageError(f"--evaluate must be at least 1 (image); got {training.evaluate}")
+    if any(given) and not all(given):
+        raise UsageError("--evaluate-images and --evaluate-annotations belong together")
+    accuracy = AccuracyArguments(
+        dataset="coco" if all(given) else "synthetic",
+        images=training.evaluate_images,
+        annotations=training.evaluate_annotations,
+        limit=training.evaluate,
+        protocol=training.evaluate_protocol,
+    )
+    teacher = select(listed(models.models))[0].name  # `one_trained` refuses more than one later
+    return CheckpointEvaluator(StudentEvaluation(teacher, models, accuracy), out, reporter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_lines, print_table
 from benchmarks.config.options import (
     AccuracyArguments,
     DataArguments,
@@ -38,7 +38,6 @@ def run(
     output: OutputArguments = _OUTPUT,
 ) -> int:
     """Measure everything: parameters, latency and accuracy of every model."""
-    from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_table
     from benchmarks.config.from_options import make_config
     from benchmarks.config.run_config import find_profile
     from benchmarks.tables.record_tables import headline_table
@@ -113,13 +112,11 @@ def miou(
                 "--rescore takes models, weights and data from the stored predictions: only "
                 "--protocol, --reference and the options of output go with it"
             )
-        from benchmarks.cli.commands.rescore import rescore as score_again
-
-        return print_accuracy(score_again(rescore, data, output), output)
+        return _print_accuracy(_rescored(rescore, data, output), output)
     from benchmarks.config.from_options import make_config
 
     config = make_config("miou", models, output, accuracy=data, scale=scale)
-    return print_accuracy(_measure(config, output), output)
+    return _print_accuracy(_measure(config, output), output)
 
 
 def everything(
@@ -135,28 +132,48 @@ def everything(
 
     options = AccuracyArguments(**vars(data), protocol=EVERYTHING)
     config = make_config(EVERYTHING, models, output, accuracy=options, scale=scale)
-    return print_accuracy(_measure(config, output), output)
+    return _print_accuracy(_measure(config, output), output)
 
 
-def print_accuracy(result: Result, output: OutputArguments) -> int:
-    """Prints the accuracy of a result; returns the exit code."""
-    from benchmarks.tables.accuracy_tables import accuracy_tables
+def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArguments) -> Result:
+    """Scores files of predictions, or folders of runs made with `--save-masks`, again."""
+    from benchmarks import api
+    from benchmarks.config.from_options import listed, new_folder, require_new_folder
+    from benchmarks.evaluation import comparison
+    from benchmarks.evaluation.rescore import load_stored, score_stored
+    from benchmarks.prompts.protocols import check_references
+    from benchmarks.records import environment, instances
+    from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, save_record
+    from benchmarks.records.result_cache import content_key
+    from benchmarks.records.run_folder import command_line, held
 
-    record, folder = result.record, result.folder
-    document = _document(
-        result,
-        rows="miou",
-        comparisons="comparisons",
-        detector="detector",
-        everything="everything",
-        times="accuracy_times",
-        failures="failures",
-    )
-    document["warnings"] = list(record.warnings)
-    document["instances"] = None
-    if record.instances is not None and folder is not None:
-        document["instances"] = str((folder / record.instances).resolve())
-    return _print(result, output, document, accuracy_tables)
+    if output.out is not None:
+        require_new_folder(output.out)
+    references = check_references(listed(data.reference))
+    names = listed(data.protocol) if data.protocol else []
+    threads = environment.default_threads()
+    stored = load_stored(paths)
+    rows, scored = score_stored(stored, names, references)
+    config = {
+        "rescored": {info.model: info.weights.sha256 for info in stored.infos.values()},
+        "dataset": stored.dataset,
+        "protocols": [row.protocol for row in rows],
+        "references": list(references),
+    }
+    key, here = content_key(config), environment.collect(threads)
+    builder = RecordBuilder(config, key, here, command_line(), output.note)
+    frame = instances.to_frame(scored)
+    comparisons = comparison.compare_models(frame, stored.dataset)
+    builder.add(miou=rows, comparisons=comparisons, warnings=comparison.unshared_prompts(frame))
+    builder.instances, builder.complete = INSTANCES_NAME, True
+    out = output.out or new_folder("rescore")
+    with held(out):
+        require_new_folder(out)  # another process may have written to it meanwhile
+        instances.write_instances(scored, out / INSTANCES_NAME)
+        record = builder.build()
+        save_record(record, out)
+        files = [] if output.json else api.write_tables_and_plots(record, out)
+    return api.Result(record, out, files)
 
 
 def _measure(
@@ -180,14 +197,32 @@ def _document(result: Result, **fields: str) -> dict[str, Any]:
     }
 
 
+def _print_accuracy(result: Result, output: OutputArguments) -> int:
+    from benchmarks.tables.accuracy_tables import accuracy_tables
+
+    record, folder = result.record, result.folder
+    document = _document(
+        result,
+        rows="miou",
+        comparisons="comparisons",
+        detector="detector",
+        everything="everything",
+        times="accuracy_times",
+        failures="failures",
+    )
+    document["warnings"] = list(record.warnings)
+    document["instances"] = None
+    if record.instances is not None and folder is not None:
+        document["instances"] = str((folder / record.instances).resolve())
+    return _print(result, output, document, accuracy_tables)
+
+
 def _print(
     result: Result,
     output: OutputArguments,
     document: dict[str, Any],
     tables: Callable[[RunRecord], Sequence[Table]],
 ) -> int:
-    from benchmarks.cli.commands.printing import print_json, print_table
-
     if output.json:
         print_json(document)
     else:
@@ -203,10 +238,10 @@ def _print_paths(result: Result) -> None:
     out, files = result.folder or Path(), result.files
     tables = sum(path.suffix == ".md" and path.parent.name == "tables" for path in files)
     plots = sum(path.suffix == ".svg" for path in files)
-    sys.stdout.write(
-        f"\nrecord  {out / RECORD_NAME}\n"
-        f"tables  {out / 'tables'} ({tables}, as Markdown, CSV and LaTeX), {out / 'summary.md'}\n"
-        f"plots   {out / 'plots'} ({plots}, as SVG and PNG)\n"
+    print_lines(
+        f"\nrecord  {out / RECORD_NAME}",
+        f"tables  {out / 'tables'} ({tables}, as Markdown, CSV and LaTeX), {out / 'summary.md'}",
+        f"plots   {out / 'plots'} ({plots}, as SVG and PNG)",
     )
 
 

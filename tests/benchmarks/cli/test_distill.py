@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli.app import main
-from benchmarks.cli.commands.distill import student_config, train_config
 from benchmarks.config.options import TrainArguments
+from benchmarks.distillation.training import student_config, train_config
 from mobilesam.errors import UsageError
 
 

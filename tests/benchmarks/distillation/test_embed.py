@@ -323,7 +323,7 @@ def task_of(checkpoint: Checkpoint | None = None) -> EmbedTask:
 
 def test_worker_refuses_other_weights_and_models(pictures: Path, tmp_path: Path) -> None:
     shard = next(FolderImages(pictures).shards(2))
-    assert task_of().worker().run(shard).n_rows == 2
+    assert len(task_of().worker().run(shard).entries) == 2
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"not those that were meant")
     here = task_of(Checkpoint(weights, "0" * 64, official=False, n_bytes=25, trusted=True))
@@ -353,9 +353,9 @@ def test_failed_shard_is_embedded_again_from_its_first_image(
     with pytest.raises(DataError, match="failed on 4 of 12 images"):
         worker.run(shard)
     failing[0] = False
-    assert worker.single_threaded().run(shard).n_rows == 12
+    assert len(worker.single_threaded().run(shard).entries) == 12
     known = worker.run(shard, {0: "it crashes every worker"})
-    assert (known.n_rows, known.n_known, known.n_failures) == (0, 11, 1)
+    assert (known.entries, known.n_known, len(known.failures)) == ([], 11, 1)
 
 
 def start(

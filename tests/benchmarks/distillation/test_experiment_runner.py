@@ -16,8 +16,7 @@ from baselines.registry import select_one
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.distillation import experiment_runner
 from benchmarks.distillation.experiment import DistillationRecord, find_profile
-from benchmarks.distillation.experiment_runner import ExperimentRunner
-from benchmarks.distillation.parallel_training import TrainingTask, train_all
+from benchmarks.distillation.experiment_runner import ExperimentRunner, TrainingTask, train_all
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow

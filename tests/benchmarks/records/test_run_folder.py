@@ -18,10 +18,10 @@ import pytest
 from benchmarks import api
 from benchmarks import run as run_module
 from benchmarks.cli.app import main
-from benchmarks.cli.commands import distill, rescore
 from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
+from benchmarks.distillation import training
 from benchmarks.distillation.embed import StoreFiller
 from benchmarks.evidence import scale
 from benchmarks.evidence.publish import publish
@@ -165,7 +165,7 @@ def test_a_command_that_writes_several_files_is_refused_a_held_folder(
         request.getfixturevalue("versions")
     if name == "distill train":  # its scenes take a minute to render
         prepared = (SimpleNamespace(to=lambda _: None), None)
-        monkeypatch.setattr(distill, "_scheme_and_data", lambda *_: prepared)
+        monkeypatch.setattr(training, "scheme_and_data", lambda *_: prepared)
     image = min(scenes.images.iterdir())
     arguments = text.format(
         scenes=" ".join(scenes.arguments), run=stored_run, image=image, images=scenes.images,
@@ -200,7 +200,7 @@ LAST_FILES = {
     "params": (api, "write_tables_and_plots"),
     "latency": (api, "write_tables_and_plots"),
     "miou": (api, "write_tables_and_plots"),
-    "rescore": (rescore, "write_tables_and_plots"),
+    "rescore": (api, "write_tables_and_plots"),
     "everything": (api, "write_tables_and_plots"),
     "paper": (paper_output, "write_claims"),
     "paper of runs": (paper_output, "write_claims"),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distillation.comparison_plots import write_outputs
-from benchmarks.distillation.comparison_tables import (
+from benchmarks.distillation.comparison import (
     compute_table,
     over_seeds,
     schemes_table,
     verdicts,
+    write_outputs,
 )
 from benchmarks.distillation.experiment import (
     SCHEMES,
