@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.distillation.comparison import compute_table, schemes_table
 from benchmarks.distillation.experiment import DistillationRecord, load_experiment
 from benchmarks.distillation.family_targets import family_targets_table
+from benchmarks.distillation.scheme_comparison import compute_table, schemes_table
 from benchmarks.evidence.pages import ROOT, render, write_page
 from benchmarks.evidence.publish import readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH

@@ -196,7 +196,7 @@ def compare(
     interrupted run.
     """
     from benchmarks.config.from_options import apply_threads, one_trained
-    from benchmarks.distillation import comparison, experiment
+    from benchmarks.distillation import experiment, scheme_comparison
     from benchmarks.distillation.experiment_runner import ExperimentRunner
     from benchmarks.distillation.scenes import scenes_root
     from mobilesam.fast.allocator import keep_buffers
@@ -210,11 +210,14 @@ def compare(
     with _locked(out):
         record = ExperimentRunner(chosen, teacher, out, scenes_root(), reporter, workers).run()
         experiment.save_experiment(record, out)
-        comparison.write_outputs(record, out)
+        scheme_comparison.write_outputs(record, out)
     if output.json:
         print_json(record.model_dump(mode="json"))
     else:
-        for table in (comparison.schemes_table(record), comparison.compute_table(record)):
+        for table in (
+            scheme_comparison.schemes_table(record),
+            scheme_comparison.compute_table(record),
+        ):
             print_table(table)
     return 0
 

@@ -6,13 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distillation.comparison import (
-    compute_table,
-    over_seeds,
-    schemes_table,
-    verdicts,
-    write_outputs,
-)
 from benchmarks.distillation.experiment import (
     SCHEMES,
     DistillationRecord,
@@ -22,6 +15,13 @@ from benchmarks.distillation.experiment import (
     load_experiment,
     planned_runs,
     save_experiment,
+)
+from benchmarks.distillation.scheme_comparison import (
+    compute_table,
+    over_seeds,
+    schemes_table,
+    verdicts,
+    write_outputs,
 )
 from benchmarks.records.environment import collect
 from mobilesam.errors import DataError, UsageError
