@@ -6,68 +6,22 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.prompts.protocols import reference_model
-from benchmarks.records.record import LatencyRow, RunRecord
-from benchmarks.records.statistics import Float64Array
-from benchmarks.report.frames import (
-    accuracy_latency_frame,
-    area_scale,
-    decode_frame,
-    decode_notes,
-    error_bars_note,
-    latency_frame,
-    pareto_front,
-    percent_limits,
-    protocol_frame,
-    size_frame,
-    size_notes,
-    slope_text,
-    values_of,
-)
+from benchmarks.records.record import RunRecord
+from benchmarks.report import frames, style
 from benchmarks.report.labels import nearest_point, place_labels, spread
-from benchmarks.report.style import (
-    GRID,
-    INK,
-    MUTED,
-    ModelStyle,
-    log_axis,
-    model_styles,
-    new_figure,
-    plain,
-    plot_style,
-    save_figure,
-    short_names,
-)
+from benchmarks.report.style import GRID, INK, MUTED, ModelStyle, model_styles, short_names
+from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import milliseconds, number, percent, shorten, slug
-from benchmarks.tables.record_queries import (
-    MOST_HEADLINES,
-    WHOLE_MODEL,
-    Bounds,
-    Protocol,
-    Setup,
-    find_miou,
-    has_random_weights,
-    headline,
-    miou_percent,
-    model_names,
-    protocols,
-    setup_of,
-    setups,
-    shipped_models_notes,
-    unique,
-    used_parameters,
-)
+from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, unique
 
-SUFFIXES = ("svg", "png")
-"""Suffixes of the files that `save_figure` writes."""
 HOLLOW = "Hollow: random weights on the exact architecture, whose {what} the same."
 KIND_MARKERS = {"decoder": "o", "select": "s", "classical": "^"}
 """Markers of decode kinds."""
@@ -83,99 +37,75 @@ _CLICKS = re.compile(r"clicks-([1-9]\d*)")
 
 
 def write_plots(record: RunRecord, folder: Path) -> list[Path]:
-    """Writes `plots/NAME.svg` and `.png` for everything that the record holds.
+    """Writes `plots/NAME.svg` and `.png` for everything that the record holds; returns the files.
 
     Times of different devices, precisions or thread counts and accuracies of different protocols
     (those of `headline`) get separate files; if there are further protocols,
     `protocols-REFERENCE` shows all of them.
 
-    Args:
-        record: One run, or several that `merge_records` joined.
-        folder: Created if missing; older files of the same names are replaced.
-
-    Returns:
-        The files, in the order of writing.
-
     Raises:
         DataError: The folder cannot be written.
     """
     written: list[Path] = []
-    with plot_style():
+    with style.plot_style():
         for stem, figure in _figures(record):
-            written += save_figure(figure, folder / "plots", stem)
+            written += style.save_figure(figure, folder / "plots", stem)
     return written
 
 
 def draw_plot(record: RunRecord, kind: str) -> Any | None:
     """Draws the first plot of a kind, such as `latency`; None if the record has nothing for it."""
-    with plot_style():
-        return next(
-            (
-                figure
-                for stem, figure in _figures(record)
-                if stem == kind or stem.startswith(f"{kind}-")
-            ),
-            None,
-        )
+    with style.plot_style():
+        for stem, figure in _figures(record):
+            if stem == kind or stem.startswith(f"{kind}-"):
+                return figure
+    return None
 
 
 def plot_names(record: RunRecord) -> list[str]:
     """Names of the files that `write_plots` writes, without writing them."""
-    with plot_style():
-        stems = [stem for stem, _ in _figures(record)]
-    return [f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES]
+    with style.plot_style():
+        return [f"{stem}.{suffix}" for stem, _ in _figures(record) for suffix in ("svg", "png")]
 
 
 def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
     """Stem of the files and figure of every plot that has something to show."""
-    jobs: list[tuple[str, Callable[[], Any | None]]] = [("params", partial(params_figure, record))]
-    timed, scored, found = setups(record), headline(record), protocols(record)
-    stems = _protocol_stems(found)
+    timed, scored = queries.setups(record), queries.headline(record)
+    found = queries.protocols(record)
+    datasets = unique(p.dataset for p in found)
+
+    def stem_of(first: str, protocol: Protocol, *, named: bool = False) -> str:
+        """Adds the reference if it is a model or `named`, and the dataset if there are several."""
+        parts = [first]
+        if named or reference_model(protocol.reference) is not None:
+            parts.append(protocol.reference)
+        if len(datasets) > 1:
+            parts.append(protocol.dataset)
+        return "-".join(map(slug, parts))
+
+    stems = dict(zip(found, _numbered([stem_of(p.protocol, p) for p in found]), strict=True))
+    groups = [list(each) for _, each in groupby(found, lambda p: (p.dataset, p.reference))]
+    jobs: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [("params", params_figure, ())]
     for setup in timed:
         suffix = f"-{slug(setup.label)}" if len(timed) > 1 else ""
-        jobs.append((f"latency{suffix}", partial(latency_figure, record, setup)))
-        jobs.append((f"decode{suffix}", partial(decode_figure, record, setup)))
+        jobs.append((f"latency{suffix}", latency_figure, (setup,)))
+        jobs.append((f"decode{suffix}", decode_figure, (setup,)))
         jobs += [
-            (f"accuracy-latency-{stems[p]}{suffix}", partial(accuracy_figure, record, setup, p))
-            for p in scored
+            (f"accuracy-latency-{stems[p]}{suffix}", accuracy_figure, (setup, p)) for p in scored
         ]
-    jobs += [(f"size-{stems[p]}", partial(size_figure, record, p)) for p in scored]
-    parts = unique((p.dataset, p.reference) for p in found)
-    groups = [[p for p in found if (p.dataset, p.reference) == part] for part in parts]
-    datasets = unique(p.dataset for p in found)
-    names = _stems([("protocols", *_qualifiers(g[0], datasets, named=True)) for g in groups])
-    clicks = _stems([("clicks", *_qualifiers(g[0], datasets)) for g in groups])
-    for group_stems, draw in ((names, protocols_figure), (clicks, clicks_figure)):
-        pairs = zip(group_stems, groups, strict=True)
-        jobs += [(stem, partial(draw, record, group)) for stem, group in pairs]
-    for stem, make in jobs:
-        figure = make()
+    jobs += [(f"size-{stems[p]}", size_figure, (p,)) for p in scored]
+    for name, draw in (("protocols", protocols_figure), ("clicks", clicks_figure)):
+        names = _numbered([stem_of(name, g[0], named=name == "protocols") for g in groups])
+        jobs += [(stem, draw, (group,)) for stem, group in zip(names, groups, strict=True)]
+    for stem, draw, arguments in jobs:
+        figure = draw(record, *arguments)
         if figure is not None:
             yield stem, figure
 
 
-def _protocol_stems(found: Sequence[Protocol]) -> dict[Protocol, str]:
-    datasets = unique(p.dataset for p in found)
-    stems = _stems([(p.protocol, *_qualifiers(p, datasets)) for p in found])
-    return dict(zip(found, stems, strict=True))
-
-
-def _qualifiers(
-    protocol: Protocol, datasets: Sequence[str], *, named: bool = False
-) -> tuple[str, ...]:
-    """The reference if it is a model or `named`, and the dataset if there are several."""
-    shown = named or reference_model(protocol.reference) is not None
-    reference = (protocol.reference,) if shown else ()
-    return (*reference, *((protocol.dataset,) if len(datasets) > 1 else ()))
-
-
-def _stems(names: Sequence[Sequence[str]]) -> list[str]:
-    """Distinct stems of files from the parts of names, numbered if two would be equal."""
-    stems: list[str] = []
-    for parts in names:
-        stem = "-".join(slug(part) for part in parts)
-        stems.append(f"{stem}-{len(stems)}" if stem in stems else stem)
-    return stems
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names, with a number where two are equal."""
+    return [f"{name}-{i}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,25 +146,33 @@ def panel_figure(
 ) -> Any:
     """Draws panels of dots that share both axes, with every value printed.
 
-    Args:
-        title: Title of the figure.
-        panels: At least one, with at least one positive dot among them.
-        models: Lines from top to bottom.
-        x_label: Quantity and unit.
-        notes: Printed below.
-        linear: Limits of a linear axis; by default it is logarithmic.
-        columns: Most panels side by side.
-
-    Returns:
-        The matplotlib figure.
+    There is at least one positive dot. The axis is logarithmic without the limits `linear`.
     """
     columns = 2 if len(panels) == 4 and linear is None else min(len(panels), columns)
     n_rows = -(-len(panels) // columns)
-    figure = new_figure(0.55 + n_rows * (0.62 + ROW_IN * len(models)), title, notes)
+    figure = style.new_figure(0.55 + n_rows * (0.62 + ROW_IN * len(models)), title, notes)
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     flat = grid.ravel()
+    styles = model_styles(models)
     for ax, panel in zip(flat, panels, strict=False):
-        _draw_panel(ax, panel, models)
+        ax.set_title(panel.title, loc="left", fontweight="bold")
+        _rows_only(ax)
+        for line, model in enumerate(models):
+            ax.axhline(line, color=GRID, linewidth=0.7, zorder=0)
+            dot = panel.dots.get(model, "")
+            text, ink = (dot, MUTED) if isinstance(dot, str) else (dot.text, INK)
+            # Printed beside the panel, where no dot can be.
+            look: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
+            look |= {"va": "center", "fontsize": 8, "color": ink, "annotation_clip": False}
+            ax.annotate(text, (1, line), xycoords=ax.get_yaxis_transform(), **look)
+            if isinstance(dot, str):
+                continue
+            color = styles[model].color
+            if dot.bounds is not None:
+                ax.plot(dot.bounds, (line, line), color=color, linewidth=1.6, alpha=0.8)
+            face = "white" if dot.hollow else color
+            look = {"marker": styles[model].marker, "markersize": 5, "markeredgewidth": 1.4}
+            ax.plot(dot.value, line, linestyle="none", color=color, markerfacecolor=face, **look)
     for ax in flat[len(panels) :]:
         ax.set_visible(False)
     flat[0].set_ylim(len(models) - 0.4, -0.6)
@@ -242,7 +180,7 @@ def panel_figure(
         dots = [dot for panel in panels for dot in panel.drawn]
         values = [x for dot in dots for x in (dot.value, *(dot.bounds or ())) if x > 0]
         ticks = 4 if len(panels) > 1 else 9
-        log_axis(flat[0].xaxis, min(values), max(values), ticks=ticks)
+        style.log_axis(flat[0].xaxis, min(values), max(values), ticks=ticks)
     else:
         flat[0].set_xlim(*linear)
     flat[0].set_yticks(range(len(models)), list(short_names(models).values()))
@@ -253,42 +191,11 @@ def panel_figure(
     return figure
 
 
-def _draw_panel(ax: Any, panel: Panel, models: Sequence[str]) -> None:
-    styles = model_styles(models)
-    ax.set_title(panel.title, loc="left", fontweight="bold")
+def _rows_only(ax: Any) -> None:
+    """Removes the y axis from axes whose rows are named."""
     ax.grid(visible=True, axis="x")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    for line, model in enumerate(models):
-        ax.axhline(line, color=GRID, linewidth=0.7, zorder=0)
-        dot = panel.dots.get(model, "")
-        # Printed beside the panel, where no dot can be.
-        ax.annotate(
-            dot if isinstance(dot, str) else dot.text,
-            (1, line),
-            xycoords=ax.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=MUTED if isinstance(dot, str) else INK,
-            annotation_clip=False,
-        )
-        if isinstance(dot, str):
-            continue
-        color = styles[model].color
-        if dot.bounds is not None:
-            ax.plot(dot.bounds, (line, line), color=color, linewidth=1.6, alpha=0.8)
-        ax.plot(
-            dot.value,
-            line,
-            linestyle="none",
-            marker=styles[model].marker,
-            markersize=5,
-            color=color,
-            markerfacecolor="white" if dot.hollow else color,
-            markeredgewidth=1.4,
-        )
 
 
 def _has_dots(panels: Sequence[Panel]) -> bool:
@@ -296,7 +203,7 @@ def _has_dots(panels: Sequence[Panel]) -> bool:
 
 
 def _random_note(record: RunRecord, models: Sequence[str], what: str) -> list[str]:
-    hollow = any(has_random_weights(record, model) for model in models)
+    hollow = any(queries.has_random_weights(record, model) for model in models)
     return [HOLLOW.format(what=what)] if hollow else []
 
 
@@ -304,37 +211,31 @@ def params_figure(record: RunRecord) -> Any | None:
     """Parameters used in the forward pass, a panel for every component, on a log axis."""
     models = model_names(record)
 
-    def count(model: str, used: int) -> Dot | str:
-        if used == 0:
-            return "none"
-        return Dot(used / 1e6, number(used / 1e6), hollow=has_random_weights(record, model))
+    def count(model: str, used: int | None, missing: str) -> Dot | str:
+        if not used:
+            return missing if used is None else "none"
+        hollow = queries.has_random_weights(record, model)
+        return Dot(used / 1e6, number(used / 1e6), hollow=hollow)
 
-    whole: dict[str, Dot | str] = {}
-    for model in models:
-        used = used_parameters(record, model)
-        whole[model] = "not counted" if used is None else count(model, used)
+    totals = {model: queries.used_parameters(record, model) for model in models}
+    whole = {model: count(model, used, "not counted") for model, used in totals.items()}
     panels = [Panel("whole model", whole)]
     for name in unique(row.component for row in record.params):
-        if name not in WHOLE_MODEL:
+        if name not in queries.WHOLE_MODEL:
             dots: dict[str, Dot | str] = dict.fromkeys(models, "-")
             for row in record.params:
                 if row.component == name:
-                    dots[row.model] = row.status if row.used is None else count(row.model, row.used)
+                    dots[row.model] = count(row.model, row.used, row.status)
             panels.append(Panel(name, dots))
     if not _has_dots(panels):
         return None
-    return panel_figure(
-        "Parameters used in the forward pass",
-        panels,
-        models,
-        "10^6 parameters (log scale)",
-        notes=_random_note(record, models, "size is"),
-    )
+    title, notes = "Parameters used in the forward pass", _random_note(record, models, "size is")
+    return panel_figure(title, panels, models, "10^6 parameters (log scale)", notes=notes)
 
 
 def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
     """Times by phase, a panel for every phase, with intervals or ranges."""
-    frame = latency_frame(record, setup)
+    frame = frames.latency_frame(record, setup)
     models = [model for model in model_names(record) if model in set(frame["model"])]
     panels = []
     for phase, n_prompts in unique(zip(frame["phase"], frame["n_prompts"], strict=True)):
@@ -352,31 +253,26 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
             panels.append(panel)
     if not panels:
         return None
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in record.latency:
+        if queries.setup_of(row) == setup and row.status != "ok":
+            missing.setdefault((row.status, row.why or "no reason recorded"), []).append(row.model)
     notes = [
         f"{setup.label}. Dots: medians; bars: their {bars_text(frame['spread'])}, often inside of "
         "the dot.",
         *_random_note(record, models, "time is"),
-        *_reasons([row for row in record.latency if setup_of(row) == setup]),
-        *shipped_models_notes(record, models),
+        *(
+            f"{status}, {', '.join(unique(without))}: {shorten(why, 160)}."
+            for (status, why), without in missing.items()
+        ),
+        *queries.shipped_models_notes(record, models),
     ]
     return panel_figure("Latency by phase", panels, models, "ms (log scale)", notes=notes)
 
 
-def _reasons(rows: Sequence[LatencyRow]) -> list[str]:
-    """One note for each reason for missing times, with its models."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.status != "ok":
-            found.setdefault((row.status, row.why or "no reason recorded"), []).append(row.model)
-    return [
-        f"{status}, {', '.join(unique(models))}: {shorten(why, 160)}."
-        for (status, why), models in found.items()
-    ]
-
-
 def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
     """Accuracy over all objects and by size class; None without an accuracy."""
-    frame = size_frame(record, protocol)
+    frame = frames.size_frame(record, protocol)
     if frame.empty:
         return None
     panels = []
@@ -389,14 +285,13 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
             if r.value is not None:
                 dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
         panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
-    models = unique(frame["model"])
     return panel_figure(
         f"mIoU by object size: {protocol.label}",
         panels,
-        models,
+        unique(frame["model"]),
         "mIoU (%)",
-        notes=size_notes(record, frame),
-        linear=percent_limits(values_of(frame)),
+        notes=frames.size_notes(record, frame),
+        linear=frames.percent_limits(frames.values_of(frame)),
         columns=len(panels),
     )
 
@@ -405,17 +300,20 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     """Decode time against the number of prompts on log axes; None without times."""
     from matplotlib.lines import Line2D
 
-    frame = decode_frame(record, setup)
+    frame = frames.decode_frame(record, setup)
     if frame.empty:
         return None
-    models = unique(frame["model"])
-    notes = [*decode_notes(record, setup, frame), "Beside the names: cost of one more prompt."]
-    height_in = max(3.6, 1.4 + 0.2 * len(models))
-    figure = new_figure(height_in, "Decode time by number of prompts", notes)
+    notes = frames.decode_notes(record, setup, frame)
+    height_in = max(3.6, 1.4 + 0.2 * len(unique(frame["model"])))
+    figure = style.new_figure(
+        height_in,
+        "Decode time by number of prompts",
+        [*notes, "Beside the names: cost of one more prompt."],
+    )
     ax = figure.subplots()
-    times = [time for time in values_of(frame) if time > 0]
-    log_axis(ax.yaxis, min(times), max(times), ticks=9)
-    log_axis(ax.xaxis, min(frame["n_prompts"]), max(frame["n_prompts"]), ticks=6)
+    times = [time for time in frames.values_of(frame) if time > 0]
+    style.log_axis(ax.yaxis, min(times), max(times), ticks=9)
+    style.log_axis(ax.xaxis, min(frame["n_prompts"]), max(frame["n_prompts"]), ticks=6)
     ax.set_xlabel("Prompts in one call (log scale)")
     ax.set_ylabel("Decode (ms, log scale)")
     ax.grid(visible=True)
@@ -444,10 +342,12 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
 
 def _lengths(values: Any, lows: Any, highs: Any) -> list[list[float]]:
     """Lengths of error bars below and above values, zero without an end."""
-    rows = list(zip(values, lows, highs, strict=True))
     return [
-        [0.0 if low is None else max(0.0, value - low) for value, low, _ in rows],
-        [0.0 if high is None else max(0.0, high - value) for value, _, high in rows],
+        [
+            0.0 if end is None else max(0.0, sign * (end - value))
+            for value, end in zip(values, ends, strict=True)
+        ]
+        for sign, ends in ((-1, lows), (1, highs))
     ]
 
 
@@ -464,44 +364,25 @@ def _name_lines(figure: Any, ax: Any, frame: Any, styles: Mapping[str, ModelStyl
     figure.set_layout_engine("none")
     last = frame.groupby("model", sort=False).tail(1)
     names = short_names(list(last["model"]))
-    labels = [
-        ax.text(
-            0,
-            0,
-            names[r.model] + ("" if r.slope_ms is None else f"  {slope_text(r.slope_ms)}"),
-            va="center",
-            fontsize=9,
-            color=INK,
-        )
-        for r in last.itertuples()
-    ]
+    slopes = ["" if ms is None else f"  {frames.slope_text(ms)}" for ms in last["slope_ms"]]
+    texts = [f"{names[model]}{slope}" for model, slope in zip(last["model"], slopes, strict=True)]
+    labels = [ax.text(0, 0, text, va="center", fontsize=9, color=INK) for text in texts]
     # The axes get narrower by the width of the widest label and its leader line.
     renderer = figure.canvas.get_renderer()
     widest = max(label.get_window_extent(renderer).width for label in labels)
     needed = (widest + (LEADER_PT + 6) * figure.dpi / 72) / figure.bbox.width
     place = ax.get_position()
     ax.set_position((place.x0, place.y0, 1 - needed - place.x0, place.height))
-    inverse = ax.transAxes.inverted().transform
-    ends = [
-        inverse(ax.transData.transform(end))
-        for end in zip(last["n_prompts"], last["value"], strict=True)
-    ]
+    to_axes = (ax.transData - ax.transAxes).transform
+    ends = [to_axes(end) for end in zip(last["n_prompts"], last["value"], strict=True)]
     box = ax.get_window_extent()
     gap = LINE_PT * figure.dpi / 72 / box.height
     heights = spread([float(end[1]) for end in ends], gap, 0.02, 0.98)
     left = 1 + LEADER_PT * figure.dpi / 72 / box.width
-    for model, label, end, height in zip(last["model"], labels, ends, heights, strict=True):
-        label.set_transform(ax.transAxes)
-        label.set_position((left, height))
-        ax.plot(
-            (end[0], left - 0.01),
-            (end[1], height),
-            color=styles[model].color,
-            linewidth=0.8,
-            zorder=1,
-            transform=ax.transAxes,
-            clip_on=False,
-        )
+    look = {"linewidth": 0.8, "zorder": 1, "transform": ax.transAxes, "clip_on": False}
+    for model, label, (x, y), height in zip(last["model"], labels, ends, heights, strict=True):
+        label.set(transform=ax.transAxes, position=(left, height))
+        ax.plot((x, left - 0.01), (y, height), color=styles[model].color, **look)
 
 
 def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any | None:
@@ -509,73 +390,56 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
 
     The marker area is proportional to the parameters used.
     """
-    points, label, notes = accuracy_latency_frame(record, setup, protocol)
+    points, label, notes = frames.accuracy_latency_frame(record, setup, protocol)
     if points.empty:
         return None
-    notes = [f"{setup.label}. {error_bars_note(points)}", *notes]
-    figure = new_figure(4.3, f"mIoU against latency: {protocol.label}", notes)
+    notes = [f"{setup.label}. {frames.error_bars_note(points)}", *notes]
+    figure = style.new_figure(4.3, f"mIoU against latency: {protocol.label}", notes)
     ax = figure.subplots()
     ax.grid(visible=True)
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
     # Room for names beside the outermost points.
-    log_axis(ax.xaxis, min(times) / 1.3, max(times) * 1.3, ticks=9)
-    values = values_of(points)
+    style.log_axis(ax.xaxis, min(times) / 1.3, max(times) * 1.3, ticks=9)
+    values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     ax.set_ylim(min(values) - pad, max(values) + pad)
     ax.set_xlabel(f"Latency, {label} (ms, log scale)")
     ax.set_ylabel("mIoU (%)")
     corners: list[tuple[float, float]] = []
-    for r in pareto_front(points).itertuples():
+    for r in frames.pareto_front(points).itertuples():
         corners += [(r.ms, corners[-1][1])] if corners else []
         corners.append((r.ms, r.value))
     corners.append((ax.get_xlim()[1], corners[-1][1]))
     if len(points) > 1:
         ax.plot(*zip(*corners, strict=True), color=MUTED, lw=1, linestyle=(0, (4, 2)), zorder=1)
     styles = model_styles(model_names(record))
-    sizes = [n for n in points["parameters"] if n]
-    scale = area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
+    scale = frames.area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
     areas = [scale * n if n else CROSS_AREA_PT2 for n in points["parameters"]]
+    bar = {"elinewidth": 1.1, "capsize": 2, "linestyle": "none", "zorder": 4}
     for r, area in zip(points.itertuples(), areas, strict=True):
-        style = styles[r.model]
-        ax.errorbar(
-            r.ms,
-            r.value,
-            xerr=None if r.ms_low is None else _lengths([r.ms], [r.ms_low], [r.ms_high]),
-            yerr=None if r.low is None else _lengths([r.value], [r.low], [r.high]),
-            color=style.color,
-            elinewidth=1.1,
-            capsize=2,
-            linestyle="none",
-            zorder=4,
-        )
+        color = styles[r.model].color
+        xerr = None if r.ms_low is None else _lengths([r.ms], [r.ms_low], [r.ms_high])
+        yerr = None if r.low is None else _lengths([r.value], [r.low], [r.high])
+        ax.errorbar(r.ms, r.value, xerr=xerr, yerr=yerr, color=color, **bar)
         # Error bars are visible through a large marker; a small one is drawn on top of them.
         large = area > 2 * WANTED_LEAST_AREA_PT2
-        ax.scatter(
-            r.ms,
-            r.value,
-            s=area,
-            color=style.color,
-            marker=style.marker if r.parameters else "x",
-            alpha=0.5 if large else 1,
-            linewidths=0 if r.parameters else 1.8,
-            zorder=3 if large else 5,
-        )
-    if sizes:
-        _size_legend(ax, sizes, scale)
+        look = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5}
+        look |= {"linewidths": 0 if r.parameters else 1.8}
+        marker = styles[r.model].marker if r.parameters else "x"
+        ax.scatter(r.ms, r.value, s=area, color=color, marker=marker, **look)
+    decades = [math.log10(n) for n in points["parameters"] if n]
+    if decades:
+        first = round(min(decades))
+        # The larger one is never larger than the largest marker of the plot.
+        sizes = sorted({10**first, 10 ** max(first, math.floor(max(decades)))})
+        texts = [f"{style.plain(n / 1e6)} x 10^6 parameters" for n in sizes]
+        handles = [
+            ax.scatter([], [], s=scale * n, label=text, color=MUTED, linewidths=0)
+            for n, text in zip(sizes, texts, strict=True)
+        ]
+        _legend(ax, handles, "lower right")
     _name_points(figure, ax, points, corners, areas)
     return figure
-
-
-def _size_legend(ax: Any, sizes: Sequence[int], scale: float) -> None:
-    first = round(math.log10(min(sizes)))
-    # The larger one is never larger than the largest marker of the plot.
-    ends = (first, max(first, math.floor(math.log10(max(sizes)))))
-    look = {"color": MUTED, "linewidths": 0}
-    handles = [
-        ax.scatter([], [], s=scale * n, label=f"{plain(n / 1e6)} x 10^6 parameters", **look)
-        for n in sorted({10**end for end in ends})
-    ]
-    _legend(ax, handles, "lower right")
 
 
 def _name_points(
@@ -588,48 +452,31 @@ def _name_points(
     """Writes the names of the points after the layout, on which their places depend."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    names = list(short_names(list(points["model"])).values())
-    to_px = ax.transData.transform
     radii = np.sqrt(np.array(areas) / math.pi) * figure.dpi / 72
-    centres = to_px(points[["ms", "value"]].to_numpy(float))
-    obstacles = [(*(c - r), *(c + r)) for c, r in zip(centres, radii, strict=True)]
+    centres = ax.transData.transform(points[["ms", "value"]].to_numpy(float))
+    segments: list[tuple[tuple[float, float], tuple[float, float]]] = [*pairwise(corners)]
     for r in points.itertuples():
         low, high = r.bounds or (r.value, r.value)
-        left, right = (r.ms, r.ms) if r.ms_low is None else (r.ms_low, r.ms_high)
-        obstacles.append(_segment(to_px(((r.ms, low), (r.ms, high)))))
-        obstacles.append(_segment(to_px(((max(left, 1e-9), r.value), (right, r.value)))))
-    obstacles += [_segment(np.array(ends)) for ends in pairwise(to_px(corners))]
-    sizes = np.array([_text_size(figure, ax, name) for name in names])
+        left, right = (r.ms, r.ms) if r.ms_low is None else (max(r.ms_low, 1e-9), r.ms_high)
+        segments += [((r.ms, low), (r.ms, high)), ((left, r.value), (right, r.value))]
+    # Markers, and error bars and the front with 3 px of room, as rectangles.
+    ends = ax.transData.transform(np.reshape(segments, (-1, 2))).reshape(-1, 2, 2)
+    markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
+    bars = np.hstack([ends.min(axis=1) - 3, ends.max(axis=1) + 3])
+    look = {"fontsize": 9, "ha": "center", "va": "center", "color": INK, "zorder": 6}
+    names = short_names(list(points["model"])).values()
+    labels = [ax.text(0, 0, name, transform=ax.transAxes, **look) for name in names]
+    renderer = figure.canvas.get_renderer()
+    sizes = np.array([label.get_window_extent(renderer).size for label in labels])
     frame = np.array(ax.get_window_extent().extents)
-    places = place_labels(centres, radii, sizes, np.array(obstacles), frame)
+    places = place_labels(centres, radii, sizes, np.vstack([markers, bars]), frame)
     to_axes = ax.transAxes.inverted().transform
-    for name, centre, radius, place in zip(names, centres, radii, places, strict=True):
-        ax.text(
-            *to_axes((place[:2] + place[2:]) / 2),
-            name,
-            fontsize=9,
-            ha="center",
-            va="center",
-            color=INK,
-            transform=ax.transAxes,
-            zorder=6,
-        )
+    for label, centre, radius, place in zip(labels, centres, radii, places, strict=True):
+        label.set_position(to_axes((place[:2] + place[2:]) / 2))
         nearest = nearest_point(centre, place)
         if math.dist(nearest, centre) > radius + 10:
-            ends = to_axes([centre, nearest])
-            ax.plot(*ends.T, color=MUTED, lw=0.7, zorder=2, transform=ax.transAxes)
-
-
-def _segment(ends: Float64Array) -> tuple[float, ...]:
-    """A horizontal or vertical line in pixels as a rectangle, with 3 px of room."""
-    return (*(ends.min(axis=0) - 3), *(ends.max(axis=0) + 3))
-
-
-def _text_size(figure: Any, ax: Any, text: str) -> tuple[float, float]:
-    probe = ax.text(0, 0, text, fontsize=9)
-    extent = probe.get_window_extent(figure.canvas.get_renderer())
-    probe.remove()
-    return float(extent.width), float(extent.height)
+            leader = to_axes([centre, nearest])
+            ax.plot(*leader.T, color=MUTED, lw=0.7, zorder=2, transform=ax.transAxes)
 
 
 def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
@@ -638,45 +485,32 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
     None if every protocol of the group (of one dataset and reference) has plots of its own, or
     without accuracies.
     """
-    frame = protocol_frame(record, group)
-    if len(group) <= MOST_HEADLINES or frame.empty:
+    frame = frames.protocol_frame(record, group)
+    if len(group) <= queries.MOST_HEADLINES or frame.empty:
         return None
-    models = unique(frame["model"])
     shown = [p for p in group if p in set(frame["protocol"])]
-    first = group[0]
     notes = [
         "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
     ]
-    teacher = reference_model(first.reference)
+    teacher = reference_model(group[0].reference)
     if teacher is not None:
         notes.append(
             f"Agreement with the masks of {teacher}, which is not accuracy; its own is 100 %."
         )
-    row_in = 0.14 + MODEL_IN * len(models)
-    title = f"mIoU by protocol: vs {first.reference}, {first.dataset}"
-    figure = new_figure(1.0 + row_in * len(shown), title, [*notes, *_missing_notes(record, group)])
+    notes += _missing_notes(record, group)
+    row_in = 0.14 + MODEL_IN * len(unique(frame["model"]))
+    title = f"mIoU by protocol: vs {group[0].reference}, {group[0].dataset}"
+    figure = style.new_figure(1.0 + row_in * len(shown), title, notes)
     ax = figure.subplots()
-    ax.grid(visible=True, axis="x")
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
+    _rows_only(ax)
     for line in range(0, len(shown), 2):
         ax.axhspan(line - 0.5, line + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
     ax.set_yticks(range(len(shown)), [p.protocol for p in shown])
     ax.set_ylim(len(shown) - 0.5, -0.5)
-    step = MODEL_IN / row_in
-    rows = [shown.index(p) for p in frame["protocol"]]
-    look: dict[str, Any] = {"linestyle": "none", "clip_on": False}
-    styles = model_styles(model_names(record))
-    for model, ys, part in _side_by_side(frame.assign(place=rows), step):
-        color, marker = styles[model].color, styles[model].marker
-        for y, low, high in zip(ys, part["low"], part["high"], strict=True):
-            if low is not None:
-                ax.plot((low, high), (y, y), color=color, linewidth=1.4, alpha=0.8)
-        look |= {"marker": marker, "markersize": MARKER_PT, "color": color, "zorder": 3}
-        ax.plot(part["value"].tolist(), ys, **look)
-    ax.set_xlim(*percent_limits(values_of(frame)))
+    frame = frame.assign(place=frame["protocol"].map(shown.index))
+    _draw_side_by_side(ax, record, frame, MODEL_IN / row_in, lines=False)
+    ax.set_xlim(*frames.percent_limits(frames.values_of(frame)))
     ax.set_xlabel("mIoU (%)")
-    _model_legend(ax, models, styles, lines=False)
     return figure
 
 
@@ -686,7 +520,7 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
     None without an accuracy after at least two clicks.
     """
     clicked = {p: int(match[1]) for p in group if (match := _CLICKS.fullmatch(p.protocol))}
-    frame = protocol_frame(record, list(clicked))
+    frame = frames.protocol_frame(record, list(clicked))
     most = 0 if frame.empty else max(clicked[p] for p in frame["protocol"])
     if most < 2:
         return None
@@ -696,37 +530,50 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
         *_missing_notes(record, list(clicked)),
     ]
     title = f"mIoU by number of clicks: vs {group[0].reference}, {group[0].dataset}"
-    figure = new_figure(4.0, title, notes)
+    figure = style.new_figure(4.0, title, notes)
     ax = figure.subplots()
     ax.grid(visible=True, axis="y")
-    styles = model_styles(model_names(record))
-    models = unique(frame["model"])
-    frame = frame.assign(place=frame["protocol"].map(clicked)).sort_values("place", kind="stable")
-    for model, xs, part in _side_by_side(frame, min(0.06, 0.5 / len(models)), models):
-        color, marker = styles[model].color, styles[model].marker
-        for x, low, high in zip(xs, part["low"], part["high"], strict=True):
-            if low is not None:
-                ax.plot((x, x), (low, high), color=color, linewidth=1.2, alpha=0.8)
-        look = {"marker": marker, "markersize": MARKER_PT, "color": color, "zorder": 3}
-        ax.plot(xs, part["value"].tolist(), linestyle=styles[model].dash, linewidth=1.4, **look)
+    frame = frame.assign(place=frame["protocol"].map(clicked))
+    step = min(0.06, 0.5 / len(unique(frame["model"])))
+    _draw_side_by_side(ax, record, frame, step, lines=True)
     ax.set_xticks(range(1, most + 1))
     ax.set_xlim(0.5, most + 0.5)
-    ax.set_ylim(*percent_limits(values_of(frame)))
+    ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
     ax.set_xlabel("Clicks")
     ax.set_ylabel("mIoU (%)")
-    _model_legend(ax, models, styles, lines=True)
     return figure
 
 
-def _side_by_side(
-    frame: Any, step: float, models: Sequence[str] = ()
-) -> Iterator[tuple[str, list[float], Any]]:
-    """Rows of every model, with its places moved apart from those of the other models."""
-    models = models or unique(frame["model"])
+def _draw_side_by_side(ax: Any, record: RunRecord, frame: Any, step: float, *, lines: bool) -> None:
+    """Dots, intervals and a legend of all models, moved apart by `step` from their `place`.
+
+    Values are along y and joined by lines, or without `lines` along x.
+    """
+    from matplotlib.lines import Line2D
+
+    styles, models = model_styles(model_names(record)), unique(frame["model"])
+    names, handles = short_names(models), []
     for index, model in enumerate(models):
         part = frame[frame["model"] == model]
+        if lines:
+            part = part.sort_values("place", kind="stable")
         offset = step * (index - (len(models) - 1) / 2)
-        yield model, [place + offset for place in part["place"]], part
+        places = [place + offset for place in part["place"]]
+        color, dash = styles[model].color, styles[model].dash if lines else "none"
+        for place, low, high in zip(places, part["low"], part["high"], strict=True):
+            if low is not None:
+                bar = ((place, place), (low, high)) if lines else ((low, high), (place, place))
+                ax.plot(*bar, color=color, linewidth=1.2 if lines else 1.4, alpha=0.8)
+        look: dict[str, Any] = {"color": color, "linestyle": dash}
+        look |= {"marker": styles[model].marker, "markersize": MARKER_PT}
+        values = part["value"].tolist()
+        dots = (places, values) if lines else (values, places)
+        ax.plot(*dots, linewidth=1.4, zorder=3, clip_on=lines, **look)
+        handles.append(Line2D([], [], label=names[model], **look))
+    # Names above the axes, in as many columns as fit.
+    fit = max(1, LEGEND_LENGTH // (max(map(len, names.values())) + (8 if lines else 5)))
+    columns = -(-len(models) // -(-len(models) // fit))
+    _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=2.4 if lines else 1)
 
 
 def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
@@ -734,8 +581,8 @@ def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for p in group:
         for model in model_names(record):
-            row = find_miou(record, p, model)
-            if row is None or miou_percent(row) is not None:
+            row = queries.find_miou(record, p, model)
+            if row is None or queries.miou_percent(row) is not None:
                 continue
             why = row.why or f"{row.status}, no reason recorded"
             if row.weights.kind == "random" and row.status != "error":
@@ -749,21 +596,3 @@ def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
         where = "every protocol" if len(missing) == len(group) else ", ".join(missing)
         notes.append(f"No dot in {where}: {', '.join(models)} ({shorten(why, 120)}).")
     return notes
-
-
-def _model_legend(
-    ax: Any, models: Sequence[str], styles: Mapping[str, ModelStyle], *, lines: bool
-) -> None:
-    """Names above the axes, in as many columns as fit."""
-    from matplotlib.lines import Line2D
-
-    names = short_names(models)
-    handles = [
-        Line2D([], [], color=styles[model].color, marker=styles[model].marker, label=names[model])
-        for model in models
-    ]
-    for model, handle in zip(models, handles, strict=True):
-        handle.set(markersize=MARKER_PT, linestyle=styles[model].dash if lines else "none")
-    fit = max(1, LEGEND_LENGTH // (max(map(len, names.values())) + (8 if lines else 5)))
-    columns = -(-len(models) // -(-len(models) // fit))
-    _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=2.4 if lines else 1)

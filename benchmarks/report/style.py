@@ -6,12 +6,11 @@ import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.records.record import write_atomic
 from benchmarks.tables.formatting import clean, shorten
@@ -66,8 +65,7 @@ _KNOWN: dict[str, tuple[str, int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStyle:
+class ModelStyle(NamedTuple):
     """Colour (hex RGB), matplotlib marker and matplotlib line style of a model."""
 
     color: str
@@ -92,9 +90,7 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
         ring = [free[(start + step) % len(free)] for step in range(len(free))]
         used = set(taken.values())
         taken[name] = next((pair for pair in ring if pair not in used), ring[0])
-    return {
-        name: ModelStyle(color, *_VARIANTS[variant]) for name, (color, variant) in taken.items()
-    }
+    return {name: ModelStyle(color, *_VARIANTS[each]) for name, (color, each) in taken.items()}
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -142,25 +138,16 @@ def plot_style() -> Iterator[None]:
 
 
 def new_figure(height_in: float, title: str, notes: Sequence[str]) -> Any:
-    """A matplotlib figure with a wrapped title at the top left and notes at the bottom left.
-
-    Args:
-        height_in: Height without the notes, in inches.
-        title: Title.
-        notes: Plain sentences.
-    """
+    """A matplotlib figure with a wrapped title on top; notes at the bottom add to its height."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    lines = [
-        line
-        for note in notes
-        for line in textwrap.wrap(clean(note), NOTE_LENGTH, break_on_hyphens=False)
-    ]
-    height_in += 0.16 * len(lines)
+    wrapped = [textwrap.wrap(clean(note), NOTE_LENGTH, break_on_hyphens=False) for note in notes]
+    lines = [line for note in wrapped for line in note]
+    size_in = (WIDTH_IN, height_in + 0.16 * len(lines))
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout=layout, facecolor="white")
+    figure = Figure(figsize=size_in, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     heading = "\n".join(textwrap.wrap(clean(title), 88))
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -186,14 +173,7 @@ def log_limits(low: float, high: float) -> tuple[float, float]:
 
 
 def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
-    """Sets one axis (`ax.xaxis` or `ax.yaxis`) to a log scale.
-
-    Args:
-        axis: The axis.
-        low: Smallest value to show, positive.
-        high: Largest value to show.
-        ticks: Largest number of labelled ticks.
-    """
+    """Sets `ax.xaxis` or `ax.yaxis` to a log scale around positive values, with few labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     name = axis.axis_name
@@ -224,67 +204,39 @@ def save_figure(figure: Any, folder: Path, stem: str) -> list[Path]:
     return paths
 
 
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours of the HTML report as hex RGB: backgrounds (`raised`: of controls), text, lines.
-
-    `line` is for rules without information, `edge` for borders of controls, `accent` for links,
-    focus and pressed buttons; `good` and `bad` are texts.
-    """
-
-    page: str
-    surface: str
-    raised: str
-    ink: str
-    muted: str
-    line: str
-    edge: str
-    accent: str
-    good: str
-    bad: str
-
-
-LIGHT = Theme(
-    page="#f4f4f1",
-    surface="#ffffff",
-    raised="#ecece8",
-    ink="#1c1c1c",
-    muted="#545454",
-    line="#dcdcd8",
-    edge="#7a7a76",
-    accent="#0a58a6",
-    good="#126b3a",
-    bad="#a3230f",
-)
-DARK = Theme(
-    page="#121518",
-    surface="#1b1f23",
-    raised="#2a3036",
-    ink="#ededed",
-    muted="#b4bac0",
-    line="#353c43",
-    edge="#8a929a",
-    accent="#86bdff",
-    good="#7fd6a2",
-    bad="#ff9d8a",
-)
+Theme = Mapping[str, str]
+_COLORS = {
+    "page": ("#f4f4f1", "#121518"),
+    "surface": ("#ffffff", "#1b1f23"),
+    "raised": ("#ecece8", "#2a3036"),  # background of controls
+    "ink": ("#1c1c1c", "#ededed"),
+    "muted": ("#545454", "#b4bac0"),
+    "line": ("#dcdcd8", "#353c43"),  # rules without information
+    "edge": ("#7a7a76", "#8a929a"),  # borders of controls
+    "accent": ("#0a58a6", "#86bdff"),  # links, focus and pressed buttons
+    "good": ("#126b3a", "#7fd6a2"),  # texts, like "bad"
+    "bad": ("#a3230f", "#ff9d8a"),
+}
+LIGHT, DARK = ({name: pair[dark] for name, pair in _COLORS.items()} for dark in (0, 1))
+"""Colours of the HTML report."""
 
 
 def rgb(color: str) -> tuple[int, int, int]:
     """Red, green and blue of `#rrggbb`, 0 to 255."""
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue
 
 
 def contrast(one: str, other: str) -> float:
     """Contrast ratio of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
-    low, high = sorted((_luminance(one), _luminance(other)))
+
+    def luminance(color: str) -> float:
+        parts = (channel / 255 for channel in rgb(color))
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(color: str) -> float:
-    parts = (channel / 255 for channel in rgb(color))
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
 def mark_color(color: str, theme: Theme) -> str:
@@ -292,14 +244,14 @@ def mark_color(color: str, theme: Theme) -> str:
 
     Thin lines on a dark background need the contrast of text.
     """
-    dark = _luminance(theme.surface) <= 0.18
+    dark = contrast(theme["surface"], WHITE) >= contrast(theme["surface"], BLACK)
     if dark and color == BLACK:
         return WHITE  # a grey would be the colour of another model
     least, target = (LEAST_TEXT, WHITE) if dark else (LEAST_GRAPHIC, BLACK)
     for step in range(101):
         pairs = zip(rgb(color), rgb(target), strict=True)
         mixed = "#" + "".join(f"{round(a + step / 100 * (b - a)):02x}" for a, b in pairs)
-        if contrast(mixed, theme.surface) >= least:
+        if contrast(mixed, theme["surface"]) >= least:
             return mixed
     return target
 
@@ -307,8 +259,7 @@ def mark_color(color: str, theme: Theme) -> str:
 def theme_css() -> str:
     """CSS custom properties of both themes; `data-theme` of the root overrides the system."""
     light, dark = (
-        "".join(f"--{name}:{value};" for name, value in asdict(theme).items())
-        for theme in (LIGHT, DARK)
+        "".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (LIGHT, DARK)
     )
     return (
         f":root{{color-scheme:light;{light}}}"
@@ -319,36 +270,25 @@ def theme_css() -> str:
 
 
 def vega_config(theme: Theme, models: Sequence[str]) -> dict[str, Any]:
-    """Vega-Lite configuration of a theme: every model keeps its colour in all charts of a page.
-
-    Args:
-        theme: Colours of the background and the text.
-        models: All models of the page, in the order of the colour scale of the charts.
-    """
+    """Vega-Lite configuration of a theme, in which all `models` of a page have their colours."""
     styles = model_styles(models)
-    text = {"labelColor": theme.muted, "titleColor": theme.ink, "labelFontSize": 11}
+    text = {"labelColor": theme["muted"], "titleColor": theme["ink"], "labelFontSize": 11}
     return {
-        "background": theme.surface,
+        "background": theme["surface"],
         "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
         "range": {"category": [mark_color(styles[model].color, theme) for model in models]},
         "view": {"stroke": None},
-        "title": {"color": theme.ink, "anchor": "start", "fontSize": 13, "offset": 12},
-        "axis": {
-            **text,
-            "titleFontWeight": "normal",
-            "titleFontSize": 12,
-            "gridColor": theme.line,
-            "domainColor": theme.edge,
-            "ticks": False,
-            "labelPadding": 6,
-        },
-        "legend": {**text, "labelColor": theme.ink, "labelFontSize": 12, "symbolStrokeWidth": 0},
-        "text": {"color": theme.ink, "fontSize": 12},
+        "title": {"color": theme["ink"], "anchor": "start", "fontSize": 13, "offset": 12},
+        "axis": text
+        | {"titleFontWeight": "normal", "titleFontSize": 12, "ticks": False, "labelPadding": 6}
+        | {"gridColor": theme["line"], "domainColor": theme["edge"]},
+        "legend": {**text, "labelColor": theme["ink"], "labelFontSize": 12, "symbolStrokeWidth": 0},
+        "text": {"color": theme["ink"], "fontSize": 12},
         "style": {
-            "front": {"color": theme.muted, "strokeDash": [5, 4], "strokeWidth": 1.4},
-            "interval": {"color": theme.ink},
-            "hollow": {"fill": theme.surface, "strokeWidth": 2},
+            "front": {"color": theme["muted"], "strokeDash": [5, 4], "strokeWidth": 1.4},
+            "interval": {"color": theme["ink"]},
+            "hollow": {"fill": theme["surface"], "strokeWidth": 2},
             "heading": {"fontWeight": "bold", "fontSize": 13},
-            "muted": {"color": theme.muted, "fontSize": 11},
+            "muted": {"color": theme["muted"], "fontSize": 11},
         },
     }
