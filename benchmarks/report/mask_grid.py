@@ -13,21 +13,8 @@ import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
 from benchmarks.records.record import write_atomic
-from benchmarks.report.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    WIDTH_IN,
-    new_figure,
-    plot_style,
-    rgb,
-)
+from benchmarks.report import style
+from benchmarks.report.style import BLUE, GREEN, INK, ORANGE, VERMILLION, rgb
 from benchmarks.tables.formatting import clean, shorten
 
 YELLOW = "#F0E442"
@@ -36,7 +23,7 @@ MODELS_PER_LINE = 3
 """Further models continue below, so that panels stay large enough to show an outline."""
 GRID_DPI = 150
 """Lower than for plots, since the pixels of a photo make a file of megabytes."""
-_COLORS = (YELLOW, BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE)
+_COLORS = (YELLOW, BLUE, VERMILLION, GREEN, style.PURPLE, style.SKY, ORANGE)
 _OPACITY = 0.55
 _N_COLORS = 256
 _MARGIN_IN, _GAP_IN, _ROW_GAP_IN = 0.08, 0.1, 0.16
@@ -47,16 +34,9 @@ _EMPTY = "#f0f0f0"
 
 
 def overlay(image: UInt8Array, masks: Sequence[BoolArray]) -> UInt8Array:
-    """Lays masks over an image, largest first, each with a white outline.
+    """Lays masks over an (H, W, 3) image, largest first, each with a white outline.
 
     A single mask is blue; several get colours from a fixed cycle in the order of area.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: (H, W) bool each.
-
-    Returns:
-        (H, W, 3) uint8 RGB, a new array.
     """
     colors = (BLUE,) if len(masks) == 1 else _COLORS
     layer = np.zeros(image.shape, np.float32)
@@ -72,10 +52,7 @@ def overlay(image: UInt8Array, masks: Sequence[BoolArray]) -> UInt8Array:
 
 
 def outline(mask: BoolArray) -> BoolArray:
-    """Outermost pixels of an (H, W) bool mask, except where the image cuts it off.
-
-    The width depends on the size of the image.
-    """
+    """Outermost pixels of an (H, W) bool mask, except where the image cuts it off."""
     from scipy import ndimage
 
     width_px = max(1, round(max(mask.shape) / 300))
@@ -129,18 +106,9 @@ class MaskRow:
 
 
 def mask_grid(title: str, rows: Sequence[MaskRow], notes: Sequence[str] = ()) -> Any:
-    """Draws the grid.
-
-    Args:
-        title: Title of the figure.
-        rows: At least one, all with panels for the same models.
-        notes: Printed below.
-
-    Returns:
-        The matplotlib figure, 8 inches wide, to be used within `plot_style`.
-    """
+    """The matplotlib figure of a grid, 8 inches wide, to be used within `plot_style`."""
     columns = 1 + min(MODELS_PER_LINE, max(len(row.panels) for row in rows))
-    width_in = (WIDTH_IN - 2 * _MARGIN_IN - (columns - 1) * _GAP_IN) / columns
+    width_in = (style.WIDTH_IN - 2 * _MARGIN_IN - (columns - 1) * _GAP_IN) / columns
     lines = []
     for row in rows:
         low, high = _ASPECTS
@@ -153,19 +121,32 @@ def mask_grid(title: str, rows: Sequence[MaskRow], notes: Sequence[str] = ()) ->
             lines.append((row, cells, n_labels * _LABEL_LINE_IN + _LABEL_GAP_IN, height_in))
     heading_in = _HEADING_IN + _HEADING_LINE_IN * len(textwrap.wrap(clean(title), 88))
     body_in = sum(label_in + height_in + _ROW_GAP_IN for _, _, label_in, height_in in lines)
-    figure = new_figure(heading_in + body_in + _MARGIN_IN, title, notes)
+    figure = style.new_figure(heading_in + body_in + _MARGIN_IN, title, notes)
     figure.set_layout_engine("none")
+    total_in = figure.get_size_inches()
     # Without a layout engine the title would be placed at a share of the height.
-    figure.texts[0].set_y(1 - _MARGIN_IN / figure.get_figheight())
-    top_in = figure.get_figheight() - heading_in
+    figure.texts[0].set_y(1 - _MARGIN_IN / total_in[1])
+    top_in = total_in[1] - heading_in
     for row, cells, label_in, height_in in lines:
         for column, cell in enumerate(cells):
             if cell is None:
                 continue
             left_in = _MARGIN_IN + column * (width_in + _GAP_IN)
-            _draw_label(figure, cell, left_in, top_in, width_in)
-            bottom_in = top_in - label_in - height_in
-            ax = _add_axes(figure, (left_in, bottom_in, width_in, height_in))
+            # The last number is the width of a letter in DejaVu Sans, slightly more than the mean.
+            for line, (text, color, size, weight, letter_in) in enumerate(
+                (
+                    (cell.title, INK, 9, "bold", 0.088),
+                    (cell.caption, style.MUTED, 8, "normal", 0.072),
+                    (cell.value, INK, 8, "normal", 0.072),
+                )
+            ):
+                y_in = top_in - _LABEL_LINE_IN * (line + 0.5)
+                shown = shorten(clean(text), int(width_in / letter_in))
+                look = {"color": color, "fontsize": size, "fontweight": weight, "va": "center"}
+                figure.text(left_in / total_in[0], y_in / total_in[1], shown, **look)
+            place_in = np.array([left_in, top_in - label_in - height_in, width_in, height_in])
+            ax = figure.add_axes(place_in / np.tile(total_in, 2), xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
             if cell.message is not None:
                 _draw_message(ax, row.image.shape, cell.message, width_in)
                 continue
@@ -177,38 +158,6 @@ def mask_grid(title: str, rows: Sequence[MaskRow], notes: Sequence[str] = ()) ->
                 _draw_prompt(ax, row.prompts)
         top_in -= label_in + height_in + _ROW_GAP_IN
     return figure
-
-
-def _add_axes(figure: Any, place_in: tuple[float, float, float, float]) -> Any:
-    """Axes without a frame, at (left, bottom, width, height) in inches."""
-    width_in, height_in = figure.get_size_inches()
-    left, bottom, width, height = place_in
-    place = (left / width_in, bottom / height_in, width / width_in, height / height_in)
-    ax = figure.add_axes(place, xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    return ax
-
-
-def _draw_label(
-    figure: Any, cell: MaskPanel, left_in: float, top_in: float, width_in: float
-) -> None:
-    total_in = figure.get_size_inches()
-    # The last number is the width of a letter in DejaVu Sans, slightly more than the mean.
-    lines = (
-        (cell.title, INK, 9, "bold", 0.088),
-        (cell.caption, MUTED, 8, "normal", 0.072),
-        (cell.value, INK, 8, "normal", 0.072),
-    )
-    for line, (text, color, size, weight, letter_in) in enumerate(lines):
-        figure.text(
-            left_in / total_in[0],
-            (top_in - _LABEL_LINE_IN * (line + 0.5)) / total_in[1],
-            shorten(clean(text), int(width_in / letter_in)),
-            color=color,
-            fontsize=size,
-            fontweight=weight,
-            va="center",
-        )
 
 
 def _draw_message(ax: Any, shape: tuple[int, ...], text: str, width_in: float) -> None:
@@ -229,23 +178,15 @@ def _draw_prompt(ax: Any, prompts: Prompts) -> None:
     if prompts.boxes is not None:
         # Boxes have edges between pixels; matplotlib has pixel centres at whole numbers.
         x0, y0, x1, y1 = (float(value) - 0.5 for value in prompts.boxes[0])
-        for color, line_pt in ((BLACK, 2.4), (ORANGE, 1.4)):
+        for color, line_pt in ((style.BLACK, 2.4), (ORANGE, 1.4)):
             look: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": line_pt}
             ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
     if prompts.points is not None and prompts.labels is not None:
-        for (x, y), label in zip(prompts.points[0], prompts.labels[0], strict=True):
-            for size_pt, edge in ((7.5, BLACK), (6.5, "white")):
-                ax.plot(
-                    float(x),
-                    float(y),
-                    linestyle="none",
-                    marker="o" if label else "X",
-                    markersize=size_pt,
-                    color=GREEN if label else VERMILLION,
-                    markeredgecolor=edge,
-                    markeredgewidth=1.2,
-                    clip_on=False,
-                )
+        for (x, y), label in zip(prompts.points[0].tolist(), prompts.labels[0], strict=True):
+            color, marker = (GREEN, "o") if label else (VERMILLION, "X")
+            look = {"linestyle": "none", "marker": marker, "color": color, "clip_on": False}
+            for size_pt, edge in ((7.5, style.BLACK), (6.5, style.WHITE)):
+                ax.plot(x, y, markersize=size_pt, markeredgecolor=edge, markeredgewidth=1.2, **look)
 
 
 def write_grid(
@@ -259,18 +200,12 @@ def write_grid(
 ) -> list[Path]:
     """Writes a grid as `STEM.png` with 256 colours; equal grids give equal bytes.
 
-    Args:
-        title: Title of the figure.
-        rows: As for `mask_grid`.
-        notes: Printed below.
-        folder: Created if missing.
-        stem: File name without suffix.
-        svg: Whether to write `STEM.svg`, too, which is several times larger.
+    With `svg` it writes `STEM.svg`, too, which is several times larger.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    with plot_style():
+    with style.plot_style():
         figure = mask_grid(title, rows, notes)
         figure.set_dpi(GRID_DPI)
         figure.canvas.draw()
@@ -278,11 +213,7 @@ def write_grid(
         paths = [folder / f"{stem}.png"]
         write_atomic(paths[0], _palette_png(pixels))
         if svg:
-            drawing = io.BytesIO()
-            metadata = {"Date": None, "Creator": None}
-            figure.savefig(drawing, format="svg", dpi=GRID_DPI, metadata=metadata)
-            paths.append(folder / f"{stem}.svg")
-            write_atomic(paths[1], drawing.getvalue())
+            paths += style.save_figure(figure, folder, stem, ("svg",), GRID_DPI)
     return paths
 
 

@@ -65,7 +65,7 @@ def draw_plot(record: RunRecord, kind: str) -> Any | None:
 def plot_names(record: RunRecord) -> list[str]:
     """Names of the files that `write_plots` writes, without writing them."""
     with style.plot_style():
-        return [f"{stem}.{suffix}" for stem, _ in _figures(record) for suffix in ("svg", "png")]
+        return [f"{stem}.{suffix}" for stem, _ in _figures(record) for suffix in style.SUFFIXES]
 
 
 def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from benchmarks.tables.formatting import clean, shorten
 WIDTH_IN = 8.0
 """A README shows images about 800 px wide; at 100 px per inch fonts keep their size there."""
 PNG_DPI = 200
+SUFFIXES = ("svg", "png")
 NAME_LENGTH = 26
 NOTE_LENGTH = 118
 
@@ -188,19 +189,20 @@ def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save_figure(figure: Any, folder: Path, stem: str) -> list[Path]:
+def save_figure(
+    figure: Any, folder: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, dpi: int = PNG_DPI
+) -> list[Path]:
     """Writes `STEM.svg` and `STEM.png`; equal figures give equal bytes.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
+    undated = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    for path, suffix in zip(paths, suffixes, strict=True):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=PNG_DPI, metadata=metadata)
-        path = folder / f"{stem}.{suffix}"
+        figure.savefig(buffer, format=suffix, dpi=dpi, metadata=undated[suffix])
         write_atomic(path, buffer.getvalue())
-        paths.append(path)
     return paths
 
 
