@@ -10,12 +10,7 @@ from benchmarks.evaluation.comparison import LEVEL
 from benchmarks.paper.verdicts import ClaimVerdict, tally_text
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.record import ComparisonRow, MiouRow, RunRecord
-from benchmarks.report.frames import (
-    accuracy_latency_frame,
-    decode_frame,
-    pareto_front,
-    slope_text,
-)
+from benchmarks.report.frames import accuracy_latency_frame, decode_frame, pareto_front, slope_text
 from benchmarks.tables.formatting import MIB, milliseconds, number, percent
 from benchmarks.tables.record_queries import (
     Protocol,

@@ -145,10 +145,7 @@ def environment_table(record: RunRecord) -> Table:
         ("Uncommitted changes", changes[env.git_dirty]),
         *((f"Library {name}", version) for name, version in sorted(env.libraries.items())),
     ]
-    columns = (
-        text_column("Property", "what", get=["0"]),
-        text_column("Value", "value", get=["1"]),
-    )
+    columns = (text_column("Property", "what", get=["0"]), text_column("Value", "value", get=["1"]))
     return build_table("environment", "Environment", columns, rows)
 
 
