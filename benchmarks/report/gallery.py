@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -19,13 +19,12 @@ from benchmarks.datasets import photos
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.masks import decode_mask, iou
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER, Prediction
+from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER
 from benchmarks.evaluation.rescore import Stored, load_stored
 from benchmarks.prompts.manifests import PromptManifest
 from benchmarks.prompts.protocols import (
     DEFAULT_PROTOCOLS,
     GROUND_TRUTH,
-    AccuracyProtocol,
     find_protocols,
     select_candidate,
 )
@@ -153,14 +152,12 @@ def build_gallery(
     Args:
         folders: Folders of the runs on the page, newest first.
         page_models: All models of the page, in order.
-        images: Folder of the images of the dataset; not needed for packaged photos and synthetic
-            scenes.
+        images: Folder of the images; not needed for packaged photos and synthetic scenes.
         each: Number of worst, median and best prompts per model and protocol.
         failures_first: Whether cases with a failure come first.
-
-    Returns:
-        The gallery; with `why` set if masks or images are missing.
     """
+    import pandas as pd
+
     folders = [path for path in folders if (path / PREDICTIONS_FOLDER).is_dir()]
     if not folders:
         return Gallery(why=f"No run on this page has stored its masks. {HOW}")
@@ -182,19 +179,30 @@ def build_gallery(
         if scenes is None and packaged is None and images is None:
             return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
         source = ImageSource(None if scenes else packaged or images, scenes)
-        frame = _scores(folders, stored)
-        names = [name for name in DEFAULT_PROTOCOLS if name in stored.protocols]
-        names += [name for name in stored.protocols if name not in names]
+        frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
+        shown = (frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))
+        frame = frame[shown].drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
+        if frame.empty:
+            raise DataError("no stored prediction was scored against the ground truth")
+        names = unique(n for n in (*DEFAULT_PROTOCOLS, *stored.protocols) if n in stored.protocols)
         cases = choose_cases(frame, names, each)
-        pictures, missing = _pictures(cases, source, stored)
-        if not pictures:
+        sizes = {image_id: rle.rle["size"] for (image_id, _), rle in stored.instances.items()}
+        found: dict[int, tuple[str, UInt8Array]] = {}
+        missing = []
+        for image_id in sorted({case.image_id for case in cases}):
+            try:
+                found[image_id] = source.get(image_id, tuple(sizes[image_id]))
+            except DataError as error:
+                missing.append(str(error))
+        if not found:
             raise DataError(
                 f"none of {len(missing)} images can be shown, the first because {missing[0]}"
             )
-        protocols = [name for name in names if any(case.protocol == name for case in cases)]
-        models = [model for model in page_models if model in stored.infos]
-        make = _CaseMaker(stored, _manifests(folders, protocols), models)
-        views = [make.view(c, pictures[c.image_id]) for c in cases if c.image_id in pictures]
+        pictures = shrink(found, IMAGES_BUDGET_BYTES)
+        protocols = tuple(name for name in names if any(case.protocol == name for case in cases))
+        models = tuple(model for model in page_models if model in stored.infos)
+        manifests = _load_manifests(folders, protocols)
+        views = list(_draw_cases(cases, pictures, stored, manifests, models))
     except DataError as error:
         return Gallery(why=f"The gallery could not be made: {error}. {HOW}")
     if missing:
@@ -205,8 +213,8 @@ def build_gallery(
         views.sort(key=lambda view: not view.case.failed)
     return Gallery(
         dataset=stored.dataset,
-        protocols=tuple(protocols),
-        models=tuple(models),
+        protocols=protocols,
+        models=models,
         medians=medians(frame, protocols, models),
         cases=tuple(views),
         failures_first=failures_first,
@@ -216,33 +224,20 @@ def build_gallery(
     )
 
 
-def _scores(folders: Sequence[Path], stored: Stored) -> Any:
-    """IoU with the ground truth of every stored prediction, one row per model and prompt."""
-    import pandas as pd
-
-    frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
-    frame = frame[(frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))]
-    if frame.empty:
-        raise DataError("no stored prediction was scored against the ground truth")
-    return frame.drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
-
-
 def choose_cases(
     frame: Any, protocols: Sequence[str], each: int, most: int = MOST_CASES
 ) -> list[Case]:
-    """Chooses the worst, best and median prompts of every protocol and model.
+    """Chooses `each` worst, best and median prompts of every protocol and model.
 
-    For images that none of these show, the worst prompt under the first protocol is added.
+    For images that none of these show, the worst prompt under the first protocol is added. Cases
+    are sorted by protocol, then by the lowest IoU of any model.
 
     Args:
         frame: DataFrame of instances (`benchmarks.records.instances.COLUMNS`) scored against the
             ground truth, one row per model and prompt.
         protocols: Protocols to show, the most important first.
-        each: Number of worst, best and median prompts per protocol and model.
+        each: Number of each kind.
         most: Largest number of cases; all protocols and models are cut alike.
-
-    Returns:
-        Cases by protocol, sorted by the lowest IoU of any model.
     """
     known = [name for name in protocols if (frame["protocol"] == name).any()]
     tables = {
@@ -296,12 +291,9 @@ def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
     match = _SYNTHETIC.fullmatch(dataset)
     if match is None:
         return None
-    seed, n, height, width, fewest, most = (None if g is None else int(g) for g in match.groups())
-    options: dict[str, tuple[int, int]] = {}
-    if height is not None and width is not None:
-        options["size_hw"] = (height, width)
-    if fewest is not None and most is not None:
-        options["n_objects"] = (fewest, most)
+    seed, n, *pairs = (None if group is None else int(group) for group in match.groups())
+    named: dict[str, Any] = {"size_hw": tuple(pairs[:2]), "n_objects": tuple(pairs[2:])}
+    options = {name: pair for name, pair in named.items() if None not in pair}
     scenes = SyntheticDataset(n or 0, seed or 0, **options)
     if scenes.fingerprint != fingerprint:
         raise DataError(f"{dataset} was drawn by another version of this suite; measure it again")
@@ -324,14 +316,10 @@ def photos_of(dataset: str, fingerprint: str) -> Path | None:
 
 
 class ImageSource:
-    """Images of a dataset by id, from files or synthetic scenes.
+    """Images of a dataset by id, from the files of a folder or from synthetic scenes.
 
     The id of a file is the number at the end of its stem, as in COCO (`000000000139.jpg`) and
     SA-1B (`sa_223750.jpg`).
-
-    Args:
-        folder: Folder of the files; None for synthetic scenes.
-        scenes: Synthetic scenes; None for files.
 
     Raises:
         DataError: The folder cannot be read, or two files end with the same number.
@@ -369,56 +357,34 @@ class ImageSource:
         return path.name, load_image(path, path.name, size_hw)
 
 
-def _pictures(
-    cases: Sequence[Case], source: ImageSource, stored: Stored
-) -> tuple[dict[int, Picture], list[str]]:
-    """Pictures by image id, and a reason for every image that is left out."""
-    sizes = {image_id: tuple(each.rle["size"]) for (image_id, _), each in stored.instances.items()}
-    found: dict[int, tuple[str, UInt8Array]] = {}
-    missing = []
-    for image_id in sorted({case.image_id for case in cases}):
-        try:
-            found[image_id] = source.get(image_id, sizes[image_id])
-        except DataError as error:
-            missing.append(str(error))
-    return shrink(found, IMAGES_BUDGET_BYTES), missing
-
-
 def shrink(images: Mapping[int, tuple[str, UInt8Array]], budget_bytes: int) -> dict[int, Picture]:
-    """Downscales and compresses images until all of them fit a budget.
+    """Downscales and compresses images, by id, until all data URIs together fit a budget.
 
-    Args:
-        images: File name and pixels by image id.
-        budget_bytes: Most characters of all data URIs together; exceeded only if the coarsest
-            setting is not enough.
+    It is exceeded only if the coarsest setting is not enough.
     """
-    for setting in _QUALITIES:
+    from PIL import Image
+
+    for side_px, quality in _QUALITIES:
         found: dict[int, Picture] = {}
         left = budget_bytes
         for image_id, (name, pixels) in images.items():
-            found[image_id] = _picture(name, pixels, *setting)
-            left -= len(found[image_id].uri)
-            if left < 0 and setting != _QUALITIES[-1]:
+            height, width = pixels.shape[:2]
+            scale = min(1.0, side_px / max(height, width))
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=quality, optimize=True)
+            uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            found[image_id] = Picture(name, uri, *size, scale)
+            left -= len(uri)
+            if left < 0 and (side_px, quality) != _QUALITIES[-1]:
                 break
         else:
             break
     return found
 
 
-def _picture(name: str, pixels: UInt8Array, side_px: int, quality: int) -> Picture:
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side_px / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
-    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(name, uri, *size, scale)
-
-
-def _manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[str, PromptManifest]:
+def _load_manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[str, PromptManifest]:
     """Prompts by rule, where they are stored beside the records."""
     found = {}
     for rule in unique(protocol.prompt for protocol in find_protocols(protocols)):
@@ -429,82 +395,70 @@ def _manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[str, P
     return found
 
 
-class _CaseMaker:
-    """Draws cases from stored predictions."""
-
-    def __init__(
-        self, stored: Stored, manifests: Mapping[str, PromptManifest], models: Sequence[str]
-    ) -> None:
-        self._stored = stored
-        self._manifests = manifests
-        self._predictions: dict[str, dict[Any, Prediction]] = {
-            model: {(p.query, p.image_id, p.annotation_id): p for p in stored.predictions[model]}
-            for model in models
-        }
-        self._protocols = {p.name: p for p in find_protocols(stored.protocols)}
-
-    def view(self, case: Case, picture: Picture) -> CaseView:
-        instance = self._stored.instances[case.image_id, case.annotation_id]
-        truth = instance.mask()
-        protocol = self._protocols[case.protocol]
-        masks = {model: self._mask(model, case, protocol, truth) for model in self._predictions}
-        box, points = self._prompt(case, protocol, picture.scale)
-        return CaseView(
+def _draw_cases(
+    cases: Sequence[Case],
+    pictures: Mapping[int, Picture],
+    stored: Stored,
+    manifests: Mapping[str, PromptManifest],
+    models: Sequence[str],
+) -> Iterator[CaseView]:
+    """Draws the cases that have a picture."""
+    predictions = {
+        (model, each.query, each.image_id, each.annotation_id): each
+        for model in models
+        for each in stored.predictions[model]
+    }
+    protocols = {protocol.name: protocol for protocol in find_protocols(stored.protocols)}
+    for case in cases:
+        picture, protocol = pictures.get(case.image_id), protocols[case.protocol]
+        if picture is None:
+            continue
+        instance = stored.instances[case.image_id, case.annotation_id]
+        truth, scale = instance.mask(), picture.scale
+        masks, panels = [truth], []
+        for model in models:
+            key = (model, protocol.query, case.image_id, case.annotation_id)
+            prediction = predictions.get(key)
+            if prediction is None or model not in case.ious:
+                panels.append(Panel(model))
+                continue
+            oracle = protocol.selection == "oracle"
+            ious = [iou(decode_mask(rle), truth) for rle in prediction.rles] if oracle else []
+            scores = np.array(prediction.scores, np.float32)
+            chosen = select_candidate(protocol.selection, scores, ious)
+            masks.append(decode_mask(prediction.rles[chosen]))
+            panels.append(Panel(model, case.ious[model], mask_path(masks[-1], scale)))
+        box: tuple[float, ...] = ()
+        points: tuple[tuple[float, float, int], ...] = ()
+        manifest = manifests.get(protocol.prompt)
+        values = None if manifest is None else manifest.get(case.image_id, case.annotation_id)
+        if manifest is not None and values is not None:
+            labels = manifest.sampler.labels
+            if labels is None:
+                x0, y0, x1, y1 = (scale * values).tolist()
+                box = (x0, y0, x1 - x0, y1 - y0)
+            else:
+                # Points are pixel indices; the centre of a pixel is half a pixel further.
+                centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
+                points = tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))
+        yield CaseView(
             case=case,
             category=instance.category,
             area_px=instance.area_px,
             picture=picture,
-            crop=_crop([truth, *(mask for mask in masks.values() if mask is not None)], picture),
-            truth=mask_path(truth, picture.scale),
+            crop=_crop(masks, picture),
+            truth=mask_path(truth, scale),
             box=box,
             points=points,
-            panels=tuple(
-                Panel(model)
-                if mask is None
-                else Panel(model, case.ious[model], mask_path(mask, picture.scale))
-                for model, mask in masks.items()
-            ),
+            panels=tuple(panels),
         )
-
-    def _mask(
-        self, model: str, case: Case, protocol: AccuracyProtocol, truth: BoolArray
-    ) -> BoolArray | None:
-        """The scored mask; None if the model gave no prediction."""
-        key = (protocol.query, case.image_id, case.annotation_id)
-        prediction = self._predictions[model].get(key)
-        if prediction is None or model not in case.ious:
-            return None
-        oracle = protocol.selection == "oracle"
-        ious = [iou(decode_mask(rle), truth) for rle in prediction.rles] if oracle else []
-        scores = np.array(prediction.scores, np.float32)
-        return decode_mask(prediction.rles[select_candidate(protocol.selection, scores, ious)])
-
-    def _prompt(
-        self, case: Case, protocol: AccuracyProtocol, scale: float
-    ) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
-        """Box (x, y, width, height) or points (x, y, label) in pixels of the picture."""
-        manifest = self._manifests.get(protocol.prompt)
-        values = None if manifest is None else manifest.get(case.image_id, case.annotation_id)
-        if manifest is None or values is None:
-            return (), ()
-        labels = manifest.sampler.labels
-        if labels is None:
-            x0, y0, x1, y1 = (scale * values).tolist()
-            return (x0, y0, x1 - x0, y1 - y0), ()
-        # Points are pixel indices; the centre of a pixel is half a pixel further.
-        centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
-        return (), tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))
 
 
 def mask_path(mask: BoolArray, scale: float) -> str:
     """Simplified outline of an (H, W) bool mask as SVG path data, with holes (even-odd rule).
 
-    Args:
-        mask: Mask at the size of the image.
-        scale: Pixels of the picture per pixel of the image.
-
-    Returns:
-        Coordinates in pixels of the picture; empty for an empty mask.
+    Coordinates are in pixels of the picture, `scale` per pixel of the mask; empty for an empty
+    mask.
     """
     from skimage.measure import approximate_polygon, find_contours
 
