@@ -1,8 +1,7 @@
-"""Interactive charts of the HTML report: functions from a data frame to an Altair chart.
+"""Figures of the HTML report: an interactive chart, its values as a table, and notes.
 
 The colours of models and of the page come from `style.vega_config`, so that one specification
-serves the light and the dark theme. Every function takes a frame of `frames.py` with a further
-column `tip`, the text of tooltips and ARIA labels, and all models of the page.
+serves the light and the dark theme.
 """
 
 from __future__ import annotations
@@ -10,39 +9,35 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from benchmarks.report.frames import (
-    area_scale,
-    day,
-    object_frame,
-    pareto_front,
-    percent_limits,
-    values_of,
-)
-from benchmarks.report.style import Dash, log_limits, model_styles, short_names
-from benchmarks.tables.formatting import milliseconds
-from benchmarks.tables.record_queries import unique
+import altair as alt
+import pandas as pd
 
-_SHAPES = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle-up",
-    "D": "diamond",
-    "v": "triangle-down",
-    "P": "cross",
-}
+from benchmarks.records.record import RunRecord
+from benchmarks.report import frames
+from benchmarks.report.style import ModelStyle, log_limits, model_styles, short_names
+from benchmarks.tables import columns as cells
+from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
+from benchmarks.tables.formatting import interval, milliseconds, number, slug, spread_text
+from benchmarks.tables.record_queries import Protocol, Setup, model_names, setups, unique
+from benchmarks.tables.table import Cell, Column, Table
+
+_SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond"}
+_SHAPES |= {"v": "triangle-down", "P": "cross"}
 """Vega's names of the matplotlib markers in `style.ModelStyle`."""
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
 _LANE_PX, _HEADING_PX, _LABELS_PX = 16, 46, 150
+_SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
+"""Models selected by clicks on the legend; an empty selection shows all."""
 
 
 @cache
 def vega_script() -> str:
     """JavaScript of Vega, Vega-Lite and Vega-Embed, which defines `vegaEmbed`; takes seconds."""
-    import altair as alt
     import vl_convert
 
     version = alt.SCHEMA_VERSION.rpartition(".")[0]
@@ -50,31 +45,75 @@ def vega_script() -> str:
     return f"/* Vega, Vega-Lite, Vega-Embed: BSD 3-Clause. */(() => {{{script}}})();"
 
 
-def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) -> Any:
-    """Accuracy against latency with error bars and the Pareto front."""
-    import altair as alt
-    import pandas as pd
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A Vega-Lite specification with its values and texts.
+
+    Attributes:
+        key: Stem of saved files; unique on a page.
+        alt: Description for readers who cannot see the chart.
+        choice: Name among the figures of its kind, such as a protocol.
+    """
+
+    key: str
+    title: str
+    alt: str
+    chart: dict[str, Any]
+    table: Table
+    notes: tuple[str, ...]
+    choice: str
+
+
+def _figure(
+    name: str,
+    title: str,
+    description: str,
+    chart: Any,
+    columns: Sequence[RowColumn],
+    rows: Iterable[Any],
+    notes: Iterable[str],
+    choice: str,
+) -> Figure:
+    key = slug(name)
+    table = cells.build_table(key, "The values of the figure", columns, rows)
+    spec = chart.properties(description=f"{title}. {description}").to_dict()
+    return Figure(key, title, description, spec, table, tuple(notes), choice)
+
+
+def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Figure | None:
+    """Accuracy against latency with error bars and the Pareto front; None if no model has both."""
+    points, label, notes = frames.accuracy_latency_frame(record, setup, protocol)
+    if points.empty:
+        return None
+    models = model_names(record)
+    points = points.sort_values("ms")
+    points["tip"] = [
+        f"{p.model}: mIoU {interval(p.value, p.bounds, 1)} %, {label} "
+        f"{spread_text(p.ms, p.spread)} ms"
+        for p in points.itertuples()
+    ]
+    best = frames.pareto_front(points)
+    front = list(best["model"])
 
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
     limits = (min(times) / 1.4, max(times) * 1.4)
-    values = values_of(points)
+    values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
-    x = partial(_axis, alt.X, f"Latency, {time_label} (ms, log scale)", limits, log=True)
+    x = partial(_axis, alt.X, f"Latency, {label} (ms, log scale)", limits, log=True)
     y = partial(_axis, alt.Y, "mIoU (%)", (max(0, min(values) - pad), min(104, max(values) + pad)))
-    corners = pareto_front(points)[["ms", "value"]]
-    end = pd.DataFrame({"ms": [limits[1]], "value": [corners["value"].iloc[-1]]})
-    front = _chart(pd.concat([corners, end])).encode(x=x("ms:Q"), y=y("value:Q"))
+    end = pd.DataFrame({"ms": [limits[1]], "value": [best["value"].iloc[-1]]})
+    steps = _chart(pd.concat([best[["ms", "value"]], end])).encode(x=x("ms:Q"), y=y("value:Q"))
     # Small markers are drawn last, on top of large ones.
     data = points.sort_values("parameters", ascending=False, na_position="last")
-    scale = area_scale(points, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2)
+    scale = frames.area_scale(points, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2)
     data = data.assign(area=[max(_LEAST_AREA_PX2, scale * (n or 0)) for n in data["parameters"]])
     base = _base(data, models).encode(x=x("ms:Q"), y=y("value:Q"))
     mark = {"fillOpacity": 0.6, "ariaRoleDescription": "value"}
-    return _layers(
+    chart = _layers(
         360,
         _error_bars(base, y=y("low:Q"), y2="high:Q"),
         _error_bars(base, x=x("ms_low:Q"), x2="ms_high:Q"),
-        front.mark_line(interpolate="step-after", style="front", aria=False),
+        steps.mark_line(interpolate="step-after", style="front", aria=False),
         base.transform_filter("datum.parameters > 0")
         .mark_point(filled=True, **mark)
         .encode(shape=_shape(models), size=alt.Size("area:Q", scale=None, legend=None)),
@@ -83,67 +122,126 @@ def accuracy_latency_chart(points: Any, models: Sequence[str], time_label: str) 
         ),
     )
 
+    ends = ("time_ms", *(f"time_{end}_ms" for end in ENDS))
+    columns = (
+        MODEL,
+        RowColumn(
+            Column(f"Latency, {label}", ends, "ms", "right"),
+            lambda p: Cell(spread_text(p.ms, p.spread), (p.ms, *spread_ends(p.spread))),
+        ),
+        RowColumn(
+            Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
+            lambda p: Cell(interval(p.value, p.bounds, 1), (p.value, p.low, p.high)),
+        ),
+        value_column("Parameters used", "parameters", show="{:,}".format),
+        text_column("Pareto front", "pareto", get=[lambda p: "yes" if p.model in front else "no"]),
+    )
+    return _figure(
+        f"accuracy-latency-{protocol.label}-{setup.label}",
+        f"mIoU against latency: {protocol.label}",
+        f"{len(points)} models by latency ({label}) and mIoU. On the Pareto front, from fast to "
+        f"slow: {', '.join(front)}.",
+        chart,
+        columns,
+        points.itertuples(),
+        (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
+        protocol.label if len(setups(record)) == 1 else f"{protocol.label}, {setup.label}",
+    )
 
-def size_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Accuracy over all objects and by size class, models side by side."""
-    import altair as alt
 
+def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
+    """Accuracy over all objects and by size class, models side by side; None without any."""
+    frame = frames.size_frame(record, protocol)
+    if frame.empty:
+        return None
+    frame["tip"] = [
+        f"{r.model}, {r.size} objects: mIoU {interval(r.value or 0, r.bounds, 1)} %"
+        for r in frame.itertuples()
+    ]
+    models, shown = model_names(record), unique(frame["model"])
     labels = {}
     for size in unique(frame["size"]):
         counts = unique(frame["n"][frame["size"] == size])
         known = len(counts) == 1 and counts[0] is not None
         labels[size] = f"{size}|n = {counts[0]:,.0f}" if known else size
+
     data = frame[[value is not None for value in frame["value"]]]
     data = data.assign(label=data["size"].map(labels))
     order = [short_names(models)[model] for model in unique(data["model"])]
     axis = alt.Axis(labelAngle=0, title=None, labelExpr="split(datum.label, '|')", grid=False)
-    y = partial(_axis, alt.Y, "mIoU (%)", percent_limits(values_of(data)))
+    y = partial(_axis, alt.Y, "mIoU (%)", frames.percent_limits(frames.values_of(data)))
     base = _base(data, models).encode(
         x=alt.X("label:N", sort=list(labels.values()), axis=axis),
         xOffset=alt.XOffset("name:N", sort=order),
         y=y("value:Q"),
     )
-    return _layers(280, _error_bars(base, y=y("low:Q"), y2="high:Q"), *_dots(base, data, models))
+    bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
+
+    def size_column(index: int, size: str) -> RowColumn:
+        def cell(rows: Any) -> Cell:
+            row = rows[index]
+            n = None if row.n is None else int(row.n)
+            return Cell(cells.percent_cell(row.miou).text, (row.miou, n))
+
+        heads = (f"miou_{size}", f"n_{size}")
+        return RowColumn(Column(size.capitalize(), heads, "%", "right"), cell)
+
+    return _figure(
+        f"size-{protocol.label}",
+        f"mIoU by object size: {protocol.label}",
+        f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
+        _layers(280, bars, *_dots(base, data, models)),
+        (
+            text_column("Model", "model", get=["0.model"]),
+            *(size_column(index, size) for index, size in enumerate(labels)),
+        ),
+        [list(part.itertuples()) for _, part in frame.groupby("model", sort=False)],
+        frames.size_notes(record, frame),
+        protocol.label,
+    )
 
 
-def waterfall_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Steps of one prompt, one after the other, each model on a scale of its own."""
-    import altair as alt
+def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
+    """Steps of one prompt, one after the other, each model on a scale of its own.
+
+    None if no encoder was timed.
+    """
+    frame = frames.waterfall_frame(record, setup)
+    if frame.empty:
+        return None
+    models = model_names(record)
+    frame["tip"] = [
+        f"{r.model}, {r.step}: {spread_text(r.value, r.spread)} ms" for r in frame.itertuples()
+    ]
+    sums = dict(zip(frame["model"], frame["sum"], strict=True))
 
     headings, rows, top = [], [], 0
+    fields = ["model", "step", "tip", "random", "start", "value", "low", "high"]
     for model, part in frame.groupby("model", sort=False):
-        total = part["sum"].iloc[0]
-        whole = part[part["step"] == "end to end"]
-        steps = part[part["step"] != "end to end"]
+        total = sums[model]
+        whole = part["value"][part["step"] == "end to end"]
         text = f"sum {milliseconds(total)}"
         if len(whole):
-            text += f", end to end {milliseconds(whole['value'].iloc[0])}"
-        headings.append({"top": top, "title": short_names(models)[model], "text": text})
+            text += f", end to end {milliseconds(whole.iloc[0])}"
+        headings.append({"top": top, "title": short_names(models)[str(model)], "text": text})
         top += _HEADING_PX
-        for row in steps[
-            ["model", "step", "tip", "random", "start", "value", "low", "high"]
-        ].to_dict("records"):
-            start = row["start"]
+        for row in part[fields][part["step"] != "end to end"].to_dict("records"):
+            start, duration = row["start"], milliseconds(row["value"])
             for end in ("value", "low", "high"):
-                at = row[end]
-                row[end] = None if at is None else min(1.0, (start + at) / total)
-            duration = milliseconds(total * row["value"] - start)
+                if row[end] is not None:
+                    row[end] = min(1.0, (start + row[end]) / total)
             rows.append(row | {"start": start / total, "top": top, "text": duration})
             top += _LANE_PX
     # The labels stand left of a scale that begins at a fixed distance from the edge.
-    x = partial(
-        alt.X,
-        type="quantitative",
-        scale=alt.Scale(domain=[0, 1], range=[_LABELS_PX, alt.ExprRef("width - 4")]),
-        axis=None,
-    )
+    scale = alt.Scale(domain=[0, 1], range=[_LABELS_PX, alt.ExprRef("width - 4")])
+    x = partial(alt.X, type="quantitative", scale=scale, axis=None)
     y = alt.Y("top:Q", scale=alt.Scale(domain=[0, top], range=[0, top], nice=False), axis=None)
-    data = object_frame(rows)
+    data = frames.object_frame(rows)
     bars = _base(data, models).encode(y=y, x=x("start"), x2="value:Q")
-    texts, heads = (_chart(each).encode(y=y) for each in (data, object_frame(headings)))
+    texts, heads = (_chart(each).encode(y=y) for each in (data, frames.object_frame(headings)))
     bar = {"height": _LANE_PX - 5, "ariaRoleDescription": "value", "minBandSize": 1.5}
     left = {"align": "left", "baseline": "middle", "aria": False, "x": 0}
-    return _layers(
+    chart = _layers(
         top,
         bars.transform_filter("!datum.random").mark_bar(**bar),
         bars.transform_filter("datum.random").mark_bar(style="hollow", filled=False, **bar),
@@ -154,62 +252,163 @@ def waterfall_chart(frame: Any, models: Sequence[str]) -> Any:
         heads.mark_text(**left, style="muted", dy=27).encode(text="text:N"),
     )
 
+    notes = [
+        "Every model has a scale of its own: the bars show the share of each phase, the numbers "
+        f"its time. Medians; thin lines: {cells.bars_text(frame['spread'])}. End to end is one "
+        "call of all phases, timed separately: it need not equal their sum.",
+        *cells.sample_notes(frame["row"]),
+    ]
+    random = unique(frame["model"][frame["random"].astype(bool)])
+    if random:
+        notes.append(
+            "Outlined: random weights on the exact architecture, whose time is the same: "
+            f"{', '.join(random)}."
+        )
+    columns = (
+        MODEL,
+        text_column("Phase", "phase", get=["step"]),
+        RowColumn(cells.median_column(frame["row"]), lambda r: cells.median_cell(r.row)),
+        value_column(
+            "Share of the sum",
+            "share",
+            show=lambda share: number(100 * share, 1),
+            unit="%",
+            get=[lambda r: None if r.start is None else r.value / r.sum],
+        ),
+    )
+    return _figure(
+        f"waterfall-{setup.label}",
+        f"Latency by phase, one image and one prompt: {setup.label}",
+        "Phases of each model one after the other. Sums: "
+        f"{', '.join(f'{model} {milliseconds(total)}' for model, total in sums.items())}.",
+        chart,
+        columns,
+        frame.itertuples(),
+        notes,
+        setup.label,
+    )
 
-def decode_chart(frame: Any, models: Sequence[str]) -> Any:
-    """Decode time against the number of prompts in one call."""
-    import altair as alt
 
-    counts, times = _around(frame["n_prompts"]), _around(values_of(frame))
+def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
+    """Decode time against the number of prompts in one call; None without times."""
+    frame = frames.decode_frame(record, setup)
+    if frame.empty:
+        return None
+    models = model_names(record)
+    frame["tip"] = [
+        f"{r.model}, {r.n_prompts} prompt{'s' * (r.n_prompts != 1)}: "
+        f"{spread_text(r.value, r.spread)} ms"
+        for r in frame.itertuples()
+    ]
+    counts, times = _around(frame["n_prompts"]), _around(frames.values_of(frame))
     x = partial(_axis, alt.X, "Prompts in one call (log scale)", counts, log=True)
     y = partial(_axis, alt.Y, "Decode (ms, log scale)", times, log=True)
     base = _base(frame, models).encode(x=x("n_prompts:Q"), y=y("value:Q"))
-    return _layers(
-        320,
-        _lines(base, models),
-        _error_bars(base, y=y("low:Q"), y2="high:Q"),
-        *_dots(base, frame, models),
+    bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
+
+    slopes = {r.model: r.slope_ms for r in frame.itertuples() if r.slope_ms is not None}
+    costs = ", ".join(f"{model} {frames.slope_text(slope)}" for model, slope in slopes.items())
+    notes = [*frames.decode_notes(record, setup, frame), *cells.sample_notes(frame["row"])]
+    if costs:
+        notes.append(f"Cost of one more prompt: {costs}.")
+    columns = (
+        MODEL,
+        text_column("Decode kind", "decode_kind"),
+        cells.count_column("Prompts", "n_prompts"),
+        RowColumn(cells.median_column(frame["row"]), cells.median_cell),
+    )
+    return _figure(
+        f"decode-{setup.label}",
+        f"Decode time by number of prompts: {setup.label}",
+        f"Decode time of {', '.join(unique(frame['model']))} against the prompts in one call.",
+        _layers(320, _lines(base, models), bars, *_dots(base, frame, models)),
+        columns,
+        frame["row"],
+        notes,
+        setup.label,
     )
 
 
-def history_chart(frame: Any, models: Sequence[str], unit: str) -> Any:
-    """A quantity over runs, with lines between comparable ones; `ms` on a log scale."""
-    import altair as alt
+def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
+    """One figure for every quantity of `models` that at least two runs measured.
 
-    dates = {run.id: day(run) for run in frame["run"]}
-    places = list(dates)
-    data = frame.assign(place=[places.index(run.id) for run in frame["run"]])
-    axis = alt.Axis(
-        values=list(range(len(places))),
-        labelExpr=f"{json.dumps(list(dates.values()))}[datum.value]",
-        labelOverlap="greedy",
-        labelSeparation=8,
-    )
-    limits = _around if unit == "ms" else percent_limits
-    title = "ms (log scale)" if unit == "ms" else "%"
-    y = partial(_axis, alt.Y, title, limits(values_of(frame)), log=unit == "ms")
-    domain = alt.Scale(domain=[-0.5, len(places) - 0.5], nice=False)
-    base = _base(data, models).encode(
-        x=alt.X("place:Q", scale=domain, axis=axis, title=None), y=y("value:Q")
-    )
-    return _layers(
-        240,
-        _lines(base, models).encode(detail="where:N"),
-        _error_bars(base, y=y("low:Q"), y2="high:Q"),
-        *_dots(base, frame, models),
-    )
+    Lines join comparable runs; times have a log scale.
+    """
+    found = []
+    for name, (unit, frame) in frames.history_frames(runs, models).items():
+        timed = unit == "ms"
+        texts = [
+            spread_text(r.value, r.spread) if timed else interval(r.value, r.bounds, 1)
+            for r in frame.itertuples()
+        ]
+        dates = {run.id: frames.day(run) for run in frame["run"]}
+        places = list(dates)
+        frame["place"] = [places.index(run.id) for run in frame["run"]]
+        frame["tip"] = [
+            f"{r.model}, {r.run.id}, {dates[r.run.id]}: {text} {unit}"
+            for r, text in zip(frame.itertuples(), texts, strict=True)
+        ]
+        axis = alt.Axis(
+            values=list(range(len(places))),
+            labelExpr=f"{json.dumps(list(dates.values()))}[datum.value]",
+            labelOverlap="greedy",
+            labelSeparation=8,
+        )
+        limits = (_around if timed else frames.percent_limits)(frames.values_of(frame))
+        y = partial(_axis, alt.Y, "ms (log scale)" if timed else "%", limits, log=timed)
+        domain = alt.Scale(domain=[-0.5, len(places) - 0.5], nice=False)
+        x = alt.X("place:Q", scale=domain, axis=axis, title=None)
+        base = _base(frame, models).encode(x=x, y=y("value:Q"))
+        lines = _lines(base, models).encode(detail="where:N")
+        bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
+
+        bars_note = cells.bars_text(frame["spread"])
+        notes = [f"Runs in the order of time, evenly spaced. Bars: {bars_note}."]
+        if timed:
+            notes.append("Lines join runs of the same machine, threads and allocator only.")
+        if any(frame["teacher"]):
+            notes.append("Lines join runs of the same machine and weights of the teacher only.")
+        columns = (
+            text_column("Run", "run", get=["run.id"]),
+            text_column("Date", "created_utc", get=["run.created_utc"]),
+            MODEL,
+            RowColumn(
+                Column("Value", ("value", *ENDS), unit, "right"),
+                lambda r: Cell(r.text, (r.value, *spread_ends(r.spread))),
+            ),
+            RowColumn(
+                Column("Commit", ("git_commit",)),
+                lambda r: Cell(
+                    (r.run.environment.git_commit or "")[:12], (r.run.environment.git_commit,)
+                ),
+            ),
+            text_column("Machine", "machine", get=["where"]),
+        )
+        found.append(
+            _figure(
+                f"history-{name}",
+                f"History: {name}",
+                f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs.",
+                _layers(240, lines, bars, *_dots(base, frame, models)),
+                columns,
+                frame.assign(text=texts).itertuples(),
+                notes,
+                name,
+            )
+        )
+    return found
 
 
 def _chart(data: Any) -> Any:
     """A chart of a frame; Altair's own conversion would turn None into NaN, which is not JSON."""
-    import altair as alt
-
     return alt.Chart(alt.InlineData(values=data.to_dict("records")))
 
 
 def _base(data: Any, models: Sequence[str]) -> Any:
-    """A chart of a frame with colours, tooltips and a legend that selects models."""
-    import altair as alt
+    """A chart of a frame with colours, tooltips and a legend that selects models.
 
+    The column `tip` holds the text of tooltips and ARIA labels; `models` are all of the page.
+    """
     names = short_names(models)
     data = data.drop(columns={"bounds", "row", "run", "spread"} & set(data))
     data = data.assign(name=data["model"].map(names))
@@ -221,34 +420,32 @@ def _base(data: Any, models: Sequence[str]) -> Any:
     legend = alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, values=shown)
     return _chart(data).encode(
         color=alt.Color("name:N", scale=alt.Scale(domain=list(names.values())), legend=legend),
-        opacity=alt.when(_selection()).then(alt.value(1)).otherwise(alt.value(0.1)),
+        opacity=alt.when(_SELECTION).then(alt.value(1)).otherwise(alt.value(0.1)),
         tooltip="tip:N",
         description="tip:N",
     )
 
 
-def _selection() -> Any:
-    """Models selected by clicks on the legend; an empty selection shows all."""
-    import altair as alt
-
-    return alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
-
-
 def _layers(height: int, first: Any, *others: Any) -> Any:
     """Layers of a chart as wide as its place on the page; only the first may have a selection."""
-    import altair as alt
-
-    selectable = first.add_params(_selection()).properties(name="first")
+    selectable = first.add_params(_SELECTION).properties(name="first")
     return alt.layer(selectable, *others).properties(width="container", height=height)
 
 
 def _axis(
     channel: Any, title: str, limits: tuple[float, float], field: str, *, log: bool = False
 ) -> Any:
-    import altair as alt
-
+    ticks: dict[str, Any] = {"tickCount": 6}
+    if log:
+        # 1, 2 and 5 per decade on a short axis, powers of ten else.
+        low, high = limits
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for multiples in ((1, 2, 5), (1,)):
+            every = [m * 10.0**decade for decade in decades for m in multiples]
+            ticks = {"values": [v for v in every if low <= v <= high], "tickCount": 8}
+            if len(ticks["values"]) <= 8:
+                break
     scale = alt.Scale(type="log" if log else "linear", domain=list(limits), nice=False)
-    ticks = {"values": _log_ticks(*limits), "tickCount": 8} if log else {"tickCount": 6}
     axis = alt.Axis(title=title, format=",~r", labelOverlap="greedy", **ticks)
     return channel(field, scale=scale, axis=axis)
 
@@ -258,26 +455,16 @@ def _around(values: Iterable[float]) -> tuple[float, float]:
     return log_limits(min(known), max(known))
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Labelled values of a log axis: 1, 2 and 5 per decade on a short axis, powers of ten else."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for multiples in ((1, 2, 5), (1,)):
-        found = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
-        if len(found) <= 8:
-            break
-    return found
-
-
 def _error_bars(base: Any, **channels: Any) -> Any:
     return base.mark_rule(strokeWidth=1.5, aria=False).encode(**channels)
 
 
 def _lines(base: Any, models: Sequence[str]) -> Any:
-    dashes = [_dash(style.dash) for style in _styles(models)]
-    return base.mark_line(strokeWidth=1.8, aria=False).encode(
-        strokeDash=_by_model("StrokeDash", models, dashes)
-    )
+    dashes = [style.dash for style in _styles(models)]
+    spans = [[1, 0] if isinstance(d, str) else [2 * part for part in d[1]] for d in dashes]
+    scale = alt.Scale(domain=list(short_names(models).values()), range=spans)
+    dash = alt.StrokeDash("name:N", scale=scale, title=None)
+    return base.mark_line(strokeWidth=1.8, aria=False).encode(strokeDash=dash)
 
 
 def _dots(base: Any, frame: Any, models: Sequence[str]) -> list[Any]:
@@ -293,21 +480,11 @@ def _dots(base: Any, frame: Any, models: Sequence[str]) -> list[Any]:
 
 
 def _shape(models: Sequence[str]) -> Any:
-    return _by_model("Shape", models, [_SHAPES[style.marker] for style in _styles(models)])
+    shapes = [_SHAPES[style.marker] for style in _styles(models)]
+    scale = alt.Scale(domain=list(short_names(models).values()), range=shapes)
+    return alt.Shape("name:N", scale=scale, title=None)
 
 
-def _by_model(channel: str, models: Sequence[str], values: Sequence[Any]) -> Any:
-    """An encoding with a fixed value for every model of the page, in the legend of colours."""
-    import altair as alt
-
-    scale = alt.Scale(domain=list(short_names(models).values()), range=list(values))
-    return getattr(alt, channel)("name:N", scale=scale, title=None)
-
-
-def _styles(models: Sequence[str]) -> list[Any]:
+def _styles(models: Sequence[str]) -> list[ModelStyle]:
     styles = model_styles(models)
     return [styles[model] for model in models]
-
-
-def _dash(dash: Dash) -> list[float]:
-    return [1, 0] if isinstance(dash, str) else [2 * part for part in dash[1]]

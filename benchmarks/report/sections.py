@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict
 from benchmarks.records.record import RunRecord, WeightsRow
-from benchmarks.report.frames import machine_label
-from benchmarks.report.report_figures import (
+from benchmarks.report.charts import (
     Figure,
     accuracy_by_size,
     accuracy_latency,
@@ -17,6 +16,7 @@ from benchmarks.report.report_figures import (
     history,
     waterfall,
 )
+from benchmarks.report.frames import machine_label
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.columns import (
     RowColumn,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.records.record import RunRecord, WeightsRow
-from benchmarks.report.report_figures import (
+from benchmarks.report.charts import (
     Figure,
     accuracy_by_size,
     accuracy_latency,
