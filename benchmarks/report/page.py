@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
+from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict, judge
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
+from benchmarks.records.record import (
+    RECORD_NAME,
+    ModelRow,
+    RunRecord,
+    load_record,
+    write_atomic,
+)
+from benchmarks.report import charts
 from benchmarks.report.advice import findings
-from benchmarks.report.charts import vega_script
+from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
-from benchmarks.report.sections import Section, sections, sort_key
 from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
-from benchmarks.tables.formatting import clean
+from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.tables.columns import (
+    RowColumn,
+    build_table,
+    count_column,
+    text_column,
+    value_column,
+)
+from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.record_queries import model_names
+from benchmarks.tables.record_queries import headline, model_names, setups
+from benchmarks.tables.record_tables import latency_table, params_table, summary_table
+from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import UsageError
 
 CASES_EACH = 6
 """Default number of worst, median and best prompts per model and protocol in the gallery."""
+MOST_OPEN_ROWS = 30
+"""A longer table is collapsed."""
+LEAST_FILTER_ROWS = 15
+"""A table of at least so many rows has a field that filters rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +135,9 @@ def write_report(
     if cases < 1:
         raise UsageError(f"--cases must be at least 1; got {cases}")
     merged = join_runs(find_runs(paths))
+    models = model_names(merged.record)
     gallery = build_gallery(
-        merged.folders,
-        model_names(merged.record),
-        images=images,
-        each=cases,
-        failures_first=failures_first,
+        merged.folders, models, images=images, each=cases, failures_first=failures_first
     )
     verdicts = judge(merged.record, load_claims())
     write_atomic(out, render(merged, gallery, verdicts).encode())
@@ -139,16 +157,18 @@ def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-    def source(name: str) -> str:
-        return loader.get_source(environment, name)[0]
-
-    environment.filters |= {"clean": clean, "sort_key": sort_key}
+    environment.filters |= {"clean": clean, "sort_key": _sort_key}
+    style_css, *scripts = (
+        loader.get_source(environment, name)[0]
+        for name in ("style.css", "theme.js", "tables.js", "figures.js", "gallery.js")
+    )
+    style = theme_css() + style_css
+    script = "\n".join([charts.vega_script(), *scripts])
     record = merged.record
-    style = theme_css() + source("style.css")
-    scripts = ("theme.js", "tables.js", "figures.js", "gallery.js")
-    script = "\n".join([vega_script(), *map(source, scripts)])
-    parts = sections(record, merged.runs, merged.apart, verdicts)
+    models, parts = model_names(record), _sections(merged, verdicts)
+    figures = [figure for part in parts.values() for figure in part.figures]
+    csv = {each.key: each.table.to_csv() for part in parts.values() for each in part.tables}
+    csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
     return environment.get_template("page.html").render(
         record=record,
         n_runs=len(merged.runs),
@@ -157,32 +177,172 @@ def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict
         sections=parts,
         gallery=gallery,
         pictures={view.case.image_id: view.picture for view in gallery.cases},
-        data=_script_data(record, tuple(parts.values()), gallery),
+        # For the scripts: charts, raw values of tables, and medians of the gallery.
+        data={
+            "charts": {figure.key: figure.chart for figure in figures},
+            "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
+            "csv": csv,
+            "models": gallery.models,
+            "protocols": gallery.protocols,
+            "medians": gallery.medians,
+            "failure": FAILURE_IOU,
+        },
         # Files of this package and of Vega, without text from records.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        style_hash=content_hash(style),
-        script_hash=content_hash(script),
+        style_hash=_source_hash(style),
+        script_hash=_source_hash(script),
     )
 
 
-def content_hash(text: str) -> str:
+def _source_hash(text: str) -> str:
     """Source expression of an inline style or script in a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _script_data(record: RunRecord, parts: Sequence[Section], gallery: Gallery) -> dict[str, Any]:
-    """Data for the scripts: charts, raw values of tables, and medians of the gallery."""
-    figures = [figure for part in parts for figure in part.figures]
-    csv = {each.key: each.table.to_csv() for part in parts for each in part.tables}
-    csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
-    models = model_names(record)
-    return {
-        "charts": {figure.key: figure.chart for figure in figures},
-        "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
-        "csv": csv,
-        "models": gallery.models,
-        "protocols": gallery.protocols,
-        "medians": gallery.medians,
-        "failure": FAILURE_IOU,
+def _sort_key(cell: Cell) -> str | None:
+    """Number that a cell is sorted by, empty without one; None if it is sorted by its text."""
+    first = cell.raw[0] if cell.raw else None
+    return None if isinstance(first, str) else "" if first is None else repr(float(first))
+
+
+@dataclass(frozen=True, slots=True)
+class _ListedTable:
+    """A table on the page; its key is unique there and the stem of the saved file."""
+
+    key: str
+    table: Table
+    folded: bool
+
+    @property
+    def filtered(self) -> bool:
+        """Whether it has a field that filters rows."""
+        return len(self.table.rows) >= LEAST_FILTER_ROWS
+
+
+class _Section:
+    """Figures, of which one at a time is shown, and tables of a section of the page."""
+
+    def __init__(
+        self, figures: Iterable[charts.Figure | None] = (), tables: Iterable[Table] = ()
+    ) -> None:
+        self.figures = [figure for figure in figures if figure is not None]
+        self.tables: list[_ListedTable] = []
+        self.add(tables)
+
+    def add(
+        self, tables: Iterable[Table], *, folded: bool | None = None, numbered: bool = False
+    ) -> None:
+        """Adds the tables that have rows; long ones are collapsed unless told otherwise."""
+        for index, table in enumerate(table for table in tables if table.rows):
+            key = f"{table.name}-{index}" if numbered else table.name
+            long = len(table.rows) > MOST_OPEN_ROWS
+            self.tables.append(_ListedTable(key, table, long if folded is None else folded))
+
+
+def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str, _Section]:
+    """Content of the sections that hold figures or tables, by the anchors in `page.html`."""
+    record = merged.record
+    timed, scored = setups(record), headline(record)
+    trade_offs = (charts.accuracy_latency(record, *each) for each in product(timed, scored))
+    waterfalls = (charts.waterfall(record, setup) for setup in timed)
+    decodes = (charts.decode_prompts(record, setup) for setup in timed)
+    sizes = (charts.accuracy_by_size(record, protocol) for protocol in scored)
+    history = charts.history(merged.runs, model_names(record))
+    found = {
+        "glance": _Section((), [summary_table(record)]),
+        "accuracy-latency": _Section(trade_offs),
+        "latency": _Section(waterfalls, [latency_table(record)]),
+        "decode": _Section(decodes),
+        "accuracy": _Section(sizes, accuracy_tables(record)),
+        "parameters": _Section((), [params_table(record)]),
+        "claims": _Section(),
+        "history": _Section(history, [_runs_table(merged)]),
+        "environment": _Section((), [_environment_table(record), _models_table(record)]),
+        "warnings": _Section((), [_failures_table(record)]),
     }
+    found["accuracy"].add(category_tables(record), folded=True, numbered=True)
+    if verdicts:
+        found["claims"].add([ledger_table(verdicts)], folded=False)
+        found["claims"].add(paper_tables(verdicts), folded=True)
+    return found
+
+
+def _environment_table(record: RunRecord) -> Table:
+    """Machine, libraries and code version, one row each."""
+    env = record.environment
+    cores = f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical"
+    changes = {True: "yes", False: "no", None: "unknown, or several"}
+    rows = [
+        ("CPU", env.cpu),
+        ("Cores", cores),
+        ("CPU features", ", ".join(env.cpu_features) or "unknown"),
+        ("GPU", ", ".join(env.gpu) or "none"),
+        ("RAM", f"{number(env.ram_bytes / 2**30)} GiB"),
+        ("Operating system", env.os),
+        ("Python", env.python),
+        ("Threads", f"{env.threads}, between operators {env.interop_threads}"),
+        ("Allocator", env.allocator),
+        ("Load before the run", "unknown" if env.load_1min is None else f"{env.load_1min:.1f}"),
+        ("Commit", env.git_commit or "unknown, or several"),
+        ("Uncommitted changes", changes[env.git_dirty]),
+        *((f"Library {name}", version) for name, version in sorted(env.libraries.items())),
+    ]
+    columns = (text_column("Property", "what", get=["0"]), text_column("Value", "value", get=["1"]))
+    return build_table("environment", "Environment", columns, rows)
+
+
+def _models_table(record: RunRecord) -> Table:
+    """Every model with its licence and its weights."""
+
+    def weights_text(row: ModelRow) -> str:
+        if row.weights.shipped is not None:
+            return f"shipped ({row.weights.shipped}), not official"
+        return f"{row.weights.kind}{', official' if row.weights.official else ''}"
+
+    columns = (
+        text_column("Model", "model"),
+        text_column("Family", "family"),
+        text_column("Decode kind", "decode_kind"),
+        text_column("Licence", "licence"),
+        text_column("Weights", "weights", get=[weights_text]),
+        text_column("SHA-256 of the weights", "sha256", get=["weights.sha256"]),
+        text_column("Status", "status"),
+        text_column("Reason", "why", get=[lambda row: row.why or row.weights.why]),
+    )
+    return build_table("models", "Models and their weights", columns, record.models)
+
+
+def _failures_table(record: RunRecord) -> Table:
+    """Failures that did not end the run."""
+    fields = (("Stage", "stage"), ("Source", "culprit"), ("Reason", "why"))
+    columns = [text_column(header, name) for header, name in fields]
+    return build_table("failures", "Failures", columns, record.failures)
+
+
+def _runs_table(merged: MergedRuns) -> Table:
+    """All runs, newest first, with the reason where one is in the history only."""
+
+    def joined(run: RunRecord) -> str:
+        apart = merged.apart.get(run.id)
+        text = "rows and history" if apart is None else f"history only: {apart}"
+        return text if run.complete else f"interrupted; {text}"
+
+    def commit(run: RunRecord) -> Cell:
+        env = run.environment
+        text = f"{(env.git_commit or 'unknown')[:12]}{' with changes' if env.git_dirty else ''}"
+        return Cell(text, (env.git_commit, env.git_dirty))
+
+    columns = (
+        text_column("Run", "id"),
+        text_column("Date", "created_utc"),
+        text_column("Command", "command"),
+        text_column("Profile", "profile"),
+        count_column("Models", "n_models", get=[lambda run: len(run.models)]),
+        value_column("Duration", "duration_s", show="{:.0f}".format, unit="s"),
+        text_column("Machine", "machine", get=[lambda run: machine_label(run.environment)]),
+        RowColumn(Column("Commit", ("git_commit", "git_dirty")), commit),
+        text_column("On this page", "joined", get=[joined]),
+    )
+    ordered = sorted(merged.runs, key=lambda run: (run.created_utc, run.id), reverse=True)
+    return build_table("runs", "Runs", columns, ordered)
