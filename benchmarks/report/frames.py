@@ -8,38 +8,17 @@ without one), `low` and `high` (the same), `spread` (interval or range of a time
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from benchmarks.records.record import Environment, RunRecord
 from benchmarks.records.statistics import Spread
+from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import clean, milliseconds
-from benchmarks.tables.record_queries import (
-    Bounds,
-    Protocol,
-    Setup,
-    find_latency,
-    find_miou,
-    has_accuracy,
-    has_random_weights,
-    headline,
-    miou_percent,
-    model_names,
-    phase_order,
-    setup_of,
-    setups,
-    shipped_models_notes,
-    spread_of,
-    timed,
-    unique,
-    used_parameters,
-    weights_label,
-)
+from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, timed, unique
 
-SIZES = ("small", "medium", "large")
 WATERFALL = (
     ("preprocess", "preprocess", None),
     ("encode", "encode", None),
@@ -72,6 +51,10 @@ def _time(value: float | None, spread: Spread | None) -> dict[str, Any]:
     return {"spread": spread, **_value(value, None if spread is None else spread.bounds)}
 
 
+def _group_notes(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{text}: {', '.join(names)}." for text, names in groups.items() if names]
+
+
 def values_of(frame: Any) -> list[float]:
     """All values of a frame and the ends of their error bars."""
     return [x for column in ("value", "low", "high") for x in frame[column] if x is not None]
@@ -82,23 +65,24 @@ def latency_frame(record: RunRecord, setup: Setup) -> Any:
 
     Columns: model, phase, n_prompts, value, low, high, spread, random, row (the `LatencyRow`).
     """
-    rows = sorted((r for r in record.latency if setup_of(r) == setup), key=phase_order)
+    found = (row for row in record.latency if queries.setup_of(row) == setup)
     return object_frame(
         {
             "model": row.model,
             "phase": row.phase,
             "n_prompts": row.n_prompts,
-            **_time(row.median_ms if row.status == "ok" else None, spread_of(row)),
-            "random": row.weights == "random" or has_random_weights(record, row.model),
+            **_time(row.median_ms if row.status == "ok" else None, queries.spread_of(row)),
+            "random": row.weights == "random" or queries.has_random_weights(record, row.model),
             "row": row,
         }
-        for row in rows
+        for row in sorted(found, key=queries.phase_order)
     )
 
 
-def _timed_rows(record: RunRecord, setup: Setup) -> Any:
-    frame = latency_frame(record, setup)
-    return frame if frame.empty else frame[[timed(row) is not None for row in frame["row"]]]
+def _timed_rows(record: RunRecord, setup: Setup) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows of `latency_frame` that hold a time, by model."""
+    rows = [r for r in latency_frame(record, setup).to_dict("records") if timed(r["row"])]
+    return [(model, [r for r in rows if r["model"] == model]) for model in model_names(record)]
 
 
 def decode_frame(record: RunRecord, setup: Setup) -> Any:
@@ -107,36 +91,26 @@ def decode_frame(record: RunRecord, setup: Setup) -> Any:
     Columns: those of `latency_frame`, and slope_ms (time of one more prompt, between the fewest and
     the most prompts; None for a single number of prompts).
     """
-    frame = _timed_rows(record, setup)
-    parts = []
-    for model in model_names(record) if len(frame) else ():
-        rows = (
-            (frame["model"] == model)
-            & (frame["phase"] == "decode")
-            & frame["n_prompts"].astype(bool)
-        )
-        part = frame[rows]
-        if len(part):
-            first, last = part.iloc[0], part.iloc[-1]
-            more = last["n_prompts"] - first["n_prompts"]
-            slope = (last["value"] - first["value"]) / more if more else None
-            parts += part.assign(slope_ms=slope).to_dict("records")
-    return object_frame(parts)
+    found = []
+    for _, rows in _timed_rows(record, setup):
+        own = [row for row in rows if row["phase"] == "decode" and row["n_prompts"]]
+        if own:
+            more = own[-1]["n_prompts"] - own[0]["n_prompts"]
+            slope = (own[-1]["value"] - own[0]["value"]) / more if more else None
+            found += [{**row, "slope_ms": slope} for row in own]
+    return object_frame(found)
 
 
 def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
     """Notes of a plot of a decode frame."""
     models = unique(frame["model"])
+    hollow = "Hollow: random weights on the exact architecture, whose time is the same"
     random = unique(frame["model"][frame["random"].astype(bool)])
     missing = [model for model in model_names(record) if model not in models]
-    groups = (
-        ("Hollow: random weights on the exact architecture, whose time is the same", random),
-        ("Not timed", missing),
-    )
     return [
         f"{setup.label}. Error bars: {bars_text(frame['spread'])}. Different kinds of decoding do "
         "different work: their times do not compare.",
-        *(f"{text}: {', '.join(names)}." for text, names in groups if names),
+        *_group_notes({hollow: random, "Not timed": missing}),
     ]
 
 
@@ -152,14 +126,12 @@ def waterfall_frame(record: RunRecord, setup: Setup) -> Any:
     medians of all steps). A model whose steps were also timed in one call has a further step
     `end to end` with start None.
     """
-    frame = _timed_rows(record, setup)
     found: list[list[dict[str, Any]]] = []
-    for model in model_names(record) if len(frame) else ():
-        own = frame[frame["model"] == model].to_dict("records")
+    for _, rows in _timed_rows(record, setup):
         steps = [
             {**row, "step": step}
             for step, phase, n in WATERFALL
-            for row in own
+            for row in rows
             if (row["phase"], row["n_prompts"]) == (phase, n)
         ]
         if any(row["step"] == "encode" for row in steps):
@@ -167,7 +139,7 @@ def waterfall_frame(record: RunRecord, setup: Setup) -> Any:
             for row in steps:
                 row |= {"start": start, "sum": total}
                 start += row["value"]
-            whole = (row for row in own if row["phase"] == "end_to_end")
+            whole = (row for row in rows if row["phase"] == "end_to_end")
             steps += [{**row, "step": "end to end", "start": None, "sum": total} for row in whole]
             found.append(steps)
     return object_frame(row for steps in sorted(found, key=lambda s: s[0]["sum"]) for row in steps)
@@ -186,61 +158,45 @@ def accuracy_latency_frame(
         spread (of ms), parameters (used in the forward pass; None if not counted); the label of the
         time; notes about shipped weights and models left out.
     """
+
+    def encode_decode(model: str) -> tuple[float, Spread | None] | None:
+        """Sum of two medians; the sum of the ends of their intervals is conservative."""
+        encode = timed(queries.find_latency(record, setup, model, "encode"))
+        decode = timed(queries.find_latency(record, setup, model, "decode", 1))
+        if encode is None or decode is None:
+            return None
+        total, one, other = encode[0] + decode[0], encode[1], decode[1]
+        if one is None or other is None:
+            return total, None
+        low, high = (sum(ends) for ends in zip(one.bounds, other.bounds, strict=True))
+        return total, Spread((low, high), one.is_range or other.is_range)
+
     models = model_names(record)
-    accurate = {m: row for m in models if has_accuracy(row := find_miou(record, protocol, m))}
-    whole = {m: timed(find_latency(record, setup, m, "end_to_end")) for m in accurate}
-    sums = {m: _encode_decode(record, setup, m) for m in accurate}
+    means = {m: queries.miou_percent(queries.find_miou(record, protocol, m)) for m in models}
+    accurate = {model: mean for model, mean in means.items() if mean is not None}
+    whole = {m: timed(queries.find_latency(record, setup, m, "end_to_end")) for m in accurate}
+    sums = {m: encode_decode(m) for m in accurate}
     n_whole, n_sums = (sum(time is not None for time in each.values()) for each in (whole, sums))
     use_sums = n_whole < len(accurate) and n_sums >= n_whole
     label = "encode + decode of one prompt" if use_sums else "end to end"
     rows: list[dict[str, Any]] = []
     for model, time in (sums if use_sums else whole).items():
-        accuracy = miou_percent(accurate[model])
-        if time is None or accuracy is None:
-            continue
-        low, high = (None, None) if time[1] is None else time[1].bounds
-        rows.append(
-            {
-                "model": model,
-                **_value(*accuracy),
-                "ms": time[0],
-                "ms_low": low,
-                "ms_high": high,
-                "spread": time[1],
-                "parameters": used_parameters(record, model),
-            }
-        )
+        if time is not None:
+            ms, spread = time
+            low, high = (None, None) if spread is None else spread.bounds
+            row = {"model": model, "ms": ms, "ms_low": low, "ms_high": high, "spread": spread}
+            parameters = queries.used_parameters(record, model)
+            rows.append({**row, **_value(*accurate[model]), "parameters": parameters})
     shown = [row["model"] for row in rows]
-    random = [m for m in models if m not in accurate and has_random_weights(record, m)]
-    groups = (
-        ("Random weights, so no accuracy", random),
-        (
-            "No accuracy under this protocol",
-            [m for m in models if m not in accurate and m not in random],
-        ),
-        (f"No time ({label}) in this setup", [m for m in accurate if m not in shown]),
-    )
-    left_out = [f"{text}: {', '.join(names)}." for text, names in groups if names]
-    return object_frame(rows), label, [*shipped_models_notes(record, shown), *left_out]
-
-
-def _encode_decode(
-    record: RunRecord, setup: Setup, model: str
-) -> tuple[float, Spread | None] | None:
-    """Sum of two medians; the sum of the ends of their intervals is conservative."""
-    parts = [
-        timed(find_latency(record, setup, model, "encode")),
-        timed(find_latency(record, setup, model, "decode", 1)),
-    ]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    spreads = [spread for _, spread in known if spread is not None]
-    total = sum(time for time, _ in known)
-    if len(spreads) < len(known):
-        return total, None
-    low, high = (sum(spread.bounds[end] for spread in spreads) for end in (0, 1))
-    return total, Spread((low, high), any(spread.is_range for spread in spreads))
+    without = [model for model in models if model not in accurate]
+    random = [model for model in without if queries.has_random_weights(record, model)]
+    left_out = {
+        "Random weights, so no accuracy": random,
+        "No accuracy under this protocol": [model for model in without if model not in random],
+        f"No time ({label}) in this setup": [model for model in accurate if model not in shown],
+    }
+    notes = [*queries.shipped_models_notes(record, shown), *_group_notes(left_out)]
+    return object_frame(rows), label, notes
 
 
 def pareto_front(points: Any) -> Any:
@@ -278,28 +234,28 @@ def size_frame(record: RunRecord, protocol: Protocol) -> Any:
     """
     rows = []
     for model in model_names(record):
-        row = find_miou(record, protocol, model)
-        mean = miou_percent(row)
+        row = queries.find_miou(record, protocol, model)
+        mean = queries.miou_percent(row)
         if row is None or mean is None:
             continue
-        sizes = [(size, getattr(row.by_size, size), None) for size in SIZES]
-        for size, miou, bounds in (("all", row.miou, mean[1]), *sizes):
-            n = row.n_instances if size == "all" else getattr(row.n_by_size, size)
-            value = None if miou is None else 100 * miou
-            same = {"model": model, "size": size, "miou": miou, "n": n}
-            rows.append({**same, **_value(value, bounds)})
+        rows.append({"model": model, "size": "all", "miou": row.miou, "n": row.n_instances})
+        rows[-1] |= _value(*mean)
+        for size in ("small", "medium", "large"):
+            miou, n = getattr(row.by_size, size), getattr(row.n_by_size, size)
+            value = _value(None if miou is None else 100 * miou, None)
+            rows.append({"model": model, "size": size, "miou": miou, "n": n, **value})
     return object_frame(rows)
 
 
 def size_notes(record: RunRecord, frame: Any) -> list[str]:
     """Notes of a plot of a size frame."""
-    shown = set(frame["model"])
+    shown = unique(frame["model"])
     missing = [model for model in model_names(record) if model not in shown]
     return [
         "Bars: 95 % bootstrap interval over images. Small < 32^2 <= medium < 96^2 <= large, in "
         "pixels of annotation area.",
-        *([f"No accuracy under this protocol: {', '.join(missing)}."] if missing else []),
-        *shipped_models_notes(record, unique(frame["model"])),
+        *_group_notes({"No accuracy under this protocol": missing}),
+        *queries.shipped_models_notes(record, shown),
     ]
 
 
@@ -309,7 +265,7 @@ def protocol_frame(record: RunRecord, group: Sequence[Protocol]) -> Any:
         {"model": model, "protocol": protocol, **_value(*mean)}
         for model in model_names(record)
         for protocol in group
-        if (mean := miou_percent(find_miou(record, protocol, model)))
+        if (mean := queries.miou_percent(queries.find_miou(record, protocol, model)))
     )
 
 
@@ -336,11 +292,7 @@ def day(run: RunRecord) -> str:
 
 
 def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Times and accuracies over runs, for every quantity that at least two runs measured.
-
-    Args:
-        runs: Runs in any order.
-        models: Models to include.
+    """Times and accuracies of models over runs, for every quantity of at least two runs.
 
     Returns:
         Unit (`ms` or `%`) and frame by name of the quantity. Columns: run (the `RunRecord`), model,
@@ -348,41 +300,37 @@ def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str
         is an agreement with another model), value, low, high, spread. Oldest run first.
     """
     ordered = sorted(runs, key=lambda run: (run.created_utc, run.id))
-
-    def collect(find: Callable[[RunRecord, str], dict[str, Any] | None]) -> list[dict[str, Any]]:
-        return [
-            {"run": run, "model": model, "where": machine_label(run.environment), **found}
-            for run in ordered
-            for model in model_names(run)
-            if model in models and (found := find(run, model)) is not None
-        ]
-
-    def time(setup: Setup, phase: str, n: int | None, run: RunRecord, model: str) -> Any:
-        row = timed(find_latency(run, setup, model, phase, n))
-        return None if row is None else {"teacher": False, **_time(*row)}
-
-    def accuracy(protocol: Protocol, run: RunRecord, model: str) -> Any:
-        row = find_miou(run, protocol, model)
-        mean = miou_percent(row)
-        if row is None or mean is None:
-            return None
-        spread = None if mean[1] is None else Spread(mean[1], is_range=False)
-        found = {"teacher": row.reference_weights is not None, **_time(mean[0], spread)}
-        if row.reference_weights is not None:
-            reference = weights_label(row.reference_weights)
-            found["where"] = f"{machine_label(run.environment)}, reference {reference}"
-        return found
-
-    timings = unique(setup for run in ordered for setup in setups(run))
-    protocols = unique(p for run in ordered for p in headline(run))
-    rows = {
-        f"{name}, {setup.label}": ("ms", collect(partial(time, setup, phase, n)))
-        for setup in timings
+    times = {
+        f"{name}, {setup.label}": (setup, phase, n)
+        for setup in unique(setup for run in ordered for setup in queries.setups(run))
         for name, phase, n in HISTORY_TIMES
     }
-    rows |= {f"mIoU {p.label}": ("%", collect(partial(accuracy, p))) for p in protocols}
+    protocols = unique(p for run in ordered for p in queries.headline(run))
+    accuracies = {f"mIoU {protocol.label}": protocol for protocol in protocols}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*times, *accuracies)}
+    for run in ordered:
+        machine = machine_label(run.environment)
+        for model in model_names(run):
+            if model not in models:
+                continue
+            same = {"run": run, "model": model, "where": machine, "teacher": False}
+            for name, (setup, phase, n) in times.items():
+                time = timed(queries.find_latency(run, setup, model, phase, n))
+                if time is not None:
+                    found[name].append(same | _time(*time))
+            for name, protocol in accuracies.items():
+                row = queries.find_miou(run, protocol, model)
+                mean = queries.miou_percent(row)
+                if row is None or mean is None:
+                    continue
+                spread = None if mean[1] is None else Spread(mean[1], is_range=False)
+                found[name].append(same | _time(mean[0], spread))
+                if row.reference_weights is not None:
+                    reference = queries.weights_label(row.reference_weights)
+                    found[name][-1] |= {"where": f"{machine}, reference {reference}"}
+                    found[name][-1] |= {"teacher": True}
     return {
-        name: (unit, object_frame(found))
-        for name, (unit, found) in rows.items()
-        if len({row["run"].id for row in found}) >= 2
+        name: ("ms" if name in times else "%", object_frame(rows))
+        for name, rows in found.items()
+        if len({row["run"].id for row in rows}) >= 2
     }
