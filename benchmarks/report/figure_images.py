@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
 from benchmarks.datasets import photos
-from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
+from benchmarks.datasets.dataset import Dataset, UnreadableImage
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.masks import center_point
@@ -22,15 +23,11 @@ from mobilesam.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FigureImage:
-    """An image with its prompts.
+    """An (H, W, 3) uint8 RGB image with one prompt of points and one of a box.
 
     Attributes:
         name: Short name, for the figure.
-        image: (H, W, 3) uint8 RGB.
-        source: Origin of the image.
         licence: Licence under which it may be shown; None if unknown.
-        point: One prompt of points.
-        box: One prompt of a box.
         chosen: How the prompts were chosen.
         references: (H, W) bool ground truth of all objects, the prompted one first; may be empty.
         packaged_id: Image id of a photo of `benchmarks.datasets.photos`, whose author must be
@@ -47,6 +44,14 @@ class FigureImage:
     references: tuple[BoolArray, ...] = ()
     packaged_id: int | None = None
 
+    def prompts(self, kind: str) -> Prompts | None:
+        """The `point` or the `box`; None for segment everything."""
+        return {"point": self.point, "box": self.box}.get(kind)
+
+    def shown_references(self, kind: str) -> tuple[BoolArray, ...]:
+        """The prompted object, or all objects for segment everything."""
+        return self.references if kind == "everything" else self.references[:1]
+
     @property
     def sha256(self) -> str:
         """Hash (hex) of the pixels and their shape."""
@@ -55,8 +60,7 @@ class FigureImage:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Photo:
+class _Photo(NamedTuple):
     source: str
     licence: str
     point: tuple[int, int]
@@ -120,13 +124,7 @@ def file_image(
     box: Prompts | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FigureImage:
-    """An image of the user.
-
-    Args:
-        path: The file.
-        point: One prompt of points; by default the centre.
-        box: One prompt of a box; by default half the width and height around the centre.
-        max_pixels: Largest number of pixels.
+    """An image of the user; prompts that are not given are for the centre.
 
     Raises:
         DataError: The file cannot be read or is too large.
@@ -168,30 +166,29 @@ def dataset_images(
     """
     samples = (each for each in dataset.samples() if only is None or each.image_id in only)
     for sample in islice(samples, n):
-        yield sample if isinstance(sample, UnreadableImage) else _sample_image(dataset, sample)
-
-
-def _sample_image(dataset: Dataset, sample: Sample) -> FigureImage:
-    masks = [instance.mask() for instance in sample.instances]
-    first = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
-    instance = sample.instances[first]
-    source, licence = f"{dataset.name}, {sample.name}", None
-    packaged = dataset.name == photos.PHOTOS
-    if packaged:
-        source, licence = f"{source}, {photos.source_of(sample.image_id)}", photos.LICENCE
-    elif dataset.name.startswith("synthetic:"):
-        licence = "Apache-2.0, rendered by mobilesam-bench"
-    return FigureImage(
-        name=Path(sample.name).stem,
-        image=sample.image,
-        source=source,
-        licence=licence,
-        point=_point_prompt(*center_point(masks[first])),
-        box=Prompts(boxes=instance.box[None]),
-        chosen=f"largest object (annotation {instance.annotation_id}): its centre, its box",
-        references=(masks[first], *masks[:first], *masks[first + 1 :]),
-        packaged_id=sample.image_id if packaged else None,
-    )
+        if isinstance(sample, UnreadableImage):
+            yield sample
+            continue
+        masks = [instance.mask() for instance in sample.instances]
+        first = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
+        instance = sample.instances[first]
+        source, licence = f"{dataset.name}, {sample.name}", None
+        packaged = dataset.name == photos.PHOTOS
+        if packaged:
+            source, licence = f"{source}, {photos.source_of(sample.image_id)}", photos.LICENCE
+        elif dataset.name.startswith("synthetic:"):
+            licence = "Apache-2.0, rendered by mobilesam-bench"
+        yield FigureImage(
+            name=Path(sample.name).stem,
+            image=sample.image,
+            source=source,
+            licence=licence,
+            point=_point_prompt(*center_point(masks[first])),
+            box=Prompts(boxes=instance.box[None]),
+            chosen=f"largest object (annotation {instance.annotation_id}): its centre, its box",
+            references=(masks[first], *masks[:first], *masks[first + 1 :]),
+            packaged_id=sample.image_id if packaged else None,
+        )
 
 
 def check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
@@ -217,20 +214,15 @@ def _point_prompt(x: float, y: float) -> Prompts:
 
 
 def prompts_text(prompts: Prompts, *, whole: bool = False) -> str:
-    """One prompt as text: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`.
+    """One prompt as text: `point 12,34`, `points 1,2 and 3,4 (not)`, `box 1,2,3,4`."""
 
-    Args:
-        prompts: The prompt.
-        whole: Round to whole pixels.
-    """
+    def numbers(values: Sequence[float]) -> str:
+        return ",".join(f"{round(value) if whole else value:g}" for value in values)
+
     if prompts.boxes is not None:
-        return f"box {_numbers(prompts.boxes[0].tolist(), whole)}"
+        return f"box {numbers(prompts.boxes[0].tolist())}"
     assert prompts.points is not None  # noqa: S101 - Prompts holds one or the other
     assert prompts.labels is not None  # noqa: S101 - they come together
     pairs = zip(prompts.points[0].tolist(), prompts.labels[0].tolist(), strict=True)
-    texts = [_numbers(xy, whole) + ("" if label else " (not)") for xy, label in pairs]
+    texts = [numbers(xy) + ("" if label else " (not)") for xy, label in pairs]
     return f"point{'s' * (len(texts) > 1)} {' and '.join(texts)}"
-
-
-def _numbers(values: Sequence[float], whole: bool) -> str:
-    return ",".join(f"{round(value) if whole else value:g}" for value in values)

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from baselines import boundary
-from baselines.interface import BoolArray, Embedding, Prompts, Segmenter
+from baselines.interface import BoolArray, Embedding, Segmenter
 from baselines.registry import build
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.datasets.masks import iou
@@ -37,46 +36,40 @@ from mobilesam.errors import BenchError, UsageError
 FigureKind = Literal["point", "box", "everything"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Figure:
+class _Figure(NamedTuple):
     number: int
     title: str
     prompt_kind: str
     note: str
 
 
-FIGURES: Mapping[FigureKind, _Figure] = MappingProxyType(
-    {
-        "point": _Figure(
-            4,
-            "Masks from one point (the paper's Figure 4)",
-            "points",
-            "Of the candidate masks for a point, the one with the highest score.",
-        ),
-        "box": _Figure(
-            5,
-            "Masks from a box (the paper's Figure 5)",
-            "boxes",
-            "The single mask that the model predicts for a box.",
-        ),
-        "everything": _Figure(
-            6,
-            "Segment everything (the paper's Figure 6)",
-            "everything",
-            "Smaller masks are drawn over larger ones; colours follow the order of area.",
-        ),
-    }
-)
+FIGURES: Mapping[FigureKind, _Figure] = {
+    "point": _Figure(
+        4,
+        "Masks from one point (the paper's Figure 4)",
+        "points",
+        "Of the candidate masks for a point, the one with the highest score.",
+    ),
+    "box": _Figure(
+        5,
+        "Masks from a box (the paper's Figure 5)",
+        "boxes",
+        "The single mask that the model predicts for a box.",
+    ),
+    "everything": _Figure(
+        6,
+        "Segment everything (the paper's Figure 6)",
+        "everything",
+        "Smaller masks are drawn over larger ones; colours follow the order of area.",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FigureRequest:
-    """Figures to draw.
+    """Figures to draw: a row for each image, a column for each model.
 
     Attributes:
-        kinds: Kinds of figures.
-        images: Images, one row each.
-        models: Models, one column each.
         note: Printed below each figure and kept in its provenance.
         trained_only: Leave out models without weights; the provenance names them.
         svg: Write SVG beside PNG.
@@ -96,13 +89,13 @@ class FigureRequest:
             raise UsageError("none of these models has weights here; see mobilesam-bench models")
 
     @property
-    def shown(self) -> tuple[ResolvedModel, ...]:
+    def shown(self) -> list[ResolvedModel]:
         """Models with a column; those with unusable weights have one, which gives the error."""
-        return tuple(
+        return [
             each
             for each in self.models
             if each.trained or each.error is not None or not self.trained_only
-        )
+        ]
 
     @property
     def left_out(self) -> list[ResolvedModel]:
@@ -174,21 +167,26 @@ def _predict_image(
     model: Segmenter, image: FigureImage, kinds: Sequence[FigureKind], reporter: Reporter
 ) -> Iterator[tuple[FigureKind, Prediction]]:
     embedding: Embedding | None = None
+    height, width = image.image.shape[:2]
     for kind in kinds:
         if FIGURES[kind].prompt_kind not in model.info.supports:
             takes = "takes prompts only" if kind == "everything" else f"takes no {kind} prompts"
             yield kind, Prediction(why=takes)
             continue
+        prompts, references = image.prompts(kind), image.shown_references(kind)
         try:
-            if kind == "everything":
-                prediction = _predict_everything(model, image)
+            if prompts is None:
+                masks = tuple(each.mask for each in boundary.everything(model, image.image))
+                score = None
             else:
                 embedding = embedding or boundary.encode(model, image.image)
-                prompts = image.point if kind == "point" else image.box
-                prediction = _predict_prompt(model, embedding, image, prompts)
+                mask, score = boundary.best_mask(model, embedding, prompts, (height, width))
+                masks = (mask,)
         except BenchError as error:
-            prediction = _failure(f"{model.info.name}, {image.name}, {kind}", error, reporter)
-        yield kind, prediction
+            yield kind, _failure(f"{model.info.name}, {image.name}, {kind}", error, reporter)
+            continue
+        best = [max((iou(mask, each) for mask in masks), default=0.0) for each in references]
+        yield kind, Prediction(masks, score, float(np.mean(best)) if best else None)
 
 
 def _failure(where: str, error: BenchError, reporter: Reporter) -> Prediction:
@@ -197,64 +195,32 @@ def _failure(where: str, error: BenchError, reporter: Reporter) -> Prediction:
     return Prediction(why=f"failed: {text}"[:160], failed=True)
 
 
-def _predict_prompt(
-    model: Segmenter, embedding: Embedding, image: FigureImage, prompts: Prompts
-) -> Prediction:
-    height, width = image.image.shape[:2]
-    mask, score = boundary.best_mask(model, embedding, prompts, (height, width))
-    return Prediction((mask,), score, iou(mask, image.references[0]) if image.references else None)
-
-
-def _predict_everything(model: Segmenter, image: FigureImage) -> Prediction:
-    masks = tuple(record.mask for record in boundary.everything(model, image.image))
-    best = [max((iou(mask, each) for mask in masks), default=0.0) for each in image.references]
-    return Prediction(masks, iou=float(np.mean(best)) if best else None)
-
-
-def _prompts_of(image: FigureImage, kind: FigureKind) -> Prompts | None:
-    return {"point": image.point, "box": image.box, "everything": None}[kind]
-
-
-def _references_of(image: FigureImage, kind: FigureKind) -> tuple[BoolArray, ...]:
-    """The prompted object, or all objects for segment everything."""
-    return image.references if kind == "everything" else image.references[:1]
-
-
 def grid_rows(request: FigureRequest, predictions: Predictions, kind: FigureKind) -> list[MaskRow]:
     """Rows of the grid of one figure."""
     rows = []
     for index, image in enumerate(request.images):
-        prompts, references = _prompts_of(image, kind), _references_of(image, kind)
-        rows.append(
-            MaskRow(
-                title=image.name,
-                image=image.image,
-                prompts=prompts,
-                references=references,
-                panels=tuple(
-                    _panel(each, predictions[kind, index, each.entry.name], kind)
-                    for each in request.shown
-                ),
-                caption="no prompt" if prompts is None else prompts_text(prompts, whole=True),
-                value="ground truth outlined" if references else "",
-            )
-        )
+        panels = []
+        for resolved in request.shown:
+            prediction = predictions[kind, index, resolved.entry.name]
+            captions = {"none": "no weights needed", "random": ""}
+            label = f"weights {weights_label(resolved.weights)}"
+            caption = captions.get(resolved.weights.kind, label)
+            parts = []
+            if kind == "everything" and prediction.why is None:
+                n_masks = len(prediction.masks)
+                parts.append(f"{n_masks} mask{'s' * (n_masks != 1)}")
+            elif prediction.masks and not prediction.masks[0].any():
+                parts.append("nothing found")
+            if prediction.iou is not None:
+                parts.append(f"IoU {prediction.iou:.2f}")
+            values = (caption, ", ".join(parts), prediction.masks, prediction.why)
+            panels.append(MaskPanel(resolved.entry.name, *values))
+        prompts, references = image.prompts(kind), image.shown_references(kind)
+        caption = "no prompt" if prompts is None else prompts_text(prompts, whole=True)
+        value = "ground truth outlined" if references else ""
+        row = (image.name, image.image, prompts, references, tuple(panels), caption, value)
+        rows.append(MaskRow(*row))
     return rows
-
-
-def _panel(resolved: ResolvedModel, prediction: Prediction, kind: FigureKind) -> MaskPanel:
-    captions = {"none": "no weights needed", "random": ""}
-    label = f"weights {weights_label(resolved.weights)}"
-    caption = captions.get(resolved.weights.kind, label)
-    parts = []
-    if kind == "everything" and prediction.why is None:
-        parts.append(f"{len(prediction.masks)} mask{'s' * (len(prediction.masks) != 1)}")
-    elif prediction.masks and not prediction.masks[0].any():
-        parts.append("nothing found")
-    if prediction.iou is not None:
-        parts.append(f"IoU {prediction.iou:.2f}")
-    name, value = resolved.entry.name, ", ".join(parts)
-    return MaskPanel(name, caption, value, prediction.masks, prediction.why)
 
 
 def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
@@ -291,11 +257,6 @@ def write_figures(
 ) -> list[dict[str, Any]]:
     """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json` for every kind.
 
-    Args:
-        request: The request.
-        predictions: Results of `predict`.
-        folder: Created if absent; older files of the same names are replaced.
-
     Returns:
         The content of the JSON documents.
 
@@ -319,7 +280,49 @@ def write_figures(
 def _provenance(
     request: FigureRequest, predictions: Predictions, kind: FigureKind, picture: Path
 ) -> dict[str, Any]:
+    """Origin of a figure and of everything in it; prompts are in pixels of the original."""
     commit, dirty = git_state()
+    pictures, panels = [], []
+    for index, image in enumerate(request.images):
+        prompts = image.prompts(kind)
+        pictures.append(
+            {
+                "name": image.name,
+                "source": image.source,
+                "licence": image.licence,
+                "height_px": image.image.shape[0],
+                "width_px": image.image.shape[1],
+                "pixels_sha256": image.sha256,
+                "prompt": None if prompts is None else prompts_text(prompts),
+                "chosen": None if prompts is None else image.chosen,
+                "n_references": len(image.shown_references(kind)),
+            }
+        )
+        for resolved in request.shown:
+            prediction = predictions[kind, index, resolved.entry.name]
+            masks = prediction.masks
+            panels.append(
+                {
+                    "picture": image.name,
+                    "model": resolved.entry.name,
+                    "n_masks": len(masks),
+                    "area_px": int(np.count_nonzero(np.any(masks, axis=0))) if masks else 0,
+                    "score": prediction.score,
+                    "iou": prediction.iou,
+                    "why": prediction.why,
+                }
+            )
+    models, left_out = (
+        [
+            {
+                "model": each.entry.name,
+                "weights": each.weights.model_dump(mode="json"),
+                "why": each.error,
+            }
+            for each in group
+        ]
+        for group in (request.shown, request.left_out)
+    )
     return {
         "figure": FIGURES[kind].number,
         "kind": kind,
@@ -333,49 +336,8 @@ def _provenance(
         "git_commit": commit,
         "git_dirty": dirty,
         "libraries": library_versions(),
-        "pictures": [_image_provenance(each, kind) for each in request.images],
-        "models": [_model_provenance(each) for each in request.shown],
-        "not_shown": [_model_provenance(each) for each in request.left_out],
-        "panels": [
-            {
-                "picture": image.name,
-                "model": each.entry.name,
-                **_panel_provenance(predictions[kind, index, each.entry.name]),
-            }
-            for index, image in enumerate(request.images)
-            for each in request.shown
-        ],
-    }
-
-
-def _image_provenance(image: FigureImage, kind: FigureKind) -> dict[str, Any]:
-    """Origin of an image; its prompts are in pixels of the original."""
-    prompts = _prompts_of(image, kind)
-    height, width = image.image.shape[:2]
-    return {
-        "name": image.name,
-        "source": image.source,
-        "licence": image.licence,
-        "height_px": height,
-        "width_px": width,
-        "pixels_sha256": image.sha256,
-        "prompt": None if prompts is None else prompts_text(prompts),
-        "chosen": None if prompts is None else image.chosen,
-        "n_references": len(_references_of(image, kind)),
-    }
-
-
-def _model_provenance(resolved: ResolvedModel) -> dict[str, Any]:
-    weights = resolved.weights.model_dump(mode="json")
-    return {"model": resolved.entry.name, "weights": weights, "why": resolved.error}
-
-
-def _panel_provenance(prediction: Prediction) -> dict[str, Any]:
-    area_px = np.count_nonzero(np.any(prediction.masks, axis=0)) if prediction.masks else 0
-    return {
-        "n_masks": len(prediction.masks),
-        "area_px": int(area_px),
-        "score": prediction.score,
-        "iou": prediction.iou,
-        "why": prediction.why,
+        "pictures": pictures,
+        "models": models,
+        "not_shown": left_out,
+        "panels": panels,
     }
