@@ -21,7 +21,7 @@ from baselines.registry import ModelEntry, select
 from benchmarks.config.from_options import make_config
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.config.run_config import find_profile
-from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.dataset import ArrayDataset, Dataset
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
@@ -54,8 +54,6 @@ TableName = Literal[
     "everything",
     "failures",
 ]
-_SUMMARIES: tuple[TableName, ...] = ("miou", "detector", "everything", "latency", "params")
-_LONG_FIELDS = ("samples_ms", "by_category")
 
 
 class Result:
@@ -92,8 +90,8 @@ class Result:
 
         Without accuracy, one row per model and phase, or else per model and component.
         """
-        name: TableName = next((name for name in _SUMMARIES if getattr(self.record, name)), "miou")
-        return self.table(name)
+        names: tuple[TableName, ...] = ("miou", "detector", "everything", "latency", "params")
+        return self.table(next((name for name in names if getattr(self.record, name)), "miou"))
 
     def table(self, name: TableName) -> pd.DataFrame:
         """Returns the rows of one list of the record, such as `latency` or `failures`.
@@ -102,7 +100,7 @@ class Result:
         """
         import pandas as pd
 
-        return pd.DataFrame([_flat(row) for row in getattr(self.record, name)])
+        return pd.DataFrame(map(_flat, getattr(self.record, name)))
 
     def plot(self, kind: PlotKind = "accuracy-latency", *, times: Result | None = None) -> Figure:
         """Draws a plot of the record.
@@ -132,7 +130,15 @@ class Result:
         figure: Figure | None = draw_plot(record, kind)
         if figure is None:
             raise UsageError(f"the record has nothing for the plot {kind!r}")
-        return _displayable(figure)
+
+        def png() -> bytes:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=150)
+            return buffer.getvalue()
+
+        # Jupyter displays a figure that was made without pyplot only by this method.
+        figure._repr_png_ = png  # type: ignore[attr-defined]
+        return figure
 
     def _repr_html_(self) -> str:
         return str(self.summary.to_html())
@@ -155,7 +161,7 @@ class Comparison:
         """One row per model and quantity: values `a` and `b`, change, interval and verdict."""
         import pandas as pd
 
-        return pd.DataFrame([_flat(row) for row in self.rows])
+        return pd.DataFrame(map(_flat, self.rows))
 
     def _repr_html_(self) -> str:
         return str(self.summary.to_html())
@@ -221,11 +227,11 @@ def evaluate(
         UsageError: An argument is invalid.
         DataError: The dataset cannot be read, or `out` holds another run.
     """
-    own_dataset = None
+    own_dataset: Dataset | None = None
     if not isinstance(dataset, str):
         if any((limit, images, annotations, tuple(root))):
             raise UsageError("limit, images, annotations and root are for named datasets")
-        own_dataset = dataset if isinstance(dataset, Dataset) else _array_dataset(dataset)
+        own_dataset = dataset if isinstance(dataset, Dataset) else ArrayDataset(dataset)
     accuracy = AccuracyArguments(
         dataset=dataset if isinstance(dataset, str) else "photos",
         images=None if images is None else Path(images),
@@ -293,28 +299,19 @@ def compare(
         UsageError: The threshold is not above 1.
         DataError: A run cannot be read.
     """
-    from benchmarks.regression.compare import (
-        THRESHOLD,
-        Run,
-        check_threshold,
-        compare_runs,
-        comparison_notes,
-        load_run,
-    )
+    from benchmarks.regression import compare as runs
 
-    limit = THRESHOLD if threshold is None else threshold
-    check_threshold(limit, THRESHOLD)
+    limit = runs.THRESHOLD if threshold is None else threshold
+    runs.check_threshold(limit, runs.THRESHOLD)
 
-    def load(run: Path | str | Result) -> Run:
-        if isinstance(run, Result):
-            instances = run.instances if run.record.instances is not None else None
-            return Run(run.record, instances)
-        return load_run(Path(run))
+    def load(run: Path | str | Result) -> runs.Run:
+        if not isinstance(run, Result):
+            return runs.load_run(Path(run))
+        return runs.Run(run.record, None if run.record.instances is None else run.instances)
 
     first, second = load(a), load(b)
-    return Comparison(
-        compare_runs(first, second, limit), comparison_notes(first.record, second.record, limit)
-    )
+    notes = runs.comparison_notes(first.record, second.record, limit)
+    return Comparison(runs.compare_runs(first, second, limit), notes)
 
 
 def load_record(path: Path | str) -> Result:
@@ -330,10 +327,7 @@ def load_record(path: Path | str) -> Result:
 def measure(config: RunConfig, *, quiet: bool = False, write_files: bool = False) -> Result:
     """Runs a configuration; all functions above and all measuring commands call this.
 
-    Args:
-        config: The configuration.
-        quiet: Print warnings only.
-        write_files: Write tables and plots beside the record.
+    `quiet` prints warnings only; `write_files` writes tables and plots beside the record.
     """
     with executed(config, Reporter(quiet=quiet)) as record:
         files = write_tables_and_plots(record, config.out) if write_files else []
@@ -352,23 +346,18 @@ def _measured(function: str, options: RunOptions, **settings: Any) -> Result:
     """Runs in `out`, or in a temporary folder whose table of instances is kept in memory."""
     if unknown := set(options) - set(RunOptions.__annotations__):
         raise UsageError(f"unknown option {', '.join(sorted(unknown))} of benchmarks.{function}")
-    models = ModelArguments(
-        weights=tuple(f"{name}={path}" for name, path in options.get("weights", {}).items()),
-        offline=options.get("offline", False),
-        device=options.get("device", "cpu"),
-        precision=options.get("precision", "fp32"),
-        threads=options.get("threads"),
-        seed=options.get("seed", 0),
-    )
+    given: dict[str, Any] = dict(options)
+    out, quiet = given.pop("out", None), given.pop("quiet", False)
+    weights = tuple(f"{name}={path}" for name, path in given.pop("weights", {}).items())
+    models = ModelArguments(weights=weights, **given)
 
-    def run(out: Path) -> Result:
-        output = OutputArguments(out=out)
-        text = f"benchmarks.{function}"
+    def run(folder: Path) -> Result:
+        output, text = OutputArguments(out=folder), f"benchmarks.{function}"
         config = make_config(function, models, output, command_text=text, **settings)
-        return measure(config, quiet=options.get("quiet", False))
+        return measure(config, quiet=quiet)
 
-    if options.get("out") is not None:
-        return run(Path(options["out"]))
+    if out is not None:
+        return run(Path(out))
     with tempfile.TemporaryDirectory(prefix="mobilesam-bench-") as folder:
         result = run(Path(folder) / "run")
         if result.record.instances is not None:
@@ -384,45 +373,35 @@ def _entries(models: Model | Iterable[Model], *, timed: bool = False) -> list[Mo
     for model in given:
         if isinstance(model, str):
             named = select([part.strip() for part in model.split(",")])
-        elif timed:
+            found |= {entry.name: entry for entry in named}
+            continue
+        if timed:
             raise UsageError(
                 "times are measured in fresh processes, which an object of this process cannot "
                 "enter: register the model, and give its name"
             )
-        else:
-            named = (_own_entry(model),)
-        for entry in named:
-            if entry.factory is not None and entry.name in found:
-                raise UsageError(f"two models are named {entry.name!r}; give them different names")
-            found[entry.name] = entry
+        entry = _own_entry(model)
+        if entry.name in found:
+            raise UsageError(f"two models are named {entry.name!r}; give them different names")
+        found[entry.name] = entry
     if not found:
         raise UsageError("no model given")
     return list(found.values())
 
 
-def _array_dataset(items: Sequence[tuple[UInt8Array, BoolArray]]) -> Dataset:
-    from benchmarks.datasets.dataset import ArrayDataset
-
-    return ArrayDataset(items)
-
-
 def _own_entry(model: Any) -> ModelEntry:
-    if not isinstance(model, Segmenter):
-        from baselines.function import FunctionSegmenter
+    from baselines.function import FunctionSegmenter
 
-        if not callable(model):
-            raise UsageError(
-                f"a model is a name, a Segmenter or a function predict(image, prompts) -> masks; "
-                f"got {type(model).__name__}"
-            )
-        model = FunctionSegmenter(model)
-    segmenter: Segmenter = model
+    if not isinstance(model, Segmenter) and not callable(model):
+        raise UsageError(
+            f"a model is a name, a Segmenter or a function predict(image, prompts) -> masks; "
+            f"got {type(model).__name__}"
+        )
+    segmenter = model if isinstance(model, Segmenter) else FunctionSegmenter(model)
+    # A new identifier for each call: results of another object must not be resumed.
+    target = f"object:{uuid.uuid4()}"
     return ModelEntry(
-        segmenter.info.name,
-        # A new identifier for each call: results of another object must not be resumed.
-        f"object:{uuid.uuid4()}",
-        "given as an object",
-        factory=lambda _: segmenter,
+        segmenter.info.name, target, "given as an object", factory=lambda _: segmenter
     )
 
 
@@ -433,7 +412,7 @@ def _joined(names: str | Iterable[str]) -> str:
 def _flat(row: FrozenModel) -> dict[str, Any]:
     """Fields of a row, with intervals as two columns and nested values in short."""
     fields: dict[str, Any] = {}
-    for name, value in row.model_dump(exclude=set(_LONG_FIELDS)).items():
+    for name, value in row.model_dump(exclude={"samples_ms", "by_category"}).items():
         if name.startswith(("ci95", "range", "boundary_ci95", "again_ci95")):
             low, high = value if value is not None else (None, None)
             fields |= {f"{name}_low": low, f"{name}_high": high}
@@ -444,15 +423,3 @@ def _flat(row: FrozenModel) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
-
-
-def _displayable(figure: Figure) -> Figure:
-    """Lets Jupyter display a figure that was made without pyplot."""
-
-    def png() -> bytes:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        return buffer.getvalue()
-
-    figure._repr_png_ = png  # type: ignore[attr-defined]
-    return figure

@@ -30,18 +30,12 @@ if TYPE_CHECKING:
     from multiprocessing.pool import Pool
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_python(
     arguments: Sequence[str], *, check: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a Python program and waits until it has ended.
-
-    Args:
-        arguments: `-m`, a module and its arguments, or a file and its arguments.
-        check: Whether an exit code other than 0 is an error.
-        options: Further arguments of `subprocess.run`; text is read and written as text.
+    """Runs a Python program, by `-m` and a module or by its file, as `subprocess.run` does.
 
     Raises:
         CalledProcessError: With `check`, its exit code is not 0.
@@ -51,22 +45,12 @@ def run_python(
 
 
 def start_python(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts a Python program; the calling thread must live as long as the program is needed.
-
-    Args:
-        arguments: `-m`, a module and its arguments, or a file and its arguments.
-        options: Further arguments of `subprocess.Popen`.
-    """
+    """Starts a Python program as `subprocess.Popen` does; the calling thread must outlive it."""
     return subprocess.Popen(_command(arguments), **options)
 
 
 def process_executor(workers: int, initializer: Callable[[], None]) -> ProcessPoolExecutor:
-    """Returns an executor of spawned processes.
-
-    Args:
-        workers: Number of processes.
-        initializer: Function of a module that each process calls first.
-    """
+    """An executor of spawned processes, each of which calls a function of a module first."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -77,7 +61,7 @@ def process_executor(workers: int, initializer: Callable[[], None]) -> ProcessPo
 
 
 def process_pool(workers: int) -> Pool:
-    """Returns a pool of spawned processes; leaving its `with` block ends them."""
+    """A pool of spawned processes; leaving its `with` block ends them."""
     from multiprocessing import get_context
 
     return get_context("spawn").Pool(workers, initializer=_begin)
@@ -89,19 +73,18 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 def _begin(initializer: Callable[[], None] | None = None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if initializer is not None:
-        initializer()
-
-
-def _end_with_parent() -> None:
-    """Waits until the parent has ended, then ends this process immediately."""
+    """Lets this process end as soon as its parent has ended."""
     from multiprocessing import parent_process
 
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    def end_with_parent() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer()
 
 
 class Terminated(KeyboardInterrupt):
@@ -143,20 +126,15 @@ def run_program(main: Callable[[], int]) -> int:
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
-def _tie_to_parent(parent: int) -> None:
-    """Lets the kernel end this process when the thread that started it ends; Linux only."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit("the process that started this one has ended")
-
-
 def _run_child(arguments: Sequence[str]) -> None:
     """Runs a module or a file as the main program, with its own arguments in `sys.argv`."""
-    _tie_to_parent(int(arguments[0]))
+    if sys.platform == "linux":
+        import ctypes
+
+        # PR_SET_PDEATHSIG: the kernel ends this process when the thread that started it ends.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != int(arguments[0]):
+            sys.exit("the process that started this one has ended")
     if arguments[1] == "-m":
         sys.argv = list(arguments[2:])
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as `python -m` does, a string

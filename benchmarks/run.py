@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from baselines.interface import ModelInfo
 from benchmarks.child_processes import interrupted_by_term
@@ -14,13 +15,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import (
-    INSTANCES_NAME,
-    Environment,
-    RecordBuilder,
-    RunRecord,
-    save_record,
-)
+from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, RunRecord, save_record
 from benchmarks.records.result_cache import content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
 
@@ -51,66 +46,46 @@ def executed(config: RunConfig, reporter: Reporter) -> Iterator[RunRecord]:
         BenchError: As `execute`.
     """
     with held(config.out, config.command), interrupted_by_term():
-        yield _execute(config, reporter)
+        require_writable(config.out)
+        models, reference_models = config.resolve()
+        settings = config.to_dict(models, reference_models)
+        key = content_key(settings)
+        # Not part of the key, so that a run with failures is resumed after images were repaired.
+        if config.dataset is not None and config.dataset.images_state:
+            settings["images_state"] = config.dataset.images_state
+        finished = find_finished(config.out, key, settings.get("images_state"), reporter.say)
+        if finished is not None:
+            yield finished
+            return
+        other_load = None
+        if config.publishable:
+            from benchmarks.latency.idle import wait_until_idle
+
+            other_load = wait_until_idle(reporter.say)
+        machine = environment.collect(config.threads, other_load)
+        profile = None if config.profile is None else config.profile.name
+        record = RecordBuilder(settings, key, machine, config.command, config.note, profile)
+        try:
+            _Run(config, models, reference_models, record, reporter).measure()
+            record.complete = True
+        except KeyboardInterrupt:
+            reporter.warn(f"interrupted: the same command with --out {config.out} resumes the run")
+            raise
+        finally:
+            built = record.build()
+            save_record(built, config.out)
+        yield built
 
 
-def _execute(config: RunConfig, reporter: Reporter) -> RunRecord:
-    require_writable(config.out)
-    models, reference_models = config.resolve()
-    settings = config.to_dict(models, reference_models)
-    key = content_key(settings)
-    # Not part of the key, so that a run with failures is resumed after images were repaired.
-    if config.dataset is not None and config.dataset.images_state:
-        settings["images_state"] = config.dataset.images_state
-    finished = find_finished(config.out, key, settings.get("images_state"), reporter.say)
-    if finished is not None:
-        return finished
-    record = RecordBuilder(
-        settings,
-        key,
-        _environment(config, reporter),
-        config.command,
-        config.note,
-        None if config.profile is None else config.profile.name,
-    )
-    run = _Run(config, models, reference_models, record, reporter)
-    try:
-        run.measure()
-        record.complete = True
-    except KeyboardInterrupt:
-        reporter.warn(f"interrupted: the same command with --out {config.out} resumes the run")
-        raise
-    finally:
-        built = record.build()
-        save_record(built, config.out)
-    return built
-
-
-def _environment(config: RunConfig, reporter: Reporter) -> Environment:
-    other_load = None
-    if config.publishable:
-        from benchmarks.latency.idle import wait_until_idle
-
-        other_load = wait_until_idle(reporter.say)
-    return environment.collect(config.threads, other_load)
-
-
+@dataclass
 class _Run:
     """The stages of one run, each of which adds to the record."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        models: Sequence[ResolvedModel],
-        reference_models: Sequence[ResolvedModel],
-        record: RecordBuilder,
-        reporter: Reporter,
-    ) -> None:
-        self.config = config
-        self.models = models
-        self.reference_models = reference_models
-        self.record = record
-        self.reporter = reporter
+    config: RunConfig
+    models: Sequence[ResolvedModel]
+    reference_models: Sequence[ResolvedModel]
+    record: RecordBuilder
+    reporter: Reporter
 
     def measure(self) -> None:
         """Runs all stages that are configured."""
