@@ -5,12 +5,11 @@ One run of `miou`, from the configuration to the rows of the record:
 1. `evaluate.evaluate` gets a `RunConfig` with the dataset, and the models with their weights. It
    makes an `EvaluationTask` (`shard_worker`), a value that can be sent to another process.
 2. `shard_worker.run_task` runs the task on shards. Without `--chunk` the dataset is one shard; with
-   it, each shard has at most so many images and `run_shards.run_missing_shards` runs those whose
-   results are not stored yet, in this process or on a Ray cluster (`ray_backend`).
+   it, each shard has at most so many images, and those whose results are not stored yet are run in
+   this process or on a Ray cluster (`run_shards`, `ray_backend`).
 3. A worker evaluates one model after the other on its shard: reference models first, since others
-   are scored against their masks (`AccuracyWorker`).
-4. `evaluate_model.evaluate_model` runs one model on the images of a shard. An `ImageLoop`
-   (`prefetch`) takes each image through three stages:
+   are scored against their masks (`accuracy_worker`).
+4. An `ImageLoop` (`prefetch`) takes each image through three stages:
 
    - load, in threads that work ahead: read the image, decode its reference masks, make its prompts;
    - predict, in the thread of the worker: encode the image once, decode its prompts in batches,
@@ -28,9 +27,7 @@ One run of `miou`, from the configuration to the rows of the record:
    comparisons (`comparison`) add up the files one by one, so that memory does not grow with the
    dataset. `shard_store.ShardSummary` adds up failures, times and reasons of empty rows.
 
-The protocol `everything` does the same with another worker (`everything`): its load reads the
-image, its predict segments all objects, its score is the recall on the image. `detector-box` uses
-the same loop for a dataset in one shard (`detector_boxes`); AP is computed by pycocotools
-(`coco_eval`). Masks that were kept by `--save-masks` (`predictions`) are scored again without a
-model by `rescore`.
+The protocol `everything` has another worker (`everything`). `detector-box` uses the same loop for a
+dataset in one shard (`detector_boxes`); AP is computed by pycocotools (`coco_eval`). Masks that
+were kept by `--save-masks` (`predictions`) are scored again without a model by `rescore`.
 """

@@ -29,10 +29,8 @@ class Boundary:
     """The boundary of one mask, cropped to the mask's tight box.
 
     Attributes:
-        size_hw: Height and width of the image, in pixels.
         width_px: Depth of the boundary within the mask.
-        left: Column of the crop's first pixel in the image.
-        top: Row of the crop's first pixel in the image.
+        left, top: Column and row of the crop's first pixel in the image.
         crop: (h, w) bool, the boundary within the box; (0, 0) for an empty mask.
         area_px: Number of pixels of the boundary.
     """
@@ -49,10 +47,7 @@ class Boundary:
         """Pixels of an (H, W) bool mask within d = max(1, round(ratio * diagonal)) of its contour.
 
         They are those that d erosions by a square of 3 x 3 pixels remove, where everything beyond
-        the border of the image is outside.
-
-        Raises:
-            DataError: The mask is not boolean.
+        the border of the image is outside. A mask that is not boolean is a DataError.
         """
         if mask.dtype != np.bool_:
             raise DataError(f"a boundary needs a bool mask; got {mask.dtype} {mask.shape}")
@@ -65,8 +60,20 @@ class Boundary:
         crop = mask[top:bottom, left:right].copy()
         inner = crop[width_px:-width_px, width_px:-width_px]
         if inner.size:
-            inner &= ~_eroded(crop, width_px)
+            # Erosion by a square of side 2d + 1, only where the square fits.
+            inner &= ~_eroded_rows(_eroded_rows(crop, width_px).T, width_px).T
         return cls(size_hw, width_px, left, top, crop, int(np.count_nonzero(crop)))
+
+
+def _eroded_rows(crop: BoolArray, distance_px: int) -> BoolArray:
+    """Erosion by a column of 2d + 1 pixels; windows double, so the work grows with log d."""
+    window = 2 * distance_px + 1
+    length = 1
+    while length < window:
+        step = min(length, window - length)
+        crop = crop[:-step] & crop[step:]
+        length += step
+    return crop
 
 
 def iou(a: Boundary, b: Boundary) -> float:
@@ -85,30 +92,8 @@ def iou(a: Boundary, b: Boundary) -> float:
     right = min(a.left + a.crop.shape[1], b.left + b.crop.shape[1])
     shared = 0
     if bottom > top and right > left:
-        shared = int(
-            np.count_nonzero(
-                a.crop[top - a.top : bottom - a.top, left - a.left : right - a.left]
-                & b.crop[top - b.top : bottom - b.top, left - b.left : right - b.left]
-            )
-        )
+        of_a = a.crop[top - a.top : bottom - a.top, left - a.left : right - a.left]
+        of_b = b.crop[top - b.top : bottom - b.top, left - b.left : right - b.left]
+        shared = int(np.count_nonzero(of_a & of_b))
     union = a.area_px + b.area_px - shared
     return shared / union if union else 1.0
-
-
-def _eroded(crop: BoolArray, distance_px: int) -> BoolArray:
-    """Erosion by a square of side 2d+1: (h - 2d, w - 2d), only where the square fits.
-
-    Windows are doubled in length, so that the work grows with the logarithm of the distance.
-    """
-    window = 2 * distance_px + 1
-    length = 1
-    while length < window:
-        step = min(length, window - length)
-        crop = crop[:-step] & crop[step:]
-        length += step
-    length = 1
-    while length < window:
-        step = min(length, window - length)
-        crop = crop[:, :-step] & crop[:, step:]
-        length += step
-    return crop

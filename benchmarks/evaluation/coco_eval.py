@@ -49,10 +49,7 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class AverageRecall:
-    """Average recall at each limit of masks an image, fractions; by size at the last limit.
-
-    None where there is nothing to find.
-    """
+    """Recall at each limit of masks an image, as `AveragePrecision`; by size at the last limit."""
 
     at: tuple[float | None, ...]
     by_size: BySize
@@ -73,7 +70,7 @@ def average_precision(
     evaluation = _evaluate(sizes_hw, truth, found)
     with _silence():
         evaluation.summarize()
-    ap, ap50, ap75, *sizes = (_known(value) for value in evaluation.stats[:6])
+    ap, ap50, ap75, *sizes = map(_known, evaluation.stats[:6])
     return AveragePrecision(ap, ap50, ap75, _by_size(sizes))
 
 
@@ -86,12 +83,8 @@ def average_recall(
     """Computes COCO's AR of masks for IoU 0.5 to 0.95, without regard to categories.
 
     It is read from the array of recalls, since the summary of pycocotools has fixed limits.
-
-    Args:
-        sizes_hw: Height and width of all images that are evaluated, by id.
-        truth: Ground truth; masks on other images are ignored.
-        found: Masks on these images; the best of each by score are taken.
-        limits: Numbers of masks per image, ascending.
+    Arguments are those of `average_precision`, and ascending limits of masks per image: the best
+    of each image by score are taken.
     """
     evaluation = _evaluate(sizes_hw, truth, found, limits)
     recall = evaluation.eval["recall"]  # (IoU thresholds, 1, sizes, limits); -1: nothing to find
@@ -127,8 +120,17 @@ def _evaluate(
         expected.dataset = {
             "images": [{"id": key, "height": h, "width": w} for key, (h, w) in sizes_hw.items()],
             "categories": [{"id": category} for category in sorted(categories)],
-            # Numbered anew: an id of 0 would be read as "no match".
-            "annotations": [_annotation(i, mask) for i, mask in enumerate(inside, start=1)],
+            "annotations": [
+                {
+                    "id": number,  # numbered anew: an id of 0 would be read as "no match"
+                    "image_id": mask.image_id,
+                    "category_id": mask.category_id,
+                    "segmentation": dict(mask.rle),
+                    "area": mask.area_px,
+                    "iscrowd": int(mask.is_crowd),
+                }
+                for number, mask in enumerate(inside, start=1)
+            ],
         }
         expected.createIndex()
         results = [mask.to_result() for mask in found]
@@ -140,17 +142,6 @@ def _evaluate(
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
-
-
-def _annotation(number: int, mask: GroundTruthMask) -> dict[str, Any]:
-    return {
-        "id": number,
-        "image_id": mask.image_id,
-        "category_id": mask.category_id,
-        "segmentation": dict(mask.rle),
-        "area": mask.area_px,
-        "iscrowd": int(mask.is_crowd),
-    }
 
 
 @contextlib.contextmanager

@@ -102,26 +102,30 @@ def evaluate_detections(
         return EvaluationResult()
     truth = read_ground_truth(source.annotations, source.dataset)
     detections = read_detections(source.detections, truth)
+    n = truth.n_uncategorised
+    of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
+    left_out = "; ".join(filter(None, (detections.summary(), of_truth))) or None
+    if left_out is not None:
+        reporter.say(f"{detections.name}: {left_out}")
+    for problem in detections.problems[:_PROBLEMS_SHOWN]:
+        reporter.warn(problem)
+    n_more = len(detections.problems) - _PROBLEMS_SHOWN
+    if n_more > 0:
+        reporter.warn(f"{detections.name}: {n_more} more boxes left out like these")
+    shard = _shard(source, truth, detections)
     evaluation = _DetectorEvaluation(
-        config.out,
-        source,
-        truth,
-        detections,
-        reporter,
-        _shard(source, truth, detections),
-        ResultCache(config.out / CACHE_FOLDER),
+        config.out, source, truth, detections, left_out, reporter, shard
     )
-    evaluation.report_left_out()
     rows: list[DetectorRow] = []
     warnings: list[str] = []
     failures: list[Failure] = []
     for mask in config.detector_masks:
         found = [evaluation.run(model, mask) for model in models]
-        rows.extend(row for row, _ in found)
-        failures.extend(failure for _, failed in found for failure in failed)
         of_mask = [row for row, _ in found]
-        warnings.extend(unshared_images(of_mask, f"{DETECTOR_BOX} ({mask})"))
-    data = ShardSummary.of_dataset(source.dataset, ())
+        rows += of_mask
+        failures += (failure for _, failed in found for failure in failed)
+        warnings += unshared_images(of_mask, f"{DETECTOR_BOX} ({mask})")
+    data = ShardSummary.of_dataset(source.dataset)
     data.n_images = len(truth.images)
     return EvaluationResult(
         detector=tuple(rows),
@@ -132,33 +136,15 @@ def evaluate_detections(
 
 @dataclass(frozen=True, slots=True)
 class _DetectorEvaluation:
-    """Evaluates models on the boxes of a detector."""
+    """Evaluates models on the boxes of a detector; `left_out` names unused boxes and instances."""
 
     out: Path
     source: DetectorInput
     truth: GroundTruth
     detections: Detections
+    left_out: str | None
     reporter: Reporter
     shard: Shard
-    cache: ResultCache
-
-    @property
-    def left_out(self) -> str | None:
-        """Numbers of unused boxes and instances; None if all are used."""
-        n = self.truth.n_uncategorised
-        of_truth = f"{n} annotations left out: their category_id is no whole number" if n else None
-        return "; ".join(filter(None, (self.detections.summary(), of_truth))) or None
-
-    def report_left_out(self) -> None:
-        """Reports boxes and instances that are not used."""
-        detections, reporter = self.detections, self.reporter
-        if self.left_out is not None:
-            reporter.say(f"{detections.name}: {self.left_out}")
-        for problem in detections.problems[:_PROBLEMS_SHOWN]:
-            reporter.warn(problem)
-        n_more = len(detections.problems) - _PROBLEMS_SHOWN
-        if n_more > 0:
-            reporter.warn(f"{detections.name}: {n_more} more boxes left out like these")
 
     def run(self, model: ResolvedModel, mask: MaskChoice) -> tuple[DetectorRow, list[Failure]]:
         """Row of a model, and what failed."""
@@ -170,76 +156,78 @@ class _DetectorEvaluation:
             "detections": self.detections.sha256,
             "mask": mask,
         }
-        name, device = model.entry.name, model.options.device
+        name = model.entry.name
         path = results_path(self.out, name, mask)
-
-        def measure(segmenter: Segmenter) -> _DetectorResult:
-            return self._measure(segmenter, model, mask)
-
-        found, is_cached = run_model(
-            model,
-            _DetectorResult,
-            measure,
-            build_trained,
-            self.cache,
-            key,
-            is_intact=lambda known: path.is_file() and _sha256(path) == known.results_sha256,
-        )
-        failures = [
-            *found.failures_of(model, DETECTOR_BOX),
-            *found.attempts.listed(name),
-        ]
-        row = found.row
-        if row is None:
-            update = {"status": found.status, "why": found.why}
-            row = self._blank(model, mask).model_copy(update=update)
-        if is_cached:
-            self.reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
-            # The conditions are not part of the key, since AP does not depend on them.
-            if found.timed_with != timed_with(device):
-                why = "; ".join(filter(None, (row.why, TIMED_ELSEWHERE)))
-                row = row.model_copy(update={"seconds": None, "why": why})
-        return row, failures
-
-    def _blank(self, model: ResolvedModel, mask: MaskChoice) -> DetectorRow:
-        return DetectorRow(
-            model=model.entry.name,
+        blank = DetectorRow(
+            model=name,
             dataset=self.source.dataset.name,
             detections=self.detections.name,
             detections_sha256=self.detections.sha256,
             mask=mask,
             weights=model.weights,
         )
+        found, is_cached = run_model(
+            model,
+            _DetectorResult,
+            lambda segmenter: self._measure(segmenter, model, blank, path),
+            build_trained,
+            ResultCache(self.out / CACHE_FOLDER),
+            key,
+            is_intact=lambda known: path.is_file() and _sha256(path) == known.results_sha256,
+        )
+        row = found.row
+        if row is None:
+            row = blank.model_copy(update={"status": found.status, "why": found.why})
+        if is_cached:
+            self.reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
+            # The conditions are not part of the key, since AP does not depend on them.
+            if found.timed_with != timed_with(model.options.device):
+                why = "; ".join(filter(None, (row.why, TIMED_ELSEWHERE)))
+                row = row.model_copy(update={"seconds": None, "why": why})
+        return row, [*found.failures_of(model, DETECTOR_BOX), *found.attempts.listed(name)]
 
     def _measure(
-        self, segmenter: Segmenter, model: ResolvedModel, mask: MaskChoice
+        self, segmenter: Segmenter, model: ResolvedModel, blank: DetectorRow, path: Path
     ) -> _DetectorResult:
         try:
             with adapter_call("require"):
                 segmenter.require(Prompts(boxes=np.array([[0, 0, 1, 1]], np.float32)))
         except UnsupportedError as error:
             return _DetectorResult(status="skipped", why=str(error))
-        name, clock = segmenter.info.name, Stopwatch()
+        clock, prefetcher = Stopwatch(), Prefetcher(DEFAULT_PREFETCH_THREADS)
         boxes = self.detections.by_image
-        dataset = ShardDataset(self.shard)
-        prefetcher = Prefetcher(DEFAULT_PREFETCH_THREADS)
-        task = _BoxPrompts(segmenter, boxes, mask)
-        loop = ImageLoop(task, dataset, name, DETECTOR_BOX, prefetcher, clock, stop=True)
+        loop = ImageLoop(
+            _BoxPrompts(segmenter, boxes, blank.mask == "multi"),
+            ShardDataset(self.shard),
+            segmenter.info.name,
+            DETECTOR_BOX,
+            prefetcher,
+            clock,
+            stop=True,
+        )
         masks: list[FoundMask] = []
         sizes_hw: dict[int, tuple[int, int]] = {}
-        with (
-            closing(prefetcher),
-            self.reporter.bar(f"{DETECTOR_BOX} of {name}", dataset.n_images) as bar,
-            closing(loop.run(bar)) as images,
-        ):
+        with closing(prefetcher), loop.run(self.reporter, DETECTOR_BOX) as images:
             for image, scores in images:
-                if isinstance(image, Sample) and scores is not None:
-                    self._check_annotated(image)
-                    sizes_hw[image.image_id] = _size_hw(image)
-                    masks.extend(each for found in scores for each in found)
+                if not isinstance(image, Sample) or scores is None:
+                    continue
+                if image.instances and image.image_id not in self.truth.in_dataset:
+                    raise DataError(
+                        f"{self.source.annotations.name} has no instance on image "
+                        f"{image.image_id}, which the dataset has; give the annotations that it "
+                        "was made from"
+                    )
+                sizes_hw[image.image_id] = image.image.shape[0], image.image.shape[1]
+                masks.extend(each for found in scores for each in found)
         result = _DetectorResult(
             failures=tuple(
-                _unreadable(image, len(boxes.get(image.image_id, ()))) for image in loop.unreadable
+                Failure(
+                    stage="data",
+                    culprit=image.name,
+                    why=f"{image.reason} ({image.n_instances} instances and "
+                    f"{len(boxes.get(image.image_id, ()))} boxes left out)",
+                )
+                for image in loop.unreadable
             ),
             attempts=loop.attempts,
             timed_with=timed_with(model.options.device),
@@ -247,12 +235,9 @@ class _DetectorEvaluation:
         why = loop.attempts.broken
         if why is None and not masks:
             why = f"none of the images with boxes of {self.detections.name} can be read"
-        blank = self._blank(model, mask)
         if why is not None:
-            return result.model_copy(
-                update={"row": blank.model_copy(update={"status": "error", "why": why})}
-            )
-        path = results_path(self.out, name, mask)
+            row = blank.model_copy(update={"status": "error", "why": why})
+            return result.model_copy(update={"row": row})
         document = json.dumps([each.to_result() for each in masks], separators=(",", ":"))
         write_atomic(path, document.encode())
         scored = average_precision(sizes_hw, self.truth.masks, masks)
@@ -273,14 +258,6 @@ class _DetectorEvaluation:
         row = blank.model_copy(update=figures)
         return result.model_copy(update={"row": row, "results_sha256": _sha256(path)})
 
-    def _check_annotated(self, sample: Sample) -> None:
-        """Raises a DataError if an image of the dataset is not in the annotations."""
-        if sample.instances and sample.image_id not in self.truth.in_dataset:
-            raise DataError(
-                f"{self.source.annotations.name} has no instance on image {sample.image_id}, "
-                "which the dataset has; give the annotations that it was made from"
-            )
-
 
 def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) -> Shard:
     """All images to evaluate: those of the dataset, then those with boxes but without an instance.
@@ -295,42 +272,23 @@ def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) ->
     }
     state = files_state((source.images, name) for image in others.values() for name in image.names)
     max_pixels = source.dataset.max_pixels
+    readers = (partial(read_sample, source.images, each, max_pixels) for each in others.values())
+    images = ((image_id, image.names[0]) for image_id, image in others.items())
     return replace(
         whole,
-        readers=(
-            *whole.readers,
-            *(partial(read_sample, source.images, each, max_pixels) for each in others.values()),
-        ),
-        images=(*whole.images, *((key, image.names[0]) for key, image in others.items())),
+        readers=(*whole.readers, *readers),
+        images=(*whole.images, *images),
         images_state=f"{whole.images_state} {state}",
     )
-
-
-def _unreadable(image: UnreadableImage, n_boxes: int) -> Failure:
-    why = f"{image.reason} ({image.n_instances} instances and {n_boxes} boxes left out)"
-    return Failure(stage="data", culprit=image.name, why=why)
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def _size_hw(sample: Sample) -> tuple[int, int]:
-    height, width = sample.image.shape[:2]
-    return int(height), int(width)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _BoxedImage:
-    """An image and its boxes."""
-
-    sample: Sample
-    boxes: Sequence[DetectedBox]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _BoxMasks:
-    """Masks of some boxes."""
+    """Masks of some boxes of an image."""
 
     boxes: Sequence[DetectedBox]
     masks: Masks
@@ -340,29 +298,31 @@ class _BoxMasks:
         return self.masks.masks.nbytes
 
 
+_BoxedImage = tuple[Sample, Sequence[DetectedBox]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _BoxPrompts:
     """How the protocol predicts and scores an image."""
 
-    def __init__(
-        self, model: Segmenter, boxes: Mapping[int, tuple[DetectedBox, ...]], mask: MaskChoice
-    ) -> None:
-        self._model = model
-        self._boxes = boxes
-        self._multimask = mask == "multi"
+    model: Segmenter
+    boxes: Mapping[int, tuple[DetectedBox, ...]]
+    multimask: bool
 
     def load(self, sample: Sample) -> _BoxedImage:
-        return _BoxedImage(sample, best_boxes(self._boxes.get(sample.image_id, ()), MAX_BOXES))
+        return sample, best_boxes(self.boxes.get(sample.image_id, ()), MAX_BOXES)
 
     def predict(self, batch: _BoxedImage) -> Iterator[_BoxMasks]:
-        if not batch.boxes:
+        sample, boxes = batch
+        if not boxes:
             return
-        size_hw = _size_hw(batch.sample)
-        embedding = boundary.encode(self._model, batch.sample.image)
-        for start in range(0, len(batch.boxes), PROMPT_BATCH):
-            part = batch.boxes[start : start + PROMPT_BATCH]
+        size_hw = (sample.image.shape[0], sample.image.shape[1])
+        embedding = boundary.encode(self.model, sample.image)
+        for start in range(0, len(boxes), PROMPT_BATCH):
+            part = boxes[start : start + PROMPT_BATCH]
             prompts = Prompts(boxes=np.stack([each.box for each in part]))
             masks = boundary.decode(
-                self._model, embedding, prompts, size_hw, multimask=self._multimask
+                self.model, embedding, prompts, size_hw, multimask=self.multimask
             )
             yield _BoxMasks(part, masks)
 
@@ -371,7 +331,7 @@ class _BoxPrompts:
         found = []
         for part in predictions:
             best = np.zeros(len(part.boxes), np.int64)
-            if self._multimask:
+            if self.multimask:
                 best = part.masks.scores.argmax(axis=1)
             for row, box in enumerate(part.boxes):
                 rle = encode_mask(part.masks.masks[row, best[row]])

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import DEFAULT_PREFETCH_THREADS, RunConfig
+from benchmarks.evaluation.accuracy_worker import AccuracyWorker
 from benchmarks.evaluation.comparison import compare_tables, unshared_prompt_lines
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH
 from benchmarks.evaluation.shard_store import ShardSummary
-from benchmarks.evaluation.shard_worker import AccuracyWorker, EvaluationTask, run_task
+from benchmarks.evaluation.shard_worker import EvaluationTask, run_task
 from benchmarks.evaluation.summaries import count_clicks, sum_tables
-from benchmarks.prompts.protocols import AccuracyProtocol, reference_model
+from benchmarks.prompts.protocols import TEACHER_PREFIX, AccuracyProtocol, reference_model
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
@@ -83,20 +83,49 @@ def evaluate(
     if summary.untimed is not None:
         reporter.warn(summary.untimed)
         summary.warnings.append(summary.untimed)
-    rows = _RowBuilder(config, [*models, *reference_models], tables, summary)
-    miou = tuple(
-        rows.row(model, protocol, reference)
-        for model, reference, protocol in product(models, config.references, config.protocols)
-    )
+    by_name = {model.entry.name: model for model in (*models, *reference_models)}
+    sums = sum_tables(tables)
+    clicks = count_clicks(tables, config.protocols)
+    broken = summary.broken
+    rows: list[MiouRow] = []
+    for model, reference, protocol in product(models, config.references, config.protocols):
+        name, other = model.entry.name, reference_model(reference)
+        row = MiouRow(
+            model=name,
+            dataset=summary.dataset,
+            protocol=protocol.name,
+            reference=reference,
+            weights=model.weights,
+            reference_weights=None if other is None else by_name[other].weights,
+        )
+        group = (name, protocol.name, reference)
+        update: dict[str, Any]
+        if group in sums and name not in broken and other not in broken:
+            row = sums[group].summarize(row)
+            time = summary.times.get(name)
+            update = {
+                "n_left_out": summary.no_prompt[protocol.prompt],
+                "clicks": clicks.get(group[:2]) if other is None else None,
+                "why": summary.left_out_text(name),
+                "manifest_sha256": summary.manifest(protocol.prompt),
+                "seconds": None if time is None else time.wall_s,
+            }
+        else:
+            why_not = _why_no_reference(
+                summary, None if other is None else by_name[other], protocol
+            )
+            status, why = _why_empty(summary, name, protocol, reference, why_not)
+            update = {"status": status, "why": why}
+        rows.append(row.model_copy(update=update))
     comparisons: tuple[ComparisonRow, ...] = ()
     unshared: tuple[str, ...] = ()
     if len(models) > 1:
         comparisons, n_prompts = compare_tables(
-            map(read_instances, tables), config.dataset.name, without=summary.broken
+            map(read_instances, tables), config.dataset.name, without=broken
         )
         unshared = unshared_prompt_lines(n_prompts)
     return EvaluationResult(
-        miou=miou,
+        miou=tuple(rows),
         comparisons=comparisons,
         accuracy_times=tuple(summary.times.values()),
         failures=summary.failures,
@@ -104,84 +133,47 @@ def evaluate(
     )
 
 
-class _RowBuilder:
-    """Makes rows from the instance tables and the summary of all shards."""
+def _why_empty(
+    summary: ShardSummary,
+    model: str,
+    protocol: AccuracyProtocol,
+    reference: str,
+    why: str | None,
+) -> tuple[Status, str]:
+    """Status and reason of a row without figures; `why` if the reference cannot be used."""
+    if model in summary.unavailable:
+        return summary.unavailable[model].status, summary.unavailable[model].why
+    if model in summary.broken:
+        return "error", summary.broken[model]
+    why = why or summary.unsupported.get(model, {}).get(protocol.name)
+    n_without = summary.no_prompt[protocol.prompt]
+    if why is None and n_without:
+        why = f"none of the {n_without} instances has a prompt {protocol.prompt}"
+    if why is not None:
+        return "skipped", why
+    if summary.attempts_of(model).n_answered and not summary.n_given_up:
+        return "error", f"no image was answered both by {model} and by {reference}"
+    return "error", summary.why_nothing(model)
 
-    def __init__(
-        self,
-        config: RunConfig,
-        models: Sequence[ResolvedModel],
-        tables: Sequence[Path],
-        summary: ShardSummary,
-    ) -> None:
-        self._models = {model.entry.name: model for model in models}
-        self._summary = summary
-        self._sums = sum_tables(tables)
-        self._clicks = count_clicks(tables, config.protocols)
 
-    def row(self, model: ResolvedModel, protocol: AccuracyProtocol, reference: str) -> MiouRow:
-        """Row of a model under a protocol against a reference; with a reason if it is empty."""
-        summary, name = self._summary, model.entry.name
-        other = reference_model(reference)
-        group = (name, protocol.name, reference)
-        blank = MiouRow(
-            model=name,
-            dataset=summary.dataset,
-            protocol=protocol.name,
-            reference=reference,
-            weights=model.weights,
-            reference_weights=None if other is None else self._models[other].weights,
-        )
-        if group not in self._sums or name in summary.broken or other in summary.broken:
-            status, why = self._reason(model, protocol, reference)
-            return blank.model_copy(update={"status": status, "why": why})
-        time = summary.times.get(name)
-        filled = {
-            "n_left_out": summary.no_prompt[protocol.prompt],
-            "clicks": self._clicks.get(group[:2]) if other is None else None,
-            "why": summary.left_out_text(name),
-            "manifest_sha256": summary.manifest(protocol.prompt),
-            "seconds": None if time is None else time.wall_s,
-        }
-        return self._sums[group].summarize(blank).model_copy(update=filled)
-
-    def _reason(
-        self, model: ResolvedModel, protocol: AccuracyProtocol, reference: str
-    ) -> tuple[Status, str]:
-        """Status and reason of a row without figures."""
-        summary, name = self._summary, model.entry.name
-        if name in summary.unavailable:
-            return summary.unavailable[name].status, summary.unavailable[name].why
-        if name in summary.broken:
-            return "error", summary.broken[name]
-        why = self._why_no_reference(protocol, reference)
-        why = why or summary.unsupported.get(name, {}).get(protocol.name)
-        n_without = summary.no_prompt[protocol.prompt]
-        if why is None and n_without:
-            why = f"none of the {n_without} instances has a prompt {protocol.prompt}"
-        if why is not None:
-            return "skipped", why
-        if summary.attempts_of(name).n_answered and not summary.n_given_up:
-            return "error", f"no image was answered both by {name} and by {reference}"
-        return "error", summary.why_nothing(name)
-
-    def _why_no_reference(self, protocol: AccuracyProtocol, reference: str) -> str | None:
-        """Reason why a protocol cannot be scored against a reference; None if it can."""
-        summary, other = self._summary, reference_model(reference)
-        if other is None:
-            return None
-        if protocol.n_clicks is not None:
-            return CLICKS_NEED_TRUTH
-        model = self._models[other]
-        if model.error is not None:
-            return f"{reference} cannot be used: {model.error}"
-        if not model.trained:
-            return f"{reference} has no trained weights: {model.weights.why}"
-        if other in summary.unavailable:
-            return f"{reference} failed: {summary.unavailable[other].why}"
-        if other in summary.broken:
-            return f"{reference} failed: {summary.broken[other]}"
-        unsupported = summary.unsupported.get(other, {})
-        if protocol.name in unsupported:
-            return f"{reference} has no answer: {unsupported[protocol.name]}"
+def _why_no_reference(
+    summary: ShardSummary, model: ResolvedModel | None, protocol: AccuracyProtocol
+) -> str | None:
+    """Reason why a protocol cannot be scored against a reference model; None if it can."""
+    if model is None:
         return None
+    if protocol.n_clicks is not None:
+        return CLICKS_NEED_TRUTH
+    name = model.entry.name
+    reference = f"{TEACHER_PREFIX}{name}"
+    if model.error is not None:
+        return f"{reference} cannot be used: {model.error}"
+    if not model.trained:
+        return f"{reference} has no trained weights: {model.weights.why}"
+    if name in summary.unavailable:
+        return f"{reference} failed: {summary.unavailable[name].why}"
+    if name in summary.broken:
+        return f"{reference} failed: {summary.broken[name]}"
+    if (why := summary.unsupported.get(name, {}).get(protocol.name)) is not None:
+        return f"{reference} has no answer: {why}"
+    return None

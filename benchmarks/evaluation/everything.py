@@ -10,7 +10,6 @@ image and model has a row, and the mean over images, weighted by their objects, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
-from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch, loop_fields
+from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.run_model import ModelResult
 from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
 from benchmarks.evaluation.shard_worker import (
@@ -37,6 +36,7 @@ from benchmarks.evaluation.shard_worker import (
     machine_of,
     run_task,
 )
+from benchmarks.evaluation.summaries import SIZES
 from benchmarks.latency.timer import milliseconds, time_once
 from benchmarks.prompts.protocols import EVERYTHING
 from benchmarks.records.instances import read_instances
@@ -48,8 +48,7 @@ from mobilesam.frozen_model import FrozenModel
 LIMITS = {"ar10": 10, "ar100": 100, "ar1000": 1000}
 """Numbers of masks per image at which recall is given."""
 IMAGE_RECALL_NAME = "whole-images.parquet"
-# COCO's size classes: an object on the border between two counts in both.
-_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+_MAX_AREA_PX = 1e10  # of COCO's size classes: objects beyond it are not large either
 
 
 class ImageRecall(FrozenModel):
@@ -57,10 +56,9 @@ class ImageRecall(FrozenModel):
 
     Attributes:
         duration_ms: Time from the image in memory to its masks in memory.
-        ar10: Average recall with the best 10 masks; None without objects.
-        ar100: With the best 100.
-        ar1000: With the best 1000.
-        n_small: Number of objects of this size.
+        ar10: Average recall with the best 10 masks; None without objects. Others with the best 100
+            and 1000.
+        n_small: Number of objects of this size; likewise the other two sizes.
         small: Average recall of these with the best 1000 masks.
     """
 
@@ -88,9 +86,7 @@ class EverythingResult(ModelResult):
 
 
 def evaluate_everything(
-    config: RunConfig,
-    models: Sequence[ResolvedModel],
-    reporter: Reporter,
+    config: RunConfig, models: Sequence[ResolvedModel], reporter: Reporter
 ) -> EvaluationResult:
     """Segments all objects with every model that can do so, and measures recall and time.
 
@@ -134,15 +130,13 @@ def _row(
 ) -> EverythingRow:
     name = model.entry.name
     row = EverythingRow(model=name, dataset=summary.dataset, weights=model.weights)
-    if name in summary.broken:
-        return row.model_copy(update={"status": "error", "why": summary.broken[name]})
-    if name in sums:
-        why = {"why": summary.left_out_text(name)}
-        return row.model_copy(update={**sums[name].fields(), **why})
-    if name in summary.unavailable:
-        unavailable = summary.unavailable[name]
-        return row.model_copy(update={"status": unavailable.status, "why": unavailable.why})
-    return row.model_copy(update={"status": "error", "why": summary.why_nothing(name)})
+    if name in sums and name not in summary.broken:
+        figures = {**sums[name].fields(), "why": summary.left_out_text(name)}
+        return row.model_copy(update=figures)
+    why = summary.broken.get(name)
+    if why is None and name in summary.unavailable:
+        return row.model_copy(update=summary.unavailable[name].model_dump())
+    return row.model_copy(update={"status": "error", "why": why or summary.why_nothing(name)})
 
 
 class RecallSums:
@@ -150,8 +144,8 @@ class RecallSums:
 
     def __init__(self) -> None:
         self._n_images = self._n_objects = self._n_found = 0
-        self._recalled = dict.fromkeys((*LIMITS, *_SIZES), 0.0)
-        self._n_by_size = dict.fromkeys(_SIZES, 0)
+        self._recalled = dict.fromkeys((*LIMITS, *SIZES), 0.0)
+        self._n_by_size = dict.fromkeys(SIZES, 0)
         self._times_ms: list[Float64Array] = []
 
     def add(self, rows: Any) -> None:
@@ -162,7 +156,7 @@ class RecallSums:
         self._times_ms.append(rows["duration_ms"].to_numpy())
         for name in LIMITS:
             self._recalled[name] += float((rows[name] * rows["n_objects"]).sum())
-        for name in _SIZES:
+        for name in SIZES:
             self._n_by_size[name] += int(rows[f"n_{name}"].sum())
             self._recalled[name] += float((rows[name] * rows[f"n_{name}"]).sum())
 
@@ -178,7 +172,7 @@ class RecallSums:
             "n_images": self._n_images,
             "n_objects": self._n_objects,
             **{name: recall[name] for name in LIMITS},
-            "ar1000_by_size": BySize(**{name: recall[name] for name in _SIZES}),
+            "ar1000_by_size": BySize(**{name: recall[name] for name in SIZES}),
             "masks_per_image": self._n_found / self._n_images,
             "median_ms": times.median_ms,
             "range_ms": times.range_ms,
@@ -190,8 +184,8 @@ class EverythingWorker(ModelWorker):
 
     stage = title = EVERYTHING
 
-    def __init__(self, task: EvaluationTask, *arguments: Any) -> None:
-        super().__init__(task, *arguments)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._warm: set[str] = set()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
@@ -202,6 +196,7 @@ class EverythingWorker(ModelWorker):
         return self.result(shard, results, ImageRecall, rows)
 
     def _evaluate(self, model: ResolvedModel, shard: Shard) -> EverythingResult:
+        name = model.entry.name
         key = {
             "kind": EVERYTHING,
             **model.key,
@@ -212,7 +207,14 @@ class EverythingWorker(ModelWorker):
         }
 
         def measure(segmenter: Segmenter) -> EverythingResult:
-            return self._measure(segmenter, model.entry.name, ShardDataset(shard))
+            if EVERYTHING not in segmenter.info.supports:
+                why = f"{name} has no mode that needs no prompt"
+                return EverythingResult(status="skipped", why=why)
+            task = _SegmentedImages(segmenter, name, self._warm)
+            loop = self.image_loop(task, ShardDataset(shard), name, Stopwatch())
+            with loop.run(self.reporter, EVERYTHING) as images:
+                rows = tuple(row for _, scores in images for row in scores or ())
+            return EverythingResult(rows=rows, **loop.fields())
 
         found, is_cached = self.run_model(model, EverythingResult, key, measure)
         recalled = [(row.n_objects, row.ar1000) for row in found.rows if row.ar1000 is not None]
@@ -221,32 +223,10 @@ class EverythingWorker(ModelWorker):
             recall = sum(n * each for n, each in recalled) / n_objects
             median_ms = float(np.median([row.duration_ms for row in found.rows]))
             self.reporter.say(
-                f"{model.entry.name}: everything AR@1000 {recall:.1%}, "
-                f"{milliseconds(median_ms)} an image ({len(found.rows)} images, "
-                f"{n_objects} objects)"
+                f"{name}: everything AR@1000 {recall:.1%}, {milliseconds(median_ms)} an image "
+                f"({len(found.rows)} images, {n_objects} objects)"
             )
         return found
-
-    def _measure(self, segmenter: Segmenter, name: str, dataset: ShardDataset) -> EverythingResult:
-        if EVERYTHING not in segmenter.info.supports:
-            return EverythingResult(
-                status="skipped", why=f"{name} has no mode that needs no prompt"
-            )
-        loop = ImageLoop(
-            _SegmentedImages(segmenter, name, self._warm),
-            dataset,
-            name,
-            EVERYTHING,
-            self.prefetcher,
-            Stopwatch(),
-            stop=self.is_whole,
-        )
-        with (
-            self.reporter.bar(f"{EVERYTHING} of {name}", dataset.n_images) as bar,
-            closing(loop.run(bar)) as images,
-        ):
-            rows = tuple(row for _, scores in images for row in scores or ())
-        return EverythingResult(rows=rows, **loop_fields(loop, dataset))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,28 +241,28 @@ class _SegmentedImage:
         return sum(record.mask.nbytes for record in self.records)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _SegmentedImages:
-    """How the protocol predicts and scores an image."""
+    """How the protocol predicts and scores an image; `warm` are models that have run before."""
 
-    def __init__(self, model: Segmenter, name: str, warm: set[str]) -> None:
-        self._model = model
-        self._name = name
-        self._warm = warm  # models that have run before
+    model: Segmenter
+    name: str
+    warm: set[str]
 
     def load(self, sample: Sample) -> Sample:
         return sample
 
     def predict(self, batch: Sample) -> Iterator[_SegmentedImage]:
-        model, image = self._model, batch.image
-        if self._name not in self._warm:
+        model, image = self.model, batch.image
+        if self.name not in self.warm:
             boundary.encode(model, image)
-            self._warm.add(self._name)
+            self.warm.add(self.name)
         records: list[MaskRecord] = []
         with adapter_call("everything"):
             duration_ms = time_once(
                 lambda: records.extend(model.everything(image)), model.synchronize
             )
-        boundary.check_records(model, records, _size_hw(batch))
+        boundary.check_records(model, records, (image.shape[0], image.shape[1]))
         yield _SegmentedImage(duration_ms, records)
 
     def score(self, batch: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
@@ -291,14 +271,11 @@ class _SegmentedImages:
             FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
             for record in predicted.records
         ]
-        return image_recall(batch, self._name, predicted.duration_ms, found)
+        return image_recall(batch, self.name, predicted.duration_ms, found)
 
 
 def image_recall(
-    sample: Sample,
-    model: str,
-    duration_ms: float,
-    found: Sequence[FoundMask],
+    sample: Sample, model: str, duration_ms: float, found: Sequence[FoundMask]
 ) -> ImageRecall:
     """Recall of one model on one image; masks have image id 0."""
     truth = [
@@ -308,11 +285,14 @@ def image_recall(
     at: tuple[float | None, ...] = (None,) * len(LIMITS)
     by_size = BySize()
     if truth:
-        recall = average_recall({0: _size_hw(sample)}, truth, found, tuple(LIMITS.values()))
+        size_hw = (sample.image.shape[0], sample.image.shape[1])
+        recall = average_recall({0: size_hw}, truth, found, tuple(LIMITS.values()))
         at, by_size = recall.at, recall.by_size
     figures: dict[str, Any] = dict(zip(LIMITS, at, strict=True))
-    for name, (low, high) in _SIZES.items():
-        figures[f"n_{name}"] = sum(low <= mask.area_px <= high for mask in truth)
+    for name, (low, high) in SIZES.items():
+        # Unlike in means of IoU, an object on the border between two sizes counts in both.
+        top = min(high, _MAX_AREA_PX)
+        figures[f"n_{name}"] = sum(low <= mask.area_px <= top for mask in truth)
         figures[name] = getattr(by_size, name)
     return ImageRecall(
         image_id=sample.image_id,
@@ -323,8 +303,3 @@ def image_recall(
         duration_ms=duration_ms,
         **figures,
     )
-
-
-def _size_hw(sample: Sample) -> tuple[int, int]:
-    height, width = sample.image.shape[:2]
-    return int(height), int(width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,7 @@ def references_path(out: Path) -> Path:
 
 
 def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Prediction]) -> None:
-    """Writes one Parquet file, atomically.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
+    """Writes one Parquet file, atomically."""
     sizes = [row.rles[0]["size"] for row in rows]
     columns = {
         "image_id": np.array([row.image_id for row in rows], np.int64),
@@ -122,7 +118,19 @@ def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
     table = _read(path, "predictions")
     try:
         info = PredictionsInfo.model_validate_json(table.schema.metadata[_METADATA_KEY])
-        rows = [_to_row(each) for each in table.to_pylist()]
+        rows = [
+            Prediction(
+                Query(row["prompt"], row["clicks"], row["multimask"]),
+                row["image_id"],
+                row["annotation_id"],
+                tuple(row["scores"]),
+                tuple(
+                    {"size": [row["height"], row["width"]], "counts": counts}
+                    for counts in row["counts"]
+                ),
+            )
+            for row in table.to_pylist()
+        ]
     except (KeyError, TypeError, IndexError, ValidationError) as error:
         raise DataError(f"{path} holds no predictions of this suite; make it anew") from error
     if info.version != _VERSION:
@@ -130,23 +138,8 @@ def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
     return info, rows
 
 
-def _to_row(each: Mapping[str, Any]) -> Prediction:
-    size = [each["height"], each["width"]]
-    return Prediction(
-        Query(each["prompt"], each["clicks"], each["multimask"]),
-        each["image_id"],
-        each["annotation_id"],
-        tuple(each["scores"]),
-        tuple({"size": size, "counts": counts} for counts in each["counts"]),
-    )
-
-
 def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Instance]]) -> None:
-    """Stores the instances of a dataset with the ids of their images, without the images.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
+    """Stores the instances of a dataset with the ids of their images, without the images."""
     if path.is_file():
         # Instances of images that this model could not read are kept from other models.
         known, instances = load_references(path)
@@ -175,20 +168,19 @@ def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
     table = _read(path, "reference masks")
     try:
         fingerprint = json.loads(table.schema.metadata[_METADATA_KEY])["fingerprint"]
-        found = [_to_instance(each) for each in table.to_pylist()]
+        instances = {
+            (row["image_id"], row["annotation_id"]): Instance(
+                row["annotation_id"],
+                row["category"],
+                row["area"],
+                np.array(row["box"], np.float32),
+                {"size": [row["height"], row["width"]], "counts": row["counts"]},
+            )
+            for row in table.to_pylist()
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} holds no reference masks of this suite; make it anew") from error
-    return fingerprint, {(image_id, each.annotation_id): each for image_id, each in found}
-
-
-def _to_instance(each: Mapping[str, Any]) -> tuple[int, Instance]:
-    return each["image_id"], Instance(
-        each["annotation_id"],
-        each["category"],
-        each["area"],
-        np.array(each["box"], np.float32),
-        {"size": [each["height"], each["width"]], "counts": each["counts"]},
-    )
+    return fingerprint, instances
 
 
 def _write(path: Path, columns: dict[str, Any], metadata: bytes) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.evaluation.run_model import (
@@ -20,7 +20,7 @@ from benchmarks.evaluation.run_model import (
     failed_attempt,
     unreadable_image_failure,
 )
-from benchmarks.records.progress import Bar
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import AccuracyTimeRow
 from mobilesam.errors import BenchError
 
@@ -65,10 +65,21 @@ class Prefetcher:
             yield from map(function, items)
             return
         pending: deque[tuple[int, Future[ResultT]]] = deque()
+
+        def held(of_item: int, future: Future[ResultT]) -> int:
+            if not future.done() or future.cancelled() or future.exception() is not None:
+                return of_item
+            return max(of_item, n_bytes(future.result()))
+
+        def is_full() -> bool:
+            if len(pending) >= self._n_threads + _AHEAD:
+                return True
+            return sum(held(*each) for each in pending) > self._budget_bytes
+
         try:
             for item in items:
                 pending.append((n_bytes(item), self._pool.submit(function, item)))
-                while self._is_full(pending, n_bytes):
+                while pending and is_full():
                     yield pending.popleft()[1].result()
             while pending:
                 yield pending.popleft()[1].result()
@@ -76,29 +87,10 @@ class Prefetcher:
             # All are cancelled before waiting, so that no further item begins meanwhile.
             wait([future for _, future in pending if not future.cancel()])
 
-    def _is_full(
-        self,
-        pending: deque[tuple[int, Future[ResultT]]],
-        n_bytes: Callable[[ItemT | ResultT], int],
-    ) -> bool:
-        if not pending:
-            return False
-        if len(pending) >= self._n_threads + _AHEAD:
-            return True
-        held = sum(max(of_item, _result_bytes(future, n_bytes)) for of_item, future in pending)
-        return held > self._budget_bytes
-
     def close(self) -> None:
         """Ends the threads; calls that have begun are finished, others are dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-
-def _result_bytes(future: Future[ResultT], n_bytes: Callable[[ItemT | ResultT], int]) -> int:
-    """Bytes of a result that is ready."""
-    if not future.done() or future.cancelled() or future.exception() is not None:
-        return 0
-    return n_bytes(future.result())
 
 
 Stage = Literal["model", "data", "prompts", "scoring", "writing"]
@@ -112,10 +104,9 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._start = time.perf_counter()
-        self._seconds: dict[Stage, float] = {}
+        self._start = self._since = time.perf_counter()
+        self._seconds: defaultdict[Stage, float] = defaultdict(float)
         self._stage: Stage | None = None
-        self._since = self._start
         self.cached_embeddings = 0
 
     @contextmanager
@@ -131,10 +122,9 @@ class Stopwatch:
             self._switch(outer)
 
     def _switch(self, stage: Stage | None) -> Stage | None:
-        now = time.perf_counter()
-        outer = self._stage
+        now, outer = time.perf_counter(), self._stage
         if outer is not None:
-            self._seconds[outer] = self._seconds.get(outer, 0.0) + now - self._since
+            self._seconds[outer] += now - self._since
         self._stage, self._since = stage, now
         return outer
 
@@ -149,12 +139,8 @@ class Stopwatch:
             model=model,
             dataset=dataset,
             wall_s=self.wall_s,
-            model_s=self._seconds.get("model", 0.0),
-            data_s=self._seconds.get("data", 0.0),
-            prompts_s=self._seconds.get("prompts", 0.0),
-            scoring_s=self._seconds.get("scoring", 0.0),
-            writing_s=self._seconds.get("writing", 0.0),
             cached_embeddings=self.cached_embeddings,
+            **{f"{stage}_s": self._seconds[stage] for stage in get_args(Stage)},
         )
 
 
@@ -195,52 +181,54 @@ class _Step:
         return n_image + sum(getattr(part, "n_bytes", 0) for part in parts)
 
 
+def _n_bytes(item: object) -> int:
+    return item.n_bytes if isinstance(item, _Step) else 0
+
+
+ImageScores = tuple[Sample | UnreadableImage, list[Any] | None]
+"""An image with its scores; None if it is unreadable, or if the model failed on it."""
+
+
+@dataclass(eq=False)
 class ImageLoop:
     """Runs one model over all images of a dataset; a prefetcher reads and scores meanwhile.
 
-    The clock is charged with the time that the model waits for other stages. If `stop`, the loop
-    ends when the model has failed on each of the first `FIRST_IMAGES` images, which cannot be
-    decided for a part of a dataset.
-
     Attributes:
+        clock: Is charged with the time that the model waits for other stages.
+        stop: End when the model has failed on each of the first `FIRST_IMAGES` images, which
+            cannot be decided for a part of a dataset.
         attempts: Images that the model answered and failed on.
         unreadable: Images that cannot be read.
     """
 
-    def __init__(
-        self,
-        task: ImageTask,
-        dataset: Dataset,
-        model: str,
-        stage: str,
-        prefetcher: Prefetcher,
-        clock: Stopwatch,
-        *,
-        stop: bool,
-    ) -> None:
-        self._task = task
-        self._dataset = dataset
-        self._model = model
-        self._stage = stage
-        self._prefetcher = prefetcher
-        self._clock = clock
-        self._stop = stop
-        self.attempts = Attempts()
-        self.unreadable: list[UnreadableImage] = []
+    task: ImageTask
+    dataset: Dataset
+    model: str
+    stage: str
+    prefetcher: Prefetcher
+    clock: Stopwatch
+    stop: bool
+    attempts: Attempts = field(default_factory=Attempts, init=False)
+    unreadable: list[UnreadableImage] = field(default_factory=list, init=False)
 
     @property
     def is_stopped(self) -> bool:
         """Whether the loop ended early because the model failed on all of the first images."""
-        return self._stop and self.attempts.has_failed_first_images
+        return self.stop and self.attempts.has_failed_first_images
 
-    def run(self, bar: Bar) -> Generator[tuple[Sample | UnreadableImage, list[Any] | None]]:
-        """Yields images with their scores; None if unreadable, or if the model failed on it."""
-        loaded = self._prefetcher.map(self._load, self._dataset.loaders(), _n_bytes)
-        scored = self._prefetcher.map(self._score, self._predict_all(loaded), _n_bytes)
-        scores: list[Any] = []
-        try:
+    @contextmanager
+    def run(self, reporter: Reporter, title: str) -> Iterator[Iterator[ImageScores]]:
+        """Gives an iterator over the images with their scores, with a progress bar.
+
+        No thread works for the loop after the `with` block.
+        """
+        loaded = self.prefetcher.map(self._load, self.dataset.loaders(), _n_bytes)
+        scored = self.prefetcher.map(self._score, self._predict(loaded), _n_bytes)
+
+        def images() -> Iterator[ImageScores]:
+            scores: list[Any] = []
             while True:
-                with self._clock("scoring"):
+                with self.clock("scoring"):
                     step = next(scored, None)
                 if step is None:
                     return
@@ -248,60 +236,53 @@ class ImageLoop:
                     scores.append(step.score)
                     continue
                 bar.step()
-                if isinstance(step.image, UnreadableImage):
-                    self.unreadable.append(step.image)
-                is_lost = step.is_failed or isinstance(step.image, UnreadableImage)
-                yield step.image, None if is_lost else scores
+                is_unreadable = isinstance(step.image, UnreadableImage)
+                yield step.image, None if step.is_failed or is_unreadable else scores
                 scores = []
-        finally:
-            scored.close()
-            loaded.close()
+
+        name = f"{title} of {self.model}"
+        with reporter.bar(name, self.dataset.n_images) as bar, closing(loaded), closing(scored):
+            yield images()
 
     def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Step:
-        with self._clock("data"):
+        with self.clock("data"):
             image = load()
-            return _Step(image, self._task.load(image) if isinstance(image, Sample) else None)
+            return _Step(image, self.task.load(image) if isinstance(image, Sample) else None)
 
-    def _predict_all(self, loaded: Iterator[_Step]) -> Iterator[_Step]:
+    def _predict(self, loaded: Iterator[_Step]) -> Iterator[_Step]:
         while not self.is_stopped:
-            with self._clock("data"):
+            with self.clock("data"):
                 step = next(loaded, None)
             if step is None:
                 return
-            if isinstance(step.image, Sample):
-                yield from self._predict(step.image, step.batch)
-            else:
+            image = step.image
+            if isinstance(image, UnreadableImage):
+                self.unreadable.append(image)
                 yield step
-
-    def _predict(self, image: Sample, batch: Any) -> Iterator[_Step]:
-        attempt = None  # without prompts the model is not run
-        predictions = iter(self._task.predict(batch))
-        try:
-            while part := list(islice(predictions, PROMPT_BATCH)):
-                attempt = ANSWERED
-                yield _Step(image, batch, part)
-        except BenchError as error:
-            attempt = failed_attempt(self._model, self._stage, image, error)
-        if attempt is not None:
-            self.attempts = self.attempts.plus(attempt)
-        yield _Step(image, is_failed=attempt is not None and attempt.n_failed > 0)
+                continue
+            attempt = None  # without prompts the model is not run
+            predictions = iter(self.task.predict(step.batch))
+            try:
+                while part := list(islice(predictions, PROMPT_BATCH)):
+                    attempt = ANSWERED
+                    yield _Step(image, step.batch, part)
+            except BenchError as error:
+                attempt = failed_attempt(self.model, self.stage, image, error)
+            if attempt is not None:
+                self.attempts = self.attempts.plus(attempt)
+            yield _Step(image, is_failed=attempt is not None and attempt.n_failed > 0)
 
     def _score(self, step: _Step) -> _Step:
         if not step.predictions:
             return step
-        with self._clock("scoring"):
-            return _Step(step.image, score=self._task.score(step.batch, step.predictions))
+        with self.clock("scoring"):
+            return _Step(step.image, score=self.task.score(step.batch, step.predictions))
 
-
-def _n_bytes(item: object) -> int:
-    return item.n_bytes if isinstance(item, _Step) else 0
-
-
-def loop_fields(loop: ImageLoop, dataset: Dataset) -> dict[str, Any]:
-    """Fields of a `ModelResult` after a loop over a dataset."""
-    return {
-        "failures": tuple(map(unreadable_image_failure, loop.unreadable)),
-        "attempts": loop.attempts,
-        "left_out": dict(dataset.left_out),
-        "problems": dataset.problems,
-    }
+    def fields(self) -> dict[str, Any]:
+        """Fields of a `ModelResult` after the loop."""
+        return {
+            "failures": tuple(map(unreadable_image_failure, self.unreadable)),
+            "attempts": self.attempts,
+            "left_out": dict(self.dataset.left_out),
+            "problems": self.dataset.problems,
+        }

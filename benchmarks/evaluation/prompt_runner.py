@@ -104,7 +104,6 @@ class QueryMasks:
     """Predicted masks of one query for one instance.
 
     Attributes:
-        query: Input of the model.
         index: Position of the instance in its sample.
         masks: (C, H, W) bool at the image's own size.
         scores: (C,) float32, the model's own.
@@ -167,9 +166,7 @@ class PromptRunner:
         embedding: Embedding | None = None
         for name, queries in self._queries.items():
             sampler = prompt_sampler(name)
-            found = [
-                (index, value) for index, value in enumerate(prompts[name]) if value is not None
-            ]
+            found = [(index, each) for index, each in enumerate(prompts[name]) if each is not None]
             for start in range(0, len(found), PROMPT_BATCH):
                 if embedding is None:
                     embedding = self._encode(sample)
@@ -196,105 +193,85 @@ class PromptRunner:
         part: Sequence[tuple[int, Float32Array]],
         masks: Sequence[BoolArray],
     ) -> Iterator[QueryMasks]:
+        """Masks of some prompts of a sampler; `masks` are all reference masks of the image."""
+        model, clock = self._model, self._clock
         prompts = to_prompts(sampler, np.stack([value for _, value in part]))
-        rows = [index for index, _ in part]
-        with self._clock("model"):
-            found = self._decode(
-                embedding, prompts, _size_hw(masks), {query.multimask for query in queries}
-            )
+        indices = [index for index, _ in part]
+        height, width = masks[0].shape
+        size_hw = int(height), int(width)
+        outputs = {query.multimask for query in queries}
+        found: dict[bool, Masks] = {}
+        with clock("model"):
+            if len(outputs) == 2:  # in one call where the model allows it
+                pair = boundary.decode_pair(model, embedding, prompts, size_hw)
+                found = dict(zip((False, True), pair, strict=True))
+            else:
+                (multimask,) = outputs
+                found[multimask] = boundary.decode(
+                    model, embedding, prompts, size_hw, multimask=multimask
+                )
         for multimask, predicted in found.items():
             query = Query(sampler.name, multimask=multimask)
-            for row, index in enumerate(rows):
+            for row, index in enumerate(indices):
                 yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
         budget = max(query.clicks for query in queries)
-        if budget > 1:
-            yield from self._click(embedding, sampler, prompts, found[False], rows, masks, budget)
-
-    def _decode(
-        self, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int], outputs: set[bool]
-    ) -> dict[bool, Masks]:
-        """Masks by `multimask`; both outputs come from one call where the model allows it."""
-        model = self._model
-        if len(outputs) == 2:
-            single, multi = boundary.decode_pair(model, embedding, prompts, size_hw)
-            return {False: single, True: multi}
-        (multimask,) = outputs
-        found = boundary.decode(model, embedding, prompts, size_hw, multimask=multimask)
-        return {multimask: found}
-
-    def _click(
-        self,
-        embedding: Embedding,
-        sampler: PromptSampler,
-        prompts: Prompts,
-        first: Masks,
-        rows: Sequence[int],
-        masks: Sequence[BoolArray],
-        budget: int,
-    ) -> Iterator[QueryMasks]:
-        """Clicks K - 1 times on the largest error of each mask; masks without error stay."""
+        if budget == 1:
+            return
+        # Clicks on the largest error of each mask; masks without error stay.
         assert prompts.points is not None  # noqa: S101 - clicks start from a point
         assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
         sessions = [
-            _ClickSession(prompts.points[row], prompts.labels[row], _row(first, row), masks[index])
-            for row, index in enumerate(rows)
+            _ClickSession(prompts.points[row], prompts.labels[row], masks[index], found[False], row)
+            for row, index in enumerate(indices)
         ]
         for clicks in range(2, budget + 1):
-            with self._clock("prompts"):
+            with clock("prompts"):
                 active = [session for session in sessions if session.click()]
             if active:
-                with self._clock("model"):
-                    prompts = self._next_prompts(active)
-                    found = boundary.decode(self._model, embedding, prompts, _size_hw(masks))
+                with clock("model"):
+                    logits = [session.logits for session in active]
+                    known = [each for each in logits if each is not None]
+                    feed_back = "masks" in model.info.supports and len(known) == len(active)
+                    prompts = Prompts(
+                        points=np.stack([session.points for session in active]),
+                        labels=np.stack([session.labels for session in active]),
+                        mask_inputs=np.concatenate(known) if feed_back else None,
+                    )
+                    latest = boundary.decode(model, embedding, prompts, size_hw)
                 for row, session in enumerate(active):
-                    session.predicted = _row(found, row)
+                    session.predicted, session.row = latest, row
             query = Query(sampler.name, clicks=clicks)
-            for session, index in zip(sessions, rows, strict=True):
-                predicted = session.predicted
-                yield QueryMasks(query, index, predicted.masks[0], predicted.scores[0])
-
-    def _next_prompts(self, active: Sequence[_ClickSession]) -> Prompts:
-        logits = [session.predicted.low_res_logits for session in active]
-        known = [part for part in logits if part is not None]
-        feed_back = "masks" in self._model.info.supports and len(known) == len(active)
-        return Prompts(
-            points=np.stack([session.points for session in active]),
-            labels=np.stack([session.labels for session in active]),
-            mask_inputs=np.concatenate(known) if feed_back else None,
-        )
+            for session, index in zip(sessions, indices, strict=True):
+                predicted, row = session.predicted, session.row
+                yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
 
 
 @dataclass(slots=True, eq=False)
 class _ClickSession:
-    """Clicks given for one instance so far, each on a different pixel, and the latest mask."""
+    """Clicks given for one instance so far, each on a different pixel, and the latest mask.
+
+    Attributes:
+        predicted, row: Masks of several prompts, and the row of this instance.
+    """
 
     points: Float32Array
     labels: Int64Array
-    predicted: Masks
     reference: BoolArray
+    predicted: Masks
+    row: int
+
+    @property
+    def logits(self) -> Float32Array | None:
+        """(1, C, h, w) logits of the latest mask, if the model gives them."""
+        logits = self.predicted.low_res_logits
+        return None if logits is None else logits[self.row : self.row + 1]
 
     def click(self) -> bool:
         """Adds the next click; returns False if all wrong pixels have been clicked."""
-        found = next_click(self.predicted.masks[0, 0], self.reference, self.points)
+        found = next_click(self.predicted.masks[self.row, 0], self.reference, self.points)
         if found is None:
             return False
         x, y, label = found
         self.points = np.concatenate([self.points, np.array([[x, y]], np.float32)])
         self.labels = np.append(self.labels, label)
         return True
-
-
-def _size_hw(masks: Sequence[BoolArray]) -> tuple[int, int]:
-    """Height and width of an image, taken from the reference masks of its objects."""
-    height, width = masks[0].shape
-    return int(height), int(width)
-
-
-def _row(masks: Masks, row: int) -> Masks:
-    """Masks of one of N prompts, still with a leading dimension of 1."""
-    logits = masks.low_res_logits
-    return Masks(
-        masks.masks[row : row + 1],
-        masks.scores[row : row + 1],
-        None if logits is None else logits[row : row + 1],
-    )

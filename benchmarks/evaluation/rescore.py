@@ -21,20 +21,9 @@ from benchmarks.evaluation.predictions import (
     load_references,
 )
 from benchmarks.evaluation.prompt_runner import QueryMasks
-from benchmarks.evaluation.scoring import (
-    CLICKS_NEED_TRUTH,
-    Pair,
-    ReferenceModel,
-    Scorer,
-    Targets,
-)
+from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.summaries import count_clicks, sum_tables
-from benchmarks.prompts.protocols import (
-    AccuracyProtocol,
-    Query,
-    find_protocols,
-    reference_model,
-)
+from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, reference_model
 from benchmarks.records.instances import InstanceRow, instances_file
 from benchmarks.records.record import RECORD_NAME, MiouRow
 from mobilesam.errors import DataError, UsageError
@@ -68,11 +57,20 @@ def rescore(
     scorer = Scorer(model, pairs)
     for image_id, rows in groupby(predictions, key=lambda each: each.image_id):
         group = list(rows)
-        found = {
-            each.annotation_id: _instance(instances, image_id, each.annotation_id) for each in group
+        positions = {
+            annotation_id: position
+            for position, annotation_id in enumerate(
+                dict.fromkeys(each.annotation_id for each in group)
+            )
         }
-        positions = {annotation_id: position for position, annotation_id in enumerate(found)}
-        targets = Targets(image_id, list(found.values()), None, reference_models, boundary=boundary)
+        for annotation_id in positions:
+            if (image_id, annotation_id) not in instances:
+                raise DataError(
+                    f"the references hold no annotation {annotation_id} of image {image_id}; "
+                    "score predictions against the data they were made from"
+                )
+        found = [instances[image_id, annotation_id] for annotation_id in positions]
+        targets = Targets(image_id, found, None, reference_models, boundary)
         for each in group:
             masks = np.stack([decode_mask(rle) for rle in each.rles])
             scores = np.array(each.scores, np.float32)
@@ -80,30 +78,13 @@ def rescore(
             yield from scorer.score(predicted, targets)
 
 
-def _instance(instances: Instances, image_id: int, annotation_id: int) -> Instance:
-    found = instances.get((image_id, annotation_id))
-    if found is None:
-        raise DataError(
-            f"the references hold no annotation {annotation_id} of image {image_id}; "
-            "score predictions against the data they were made from"
-        )
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Predictions of several models for the same data.
-
-    Attributes:
-        queries: Queries that were run, by model.
-        answered: Queries for which some instance has a prompt, by model.
-    """
+    """Predictions of several models, by name, for the same data."""
 
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
-    queries: dict[str, set[Query]]
-    answered: dict[str, set[Query]]
 
     @property
     def dataset(self) -> str:
@@ -119,11 +100,25 @@ class Stored:
 def load_stored(paths: Sequence[Path]) -> Stored:
     """Reads predictions, and the reference masks stored beside them.
 
+    Args:
+        paths: Files of predictions, their folders, or folders of runs.
+
     Raises:
         DataError: A file cannot be read, or they belong to different data.
         UsageError: Two files are of the same model.
     """
-    files = [file for path in paths for file in _files(path)]
+    files: list[Path] = []
+    for path in paths:
+        is_run = (path / RECORD_NAME).is_file() or (path / PREDICTIONS_FOLDER).is_dir()
+        folder = path / PREDICTIONS_FOLDER if is_run else path
+        found = [path]
+        if path.is_dir():
+            found = sorted(
+                file for file in folder.glob("*.parquet") if file.name != REFERENCES_NAME
+            )
+        if not found:
+            raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
+        files += found
     fingerprint, instances = load_references(files[0].parent / REFERENCES_NAME)
     infos: dict[str, PredictionsInfo] = {}
     predictions: dict[str, list[Prediction]] = {}
@@ -134,34 +129,14 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         if info.model in infos:
             raise UsageError(f"{file} holds {info.model} a second time; name each model once")
         for other in infos.values():
-            _check_same_prompts(info, other)
+            for rule in info.manifests.keys() & other.manifests.keys():
+                if info.manifests[rule] != other.manifests[rule]:
+                    raise DataError(
+                        f"{info.model} and {other.model} answered different {rule} prompts "
+                        "(another --seed?), so they cannot be compared; score them apart"
+                    )
         infos[info.model], predictions[info.model] = info, rows
-    queries = {
-        model: {protocol.query for protocol in find_protocols(info.protocols)}
-        for model, info in infos.items()
-    }
-    answered = {model: {row.query for row in rows} for model, rows in predictions.items()}
-    return Stored(infos, predictions, instances, queries, answered)
-
-
-def _check_same_prompts(one: PredictionsInfo, other: PredictionsInfo) -> None:
-    for rule in one.manifests.keys() & other.manifests.keys():
-        if one.manifests[rule] != other.manifests[rule]:
-            raise DataError(
-                f"{one.model} and {other.model} answered different {rule} prompts (another "
-                "--seed?), so they cannot be compared; score them apart"
-            )
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    is_run = (path / RECORD_NAME).is_file() or (path / PREDICTIONS_FOLDER).is_dir()
-    folder = path / PREDICTIONS_FOLDER if is_run else path
-    found = sorted(file for file in folder.glob("*.parquet") if file.name != REFERENCES_NAME)
-    if not found:
-        raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
-    return found
+    return Stored(infos, predictions, instances)
 
 
 def score_stored(
@@ -179,41 +154,6 @@ def score_stored(
         DataError: Predictions and references belong to different data.
     """
     protocols = find_protocols(names or stored.protocols)
-    models = _reference_models(stored, references)
-    pairs = [(protocol, reference) for reference in references for protocol in protocols]
-    instances: list[InstanceRow] = []
-    for model, predictions in stored.predictions.items():
-        usable = [pair for pair in pairs if _why_not(stored, model, *pair) is None]
-        instances.extend(rescore(model, predictions, stored.instances, usable, models))
-    table = instances_file(instances)
-    sums = sum_tables([io.BytesIO(table)])
-    clicks = count_clicks([io.BytesIO(table)], protocols)
-    rows: list[MiouRow] = []
-    for info, reference, protocol in product(stored.infos.values(), references, protocols):
-        other = reference_model(reference)
-        group = (info.model, protocol.name, reference)
-        blank = MiouRow(
-            model=info.model,
-            dataset=info.dataset,
-            protocol=protocol.name,
-            reference=reference,
-            weights=info.weights,
-            reference_weights=None if other is None else stored.infos[other].weights,
-        )
-        if group not in sums:
-            update = {"status": "skipped", "why": _why_not(stored, info.model, protocol, reference)}
-            rows.append(blank.model_copy(update=update))
-            continue
-        filled = {
-            "n_left_out": info.left_out.get(protocol.prompt, 0),
-            "clicks": clicks.get(group[:2]) if other is None else None,
-            "manifest_sha256": info.manifests.get(protocol.prompt),
-        }
-        rows.append(sums[group].summarize(blank).model_copy(update=filled))
-    return rows, instances
-
-
-def _reference_models(stored: Stored, references: Sequence[str]) -> dict[str, ReferenceModel]:
     models = {}
     for name in filter(None, map(reference_model, references)):
         if name not in stored.predictions:
@@ -221,20 +161,56 @@ def _reference_models(stored: Stored, references: Sequence[str]) -> dict[str, Re
                 f"no predictions of the teacher {name}; there are those of "
                 f"{', '.join(stored.predictions)}"
             )
-        lost_ids = stored.infos[name].lost_ids
-        models[name] = ReferenceModel(name, stored.predictions[name], lost_ids)
-    return models
+        models[name] = ReferenceModel(name, stored.predictions[name], stored.infos[name].lost_ids)
+    queries = {
+        model: {protocol.query for protocol in find_protocols(info.protocols)}
+        for model, info in stored.infos.items()
+    }
+    answered = {model: {row.query for row in rows} for model, rows in stored.predictions.items()}
 
+    def why_not(model: str, protocol: AccuracyProtocol, reference: str) -> str | None:
+        """Reason why a model cannot be scored under a protocol; None if it can."""
+        other = reference_model(reference)
+        if other is not None and protocol.n_clicks is not None:
+            return CLICKS_NEED_TRUTH
+        for name in filter(None, (model, other)):
+            if protocol.query not in queries[name]:
+                return f"{name} was not asked for {protocol.name}"
+        if protocol.query not in answered[model]:
+            left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
+            return f"none of the {left_out} instances has a prompt {protocol.prompt}"
+        return None
 
-def _why_not(stored: Stored, model: str, protocol: AccuracyProtocol, reference: str) -> str | None:
-    """Reason why a model cannot be scored under a protocol; None if it can."""
-    other = reference_model(reference)
-    if other is not None and protocol.n_clicks is not None:
-        return CLICKS_NEED_TRUTH
-    for name in filter(None, (model, other)):
-        if protocol.query not in stored.queries[name]:
-            return f"{name} was not asked for {protocol.name}"
-    left_out = stored.infos[model].left_out.get(protocol.prompt, 0)
-    if protocol.query not in stored.answered[model]:
-        return f"none of the {left_out} instances has a prompt {protocol.prompt}"
-    return None
+    pairs = [(protocol, reference) for reference in references for protocol in protocols]
+    instances: list[InstanceRow] = []
+    for model, predictions in stored.predictions.items():
+        usable = [pair for pair in pairs if why_not(model, *pair) is None]
+        instances.extend(rescore(model, predictions, stored.instances, usable, models))
+    table = instances_file(instances)
+    sums = sum_tables([io.BytesIO(table)])
+    clicks = count_clicks([io.BytesIO(table)], protocols)
+    rows: list[MiouRow] = []
+    for info, (reference, protocol) in product(
+        stored.infos.values(), product(references, protocols)
+    ):
+        other = reference_model(reference)
+        group = (info.model, protocol.name, reference)
+        row = MiouRow(
+            model=info.model,
+            dataset=info.dataset,
+            protocol=protocol.name,
+            reference=reference,
+            weights=info.weights,
+            reference_weights=None if other is None else stored.infos[other].weights,
+        )
+        if group in sums:
+            row = sums[group].summarize(row)
+            update = {
+                "n_left_out": info.left_out.get(protocol.prompt, 0),
+                "clicks": clicks.get(group[:2]) if other is None else None,
+                "manifest_sha256": info.manifests.get(protocol.prompt),
+            }
+        else:
+            update = {"status": "skipped", "why": why_not(info.model, protocol, reference)}
+        rows.append(row.model_copy(update=update))
+    return rows, instances

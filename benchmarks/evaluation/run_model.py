@@ -42,15 +42,12 @@ def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str 
         given_up: Number of images of chunks that could not be made.
         failed: Number of images of chunks that the model itself failed on.
     """
-    parts = [
-        f"{count:,} {what}"
-        for count, what in (
-            (unusable, "unusable"),
-            (given_up, "in chunks that could not be made"),
-            (failed, "in chunks that the model failed on"),
-        )
-        if count
-    ]
+    counts = {
+        "unusable": unusable,
+        "in chunks that could not be made": given_up,
+        "in chunks that the model failed on": failed,
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
     return f"images left out: {'; '.join(parts)} (see the failures)" if parts else None
 
 
@@ -61,17 +58,6 @@ def malformed_annotation_failures(
     n_more = left_out.get(MALFORMED, 0) - len(problems)
     more = [f"{n_more} more malformed annotations were left out"] if n_more > 0 else []
     return [Failure(stage="data", culprit=dataset, why=why) for why in (*problems, *more)]
-
-
-def nothing_read(n_unread: int) -> str:
-    """Reason why no model has a figure if no image could be read.
-
-    Args:
-        n_unread: Number of images that were tried, each of which is reported as a failure.
-    """
-    if n_unread:
-        return f"none of the {n_unread} images can be read: nothing was measured"
-    return "there is no image with an instance: nothing was measured"
 
 
 class Attempts(FrozenModel):
@@ -101,11 +87,9 @@ class Attempts(FrozenModel):
         It is broken if it failed on each of the first `FIRST_IMAGES` images, or if there are fewer
         images and it failed on all of them.
         """
-        if self.n_failed_first == 0:
-            return None
-        if self.n_answered and self.n_failed_first < FIRST_IMAGES:
-            return None
         n = min(self.n_failed_first, FIRST_IMAGES)
+        if n == 0 or (self.n_answered and n < FIRST_IMAGES):
+            return None
         where = "its only image" if n == 1 else f"each of the first {n} images"
         return f"fails at {where}: {'; '.join(dict.fromkeys(self.reasons))}"
 
@@ -159,10 +143,9 @@ class ModelResult(FrozenModel):
 
     def failures_of(self, model: ResolvedModel, stage: str) -> list[Failure]:
         """Unreadable images, and the model itself unless its weights were reported before."""
-        name = model.entry.name
-        is_new = self.status == "error" and model.error is None and self.why is not None
-        own = [Failure(stage=stage, culprit=name, why=self.why or "")] if is_new else []
-        return [*own, *self.failures]
+        if self.status != "error" or model.error is not None or self.why is None:
+            return list(self.failures)
+        return [Failure(stage=stage, culprit=model.entry.name, why=self.why), *self.failures]
 
 
 ResultT = TypeVar("ResultT", bound=ModelResult)
@@ -213,12 +196,7 @@ def run_model(
 
 
 def build_trained(model: ResolvedModel) -> Segmenter:
-    """Builds a model.
-
-    Raises:
-        WeightsError: It was built with random weights, which have no accuracy.
-        BenchError: It cannot be built.
-    """
+    """Builds a model; raises a `WeightsError` if that has random weights, without accuracy."""
     built = build(model.entry, model.options)
     if built.info.weights.kind == "random":
         raise WeightsError("it was built with random weights, which have no accuracy")

@@ -1,24 +1,18 @@
-"""Runs shard tasks, in this process or on a Ray cluster; finished shards are kept on disk."""
+"""Runs the shards of a dataset in this process or on a Ray cluster, and measures throughput."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from benchmarks.config.run_config import ShardingConfig
-from benchmarks.datasets.dataset import Dataset, Shard
+from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.prefetch import Prefetcher
-from benchmarks.evaluation.shard_store import ShardResult, ShardStore, shard_key
-from benchmarks.records.progress import Bar, Reporter
+from benchmarks.records.progress import Bar
 from benchmarks.records.record import Failure
-from mobilesam.errors import BenchError, DataError
-
-if TYPE_CHECKING:
-    from benchmarks.evaluation.shard_worker import EvaluationTask
+from mobilesam.errors import BenchError
 
 ResultT = TypeVar("ResultT")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -63,42 +57,33 @@ class ShardTask(Protocol[ResultT_co]):
 def execute_shards(
     sharding: ShardingConfig, task: ShardTask[ResultT], shards: Iterator[Shard]
 ) -> Generator[ResultT | Failure, None, None]:
-    """Runs shards in this process or on a cluster.
-
-    Yields:
-        The results in any order; a failure stands for a shard that could not be run.
+    """Yields the results of shards in any order; a failure for one that could not be run.
 
     Raises:
         UsageError: The cluster cannot be used.
     """
-    if sharding.cluster is None:
-        return _run_locally(task, shards)
-    from benchmarks.evaluation.ray_backend import run_on_ray
+    if sharding.cluster is not None:
+        from benchmarks.evaluation.ray_backend import run_on_ray
 
-    return run_on_ray(sharding, task, shards)
-
-
-def _run_locally(
-    task: ShardTask[ResultT], shards: Iterator[Shard]
-) -> Generator[ResultT | Failure, None, None]:
+        yield from run_on_ray(sharding, task, shards)
+        return
     worker = task.worker()
     try:
         for shard in shards:
             try:
-                yield worker.run(shard)
+                result = worker.run(shard)
             except BenchError as error:
                 yield shard_failure(shard, format_error(error))
+            else:
+                yield result
     finally:
         worker.close()
 
 
 def shard_failure(shard: Shard, why: str) -> Failure:
     """Failure record for a shard that no worker could run."""
-    return Failure(
-        stage="chunk",
-        culprit=shard.name,
-        why=f"{why} ({len(shard.readers)} images left out; start again to try them once more)",
-    )
+    why = f"{why} ({len(shard.readers)} images left out; start again to try them once more)"
+    return Failure(stage="chunk", culprit=shard.name, why=why)
 
 
 class ThroughputMeter:
@@ -137,9 +122,8 @@ class ThroughputMeter:
 
     def note(self) -> str:
         """Throughput, time left, and number of failures."""
-        left = self.seconds_left()
         text = self._throughput()
-        if left is not None:
+        if (left := self.seconds_left()) is not None:
             text += f", {timedelta(seconds=round(left))} left"
         return text + (f", {self.n_failures:,} failures" if self.n_failures else "")
 
@@ -162,93 +146,3 @@ class ThroughputMeter:
     def _throughput(self) -> str:
         seconds = self._seconds
         return f"{self.n_images / seconds:,.1f} images/s, {self.n_rows / seconds:,.0f} rows/s"
-
-
-def run_missing_shards(
-    dataset: Dataset,
-    task: EvaluationTask,
-    sharding: ShardingConfig,
-    store: ShardStore,
-    title: str,
-    reporter: Reporter,
-    *,
-    again: bool = False,
-) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
-    """Runs all shards that are not stored; deletes stored ones that are not part of the run.
-
-    Args:
-        dataset: Images and reference masks.
-        task: What is done with each shard.
-        sharding: Number of images in a shard, and where shards are run.
-        store: Results of the shards; those made under the same key are kept.
-        title: Title of the progress bar.
-        reporter: Reports progress.
-        again: Run shards with failures once more.
-
-    Returns:
-        Names of the stored shards in order, failures of shards that could not be run, and the
-        number of their images.
-
-    Raises:
-        DataError: The folder cannot be written, or another process has changed it meanwhile.
-        UsageError: The cluster cannot be used.
-    """
-    store.sweep()
-    keys: dict[str, str] = {}
-    n_images: dict[str, int] = {}
-    known: list[str] = []
-    failures: list[Failure] = []
-    is_stale = False
-
-    def missing() -> Iterator[Shard]:
-        nonlocal is_stale
-        for shard in dataset.shards(sharding.images_per_shard):
-            name = shard.name
-            keys[name], n_images[name] = shard_key(task.key, shard), len(shard.readers)
-            info = store.info(name)
-            is_known = info is not None and info.key == keys[name]
-            if info is not None and is_known and not (again and info.n_failures):
-                known.append(name)
-                meter.skip(shard)
-                continue
-            if store.file(name).is_file() and not is_known and not is_stale:
-                is_stale = True
-                reporter.warn(
-                    f"chunks in {store.path} were made from other inputs, weights, code or "
-                    "libraries: they are made anew"
-                )
-            store.remove(name)
-            meter.begin(shard)
-            yield shard
-
-    def write(found: ShardResult | Failure) -> ShardResult | Failure:
-        if isinstance(found, ShardResult):
-            store.write(found)
-        return found
-
-    with reporter.bar(title, dataset.n_images) as bar, closing(Prefetcher(1)) as writer:
-        meter = ThroughputMeter(bar)
-        with (
-            closing(execute_shards(sharding, task, missing())) as results,
-            closing(writer.map(write, results, lambda _: 0)) as written,
-        ):
-            for found in written:
-                if isinstance(found, ShardResult):
-                    info = found.info
-                    meter.done(found.name, info.n_images, found.n_rows, info.n_failures)
-                else:
-                    failures.append(found)
-    if known:
-        reporter.say(f"{len(known)} of {len(keys)} chunks were there from before")
-    reporter.say(meter.summary())
-    for name in set(store.names()) - keys.keys():
-        store.remove(name)  # made with another number of images in a shard
-    names = store.finished(keys)
-    lost = keys.keys() - set(names)
-    unexplained = lost - {failure.culprit for failure in failures}
-    if unexplained:
-        raise DataError(
-            f"{len(unexplained)} chunks in {store.path} are not those that this run made, first "
-            f"{min(unexplained)}: another process changed the folder; choose another --out"
-        )
-    return names, tuple(failures), sum(n_images[name] for name in lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,10 @@ CLICKS_NEED_TRUTH = "clicks are placed on errors against the ground truth, so it
 
 
 class ReferenceModel:
-    """A model as reference: its stored predictions by query and instance."""
+    """A model as reference: its stored predictions by query and instance.
+
+    Images in `lost_ids` without predictions are not used for comparisons with it.
+    """
 
     def __init__(
         self, name: str, predictions: Iterable[Prediction], lost_ids: Collection[int] = ()
@@ -39,24 +42,15 @@ class ReferenceModel:
         self._predictions: dict[tuple[Query, int, int], Prediction] = {
             (each.query, each.image_id, each.annotation_id): each for each in predictions
         }
-        predicted_ids = {image_id for _, image_id, _ in self._predictions}
-        self._lost_ids = frozenset(lost_ids) - predicted_ids
+        self.lost_ids = frozenset(lost_ids) - {image_id for _, image_id, _ in self._predictions}
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
         """All its predictions, in their order."""
         return tuple(self._predictions.values())
 
-    def has_lost(self, image_id: int) -> bool:
-        """Whether it has no masks of an image, which is then not used for comparisons with it."""
-        return image_id in self._lost_ids
-
     def mask(self, protocol: AccuracyProtocol, image_id: int, annotation_id: int) -> BoolArray:
-        """Returns its mask under a protocol that needs no reference to choose one.
-
-        Raises:
-            DataError: It has no prediction for this prompt.
-        """
+        """Its mask under a protocol that needs no reference to choose one."""
         found = self._predictions.get((protocol.query, image_id, annotation_id))
         if found is None:
             raise DataError(
@@ -68,65 +62,44 @@ class ReferenceModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Target:
-    """A reference mask with its boundary; without one if boundary IoU is not scored."""
-
-    mask: BoolArray
-    boundary: Boundary | None
-
-
 class Targets:
     """Reference masks of one image, each computed when it is first needed.
 
-    Args:
-        image_id: The image.
-        instances: Its objects.
-        masks: Their reference masks, or None to decode them when needed.
-        reference_models: By name.
+    Attributes:
+        masks: Reference masks of the instances, or None to decode them when needed.
         boundary: Whether boundary IoU is scored.
     """
 
-    def __init__(
-        self,
-        image_id: int,
-        instances: Sequence[Instance],
-        masks: Sequence[BoolArray] | None,
-        reference_models: Mapping[str, ReferenceModel],
-        *,
-        boundary: bool = True,
-    ) -> None:
-        self.image_id = image_id
-        self.instances = instances
-        self._masks = masks
-        self._reference_models = reference_models
-        self._boundary = boundary
-        self._known: dict[tuple[str, int, AccuracyProtocol | None], _Target] = {}
+    image_id: int
+    instances: Sequence[Instance]
+    masks: Sequence[BoolArray] | None
+    reference_models: Mapping[str, ReferenceModel]
+    boundary: bool = True
+    _known: dict[tuple[str, int, AccuracyProtocol | None], tuple[BoolArray, Boundary | None]] = (
+        field(default_factory=dict, init=False)
+    )
 
     def is_missing(self, reference: str) -> bool:
         """Whether the reference is a model that failed on this image."""
-        model = self._reference_models.get(reference.removeprefix(TEACHER_PREFIX))
-        return reference != GROUND_TRUTH and model is not None and model.has_lost(self.image_id)
+        model = self.reference_models.get(reference.removeprefix(TEACHER_PREFIX))
+        return reference != GROUND_TRUTH and model is not None and self.image_id in model.lost_ids
 
-    def get(self, reference: str, protocol: AccuracyProtocol, index: int) -> _Target:
-        """Reference mask of one instance.
-
-        Raises:
-            DataError: The reference model has no mask for it.
-        """
+    def get(
+        self, reference: str, protocol: AccuracyProtocol, index: int
+    ) -> tuple[BoolArray, Boundary | None]:
+        """Reference mask of one instance with its boundary, if boundary IoU is scored."""
         # The ground truth does not depend on the protocol.
         used = None if reference == GROUND_TRUTH else protocol.for_reference
         key = (reference, index, used)
         if key not in self._known:
-            mask = self._mask(reference, used, index)
-            self._known[key] = _Target(mask, Boundary.of(mask) if self._boundary else None)
+            instance = self.instances[index]
+            if used is not None:
+                model = self.reference_models[reference.removeprefix(TEACHER_PREFIX)]
+                mask = model.mask(used, self.image_id, instance.annotation_id)
+            else:
+                mask = instance.mask() if self.masks is None else self.masks[index]
+            self._known[key] = mask, Boundary.of(mask) if self.boundary else None
         return self._known[key]
-
-    def _mask(self, reference: str, protocol: AccuracyProtocol | None, index: int) -> BoolArray:
-        instance = self.instances[index]
-        if protocol is None:
-            return instance.mask() if self._masks is None else self._masks[index]
-        model = self._reference_models[reference.removeprefix(TEACHER_PREFIX)]
-        return model.mask(protocol, self.image_id, instance.annotation_id)
 
 
 class Scorer:
@@ -148,25 +121,24 @@ class Scorer:
         for protocol, reference in self._pairs.get(predicted.query, ()):
             if targets.is_missing(reference):
                 continue
-            target = targets.get(reference, protocol, predicted.index)
+            target, target_boundary = targets.get(reference, protocol, predicted.index)
+            ious: list[float] = []
             if protocol.selection == "oracle":
-                ious = [iou(candidate, target.mask) for candidate in predicted.masks]
-            else:
-                ious = []
+                ious = [iou(candidate, target) for candidate in predicted.masks]
             chosen = select_candidate(protocol.selection, predicted.scores, ious)
             mask = predicted.masks[chosen]
             at_boundary = None
-            if target.boundary is not None:
+            if target_boundary is not None:
                 if chosen not in boundaries:
                     boundaries[chosen] = Boundary.of(mask)
-                at_boundary = boundary_iou(boundaries[chosen], target.boundary)
+                at_boundary = boundary_iou(boundaries[chosen], target_boundary)
             yield InstanceRow(
                 image_id=targets.image_id,
                 annotation_id=instance.annotation_id,
                 model=self._model,
                 protocol=protocol.name,
                 reference=reference,
-                iou=ious[chosen] if ious else iou(mask, target.mask),
+                iou=ious[chosen] if ious else iou(mask, target),
                 boundary_iou=at_boundary,
                 score=float(predicted.scores[chosen]),
                 area=instance.area_px,

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -19,7 +20,6 @@ from benchmarks.evaluation.run_model import (
     Attempts,
     left_out_text,
     malformed_annotation_failures,
-    nothing_read,
 )
 from benchmarks.records.instances import parquet_file
 from benchmarks.records.record import AccuracyTimeRow, Failure, Status, write_atomic
@@ -69,11 +69,7 @@ class ShardInfo(FrozenModel):
 
 
 class ShardTimes(FrozenModel):
-    """Times of a shard; not part of its info, since every run takes others.
-
-    Attributes:
-        machine: Where they were taken, as by `environment.machine`.
-    """
+    """Times of a shard and their `environment.machine`; not in its info, since runs differ."""
 
     key: str
     times: tuple[AccuracyTimeRow, ...]
@@ -82,13 +78,7 @@ class ShardTimes(FrozenModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardResult:
-    """Result of one shard; it can be sent to another process.
-
-    Attributes:
-        info: What it reports besides its rows.
-        table: Bytes of its Parquet file.
-        warnings: One line for each model whose time was taken under other conditions.
-    """
+    """Result of one shard, with the bytes of its file; it can be sent to another process."""
 
     name: str
     info: ShardInfo
@@ -136,6 +126,13 @@ class ShardStore:
         self._single = single
         self._times = path.parent / TIMES_FOLDER / path.stem
 
+    def file(self, name: str) -> Path:
+        """File of a shard."""
+        return self.path if self._single else self.path / f"{name}{_SUFFIX}"
+
+    def _times_file(self, name: str) -> Path:
+        return self._times / f"{name}.json"
+
     def info(self, name: str) -> ShardInfo | None:
         """What a stored shard reports; None if it is missing or damaged."""
         import pyarrow as pa
@@ -150,6 +147,14 @@ class ShardStore:
         except (OSError, pa.ArrowException, KeyError, ValidationError):
             return None
 
+    def times(self, name: str, key: str) -> ShardTimes | None:
+        """Times of a shard; None if they are not known."""
+        try:
+            found = ShardTimes.model_validate_json(self._times_file(name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if found.key == key else None
+
     def write(self, result: ShardResult) -> None:
         """Stores a result atomically.
 
@@ -159,16 +164,8 @@ class ShardStore:
         if result.times is not None and not self._single:
             # The table is written last, since it marks the shard as finished.
             times = result.times.model_dump_json().encode()
-            write_atomic(self._times / f"{result.name}.json", times, durable=False)
+            write_atomic(self._times_file(result.name), times, durable=False)
         write_atomic(self.file(result.name), result.table)
-
-    def times(self, name: str, key: str) -> ShardTimes | None:
-        """Times of a shard; None if they are not known."""
-        try:
-            found = ShardTimes.model_validate_json((self._times / f"{name}.json").read_bytes())
-        except (OSError, ValidationError):
-            return None
-        return found if found.key == key else None
 
     def finished(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """Names of stored shards that have the given keys, in order."""
@@ -182,14 +179,10 @@ class ShardStore:
                 if path.suffix == _SUFFIX and not path.name.startswith("."):
                     yield path.stem
 
-    def file(self, name: str) -> Path:
-        """File of a shard."""
-        return self.path if self._single else self.path / f"{name}{_SUFFIX}"
-
     def remove(self, name: str) -> None:
         """Deletes a shard, if it is there."""
         self.file(name).unlink(missing_ok=True)
-        (self._times / f"{name}.json").unlink(missing_ok=True)
+        self._times_file(name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Deletes temporary files of writers that were killed."""
@@ -234,7 +227,7 @@ class ShardSummary:
     def of_dataset(
         cls,
         dataset: Dataset,
-        shards: Iterable[tuple[ShardInfo, ShardTimes | None]],
+        shards: Iterable[tuple[ShardInfo, ShardTimes | None]] = (),
         machine: tuple[str, ...] | None = None,
     ) -> ShardSummary:
         """Summary of shards, with what is known of a dataset before its images are read."""
@@ -266,16 +259,13 @@ class ShardSummary:
         self.no_prompt.update(info.no_prompt)
         self.left_out.update(info.left_out)
         self.problems.extend(info.problems[: max(0, MAX_LISTED - len(self.problems))])
-        self._add_times(info, times)
-
-    def _add_times(self, info: ShardInfo, found: ShardTimes | None) -> None:
-        if found is not None and self.machine is None:
-            self.machine = found.machine
-        if found is None or found.machine != self.machine:
+        if times is not None and self.machine is None:
+            self.machine = times.machine
+        if times is None or times.machine != self.machine:
             answered = [model for model, each in info.attempts.items() if each.n_answered]
             self._untimed.update(dict.fromkeys(answered))
             return
-        for time in found.times:
+        for time in times.times:
             known = self._times.get(time.model)
             self._times[time.model] = time if known is None else known.plus(time)
 
@@ -306,7 +296,13 @@ class ShardSummary:
 
     def why_nothing(self, model: str) -> str:
         """Reason why a model has no figures, if there is no other reason."""
-        return (self.n_given_up and self.left_out_text(model)) or nothing_read(self.n_images)
+        return (self.n_given_up and self.left_out_text(model)) or self._nothing_read
+
+    @property
+    def _nothing_read(self) -> str:
+        if self.n_images:
+            return f"none of the {self.n_images} images can be read: nothing was measured"
+        return "there is no image with an instance: nothing was measured"
 
     def left_out_text(self, model: str) -> str | None:
         """Text about the images that the rows of a model leave out."""
@@ -324,24 +320,23 @@ class ShardSummary:
     def failures(self) -> tuple[Failure, ...]:
         """Failures of images, models, shards and annotations, each once."""
         malformed = malformed_annotation_failures(self.dataset, self.left_out, self.problems)
-        of_models = [
-            failure
-            for model, attempts in self.attempts.items()
-            for failure in attempts.listed(model)
-        ]
-        found = list(dict.fromkeys([*self._failures, *of_models, *self.given_up, *malformed]))
-        if self.n_images == 0 and not found:
-            found = [Failure(stage="data", culprit=self.dataset, why=nothing_read(0))]
-        return tuple(found)
+        models = [each.listed(model) for model, each in self.attempts.items()]
+        parts = (self._failures, *models, self.given_up, malformed)
+        found = tuple(dict.fromkeys(chain.from_iterable(parts)))
+        if found or self.n_images:
+            return found
+        return (Failure(stage="data", culprit=self.dataset, why=self._nothing_read),)
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
         """Warnings, unused annotations, and whether not all failures are listed."""
-        found = list(self.warnings)
-        found += [
-            f"{self.dataset}: {count} annotations left out: {reason}"
-            for reason, count in sorted(self.left_out.items())
-            if count
+        found = [
+            *self.warnings,
+            *(
+                f"{self.dataset}: {count} annotations left out: {reason}"
+                for reason, count in sorted(self.left_out.items())
+                if count
+            ),
         ]
         failed = [each for each in self.attempts.values() if each.broken is None]
         n_failures = self._n_failures + sum(each.n_failed for each in failed)

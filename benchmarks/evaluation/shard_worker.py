@@ -1,11 +1,10 @@
-"""Workers that evaluate models on shards, in this process or on a cluster."""
+"""Tasks that evaluate models on shards, in this process or on a cluster."""
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,30 +13,10 @@ from typing import Any, ClassVar, TypeVar
 from baselines.interface import Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig, ShardingConfig
-from benchmarks.datasets.dataset import Dataset, Shard, ShardDataset
-from benchmarks.evaluation.evaluate_model import (
-    STAGE,
-    AccuracyResult,
-    ShardContext,
-    evaluate_model,
-)
-from benchmarks.evaluation.predictions import (
-    load_predictions,
-    load_references,
-    predictions_key,
-    predictions_path,
-    references_path,
-)
-from benchmarks.evaluation.prefetch import Prefetcher
-from benchmarks.evaluation.rescore import rescore
-from benchmarks.evaluation.run_model import (
-    TIMED_ELSEWHERE,
-    ModelResult,
-    build_trained,
-    run_model,
-)
-from benchmarks.evaluation.run_shards import run_missing_shards
-from benchmarks.evaluation.scoring import Pair, ReferenceModel
+from benchmarks.datasets.dataset import Dataset, Shard
+from benchmarks.evaluation.prefetch import ImageLoop, ImageTask, Prefetcher, Stopwatch
+from benchmarks.evaluation.run_model import ModelResult, build_trained, run_model
+from benchmarks.evaluation.run_shards import ThroughputMeter, execute_shards
 from benchmarks.evaluation.shard_store import (
     ShardInfo,
     ShardResult,
@@ -47,15 +26,11 @@ from benchmarks.evaluation.shard_store import (
     Unavailable,
     shard_key,
 )
-from benchmarks.evaluation.summaries import headline
-from benchmarks.prompts.manifests import ManifestStore
-from benchmarks.prompts.protocols import GROUND_TRUTH, reference_model
-from benchmarks.records.environment import code_version, machine, timed_with
-from benchmarks.records.instances import InstanceRow
+from benchmarks.records.environment import code_version, machine
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import RECORD_NAME, load_record
+from benchmarks.records.record import RECORD_NAME, Failure, load_record
 from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
-from mobilesam.fast.allocator import keep_buffers
+from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
 _IMAGES_PER_READ = 1000
@@ -129,12 +104,14 @@ class ModelWorker(ABC):
         task: What is done with each shard.
         cache: Results of finished models, if the only shard is the whole dataset.
         reporter: Reports progress; None reports nothing.
+
+    Attributes:
+        stage: Name of the measurement in failures.
+        title: Name of the measurement in messages.
     """
 
     stage: ClassVar[str]
-    """Name of the measurement in failures."""
     title: ClassVar[str]
-    """Name of the measurement in messages."""
 
     def __init__(
         self,
@@ -165,13 +142,20 @@ class ModelWorker(ABC):
 
     def build(self, model: ResolvedModel) -> Segmenter:
         """Builds a model, once if there are several shards."""
+        if self.is_whole:
+            return build_trained(model)
         name = model.entry.name
-        if name in self._built:
-            return self._built[name]
-        built = build_trained(model)
-        if not self.is_whole:
-            self._built[name] = built
-        return built
+        if name not in self._built:
+            self._built[name] = build_trained(model)
+        return self._built[name]
+
+    def image_loop(
+        self, task: ImageTask, dataset: Dataset, model: str, clock: Stopwatch
+    ) -> ImageLoop:
+        """The loop of a model over the images of a shard."""
+        return ImageLoop(
+            task, dataset, model, self.stage, self.prefetcher, clock, stop=self.is_whole
+        )
 
     def run_model(
         self,
@@ -181,11 +165,7 @@ class ModelWorker(ABC):
         measure: Callable[[Segmenter], ModelResultT],
         is_intact: Callable[[ModelResultT], bool] = lambda _: True,
     ) -> tuple[ModelResultT, bool]:
-        """Runs a model, or takes its result from the interrupted run.
-
-        Returns:
-            The result, and whether it was taken from the interrupted run.
-        """
+        """Runs a model, or takes its result from the interrupted run; returns whether it was."""
         found = run_model(model, kind, measure, self.build, self.cache, key, is_intact)
         if found[1]:
             name = model.entry.name
@@ -210,211 +190,26 @@ class ModelWorker(ABC):
             found.failures_of(models[name], self.stage) for name, found in results.items()
         )
         # A model that was taken from an interrupted run, or stopped early, has not read all.
-        read = max(results.values(), key=lambda found: sum(found.left_out.values()), default=None)
-        return ShardResult.of_rows(
-            shard.name,
-            ShardInfo(
-                key=shard_key(self.task.key, shard),
-                n_images=len(shard.readers),
-                unavailable={
-                    name: Unavailable(status=found.status, why=found.why or "")
-                    for name, found in results.items()
-                    if found.status != "ok"
-                },
-                failures=tuple(dict.fromkeys(failures)),
-                attempts={name: found.attempts for name, found in results.items()},
-                left_out={} if read is None else read.left_out,
-                problems=() if read is None else read.problems,
-                **info,
-            ),
-            kind,
-            rows,
-            times,
-            warnings,
+        read = max(
+            results.values(),
+            key=lambda found: sum(found.left_out.values()),
+            default=ModelResult(),
         )
-
-
-class AccuracyWorker(ModelWorker):
-    """Evaluates models under the protocols that have prompts.
-
-    Reference models are run before the models that are compared with them.
-    """
-
-    stage = STAGE
-    title = "accuracy"
-
-    def __init__(self, task: EvaluationTask, *arguments: Any) -> None:
-        super().__init__(task, *arguments)
-        # No time is taken that is compared with others, and fresh memory pages for every call
-        # would take half of the time.
-        keep_buffers()
-
-    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
-        """Evaluates all models on a shard; see `ShardWorker.run`."""
-        shard = shard.without(poison or {})
-        with ExitStack() as stack:
-            config, is_whole = self.task.config, self.is_whole
-            folder = (
-                config.out if is_whole else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            )
-            # Prompts of a part belong to the dataset by name: states of files differ by machine.
-            fingerprint = shard.fingerprint if is_whole else shard.dataset
-            context = ShardContext(
-                config,
-                ShardDataset(shard),
-                ManifestStore(fingerprint, config.seed, folder),
-                folder,
-                self.prefetcher,
-                self.reporter,
-                is_whole,
-            )
-            evaluation = _ShardEvaluation(self, context)
-            rows = evaluation.run()
-            samplers = sorted({protocol.prompt for protocol in config.protocols})
-            hashes = {name: context.manifests.sha256(name) for name in samplers}
-            no_prompt = {name: context.manifests.left_out(name) for name in samplers}
-        results = evaluation.results
-        times = tuple(found.time for found in results.values() if found.time is not None)
-        here = machine_of(self.task.models) if times else ()
-        return self.result(
-            shard,
-            results,
-            InstanceRow,
-            rows,
-            ShardTimes(key=shard_key(self.task.key, shard), times=times, machine=here),
-            evaluation.warnings,
-            unsupported={name: found.unsupported for name, found in results.items()},
-            manifests={name: sha256 for name, sha256 in hashes.items() if sha256 is not None},
-            no_prompt=no_prompt,
+        report = ShardInfo(
+            key=shard_key(self.task.key, shard),
+            n_images=len(shard.readers),
+            unavailable={
+                name: Unavailable(status=found.status, why=found.why or "")
+                for name, found in results.items()
+                if found.status != "ok"
+            },
+            failures=tuple(dict.fromkeys(failures)),
+            attempts={name: found.attempts for name, found in results.items()},
+            left_out=read.left_out,
+            problems=read.problems,
+            **info,
         )
-
-
-class _ShardEvaluation:
-    """Evaluation of all models on one shard."""
-
-    def __init__(self, worker: AccuracyWorker, context: ShardContext) -> None:
-        self._worker = worker
-        self._context = context
-        self._config = context.config
-        self._reference_models: dict[str, ReferenceModel] = {}
-        self.results: dict[str, AccuracyResult] = {}
-        self.warnings: list[str] = []
-
-    def run(self) -> list[InstanceRow]:
-        task = self._worker.task
-        names = {model.entry.name for model in task.models}
-        references = self._config.references
-        truth = tuple(self._pairs([each for each in references if each == GROUND_TRUTH]))
-        for model in task.reference_models:
-            self._evaluate(model, truth if model.entry.name in names else (), keep=True)
-        pairs = tuple(self._pairs(references))
-        for model in task.models:
-            if model.entry.name not in self.results:
-                self._evaluate(model, pairs, keep=self._config.save_masks)
-        return [row for model in task.models for row in self._rows(model, pairs)]
-
-    def _pairs(self, references: Sequence[str]) -> Iterator[Pair]:
-        for reference in references:
-            name = reference_model(reference)
-            for protocol in self._config.protocols:
-                if name is None or (
-                    name in self._reference_models
-                    and protocol.n_clicks is None
-                    and protocol.name not in self.results[name].unsupported
-                ):
-                    yield protocol, reference
-
-    def _evaluate(self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
-        name, context = model.entry.name, self._context
-        if not pairs and not keep:
-            # Nothing to score: the model is not built, and has a result only for its weights.
-            self.results[name] = AccuracyResult()
-            if model.error is not None or not model.trained:
-                self.results[name], _ = run_model(
-                    model, AccuracyResult, lambda _: AccuracyResult(), self._worker.build
-                )
-            return
-        parts = self._key(model, pairs, keep=keep)
-        key = content_key(parts) if keep else None
-        path = predictions_path(context.folder, name)
-        protocols = tuple(dict.fromkeys(protocol for protocol, _ in pairs))
-        if keep:  # masks after clicks are not used as references
-            protocols = tuple(
-                protocol
-                for protocol in self._config.protocols
-                if protocol in protocols or protocol.n_clicks is None
-            )
-
-        def measure(segmenter: Segmenter) -> AccuracyResult:
-            return evaluate_model(
-                segmenter, model, context, protocols, pairs, self._reference_models, key
-            )
-
-        found, is_cached = self._worker.run_model(
-            model,
-            AccuracyResult,
-            parts,
-            measure,
-            lambda _: key is None or predictions_key(path) == key,
-        )
-        if is_cached:
-            found = self._without_foreign_time(model, found)
-        elif found.rows and found.time is not None:
-            seconds = f"{found.time.wall_s:.0f} s"
-            self._worker.reporter.say(f"{name}: {headline(found.rows)}, {seconds}")
-        self.results[name] = found
-        is_reference = name in {each.entry.name for each in self._worker.task.reference_models}
-        is_stopped = context.is_whole and found.attempts.has_failed_first_images
-        if is_reference and not is_stopped and predictions_key(path) == key:
-            info, predictions = load_predictions(path)
-            self._reference_models[name] = ReferenceModel(name, predictions, info.lost_ids)
-
-    def _key(self, model: ResolvedModel, pairs: Sequence[Pair], *, keep: bool) -> dict[str, object]:
-        config, dataset = self._config, self._context.dataset
-        weights = {each.entry.name: each.weights for each in self._worker.task.reference_models}
-        return {
-            "kind": STAGE,
-            **model.key,
-            "dataset": dataset.fingerprint,
-            "images": dataset.images_state,
-            "protocols": [protocol.name for protocol in config.protocols],
-            "pairs": [(protocol.name, reference) for protocol, reference in pairs],
-            "teachers": {name: weights[name].sha256 for name in self._reference_models},
-            "keep": keep,
-            "boundary": config.boundary,
-        }
-
-    def _without_foreign_time(self, model: ResolvedModel, found: AccuracyResult) -> AccuracyResult:
-        """A cached result, without a time that was taken under other conditions.
-
-        The conditions are not part of the key, since accuracy does not depend on them.
-        """
-        if found.time is None or found.timed_with == timed_with(model.options.device):
-            return found
-        warning = f"accuracy of {model.entry.name}: {TIMED_ELSEWHERE}"
-        self.warnings.append(warning)
-        self._worker.reporter.warn(warning)
-        return found.model_copy(update={"time": None})
-
-    def _rows(self, model: ResolvedModel, pairs: Sequence[Pair]) -> list[InstanceRow]:
-        """Rows of a model; a reference model is scored against others by its stored masks."""
-        name, folder = model.entry.name, self._context.folder
-        rows = list(self.results[name].rows)
-        if name in self._reference_models:
-            against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
-            _, instances = load_references(references_path(folder))
-            predictions = self._reference_models[name].predictions
-            rows.extend(
-                rescore(
-                    name,
-                    predictions,
-                    instances,
-                    against,
-                    self._reference_models,
-                    boundary=self._config.boundary,
-                )
-            )
-        return rows
+        return ShardResult.of_rows(shard.name, report, kind, rows, times, warnings)
 
 
 def machine_of(models: Sequence[ResolvedModel]) -> tuple[str, ...]:
@@ -431,47 +226,6 @@ def is_local(sharding: ShardingConfig | None) -> bool:
     return sharding is None or sharding.cluster in (None, "local")
 
 
-def run_task(
-    task: EvaluationTask, dataset: Dataset, name: str, reporter: Reporter
-) -> tuple[list[Path], ShardSummary]:
-    """Runs a task on a dataset: as one shard, or in shards that are kept one by one.
-
-    Results are stored under a name in the folder of the run: one file, or a folder of files.
-
-    Returns:
-        Files of the results, and their summary.
-
-    Raises:
-        DataError: The folder cannot be written.
-        UsageError: The cluster cannot be used.
-    """
-    config = task.config
-    path, sharding = config.out / name, config.sharding
-    if sharding is None:
-        with closing(task.worker(ResultCache(config.out / CACHE_FOLDER), reporter)) as worker:
-            result = worker.run(whole_shard(dataset))
-        ShardStore(path, single=True).write(result)
-        summary = ShardSummary.of_dataset(dataset, [(result.info, result.times)])
-        summary.warnings.extend(result.warnings)
-        return [path], summary
-    store = ShardStore(path)
-    title = f"{task.make_worker.title} of {', '.join(model.entry.name for model in task.models)}"
-    # A run that ended with failures is started again to repeat what failed.
-    again = (config.out / RECORD_NAME).exists() and load_record(config.out).complete
-    names, given_up, n_given_up = run_missing_shards(
-        dataset, task, sharding, store, f"{title} in chunks", reporter, again=again
-    )
-    infos = (
-        (info, store.times(shard, info.key))
-        for shard in names
-        if (info := store.info(shard)) is not None
-    )
-    here = machine_of(task.models) if is_local(sharding) else None
-    summary = ShardSummary.of_dataset(dataset, infos, here)
-    summary.given_up, summary.n_given_up = given_up, n_given_up
-    return [store.file(shard) for shard in names], summary
-
-
 def whole_shard(dataset: Dataset) -> Shard:
     """A whole dataset as one shard."""
     shards = list(dataset.shards(_IMAGES_PER_READ))
@@ -484,3 +238,118 @@ def whole_shard(dataset: Dataset) -> Shard:
         share=1.0,
         images_state=dataset.images_state,
     )
+
+
+def run_task(
+    task: EvaluationTask, dataset: Dataset, name: str, reporter: Reporter
+) -> tuple[list[Path], ShardSummary]:
+    """Runs a task on a dataset: as one shard, or in shards that are kept one by one.
+
+    Results are stored under a name in the folder of the run: one file, or a folder of files.
+
+    Returns:
+        Files of the results, and their summary.
+
+    Raises:
+        DataError: The folder cannot be written, or another process has changed it meanwhile.
+        UsageError: The cluster cannot be used.
+    """
+    config = task.config
+    path, sharding = config.out / name, config.sharding
+    if sharding is None:
+        with closing(task.worker(ResultCache(config.out / CACHE_FOLDER), reporter)) as worker:
+            result = worker.run(whole_shard(dataset))
+        ShardStore(path, single=True).write(result)
+        summary = ShardSummary.of_dataset(dataset, [(result.info, result.times)])
+        summary.warnings.extend(result.warnings)
+        return [path], summary
+    store = ShardStore(path)
+    names, given_up, n_given_up = _run_missing_shards(task, dataset, sharding, store, reporter)
+    infos = (
+        (info, store.times(shard, info.key))
+        for shard in names
+        if (info := store.info(shard)) is not None
+    )
+    here = machine_of(task.models) if is_local(sharding) else None
+    summary = ShardSummary.of_dataset(dataset, infos, here)
+    summary.given_up, summary.n_given_up = given_up, n_given_up
+    return [store.file(shard) for shard in names], summary
+
+
+def _run_missing_shards(
+    task: EvaluationTask,
+    dataset: Dataset,
+    sharding: ShardingConfig,
+    store: ShardStore,
+    reporter: Reporter,
+) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
+    """Runs all shards that are not stored; deletes stored ones that are not part of the run.
+
+    Returns:
+        Names of the stored shards in order, failures of shards that could not be run, and the
+        number of their images.
+    """
+    out = task.config.out
+    # A run that ended with failures is started again to repeat what failed.
+    again = (out / RECORD_NAME).exists() and load_record(out).complete
+    store.sweep()
+    keys: dict[str, str] = {}
+    n_images: dict[str, int] = {}
+    n_known = 0
+    failures: list[Failure] = []
+    is_stale = False
+
+    def missing() -> Iterator[Shard]:
+        nonlocal is_stale, n_known
+        for shard in dataset.shards(sharding.images_per_shard):
+            name = shard.name
+            keys[name], n_images[name] = shard_key(task.key, shard), len(shard.readers)
+            info = store.info(name)
+            is_known = info is not None and info.key == keys[name]
+            if info is not None and is_known and not (again and info.n_failures):
+                n_known += 1
+                meter.skip(shard)
+                continue
+            if store.file(name).is_file() and not is_known and not is_stale:
+                is_stale = True
+                reporter.warn(
+                    f"chunks in {store.path} were made from other inputs, weights, code or "
+                    "libraries: they are made anew"
+                )
+            store.remove(name)
+            meter.begin(shard)
+            yield shard
+
+    def write(found: ShardResult | Failure) -> ShardResult | Failure:
+        if isinstance(found, ShardResult):
+            store.write(found)
+        return found
+
+    models = ", ".join(model.entry.name for model in task.models)
+    title = f"{task.make_worker.title} of {models} in chunks"
+    with reporter.bar(title, dataset.n_images) as bar, closing(Prefetcher(1)) as writer:
+        meter = ThroughputMeter(bar)
+        with (
+            closing(execute_shards(sharding, task, missing())) as results,
+            closing(writer.map(write, results, lambda _: 0)) as written,
+        ):
+            for found in written:
+                if isinstance(found, ShardResult):
+                    info = found.info
+                    meter.done(found.name, info.n_images, found.n_rows, info.n_failures)
+                else:
+                    failures.append(found)
+    if n_known:
+        reporter.say(f"{n_known} of {len(keys)} chunks were there from before")
+    reporter.say(meter.summary())
+    for name in set(store.names()) - keys.keys():
+        store.remove(name)  # made with another number of images in a shard
+    names = store.finished(keys)
+    lost = keys.keys() - set(names)
+    unexplained = lost - {failure.culprit for failure in failures}
+    if unexplained:
+        raise DataError(
+            f"{len(unexplained)} chunks in {store.path} are not those that this run made, first "
+            f"{min(unexplained)}: another process changed the folder; choose another --out"
+        )
+    return names, tuple(failures), sum(n_images[name] for name in lost)

@@ -16,7 +16,7 @@ from benchmarks.datasets import photos
 from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
-from benchmarks.evaluation import shard_worker
+from benchmarks.evaluation.accuracy_worker import ShardEvaluation
 from benchmarks.records.record import load_record
 
 
@@ -31,16 +31,16 @@ def test_ctrl_c_is_exit_130_and_finished_models_are_kept(
         "--out=o",
         "--json",
     )
-    evaluate_model = shard_worker.evaluate_model
+    measure = ShardEvaluation.measure
     seen: list[str] = []
 
-    def interrupted(model: Any, *arguments: Any) -> Any:
+    def interrupted(self: ShardEvaluation, model: Any, *arguments: Any) -> Any:
         seen.append(model.info.name)
         if model.info.name == "dummy" and seen.count("dummy") == 1:
             raise KeyboardInterrupt
-        return evaluate_model(model, *arguments)
+        return measure(self, model, *arguments)
 
-    monkeypatch.setattr(shard_worker, "evaluate_model", interrupted)
+    monkeypatch.setattr(ShardEvaluation, "measure", interrupted)
     stopped = run(*command)
     assert stopped.code == 130
     assert "kept" in stopped.err
@@ -96,7 +96,7 @@ def test_a_third_party_network_without_weights_is_skipped(
 def test_an_unusable_out_is_an_error_before_the_first_measurement(
     run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_worker, "evaluate_model", lambda *_: pytest.fail("a model was run"))
+    monkeypatch.setattr(ShardEvaluation, "measure", lambda *_: pytest.fail("a model was run"))
     (tmp_path / "file").write_text("")
     done = run("miou", "--models=box", *scenes.arguments, "--out=file/inside")
     assert done.code == 1

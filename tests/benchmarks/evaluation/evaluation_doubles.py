@@ -9,7 +9,8 @@ from baselines.interface import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.run_config import RunConfig
-from benchmarks.evaluation.shard_worker import AccuracyWorker, EvaluationTask
+from benchmarks.evaluation.accuracy_worker import AccuracyWorker
+from benchmarks.evaluation.shard_worker import EvaluationTask
 from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.record import WeightsRow
 

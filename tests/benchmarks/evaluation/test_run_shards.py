@@ -14,13 +14,13 @@ from run_outputs import lasting, tables
 from baselines.dummy import DummySegmenter
 from baselines.interface import ModelOptions, Prepared, UInt8Array
 from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
+from benchmarks.evaluation.accuracy_worker import AccuracyWorker
 from benchmarks.evaluation.run_shards import ThroughputMeter
 from benchmarks.evaluation.shard_store import (
     TIMES_FOLDER,
     ShardStore,
     ShardSummary,
 )
-from benchmarks.evaluation.shard_worker import AccuracyWorker
 from benchmarks.records import environment
 from benchmarks.records.instances import read_instances
 from benchmarks.records.progress import Reporter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from evaluation_doubles import resolved, run_config
+from evaluation_doubles import accuracy_task, resolved
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, Prepared, Prompts, UInt8Array
@@ -15,13 +15,13 @@ from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, Unrea
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
-from benchmarks.evaluation.evaluate_model import AccuracyResult, ShardContext, evaluate_model
+from benchmarks.evaluation.accuracy_worker import AccuracyResult, ShardEvaluation
 from benchmarks.evaluation.prefetch import Prefetcher
 from benchmarks.evaluation.run_model import FIRST_IMAGES
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
-from benchmarks.records.progress import Reporter
+from benchmarks.records.result_cache import ResultCache
 
 PROTOCOLS = find_protocols(
     ("box", "box-multi", "center-oracle", "random-2", "clicks-3", "annotation-point")
@@ -44,22 +44,16 @@ def evaluate(
     model: DummySegmenter,
     manifests: ManifestStore | None = None,
 ) -> AccuracyResult:
-    prefetcher = Prefetcher(n_threads, budget_bytes=10_000)
-    context = ShardContext(
-        run_config(out),
-        shard,
-        manifests or ManifestStore(shard.fingerprint, 0, out),
-        out,
-        prefetcher,
-        Reporter(quiet=True),
-        is_whole=True,
-    )
+    target = "baselines.dummy:build_instant"
+    worker = accuracy_task(out, target).worker(ResultCache(out / "cache"))
+    worker.prefetcher = Prefetcher(n_threads, budget_bytes=10_000)
+    manifests = manifests or ManifestStore(shard.fingerprint, 0, out)
     pairs = tuple((protocol, GROUND_TRUTH) for protocol in PROTOCOLS)
     try:
-        planned = resolved("dummy", "baselines.dummy:build_instant")
-        return evaluate_model(model, planned, context, PROTOCOLS, pairs, {})
+        evaluation = ShardEvaluation(worker, shard, manifests, out)
+        return evaluation.measure(model, resolved("dummy", target), PROTOCOLS, pairs)
     finally:
-        prefetcher.close()
+        worker.close()
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
