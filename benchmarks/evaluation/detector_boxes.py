@@ -30,7 +30,7 @@ from benchmarks.config.run_config import (
     RunConfig,
 )
 from benchmarks.datasets.coco import read_sample
-from benchmarks.datasets.dataset import Sample, Shard, ShardDataset, UnreadableImage
+from benchmarks.datasets.dataset import Sample, Shard, ShardDataset
 from benchmarks.datasets.detections import (
     DetectedBox,
     Detections,
