@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from baselines.interface import Int64Array
+from baselines.interface import BoolArray
 from benchmarks.evaluation.summaries import ImageSums
 from benchmarks.prompts.protocols import TEACHER_PREFIX
 from benchmarks.records.record import ComparisonRow, DetectorRow, EverythingRow
@@ -61,7 +61,27 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
     Raises:
         DataError: A column is missing, an IoU is not finite, or a model answered a prompt twice.
     """
-    _check(rows)
+    missing = [name for name in NEEDED if name not in rows.columns]
+    if missing:
+        raise DataError(
+            f"the table of instances has no column {', '.join(missing)}; "
+            "make it again with mobilesam-bench miou"
+        )
+
+    def first(where: BoolArray) -> str:
+        index = int(np.argmax(where))
+        row = rows.iloc[index]
+        return (
+            f"row {index} (image {row['image_id']}, annotation {row['annotation_id']}, "
+            f"{row['model']}, {row['protocol']} vs {row['reference']})"
+        )
+
+    wrong = ~np.isfinite(rows["iou"].to_numpy(np.float64))
+    if wrong.any():
+        raise DataError(f"no IoU in {first(wrong)}; score the predictions again")
+    twice = rows.duplicated([*_PROMPT, "model", *_TASK]).to_numpy()
+    if twice.any():
+        raise DataError(f"{first(twice)} occurs twice; drop one of the two rows")
     return compare_tables([rows], dataset, seed)[0]
 
 
@@ -84,10 +104,16 @@ def compare_tables(
             frame = frame[~(frame["model"].isin(dropped) | frame["reference"].isin(dropped))]
         for task, n_prompts in count_prompts(frame).items():
             counts.setdefault(task, Counter()).update(n_prompts)
-        for (reference, protocol), part in frame.groupby(_TASK, sort=False):
-            for a, b, images, differences in _paired_differences(part):
-                key = str(reference), str(protocol), a, b
-                pairs.setdefault(key, ImageSums(1)).add(images, differences)
+        for (reference, protocol), rows in frame.groupby(_TASK, sort=False):
+            by_model = rows.pivot(index=_PROMPT, columns="model", values="iou")
+            images = by_model.index.get_level_values("image_id").to_numpy()
+            for a, b in combinations(rows["model"].unique(), 2):
+                differences = (by_model[a] - by_model[b]).to_numpy(np.float64)
+                both = np.isfinite(differences)  # prompts that both models answered
+                if both.any():
+                    key = str(reference), str(protocol), str(a), str(b)
+                    sums = pairs.setdefault(key, ImageSums(1))
+                    sums.add(images[both], differences[both])
     families: dict[str, list[ComparisonRow]] = {}
     for (reference, protocol, a, b), sums in pairs.items():
         n_instances, (totals,) = sums.finish()
@@ -106,61 +132,12 @@ def compare_tables(
             p_adjusted=result.p_value,
         )
         families.setdefault(reference, []).append(row)
-    return tuple(row for family in families.values() for row in _corrected(family)), counts
-
-
-def _check(rows: pd.DataFrame) -> None:
-    missing = [name for name in NEEDED if name not in rows.columns]
-    if missing:
-        raise DataError(
-            f"the table of instances has no column {', '.join(missing)}; "
-            "make it again with mobilesam-bench miou"
-        )
-    wrong = ~np.isfinite(rows["iou"].to_numpy(np.float64))
-    if wrong.any():
-        raise DataError(f"no IoU in {_describe(rows, wrong)}; score the predictions again")
-    twice = rows.duplicated([*_PROMPT, "model", *_TASK]).to_numpy()
-    if twice.any():
-        raise DataError(f"{_describe(rows, twice)} occurs twice; drop one of the two rows")
-
-
-def _describe(rows: pd.DataFrame, where: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> str:
-    index = int(np.argmax(where))
-    row = rows.iloc[index]
-    return (
-        f"row {index} (image {row['image_id']}, annotation {row['annotation_id']}, {row['model']}, "
-        f"{row['protocol']} vs {row['reference']})"
+    corrected = tuple(
+        row.model_copy(update={"p_adjusted": p_adjusted})
+        for family in families.values()
+        for row, p_adjusted in zip(family, holm([row.p_value for row in family]), strict=True)
     )
-
-
-def _paired_differences(
-    rows: pd.DataFrame,
-) -> Iterator[tuple[str, str, Int64Array, Float64Array]]:
-    """Yields, for each pair of models, image and IoU difference of the prompts both answered.
-
-    Args:
-        rows: Instance table of one protocol and reference.
-    """
-    table = rows.pivot(index=_PROMPT, columns="model", values="iou")
-    images = table.index.get_level_values("image_id").to_numpy()
-    for a, b in combinations(rows["model"].unique(), 2):
-        differences = (table[a] - table[b]).to_numpy(np.float64)
-        both = np.isfinite(differences)
-        if both.any():
-            yield str(a), str(b), images[both], differences[both]
-
-
-def _corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The comparisons against one reference, with p-values corrected by `holm`."""
-    adjusted = holm([row.p_value for row in family])
-    return [
-        row.model_copy(update={"p_adjusted": p}) for row, p in zip(family, adjusted, strict=True)
-    ]
-
-
-def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
-    """One line for each model that left prompts unanswered which another one answered."""
-    return unshared_prompt_lines(count_prompts(rows))
+    return corrected, counts
 
 
 def count_prompts(rows: pd.DataFrame) -> PromptCounts:
@@ -182,6 +159,11 @@ def unshared_prompt_lines(counts: PromptCounts) -> tuple[str, ...]:
         for model, n in models.items()
         if model is not None and n < models[None]
     )
+
+
+def unshared_prompts(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The lines of `unshared_prompt_lines` for an instance table."""
+    return unshared_prompt_lines(count_prompts(rows))
 
 
 def unshared_images(rows: Sequence[DetectorRow | EverythingRow], what: str) -> tuple[str, ...]:
@@ -242,12 +224,8 @@ def tie_groups(scores: Mapping[str, float], comparisons: Iterable[ComparisonRow]
             ]
             groups = [part for part in set(parts) if not any(part < other for other in parts)]
     order = sorted(groups, key=lambda group: sorted(map(ranked.index, group)))
+    letters = [*string.ascii_letters, *(f"({n})" for n in range(52, len(order)))]
     return {
-        model: "".join(_letter(i) for i, group in enumerate(order) if model in group)
+        model: "".join(letters[i] for i, group in enumerate(order) if model in group)
         for model in ranked
     }
-
-
-def _letter(index: int) -> str:
-    letters = string.ascii_letters
-    return letters[index] if index < len(letters) else f"({index})"

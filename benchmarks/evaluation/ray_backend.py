@@ -81,18 +81,16 @@ class RemoteWorker:
             workers is not shown.
         """
         with debugging(wanted=self._debug), collected_tracebacks() as tracebacks:
-            result = self._run(shard, poison, careful=careful)
+            worker = self._worker
+            if careful:
+                worker = worker.single_threaded()
+                watched = (
+                    _Watched(reader, self._board, shard.name, position)
+                    for position, reader in enumerate(shard.readers)
+                )
+                shard = replace(shard, readers=tuple(watched))
+            result = worker.run(shard, poison)
         return result, "".join(tracebacks)
-
-    def _run(self, shard: Shard, poison: dict[int, str], *, careful: bool) -> Any:
-        if not careful:
-            return self._worker.run(shard, poison)
-        watched = tuple(
-            _Watched(reader, self._board, shard.name, position)
-            for position, reader in enumerate(shard.readers)
-        )
-        worker = self._worker.single_threaded()
-        return worker.run(replace(shard, readers=watched), poison)
 
 
 @dataclass(slots=True)
@@ -134,19 +132,16 @@ def _connect(sharding: ShardingConfig) -> Any:
         import ray
     except ImportError as error:
         raise UsageError("--cluster needs Ray: pip install 'mobilesam-bench[cluster]'") from error
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"address": sharding.cluster}
     if sharding.cluster == LOCAL:
         wanted = (sharding.workers or 1) * sharding.worker_cpus
         options |= {
-            "address": "local",
             "include_dashboard": False,
             "num_cpus": max(os.cpu_count() or 1, round(wanted + 0.5)),
             "object_store_memory": _STORE_BYTES,
         }
-    else:
-        options["address"] = sharding.cluster
     try:
-        ray.init(**options)
+        ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray cluster at {sharding.cluster}: {error}") from error
     return ray
@@ -160,36 +155,9 @@ class _Cluster:
         self._sharding = sharding
         self._task = task
         self._board = ray.remote(num_cpus=0)(Board).remote()
-        self._workers: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, _Job]] = {}
         self._again: deque[_Job] = deque()
-        for number in range(self._n_workers()):
-            self._workers[number] = self._new_worker()
-        self._check_code()
-
-    def run(self, shards: Iterator[Shard]) -> Iterator[Any]:
-        while True:
-            self._hand_out(shards)
-            if not self._running:
-                return
-            (ready, *_), _ = self._ray.wait(list(self._running), num_returns=1)
-            number, job = self._running.pop(ready)
-            try:
-                result, tracebacks = self._ray.get(ready)
-            except self._ray.exceptions.RayTaskError as error:
-                yield from self._failed(number, job, error)
-            except self._ray.exceptions.RayError as error:
-                # The worker died, was ended by Ray for lack of memory, or is unreachable.
-                self._ray.kill(self._workers[number])
-                self._workers[number] = self._new_worker()
-                yield from self._died(job, error)
-            else:
-                show_text(tracebacks)
-                yield result
-
-    def _n_workers(self) -> int:
-        sharding = self._sharding
-        resources = self._ray.cluster_resources()
+        resources = ray.cluster_resources()
         room = int(resources.get("CPU", 0) / sharding.worker_cpus)
         if sharding.worker_gpus:
             room = min(room, int(resources.get("GPU", 0) / sharding.worker_gpus))
@@ -198,7 +166,14 @@ class _Cluster:
                 f"the cluster has room for {room} workers of {sharding.worker_cpus:g} CPUs and "
                 f"{sharding.worker_gpus:g} GPUs, not for {sharding.workers or 1}; ask for fewer"
             )
-        return sharding.workers or room
+        n_workers = sharding.workers or room
+        self._workers = {number: self._new_worker() for number in range(n_workers)}
+        try:
+            codes = ray.get([worker.code.remote() for worker in self._workers.values()])
+        except ray.exceptions.RayError as error:
+            raise UsageError(f"the cluster's workers do not start: {_brief(error)}") from error
+        if any(code != task.code for code in codes):
+            raise UsageError("workers of the cluster run other code than this; install the same")
 
     def _new_worker(self) -> Any:
         sharding = self._sharding
@@ -207,13 +182,35 @@ class _Cluster:
             self._task, self._board, debug=is_debugging()
         )
 
-    def _check_code(self) -> None:
-        try:
-            codes = self._ray.get([worker.code.remote() for worker in self._workers.values()])
-        except self._ray.exceptions.RayError as error:
-            raise UsageError(f"the cluster's workers do not start: {_brief(error)}") from error
-        if any(code != self._task.code for code in codes):
-            raise UsageError("workers of the cluster run other code than this; install the same")
+    def run(self, shards: Iterator[Shard]) -> Iterator[Any]:
+        ray = self._ray
+        while True:
+            self._hand_out(shards)
+            if not self._running:
+                return
+            (ready, *_), _ = ray.wait(list(self._running), num_returns=1)
+            number, job = self._running.pop(ready)
+            try:
+                result, tracebacks = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause if isinstance(error.cause, BenchError) else None
+                job.why = str(cause) if cause is not None else _brief(error)
+                job.trace = f"{error}\n" if cause is None or is_debugging() else ""
+                job.avoid = number
+            except ray.exceptions.RayError as error:
+                # The worker died, was ended by Ray for lack of memory, or is unreachable.
+                ray.kill(self._workers[number])
+                self._workers[number] = self._new_worker()
+                self._note_death(job, error)
+            else:
+                show_text(tracebacks)
+                yield result
+                continue
+            if job.attempts < self._sharding.attempts:
+                self._again.append(job)
+            else:
+                sys.stderr.write(job.trace)  # errors of this project are always shown
+                yield shard_failure(job.shard, job.why)
 
     def _hand_out(self, shards: Iterator[Shard]) -> None:
         busy = {number for number, _ in self._running.values()}
@@ -233,7 +230,8 @@ class _Cluster:
         shard = next(shards, None)
         return None if shard is None else _Job(shard)
 
-    def _died(self, job: _Job, error: Exception) -> Iterator[Failure]:
+    def _note_death(self, job: _Job, error: Exception) -> None:
+        """Runs the shard carefully from now on; leaves out an image at which workers die."""
         job.avoid = None  # that worker has been replaced
         job.why = f"its worker died: {_brief(error)}"
         position = None
@@ -245,21 +243,6 @@ class _Cluster:
                 job.poison[position] = "it brings down every worker; its objects are not counted"
                 job.attempts = 0  # without this image it is a new shard
         job.careful = True
-        yield from self._once_more(job)
-
-    def _failed(self, number: int, job: _Job, error: Any) -> Iterator[Failure]:
-        cause = error.cause if isinstance(error.cause, BenchError) else None
-        job.why = str(cause) if cause is not None else _brief(error)
-        job.trace = f"{error}\n" if cause is None or is_debugging() else ""
-        job.avoid = number
-        yield from self._once_more(job)
-
-    def _once_more(self, job: _Job) -> Iterator[Failure]:
-        if job.attempts < self._sharding.attempts:
-            self._again.append(job)
-        else:
-            sys.stderr.write(job.trace)  # errors of this project are always shown
-            yield shard_failure(job.shard, job.why)
 
 
 def _brief(error: Exception) -> str:

@@ -6,6 +6,7 @@ grow with the number of rows.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +39,7 @@ _COLUMNS = (*_GROUP, "category", "image_id", "iou", "boundary_iou", "area")
 
 
 class ImageSums:
-    """Number of instances and sums of their values, for each image.
-
-    Args:
-        n_columns: Number of values of an instance.
-    """
+    """Number of instances and sums of their values in some columns, for each image."""
 
     def __init__(self, n_columns: int) -> None:
         self._ids: list[Int64Array] = []
@@ -104,7 +101,7 @@ class GroupSums:
     boundary_iou: _Sum = field(default_factory=_Sum)
     images: ImageSums = field(default_factory=lambda: ImageSums(2))
     by_size: dict[str, _Sum] = field(default_factory=lambda: {name: _Sum() for name in SIZES})
-    by_category: dict[str, _Sum] = field(default_factory=dict)
+    by_category: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
 
     def add(self, rows: pd.DataFrame) -> None:
         """Adds rows of this group."""
@@ -119,7 +116,7 @@ class GroupSums:
         by_category = rows.groupby("category", observed=True)["iou"].agg(["size", "sum"])
         for name, n, total in by_category.itertuples():
             if name:
-                self.by_category.setdefault(name, _Sum()).add(int(n), float(total))
+                self.by_category[name].add(int(n), float(total))
 
     def summarize(self, row: MiouRow) -> MiouRow:
         """Fills in the figures of a row; the group holds at least one instance."""
@@ -161,15 +158,14 @@ def sum_tables(tables: Iterable[Path | IO[bytes]]) -> dict[Group, GroupSums]:
     Raises:
         DataError: A file cannot be read, is not such a table, or holds an IoU that is not finite.
     """
-    found: dict[Group, GroupSums] = {}
+    found: defaultdict[Group, GroupSums] = defaultdict(GroupSums)
     for table in tables:
         for frame in _batches(table):
             for (model, protocol, reference), rows in frame.groupby(
                 list(_GROUP), observed=True, sort=False
             ):
-                group = str(model), str(protocol), str(reference)
-                found.setdefault(group, GroupSums()).add(rows)
-    return found
+                found[str(model), str(protocol), str(reference)].add(rows)
+    return dict(found)
 
 
 def _batches(table: Path | IO[bytes]) -> Iterator[pd.DataFrame]:
@@ -197,52 +193,33 @@ def count_clicks(
         tables: Instance tables; all rows of an image are in one of them.
         protocols: Protocols of the run; those other than `clicks-K` are ignored.
     """
-    found: dict[tuple[str, str], list[tuple[int, Clicks]]] = {}
-    clicking = [protocol for protocol in protocols if protocol.n_clicks is not None]
+    clicking = {each.name: each.n_clicks for each in protocols if each.n_clicks is not None}
+    # Per group: number of instances, and means over them, of each table.
+    parts: defaultdict[tuple[str, str], list[tuple[int, dict[str, float]]]] = defaultdict(list)
     for table in tables if clicking else ():
-        for model, protocol, n_instances, clicks in _clicks_of_table(table, clicking):
-            found.setdefault((model, protocol), []).append((n_instances, clicks))
-    return {key: _mean_clicks(parts) for key, parts in found.items()}
-
-
-def _clicks_of_table(
-    table: Path | IO[bytes], protocols: Sequence[AccuracyProtocol]
-) -> Iterator[tuple[str, str, int, Clicks]]:
-    frame = read_instances(table)
-    for model, rows in frame.groupby("model", sort=False):
-        ious = {name: part["iou"].to_numpy() for name, part in rows.groupby("protocol")}
-        for protocol in protocols:
-            needed = [f"clicks-{each}" for each in range(1, (protocol.n_clicks or 0) + 1)]
-            if all(name in ious for name in needed):
-                curve = np.stack([ious[name] for name in needed])
-                yield str(model), protocol.name, curve.shape[1], clicks_of(curve)
-
-
-def _mean_clicks(parts: Sequence[tuple[int, Clicks]]) -> Clicks:
-    weights = [n for n, _ in parts]
-    names = ("noc85", "failed85", "noc90", "failed90")
-    means = {
-        name: float(np.average([getattr(clicks, name) for _, clicks in parts], weights=weights))
-        for name in names
-    }
-    return Clicks(budget=parts[0][1].budget, **means)
-
-
-def clicks_of(curve: Float64Array) -> Clicks:
-    """Mean number of clicks until an IoU is reached.
-
-    Args:
-        curve: (budget, instances) IoU after each click.
-    """
-    budget = len(curve)
+        for model, rows in read_instances(table).groupby("model", sort=False):
+            ious = {name: part["iou"].to_numpy() for name, part in rows.groupby("protocol")}
+            for protocol, budget in clicking.items():
+                needed = [f"clicks-{each}" for each in range(1, budget + 1)]
+                if not all(name in ious for name in needed):
+                    continue
+                curve = np.stack([ious[name] for name in needed])  # (budget, instances)
+                means = {}
+                for wanted in NOC_IOUS:
+                    reached = curve >= wanted
+                    n_clicks = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, budget)
+                    means[f"noc{wanted * 100:.0f}"] = float(n_clicks.mean())
+                    means[f"failed{wanted * 100:.0f}"] = float(1 - reached.any(axis=0).mean())
+                parts[str(model), protocol].append((curve.shape[1], means))
     found = {}
-    for wanted in NOC_IOUS:
-        reached = curve >= wanted
-        needed = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, budget)
-        name = f"{wanted * 100:.0f}"
-        found[f"noc{name}"] = float(needed.mean())
-        found[f"failed{name}"] = float(1 - reached.any(axis=0).mean())
-    return Clicks(budget=budget, **found)
+    for (model, protocol), of_tables in parts.items():
+        weights = [n for n, _ in of_tables]
+        means = {
+            name: float(np.average([each[name] for _, each in of_tables], weights=weights))
+            for name in of_tables[0][1]
+        }
+        found[model, protocol] = Clicks(budget=clicking[protocol], **means)
+    return found
 
 
 def headline(rows: Sequence[InstanceRow]) -> str:

@@ -68,22 +68,15 @@ def model_setup(
     variables: Mapping[str, str] | None = None,
     imports: tuple[str, ...] = (),
 ) -> Setup:
-    """Set-up of a model on an image.
+    """Set-up of a model on an image, an .npy file of (H, W, 3) uint8 RGB.
 
-    Args:
-        options: How the model is built.
-        image: An .npy file, (H, W, 3) uint8 RGB.
-        threads: Threads of the model.
-        tree: Version of the code.
-        shipped: Use the weights that the tree ships for the model, if it does.
-        variables: Further environment variables.
-        imports: Libraries to import first.
+    With `shipped` it has the weights that the tree ships for it, if it does; all else is as in
+    `Setup`.
     """
-    fields = json.loads(json.dumps(asdict(options), default=str))
     subject = {
         "kind": "model",
         "tree": str(tree),
-        "options": fields,
+        "options": json.loads(json.dumps(asdict(options), default=str)),
         "image": str(image),
         "shipped": shipped,
     }
@@ -107,6 +100,10 @@ class Worker:
         self._limit_s = limit_s
         self._stopped = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        # Another version must not find modules of this one; adapters of the user may be in the
+        # path.
+        known = os.environ.get("PYTHONPATH", "") if setup.tree == ROOT else ""
+        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         # By its path: a module's name would be looked up in the tree.
         self._process = start_python(
             [str(WORKER)],
@@ -114,7 +111,12 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env=_environment(setup),
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(setup.tree), known))),
+                **dict.fromkeys(variables, str(setup.threads)),
+                **setup.variables,
+            },
             cwd=setup.tree,
         )
         self._send({**setup.subject, "threads": setup.threads, "imports": setup.imports})
@@ -123,9 +125,15 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        process = self._process
         if kind is not None:
-            self._process.kill()
-        self.close()
+            process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # it has ended
+                    pipe.close()
+        process.wait()
+        self._stderr.close()
 
     def ask(self, do: str, **request: Any) -> Answer:
         """Sends a request and waits for the answer.
@@ -140,6 +148,12 @@ class Worker:
         """Sends a request whose answer `answer` returns later."""
         self._send({"do": do, **request})
 
+    def _send(self, document: Answer) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        with suppress(BrokenPipeError):  # it has ended; `answer` gives the reason
+            self._process.stdin.write(json.dumps(document) + "\n")
+            self._process.stdin.flush()
+
     def answer(self) -> Answer:
         """Waits for the next answer; the first one is to the set-up.
 
@@ -147,15 +161,13 @@ class Worker:
             WorkerError: The process failed; the message gives the reason.
         """
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        watchdog = None if self._limit_s is None else Timer(self._limit_s, self._stop)
-        if watchdog is not None:
-            watchdog.daemon = True
-            watchdog.start()
-        try:
+        with ExitStack() as stack:
+            if self._limit_s is not None:
+                watchdog = Timer(self._limit_s, self._stop)
+                watchdog.daemon = True
+                watchdog.start()
+                stack.callback(watchdog.cancel)
             line = self._process.stdout.readline()
-        finally:
-            if watchdog is not None:
-                watchdog.cancel()
         if not line.endswith("\n"):
             raise WorkerError(self._cause())
         found: Answer = json.loads(line)
@@ -164,22 +176,6 @@ class Worker:
             show_text(self._printed())
             raise WorkerError(found["error"])
         return found
-
-    def close(self) -> None:
-        """Ends the process, which has nothing left to answer."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(BrokenPipeError):  # it has ended
-                self._process.stdin.close()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process.wait()
-        self._stderr.close()
-
-    def _send(self, document: Answer) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(BrokenPipeError):  # it has ended; `answer` gives the reason
-            self._process.stdin.write(json.dumps(document) + "\n")
-            self._process.stdin.flush()
 
     def _stop(self) -> None:
         self._stopped = True
@@ -194,35 +190,17 @@ class Worker:
         """Why the process ended without an answer."""
         code, text = self._process.wait(), self._printed()
         show_text(text)
+        who = "the timing process"
         if self._stopped:
-            return (
-                f"the timing process had not answered after {self._limit_s:.0f} s and was stopped"
-            )
+            return f"{who} had not answered after {self._limit_s:.0f} s and was stopped"
         if code == -signal.SIGKILL:
-            return (
-                "the timing process was killed (out of memory?); try a smaller model or fewer "
-                "prompts"
-            )
+            return f"{who} was killed (out of memory?); try a smaller model or fewer prompts"
         if code < 0:
-            return f"the timing process died of {signal.Signals(-code).name}"
+            return f"{who} died of {signal.Signals(-code).name}"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
-            return f"the timing process ended with code {code}"
-        return f"the timing process failed: {' | '.join(lines[-_STDERR_LINES:])}"
-
-
-def _environment(setup: Setup) -> dict[str, str]:
-    count = str(setup.threads)
-    # Another version must not find modules of this one; adapters of the user may be in the path.
-    known = os.environ.get("PYTHONPATH", "") if setup.tree == ROOT else ""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(setup.tree), known))),
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        **setup.variables,
-    }
+            return f"{who} ended with code {code}"
+        return f"{who} failed: {' | '.join(lines[-_STDERR_LINES:])}"
 
 
 @contextmanager
@@ -245,13 +223,7 @@ def shuffled(names: Sequence[NameT], rng: np.random.Generator) -> list[NameT]:
 def turns(
     names: Callable[[], Sequence[NameT]], n_turns: int, rng: np.random.Generator
 ) -> Iterator[NameT]:
-    """Yields all names `n_turns` times, each time in a new random order.
-
-    Args:
-        names: Returns the names that still take part.
-        n_turns: Number of turns.
-        rng: Source of the orders.
-    """
+    """Yields the names that still take part `n_turns` times, each time in a new random order."""
     for _ in range(n_turns):
         yield from shuffled(names(), rng)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,7 @@ class BusyMachineError(BenchError):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Processor use of other processes.
-
-    Attributes:
-        cores: Mean number of busy cores over the window.
-        busiest: Names of the processes that use the processor, with their load in cores, highest
-            first.
-    """
+    """Mean number of cores that other processes keep busy, and the busiest of these by name."""
 
     cores: float
     busiest: tuple[tuple[str, float], ...] = ()
@@ -45,27 +39,21 @@ class Load:
 
 
 def other_load(window_s: float = WINDOW_S) -> Load:
-    """Measures the processor use of all processes other than this one and its children.
-
-    Args:
-        window_s: Seconds over which the load is averaged.
-    """
+    """Measures the load of all processes other than this one and its children over a window."""
     before, busy_before, start = _cpu_seconds(), _busy_seconds(), time.monotonic()
     time.sleep(window_s)
     elapsed_s = time.monotonic() - start
     after, busy = _cpu_seconds(), _busy_seconds() - busy_before
-    used = {
-        key: (name, seconds - before.get(key, (name, 0.0))[1])
-        for key, (name, seconds) in after.items()
-    }
     this = psutil.Process()
     ours = {this.pid, *(child.pid for child in this.children(recursive=True))}
-    busy -= sum(seconds for (pid, _), (_, seconds) in used.items() if pid in ours)
-    others = sorted(
-        ((name, s / elapsed_s) for (pid, _), (name, s) in used.items() if pid not in ours),
-        key=lambda each: -each[1],
-    )
-    busiest = tuple(each for each in others if each[1] > _NEGLIGIBLE_LOAD)
+    others: list[tuple[str, float]] = []
+    for key, (name, seconds) in after.items():
+        used_s = seconds - before.get(key, (name, 0.0))[1]
+        if key[0] in ours:
+            busy -= used_s
+        elif used_s / elapsed_s > _NEGLIGIBLE_LOAD:
+            others.append((name, used_s / elapsed_s))
+    busiest = tuple(sorted(others, key=lambda each: -each[1]))
     return Load(max(busy, 0.0) / elapsed_s, busiest)
 
 
@@ -76,16 +64,13 @@ def wait_until_idle(
     timeout_s: float = TIMEOUT_S,
     measure: Callable[[], Load] = other_load,
 ) -> float:
-    """Waits until other processes use less than `max_load` cores.
+    """Waits until other processes use less than `max_load` cores; returns the last load in cores.
 
     Args:
         say: Prints a line; called when waiting begins and when it is over.
         max_load: Limit in cores.
         timeout_s: Longest time to wait, in seconds.
         measure: Measures the load over one window.
-
-    Returns:
-        The load in cores that was measured last.
 
     Raises:
         BusyMachineError: The machine stayed busy; names the busiest processes.
@@ -109,11 +94,7 @@ def wait_until_idle(
 def wait_if_published(out: Path | None) -> float | None:
     """Waits until the machine is idle if a result goes to `results/`, whose figures are published.
 
-    Args:
-        out: File of the result, or None.
-
-    Returns:
-        Number of cores used by other processes, or None if the result is not published.
+    Returns the number of cores used by other processes, or None if the result is not published.
 
     Raises:
         BusyMachineError: The machine stays busy.
@@ -132,7 +113,7 @@ def _busy_seconds() -> float:
     return float(sum(times) - guests - idle)
 
 
-def _cpu_seconds() -> Mapping[tuple[int, float], tuple[str, float]]:
+def _cpu_seconds() -> dict[tuple[int, float], tuple[str, float]]:
     """Name and processor time of every process, by process id and start time."""
     found = {}
     for process in psutil.process_iter(["pid", "create_time", "name", "cpu_times"]):

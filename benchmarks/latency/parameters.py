@@ -17,7 +17,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.debugging import format_error
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import ModelRow, ParamsRow, RecordBuilder, Status, WeightsRow
+from benchmarks.records.record import ModelRow, ParamsRow, RecordBuilder, WeightsRow
 from mobilesam.errors import BenchError
 
 if TYPE_CHECKING:
@@ -50,10 +50,15 @@ def count(model: Segmenter) -> list[ParamsRow]:
     name = model.info.name
     if not modules:
         return [_row(name, "all", total=0, used=0, weight_bytes=0)]
-    parts = [
-        _count_component(name, component, module, probes[component])
-        for component, module in modules.items()
-    ]
+    parts: list[ParamsRow] = []
+    for component, module in modules.items():
+        with adapter_call("probes"):  # the probes run once for each of the two counts
+            flops, skipped = count_flops(probes[component][0])
+            used = count_used(module, probes[component])
+        tensors = (*module.parameters(), *module.buffers())
+        total = sum(parameter.numel() for parameter in module.parameters())
+        weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        parts.append(_row(name, component, total, used, weight_bytes, flops, skipped))
     if [part.component for part in parts] == ["all"]:
         return parts
     sums = {
@@ -64,27 +69,9 @@ def count(model: Segmenter) -> list[ParamsRow]:
     return [*parts, _row(name, "all", skipped=skipped, **sums)]
 
 
-def _count_component(
-    model: str, component: str, module: nn.Module, probes: Sequence[Callable[[], object]]
-) -> ParamsRow:
-    with adapter_call("probes"):  # the probes run once for each of the two counts
-        flops, skipped = count_flops(probes[0])
-        used = count_used(module, probes)
-    return _row(
-        model,
-        component,
-        total=sum(parameter.numel() for parameter in module.parameters()),
-        used=used,
-        flops=flops,
-        weight_bytes=_tensor_bytes(module),
-        skipped=skipped,
-    )
-
-
 def _row(
     model: str,
     component: str,
-    *,
     total: int,
     used: int,
     weight_bytes: int,
@@ -104,12 +91,6 @@ def _row(
         flops_not_counted=tuple(skipped),
         weight_bytes=weight_bytes,
     )
-
-
-def _tensor_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers of a module."""
-    tensors = (*module.parameters(), *module.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def count_used(module: nn.Module, probes: Sequence[Callable[[], object]]) -> int:
@@ -201,43 +182,30 @@ def build_and_count(
                     record.add(params=[failed])
                 updated.append(model)
                 continue
-            infos[name] = shape.info
-            if model.weights.kind == "none" and shape.info.weights.kind == "random":
+            info = infos[name] = shape.info
+            if model.weights.kind == "none" and info.weights.kind == "random":
                 hint = f"give them with --weights {name}=PATH" if config.needs_weights else None
                 model = replace(model, weights=WeightsRow(kind="random", why=hint))
-            if model.deferred is None and (model.trained or config.profile is not None):
-                model = _with_exported_files(model, record)
+            is_run = model.deferred is None and (model.trained or config.profile is not None)
+            if is_run and model.error is None:
+                try:  # the exported files that it runs, if any, are made
+                    derive(model.entry, model.options)
+                except BenchError as error:
+                    model = replace(model, error=format_error(error))
+                    record.add_failure("build", name, model.error or "")
             updated.append(model)
-            record.add(params=rows, models=[_model_row(model, shape.info)])
+            row = ModelRow(
+                model=info.name,
+                family=info.family,
+                input_size_px=info.input_size_px,
+                licence=info.licence,
+                decode_kind=info.decode_kind,
+                weights=model.weights,
+                status="ok" if model.deferred is None else "skipped",
+                why=model.deferred,
+            )
+            if model.error is not None:
+                row = row.model_copy(update={"status": "error", "why": model.error})
+            record.add(params=rows, models=[row])
             bar.step(name)
     return infos, updated
-
-
-def _with_exported_files(model: ResolvedModel, record: RecordBuilder) -> ResolvedModel:
-    """The model after making the files it runs; with an error if they cannot be made."""
-    if model.error is not None:
-        return model
-    try:
-        derive(model.entry, model.options)
-    except BenchError as error:
-        reason = format_error(error)
-        record.add_failure("build", model.entry.name, reason)
-        return replace(model, error=reason)
-    return model
-
-
-def _model_row(model: ResolvedModel, info: ModelInfo) -> ModelRow:
-    status: Status
-    status, reason = ("ok", None) if model.deferred is None else ("skipped", model.deferred)
-    if model.error is not None:
-        status, reason = "error", model.error
-    return ModelRow(
-        model=info.name,
-        family=info.family,
-        input_size_px=info.input_size_px,
-        licence=info.licence,
-        decode_kind=info.decode_kind,
-        weights=model.weights,
-        status=status,
-        why=reason,
-    )

@@ -90,13 +90,26 @@ def measure(
         expected_ms: Time of an earlier call. A call that takes longer than the whole warm-up is
             not repeated for it.
     """
-    slow = expected_ms > rule.warmup_seconds * 1e3
-    warmup_ms, stable = ([], True) if slow else _warm_up(call, rule, synchronize)
+    warmup_ms: list[float] = []
+    budget_ms = rule.warmup_seconds * 1e3
+    stable = expected_ms > budget_ms
+    while not stable and sum(warmup_ms) < budget_ms and len(warmup_ms) < _MAX_WARMUP_CALLS:
+        warmup_ms.append(time_once(call, synchronize))
+        last = warmup_ms[-_STABLE_CALLS:]
+        stable = len(last) == _STABLE_CALLS and max(last) <= min(last) * (1 + _STABLE_SPREAD)
     gc.collect()
+    times: list[float] = []
+    elapsed_ms = 0.0
     with _collector_off():
-        times = _sample(call, rule, synchronize)
+        while len(times) < MAX_CALLS:
+            times.append(time_once(call, synchronize))
+            elapsed_ms += times[-1]
+            if len(times) >= rule.min_calls and elapsed_ms >= rule.min_seconds * 1e3:
+                break
+            if elapsed_ms + elapsed_ms / len(times) > rule.cap_seconds * 1e3:
+                break
     warnings = []
-    if not stable:
+    if warmup_ms and not stable:
         warnings.append(f"not stable after {len(warmup_ms)} warm-up calls")
     if len(times) < rule.min_calls:
         warnings.append(f"few samples: {len(times)} of {rule.min_calls} (cap of the profile)")
@@ -112,32 +125,3 @@ def _collector_off() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-def _warm_up(
-    call: Callable[[], object], rule: StopRule, synchronize: Callable[[], None]
-) -> tuple[list[float], bool]:
-    """Times of the warm-up calls, and whether they became stable."""
-    times: list[float] = []
-    budget_ms = rule.warmup_seconds * 1e3
-    while sum(times) < budget_ms and len(times) < _MAX_WARMUP_CALLS:
-        times.append(time_once(call, synchronize))
-        last = times[-_STABLE_CALLS:]
-        if len(last) == _STABLE_CALLS and max(last) <= min(last) * (1 + _STABLE_SPREAD):
-            return times, True
-    return times, not times
-
-
-def _sample(
-    call: Callable[[], object], rule: StopRule, synchronize: Callable[[], None]
-) -> list[float]:
-    times: list[float] = []
-    elapsed_ms = 0.0
-    while len(times) < MAX_CALLS:
-        times.append(time_once(call, synchronize))
-        elapsed_ms += times[-1]
-        if len(times) >= rule.min_calls and elapsed_ms >= rule.min_seconds * 1e3:
-            break
-        if elapsed_ms + elapsed_ms / len(times) > rule.cap_seconds * 1e3:
-            break
-    return times

@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -42,8 +43,7 @@ def _load_timer() -> ModuleType:
     name = "latency_timer"
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("timer.py"))
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - the file exists
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -65,7 +65,9 @@ def model_call(method: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # models are foreign code, here also of another version
-        raise SubjectError(_message(error, method)) from error
+        words = [f"{type(error).__name__}:", *str(error).split(), f"(in {method})"]
+        message = str(error) if _is_expected(error) else " ".join(words)
+        raise SubjectError(message) from error
 
 
 @contextmanager
@@ -82,12 +84,6 @@ def task_call() -> Iterator[None]:
 def _is_expected(error: Exception) -> bool:
     """Whether an error is a `BenchError` of the tree, which is not imported here."""
     return any(base.__name__ == "BenchError" for base in type(error).__mro__)
-
-
-def _message(error: Exception, method: str) -> str:
-    if _is_expected(error):
-        return str(error)
-    return " ".join([f"{type(error).__name__}:", *str(error).split(), f"(in {method})"])
 
 
 class Model:
@@ -126,6 +122,8 @@ class Model:
             load = timer.time_once(lambda: models.append(registry.build(entry, built)), wait)
         self.load_ms = float(load)
         self._model = models[0]
+        self._is_detector = hasattr(self._model, "run_network")
+        self._splits_decoding = hasattr(self._model, "decode_logits")
         self.boundary = model_call
         self.synchronize: Callable[[], None] = self._model.synchronize
         self._image = np.load(image)
@@ -133,14 +131,6 @@ class Model:
         self._embedding: Any = None
         self._network_output: Any = None
         self._logits: dict[int, Any] = {}
-
-    @property
-    def _is_detector(self) -> bool:
-        return hasattr(self._model, "run_network")
-
-    @property
-    def _splits_decoding(self) -> bool:
-        return hasattr(self._model, "decode_logits")
 
     def first_call(self, _request: Answer) -> Answer:
         """Times the first image and prompt with all lazy set-up, and describes the model."""
@@ -168,42 +158,36 @@ class Model:
 
     def find_call(self, phase: str, n_prompts: int | None) -> Call:
         """The call of a phase, whose inputs are made here, outside the timed region."""
-        model, image, prepared, embedding = (
-            self._model, self._image, self._prepared, self._embedding,
-        )  # fmt: skip
-        if phase == "preprocess":
-            return lambda: model.prepare(image)
-        if phase == "encode" and self._is_detector:
-            return lambda: model.run_network(prepared)
-        if phase == "encode":
-            return lambda: model.encode(prepared)
-        if phase == "everything":
-            return lambda: model.everything(image)
-        if phase == "postprocess" and n_prompts is None:
-            if self._network_output is None:
-                with model_call("run_network"):
-                    self._network_output = model.run_network(prepared)
-            output = self._network_output
-            return lambda: model.find_masks(output, prepared)
+        model, image = self._model, self._image
+        prepared, embedding = self._prepared, self._embedding
         n = n_prompts or 1
         prompts = self._prompts(n)
-        if phase == "end_to_end":
-            return lambda: model.decode(model.encode(model.prepare(image)), prompts)
-        if phase == "decode" and self._splits_decoding:
-
-            def decode() -> None:
+        if phase == "postprocess" and n_prompts is None and self._network_output is None:
+            with model_call("run_network"):
+                self._network_output = model.run_network(prepared)
+        elif phase == "postprocess" and n_prompts is not None and n not in self._logits:
+            with model_call("decode_logits"):
                 self._logits[n] = model.decode_logits(embedding, prompts)
+        output, logits = self._network_output, self._logits.get(n)
 
-            return decode
-        if phase == "decode":
-            return lambda: model.decode(embedding, prompts)
-        if phase == "postprocess":
-            if n not in self._logits:
-                with model_call("decode_logits"):
-                    self._logits[n] = model.decode_logits(embedding, prompts)
-            logits = self._logits[n]
-            return lambda: model.postprocess(logits)
-        raise ValueError(f"no phase {phase!r}")
+        def decode_logits() -> None:
+            self._logits[n] = model.decode_logits(embedding, prompts)
+
+        calls: dict[str, Call] = {
+            "preprocess": lambda: model.prepare(image),
+            "encode": lambda: model.encode(prepared),
+            "decode": lambda: model.decode(embedding, prompts),
+            "postprocess": lambda: model.postprocess(logits),
+            "end_to_end": lambda: model.decode(model.encode(model.prepare(image)), prompts),
+            "everything": lambda: model.everything(image),
+        }
+        if self._is_detector:
+            calls["encode"] = lambda: model.run_network(prepared)
+        if self._splits_decoding:
+            calls["decode"] = decode_logits
+        if n_prompts is None:
+            calls["postprocess"] = lambda: model.find_masks(output, prepared)
+        return calls[phase]
 
     def _prompts(self, n: int) -> Any:
         """N seeded prompts inside the image: points if the model takes them, otherwise boxes."""
@@ -313,8 +297,8 @@ class Server:
     def answer(self, request: Answer) -> Answer:
         """Answers a request; `do` names one of the methods of this class or of the model."""
         do = request["do"]
-        method = getattr(self, do) if do in ("time", "call", "output", "memory") else None
-        found: Answer = (method or getattr(self.subject, do))(request)
+        receiver = self if do in ("time", "call", "output", "memory") else self.subject
+        found: Answer = getattr(receiver, do)(request)
         return found
 
     def time(self, request: Answer) -> Answer:
@@ -330,11 +314,7 @@ class Server:
                 subject.synchronize,
                 expected_ms=request["expected_ms"],
             )
-        return {
-            "ms": samples.ms,
-            "warmup_calls": samples.warmup_calls,
-            "warnings": samples.warnings,
-        }
+        return asdict(samples)
 
     def call(self, request: Answer) -> Answer:
         """Calls a phase once, with the garbage collector as it is, and keeps what it returns.
