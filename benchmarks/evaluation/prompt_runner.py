@@ -28,10 +28,9 @@ from baselines.interface import (
 from benchmarks.datasets.dataset import Sample
 from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.run_model import PROMPT_BATCH
-from benchmarks.prompts.clicks import next_click
 from benchmarks.prompts.manifests import PassPrompts
 from benchmarks.prompts.protocols import AccuracyProtocol, Query
-from benchmarks.prompts.samplers import PromptSampler, prompt_sampler, to_prompts
+from benchmarks.prompts.samplers import PromptSampler, next_click, prompt_sampler, to_prompts
 from benchmarks.records.environment import code_version, library_versions
 from benchmarks.records.record import write_atomic
 from mobilesam.errors import BenchError, DataError

@@ -24,7 +24,7 @@ from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.summaries import count_clicks, sum_tables
 from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, reference_model
-from benchmarks.records.instances import InstanceRow, instances_file
+from benchmarks.records.instances import InstanceRow, parquet_file
 from benchmarks.records.record import RECORD_NAME, MiouRow
 from mobilesam.errors import DataError, UsageError
 
@@ -186,7 +186,7 @@ def score_stored(
     for model, predictions in stored.predictions.items():
         usable = [pair for pair in pairs if why_not(model, *pair) is None]
         instances.extend(rescore(model, predictions, stored.instances, usable, models))
-    table = instances_file(instances)
+    table = parquet_file(InstanceRow, instances)
     sums = sum_tables([io.BytesIO(table)])
     clicks = count_clicks([io.BytesIO(table)], protocols)
     rows: list[MiouRow] = []

@@ -24,12 +24,9 @@ _METADATA_KEY = b"mobilesam-bench.prompts"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptManifest:
-    """All prompts of a dataset by one sampler and seed.
+    """All prompts of a dataset, given by its fingerprint, by one sampler and seed.
 
     Attributes:
-        fingerprint: Fingerprint of the dataset.
-        sampler: The sampler that made the prompts.
-        seed: Seed of the sampler; also recorded for samplers without randomness.
         ids: (N, 2) int64, image and annotation id, in ascending order.
         values: (N, D) float32, columns as named by the sampler. NaN for an annotation that is left
             out because it has no such prompt.
@@ -153,13 +150,10 @@ class PromptManifest:
 
 
 class ManifestStore:
-    """Prompt manifests of one dataset and seed, by the name of their sampler.
-
-    They are stored in a folder, where a resumed run finds them.
-    """
+    """Prompt manifests of one dataset and seed in a folder, by the name of their sampler."""
 
     def __init__(self, fingerprint: str, seed: int, folder: Path) -> None:
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self.seed = seed
         self._folder = folder
         self._finished: dict[str, PromptManifest] = {}
@@ -168,18 +162,11 @@ class ManifestStore:
         """Starts collecting the prompts of one pass over the data."""
         return PassPrompts(self)
 
-    def add(
-        self,
-        sampler: PromptSampler,
-        prompts: Mapping[tuple[int, int], Float32Array | None],
-        *,
-        save: bool,
-    ) -> None:
-        """Adds a manifest of prompts by image and annotation id; `save` also writes its file."""
-        manifest = PromptManifest.from_prompts(self._fingerprint, sampler, self.seed, prompts)
-        self._finished[sampler.name] = manifest
+    def add(self, manifest: PromptManifest, *, save: bool) -> None:
+        """Adds a manifest; `save` also writes its file, where a resumed run finds it."""
+        self._finished[manifest.sampler.name] = manifest
         if save:
-            manifest.save(self._path(sampler.name))
+            manifest.save(self._path(manifest.sampler.name))
 
     def sha256(self, name: str) -> str | None:
         """Hash of the manifest of a sampler; None if there is none."""
@@ -196,7 +183,7 @@ class ManifestStore:
         path = self._path(name)
         if name not in self._finished and path.is_file():
             manifest = PromptManifest.load(path)
-            if (manifest.fingerprint, manifest.seed) != (self._fingerprint, self.seed):
+            if (manifest.fingerprint, manifest.seed) != (self.fingerprint, self.seed):
                 raise DataError(f"{path} belongs to other data; choose another --out")
             self._finished[name] = manifest
         return self._finished.get(name)
@@ -219,15 +206,10 @@ class PassPrompts:
     def prompt(
         self, sampler: PromptSampler, sample: Sample, instance: Instance, mask: BoolArray
     ) -> Float32Array | None:
-        """Returns the prompt of an instance; makes it if there is no manifest yet.
+        """Returns the (D,) prompt of an instance, None if it has none; makes it if necessary.
 
-        Several threads may call it for different images.
-
-        Returns:
-            (D,) float32; None if the instance has no such prompt.
-
-        Raises:
-            DataError: The annotation occurs twice, or is not in the existing manifest.
+        Several threads may call it for different images. A `DataError` is raised if the annotation
+        occurs twice, or is not in the existing manifest.
         """
         if sampler not in self._new:
             manifest = self._store.find(sampler.name)
@@ -244,9 +226,10 @@ class PassPrompts:
     def finish(self, *, whole: bool) -> None:
         """Hands the new prompts over to the store; call it after all reads of the pass have ended.
 
-        Args:
-            whole: The pass covered every image, so manifests are also written to the folder.
+        If the pass covered the whole dataset, manifests are also written to the folder.
         """
+        store = self._store
         for sampler, prompts in self._new.items():
-            self._store.add(sampler, prompts, save=whole)
+            manifest = PromptManifest.from_prompts(store.fingerprint, sampler, store.seed, prompts)
+            store.add(manifest, save=whole)
         self._new = {}

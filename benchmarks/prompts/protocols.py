@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -27,12 +28,9 @@ Selection = Literal["only", "score", "oracle"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Query:
-    """Input of a model; protocols that differ only in the scored mask share a query.
+    """Input of a model: a prompt sampler, clicks (all but the first on errors), candidate masks.
 
-    Attributes:
-        prompt: Name of the prompt sampler.
-        clicks: Number of clicks, the first by the sampler and the others on errors.
-        multimask: Whether all candidate masks are requested.
+    Protocols that differ only in the scored mask share a query.
     """
 
     prompt: str
@@ -45,8 +43,6 @@ class AccuracyProtocol:
     """An accuracy protocol; its name is printed with every number.
 
     Attributes:
-        name: As given to `--protocol`.
-        query: Input of the model.
         selection: Which candidate is scored: the only one, the one with the highest score of the
             model, or the one with the best IoU (an upper bound that no user reaches).
     """
@@ -94,18 +90,13 @@ def find_protocols(names: Iterable[str]) -> tuple[AccuracyProtocol, ...]:
     Raises:
         UsageError: A name is unknown; suggests the nearest.
     """
-    found = {}
-    for name in names:
-        protocol = _find_protocol(name)
-        for n_clicks in range(1, (protocol.n_clicks or 1) + 1):
-            each = protocol if protocol.n_clicks is None else _clicks(n_clicks)
-            found[each.name] = each
-    return tuple(found.values())
+    found = chain.from_iterable(map(_protocols_of, names))
+    return tuple({protocol.name: protocol for protocol in found}.values())
 
 
-def _find_protocol(name: str) -> AccuracyProtocol:
+def _protocols_of(name: str) -> list[AccuracyProtocol]:
     if name in _FIXED:
-        return _FIXED[name]
+        return [_FIXED[name]]
     if name in WHOLE_IMAGE_PROTOCOLS:
         raise UsageError(f"{name} scores all masks of an image together: not from stored masks")
     match = _NUMBERED.fullmatch(name)
@@ -118,15 +109,14 @@ def _find_protocol(name: str) -> AccuracyProtocol:
     if family == "clicks":
         if number > MAX_CLICKS:
             raise UsageError(f"{name} has more than {MAX_CLICKS} clicks")
-        return _clicks(number)
+        return [
+            AccuracyProtocol(f"clicks-{clicks}", Query("center", clicks))
+            for clicks in range(1, number + 1)
+        ]
     prompt_sampler(name)
     if family == "random" and number == 1:  # one point is ambiguous: the best-scored of three
-        return AccuracyProtocol(name, Query(name, multimask=True), "score")
-    return AccuracyProtocol(name, Query(name))
-
-
-def _clicks(number: int) -> AccuracyProtocol:
-    return AccuracyProtocol(f"clicks-{number}", Query("center", clicks=number))
+        return [AccuracyProtocol(name, Query(name, multimask=True), "score")]
+    return [AccuracyProtocol(name, Query(name))]
 
 
 def check_references(references: Iterable[str]) -> tuple[str, ...]:
@@ -149,13 +139,7 @@ def reference_model(reference: str) -> str | None:
 
 
 def select_candidate(selection: Selection, scores: Float32Array, ious: list[float]) -> int:
-    """Returns the index of the candidate mask that is scored.
-
-    Args:
-        selection: As in the protocol.
-        scores: (C,) scores of the model.
-        ious: C values, IoU of each candidate with the reference.
-    """
+    """Index of the scored mask, of C candidates with (C,) scores and IoUs with the reference."""
     if selection == "oracle":
         return int(np.argmax(ious))
     return int(np.argmax(scores)) if selection == "score" else 0

@@ -1,4 +1,4 @@
-"""Prompt samplers: how the prompt of an object is derived from its annotation."""
+"""How the prompt of an object is derived from its annotation, and where a simulated user clicks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array, Prompts
 from benchmarks.datasets.dataset import Instance
-from benchmarks.datasets.masks import center_point
-from mobilesam.errors import UsageError
-
-KNOWN_SAMPLERS = ("box", "center", "annotation-point", "random-K", "two-point-D")
-"""All names, with a letter in place of a whole number."""
+from benchmarks.datasets.masks import center_point, deepest_pixel
+from mobilesam.errors import DataError, UsageError
 
 _NAME = re.compile(r"(box|center|annotation-point)|(?:(random|two-point)-([1-9][0-9]{0,3}))")
 
@@ -63,18 +60,13 @@ class PromptSampler:
         return tuple(f"{axis}{index}" for index in range(len(self.labels)) for axis in "xy")
 
     def sample(self, instance: Instance, mask: BoolArray, seed: int) -> Float32Array | None:
-        """Makes the prompt of one instance, in pixels of the original image.
+        """Makes the prompt of one instance from its decoded reference mask, which is not empty.
 
         It depends only on the arguments: not on other instances, nor on their order.
 
-        Args:
-            instance: The annotated object.
-            mask: (H, W) bool, its decoded reference mask; not empty.
-            seed: Seed of random samplers.
-
         Returns:
-            (D,) float32, xyxy for a box, else xy of each point; None if the instance has no such
-            prompt and is left out for all models.
+            (D,) float32 pixels of the original image, xyxy for a box, else xy of each point; None
+            if the instance has no such prompt and is left out for all models.
         """
         match self.kind:
             case "box":
@@ -96,18 +88,14 @@ def prompt_sampler(name: str) -> PromptSampler:
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(
-            f"unknown prompt sampler {name!r}; known: {', '.join(KNOWN_SAMPLERS)}, "
-            "K and D whole numbers from 1 to 9999 without leading zeros"
+            f"unknown prompt sampler {name!r}; known: box, center, annotation-point, random-K, "
+            "two-point-D, K and D whole numbers from 1 to 9999 without leading zeros"
         )
     return PromptSampler(name, match[1] or match[2], int(match[3] or 1))
 
 
 def to_prompts(sampler: PromptSampler, values: Float32Array) -> Prompts:
-    """Converts sampled prompts of one image to the input of a model.
-
-    Args:
-        sampler: The sampler that made them.
-        values: (N, D) float32, at least one row.
+    """Converts (N, D) sampled prompts of one image to the input of a model.
 
     Raises:
         UsageError: There is no row, or the width does not match the sampler.
@@ -191,3 +179,39 @@ def _draw_below(generator: np.random.Generator, bound: int) -> int:
     # numpy guarantees its raw stream across versions, but not `integers`, and the hash of a
     # manifest must not change with the version of numpy. The bias is below bound / 2**64.
     return int(generator.bit_generator.random_raw()) * bound >> 64
+
+
+def next_click(
+    prediction: BoolArray, reference: BoolArray, clicked: Float32Array | None = None
+) -> tuple[int, int, int] | None:
+    """Chooses the next click by the usual protocol of interactive segmentation (RITM, SAM).
+
+    The click goes to the pixel deepest inside either kind of error region, false negatives (in the
+    reference only) or false positives (in the prediction only); see `deepest_pixel`. Ties: false
+    negatives first. As in RITM, no pixel is clicked twice: a clicked pixel is excluded, but still
+    counts as part of its error region.
+
+    Args:
+        prediction: (H, W) bool.
+        reference: (H, W) bool.
+        clicked: (K, 2) xy of the clicks so far, in pixels; None before the first click.
+
+    Returns:
+        x, y and label: 1 (foreground) for a false negative, 0 (background) for a false positive.
+        None if no pixel is wrong, or if all wrong pixels have been clicked.
+
+    Raises:
+        DataError: The masks differ in shape, or are not boolean.
+    """
+    is_bool = prediction.dtype == np.bool_ and reference.dtype == np.bool_
+    if prediction.shape != reference.shape or not is_bool:
+        raise DataError(
+            f"a click needs two bool masks of one shape; got {prediction.dtype} "
+            f"{prediction.shape}, {reference.dtype} {reference.shape}"
+        )
+    # For booleans, a > b computes a & ~b in one pass.
+    missed = deepest_pixel(reference > prediction, clicked)
+    wrong = deepest_pixel(prediction > reference, clicked)
+    if wrong is not None and (missed is None or wrong[2] > missed[2]):
+        return wrong[0], wrong[1], 0
+    return None if missed is None else (missed[0], missed[1], 1)

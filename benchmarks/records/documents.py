@@ -8,16 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError
+from mobilesam.files import write_atomic
 
 
 def write_document(found: Mapping[str, Any], out: Path | None, *, print_it: bool = True) -> None:
-    """Prints a document on standard output, and writes it to `out` unless that is None.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
+    """Prints a document on standard output, and writes it to `out` unless that is None."""
     text = json.dumps(found, indent=1) + "\n"
     if out is not None:
         write_atomic(out, text.encode())
@@ -26,15 +22,7 @@ def write_document(found: Mapping[str, Any], out: Path | None, *, print_it: bool
 
 
 def read_document(path: Path, kind: str) -> dict[str, Any] | None:
-    """Reads a document; None if the file does not exist.
-
-    Args:
-        path: File of the document.
-        kind: Kind of measurement for the error, such as "trial".
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """Reads a document of a kind of measurement, such as "trial"; None if there is no file."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:

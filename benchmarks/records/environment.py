@@ -18,20 +18,10 @@ import psutil
 from benchmarks.records.record import Environment
 
 LIBRARIES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "segment-anything",
-    "ultralytics",
-    "opencv-python",
-    "pycocotools",
-    "scipy",
-    "pillow",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-)
-_PACKAGES = ("mobilesam", "baselines", "benchmarks")
+    "torch torchvision numpy segment-anything ultralytics opencv-python pycocotools scipy pillow "
+    "onnx onnxruntime openvino"
+).split()
+_ROOT = Path(__file__).resolve().parents[2]
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")
 # Vector extensions that determine how fast a CPU runs a network.
@@ -52,13 +42,13 @@ def collect(threads: int, other_load: float | None = None) -> Environment:
     import torch
 
     commit, dirty = git_state()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    features = set(_cpuinfo("flags", "Features").split())
     return Environment(
         cpu=cpu_name(),
         cpu_physical_cores=psutil.cpu_count(logical=False),
         cpu_logical_cores=psutil.cpu_count() or 1,
-        cpu_features=_cpu_features(),
-        gpu=tuple(gpus),
+        cpu_features=tuple(each for each in _CPU_FEATURES if each in features),
+        gpu=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
         ram_bytes=psutil.virtual_memory().total,
         os=platform.platform(),
         python=platform.python_version(),
@@ -66,7 +56,7 @@ def collect(threads: int, other_load: float | None = None) -> Environment:
         threads=threads,
         interop_threads=torch.get_num_interop_threads(),
         allocator=allocator(),
-        load_1min=_load(),
+        load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         other_load=other_load,
         git_commit=commit,
         git_dirty=dirty,
@@ -131,11 +121,6 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _cpu_features() -> tuple[str, ...]:
-    present = set(_cpuinfo("flags", "Features").split())
-    return tuple(feature for feature in _CPU_FEATURES if feature in present)
-
-
 def _cpuinfo(*names: str) -> str:
     """First value of one of the fields of `/proc/cpuinfo`; empty if there is none."""
     info = Path("/proc/cpuinfo")
@@ -180,32 +165,22 @@ def allocator() -> str:
 
 def _malloc_library() -> str | None:
     """File name of the library that provides `malloc`; None if the system does not expose it."""
-    maps = Path("/proc/self/maps")
     try:
-        text = maps.read_text()
+        maps = Path("/proc/self/maps").read_text()
         address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
     except (OSError, AttributeError, TypeError):  # Windows has neither the file nor the handle
         return None
-    return None if address is None else library_at(text, address)
+    return None if address is None else library_at(maps, address)
 
 
 def library_at(maps: str, address: int) -> str | None:
-    """File name of the library that is mapped at an address.
-
-    Args:
-        maps: Text in the format of `/proc/PID/maps`.
-        address: Address in the process.
-    """
+    """File name of the library mapped at an address, from the text of `/proc/PID/maps`."""
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)
         start, end = (int(part, 16) for part in fields[0].split("-"))
         if start <= address < end:
             return Path(fields[5]).name if len(fields) == 6 else None
     return None
-
-
-def _load() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def peak_rss_bytes() -> int:
@@ -226,29 +201,26 @@ def peak_rss_bytes() -> int:
 
 def git_state() -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the git checkout of this package; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    if not (_ROOT / ".git").exists():
         return None, None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(_ROOT), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
 @cache
-def code_version(packages: Sequence[str] = _PACKAGES) -> str:
+def code_version(packages: Sequence[str] = ("mobilesam", "baselines", "benchmarks")) -> str:
     """SHA-256 (hex) of the source files of packages; part of the keys of cached results."""
-    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in packages:
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode())
+        for file in sorted((_ROOT / package).rglob("*.py")):
+            digest.update(str(file.relative_to(_ROOT)).encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -38,20 +38,9 @@ COLUMNS = tuple(InstanceRow.model_fields)
 
 
 def write_instances(rows: Sequence[InstanceRow], path: Path) -> Path:
-    """Writes all rows as one Parquet file, atomically.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-    write_atomic(path, instances_file(rows))
+    """Writes all rows as one Parquet file, atomically."""
+    write_atomic(path, parquet_file(InstanceRow, rows))
     return path
-
-
-def instances_file(
-    rows: Sequence[InstanceRow], metadata: Mapping[bytes, bytes] | None = None
-) -> bytes:
-    """Returns the bytes of a Parquet file, the same for the same rows and metadata."""
-    return parquet_file(InstanceRow, rows, metadata)
 
 
 def parquet_file(
@@ -59,17 +48,18 @@ def parquet_file(
     rows: Sequence[FrozenModel],
     metadata: Mapping[bytes, bytes] | None = None,
 ) -> bytes:
-    """Returns rows of one kind as a Parquet file with columns of int64, string or float64."""
+    """Returns rows of one kind as a Parquet file with columns of int64, string or float64.
+
+    The bytes are the same for the same rows and metadata.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types: dict[Any, Any] = {int: pa.int64(), str: pa.string()}
-    columns = {
-        name: pa.array(
-            [getattr(row, name) for row in rows], types.get(field.annotation, pa.float64())
-        )
-        for name, field in kind.model_fields.items()
-    }
+    columns = {}
+    for name, field in kind.model_fields.items():
+        values = [getattr(row, name) for row in rows]
+        columns[name] = pa.array(values, types.get(field.annotation, pa.float64()))
     buffer = io.BytesIO()
     table = pa.table(columns).replace_schema_metadata(metadata)
     pq.write_table(table, buffer, compression="zstd")

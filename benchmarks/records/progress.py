@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +14,7 @@ _LINE_EVERY_S = 60.0
 
 
 class Reporter:
-    """Prints messages and progress bars.
-
-    Args:
-        quiet: Print warnings only.
-    """
+    """Prints messages and progress bars; if quiet, warnings only."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         from rich.console import Console
@@ -45,19 +40,16 @@ class Bar(AbstractContextManager["Bar"]):
     """Progress of one loop: a live bar on a terminal, otherwise one line per minute."""
 
     def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
-        self._reporter = reporter
-        self._title = title
-        self._total = total
+        self._reporter, self._title, self._total = reporter, title, total
         self._done = 0
         self._start = self._last = time.monotonic()
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
+        self._live: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Bar:
         if sys.stderr.isatty() and not self._reporter.quiet:
             from rich import progress
 
-            self._live = progress.Progress(
+            live = progress.Progress(
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
@@ -66,21 +58,15 @@ class Bar(AbstractContextManager["Bar"]):
                 transient=True,
                 auto_refresh=False,  # redrawing in the background would disturb measurements
             )
-            self._live.start()
-            self._task = self._live.add_task(self._title, total=self._total)
+            live.start()
+            self._live = live, live.add_task(self._title, total=self._total)
         return self
 
     def step(self, note: str = "", *, done: int | None = None) -> None:
-        """Counts one more step.
-
-        Args:
-            note: Text beside the bar.
-            done: Total number of steps so far, for a loop that was resumed in the middle.
-        """
+        """Counts one more step, or up to `done` in a loop that was resumed in the middle."""
         self._done = self._done + 1 if done is None else done
-        if self._live is not None and self._task is not None:
-            text = f"{self._title} {note}".strip()
-            self._live.update(self._task, completed=self._done, description=text, refresh=True)
+        if self._live is not None:
+            self.note(note)
         elif time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
             of, left = "", ""
@@ -91,14 +77,11 @@ class Bar(AbstractContextManager["Bar"]):
 
     def note(self, text: str) -> None:
         """Shows what is in progress beside the bar."""
-        if self._live is not None and self._task is not None:
-            self._live.update(self._task, description=f"{self._title} {text}", refresh=True)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         if self._live is not None:
-            self._live.stop()
+            live, task = self._live
+            text = f"{self._title} {text}".strip()
+            live.update(task, completed=self._done, description=text, refresh=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live[0].stop()

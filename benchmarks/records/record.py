@@ -347,16 +347,7 @@ class RunRecord(FrozenModel):
 class RecordBuilder:
     """A record in the making: rows are added by the name of their field in `RunRecord`.
 
-    Args:
-        config: Settings that determine the results.
-        resume_key: Hash of everything that determines the results.
-        environment: Machine and libraries.
-        command: Command line, or the function of the Python API.
-        note: Free text of the user.
-        profile: Name of the latency profile.
-
     Attributes:
-        environment: Machine and libraries.
         instances: Name of the table of instances in the folder of the record; None without one.
         complete: Whether the run has reached its end.
     """
@@ -416,49 +407,38 @@ class RecordBuilder:
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:
-    """Writes `record.json` into the folder and returns its path.
-
-    Raises:
-        DataError: It cannot be written, or holds NaN or infinity, which JSON cannot represent.
-    """
+    """Writes `record.json` into the folder and returns its path; see `document_of`."""
     path = folder / RECORD_NAME
     write_atomic(path, document_of(record, path, indent=1))
     return path
 
 
 def document_of(value: FrozenModel, path: Path, indent: int | None = None) -> bytes:
-    """Returns a model as JSON with a line break at its end.
-
-    Args:
-        value: The model; `model_copy` does not check that its numbers are finite.
-        path: Path that it will be written to, for the error.
-        indent: Spaces per level; None for one line.
+    """Returns a model as JSON with a line break at its end, for a file at `path`.
 
     Raises:
-        DataError: A number, which the message names, is NaN or infinite.
+        DataError: A number, which the message names, is NaN or infinite: JSON has neither, and
+            `model_copy` does not check.
     """
-    found = value.model_dump(mode="json")
     for place, number in _not_finite(value.model_dump(), ""):
         raise DataError(
             f"{path} is not written: {place} is {number}, which is no result; report this with the "
             "command that made it"
         )
+    found = value.model_dump(mode="json")
     text = json.dumps(found, indent=indent, ensure_ascii=indent is None, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
     """Yields place and value of each NaN or infinite number in nested containers."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            yield place, value
-        return
-    if isinstance(value, Mapping):
-        parts: Iterable[tuple[object, object]] = value.items()
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    elif isinstance(value, Mapping):
+        parts = value.items()
     elif isinstance(value, (list, tuple)):
         parts = enumerate(value)
-    else:
-        return
     for name, part in parts:
         yield from _not_finite(part, f"{place}.{name}" if place else str(name))
 

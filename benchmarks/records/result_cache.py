@@ -28,34 +28,26 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 
 class ResultCache:
-    """A folder of results, one JSON file per key.
-
-    Args:
-        folder: Created with the first result; None disables the cache.
-    """
+    """A folder of results, one JSON file per key; without a folder, nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def get(self, parts: Mapping[str, Any], kind: type[ResultT]) -> ResultT | None:
-        """Returns the result stored under the key, or None; an unreadable file counts as missing.
+        """Returns the result stored under a key, see `content_key`; None if there is none.
 
-        Args:
-            parts: Everything that determines the result; see `content_key`.
-            kind: Class of the result.
+        An unreadable file counts as missing.
         """
         if self._folder is None:
             return None
+        path = self._folder / f"{content_key(parts)}.json"
         try:
-            return kind.model_validate_json(self._path(self._folder, parts).read_bytes())
+            return kind.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             return None
 
     def put(self, parts: Mapping[str, Any], result: FrozenModel) -> None:
         """Stores a result under its key."""
         if self._folder is not None:
-            write_atomic(self._path(self._folder, parts), result.model_dump_json().encode())
-
-    @staticmethod
-    def _path(folder: Path, parts: Mapping[str, Any]) -> Path:
-        return folder / f"{content_key(parts)}.json"
+            path = self._folder / f"{content_key(parts)}.json"
+            write_atomic(path, result.model_dump_json().encode())

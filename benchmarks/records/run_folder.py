@@ -34,13 +34,7 @@ class Holder(FrozenModel):
 
 
 def create_folder(parent: Path, name: str) -> Path:
-    """Creates a new folder `NAME`, or `NAME-2` and so on if it exists.
-
-    Two processes never get the same folder.
-
-    Raises:
-        DataError: It cannot be created.
-    """
+    """Creates a new folder `NAME`, or `NAME-2` and so on; two processes never get the same."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
@@ -59,15 +53,11 @@ def create_folder(parent: Path, name: str) -> Path:
 
 @contextmanager
 def held(folder: Path, command: str | None = None) -> Iterator[None]:
-    """Locks a folder until the block or the process ends.
+    """Locks a folder, created if missing, until the block or the process ends.
 
     Code that writes several files below a folder keeps the lock until the last file is written, so
-    that files of two processes are never mixed.
-
-    Args:
-        folder: Created if missing.
-        command: Command line to show to other processes that need the folder; None for the one of
-            this process.
+    that files of two processes are never mixed. Other processes that need the folder are shown the
+    command, by default the command line of this process.
 
     Raises:
         DataError: Another process, named by the message, has locked it, or it cannot be written.
@@ -79,9 +69,15 @@ def held(folder: Path, command: str | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
+        by = "another process"  # if its file is missing for a moment
+        try:
+            found = Holder.model_validate_json((folder / HOLDER_NAME).read_bytes())
+            host = found.host or "an unnamed machine"
+            by = f"process {found.pid} on {host} since {found.since_utc} ({found.command})"
+        except (OSError, ValidationError):
+            pass
         raise DataError(
-            f"{folder} is being written by {_describe(folder)}; wait until it has ended, or choose "
-            "another --out"
+            f"{folder} is being written by {by}; wait until it has ended, or choose another --out"
         ) from error
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -105,24 +101,8 @@ def command_line() -> str:
     return shlex.join(["mobilesam-bench", *sys.argv[1:]])
 
 
-def _describe(folder: Path) -> str:
-    """Describes the process that has locked a folder; its file may be missing for a moment."""
-    try:
-        found = Holder.model_validate_json((folder / HOLDER_NAME).read_bytes())
-    except (OSError, ValidationError):
-        return "another process"
-    return (
-        f"process {found.pid} on {found.host or 'an unnamed machine'} since {found.since_utc} "
-        f"({found.command})"
-    )
-
-
 def require_writable(folder: Path) -> None:
-    """Fails before hours of work if a folder cannot be written.
-
-    Raises:
-        DataError: It cannot.
-    """
+    """Raises `DataError` before hours of work if a folder cannot be written."""
     probe = folder / ".writable"
     write_atomic(probe, b"")
     probe.unlink()

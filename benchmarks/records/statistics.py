@@ -48,10 +48,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class TimeSummary:
-    """Summary of call times; all but `n` and `processes` in milliseconds.
-
-    `range_ms` is set if there are too few processes for `ci95_ms`.
-    """
+    """Summary of call times; `range_ms` is set if there are too few processes for `ci95_ms`."""
 
     n: int
     processes: int
@@ -92,18 +89,12 @@ def median_spread(samples: Samples) -> Spread | None:
     Calls of one process share its memory layout and the load of the machine, so that only further
     processes show how much processes differ. The interval is Student's t on the logarithms of the
     medians of the processes, widened if the median of all calls lies outside. The range spans the
-    medians of the processes; for a single process, its calls.
+    medians of the processes; for a single process, its calls; None for a single call.
 
     Measured by simulation (`tests/benchmarks/records/test_statistics_simulation.py`; processes that
     differ by 5 %, calls by 3 %, some interrupted; 4,000 trials): coverage is 0.95 for 5 processes
     with 30 calls, 5 with 3 and 8 with 10; 0.93 for 5 with a single call. A bootstrap of processes
     and calls covers 0.18 to 0.49 with one process, 0.79 with 3 and 0.89 with 5.
-
-    Args:
-        samples: Times, or ratios of times that were measured in the same turn.
-
-    Returns:
-        The interval or range; None for a single call.
     """
     groups = _nonempty(samples)
     medians = np.array([np.median(group) for group in groups])
@@ -140,34 +131,23 @@ def spread_fields(spread: Spread | None) -> dict[str, Interval | None]:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ratio of two times, new over old.
-
-    Attributes:
-        value: The ratio.
-        ci95: 95 % interval; None with too few samples.
-    """
+    """Ratio of two times, new over old, and its 95 % interval; None with too few samples."""
 
     value: float
     ci95: Interval | None
 
 
 def ratio_of_runs(old: Samples, new: Samples) -> Ratio:
-    """Ratio of the medians of two runs that were made one after the other.
+    """Ratio of the medians of two runs that were made one after the other, each of any size.
 
     The interval is Welch's t on the logarithms of the medians of the processes, since calls of one
-    process do not show how much processes differ. Changes of the machine between the runs are part
-    of the ratio, but not covered by the interval.
+    process do not show how much processes differ; there is none if either side has fewer than two
+    processes. Changes of the machine between the runs are part of the ratio, but not covered by the
+    interval.
 
     Measured by simulation (processes that differ by 5 %, calls by 3 %; 4,000 trials of two equal
     runs): coverage is 0.97 with 2 processes on each side, 0.96 with 3 or 5 on each side, and 0.95
     with 5 against 3.
-
-    Args:
-        old: At least one time.
-        new: At least one time; the numbers of processes and calls may differ from `old`.
-
-    Returns:
-        The ratio, without an interval if either side has fewer than two processes.
     """
     sides = [_nonempty(old), _nonempty(new)]
     before, after = (float(np.median(np.concatenate(side))) for side in sides)
@@ -212,26 +192,18 @@ def ratio_in_turns(
     if [len(group) for group in old] != [len(group) for group in new] or not any(map(len, old)):
         raise ValueError("both sides need the same turns, at least one")
     pairs = list(zip(_nonempty(old), _nonempty(new), strict=True))
-    logs = np.array([np.log(np.median(b) / np.median(a)) for a, b in pairs])
-    center = float(logs.mean())
+    center = float(np.mean([np.log(np.median(b) / np.median(a)) for a, b in pairs]))
     if len(pairs) < MIN_SAMPLES_FOR_INTERVAL:
         return Ratio(float(np.exp(center)), None)
-    means = _draw_means(pairs, np.random.default_rng(seed))
-    wide = center + (means - center) * np.sqrt(len(pairs) / (len(pairs) - 1))
-    return Ratio(float(np.exp(center)), percentile_interval(np.exp(wide)))
-
-
-def _draw_means(
-    pairs: Sequence[tuple[Float64Array, Float64Array]], rng: np.random.Generator
-) -> Float64Array:
-    """(N_RESAMPLES,) mean logarithms of the ratios of drawn pairs, each over drawn turns."""
+    rng = np.random.default_rng(seed)
     chosen = rng.integers(len(pairs), size=(N_RESAMPLES, len(pairs)))
     logs = np.empty(chosen.shape)
-    for index, (old, new) in enumerate(pairs):
+    for index, (a, b) in enumerate(pairs):
         where = chosen == index
-        turns = rng.integers(len(old), size=(int(where.sum()), len(old)))
-        logs[where] = np.log(np.median(new[turns], axis=1) / np.median(old[turns], axis=1))
-    return np.asarray(logs.mean(axis=1))
+        turns = rng.integers(len(a), size=(int(where.sum()), len(a)))
+        logs[where] = np.log(np.median(b[turns], axis=1) / np.median(a[turns], axis=1))
+    wide = center + (logs.mean(axis=1) - center) * np.sqrt(len(pairs) / (len(pairs) - 1))
+    return Ratio(float(np.exp(center)), percentile_interval(np.exp(wide)))
 
 
 def percentile_interval(values: Float64Array) -> Interval:
@@ -246,7 +218,6 @@ class ClusteredMean:
     """Mean over instances whose values are correlated within an image.
 
     Attributes:
-        mean: Mean over instances.
         n_clusters: Number of images.
         ci95: Lower and upper limit; None with fewer than three images.
         p_value: Two-sided p-value of the hypothesis that the mean is zero; 1 with fewer than three
@@ -302,38 +273,17 @@ def clustered_mean(
 def clustered_mean_of_sums(
     counts: Float64Array, sums: Float64Array, limits: Interval, seed: int = 0
 ) -> ClusteredMean:
-    """Same as `clustered_mean`, from sums per image, for instances that do not fit in memory.
+    """Same as `clustered_mean`, for instances that do not fit in memory.
 
-    Args:
-        counts: (images,) number of instances of each image, at least 1.
-        sums: (images,) sum of their values.
-        limits: Minimum and maximum of all values.
-        seed: Seed of the bootstrap.
+    Takes the number of instances, at least 1, and the sum of their values for each image, and the
+    minimum and maximum of all values.
     """
     mean = float(np.clip(sums.sum() / counts.sum(), *limits))
     return _mean_from_residuals(mean, counts, sums - counts * mean, max(map(abs, limits)), seed)
 
 
-def clustered_mean_interval(
-    values: Float64Array,
-    clusters: npt.NDArray[np.int64],
-    seed: int = 0,
-    bounds: Interval | None = None,
-) -> Interval | None:
-    """95 % interval of `clustered_mean`; None with fewer than three images.
-
-    Args:
-        values: (N,) one value per instance.
-        clusters: (N,) image of each instance.
-        seed: Seed of the bootstrap.
-        bounds: Minimum and maximum of any mean, such as 0 and 1 for IoU; the interval is cut there,
-            which does not reduce its coverage.
-    """
-    return cut(clustered_mean(values, clusters, seed).ci95, bounds)
-
-
 def cut(interval: Interval | None, bounds: Interval | None) -> Interval | None:
-    """Limits an interval to the possible values of the mean."""
+    """Limits an interval to the possible values of the mean, which keeps its coverage."""
     if interval is None or bounds is None:
         return interval
     return float(max(interval[0], bounds[0])), float(min(interval[1], bounds[1]))
@@ -342,6 +292,7 @@ def cut(interval: Interval | None, bounds: Interval | None) -> Interval | None:
 def _mean_from_residuals(
     mean: float, counts: Float64Array, residuals: Float64Array, largest: float, seed: int
 ) -> ClusteredMean:
+    """Interval and test of a mean, from the sum of value minus mean over each image's instances."""
     n = len(counts)
     if n < MIN_SAMPLES_FOR_INTERVAL:
         return ClusteredMean(mean, n, None, 1.0)
@@ -351,32 +302,33 @@ def _mean_from_residuals(
     drawn = _draw_t(counts, residuals, seed)
     error = float(np.sqrt(np.square(residuals).sum() * n / (n - 1)) / counts.sum())
     half = error * float(np.quantile(drawn, CONFIDENCE, method="weibull"))
-    p_value = max(_tail_share(drawn, abs(mean) / error, n - 1), least_p)
-    return ClusteredMean(mean, n, (mean - half, mean + half), p_value)
+    t = abs(mean) / error
+    p_value = float((1 + (drawn >= t).sum()) / (1 + len(drawn)))
+    if p_value < COUNTED_P:  # too few draws lie that far out
+        from scipy import stats
+
+        limit = float(np.quantile(drawn, 1 - COUNTED_P, method="weibull"))
+        scale = limit / float(stats.t.isf(COUNTED_P / 2, n - 1))
+        p_value = min(COUNTED_P, 2 * float(stats.t.sf(t / scale, n - 1)))
+    return ClusteredMean(mean, n, (mean - half, mean + half), max(p_value, least_p))
 
 
 def _draw_t(counts: Float64Array, residuals: Float64Array, seed: int) -> Float64Array:
-    """|t*| of every resample of images, without those in which the images do not differ.
-
-    Args:
-        counts: (images,) number of instances.
-        residuals: (images,) sum over instances of value minus mean.
-        seed: Seed of the resampling.
-    """
+    """|t*| of every resample of images, without those in which the images do not differ."""
     from scipy import stats
 
     n = len(counts)
     least = ROUNDING * np.square(residuals).sum()
 
+    def dot(a: Float64Array, b: Float64Array) -> Float64Array:
+        return np.asarray(np.einsum("...i,...i->...", a, b))
+
     def distance(count: Float64Array, residual: Float64Array, axis: int = -1) -> Float64Array:
         total, drawn = residual.sum(axis=axis), count.sum(axis=axis)
         shift = total / drawn
         # The sum of (residual - shift * count)^2, without an array of that size.
-        spread = (
-            _dot(residual, residual)
-            - 2 * shift * _dot(residual, count)
-            + shift**2 * _dot(count, count)
-        )
+        spread = dot(residual, residual) - 2 * shift * dot(residual, count)
+        spread += shift**2 * dot(count, count)
         error = np.sqrt(np.maximum(spread, least) * n / (n - 1))
         # scipy accepts no NaN: a negative distance marks a draw in which all images are alike.
         return np.asarray(np.where(spread > least, np.abs(total) / error, -1.0))
@@ -393,19 +345,3 @@ def _draw_t(counts: Float64Array, residuals: Float64Array, seed: int) -> Float64
     )
     drawn = np.asarray(result.bootstrap_distribution, np.float64)
     return drawn[drawn >= 0]
-
-
-def _dot(a: Float64Array, b: Float64Array) -> Float64Array:
-    return np.asarray(np.einsum("...i,...i->...", a, b))
-
-
-def _tail_share(drawn: Float64Array, t: float, dof: int) -> float:
-    """Share of |t*| of at least t; by a scaled Student's t if too few draws lie there."""
-    from scipy import stats
-
-    share = float((1 + (drawn >= t).sum()) / (1 + len(drawn)))
-    if share >= COUNTED_P:
-        return share
-    limit = float(np.quantile(drawn, 1 - COUNTED_P, method="weibull"))
-    scale = limit / float(stats.t.isf(COUNTED_P / 2, dof))
-    return min(COUNTED_P, 2 * float(stats.t.sf(t / scale, dof)))

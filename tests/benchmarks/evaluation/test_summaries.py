@@ -13,9 +13,9 @@ import pytest
 from benchmarks.evaluation import summaries
 from benchmarks.evaluation.summaries import ImageSums, count_clicks, sum_tables
 from benchmarks.prompts.protocols import find_protocols
-from benchmarks.records.instances import InstanceRow, instances_file, to_frame, write_instances
+from benchmarks.records.instances import InstanceRow, parquet_file, to_frame, write_instances
 from benchmarks.records.record import MiouRow, WeightsRow
-from benchmarks.records.statistics import clustered_mean_interval
+from benchmarks.records.statistics import clustered_mean, cut
 from mobilesam.errors import DataError
 
 
@@ -43,7 +43,7 @@ def blank(model: str = "m", protocol: str = "box") -> MiouRow:
 
 
 def summarize(rows: Sequence[InstanceRow]) -> MiouRow:
-    (sums,) = sum_tables([io.BytesIO(instances_file(rows))]).values()
+    (sums,) = sum_tables([io.BytesIO(parquet_file(InstanceRow, rows))]).values()
     return sums.summarize(blank())
 
 
@@ -77,7 +77,7 @@ def test_clicks_until_an_iou_is_reached() -> None:
         "clicks-3": [0.9, 0.95, 0.3],
     }
     rows = [row(iou, protocol=name) for name, ious in curve.items() for iou in ious]
-    table = instances_file(rows)
+    table = parquet_file(InstanceRow, rows)
     # A table that is given twice has the same means.
     tables = [io.BytesIO(table), io.BytesIO(table)]
     found = count_clicks(tables, find_protocols(["clicks-3", "box"]))["m", "clicks-3"]
@@ -126,9 +126,8 @@ def test_summaries_of_sums_equal_summaries_of_all_rows(
         assert made.boundary_miou == pytest.approx(frame.boundary_iou.mean(), abs=1e-12)
         assert made.miou_per_image == pytest.approx(frame.groupby("image_id").iou.mean().mean())
         for interval, column in ((made.ci95, "iou"), (made.boundary_ci95, "boundary_iou")):
-            expected = clustered_mean_interval(
-                frame[column].to_numpy(), frame.image_id.to_numpy(), bounds=(0, 1)
-            )
+            own = clustered_mean(frame[column].to_numpy(), frame.image_id.to_numpy())
+            expected = cut(own.ci95, (0, 1))
             assert interval == pytest.approx(expected, abs=1e-12)
         sizes = pd.cut(frame.area, [0, 32**2, 96**2, 1e9], right=False)
         assert list(made.n_by_size.model_dump().values()) == sizes.value_counts(sort=False).tolist()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from benchmarks.prompts.clicks import next_click
+from benchmarks.prompts.samplers import next_click
 from mobilesam.errors import DataError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=120)

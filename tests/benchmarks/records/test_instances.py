@@ -9,7 +9,7 @@ import pytest
 from benchmarks.records.instances import (
     COLUMNS,
     InstanceRow,
-    instances_file,
+    parquet_file,
     read_instances,
     to_frame,
     write_instances,
@@ -41,8 +41,10 @@ def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_are_the_same_file() -> None:
-    assert instances_file([row(1)], {b"a": b"b"}) == instances_file([row(1)], {b"a": b"b"})
-    assert instances_file([row(1)]) != instances_file([row(2)])
+    assert parquet_file(InstanceRow, [row(1)], {b"a": b"b"}) == parquet_file(
+        InstanceRow, [row(1)], {b"a": b"b"}
+    )
+    assert parquet_file(InstanceRow, [row(1)]) != parquet_file(InstanceRow, [row(2)])
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:

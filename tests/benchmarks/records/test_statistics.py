@@ -13,7 +13,7 @@ from scipy import stats
 from benchmarks.records.statistics import (
     Spread,
     clustered_mean,
-    clustered_mean_interval,
+    cut,
     median_spread,
     ratio_in_turns,
     ratio_of_runs,
@@ -102,29 +102,29 @@ def scene(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarr
 
 
 def test_no_interval_from_two_images() -> None:
-    assert clustered_mean_interval(np.array([0.1, 0.5]), np.array([1, 2])) is None
+    assert clustered_mean(np.array([0.1, 0.5]), np.array([1, 2])).ci95 is None
 
 
 @pytest.mark.parametrize("value", [0.5, 0.3, 0.1, 1.0])
 def test_equal_values_have_an_interval_of_no_width(value: float) -> None:
     clusters = np.repeat(np.arange(7), 3)
-    assert clustered_mean_interval(np.full(21, value), clusters) == (value, value)
+    assert clustered_mean(np.full(21, value), clusters).ci95 == (value, value)
 
 
 def test_images_that_agree_exactly_have_an_interval_of_no_width() -> None:
     values, clusters = np.tile([0.1, 0.4, 0.7], 9), np.repeat(np.arange(9), 3)
-    interval = clustered_mean_interval(values, clusters)
+    interval = clustered_mean(values, clusters).ci95
     assert interval == pytest.approx((0.4, 0.4))
 
 
 def test_bounds_cut_an_interval_and_nothing_else() -> None:
     values, clusters = np.array([1.0, 0.99, 0.9, 1.0, 0.95, 0.97, 0.7]), np.arange(7)
-    free = clustered_mean_interval(values, clusters)
-    cut = clustered_mean_interval(values, clusters, bounds=(0, 1))
+    free = clustered_mean(values, clusters).ci95
     assert free is not None
     assert free[1] > 1
-    assert cut == (free[0], 1)
-    assert clustered_mean_interval(values, clusters, bounds=(-9, 9)) == free
+    assert cut(free, (0, 1)) == (free[0], 1)
+    assert cut(free, (-9, 9)) == cut(free, None) == free
+    assert cut(None, (0, 1)) is None
 
 
 def test_the_interval_is_symmetric_and_of_the_size_that_theory_gives() -> None:
@@ -186,8 +186,8 @@ def test_the_interval_holds_the_mean_and_does_not_depend_on_names_of_images(
 ) -> None:
     rng = np.random.default_rng(seed)
     values, clusters = scene(rng, n)
-    interval = clustered_mean_interval(values, clusters)
-    renamed = clustered_mean_interval(values, clusters * 1000 + 7)
+    interval = clustered_mean(values, clusters).ci95
+    renamed = clustered_mean(values, clusters * 1000 + 7).ci95
     assert interval == renamed
     assert interval is not None
     assert interval[0] <= values.mean() <= interval[1]
