@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.cli.commands.printing import print_lines
 from mobilesam.errors import UsageError
 
 
@@ -22,8 +22,8 @@ def make(
     tar: Annotated[bool, Parameter(help="SA-1B: write tar shards.")] = False,
 ) -> int:
     """Render synthetic scenes with exact masks into a folder, in COCO's or SA-1B's format."""
+    from benchmarks.datasets import writers
     from benchmarks.datasets.synthetic import SyntheticDataset
-    from benchmarks.datasets.writers import write_coco, write_sa1b
     from benchmarks.records.run_folder import held
 
     if format not in ("coco", "sa1b"):
@@ -33,14 +33,12 @@ def make(
     dataset = SyntheticDataset(n_images=n, seed=seed)
     with held(out):
         if format == "coco":
-            write_coco(dataset, out)
+            writers.write_coco(dataset, out)
+            use = f"coco --images {out / 'images'} --annotations {out / 'instances.json'}"
         else:
-            write_sa1b(dataset, out, tar=tar)
-    if format == "coco":
-        use = f"--dataset coco --images {out / 'images'} --annotations {out / 'instances.json'}"
-    else:
-        use = f"--dataset sa1b --root {out}"
-    sys.stdout.write(f"{n} scenes in {out}; use them with: mobilesam-bench miou {use}\n")
+            writers.write_sa1b(dataset, out, tar=tar)
+            use = f"sa1b --root {out}"
+    print_lines(f"{n} scenes in {out}; use them with: mobilesam-bench miou --dataset {use}")
     return 0
 
 
@@ -51,8 +49,8 @@ def boxes(annotations: Path, out: Path, /) -> int:
 
     found = boxes_from_annotations(annotations)
     write_atomic(out, (json.dumps(found) + "\n").encode())
-    sys.stdout.write(
+    print_lines(
         f"{len(found)} boxes in {out}; use them with: mobilesam-bench miou --protocol detector-box "
-        f"--detections {out} --dataset coco --images DIR --annotations {annotations}\n"
+        f"--detections {out} --dataset coco --images DIR --annotations {annotations}"
     )
     return 0

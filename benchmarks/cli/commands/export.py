@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.cli.commands.printing import print_json, print_lines
 from benchmarks.config.options import ModelArguments
 from mobilesam.errors import UsageError
 
@@ -32,7 +33,6 @@ def export(
 ) -> int:
     """Write MobileSAM for ONNX Runtime or OpenVINO, kept if it agrees with torch (not so int8)."""
     from baselines.registry import select_one
-    from benchmarks.cli.commands.printing import print_json
     from benchmarks.config.from_options import weights_policy
     from benchmarks.config.model_resolution import find_checkpoint
     from mobilesam.export.runtime import TARGETS
@@ -82,5 +82,4 @@ def _print(manifest: Manifest, out: Path) -> None:
     for (graph, output), (difference, tolerance) in worst.items():
         judged = "not judged" if tolerance is None else f"allowed {tolerance:.2g}"
         lines.append(f"  {graph} {output}: {difference:.2g} ({judged})")
-    lines.append(f"written to {out}, with manifest.json")
-    sys.stdout.write("\n".join(lines) + "\n")
+    print_lines(*lines, f"written to {out}, with manifest.json")

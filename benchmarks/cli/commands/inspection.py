@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.cli.commands.printing import print_json, print_table, text_table
 from benchmarks.config.options import OutputArguments
 from mobilesam.errors import WeightsError
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from mobilesam.weights.checkpoints import VerifyReport
 
 _OUTPUT = OutputArguments()
-
+_MODEL_COLUMNS = {
+    "model": "Model", "summary": "Summary", "weights": "Weights", "installed": "Installed",
+}  # fmt: skip
 _EXTRAS = {
     "onnxruntime": "ONNX backends",
     "openvino": "OpenVINO backends",
@@ -25,65 +28,55 @@ _EXTRAS = {
 def models(*, output: OutputArguments = _OUTPUT) -> int:
     """List the models, and whether their weights are here."""
     from baselines.registry import entries
-    from benchmarks.cli.commands.printing import print_json, print_table
-    from benchmarks.tables.table import Cell, Column, Table
 
-    weights, _ = _weights()
-    rows = [_model(entry, weights.get(entry.checkpoint or "")) for entry in entries().values()]
+    statuses, _ = _weights()
+    rows = []
+    for entry in entries().values():
+        missing = entry.missing()
+        rows.append(
+            {
+                "model": entry.name,
+                "summary": entry.summary,
+                "target": entry.target,
+                "weights": _weights_text(entry, statuses.get(entry.checkpoint or "")),
+                "installed": f"no: pip install {' '.join(missing)}" if missing else "yes",
+            }
+        )
     if output.json:
         print_json({"rows": rows})
-        return 0
-    columns = ("model", "summary", "weights", "installed")
-    print_table(
-        Table(
-            "models",
-            "Models",
-            tuple(Column(name.capitalize(), (name,)) for name in columns),
-            tuple(
-                tuple(Cell(str(row[name]), (str(row[name]),)) for name in columns) for row in rows
-            ),
-        )
-    )
+    else:
+        print_table(text_table("Models", _MODEL_COLUMNS, rows))
     return 0
 
 
-def _model(entry: ModelEntry, weights: VerifyReport | None) -> dict[str, Any]:
+def _weights_text(entry: ModelEntry, weights: VerifyReport | None) -> str:
     from mobilesam.weights.checkpoint_specs import specs
     from mobilesam.weights.checkpoints import shipped_path
 
-    missing = entry.missing()
     if entry.shipped is not None:
-        here = shipped_path(entry.shipped)
-        state = "shipped" if here.is_file() else "missing from this installation"
-    elif entry.checkpoint is None:
-        state = "none needed" if not entry.third_party else "its own"
-    elif weights is None or weights.place is None:
-        state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
-        shipped = specs()[entry.checkpoint].shipped
-        if weights is not None and shipped is not None:
-            state = f"shipped ({shipped.label}), not official; official {state}"
-    else:
-        state = f"{weights.status}: {weights.path}"
-    return {
-        "model": entry.name,
-        "summary": entry.summary,
-        "target": entry.target,
-        "weights": state,
-        "installed": "yes" if not missing else f"no: pip install {' '.join(missing)}",
-    }
+        here = shipped_path(entry.shipped).is_file()
+        return "shipped" if here else "missing from this installation"
+    if entry.checkpoint is None:
+        return "its own" if entry.third_party else "none needed"
+    if weights is not None and weights.place is not None:
+        return f"{weights.status}: {weights.path}"
+    state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
+    shipped = specs()[entry.checkpoint].shipped
+    if weights is not None and shipped is not None:
+        state = f"shipped ({shipped.label}), not official; official {state}"
+    return state
 
 
 def doctor(*, output: OutputArguments = _OUTPUT) -> int:
     """Describe this machine, what is installed and what is missing, and what to do about it."""
-    from benchmarks.cli.commands.printing import print_json, print_table
     from benchmarks.records import environment
-    from benchmarks.tables.table import Cell, Column, Table
 
     here = environment.collect(environment.default_threads())
     advice = [*environment.warnings(here), *_advice()]
     if output.json:
         print_json({"environment": here.model_dump(mode="json"), "advice": advice})
         return 0
+    changes = " with changes" if here.git_dirty else ""
     facts = {
         "processor": f"{here.cpu}, {here.cpu_physical_cores} cores ({here.cpu_logical_cores} "
         f"logical), {' '.join(here.cpu_features)}",
@@ -94,29 +87,15 @@ def doctor(*, output: OutputArguments = _OUTPUT) -> int:
         "threads": str(here.threads),
         "load": "unknown" if here.load_1min is None else f"{here.load_1min:.2f} (one minute)",
         "libraries": ", ".join(f"{name} {version}" for name, version in here.libraries.items()),
-        "code": "no git checkout"
-        if here.git_commit is None
-        else f"git {here.git_commit[:12]}{' with changes' if here.git_dirty else ''}",
+        "code": f"git {here.git_commit[:12]}{changes}" if here.git_commit else "no git checkout",
     }
-    rows = [*facts.items(), *((f"extra: {name}", text) for name, text in _extras().items())]
-    table = Table(
-        "doctor",
-        "This machine",
-        (Column("What", ("what",)), Column("Found", ("found",))),
-        tuple((Cell(name, (name,)), Cell(text, (text,))) for name, text in rows),
-        tuple(advice) or ("Nothing is missing.",),
-    )
-    print_table(table)
+    for name, use in _EXTRAS.items():
+        state = "installed" if importlib.util.find_spec(name) else "not installed"
+        facts[f"extra: {name}"] = f"{state} ({use})"
+    rows = [{"what": name, "found": text} for name, text in facts.items()]
+    columns = {"what": "What", "found": "Found"}
+    print_table(text_table("This machine", columns, rows, *(advice or ["Nothing is missing."])))
     return 0
-
-
-def _cv2_works() -> bool:
-    """Whether OpenCV loads: on a bare Linux image it is installed but lacks system libraries."""
-    try:
-        importlib.import_module("cv2")
-    except ImportError:
-        return False
-    return True
 
 
 def _weights() -> tuple[dict[str, VerifyReport], str | None]:
@@ -129,25 +108,18 @@ def _weights() -> tuple[dict[str, VerifyReport], str | None]:
         return {}, str(error)
 
 
-def _extras() -> dict[str, str]:
-    return {
-        name: f"installed ({use})" if importlib.util.find_spec(name) else f"not installed ({use})"
-        for name, use in _EXTRAS.items()
-    }
-
-
 def _advice() -> list[str]:
     from baselines.registry import entries
     from mobilesam.weights.checkpoint_specs import specs
 
-    advice = []
-    for entry in entries().values():
-        missing = entry.missing()
-        if missing:
-            advice.append(
-                f"{entry.name} needs {' '.join(missing)}: pip install {' '.join(missing)}"
-            )
-    if not _cv2_works():
+    advice = [
+        f"{entry.name} needs {names}: pip install {names}"
+        for entry in entries().values()
+        if (names := " ".join(entry.missing()))
+    ]
+    try:  # on a bare Linux image it is installed but lacks system libraries
+        importlib.import_module("cv2")
+    except ImportError:
         advice.append(
             "OpenCV cannot be loaded, so grabcut and FastSAM cannot run; on Debian and Ubuntu: "
             "apt-get install libgl1 libglib2.0-0"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from benchmarks.cli.commands.printing import print_json, print_lines
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+from benchmarks.records.progress import Reporter
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ def paper(
     only if --out is given. Exit code 1: a measurement failed; a claim that is not reproduced is no
     failure.
     """
-    from benchmarks.cli.commands.printing import print_json
     from benchmarks.paper.claims import load_claims
     from benchmarks.paper.paper_output import FOLDER, claim_rows, write_claims
     from benchmarks.paper.verdicts import judge, tally
@@ -71,8 +72,9 @@ def paper(
     else:
         _print(verdicts)
         if out is not None:
-            where = "" if run else f"record  {out / RECORD_NAME}\n"
-            sys.stdout.write(f"{where}claims  {out / FOLDER} ({len(written)} files)\n")
+            if not run:
+                print_lines(f"record  {out / RECORD_NAME}")
+            print_lines(f"claims  {out / FOLDER} ({len(written)} files)")
     return 1 if failed else 0
 
 
@@ -94,7 +96,6 @@ def _measured(
     from benchmarks.config.run_config import find_profile
     from benchmarks.paper.claims import models_needed, protocols_needed
     from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
-    from benchmarks.records.progress import Reporter
     from benchmarks.run import executed
 
     profile = find_profile(profile_name)
@@ -102,19 +103,22 @@ def _measured(
     names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
     if not names:
         raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
-    reference = select_one(teacher)
-    boxes = (DETECTOR_BOX, DETECTOR_BOX_MULTI)
-    protocol = data.protocol or ",".join(
-        (*protocols_needed(claims, data.dataset), *(boxes if data.detections else ()))
+    reference = f"{TEACHER_PREFIX}{select_one(teacher).name}"
+    protocols = protocols_needed(claims, data.dataset)
+    if data.detections:
+        protocols = (*protocols, DETECTOR_BOX, DETECTOR_BOX_MULTI)
+    accuracy = replace(
+        data,
+        protocol=data.protocol or ",".join(protocols),
+        reference=",".join(dict.fromkeys((*listed(data.reference), reference))),
     )
-    references = dict.fromkeys((*listed(data.reference), f"{TEACHER_PREFIX}{reference.name}"))
     config = make_config(
         "paper",
         replace(models, models=",".join(names)),
         output,
         profile=profile,
         counting=True,
-        accuracy=replace(data, protocol=protocol, reference=",".join(references)),
+        accuracy=accuracy,
         n_scenes=profile.n_images,
     )
     with executed(config, Reporter(quiet=output.quiet)) as record:

@@ -34,11 +34,14 @@ def print_table(table: Table, width: int = _WIDE_COLUMNS) -> None:
 
 
 def text_table(
-    name: str, title: str, columns: dict[str, str], rows: list[dict[str, str]], *notes: str
+    title: str, columns: dict[str, str], rows: list[dict[str, str]], *notes: str, right: str = ""
 ) -> Table:
-    """A table of text; `columns` has the header of each key of the rows."""
+    """A table of text: `columns` has the header of each key; the one `right` is aligned there."""
     from benchmarks.tables.table import Cell, Column, Table
 
-    heads = tuple(Column(header, (key,)) for key, header in columns.items())
+    heads = tuple(
+        Column(header, (key,), align="right" if key == right else "left")
+        for key, header in columns.items()
+    )
     cells = tuple(tuple(Cell(row[key], (row[key],)) for key in columns) for row in rows)
-    return Table(name, title, heads, cells, notes)
+    return Table("text", title, heads, cells, notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from benchmarks.config.options import OutputArguments, RegressArguments
+from benchmarks.cli.commands.printing import print_json, print_lines, print_table
+from benchmarks.config.options import OutputArguments, PrintJson, Quiet, RegressArguments
+from benchmarks.records.progress import Reporter
 
 if TYPE_CHECKING:
     from benchmarks.regression.judge import Judgement
     from benchmarks.regression.sessions import Session
     from benchmarks.regression.snapshot import Baseline, Comparison
+    from benchmarks.regression.worktrees import Tree
 
 BASELINE = Path("results/baselines/gate.json")
 _OUTPUT = OutputArguments()
 _Threshold = Annotated[
     float | None, Parameter(help="Ratio from which a change is a regression; 1.1.")
 ]
-_Json = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
 
 
 def default_baseline() -> Path:
@@ -37,8 +38,8 @@ def gate(
         Path | None, Parameter(help="Baseline file; results/baselines/gate.json by default.")
     ] = None,
     update: Annotated[bool, Parameter(help="Write the baseline anew; print changes.")] = False,
-    json: _Json = False,
-    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False,
+    json: PrintJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Compare everything but times with the committed baseline: sizes, outputs, accuracy.
 
@@ -47,46 +48,33 @@ def gate(
     out exported and third-party models.
     """
     from baselines.registry import select
-    from benchmarks.cli.commands.printing import print_json, print_table
     from benchmarks.config.from_options import listed
-    from benchmarks.records.environment import (
-        cpu_name,
-        default_threads,
-        library_versions,
-        use_threads,
-    )
-    from benchmarks.records.progress import Reporter
+    from benchmarks.records import environment
+    from benchmarks.regression import snapshot
     from benchmarks.regression.gate import find_facts, runs_in_gate
-    from benchmarks.regression.snapshot import (
-        Baseline,
-        change_table,
-        compare_facts,
-        load_baseline,
-        merged,
-        save_baseline,
-        subject_table,
-    )
     from mobilesam.fast.allocator import keep_buffers
 
     path = baseline or default_baseline()
     named = listed(models)
     entries = [entry for entry in select(named) if entry.name in named or runs_in_gate(entry)]
-    old = load_baseline(path) if path.is_file() or not update else None
-    use_threads(default_threads())
+    old = snapshot.load_baseline(path) if path.is_file() or not update else None
+    environment.use_threads(environment.default_threads())
     keep_buffers()  # nothing is timed
     reporter = Reporter(quiet=quiet)
     found = find_facts(entries, reporter)
     subjects = {fact.subject for fact in found.facts} | {entry.name for entry in entries}
     before = () if old is None else old.facts
     judged = tuple(fact for fact in before if models == "*" or fact.subject in subjects)
-    comparisons = compare_facts(judged, found.facts)
+    comparisons = snapshot.compare_facts(judged, found.facts)
     for line in dict.fromkeys(f"{failure.culprit}: {failure.why}" for failure in found.failures):
         reporter.warn(line)
     passed = not found.failures and all(each.verdict in ("same", "new") for each in comparisons)
     updated = update and not found.failures
     if updated:
-        facts = merged(before, found.facts, {fact.subject for fact in judged} | subjects)
-        save_baseline(Baseline(cpu=cpu_name(), libraries=library_versions(), facts=facts), path)
+        subjects |= {fact.subject for fact in judged}
+        facts = snapshot.merged(before, found.facts, subjects)
+        cpu, libraries = environment.cpu_name(), environment.library_versions()
+        snapshot.save_baseline(snapshot.Baseline(cpu=cpu, libraries=libraries, facts=facts), path)
     if json:
         print_json(
             {
@@ -98,17 +86,17 @@ def gate(
             }
         )
         return 0 if passed or updated else 1
-    print_table(subject_table(comparisons))
-    changes = change_table(comparisons)
+    print_table(snapshot.subject_table(comparisons))
+    changes = snapshot.change_table(comparisons)
     if changes.rows:
         print_table(changes)
     if updated:
-        lines = [f"baseline written: {path}, {len(changes.rows)} changes"]
+        print_lines(f"baseline written: {path}, {len(changes.rows)} changes")
     else:
-        lines = [] if passed or old is None else [f"note: {line}" for line in _differences(old)]
+        if not passed and old is not None:
+            print_lines(*(f"note: {line}" for line in _differences(old)))
         verdict = "passed" if passed else "FAILED; if it was meant: mobilesam-bench gate --update"
-        lines.append(f"gate {verdict} ({len(comparisons)} facts, baseline {path})")
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+        print_lines(f"gate {verdict} ({len(comparisons)} facts, baseline {path})")
     return 0 if passed or updated else 1
 
 
@@ -153,18 +141,11 @@ def compare(
     --json, tables and plots are written only if --out is given.
     """
     from benchmarks import api
-    from benchmarks.cli.commands.printing import print_json, print_table
     from benchmarks.config.from_options import new_folder
     from benchmarks.records.run_folder import held
-    from benchmarks.regression.compare import (
-        THRESHOLD,
-        compare_tables,
-        tally,
-        tally_text,
-        write_comparison,
-    )
+    from benchmarks.regression import compare as comparing
 
-    limit = THRESHOLD if threshold is None else threshold
+    limit = comparing.THRESHOLD if threshold is None else threshold
     first, second = api.load_record(a), api.load_record(b)
     found = api.compare(first, second, threshold=limit)
     title = f"{a} (A) against {b} (B)"
@@ -174,44 +155,38 @@ def compare(
     files = []
     if out is not None:
         with held(out):
-            files = write_comparison(found.rows, found.notes, title, out)
+            files = comparing.write_comparison(found.rows, found.notes, title, out)
     if output.json:
         print_json(
             {
                 "a": first.record.id,
                 "b": second.record.id,
                 "threshold": limit,
-                "tally": tally(found.rows),
+                "tally": comparing.tally(found.rows),
                 "rows": [row.model_dump(mode="json") for row in found.rows],
                 "notes": list(found.notes),
             }
         )
         return 0
-    for table in compare_tables(found.rows):
+    for table in comparing.compare_tables(found.rows):
         print_table(table)
     if not output.quiet:
-        sys.stdout.write("".join(f"note: {note}\n" for note in found.notes))
-        sys.stdout.write(f"files   {out} ({len(files)})\n")
-    sys.stdout.write(f"{title}: {tally_text(found.rows) or 'nothing in common'}\n")
+        print_lines(*(f"note: {note}" for note in found.notes), f"files   {out} ({len(files)})")
+    print_lines(f"{title}: {comparing.tally_text(found.rows) or 'nothing in common'}")
     return 0
 
 
 def regress_run(
-    *, versions: RegressArguments, threshold: _Threshold = None, json: _Json = False
+    *, versions: RegressArguments, threshold: _Threshold = None, json: PrintJson = False
 ) -> int:
     """Measure --base and this working tree in turns, judge, and repeat what looks worse.
 
     Exit code 1: something is slower, larger or less accurate, and the repetition confirms it.
     """
-    from benchmarks.child_processes import interrupted_by_term
-    from benchmarks.records.progress import Reporter
     from benchmarks.regression import ab
-    from benchmarks.regression.worktrees import two_versions
 
-    limit = _limit(threshold)
-    settings = ab.settings_of(versions)
-    trees = two_versions(versions.base, versions.head)
-    with interrupted_by_term(), trees as (base, head), _held_folder(versions) as out:
+    limit, settings = _limit(threshold), ab.settings_of(versions)
+    with _measurement(versions) as (base, head, out):
         judgement, sessions = ab.run(
             out, base, head, settings, limit, Reporter(quiet=versions.quiet)
         )
@@ -220,20 +195,16 @@ def regress_run(
 
 def regress_measure(*, versions: RegressArguments) -> int:
     """Measure both versions once and keep the record, without a judgement."""
-    from benchmarks.child_processes import interrupted_by_term
-    from benchmarks.records.progress import Reporter
     from benchmarks.regression import ab
-    from benchmarks.regression.worktrees import two_versions
 
     settings = ab.settings_of(versions)
-    trees = two_versions(versions.base, versions.head)
-    with interrupted_by_term(), trees as (base, head), _held_folder(versions) as out:
+    with _measurement(versions) as (base, head, out):
         ab.measure_into(out, base, head, settings, Reporter(quiet=versions.quiet))
-    sys.stdout.write(f"{out}\n")
+    print_lines(str(out))
     return 0
 
 
-def regress_judge(folder: Path, /, *, threshold: _Threshold = None, json: _Json = False) -> int:
+def regress_judge(folder: Path, /, *, threshold: _Threshold = None, json: PrintJson = False) -> int:
     """Judge what regress run or measure has left in a folder, perhaps by another threshold."""
     from benchmarks.records.run_folder import held
     from benchmarks.regression.judge import judge
@@ -256,20 +227,22 @@ def _limit(threshold: float | None) -> float:
 
 
 @contextmanager
-def _held_folder(versions: RegressArguments) -> Iterator[Path]:
-    """Creates and locks the folder of a measurement, after the options have been checked."""
+def _measurement(versions: RegressArguments) -> Iterator[tuple[Tree, Tree, Path]]:
+    """Checks out both versions, and creates and locks the folder of a measurement."""
+    from benchmarks.child_processes import interrupted_by_term
     from benchmarks.config.from_options import new_folder
     from benchmarks.records.run_folder import held
+    from benchmarks.regression.worktrees import two_versions
 
-    out = versions.out or new_folder("regress")
-    with held(out):
-        yield out
+    with interrupted_by_term(), two_versions(versions.base, versions.head) as (base, head):
+        out = versions.out or new_folder("regress")
+        with held(out):
+            yield base, head, out
 
 
 def _print_judgement(
     judgement: Judgement, sessions: tuple[Session, ...], folder: Path, *, as_json: bool
 ) -> int:
-    from benchmarks.cli.commands.printing import print_json, print_table
     from benchmarks.regression import judge
 
     judge.write_judgement(judgement, sessions, folder)
@@ -279,6 +252,5 @@ def _print_judgement(
         print_json({"passed": judgement.passed, **document, "notes": notes, "out": str(folder)})
     else:
         print_table(judge.judgement_table(judgement))
-        lines = (*notes, f"records {folder}", judge.verdict_text(judgement))
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        print_lines(*notes, f"records {folder}", judge.verdict_text(judgement))
     return 0 if judgement.passed else 1

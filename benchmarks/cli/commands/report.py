@@ -9,28 +9,25 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
+from benchmarks.cli.commands.printing import print_json, print_lines
 from benchmarks.config.options import (
     DataArguments,
     FigureArguments,
     ModelArguments,
     OutputArguments,
+    Quiet,
 )
+from benchmarks.records.progress import Reporter
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
     from baselines.interface import Prompts
-    from benchmarks.config.model_resolution import ResolvedModel
-    from benchmarks.records.progress import Reporter
     from benchmarks.report.figure_images import FigureImage
     from benchmarks.report.paper_figures import FigureKind
 
 DEFAULT_IMAGES = 2
-_MODELS, _DATA, _FIGURES, _OUTPUT = (
-    ModelArguments(),
-    DataArguments(),
-    FigureArguments(),
-    OutputArguments(),
-)
+_MODELS, _DATA = ModelArguments(), DataArguments()
+_FIGURES, _OUTPUT = FigureArguments(), OutputArguments()
 
 
 def report(
@@ -43,7 +40,7 @@ def report(
         int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")
     ] = None,
     failures_first: Annotated[bool, Parameter(help="The gallery begins with failures.")] = False,
-    quiet: Annotated[bool, Parameter(help="Print only warnings and errors.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Write one HTML file from the records of runs: it opens from disk, without a network."""
     from benchmarks.report.page import CASES_EACH, write_report
@@ -53,7 +50,7 @@ def report(
     if not quiet:
         for run_id, reason in merged.apart.items():
             sys.stderr.write(f"run {run_id} is in the history only: {reason}\n")
-        sys.stdout.write(f"report  {out} ({out.stat().st_size / 1e6:.1f} MB)\n")
+        print_lines(f"report  {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -71,21 +68,28 @@ def figures(
     these are three of the packaged photos, or the first two images of another dataset. Models
     without weights are left out unless --models names them. Exit code 1: a model failed.
     """
-    from benchmarks.cli.commands.printing import print_json
-    from benchmarks.config.from_options import apply_threads, new_folder
-    from benchmarks.records.progress import Reporter
+    from baselines.registry import select
+    from benchmarks.config.from_options import apply_threads, listed, new_folder, resolve_options
     from benchmarks.records.run_folder import held
     from benchmarks.report import paper_figures
 
     reporter = Reporter(quiet=output.quiet)
     apply_threads(models)
-    kinds = _kinds(pictures.kinds)
+    known = get_args(paper_figures.FigureKind)
+    kinds = dict.fromkeys(listed(pictures.kinds))
+    for kind in kinds:
+        if kind not in known:
+            raise UsageError(f"unknown kind of figure {kind!r}; choose from {', '.join(known)}")
+    images = _images(pictures, data, models.seed, reporter)
+    names = listed(models.models)
+    # The masks of the dummy have no meaning: it is drawn only if it is named.
+    entries = [each for each in select(names) if each.name != "dummy" or each.name in names]
     request = paper_figures.FigureRequest(
-        kinds=kinds,
-        images=_images(pictures, data, models.seed, reporter),
-        models=_models(models),
+        kinds=tuple(cast("FigureKind", kind) for kind in kinds),
+        images=images,
+        models=tuple(resolve_options(models, entries)),
         note=output.note,
-        trained_only=pictures.trained_only or models.models == ModelArguments().models,
+        trained_only=pictures.trained_only or models.models == ModelArguments.models,
         svg=pictures.svg,
     )
     folder = output.out or new_folder("figures")
@@ -95,31 +99,8 @@ def figures(
     if output.json:
         print_json({"figures": written})
     else:
-        for each in written:
-            sys.stdout.write(f"{each['title']}: {folder / each['file']}\n")
+        print_lines(*(f"{each['title']}: {folder / each['file']}" for each in written))
     return 1 if any(each.failed for each in predictions.values()) else 0
-
-
-def _kinds(text: str) -> tuple[FigureKind, ...]:
-    from benchmarks.config.from_options import listed
-    from benchmarks.report.paper_figures import FigureKind
-
-    known = get_args(FigureKind)
-    names = listed(text)
-    for name in names:
-        if name not in known:
-            raise UsageError(f"unknown kind of figure {name!r}; choose from {', '.join(known)}")
-    return tuple(cast("FigureKind", name) for name in dict.fromkeys(names))
-
-
-def _models(models: ModelArguments) -> tuple[ResolvedModel, ...]:
-    """The models to draw; the dummy, whose masks have no meaning, only if it is named."""
-    from baselines.registry import select
-    from benchmarks.config.from_options import listed, resolve_options
-
-    names = listed(models.models)
-    entries = [each for each in select(names) if each.name != "dummy" or each.name in names]
-    return tuple(resolve_options(models, entries))
 
 
 def _images(
@@ -138,7 +119,7 @@ def _images(
         for path, point, box in zip(given.image, points, boxes, strict=True)
     ]
     found += [photo_image(name) for name in given.photo]
-    if found and data.limit is None and data.dataset == DataArguments().dataset:
+    if found and data.limit is None and data.dataset == DataArguments.dataset:
         return tuple(found)
     n_images, only = data.limit or DEFAULT_IMAGES, None
     if data.limit is None and data.dataset == PHOTOS:
@@ -153,7 +134,7 @@ def _images(
 
 def _prompts(texts: Sequence[str], n_images: int, option: str) -> list[Prompts | None]:
     """One prompt per image, or None for each."""
-    from benchmarks.cli.commands.predict import parse_prompts
+    from benchmarks.cli.segment import parse_prompts
 
     if not texts:
         return [None] * n_images

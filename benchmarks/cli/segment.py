@@ -1,0 +1,172 @@
+"""Segments one image for the command `predict`, and draws the masks over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from baselines import boundary
+from baselines.interface import BoolArray, MaskRecord, Prompts, Segmenter, UInt8Array
+from baselines.pixels import mask_box
+from baselines.registry import build
+from benchmarks.config.from_options import one_trained, print_weights
+from benchmarks.config.options import ModelArguments
+from benchmarks.datasets.masks import encode_mask
+from benchmarks.evaluation.run_model import PROMPT_BATCH
+from benchmarks.report.figure_images import check_inside
+from benchmarks.report.mask_grid import overlay
+from mobilesam.errors import DataError, UsageError
+
+_POINT_COLOURS = {1: (0, 158, 115), 0: (213, 94, 0)}
+_BOX_COLOUR = (230, 159, 0)
+
+
+def parse_prompts(points: Sequence[str], box: str | None) -> Prompts:
+    """Converts `X,Y[,0|1]` and `X0,Y0,X1,Y1` into one prompt.
+
+    Raises:
+        UsageError: Malformed, or neither is given.
+    """
+    rows = [_numbers(text, "--point", "X,Y or X,Y,0 or X,Y,1", (2, 3)) for text in points]
+    corners = None if box is None else _numbers(box, "--box", "X0,Y0,X1,Y1", (4,))
+    if not rows and corners is None:
+        raise UsageError("give at least one --point X,Y or one --box X0,Y0,X1,Y1")
+    bad = next((row[2] for row in rows if len(row) == 3 and row[2] not in (0, 1)), None)
+    if bad is not None:
+        raise UsageError(f"the label of a --point is 1 (object) or 0 (background); got {bad:g}")
+    labels = [int(row[2]) if len(row) == 3 else 1 for row in rows]
+    return Prompts(
+        points=np.array([[row[:2] for row in rows]], np.float32) if rows else None,
+        labels=np.array([labels], np.int64) if rows else None,
+        boxes=None if corners is None else np.array([corners], np.float32),
+    )
+
+
+def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in lengths:
+        raise UsageError(f"{option} wants {form} in pixels; got {text!r}")
+    return values
+
+
+def segment_one(
+    image: UInt8Array, models: ModelArguments, prompts: Prompts, out: Path, name: str
+) -> tuple[dict[str, Any], str]:
+    """Predicts and draws one mask; returns the JSON document and the text to print."""
+    size_hw = image.shape[0], image.shape[1]
+    check_inside(prompts, size_hw, name)
+    model = _build(models)
+    with boundary.naming(model.info.name):
+        embedding = boundary.encode(model, image)
+        mask, score = boundary.best_mask(model, embedding, prompts, size_hw)
+    _save(_draw(image, mask, prompts), out)
+    found, area = mask_box(mask), int(mask.sum())
+    document = {
+        "model": model.info.name,
+        "area_px": area,
+        "box": None if found is None else list(found),
+        "score": score,
+        "overlay": str(out),
+    }
+    share = 100 * area / mask.size
+    return document, (
+        f"{model.info.name}: {area} pixels ({share:.1f} % of the image), box {document['box']}, "
+        f"score {score:.3f}"
+    )
+
+
+def segment_all(
+    image: UInt8Array, models: ModelArguments, detector: str | None, out: Path
+) -> tuple[dict[str, Any], str]:
+    """Predicts and draws all masks; returns the JSON document and the text to print.
+
+    The boxes of the model `detector` are the prompts; None uses the model's own mode.
+
+    Raises:
+        UsageError: More than one model is named.
+        UnsupportedError: The model, or the detector, cannot segment everything.
+        WeightsError: One of them has no trained weights here.
+    """
+    model = _build(models)
+    finder = model if detector is None else _build(replace(models, models=detector))
+    with boundary.naming(finder.info.name):
+        found = boundary.everything(finder, image)
+    if detector is not None:
+        found = _masks_in_boxes(model, image, found)
+    found = sorted(found, key=lambda record: -record.score)
+    _save(overlay(image, [record.mask for record in found]), out)
+    objects = [
+        {
+            "area_px": int(record.mask.sum()),
+            "box": [float(value) for value in record.box],
+            "score": record.score,
+            "rle": encode_mask(record.mask),
+        }
+        for record in found
+    ]
+    name = model.info.name
+    document = {"model": name, "boxes_from": detector, "objects": objects, "overlay": str(out)}
+    covered = np.zeros(image.shape[:2], np.bool_)
+    for record in found:
+        covered |= record.mask
+    source = "" if detector is None else f" in boxes of {detector}"
+    return document, (
+        f"{name}{source}: {len(found)} objects, {100 * covered.mean():.1f} % of the image"
+    )
+
+
+def _masks_in_boxes(
+    model: Segmenter, image: UInt8Array, objects: Sequence[MaskRecord]
+) -> list[MaskRecord]:
+    """Predicts one mask for the box of each object, in their order; omits empty masks."""
+    if not objects:
+        return []
+    size_hw = image.shape[0], image.shape[1]
+    found = []
+    prompts = Prompts(boxes=np.stack([record.box for record in objects]).astype(np.float32))
+    with boundary.naming(model.info.name):
+        embedding = boundary.encode(model, image)
+        for batch in prompts.batches(PROMPT_BATCH):
+            masks = boundary.decode(model, embedding, batch, size_hw)
+            found += [
+                MaskRecord(mask, float(score), np.array(box, np.float32))
+                for mask, score in zip(masks.masks[:, 0], masks.scores[:, 0], strict=True)
+                if (box := mask_box(mask)) is not None
+            ]
+    return found
+
+
+def _build(models: ModelArguments) -> Segmenter:
+    resolved = one_trained(models, "predict")
+    print_weights(resolved)
+    with boundary.naming(resolved.entry.name):
+        return build(resolved.entry, resolved.options)
+
+
+def _draw(image: UInt8Array, mask: BoolArray, prompts: Prompts) -> UInt8Array:
+    """Draws a mask with its outline and its prompts over an image."""
+    picture = Image.fromarray(overlay(image, [mask]))
+    draw = ImageDraw.Draw(picture)
+    radius = max(3, max(image.shape[:2]) // 150)
+    if prompts.boxes is not None:
+        draw.rectangle([float(v) for v in prompts.boxes[0]], outline=_BOX_COLOUR, width=2)
+    if prompts.points is not None and prompts.labels is not None:
+        for (x, y), label in zip(prompts.points[0], prompts.labels[0], strict=True):
+            corners = [float(x) - radius, float(y) - radius, float(x) + radius, float(y) + radius]
+            draw.ellipse(corners, fill=_POINT_COLOURS[int(label)], outline=(255, 255, 255))
+    return np.asarray(picture)
+
+
+def _save(pixels: UInt8Array, out: Path) -> None:
+    try:
+        Image.fromarray(pixels).save(out)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot write {out}: {error}; give --out a .png or .jpg file") from error
