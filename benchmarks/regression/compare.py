@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -16,15 +16,22 @@ from benchmarks.records.record import (
     LatencyRow,
     MemoryRow,
     MiouRow,
+    ParamsRow,
     RunRecord,
     load_record,
     write_atomic,
 )
-from benchmarks.records.statistics import Ratio, ratio_of_runs
-from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.records.statistics import Samples, ratio_of_runs
+from benchmarks.tables.columns import (
+    RowColumn,
+    build_table,
+    interval_column,
+    text_column,
+    value_column,
+)
 from benchmarks.tables.formatting import MIB, escape_markdown, interval, milliseconds, number
-from benchmarks.tables.record_queries import setup_of, weights_label
-from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.record_queries import protocol_of, setup_of, unique, weights_label
+from benchmarks.tables.table import Table
 from mobilesam.errors import UsageError
 from mobilesam.frozen_model import FrozenModel
 
@@ -43,7 +50,8 @@ Kind = Literal["time", "memory", "accuracy", "size"]
 Verdict = Literal["worse", "better", "changed", "missing", "new", "same", "unclear"]
 Bounds = tuple[float, float] | None
 RowT = TypeVar("RowT")
-KeyT = TypeVar("KeyT")
+_Pair = tuple[str, str, RowT | None, RowT | None]
+"""Model, what was measured, and its row in each run."""
 _TITLES: dict[Kind, str] = {
     "time": "Times",
     "memory": "Memory",
@@ -125,12 +133,124 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
         b: The second run, which is compared with the first.
         threshold: Ratio from which on times and memory count as different; above 1.
     """
+    old, new = a.record, b.record
+    tests = _paired_tests(a, b)
+
+    def ratio(before: Samples, after: Samples, unclear: str) -> dict[str, Any]:
+        found = ratio_of_runs(before, after)
+        verdict = ratio_verdict(found.ci95, threshold)
+        why = unclear if found.ci95 is None else None
+        return {"change": found.value, "ci95": found.ci95, "verdict": verdict, "why": why}
+
+    def of_time(a: LatencyRow, b: LatencyRow) -> dict[str, Any]:
+        found = ratio(a.samples_ms, b.samples_ms, ONE_PROCESS)
+        setups = " -> ".join(unique(setup_of(row).label for row in (a, b)))
+        notes = (setups if " -> " in setups else None, found["why"])
+        return {**found, "why": "; ".join(filter(None, notes)) or None}
+
+    def of_memory(a: MemoryRow, b: MemoryRow) -> dict[str, Any]:
+        # The peak of each process, or the one figure of an older record.
+        before, after = (
+            [[float(peak)] for peak in row.peaks_rss_bytes or (row.peak_rss_bytes,)]
+            for row in (a, b)
+        )
+        unclear = ONE_PROCESS if 1 in (a.processes, b.processes) else NO_PEAKS
+        return ratio(before, after, unclear)
+
+    def of_accuracy(a: MiouRow, b: MiouRow) -> dict[str, Any]:
+        same_prompts = a.manifest_sha256 == b.manifest_sha256
+        test = tests.get((a.model, a.reference, a.protocol)) if same_prompts else None
+        if _reference(a) != _reference(b):
+            why = f"another reference: {_reference(a)} -> {_reference(b)}"
+            return {"verdict": "unclear", "why": why}
+        if test is None:
+            change = (b.miou or 0) - (a.miou or 0)
+            why = "not on the same prompts, or without instances: no test"
+            return {"change": change, "verdict": "unclear" if change else "same", "why": why}
+        if test.ci95 is None and test.difference:
+            return {"change": test.difference, "verdict": "unclear", "why": FEW_IMAGES}
+        verdict = "same"
+        if test.p_adjusted <= LEVEL:
+            verdict = "better" if test.difference > 0 else "worse"
+        return {"change": test.difference, "ci95": test.ci95, "verdict": verdict}
+
+    def of_size(a: ParamsRow, b: ParamsRow, name: str) -> dict[str, Any]:
+        before, after = getattr(a, name), getattr(b, name)
+        change = after / before if before else None
+        return {"change": change, "verdict": "same" if before == after else "changed"}
+
+    memory = _paired(old.memory, new.memory, lambda row: (row.model, "peak RSS"))
+    accuracy = _paired(old.miou, new.miou, lambda row: (row.model, protocol_of(row).label))
+    sizes = _paired(old.params, new.params, lambda row: (row.model, row.component))
+    units = {"total": "parameters", "flops": "FLOP", "weight_bytes": "bytes"}
     return (
-        *_times(a.record, b.record, threshold),
-        *_memory(a.record, b.record, threshold),
-        *_accuracy(a, b),
-        *_sizes(a.record, b.record),
+        *_compared("time", "ms", "median_ms", _same_phases(old, new), of_time),
+        *_compared("memory", "bytes", "peak_rss_bytes", memory, of_memory),
+        *_compared("accuracy", "fraction", "miou", accuracy, of_accuracy),
+        *(
+            row
+            for pair in sizes
+            for name, unit in units.items()
+            for row in _compared("size", unit, name, [pair], partial(of_size, name=name))
+        ),
     )
+
+
+def _compared(
+    kind: Kind,
+    unit: str,
+    name: str,
+    pairs: Iterable[_Pair[RowT]],
+    change: Callable[[RowT, RowT], dict[str, Any]],
+) -> Iterator[CompareRow]:
+    """Yields the comparison of an attribute in each pair of rows that has it at least once."""
+    for model, what, old, new in pairs:
+        a, b = getattr(old, name, None), getattr(new, name, None)
+        row = CompareRow(kind=kind, model=model, what=what, unit=unit, a=a, b=b)
+        if old is not None and new is not None and a is not None and b is not None:
+            yield row.model_copy(update=change(old, new))
+        elif b is not None:
+            yield row.model_copy(update={"verdict": "new", "why": _reason(old)})
+        elif a is not None:
+            yield row.model_copy(update={"verdict": "missing", "why": _reason(new)})
+
+
+def _reason(row: object) -> str | None:
+    """Why a row has no value."""
+    if isinstance(row, LatencyRow | MiouRow) and row.status != "ok":
+        return f"{row.status}: {row.why}"
+    return None
+
+
+def _paired(
+    a: Iterable[RowT], b: Iterable[RowT], key: Callable[[RowT], tuple[str, str]]
+) -> Iterator[_Pair[RowT]]:
+    """Pairs rows of two runs by model and what was measured."""
+    before, after = ({key(row): row for row in rows} for rows in (a, b))
+    for each in {**before, **after}:
+        yield *each, before.get(each), after.get(each)
+
+
+def _same_phases(a: RunRecord, b: RunRecord) -> Iterator[_Pair[LatencyRow]]:
+    """Pairs the rows of each phase.
+
+    If each run has one row of a phase, these are compared even if their setups differ; otherwise
+    rows of the same setup are compared.
+    """
+    grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
+    for side, run in enumerate((a, b)):
+        for row in run.latency:
+            key = (row.model, row.phase, row.n_prompts)
+            grouped.setdefault(key, ([], []))[side].append(row)
+    for (model, phase, n_prompts), (olds, news) in grouped.items():
+        what = phase_label(phase, n_prompts)
+        if len(olds) <= 1 and len(news) <= 1:
+            yield model, what, next(iter(olds), None), next(iter(news), None)
+        else:
+            for setup in unique(setup_of(row) for row in (*olds, *news)):
+                same = ([row for row in rows if setup_of(row) == setup] for rows in (olds, news))
+                old, new = (rows[-1] if rows else None for rows in same)
+                yield model, f"{what}, {setup.label}", old, new
 
 
 def phase_label(phase: str, n_prompts: int | None) -> str:
@@ -147,129 +267,6 @@ def ratio_verdict(ci95: Bounds, threshold: float) -> Literal["better", "worse", 
     if ci95[0] > threshold:
         return "worse"
     return "better" if ci95[1] < 1 / threshold else "same"
-
-
-def _row(
-    kind: Kind, model: str, what: str, unit: str, rows: tuple[object, object], name: str
-) -> CompareRow:
-    """A row with an attribute of two rows of records, of which one may be missing."""
-    a, b = (getattr(row, name, None) for row in rows)
-    return CompareRow(kind=kind, model=model, what=what, unit=unit, a=a, b=b)
-
-
-def _paired(
-    a: Iterable[RowT], b: Iterable[RowT], key: Callable[[RowT], KeyT]
-) -> Iterator[tuple[KeyT, RowT | None, RowT | None]]:
-    """Pairs rows of two runs by key; None stands for a missing row."""
-    before, after = ({key(row): row for row in rows} for rows in (a, b))
-    for each in {**before, **after}:
-        yield each, before.get(each), after.get(each)
-
-
-def _ratio_fields(ratio: Ratio, threshold: float) -> dict[str, Any]:
-    verdict = ratio_verdict(ratio.ci95, threshold)
-    return {"change": ratio.value, "ci95": ratio.ci95, "verdict": verdict}
-
-
-def _in_one_run(row: CompareRow, why_a: str | None, why_b: str | None) -> Iterator[CompareRow]:
-    """Yields a row that has a value in one run only; nothing if it has none in either."""
-    if row.a is None and row.b is not None:
-        yield row.model_copy(update={"verdict": "new", "why": why_a})
-    elif row.b is None and row.a is not None:
-        yield row.model_copy(update={"verdict": "missing", "why": why_b})
-
-
-def _reason(row: LatencyRow | MiouRow | None) -> str | None:
-    return None if row is None or row.status == "ok" else f"{row.status}: {row.why}"
-
-
-def _times(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
-    for model, what, old, new in _same_phases(a, b):
-        row = _row("time", model, what, "ms", (old, new), "median_ms")
-        if old is None or new is None or row.a is None or row.b is None:
-            yield from _in_one_run(row, _reason(old), _reason(new))
-            continue
-        ratio = ratio_of_runs(old.samples_ms, new.samples_ms)
-        labels = [setup_of(each).label for each in (old, new)]
-        notes = [" -> ".join(labels)] if labels[0] != labels[1] else []
-        notes += [ONE_PROCESS] if ratio.ci95 is None else []
-        update = {**_ratio_fields(ratio, threshold), "why": "; ".join(notes) or None}
-        yield row.model_copy(update=update)
-
-
-def _same_phases(
-    a: RunRecord, b: RunRecord
-) -> Iterator[tuple[str, str, LatencyRow | None, LatencyRow | None]]:
-    """Model, phase as printed, and its rows in both runs.
-
-    If each run has one row of a phase, these are compared even if their setups differ; otherwise
-    rows of the same setup are compared.
-    """
-    grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
-    for side, run in enumerate((a, b)):
-        for row in run.latency:
-            key = (row.model, row.phase, row.n_prompts)
-            grouped.setdefault(key, ([], []))[side].append(row)
-    for (model, phase, n_prompts), (olds, news) in grouped.items():
-        what = phase_label(phase, n_prompts)
-        if len(olds) <= 1 and len(news) <= 1:
-            yield model, what, next(iter(olds), None), next(iter(news), None)
-            continue
-        before, after = ({setup_of(row): row for row in rows} for rows in (olds, news))
-        for setup in {**before, **after}:
-            yield model, f"{what}, {setup.label}", before.get(setup), after.get(setup)
-
-
-def _memory(a: RunRecord, b: RunRecord, threshold: float) -> Iterator[CompareRow]:
-    for model, old, new in _paired(a.memory, b.memory, lambda row: row.model):
-        row = _row("memory", model, "peak RSS", "bytes", (old, new), "peak_rss_bytes")
-        if old is None or new is None:
-            yield from _in_one_run(row, None, None)
-            continue
-        ratio = ratio_of_runs(_peaks(old), _peaks(new))
-        why = None
-        if ratio.ci95 is None:
-            why = ONE_PROCESS if 1 in (old.processes, new.processes) else NO_PEAKS
-        yield row.model_copy(update={**_ratio_fields(ratio, threshold), "why": why})
-
-
-def _peaks(row: MemoryRow) -> list[list[float]]:
-    """Peak of each process, or the one figure of an older record."""
-    return [[float(peak)] for peak in row.peaks_rss_bytes or (row.peak_rss_bytes,)]
-
-
-def _accuracy(a: Run, b: Run) -> Iterator[CompareRow]:
-    def key(row: MiouRow) -> tuple[str, str, str, str]:
-        return row.model, row.dataset, row.protocol, row.reference
-
-    tests = _paired_tests(a, b)
-    for (model, dataset, protocol, reference), old, new in _paired(
-        a.record.miou, b.record.miou, key
-    ):
-        what = f"{protocol} vs {reference}, {dataset}"
-        row = _row("accuracy", model, what, "fraction", (old, new), "miou")
-        if old is None or new is None or row.a is None or row.b is None:
-            yield from _in_one_run(row, _reason(old), _reason(new))
-            continue
-        same_prompts = old.manifest_sha256 == new.manifest_sha256
-        test = tests.get((model, reference, protocol)) if same_prompts else None
-        update: dict[str, Any]
-        if _reference(old) != _reference(new):
-            why = f"another reference: {_reference(old)} -> {_reference(new)}"
-            update = {"verdict": "unclear", "why": why}
-        elif test is None:
-            change = row.b - row.a
-            why = "not on the same prompts, or without instances: no test"
-            verdict = "unclear" if change else "same"
-            update = {"change": change, "verdict": verdict, "why": why}
-        elif test.ci95 is None and test.difference:
-            update = {"change": test.difference, "verdict": "unclear", "why": FEW_IMAGES}
-        else:
-            verdict = "same"
-            if test.p_adjusted <= LEVEL:
-                verdict = "better" if test.difference > 0 else "worse"
-            update = {"change": test.difference, "ci95": test.ci95, "verdict": verdict}
-        yield row.model_copy(update=update)
 
 
 def _reference(row: MiouRow) -> str:
@@ -293,7 +290,7 @@ def _paired_tests(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
         ]
         found += [(model, row) for row in compare_models(pd.concat(sides), dataset="")]
     corrected = {}
-    for reference in dict.fromkeys(row.reference for _, row in found):
+    for reference in unique(row.reference for _, row in found):
         family = [(model, row) for model, row in found if row.reference == reference]
         for (model, row), p in zip(family, holm([row.p_value for _, row in family]), strict=True):
             key = (model, reference, row.protocol)
@@ -301,21 +298,8 @@ def _paired_tests(a: Run, b: Run) -> dict[tuple[str, str, str], ComparisonRow]:
     return corrected
 
 
-def _sizes(a: RunRecord, b: RunRecord) -> Iterator[CompareRow]:
-    units = {"total": "parameters", "flops": "FLOP", "weight_bytes": "bytes"}
-    pairs = _paired(a.params, b.params, lambda row: (row.model, row.component))
-    for ((model, component), old, new), name in product(pairs, units):
-        row = _row("size", model, component, units[name], (old, new), name)
-        if row.a is None or row.b is None:
-            yield from _in_one_run(row, None, None)
-        else:
-            change = row.b / row.a if row.a else None
-            verdict = "same" if row.a == row.b else "changed"
-            yield row.model_copy(update={"change": change, "verdict": verdict})
-
-
-def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
-    """Differences in how two runs were made, one line each, which may explain changed results."""
+def comparison_notes(a: RunRecord, b: RunRecord, threshold: float) -> tuple[str, ...]:
+    """Differences in how two runs were made, the threshold and the limits of the comparison."""
     here, there = a.environment, b.environment
     names = ("cpu", "gpu", "threads", "allocator", "os", "python", "git_commit")
     pairs = [(name, getattr(here, name), getattr(there, name)) for name in names]
@@ -333,7 +317,12 @@ def differences(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
         for run in (a, b)
     )
     pairs += [(name, weights[name], others[name]) for name in weights if name in others]
-    return tuple(f"{name}: {old} -> {new}" for name, old, new in pairs if old != new)
+    return (
+        *(f"{name}: {old} -> {new}" for name, old, new in pairs if old != new),
+        f"times and memory count as different where all of the interval is beyond {threshold}",
+        "the runs were made at different times, and the intervals do not cover changes of the "
+        "machine in between; regress measures two versions in turns",
+    )
 
 
 def tally(rows: Sequence[CompareRow]) -> dict[str, int]:
@@ -348,15 +337,21 @@ def tally_text(rows: Sequence[CompareRow]) -> str:
     return ", ".join(f"{n} {names.get(verdict, verdict)}" for verdict, n in tally(rows).items())
 
 
-def amount_text(value: float | None, unit: str) -> str:
-    """A value for a table: in `ms`, `bytes`, as a `fraction`, or as a count."""
-    if value is None:
-        return ""
-    if unit == "ms":
-        return milliseconds(value)
-    if unit == "bytes":
-        return f"{number(value / MIB)} MiB"
-    return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:,.0f}"
+def amount_column(header: str, name: str) -> RowColumn:
+    """Column of an attribute in the unit of its row: `ms`, `bytes`, `fraction`, or a count."""
+
+    def text(row: Any) -> str:
+        value = getattr(row, name)
+        if value is None:
+            return ""
+        unit = None if getattr(row, "kind", None) == "size" else row.unit
+        if unit == "ms":
+            return milliseconds(value)
+        if unit == "bytes":
+            return f"{number(value / MIB)} MiB"
+        return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:,.0f}"
+
+    return value_column(header, name, text=text)
 
 
 def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
@@ -364,40 +359,6 @@ def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
     if not is_difference:
         return interval(value, ci95, digits=3)
     return interval(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]), digits=2)
-
-
-def amount_column(header: str, name: str) -> RowColumn:
-    """Column of an attribute whose unit is that of the row; sizes are shown as counts."""
-
-    def cell(row: Any) -> Cell:
-        unit = "count" if getattr(row, "kind", None) == "size" else row.unit
-        value = getattr(row, name)
-        return Cell(amount_text(value, unit), (value,))
-
-    return RowColumn(Column(header, (name,), align="right"), cell)
-
-
-def change_column(
-    header: str,
-    raw: tuple[str, str, str],
-    attributes: tuple[str, str],
-    show: Callable[[Any, float, Bounds], str],
-) -> RowColumn:
-    """Column of a change with its interval.
-
-    Args:
-        header: Displayed header.
-        raw: CSV columns of the change and of the ends of its interval.
-        attributes: Attributes of the row for the change and its interval.
-        show: Formats them.
-    """
-
-    def cell(row: Any) -> Cell:
-        value, ci95 = (getattr(row, name) for name in attributes)
-        text = "" if value is None else show(row, value, ci95)
-        return Cell(text, (value, *(ci95 or (None, None))))
-
-    return RowColumn(Column(header, raw, align="right"), cell)
 
 
 def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
@@ -408,28 +369,26 @@ def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
         if kind == "size":
             own = [row for row in own if row.verdict != "same"]
         if own:
-            name = f"compare-{kind}"
-            tables.append(build_table(name, title, _columns(kind), _summarised(own)))
+            tables.append(build_table(f"compare-{kind}", title, _columns(kind), _summarised(own)))
     return tuple(tables)
 
 
 def _columns(kind: Kind) -> tuple[RowColumn, ...]:
     is_accuracy = kind == "accuracy"
 
-    def what(row: CompareRow) -> Cell:
-        text = f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
-        return Cell(text, (row.what, row.unit))
+    def what(row: CompareRow) -> str:
+        return f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
 
     def change(_row: CompareRow, value: float, ci95: Bounds) -> str:
         return change_text(value, ci95, is_difference=is_accuracy)
 
-    header = "B - A (points)" if is_accuracy else "B / A"
+    header, raw = "B - A (points)" if is_accuracy else "B / A", ("change", "low", "high")
     return (
         text_column("Model", "model"),
-        RowColumn(Column("What", ("what", "unit")), what),
+        text_column("What", "what", "unit", text=what),
         amount_column("A", "a"),
         amount_column("B", "b"),
-        change_column(header, ("change", "low", "high"), ("change", "ci95"), change),
+        interval_column(header, "change", "ci95", show=change, raw=raw, unit=""),
         text_column("Verdict", "verdict"),
         text_column("Note", "note", get=("why",)),
     )
@@ -438,7 +397,7 @@ def _columns(kind: Kind) -> tuple[RowColumn, ...]:
 def _summarised(rows: Sequence[CompareRow]) -> list[CompareRow]:
     """Replaces the rows of a model that only one of the runs has by one row."""
     found: list[CompareRow] = []
-    for model in dict.fromkeys(row.model for row in rows):
+    for model in unique(row.model for row in rows):
         own = [row for row in rows if row.model == model]
         if len(own) > 1 and {row.verdict for row in own} in ({"missing"}, {"new"}):
             update = {"what": f"all of {len(own)}", "unit": "", "a": None, "b": None}
@@ -447,67 +406,42 @@ def _summarised(rows: Sequence[CompareRow]) -> list[CompareRow]:
     return found
 
 
-def compare_figures(rows: Sequence[CompareRow]) -> dict[str, Any]:
-    """Figures by the stem of their file: ratios of times, and differences of accuracy."""
-    found = {}
-    for kind, label, neutral, scale in (
-        ("time", "B / A", 1.0, 1.0),
-        ("accuracy", "B - A (percentage points)", 0.0, 100.0),
-    ):
-        own = [row for row in rows if row.kind == kind and row.change is not None]
-        if own:
-            found[f"compare-{kind}"] = _figure(own, label, neutral, scale)
-    return found
-
-
 def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float) -> Any:
+    """Dots with intervals, one panel for each quantity."""
     from benchmarks.report.plots import Dot, Panel, panel_figure
-    from benchmarks.report.style import INK, plot_style
+    from benchmarks.report.style import INK
 
-    whats = list(dict.fromkeys(row.what for row in rows))[:MAX_PANELS]
+    whats = unique(row.what for row in rows)[:MAX_PANELS]
     rows = [row for row in rows if row.what in whats]
-    models = list(dict.fromkeys(row.model for row in rows))
     panels, ends = [], [neutral]
     for what in whats:
         dots: dict[str, Dot | str] = {}
         for row in rows:
-            if row.what != what or row.change is None:
-                continue
-            bounds = None if row.ci95 is None else (scale * row.ci95[0], scale * row.ci95[1])
-            value = scale * row.change
-            dots[row.model] = Dot(value, f"{value:.2f} {row.verdict}", bounds)
-            ends += [value, *(bounds or ())]
+            if row.what == what and row.change is not None:
+                bounds = row.ci95 and (scale * row.ci95[0], scale * row.ci95[1])
+                value = scale * row.change
+                dots[row.model] = Dot(value, f"{value:.2f} {row.verdict}", bounds)
+                ends += [value, *(bounds or ())]
         panels.append(Panel(what, dots))
     margin = 0.08 * (max(ends) - min(ends)) or 0.1
-    with plot_style():
-        figure = panel_figure(
-            f"Two runs: {label}",
-            panels,
-            models,
-            label,
-            notes=("Bars: 95 % intervals, often inside of the dot. The line: no change.",),
-            linear=(min(ends) - margin, max(ends) + margin),
-            columns=2,
-        )
-        for ax in figure.axes[: len(panels)]:
-            ax.axvline(neutral, color=INK, linewidth=0.8, zorder=0.5)
-    return figure
-
-
-def comparison_notes(a: RunRecord, b: RunRecord, threshold: float) -> tuple[str, ...]:
-    """Differences in how two runs were made, the threshold and the limits of the comparison."""
-    return (
-        *differences(a, b),
-        f"times and memory count as different where all of the interval is beyond {threshold}",
-        "the runs were made at different times, and the intervals do not cover changes of the "
-        "machine in between; regress measures two versions in turns",
+    figure = panel_figure(
+        f"Two runs: {label}",
+        panels,
+        unique(row.model for row in rows),
+        label,
+        notes=("Bars: 95 % intervals, often inside of the dot. The line: no change.",),
+        linear=(min(ends) - margin, max(ends) + margin),
+        columns=2,
     )
+    for ax in figure.axes[: len(panels)]:
+        ax.axvline(neutral, color=INK, linewidth=0.8, zorder=0.5)
+    return figure
 
 
 def write_comparison(
     rows: Sequence[CompareRow], notes: Sequence[str], title: str, folder: Path
 ) -> list[Path]:
-    """Writes `summary.md`, the tables as CSV, and the plots.
+    """Writes `summary.md`, the tables as CSV, and plots of times and of accuracy.
 
     Raises:
         DataError: The folder cannot be written.
@@ -525,6 +459,12 @@ def write_comparison(
         write_atomic(path, text.encode())
     written = list(texts)
     with plot_style():
-        for stem, figure in compare_figures(rows).items():
-            written += save_figure(figure, folder / "plots", stem)
+        for kind, label, neutral, scale in (
+            ("time", "B / A", 1.0, 1.0),
+            ("accuracy", "B - A (percentage points)", 0.0, 100.0),
+        ):
+            own = [row for row in rows if row.kind == kind and row.change is not None]
+            if own:
+                figure = _figure(own, label, neutral, scale)
+                written += save_figure(figure, folder / "plots", f"compare-{kind}")
     return written

@@ -12,7 +12,8 @@ whether a loss is limited to these scenes, and a large loss counts in any case.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,6 @@ from benchmarks.records.statistics import (
 )
 from benchmarks.regression.compare import (
     amount_column,
-    change_column,
     change_text,
     check_threshold,
     phase_label,
@@ -41,13 +41,13 @@ from benchmarks.regression.sessions import (
     Key,
     Samples,
     Session,
+    Side,
     Stage,
-    Turns,
 )
 from benchmarks.regression.worktrees import TreeInfo
-from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.tables.columns import build_table, interval_column, text_column
 from benchmarks.tables.formatting import escape_markdown
-from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.table import Table
 from mobilesam.frozen_model import FrozenModel
 
 THRESHOLD = 1.10
@@ -61,23 +61,12 @@ SUMMARY, VERDICT = "summary.md", "verdict.json"
 _SEVERAL = 2  # processes, all of which fail: needs no repetition
 _SHORT_COMMIT = 12
 
+Bounds = tuple[float, float] | None
 Verdict = Literal[
-    "worse",
-    "failed",
-    "suspect",
-    "unclear",
-    "not confirmed",
-    "better",
-    "same",
-    "missing",
-    "new",
+    "worse", "failed", "suspect", "unclear", "not confirmed", "better", "same", "missing", "new"
 ]
 FAILING: frozenset[Verdict] = frozenset(("worse", "failed"))
-_CONFIRMED: dict[Verdict, Verdict] = {
-    "suspect": "worse",
-    "unclear": "unclear",
-    "failed": "failed",
-}
+_CONFIRMED: dict[Verdict, Verdict] = {"suspect": "worse", "unclear": "unclear", "failed": "failed"}
 """Verdict of a suspect benchmark by that of its repetition; otherwise `not confirmed`."""
 
 
@@ -113,11 +102,11 @@ class Judged(FrozenModel):
     base: float | None = None
     head: float | None = None
     change: float | None = None
-    ci95: tuple[float, float] | None = None
+    ci95: Bounds = None
     floor: float | None = None
-    floor_ci95: tuple[float, float] | None = None
+    floor_ci95: Bounds = None
     again: float | None = None
-    again_ci95: tuple[float, float] | None = None
+    again_ci95: Bounds = None
     verdict: Verdict = "same"
     why: str | None = None
 
@@ -171,34 +160,23 @@ def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgemen
     check_threshold(threshold, THRESHOLD)
     first = {each.key: each for each in _judge_stage(sessions, "first", threshold)}
     again = {each.key: each for each in _judge_stage(sessions, "repetition", threshold)}
+    repeated = any(each.stage == "repetition" for each in sessions)
     for key, each in first.items():
-        if key in again:
-            first[key] = _confirmed(each, again[key])
-        elif each.verdict == "suspect" and any(each.stage == "repetition" for each in sessions):
-            first[key] = _confirmed(each, _without_row(each, again.values()))
+        found = again.get(key)
+        if found is None and repeated and each.verdict == "suspect":
+            # If the head failed before this benchmark was reached, that failure is its result;
+            # otherwise an error of the first stage, such as in loading, did not occur again.
+            blank = each.model_copy(update={"verdict": "same"})
+            failed = (r for r in again.values() if r.model == each.model and r.verdict == "failed")
+            found = next(failed, blank).model_copy(update={"change": None, "ci95": None})
+        if found is not None:
+            verdict = each.verdict
+            if verdict == "suspect":
+                verdict = _CONFIRMED.get(found.verdict, "not confirmed")
+            why = found.why if verdict == "failed" else each.why
+            update = {"again": found.change, "again_ci95": found.ci95}
+            first[key] = each.model_copy(update={**update, "verdict": verdict, "why": why})
     return Judgement(threshold=threshold, benchmarks=tuple(first.values()))
-
-
-def _confirmed(first: Judged, again: Judged) -> Judged:
-    """The row of the first stage with the result of its repetition."""
-    verdict = first.verdict
-    if verdict == "suspect":
-        verdict = _CONFIRMED.get(again.verdict, "not confirmed")
-    why = again.why if verdict == "failed" else first.why
-    return first.model_copy(
-        update={"again": again.change, "again_ci95": again.ci95, "verdict": verdict, "why": why}
-    )
-
-
-def _without_row(first: Judged, again: Iterable[Judged]) -> Judged:
-    """Verdict of the repetition for a benchmark that has no row in the repetition.
-
-    If the head failed before this benchmark was reached, the row states that failure. Otherwise an
-    error of the first stage, such as one during loading of a model, did not occur again.
-    """
-    failed = (each for each in again if each.model == first.model and each.verdict == "failed")
-    blank = first.model_copy(update={"verdict": "same"})
-    return next(failed, blank).model_copy(update={"change": None, "ci95": None})
 
 
 def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) -> Iterator[Judged]:
@@ -235,25 +213,24 @@ def _judge_samples(samples: Samples, threshold: float) -> Judged:
         n_prompts=samples.n_prompts,
         unit="bytes" if is_memory else "ms",
     )
+    # The fastest call of each turn, by process.
+    sides: tuple[Side, ...] = ("base", "head", "again")
     base, head, again = (
-        _turn_values(samples.sides.get(side, ())) for side in ("base", "head", "again")
+        [[min(turn) for turn in turns] for turns in samples.sides.get(side, ()) if turns]
+        for side in sides
     )
-    update: dict[str, Any]
-    if "head" in samples.errors:
-        # If the base cannot run either, the failure does not come from the change.
-        failed_before = "base" in samples.errors and not base
-        verdict = "missing" if failed_before else "failed"
-        update = {"verdict": verdict, "why": samples.errors["head"]}
-    elif samples.phase == LOAD:
-        update = {"verdict": "new", "why": next(iter(samples.errors.values()), None)}
-    elif not base or not head:
-        update = {"verdict": "new" if head else "missing", "why": samples.errors.get("base")}
-    else:
-        ratio, floor = _ratio(base, head), _ratio(base, again) if again else None
-        found = ratio_verdict(ratio.ci95, threshold)
-        if found == "same" and ratio.value > threshold:
-            found = "unclear"
-        update = {
+    if "head" not in samples.errors and samples.phase == LOAD:
+        why = next(iter(samples.errors.values()), None)
+        return row.model_copy(update={"verdict": "new", "why": why})
+    if "head" in samples.errors or not base or not head:
+        return row.model_copy(update=_incomplete(samples.errors, base, head))
+    ratio = _ratio(base, head)
+    floor = _ratio(base, again) if again else None
+    found = ratio_verdict(ratio.ci95, threshold)
+    if found == "same" and ratio.value > threshold:
+        found = "unclear"
+    return row.model_copy(
+        update={
             "base": float(np.median(np.concatenate(base))),
             "head": float(np.median(np.concatenate(head))),
             "change": ratio.value,
@@ -263,12 +240,18 @@ def _judge_samples(samples: Samples, threshold: float) -> Judged:
             "verdict": "suspect" if found == "worse" else found,
             "why": FEW_SETS if ratio.ci95 is None else None,
         }
-    return row.model_copy(update=update)
+    )
 
 
-def _turn_values(pairs: Sequence[Turns]) -> list[list[float]]:
-    """The fastest call of each turn, by process."""
-    return [[min(turn) for turn in turns] for turns in pairs if turns]
+def _incomplete(
+    errors: Mapping[Side, str], base: Sequence[object], head: Sequence[object]
+) -> dict[str, Any]:
+    """Verdict and reason of a benchmark without samples of both versions."""
+    if "head" in errors:
+        # If the base cannot run either, the failure does not come from the change.
+        failed_before = "base" in errors and not base
+        return {"verdict": "missing" if failed_before else "failed", "why": errors["head"]}
+    return {"verdict": "new" if head else "missing", "why": errors.get("base")}
 
 
 def _ratio(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:
@@ -288,49 +271,42 @@ def _judge_accuracy(samples: AccuracySamples) -> Judged:
         base=float(np.mean(samples.base)) if samples.base else None,
         head=float(np.mean(samples.head)) if samples.head else None,
     )
-    update: dict[str, Any]
-    if "head" in samples.errors:
-        verdict = "missing" if "base" in samples.errors else "failed"
-        update = {"verdict": verdict, "why": samples.errors["head"]}
-    elif row.base is None or row.head is None:
-        verdict = "new" if row.base is None else "missing"
-        update = {"verdict": verdict, "why": samples.errors.get("base")}
-    else:
-        gains = np.array(samples.head) - np.array(samples.base)
-        test = clustered_mean(gains, np.array(samples.images, np.int64))
-        low, high = test.ci95 or (-np.inf, np.inf)
-        lost = test.mean <= -MAX_LOSS or (test.mean <= -MIN_LOSS and high < 0)
-        gained = test.mean >= MIN_LOSS and low > 0
-        verdict = "suspect" if lost else "better" if gained else "same"
-        update = {"change": test.mean, "ci95": test.ci95, "verdict": verdict}
-    return row.model_copy(update=update)
+    if "head" in samples.errors or not samples.base or not samples.head:
+        return row.model_copy(update=_incomplete(samples.errors, samples.base, samples.head))
+    gains = np.array(samples.head) - np.array(samples.base)
+    test = clustered_mean(gains, np.array(samples.images, np.int64))
+    low, high = test.ci95 or (-np.inf, np.inf)
+    lost = test.mean <= -MAX_LOSS or (test.mean <= -MIN_LOSS and high < 0)
+    gained = test.mean >= MIN_LOSS and low > 0
+    verdict = "suspect" if lost else "better" if gained else "same"
+    return row.model_copy(update={"change": test.mean, "ci95": test.ci95, "verdict": verdict})
 
 
 def judgement_table(judgement: Judgement) -> Table:
     """Table with one row for each benchmark; those that fail come first."""
 
-    def change(row: Judged, value: float, ci95: tuple[float, float] | None) -> str:
+    def change(row: Judged, value: float, ci95: Bounds) -> str:
         is_accuracy = row.unit == "fraction"
         text = change_text(value, ci95, is_difference=is_accuracy)
         return f"{text} points" if is_accuracy else f"x {text}"
 
-    def verdict(row: Judged) -> Cell:
-        text = row.verdict if row.why is None else f"{row.verdict}: {row.why}"
-        return Cell(text, (row.verdict, row.why))
+    def verdict(row: Judged) -> str:
+        return row.verdict if row.why is None else f"{row.verdict}: {row.why}"
 
+    change_column = partial(interval_column, show=change, unit="")
     columns = (
         text_column("Model", "model"),
         text_column("Benchmark", "benchmark", "unit", get=("what", "unit")),
         amount_column("Base", "base"),
         amount_column("Head", "head"),
-        change_column("Change", ("change", "low", "high"), ("change", "ci95"), change),
+        change_column("Change", "change", "ci95", raw=("change", "low", "high")),
         change_column(
-            "Noise (A/A)", ("floor", "floor_low", "floor_high"), ("floor", "floor_ci95"), change
+            "Noise (A/A)", "floor", "floor_ci95", raw=("floor", "floor_low", "floor_high")
         ),
         change_column(
-            "Repetition", ("again", "again_low", "again_high"), ("again", "again_ci95"), change
+            "Repetition", "again", "again_ci95", raw=("again", "again_low", "again_high")
         ),
-        RowColumn(Column("Verdict", ("verdict", "why")), verdict),
+        text_column("Verdict", "verdict", "why", text=verdict),
     )
     rows = sorted(judgement.benchmarks, key=lambda each: each.verdict not in FAILING)
     return build_table("regress", f"Head against base: {verdict_text(judgement)}", columns, rows)
@@ -356,8 +332,13 @@ def notes(sessions: Sequence[Session], judgement: Judgement) -> tuple[str, ...]:
     seconds = sum(session.duration_s for session in sessions)
     few = first.settings.pairs < MIN_PROCESSES
     caution = f" (few: with fewer than {MIN_PROCESSES} sets it may cover less)" if few else ""
+
+    def tree(info: TreeInfo) -> str:
+        changed = ", with changes" if info.dirty else ""
+        return f"{info.ref} ({info.commit[:_SHORT_COMMIT]}{changed})"
+
     found = [
-        f"Base: {_tree_text(first.base)}. Head: {_tree_text(first.head)}.",
+        f"Base: {tree(first.base)}. Head: {tree(first.head)}.",
         f"{first.environment.cpu}, {first.settings.threads} thread(s), "
         f"{first.settings.pairs} sets of fresh processes, {len(sessions)} session(s), "
         f"{seconds:.0f} s.",
@@ -373,18 +354,10 @@ def notes(sessions: Sequence[Session], judgement: Judgement) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tree_text(info: TreeInfo) -> str:
-    changed = ", with changes" if info.dirty else ""
-    return f"{info.ref} ({info.commit[:_SHORT_COMMIT]}{changed})"
-
-
-def judgement_figure(judgement: Judgement) -> Any | None:
-    """Plot of the ratios of head to base beside the noise; None without any ratio."""
+def _figure(rows: Sequence[Judged], threshold: float) -> Any:
+    """Plot of the ratios of head to base beside the noise."""
     from benchmarks.report.style import BLUE, GREY, INK, VERMILLION, new_figure
 
-    rows = [each for each in judgement.benchmarks if each.change and each.unit != "fraction"]
-    if not rows:
-        return None
     figure = new_figure(
         0.9 + 0.36 * len(rows),
         "Head against base",
@@ -401,7 +374,7 @@ def judgement_figure(judgement: Judgement) -> Any | None:
                 ax.plot(ci95 or (value, value), [line + shift] * 2, color=shade, linewidth=1.8)
                 ax.plot(value, line + shift, "o", color=shade, markersize=5)
     ax.axvline(1, color=INK, linewidth=0.8)
-    ax.axvline(judgement.threshold, color=VERMILLION, linewidth=0.8, linestyle="--")
+    ax.axvline(threshold, color=VERMILLION, linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(rows)), [f"{each.model}: {each.what}" for each in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(visible=True, axis="x")
@@ -427,8 +400,8 @@ def write_judgement(judgement: Judgement, sessions: Sequence[Session], folder: P
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     written = [folder / name for name in texts]
-    with plot_style():
-        figure = judgement_figure(judgement)
-        if figure is not None:
-            written += save_figure(figure, folder, table.name)
+    rows = [each for each in judgement.benchmarks if each.change and each.unit != "fraction"]
+    if rows:
+        with plot_style():
+            written += save_figure(_figure(rows, judgement.threshold), folder, table.name)
     return written

@@ -12,8 +12,6 @@ from benchmarks.regression.worktrees import TreeInfo
 from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
 
-SessionVersion = Literal[2]
-SESSION_VERSION: SessionVersion = 2
 Side = Literal["base", "again", "head"]
 SIDES: tuple[Side, ...] = get_args(Side)
 """`again` is a second process of the base: the difference between the two is noise."""
@@ -58,12 +56,8 @@ class Settings(FrozenModel):
 class Samples(FrozenModel):
     """Times (ms) or peaks of memory (bytes) of one benchmark.
 
-    Attributes:
-        model: Name of the model.
-        phase: Timed phase, or `memory`.
-        n_prompts: Number of prompts.
-        sides: For each side a tuple of processes, each with its turns. A failed process has none.
-        errors: Error of a process of each side.
+    `sides` has for each side a tuple of processes, each with its turns; a failed process has none,
+    and its error is in `errors`.
     """
 
     model: str
@@ -101,7 +95,7 @@ class AccuracySamples(FrozenModel):
 class Session(FrozenModel):
     """One measurement of two versions."""
 
-    schema_version: SessionVersion = SESSION_VERSION
+    schema_version: Literal[2] = 2
     stage: Stage
     created_utc: str
     base: TreeInfo

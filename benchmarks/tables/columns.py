@@ -101,7 +101,7 @@ def interval_column(
     header: str,
     name: str,
     ci: str,
-    show: Callable[[Any, Any], str] = lambda _row, found: percent(*found),
+    show: Callable[[Any, Any, Any], str] = lambda _row, value, bounds: percent(value, bounds),
     raw: Sequence[str] = (),
     unit: str = "%",
 ) -> RowColumn:
@@ -118,7 +118,7 @@ def interval_column(
 
     def text(row: Any) -> str:
         value = getattr(row, name)
-        return "" if value is None else show(row, (value, getattr(row, ci)))
+        return "" if value is None else show(row, value, getattr(row, ci))
 
     raw = raw or (name, f"{ci}_low", f"{ci}_high")
     return value_column(header, *raw, text=text, unit=unit, get=(name, f"{ci}.0", f"{ci}.1"))
