@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +33,7 @@ from benchmarks.latency.controller import (
     model_setup,
     turns,
 )
+from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.regression.judge import Judgement, judge
@@ -63,21 +64,27 @@ _TIMED_SCENE_SEED = 0
 _MIN_CALLS, _MAX_CALLS = 2, 50
 _LONG_TURN = 8  # turns
 _DECIMALS = 5  # of milliseconds, the resolution of the clock
-_VARIABLES = {
-    "PYTHONHASHSEED": "0",
-    # A process that waits for its turn must not keep a core busy.
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+# A process that waits for its turn must not keep a core busy.
+_VARIABLES = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def settings_of(arguments: RegressArguments) -> Settings:
     """Settings of a measurement from the options of `regress`.
 
+    Without models for accuracy these are the shipped ones; without any, ones that need no weights.
+
     Raises:
         UsageError: An option has no valid value.
     """
+
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(entry.name for entry in select(listed(text)))
+
     given = arguments.accuracy_models
-    names = default_accuracy_models() if given is None else _names(given) if given else ()
+    accuracy = names(given) if given else ()
+    if given is None:
+        shipped = [name for name, entry in entries().items() if entry.shipped and entry.can_run]
+        accuracy = tuple(shipped) or ("grabcut", "dummy")
     try:
         prompts = tuple(int(text) for text in listed(arguments.n_prompts))
     except ValueError as error:
@@ -86,19 +93,8 @@ def settings_of(arguments: RegressArguments) -> Settings:
     for name, value in {**counts, "n-prompts": min(prompts, default=0)}.items():
         if value < 1:
             raise UsageError(f"--{name} must be at least 1; got {value}")
-    return Settings(
-        models=_names(arguments.models), accuracy_models=names, n_prompts=prompts, **counts
-    )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(entry.name for entry in select(listed(text)))
-
-
-def default_accuracy_models() -> tuple[str, ...]:
-    """Models with shipped weights; without any, models that need no weights."""
-    shipped = [name for name, entry in entries().items() if entry.shipped and entry.can_run]
-    return tuple(shipped) or ("grabcut", "dummy")
+    models = names(arguments.models)
+    return Settings(models=models, accuracy_models=accuracy, n_prompts=prompts, **counts)
 
 
 def measure_into(
@@ -117,22 +113,12 @@ def measure_into(
 
 
 def run(
-    folder: Path,
-    base: Tree,
-    head: Tree,
-    settings: Settings,
-    threshold: float,
-    reporter: Reporter,
+    folder: Path, base: Tree, head: Tree, settings: Settings, threshold: float, reporter: Reporter
 ) -> tuple[Judgement, tuple[Session, ...]]:
     """Measures and judges; adds processes for unclear benchmarks, and repeats suspect ones.
 
-    Args:
-        folder: Folder for the sessions, which are saved whatever the verdict is.
-        base: Version to compare with.
-        head: Version to judge.
-        settings: Extent of the measurement.
-        threshold: Ratio from which on a change is a regression.
-        reporter: Reports progress.
+    The sessions are saved in the folder whatever the verdict is; `threshold` is the ratio from
+    which on a change is a regression.
     """
     sessions: tuple[Session, ...] = (measure_into(folder, base, head, settings, reporter),)
     while True:
@@ -187,8 +173,9 @@ def measure(
     trees: dict[Side, Tree] = {"base": base, "head": head}
     if only is None:  # a repetition needs no noise floor
         trees["again"] = base
-    timed = [name for name in settings.models if _is_wanted(name, only, timed=True)]
-    scored = [name for name in settings.accuracy_models if _is_wanted(name, only, timed=False)]
+    wanted = {(model, phase in PROTOCOLS) for model, phase, _ in only or ()}
+    timed = [name for name in settings.models if only is None or (name, False) in wanted]
+    scored = [name for name in settings.accuracy_models if only is None or (name, True) in wanted]
     samples: list[Samples] = []
     accuracy: list[AccuracySamples] = []
     with (
@@ -197,19 +184,30 @@ def measure(
     ):
         folder = Path(name)
         image = _write_scenes(folder, settings, with_references=bool(scored))
+
+        def setups(model: str) -> dict[Side, Setup]:
+            options = ModelOptions(model, seed=settings.seed)
+            return {
+                side: model_setup(
+                    options, image, settings.threads, tree=tree.path, shipped=True,
+                    variables=_VARIABLES,
+                )
+                for side, tree in trees.items()
+            }  # fmt: skip
+
         for model in timed:
-            setups = {side: _setup(model, tree, settings, image) for side, tree in trees.items()}
-            timing = ModelTiming(model, setups, settings, only, number)
+            timing = _ModelTiming(model, settings, only)
             for pair in range(settings.pairs):
                 bar.note(f"{model} (pair {pair + 1})")
-                timing.pair(pair)
+                rng = np.random.default_rng([settings.order_seed, number, pair])
+                timing.pair(setups(model), rng)
                 bar.step(model)
             samples += timing.samples()
         for model in scored:
             bar.note(f"accuracy of {model}")
-            sides: tuple[Side, ...] = ("base", "head")
-            setups = {side: _setup(model, trees[side], settings, image) for side in sides}
-            accuracy += _accuracy(model, setups, folder)
+            both = setups(model)
+            both.pop("again", None)
+            accuracy += _accuracy(model, both, folder)
             bar.step(model)
     return Session(
         stage=stage,
@@ -225,24 +223,8 @@ def measure(
     )
 
 
-def _is_wanted(model: str, only: Collection[Key] | None, *, timed: bool) -> bool:
-    """Whether any timed benchmark of a model is measured, or else any accuracy."""
-    if only is None:
-        return True
-    return any(name == model and (phase not in PROTOCOLS) == timed for name, phase, _ in only)
-
-
-def _setup(model: str, tree: Tree, settings: Settings, image: Path) -> Setup:
-    options = ModelOptions(model, seed=settings.seed)
-    return model_setup(
-        options, image, settings.threads, tree=tree.path, shipped=True, variables=_VARIABLES
-    )
-
-
 def _write_scenes(folder: Path, settings: Settings, *, with_references: bool) -> Path:
     """Writes the image for timing, and the scenes for accuracy; returns the file of the image."""
-    from benchmarks.prompts.samplers import prompt_sampler
-
     image = folder / "image.npy"
     np.save(image, SyntheticDataset(1, _TIMED_SCENE_SEED).scene(0).image)
     if not with_references:
@@ -272,38 +254,23 @@ class _Collected:
     errors: dict[Side, str] = field(default_factory=dict)
 
 
-class ModelTiming:
+@dataclass(slots=True)
+class _ModelTiming:
     """Times one model of both versions, pair by pair.
 
     A process that fails leaves its error, and no samples of that phase and of later ones.
-
-    Args:
-        model: Name of the model.
-        setups: Set-up of each side.
-        settings: Extent of the measurement.
-        only: Benchmarks to measure; None measures all.
-        number: Number of the session.
     """
 
-    def __init__(
-        self,
-        model: str,
-        setups: Mapping[Side, Setup],
-        settings: Settings,
-        only: Collection[Key] | None,
-        number: int,
-    ) -> None:
-        self._model = model
-        self._setups = setups
-        self._settings = settings
-        self._only = only
-        self._number = number
-        self._collected: dict[Phase, _Collected] = {}
+    model: str
+    settings: Settings
+    only: Collection[Key] | None
+    collected: defaultdict[Phase, _Collected] = field(
+        default_factory=lambda: defaultdict(_Collected)
+    )
 
-    def pair(self, index: int) -> None:
+    def pair(self, setups: Mapping[Side, Setup], rng: np.random.Generator) -> None:
         """Starts a process of each side, times all phases in turns, and reads their memory."""
-        rng = np.random.default_rng([self._settings.order_seed, self._number, index])
-        with fresh_processes(self._setups, rng) as workers:
+        with fresh_processes(setups, rng) as workers:
             phases = self._phases(workers)
             for phase in dict.fromkeys(phase for own in phases.values() for phase in own):
                 if self._is_wanted(phase):
@@ -313,19 +280,19 @@ class ModelTiming:
                 for side in tuple(workers):
                     with self._surviving((MEMORY, None), side, workers):
                         peak = float(workers[side].ask("memory")["peak_rss_bytes"])
-                        self._at((MEMORY, None)).sides[side].append(((peak,),))
+                        self.collected[MEMORY, None].sides[side].append(((peak,),))
 
     def samples(self) -> list[Samples]:
         """Samples of all pairs."""
         return [
             Samples(
-                model=self._model,
+                model=self.model,
                 phase=phase,
                 n_prompts=n_prompts,
-                sides={side: tuple(pairs) for side, pairs in collected.sides.items()},
-                errors=collected.errors,
+                sides={side: tuple(pairs) for side, pairs in found.sides.items()},
+                errors=found.errors,
             )
-            for (phase, n_prompts), collected in self._collected.items()
+            for (phase, n_prompts), found in self.collected.items()
         ]
 
     def _phases(self, workers: dict[Side, Worker]) -> dict[Side, list[Phase]]:
@@ -338,7 +305,7 @@ class ModelTiming:
             with self._surviving((LOAD, None), side, workers):
                 splits = workers[side].ask("first_call")["splits_decoding"]
                 found[side] = [("preprocess", None), ("encode", None)]
-                for n in self._settings.n_prompts:
+                for n in self.settings.n_prompts:
                     found[side] += [("decode", n), *([("postprocess", n)] if splits else [])]
         return found
 
@@ -358,18 +325,18 @@ class ModelTiming:
         if not first:
             return
         # The same number for all sides, so that a slower one is measured in the same way.
-        calls = calls_in_turn(min(first.values()), self._settings.turn_ms)
+        calls = calls_in_turn(min(first.values()), self.settings.turn_ms)
         taken: dict[Side, list[tuple[float, ...]]] = {side: [] for side in first}
 
         def running() -> list[Side]:
             return [side for side in taken if side in workers]
 
-        for side in turns(running, self._settings.turns, rng):
+        for side in turns(running, self.settings.turns, rng):
             with self._surviving(phase, side, workers):
                 times = workers[side].ask("time", calls=calls, **request)["ms"]
                 taken[side].append(tuple(round(ms, _DECIMALS) for ms in times))
         for side in running():
-            self._at(phase).sides[side].append(tuple(taken[side]))
+            self.collected[phase].sides[side].append(tuple(taken[side]))
 
     @contextmanager
     def _surviving(self, phase: Phase, side: Side, workers: dict[Side, Worker]) -> Iterator[None]:
@@ -377,14 +344,11 @@ class ModelTiming:
         try:
             yield
         except WorkerError as error:
-            self._at(phase).errors[side] = str(error)
+            self.collected[phase].errors[side] = str(error)
             del workers[side]
 
     def _is_wanted(self, phase: Phase) -> bool:
-        return self._only is None or (self._model, *phase) in self._only
-
-    def _at(self, phase: Phase) -> _Collected:
-        return self._collected.setdefault(phase, _Collected())
+        return self.only is None or (self.model, *phase) in self.only
 
 
 def calls_in_turn(call_ms: float, turn_ms: float) -> int:

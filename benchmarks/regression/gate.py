@@ -21,7 +21,6 @@ import numpy.typing as npt
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import (
-    Masks,
     ModelOptions,
     Prompts,
     Segmenter,
@@ -40,7 +39,7 @@ from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import Failure, ParamsRow
+from benchmarks.records.record import Failure
 from benchmarks.regression.snapshot import Fact
 from mobilesam.errors import BenchError
 from mobilesam.weights.checkpoint_specs import specs
@@ -83,15 +82,22 @@ def runs_in_gate(entry: ModelEntry) -> bool:
 def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
     """Determines the facts of models, and of the scenes for their accuracy.
 
-    Args:
-        entries: The models. Only shipped weights are used, so that the baseline is the same on
-            every machine.
-        reporter: Reports progress.
+    Only shipped weights are used, so that the baseline is the same on every machine.
     """
     found = GateFacts()
     scenes = SyntheticDataset(N_SCENES, SEED)
     found.facts.extend(_data_facts(scenes))
-    resolved = {model.entry.name: model for model in _resolve(entries)}
+    # Models that need no weights, and models whose weights are shipped.
+    published = {name for name, spec in specs().items() if spec.shipped is not None}
+    shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
+    own = [
+        entry
+        for entry in entries
+        if entry.checkpoint is None or entry.shipped is not None or entry.name in shipped
+    ]
+    policy = WeightsPolicy(shipped, offline=True)
+    models = resolve_models(own, policy, device="cpu", precision="fp32", seed=SEED)
+    resolved = {model.entry.name: model for model in models}
     with reporter.bar("facts", len(entries)) as bar:
         for entry in entries:
             bar.note(entry.name)
@@ -101,21 +107,8 @@ def find_facts(entries: Sequence[ModelEntry], reporter: Reporter) -> GateFacts:
                 failure = Failure(stage="gate", culprit=entry.name, why=format_error(error))
                 found.failures.append(failure)
             bar.step(entry.name)
-    _add_accuracy([model for model in resolved.values() if model.trained], scenes, found, reporter)
+    _add_accuracy([model for model in models if model.trained], scenes, found, reporter)
     return found
-
-
-def _resolve(entries: Sequence[ModelEntry]) -> list[ResolvedModel]:
-    """Models that need no weights, and models whose weights are shipped."""
-    published = {name for name, spec in specs().items() if spec.shipped is not None}
-    shipped = {entry.name: SHIPPED for entry in entries if entry.checkpoint in published}
-    own = [
-        entry
-        for entry in entries
-        if entry.checkpoint is None or entry.shipped is not None or entry.name in shipped
-    ]
-    policy = WeightsPolicy(shipped, offline=True)
-    return resolve_models(own, policy, device="cpu", precision="fp32", seed=SEED)
 
 
 def _data_facts(scenes: SyntheticDataset) -> Iterator[Fact]:
@@ -143,23 +136,18 @@ def _facts_of(
         yield Fact(subject=entry.name, what="weights file: sha256", value=weights.sha256)
     rows = parameters.count(build(entry, ModelOptions(entry.name, device="meta")))
     for row in rows:
-        yield from _count_facts(row)
+        for what, value in (
+            ("parameters", row.total),
+            ("parameters used", row.used),
+            ("FLOP", row.flops),
+            ("bytes of weights", row.weight_bytes),
+        ):
+            if value is not None:
+                yield Fact(subject=row.model, what=f"{row.component}: {what}", value=value)
     if (rows[-1].total or 0) <= MAX_FINGERPRINTED:
         options = ModelOptions(entry.name, seed=SEED) if resolved is None else resolved.options
         exact = entry.name in _INTEGER_MODELS
         yield from model_facts(build(entry, options), scenes.scene(0).image, exact=exact)
-
-
-def _count_facts(row: ParamsRow) -> Iterator[Fact]:
-    counted = {
-        "parameters": row.total,
-        "parameters used": row.used,
-        "FLOP": row.flops,
-        "bytes of weights": row.weight_bytes,
-    }
-    for what, value in counted.items():
-        if value is not None:
-            yield Fact(subject=row.model, what=f"{row.component}: {what}", value=value)
 
 
 def _add_accuracy(
@@ -181,27 +169,19 @@ def _add_accuracy(
         result = evaluate(config, models, (), reporter)
     found.failures.extend(result.failures)
     for row in result.miou:
-        if row.miou is None:
-            continue  # it does not support such prompts, or its failure is recorded
-        tolerance = ROUNDING if row.model in _INTEGER_MODELS else MIOU_TOLERANCE
-        found.facts.append(
-            Fact(
-                subject=row.model,
-                what=f"{row.protocol}: mIoU",
-                value=(row.miou,),
-                tolerance=tolerance,
+        if row.miou is not None:  # else such prompts are not supported, or its failure is recorded
+            tolerance = ROUNDING if row.model in _INTEGER_MODELS else MIOU_TOLERANCE
+            what = f"{row.protocol}: mIoU"
+            found.facts.append(
+                Fact(subject=row.model, what=what, value=(row.miou,), tolerance=tolerance)
             )
-        )
 
 
 def fingerprint(array: npt.NDArray[Any]) -> tuple[float, ...]:
-    """Mean, root mean square, and random projections of an array, in the array's unit.
+    """Mean, root mean square, and random projections of a non-empty array, in the array's unit.
 
     A projection is the sum of all values with fixed random signs, divided by the root of their
     number: it is about as large as one value, and changes with each of them.
-
-    Args:
-        array: Array of any shape with at least one value.
     """
     values = np.asarray(array, np.float64).ravel()
     signs = np.random.default_rng(len(values))
@@ -245,35 +225,20 @@ def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator
             yield from array_facts(name, f"embedding {key}", array)
     if isinstance(model, SplitEncoder):
         return  # masks of a detector with random weights have no meaning
-    size_hw = (int(image.shape[0]), int(image.shape[1]))
-    for kind, prompts in _prompts(size_hw).items():
-        if kind in model.info.supports:
-            masks = boundary.decode(model, embedding, prompts, size_hw, multimask=True)
-            yield from _mask_facts(name, kind, masks, exact=exact)
-
-
-def _prompts(size_hw: tuple[int, ...]) -> dict[str, Prompts]:
-    """Prompts at fixed places of the image."""
-    height, width = size_hw
+    height, width = size_hw = (int(image.shape[0]), int(image.shape[1]))
     draw = np.random.default_rng(N_PROMPTS)
     at = (draw.uniform(0.2, 0.8, (N_PROMPTS, 2)) * (width, height)).astype(np.float32)
     half = np.array([0.15 * width, 0.15 * height], np.float32)
-    return {
-        "points": Prompts(points=at[:, None], labels=np.ones((N_PROMPTS, 1), np.int64)),
-        "boxes": Prompts(boxes=np.concatenate([at - half, at + half], axis=1)),
-    }
-
-
-def _mask_facts(name: str, kind: str, masks: Masks, *, exact: bool) -> Iterator[Fact]:
-    if masks.low_res_logits is not None:
-        yield from array_facts(name, f"{kind}: logits", masks.low_res_logits)
-    yield from array_facts(name, f"{kind}: scores", masks.scores)
-    areas = masks.masks.sum(axis=(2, 3), dtype=np.int64).ravel().tolist()
-    what = f"{kind}: mask areas (px)"
-    if exact:
-        yield Fact(subject=name, what=what, value=" ".join(map(str, areas)))
-    else:
-        tolerance = AREA_TOLERANCE * masks.masks[0, 0].size
-        yield Fact(
-            subject=name, what=what, value=tuple(map(float, areas)), tolerance=float(tolerance)
-        )
+    points = Prompts(points=at[:, None], labels=np.ones((N_PROMPTS, 1), np.int64))
+    boxes = Prompts(boxes=np.concatenate([at - half, at + half], axis=1))
+    for kind, prompts in {"points": points, "boxes": boxes}.items():
+        if kind in model.info.supports:
+            masks = boundary.decode(model, embedding, prompts, size_hw, multimask=True)
+            if masks.low_res_logits is not None:
+                yield from array_facts(name, f"{kind}: logits", masks.low_res_logits)
+            yield from array_facts(name, f"{kind}: scores", masks.scores)
+            areas = masks.masks.sum(axis=(2, 3), dtype=np.int64).ravel().tolist()
+            value = " ".join(map(str, areas)) if exact else tuple(map(float, areas))
+            tolerance = 0.0 if exact else AREA_TOLERANCE * masks.masks[0, 0].size
+            what = f"{kind}: mask areas (px)"
+            yield Fact(subject=name, what=what, value=value, tolerance=tolerance)

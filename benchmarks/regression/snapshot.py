@@ -14,14 +14,12 @@ from typing import Literal
 from pydantic import ValidationError
 
 from benchmarks.records.record import write_atomic
-from benchmarks.tables.columns import RowColumn, build_table, text_column
+from benchmarks.tables.columns import build_table, count_column, text_column, value_column
 from benchmarks.tables.formatting import number
-from benchmarks.tables.table import Cell, Column, Table
+from benchmarks.tables.table import Table
 from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.frozen_model import FrozenModel
 
-BaselineVersion = Literal[1]
-BASELINE_VERSION: BaselineVersion = 1
 FactValue = int | str | tuple[float, ...]
 Verdict = Literal["same", "changed", "missing", "new"]
 _SHOWN_FLOATS = 3
@@ -55,7 +53,7 @@ class Baseline(FrozenModel):
     `cpu` and `libraries` only help to explain a difference; they are not compared.
     """
 
-    schema_version: BaselineVersion = BASELINE_VERSION
+    schema_version: Literal[1] = 1
     cpu: str
     libraries: dict[str, str]
     facts: tuple[Fact, ...]
@@ -100,9 +98,8 @@ class Comparison:
         if self.now is None:
             return "missing"
         deviation = self.deviation
-        if deviation is not None:
-            return "same" if deviation <= 1 else "changed"
-        return "same" if self.before.value == self.now.value else "changed"
+        same = self.before.value == self.now.value if deviation is None else deviation <= 1
+        return "same" if same else "changed"
 
 
 def compare_facts(before: Iterable[Fact], now: Iterable[Fact]) -> tuple[Comparison, ...]:
@@ -160,35 +157,24 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
 
 def subject_table(comparisons: Sequence[Comparison]) -> Table:
     """Table with one row for each model or dataset: number of facts, and largest deviation."""
-
-    def counts(subject: str) -> tuple[int, int, int]:
+    rows = []
+    for subject in dict.fromkeys(each.fact.subject for each in comparisons):
         own = [each for each in comparisons if each.fact.subject == subject]
-        n_floats = sum(each.deviation is not None for each in own)
-        return len(own) - n_floats, n_floats, sum(each.verdict != "same" for each in own)
-
-    def count(index: int, header: str, raw: str) -> RowColumn:
-        def cell(subject: str) -> Cell:
-            value = counts(subject)[index]
-            return Cell(str(value), (value,))
-
-        return RowColumn(Column(header, (raw,), align="right"), cell)
-
-    def furthest(subject: str) -> Cell:
-        own = (each for each in comparisons if each.fact.subject == subject)
-        value = max((m for each in own if (m := each.deviation) is not None), default=None)
-        return Cell("" if value is None else f"{100 * value:.3g}", (value,))
-
+        moves = [move for each in own if (move := each.deviation) is not None]
+        n_changed = sum(each.verdict != "same" for each in own)
+        furthest = max(moves, default=None)
+        rows.append((subject, len(own) - len(moves), len(moves), n_changed, furthest))
     columns = (
-        RowColumn(Column("Subject", ("subject",)), lambda subject: Cell(subject, (subject,))),
-        count(0, "Exact facts", "exact"),
-        count(1, "With tolerance", "with_tolerance"),
-        count(2, "Not the same", "not_same"),
-        RowColumn(
-            Column("Furthest move", ("furthest_move",), "% of tolerance", align="right"), furthest
+        text_column("Subject", "subject", get=("0",)),
+        count_column("Exact facts", "exact", get=("1",)),
+        count_column("With tolerance", "with_tolerance", get=("2",)),
+        count_column("Not the same", "not_same", get=("3",)),
+        value_column(
+            "Furthest move", "furthest_move", unit="% of tolerance", get=("4",),
+            show=lambda move: f"{100 * move:.3g}",
         ),
-    )
-    subjects = dict.fromkeys(each.fact.subject for each in comparisons)
-    return build_table("gate", "Gate: facts that do not depend on time", columns, subjects)
+    )  # fmt: skip
+    return build_table("gate", "Gate: facts that do not depend on time", columns, rows)
 
 
 def change_table(comparisons: Sequence[Comparison]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,7 @@ class Tree:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Runs git in a folder, without hooks, and returns its output.
-
-    Raises:
-        UsageError: It fails, or git is not installed.
-    """
+    """Output of git, run in a folder without hooks; a `UsageError` if it fails or is missing."""
     command = ["git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -47,20 +43,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def repository(start: Path) -> Path:
-    """Root of the checkout that contains a folder.
-
-    Raises:
-        UsageError: No checkout contains it.
-    """
+    """Root of the checkout that contains a folder; a `UsageError` if no checkout contains it."""
     return Path(git(start, "rev-parse", "--show-toplevel"))
 
 
 def commit_of(root: Path, ref: str) -> str:
-    """Hash of the commit with a name.
-
-    Raises:
-        UsageError: There is no such commit.
-    """
+    """Hash of the commit with a name; a `UsageError` if there is no such commit."""
     try:
         return git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except UsageError as error:
@@ -91,19 +79,12 @@ def checked_out(root: Path, ref: str) -> Iterator[Tree]:
 
 @contextmanager
 def two_versions(base: str, head: str | None) -> Iterator[tuple[Tree, Tree]]:
-    """Checks out two commits of the checkout that contains the current folder.
-
-    Args:
-        base: Name of a commit.
-        head: Name of a commit, or None for the working tree.
+    """Checks out two commits of the current checkout; `head` None is its working tree.
 
     Raises:
         UsageError: The current folder is in no checkout, or there is no such commit.
     """
     root = repository(Path.cwd())
-    with ExitStack() as stack:
-        first = stack.enter_context(checked_out(root, base))
-        second = (
-            working_tree(root) if head is None else stack.enter_context(checked_out(root, head))
-        )
+    later = nullcontext(working_tree(root)) if head is None else checked_out(root, head)
+    with checked_out(root, base) as first, later as second:
         yield first, second
