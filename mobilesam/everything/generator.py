@@ -8,27 +8,19 @@ threshold; and masks are kept as runs. So memory beyond the image does not depen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from segment_anything.modeling import Sam
-from torch import Tensor
 
 from mobilesam.errors import UsageError
-from mobilesam.everything.mask_runs import (
-    MaskRuns,
-    cut_by_crop,
-    measure,
-    without_duplicates,
-    without_small_regions,
-)
+from mobilesam.everything.mask_runs import MaskRuns, cut_by_crop, measure, without_small_regions
 from mobilesam.everything.point_grid import (
-    AllPoints,
     Box,
-    CoarseToFine,
     Crop,
     Points,
     PointSchedule,
@@ -36,9 +28,8 @@ from mobilesam.everything.point_grid import (
     crops_of,
     layer_grids,
 )
-from mobilesam.fast.upsampling import Upsampler
 from mobilesam.inputs import Float32Array, UInt8Array, as_array, check_image
-from mobilesam.predictor import ImageEmbedding, MobileSam, as_image, as_predictor
+from mobilesam.predictor import MobileSam, as_image, as_predictor
 from mobilesam.prompts import Prompts, check_boxes
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
@@ -50,23 +41,14 @@ _DEFAULT_STABILITY_OFFSET = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """One mask of an image.
-
-    Attributes:
-        runs: Its pixels.
-        box: x0, y0, x1, y1 of its first and last columns and rows.
-        score: Predicted IoU.
-        stability: Stability score.
-        point: xy of the prompt in pixels of the image; None for a box prompt.
-        crop: Crop in which it was found.
-    """
+    """One mask of an image."""
 
     runs: MaskRuns
-    box: Box
-    score: float
+    box: Box  # x0, y0, x1, y1 of its first and last columns and rows
+    score: float  # predicted IoU
     stability: float
-    point: tuple[float, float] | None
-    crop: Crop
+    point: tuple[float, float] | None  # xy of the prompt in pixels of the image, if it is a point
+    crop: Crop  # in which it was found
 
     def record(self, output_mode: OutputMode) -> dict[str, Any]:
         """The record of `SamAutomaticMaskGenerator`."""
@@ -84,21 +66,6 @@ class FoundMask:
             "stability_score": self.stability,
             "crop_box": _xywh(self.crop.box),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _ConfidentMasks:
-    """Masks whose predicted IoU is above the threshold.
-
-    Attributes:
-        rows: Index of each mask's point in the batch.
-        scores: Predicted IoUs.
-        logits: (M, h, w) float32 on the host.
-    """
-
-    rows: list[int]
-    scores: list[float]
-    logits: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +149,14 @@ class AutomaticMaskGenerator:
             # Smaller crops have a higher resolution.
             found = _best(found, [1 / mask.crop.area_px for mask in found], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
-            found = self._cleaned(found)
+            cleaned = [without_small_regions(m.runs, self.min_mask_region_area) for m in found]
+            found = [
+                replace(mask, runs=runs, box=runs.box())
+                for mask, (runs, _) in zip(found, cleaned, strict=True)
+            ]
+            # Removes the duplicates that this creates; unchanged masks are preferred.
+            scores = [float(not changed) for _, changed in cleaned]
+            found = _best(found, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
         return found
 
     def grids(self) -> tuple[Points, ...]:
@@ -193,77 +167,41 @@ class AutomaticMaskGenerator:
             self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor
         )
 
-    @property
-    def _predictor(self) -> MobileSam:
-        return as_predictor(self.model)
-
     def _in_crop(self, image: UInt8Array, crop: Crop) -> list[FoundMask]:
+        predictor, image_hw = as_predictor(self.model), image.shape[:2]
         x0, y0, x1, y1 = crop.box
-        embedding = self._predictor.encode(image[y0:y1, x0:x1])
-        upsampler = self._predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
+        embedding = predictor.encode(image[y0:y1, x0:x1])
+        upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
-        kind = CoarseToFine if self.hierarchical else AllPoints
-        schedule: PointSchedule = kind(len(points), self.points_per_batch)
+        schedule = PointSchedule(len(points), self.points_per_batch, hierarchical=self.hierarchical)
         found: list[FoundMask] = []
         for chosen in schedule.batches():
-            batch = points[chosen]
-            confident = self._confident(batch, embedding)
-            found += self._measured(confident, batch, upsampler, crop, image.shape[:2])
-            schedule.add_masks(*self._cells(confident.logits, points, embedding))
+            batch, labels = points[chosen], np.ones((len(chosen), 1), np.int64)
+            prompts = Prompts(batch[:, None], labels, sam_rules=True)
+            logits, scores = predictor.decode_logits(embedding, prompts, multimask=True)
+            keep = scores > (self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
+            rows, logits = keep.nonzero()[:, 0].tolist(), logits[keep].float().cpu()
+            for row, score, low in zip(rows, scores[keep].tolist(), logits, strict=True):
+                mask = measure(
+                    low,
+                    upsampler,
+                    crop,
+                    image_hw,
+                    threshold=predictor.mask_threshold,
+                    offset=self.stability_score_offset,
+                    least_stability=self.stability_score_thresh,
+                )
+                if mask is not None and not cut_by_crop(mask.box, crop, image_hw):
+                    point = (float(batch[row, 0] + x0), float(batch[row, 1] + y0))
+                    found.append(FoundMask(mask.runs, mask.box, score, mask.stability, point, crop))
+            if self.hierarchical:
+                # The masks without the padding, and the points in pixels of the logits.
+                low_hw = np.array(logits.shape[1:])
+                inner_hw = embedding.inner_hw * low_hw / predictor.transform.target_length
+                height, width = np.ceil(inner_hw).astype(int)
+                masks = logits[:, :height, :width] > predictor.mask_threshold
+                schedule.add_masks(masks, points * (inner_hw / embedding.size_hw)[::-1])
         return _best(found, [mask.score for mask in found], self.box_nms_thresh)
-
-    def _confident(self, points: Points, embedding: ImageEmbedding) -> _ConfidentMasks:
-        labels = np.ones((len(points), 1), np.int64)
-        prompts = Prompts(points[:, None], labels, sam_rules=True)  # type: ignore[arg-type]
-        logits, scores = self._predictor.decode_logits(embedding, prompts, multimask=True)
-        keep = scores > (self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
-        rows = keep.nonzero()[:, 0].tolist()
-        return _ConfidentMasks(rows, scores[keep].tolist(), logits[keep].float().cpu())
-
-    def _cells(
-        self, logits: Tensor, points: Points, embedding: ImageEmbedding
-    ) -> tuple[Tensor, Points]:
-        """Masks at the size of their logits, without the padding, and the points in its pixels."""
-        low_hw = np.array(logits.shape[1:])
-        inner_hw = np.array(embedding.inner_hw) * low_hw / self._predictor.transform.target_length
-        height, width = np.ceil(inner_hw).astype(int)
-        cells = points * (inner_hw / embedding.size_hw)[::-1]
-        return logits[:, :height, :width] > self._predictor.mask_threshold, cells
-
-    def _measured(
-        self,
-        confident: _ConfidentMasks,
-        points: Points,
-        upsampler: Upsampler,
-        crop: Crop,
-        image_hw: tuple[int, int],
-    ) -> Iterator[FoundMask]:
-        """Confident masks that are stable and not cut by the crop."""
-        rows = zip(confident.rows, confident.scores, confident.logits, strict=True)
-        for row, score, logits in rows:
-            found = measure(
-                logits,
-                upsampler,
-                crop,
-                image_hw,
-                threshold=self._predictor.mask_threshold,
-                offset=self.stability_score_offset,
-                least_stability=self.stability_score_thresh,
-            )
-            if found is None or cut_by_crop(found.box, crop, image_hw):
-                continue
-            point = (float(points[row, 0] + crop.box[0]), float(points[row, 1] + crop.box[1]))
-            yield FoundMask(found.runs, found.box, score, found.stability, point, crop)
-
-    def _cleaned(self, found: Sequence[FoundMask]) -> list[FoundMask]:
-        """Without small holes and islands, and without the duplicates that this creates."""
-        cleaned, scores = [], []
-        for mask in found:
-            runs, changed = without_small_regions(mask.runs, self.min_mask_region_area)
-            cleaned.append(replace(mask, runs=runs, box=runs.box()))
-            # Unchanged masks are preferred to their duplicates.
-            scores.append(float(not changed))
-        return _best(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
 
 
 class HasBox(Protocol):
@@ -296,13 +234,13 @@ def segment_boxes(
     was found in the box.
 
     Args:
-        model: A `MobileSam`, or a plain `Sam` of its architecture, whose weights are then copied.
+        model: See `AutomaticMaskGenerator`, as for the last two.
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) xyxy in pixels of the image, as an array, list, tensor or data frame; N may
             be 0.
         boxes_per_batch: Boxes that are decoded together.
-        stability_score_offset: See `AutomaticMaskGenerator`.
-        output_mode: See `AutomaticMaskGenerator`.
+        stability_score_offset: Shift of the threshold for the stability score.
+        output_mode: Form of the masks.
 
     Returns:
         Records as of `AutomaticMaskGenerator`; `point_coords` is empty, and `prompt_box` is the
@@ -368,8 +306,12 @@ def _check_output_mode(mode: str) -> None:
 
 
 def _best(found: Sequence[FoundMask], scores: Sequence[float], iou: float) -> list[FoundMask]:
-    kept = without_duplicates([mask.box for mask in found], scores, iou)
-    return [found[index] for index in kept]
+    """Non-maximum suppression by boxes; the best mask is the first."""
+    from torchvision.ops import nms
+
+    boxes = torch.tensor([mask.box for mask in found], dtype=torch.float32).view(-1, 4)
+    kept = nms(boxes, torch.tensor(scores, dtype=torch.float32), iou)
+    return [found[index] for index in kept.tolist()]
 
 
 def _xywh(box: Box) -> list[int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mobilesam.everything.point_grid import Box, Crop
@@ -21,15 +20,10 @@ CROP_EDGE_PX = 20.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskRuns:
-    """A mask as runs of pixels down the columns, as in COCO: small for images of any size.
+    """A mask as runs of pixels down the columns, as in COCO: small for images of any size."""
 
-    Attributes:
-        size_hw: Height and width of the image, in pixels.
-        edges: (2 R,) int64, ascending: start and end (exclusive) of each of R runs.
-    """
-
-    size_hw: tuple[int, int]
-    edges: Int64Array
+    size_hw: tuple[int, int]  # of the image, in pixels
+    edges: Int64Array  # (2 R,) ascending: start and end (exclusive) of each of R runs
 
     @property
     def area_px(self) -> int:
@@ -77,16 +71,13 @@ class MaskRuns:
 
 
 def strip_edges(strip: BoolArray, left: int, top: int, height: int) -> Int64Array:
-    """Edges of the runs of some columns.
+    """Edges of the runs of some columns of an image; a run over two columns is in two parts.
 
     Args:
         strip: (columns, rows), transposed; pixels of these columns in other rows are outside.
         left: Column of the image at which the strip begins.
         top: Row of the image at which it begins.
         height: Rows of the image.
-
-    Returns:
-        (2 R,) int64, ascending; a run that continues in the next column is in two parts.
     """
     columns, rows = strip.shape
     padded = np.zeros((columns, rows + 2), np.bool_)
@@ -110,19 +101,12 @@ def runs_of_mask(mask: BoolArray) -> MaskRuns:
     return MaskRuns((height, width), join_edges([strip_edges(mask.T, 0, 0, height)]))
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredMask:
-    """A mask in full resolution.
-
-    Attributes:
-        runs: Its pixels, in the frame of the whole image.
-        box: x0, y0, x1, y1 of its first and last columns and rows; zeros for an empty mask.
-        stability: IoU between the masks of a higher and a lower threshold; 0 if both are empty.
-    """
+class MeasuredMask(NamedTuple):
+    """A mask in full resolution, in the frame of the whole image."""
 
     runs: MaskRuns
     box: Box
-    stability: float
+    stability: float  # IoU of the masks of a higher and a lower threshold; 0 if both are empty
 
 
 def measure(
@@ -147,10 +131,7 @@ def measure(
         image_hw: Height and width of the whole image, in pixels.
         threshold: The mask is where logits are above it.
         offset: Shift of the threshold in both directions, for the stability.
-        least_stability: Less stable masks are dropped.
-
-    Returns:
-        None for a mask that is not stable enough.
+        least_stability: None is returned for less stable masks.
     """
     low_rows, low_columns = support(logits, threshold - abs(offset))
     rows, columns = upsampler.rows.image_span(low_rows), upsampler.columns.image_span(low_columns)
@@ -173,11 +154,10 @@ def measure(
 def support(logits: Tensor, above: float) -> tuple[Span, Span]:
     """The rows and columns of (h, w) logits outside of which none is above a value."""
     found = logits > above
-    spans = []
-    for axis in (1, 0):
-        where = np.flatnonzero(found.any(axis).numpy())
-        spans.append(Span(int(where[0]), int(where[-1]) + 1) if len(where) else Span(0, 0))
-    return spans[0], spans[1]
+    rows, columns = (np.flatnonzero(found.any(axis).numpy()) for axis in (1, 0))
+    if len(rows) == 0:
+        return Span(0, 0), Span(0, 0)
+    return Span(int(rows[0]), int(rows[-1]) + 1), Span(int(columns[0]), int(columns[-1]) + 1)
 
 
 def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
@@ -189,19 +169,6 @@ def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
     )
 
 
-def without_duplicates(
-    boxes: Sequence[Box], scores: Sequence[float], iou_threshold: float
-) -> list[int]:
-    """Non-maximum suppression of N boxes; returns the indices that stay, the best first."""
-    if not boxes:
-        return []
-    from torchvision.ops import nms
-
-    found = torch.tensor(boxes, dtype=torch.float32)
-    kept: list[int] = nms(found, torch.tensor(scores, dtype=torch.float32), iou_threshold).tolist()
-    return kept
-
-
 def without_small_regions(runs: MaskRuns, least_px: float) -> tuple[MaskRuns, bool]:
     """Fills holes and drops islands of fewer than `least_px` pixels.
 
@@ -210,29 +177,21 @@ def without_small_regions(runs: MaskRuns, least_px: float) -> tuple[MaskRuns, bo
     Returns:
         The mask, and whether it has changed.
     """
-    mask = np.ascontiguousarray(runs.to_mask())
-    filled, has_holes = _without_small(mask, least_px, inside=False)
-    final, has_islands = _without_small(filled, least_px, inside=True)
-    if not (has_holes or has_islands):
-        return runs, False
-    return runs_of_mask(final), True
-
-
-def _without_small(mask: BoolArray, least_px: float, *, inside: bool) -> tuple[BoolArray, bool]:
-    """Flips small connected regions inside the mask, or outside of it."""
     import cv2
 
-    of_interest = mask if inside else ~mask
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        of_interest.view(np.uint8), connectivity=8
-    )
-    areas = stats[:, cv2.CC_STAT_AREA]
-    small = np.flatnonzero(areas < least_px)
-    small = small[small > 0]  # label 0 is the background
-    if len(small) == 0:
-        return mask, False
-    if inside and len(small) == count - 1:
-        small = np.delete(small, int(np.argmax(areas[small])))
-    flip = np.zeros(count, np.bool_)
-    flip[small] = True
-    return mask ^ flip[labels], True
+    mask = np.ascontiguousarray(runs.to_mask())
+    changed = False
+    for of_islands in (False, True):
+        regions = mask if of_islands else ~mask
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(
+            regions.view(np.uint8), connectivity=8
+        )
+        areas = stats[:, cv2.CC_STAT_AREA]
+        is_small = areas < least_px
+        is_small[0] = False  # the background
+        if not is_small.any():
+            continue
+        if of_islands and is_small[1:].all():
+            is_small[1 + np.argmax(areas[1:])] = False
+        mask, changed = mask ^ is_small[labels], True
+    return (runs_of_mask(mask), True) if changed else (runs, False)

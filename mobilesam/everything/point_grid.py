@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +28,10 @@ PROMPTED_SHARE = 7 / 16
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of the image that is segmented by itself.
+    """A part of the image that is segmented by itself."""
 
-    Attributes:
-        box: x0, y0, x1, y1 in pixels of the image, half-open.
-        layer: 0 is the whole image; layer n has 4^n crops.
-    """
-
-    box: Box
-    layer: int
+    box: Box  # x0, y0, x1, y1 in pixels of the image, half-open
+    layer: int  # 0 is the whole image; layer n has 4^n crops
 
     @property
     def area_px(self) -> int:
@@ -55,16 +49,7 @@ def point_grid(per_side: int) -> Points:
 
 
 def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, ...]:
-    """A grid for the image and one for the crops of each layer.
-
-    Args:
-        per_side: Points along one side of the whole image.
-        n_layers: Layers of crops.
-        downscale: Factor by which each layer has fewer points a side than the one before.
-
-    Raises:
-        UsageError: A layer would have no point.
-    """
+    """A grid for the image and one for the crops of each layer, each with fewer points a side."""
     counts = [int(per_side / downscale**layer) for layer in range(n_layers + 1)]
     if min(counts) < 1:
         raise UsageError(
@@ -75,11 +60,7 @@ def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, .
 
 
 def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
-    """Checks point grids that the user gave.
-
-    Raises:
-        UsageError: Too few of them, one without points, or one that is not (N, 2) of fractions.
-    """
+    """Point grids that the user gave; raises a UsageError unless each is (N, 2) of fractions."""
     if len(grids) <= n_layers:
         raise UsageError(f"{len(grids)} point grids for {n_layers + 1} layers; give one for each")
     checked = tuple(np.asarray(grid, np.float64) for grid in grids)
@@ -96,11 +77,11 @@ def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
 
 
 def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> list[Crop]:
-    """The whole image, and overlapping crops as in segment-anything.
+    """The whole image, and overlapping crops as in segment-anything: layer n has 2^n a side.
 
     Args:
         size_hw: Height and width of the image, in pixels.
-        n_layers: Layers of crops; layer n has 2^n a side.
+        n_layers: Layers of crops.
         overlap_ratio: Overlap of the first layer's crops, as a share of the shorter side.
 
     Raises:
@@ -143,82 +124,54 @@ def grid_levels(per_side: int, strides: Sequence[int]) -> Int64Array:
     level = np.full(per_side, len(strides) - 1)
     for number in reversed(range(len(strides))):
         level[index % strides[number] == 0] = number
-    rows, columns = np.meshgrid(level, level, indexing="ij")
-    found: Int64Array = np.maximum(rows, columns).reshape(-1)
+    found: Int64Array = np.maximum.outer(level, level).reshape(-1)
     return found
 
 
-class PointSchedule(Protocol):
-    """Order in which the points of a grid are prompted; it may depend on the masks found."""
+class PointSchedule:
+    """Order in which the points of a grid are prompted: all of them in order, or `hierarchical`.
 
-    def batches(self) -> Iterator[Int64Array]:
-        """Yields indices of points to be prompted together."""
-
-    def add_masks(self, masks: Tensor, cells: Points) -> None:
-        """Takes confident masks of the last batch into account.
-
-        Args:
-            masks: (M, h, w) bool.
-            cells: (N, 2) xy of all points of the grid, in pixels of the masks.
-        """
-
-
-class AllPoints:
-    """The whole grid, row by row.
+    The hierarchical order begins with a coarse grid; then follow, batch by batch, the points that
+    are covered least by masks. A mask covers its points with one minus its share of the image: a
+    mask of the background says little about the objects on it.
 
     Args:
-        count: Points of the grid.
+        count: Points of the grid, which is square if `hierarchical`.
         batch: Points that are prompted together.
+        hierarchical: Prompt only `PROMPTED_SHARE` of the points.
     """
 
-    def __init__(self, count: int, batch: int) -> None:
-        self._count = count
-        self._batch = batch
-
-    def batches(self) -> Iterator[Int64Array]:
-        """Yields indices of points to be prompted together."""
-        for first in range(0, self._count, self._batch):
-            yield np.arange(first, min(first + self._batch, self._count))
-
-    def add_masks(self, masks: Tensor, cells: Points) -> None:
-        """Does nothing: the order is fixed."""
-
-
-class CoarseToFine:
-    """A coarse grid first; then, batch by batch, the points that are covered least by masks.
-
-    A mask covers its points with one minus its share of the image: a mask of the background says
-    little about the objects on it.
-
-    Args:
-        count: Points of the square grid.
-        batch: Points that are prompted together.
-    """
-
-    def __init__(self, count: int, batch: int) -> None:
-        self._levels = grid_levels(round(count**0.5), _STRIDES)
+    def __init__(self, count: int, batch: int, *, hierarchical: bool) -> None:
         self._batch = batch
         self._cover = np.zeros(count)
+        self._first, self._budget = np.arange(count), count
+        if hierarchical:
+            self._first = np.flatnonzero(grid_levels(round(count**0.5), _STRIDES) == 0)
+            self._budget = max(len(self._first), round(PROMPTED_SHARE * count))
 
     def batches(self) -> Iterator[Int64Array]:
         """Yields indices of points to be prompted together."""
-        open_ = np.ones(len(self._cover), np.bool_)
-        coarse = np.flatnonzero(self._levels == 0)
-        budget = max(len(coarse), round(PROMPTED_SHARE * len(open_)))
-        for first in range(0, len(coarse), self._batch):
-            chosen = coarse[first : first + self._batch]
-            open_[chosen] = False
-            yield chosen
-        while (left := budget - int((~open_).sum())) > 0:
+        for first in range(0, len(self._first), self._batch):
+            yield self._first[first : first + self._batch]
+        is_open = np.ones(len(self._cover), np.bool_)
+        is_open[self._first] = False
+        left = self._budget - len(self._first)
+        while left > 0:
             # A stable sort, so that equally covered points are taken in order.
-            others = np.flatnonzero(open_)
+            others = np.flatnonzero(is_open)
             chosen = others[np.argsort(self._cover[others], kind="stable")]
             chosen = np.sort(chosen[: min(left, self._batch)])
-            open_[chosen] = False
+            is_open[chosen] = False
+            left -= len(chosen)
             yield chosen
 
     def add_masks(self, masks: Tensor, cells: Points) -> None:
-        """Adds the masks to the cover of the points."""
+        """Adds (M, h, w) bool masks of the last batch to the cover of the points.
+
+        Args:
+            masks: The masks.
+            cells: (N, 2) xy of all points of the grid, in pixels of the masks.
+        """
         height, width = masks.shape[1:]
         columns, rows = np.clip(cells.astype(np.int64), 0, (width - 1, height - 1)).T
         weights = 1 - masks.flatten(1).float().mean(1)

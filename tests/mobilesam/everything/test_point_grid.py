@@ -10,8 +10,7 @@ from segment_anything.utils import amg
 
 from mobilesam.everything.point_grid import (
     PROMPTED_SHARE,
-    AllPoints,
-    CoarseToFine,
+    PointSchedule,
     crops_of,
     grid_levels,
     layer_grids,
@@ -22,7 +21,7 @@ FAST = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def test_cover_of_points_decreases_with_the_size_of_masks() -> None:
-    order = CoarseToFine(16, batch=4)
+    order = PointSchedule(16, batch=4, hierarchical=True)
     cells = point_grid(4) * 8
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :, :6] = True  # most of the image: the first three columns of points
@@ -37,7 +36,7 @@ def test_cover_of_points_decreases_with_the_size_of_masks() -> None:
 
 def test_empty_and_full_masks_do_not_change_the_order() -> None:
     cells = point_grid(4) * 8
-    order = CoarseToFine(16, batch=64)
+    order = PointSchedule(16, batch=64, hierarchical=True)
     batches = order.batches()
     next(batches)
     order.add_masks(torch.zeros(0, 8, 8, dtype=torch.bool), cells)
@@ -52,9 +51,9 @@ def test_schedules_prompt_each_point_at_most_once(per_side: int, batch: int, see
     count = per_side**2
     cells = point_grid(per_side) * 8
     for order, wanted in (
-        (AllPoints(count, batch), count),
+        (PointSchedule(count, batch, hierarchical=False), count),
         (
-            CoarseToFine(count, batch),
+            PointSchedule(count, batch, hierarchical=True),
             max(((per_side + 1) // 2) ** 2, round(PROMPTED_SHARE * count)),
         ),
     ):
