@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,8 +33,13 @@ from mobilesam.prompts import NetworkPrompts, Prompts
 if TYPE_CHECKING:
     from mobilesam.fast.inference import Precision
 
+Device = torch.device | str
+Size = tuple[int, int]
+
 # Images that go through the encoder together; larger batches only cost memory.
 ENCODE_BATCH = 4
+# Of points, labels, boxes and mask inputs.
+_DTYPES = (torch.float32, torch.int, torch.float32, torch.float32)
 # Held while the state of a predictor's image is read and replaced. One for all predictors, since
 # it is held for microseconds, and an object with a lock could be neither pickled nor copied.
 _CHANGING = threading.Lock()
@@ -66,8 +71,8 @@ class ImageEmbedding:
     """
 
     features: Tensor
-    size_hw: tuple[int, int]
-    inner_hw: tuple[int, int]
+    size_hw: Size
+    inner_hw: Size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,9 +99,29 @@ class _Image:
     """State of the image that is set; replaced as a whole, so that threads see one image."""
 
     features: Tensor | None = None
-    size_hw: tuple[int, int] | None = None
-    inner_hw: tuple[int, int] | None = None
-    is_set: bool = False
+    original_size: Size | None = None
+    input_size: Size | None = None
+    is_image_set: bool = False
+
+
+def _image_attribute(name: str, doc: str, convert: Callable[[Any], Any]) -> Any:
+    """A property of `MobileSam` that reads and replaces one field of its image."""
+
+    def read(self: MobileSam) -> Any:
+        value = getattr(self._current, name)
+        if value is None and convert is _as_size:
+            raise ImageNotSetError(f"no image is set, so there is no {name}; call set_image first")
+        return value
+
+    def assign(self: MobileSam, value: Any) -> None:
+        self._change(**{name: convert(value)})
+
+    return property(read, assign, doc=doc)
+
+
+def _as_size(value: Sequence[int]) -> Size:
+    height, width = value
+    return int(height), int(width)
 
 
 class MobileSam:
@@ -109,11 +134,11 @@ class MobileSam:
 
     Several threads may use one predictor. It holds one image: a thread that sets another image sets
     it for all threads. `set_image`, `set_torch_image` and `reset_image` take effect as a whole, and
-    a prediction belongs to the image that is set when it begins: embedding and sizes of two images
-    are never mixed. The four attributes are assigned one at a time, so only one thread may assign
-    them: after `reset_image`, with `is_image_set` last, other threads get an `ImageNotSetError`
-    until the image is complete. Threads with different images should use `encode` and `decode`, or
-    one copy each: `copy.copy` of a predictor shares the weights and has an image of its own.
+    a prediction belongs to the image that is set when it begins. The four attributes are assigned
+    one at a time, so only one thread may assign them: after `reset_image`, with `is_image_set`
+    last, other threads get an `ImageNotSetError` until the image is complete. Threads with
+    different images should use `encode` and `decode`, or one copy each: `copy.copy` of a predictor
+    shares the weights and has an image of its own.
 
     Args:
         sam_model: The model, of MobileSAM's architecture unless a network is given.
@@ -124,6 +149,17 @@ class MobileSam:
     Raises:
         UsageError: The model is not a `Sam`, or has another architecture and no network is given.
     """
+
+    is_image_set: bool = _image_attribute("is_image_set", "Whether `predict` has an image.", bool)
+    features: Tensor | None = _image_attribute(
+        "features", "The embedding of the image that is set.", lambda value: value
+    )
+    original_size: Size = _image_attribute(
+        "original_size", "Height and width of the last image that was set, in pixels.", _as_size
+    )
+    input_size: Size = _image_attribute(
+        "input_size", "Height and width of that image as resized for the network.", _as_size
+    )
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
         from segment_anything.utils.transforms import ResizeLongestSide
@@ -153,7 +189,7 @@ class MobileSam:
         cls,
         path: Path | str | None = None,
         *,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
         precision: Precision = "fp32",
     ) -> MobileSam:
         """Loads a checkpoint in the layout of the authors' `mobile_sam.pt`.
@@ -175,11 +211,7 @@ class MobileSam:
 
     @classmethod
     def from_pretrained(
-        cls,
-        *,
-        offline: bool = False,
-        device: torch.device | str = "cpu",
-        precision: Precision = "fp32",
+        cls, *, offline: bool = False, device: Device = "cpu", precision: Precision = "fp32"
     ) -> MobileSam:
         """Loads trained weights: the published file if available, else those in this package.
 
@@ -243,8 +275,9 @@ class MobileSam:
         found: list[ImageEmbedding] = []
         for first in range(0, len(images), ENCODE_BATCH):
             rows = slice(first, first + ENCODE_BATCH)
-            resized = [self._resized(image) for image in images[rows]]
-            found += self._encode_resized(resized, sizes[rows])
+            resized = [np.ascontiguousarray(self.transform.apply_image(im)) for im in images[rows]]
+            channels_first = [torch.from_numpy(image).permute(2, 0, 1) for image in resized]
+            found += self._encode_resized(channels_first, sizes[rows])
         return found
 
     def decode(
@@ -299,12 +332,10 @@ class MobileSam:
             points = self.transform.apply_coords(points, embedding.size_hw)
         if boxes is not None:
             boxes = self.transform.apply_boxes(boxes, embedding.size_hw)
-        tensors = self._tensors(points, prompts.labels, boxes, prompts.mask_inputs)
-        return self._decode(embedding, tensors, multimask)
+        given = points, prompts.labels, boxes, prompts.mask_inputs
+        return self._decode(embedding, multimask, *given)
 
-    def upsampler(
-        self, size_hw: tuple[int, int], inner_hw: tuple[int, int], device: torch.device | str
-    ) -> Upsampler:
+    def upsampler(self, size_hw: Size, inner_hw: Size, device: Device) -> Upsampler:
         """Upsampler of logits to the size of an image; the last one is kept.
 
         Args:
@@ -319,44 +350,6 @@ class MobileSam:
             made = Upsampler(low_hw, (side, side), inner_hw, size_hw, device)
             kept = self._upsampler = key, made
         return kept[1]
-
-    @property
-    def is_image_set(self) -> bool:
-        """Whether `predict` has an image."""
-        return self._current.is_set
-
-    @is_image_set.setter
-    def is_image_set(self, value: bool) -> None:
-        self._change(is_set=bool(value))
-
-    @property
-    def features(self) -> Tensor | None:
-        """The embedding of the image that is set."""
-        return self._current.features
-
-    @features.setter
-    def features(self, value: Tensor | None) -> None:
-        self._change(features=value)
-
-    @property
-    def original_size(self) -> tuple[int, int]:
-        """Height and width of the last image that was set, in pixels."""
-        return self._known("original_size", self._current.size_hw)
-
-    @original_size.setter
-    def original_size(self, value: tuple[int, int]) -> None:
-        height, width = value
-        self._change(size_hw=(int(height), int(width)))
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of that image as resized for the network."""
-        return self._known("input_size", self._current.inner_hw)
-
-    @input_size.setter
-    def input_size(self, value: tuple[int, int]) -> None:
-        height, width = value
-        self._change(inner_hw=(int(height), int(width)))
 
     def set_image(self, image: UInt8Array, image_format: str = "RGB") -> None:
         """Encodes an (H, W, 3) uint8 image for `predict`.
@@ -392,9 +385,7 @@ class MobileSam:
         side, shape = self.transform.target_length, tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
             raise UsageError(f"the image must be (1, 3, h, w) with a long side of {side}; {shape}")
-        height, width = original_image_size
-        (found,) = self._encode_resized([transformed_image[0]], [(int(height), int(width))])
-        self._set(found)
+        self._set(*self._encode_resized([transformed_image[0]], [_as_size(original_image_size)]))
 
     def predict(
         self,
@@ -473,44 +464,47 @@ class MobileSam:
         masks_in: Any = mask_input
         if corners is not None and corners.ndim == 3 and corners.size == 4 * len(corners):
             corners = corners.reshape(-1, 4)  # (N, 1, 4) and (N, 2, 2), as SamPredictor
-        prompts = Prompts(points, labels, corners, masks_in, sam_rules=True)
-        tensors = self._tensors(prompts.points, prompts.labels, prompts.boxes, prompts.mask_inputs)
-        logits, scores = self._decode(image, tensors, multimask_output)
+        found = Prompts(points, labels, corners, masks_in, sam_rules=True)
+        given = found.points, found.labels, found.boxes, found.mask_inputs
+        logits, scores = self._decode(image, multimask_output, *given)
         masks = self._upsample(logits, image, return_logits=return_logits)
         # Copies that may be written to, which inference tensors may not.
         return masks, scores.clone(), logits.clone()
 
     def get_image_embedding(self) -> Tensor:
-        """(1, 256, S/16, S/16) float32 of the image that is set.
-
-        Raises:
-            ImageNotSetError: No image is set.
-        """
+        """(1, 256, S/16, S/16) float32 of the image; raises an ImageNotSetError if none is set."""
         return self._image().features
 
     def reset_image(self) -> None:
         """Unsets the image; its size stays known, as with `SamPredictor`."""
-        self._change(features=None, is_set=False)
+        self._change(features=None, is_image_set=False)
 
     @torch.no_grad()
     def _encode_resized(
-        self, images: Sequence[Tensor], sizes_hw: Sequence[tuple[int, int]]
+        self, images: Sequence[Tensor], sizes_hw: Sequence[Size]
     ) -> list[ImageEmbedding]:
         """Encodes (3, h, w) images, values up to 255, that `transform` has resized."""
         pixels = torch.stack([self.model.preprocess(image.to(self.device)) for image in images])
         # A copy, since inference tensors may not be written to.
         features = self.network.encode(pixels).clone()
         return [
-            ImageEmbedding(
-                features[row : row + 1], size, (int(image.shape[1]), int(image.shape[2]))
-            )
-            for row, (image, size) in enumerate(zip(images, sizes_hw, strict=True))
+            ImageEmbedding(features[row : row + 1], size_hw, _as_size(image.shape[1:]))
+            for row, (image, size_hw) in enumerate(zip(images, sizes_hw, strict=True))
         ]
 
     def _decode(
-        self, embedding: ImageEmbedding, prompts: NetworkPrompts, multimask: Multimask
+        self, embedding: ImageEmbedding, multimask: Multimask, *given: Any
     ) -> tuple[Tensor, Tensor]:
-        """Runs the decoder unless there are no prompts, and checks its output."""
+        """Runs the decoder unless there are no prompts, and checks its output.
+
+        `given` are the fields of `NetworkPrompts`, as arrays.
+        """
+        prompts = NetworkPrompts(
+            *(
+                None if values is None else torch.tensor(values, dtype=dtype, device=self.device)
+                for values, dtype in zip(given, _DTYPES, strict=True)
+            )
+        )
         masks = prompts.mask_inputs
         low_hw = self.model.prompt_encoder.mask_input_size
         if masks is not None and len(masks) > 0 and masks.shape[1:] != (1, *low_hw):
@@ -523,21 +517,16 @@ class MobileSam:
             count = n_masks if multimask == "both" else n_masks - 1 if multimask else 1
             logits = torch.zeros(0, count, *low_hw, device=self.device)
             return logits, logits.new_zeros(0, count)
-        context = self._image_context(embedding)
-        logits, scores = self.network.decode(context, prompts, multimask=multimask)
-        if not (is_finite(scores) and is_finite(logits)):
-            raise WeightsError(NOT_FINITE)
-        return logits, scores
-
-    def _image_context(self, embedding: ImageEmbedding) -> Any:
-        """What the network computes once for all prompts on an image."""
-        features = embedding.features
-        kept = self._context
+        # What the network computes once for all prompts on an image.
+        features, kept = embedding.features, self._context
         # Counts in-place changes of the tensor; inference tensors have no such count.
         version = 0 if features.is_inference() else features._version
         if kept is None or kept[0] is not features or kept[1] != version:
             kept = self._context = (features, version, self.network.prepare(features))
-        return kept[2]
+        logits, scores = self.network.decode(kept[2], prompts, multimask=multimask)
+        if not (is_finite(scores) and is_finite(logits)):
+            raise WeightsError(NOT_FINITE)
+        return logits, scores
 
     def _upsample(
         self, logits: Tensor, embedding: ImageEmbedding, *, return_logits: bool = False
@@ -545,54 +534,30 @@ class MobileSam:
         upsampler = self.upsampler(embedding.size_hw, embedding.inner_hw, logits.device)
         return upsample(logits, upsampler, None if return_logits else self.mask_threshold)
 
-    def _resized(self, image: UInt8Array) -> Tensor:
-        resized = np.ascontiguousarray(self.transform.apply_image(image))
-        return torch.from_numpy(resized).permute(2, 0, 1)
-
-    def _tensors(self, points: Any, labels: Any, boxes: Any, masks: Any) -> NetworkPrompts:
-        def tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
-            return None if values is None else torch.tensor(values, dtype=dtype, device=self.device)
-
-        labels = tensor(labels, torch.int)
-        points, boxes, masks = (tensor(each, torch.float32) for each in (points, boxes, masks))
-        return NetworkPrompts(points, labels, boxes, masks)
-
     def _set(self, found: ImageEmbedding) -> None:
-        self._change(
-            features=found.features,
-            size_hw=found.size_hw,
-            inner_hw=found.inner_hw,
-            is_set=True,
-        )
+        size_hw, inner_hw = found.size_hw, found.inner_hw
+        with _CHANGING:
+            self._current = _Image(found.features, size_hw, inner_hw, is_image_set=True)
 
     def _change(self, **attributes: Any) -> None:
         """Replaces attributes of the image; changes of several threads come one after the other."""
         with _CHANGING:
             self._current = replace(self._current, **attributes)
 
-    def _known(self, name: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
-        if size_hw is None:
-            raise ImageNotSetError(f"no image is set, so there is no {name}; call set_image first")
-        return size_hw
-
     def _image(self) -> ImageEmbedding:
         image = self._current
-        if not image.is_set:
+        if not image.is_image_set:
             raise ImageNotSetError("no image is set; call set_image before predicting")
-        if image.features is None or image.size_hw is None or image.inner_hw is None:
+        if image.features is None or image.original_size is None or image.input_size is None:
             raise ImageNotSetError(
                 "is_image_set was assigned, but an image is incomplete without features, "
                 "original_size and input_size; assign them too, or call set_image"
             )
-        return ImageEmbedding(image.features, image.size_hw, image.inner_hw)
+        return ImageEmbedding(image.features, image.original_size, image.input_size)
 
 
 def as_predictor(model: MobileSam | Sam) -> MobileSam:
-    """Returns a `MobileSam` as it is, and wraps a plain `Sam` of its architecture.
-
-    Raises:
-        UsageError: It is neither, or a `Sam` of another architecture.
-    """
+    """A `MobileSam` as it is, or of a plain `Sam`; raises a UsageError for another architecture."""
     return model if isinstance(model, MobileSam) else MobileSam(model)
 
 
