@@ -39,10 +39,8 @@ class WeightsError(BenchError):
 class WeightsUnavailableError(WeightsError):
     """A checkpoint is not on this machine and cannot be fetched now (offline, no network).
 
-    Args:
-        message: The whole error.
-        reason: Why the file cannot be fetched, without the name of the file, so that models whose
-            weights are missing for the same reason can be reported together; by default `message`.
+    Models whose weights are missing for the same `reason`, which does not name the file, can be
+    reported together; by default it is the whole message.
     """
 
     def __init__(self, message: str, reason: str | None = None) -> None:
@@ -66,10 +64,8 @@ class TrainingError(BenchError):
 def foreign_call(convert: Callable[[Exception], BenchError]) -> Iterator[None]:
     """Converts exceptions of another package's code; the block may hold only calls into it.
 
-    Errors of this project's own code are never caught, so that they end with a traceback.
-
-    Args:
-        convert: Makes the error to raise from the exception. A `BenchError` is passed on unchanged.
+    A `BenchError` is passed on unchanged. Errors of this project's own code are not to be caught,
+    so that they end with a traceback.
     """
     try:
         yield

@@ -14,17 +14,13 @@ def write_atomic(
 ) -> None:
     """Writes under a temporary name in the same folder and renames, so no reader sees a part.
 
-    The temporary name is that of the file with a dot before it and letters behind it; a process
-    that is killed may leave one.
+    The folder is created if missing; a process that is killed may leave `.NAME.letters` in it.
 
     Args:
-        path: The file; its folder is created if missing.
+        path: The file.
         data: The content.
-        hint: What to do if it cannot be written, for the error.
+        hint: What to do if it cannot be written, for the DataError.
         durable: Wait until the data is on the disk, so that it survives a loss of power.
-
-    Raises:
-        DataError: The folder cannot be written, or the disk is full.
     """
     temporary: str | None = None
     try:

@@ -20,17 +20,10 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def as_array(values: Any, name: str) -> Array:
-    """Converts numbers to an array, without importing torch or pandas.
+    """Converts an array, nested list, tensor or data frame to an array of numbers.
 
-    Args:
-        values: An array, a nested list, a tensor on any device, or a data frame.
-        name: Name of the values, for an error.
-
-    Returns:
-        An array of a numeric or boolean dtype; it may share memory with `values`.
-
-    Raises:
-        UsageError: The values are ragged, or not numbers.
+    The array may share memory with the values; `name` is for the UsageError about values that are
+    ragged or no numbers. Imports neither torch nor pandas.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -50,11 +43,7 @@ def as_array(values: Any, name: str) -> Array:
 
 
 def check_image(image: Any) -> tuple[int, int]:
-    """Returns the height and width of an (H, W, 3) uint8 RGB image, in pixels.
-
-    Raises:
-        DataError: Not such an array, or one without pixels.
-    """
+    """Height and width of an (H, W, 3) uint8 RGB image; raises a DataError if it is not one."""
     if not isinstance(image, np.ndarray):
         raise DataError(f"an image must be a numpy array, not a {type(image).__name__}")
     problem = f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} {image.shape}"
@@ -80,11 +69,7 @@ def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """Checks that torch can use a device, such as `cpu`, `cuda:1`, `mps` or `meta`.
-
-    Raises:
-        UsageError: The device is unknown, or not present.
-    """
+    """Raises a UsageError unless torch can use a device, such as `cpu`, `cuda:1` or `meta`."""
     import torch
 
     try:

@@ -10,12 +10,13 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 _SEEDING = threading.RLock()
 _LOCK = threading.Lock()
 # By logger: its own level, then the levels of the running blocks, the latest last.
 _LEVELS: dict[str, list[int]] = {}
+_IGNORING: list[warnings.catch_warnings[None]] = []  # one for each running block
 
 
 @contextmanager
@@ -32,29 +33,22 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-class _WarningFilters:
-    """The warning filters of the process, which the last of several overlapping blocks restores."""
-
-    n_blocks = 0
-    saved = ExitStack()
-
-
 @contextmanager
 def ignored_warnings() -> Iterator[None]:
     """Ignores all warnings of the process while the block runs; blocks of threads may overlap."""
-    filters = _WarningFilters
     with _LOCK:
-        if filters.n_blocks == 0:
-            filters.saved.enter_context(warnings.catch_warnings())
+        saved = _IGNORING[0] if _IGNORING else warnings.catch_warnings()
+        if not _IGNORING:
+            saved.__enter__()
             warnings.simplefilter("ignore")
-        filters.n_blocks += 1
+        _IGNORING.append(saved)
     try:
         yield
     finally:
         with _LOCK:
-            filters.n_blocks -= 1
-            if filters.n_blocks == 0:
-                filters.saved.close()
+            _IGNORING.pop()
+            if not _IGNORING:
+                saved.__exit__(None, None, None)
 
 
 @contextmanager

@@ -24,19 +24,12 @@ _SHAPES: dict[str, tuple[int, int | None, tuple[int, ...]]] = {
 
 
 class NetworkPrompts(NamedTuple):
-    """N prompts in pixels of the network's input, as tensors on its device.
+    """N prompts in pixels of the network's input, as tensors on its device."""
 
-    Attributes:
-        points: (N, K, 2) float xy.
-        labels: (N, K), 1 foreground, 0 background, -1 padding.
-        boxes: (N, 4) float xyxy.
-        mask_inputs: (N, 1, S/4, S/4) float logits, or (1, 1, S/4, S/4) for all N prompts.
-    """
-
-    points: Tensor | None = None
-    labels: Tensor | None = None
-    boxes: Tensor | None = None
-    mask_inputs: Tensor | None = None
+    points: Tensor | None = None  # (N, K, 2) float xy
+    labels: Tensor | None = None  # (N, K), 1 foreground, 0 background, -1 padding
+    boxes: Tensor | None = None  # (N, 4) float xyxy
+    mask_inputs: Tensor | None = None  # (N, 1, S/4, S/4) float logits, or one for all prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,34 +68,6 @@ class Prompts:
         for name, value in self._given().items():
             array = _checked(name, value, dtypes.get(name, float_type))
             object.__setattr__(self, name, array)
-        self._check_lengths()
-        if not self.sam_rules:
-            self._check_values()
-
-    def __len__(self) -> int:
-        """Number of prompts; 1 if nothing is given, as segment-anything counts."""
-        return len(next(iter(self._given().values()), (None,)))
-
-    def __getitem__(self, rows: slice) -> Prompts:
-        count = len(self)
-        return replace(
-            self,
-            **{
-                name: value[rows] if len(value) == count else value
-                for name, value in self._given().items()
-            },
-        )
-
-    def batches(self, size: int) -> Iterator[Prompts]:
-        """Yields consecutive parts of at most `size` prompts; together they are this value."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
-
-    def _given(self) -> dict[str, Any]:
-        named = {name: getattr(self, name) for name in _SHAPES}
-        return {name: value for name, value in named.items() if value is not None}
-
-    def _check_lengths(self) -> None:
         lengths = {name: len(value) for name, value in self._given().items()}
         if self.sam_rules and lengths.get("mask_inputs") == 1 and len(lengths) > 1:
             del lengths["mask_inputs"]  # one mask for all prompts
@@ -114,12 +79,30 @@ class Prompts:
                 raise UsageError(
                     f"points {self.points.shape} and labels {self.labels.shape} do not match"
                 )
-
-    def _check_values(self) -> None:
+        if self.sam_rules:
+            return
         if self.labels is not None and not np.isin(self.labels, (0, 1)).all():
             raise UsageError("labels must be 1 (foreground) or 0 (background)")
         if self.boxes is not None:
             check_boxes(self.boxes)
+
+    def __len__(self) -> int:
+        """Number of prompts; 1 if nothing is given, as segment-anything counts."""
+        return len(next(iter(self._given().values()), (None,)))
+
+    def __getitem__(self, rows: slice) -> Prompts:
+        count, given = len(self), self._given()
+        changes = {name: value[rows] for name, value in given.items() if len(value) == count}
+        return replace(self, **changes)
+
+    def batches(self, size: int) -> Iterator[Prompts]:
+        """Yields consecutive parts of at most `size` prompts; together they are this value."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def _given(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in _SHAPES}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def check_boxes(boxes: Array) -> None:
