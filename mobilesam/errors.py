@@ -1,7 +1,4 @@
-"""Expected errors, and the boundary around calls into other packages.
-
-The message of an error says what is wrong, where, and what to do.
-"""
+"""Expected errors, whose messages say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -142,9 +142,8 @@ class MobileSam:
 
     Args:
         sam_model: The model, of MobileSAM's architecture unless a network is given.
-        network: Network that runs it; None uses the fast path in float32 on the model's own device,
-            with a copy of all weights. Later training steps do not change the copy: create another
-            `MobileSam` after them.
+        network: Runs the model; None uses the fast path in float32 on the model's own device, with
+            a copy of all weights: create another `MobileSam` after training steps.
 
     Raises:
         UsageError: The model is not a `Sam`, or has another architecture and no network is given.
@@ -225,8 +224,7 @@ class MobileSam:
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
 
         Raises:
-            WeightsError: $MOBILESAM_WEIGHTS is not a folder, a file is damaged, or a download gave
-                another file.
+            WeightsError: $MOBILESAM_WEIGHTS is no folder, or a file or a download is damaged.
             UsageError: The precision is unknown.
         """
         from mobilesam.weights.checkpoints import resolve
@@ -254,11 +252,7 @@ class MobileSam:
         return found
 
     def encode(self, image: UInt8Array) -> ImageEmbedding:
-        """Runs the image encoder on an (H, W, 3) uint8 RGB image.
-
-        Raises:
-            DataError: Not such an image, or an empty one.
-        """
+        """Runs the image encoder on (H, W, 3) uint8 RGB; a DataError if it is another array."""
         return self.encode_batch([image])[0]
 
     def encode_batch(self, images: Sequence[UInt8Array]) -> list[ImageEmbedding]:
@@ -297,8 +291,7 @@ class MobileSam:
             points: (N, K, 2) xy in pixels of the image.
             labels: (N, K) of the points: 1 foreground, 0 background, -1 none.
             boxes: (N, 4) xyxy in pixels of the image.
-            mask_inputs: (N, 1, S/4, S/4) logits of an earlier prediction, or (1, 1, S/4, S/4) for
-                all N points or boxes.
+            mask_inputs: (N, 1, S/4, S/4) logits of an earlier prediction, or one for all N.
             multimask: False for a single mask, True for three, "both" for all four, the single one
                 first.
 
@@ -318,15 +311,7 @@ class MobileSam:
     def decode_logits(
         self, embedding: ImageEmbedding, prompts: Prompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
-        """Like `decode`, without upsampling.
-
-        Returns:
-            Logits (N, C, S/4, S/4) and scores (N, C) on the device.
-
-        Raises:
-            UsageError: Mask prompts of another size than the decoder's.
-            WeightsError: The network's output is not finite.
-        """
+        """Like `decode`, without upsampling: logits (N, C, S/4, S/4) and scores (N, C) on the device."""
         points, boxes = prompts.points, prompts.boxes
         if points is not None:
             points = self.transform.apply_coords(points, embedding.size_hw)
@@ -336,13 +321,7 @@ class MobileSam:
         return self._decode(embedding, multimask, *given)
 
     def upsampler(self, size_hw: Size, inner_hw: Size, device: Device) -> Upsampler:
-        """Upsampler of logits to the size of an image; the last one is kept.
-
-        Args:
-            size_hw: Height and width of the image, in pixels.
-            inner_hw: Height and width of the image as resized for the network.
-            device: Device of the logits.
-        """
+        """Upsampler of logits to the size of an image, both in pixels; the last one is kept."""
         key = size_hw, inner_hw, str(device)
         kept = self._upsampler
         if kept is None or kept[0] != key:
@@ -412,6 +391,7 @@ class MobileSam:
         Raises:
             ImageNotSetError: No image is set.
             UsageError: Points without labels, NaN, or shapes that do not fit.
+            WeightsError: The network's output is not finite.
         """
         image = self._image()
         given = {
@@ -444,18 +424,14 @@ class MobileSam:
             point_coords: (N, K, 2) xy, as `transform.apply_coords_torch` gives them.
             point_labels: (N, K).
             boxes: (N, 4) xyxy, as `transform.apply_boxes_torch` gives them.
-            mask_input: (N, 1, S/4, S/4) logits of an earlier prediction, or (1, 1, S/4, S/4) for
-                all.
+            mask_input: (N, 1, S/4, S/4) logits of an earlier prediction, or one for all N.
             multimask_output: Three masks instead of one.
             return_logits: Logits instead of masks.
 
         Returns:
             (N, C, H, W) bool masks, or float32 logits; (N, C) scores; (N, C, S/4, S/4) logits.
 
-        Raises:
-            ImageNotSetError: No image is set.
-            UsageError: Points without labels, a wrong shape, prompts of different numbers, or NaN.
-            WeightsError: The network's output is not finite.
+        Raises what `predict` does, also for prompts of different numbers.
         """
         image = self._image()
         points: Any = point_coords
@@ -495,10 +471,7 @@ class MobileSam:
     def _decode(
         self, embedding: ImageEmbedding, multimask: Multimask, *given: Any
     ) -> tuple[Tensor, Tensor]:
-        """Runs the decoder unless there are no prompts, and checks its output.
-
-        `given` are the fields of `NetworkPrompts`, as arrays.
-        """
+        """Runs the decoder unless there are no prompts (arrays), and checks its output."""
         prompts = NetworkPrompts(
             *(
                 None if values is None else torch.tensor(values, dtype=dtype, device=self.device)

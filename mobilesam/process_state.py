@@ -1,7 +1,7 @@
-"""Settings of the whole process that are changed while a block runs, safely from several threads.
+"""Settings of the process that are changed while a block runs, safely from several threads.
 
-`torch.random.fork_rng` and `warnings.catch_warnings` save a setting and restore it, so two threads
-whose blocks overlap mix their random numbers, or restore what the other thread has set.
+Blocks of `torch.random.fork_rng` and `warnings.catch_warnings` that overlap in two threads mix
+their random numbers, or restore what the other thread has set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _IGNORING: list[warnings.catch_warnings[None]] = []  # one for each running bloc
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's global CPU generator while the block runs, and restores its state afterwards.
 
-    The initialisation of torch's modules draws from that generator. One thread at a time runs such
-    a block; other threads must not draw from the global generator meanwhile.
+    One thread at a time runs such a block; others must not draw from the generator meanwhile.
     """
     import torch
 
@@ -55,8 +54,8 @@ def ignored_warnings() -> Iterator[None]:
 def logger_level(name: str, level: int) -> Iterator[None]:
     """Sets the level of a logger while the block runs.
 
-    Blocks may be nested, and blocks of several threads may overlap: the level is that of the
-    latest block that is still running, and the last block to end restores the logger's own level.
+    Blocks may be nested or overlap in several threads: the level is that of the latest block that
+    is still running, and the last block to end restores the logger's own level.
     """
     logger = logging.getLogger(name)
     with _LOCK:

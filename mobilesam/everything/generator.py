@@ -86,8 +86,8 @@ class AutomaticMaskGenerator:
         crop_n_points_downscale_factor: Layer n has this factor to the n-th fewer points a side.
         point_grids: For each layer (N, 2) xy as fractions; instead of `points_per_side`.
         min_mask_region_area: Holes and islands of fewer pixels are removed, if above 0.
-        output_mode: Form of the masks: (H, W) bool, or a run length encoding. For many masks of a
-            large image use `coco_rle`.
+        output_mode: Form of the masks: (H, W) bool, or a run length encoding, such as `coco_rle`
+            for many masks of a large image.
         hierarchical: Prompt 7 of 16 points only: every fourth one first, and then those that are
             covered least by masks. Faster; it may miss objects inside of a larger object.
 
@@ -230,8 +230,7 @@ def segment_boxes(
 ) -> list[dict[str, Any]]:
     """Segments the object in each box: object-aware prompts (MobileSAMv2, arXiv 2312.09579).
 
-    Masks are not filtered. Records are in the order of the boxes; an empty mask means that nothing
-    was found in the box.
+    Masks are not filtered; an empty mask means that nothing was found in the box.
 
     Args:
         model: See `AutomaticMaskGenerator`, as for the last two.
@@ -243,8 +242,8 @@ def segment_boxes(
         output_mode: Form of the masks.
 
     Returns:
-        Records as of `AutomaticMaskGenerator`; `point_coords` is empty, and `prompt_box` is the
-        box as a list.
+        Records as of `AutomaticMaskGenerator`, in the order of the boxes; `point_coords` is empty,
+        and `prompt_box` is the box as a list.
 
     Raises:
         DataError: Not such an image, or an empty one.
@@ -289,10 +288,7 @@ def segment_objects(
     *,
     output_mode: OutputMode = _DEFAULT_OUTPUT,
 ) -> list[dict[str, Any]]:
-    """Segments the objects that a detector finds on an image; see `segment_boxes`.
-
-    MobileSAMv2 uses `everything` of a FastSAM adapter as the detector.
-    """
+    """Segments the objects that a detector finds, such as `everything` of a FastSAM adapter."""
     image = as_image(image)
     check_image(image)
     boxes = [np.asarray(each.box, np.float64) for each in detector(image)]

@@ -71,13 +71,9 @@ class MaskRuns:
 
 
 def strip_edges(strip: BoolArray, left: int, top: int, height: int) -> Int64Array:
-    """Edges of the runs of some columns of an image; a run over two columns is in two parts.
+    """Edges of the runs of (columns, rows) pixels that begin at (left, top) of an image.
 
-    Args:
-        strip: (columns, rows), transposed; pixels of these columns in other rows are outside.
-        left: Column of the image at which the strip begins.
-        top: Row of the image at which it begins.
-        height: Rows of the image.
+    A run that continues in the next column is in two parts.
     """
     columns, rows = strip.shape
     padded = np.zeros((columns, rows + 2), np.bool_)
@@ -170,13 +166,7 @@ def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
 
 
 def without_small_regions(runs: MaskRuns, least_px: float) -> tuple[MaskRuns, bool]:
-    """Fills holes and drops islands of fewer than `least_px` pixels.
-
-    If every island is too small, the largest one stays.
-
-    Returns:
-        The mask, and whether it has changed.
-    """
+    """Fills holes and drops islands of fewer pixels, but the largest; also whether it changed."""
     import cv2
 
     mask = np.ascontiguousarray(runs.to_mask())

@@ -79,13 +79,7 @@ def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
 def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> list[Crop]:
     """The whole image, and overlapping crops as in segment-anything: layer n has 2^n a side.
 
-    Args:
-        size_hw: Height and width of the image, in pixels.
-        n_layers: Layers of crops.
-        overlap_ratio: Overlap of the first layer's crops, as a share of the shorter side.
-
-    Raises:
-        UsageError: The image is too small for so many crops.
+    `overlap_ratio` is the overlap of the first layer's crops, as a share of the shorter side.
     """
     height, width = size_hw
     crops = [Crop((0, 0, width, height), 0)]
@@ -109,15 +103,10 @@ def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> l
 
 
 def grid_levels(per_side: int, strides: Sequence[int]) -> Int64Array:
-    """Sorts the points of a square grid into levels, from coarse to fine.
+    """Level of each point of a `point_grid`, from coarse to fine: the first that contains it.
 
-    Args:
-        per_side: Points along one side.
-        strides: Strides of the levels in points, descending to 1, each dividing the one before.
-
-    Returns:
-        (per_side^2,) level of each point of `point_grid`: the first whose sub-grid contains it.
-        Points of a sub-grid are as near as possible to the centres of its cells.
+    The strides of the levels descend to 1, each dividing the one before. Points of a level are as
+    near as possible to the centres of its cells.
     """
     coarse = strides[0]
     index = np.arange(per_side) - min(coarse // 2, (per_side - 1) // 2)
@@ -131,14 +120,9 @@ def grid_levels(per_side: int, strides: Sequence[int]) -> Int64Array:
 class PointSchedule:
     """Order in which the points of a grid are prompted: all of them in order, or `hierarchical`.
 
-    The hierarchical order begins with a coarse grid; then follow, batch by batch, the points that
-    are covered least by masks. A mask covers its points with one minus its share of the image: a
-    mask of the background says little about the objects on it.
-
-    Args:
-        count: Points of the grid, which is square if `hierarchical`.
-        batch: Points that are prompted together.
-        hierarchical: Prompt only `PROMPTED_SHARE` of the points.
+    The latter prompts `PROMPTED_SHARE` of a square grid: a coarse grid; then, batch by batch, the
+    points that are covered least by masks. A mask covers its points with one minus its share of
+    the image: a mask of the background says little about the objects on it.
     """
 
     def __init__(self, count: int, batch: int, *, hierarchical: bool) -> None:
@@ -166,12 +150,7 @@ class PointSchedule:
             yield chosen
 
     def add_masks(self, masks: Tensor, cells: Points) -> None:
-        """Adds (M, h, w) bool masks of the last batch to the cover of the points.
-
-        Args:
-            masks: The masks.
-            cells: (N, 2) xy of all points of the grid, in pixels of the masks.
-        """
+        """Adds (M, h, w) bool masks to the cover of the points, with xy `cells` in the masks."""
         height, width = masks.shape[1:]
         columns, rows = np.clip(cells.astype(np.int64), 0, (width - 1, height - 1)).T
         weights = 1 - masks.flatten(1).float().mean(1)

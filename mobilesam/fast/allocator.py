@@ -46,10 +46,7 @@ def learn_large_blocks() -> bool:
     """Allocates and frees a block of nearly 32 MiB, so that glibc raises its dynamic thresholds.
 
     Changes no setting, and touches no page of the block: glibc itself then serves blocks up to
-    that size from the heap. It has no effect where the thresholds were set explicitly.
-
-    Returns:
-        Whether the C library is glibc.
+    that size from the heap, unless the thresholds were set explicitly. False without glibc.
     """
     library = _glibc()
     if library is None:

@@ -49,16 +49,10 @@ class ImageContext:
 
 
 class FastDecoder:
-    """SAM's prompt encoder and mask decoder for inference.
+    """SAM's prompt encoder and mask decoder for inference; safe to call from several threads.
 
-    All weights are copied. Safe to call from several threads.
-
-    Args:
-        prompt_encoder: With its weights loaded, on any device and in any mode.
-        mask_decoder: Likewise.
-        dtype: To compute in; prompts are embedded, and results given, in float32.
-        device: Device to compute on.
-        prompts_at_once: Limits the memory; the default depends on the device.
+    All weights are copied. Prompts are embedded, and results given, in float32; between, it
+    computes in `dtype`. `prompts_at_once` limits the memory; the default depends on the device.
     """
 
     def __init__(
@@ -95,14 +89,7 @@ class FastDecoder:
 
     @torch.inference_mode()
     def prepare(self, embedding: Tensor) -> ImageContext:
-        """Computes the part of the decoder that does not depend on prompts.
-
-        Args:
-            embedding: (1, C, H, W) or (C, H, W) of the image encoder.
-
-        Raises:
-            UsageError: It has another shape.
-        """
+        """The part that does not depend on prompts, of a (1, C, H, W) or (C, H, W) embedding."""
         wanted = (self._encoding.shape[1], *self._grid_hw)
         if embedding.shape[-3:] != wanted or embedding.numel() != self._encoding.numel():
             raise UsageError(
@@ -119,19 +106,10 @@ class FastDecoder:
     def __call__(
         self, context: ImageContext, prompts: NetworkPrompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
-        """Predicts masks for N prompts on one image.
-
-        Args:
-            context: From `prepare`.
-            prompts: N prompts.
-            multimask: False for the single mask, True for the three of an ambiguous prompt,
-                "both" for all four, the single one first.
+        """Predicts masks for N prompts on one image; see `FastMobileSam.decode`.
 
         Returns:
             Logits (N, M, 4 H, 4 W) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
-
-        Raises:
-            UsageError: Points without labels, or different numbers of prompts.
         """
         sparse, dense = self._embed(prompts)
         count, n_masks = sparse.shape[0], self._mask_decoder.num_mask_tokens

@@ -45,8 +45,7 @@ class FastMobileSam:
             with CUDA graphs. The first call then takes a minute or so.
 
     Raises:
-        UsageError: The precision is unknown, the device is not present, or the encoder is not a
-            TinyViT.
+        UsageError: The precision, the device or the kind of encoder cannot be used.
         UnsupportedError: "fp16" on a CPU, or "bf16" on one that does not multiply in it.
     """
 
@@ -82,22 +81,11 @@ class FastMobileSam:
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Runs the image encoder on (B, 3, S, S) float, normalised and padded as SAM does.
-
-        Returns:
-            (B, 256, S/16, S/16) float32 on the device; an inference tensor.
-        """
+        """(B, 3, S, S) float, normalised and padded as SAM does -> (B, 256, S/16, S/16) float32."""
         return self._encode(pixels.to(self.device))
 
     def prepare(self, embedding: Tensor) -> ImageContext:
-        """Computes what all prompts on an image share; keep it between calls of `decode`.
-
-        Args:
-            embedding: (1, 256, S/16, S/16) of `encode`.
-
-        Raises:
-            UsageError: It has another shape.
-        """
+        """What all prompts on an image share, from its (1, 256, S/16, S/16) embedding."""
         return self._decoder.prepare(embedding)
 
     def decode(
@@ -119,8 +107,7 @@ class FastMobileSam:
             Logits (N, M, S/4, S/4) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
 
         Raises:
-            UsageError: Points without labels, different numbers of prompts, or an embedding of
-                another shape.
+            UsageError: Points without labels, different numbers of prompts, or a wrong embedding.
         """
         context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
         given = (None if each is None else each.to(self.device) for each in prompts)
@@ -130,12 +117,8 @@ class FastMobileSam:
 class ModuleEncoder:
     """The folded encoder as one module, for devices and compilers that fuse by themselves.
 
-    Args:
-        encoder: With its weights loaded; copied. Colour channels of a `ColorTinyViT` are not
-            computed here.
-        dtype: What to compute in.
-        device: Device to run on.
-        compile: Pass it to `torch.compile`; copies are compiled again.
+    The weights are copied. Colour channels of a `ColorTinyViT` are not computed here. With
+    `compile` it goes through `torch.compile`, and so do its copies.
     """
 
     def __init__(
@@ -173,10 +156,7 @@ class ModuleEncoder:
 
 
 def folded(encoder: TinyViT) -> TinyViT:
-    """A copy in evaluation mode without batch normalisation and gathering of attention biases.
-
-    Results are the same up to rounding.
-    """
+    """A copy in evaluation mode with batch normalisation folded and attention biases gathered."""
     clone = copy.deepcopy(encoder).eval().requires_grad_(requires_grad=False)
     for module in list(clone.modules()):
         if isinstance(module, Attention):

@@ -26,11 +26,7 @@ _MAX_PACKED = 8
 
 
 def fold_conv_norm(pair: ConvNorm) -> tuple[Tensor, Tensor]:
-    """Folds batch normalisation with its running statistics into its convolution.
-
-    Returns:
-        Weight (C_out, C_in/groups, k, k) and bias (C_out,), both float32.
-    """
+    """Folds batch normalisation into its convolution: (C_out, C_in/groups, k, k) and (C_out,)."""
     conv, norm = pair.c, pair.bn
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None  # noqa: S101, PT018 - for the type checker
@@ -53,8 +49,7 @@ def has_onednn_linear() -> bool:
     """Whether this build of torch has the oneDNN matrix product that inductor's code calls.
 
     torch.nn.functional.linear takes MKL in float32, which is up to twice as slow on processors of
-    other makers. The operator is not public: where it is missing or has another signature,
-    everything goes through `linear`.
+    other makers. The operator is not public: it may be missing or have another signature.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False

@@ -34,12 +34,7 @@ class Span(NamedTuple):
 class Axis:
     """Interpolation along one side: pixel i is a weighted mean of three neighbouring logits.
 
-    Args:
-        low_px: Logits along this side, padding included.
-        input_px: Pixels of the network's input along this side, padding included.
-        inner_px: Pixels of the network's input that show the image.
-        image_px: Pixels of the image along this side.
-        device: Device to compute on.
+    `low_px` and `input_px` include the padding; `inner_px` of the network's input show the image.
     """
 
     def __init__(
@@ -73,7 +68,7 @@ class Upsampler:
     """Interpolates logits of one image; safe to call from several threads.
 
     Each thread reuses its own set of buffers: a strip is overwritten by the next strip that the
-    same thread requests, of this image or of another.
+    same thread requests.
 
     Args:
         low_hw: Height and width of the logits, padding included.
@@ -97,20 +92,12 @@ class Upsampler:
         self._space = Workspace()
 
     def row_strips(self, logits: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yields the whole image of (h, w) float32 logits from top to bottom.
-
-        Yields:
-            The first row, and (rows, W) float32 that the next step overwrites.
-        """
+        """Yields the image of (h, w) float32 logits from the top: first row, and (rows, W)."""
         rows, columns = self.rows, self.columns
         yield from self._strips(logits.t(), columns, columns.whole(), rows, rows.whole())
 
     def column_strips(self, logits: Tensor, rows: Span, columns: Span) -> Iterator[Tensor]:
-        """Yields a part of the image from left to right, transposed as COCO's run lengths are.
-
-        Yields:
-            (columns, rows) float32 that the next step overwrites.
-        """
+        """Yields a part of the image from left to right as (columns, rows), as COCO's runs go."""
         for _, strip in self._strips(logits, self.rows, rows, self.columns, columns):
             yield strip
 
@@ -142,15 +129,9 @@ class Upsampler:
 
 
 def upsample(logits: Tensor, upsampler: Upsampler, threshold: float | None) -> Tensor:
-    """Brings logits to the image's size; memory beyond the result does not depend on it.
+    """(N, C, h, w) logits -> (N, C, H, W) bool masks of those above the threshold, or float32.
 
-    Args:
-        logits: (N, C, h, w) on the upsampler's device.
-        upsampler: The upsampler of their image.
-        threshold: Logits above it belong to the mask; None returns logits.
-
-    Returns:
-        (N, C, H, W): bool masks, or float32 logits.
+    Memory beyond the result does not depend on it.
     """
     size_hw = upsampler.rows.image_px, upsampler.columns.image_px
     dtype = torch.float32 if threshold is None else torch.bool

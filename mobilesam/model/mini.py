@@ -62,11 +62,7 @@ class SamMiniConfig:
 
 
 def build_sam_mini(config: SamMiniConfig | None = None) -> Sam:
-    """Builds `sam-mini` with fresh random weights, in evaluation mode.
-
-    Raises:
-        UsageError: The embedding has too few channels to hold colours.
-    """
+    """Builds `sam-mini` with fresh random weights; a UsageError if there is no room for colours."""
     config = config or SamMiniConfig()
     shape = config.encoder
     encoder = MiniVit(shape, config.heads.channels)
@@ -130,10 +126,9 @@ def mobile_sam_mini_shape() -> tuple[TinyVitConfig, HeadsConfig]:
 
 
 def color_channels(pixels: Tensor, stride: int) -> Tensor:
-    """Mean colour of each logit cell of (B, 3, S, S) normalised images.
+    """Mean colours of the logit cells of images: (B, 3, S, S) -> (B, 48, S/stride, S/stride).
 
-    Returns:
-        (B, 48, S/stride, S/stride): red of the 16 logit cells row by row, then green, then blue.
+    Red of the 16 logit cells of an embedding cell row by row, then green, then blue.
     """
     return F.pixel_unshuffle(F.avg_pool2d(pixels, stride // _UPSAMPLING), _UPSAMPLING)
 

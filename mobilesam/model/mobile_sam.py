@@ -70,8 +70,7 @@ def load_mobile_sam(
             project's distillation, or MobileSAM's own.
 
     Raises:
-        WeightsError: The file is missing, truncated, not a state dict, of another architecture, or
-            holds NaN or infinity.
+        WeightsError: The file is missing, damaged, of another architecture, or not finite.
         UsageError: The device is not present.
     """
     device = usable_device(device)
@@ -87,13 +86,7 @@ def load_mobile_sam(
 
 
 def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu") -> Sam:
-    """Builds `sam-mini` in the shape that its file states, and loads it strictly.
-
-    Raises:
-        WeightsError: The file is missing, damaged, of another architecture, or holds NaN or
-            infinity.
-        UsageError: The device is not present.
-    """
+    """Builds `sam-mini` in the shape that its file states; raises what `load_mobile_sam` does."""
     device = usable_device(device)
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
@@ -122,11 +115,7 @@ def _loaded(
 
 
 def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Assigns a state dict to a model built under `torch.device("meta")`.
-
-    Raises:
-        WeightsError: Names or shapes differ; states the source, how many, and the first of them.
-    """
+    """Assigns a state dict to a model of the meta device; a WeightsError lists all differences."""
     wanted = model.state_dict()
     differences = {
         "missing tensors": sorted(wanted.keys() - state.keys()),

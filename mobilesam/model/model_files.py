@@ -51,9 +51,6 @@ def save_model(
     """Writes a state dict with its shape to a `.safetensors` file, atomically.
 
     With `half`, float32 is stored as float16, which loading converts back.
-
-    Raises:
-        DataError: The folder cannot be written, or the disk is full.
     """
     import torch
     from safetensors.torch import save
@@ -67,11 +64,7 @@ def save_model(
 
 
 def read_shape(path: Path, architecture: Architecture) -> ModelShape | None:
-    """Reads the shape that a checkpoint states; None if it states none.
-
-    Raises:
-        WeightsError: It is of another architecture, or its header is damaged.
-    """
+    """The shape that a checkpoint states, if any; a WeightsError if damaged or of another kind."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     from safetensors import SafetensorError, safe_open

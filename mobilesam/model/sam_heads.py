@@ -38,14 +38,7 @@ def check_attention(channels: int, num_heads: int, where: str) -> None:
 def assemble(encoder: nn.Module, heads: HeadsConfig, image_size_px: int, stride: int) -> Sam:
     """Joins an image encoder with fresh heads, in evaluation mode.
 
-    Args:
-        encoder: (B, 3, S, S) -> (B, `heads.channels`, S/`stride`, S/`stride`).
-        heads: Shape of the heads.
-        image_size_px: Side S of the input.
-        stride: Side of one embedding cell, in pixels of the input.
-
-    Raises:
-        UsageError: The decoder's heads do not divide its channels.
+    The encoder is (B, 3, S, S) -> (B, `heads.channels`, S/stride, S/stride).
     """
     # segment-anything's attention between tokens and image uses half of the channels.
     check_attention(heads.channels // 2, heads.num_heads, "mask decoder")

@@ -44,20 +44,18 @@ _LARGEST_INT8 = 127
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """Loads a state dict on the CPU; no code in the file is run.
+    """Loads a state dict of `torch.save` or a `.safetensors` file on the CPU; runs no code in it.
 
-    Args:
-        path: A file of `torch.save`, or of safetensors if its name ends so. A state dict under one
-            of the keys `WRAPPERS` is unwrapped, and `PREFIXES` of all names are removed; both are
-            logged as warnings.
+    A state dict under one of the keys `WRAPPERS` is unwrapped, and `PREFIXES` of all names are
+    removed; both are logged as warnings.
 
     Returns:
         Tensors by name, in the file's order, detached. They may be mapped from the file (copy on
         write), so copy them into a module and do not keep them.
 
     Raises:
-        WeightsError: The file is missing, empty, truncated, compressed, a text or web page, holds
-            anything but tensors, is not a flat state dict, or holds NaN or infinity.
+        WeightsError: The file is missing, damaged, compressed, no checkpoint, holds anything but
+            tensors, is not a flat state dict, or holds NaN or infinity.
     """
     if path.suffix != ".safetensors":
         found = _flat(path, load_torch_file(path))
@@ -107,12 +105,7 @@ def is_finite(values: Tensor) -> bool:
 
 
 def load_torch_file(path: Path) -> Any:
-    """Loads any content written by `torch.save` on the CPU; no code in the file is run.
-
-    Raises:
-        WeightsError: The file is missing, empty, truncated, compressed, a text or web page, or
-            holds anything but tensors and plain values.
-    """
+    """Loads tensors and plain values of `torch.save` on the CPU; no code in the file is run."""
     head = read_head(path)
     import pickle
 
@@ -137,12 +130,7 @@ def load_torch_file(path: Path) -> Any:
 
 
 def read_head(path: Path) -> bytes:
-    """Reads the first bytes of a checkpoint file.
-
-    Raises:
-        WeightsError: It cannot be read, or is not a checkpoint: empty, truncated, compressed, a
-            text or web page, or a Git LFS pointer.
-    """
+    """The first bytes of a file; raises a WeightsError that says why it is no checkpoint."""
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; give the path of a checkpoint file")
     try:
@@ -215,17 +203,10 @@ def _one_line(error: Exception) -> str:
 def pack(
     state: Mapping[str, Tensor], channel_dims: Mapping[str, int], full_precision: frozenset[str]
 ) -> dict[str, Tensor]:
-    """Compresses a state dict: weight matrices become int8 with a scale for each output channel.
+    """Compresses a state dict: `channel_dims` names the dimension of the channels of int8 tensors.
 
-    `weight ~ scale * integer`, with integers in [-127, 127] and `scale = max |weight| / 127`.
-
-    Args:
-        state: Float32 tensors by name.
-        channel_dims: Dimension of the output channels of each tensor to store as integers.
-        full_precision: Tensors that stay float32; all others become float16.
-
-    Returns:
-        Tensors by name; each int8 tensor is followed by its float32 scales.
+    `weight ~ scale * integer`, with integers in [-127, 127] and `scale = max |weight| / 127` of
+    an output channel, which follows its tensor. Others become float16 unless in `full_precision`.
     """
     import torch
 
@@ -245,11 +226,7 @@ def pack(
 
 
 def unpack(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Restores the float32 tensors of a compressed state dict; other tensors do not change.
-
-    Raises:
-        WeightsError: A scale has no tensor, or a shape that does not fit its tensor.
-    """
+    """Restores the float32 tensors of a compressed state dict; other tensors do not change."""
     restored: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith(SCALE_SUFFIX):
