@@ -311,7 +311,7 @@ class MobileSam:
     def decode_logits(
         self, embedding: ImageEmbedding, prompts: Prompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
-        """Like `decode`, without upsampling: logits (N, C, S/4, S/4) and scores (N, C) on the device."""
+        """As `decode`, without upsampling: logits (N, C, S/4, S/4) and scores (N, C)."""
         points, boxes = prompts.points, prompts.boxes
         if points is not None:
             points = self.transform.apply_coords(points, embedding.size_hw)
