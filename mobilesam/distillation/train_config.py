@@ -85,9 +85,8 @@ class TrainConfig(FrozenModel):
     precision: Precision = "fp32"
     augment: bool = False
     zoom: _Share = 0.0  # share of images that are cropped
-    zoom_least: float = Field(
-        default=0.5, gt=0, le=1
-    )  # least side of a crop, relative to the image
+    # Smallest side of a crop relative to the image's.
+    zoom_least: float = Field(default=0.5, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     checkpoint_every: _Count = 200
     losses: LossConfig = LossConfig()

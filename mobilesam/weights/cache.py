@@ -74,10 +74,8 @@ def exclusive(target: Path) -> Iterator[None]:
 def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
     """Computes the SHA-256 of a file, or returns the remembered one of an unchanged file.
 
-    Args:
-        path: A regular file.
-        memo_dir: Folder of `digests.json`, the remembered digests of paths with their size, mtime
-            and inode; it may be missing, damaged or read-only. None always reads the file.
+    `memo_dir` is the folder of `digests.json`, the remembered digests of paths with their size,
+    mtime and inode; it may be missing, damaged or read-only. None always reads the file.
 
     Raises:
         WeightsError: The file is missing, unreadable, empty, not a regular file, or being written.
@@ -89,8 +87,7 @@ def digest_file(path: Path, *, memo_dir: Path | None = None) -> FileDigest:
             before = _identity(file.fileno())
             if not before["n_bytes"]:
                 raise WeightsError(f"{path} is empty; fetch or copy it again")
-            memo = {} if memo_dir is None else _read_memo(memo_dir)
-            known = _recall(memo.get(str(path.absolute())), before)
+            known = None if memo_dir is None else _recall(memo_dir, path, before)
             sha256 = known or hashlib.file_digest(file, "sha256").hexdigest()
             after = _identity(file.fileno())
     except OSError as error:
@@ -123,7 +120,8 @@ def _read_memo(memo_dir: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _recall(entry: Any, identity: dict[str, int]) -> str | None:
+def _recall(memo_dir: Path, path: Path, identity: dict[str, int]) -> str | None:
+    entry = _read_memo(memo_dir).get(str(path.absolute()))
     sha256 = entry.get("sha256") if isinstance(entry, dict) else None
     valid = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
     return sha256 if valid and entry == {**identity, "sha256": sha256} else None

@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field, ValidationError
 from mobilesam.errors import WeightsError, first_problem
 from mobilesam.frozen_model import FrozenModel
 
-CheckpointFormat = Literal["state_dict", "pickle"]
 _Text = Annotated[str, Field(min_length=1)]
 
 
@@ -73,7 +72,7 @@ class CheckpointSpec(_File):
     file: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
     url: Annotated[str, Field(pattern=r"^https?://[^/]")]
     licence: _Text
-    format: CheckpointFormat
+    format: Literal["state_dict", "pickle"]
     note: str = ""
     also: Annotated[tuple[RepublishedFile, ...], Field(strict=False)] = ()
     shipped: ShippedFile | None = None

@@ -27,7 +27,6 @@ WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
 SHIPPED = Path("shipped")
 """Value of an override (`--weights mobilesam=shipped`) for the weights in this package."""
 
-CheckpointStatus = Literal["ok", "absent", "corrupt", "custom"]
 Place = Literal["folder", "cache"]
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class VerifyReport:
         place: `folder` ($MOBILESAM_WEIGHTS) or `cache` for a checkpoint found by name, else None.
     """
 
-    status: CheckpointStatus
+    status: Literal["ok", "absent", "corrupt", "custom"]
     name: str | None
     path: Path
     found: FileDigest | None
@@ -81,11 +80,7 @@ class VerifyReport:
 
 
 def parse_override(text: str) -> tuple[str, Path]:
-    """Splits the value of `--weights NAME=PATH`.
-
-    Raises:
-        UsageError: It has another form.
-    """
+    """Splits the value of `--weights NAME=PATH`; raises a UsageError if it has another form."""
     name, separator, path = (part.strip() for part in text.partition("="))
     if not (name and separator and path):
         raise UsageError(
@@ -175,12 +170,7 @@ def resolve(
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalCheckpoint:
-    """Downloads a published checkpoint into the cache, unless it is on this machine.
-
-    Args:
-        name: Registry name.
-        force: Download it in any case.
-        progress: As in `resolve`.
+    """Downloads a published checkpoint into the cache if `force`d or not on this machine.
 
     Raises:
         UsageError: No checkpoint is published under this name.
@@ -207,16 +197,11 @@ def shipped_path(file: str) -> Path:
 def shipped_checkpoint(
     file: str, label: str = "this project's recipe", sha256: str | None = None
 ) -> LocalCheckpoint:
-    """Weights in this package.
-
-    Args:
-        file: Name in `mobilesam/weights`.
-        label: Origin of the weights.
-        sha256: Expected digest; None accepts any.
+    """Weights in this package: a file in `mobilesam/weights`, whose origin `label` describes.
 
     Raises:
         WeightsUnavailableError: This installation lacks the file.
-        WeightsError: The file is damaged.
+        WeightsError: The file is damaged: its digest is not `sha256`.
     """
     path = shipped_path(file)
     if not path.is_file():
@@ -237,8 +222,7 @@ def shipped_checkpoint(
 def verify(target: str | Path) -> VerifyReport:
     """Reads a whole checkpoint and identifies it; remembered digests are not used.
 
-    Args:
-        target: Registry name of a checkpoint in $MOBILESAM_WEIGHTS or the cache, or path of a file.
+    The target is a registry name, to be found in $MOBILESAM_WEIGHTS or the cache, or a path.
 
     Raises:
         UsageError: A text that is neither a known name nor an existing path.
@@ -282,11 +266,7 @@ def _find(spec: CheckpointSpec) -> tuple[Place | None, Path]:
 
 
 def _local(
-    path: Path,
-    spec: CheckpointSpec | None,
-    *,
-    trust: bool = False,
-    found: FileDigest | None = None,
+    path: Path, spec: CheckpointSpec | None, *, trust: bool = False, found: FileDigest | None = None
 ) -> LocalCheckpoint:
     path = path.absolute()
     found = found or digest_file(path, memo_dir=_memo_dir(spec))
@@ -295,7 +275,7 @@ def _local(
 
 
 def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalCheckpoint:
-    from mobilesam.weights import download
+    from mobilesam.weights.download import download
 
     target = cache_dir() / spec.file
     try:
@@ -303,10 +283,7 @@ def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalChec
             # Another process may have fetched it while this one waited for the lock.
             report = _identify("cache", target, spec)
             found = report.found if report.status == "ok" and not force else None
-            if found is None:
-                found = download.download(
-                    spec.url, target, accepted=spec.digests, progress=progress
-                )
+            found = found or download(spec.url, target, accepted=spec.digests, progress=progress)
             return _local(target, spec, found=found)
     except NetworkUnreachableError:
         raise  # concerns all files
@@ -317,13 +294,9 @@ def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalChec
 def _identify(
     place: Place | None, path: Path, spec: CheckpointSpec | None, *, remembered: bool = True
 ) -> VerifyReport:
-    """Compares a file with the published ones.
+    """Compares a file with its published checkpoint, or with all of them if `spec` is None.
 
-    Args:
-        place: Where it was found; other content is `custom` in `folder`, else `corrupt`.
-        path: The file.
-        spec: The checkpoint that the file should be; None for any of the published ones.
-        remembered: Use remembered digests.
+    Other content is `custom` in the place `folder`, else `corrupt`.
     """
     name = spec.name if spec else None
     if not os.path.exists(path):  # noqa: PTH110
@@ -333,13 +306,12 @@ def _identify(
         found = digest_file(path, memo_dir=_memo_dir(spec) if remembered else None)
     except WeightsError as error:
         return VerifyReport("corrupt", name, path, None, str(error), place)
-    status: CheckpointStatus = "custom" if spec is None or place == "folder" else "corrupt"
     candidates = [spec] if spec else list(checkpoint_specs.specs().values())
     owner = next((each for each in candidates if each.is_published(found.sha256)), None)
     if owner:
-        status, name = "ok", owner.name
         text = f"{path} is the published {owner.file} of {owner.name}"
-    elif spec is None:
+        return VerifyReport("ok", owner.name, path, found, text, place)
+    if spec is None:
         text = f"{path} is not a published checkpoint; sha256 {found.sha256}"
     else:
         wanted = " or ".join(f"{each.sha256} ({each.n_bytes} bytes)" for each in spec.digests)
@@ -347,7 +319,8 @@ def _identify(
             f"{path} is not the published {spec.file}: sha256 {found.sha256} "
             f"({found.n_bytes} bytes), published {wanted}"
         )
-    return VerifyReport(status, name, path, found, text, place)
+    custom = spec is None or place == "folder"
+    return VerifyReport("custom" if custom else "corrupt", name, path, found, text, place)
 
 
 def _memo_dir(spec: CheckpointSpec | None) -> Path | None:

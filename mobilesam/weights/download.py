@@ -36,49 +36,6 @@ _LOG = logging.getLogger(__name__)
 pooch.get_logger().setLevel(logging.WARNING)
 
 
-def download(
-    url: str, target: Path, *, accepted: Sequence[FileDigest], progress: bool = False
-) -> FileDigest:
-    """Downloads a file; it appears under its name when it is complete and verified.
-
-    The transfer uses the folder `.NAME.download` beside the target, which is removed afterwards.
-    Hold the lock of `cache.exclusive` around the call. Proxies are taken from the environment.
-
-    Args:
-        url: http or https address of the file.
-        target: Path of the file in an existing folder.
-        accepted: Valid contents, one of which is returned.
-        progress: Show a progress bar if standard error is a terminal.
-
-    Raises:
-        WeightsUnavailableError: There is no network, or the server does not provide the file.
-        WeightsError: The content is not accepted, or the file cannot be written.
-    """
-    folder = target.with_name(f".{target.name}.download")
-    n_bytes = max(digest.n_bytes for digest in accepted)
-    try:
-        free_bytes = shutil.disk_usage(target.parent).free
-        if free_bytes < n_bytes:
-            raise OSError(f"{n_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB are free")
-        _require_host(_server(url))
-        with _progress_bar(target.name, shown=progress) as report:
-            found = _fetch(url, folder / target.name, accepted, report)
-        (folder / target.name).chmod(0o644)
-        (folder / target.name).replace(target)
-    except _BrokenTransferError as error:
-        raise WeightsUnavailableError(
-            f"{url} could not be fetched in {RETRIES + 1} tries: {error}"
-        ) from error
-    except OSError as error:
-        raise WeightsError(
-            f"{target} cannot be written ({error.strerror or error}); "
-            f"free space there or set {CACHE_ENV} to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return found
-
-
 class _BrokenTransferError(ValueError):
     """A transfer that pooch repeats, as it does after every ValueError."""
 
@@ -93,24 +50,55 @@ class _OtherFileError(WeightsError):
         )
 
 
-def _fetch(
-    url: str, path: Path, accepted: Sequence[FileDigest], report: Callable[..., None]
+def download(
+    url: str, target: Path, *, accepted: Sequence[FileDigest], progress: bool = False
 ) -> FileDigest:
-    """Fetches the first of the accepted contents that the server has."""
-    for digest in accepted:
-        files = pooch.create(
-            path=path.parent,
-            base_url="",
-            registry={path.name: f"sha256:{digest.sha256}"},
-            urls={path.name: url},
-            retry_if_failed=RETRIES,
-        )
-        try:
-            files.fetch(path.name, downloader=_Downloader(digest, report))
-            break
-        except _OtherFileError:
-            if digest is accepted[-1]:
-                raise
+    """Downloads a file of one of the accepted contents, which is returned.
+
+    The file appears under its name, in an existing folder, when it is complete and verified. The
+    transfer uses the folder `.NAME.download` beside it, which is removed afterwards. Hold the lock
+    of `cache.exclusive` around the call. Proxies are taken from the environment. `progress` shows
+    a progress bar if standard error is a terminal.
+
+    Raises:
+        WeightsUnavailableError: There is no network, or the server does not provide the file.
+        WeightsError: The content is not accepted, or the file cannot be written.
+    """
+    folder = target.with_name(f".{target.name}.download")
+    n_bytes = max(digest.n_bytes for digest in accepted)
+    try:
+        free_bytes = shutil.disk_usage(target.parent).free
+        if free_bytes < n_bytes:
+            raise OSError(f"{n_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB are free")
+        _require_host(_server(url))
+        with _progress_bar(target.name, shown=progress) as report:
+            for digest in accepted:
+                files = pooch.create(
+                    path=folder,
+                    base_url="",
+                    registry={target.name: f"sha256:{digest.sha256}"},
+                    urls={target.name: url},
+                    retry_if_failed=RETRIES,
+                )
+                try:
+                    files.fetch(target.name, downloader=_Downloader(digest, report))
+                    break
+                except _OtherFileError:
+                    if digest is accepted[-1]:
+                        raise
+        (folder / target.name).chmod(0o644)
+        (folder / target.name).replace(target)
+    except _BrokenTransferError as error:
+        raise WeightsUnavailableError(
+            f"{url} could not be fetched in {RETRIES + 1} tries: {error}"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{target} cannot be written ({error.strerror or error}); "
+            f"free space there or set {CACHE_ENV} to another folder"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return digest
 
 
@@ -185,11 +173,10 @@ class _Downloader:
             answer = "a web page instead of the file (a login or proxy page?)"
         if status != 200 or is_page:
             raise WeightsUnavailableError(f"{response.url} answers with {answer}")
-        length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) != self._digest.n_bytes:
+        length, wanted = headers.get("Content-Length", ""), self._digest.n_bytes
+        if length.isdecimal() and int(length) != wanted:
             raise _OtherFileError(
-                f"{response.url} offers {length} bytes, the published file has "
-                f"{self._digest.n_bytes}"
+                f"{response.url} offers {length} bytes, the published file has {wanted}"
             )
 
 

@@ -34,12 +34,7 @@ _NOTES = {
 
 
 def ship_weights(source: Path, target: Path) -> None:
-    """Writes the shipped safetensors file from the state dict with the digest `SOURCE_SHA256`.
-
-    Raises:
-        WeightsError: The source has another digest.
-        DataError: The target cannot be written.
-    """
+    """Writes the shipped safetensors file from the state dict with the digest `SOURCE_SHA256`."""
     found = digest_file(source).sha256
     if found != SOURCE_SHA256:
         raise WeightsError(f"{source} has sha256 {found}, expected {SOURCE_SHA256}")
