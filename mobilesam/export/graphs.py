@@ -208,12 +208,7 @@ class ImageToTokens(nn.Module):
 
 
 class MaskHeads(nn.Module):
-    """Logits (N, 4, 4h, 4w) and predicted IoUs (N, 4) of a `MaskDecoder`, sharing its weights.
-
-    Args:
-        decoder: The `MaskDecoder`.
-        cells: Height and width of the image in tokens.
-    """
+    """Masks and predicted IoUs of a `MaskDecoder`, sharing its weights, for `cells` x `cells`."""
 
     def __init__(self, decoder: Any, cells: int) -> None:
         super().__init__()

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, ValidationError
 
-from mobilesam.errors import UnsupportedError, UsageError, WeightsError, first_problem
+from mobilesam.errors import (
+    UnsupportedError,
+    UsageError,
+    WeightsError,
+    first_problem,
+    foreign_call,
+)
 from mobilesam.frozen_model import FrozenModel
 from mobilesam.weights.cache import digest_file
 
@@ -35,13 +40,7 @@ Graph = Callable[[Mapping[str, Array]], list[Array]]
 
 
 class Source(FrozenModel):
-    """The weights that were exported.
-
-    Attributes:
-        kind: `file`, or `random` for untrained seeded weights.
-        sha256: SHA-256 of the checkpoint file; None for random weights.
-        n_bytes: Size of the file; None for random weights.
-    """
+    """The weights that were exported: a checkpoint file, or untrained seeded weights."""
 
     kind: Literal["file", "random"]
     sha256: str | None = None
@@ -49,33 +48,23 @@ class Source(FrozenModel):
 
 
 class ParityRow(FrozenModel):
-    """Difference between an output of an exported graph and torch's.
-
-    Attributes:
-        graph: Graph such as `encoder` or `decoder.int8`.
-        case: Input such as `N=3 K=2 box`.
-        output: `embedding`, `logits` or `scores`.
-        max_abs: Largest absolute difference.
-        largest: Largest magnitude of torch's output.
-        tolerance: Allowed difference; None for quantised graphs.
-    """
+    """Difference between an output of an exported graph and torch's."""
 
     # NaN and infinity are the differences of a wrong file, which is then refused.
     model_config = ConfigDict(allow_inf_nan=True)
 
-    graph: str
-    case: str
-    output: str
-    max_abs: float
-    largest: float
-    tolerance: float | None
+    graph: str  # such as `encoder` or `decoder.int8`
+    case: str  # the input, such as `N=3 K=2 box`
+    output: str  # `embedding`, `logits` or `scores`
+    max_abs: float  # largest absolute difference
+    largest: float  # largest magnitude of torch's output
+    tolerance: float | None  # allowed difference; None for quantised graphs
 
     @property
     def passed(self) -> bool:
         """Whether the difference is finite and within the tolerance."""
-        return math.isfinite(self.max_abs) and (
-            self.tolerance is None or self.max_abs <= self.tolerance
-        )
+        tolerance = math.inf if self.tolerance is None else self.tolerance
+        return math.isfinite(self.max_abs) and self.max_abs <= tolerance
 
 
 class ExportedFile(FrozenModel):
@@ -86,33 +75,18 @@ class ExportedFile(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Content of `manifest.json`, which is written after all other files.
+    """Content of `manifest.json`, which is written after all other files."""
 
-    Attributes:
-        format: Version of the layout of the folder.
-        target: `onnx` or `openvino`.
-        image_size_px: Side of the encoder's input.
-        embed_dim: Channels of the embedding.
-        mask_threshold: Logits above it belong to the mask.
-        pixel_mean: Mean that is subtracted from 8-bit RGB.
-        pixel_std: Deviation that the result is divided by.
-        opset: ONNX opset.
-        source: The weights.
-        versions: Versions of the libraries.
-        parity: Differences from torch.
-        files: Files by name.
-    """
-
-    format: Literal[1] = FORMAT
+    format: Literal[1] = FORMAT  # of the folder
     target: Target
-    image_size_px: int
-    embed_dim: int
-    mask_threshold: float
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
+    image_size_px: int  # side of the encoder's input
+    embed_dim: int  # channels of the embedding
+    mask_threshold: float  # logits above it belong to the mask
+    pixel_mean: tuple[float, float, float]  # is subtracted from 8-bit RGB
+    pixel_std: tuple[float, float, float]  # then divides it
     opset: int
     source: Source
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the libraries
     parity: tuple[ParityRow, ...]
     files: dict[str, ExportedFile]
 
@@ -169,11 +143,7 @@ def box_points(points: Array, labels: Array, boxes: Array | None) -> tuple[Array
 
 
 def require_packages(*names: str) -> None:
-    """Checks that packages are installed.
-
-    Raises:
-        UsageError: A package is missing.
-    """
+    """Raises a UsageError if one of the packages is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -184,9 +154,8 @@ def require_packages(*names: str) -> None:
 def current_threads() -> int:
     """Threads for models of this process, determined without importing torch.
 
-    Returns:
-        torch's number of threads if it is loaded, else `OMP_NUM_THREADS`, else the number of usable
-        processors.
+    That is torch's number of threads if it is loaded, else `OMP_NUM_THREADS`, else the number of
+    usable processors.
     """
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -200,13 +169,7 @@ def current_threads() -> int:
 
 
 def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp32") -> Graph:
-    """Loads one graph on the CPU.
-
-    Args:
-        path: File of the graph.
-        target: Runtime of the file.
-        threads: Number of threads.
-        precision: `fp32`, or `bf16` with OpenVINO.
+    """Loads one graph on the CPU, in `fp32`, or in `bf16` with OpenVINO.
 
     Returns:
         A function from named inputs to the list of outputs, which several threads may call. The
@@ -218,63 +181,47 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
         WeightsError: The file cannot be loaded.
     """
     require_packages(PACKAGES[target])
-    if target == "onnx":
-        if precision != "fp32":
-            raise UnsupportedError(
-                f"ONNX Runtime has no {precision} on a CPU; use fp32, or mobilesam-openvino"
-            )
-        graph = _open_onnx(path, threads)
-    else:
-        graph = _open_openvino(path, threads, precision)
-    return partial(_run, graph)
+    opened = _open_onnx if target == "onnx" else _open_openvino
+    graph = opened(path, threads, precision)
+
+    def run(inputs: Mapping[str, Array]) -> list[Array]:
+        empty = [name for name, each in inputs.items() if each.shape[0] == 0]
+        if not empty:
+            return graph(inputs)
+        # ONNX Runtime cannot reshape empty tensors: they are given a row.
+        rows = {name: np.zeros((1, *inputs[name].shape[1:]), inputs[name].dtype) for name in empty}
+        return [each[:0] for each in graph({**inputs, **rows})]
+
+    return run
 
 
-def _run(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
-    """Runs a graph; inputs without rows are given one row, which is removed from the outputs.
-
-    ONNX Runtime cannot reshape empty tensors.
-    """
-    empty = [name for name, each in inputs.items() if each.shape[0] == 0]
-    if not empty:
-        return graph(inputs)
-    rows = {name: np.zeros((1, *inputs[name].shape[1:]), inputs[name].dtype) for name in empty}
-    return [each[:0] for each in graph({**inputs, **rows})]
-
-
-def _open_onnx(path: Path, threads: int) -> Graph:
+def _open_onnx(path: Path, threads: int, precision: str) -> Graph:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # Their only common base is Exception.
-    errors = (
-        state.EPFail,
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoModel,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
+    if precision != "fp32":
+        raise UnsupportedError(
+            f"ONNX Runtime has no {precision} on a CPU; use fp32, or mobilesam-openvino"
+        )
+
+    def cannot_run(error: Exception) -> UnsupportedError:
+        reason = str(error).strip().splitlines()[0]
+        return UnsupportedError(f"ONNX Runtime cannot run {path.name} here: {reason}")
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Otherwise its threads spin after a call and slow down what runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
-    try:
+    # The only common base of its errors is Exception.
+    with foreign_call(_not_loaded(path)):
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except (*errors, ValueError) as error:
-        raise WeightsError(f"{path} cannot be loaded: {error}; export it again") from error
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:
-        try:
-            return [np.asarray(each) for each in session.run(None, dict(inputs))]
-        except errors as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UnsupportedError(f"ONNX Runtime cannot run {path.name} here: {reason}") from error
+        with foreign_call(cannot_run):
+            outputs = session.run(None, dict(inputs))
+        return [np.asarray(each) for each in outputs]
 
     return run
 
@@ -295,20 +242,23 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    try:
+    with foreign_call(_not_loaded(path)):
         compiled = core.compile_model(str(path), "CPU", config)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise WeightsError(f"{path} cannot be loaded: {reason}; export it again") from error
-
     # A request has one set of buffers, so that each thread needs its own.
     requests = threading.local()
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:
-        request = getattr(requests, "own", None)
-        if request is None:
-            request = requests.own = compiled.create_infer_request()
-        found = request.infer(dict(inputs))
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        found = requests.own.infer(dict(inputs))
         return [np.array(found[port]) for port in compiled.outputs]
 
     return run
+
+
+def _not_loaded(path: Path) -> Callable[[Exception], WeightsError]:
+    def convert(error: Exception) -> WeightsError:
+        reason = str(error).strip().splitlines()[-1]
+        return WeightsError(f"{path} cannot be loaded: {reason}; export it again")
+
+    return convert

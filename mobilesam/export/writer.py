@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import itertools
 import logging
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from torch import nn
 
 from mobilesam.errors import UsageError, WeightsError, foreign_call
+from mobilesam.export.graphs import DecoderGraph, EncoderGraph, MaskDecoderGraph
 from mobilesam.export.runtime import (
     GRAPHS,
     MANIFEST_NAME,
     PACKAGES,
     TARGETS,
+    Array,
     ExportedFile,
     GraphName,
     Manifest,
     ParityRow,
     Source,
     Target,
+    box_points,
+    current_threads,
     graph_file,
+    open_graph,
     read_manifest,
     require_packages,
 )
@@ -32,14 +43,13 @@ from mobilesam.model.state_dicts import require_finite
 from mobilesam.process_state import ignored_warnings, logger_level
 from mobilesam.weights.cache import digest_file
 
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-    from torch import Tensor
-
 # The oldest opset with layer normalisation, for old runtimes.
 OPSET = 17
+TOLERANCE = 1e-3
+# For outputs beyond 100: float32 has seven digits, and large logits do not change a mask.
+RELATIVE_TOLERANCE = 1e-5
+_SEED = 20230625  # of the inputs that are compared
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino")
-_OUTPUTS = ("logits", "scores")
 _DYNAMIC = {
     "points": {0: "prompts", 1: "points"},
     "labels": {0: "prompts", 1: "points"},
@@ -89,7 +99,15 @@ def export_model(
             parity += _compared(sam, staging, target, int8=True)
         manifest = _describe(sam, staging, target, source, parity)
         (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-        _publish(staging, folder, manifest)
+        stale: set[str] = set()  # files of other weights
+        with suppress(WeightsError):
+            stale = read_manifest(folder).files.keys() - manifest.files.keys()
+        # A folder without a manifest counts as empty.
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+        for name in (*manifest.files, MANIFEST_NAME):
+            (staging / name).replace(folder / name)
     return manifest
 
 
@@ -109,78 +127,67 @@ def check_target(target: Target, *, int8: bool) -> None:
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A temporary folder inside `folder`."""
-    staging: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-        yield staging
+        with tempfile.TemporaryDirectory(
+            prefix=".export-", dir=folder, ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)
     except OSError as error:
         raise WeightsError(
             f"cannot write to {folder} ({error.strerror or error}); choose another folder"
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_onnx(sam: Sam, folder: Path) -> None:
-    import torch
-
-    from mobilesam.export.graphs import DecoderGraph, EncoderGraph, MaskDecoderGraph
-
     side, channels = int(sam.image_encoder.img_size), int(sam.prompt_encoder.embed_dim)
     cells = int(sam.prompt_encoder.image_embedding_size[0])
-    decoder = DecoderGraph(sam)
     images = {"pixels": torch.zeros(1, 3, side, side)}
-    _write_graph(EncoderGraph(sam), images, ("embedding",), folder, "encoder")
     prompted = {
         "embedding": torch.zeros(1, channels, cells, cells),
         "points": torch.zeros(2, 3, 2),
         "labels": torch.tensor([[1, 2, 3], [1, 0, -1]]),
     }
-    _write_graph(decoder, prompted, _OUTPUTS, folder, "decoder")
     masked = prompted | {"masks": torch.zeros(2, 1, 4 * cells, 4 * cells)}
-    _write_graph(MaskDecoderGraph(decoder), masked, _OUTPUTS, folder, "mask_decoder")
+    decoder = DecoderGraph(sam)
+    graphs: dict[GraphName, tuple[nn.Module, dict[str, torch.Tensor], list[str]]] = {
+        "encoder": (EncoderGraph(sam), images, ["embedding"]),
+        "decoder": (decoder, prompted, ["logits", "scores"]),
+        "mask_decoder": (MaskDecoderGraph(decoder), masked, ["logits", "scores"]),
+    }
+    for name, (graph, inputs, outputs) in graphs.items():
 
+        def convert(error: Exception, name: str = name) -> WeightsError:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return WeightsError(
+                f"torch {torch.__version__} cannot export the {name}: {reason}; "
+                "try torch 2.15, with which it was tested"
+            )
 
-def _write_graph(
-    graph: Any, inputs: dict[str, Tensor], outputs: Sequence[str], folder: Path, name: GraphName
-) -> None:
-    import torch
-
-    def convert(error: Exception) -> WeightsError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return WeightsError(
-            f"torch {torch.__version__} cannot export the {name}: {reason}; "
-            "try torch 2.15, with which it was tested"
-        )
-
-    # Warnings are about the old exporter and about constants in the trace; parity is measured.
-    with foreign_call(convert), ignored_warnings():
-        torch.onnx.export(
-            graph.eval(),
-            tuple(inputs.values()),
-            str(folder / graph_file(name, "onnx")),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
-            # The newer exporter writes equal graphs in twenty times the time.
-            dynamo=False,
-        )
+        # Warnings are about the old exporter and about constants in the trace; parity is measured.
+        with foreign_call(convert), ignored_warnings():
+            torch.onnx.export(
+                graph.eval(),
+                tuple(inputs.values()),
+                str(folder / graph_file(name, "onnx")),
+                input_names=list(inputs),
+                output_names=outputs,
+                opset_version=OPSET,
+                dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
+                # The newer exporter writes equal graphs in twenty times the time.
+                dynamo=False,
+            )
 
 
 def _convert_to_openvino(folder: Path) -> None:
     import openvino
 
-    core = openvino.Core()
     for name in GRAPHS:
         onnx_file = folder / graph_file(name, "onnx")
         # `convert_model` would send usage reports over the network.
-        model = core.read_model(str(onnx_file))
-        openvino.save_model(
-            model, str(folder / graph_file(name, "openvino")), compress_to_fp16=False
-        )
+        model = openvino.Core().read_model(str(onnx_file))
+        path = folder / graph_file(name, "openvino")
+        openvino.save_model(model, str(path), compress_to_fp16=False)
         onnx_file.unlink()
 
 
@@ -193,11 +200,8 @@ def _quantise(folder: Path) -> None:
         graph = onnx.load(source).graph
         stacked = {each.name for each in graph.initializer if len(each.dims) > 2}
         # ONNX Runtime cannot quantise a stack of matrices column by column.
-        excluded = [
-            node.name
-            for node in graph.node
-            if node.op_type == "MatMul" and node.input[1] in stacked
-        ]
+        products = (node for node in graph.node if node.op_type == "MatMul")
+        excluded = [node.name for node in products if node.input[1] in stacked]
         # Silences a recommendation that does not concern matrix products.
         with logger_level("root", logging.ERROR):
             quantize_dynamic(
@@ -210,22 +214,6 @@ def _quantise(folder: Path) -> None:
             )
 
 
-def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[ParityRow, ...]:
-    from mobilesam.export.parity import compare
-
-    rows = tuple(compare(sam, folder, target, int8=int8))
-    wrong = [row for row in rows if not row.passed]
-    if wrong:
-        first = wrong[0]
-        allowed = "a number" if first.tolerance is None else f"{first.tolerance:.2g}"
-        raise WeightsError(
-            f"the exported {first.graph} is wrong: {first.output} for {first.case} differ from "
-            f"torch's by {first.max_abs:.2g}, allowed {allowed}; nothing was written; "
-            "try other versions of torch, onnx and the runtime"
-        )
-    return rows
-
-
 def _describe(
     sam: Sam, folder: Path, target: Target, source: Source, parity: tuple[ParityRow, ...]
 ) -> Manifest:
@@ -233,46 +221,123 @@ def _describe(
     for path in sorted(folder.iterdir()):
         found = digest_file(path)
         files[path.name] = ExportedFile(sha256=found.sha256, n_bytes=found.n_bytes)
-    red, green, blue = (float(each) for each in sam.pixel_mean.flatten())
-    std_red, std_green, std_blue = (float(each) for each in sam.pixel_std.flatten())
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    mean, deviation = (tuple(each.flatten().tolist()) for each in (sam.pixel_mean, sam.pixel_std))
     return Manifest(
         target=target,
         image_size_px=int(sam.image_encoder.img_size),
         embed_dim=int(sam.prompt_encoder.embed_dim),
         mask_threshold=float(sam.mask_threshold),
-        pixel_mean=(red, green, blue),
-        pixel_std=(std_red, std_green, std_blue),
+        pixel_mean=mean,
+        pixel_std=deviation,
         opset=OPSET,
         source=source,
-        versions=_versions(),
+        versions=versions,
         parity=parity,
         files=files,
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """Prompts of one kind: points (N, K, 2), labels (N, K), boxes (N, 4), masks (N, 1, g, g)."""
+
+    name: str
+    points: Array
+    labels: Array
+    boxes: Array | None
+    masks: Array | None
+
+
+def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[ParityRow, ...]:
+    """Differences from torch on fixed pseudo-random inputs; quantised files have no tolerance."""
+    rng = np.random.default_rng(_SEED)
+    side, mark = int(sam.image_encoder.img_size), ".int8" if int8 else ""
+    threads = current_threads()
+    encoder, decoder, mask_decoder = (
+        open_graph(folder / graph_file(name, target, int8=int8), target, threads=threads)
+        for name in GRAPHS
+    )
+    # Random blobs as normalised pixels.
+    coarse = torch.from_numpy(rng.normal(size=(1, 3, 24, 24)).astype(np.float32))
+    blobs = nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+    pixels = blobs.numpy() + rng.normal(scale=0.1, size=(1, 3, side, side)).astype(np.float32)
+    with torch.inference_mode():
+        embedding = sam.image_encoder(torch.from_numpy(pixels))
+    reference: Array = embedding.numpy()
+    (found,) = encoder({"pixels": pixels})
+    rows = [_row("encoder" + mark, "one image", "embedding", found, reference, judged=not int8)]
+    for case in _cases(rng, side, int(sam.prompt_encoder.mask_input_size[0])):
+        points, labels = box_points(case.points, case.labels, case.boxes)
+        inputs = {"embedding": reference, "points": points, "labels": labels}
+        if case.masks is None:
+            name, results = "decoder", decoder(inputs)
+        else:
+            name, results = "mask_decoder", mask_decoder(inputs | {"masks": case.masks})
+        outputs = zip(("logits", "scores"), results, _decode(sam, embedding, case), strict=True)
+        rows += [
+            _row(name + mark, case.name, output, ours, theirs, judged=not int8)
+            for output, ours, theirs in outputs
+        ]
+    wrong = next((row for row in rows if not row.passed), None)
+    if wrong is not None:
+        allowed = "a number" if wrong.tolerance is None else f"{wrong.tolerance:.2g}"
+        raise WeightsError(
+            f"the exported {wrong.graph} is wrong: {wrong.output} for {wrong.case} differ from "
+            f"torch's by {wrong.max_abs:.2g}, allowed {allowed}; nothing was written; "
+            "try other versions of torch, onnx and the runtime"
+        )
+    return tuple(rows)
+
+
+def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Case]:
+    kinds = itertools.product((1, 3), (0, 1, 2), (False, True), (False, True))
+    for count, n_points, has_box, has_mask in kinds:
+        if not n_points and not has_box:
             continue
-    return found
+        points = rng.uniform(0, side, (count, n_points, 2)).astype(np.float32)
+        corners = np.sort(rng.uniform(0, side, (count, 2, 2)), axis=1).reshape(count, 4)
+        masks = rng.normal(scale=8, size=(count, 1, mask_side, mask_side)).astype(np.float32)
+        yield _Case(
+            f"N={count} K={n_points}" + " box" * has_box + " mask" * has_mask,
+            points,
+            np.tile(np.array([1, 0])[:n_points], (count, 1)),
+            corners.astype(np.float32) if has_box else None,
+            masks if has_mask else None,
+        )
 
 
-def _publish(staging: Path, folder: Path, manifest: Manifest) -> None:
-    """Moves finished files into place; a folder without a manifest counts as empty."""
-    stale = _listed(folder) - manifest.files.keys()
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for name in stale:  # files of other weights
-        (folder / name).unlink(missing_ok=True)
-    for name in (*manifest.files, MANIFEST_NAME):
-        (staging / name).replace(folder / name)
+@torch.inference_mode()
+def _decode(sam: Sam, embedding: torch.Tensor, case: _Case) -> tuple[Array, Array]:
+    """Predictions of segment-anything's modules."""
+    points = (torch.from_numpy(case.points), torch.from_numpy(case.labels))
+    sparse, dense = sam.prompt_encoder(
+        points=points if case.points.shape[1] else None,
+        boxes=None if case.boxes is None else torch.from_numpy(case.boxes),
+        masks=None if case.masks is None else torch.from_numpy(case.masks),
+    )
+    logits, scores = sam.mask_decoder.predict_masks(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+    )
+    return logits.numpy(), scores.numpy()
 
 
-def _listed(folder: Path) -> set[str]:
-    """Files in the manifest of an earlier export; none if it cannot be read."""
-    try:
-        return set(read_manifest(folder).files)
-    except WeightsError:
-        return set()
+def _row(
+    graph: str, case: str, output: str, ours: Array, theirs: Array, *, judged: bool
+) -> ParityRow:
+    largest = float(np.abs(theirs).max())
+    difference: Any = np.abs(ours - theirs).max() if ours.shape == theirs.shape else np.inf
+    return ParityRow(
+        graph=graph,
+        case=case,
+        output=output,
+        max_abs=float(difference),
+        largest=largest,
+        tolerance=max(TOLERANCE, RELATIVE_TOLERANCE * largest) if judged else None,
+    )

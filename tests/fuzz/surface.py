@@ -128,7 +128,6 @@ EXEMPT = {
     "store have a test in tests/mobilesam/distillation/test_embedding_store.py",
     "mobilesam.export.writer.export_model": "torch's exporter is not safe from several threads",
     "mobilesam.export.graphs.*": "graphs that are traced by the exporter, and never run",
-    "mobilesam.export.parity.compare": "part of the export",
     "mobilesam.export.runtime.ParityRow.passed": "part of the export",
     "mobilesam.weights.cache.*": "files, behind locks: tests/mobilesam/weights/test_cache.py",
     "mobilesam.weights.checkpoint_specs.*": "reads a table that never changes",

@@ -1,9 +1,10 @@
-"""Export to ONNX and OpenVINO: files, manifest, refused requests."""
+"""Export to ONNX and OpenVINO: files, manifest, comparison with torch, refused requests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_export import RANDOM, tiny_sam
@@ -16,7 +17,7 @@ from mobilesam.export.runtime import (
     graph_file,
     read_manifest,
 )
-from mobilesam.export.writer import export_model
+from mobilesam.export.writer import _row, export_model
 from mobilesam.weights.cache import digest_file
 
 
@@ -33,6 +34,11 @@ def test_manifest_and_parity(folder: Path) -> None:
     assert manifest.source == RANDOM
     assert manifest.image_size_px == 64
     assert manifest.versions["torch"] == torch.__version__.partition("+")[0] or manifest.versions
+
+
+def test_nan_is_not_within_tolerance() -> None:
+    row = _row("decoder", "x", "logits", np.array([np.nan]), np.array([0.0]), judged=True)
+    assert not row.passed
 
 
 def test_int8_files(folder: Path) -> None:
