@@ -18,14 +18,11 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSample:
-    """One image, (h, w, 3) uint8 RGB, and its objects if there is ground truth.
+    """One image and its objects."""
 
-    `key` is its `image_key`, or any other identity of its content.
-    """
-
-    key: str
-    image: npt.NDArray[np.uint8]
-    labels: Labels | None = None
+    key: str  # its `image_key`, or any other identity of its content
+    image: npt.NDArray[np.uint8]  # (h, w, 3) RGB
+    labels: Labels | None = None  # None without ground truth
 
 
 class TrainingSet(Protocol):
@@ -44,23 +41,14 @@ class TrainingSet(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Images of one forward pass.
+    """Images of one forward pass."""
 
-    Attributes:
-        images: (B, 3, S, S) float32, normalised, zero-padded below and to the right.
-        inner_hw: Height and width of each image without the padding, in pixels of the input.
-        keys: Key of each image in the embedding store.
-        labels: Object numbers of each image, or None.
-        generators: Random generator of each image, independent of the other images.
-        step_draw: Uniform number in [0, 1), equal for all micro-batches of the step.
-    """
-
-    images: Tensor
-    inner_hw: tuple[tuple[int, int], ...]
-    keys: tuple[str, ...]
+    images: Tensor  # (B, 3, S, S) float32, normalised, zero-padded below and to the right
+    inner_hw: tuple[tuple[int, int], ...]  # without the padding, in pixels of the input
+    keys: tuple[str, ...]  # in the embedding store
     labels: tuple[Labels | None, ...]
-    generators: tuple[np.random.Generator, ...]
-    step_draw: float
+    generators: tuple[np.random.Generator, ...]  # of each image, independent of the others
+    step_draw: float  # uniform in [0, 1), equal for all micro-batches of the step
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -14,19 +14,21 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilesam.errors import DataError, UsageError, WeightsError, first_problem
 from mobilesam.files import write_atomic
 from mobilesam.frozen_model import FrozenModel
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MANIFEST_NAME = "manifest.json"
 _LOCK_NAME = ".lock"
@@ -42,18 +44,12 @@ class Teacher(FrozenModel):
     """Everything besides the image that determines an embedding; a store has one teacher.
 
     The device is not included: it changes only digits that float16 does not hold.
-
-    Attributes:
-        name: Registry name of the model.
-        weights_sha256: SHA-256 of its checkpoint; None for a model without weights.
-        precision: `fp32`, `fp16` or `bf16`, the precision of the encoder.
-        input_size_px: Length that the longest side of an image is resized to before padding.
     """
 
-    name: str
-    weights_sha256: Sha256 | None
-    precision: str
-    input_size_px: Pixels
+    name: str  # registry name of the model
+    weights_sha256: Sha256 | None  # None for a model without weights
+    precision: str  # `fp32`, `fp16` or `bf16`, of the encoder
+    input_size_px: Pixels  # the longest side of an image before padding
 
 
 class StoreManifest(FrozenModel):
@@ -62,9 +58,9 @@ class StoreManifest(FrozenModel):
     format: Literal["mobilesam-bench embeddings"] = "mobilesam-bench embeddings"
     version: Literal[1] = 1
     teacher: Teacher
-    embedding_shape: tuple[Pixels, Pixels, Pixels] = Field(description="channels, rows, columns")
+    embedding_shape: tuple[Pixels, Pixels, Pixels]  # channels, rows, columns
     dtype: Literal["float16"] = "float16"
-    note: str | None = Field(default=None, description="free text of the user")
+    note: str | None = None  # free text of the user
 
     @property
     def embedding_bytes(self) -> int:
@@ -75,48 +71,33 @@ class StoreManifest(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a store.
-
-    Attributes:
-        key: `image_key` of its pixels.
-        name: Name of the image in its dataset or folder.
-        size_hw: Height and width of the image in pixels.
-        inner_hw: Height and width in pixels after resizing; padding fills the rest of the
-            teacher's input on the right and below.
-    """
+    """One image of a store; padding fills the teacher's input to the right of it and below."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    key: Sha256
-    name: str
+    key: Sha256  # `image_key` of its pixels
+    name: str  # in its dataset or folder
     size_hw: SizeHw
-    inner_hw: SizeHw
+    inner_hw: SizeHw  # after resizing
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEmbedding:
-    """Embedding of one image: a (C, h, w) float16 copy on the CPU.
-
-    Of its rows and columns, the first `valid_hw` cover any of the image; losses mask the other
-    cells, which cover padding.
-    """
+    """Embedding of one image."""
 
     entry: Entry
-    features: Tensor
-    valid_hw: tuple[int, int]
+    features: Tensor  # a (C, h, w) float16 copy on the CPU
+    valid_hw: tuple[int, int]  # rows and columns that cover any of the image, and not padding
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Number of embeddings and shards of a store, and bytes of those shards, if intact.
-
-    `problems` has one line for each damaged or missing shard and each duplicate image.
-    """
+    """What a store holds in intact shards, and its problems."""
 
     n_embeddings: int
     n_shards: int
     n_bytes: int
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # one for each damaged or missing shard and each duplicate image
 
 
 class _ShardHeader(FrozenModel):
@@ -149,11 +130,8 @@ def valid_cells(
 def to_storable(features: Tensor, name: str) -> Tensor:
     """Converts a (1, C, h, w) or (C, h, w) embedding to (C, h, w) float16 on the CPU.
 
-    Raises:
-        DataError: Another shape, or values that are not finite in float16; it names the image.
+    A DataError names an image whose embedding has another shape, or is not finite in float16.
     """
-    import torch
-
     plain = features[0] if features.ndim == 4 and len(features) == 1 else features
     if plain.ndim != 3:
         raise DataError(f"{name}: an embedding must be (C, h, w); got {tuple(features.shape)}")
@@ -202,8 +180,6 @@ def _require_manifest(folder: Path) -> StoreManifest:
 
 def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
     """Serialises a shard; equal embeddings in equal order give equal bytes."""
-    from safetensors.torch import save
-
     header = _ShardHeader(
         teacher=teacher,
         entries=tuple(entry for entry, _ in embeddings),
@@ -215,11 +191,7 @@ def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> 
 
 
 def read_shard(path: Path) -> list[tuple[Entry, Tensor]]:
-    """Reads a shard and compares its data with their hash.
-
-    Raises:
-        DataError: The file is missing, truncated, changed or no shard.
-    """
+    """Reads a shard; a DataError says that it is missing, truncated, changed or no shard."""
     file, header = _open_shard(path)
     embeddings = [(entry, file.get_tensor(entry.key)) for entry in header.entries]
     if _data_sha256([tensor for _, tensor in embeddings]) != header.data_sha256:
@@ -229,8 +201,6 @@ def read_shard(path: Path) -> list[tuple[Entry, Tensor]]:
 
 def _open_shard(path: Path) -> tuple[Any, _ShardHeader]:
     """Maps a shard into memory and reads its header, which includes a check of the file size."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         file: Any = safe_open(path, framework="pt")
         header = _ShardHeader.model_validate_json((file.metadata() or {}).get(_HEADER_KEY, ""))
@@ -296,11 +266,7 @@ def _scan_intact(folder: Path, manifest: StoreManifest) -> dict[Path, _ShardHead
 
 
 def verify(folder: Path) -> Verification:
-    """Reads every shard of a store and compares it with its hash.
-
-    Raises:
-        DataError: The folder holds no store, or its manifest is damaged.
-    """
+    """Reads every shard of a store and compares it with its hash."""
     headers, problems = _scan(folder, _require_manifest(folder), read_data=True)
     first: dict[str, Path] = {}
     duplicates = [
@@ -346,8 +312,6 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
         return key in self._indices
 
     def __getitem__(self, index: int) -> StoredEmbedding:
-        from safetensors import safe_open
-
         entry = self.entries[index]
         with safe_open(self._paths[index], framework="pt") as file:
             # Cloned, because a view would keep the whole shard mapped.
@@ -357,11 +321,7 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
         return StoredEmbedding(entry, features, valid_cells(entry.inner_hw, side_px, grid_hw))
 
     def get(self, key: str) -> StoredEmbedding:
-        """Embedding of the image with this `image_key`.
-
-        Raises:
-            DataError: It is not in the store.
-        """
+        """Embedding of the image with this `image_key`; a DataError says that there is none."""
         if key not in self._indices:
             raise DataError(
                 f"no embedding of the image {key}; make it with distill embed over the same images"
@@ -375,13 +335,10 @@ class StoreWriter:
     Embeddings are collected in memory and written as shards. Leaving the context writes the last,
     possibly smaller, shard; after an exception too.
 
-    Args:
-        folder: Folder of the store; made if missing.
-        teacher: Teacher of the embeddings.
-        shard_bytes: Largest size of a shard's data; a shard holds at least one embedding.
-        note: Text for the manifest of a new store.
-        repair: Read all shards completely, and delete damaged ones so that their images are
-            embedded again. `dropped` then has one line for each.
+    The folder is made if missing. A shard holds at least one embedding, and otherwise at most
+    `shard_bytes`. `note` is a text for the manifest of a new store. `repair` reads all shards
+    completely and deletes damaged ones, so that their images are embedded again; `dropped` then
+    has one line for each.
 
     Raises:
         UsageError: The store was made by another teacher, or with another note.
@@ -398,13 +355,8 @@ class StoreWriter:
         note: str | None = None,
         repair: bool = False,
     ) -> None:
-        from filelock import FileLock
-
-        self._folder = folder
-        self._teacher = teacher
-        self._shard_bytes = shard_bytes
-        self._note = note
-        self._repair = repair
+        self._folder, self._teacher, self._shard_bytes = folder, teacher, shard_bytes
+        self._note, self._repair = note, repair
         self._lock = FileLock(folder / _LOCK_NAME)
         self._manifest: StoreManifest | None = None
         self._keys: set[str] = set()
@@ -413,8 +365,6 @@ class StoreWriter:
         self.dropped: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
-        from filelock import Timeout
-
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -481,12 +431,7 @@ class StoreWriter:
         return None if self._manifest is None else self._manifest.embedding_bytes
 
     def add(self, entry: Entry, embedding: Tensor) -> None:
-        """Adds the embedding of a new image: (C, h, w) float16 from `to_storable`.
-
-        Raises:
-            DataError: Its shape differs from the store's, or a shard cannot be written.
-            ValueError: The image is in the store already.
-        """
+        """Adds the embedding of a new image: (C, h, w) float16 from `to_storable`."""
         if entry.key in self._keys:
             raise ValueError(f"{entry.name} is in the store already")
         shape = tuple(embedding.shape)

@@ -24,36 +24,22 @@ _NOT_A_POINT = -1.0  # segment-anything's label of padding points
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptBatch:
-    """N prompts in pixels of the network's input: first those with a box, then those without.
+    """N prompts in pixels of the network's input: first those with a box, then those without."""
 
-    Attributes:
-        image_index: (N,) int64, image of each prompt in the batch.
-        boxes: (A, 4) float32 xyxy of the first A prompts.
-        points: (N, K, 2) float32 xy, K possibly 0.
-        labels: (N, K) float32, 1 foreground, 0 background.
-        masks: (N, 1, g, g) float32 logits of an earlier prediction, or None.
-    """
-
-    image_index: Tensor
-    boxes: Tensor
-    points: Tensor
-    labels: Tensor
-    masks: Tensor | None = None
+    image_index: Tensor  # (N,) int64, image of each prompt in the batch
+    boxes: Tensor  # (A, 4) float32 xyxy of the first A prompts
+    points: Tensor  # (N, K, 2) float32 xy, K possibly 0
+    labels: Tensor  # (N, K) float32, 1 foreground, 0 background
+    masks: Tensor | None = None  # (N, 1, g, g) float32 logits of an earlier prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderOutput:
-    """Predictions for N prompts.
+    """Predictions for N prompts."""
 
-    Attributes:
-        logits: (N, 4, 4h, 4w) float32, the single mask first.
-        qualities: (N, 4) float32 predicted IoUs.
-        tokens: (N, 4, C) mask tokens after the transformer.
-    """
-
-    logits: Tensor
-    qualities: Tensor
-    tokens: Tensor
+    logits: Tensor  # (N, 4, 4h, 4w) float32, the single mask first
+    qualities: Tensor  # (N, 4) float32 predicted IoUs
+    tokens: Tensor  # (N, 4, C) mask tokens after the transformer
 
 
 def _embed_prompts(encoder: PromptEncoder, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -105,15 +91,11 @@ def decode(model: Sam, embeddings: Tensor, prompts: PromptBatch) -> DecoderOutpu
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnPrompts:
-    """N prompts with their targets.
-
-    `targets` (N, 1, g, g) is the share of each logit cell that the object covers, None without
-    ground truth; `valid` (N, 1, g, g) is 0 in the padding. Both are float32.
-    """
+    """N prompts with (N, 1, g, g) float32 targets."""
 
     prompts: PromptBatch
-    targets: Tensor | None
-    valid: Tensor
+    targets: Tensor | None  # share of each logit cell that the object covers; None if unknown
+    valid: Tensor  # 0 in the padding
 
 
 def draw_prompts(batch: Batch, config: PromptConfig, cells: int) -> DrawnPrompts:

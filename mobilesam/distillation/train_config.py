@@ -35,23 +35,15 @@ class LossConfig(FrozenModel):
 
 
 class PromptConfig(FrozenModel):
-    """Prompts of a training: a box and a point for each drawn object.
-
-    Attributes:
-        objects_per_image: Number of drawn objects.
-        box_jitter: Standard deviation of moved edges relative to the side of the box; half of the
-            boxes are not moved.
-        center_share: Share of points at the innermost pixel of their object.
-        box_center_share: Share of points at the centre of the box, which may be outside the object;
-            the remaining points are anywhere inside.
-        refine: Share of steps with a correction click and the first prediction as mask input.
-    """
+    """Prompts of a training: a box and a point for each drawn object."""
 
     objects_per_image: _Count = 4
+    # Standard deviation of moved edges relative to the box's side; half of the boxes stay.
     box_jitter: float = Field(default=0.05, ge=0, le=0.5)
-    center_share: _Share = 0.5
+    center_share: _Share = 0.5  # of points at the innermost pixel of their object
+    # Of points at the centre of the box, which may be outside the object; others are inside.
     box_center_share: _Share = 0.0
-    refine: _Share = 0.15
+    refine: _Share = 0.15  # of steps with a correction click and the first prediction as a mask
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

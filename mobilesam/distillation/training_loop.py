@@ -28,6 +28,8 @@ from mobilesam.model.state_dicts import first_not_finite, is_finite, load_torch_
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
 _LOW_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Buffers of batch normalisation.
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 _HINT = (
     "lower the learning rate or choose fp32, and start again: the last checkpoint is from before"
 )
@@ -45,11 +47,8 @@ class ProcessGroup:
     def share(self, items: Sequence[_T]) -> Sequence[_T]:
         """Every `size`-th item, starting with number `rank`.
 
-        Unlike `DistributedSampler` it does not repeat items to make the shares equal, because that
-        would change the mean over processes.
-
-        Raises:
-            UsageError: The items cannot be shared equally.
+        Unlike `DistributedSampler` it refuses unequal shares rather than repeating items, because
+        that would change the mean over processes.
         """
         if len(items) % self.size:
             raise UsageError(
@@ -91,10 +90,8 @@ def launched_processes(device: torch.device) -> Iterator[ProcessGroup]:
 class TrainState:
     """Weights, their moving average, optimiser and progress of a run.
 
-    Attributes:
-        step: Number of finished steps.
-        seconds: Wall time of those steps, over all resumed runs.
-        identity: What a run must share with the checkpoint that it resumes.
+    `step` is the number of finished steps and `seconds` their wall time, over all resumed runs.
+    `identity` is what a run must share with the checkpoint that it resumes.
     """
 
     def __init__(self, scheme: Scheme, data_fingerprint: str) -> None:
@@ -119,14 +116,9 @@ class TrainState:
 
     def _averaged(self) -> dict[str, Tensor]:
         """Trained parameters and running statistics of batch normalisation."""
-        buffers = {
-            f"{prefix}.{name}" if prefix else name: buffer
-            for prefix, module in self.scheme.student.named_modules()
-            if isinstance(module, nn.BatchNorm2d)
-            for name, buffer in module.named_buffers(recurse=False)
-            if buffer.is_floating_point()
-        }
-        return {**self.parameters, **buffers}
+        buffers = self.scheme.student.named_buffers()
+        running = {name: each for name, each in buffers if name.endswith(_RUNNING[:2])}
+        return {**self.parameters, **running}
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -138,11 +130,7 @@ class TrainState:
             self.average[name].lerp_(value.detach(), 1 - decay)
 
     def result(self) -> dict[str, Tensor]:
-        """State dict of the student, with averaged weights if there are any.
-
-        Raises:
-            TrainingError: A tensor holds NaN or infinity.
-        """
+        """State dict of the student, with averaged weights if there are any, all finite."""
         state = {name: value.detach() for name, value in self.scheme.student.state_dict().items()}
         state.update(self.average or {})
         self._require_finite(state)
@@ -157,12 +145,7 @@ class TrainState:
             )
 
     def save(self, folder: Path) -> None:
-        """Writes the checkpoint atomically.
-
-        Raises:
-            TrainingError: Weights, their average or the optimiser's state hold NaN or infinity.
-            DataError: The folder cannot be written, or the disk is full.
-        """
+        """Writes the checkpoint atomically, if all of it is finite."""
         student = self.scheme.student.state_dict()
         optimizer_tensors = {
             f"optimiser's {key} of {name}": value
@@ -186,13 +169,7 @@ class TrainState:
         write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue(), "free some space or choose --out")
 
     def restore(self, folder: Path) -> None:
-        """Loads the checkpoint of a folder, if there is one.
-
-        Raises:
-            UsageError: It belongs to a run with another scheme, data or settings.
-            WeightsError: It belongs to a run with another teacher.
-            DataError: It is damaged, or its weights hold NaN or infinity.
-        """
+        """Loads the checkpoint of a folder, if there is one; it must be of the same run."""
         path = folder / CHECKPOINT_NAME
         if not path.exists():
             return
@@ -247,17 +224,13 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Result of step number `step`, from 1.
+    """Result of one step."""
 
-    `loss` is the mean over the whole batch, and `parts` are its terms. `seconds` is the wall time
-    of the run so far, over all resumed runs.
-    """
-
-    step: int
-    loss: float
+    step: int  # from 1
+    loss: float  # mean over the whole batch
     learning_rate: float
-    seconds: float
-    parts: dict[str, float]
+    seconds: float  # wall time of the run so far, over all resumed runs
+    parts: dict[str, float]  # terms of the loss
 
 
 StepCallback = Callable[[StepReport], None]
@@ -278,13 +251,8 @@ def train(
     All randomness depends on the seed and the number of the step only. A resumed run is therefore
     identical to an uninterrupted one, bit for bit on one CPU.
 
-    Args:
-        scheme: The scheme; its student is changed in place.
-        data: Training set.
-        folder: Folder for checkpoint and metrics; made if missing.
-        processes: Processes that train together; None for this process alone.
-        on_step: Called after every step, by the first process only.
-        on_checkpoint: Called at the start and after each checkpoint, by the first process only.
+    Checkpoint and metrics are written to `folder`, made if missing. `on_step` is called after every
+    step, `on_checkpoint` at the start and after each checkpoint, both by the first process only.
 
     Raises:
         TrainingError: The loss, a gradient or a weight is not finite; files in the folder are from
@@ -419,9 +387,8 @@ class _NormStatistics:
         self._buffers = [
             buffer
             for part in trained
-            for module in part.modules()
-            if isinstance(module, nn.BatchNorm2d)
-            for buffer in module.buffers(recurse=False)
+            for name, buffer in part.named_buffers()
+            if name.endswith(_RUNNING)
         ]
         self._start = [buffer.clone() for buffer in self._buffers]
         self.means = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]

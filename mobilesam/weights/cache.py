@@ -46,9 +46,6 @@ def exclusive(target: Path) -> Iterator[None]:
     """Holds the lock for writing `target`, whose folder is made; other processes and threads wait.
 
     The file `.NAME.lock` is not deleted: two processes could then lock two files of that name.
-
-    Raises:
-        WeightsError: The folder cannot be made or written.
     """
     from filelock import FileLock, Timeout
 

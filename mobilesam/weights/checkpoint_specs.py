@@ -45,37 +45,24 @@ class RepublishedFile(_File):
 
 
 class ShippedFile(_File):
-    """A file in `mobilesam/weights` that is used if the published file is not available.
-
-    `label` describes its origin and storage.
-    """
+    """A file in `mobilesam/weights` that is used if the published file is not available."""
 
     file: _Text
-    label: _Text
+    label: _Text  # origin and storage
     licence: _Text
 
 
 class CheckpointSpec(_File):
-    """A published checkpoint.
+    """A published checkpoint; `also` are other published files with the same weights."""
 
-    Attributes:
-        name: Registry name of its model.
-        file: Official file name, without folders and not hidden.
-        url: http or https address.
-        licence: SPDX identifier of the licence that the publisher states.
-        format: `state_dict` (tensors only) or `pickle` (loading it runs code).
-        also: Other published files with the same weights.
-        shipped: Weights of the same architecture in this package, or None.
-    """
-
-    name: _Text
-    file: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
+    name: _Text  # registry name of its model
+    file: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # official name
     url: Annotated[str, Field(pattern=r"^https?://[^/]")]
-    licence: _Text
-    format: Literal["state_dict", "pickle"]
+    licence: _Text  # SPDX identifier, as the publisher states
+    format: Literal["state_dict", "pickle"]  # tensors only, or a file that runs code
     note: str = ""
     also: Annotated[tuple[RepublishedFile, ...], Field(strict=False)] = ()
-    shipped: ShippedFile | None = None
+    shipped: ShippedFile | None = None  # weights of the same architecture in this package
 
     @property
     def digests(self) -> tuple[FileDigest, ...]:
@@ -110,11 +97,7 @@ def specs() -> Mapping[str, CheckpointSpec]:
 
 
 def parse_specs(text: str) -> Mapping[str, CheckpointSpec]:
-    """Parses the format of `checkpoints.toml`: one `[[checkpoint]]` table per `CheckpointSpec`.
-
-    Raises:
-        WeightsError: The text is not TOML, or an entry is malformed or appears twice.
-    """
+    """Parses and validates a text in the format of `checkpoints.toml`."""
     try:
         table = _Table.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -27,27 +27,21 @@ WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
 SHIPPED = Path("shipped")
 """Value of an override (`--weights mobilesam=shipped`) for the weights in this package."""
 
-Place = Literal["folder", "cache"]
+Place = Literal["folder", "cache"]  # $MOBILESAM_WEIGHTS, or the cache of downloads
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalCheckpoint:
-    """A checkpoint file on this machine.
-
-    Attributes:
-        official: Whether the content is published for the requested model.
-        trusted: Whether it is official or trusted by the user; only then pickles are loaded.
-        shipped: Origin of weights in this package; None for other files.
-    """
+    """A checkpoint file on this machine."""
 
     path: Path
     sha256: str
-    official: bool
+    official: bool  # whether the content is published for the requested model
     n_bytes: int
-    trusted: bool
-    shipped: str | None = None
+    trusted: bool  # whether official or trusted by the user; only then pickles are loaded
+    shipped: str | None = None  # origin of weights in this package; None for other files
 
     @property
     def description(self) -> str:
@@ -61,22 +55,16 @@ class LocalCheckpoint:
 class VerifyReport:
     """What is known of a file.
 
-    Attributes:
-        status: `ok` (a published file), `absent`, `corrupt` (in the place of a published file, with
-            other content) or `custom` (other weights, usable and not official).
-        name: Name of the published checkpoint concerned; None if there is none.
-        path: The file, or where it was searched last.
-        found: Its content; None if it is absent or unreadable.
-        message: One line for the user.
-        place: `folder` ($MOBILESAM_WEIGHTS) or `cache` for a checkpoint found by name, else None.
+    Its status is `ok` (a published file), `absent`, `corrupt` (in the place of a published file,
+    with other content) or `custom` (other weights, usable and not official).
     """
 
     status: Literal["ok", "absent", "corrupt", "custom"]
-    name: str | None
-    path: Path
-    found: FileDigest | None
-    message: str
-    place: Place | None = None
+    name: str | None  # of the published checkpoint concerned, if there is one
+    path: Path  # of the file, or where it was searched last
+    found: FileDigest | None  # None if it is absent or unreadable
+    message: str  # one line for the user
+    place: Place | None = None  # of a checkpoint found by name
 
 
 def parse_override(text: str) -> tuple[str, Path]:
@@ -112,7 +100,7 @@ def resolve(
         offline: Do not use the network.
         trust: The user trusts the files, so that pickles among them may be loaded.
         fetch: Download a missing file.
-        progress: Show a progress bar of a download if standard error is a terminal.
+        progress: Show a progress bar on a terminal.
         on_fallback: Called with the reason when shipped weights replace the published ones.
 
     Raises:
@@ -170,13 +158,7 @@ def resolve(
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalCheckpoint:
-    """Downloads a published checkpoint into the cache if `force`d or not on this machine.
-
-    Raises:
-        UsageError: No checkpoint is published under this name.
-        WeightsUnavailableError: There is no network, or the server does not provide the file.
-        WeightsError: Wrong content, too little disk space, or a cache that cannot be written.
-    """
+    """Downloads a published checkpoint into the cache if `force`d or not on this machine."""
     known = checkpoint_specs.specs().get(name)
     if known is None:
         raise UsageError(
@@ -197,12 +179,7 @@ def shipped_path(file: str) -> Path:
 def shipped_checkpoint(
     file: str, label: str = "this project's recipe", sha256: str | None = None
 ) -> LocalCheckpoint:
-    """Weights in this package: a file in `mobilesam/weights`, whose origin `label` describes.
-
-    Raises:
-        WeightsUnavailableError: This installation lacks the file.
-        WeightsError: The file is damaged: its digest is not `sha256`.
-    """
+    """Weights in this package: a file in `mobilesam/weights`, whose origin `label` describes."""
     path = shipped_path(file)
     if not path.is_file():
         raise WeightsUnavailableError(
@@ -223,10 +200,6 @@ def verify(target: str | Path) -> VerifyReport:
     """Reads a whole checkpoint and identifies it; remembered digests are not used.
 
     The target is a registry name, to be found in $MOBILESAM_WEIGHTS or the cache, or a path.
-
-    Raises:
-        UsageError: A text that is neither a known name nor an existing path.
-        WeightsError: $MOBILESAM_WEIGHTS is no folder.
     """
     known = checkpoint_specs.specs()
     if isinstance(target, str) and target in known:
@@ -241,11 +214,7 @@ def verify(target: str | Path) -> VerifyReport:
 
 
 def checkpoint_statuses() -> dict[str, VerifyReport]:
-    """Status of each published checkpoint on this machine, by name.
-
-    Raises:
-        WeightsError: $MOBILESAM_WEIGHTS is no folder.
-    """
+    """Status of each published checkpoint on this machine, by name."""
     known = checkpoint_specs.specs()
     return {name: _identify(*_find(spec), spec) for name, spec in known.items()}
 
