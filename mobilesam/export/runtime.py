@@ -15,13 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, ValidationError
 
-from mobilesam.errors import (
-    UnsupportedError,
-    UsageError,
-    WeightsError,
-    first_problem,
-    foreign_call,
-)
+from mobilesam.errors import UnsupportedError, UsageError, WeightsError, first_problem, foreign_call
 from mobilesam.frozen_model import FrozenModel
 from mobilesam.weights.cache import digest_file
 
