@@ -3,7 +3,8 @@
 An adapter is foreign code, which may raise any exception. Every call into an adapter goes through
 this module, so that its errors can be told from errors of this project, which are never caught.
 A timed loop has the boundary around it, not in it. The process that measures another version of
-this code (`benchmarks.latency.worker`) imports that version alone and has its own boundary.
+this code (`benchmarks.latency.worker`) imports that version alone and has its own boundary. All
+calls raise a `BenchError` if the adapter fails or its result violates the interface.
 """
 
 from __future__ import annotations
@@ -32,14 +33,9 @@ class AdapterError(BenchError):
 
 
 def adapter_call(method: str) -> AbstractContextManager[None]:
-    """Converts exceptions of an adapter to `AdapterError`; the block may hold only adapter calls.
+    """Converts exceptions of an adapter's method to `AdapterError`, except for `BenchError`.
 
-    Args:
-        method: Name of the adapter's method, for the message.
-
-    Raises:
-        BenchError: The adapter raised a `BenchError`, which is passed on unchanged.
-        AdapterError: The adapter raised any other exception.
+    The block may hold only adapter calls.
     """
 
     def convert(error: Exception) -> AdapterError:
@@ -59,11 +55,7 @@ def naming(model: str) -> Iterator[None]:
 
 
 def encode(model: Segmenter, image: UInt8Array) -> Embedding:
-    """Prepares and encodes an (H, W, 3) uint8 RGB image, and waits for the device.
-
-    Raises:
-        BenchError: The adapter failed.
-    """
+    """Prepares and encodes an (H, W, 3) uint8 RGB image, and waits for the device."""
     with adapter_call("prepare"):
         prepared = model.prepare(image)
     with adapter_call("encode"):
@@ -80,11 +72,7 @@ def decode(
     *,
     multimask: bool = False,
 ) -> Masks:
-    """Predicts masks for N prompts on an image of height and width `size_hw`, and checks them.
-
-    Raises:
-        BenchError: The adapter failed, or its result violates the interface.
-    """
+    """Predicts masks for N prompts on an image of height and width `size_hw`, and checks them."""
     with adapter_call("decode"):
         found = model.decode(embedding, prompts, multimask=multimask)
     return check_masks(model, "decode", found, len(prompts), size_hw)
@@ -93,16 +81,10 @@ def decode(
 def best_mask(
     model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
 ) -> tuple[BoolArray, float]:
-    """Predicts the mask with the best score for one prompt.
+    """Predicts the mask with the best score for one prompt: (H, W) bool, and its score.
 
     A single point is ambiguous, so all candidate masks are considered for it; for other prompts
     the model returns one mask.
-
-    Returns:
-        The mask, (H, W) bool, and its score.
-
-    Raises:
-        BenchError: The adapter failed, or its result violates the interface.
     """
     points = prompts.points
     ambiguous = prompts.boxes is None and points is not None and points.shape[1] == 1
@@ -114,27 +96,18 @@ def best_mask(
 def decode_pair(
     model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
 ) -> tuple[Masks, Masks]:
-    """Predicts the single mask and all candidates of every prompt, and checks them.
-
-    Raises:
-        BenchError: The adapter failed, or a result violates the interface.
-    """
+    """Predicts the single mask and all candidates of every prompt, and checks them."""
     with adapter_call("decode_pair"):
         single, several = model.decode_pair(embedding, prompts)
-    return (
-        check_masks(model, "decode_pair", single, len(prompts), size_hw),
-        check_masks(model, "decode_pair", several, len(prompts), size_hw),
-    )
+    for found in (single, several):
+        check_masks(model, "decode_pair", found, len(prompts), size_hw)
+    return single, several
 
 
 def embedding_arrays(
     model: StorableEmbedding, name: str, embedding: Embedding
 ) -> dict[str, Float32Array]:
-    """Converts an embedding of the model `name` to named arrays on the host, and checks them.
-
-    Raises:
-        BenchError: The adapter failed, or its result violates the interface.
-    """
+    """Converts an embedding of the model `name` to named arrays on the host, and checks them."""
     with adapter_call("embedding_arrays"):
         found = dict(model.embedding_arrays(embedding))
     for key, array in found.items():
@@ -145,11 +118,7 @@ def embedding_arrays(
 
 
 def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
-    """Segments all objects of an (H, W, 3) uint8 RGB image, and checks the result.
-
-    Raises:
-        BenchError: The adapter failed, or its result violates the interface.
-    """
+    """Segments all objects of an (H, W, 3) uint8 RGB image, and checks the result."""
     with adapter_call("everything"):
         found = list(model.everything(image))
     return check_records(model, found, (int(image.shape[0]), int(image.shape[1])))
@@ -158,11 +127,7 @@ def everything(model: Segmenter, image: UInt8Array) -> list[MaskRecord]:
 def check_masks(
     model: Segmenter, method: str, found: object, n_prompts: int, size_hw: tuple[int, int]
 ) -> Masks:
-    """Returns the masks for N prompts if they satisfy the interface.
-
-    Raises:
-        DataError: They do not; names the method, its result and what is expected.
-    """
+    """Returns the masks for N prompts, or raises a DataError if they violate the interface."""
     who = f"{model.info.name}.{method}"
     height, width = size_hw
     wanted = f"bool masks of shape ({n_prompts}, C, {height}, {width})"
@@ -178,21 +143,15 @@ def check_masks(
         _is_numeric(logits) and logits.ndim == 4 and logits.shape[:2] == shape[:2]
     ):
         got = f"an array of shape {logits.shape}" if _is_numeric(logits) else type(logits).__name__
-        logits_shape = f"({shape[0]}, {shape[1]}, h, w)"
-        raise _violation(
-            who, f"low_res_logits that are {got}", f"a numpy array of shape {logits_shape}"
-        )
+        wanted = f"a numpy array of shape ({shape[0]}, {shape[1]}, h, w)"
+        raise _violation(who, f"low_res_logits that are {got}", wanted)
     return found
 
 
 def check_records(
     model: Segmenter, found: list[MaskRecord], size_hw: tuple[int, int]
 ) -> list[MaskRecord]:
-    """Returns the objects of an image if they satisfy the interface.
-
-    Raises:
-        DataError: One does not; names the method, its result and what is expected.
-    """
+    """Returns the objects of an image, or raises a DataError if one violates the interface."""
     who = f"{model.info.name}.everything"
     for record in found:
         if not isinstance(record, MaskRecord) or not isinstance(record.mask, np.ndarray):

@@ -126,13 +126,7 @@ class GrabCutSegmenter(Segmenter):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Hint:
-    """A prompt in pixels of the image.
-
-    Attributes:
-        box: (4,) half-open range x0, y0, x1, y1 with at least one pixel; None without a box.
-        points: (K, 2) xy on the image.
-        foreground: (K,) bool.
-    """
+    """A prompt in pixels of the image."""
 
     box: Int64Array | None
     points: Int64Array

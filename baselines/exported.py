@@ -103,12 +103,15 @@ class ExportedSegmenter(Segmenter):
         self._loading = threading.Lock()
         for name in ("encoder", "decoder"):
             self._graph(name)
+        source, weights = manifest.source, WeightsInfo("random")
+        if source.kind == "file":
+            weights = WeightsInfo("file", source.sha256, _is_official(source), source.n_bytes)
         self.info = ModelInfo(
             name=options.name,
             family="MobileSAM",
             input_size_px=self._side,
             licence="Apache-2.0",
-            weights=_weights(manifest.source),
+            weights=weights,
             decode_kind="decoder",
             supports=frozenset(("points", "boxes", "masks")),
         )
@@ -140,6 +143,33 @@ class ExportedSegmenter(Segmenter):
         """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) float32 arrays."""
         return self._decode(embedding, prompts, _MULTI if multimask else _SINGLE)
 
+    def _decode(self, embedding: Embedding, prompts: Prompts, candidates: slice) -> LogitMasks:
+        self.check_embedding(embedding)
+        self.require(prompts)
+        size, side = embedding.size_hw, 4 * embedding.payload.shape[2]
+        # With zero prompts, the result is this empty array.
+        none = np.zeros((0, _N_MASKS, side, side), np.float32)[:, candidates]
+        logits, scores = [none], [none[..., 0, 0]]
+        for batch in prompts.batches(self._batch):
+            points, boxes = np.zeros((len(batch), 0, 2), np.float32), None
+            labels = np.zeros((len(batch), 0), np.int64)
+            if batch.points is not None and batch.labels is not None:
+                points, labels = _to_input(batch.points, size, self._side), batch.labels
+            if batch.boxes is not None:
+                corners = _to_input(batch.boxes.reshape(-1, 2, 2), size, self._side)
+                boxes = corners.reshape(-1, 4)
+            points, labels = box_points(points, labels, boxes)
+            inputs: dict[str, Array] = {"embedding": embedding.payload}
+            inputs |= {"points": points, "labels": labels}
+            if batch.mask_inputs is None:
+                found = self._graph("decoder")(inputs)
+            else:
+                found = self._graph("mask_decoder")(inputs | {"masks": batch.mask_inputs})
+            # Copied, since a view would keep all four masks of every prompt.
+            logits.append(found[0][:, candidates].copy())
+            scores.append(found[1][:, candidates].copy())
+        return LogitMasks(np.concatenate(logits), np.concatenate(scores), size)
+
     def postprocess(self, found: LogitMasks) -> Masks:
         """Upsamples to the image's size and thresholds."""
         masks = masks_at(found.logits, found.size_hw, self._side, self.manifest.mask_threshold)
@@ -166,103 +196,42 @@ class ExportedSegmenter(Segmenter):
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The architecture as shapes on torch's meta device; imports torch."""
-        return self._shapes.modules()
-
-    def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
-        """Calls of `modules`: exported graphs have the parameters and FLOPs of their source."""
-        return self._shapes.probes()
-
-    @property
-    def _shapes(self) -> Segmenter:
         with self._loading:
             if self._known_shapes is None:
                 self._known_shapes = _shapes(self._options)
-            return self._known_shapes
+            return self._known_shapes.modules()
 
-    def _decode(self, embedding: Embedding, prompts: Prompts, candidates: slice) -> LogitMasks:
-        self.check_embedding(embedding)
-        self.require(prompts)
-        # With zero prompts, the result is this empty array.
-        side = 4 * embedding.payload.shape[2]
-        none = np.zeros((0, _N_MASKS, side, side), np.float32)[:, candidates]
-        logits, scores = [none], [none[..., 0, 0]]
-        for batch in prompts.batches(self._batch):
-            name: GraphName = "decoder" if batch.mask_inputs is None else "mask_decoder"
-            found = self._graph(name)(self._inputs(embedding, batch))
-            # Copied, since a view would keep all four masks of every prompt.
-            logits.append(found[0][:, candidates].copy())
-            scores.append(found[1][:, candidates].copy())
-        return LogitMasks(np.concatenate(logits), np.concatenate(scores), embedding.size_hw)
-
-    def _inputs(self, embedding: Embedding, prompts: Prompts) -> dict[str, Array]:
-        size, count = embedding.size_hw, len(prompts)
-        points, labels = np.zeros((count, 0, 2), np.float32), np.zeros((count, 0), np.int64)
-        boxes = None
-        if prompts.points is not None and prompts.labels is not None:
-            points, labels = _to_input(prompts.points, size, self._side), prompts.labels
-        if prompts.boxes is not None:
-            corners = _to_input(prompts.boxes.reshape(-1, 2, 2), size, self._side)
-            boxes = corners.reshape(-1, 4)
-        points, labels = box_points(points, labels, boxes)
-        inputs: dict[str, Array] = {
-            "embedding": embedding.payload,
-            "points": points,
-            "labels": labels,
-        }
-        if prompts.mask_inputs is not None:
-            inputs["masks"] = prompts.mask_inputs
-        return inputs
+    def probes(self) -> Mapping[str, Sequence[Callable[[], object]]]:
+        """Calls of `modules`: exported graphs have the parameters and FLOPs of their source."""
+        self.modules()
+        assert self._known_shapes is not None  # noqa: S101 - made by `modules`
+        return self._known_shapes.probes()
 
     def _graph(self, name: GraphName) -> Graph:
         """A graph, loaded when first needed: mask prompts are rare."""
         with self._loading:
             if name not in self._graphs:
-                self._graphs[name] = open_graph(
-                    self._folder / graph_file(name, self._target, int8=self._int8),
-                    self._target,
-                    threads=self.threads,
-                    precision=self._options.precision,
-                )
+                file = self._folder / graph_file(name, self._target, int8=self._int8)
+                precision = self._options.precision
+                graph = open_graph(file, self._target, threads=self.threads, precision=precision)
+                self._graphs[name] = graph
             return self._graphs[name]
 
 
-def build_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Segmenter:
-    """Runs exported files; creates them in the cache if missing.
+def _shapes(options: ModelOptions) -> Segmenter:
+    """The torch adapter without weights, under this name, for counting."""
+    from baselines.sam import build_mobilesam
 
-    Args:
-        options: The checkpoint may be a folder of exported files (or its manifest), which then
-            needs no torch, or a checkpoint of MobileSAM; None means seeded random weights.
-        target: `onnx` or `openvino`.
-        int8: Run the quantised graphs.
-
-    Raises:
-        UnsupportedError: A device other than the CPU, or a precision that the runtime lacks.
-        UsageError: A package is missing.
-        WeightsError: The checkpoint does not fit, or the folder is damaged.
-    """
-    if options.device == "meta":
-        return _shapes(options)
-    if options.device != "cpu":
-        raise UnsupportedError(f"{options.name} runs on the CPU alone; use --device cpu")
-    require_packages(PACKAGES[target])
-    folder = exported_folder(options.checkpoint)
-    if folder is None:
-        folder = ensure_exported(options, target, int8=int8)
-    return ExportedSegmenter(folder, options, target, int8=int8)
+    return build_mobilesam(replace(options, device="meta", precision="fp32", checkpoint=None))
 
 
-def derive_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> None:
-    """Creates the files that `build_exported` would run, if missing; raises the same errors."""
-    if exported_folder(options.checkpoint) is None:
-        ensure_exported(options, target, int8=int8)
+def _is_official(source: Source) -> bool:
+    return source.sha256 is not None and specs()[_OFFICIAL].is_published(source.sha256)
 
 
-build_onnx = partial(build_exported, target="onnx")
-build_onnx_int8 = partial(build_exported, target="onnx", int8=True)
-build_openvino = partial(build_exported, target="openvino")
-derive_onnx = partial(derive_exported, target="onnx")
-derive_onnx_int8 = partial(derive_exported, target="onnx", int8=True)
-derive_openvino = partial(derive_exported, target="openvino")
+def is_exported(path: Path) -> bool:
+    """Whether a path given for weights names a folder of exported files, or its manifest."""
+    return path.name == MANIFEST_NAME or path.is_dir()
 
 
 def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
@@ -271,11 +240,6 @@ def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
         return None
     path = checkpoint.path
     return path.parent if path.name == MANIFEST_NAME else path
-
-
-def is_exported(path: Path) -> bool:
-    """Whether a path given for weights names a folder of exported files."""
-    return path.name == MANIFEST_NAME or path.is_dir()
 
 
 def folder_checkpoint(path: Path) -> Checkpoint:
@@ -292,21 +256,51 @@ def folder_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(folder.absolute(), source.sha256, official, source.n_bytes, trusted=True)
 
 
+def build_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Segmenter:
+    """Runs exported files, quantised ones if `int8`; creates missing ones in the cache.
+
+    The checkpoint may be a folder of exported files (or its manifest), which then needs no torch,
+    or a checkpoint of MobileSAM; None means seeded random weights.
+
+    Raises:
+        UnsupportedError: A device other than the CPU, or a precision that the runtime lacks.
+        UsageError: A package is missing.
+        WeightsError: The checkpoint does not fit, or the folder is damaged.
+    """
+    if options.device == "meta":
+        return _shapes(options)
+    if options.device != "cpu":
+        raise UnsupportedError(f"{options.name} runs on the CPU alone; use --device cpu")
+    require_packages(PACKAGES[target])
+    folder = derive_exported(options, target, int8=int8)
+    return ExportedSegmenter(folder, options, target, int8=int8)
+
+
+def derive_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Path:
+    """Creates the files that `build_exported` would run, if missing, with the same errors."""
+    return exported_folder(options.checkpoint) or ensure_exported(options, target, int8=int8)
+
+
+build_onnx = partial(build_exported, target="onnx")
+build_onnx_int8 = partial(build_exported, target="onnx", int8=True)
+build_openvino = partial(build_exported, target="openvino")
+derive_onnx = partial(derive_exported, target="onnx")
+derive_onnx_int8 = partial(derive_exported, target="onnx", int8=True)
+derive_openvino = partial(derive_exported, target="openvino")
+
+
 def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Path:
     """Exports a checkpoint, or seeded random weights, into the cache if it is not there yet.
 
-    Takes a few seconds and needs torch the first time; call it before anything is timed.
-
-    Returns:
-        The folder, whose name holds the full digest of the weights.
+    Takes a few seconds and needs torch the first time; call it before anything is timed. The name
+    of the folder holds the full digest of the weights.
 
     Raises:
         WeightsError: The checkpoint does not fit, or the cache cannot be written.
         UsageError: A package is missing.
     """
     found = options.checkpoint
-    source = Source(kind="random")
-    key = f"random-{options.seed}"
+    source, key = Source(kind="random"), f"random-{options.seed}"
     if found is not None:
         source = Source(kind="file", sha256=found.sha256, n_bytes=found.n_bytes)
         key = found.sha256
@@ -318,43 +312,17 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
     folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{versions}-{key}"
     with exclusive(folder):
         # The previous holder of the lock may have created it; damaged files are created again.
-        if not _is_whole(folder):
-            from baselines.sam import random_weights
+        try:
+            read_manifest(folder)
+        except WeightsError:
+            from baselines.sam import load_or_random
             from mobilesam.export.writer import export_model
             from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 
-            sam = (
-                random_weights(build_mobile_sam, replace(options, device="cpu"))
-                if found is None
-                else load_mobile_sam(found.path)
-            )
+            on_cpu = replace(options, device="cpu")
+            sam = load_or_random(build_mobile_sam, load_mobile_sam, on_cpu)
             export_model(sam, folder, target, source=source, int8=int8)
     return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        read_manifest(folder)
-    except WeightsError:
-        return False
-    return True
-
-
-def _shapes(options: ModelOptions) -> Segmenter:
-    """The torch adapter without weights, under this name, for counting."""
-    from baselines.sam import build_mobilesam
-
-    return build_mobilesam(replace(options, device="meta", precision="fp32", checkpoint=None))
-
-
-def _weights(source: Source) -> WeightsInfo:
-    if source.kind == "random":
-        return WeightsInfo("random")
-    return WeightsInfo("file", source.sha256, _is_official(source), source.n_bytes)
-
-
-def _is_official(source: Source) -> bool:
-    return source.sha256 is not None and specs()[_OFFICIAL].is_published(source.sha256)
 
 
 def inner_size(size_hw: tuple[int, int], side_px: int) -> tuple[int, int]:
@@ -369,14 +337,8 @@ def normalised(
 ) -> Float32Array:
     """Resizes, normalises and pads below and to the right, as SAM's predictor does.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        side_px: Side of the network's input.
-        mean: Means of the three channels, in units of 8-bit pixels.
-        std: Standard deviations of the three channels.
-
-    Returns:
-        (1, 3, S, S) float32, equal to the torch adapter's to the last bit.
+    Mean and deviation of the three channels are in units of 8-bit pixels. Returns (1, 3, S, S)
+    float32, equal to the torch adapter's to the last bit.
     """
     from PIL import Image
 
@@ -401,19 +363,10 @@ def _to_input(points: Float32Array, size_hw: tuple[int, int], side_px: int) -> F
 def masks_at(
     logits: Float32Array, size_hw: tuple[int, int], side_px: int, threshold: float
 ) -> BoolArray:
-    """Upsamples logits to the image's size as SAM does, and thresholds them.
+    """Upsamples (N, C, S/4, S/4) logits to (N, C, H, W) as SAM does, and thresholds them.
 
-    SAM interpolates twice: to the network's input, from which the padding is cut, and to the image.
-    Both are separable and linear, so each pair is one sparse matrix.
-
-    Args:
-        logits: (N, C, S/4, S/4).
-        size_hw: Height and width of the image, in pixels.
-        side_px: Side S of the network's input.
-        threshold: Logits above it belong to the mask.
-
-    Returns:
-        (N, C, H, W).
+    SAM interpolates twice: to the network's input of side S, from which the padding is cut, and to
+    the image. Both are separable and linear, so each pair is one sparse matrix.
     """
     inner = inner_size(size_hw, side_px)
     rows = _twice_interpolated(logits.shape[2], side_px, inner[0], size_hw[0])
@@ -441,13 +394,10 @@ def _interpolation(n_in: int, n_out: int) -> Any:
     """
     from scipy.sparse import csr_array
 
-    scale = np.float32(n_in) / np.float32(n_out)
-    half = np.float32(0.5)
+    scale, half = np.float32(n_in) / np.float32(n_out), np.float32(0.5)
     where = np.maximum(scale * (np.arange(n_out, dtype=np.float32) + half) - half, np.float32(0))
     low = np.minimum(where.astype(np.int64), n_in - 1)
     high = np.minimum(low + 1, n_in - 1)
     share = (where - low).astype(np.float64)
-    line = np.arange(n_out)
-    values = np.concatenate([1 - share, share])
-    places = np.concatenate([line, line]), np.concatenate([low, high])
-    return csr_array((values, places), shape=(n_out, n_in))
+    places = np.tile(np.arange(n_out), 2), np.concatenate([low, high])
+    return csr_array((np.concatenate([1 - share, share]), places), shape=(n_out, n_in))

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,65 +61,36 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True)
 class MaskSearch:
-    """Parameters of the search for masks in the network's output; the defaults are FastSAM's.
+    """Parameters of the search for masks in the network's output; the defaults are FastSAM's."""
 
-    Attributes:
-        confidence: Detections at or below this are dropped.
-        nms_iou: Of two boxes that overlap by more than this, the less confident is dropped.
-        max_masks: Largest number of masks of an image.
-        border_px: Edges of boxes nearer than this to the border of the network's input move onto
-            it; 0 disables this.
-        full_iou: A box that overlaps by more than this with the whole input becomes the whole
-            input; 1 disables this.
-    """
-
-    confidence: float = 0.4
-    nms_iou: float = 0.9
-    max_masks: int = 300
+    confidence: float = 0.4  # detections at or below this are dropped
+    nms_iou: float = 0.9  # of two boxes that overlap by more, the less confident is dropped
+    max_masks: int = 300  # of an image
+    # Edges of boxes nearer than this to the border of the network's input move onto it; 0 disables
+    # this.
     border_px: float = 20
+    # A box that overlaps by more than this with the whole input becomes the whole input; 1 disables
+    # this.
     full_iou: float = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundMasks:
-    """All masks of one image.
+    """All masks of one image; M may be 0."""
 
-    Attributes:
-        masks: (M, H, W) bool; M may be 0.
-        boxes: (M, 4) float32 xyxy in pixels of the image.
-        scores: (M,) float32, confidence.
-        areas: (M,) int64, pixels of each mask; derived.
-    """
-
-    masks: BoolArray
-    boxes: Float32Array
-    scores: Float32Array
-    areas: Int64Array = field(init=False)
+    masks: BoolArray  # (M, H, W)
+    boxes: Float32Array  # (M, 4) xyxy in pixels of the image
+    scores: Float32Array  # (M,) confidence
+    areas: Int64Array = field(init=False)  # (M,) pixels of each mask
 
     def __post_init__(self) -> None:
         # One call per mask is many times faster than one call with `axis`.
         areas = np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
         object.__setattr__(self, "areas", areas)
 
-    def without_empty(self) -> FoundMasks:
-        """The masks that have a pixel, in the same order."""
-        if self.areas.all():
-            return self
-        keep = self.areas > 0
-        return FoundMasks(self.masks[keep], self.boxes[keep], self.scores[keep])
-
 
 def snap_to_border(boxes: Tensor, input_hw: Sequence[int], search: MaskSearch) -> Tensor:
-    """FastSAM's rule for boxes near the border; see `MaskSearch.border_px` and `full_iou`.
-
-    Args:
-        boxes: (M, 4) xyxy in pixels of the network's input.
-        input_hw: Height and width of the network's input.
-        search: The limits.
-
-    Returns:
-        (M, 4), a new tensor.
-    """
+    """(M, 4) xyxy boxes in pixels of the network's input after FastSAM's rule for its border."""
     height, width = input_hw
     near = search.border_px
     x0, y0, x1, y1 = boxes.unbind(1)
@@ -133,7 +105,7 @@ def snap_to_border(boxes: Tensor, input_hw: Sequence[int], search: MaskSearch) -
 
 
 def select(found: FoundMasks, prompts: Prompts) -> tuple[BoolArray, Float32Array]:
-    """Selects masks for every prompt.
+    """Selects masks for every prompt: (N, H, W) bool, and (N,) float32 scores.
 
     Points: masks are visited from large to small; one that contains a foreground point is merged
     into the result, one that contains a background point is erased from it; of several points in a
@@ -144,47 +116,50 @@ def select(found: FoundMasks, prompts: Prompts) -> tuple[BoolArray, Float32Array
     Both: as for the box, but only among masks that contain no background point and, if the prompt
     has foreground points, at least one of them. (The authors' code does not combine them.)
 
-    Args:
-        found: M masks of size H, W.
-        prompts: N prompts.
-
-    Returns:
-        (N, H, W) bool masks and (N,) float32 scores; an empty mask, score 0, where nothing fits.
+    Where nothing fits, the mask is empty and its score 0.
     """
-    if prompts.boxes is None:
-        held, foreground = _held_points(found, prompts)
-        return _merge(found, held, foreground)
-    allowed = np.ones((len(prompts), len(found.masks)), np.bool_)
-    if prompts.points is not None:
-        held, foreground = _held_points(found, prompts)
+    n_masks, height, width = found.masks.shape
+    masks = np.zeros((len(prompts), height, width), np.bool_)
+    scores = np.zeros(len(prompts), np.float32)
+    allowed = np.ones((len(prompts), n_masks), np.bool_)
+    if prompts.points is not None and prompts.labels is not None:
+        pixels, inside = point_pixels(prompts.points, (height, width))
+        # Whether mask M of prompt N contains point K.
+        held = (found.masks[:, pixels[..., 1], pixels[..., 0]] & inside).transpose(1, 0, 2)
+        foreground = prompts.labels == 1
+        if prompts.boxes is None:
+            _merge(found, held, foreground, (masks, scores))
         wants_any = foreground.any(axis=1, keepdims=True)
         allowed &= (held & foreground[:, None]).any(axis=2) | ~wants_any
         allowed &= ~(held & ~foreground[:, None]).any(axis=2)
-    return _best_for_boxes(found, prompts.boxes, allowed)
-
-
-def _held_points(found: FoundMasks, prompts: Prompts) -> tuple[BoolArray, BoolArray]:
-    """(N, M, K) whether a mask contains a point, and (N, K) whether that is a foreground point."""
-    assert prompts.points is not None  # noqa: S101 - checked by the caller
-    assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
-    pixels, inside = point_pixels(prompts.points, found.masks.shape[1:])
-    held = found.masks[:, pixels[..., 1], pixels[..., 0]] & inside
-    return held.transpose(1, 0, 2), prompts.labels == 1
+    if prompts.boxes is not None:
+        # Half to even, then cut to the image: a box outside, or thinner than a pixel, gets empty.
+        limits = (width, height, width, height)
+        rounded = np.clip(np.rint(prompts.boxes), 0, limits).astype(np.int64)
+        for row, (x0, y0, x1, y1) in enumerate(rounded):
+            among = np.flatnonzero(allowed[row])
+            if not len(among) or x0 == x1 or y0 == y1:
+                continue
+            common = np.array([np.count_nonzero(found.masks[i, y0:y1, x0:x1]) for i in among])
+            union = (y1 - y0) * (x1 - x0) + found.areas[among] - common
+            best = int(np.argmax(common / union))
+            if common[best]:
+                masks[row] = found.masks[among[best]]
+                scores[row] = found.scores[among[best]]
+    return masks, scores
 
 
 def _merge(
-    found: FoundMasks, held: BoolArray, foreground: BoolArray
-) -> tuple[BoolArray, Float32Array]:
-    count, _, n_points = held.shape
-    masks = np.zeros((count, *found.masks.shape[1:]), np.bool_)
-    scores = np.zeros(count, np.float32)
+    found: FoundMasks, held: BoolArray, foreground: BoolArray, into: tuple[BoolArray, Float32Array]
+) -> None:
+    """Merges and erases the masks that contain a point."""
+    masks, scores = into
     large_to_small = np.argsort(-found.areas, kind="stable")
     # Of merging and erasing the same mask repeatedly, only the last has an effect.
-    last_held = n_points - 1 - held[..., ::-1].argmax(axis=2)
+    last_held = held.shape[2] - 1 - held[..., ::-1].argmax(axis=2)
     merges = np.take_along_axis(foreground, last_held, axis=1)
     touched: BoolArray = np.any(held, axis=2)
-    for row in range(count):
-        merged = masks[row]
+    for row, merged in enumerate(masks):
         for each in large_to_small[touched[row, large_to_small]]:
             if merges[row, each]:
                 merged |= found.masks[each]
@@ -193,51 +168,14 @@ def _merge(
                 np.greater(merged, found.masks[each], out=merged)  # merged and not mask
         if scores[row] and not merged.any():
             scores[row] = 0
-    return masks, scores
-
-
-def _best_for_boxes(
-    found: FoundMasks, boxes: Float32Array, allowed: BoolArray
-) -> tuple[BoolArray, Float32Array]:
-    height, width = found.masks.shape[1:]
-    masks = np.zeros((len(boxes), height, width), np.bool_)
-    scores = np.zeros(len(boxes), np.float32)
-    # Half to even, then cut to the image: a box outside, or thinner than a pixel, becomes empty.
-    rounded = np.clip(np.rint(boxes), 0, (width, height, width, height)).astype(np.int64)
-    for row, (x0, y0, x1, y1) in enumerate(rounded):
-        among = np.flatnonzero(allowed[row])
-        if not len(among) or x0 == x1 or y0 == y1:
-            continue
-        common = np.array([np.count_nonzero(found.masks[i, y0:y1, x0:x1]) for i in among])
-        union = (y1 - y0) * (x1 - x0) + found.areas[among] - common
-        best = int(np.argmax(common / union))
-        if common[best]:
-            masks[row] = found.masks[among[best]]
-            scores[row] = found.scores[among[best]]
-    return masks, scores
-
-
-def build_x(options: ModelOptions) -> Segmenter:
-    """FastSAM-x: YOLOv8x-seg, 26 bins a box side, 72,234,149 parameters."""
-    return build("x", 26, options)
-
-
-def build_s(options: ModelOptions) -> Segmenter:
-    """FastSAM-s: YOLOv8s-seg, 16 bins a box side, 11,790,483 parameters."""
-    return build("s", 16, options)
 
 
 def build(
     scale: str, reg_max: int, options: ModelOptions, search: MaskSearch | None = None
 ) -> FastSamSegmenter:
-    """Builds a FastSAM of any size.
+    """Builds FastSAM of a YOLOv8 size: n, s, m, l or x.
 
-    Args:
-        scale: Letter of the YOLOv8 size: n, s, m, l or x.
-        reg_max: Bins of the distribution over a side of a box, for random weights; a checkpoint
-            has its own.
-        options: Options of the model.
-        search: Parameters of the search for masks; None for FastSAM's own.
+    A checkpoint has its own `reg_max`, the number of bins of the distribution over a side of a box.
 
     Raises:
         WeightsError: The checkpoint is untrusted, unreadable, or of another architecture.
@@ -250,17 +188,21 @@ def build(
     return FastSamSegmenter(make, options, search or MaskSearch())
 
 
+build_x = partial(build, "x", 26)  # 72,234,149 parameters
+build_s = partial(build, "s", 16)  # 11,790,483 parameters
+
+
 class FastSamSegmenter(Segmenter):
-    """FastSAM behind the interface.
+    """FastSAM behind the interface, in `fp32` or `fp16`.
 
     `encode` runs the network and non-maximum suppression, and copies masks at the image's own size
     to the host (`run_network` and `find_masks`, which are timed separately); `decode` only selects
-    among them. With random weights there is mostly nothing to find.
+    among them. With random weights there is mostly nothing to find. The mantissa of bf16 is too
+    short for the coordinates of boxes in an image of 1024 pixels.
 
     Args:
         make: Makes the network as published, in evaluation mode, on the CPU, float32.
-        options: Options of the model. The precision is `fp32` or `fp16`: the mantissa of bf16 is
-            too short for the coordinates of boxes in an image of 1024 pixels.
+        options: Options of the model.
         search: Parameters of the search for masks.
     """
 
@@ -325,18 +267,14 @@ class FastSamSegmenter(Segmenter):
             (1, 37, A) boxes xywh in pixels of the network's input, confidence and 32 mask
             coefficients of all A anchors; and (1, 32, h/4, w/4) mask prototypes.
         """
-        network = self._own_network()
+        # Each thread has a network, whose last layer stores anchors; weights are shared.
+        network = getattr(self._threads, "network", None)
+        if network is None:
+            tensors = (*self._network.parameters(), *self._network.buffers())
+            network = copy.deepcopy(self._network, {id(each): each for each in tensors})
+            self._threads.network = network
         (rows, prototypes), _ = network(prepared.payload.to(self.device, self._dtype))
         return rows, prototypes
-
-    def _own_network(self) -> Any:
-        """The network of this thread, whose last layer stores anchors; weights are shared."""
-        found = getattr(self._threads, "network", None)
-        if found is None:
-            tensors = (*self._network.parameters(), *self._network.buffers())
-            found = copy.deepcopy(self._network, {id(each): each for each in tensors})
-            self._threads.network = found
-        return found
 
     @torch.inference_mode()
     def find_masks(self, output: tuple[Tensor, Tensor], prepared: Prepared) -> Embedding:
@@ -360,12 +298,12 @@ class FastSamSegmenter(Segmenter):
         boxes = snap_to_border(rows[:, :4], input_hw, search)
         boxes = library.scale_boxes(input_hw, boxes, size)
         drawn = library.draw_masks(output[1][0], rows[:, 6:], boxes, size)
-        found = FoundMasks(
-            masks=drawn.view(torch.bool).cpu().numpy(),
-            boxes=boxes.cpu().numpy(),
-            scores=rows[:, 4].cpu().numpy(),
-        )
-        return Embedding(found.without_empty(), size, self.info.name)
+        values = (drawn.view(torch.bool), boxes, rows[:, 4])
+        found = FoundMasks(*(each.cpu().numpy() for each in values))
+        if not found.areas.all():
+            keep = found.areas > 0
+            found = FoundMasks(found.masks[keep], found.boxes[keep], found.scores[keep])
+        return Embedding(found, size, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Selects masks for each prompt; C is 1, and `multimask` is ignored."""
@@ -384,10 +322,7 @@ class FastSamSegmenter(Segmenter):
         ]
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The network as published, made when first needed.
-
-        It is not the object that `encode` runs, in which batch normalisations are folded.
-        """
+        """The network as published, made when first needed: `encode` runs a folded one."""
         with self._publishing:
             if self._published is None:
                 self._published = self._make().to(self.device, self._dtype)
@@ -421,12 +356,10 @@ def _trained_network(scale: str, checkpoint: Checkpoint) -> nn.Module:
     if len(bins) != 1:
         raise WeightsError(f"{checkpoint.path} holds no YOLOv8-seg; give the file of FastSAM")
     network = _random_network(scale, bins[0], seed=0)
-    wanted = network.state_dict()
-    wrong = [
-        name
-        for name in sorted(wanted.keys() | state.keys())
-        if name not in wanted or name not in state or wanted[name].shape != state[name].shape
-    ]
+    shapes, found = (
+        {k: v.shape for k, v in each.items()} for each in (network.state_dict(), state)
+    )
+    wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
     if wrong:
         raise WeightsError(
             f"{checkpoint.path} is no FastSAM-{scale} (YOLOv8{scale}-seg, one class): {len(wrong)} "
@@ -447,12 +380,12 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
     def convert(error: Exception) -> WeightsError:
         # Messages of ultralytics repeat the path, or name attributes of its code.
-        problem = "is truncated, damaged or no FastSAM checkpoint; fetch it again"
         if isinstance(error, ModuleNotFoundError):
-            problem = (
-                f"needs the package {error.name!r}, so it is no FastSAM checkpoint; give the file "
-                "of FastSAM"
+            return WeightsError(
+                f"{path} needs the package {error.name!r}, so it is no FastSAM checkpoint; give "
+                "the file of FastSAM"
             )
+        problem = "is truncated, damaged or no FastSAM checkpoint; fetch it again"
         return WeightsError(f"{path} {problem}")
 
     library = import_ultralytics()
@@ -467,22 +400,9 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return state
 
 
-@dataclass(frozen=True, slots=True)
-class _Ultralytics:
-    """The functions that are used of the AGPL-3.0 library."""
-
-    network: Callable[..., Any]
-    read_architecture: Callable[[str], dict[str, Any]]
-    load_pickle: Callable[..., Any]
-    letterbox: Callable[..., Any]
-    suppress: Callable[..., Any]
-    scale_boxes: Callable[..., Any]
-    draw_masks: Callable[..., Any]
-
-
 @cache
-def import_ultralytics() -> _Ultralytics:
-    """Imports ultralytics, once, without what its import changes in the process."""
+def import_ultralytics() -> SimpleNamespace:
+    """Imports the functions used of the AGPL-3.0 library, without what its import changes."""
     # Its suppression is torchvision's if that has been imported, and slower otherwise.
     import torchvision  # noqa: F401
 
@@ -491,7 +411,7 @@ def import_ultralytics() -> _Ultralytics:
         from ultralytics.nn.tasks import SegmentationModel, torch_safe_load, yaml_model_load
         from ultralytics.utils import ops
         from ultralytics.utils.nms import non_max_suppression
-    return _Ultralytics(
+    return SimpleNamespace(
         network=SegmentationModel,
         read_architecture=yaml_model_load,
         load_pickle=torch_safe_load,
@@ -505,11 +425,7 @@ def import_ultralytics() -> _Ultralytics:
 def build_ultralytics_mobile_sam(state: Mapping[str, Tensor]) -> Any:
     """The MobileSAM inside `ultralytics`, in evaluation mode, to compare speeds with.
 
-    Args:
-        state: State dict in the layout of the authors' checkpoint.
-
-    Returns:
-        A module with `image_encoder`, `prompt_encoder` and `mask_decoder`.
+    `state` has the layout of the authors' checkpoint; the module that of segment-anything.
     """
     import_ultralytics()  # without its side effects on this process
     from ultralytics.models.sam.build import build_mobile_sam as build
@@ -532,12 +448,11 @@ def _contained_import() -> Iterator[None]:
 
     environment, threads = dict(os.environ), cv2.getNumThreads()
     # It replaces these functions: its Image.open reports a broken file as a missing package.
-    owners: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        (Image, ("open",)),
-        (torch, ("save",)),
-        (cv2, ("imread", "imwrite", "imshow")),
-    )
-    replaced = [(owner, name, getattr(owner, name)) for owner, names in owners for name in names]
+    replaced: list[tuple[Any, str, Any]] = [
+        (Image, "open", Image.open),
+        (torch, "save", torch.save),
+        *((cv2, name, getattr(cv2, name)) for name in ("imread", "imwrite", "imshow")),
+    ]
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(sys.stderr),

@@ -19,29 +19,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "BoolArray",
-    "Checkpoint",
-    "DecodeKind",
-    "Embedding",
-    "Float32Array",
-    "Int64Array",
-    "LogitMasks",
-    "MaskRecord",
-    "Masks",
-    "ModelInfo",
-    "ModelOptions",
-    "Prepared",
-    "PromptKind",
-    "Prompts",
-    "Segmenter",
-    "SplitDecoder",
-    "SplitEncoder",
-    "StorableEmbedding",
-    "UInt8Array",
-    "WeightsInfo",
-    "WeightsKind",
-    "check_image",
-]
+    "BoolArray", "Checkpoint", "DecodeKind", "Embedding", "Float32Array", "Int64Array",
+    "LogitMasks", "MaskRecord", "Masks", "ModelInfo", "ModelOptions", "Prepared", "PromptKind",
+    "Prompts", "Segmenter", "SplitDecoder", "SplitEncoder", "StorableEmbedding", "UInt8Array",
+    "WeightsInfo", "WeightsKind", "check_image",
+]  # fmt: skip
 
 DecodeKind = Literal["decoder", "select", "classical"]
 WeightsKind = Literal["file", "random", "none"]
@@ -50,38 +32,22 @@ PromptKind = Literal["points", "boxes", "masks", "everything"]
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Arguments of a model's factory.
+    """Arguments of a model's factory."""
 
-    Attributes:
-        name: Registry name, for `ModelInfo`.
-        device: A torch device; `meta` gives shapes only, for counting parameters and FLOPs.
-        precision: `fp32`, `fp16` or `bf16`, for the networks.
-        checkpoint: Trained weights; None means seeded random weights, if the model has any.
-        seed: Seed of the random weights.
-    """
-
-    name: str
-    device: str = "cpu"
-    precision: str = "fp32"
-    checkpoint: Checkpoint | None = None
-    seed: int = 0
+    name: str  # registry name, for `ModelInfo`
+    device: str = "cpu"  # a torch device; `meta` gives shapes only, for counting
+    precision: str = "fp32"  # of the networks: `fp32`, `fp16` or `bf16`
+    checkpoint: Checkpoint | None = None  # trained weights; None for seeded random ones, if any
+    seed: int = 0  # of the random weights
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """The weights of a model.
-
-    Attributes:
-        kind: `file` (trained, loaded from a checkpoint), `random` (seeded, exact architecture, no
-            accuracy) or `none` (the model has no weights).
-        sha256: Hex digest of the checkpoint file; None unless `kind` is `file`.
-        official: True only if `sha256` is the one its authors published.
-        file_bytes: Size of the checkpoint file; None unless `kind` is `file`.
-    """
+    """The weights of a model: a checkpoint `file`, `random` (seeded, no accuracy) or `none`."""
 
     kind: WeightsKind
-    sha256: str | None = None
-    official: bool = False
+    sha256: str | None = None  # hex digest of the checkpoint file
+    official: bool = False  # whether `sha256` is the one its authors published
     file_bytes: int | None = None
 
     @classmethod
@@ -118,30 +84,19 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A preprocessed image on the host.
+    """A preprocessed image on the host."""
 
-    Attributes:
-        payload: Input of the model's own `encode`.
-        size_hw: Height and width of the original image, in pixels.
-    """
-
-    payload: Any
-    size_hw: tuple[int, int]
+    payload: Any  # input of the model's own `encode`
+    size_hw: tuple[int, int]  # of the original image, in pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Embedding of one image.
+    """Embedding of one image."""
 
-    Attributes:
-        payload: Input of the model's own `decode`, on the model's device.
-        size_hw: Height and width of the original image, in pixels.
-        model: Registry name of the model that computed it.
-    """
-
-    payload: Any
-    size_hw: tuple[int, int]
-    model: str
+    payload: Any  # input of the model's own `decode`, on the model's device
+    size_hw: tuple[int, int]  # of the original image, in pixels
+    model: str  # registry name of the model that computed it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,11 +134,8 @@ class Masks:
     def candidates(self, which: slice) -> Masks:
         """The same with some of the C masks of each prompt."""
         logits = self.low_res_logits
-        return Masks(
-            self.masks[:, which],
-            self.scores[:, which],
-            None if logits is None else logits[:, which],
-        )
+        kept = None if logits is None else logits[:, which]
+        return Masks(self.masks[:, which], self.scores[:, which], kept)
 
 
 def _is_finite(values: object) -> bool:
@@ -198,17 +150,11 @@ def _is_finite(values: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LogitMasks:
-    """Output of a mask decoder, before upsampling.
+    """Output of a mask decoder, before upsampling: float tensors on the model's device."""
 
-    Attributes:
-        logits: (N, C, h, w) float tensor on the model's device.
-        scores: (N, C) float tensor on the model's device.
-        size_hw: Height and width of the original image, in pixels.
-    """
-
-    logits: Any
-    scores: Any
-    size_hw: tuple[int, int]
+    logits: Any  # (N, C, h, w)
+    scores: Any  # (N, C)
+    size_hw: tuple[int, int]  # of the original image, in pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,11 +245,8 @@ class Segmenter(ABC):
 
     def require(self, prompts: Prompts) -> None:
         """Raises an UnsupportedError for prompts of a kind that this model does not support."""
-        for kind, value in (
-            ("points", prompts.points),
-            ("boxes", prompts.boxes),
-            ("masks", prompts.mask_inputs),
-        ):
+        given = {"points": prompts.points, "boxes": prompts.boxes, "masks": prompts.mask_inputs}
+        for kind, value in given.items():
             if value is not None and kind not in self.info.supports:
                 raise UnsupportedError(f"{self.info.name} takes no {kind} as prompts")
 

@@ -8,25 +8,19 @@ from baselines.interface import BoolArray, Float32Array, Int64Array
 
 
 def box_pixels(boxes: Float32Array, size_hw: tuple[int, int]) -> Int64Array:
-    """Pixels whose centres lie in the boxes, cut to the image.
+    """Pixels whose centres lie in boxes (N, 4) xyxy, cut to the image.
 
-    Args:
-        boxes: (N, 4) xyxy with half-open edges; pixel centres have integer coordinates.
-        size_hw: Height and width of the image, in pixels.
-
-    Returns:
-        (N, 4) half-open ranges x0, y0, x1, y1; empty along a side where both ends are equal.
+    Edges are half-open; pixel centres have integer coordinates. Returns (N, 4) half-open ranges x0,
+    y0, x1, y1, empty along a side where both ends are equal.
     """
     height, width = size_hw
     return np.clip(np.ceil(boxes), 0, (width, height, width, height)).astype(np.int64)
 
 
 def point_pixels(points: Float32Array, size_hw: tuple[int, int]) -> tuple[Int64Array, BoolArray]:
-    """Pixel of each point (..., 2) xy.
+    """The nearest pixel (..., 2) xy of each point, and whether (...) the point is on the image.
 
-    Returns:
-        (..., 2) xy of the nearest pixel inside the image, and (...) whether the point itself is
-        on the image; otherwise a point outside would count as one on the border.
+    Without the latter, a point outside would count as one on the border.
     """
     limits = np.array(size_hw[::-1])
     nearest = np.floor(points.astype(np.float64) + 0.5)

@@ -53,11 +53,8 @@ from mobilesam.prompts import NetworkPrompts
 DECODE_BATCH = 4
 # The decoder computes four masks: the single one first, then three candidates.
 Candidates = bool | Literal["both"]
-_SLICES: Mapping[Candidates, slice] = {
-    False: slice(0, 1),
-    True: slice(1, None),
-    "both": slice(None),
-}
+_SLICES: Mapping[Candidates, slice]
+_SLICES = {False: slice(0, 1), True: slice(1, None), "both": slice(None)}
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 _HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
@@ -70,13 +67,9 @@ class SamSegmenter(Segmenter):
         model: In evaluation mode.
         options: Options that it was built from.
         family: `SAM` or `MobileSAM`.
-
-    Attributes:
-        points_per_side: Points along one side of the grid of `everything`; the default of
-            segment-anything.
     """
 
-    points_per_side = 32
+    points_per_side = 32  # of the grid of `everything`; the default of segment-anything
 
     def __init__(self, model: Sam, options: ModelOptions, *, family: str) -> None:
         if options.precision not in _DTYPES:
@@ -118,28 +111,29 @@ class SamSegmenter(Segmenter):
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Decodes and upsamples in batches; memory beyond the result does not depend on N."""
-        return _joined(list(self._predictions(embedding, prompts, multimask)))
+        return self._decode(embedding, prompts, multimask)
 
     def decode_pair(self, embedding: Embedding, prompts: Prompts) -> tuple[Masks, Masks]:
         """Both results from one pass, since the decoder always computes four masks."""
-        whole = list(self._predictions(embedding, prompts, "both"))
-        single, multi = (
-            _joined([part.candidates(_SLICES[wanted]) for part in whole])
-            for wanted in (False, True)
-        )
-        return single, multi
+        whole = self._decode(embedding, prompts, "both")
+        return whole.candidates(_SLICES[False]), whole.candidates(_SLICES[True])
 
-    def _predictions(
-        self, embedding: Embedding, prompts: Prompts, wanted: Candidates
-    ) -> Iterator[Masks]:
-        for logits, scores in self._logits(embedding, prompts, wanted):
-            yield self.postprocess(LogitMasks(logits, scores, embedding.size_hw))
+    def _decode(self, embedding: Embedding, prompts: Prompts, wanted: Candidates) -> Masks:
+        batches = self._logits(embedding, prompts, wanted)
+        parts = [self.postprocess(LogitMasks(*each, embedding.size_hw)) for each in batches]
+        return Masks(
+            np.concatenate([part.masks for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate(
+                [part.low_res_logits for part in parts if part.low_res_logits is not None]
+            ),
+        )
 
     def decode_logits(
         self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
     ) -> LogitMasks:
         """Runs prompt encoder and mask decoder; logits are (N, C, S/4, S/4) on the device."""
-        parts = list(self._logits(embedding, prompts, multimask))
+        parts = self._logits(embedding, prompts, multimask)
         logits, scores = (torch.cat(part) for part in zip(*parts, strict=True))
         return LogitMasks(logits, scores, embedding.size_hw)
 
@@ -155,21 +149,31 @@ class SamSegmenter(Segmenter):
             logits = torch.zeros(0, n_masks, *low_hw, device=self.device)[:, _SLICES[wanted]]
             yield logits, logits.flatten(2).sum(2)
         for batch in prompts.batches(self._batch):
-            yield self.run_decoder(embedding, self._to_network(embedding, batch), wanted)
+            points, boxes = batch.points, batch.boxes
+            if points is not None:
+                points = self._resize.apply_coords(points, embedding.size_hw)
+            if boxes is not None:
+                boxes = self._resize.apply_boxes(boxes, embedding.size_hw)
+            network_prompts = NetworkPrompts(
+                self._tensor(points),
+                self._tensor(batch.labels, torch.int32),
+                self._tensor(boxes),
+                self._tensor(batch.mask_inputs),
+            )
+            yield self.run_decoder(embedding, network_prompts, wanted)
+
+    def _tensor(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor | None:
+        return None if array is None else torch.tensor(array, dtype=dtype, device=self.device)
 
     @torch.inference_mode()
     def run_decoder(
         self, embedding: Embedding, prompts: NetworkPrompts, wanted: Candidates
     ) -> tuple[Tensor, Tensor]:
-        """Runs prompt encoder and mask decoder on one batch.
-
-        Args:
-            embedding: From `encode`.
-            prompts: A batch of N.
-            wanted: The single mask, the three candidates (True), or all four (`both`).
+        """Runs prompt encoder and mask decoder on one batch of N prompts.
 
         Returns:
-            Logits (N, C, S/4, S/4) and scores (N, C), float32 on the device.
+            Logits (N, C, S/4, S/4) and scores (N, C), float32 on the device: of the single mask,
+            the three candidates (True), or all four (`both`).
         """
         points = None if prompts.points is None else (prompts.points, prompts.labels)
         with self._autocast():
@@ -278,27 +282,9 @@ class SamSegmenter(Segmenter):
         return size
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type if self.device.type != "meta" else "cpu",
-            dtype=self._dtype if self._dtype != torch.float32 else torch.bfloat16,
-            enabled=self._dtype != torch.float32,
-        )
-
-    def _to_network(self, embedding: Embedding, prompts: Prompts) -> NetworkPrompts:
-        size, points, boxes = embedding.size_hw, prompts.points, prompts.boxes
-        if points is not None:
-            points = self._resize.apply_coords(points, size)
-        if boxes is not None:
-            boxes = self._resize.apply_boxes(boxes, size)
-        return NetworkPrompts(
-            self._tensor(points),
-            self._tensor(prompts.labels, torch.int32),
-            self._tensor(boxes),
-            self._tensor(prompts.mask_inputs),
-        )
-
-    def _tensor(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        return None if array is None else torch.tensor(array, dtype=dtype, device=self.device)
+        kind = self.device.type if self.device.type != "meta" else "cpu"
+        enabled = self._dtype != torch.float32
+        return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled)
 
 
 class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
@@ -308,7 +294,7 @@ class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything h
     """
 
     def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Calls `SamPredictor.predict_torch`, checks the result and converts it to float32."""
+        """Masks, scores and logits of `SamPredictor.predict_torch`."""
         masks, scores, logits = super().predict_torch(*given, **named)
         if not (is_finite(scores) and is_finite(logits)):
             raise WeightsError(NOT_FINITE)
@@ -316,65 +302,40 @@ class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything h
         return masks, scores.float(), logits.float()
 
 
-def build_mobilesam(options: ModelOptions) -> Segmenter:
-    """MobileSAM, computed as published."""
-    load = partial(load_mobile_sam, device=options.device)
-    return SamSegmenter(
-        load_or_random(build_mobile_sam, load, options), options, family="MobileSAM"
-    )
-
-
-def build_mobilesam_mini(options: ModelOptions) -> Segmenter:
-    """The small MobileSAM that this package ships, distilled from `sam-mini`."""
-    load = partial(load_mobile_sam, device=options.device)
-    model = load_or_random(build_mobile_sam_mini, load, options)
-    return SamSegmenter(model, options, family="MobileSAM")
-
-
-def build_mini(options: ModelOptions) -> Segmenter:
-    """The small SAM that this package ships: about 3.5 million parameters, 256 px."""
-    load = partial(load_sam_mini, device=options.device)
-    return SamSegmenter(load_or_random(build_sam_mini, load, options), options, family="SAM")
-
-
-def build_h(options: ModelOptions) -> Segmenter:
-    """SAM ViT-H: 641,090,608 parameters."""
-    return _build_vit("vit_h", options)
-
-
-def build_l(options: ModelOptions) -> Segmenter:
-    """SAM ViT-L: 312,342,832 parameters."""
-    return _build_vit("vit_l", options)
-
-
-def build_b(options: ModelOptions) -> Segmenter:
-    """SAM ViT-B: 93,735,472 parameters."""
-    return _build_vit("vit_b", options)
+def _build(
+    create: Callable[[], Sam], load: Callable[..., Sam], family: str, options: ModelOptions
+) -> Segmenter:
+    model = load_or_random(create, partial(load, device=options.device), options)
+    return SamSegmenter(model, options, family=family)
 
 
 def _build_vit(kind: str, options: ModelOptions) -> Segmenter:
-    def empty() -> Sam:
-        return sam_model_registry[kind](checkpoint=None)
+    create = partial(sam_model_registry[kind], checkpoint=None)
 
-    def load(path: Path) -> Sam:
+    def load(path: Path, device: str) -> Sam:
         state = load_state_dict_file(path)
         with torch.device("meta"):
-            model = empty()
+            model = create()
         load_strictly(model, state, source=str(path))
-        return model.eval().to(options.device)
+        return model.eval().to(device)
 
-    return SamSegmenter(load_or_random(empty, load, options), options, family="SAM")
+    return _build(create, load, "SAM", options)
+
+
+# As published, and the small models that this package ships: a ViT of 3.5 million parameters at 256
+# px, and its TinyViT student.
+build_mobilesam = partial(_build, build_mobile_sam, load_mobile_sam, "MobileSAM")
+build_mini = partial(_build, build_sam_mini, load_sam_mini, "SAM")
+build_mobilesam_mini = partial(_build, build_mobile_sam_mini, load_mobile_sam, "MobileSAM")
+build_h = partial(_build_vit, "vit_h")  # 641,090,608 parameters
+build_l = partial(_build_vit, "vit_l")  # 312,342,832 parameters
+build_b = partial(_build_vit, "vit_b")  # 93,735,472 parameters
 
 
 def load_or_random(
     build: Callable[[], Sam], load: Callable[[Path], Sam], options: ModelOptions
 ) -> Sam:
-    """Loads a model's checkpoint, or builds it with seeded random weights if there is none.
-
-    Raises:
-        WeightsError: The checkpoint does not fit.
-        UsageError: The device is not present.
-    """
+    """Loads a model's checkpoint, or builds it with seeded random weights if there is none."""
     usable_device(options.device)
     found = options.checkpoint
     return random_weights(build, options) if found is None else load(found.path)
@@ -383,8 +344,7 @@ def load_or_random(
 def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
     """Builds a model with seeded random weights; shapes only if the device is `meta`.
 
-    Prompt encoder and decoder are always on a real device: the former reads the values of its
-    input.
+    Prompt encoder and decoder are always on a real device: the former reads values.
     """
     if options.device == "meta":
         with torch.device("meta"):
@@ -404,12 +364,3 @@ def synchronize_device(device: torch.device) -> None:
         torch.mps.synchronize()
     elif device.type in ("cuda", "xpu"):
         getattr(torch, device.type).synchronize(device)
-
-
-def _joined(parts: Sequence[Masks]) -> Masks:
-    logits = [part.low_res_logits for part in parts if part.low_res_logits is not None]
-    return Masks(
-        np.concatenate([part.masks for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate(logits),
-    )
