@@ -3,12 +3,12 @@
 One run of `miou`, from the configuration to the rows of the record:
 
 1. `evaluate.evaluate` gets a `RunConfig` with the dataset, and the models with their weights. It
-   makes an `EvaluationTask` (`shard_worker`), a value that can be sent to another process.
-2. `shard_worker.run_task` runs the task on shards. Without `--chunk` the dataset is one shard; with
+   makes an `EvaluationTask` (`run_shards`), a value that can be sent to another process.
+2. `run_shards.run_task` runs the task on shards. Without `--chunk` the dataset is one shard; with
    it, each shard has at most so many images, and those whose results are not stored yet are run in
-   this process or on a Ray cluster (`run_shards`, `ray_backend`).
+   this process or on a Ray cluster (`ray_backend`).
 3. A worker evaluates one model after the other on its shard: reference models first, since others
-   are scored against their masks (`accuracy_worker`).
+   are scored against their masks (`evaluate.AccuracyWorker`).
 4. An `ImageLoop` (`prefetch`) takes each image through three stages:
 
    - load, in threads that work ahead: read the image, decode its reference masks, make its prompts;

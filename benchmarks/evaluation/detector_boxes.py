@@ -54,8 +54,8 @@ from benchmarks.evaluation.run_model import (
     left_out_text,
     run_model,
 )
+from benchmarks.evaluation.run_shards import whole_shard
 from benchmarks.evaluation.shard_store import ShardSummary
-from benchmarks.evaluation.shard_worker import whole_shard
 from benchmarks.prompts.protocols import DETECTOR_BOX
 from benchmarks.records.environment import timed_with
 from benchmarks.records.progress import Reporter

@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pydantic import Field
+
+from baselines.boundary import adapter_call
+from baselines.interface import BoolArray, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.config.run_config import DEFAULT_PREFETCH_THREADS, RunConfig
-from benchmarks.evaluation.accuracy_worker import AccuracyWorker
+from benchmarks.config.run_config import RunConfig
+from benchmarks.datasets.dataset import Instance, Sample, Shard, ShardDataset
 from benchmarks.evaluation.comparison import compare_tables, unshared_prompt_lines
-from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH
-from benchmarks.evaluation.shard_store import ShardSummary
-from benchmarks.evaluation.shard_worker import EvaluationTask, run_task
-from benchmarks.evaluation.summaries import count_clicks, sum_tables
-from benchmarks.prompts.protocols import TEACHER_PREFIX, AccuracyProtocol, reference_model
-from benchmarks.records.instances import read_instances
+from benchmarks.evaluation.predictions import (
+    Prediction,
+    PredictionsInfo,
+    load_predictions,
+    load_references,
+    predictions_key,
+    predictions_path,
+    references_path,
+    save_predictions,
+    save_references,
+    to_prediction,
+)
+from benchmarks.evaluation.prefetch import Stopwatch
+from benchmarks.evaluation.prompt_runner import (
+    EmbeddingCache,
+    ImagePrompts,
+    PromptRunner,
+    QueryMasks,
+)
+from benchmarks.evaluation.rescore import rescore
+from benchmarks.evaluation.run_model import TIMED_ELSEWHERE, ModelResult, run_model
+from benchmarks.evaluation.run_shards import EvaluationTask, ModelWorker, machine_of, run_task
+from benchmarks.evaluation.scoring import (
+    CLICKS_NEED_TRUTH,
+    Pair,
+    ReferenceModel,
+    Scorer,
+    Targets,
+)
+from benchmarks.evaluation.shard_store import ShardResult, ShardSummary, ShardTimes, shard_key
+from benchmarks.evaluation.summaries import count_clicks, headline, sum_tables
+from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.protocols import (
+    GROUND_TRUTH,
+    TEACHER_PREFIX,
+    AccuracyProtocol,
+    reference_model,
+)
+from benchmarks.prompts.samplers import prompt_sampler, to_prompts
+from benchmarks.records.environment import timed_with
+from benchmarks.records.instances import InstanceRow, read_instances
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import (
     INSTANCES_NAME,
@@ -28,6 +71,9 @@ from benchmarks.records.record import (
     MiouRow,
     Status,
 )
+from benchmarks.records.result_cache import content_key
+from mobilesam.errors import UnsupportedError
+from mobilesam.fast.allocator import keep_buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +111,11 @@ def evaluate(
     """
     if config.dataset is None or not config.protocols:
         return EvaluationResult()
-    sharding = config.sharding
     task = EvaluationTask.of_run(
         config,
         models,
         reference_models,
         AccuracyWorker,
-        prefetch_threads=DEFAULT_PREFETCH_THREADS
-        if sharding is None
-        else sharding.prefetch_threads,
         protocols=[protocol.name for protocol in config.protocols],
         references=list(config.references),
         seed=config.seed,
@@ -177,3 +219,315 @@ def _why_no_reference(
     if (why := summary.unsupported.get(name, {}).get(protocol.name)) is not None:
         return f"{reference} has no answer: {why}"
     return None
+
+
+class AccuracyResult(ModelResult):
+    """Result of one model on a shard.
+
+    Attributes:
+        unsupported: Reason why the model does not support a protocol, by protocol name.
+    """
+
+    rows: tuple[InstanceRow, ...] = ()
+    unsupported: dict[str, str] = Field(default_factory=dict)
+    time: AccuracyTimeRow | None = None
+
+
+class AccuracyWorker(ModelWorker):
+    """Evaluates models; reference models are run before those that are compared with them."""
+
+    stage = "miou"
+    title = "accuracy"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # No time is taken that is compared with others, and fresh memory pages for every call
+        # would take half of the time.
+        keep_buffers()
+
+    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
+        """Evaluates all models on a shard; see `ShardWorker.run`."""
+        shard = shard.without(poison or {})
+        config = self.task.config
+        with ExitStack() as stack:
+            folder, fingerprint = config.out, shard.fingerprint
+            if not self.is_whole:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                # Prompts of a part belong to the dataset by name: states of files differ by
+                # machine.
+                fingerprint = shard.dataset
+            manifests = ManifestStore(fingerprint, config.seed, folder)
+            evaluation = ShardEvaluation(self, ShardDataset(shard), manifests, folder)
+            rows = evaluation.run()
+            hashes, no_prompt = _described(manifests, config.protocols)
+        results = evaluation.results
+        times = tuple(found.time for found in results.values() if found.time is not None)
+        here = machine_of(self.task.models) if times else ()
+        return self.result(
+            shard,
+            results,
+            InstanceRow,
+            rows,
+            ShardTimes(key=shard_key(self.task.key, shard), times=times, machine=here),
+            evaluation.warnings,
+            unsupported={name: found.unsupported for name, found in results.items()},
+            manifests=hashes,
+            no_prompt=no_prompt,
+        )
+
+
+def _described(
+    manifests: ManifestStore, protocols: Sequence[AccuracyProtocol]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Hash of the prompts, and number of instances without one, by prompt sampler."""
+    samplers = sorted({protocol.prompt for protocol in protocols})
+    hashes = {name: manifests.sha256(name) for name in samplers}
+    known = {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+    return known, {name: manifests.left_out(name) for name in samplers}
+
+
+@dataclass(slots=True, eq=False)
+class ShardEvaluation:
+    """Evaluation of all models on one shard.
+
+    Attributes:
+        manifests: Prompts of the shard, the same for all models.
+        folder: Where predictions are stored.
+        reference_models: Models that have been run and serve as reference.
+        warnings: One line for each model whose time was taken under other conditions.
+    """
+
+    worker: ModelWorker
+    dataset: ShardDataset
+    manifests: ManifestStore
+    folder: Path
+    reference_models: dict[str, ReferenceModel] = field(default_factory=dict)
+    results: dict[str, AccuracyResult] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def run(self) -> list[InstanceRow]:
+        """Evaluates all models of the task."""
+        task = self.worker.task
+        config = task.config
+        names = {model.entry.name for model in task.models}
+        truth = self._pairs([each for each in config.references if each == GROUND_TRUTH])
+        for model in task.reference_models:
+            self._evaluate(model, truth if model.entry.name in names else (), keep=True)
+        pairs = self._pairs(config.references)
+        for model in task.models:
+            if model.entry.name not in self.results:
+                self._evaluate(model, pairs, keep=config.save_masks)
+        rows: list[InstanceRow] = []
+        for name in (model.entry.name for model in task.models):
+            rows += self.results[name].rows
+            if name in self.reference_models:  # scored against others by its stored masks
+                against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
+                _, instances = load_references(references_path(self.folder))
+                predictions = self.reference_models[name].predictions
+                rows += rescore(
+                    name,
+                    predictions,
+                    instances,
+                    against,
+                    self.reference_models,
+                    boundary=config.boundary,
+                )
+        return rows
+
+    def _pairs(self, references: Sequence[str]) -> tuple[Pair, ...]:
+        """What can be scored against these references, as far as they have been run."""
+        return tuple(
+            (protocol, reference)
+            for reference in references
+            for protocol in self.worker.task.config.protocols
+            if (name := reference_model(reference)) is None
+            or (
+                name in self.reference_models
+                and protocol.n_clicks is None
+                and protocol.name not in self.results[name].unsupported
+            )
+        )
+
+    def _evaluate(self, model: ResolvedModel, pairs: tuple[Pair, ...], *, keep: bool) -> None:
+        """Sets the result of a model, and the reference model if it is one."""
+        name, worker, config = model.entry.name, self.worker, self.worker.task.config
+        if not pairs and not keep:
+            # Nothing to score: the model is not built, and has a result only for its weights.
+            self.results[name] = AccuracyResult()
+            if model.error is not None or not model.trained:
+                self.results[name], _ = run_model(
+                    model, AccuracyResult, lambda _: AccuracyResult(), worker.build
+                )
+            return
+        references = {each.entry.name: each.weights for each in worker.task.reference_models}
+        parts = {
+            "kind": worker.stage,
+            **model.key,
+            "dataset": self.dataset.fingerprint,
+            "images": self.dataset.images_state,
+            "protocols": [protocol.name for protocol in config.protocols],
+            "pairs": [(protocol.name, reference) for protocol, reference in pairs],
+            "teachers": {name: references[name].sha256 for name in self.reference_models},
+            "keep": keep,
+            "boundary": config.boundary,
+        }
+        key = content_key(parts) if keep else None
+        path = predictions_path(self.folder, name)
+        protocols = tuple(dict.fromkeys(protocol for protocol, _ in pairs))
+        if keep:  # masks after clicks are not used as references
+            protocols = tuple(
+                protocol
+                for protocol in config.protocols
+                if protocol in protocols or protocol.n_clicks is None
+            )
+        found, is_cached = worker.run_model(
+            model,
+            AccuracyResult,
+            parts,
+            lambda segmenter: self.measure(segmenter, model, protocols, pairs, key),
+            lambda _: key is None or predictions_key(path) == key,
+        )
+        if not is_cached:
+            if found.rows and found.time is not None:
+                seconds = f"{found.time.wall_s:.0f} s"
+                worker.reporter.say(f"{name}: {headline(found.rows)}, {seconds}")
+        elif found.time is not None and found.timed_with != timed_with(model.options.device):
+            # The conditions are not part of the key, since accuracy does not depend on them.
+            warning = f"accuracy of {name}: {TIMED_ELSEWHERE}"
+            self.warnings.append(warning)
+            worker.reporter.warn(warning)
+            found = found.model_copy(update={"time": None})
+        self.results[name] = found
+        is_stopped = worker.is_whole and found.attempts.has_failed_first_images
+        if name in references and not is_stopped and predictions_key(path) == key:
+            info, predictions = load_predictions(path)
+            self.reference_models[name] = ReferenceModel(name, predictions, info.lost_ids)
+
+    def measure(
+        self,
+        segmenter: Segmenter,
+        model: ResolvedModel,
+        protocols: Sequence[AccuracyProtocol],
+        pairs: Sequence[Pair],
+        key: str | None = None,
+    ) -> AccuracyResult:
+        """Runs a model on all prompts of all images of the shard, and scores its masks.
+
+        Images that cannot be read, or that the model fails on, become failures in the result.
+        Masks are stored if there is a key for them.
+        """
+        name, config, dataset = segmenter.info.name, self.worker.task.config, self.dataset
+        clock = Stopwatch()
+        unsupported = {}
+        for protocol in protocols:
+            sampler = prompt_sampler(protocol.prompt)
+            example = np.zeros((1, len(sampler.columns)), np.float32)
+            if sampler.labels is None:
+                example[0, 2:] = 1
+            try:
+                with adapter_call("require"):
+                    segmenter.require(to_prompts(sampler, example))
+            except UnsupportedError as error:
+                unsupported[protocol.name] = str(error)
+        usable = [protocol for protocol in protocols if protocol.name not in unsupported]
+        if not usable:
+            return AccuracyResult(unsupported=unsupported, time=clock.row(name, dataset.name))
+        prompts = self.manifests.begin_pass()
+        cache = EmbeddingCache(config.embeddings, model.options.precision, model.options.device)
+        task = _PromptedImages(
+            PromptRunner(segmenter, usable, prompts, clock, cache),
+            Scorer(name, pairs),
+            self.reference_models,
+            clock,
+            boundary=config.boundary,
+            keep=key is not None,
+        )
+        loop = self.worker.image_loop(task, dataset, name, clock)
+        rows: list[InstanceRow] = []
+        predictions: list[Prediction] = []
+        lost_ids: list[int] = []
+        instances: list[tuple[int, Instance]] = []
+        with loop.run(self.worker.reporter, self.worker.title) as images:
+            for image, scores in images:
+                for scored, kept in scores or ():
+                    rows += scored
+                    predictions += kept
+                if scores is None:
+                    lost_ids.append(image.image_id)
+                if isinstance(image, Sample) and key is not None:
+                    # Other models need the reference masks even if this one failed.
+                    instances.extend((image.image_id, each) for each in image.instances)
+        result = AccuracyResult(
+            **loop.fields(),
+            unsupported=unsupported,
+            timed_with=timed_with(model.options.device),
+        )
+        if loop.is_stopped:
+            return result
+        with clock("writing"):
+            prompts.finish(whole=self.worker.is_whole and not loop.unreadable)
+            if key is not None:
+                hashes, no_prompt = _described(self.manifests, usable)
+                info = PredictionsInfo(
+                    model=name,
+                    dataset=dataset.name,
+                    fingerprint=dataset.fingerprint,
+                    weights=model.weights,
+                    protocols=tuple(protocol.name for protocol in usable),
+                    manifests=hashes,
+                    left_out=no_prompt,
+                    lost_ids=tuple(lost_ids),
+                    key=key,
+                )
+                save_predictions(predictions_path(self.folder, name), info, predictions)
+                save_references(references_path(self.folder), dataset.fingerprint, instances)
+        update = {"rows": tuple(rows), "time": clock.row(name, dataset.name)}
+        return result.model_copy(update=update)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PromptedImage:
+    """An image with its reference masks and prompts."""
+
+    sample: Sample
+    targets: Targets
+    masks: list[BoolArray]
+    prompts: ImagePrompts
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(mask.nbytes for mask in self.masks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PromptedImages:
+    """How the protocols that have prompts predict and score an image."""
+
+    runner: PromptRunner
+    scorer: Scorer
+    reference_models: Mapping[str, ReferenceModel]
+    clock: Stopwatch
+    boundary: bool
+    keep: bool
+
+    def load(self, sample: Sample) -> _PromptedImage:
+        masks = [instance.mask() for instance in sample.instances]
+        targets = Targets(
+            sample.image_id, sample.instances, masks, self.reference_models, self.boundary
+        )
+        with self.clock("prompts"):
+            prompts = self.runner.prompts(sample, masks)
+        return _PromptedImage(sample, targets, masks, prompts)
+
+    def predict(self, batch: _PromptedImage) -> Iterator[QueryMasks]:
+        return self.runner.predict(batch.sample, batch.masks, batch.prompts)
+
+    def score(
+        self, batch: _PromptedImage, predictions: Sequence[QueryMasks]
+    ) -> tuple[list[InstanceRow], list[Prediction]]:
+        """Rows of some masks of an image, and the masks themselves if they are kept."""
+        rows = [row for each in predictions for row in self.scorer.score(each, batch.targets)]
+        if not self.keep:
+            return rows, []
+        with self.clock("writing"):
+            return rows, [to_prediction(each, batch.sample) for each in predictions]

@@ -28,14 +28,14 @@ from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
 from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.run_model import ModelResult
-from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
-from benchmarks.evaluation.shard_worker import (
+from benchmarks.evaluation.run_shards import (
     EvaluationTask,
     ModelWorker,
     is_local,
     machine_of,
     run_task,
 )
+from benchmarks.evaluation.shard_store import ShardResult, ShardSummary
 from benchmarks.evaluation.summaries import SIZES
 from benchmarks.latency.timer import milliseconds, time_once
 from benchmarks.prompts.protocols import EVERYTHING
@@ -100,16 +100,14 @@ def evaluate_everything(
     """
     if config.dataset is None or not config.everything:
         return EvaluationResult()
-    sharding = config.sharding
     task = EvaluationTask.of_run(
         config,
         models,
         (),
         EverythingWorker,
-        prefetch_threads=0 if sharding is None else sharding.prefetch_threads,
         # Results hold times, so those of another machine are not used. On a cluster it is not
         # known which machine makes which shard.
-        machine=machine_of(models) if is_local(sharding) else (),
+        machine=machine_of(models) if is_local(config.sharding) else (),
     )
     files, summary = run_task(task, config.dataset, IMAGE_RECALL_NAME, reporter)
     sums: dict[str, RecallSums] = {}
@@ -183,6 +181,7 @@ class EverythingWorker(ModelWorker):
     """Segments all objects of the images of shards."""
 
     stage = title = EVERYTHING
+    threads_unsharded = 0  # nothing runs beside a call that is timed
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -1,21 +1,45 @@
-"""Runs the shards of a dataset in this process or on a Ray cluster, and measures throughput."""
+"""Runs the shards of a dataset, in this process or on a Ray cluster; evaluates models on shards."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from benchmarks.config.run_config import ShardingConfig
-from benchmarks.datasets.dataset import Shard
+from baselines.interface import Segmenter
+from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.config.run_config import DEFAULT_PREFETCH_THREADS, RunConfig, ShardingConfig
+from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.debugging import format_error
-from benchmarks.records.progress import Bar
-from benchmarks.records.record import Failure
-from mobilesam.errors import BenchError
+from benchmarks.evaluation.prefetch import ImageLoop, ImageTask, Prefetcher, Stopwatch
+from benchmarks.evaluation.run_model import ModelResult, build_trained, run_model
+from benchmarks.evaluation.shard_store import (
+    ShardInfo,
+    ShardResult,
+    ShardStore,
+    ShardSummary,
+    ShardTimes,
+    Unavailable,
+    shard_key,
+)
+from benchmarks.records.environment import code_version, machine
+from benchmarks.records.progress import Bar, Reporter
+from benchmarks.records.record import RECORD_NAME, Failure, load_record
+from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
+from mobilesam.errors import BenchError, DataError
+from mobilesam.frozen_model import FrozenModel
+
+_IMAGES_PER_READ = 1000
 
 ResultT = TypeVar("ResultT")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
+ModelResultT = TypeVar("ModelResultT", bound=ModelResult)
 
 
 class ShardWorker(Protocol[ResultT_co]):
@@ -146,3 +170,321 @@ class ThroughputMeter:
     def _throughput(self) -> str:
         seconds = self._seconds
         return f"{self.n_images / seconds:,.1f} images/s, {self.n_rows / seconds:,.0f} rows/s"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTask:
+    """What is done with each shard; it can be sent to another process.
+
+    Attributes:
+        config: Configuration of the run, without its dataset.
+        key: `content_key` of everything that determines the results, besides the shard.
+        code: `code_version` of the driver, which workers must share.
+    """
+
+    config: RunConfig
+    models: tuple[ResolvedModel, ...]
+    reference_models: tuple[ResolvedModel, ...]
+    prefetch_threads: int
+    key: str
+    code: str
+    make_worker: type[ModelWorker]
+
+    @classmethod
+    def of_run(
+        cls,
+        config: RunConfig,
+        models: Sequence[ResolvedModel],
+        reference_models: Sequence[ResolvedModel],
+        make_worker: type[ModelWorker],
+        **key: object,
+    ) -> EvaluationTask:
+        """Task of a run; `key` determines its results, besides models and seed."""
+        parts = {
+            "kind": f"shard of {make_worker.stage}",
+            "models": [model.key for model in models],
+            "reference_models": [model.key for model in reference_models],
+            "threads": config.threads,
+            **key,
+        }
+        sharding = config.sharding
+        return cls(
+            replace(config, dataset=None, detector=None),
+            tuple(models),
+            tuple(reference_models),
+            make_worker.threads_unsharded if sharding is None else sharding.prefetch_threads,
+            content_key(parts),
+            code_version(),
+            make_worker,
+        )
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of a model."""
+        return self.config.threads
+
+    def worker(
+        self, cache: ResultCache | None = None, reporter: Reporter | None = None
+    ) -> ModelWorker:
+        """Makes a worker in the calling process; see `ModelWorker`."""
+        return self.make_worker(self, cache, reporter)
+
+
+class ModelWorker(ABC):
+    """Evaluates models on one shard after the other.
+
+    Args:
+        task: What is done with each shard.
+        cache: Results of finished models, if the only shard is the whole dataset.
+        reporter: Reports progress; None reports nothing.
+
+    Attributes:
+        stage: Name of the measurement in failures.
+        title: Name of the measurement in messages.
+        threads_unsharded: Prefetch threads, unless the run is in shards, which sets the number.
+    """
+
+    stage: ClassVar[str]
+    title: ClassVar[str]
+    threads_unsharded: ClassVar[int] = DEFAULT_PREFETCH_THREADS
+
+    def __init__(
+        self,
+        task: EvaluationTask,
+        cache: ResultCache | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.task = task
+        self.cache = cache
+        self.is_whole = cache is not None
+        self.reporter = reporter or Reporter(quiet=True)
+        self.prefetcher = Prefetcher(task.prefetch_threads)
+        self._built: dict[str, Segmenter] = {}
+
+    @abstractmethod
+    def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ShardResult:
+        """Evaluates all models on a shard; see `ShardWorker.run`."""
+
+    def single_threaded(self) -> ModelWorker:
+        """A worker with the same models in which nothing overlaps."""
+        found = replace(self.task, prefetch_threads=0).worker(self.cache, self.reporter)
+        found._built = self._built
+        return found
+
+    def close(self) -> None:
+        """Ends its threads."""
+        self.prefetcher.close()
+
+    def build(self, model: ResolvedModel) -> Segmenter:
+        """Builds a model, once if there are several shards."""
+        if self.is_whole:
+            return build_trained(model)
+        name = model.entry.name
+        if name not in self._built:
+            self._built[name] = build_trained(model)
+        return self._built[name]
+
+    def image_loop(
+        self, task: ImageTask, dataset: Dataset, model: str, clock: Stopwatch
+    ) -> ImageLoop:
+        """The loop of a model over the images of a shard."""
+        return ImageLoop(
+            task, dataset, model, self.stage, self.prefetcher, clock, stop=self.is_whole
+        )
+
+    def run_model(
+        self,
+        model: ResolvedModel,
+        kind: type[ModelResultT],
+        key: Mapping[str, Any],
+        measure: Callable[[Segmenter], ModelResultT],
+        is_intact: Callable[[ModelResultT], bool] = lambda _: True,
+    ) -> tuple[ModelResultT, bool]:
+        """Runs a model, or takes its result from the interrupted run; returns whether it was."""
+        found = run_model(model, kind, measure, self.build, self.cache, key, is_intact)
+        if found[1]:
+            name = model.entry.name
+            self.reporter.say(f"{self.title} of {name}: taken from the interrupted run")
+        return found
+
+    def result(
+        self,
+        shard: Shard,
+        results: Mapping[str, ModelResult],
+        kind: type[FrozenModel],
+        rows: Sequence[FrozenModel],
+        times: ShardTimes | None = None,
+        warnings: Sequence[str] = (),
+        **info: Any,
+    ) -> ShardResult:
+        """Puts the results of all models together; `info` has more fields of `ShardInfo`."""
+        models = {
+            model.entry.name: model for model in (*self.task.models, *self.task.reference_models)
+        }
+        failures = chain.from_iterable(
+            found.failures_of(models[name], self.stage) for name, found in results.items()
+        )
+        # A model that was taken from an interrupted run, or stopped early, has not read all.
+        read = max(
+            results.values(),
+            key=lambda found: sum(found.left_out.values()),
+            default=ModelResult(),
+        )
+        report = ShardInfo(
+            key=shard_key(self.task.key, shard),
+            n_images=len(shard.readers),
+            unavailable={
+                name: Unavailable(status=found.status, why=found.why or "")
+                for name, found in results.items()
+                if found.status != "ok"
+            },
+            failures=tuple(dict.fromkeys(failures)),
+            attempts={name: found.attempts for name, found in results.items()},
+            left_out=read.left_out,
+            problems=read.problems,
+            **info,
+        )
+        return ShardResult.of_rows(shard.name, report, kind, rows, times, warnings)
+
+
+def machine_of(models: Sequence[ResolvedModel]) -> tuple[str, ...]:
+    """Parts of this machine that determine the times of models, as by `environment.machine`.
+
+    The number of threads is part of the key of a shard.
+    """
+    devices = dict.fromkeys(model.options.device for model in models)
+    return tuple(dict.fromkeys(part for device in devices for part in machine(device)))
+
+
+def is_local(sharding: ShardingConfig | None) -> bool:
+    """Whether all shards are evaluated on this machine."""
+    return sharding is None or sharding.cluster in (None, "local")
+
+
+def whole_shard(dataset: Dataset) -> Shard:
+    """A whole dataset as one shard."""
+    shards = list(dataset.shards(_IMAGES_PER_READ))
+    return Shard(
+        name="whole",
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        readers=tuple(reader for shard in shards for reader in shard.readers),
+        images=tuple(image for shard in shards for image in shard.images),
+        share=1.0,
+        images_state=dataset.images_state,
+    )
+
+
+def run_task(
+    task: EvaluationTask, dataset: Dataset, name: str, reporter: Reporter
+) -> tuple[list[Path], ShardSummary]:
+    """Runs a task on a dataset: as one shard, or in shards that are kept one by one.
+
+    Results are stored under a name in the folder of the run: one file, or a folder of files.
+
+    Returns:
+        Files of the results, and their summary.
+
+    Raises:
+        DataError: The folder cannot be written, or another process has changed it meanwhile.
+        UsageError: The cluster cannot be used.
+    """
+    config = task.config
+    path, sharding = config.out / name, config.sharding
+    if sharding is None:
+        with closing(task.worker(ResultCache(config.out / CACHE_FOLDER), reporter)) as worker:
+            result = worker.run(whole_shard(dataset))
+        ShardStore(path, single=True).write(result)
+        summary = ShardSummary.of_dataset(dataset, [(result.info, result.times)])
+        summary.warnings.extend(result.warnings)
+        return [path], summary
+    store = ShardStore(path)
+    names, given_up, n_given_up = _run_missing_shards(task, dataset, sharding, store, reporter)
+    infos = (
+        (info, store.times(shard, info.key))
+        for shard in names
+        if (info := store.info(shard)) is not None
+    )
+    here = machine_of(task.models) if is_local(sharding) else None
+    summary = ShardSummary.of_dataset(dataset, infos, here)
+    summary.given_up, summary.n_given_up = given_up, n_given_up
+    return [store.file(shard) for shard in names], summary
+
+
+def _run_missing_shards(
+    task: EvaluationTask,
+    dataset: Dataset,
+    sharding: ShardingConfig,
+    store: ShardStore,
+    reporter: Reporter,
+) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
+    """Runs all shards that are not stored; deletes stored ones that are not part of the run.
+
+    Returns:
+        Names of the stored shards in order, failures of shards that could not be run, and the
+        number of their images.
+    """
+    out = task.config.out
+    # A run that ended with failures is started again to repeat what failed.
+    again = (out / RECORD_NAME).exists() and load_record(out).complete
+    store.sweep()
+    keys: dict[str, str] = {}
+    n_images: dict[str, int] = {}
+    n_known = 0
+    failures: list[Failure] = []
+    is_stale = False
+
+    def missing() -> Iterator[Shard]:
+        nonlocal is_stale, n_known
+        for shard in dataset.shards(sharding.images_per_shard):
+            name = shard.name
+            keys[name], n_images[name] = shard_key(task.key, shard), len(shard.readers)
+            info = store.info(name)
+            is_known = info is not None and info.key == keys[name]
+            if info is not None and is_known and not (again and info.n_failures):
+                n_known += 1
+                meter.skip(shard)
+                continue
+            if store.file(name).is_file() and not is_known and not is_stale:
+                is_stale = True
+                reporter.warn(
+                    f"chunks in {store.path} were made from other inputs, weights, code or "
+                    "libraries: they are made anew"
+                )
+            store.remove(name)
+            meter.begin(shard)
+            yield shard
+
+    def write(found: ShardResult | Failure) -> ShardResult | Failure:
+        if isinstance(found, ShardResult):
+            store.write(found)
+        return found
+
+    models = ", ".join(model.entry.name for model in task.models)
+    title = f"{task.make_worker.title} of {models} in chunks"
+    with reporter.bar(title, dataset.n_images) as bar, closing(Prefetcher(1)) as writer:
+        meter = ThroughputMeter(bar)
+        with (
+            closing(execute_shards(sharding, task, missing())) as results,
+            closing(writer.map(write, results, lambda _: 0)) as written,
+        ):
+            for found in written:
+                if isinstance(found, ShardResult):
+                    info = found.info
+                    meter.done(found.name, info.n_images, found.n_rows, info.n_failures)
+                else:
+                    failures.append(found)
+    if n_known:
+        reporter.say(f"{n_known} of {len(keys)} chunks were there from before")
+    reporter.say(meter.summary())
+    for name in set(store.names()) - keys.keys():
+        store.remove(name)  # made with another number of images in a shard
+    names = store.finished(keys)
+    lost = keys.keys() - set(names)
+    unexplained = lost - {failure.culprit for failure in failures}
+    if unexplained:
+        raise DataError(
+            f"{len(unexplained)} chunks in {store.path} are not those that this run made, first "
+            f"{min(unexplained)}: another process changed the folder; choose another --out"
+        )
+    return names, tuple(failures), sum(n_images[name] for name in lost)

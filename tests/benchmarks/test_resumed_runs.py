@@ -16,7 +16,7 @@ from benchmarks.datasets import photos
 from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
-from benchmarks.evaluation.accuracy_worker import ShardEvaluation
+from benchmarks.evaluation.evaluate import ShardEvaluation
 from benchmarks.records.record import load_record
 
 

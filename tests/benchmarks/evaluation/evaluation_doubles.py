@@ -9,8 +9,8 @@ from baselines.interface import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.run_config import RunConfig
-from benchmarks.evaluation.accuracy_worker import AccuracyWorker
-from benchmarks.evaluation.shard_worker import EvaluationTask
+from benchmarks.evaluation.evaluate import AccuracyWorker
+from benchmarks.evaluation.run_shards import EvaluationTask
 from benchmarks.prompts.protocols import find_protocols
 from benchmarks.records.record import WeightsRow
 
@@ -39,6 +39,4 @@ def run_config(out: Path, **changes: Any) -> RunConfig:
 def accuracy_task(out: Path, target: str, *protocols: str) -> EvaluationTask:
     """Task of one model against the ground truth."""
     config = run_config(out, protocols=find_protocols(protocols))
-    return EvaluationTask.of_run(
-        config, [resolved("double", target)], [], AccuracyWorker, prefetch_threads=2
-    )
+    return EvaluationTask.of_run(config, [resolved("double", target)], [], AccuracyWorker)

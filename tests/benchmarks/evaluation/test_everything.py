@@ -40,8 +40,8 @@ from benchmarks.evaluation.everything import (
     evaluate_everything,
     image_recall,
 )
+from benchmarks.evaluation.run_shards import EvaluationTask
 from benchmarks.evaluation.shard_store import ShardSummary
-from benchmarks.evaluation.shard_worker import EvaluationTask
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import EverythingRow, Failure, WeightsRow

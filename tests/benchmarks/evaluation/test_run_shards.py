@@ -1,21 +1,25 @@
-"""`miou --chunk`: the rows of a run in one shard, resumed shard by shard."""
+"""`miou --chunk`: the rows of a run in one shard, resumed shard by shard, in bounded memory."""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from evaluation_doubles import accuracy_task
 from run_outputs import lasting, tables
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import ModelOptions, Prepared, UInt8Array
 from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
-from benchmarks.evaluation.accuracy_worker import AccuracyWorker
-from benchmarks.evaluation.run_shards import ThroughputMeter
+from benchmarks.datasets.sa1b import Sa1bDataset
+from benchmarks.evaluation.evaluate import AccuracyWorker
+from benchmarks.evaluation.run_shards import ModelWorker, ThroughputMeter
 from benchmarks.evaluation.shard_store import (
     TIMES_FOLDER,
     ShardStore,
@@ -411,3 +415,30 @@ def test_the_meter_shows_throughput_and_time_left() -> None:
         # An eighth took ten seconds, three eighths are left.
         assert meter.seconds_left() == pytest.approx(30)
         assert meter.note() == "0.3 images/s, 0 rows/s, 0:00:30 left, 1 failures"
+
+
+def test_a_worker_keeps_no_images(shards: Path, tmp_path: Path) -> None:
+    worker = accuracy_task(tmp_path, "baselines.dummy:build_instant", "box", "center").worker()
+    parts = list(Sa1bDataset(shards, streaming=True).shards(4))
+    n_rows = run(worker, parts, 3)
+    tracemalloc.start()
+    try:
+        run(worker, parts, 4)
+        before = held_bytes()
+        more = run(worker, parts, 12)
+        grown = held_bytes() - before
+    finally:
+        tracemalloc.stop()
+        worker.close()
+    assert more == 4 * n_rows  # of 132 images
+    # A row takes a kilobyte, a mask three; small blocks come and go.
+    assert grown < 200 * more
+
+
+def run(worker: ModelWorker, parts: list[Shard], times: int) -> int:
+    return sum(worker.run(part).n_rows for _ in range(times) for part in parts)
+
+
+def held_bytes() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
