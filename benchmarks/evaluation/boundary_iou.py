@@ -77,11 +77,7 @@ def _eroded_rows(crop: BoolArray, distance_px: int) -> BoolArray:
 
 
 def iou(a: Boundary, b: Boundary) -> float:
-    """Intersection over union of two boundaries, in [0, 1]; 1 if both are empty.
-
-    Raises:
-        DataError: They are of images of different sizes, or of different widths.
-    """
+    """Intersection over union of two boundaries, in [0, 1]; 1 if both are empty."""
     if (a.size_hw, a.width_px) != (b.size_hw, b.width_px):
         raise DataError(
             f"boundaries of images of {a.size_hw} and {b.size_hw} px, {a.width_px} and "

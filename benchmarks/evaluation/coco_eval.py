@@ -62,10 +62,8 @@ def average_precision(
 ) -> AveragePrecision:
     """Computes COCO's AP of masks: IoU 0.5 to 0.95, by category, 100 masks a category of an image.
 
-    Args:
-        sizes_hw: Height and width of all images that are evaluated, by id.
-        truth: Ground truth; masks on other images are ignored.
-        found: Masks on these images; the order among equal scores counts.
+    The images in `sizes_hw` are evaluated, the ground truth on others is ignored; the order of the
+    found masks among equal scores counts.
     """
     evaluation = _evaluate(sizes_hw, truth, found)
     with _silence():

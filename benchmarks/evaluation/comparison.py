@@ -47,19 +47,8 @@ def compare_models(rows: pd.DataFrame, dataset: str, seed: int = 0) -> tuple[Com
     rare failures, so that the differences are skewed, flips give 0.07 to 0.13 and this test 0.05
     to 0.09. A paired t-test over instances gives 0.34 to 0.52.
 
-    Args:
-        rows: Instance table with `image_id`, `annotation_id`, `model`, `protocol`, `reference` and
-            `iou` (fractions); other columns are ignored, and the order of the rows only determines
-            the order of the result.
-        dataset: Name of the dataset.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Models, protocols and references in their order of first appearance; A is the model that
-        appears first.
-
-    Raises:
-        DataError: A column is missing, an IoU is not finite, or a model answered a prompt twice.
+    Result rows have models, protocols and references in their order of first appearance in the
+    instance table; A is the model that appears first.
     """
     missing = [name for name in NEEDED if name not in rows.columns]
     if missing:
@@ -91,9 +80,7 @@ def compare_tables(
     """Compares models as `compare_models` does, one table in memory at once.
 
     All rows of an image are in one table. Models in `without` are left out, also as references.
-
-    Returns:
-        The comparisons, and the number of prompts that each model answered.
+    Returns also the number of prompts that each model answered.
     """
     dropped = [*without, *(f"{TEACHER_PREFIX}{name}" for name in without)]
     pairs: dict[tuple[str, str, str, str], ImageSums] = {}
@@ -196,18 +183,9 @@ def tie_groups(scores: Mapping[str, float], comparisons: Iterable[ComparisonRow]
 
     A model may have several letters: B may tie with A and with C though A and C differ. Groups are
     made by splitting at every pair that differs, and dropping subsets of other groups (Piepho,
-    Journal of Computational and Graphical Statistics 13, 2004).
-
-    Args:
-        scores: Model to score; the higher, the earlier its letters.
-        comparisons: At least one for each pair of these models, all under one protocol and one
-            reference; others are ignored.
-
-    Returns:
-        Model to letters, such as `ab`, best score first.
-
-    Raises:
-        DataError: A pair was not compared.
+    Journal of Computational and Graphical Statistics 13, 2004). Every pair of the scored models
+    must be among the comparisons, which are of one protocol and reference. The model with the best
+    score comes first.
     """
     ranked = sorted(scores, key=lambda model: -scores[model])
     known = {frozenset((row.model_a, row.model_b)): row.p_adjusted <= LEVEL for row in comparisons}

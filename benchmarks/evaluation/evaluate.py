@@ -41,13 +41,7 @@ from benchmarks.evaluation.prompt_runner import (
 from benchmarks.evaluation.rescore import rescore
 from benchmarks.evaluation.run_model import TIMED_ELSEWHERE, ModelResult, run_model
 from benchmarks.evaluation.run_shards import EvaluationTask, ModelWorker, machine_of, run_task
-from benchmarks.evaluation.scoring import (
-    CLICKS_NEED_TRUTH,
-    Pair,
-    ReferenceModel,
-    Scorer,
-    Targets,
-)
+from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.shard_store import ShardResult, ShardSummary, ShardTimes, shard_key
 from benchmarks.evaluation.summaries import count_clicks, headline, sum_tables
 from benchmarks.prompts.manifests import ManifestStore
@@ -176,11 +170,7 @@ def evaluate(
 
 
 def _why_empty(
-    summary: ShardSummary,
-    model: str,
-    protocol: AccuracyProtocol,
-    reference: str,
-    why: str | None,
+    summary: ShardSummary, model: str, protocol: AccuracyProtocol, reference: str, why: str | None
 ) -> tuple[Status, str]:
     """Status and reason of a row without figures; `why` if the reference cannot be used."""
     if model in summary.unavailable:
@@ -458,9 +448,7 @@ class ShardEvaluation:
                     # Other models need the reference masks even if this one failed.
                     instances.extend((image.image_id, each) for each in image.instances)
         result = AccuracyResult(
-            **loop.fields(),
-            unsupported=unsupported,
-            timed_with=timed_with(model.options.device),
+            **loop.fields(), unsupported=unsupported, timed_with=timed_with(model.options.device)
         )
         if loop.is_stopped:
             return result

@@ -110,11 +110,7 @@ def predictions_key(path: Path) -> str | None:
 
 
 def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
-    """Reads what `save_predictions` wrote.
-
-    Raises:
-        DataError: Missing, not such a file, or of another version.
-    """
+    """Reads what `save_predictions` wrote."""
     table = _read(path, "predictions")
     try:
         info = PredictionsInfo.model_validate_json(table.schema.metadata[_METADATA_KEY])
@@ -160,11 +156,7 @@ def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Inst
 
 
 def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
-    """The fingerprint of the dataset, and its instances by image and annotation id.
-
-    Raises:
-        DataError: Missing, or not such a file.
-    """
+    """The fingerprint of the dataset, and its instances by image and annotation id."""
     table = _read(path, "reference masks")
     try:
         fingerprint = json.loads(table.schema.metadata[_METADATA_KEY])["fingerprint"]

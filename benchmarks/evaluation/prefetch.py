@@ -54,12 +54,8 @@ class Prefetcher:
         """Yields results in the order of the items; an item is taken when there is room for it.
 
         Closing the generator, or an error in it, cancels the items that have not begun and waits
-        for the others, so that no call of `function` is running afterwards.
-
-        Args:
-            function: Called in a thread, several at a time, or inline.
-            items: Taken in the calling thread, each when it is due.
-            n_bytes: Bytes that an item holds until its result is taken, or that a result holds.
+        for the others, so that no call of `function` is running afterwards. `n_bytes` gives the
+        bytes that an item holds until its result is taken, or that a result holds.
         """
         if self._pool is None:
             yield from map(function, items)
@@ -154,11 +150,7 @@ class ImageTask(Protocol):
         """Returns the input of `predict` for an image; several threads may call it."""
 
     def predict(self, batch: Any) -> Iterator[Any]:
-        """Yields the predictions of the model; called in the thread that owns the model.
-
-        Raises:
-            BenchError: The model fails on the image, or its result violates the interface.
-        """
+        """Yields predictions, in the thread that owns the model; a BenchError if it fails."""
 
     def score(self, batch: Any, predictions: Sequence[Any]) -> Any:
         """Returns the scores of some predictions of an image; several threads may call it."""

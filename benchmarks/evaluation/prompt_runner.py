@@ -152,16 +152,7 @@ class PromptRunner:
     def predict(
         self, sample: Sample, masks: Sequence[BoolArray], prompts: ImagePrompts
     ) -> Iterator[QueryMasks]:
-        """Yields all masks that the model predicts for one image.
-
-        Args:
-            sample: The image.
-            masks: Reference mask of each of its instances; clicks are placed on its errors.
-            prompts: Prompts made by `prompts`.
-
-        Raises:
-            BenchError: The model fails on the image, or its result violates the interface.
-        """
+        """Yields all masks of the model for an image; clicks are placed on errors against `masks`."""
         embedding: Embedding | None = None
         for name, queries in self._queries.items():
             sampler = prompt_sampler(name)

@@ -76,9 +76,7 @@ class RemoteWorker:
     def run(self, shard: Shard, poison: dict[int, str], *, careful: bool) -> tuple[Any, str]:
         """Runs a shard; if careful, nothing overlaps and each image is reported to the board.
 
-        Returns:
-            The result, and the tracebacks of failures for the driver to show, since the output of
-            workers is not shown.
+        Returns also the tracebacks of failures, since the output of workers is not shown.
         """
         with debugging(wanted=self._debug), collected_tracebacks() as tracebacks:
             worker = self._worker
@@ -110,12 +108,7 @@ class _Job:
 def run_on_ray(
     sharding: ShardingConfig, task: ShardTask[ResultT], shards: Iterator[Shard]
 ) -> Generator[ResultT | Failure, None, None]:
-    """Runs shards on the cluster, and yields results in the order in which they are finished.
-
-    Raises:
-        UsageError: Ray is not installed, or the cluster is unreachable, too small or has other
-            code.
-    """
+    """Runs shards on the cluster, and yields results in the order in which they are finished."""
     # Ray reports dead workers on standard output, which may be a document of the command.
     with contextlib.redirect_stdout(sys.stderr):
         ray = _connect(sharding)

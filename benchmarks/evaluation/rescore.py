@@ -43,16 +43,7 @@ def rescore(
 ) -> Iterator[InstanceRow]:
     """Yields the rows that an evaluation with the model gives, in the same order.
 
-    Args:
-        model: Name of the model.
-        predictions: Its predictions; those of an image are consecutive.
-        instances: The reference masks.
-        pairs: What is scored against what; protocols whose queries were not run give no rows.
-        reference_models: All models that `pairs` names, by name.
-        boundary: Whether boundary IoU is scored.
-
-    Raises:
-        DataError: A prediction is for an annotation that the references do not hold.
+    Predictions for an image are consecutive; protocols whose queries were not run give no rows.
     """
     scorer = Scorer(model, pairs)
     for image_id, rows in groupby(predictions, key=lambda each: each.image_id):
@@ -98,15 +89,7 @@ class Stored:
 
 
 def load_stored(paths: Sequence[Path]) -> Stored:
-    """Reads predictions, and the reference masks stored beside them.
-
-    Args:
-        paths: Files of predictions, their folders, or folders of runs.
-
-    Raises:
-        DataError: A file cannot be read, or they belong to different data.
-        UsageError: Two files are of the same model.
-    """
+    """Reads predictions from files, their folders or folders of runs, and the reference masks."""
     files: list[Path] = []
     for path in paths:
         is_run = (path / RECORD_NAME).is_file() or (path / PREDICTIONS_FOLDER).is_dir()
@@ -142,16 +125,9 @@ def load_stored(paths: Sequence[Path]) -> Stored:
 def score_stored(
     stored: Stored, names: Sequence[str], references: Sequence[str]
 ) -> tuple[list[MiouRow], list[InstanceRow]]:
-    """Scores all stored models.
+    """Scores all stored models against references, `ground-truth` or `teacher:NAME`.
 
-    Args:
-        stored: Their predictions.
-        names: Names of protocols; empty for those that the files were made for.
-        references: `ground-truth`, or `teacher:NAME` if that model is among the stored ones.
-
-    Raises:
-        UsageError: A protocol is unknown, or a reference model is not stored.
-        DataError: Predictions and references belong to different data.
+    Without names of protocols, those that the files were made for are used.
     """
     protocols = find_protocols(names or stored.protocols)
     models = {}

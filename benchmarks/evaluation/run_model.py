@@ -35,13 +35,7 @@ def unreadable_image_failure(image: UnreadableImage) -> Failure:
 
 
 def left_out_text(unusable: int = 0, given_up: int = 0, failed: int = 0) -> str | None:
-    """Text about the images that a row with figures leaves out; None if none is left out.
-
-    Args:
-        unusable: Number of images that could not be read, or that a model failed on.
-        given_up: Number of images of chunks that could not be made.
-        failed: Number of images of chunks that the model itself failed on.
-    """
+    """Text about the images that a row with figures leaves out; None if none is left out."""
     counts = {
         "unusable": unusable,
         "in chunks that could not be made": given_up,
@@ -163,19 +157,10 @@ def run_model(
     """Takes the result of a model from a cache, or builds the model and measures it.
 
     Results with failures are not cached, so that repaired images and models are measured again.
+    Exceptions other than `BenchError` are errors of this project, and are not caught. `is_intact`
+    tells whether the files that belong to a cached result are still there.
 
-    Args:
-        model: The model; its weights may be unusable or missing.
-        kind: Class of the result.
-        measure: Measures the model.
-        build: Builds the model; `build_trained`, or a cache of built models.
-        cache: Results of an interrupted run; None caches nothing.
-        key: Everything that determines the result.
-        is_intact: Whether the files that belong to a cached result are still there.
-
-    Returns:
-        The result, and whether it was cached. It has no figures if the model cannot be measured or
-        fails. Exceptions other than `BenchError` are errors of this project, and are not caught.
+    Returns the result, without figures if the model cannot be measured, and whether it was cached.
     """
     known = None if cache is None or key is None else cache.get(key, kind)
     if known is not None and is_intact(known):

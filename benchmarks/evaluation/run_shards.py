@@ -46,14 +46,9 @@ class ShardWorker(Protocol[ResultT_co]):
     """Runs one shard after the other, and loads its models once."""
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> ResultT_co:
-        """Runs a shard.
+        """Runs a shard without the images that crash workers: reasons by position in `poison`.
 
-        Args:
-            shard: The shard.
-            poison: Reasons by position of images that crash workers and must not be read.
-
-        Raises:
-            BenchError: Something failed that is not a fault of a model or an image.
+        A BenchError is something that is not a fault of a model or an image.
         """
 
     def single_threaded(self) -> ShardWorker[ResultT_co]:
@@ -81,11 +76,7 @@ class ShardTask(Protocol[ResultT_co]):
 def execute_shards(
     sharding: ShardingConfig, task: ShardTask[ResultT], shards: Iterator[Shard]
 ) -> Generator[ResultT | Failure, None, None]:
-    """Yields the results of shards in any order; a failure for one that could not be run.
-
-    Raises:
-        UsageError: The cluster cannot be used.
-    """
+    """Yields the results of shards in any order; a failure for one that could not be run."""
     if sharding.cluster is not None:
         from benchmarks.evaluation.ray_backend import run_on_ray
 
@@ -326,9 +317,7 @@ class ModelWorker(ABC):
         )
         # A model that was taken from an interrupted run, or stopped early, has not read all.
         read = max(
-            results.values(),
-            key=lambda found: sum(found.left_out.values()),
-            default=ModelResult(),
+            results.values(), key=lambda found: sum(found.left_out.values()), default=ModelResult()
         )
         report = ShardInfo(
             key=shard_key(self.task.key, shard),
@@ -381,13 +370,7 @@ def run_task(
     """Runs a task on a dataset: as one shard, or in shards that are kept one by one.
 
     Results are stored under a name in the folder of the run: one file, or a folder of files.
-
-    Returns:
-        Files of the results, and their summary.
-
-    Raises:
-        DataError: The folder cannot be written, or another process has changed it meanwhile.
-        UsageError: The cluster cannot be used.
+    Returns the files and the summary of the results.
     """
     config = task.config
     path, sharding = config.out / name, config.sharding
@@ -420,9 +403,8 @@ def _run_missing_shards(
 ) -> tuple[tuple[str, ...], tuple[Failure, ...], int]:
     """Runs all shards that are not stored; deletes stored ones that are not part of the run.
 
-    Returns:
-        Names of the stored shards in order, failures of shards that could not be run, and the
-        number of their images.
+    Returns names of the stored shards in order, failures of the others, and the number of images
+    of these.
     """
     out = task.config.out
     # A run that ended with failures is started again to repeat what failed.

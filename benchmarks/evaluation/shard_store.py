@@ -16,11 +16,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from benchmarks.datasets.dataset import Dataset, Shard
-from benchmarks.evaluation.run_model import (
-    Attempts,
-    left_out_text,
-    malformed_annotation_failures,
-)
+from benchmarks.evaluation.run_model import Attempts, left_out_text, malformed_annotation_failures
 from benchmarks.records.instances import parquet_file
 from benchmarks.records.record import AccuracyTimeRow, Failure, Status, write_atomic
 from mobilesam.frozen_model import FrozenModel
@@ -103,12 +99,7 @@ class ShardResult:
 
 
 def shard_key(task: str, shard: Shard) -> str:
-    """SHA-256 of everything that determines the rows of a shard.
-
-    Args:
-        task: `content_key` of code, configuration, weights and libraries.
-        shard: The shard; its fingerprint covers references and prompts, its state the image files.
-    """
+    """SHA-256 of all that determines the rows of a shard; `task` covers code and configuration."""
     inputs = f"{task} {shard.fingerprint} {shard.images_state} {len(shard.readers)}"
     return hashlib.sha256(inputs.encode()).hexdigest()
 
@@ -156,11 +147,7 @@ class ShardStore:
         return found if found.key == key else None
 
     def write(self, result: ShardResult) -> None:
-        """Stores a result atomically.
-
-        Raises:
-            DataError: It cannot be written.
-        """
+        """Stores a result atomically."""
         if result.times is not None and not self._single:
             # The table is written last, since it marks the shard as finished.
             times = result.times.model_dump_json().encode()

@@ -149,15 +149,7 @@ class GroupSums:
 
 
 def sum_tables(tables: Iterable[Path | IO[bytes]]) -> dict[Group, GroupSums]:
-    """Adds up the rows of instance tables, one batch of rows in memory at once.
-
-    Args:
-        tables: Parquet files as written by `write_instances`. The rows of an image may be in
-            several of them.
-
-    Raises:
-        DataError: A file cannot be read, is not such a table, or holds an IoU that is not finite.
-    """
+    """Adds up the rows of instance tables, one batch of rows in memory at once."""
     found: defaultdict[Group, GroupSums] = defaultdict(GroupSums)
     for table in tables:
         for frame in _batches(table):
@@ -189,9 +181,7 @@ def count_clicks(
 ) -> Mapping[tuple[str, str], Clicks]:
     """Mean number of clicks until an IoU is reached, by model and protocol.
 
-    Args:
-        tables: Instance tables; all rows of an image are in one of them.
-        protocols: Protocols of the run; those other than `clicks-K` are ignored.
+    All rows of an image are in one of the tables.
     """
     clicking = {each.name: each.n_clicks for each in protocols if each.n_clicks is not None}
     # Per group: number of instances, and means over them, of each table.

@@ -136,11 +136,7 @@ class Worker:
         self._stderr.close()
 
     def ask(self, do: str, **request: Any) -> Answer:
-        """Sends a request and waits for the answer.
-
-        Raises:
-            WorkerError: The process failed; the message gives the reason.
-        """
+        """Sends a request and waits for the answer; a WorkerError if the process failed."""
         self.post(do, **request)
         return self.answer()
 
@@ -155,11 +151,7 @@ class Worker:
             self._process.stdin.flush()
 
     def answer(self) -> Answer:
-        """Waits for the next answer; the first one is to the set-up.
-
-        Raises:
-            WorkerError: The process failed; the message gives the reason.
-        """
+        """Waits for the next answer; the first one is to the set-up."""
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         with ExitStack() as stack:
             if self._limit_s is not None:
@@ -229,19 +221,10 @@ def turns(
 
 
 def run_task(path: str, threads: int, **arguments: Any) -> Answer:
-    """Runs a task once, in a fresh process, without a time limit.
+    """Runs phase `run` of a task (see `task_setup`) once, in a fresh process, without a time limit.
 
-    Args:
-        path: `module:function` of a function that returns the calls by phase; called for `run`.
-        threads: Threads of its libraries.
-        arguments: Arguments of the function, which JSON can represent.
-
-    Returns:
-        `value`, which the call returned; its `ms`, `cpu_ms` and `faults`; `loaded_bytes` before
-        the call and `peak_rss_bytes` after it.
-
-    Raises:
-        WorkerError: It failed; the message gives the reason.
+    Returns `value`, which the call returned; its `ms`, `cpu_ms` and `faults`; `loaded_bytes` before
+    the call and `peak_rss_bytes` after it.
     """
     with Worker(task_setup(path, threads, **arguments), limit_s=None) as worker:
         worker.answer()

@@ -64,17 +64,7 @@ def wait_until_idle(
     timeout_s: float = TIMEOUT_S,
     measure: Callable[[], Load] = other_load,
 ) -> float:
-    """Waits until other processes use less than `max_load` cores; returns the last load in cores.
-
-    Args:
-        say: Prints a line; called when waiting begins and when it is over.
-        max_load: Limit in cores.
-        timeout_s: Longest time to wait, in seconds.
-        measure: Measures the load over one window.
-
-    Raises:
-        BusyMachineError: The machine stayed busy; names the busiest processes.
-    """
+    """Waits until other processes use less than `max_load` cores; returns the last load."""
     say(f"waiting until other processes use less than {max_load:g} of a core ({WINDOW_S:.0f} s)")
     start = time.monotonic()
     while True:
@@ -95,9 +85,6 @@ def wait_if_published(out: Path | None) -> float | None:
     """Waits until the machine is idle if a result goes to `results/`, whose figures are published.
 
     Returns the number of cores used by other processes, or None if the result is not published.
-
-    Raises:
-        BusyMachineError: The machine stays busy.
     """
     if out is None or RESULTS not in out.resolve().parents:
         return None

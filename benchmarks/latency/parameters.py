@@ -37,11 +37,7 @@ _NO_ARITHMETIC = frozenset(
 
 
 def count(model: Segmenter) -> list[ParamsRow]:
-    """Counts the components of a model, then their total (`all`).
-
-    Args:
-        model: Built on any device; its image encoder may be on the meta device.
-    """
+    """Counts the components of a model, then their total (`all`)."""
     with adapter_call("modules and probes"):
         modules, given = model.modules(), model.probes()
         for module in modules.values():
@@ -120,11 +116,7 @@ def count_used(module: nn.Module, probes: Sequence[Callable[[], object]]) -> int
 
 
 def count_flops(probe: Callable[[], object]) -> tuple[int, list[str]]:
-    """Counts the floating-point operations of one call; a multiply-add is two.
-
-    Returns:
-        The count, and the names of arithmetic operators that it does not include.
-    """
+    """Floating-point operations of one call, a multiply-add is two; and operators not counted."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -154,16 +146,9 @@ def build_and_count(
 ) -> tuple[dict[str, ModelInfo], list[ResolvedModel]]:
     """Builds each architecture without memory for its weights, and counts it if requested.
 
-    Args:
-        config: `count_parameters` adds rows of parameters and FLOPs.
-        models: In the order of the tables.
-        record: Receives rows of models and parameters, and failures.
-        reporter: Shows the progress.
-
-    Returns:
-        Information on each model that can be built, by name; and all models, updated: one with
-        networks but no given weights runs with random ones, and one whose exported files cannot be
-        made has an error.
+    Returns information on each model that can be built, by name; and all models, updated: one with
+    networks but no given weights runs with random ones, and one whose exported files cannot be made
+    has an error.
     """
     infos: dict[str, ModelInfo] = {}
     updated: list[ResolvedModel] = []

@@ -15,13 +15,7 @@ from baselines.interface import ModelInfo, ModelOptions
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import Profile, RunConfig
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.latency.controller import (
-    ANSWER_LIMIT_S,
-    Worker,
-    WorkerError,
-    model_setup,
-    shuffled,
-)
+from benchmarks.latency.controller import ANSWER_LIMIT_S, Worker, WorkerError, model_setup, shuffled
 from benchmarks.latency.timer import StopRule, milliseconds
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
@@ -93,12 +87,6 @@ def measure(
 
     In each round, every model runs once in a process of its own, in a new random order. Finished
     rounds are cached in the folder of the run.
-
-    Args:
-        config: Configuration with a profile.
-        models: Models in the order of the tables.
-        infos: Descriptions of the models that can be built, by name.
-        reporter: Reports progress.
     """
     profile = config.profile
     assert profile is not None  # noqa: S101 - without a profile nothing is timed

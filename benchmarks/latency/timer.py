@@ -83,12 +83,7 @@ def measure(
 ) -> Samples:
     """Warms up, then times calls until the rule is met, with the garbage collector off.
 
-    Args:
-        call: The call to time.
-        rule: Stop rule.
-        synchronize: Waits for the device.
-        expected_ms: Time of an earlier call. A call that takes longer than the whole warm-up is
-            not repeated for it.
+    A call that is expected to take longer than the whole warm-up is not repeated for it.
     """
     warmup_ms: list[float] = []
     budget_ms = rule.warmup_seconds * 1e3

@@ -57,11 +57,7 @@ class SubjectError(Exception):
 
 @contextmanager
 def model_call(method: str) -> Iterator[None]:
-    """Converts exceptions of a model to `SubjectError`; the block may hold only calls of a model.
-
-    Args:
-        method: Name of the model's method, for the message.
-    """
+    """Converts exceptions of a model to `SubjectError`; around calls of a model alone."""
     try:
         yield
     except Exception as error:  # models are foreign code, here also of another version

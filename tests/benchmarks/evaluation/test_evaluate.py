@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, ModelOptions, Prepared, Prompts, UInt8Array
 from benchmarks.config import model_resolution as planning
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import ImageReader, Sample, ShardDataset, UnreadableImage
+from benchmarks.datasets.dataset import Sample, ShardDataset, UnreadableImage
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
@@ -367,13 +369,17 @@ class Fails(DummySegmenter):
 def test_a_read_that_outlasts_a_failed_model_adds_nothing_to_the_next(
     shard: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ShardDataset.read
+    real = ShardDataset.loaders
 
-    def slow(self: ShardDataset, index: int, reader: ImageReader) -> Sample | UnreadableImage:
-        time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
-        return real(self, index, reader)
+    def slow(self: ShardDataset) -> Iterator[Callable[[], Sample | UnreadableImage]]:
+        def read(index: int, load: Callable[[], Sample | UnreadableImage]) -> Any:
+            time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
+            return load()
 
-    monkeypatch.setattr(ShardDataset, "read", slow)
+        for index, load in enumerate(real(self)):
+            yield partial(read, index, load)
+
+    monkeypatch.setattr(ShardDataset, "loaders", slow)
     manifests = ManifestStore(shard.fingerprint, 0, tmp_path)
     failed = evaluate(shard, 3, tmp_path, Fails(delays_ms={}), manifests)
     assert "too green" in (failed.attempts.broken or "")
