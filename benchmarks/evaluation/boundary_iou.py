@@ -26,14 +26,7 @@ def boundary_width_px(size_hw: tuple[int, int], ratio: float = BOUNDARY_RATIO) -
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boundary:
-    """The boundary of one mask, cropped to the mask's tight box.
-
-    Attributes:
-        width_px: Depth of the boundary within the mask.
-        left, top: Column and row of the crop's first pixel in the image.
-        crop: (h, w) bool, the boundary within the box; (0, 0) for an empty mask.
-        area_px: Number of pixels of the boundary.
-    """
+    """Boundary of one mask: a (h, w) bool crop of the image at `left` and `top`, or empty."""
 
     size_hw: tuple[int, int]
     width_px: int

@@ -69,12 +69,7 @@ _PROBLEMS_SHOWN = 5
 
 
 class _DetectorResult(ModelResult):
-    """Result of one model.
-
-    Attributes:
-        row: The row; None if the model cannot be run.
-        results_sha256: SHA-256 of the results file that belongs to it.
-    """
+    """Result of one model; the row is None if the model cannot be run."""
 
     row: DetectorRow | None = None
     results_sha256: str = ""

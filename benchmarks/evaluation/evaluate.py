@@ -183,7 +183,7 @@ def _why_empty(
         why = f"none of the {n_without} instances has a prompt {protocol.prompt}"
     if why is not None:
         return "skipped", why
-    if summary.attempts_of(model).n_answered and not summary.n_given_up:
+    if summary.attempts[model].n_answered and not summary.n_given_up:
         return "error", f"no image was answered both by {model} and by {reference}"
     return "error", summary.why_nothing(model)
 
@@ -212,11 +212,7 @@ def _why_no_reference(
 
 
 class AccuracyResult(ModelResult):
-    """Result of one model on a shard.
-
-    Attributes:
-        unsupported: Reason why the model does not support a protocol, by protocol name.
-    """
+    """Result of one model on a shard; `unsupported` has reasons by protocol name."""
 
     rows: tuple[InstanceRow, ...] = ()
     unsupported: dict[str, str] = Field(default_factory=dict)
@@ -280,11 +276,7 @@ def _described(
 class ShardEvaluation:
     """Evaluation of all models on one shard.
 
-    Attributes:
-        manifests: Prompts of the shard, the same for all models.
-        folder: Where predictions are stored.
-        reference_models: Models that have been run and serve as reference.
-        warnings: One line for each model whose time was taken under other conditions.
+    Prompts of the shard come from `manifests`, the same for all models; predictions go to `folder`.
     """
 
     worker: ModelWorker

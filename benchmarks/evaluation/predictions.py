@@ -24,16 +24,14 @@ PREDICTIONS_FOLDER = "predictions"
 REFERENCES_NAME = "references.parquet"
 _METADATA_KEY = b"mobilesam-bench.predictions"
 _VERSION = 1
+_Columns = dict[str, tuple[str, list[Any]]]
 
 
 class PredictionsInfo(FrozenModel):
-    """Metadata of a file of predictions.
+    """Metadata of a file of predictions; `manifests` and `left_out` are by prompt rule.
 
-    Attributes:
-        manifests: SHA-256 of the prompts by prompt rule.
-        left_out: Instances without a prompt, by prompt rule.
-        lost_ids: Images that could not be read, or that the model failed on.
-        key: SHA-256 of everything that determines the predictions; None in older files.
+    Images in `lost_ids` could not be read, or the model failed on them. `key` is the SHA-256 of all
+    that determines the predictions, None in older files.
     """
 
     version: int = _VERSION
@@ -82,17 +80,16 @@ def references_path(out: Path) -> Path:
 
 def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Prediction]) -> None:
     """Writes one Parquet file, atomically."""
-    sizes = [row.rles[0]["size"] for row in rows]
-    columns = {
-        "image_id": np.array([row.image_id for row in rows], np.int64),
-        "annotation_id": np.array([row.annotation_id for row in rows], np.int64),
-        "prompt": [row.query.prompt for row in rows],
-        "clicks": np.array([row.query.clicks for row in rows], np.int64),
-        "multimask": np.array([row.query.multimask for row in rows], np.bool_),
-        "height": np.array([size[0] for size in sizes], np.int64),
-        "width": np.array([size[1] for size in sizes], np.int64),
-        "scores": [list(row.scores) for row in rows],
-        "counts": [[rle["counts"] for rle in row.rles] for row in rows],
+    columns: _Columns = {
+        "image_id": ("int64", [row.image_id for row in rows]),
+        "annotation_id": ("int64", [row.annotation_id for row in rows]),
+        "prompt": ("string", [row.query.prompt for row in rows]),
+        "clicks": ("int64", [row.query.clicks for row in rows]),
+        "multimask": ("bool", [row.query.multimask for row in rows]),
+        "height": ("int64", [row.rles[0]["size"][0] for row in rows]),
+        "width": ("int64", [row.rles[0]["size"][1] for row in rows]),
+        "scores": ("floats", [row.scores for row in rows]),
+        "counts": ("strings", [[rle["counts"] for rle in row.rles] for row in rows]),
     }
     _write(path, columns, info.model_dump_json().encode())
 
@@ -142,15 +139,15 @@ def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Inst
         if known == fingerprint:
             found = {(image_id, each.annotation_id): each for image_id, each in rows}
             rows = [(key[0], each) for key, each in (instances | found).items()]
-    columns = {
-        "image_id": np.array([image_id for image_id, _ in rows], np.int64),
-        "annotation_id": np.array([each.annotation_id for _, each in rows], np.int64),
-        "category": [each.category for _, each in rows],
-        "area": np.array([each.area_px for _, each in rows], np.float64),
-        "box": [each.box.tolist() for _, each in rows],
-        "height": np.array([each.rle["size"][0] for _, each in rows], np.int64),
-        "width": np.array([each.rle["size"][1] for _, each in rows], np.int64),
-        "counts": [each.rle["counts"] for _, each in rows],
+    columns: _Columns = {
+        "image_id": ("int64", [image_id for image_id, _ in rows]),
+        "annotation_id": ("int64", [each.annotation_id for _, each in rows]),
+        "category": ("string", [each.category for _, each in rows]),
+        "area": ("float64", [float(each.area_px) for _, each in rows]),
+        "box": ("floats", [each.box.tolist() for _, each in rows]),
+        "height": ("int64", [each.rle["size"][0] for _, each in rows]),
+        "width": ("int64", [each.rle["size"][1] for _, each in rows]),
+        "counts": ("string", [each.rle["counts"] for _, each in rows]),
     }
     _write(path, columns, json.dumps({"fingerprint": fingerprint}).encode())
 
@@ -175,14 +172,16 @@ def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
     return fingerprint, instances
 
 
-def _write(path: Path, columns: dict[str, Any], metadata: bytes) -> None:
+def _write(path: Path, columns: _Columns, metadata: bytes) -> None:
+    """Writes columns of types `floats` (lists of float32), `strings`, or one of pyarrow's names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"prompt": pa.string(), "category": pa.string(), "scores": pa.list_(pa.float32())}
-    types["counts"] = pa.string() if "box" in columns else pa.list_(pa.string())
-    types["box"] = pa.list_(pa.float32())
-    arrays = {name: pa.array(values, type=types.get(name)) for name, values in columns.items()}
+    lists = {"floats": pa.list_(pa.float32()), "strings": pa.list_(pa.string())}
+    arrays = {
+        name: pa.array(values, type=lists.get(kind, kind))
+        for name, (kind, values) in columns.items()
+    }
     buffer = io.BytesIO()
     table = pa.table(arrays).replace_schema_metadata({_METADATA_KEY: metadata})
     pq.write_table(table, buffer, compression="zstd")

@@ -35,9 +35,8 @@ _AHEAD = 2  # items that wait beyond one for each thread, so that no thread is i
 class Prefetcher:
     """Threads that read and score while the calling thread runs the model.
 
-    Args:
-        n_threads: Number of threads; 0 does everything in the calling thread, one after the other.
-        budget_bytes: Most bytes that may wait between two stages.
+    Without threads everything is done in the calling thread, one after the other. At most
+    `budget_bytes` may wait between two stages.
     """
 
     def __init__(self, n_threads: int = 0, budget_bytes: int = BUDGET_BYTES) -> None:

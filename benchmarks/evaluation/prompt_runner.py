@@ -42,10 +42,7 @@ ImagePrompts = Mapping[str, Sequence[Float32Array | None]]
 class EmbeddingCache:
     """A folder of image embeddings by image, model and weights, shared between runs.
 
-    Args:
-        folder: Created with the first embedding; None caches nothing.
-        precision: Precision of the models.
-        device: Device of the models; the last digits of an embedding depend on it.
+    None caches nothing. The last digits of an embedding depend on precision and device.
     """
 
     def __init__(self, folder: Path | None, precision: str = "fp32", device: str = "cpu") -> None:
@@ -100,13 +97,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryMasks:
-    """Predicted masks of one query for one instance.
-
-    Attributes:
-        index: Position of the instance in its sample.
-        masks: (C, H, W) bool at the image's own size.
-        scores: (C,) float32, the model's own.
-    """
+    """Masks of one query for an instance of a sample by position, (C, H, W) bool, (C,) scores."""
 
     query: Query
     index: int
@@ -152,7 +143,7 @@ class PromptRunner:
     def predict(
         self, sample: Sample, masks: Sequence[BoolArray], prompts: ImagePrompts
     ) -> Iterator[QueryMasks]:
-        """Yields all masks of the model for an image; clicks are placed on errors against `masks`."""
+        """Yields all masks of the model for an image; clicks are on errors against the `masks`."""
         embedding: Embedding | None = None
         for name, queries in self._queries.items():
             sampler = prompt_sampler(name)
@@ -238,11 +229,7 @@ class PromptRunner:
 
 @dataclass(slots=True, eq=False)
 class _ClickSession:
-    """Clicks given for one instance so far, each on a different pixel, and the latest mask.
-
-    Attributes:
-        predicted, row: Masks of several prompts, and the row of this instance.
-    """
+    """Clicks on one instance so far, each on another pixel, and its row in the latest masks."""
 
     points: Float32Array
     labels: Int64Array

@@ -57,10 +57,8 @@ def malformed_annotation_failures(
 class Attempts(FrozenModel):
     """Counts of the images of a dataset, or of consecutive parts of it, for one model.
 
-    Attributes:
-        n_failed_first: Number of images that it failed on before the first that it answered.
-        reasons: Its errors on the first `FIRST_IMAGES` of these.
-        failures: One for each image that it failed on.
+    Images that it failed on before the first that it answered are counted in `n_failed_first`; the
+    errors on the first `FIRST_IMAGES` of these are `reasons`.
     """
 
     n_answered: int = 0
@@ -120,12 +118,7 @@ def failed_attempt(model: str, stage: str, sample: Sample, error: BenchError) ->
 
 
 class ModelResult(FrozenModel):
-    """Result of one model on the images of a shard.
-
-    Attributes:
-        left_out: Number of unused annotations by reason, as found while images were read.
-        timed_with: Conditions of the times, as by `environment.timed_with`.
-    """
+    """Result of one model on the images of a shard; `left_out` counts unused annotations."""
 
     status: Status = "ok"
     why: str | None = None

@@ -102,12 +102,7 @@ def shard_failure(shard: Shard, why: str) -> Failure:
 
 
 class ThroughputMeter:
-    """Measures throughput, estimates the time left, and shows both beside a progress bar.
-
-    Args:
-        bar: The progress bar, updated after each shard.
-        clock: Returns seconds; monotonic.
-    """
+    """Measures throughput, estimates the time left, and shows both beside a progress bar."""
 
     def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
         self._bar = bar
@@ -167,10 +162,7 @@ class ThroughputMeter:
 class EvaluationTask:
     """What is done with each shard; it can be sent to another process.
 
-    Attributes:
-        config: Configuration of the run, without its dataset.
-        key: `content_key` of everything that determines the results, besides the shard.
-        code: `code_version` of the driver, which workers must share.
+    It has no dataset. Its key determines the results, besides the shard; workers must share `code`.
     """
 
     config: RunConfig
@@ -224,15 +216,8 @@ class EvaluationTask:
 class ModelWorker(ABC):
     """Evaluates models on one shard after the other.
 
-    Args:
-        task: What is done with each shard.
-        cache: Results of finished models, if the only shard is the whole dataset.
-        reporter: Reports progress; None reports nothing.
-
-    Attributes:
-        stage: Name of the measurement in failures.
-        title: Name of the measurement in messages.
-        threads_unsharded: Prefetch threads, unless the run is in shards, which sets the number.
+    With a cache for the results of finished models, the only shard is the whole dataset. Failures
+    name the `stage`, messages the `title`. `threads_unsharded` prefetch if there is one shard.
     """
 
     stage: ClassVar[str]

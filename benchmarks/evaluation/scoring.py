@@ -63,12 +63,7 @@ class ReferenceModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """Reference masks of one image, each computed when it is first needed.
-
-    Attributes:
-        masks: Reference masks of the instances, or None to decode them when needed.
-        boundary: Whether boundary IoU is scored.
-    """
+    """Reference masks of one image, each decoded and bounded when it is first needed."""
 
     image_id: int
     instances: Sequence[Instance]

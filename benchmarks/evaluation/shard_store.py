@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -38,13 +38,8 @@ class Unavailable(FrozenModel):
 class ShardInfo(FrozenModel):
     """What a shard reports besides its rows, as metadata of its file; the same in every run.
 
-    Attributes:
-        key: SHA-256 of everything that determines the rows.
-        unavailable: Models without any result, by name.
-        unsupported: Protocols that a model does not support, with the reason, by model.
-        failures: Images that cannot be read, and models that cannot be built.
-        manifests: SHA-256 of the prompts, by prompt sampler.
-        no_prompt: Number of instances without a prompt, by prompt sampler.
+    Manifests (SHA-256) and numbers of instances without a prompt are by prompt sampler, all else by
+    model. Failures are images that cannot be read, and models that cannot be built.
     """
 
     key: str
@@ -105,12 +100,7 @@ def shard_key(task: str, shard: Shard) -> str:
 
 
 class ShardStore:
-    """Results of the shards of a run.
-
-    Args:
-        path: Folder of their Parquet files, which holds nothing else.
-        single: The run has one shard, and `path` is its file.
-    """
+    """Results of the shards of a run: Parquet files in a folder, or one file of the only shard."""
 
     def __init__(self, path: Path, *, single: bool = False) -> None:
         self.path = path
@@ -182,12 +172,7 @@ class ShardStore:
 class ShardSummary:
     """Sums of what the shards of a run report; see `ShardInfo`.
 
-    Attributes:
-        machine: Where times must have been taken, as by `environment.machine`; None for any
-            machine, if it is the same for all shards.
-        given_up: Shards that could not be made.
-        n_given_up: Number of images of these.
-        warnings: Lines for the record.
+    Times count if they were taken on `machine`; None is any, if it is the same for all shards.
     """
 
     dataset: str
@@ -196,9 +181,9 @@ class ShardSummary:
     n_given_up: int = 0
     warnings: list[str] = field(default_factory=list)
     unavailable: dict[str, Unavailable] = field(default_factory=dict)
-    unsupported: dict[str, dict[str, str]] = field(default_factory=dict)
+    unsupported: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     no_prompt: Counter[str] = field(default_factory=Counter)
-    attempts: dict[str, Attempts] = field(default_factory=dict)
+    attempts: defaultdict[str, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
     left_out: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     n_images: int = 0
@@ -208,7 +193,7 @@ class ShardSummary:
     _untimed: dict[str, None] = field(default_factory=dict)
     _failures: dict[Failure, None] = field(default_factory=dict)
     _n_failures: int = 0
-    _manifests: dict[str, list[str]] = field(default_factory=dict)
+    _manifests: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of_dataset(
@@ -232,16 +217,16 @@ class ShardSummary:
                 self._n_unavailable[model] += info.n_images
             self.unavailable.setdefault(model, unavailable)
         for model, protocols in info.unsupported.items():
-            self.unsupported.setdefault(model, {}).update(protocols)
+            self.unsupported[model].update(protocols)
         for failure in info.failures:
             self._n_unreadable += failure.stage == "data"
             self._n_failures += failure not in self._failures
             if len(self._failures) < MAX_LISTED:
                 self._failures[failure] = None
         for sampler, sha256 in info.manifests.items():
-            self._manifests.setdefault(sampler, []).append(sha256)
+            self._manifests[sampler].append(sha256)
         for model, attempts in info.attempts.items():
-            self.attempts[model] = self.attempts_of(model).plus(attempts, MAX_LISTED)
+            self.attempts[model] = self.attempts[model].plus(attempts, MAX_LISTED)
         self.n_images += info.n_images
         self.no_prompt.update(info.no_prompt)
         self.left_out.update(info.left_out)
@@ -255,10 +240,6 @@ class ShardSummary:
         for time in times.times:
             known = self._times.get(time.model)
             self._times[time.model] = time if known is None else known.plus(time)
-
-    def attempts_of(self, model: str) -> Attempts:
-        """Images that a model answered and failed on."""
-        return self.attempts.get(model, Attempts())
 
     @property
     def times(self) -> dict[str, AccuracyTimeRow]:
@@ -293,14 +274,14 @@ class ShardSummary:
 
     def left_out_text(self, model: str) -> str | None:
         """Text about the images that the rows of a model leave out."""
-        n_unusable = self._n_unreadable + self.attempts_of(model).n_failed
+        n_unusable = self._n_unreadable + self.attempts[model].n_failed
         return left_out_text(n_unusable, self.n_given_up, self._n_unavailable[model])
 
     def manifest(self, sampler: str) -> str | None:
         """SHA-256 of the prompts; of the hashes of all shards if there are several."""
-        hashes = self._manifests.get(sampler)
-        if hashes is None or len(hashes) == 1:
-            return None if hashes is None else hashes[0]
+        hashes = self._manifests[sampler]
+        if len(hashes) <= 1:
+            return next(iter(hashes), None)
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
     @property
@@ -317,18 +298,12 @@ class ShardSummary:
     @property
     def all_warnings(self) -> tuple[str, ...]:
         """Warnings, unused annotations, and whether not all failures are listed."""
-        found = [
-            *self.warnings,
-            *(
-                f"{self.dataset}: {count} annotations left out: {reason}"
-                for reason, count in sorted(self.left_out.items())
-                if count
-            ),
-        ]
+        unused = sorted((reason, n) for reason, n in self.left_out.items() if n)
+        lines = [f"{self.dataset}: {n} annotations left out: {reason}" for reason, n in unused]
+        found = [*self.warnings, *lines]
         failed = [each for each in self.attempts.values() if each.broken is None]
         n_failures = self._n_failures + sum(each.n_failed for each in failed)
         if n_failures > len(self._failures) + sum(len(each.failures) for each in failed):
-            found.append(
-                f"{n_failures:,} failures; the first {MAX_LISTED:,} of each kind are listed"
-            )
+            most = f"the first {MAX_LISTED:,} of each kind are listed"
+            found.append(f"{n_failures:,} failures; {most}")
         return tuple(found)

@@ -91,11 +91,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class GroupSums:
-    """Sums over the instances of one model, protocol and reference.
-
-    Attributes:
-        images: Sums of IoU (column 0) and boundary IoU (column 1) per image.
-    """
+    """Sums over the instances of one model, protocol and reference; images: IoU, boundary IoU."""
 
     iou: _Sum = field(default_factory=_Sum)
     boundary_iou: _Sum = field(default_factory=_Sum)

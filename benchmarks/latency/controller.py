@@ -41,14 +41,10 @@ class WorkerError(BenchError):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a timing process runs.
+    """What a timing process runs: arguments of `worker.Model` or `worker.Task`, with `kind`.
 
-    Attributes:
-        subject: Arguments of `worker.Model` or `worker.Task`, with `kind`.
-        threads: Threads of the model's libraries.
-        tree: Folder that its modules are imported from.
-        variables: Further environment variables.
-        imports: Libraries to import first, whose memory and import time do not count as loading.
+    Modules are imported from the tree, and the `imports` first: their memory and import time do not
+    count as loading.
     """
 
     subject: Mapping[str, Any]
@@ -89,12 +85,7 @@ def task_setup(path: str, threads: int, **arguments: Any) -> Setup:
 
 
 class Worker:
-    """A timing process, to be used in a `with` statement.
-
-    Args:
-        setup: What it runs.
-        limit_s: Time limit of an answer, in seconds; None for no limit.
-    """
+    """A timing process, to be used in a `with` statement, with a time limit of an answer."""
 
     def __init__(self, setup: Setup, limit_s: float | None = ANSWER_LIMIT_S) -> None:
         self._limit_s = limit_s

@@ -83,13 +83,10 @@ def _is_expected(error: Exception) -> bool:
 
 
 class Model:
-    """A model of the tree on one image.
+    """A model of the tree on one image, an .npy file of (H, W, 3) uint8 RGB.
 
-    Args:
-        tree: Folder that `baselines` must come from.
-        options: Fields of `baselines.interface.ModelOptions`, as JSON.
-        image: An .npy file, (H, W, 3) uint8 RGB.
-        shipped: Use the weights that the tree ships for this model, if it does.
+    Options are those of `baselines.interface.ModelOptions` as JSON; with `shipped`, weights are
+    those that the tree ships for this model, if it does.
     """
 
     def __init__(self, tree: str, options: dict[str, Any], image: str, *, shipped: bool) -> None:
@@ -236,13 +233,7 @@ class Model:
 
 
 class Task:
-    """A task of this project, named by import path.
-
-    Args:
-        path: `module:function`; the function returns the calls of the task by phase, as a function
-            of the phase's name.
-        arguments: Arguments of the function.
-    """
+    """A task of this project: `module:function` returns the calls as a function of the phase."""
 
     def __init__(self, path: str, arguments: dict[str, Any]) -> None:
         module, _, name = path.partition(":")
@@ -267,12 +258,7 @@ class Task:
 
 
 class Server:
-    """Answers requests on one model or task.
-
-    Args:
-        setup: `kind` ("model" or "task") and the arguments of its class; `threads`; `imports`:
-            libraries to import first, whose memory and import time do not count as loading.
-    """
+    """Answers requests on one model or task, which is the set-up; see `controller.Setup`."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         setup = dict(setup)

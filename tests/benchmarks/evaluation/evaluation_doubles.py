@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from baselines.interface import ModelOptions
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy
 from benchmarks.config.run_config import RunConfig
+from benchmarks.datasets.dataset import ShardDataset
 from benchmarks.evaluation.evaluate import AccuracyWorker
 from benchmarks.evaluation.run_shards import EvaluationTask
 from benchmarks.prompts.protocols import find_protocols
@@ -40,3 +46,18 @@ def accuracy_task(out: Path, target: str, *protocols: str) -> EvaluationTask:
     """Task of one model against the ground truth."""
     config = run_config(out, protocols=find_protocols(protocols))
     return EvaluationTask.of_run(config, [resolved("double", target)], [], AccuracyWorker)
+
+
+def read_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Makes all images of a shard but the first take some time to read."""
+    real = ShardDataset.loaders
+
+    def loaders(self: ShardDataset) -> Iterator[Callable[[], Any]]:
+        def read(index: int, load: Callable[[], Any]) -> Any:
+            time.sleep(seconds * min(index, 1))
+            return load()
+
+        for index, load in enumerate(real(self)):
+            yield partial(read, index, load)
+
+    monkeypatch.setattr(ShardDataset, "loaders", loaders)

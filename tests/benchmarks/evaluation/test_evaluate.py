@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from evaluation_doubles import accuracy_task, resolved
+from evaluation_doubles import accuracy_task, read_slowly, resolved
 
 from baselines import dummy
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Masks, ModelOptions, Prepared, Prompts, UInt8Array
 from benchmarks.config import model_resolution as planning
 from benchmarks.datasets.coco import CocoDataset
-from benchmarks.datasets.dataset import Sample, ShardDataset, UnreadableImage
+from benchmarks.datasets.dataset import Sample, ShardDataset
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
@@ -369,17 +366,7 @@ class Fails(DummySegmenter):
 def test_a_read_that_outlasts_a_failed_model_adds_nothing_to_the_next(
     shard: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ShardDataset.loaders
-
-    def slow(self: ShardDataset) -> Iterator[Callable[[], Sample | UnreadableImage]]:
-        def read(index: int, load: Callable[[], Sample | UnreadableImage]) -> Any:
-            time.sleep(0.05 * min(index, 1))  # the first image fails while the next ones are read
-            return load()
-
-        for index, load in enumerate(real(self)):
-            yield partial(read, index, load)
-
-    monkeypatch.setattr(ShardDataset, "loaders", slow)
+    read_slowly(monkeypatch, 0.05)  # the first image fails while the next ones are read
     manifests = ManifestStore(shard.fingerprint, 0, tmp_path)
     failed = evaluate(shard, 3, tmp_path, Fails(delays_ms={}), manifests)
     assert "too green" in (failed.attempts.broken or "")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from evaluation_doubles import accuracy_task
+from evaluation_doubles import accuracy_task, read_slowly
 from run_outputs import lasting, tables
 
 from baselines.dummy import DummySegmenter
 from baselines.interface import ModelOptions, Prepared, UInt8Array
-from benchmarks.datasets.dataset import ImageReader, Shard, ShardDataset
+from benchmarks.datasets.dataset import Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.evaluation.evaluate import AccuracyWorker
 from benchmarks.evaluation.run_shards import ModelWorker, ThroughputMeter
@@ -313,13 +312,7 @@ def test_a_model_that_fails_does_not_affect_others(
 ) -> None:
     """Reads that still run when a pass fails must add nothing to the pass of the next model."""
     third_party("failing", "cluster_doubles:build_failing")
-    real = ShardDataset.read
-
-    def slow(self: ShardDataset, index: int, reader: ImageReader) -> Any:
-        time.sleep(0.03 * min(index, 1))
-        return real(self, index, reader)
-
-    monkeypatch.setattr(ShardDataset, "read", slow)
+    read_slowly(monkeypatch, 0.03)
     options = ("--protocol=box,center", "--chunk=6", "--lanes=3")
     alone = miou(run, shards, "alone", *options).json["rows"]
     done = miou(run, shards, "both", "--models=failing,dummy", *options)
