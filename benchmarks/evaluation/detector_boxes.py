@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,6 +129,21 @@ def evaluate_detections(
     )
 
 
+_BoxedImage = tuple[Sample, Sequence[DetectedBox]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BoxMasks:
+    """Masks of some boxes of an image."""
+
+    boxes: Sequence[DetectedBox]
+    masks: Masks
+
+    @property
+    def n_bytes(self) -> int:
+        return self.masks.masks.nbytes
+
+
 @dataclass(frozen=True, slots=True)
 class _DetectorEvaluation:
     """Evaluates models on the boxes of a detector; `left_out` names unused boxes and instances."""
@@ -190,9 +205,40 @@ class _DetectorEvaluation:
         except UnsupportedError as error:
             return _DetectorResult(status="skipped", why=str(error))
         clock, prefetcher = Stopwatch(), Prefetcher(DEFAULT_PREFETCH_THREADS)
-        boxes = self.detections.by_image
+        boxes, multimask = self.detections.by_image, blank.mask == "multi"
+
+        def load(sample: Sample) -> _BoxedImage:
+            return sample, best_boxes(boxes.get(sample.image_id, ()), MAX_BOXES)
+
+        def predict(batch: _BoxedImage) -> Iterator[_BoxMasks]:
+            sample, all_boxes = batch
+            if not all_boxes:
+                return
+            size_hw = (sample.image.shape[0], sample.image.shape[1])
+            embedding = boundary.encode(segmenter, sample.image)
+            for start in range(0, len(all_boxes), PROMPT_BATCH):
+                part = all_boxes[start : start + PROMPT_BATCH]
+                prompts = Prompts(boxes=np.stack([each.box for each in part]))
+                yield _BoxMasks(
+                    part,
+                    boundary.decode(segmenter, embedding, prompts, size_hw, multimask=multimask),
+                )
+
+        def score(_: _BoxedImage, predictions: Sequence[_BoxMasks]) -> list[FoundMask]:
+            found = []
+            for part in predictions:
+                best = np.zeros(len(part.boxes), np.int64)
+                if multimask:
+                    best = part.masks.scores.argmax(axis=1)
+                for row, box in enumerate(part.boxes):
+                    rle = encode_mask(part.masks.masks[row, best[row]])
+                    found.append(FoundMask(box.image_id, box.category_id, rle, box.score))
+            return found
+
         loop = ImageLoop(
-            _BoxPrompts(segmenter, boxes, blank.mask == "multi"),
+            load,
+            predict,
+            score,
             ShardDataset(self.shard),
             segmenter.info.name,
             DETECTOR_BOX,
@@ -279,56 +325,3 @@ def _shard(source: DetectorInput, truth: GroundTruth, detections: Detections) ->
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(read_file(path)).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _BoxMasks:
-    """Masks of some boxes of an image."""
-
-    boxes: Sequence[DetectedBox]
-    masks: Masks
-
-    @property
-    def n_bytes(self) -> int:
-        return self.masks.masks.nbytes
-
-
-_BoxedImage = tuple[Sample, Sequence[DetectedBox]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _BoxPrompts:
-    """How the protocol predicts and scores an image."""
-
-    model: Segmenter
-    boxes: Mapping[int, tuple[DetectedBox, ...]]
-    multimask: bool
-
-    def load(self, sample: Sample) -> _BoxedImage:
-        return sample, best_boxes(self.boxes.get(sample.image_id, ()), MAX_BOXES)
-
-    def predict(self, batch: _BoxedImage) -> Iterator[_BoxMasks]:
-        sample, boxes = batch
-        if not boxes:
-            return
-        size_hw = (sample.image.shape[0], sample.image.shape[1])
-        embedding = boundary.encode(self.model, sample.image)
-        for start in range(0, len(boxes), PROMPT_BATCH):
-            part = boxes[start : start + PROMPT_BATCH]
-            prompts = Prompts(boxes=np.stack([each.box for each in part]))
-            masks = boundary.decode(
-                self.model, embedding, prompts, size_hw, multimask=self.multimask
-            )
-            yield _BoxMasks(part, masks)
-
-    def score(self, batch: _BoxedImage, predictions: Sequence[_BoxMasks]) -> list[FoundMask]:
-        del batch
-        found = []
-        for part in predictions:
-            best = np.zeros(len(part.boxes), np.int64)
-            if self.multimask:
-                best = part.masks.scores.argmax(axis=1)
-            for row, box in enumerate(part.boxes):
-                rle = encode_mask(part.masks.masks[row, best[row]])
-                found.append(FoundMask(box.image_id, box.category_id, rle, box.score))
-        return found

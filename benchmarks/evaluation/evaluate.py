@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -31,7 +31,7 @@ from benchmarks.evaluation.predictions import (
     save_references,
     to_prediction,
 )
-from benchmarks.evaluation.prefetch import Stopwatch
+from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
 from benchmarks.evaluation.prompt_runner import (
     EmbeddingCache,
     ImagePrompts,
@@ -272,6 +272,20 @@ def _described(
     return known, {name: manifests.left_out(name) for name in samplers}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _PromptedImage:
+    """An image with its reference masks and prompts."""
+
+    sample: Sample
+    targets: Targets
+    masks: list[BoolArray]
+    prompts: ImagePrompts
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(mask.nbytes for mask in self.masks)
+
+
 @dataclass(slots=True, eq=False)
 class ShardEvaluation:
     """Evaluation of all models on one shard.
@@ -416,15 +430,38 @@ class ShardEvaluation:
             return AccuracyResult(unsupported=unsupported, time=clock.row(name, dataset.name))
         prompts = self.manifests.begin_pass()
         cache = EmbeddingCache(config.embeddings, model.options.precision, model.options.device)
-        task = _PromptedImages(
-            PromptRunner(segmenter, usable, prompts, clock, cache),
-            Scorer(name, pairs),
-            self.reference_models,
+        runner = PromptRunner(segmenter, usable, prompts, clock, cache)
+        scorer = Scorer(name, pairs)
+
+        def load(sample: Sample) -> _PromptedImage:
+            masks = [instance.mask() for instance in sample.instances]
+            targets = Targets(
+                sample.image_id, sample.instances, masks, self.reference_models, config.boundary
+            )
+            with clock("prompts"):
+                return _PromptedImage(sample, targets, masks, runner.prompts(sample, masks))
+
+        def score(
+            batch: _PromptedImage, predictions: Sequence[QueryMasks]
+        ) -> tuple[list[InstanceRow], list[Prediction]]:
+            """Rows of some masks of an image, and the masks themselves if they are kept."""
+            rows = [row for each in predictions for row in scorer.score(each, batch.targets)]
+            if key is None:
+                return rows, []
+            with clock("writing"):
+                return rows, [to_prediction(each, batch.sample) for each in predictions]
+
+        loop = ImageLoop(
+            load,
+            lambda batch: runner.predict(batch.sample, batch.masks, batch.prompts),
+            score,
+            dataset,
+            name,
+            self.worker.stage,
+            self.worker.prefetcher,
             clock,
-            boundary=config.boundary,
-            keep=key is not None,
+            stop=self.worker.is_whole,
         )
-        loop = self.worker.image_loop(task, dataset, name, clock)
         rows: list[InstanceRow] = []
         predictions: list[Prediction] = []
         lost_ids: list[int] = []
@@ -463,51 +500,3 @@ class ShardEvaluation:
                 save_references(references_path(self.folder), dataset.fingerprint, instances)
         update = {"rows": tuple(rows), "time": clock.row(name, dataset.name)}
         return result.model_copy(update=update)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _PromptedImage:
-    """An image with its reference masks and prompts."""
-
-    sample: Sample
-    targets: Targets
-    masks: list[BoolArray]
-    prompts: ImagePrompts
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(mask.nbytes for mask in self.masks)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _PromptedImages:
-    """How the protocols that have prompts predict and score an image."""
-
-    runner: PromptRunner
-    scorer: Scorer
-    reference_models: Mapping[str, ReferenceModel]
-    clock: Stopwatch
-    boundary: bool
-    keep: bool
-
-    def load(self, sample: Sample) -> _PromptedImage:
-        masks = [instance.mask() for instance in sample.instances]
-        targets = Targets(
-            sample.image_id, sample.instances, masks, self.reference_models, self.boundary
-        )
-        with self.clock("prompts"):
-            prompts = self.runner.prompts(sample, masks)
-        return _PromptedImage(sample, targets, masks, prompts)
-
-    def predict(self, batch: _PromptedImage) -> Iterator[QueryMasks]:
-        return self.runner.predict(batch.sample, batch.masks, batch.prompts)
-
-    def score(
-        self, batch: _PromptedImage, predictions: Sequence[QueryMasks]
-    ) -> tuple[list[InstanceRow], list[Prediction]]:
-        """Rows of some masks of an image, and the masks themselves if they are kept."""
-        rows = [row for each in predictions for row in self.scorer.score(each, batch.targets)]
-        if not self.keep:
-            return rows, []
-        with self.clock("writing"):
-            return rows, [to_prediction(each, batch.sample) for each in predictions]

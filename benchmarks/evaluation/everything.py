@@ -26,7 +26,7 @@ from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
-from benchmarks.evaluation.prefetch import Stopwatch
+from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
 from benchmarks.evaluation.run_model import ModelResult
 from benchmarks.evaluation.run_shards import (
     EvaluationTask,
@@ -201,14 +201,7 @@ class EverythingWorker(ModelWorker):
         }
 
         def measure(segmenter: Segmenter) -> EverythingResult:
-            if EVERYTHING not in segmenter.info.supports:
-                why = f"{name} has no mode that needs no prompt"
-                return EverythingResult(status="skipped", why=why)
-            task = _SegmentedImages(segmenter, name, self._warm)
-            loop = self.image_loop(task, ShardDataset(shard), name, Stopwatch())
-            with loop.run(self.reporter, EVERYTHING) as images:
-                rows = tuple(row for _, scores in images for row in scores or ())
-            return EverythingResult(rows=rows, **loop.fields())
+            return self._measure(segmenter, name, ShardDataset(shard))
 
         found, is_cached = self.run_model(model, EverythingResult, key, measure)
         recalled = [(row.n_objects, row.ar1000) for row in found.rows if row.ar1000 is not None]
@@ -222,6 +215,47 @@ class EverythingWorker(ModelWorker):
             )
         return found
 
+    def _measure(self, segmenter: Segmenter, name: str, dataset: ShardDataset) -> EverythingResult:
+        if EVERYTHING not in segmenter.info.supports:
+            why = f"{name} has no mode that needs no prompt"
+            return EverythingResult(status="skipped", why=why)
+
+        def predict(sample: Sample) -> Iterator[_SegmentedImage]:
+            image = sample.image
+            if name not in self._warm:
+                boundary.encode(segmenter, image)
+                self._warm.add(name)
+            records: list[MaskRecord] = []
+            with adapter_call("everything"):
+                duration_ms = time_once(
+                    lambda: records.extend(segmenter.everything(image)), segmenter.synchronize
+                )
+            boundary.check_records(segmenter, records, (image.shape[0], image.shape[1]))
+            yield _SegmentedImage(duration_ms, records)
+
+        def score(sample: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
+            (predicted,) = predictions
+            found = [
+                FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
+                for record in predicted.records
+            ]
+            return image_recall(sample, name, predicted.duration_ms, found)
+
+        loop = ImageLoop(
+            lambda sample: sample,
+            predict,
+            score,
+            dataset,
+            name,
+            EVERYTHING,
+            self.prefetcher,
+            Stopwatch(),
+            stop=self.is_whole,
+        )
+        with loop.run(self.reporter, EVERYTHING) as images:
+            rows = tuple(row for _, scores in images for row in scores or ())
+        return EverythingResult(rows=rows, **loop.fields())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SegmentedImage:
@@ -233,39 +267,6 @@ class _SegmentedImage:
     @property
     def n_bytes(self) -> int:
         return sum(record.mask.nbytes for record in self.records)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _SegmentedImages:
-    """How the protocol predicts and scores an image; `warm` are models that have run before."""
-
-    model: Segmenter
-    name: str
-    warm: set[str]
-
-    def load(self, sample: Sample) -> Sample:
-        return sample
-
-    def predict(self, batch: Sample) -> Iterator[_SegmentedImage]:
-        model, image = self.model, batch.image
-        if self.name not in self.warm:
-            boundary.encode(model, image)
-            self.warm.add(self.name)
-        records: list[MaskRecord] = []
-        with adapter_call("everything"):
-            duration_ms = time_once(
-                lambda: records.extend(model.everything(image)), model.synchronize
-            )
-        boundary.check_records(model, records, (image.shape[0], image.shape[1]))
-        yield _SegmentedImage(duration_ms, records)
-
-    def score(self, batch: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
-        (predicted,) = predictions
-        found = [
-            FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
-            for record in predicted.records
-        ]
-        return image_recall(batch, self.name, predicted.duration_ms, found)
 
 
 def image_recall(

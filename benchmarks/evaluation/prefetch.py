@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from benchmarks.datasets.dataset import Dataset, Sample, UnreadableImage
 from benchmarks.evaluation.run_model import (
@@ -139,22 +139,6 @@ class Stopwatch:
         )
 
 
-class ImageTask(Protocol):
-    """How a protocol predicts and scores one image.
-
-    Batches and predictions may have `n_bytes`, their size in memory besides the image.
-    """
-
-    def load(self, sample: Sample) -> Any:
-        """Returns the input of `predict` for an image; several threads may call it."""
-
-    def predict(self, batch: Any) -> Iterator[Any]:
-        """Yields predictions, in the thread that owns the model; a BenchError if it fails."""
-
-    def score(self, batch: Any, predictions: Sequence[Any]) -> Any:
-        """Returns the scores of some predictions of an image; several threads may call it."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
     """An image between two stages; the last step of an image has neither predictions nor score."""
@@ -184,15 +168,22 @@ ImageScores = tuple[Sample | UnreadableImage, list[Any] | None]
 class ImageLoop:
     """Runs one model over all images of a dataset; a prefetcher reads and scores meanwhile.
 
+    The clock is charged with the time that the model waits for other stages. Batches and
+    predictions may have `n_bytes`, their size in memory besides the image.
+
     Attributes:
-        clock: Is charged with the time that the model waits for other stages.
+        load: Returns the input of `predict` for an image; several threads may call it.
+        predict: Yields predictions, in the thread that owns the model; a BenchError if it fails.
+        score: Returns the scores of some predictions of an image; several threads may call it.
         stop: End when the model has failed on each of the first `FIRST_IMAGES` images, which
             cannot be decided for a part of a dataset.
         attempts: Images that the model answered and failed on.
         unreadable: Images that cannot be read.
     """
 
-    task: ImageTask
+    load: Callable[[Sample], Any]
+    predict: Callable[[Any], Iterator[Any]]
+    score: Callable[[Any, Sequence[Any]], Any]
     dataset: Dataset
     model: str
     stage: str
@@ -238,7 +229,7 @@ class ImageLoop:
     def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Step:
         with self.clock("data"):
             image = load()
-            return _Step(image, self.task.load(image) if isinstance(image, Sample) else None)
+            return _Step(image, self.load(image) if isinstance(image, Sample) else None)
 
     def _predict(self, loaded: Iterator[_Step]) -> Iterator[_Step]:
         while not self.is_stopped:
@@ -252,7 +243,7 @@ class ImageLoop:
                 yield step
                 continue
             attempt = None  # without prompts the model is not run
-            predictions = iter(self.task.predict(step.batch))
+            predictions = iter(self.predict(step.batch))
             try:
                 while part := list(islice(predictions, PROMPT_BATCH)):
                     attempt = ANSWERED
@@ -267,7 +258,7 @@ class ImageLoop:
         if not step.predictions:
             return step
         with self.clock("scoring"):
-            return _Step(step.image, score=self.task.score(step.batch, step.predictions))
+            return _Step(step.image, score=self.score(step.batch, step.predictions))
 
     def fields(self) -> dict[str, Any]:
         """Fields of a `ModelResult` after the loop."""

@@ -17,7 +17,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import DEFAULT_PREFETCH_THREADS, RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.prefetch import ImageLoop, ImageTask, Prefetcher, Stopwatch
+from benchmarks.evaluation.prefetch import Prefetcher
 from benchmarks.evaluation.run_model import ModelResult, build_trained, run_model
 from benchmarks.evaluation.shard_store import (
     ShardInfo,
@@ -259,14 +259,6 @@ class ModelWorker(ABC):
         if name not in self._built:
             self._built[name] = build_trained(model)
         return self._built[name]
-
-    def image_loop(
-        self, task: ImageTask, dataset: Dataset, model: str, clock: Stopwatch
-    ) -> ImageLoop:
-        """The loop of a model over the images of a shard."""
-        return ImageLoop(
-            task, dataset, model, self.stage, self.prefetcher, clock, stop=self.is_whole
-        )
 
     def run_model(
         self,
