@@ -25,7 +25,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import ImageReader, Sample, Shard, UnreadableImage
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.prefetch import Prefetcher
+from benchmarks.evaluation.run_model import Prefetcher
 from benchmarks.evaluation.run_shards import ThroughputMeter, execute_shards
 from benchmarks.records.environment import code_version
 from benchmarks.records.progress import Reporter

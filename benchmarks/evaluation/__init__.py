@@ -9,7 +9,7 @@ One run of `miou`, from the configuration to the rows of the record:
    this process or on a Ray cluster (`ray_backend`).
 3. A worker evaluates one model after the other on its shard: reference models first, since others
    are scored against their masks (`evaluate.AccuracyWorker`).
-4. An `ImageLoop` (`prefetch`) takes each image through three stages:
+4. An `ImageLoop` (`run_model`) takes each image through three stages:
 
    - load, in threads that work ahead: read the image, decode its reference masks, make its prompts;
    - predict, in the thread of the worker: encode the image once, decode its prompts in batches,

@@ -45,11 +45,13 @@ from benchmarks.datasets.parsing import read_file
 from benchmarks.evaluation.coco_eval import FoundMask, average_precision
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
-from benchmarks.evaluation.prefetch import ImageLoop, Prefetcher, Stopwatch
 from benchmarks.evaluation.run_model import (
     PROMPT_BATCH,
     TIMED_ELSEWHERE,
+    ImageLoop,
     ModelResult,
+    Prefetcher,
+    Stopwatch,
     build_trained,
     left_out_text,
     run_model,

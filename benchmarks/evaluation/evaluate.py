@@ -31,7 +31,6 @@ from benchmarks.evaluation.predictions import (
     save_references,
     to_prediction,
 )
-from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
 from benchmarks.evaluation.prompt_runner import (
     EmbeddingCache,
     ImagePrompts,
@@ -39,7 +38,13 @@ from benchmarks.evaluation.prompt_runner import (
     QueryMasks,
 )
 from benchmarks.evaluation.rescore import rescore
-from benchmarks.evaluation.run_model import TIMED_ELSEWHERE, ModelResult, run_model
+from benchmarks.evaluation.run_model import (
+    TIMED_ELSEWHERE,
+    ImageLoop,
+    ModelResult,
+    Stopwatch,
+    run_model,
+)
 from benchmarks.evaluation.run_shards import EvaluationTask, ModelWorker, machine_of, run_task
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.shard_store import ShardResult, ShardSummary, ShardTimes, shard_key

@@ -26,8 +26,7 @@ from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
-from benchmarks.evaluation.prefetch import ImageLoop, Stopwatch
-from benchmarks.evaluation.run_model import ModelResult
+from benchmarks.evaluation.run_model import ImageLoop, ModelResult, Stopwatch
 from benchmarks.evaluation.run_shards import (
     EvaluationTask,
     ModelWorker,

@@ -26,8 +26,7 @@ from baselines.interface import (
     UInt8Array,
 )
 from benchmarks.datasets.dataset import Sample
-from benchmarks.evaluation.prefetch import Stopwatch
-from benchmarks.evaluation.run_model import PROMPT_BATCH
+from benchmarks.evaluation.run_model import PROMPT_BATCH, Stopwatch
 from benchmarks.prompts.manifests import PassPrompts
 from benchmarks.prompts.protocols import AccuracyProtocol, Query
 from benchmarks.prompts.samplers import PromptSampler, next_click, prompt_sampler, to_prompts

@@ -17,8 +17,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import DEFAULT_PREFETCH_THREADS, RunConfig, ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Shard
 from benchmarks.debugging import format_error
-from benchmarks.evaluation.prefetch import Prefetcher
-from benchmarks.evaluation.run_model import ModelResult, build_trained, run_model
+from benchmarks.evaluation.run_model import ModelResult, Prefetcher, build_trained, run_model
 from benchmarks.evaluation.shard_store import (
     ShardInfo,
     ShardResult,

@@ -21,8 +21,7 @@ from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.evaluate import AccuracyResult, ShardEvaluation
-from benchmarks.evaluation.prefetch import Prefetcher
-from benchmarks.evaluation.run_model import FIRST_IMAGES
+from benchmarks.evaluation.run_model import FIRST_IMAGES, Prefetcher
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler

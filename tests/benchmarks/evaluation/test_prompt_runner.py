@@ -15,8 +15,8 @@ from baselines.sam import SamSegmenter
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation import prompt_runner
-from benchmarks.evaluation.prefetch import Stopwatch
 from benchmarks.evaluation.prompt_runner import EmbeddingCache, PromptRunner, QueryMasks
+from benchmarks.evaluation.run_model import Stopwatch
 from benchmarks.prompts.manifests import ManifestStore
 from benchmarks.prompts.protocols import Query, find_protocols
 from mobilesam.errors import DataError
