@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -13,14 +12,12 @@ from pydantic import BeforeValidator, StringConstraints, ValidationError
 
 from benchmarks.datasets import parsing
 from benchmarks.datasets.dataset import (
-    Dataset,
     ImageReader,
+    IndexedDataset,
     Instance,
     LoadedImage,
     Sample,
-    Shard,
     UnreadableImage,
-    consecutive_shards,
 )
 from benchmarks.datasets.images import check_pixels, files_state, load_from_folder
 from benchmarks.datasets.limits import MAX_PIXELS
@@ -29,11 +26,7 @@ from mobilesam.errors import DataError
 
 
 class CocoImage(IdentifiedRow):
-    """An entry of `images`.
-
-    LVIS has no `file_name`: file name and folder are taken from `coco_url`; the file may also be
-    outside of that folder.
-    """
+    """An entry of `images`; LVIS has no `file_name`, but a `coco_url` with folder and file name."""
 
     # Control characters would break messages and records.
     file_name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
@@ -83,22 +76,13 @@ class _Document(parsing.Row):
 
 
 class CocoFile:
-    """The usable entries of an instances file; masks are not checked yet.
+    """The usable entries of an instances file by id; masks are not checked yet.
 
-    Malformed annotations are left out and counted by the log. An image is unreadable, with all its
-    annotations, if its entry is malformed, if it is too large, or if its id is given twice, since
-    its annotations are then ambiguous. Of two annotations with one id, the first in the file is
-    used. Category names are needed only for figures by category: a category is ignored if its entry
-    is malformed or if its id has two names.
-
-    Attributes:
-        images: Usable images by id.
-        unreadable: Reason why an image is unusable, by image id.
-        categories: Name by category id.
-        annotations: In the order of the file; their images are among `images` or `unreadable`.
-
-    Raises:
-        DataError: The file is not an instances file.
+    Malformed annotations, and those with an id that was used before, are left out and counted by
+    the log. An image is unreadable, with all its annotations, if its entry is malformed, if it is
+    too large, or if its id is given twice, since its annotations are then ambiguous; `unreadable`
+    has the reason. Category names are needed only for figures by category: a category is ignored if
+    its entry is malformed or if its id has two names.
     """
 
     def __init__(self, name: str, data: bytes, max_pixels: int, log: AnnotationLog) -> None:
@@ -157,7 +141,7 @@ def read_sample(
     return LoadedImage(Sample(image_id, name, pixels, instances))
 
 
-class CocoDataset(Dataset):
+class CocoDataset(IndexedDataset):
     """Images and instances of a COCO annotation file, by ascending image id.
 
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and malformed annotations
@@ -200,23 +184,22 @@ class CocoDataset(Dataset):
         data = parsing.read_file(annotations)
         self.max_pixels = max_pixels
         self._folder = images
-        self._fingerprint = coco_fingerprint(data, limit)
         log = AnnotationLog(annotations.name, "crowd", "empty", parsing.MALFORMED)
         file = CocoFile(annotations.name, data, max_pixels, log)
         rows: dict[int, list[CocoAnnotation]] = {}
         for row in sorted(file.annotations, key=attrgetter("id")):
             rows.setdefault(row.image_id, []).append(row)
-        self._images: list[tuple[int, str, ImageReader]] = []
+        found: list[tuple[int, str, ImageReader]] = []
         self._file_names: list[tuple[str, ...]] = []  # candidates of each image
         self.n_instances = n_uncategorised = 0
         for image_id in sorted(file.images.keys() | file.unreadable.keys()):
-            if len(self._images) == limit:
+            if len(found) == limit:
                 break
             of_image = rows.get(image_id, [])
             if image_id in file.unreadable:
                 reason = file.unreadable[image_id]
                 unreadable = UnreadableImage(image_id, file.name, reason, len(of_image))
-                self._images.append((image_id, file.name, partial(LoadedImage, unreadable)))
+                found.append((image_id, file.name, partial(LoadedImage, unreadable)))
                 self._file_names.append(())
                 continue
             image = file.images[image_id]
@@ -232,12 +215,12 @@ class CocoDataset(Dataset):
                     n_uncategorised += not category
             if instances:
                 reader = partial(read_sample, images, image, max_pixels, tuple(instances))
-                self._images.append((image_id, image.names[0], reader))
+                found.append((image_id, image.names[0], reader))
                 self._file_names.append(image.names)
                 self.n_instances += len(instances)
-        if not self._images:
+        if not found:
             raise DataError(f"{annotations.name} has no usable annotation: {log.why_unusable}")
-        self.image_ids = tuple(image_id for image_id, _, _ in self._images)
+        self.image_ids = tuple(image_id for image_id, _, _ in found)
         notes = log.hints
         if n_uncategorised:
             notes.append(
@@ -245,26 +228,8 @@ class CocoDataset(Dataset):
                 "file names: they count, but in no category"
             )
         name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
-        super().__init__(name, log.left_out, log.problems, notes)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the bytes of the annotation file and the limit."""
-        return self._fingerprint
-
-    @cached_property
-    def images_state(self) -> str:
-        """State of all image files."""
-        return self._state_of(slice(None))
-
-    @property
-    def n_images(self) -> int:
-        """Number of images with a usable instance, and of unreadable ones, after the limit."""
-        return len(self._images)
-
-    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
-        """Yields shards of consecutive images; annotations were counted when the file was read."""
-        return consecutive_shards(self, self._images, images_per_shard, self._state_of)
+        key = coco_fingerprint(data, limit)
+        super().__init__(name, key, found, log.left_out, log.problems, notes)
 
     def _state_of(self, part: slice) -> str:
         names = self._file_names[part]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any
 
@@ -237,33 +237,61 @@ class ShardDataset(Dataset):
         yield self._shard
 
 
-def consecutive_shards(
-    dataset: Dataset,
-    images: Sequence[tuple[int, str, ImageReader]],
-    images_per_shard: int | None,
-    images_state: Callable[[slice], str] = lambda _: "",
-) -> Iterator[Shard]:
-    """Yields shards of a dataset with a known list of images: id, file name and reader of each.
+class IndexedDataset(Dataset):
+    """A dataset with a list of all images: id, file name and reader of each."""
 
-    `images_state` returns the state of the image files of a slice of the images.
-    """
-    step = images_per_shard or len(images)
-    for start in range(0, len(images), step):
-        part = slice(start, start + step)
-        ids, names, readers = zip(*images[part], strict=True)
-        key = f"{dataset.fingerprint} {start} {len(ids)}"
-        yield Shard(
-            name=f"{start:08d}",
-            dataset=dataset.name,
-            fingerprint=hashlib.sha256(key.encode()).hexdigest(),
-            readers=readers,
-            images=tuple(zip(ids, names, strict=True)),
-            share=len(ids) / len(images),
-            images_state=images_state(part),
-        )
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        images: Sequence[tuple[int, str, ImageReader]],
+        left_out: Mapping[str, int] | None = None,
+        problems: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(name, left_out, problems, notes)
+        self._fingerprint = fingerprint
+        self._images = images
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that determines prompts and references."""
+        return self._fingerprint
+
+    @cached_property
+    def images_state(self) -> str:
+        """State of all image files."""
+        return self._state_of(slice(None))
+
+    @property
+    def n_images(self) -> int:
+        """Number of images, unreadable ones included."""
+        return len(self._images)
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields shards of consecutive images."""
+        step = images_per_shard or len(self._images)
+        for start in range(0, len(self._images), step):
+            part = slice(start, start + step)
+            ids, names, readers = zip(*self._images[part], strict=True)
+            key = f"{self.fingerprint} {start} {len(ids)}"
+            yield Shard(
+                name=f"{start:08d}",
+                dataset=self.name,
+                fingerprint=hashlib.sha256(key.encode()).hexdigest(),
+                readers=readers,
+                images=tuple(zip(ids, names, strict=True)),
+                share=len(ids) / len(self._images),
+                images_state=self._state_of(part),
+            )
+
+    def _state_of(self, part: slice) -> str:
+        """State of the image files of some images; empty without files."""
+        del part
+        return ""
 
 
-class ArrayDataset(Dataset):
+class ArrayDataset(IndexedDataset):
     """Images with reference masks given as arrays.
 
     Args:
@@ -276,35 +304,20 @@ class ArrayDataset(Dataset):
     """
 
     def __init__(self, items: Sequence[tuple[UInt8Array, BoolArray]], name: str = "arrays") -> None:
-        super().__init__(name)
         if len(items) == 0:
             raise UsageError("the dataset is empty: give at least one pair (image, masks)")
         digest = hashlib.sha256()
-        self._samples = []
+        images: list[tuple[int, str, ImageReader]] = []
         n_masks = 0
         for index, item in enumerate(items):
             image, masks = _check_arrays(item, f"item {index} of the dataset")
             digest.update(f"{image.shape} {len(masks)} ".encode())
             digest.update(image.tobytes() + np.packbits(masks).tobytes())
             instances = (Instance.from_mask(n_masks + i, "", mask) for i, mask in enumerate(masks))
-            self._samples.append(Sample(index, f"image {index}", image, tuple(instances)))
+            sample = Sample(index, f"image {index}", image, tuple(instances))
+            images.append((index, sample.name, partial(LoadedImage, sample)))
             n_masks += len(masks)
-        self._fingerprint = digest.hexdigest()
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all pixels and masks."""
-        return self._fingerprint
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return len(self._samples)
-
-    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
-        """Yields shards of consecutive images."""
-        images = [(each.image_id, each.name, partial(LoadedImage, each)) for each in self._samples]
-        return consecutive_shards(self, images, images_per_shard)
+        super().__init__(name, digest.hexdigest(), images)
 
 
 def _check_arrays(item: Any, where: str) -> tuple[UInt8Array, BoolArray]:

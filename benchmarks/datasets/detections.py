@@ -1,7 +1,7 @@
 """Boxes of a detector from a COCO results file, and the ground truth for their evaluation.
 
-Entries of a results file that cannot be valid are errors that name the entry. What a detector may
-well write (a box without area, an image that is not evaluated) is left out and counted.
+Entries of a results file that cannot be valid are errors. What a detector may well write (a box
+without area, an image that is not evaluated) is left out and counted.
 """
 
 from __future__ import annotations
@@ -46,11 +46,9 @@ class _Result(Row):
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthMask:
-    """One mask of the ground truth.
+    """One mask of the ground truth; `area_px` is the annotation's and determines the size class.
 
-    Attributes:
-        area_px: Area stated by the annotation, in pixels; determines the size class.
-        is_crowd: A region of many objects: detections in it are neither right nor wrong.
+    A crowd is a region of many objects: detections in it are neither right nor wrong.
     """
 
     image_id: int
@@ -65,8 +63,7 @@ class GroundTruth:
     """Ground truth of the images to be evaluated.
 
     Attributes:
-        images: By id, ascending.
-        in_dataset: Ids of those with a usable instance, so that a `CocoDataset` yields them.
+        in_dataset: Ids of images with a usable instance, so that a `CocoDataset` yields them.
         masks: Masks of these images, crowds included, in the order of the file.
         categories: All ids that the annotation file defines or that its annotations use.
         n_uncategorised: Number of masks that are left out because they have no category.
@@ -91,13 +88,9 @@ class DetectedBox:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The usable boxes of a results file.
+    """The usable boxes of a results file by image, in its order, and what is left out by reason.
 
-    Attributes:
-        sha256: SHA-256 (hex) of the file.
-        by_image: Boxes of each image in the order of the file; images without boxes are absent.
-        left_out: Number of unused boxes by reason.
-        problems: One line for each box without area or outside of its image.
+    `problems` has one line for each box without area or outside of its image.
     """
 
     name: str
@@ -128,9 +121,6 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
     regions stay. Images without any usable instance belong to COCO's evaluation too, since any
     detection on them is a false positive: all of them, or those among the images that the limit of
     the dataset has covered.
-
-    Raises:
-        DataError: The file cannot be read, or no annotation has a category.
     """
     file = _read_again(annotations, dataset.max_pixels)
     found = list(_masks(file))
@@ -156,10 +146,7 @@ def _read_again(path: Path, max_pixels: int) -> CocoFile:
 
 
 def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
-    """Yields all usable annotations, crowds included, on usable images.
-
-    `category_id` of the mask is meaningless if the annotation has no category.
-    """
+    """Yields all usable annotations, crowds included, on usable images; category 0 for none."""
     log = AnnotationLog(file.name)
     for row in file.annotations:
         image = file.images.get(row.image_id)
@@ -177,10 +164,6 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
     ignored. Boxes are clipped to their image. Left out and counted: boxes without area, boxes
     outside of their image, and boxes on images that are not evaluated (results of all of val2017
     can be given for a part of it).
-
-    Raises:
-        DataError: The file is missing, not JSON or not a list, an entry is malformed, a category is
-            unknown, or no box is usable.
     """
     data = read_file(path)
     entries = parse_json(data, path.name)
@@ -257,9 +240,6 @@ def boxes_from_annotations(path: Path) -> list[dict[str, Any]]:
     Crowd, empty and malformed annotations are left out, as are annotations without a category,
     which a results file requires. An annotation without a box, or with a box without extent, gets
     the tight box of its mask.
-
-    Raises:
-        DataError: The file cannot be read, is not an instances file, or contains no usable box.
     """
     results = []
     for row, mask in _masks(_read_again(path, MAX_PIXELS)):

@@ -44,23 +44,16 @@ def load_image(
     size_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8Array:
-    """Reads one image as RGB.
+    """Reads one image as (H, W, 3) uint8 RGB, a new array.
 
     The EXIF orientation is applied. Transparent pixels are composited on white. 16-bit grey keeps
-    its upper eight bits. The first frame of an animation is used.
-
-    Args:
-        source: The file, or its bytes.
-        name: Name for errors.
-        size_hw: Height and width of the annotations. If they match the stored pixels but not the
-            oriented image, the stored pixels are returned.
-        max_pixels: Larger images are rejected before they are decompressed.
-
-    Returns:
-        (H, W, 3) uint8 RGB, a new array.
+    its upper eight bits. The first frame of an animation is used. If `size_hw`, the size of the
+    annotations, matches the stored pixels but not the oriented image, the stored pixels are
+    returned.
 
     Raises:
-        DataError: Missing, empty, truncated, corrupt, not an image, too large, or not of `size_hw`.
+        DataError: Missing, empty, truncated, corrupt, not an image, too large (before it is
+            decompressed), or not of `size_hw`.
     """
     if isinstance(source, bytes):
         data = source
@@ -101,11 +94,7 @@ def load_image(
 def load_from_folder(
     folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
 ) -> UInt8Array:
-    """Reads an image that an annotation file names, which is not trusted, by `load_image`.
-
-    The first existing file of the candidate paths is read; an error, too, if one leads out of the
-    folder.
-    """
+    """Reads the first existing of some untrusted paths below a folder; see `load_image`."""
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
@@ -120,10 +109,7 @@ def load_from_folder(
 
 
 def files_state(files: Iterable[tuple[Path, str]]) -> str:
-    """SHA-256 (hex) of folder, name, size and modification time of files, given in a fixed order.
-
-    Contents are not read.
-    """
+    """SHA-256 (hex) of folder, name, size and modification time of files in a fixed order."""
     digest = hashlib.sha256()
     folders: dict[Path, str] = {}
     for folder, name in files:

@@ -1,7 +1,6 @@
 """Reference masks as run-length encodings, and geometry of masks.
 
-The three notations of COCO are converted to one and checked before any C code sees them, because
-not every version of pycocotools checks its input.
+COCO's three notations are checked before any C code sees them: not all of pycocotools checks.
 """
 
 from __future__ import annotations
@@ -64,14 +63,9 @@ def rle_box(rle: Rle) -> Float32Array:
 def segmentation_to_rle(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     """Converts any of COCO's notations of a mask to a compressed RLE of the size of the image.
 
-    Args:
-        segmentation: A list of polygons `[x0, y0, x1, y1, ...]`, whose union is rasterised as
-            pycocotools does, or a mapping with `size` and `counts`, the counts being numbers or
-            compressed text. An empty list is an empty mask.
-        size_hw: Height and width of the image, in pixels.
-
-    Raises:
-        DataError: Neither notation, or malformed.
+    They are a list of polygons `[x0, y0, x1, y1, ...]`, whose union is rasterised as pycocotools
+    does, and a mapping with `size` and `counts`, the counts being numbers or compressed text. An
+    empty list is an empty mask. Anything else, or malformed, is a `DataError`.
     """
     from pycocotools import mask as coco_mask
 
@@ -181,11 +175,7 @@ def _as_text(rle: Mapping[str, Any]) -> Rle:
 
 
 def iou(a: BoolArray, b: BoolArray) -> float:
-    """Intersection over union of two (H, W) bool masks, in [0, 1]; 1 if both are empty.
-
-    Raises:
-        DataError: The masks differ in shape, or are not boolean (0/255 would be counted wrongly).
-    """
+    """Intersection over union of two (H, W) bool masks, in [0, 1]; 1 if both are empty."""
     if a.shape != b.shape or a.dtype != np.bool_ or b.dtype != np.bool_:
         raise DataError(
             f"IoU needs two bool masks of one shape; got {a.dtype} {a.shape}, {b.dtype} {b.shape}"
@@ -198,18 +188,11 @@ def iou(a: BoolArray, b: BoolArray) -> float:
 def deepest_pixel(
     mask: BoolArray, without: Float32Array | None = None
 ) -> tuple[int, int, int] | None:
-    """Finds the maximum of the exact Euclidean distance to the nearest pixel outside a mask.
+    """x, y and squared distance of the pixel farthest from all pixels outside a mask, in pixels.
 
-    Everything beyond the image border is outside. Ties: lowest row, then lowest column.
-
-    Args:
-        mask: (H, W) bool.
-        without: (K, 2) xy of pixels that must not be returned; they still count as inside the
-            mask. None excludes no pixel.
-
-    Returns:
-        x and y of the pixel, and its squared distance in square pixels, a whole number; None if
-        the mask has no pixel that may be returned.
+    Distances are Euclidean and exact. Everything beyond the image border is outside. Ties: lowest
+    row, then lowest column. The (K, 2) xy in `without` must not be returned, but count as inside.
+    None if no pixel may be returned.
     """
     box = mask_box(mask)
     if box is None:

@@ -81,12 +81,8 @@ def read_row(kind: type[RowT], value: object, where: str) -> RowT:
 class AnnotationLog:
     """Converts annotations to instances; counts the unused ones and lists the malformed ones.
 
-    Args:
-        file: Name of the annotation file, for messages.
-        reasons: Reasons that are counted from the start, with 0.
-
     Attributes:
-        left_out: Number of unused annotations by reason.
+        left_out: Number of unused annotations by reason; given reasons are counted from the start.
         problems: One line for each of the first malformed annotations.
     """
 

@@ -1,7 +1,4 @@
-"""The packaged photos: 18 images of COCO val2017 under CC BY 2.0, with annotations.
-
-All functions raise `DataError` if a file is missing from the installation.
-"""
+"""The packaged photos: 18 images of COCO val2017 under CC BY 2.0, with annotations."""
 
 from __future__ import annotations
 

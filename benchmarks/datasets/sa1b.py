@@ -1,7 +1,6 @@
 """SA-1B: one JSON per image, in folders or inside tars, which are read in place.
 
-The index is lazy: the file list of one tar, or the ids of one folder (eight bytes an image), are in
-memory at a time.
+The list of one tar, or the ids of one folder (eight bytes an image), are in memory at a time.
 """
 
 from __future__ import annotations
@@ -106,11 +105,9 @@ class _Pair:
 
 
 class _Source:
-    """A tar, or a folder of pairs; its list of files is not kept.
+    """A tar, or a folder of pairs, with its size in bytes and its state; files are not listed.
 
-    Attributes:
-        size_bytes: Size of the tar, or of all pairs of the folder.
-        state: Size and modification time of the tar, or a hash of those of all files.
+    The state is size and modification time of the tar, or a hash of those of all files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -380,11 +377,9 @@ def _scan(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, _Blob] | UnreadableImage]:
-    """Reads the headers of a tar, seeking past the data.
+    """Yields name and place of each complete file in a tar, seeking past the data.
 
-    Yields:
-        Base name and place of each complete file, and an `UnreadableImage` for each other member
-        and for a damaged tar.
+    Each other member, and a damaged tar, gives an `UnreadableImage`.
     """
     is_complete = False
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
-from benchmarks.datasets.dataset import Dataset, Instance, LoadedImage, Sample, Shard
-from benchmarks.datasets.dataset import consecutive_shards as shards_of
+from benchmarks.datasets.dataset import IndexedDataset, Instance, LoadedImage, Sample
 from benchmarks.datasets.images import load_image
 from benchmarks.datasets.parsing import fingerprint
 from mobilesam.errors import DataError, UsageError
@@ -55,7 +54,7 @@ _Size = tuple[int, int]
 _Outline = npt.NDArray[np.float64]  # (N, 2) xy of a closed outline inside the unit disc
 
 
-class SyntheticDataset(Dataset):
+class SyntheticDataset(IndexedDataset):
     """Scenes of `render_scene`; scene i depends only on the seed and on i.
 
     The name, such as `synthetic:seed=0,n=20`, includes size and number of objects if they are not
@@ -86,25 +85,18 @@ class SyntheticDataset(Dataset):
             name += f",size={size_hw[0]}x{size_hw[1]}"
         if n_objects != DEFAULT_OBJECTS:
             name += f",objects={n_objects[0]}-{n_objects[1]}"
-        super().__init__(name)
-        self._n_images, self._seed = n_images, seed
-        self._size_hw, self._n_objects = size_hw, n_objects
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the version of the recipe and all arguments."""
-        text = f"recipe={RECIPE} seed={self._seed} size={self._size_hw} objects={self._n_objects}"
-        return fingerprint("synthetic", self._n_images, [text.encode()])
-
-    @property
-    def n_images(self) -> int:
-        """Number of scenes."""
-        return self._n_images
+        text = f"recipe={RECIPE} seed={seed} size={size_hw} objects={n_objects}"
+        images = [
+            (index, f"scene_{index:06d}.png", partial(_load, seed, size_hw, n_objects, index))
+            for index in range(n_images)
+        ]
+        super().__init__(name, fingerprint("synthetic", n_images, [text.encode()]), images)
+        self._settings = seed, size_hw, n_objects
 
     def scene(self, index: int) -> Scene:
         """Renders a scene; the index may be `n_images` or larger."""
-        rng = np.random.default_rng([self._seed, index])
-        return render_scene(rng, self._size_hw, self._n_objects)
+        seed, size_hw, n_objects = self._settings
+        return render_scene(np.random.default_rng([seed, index]), size_hw, n_objects)
 
     def sample(self, index: int) -> Sample:
         """Renders a scene with its annotations."""
@@ -117,30 +109,18 @@ class SyntheticDataset(Dataset):
 
     def samples(self) -> Iterator[Sample]:
         """Yields the scenes in order, each rendered when it is due."""
-        return map(self.sample, range(self._n_images))
-
-    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
-        """Yields shards of consecutive scenes."""
-        images = [
-            (index, f"scene_{index:06d}.png", partial(_load, self, index))
-            for index in range(self._n_images)
-        ]
-        return shards_of(self, images, images_per_shard)
+        return map(self.sample, range(self.n_images))
 
 
-def _load(dataset: SyntheticDataset, index: int) -> LoadedImage:
-    return LoadedImage(dataset.sample(index))
+def _load(seed: int, size_hw: _Size, n_objects: tuple[int, int], index: int) -> LoadedImage:
+    return LoadedImage(SyntheticDataset(1, seed, size_hw, n_objects).sample(index))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A rendered image.
+    """A rendered (H, W, 3) uint8 image with the shapes and (N, H, W) bool masks of its objects.
 
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        masks: (N, H, W) bool, from far to near: the visible part of each object, disjoint, each
-            of at least `MIN_VISIBLE_PX` pixels.
-        categories: Shape of each object.
+    Masks are of the visible parts, disjoint, from far to near, of `MIN_VISIBLE_PX` pixels or more.
     """
 
     image: UInt8Array
@@ -171,14 +151,7 @@ def render_scene(
     Objects are painted from far to near. One that would cover more than three quarters of another,
     or be hardly visible itself, is placed anew, and left out after some attempts: a scene may hold
     fewer objects than drawn, but at least one. Masks depend on the geometry only, not on surfaces.
-
-    Args:
-        rng: Source of all randomness.
-        size_hw: Height and width in pixels, at least `MIN_SIDE_PX` each.
-        n_objects: Smallest and largest number of objects, both included.
-
-    Raises:
-        UsageError: A size or number of objects is out of range.
+    Arguments as for `SyntheticDataset`.
     """
     _check_request(size_hw, n_objects)
     geometry = np.random.default_rng(rng.integers(2**63))
@@ -243,11 +216,9 @@ def _fits(labels: UInt8Array, item: _Placed, mask: BoolArray, full_px: list[int]
 
 
 def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
-    """Draws one random silhouette of a kind of `SHAPES`, inside a disc of diameter `extent_px`.
+    """Draws a silhouette of a kind of `SHAPES`: (S, S) coverage in [0, 1], of the object from 0.5.
 
-    Returns:
-        (S, S) float32 coverage in [0, 1], S slightly larger than `extent_px`; pixels covered by at
-        least half belong to the object.
+    It lies inside a disc of diameter `extent_px`; S is slightly larger.
     """
     from PIL import Image, ImageDraw
 
@@ -270,12 +241,12 @@ def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
         for x, y in points:
             pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
     else:
-        for outline, value in _OUTLINES[kind](rng):
+        for outline, value in _outlines(rng, kind):
             pen.polygon(to_pixels(outline), fill=value)
     return np.asarray(image.reduce(scale), dtype=np.float32) / np.float32(255)
 
 
-def _directions(angles: npt.NDArray[Any]) -> _Outline:
+def _circle(angles: npt.NDArray[Any]) -> _Outline:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -287,7 +258,7 @@ def _rotate(rng: _Rng, outline: _Outline) -> _Outline:
 
 def _oval(rng: _Rng) -> _Outline:
     """A superellipse: from a lozenge over an ellipse to a box with round corners."""
-    circle = _directions(np.arange(96) * (2 * math.pi / 96))
+    circle = _circle(np.arange(96) * (2 * math.pi / 96))
     power = 2 / rng.choice([1.3, 2.0, 2.0, 3.0, 6.0])
     outline = np.sign(circle) * np.abs(circle) ** power
     outline[:, 1] *= rng.uniform(0.35, 1.0)
@@ -303,7 +274,7 @@ def _polygon(rng: _Rng) -> _Outline:
     radii = rng.uniform(0.65, 1.0, n_points)
     if star:
         radii[::2] *= rng.uniform(0.35, 0.6)
-    return _rotate(rng, radii[:, None] * _directions(angles))
+    return _rotate(rng, radii[:, None] * _circle(angles))
 
 
 def _blob(rng: _Rng) -> _Outline:
@@ -314,7 +285,7 @@ def _blob(rng: _Rng) -> _Outline:
     phase = rng.uniform(0, 2 * math.pi, 6)
     radius = 1 + (swing * np.cos(angles[:, None] * order + phase)).sum(axis=1)
     radius = np.clip(radius, 0.25, None)
-    outline = (radius / radius.max())[:, None] * _directions(angles)
+    outline = (radius / radius.max())[:, None] * _circle(angles)
     outline[:, 1] *= rng.uniform(0.6, 1.0)
     return _rotate(rng, outline)
 
@@ -331,30 +302,21 @@ def _curve(rng: _Rng) -> _Outline:
     return _rotate(rng, knots)
 
 
-def _ring(rng: _Rng) -> Iterator[tuple[_Outline, int]]:
-    outer = _oval(rng) if rng.random() < 0.5 else _blob(rng)
-    yield outer, 255
-    yield outer * rng.uniform(0.4, 0.75) + rng.uniform(-0.08, 0.08, 2), 0
-
-
-def _compound(rng: _Rng) -> Iterator[tuple[_Outline, int]]:
-    """A body with one to three protruding parts."""
-    yield _oval(rng) * 0.62, 255
-    for _ in range(int(rng.integers(1, 4))):
-        angle = rng.uniform(0, 2 * math.pi)
-        place = 0.55 * np.array([math.cos(angle), math.sin(angle)])
-        part = _oval(rng) if rng.random() < 0.6 else _polygon(rng)
-        yield part * rng.uniform(0.25, 0.42) + place, 255
-
-
-# Outlines of each kind, with their grey value: 255 inside the object, 0 for a hole.
-_OUTLINES: dict[str, Callable[[_Rng], Iterable[tuple[_Outline, int]]]] = {
-    "oval": lambda rng: [(_oval(rng), 255)],
-    "polygon": lambda rng: [(_polygon(rng), 255)],
-    "blob": lambda rng: [(_blob(rng), 255)],
-    "ring": _ring,
-    "compound": _compound,
-}
+def _outlines(rng: _Rng, kind: str) -> Iterator[tuple[_Outline, int]]:
+    """Outlines of a kind, with their grey value: 255 inside the object, 0 for a hole."""
+    if kind == "ring":
+        outer = _oval(rng) if rng.random() < 0.5 else _blob(rng)
+        yield outer, 255
+        yield outer * rng.uniform(0.4, 0.75) + rng.uniform(-0.08, 0.08, 2), 0
+    elif kind == "compound":  # a body with one to three protruding parts
+        yield _oval(rng) * 0.62, 255
+        for _ in range(int(rng.integers(1, 4))):
+            angle = rng.uniform(0, 2 * math.pi)
+            place = 0.55 * np.array([math.cos(angle), math.sin(angle)])
+            part = _oval(rng) if rng.random() < 0.6 else _polygon(rng)
+            yield part * rng.uniform(0.25, 0.42) + place, 255
+    else:
+        yield {"oval": _oval, "polygon": _polygon, "blob": _blob}[kind](rng), 255
 
 
 def _draw_cloud(rng: _Rng, extent_px: int) -> Float32Array:
@@ -495,10 +457,7 @@ def _compress(canvas: Float32Array, step: float) -> Float32Array:
 
 
 def _smooth_noise(rng: _Rng, size_hw: _Size, cells: int) -> Float32Array:
-    """Draws smooth noise in two octaves: (H, W) float32 of mean about 0, nearly all in [-1, 1].
-
-    `cells` is the number of independent values along the shorter side.
-    """
+    """Noise in two octaves, nearly all in [-1, 1], with `cells` values along the shorter side."""
     from PIL import Image
 
     height, width = size_hw
@@ -571,10 +530,7 @@ def _draw_pattern(rng: _Rng, size_hw: _Size) -> Float32Array:
 
 @lru_cache(maxsize=2)
 def load_photos(names: tuple[str, ...]) -> tuple[UInt8Array, ...]:
-    """Photos that are part of the installed scikit-image, (H, W, 3) uint8; those it lacks missing.
-
-    Nothing is downloaded.
-    """
+    """Those photos, (H, W, 3) uint8, that the installed scikit-image has; without any download."""
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
         return ()

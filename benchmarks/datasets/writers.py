@@ -32,11 +32,8 @@ NO_CATEGORY = "object"
 class WrittenDataset:
     """Result of writing a dataset.
 
-    Attributes:
-        paths: The annotation file, JSON files or tars by which the result is read.
-        n_images: Number of written images.
-        n_instances: Number of written instances.
-        skipped: Unreadable images of the source, which are missing in the result.
+    `paths` are the annotation file, JSON files or tars by which it is read, `skipped` the
+    unreadable images of the source, which are missing in it.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -56,13 +53,10 @@ class WrittenDataset:
 
 
 def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png") -> WrittenDataset:
-    """Writes `images/`, and `instances.json` when all images are written.
+    """Writes `images/`, and `instances.json` when all images are written; it must not exist.
 
     Masks are compressed RLEs, boxes the tight boxes of the masks by pycocotools' `toBbox`, areas
     their pixel counts. Image and annotation ids are kept. `png` is lossless, `jpg` smaller.
-
-    Raises:
-        DataError: The folder contains an `instances.json` already or cannot be written.
     """
     target = folder / COCO_ANNOTATIONS
     if target.exists():
@@ -110,10 +104,6 @@ def write_sa1b(
     else the centre of the mask). Unlike in SA-1B, no model scored these masks: `predicted_iou` and
     `stability_score` are 1. JPEG images are lossy; masks are lossless. A file or tar of the same
     name is replaced; tars are `sa_000000.tar` and so on, each renamed when it is complete.
-
-    Raises:
-        DataError: The folder cannot be written.
-        UsageError: `images_per_tar` is below 1.
     """
     if images_per_tar < 1:
         raise UsageError(f"images_per_tar is {images_per_tar}; wanted 1 or more")

@@ -26,10 +26,8 @@ _METADATA_KEY = b"mobilesam-bench.prompts"
 class PromptManifest:
     """All prompts of a dataset, given by its fingerprint, by one sampler and seed.
 
-    Attributes:
-        ids: (N, 2) int64, image and annotation id, in ascending order.
-        values: (N, D) float32, columns as named by the sampler. NaN for an annotation that is left
-            out because it has no such prompt.
+    `ids` are (N, 2) int64 image and annotation ids, ascending; `values` are (N, D) float32, columns
+    as named by the sampler, NaN for an annotation that is left out because it has no such prompt.
     """
 
     fingerprint: str
@@ -73,11 +71,7 @@ class PromptManifest:
         return digest.hexdigest()
 
     def get(self, image_id: int, annotation_id: int) -> Float32Array | None:
-        """Returns the (D,) prompt of an annotation; None if it is left out.
-
-        Raises:
-            DataError: The annotation is not in the manifest.
-        """
+        """The (D,) prompt of an annotation; None if left out, a `DataError` if not here."""
         start, end = np.searchsorted(self.ids[:, 0], [image_id, image_id + 1])
         row = int(start + np.searchsorted(self.ids[start:end, 1], annotation_id))
         if row >= end or self.ids[row, 1] != annotation_id:
@@ -105,11 +99,7 @@ class PromptManifest:
 
     @classmethod
     def load(cls, path: Path) -> PromptManifest:
-        """Reads a manifest and verifies its hash.
-
-        Raises:
-            DataError: The file is missing, not a manifest, of another version, or was changed.
-        """
+        """Reads a manifest and verifies its version and hash."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

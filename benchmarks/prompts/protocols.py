@@ -42,9 +42,8 @@ class Query:
 class AccuracyProtocol:
     """An accuracy protocol; its name is printed with every number.
 
-    Attributes:
-        selection: Which candidate is scored: the only one, the one with the highest score of the
-            model, or the one with the best IoU (an upper bound that no user reaches).
+    `selection` says which candidate is scored: the only one, the one with the highest score of the
+    model, or the one with the best IoU (an upper bound that no user reaches).
     """
 
     name: str
@@ -82,13 +81,10 @@ _NUMBERED = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
 
 
 def find_protocols(names: Iterable[str]) -> tuple[AccuracyProtocol, ...]:
-    """Returns the protocols of names, each once, in the given order.
+    """Returns the protocols of names, each once, in the given order; `UsageError` if unknown.
 
     `clicks-K` gives all of `clicks-1` to `clicks-K`: the earlier ones cost nothing, and the number
     of clicks to an IoU is computed from them.
-
-    Raises:
-        UsageError: A name is unknown; suggests the nearest.
     """
     found = chain.from_iterable(map(_protocols_of, names))
     return tuple({protocol.name: protocol for protocol in found}.values())

@@ -19,7 +19,7 @@ _NAME = re.compile(r"(box|center|annotation-point)|(?:(random|two-point)-([1-9][
 
 @dataclass(frozen=True, slots=True)
 class PromptSampler:
-    """Derives the prompt of an instance from its annotation.
+    """Derives the prompt of an instance from its annotation; `number` is the K or D in the name.
 
     - `box`: the box of the annotation.
     - `center`: the pixel deepest inside the mask, see `center_point`.
@@ -32,11 +32,6 @@ class PromptSampler:
       pixels, drawn uniformly from all such pixels inside the image and outside the mask; none if
       there is no such pixel. The MobileSAM paper (Table 7) states neither images nor points nor
       directions: this is the choice of this suite.
-
-    Attributes:
-        name: `box`, `center`, `annotation-point`, `random-3` or `two-point-100`, for example.
-        kind: The name without its number.
-        number: K or D.
     """
 
     name: str
@@ -60,13 +55,9 @@ class PromptSampler:
         return tuple(f"{axis}{index}" for index in range(len(self.labels)) for axis in "xy")
 
     def sample(self, instance: Instance, mask: BoolArray, seed: int) -> Float32Array | None:
-        """Makes the prompt of one instance from its decoded reference mask, which is not empty.
+        """Makes the (D,) prompt in pixels of an instance with its decoded mask, or None.
 
         It depends only on the arguments: not on other instances, nor on their order.
-
-        Returns:
-            (D,) float32 pixels of the original image, xyxy for a box, else xy of each point; None
-            if the instance has no such prompt and is left out for all models.
         """
         match self.kind:
             case "box":
@@ -95,11 +86,7 @@ def prompt_sampler(name: str) -> PromptSampler:
 
 
 def to_prompts(sampler: PromptSampler, values: Float32Array) -> Prompts:
-    """Converts (N, D) sampled prompts of one image to the input of a model.
-
-    Raises:
-        UsageError: There is no row, or the width does not match the sampler.
-    """
+    """Converts (N, D) sampled prompts of one image, N at least 1, to the input of a model."""
     if values.ndim != 2 or values.shape[1] != len(sampler.columns):
         raise UsageError(
             f"{sampler.name} prompts have {len(sampler.columns)} columns; got shape {values.shape}"
@@ -188,20 +175,12 @@ def next_click(
 
     The click goes to the pixel deepest inside either kind of error region, false negatives (in the
     reference only) or false positives (in the prediction only); see `deepest_pixel`. Ties: false
-    negatives first. As in RITM, no pixel is clicked twice: a clicked pixel is excluded, but still
-    counts as part of its error region.
-
-    Args:
-        prediction: (H, W) bool.
-        reference: (H, W) bool.
-        clicked: (K, 2) xy of the clicks so far, in pixels; None before the first click.
+    negatives first. As in RITM, no pixel is clicked twice: a clicked pixel, (K, 2) xy, is excluded,
+    but still counts as part of its error region.
 
     Returns:
         x, y and label: 1 (foreground) for a false negative, 0 (background) for a false positive.
         None if no pixel is wrong, or if all wrong pixels have been clicked.
-
-    Raises:
-        DataError: The masks differ in shape, or are not boolean.
     """
     is_bool = prediction.dtype == np.bool_ and reference.dtype == np.bool_
     if prediction.shape != reference.shape or not is_bool:

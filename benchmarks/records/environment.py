@@ -33,12 +33,7 @@ _NOISY_LOAD = 0.5  # running processes per core before the measurement
 
 
 def collect(threads: int, other_load: float | None = None) -> Environment:
-    """Describes the machine and the software of this process.
-
-    Args:
-        threads: CPU threads of each model.
-        other_load: Number of cores used by other processes, if measured.
-    """
+    """Describes machine and software; `other_load`: cores that other processes use."""
     import torch
 
     commit, dirty = git_state()

@@ -13,13 +13,10 @@ from mobilesam.frozen_model import FrozenModel
 
 
 class InstanceRow(FrozenModel):
-    """IoU of one predicted mask.
+    """IoU of one predicted mask; the boundary IoU is None if it was not computed.
 
-    Attributes:
-        boundary_iou: None if it was not computed.
-        score: Quality of the mask as predicted by the model.
-        area: Area stated by the annotation, in pixels.
-        category: Empty if the dataset has none.
+    `score` is the model's prediction of its quality, `area` that of the annotation in pixels, and
+    `category` empty if the dataset has none.
     """
 
     image_id: int
@@ -67,11 +64,7 @@ def parquet_file(
 
 
 def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> Any:
-    """Reads a file, or a folder of files, as a pandas DataFrame with the given columns.
-
-    Raises:
-        DataError: Missing, or not such a table.
-    """
+    """Reads a file, or a folder of files, as a pandas DataFrame with the given columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -416,9 +416,8 @@ def save_record(record: RunRecord, folder: Path) -> Path:
 def document_of(value: FrozenModel, path: Path, indent: int | None = None) -> bytes:
     """Returns a model as JSON with a line break at its end, for a file at `path`.
 
-    Raises:
-        DataError: A number, which the message names, is NaN or infinite: JSON has neither, and
-            `model_copy` does not check.
+    A number that is NaN or infinite is a `DataError`: JSON has neither, and `model_copy` does not
+    check.
     """
     for place, number in _not_finite(value.model_dump(), ""):
         raise DataError(
@@ -444,11 +443,7 @@ def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
 
 
 def load_record(path: Path) -> RunRecord:
-    """Reads a record from its file or from the folder that holds it.
-
-    Raises:
-        DataError: Missing, unreadable, not JSON, or not of this schema.
-    """
+    """Reads a record from its file or folder; a `DataError` if it is not one."""
     file = path / RECORD_NAME if path.is_dir() else path
     try:
         return RunRecord.model_validate_json(file.read_bytes())

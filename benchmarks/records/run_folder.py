@@ -56,11 +56,8 @@ def held(folder: Path, command: str | None = None) -> Iterator[None]:
     """Locks a folder, created if missing, until the block or the process ends.
 
     Code that writes several files below a folder keeps the lock until the last file is written, so
-    that files of two processes are never mixed. Other processes that need the folder are shown the
-    command, by default the command line of this process.
-
-    Raises:
-        DataError: Another process, named by the message, has locked it, or it cannot be written.
+    that files of two processes are never mixed. Other processes that need the folder fail with an
+    error that shows the command, by default the command line of this process.
     """
     from filelock import FileLock, Timeout
 
@@ -113,14 +110,9 @@ def find_finished(
 ) -> RunRecord | None:
     """Returns the record of a run if the folder holds it complete and without failures.
 
-    Args:
-        folder: Folder of the run.
-        key: Resume key of the run.
-        images_state: State of the image files of its dataset; None without any.
-        say: Called with a line if the folder holds this run, finished or not.
-
-    Raises:
-        DataError: The folder holds another run, or this one on image files that have changed.
+    `images_state` is that of its dataset; `say` is called with a line if the folder holds this run,
+    finished or not. If it holds another, or this one on image files that have changed, that is a
+    `DataError`.
     """
     if not (folder / RECORD_NAME).exists():
         return None

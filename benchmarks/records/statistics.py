@@ -34,13 +34,7 @@ MIN_SAMPLES_P95, MIN_SAMPLES_P99 = 100, 500
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Interval or range around a median of times, or of ratios of times.
-
-    Attributes:
-        bounds: Lower and upper limit, in the unit of the values.
-        is_range: Whether the bounds are the smallest and the largest value, which have no stated
-            coverage, instead of a 95 % interval.
-    """
+    """95 % interval around a median of times or ratios, or a range: least and largest value."""
 
     bounds: Interval
     is_range: bool
@@ -89,12 +83,8 @@ def median_spread(samples: Samples) -> Spread | None:
     Calls of one process share its memory layout and the load of the machine, so that only further
     processes show how much processes differ. The interval is Student's t on the logarithms of the
     medians of the processes, widened if the median of all calls lies outside. The range spans the
-    medians of the processes; for a single process, its calls; None for a single call.
-
-    Measured by simulation (`tests/benchmarks/records/test_statistics_simulation.py`; processes that
-    differ by 5 %, calls by 3 %, some interrupted; 4,000 trials): coverage is 0.95 for 5 processes
-    with 30 calls, 5 with 3 and 8 with 10; 0.93 for 5 with a single call. A bootstrap of processes
-    and calls covers 0.18 to 0.49 with one process, 0.79 with 3 and 0.89 with 5.
+    medians of the processes; for a single process, its calls; None for a single call. Measured
+    coverage: 0.93 to 0.95 (`tests/benchmarks/records/test_statistics_simulation.py`).
     """
     groups = _nonempty(samples)
     medians = np.array([np.median(group) for group in groups])
@@ -143,11 +133,7 @@ def ratio_of_runs(old: Samples, new: Samples) -> Ratio:
     The interval is Welch's t on the logarithms of the medians of the processes, since calls of one
     process do not show how much processes differ; there is none if either side has fewer than two
     processes. Changes of the machine between the runs are part of the ratio, but not covered by the
-    interval.
-
-    Measured by simulation (processes that differ by 5 %, calls by 3 %; 4,000 trials of two equal
-    runs): coverage is 0.97 with 2 processes on each side, 0.96 with 3 or 5 on each side, and 0.95
-    with 5 against 3.
+    interval. Measured coverage for two equal runs: 0.95 to 0.97.
     """
     sides = [_nonempty(old), _nonempty(new)]
     before, after = (float(np.median(np.concatenate(side))) for side in sides)
@@ -173,13 +159,9 @@ def ratio_in_turns(
     Each pair gives the ratio of the medians over its turns; the result is their geometric mean, so
     that a pair measured while the machine was slow has the same weight. The bootstrap draws pairs,
     then turns within each pair, the same for both sides, since the state of the machine during a
-    turn affects both.
-
-    With few pairs the spread between them is underestimated by sqrt((n - 1) / n), and the draws are
-    widened accordingly. Measured by simulation (two equal sides, 500 trials each): 5 pairs that
-    differ by 3 % with 12 turns that differ by 5 % are covered in 0.99 of trials, 8 pairs in 0.98,
-    4 pairs that differ by 5 % with 10 turns in 0.93, 3 such pairs in 0.88. A verdict therefore
-    needs a repetition (`regression.judge`).
+    turn affects both. With few pairs the spread between them is underestimated by sqrt((n - 1) /
+    n), and the draws are widened accordingly. Measured coverage for equal sides: 0.98 or more with
+    5 pairs, 0.93 with 4, 0.88 with 3: a verdict needs a repetition (`regression.judge`).
 
     Args:
         old: Positive times, one sequence per pair of processes, one value per turn.
@@ -215,13 +197,10 @@ def percentile_interval(values: Float64Array) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class ClusteredMean:
-    """Mean over instances whose values are correlated within an image.
+    """Mean over instances whose values are correlated within an image, the cluster.
 
-    Attributes:
-        n_clusters: Number of images.
-        ci95: Lower and upper limit; None with fewer than three images.
-        p_value: Two-sided p-value of the hypothesis that the mean is zero; 1 with fewer than three
-            images.
+    With fewer than three clusters there is no interval, and the two-sided p-value of the hypothesis
+    that the mean is zero is 1.
     """
 
     mean: float
@@ -233,7 +212,7 @@ class ClusteredMean:
 def clustered_mean(
     values: Float64Array, clusters: npt.NDArray[np.int64], seed: int = 0
 ) -> ClusteredMean:
-    """Mean, 95 % interval and test against zero, by the symmetric bootstrap-t over images.
+    """Mean of (N,) values, 95 % interval and test against zero, by the symmetric bootstrap-t.
 
     Whole images are drawn with replacement. Each draw gives |t*|, the distance of its mean from
     the mean of the sample in units of its own standard error (of a ratio of sums, by
@@ -242,25 +221,9 @@ def clustered_mean(
     1988). The p-value is the share of draws that lie further out than zero does, so that it is at
     most 0.05 if the interval excludes zero. Below 0.01 too few draws are left; there, Student's t
     is used, scaled to the 99th percentile of the draws. The p-value is at least 2^(1 - images), the
-    probability that all images agree on the sign by chance.
-
-    Measured by simulation (8 scenarios of IoU with 1 to 60 instances an image, correlation 0.15 to
-    0.4 within an image, skewed, with zeros, and crowded images harder or easier; 4,000 trials
-    each). Coverage of the nominal 95 %:
-
-        images   this method    percentile     BCa            naive
-        30       0.936-0.952    0.898-0.934    0.895-0.928    0.54-0.74, single instances 0.92
-        100      0.940-0.953    0.924-0.944    0.922-0.945    0.55-0.72, single instances 0.94
-
-    With 5 to 20 images the coverage is 0.92 to 0.96, with 3 about 0.86. More images are needed if
-    very few of them hold most instances, or if rare failures determine the mean. Of 24,000 tests of
-    true hypotheses with 50 or 100 images, p was at most 0.05 in 0.050, 0.01 in 0.009 and 0.001 in
-    0.0010.
-
-    Args:
-        values: (N,) one value per instance; N of at least 1.
-        clusters: (N,) image of each instance.
-        seed: Seed of the bootstrap.
+    probability that all images agree on the sign by chance. Measured coverage of the 95 %: 0.94 to
+    0.95 with 30 or more images, 0.92 to 0.96 with 5 to 20, about 0.86 with 3
+    (`tests/benchmarks/records/test_statistics_simulation.py`).
     """
     _, index = np.unique(clusters, return_inverse=True)
     counts = np.bincount(index).astype(np.float64)
