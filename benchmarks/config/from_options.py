@@ -29,7 +29,7 @@ from benchmarks.config.run_config import (
     ShardingConfig,
     find_profile,
 )
-from benchmarks.datasets.limits import PIXELS_CEILING
+from benchmarks.datasets import PIXELS_CEILING
 from benchmarks.prompts import protocols
 from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, WHOLE_IMAGE_PROTOCOLS
 from benchmarks.records.environment import default_threads, use_threads

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from baselines import DEFAULT_SELECTION
-from benchmarks.datasets.limits import MAX_PIXELS
+from benchmarks.datasets import MAX_PIXELS
 
 PrintJson = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
 Quiet = Annotated[bool, Parameter(help="Print only warnings and errors.")]

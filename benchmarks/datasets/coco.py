@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, StringConstraints, ValidationError
 
-from benchmarks.datasets import parsing
+from benchmarks.datasets import MAX_PIXELS, parsing
 from benchmarks.datasets.dataset import (
     ImageReader,
     IndexedDataset,
@@ -20,7 +20,6 @@ from benchmarks.datasets.dataset import (
     UnreadableImage,
 )
 from benchmarks.datasets.images import check_pixels, files_state, load_from_folder
-from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import AnnotationLog, IdentifiedRow, LengthPx, read_row
 from mobilesam.errors import DataError
 

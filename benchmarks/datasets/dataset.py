@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
-from benchmarks.datasets.limits import MAX_PROBLEMS
+from benchmarks.datasets import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, decode_mask, encode_mask, rle_area_px, rle_box
 from mobilesam.errors import UsageError
 
@@ -63,12 +63,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableImage:
-    """An image that cannot be used; yielded in its place so that it can be counted.
+    """An image that cannot be used, with its annotated objects as far as known, to be counted.
 
-    Attributes:
-        image_id: -1 if unknown (damaged archive).
-        reason: One line that states what is wrong with the file.
-        n_instances: Number of annotated objects of the image, as far as known.
+    Its id is -1 if unknown (damaged archive).
     """
 
     image_id: int
@@ -209,34 +206,6 @@ class Dataset(ABC):
             yield load()
 
 
-class ShardDataset(Dataset):
-    """One shard as a dataset of its own, with the name of the whole dataset."""
-
-    def __init__(self, shard: Shard) -> None:
-        super().__init__(shard.dataset)
-        self._shard = shard
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the shard."""
-        return self._shard.fingerprint
-
-    @property
-    def images_state(self) -> str:
-        """State of the image files of the shard."""
-        return self._shard.images_state
-
-    @property
-    def n_images(self) -> int:
-        """Number of images of the shard."""
-        return len(self._shard.readers)
-
-    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
-        """Yields the shard itself, whatever its size."""
-        del images_per_shard
-        yield self._shard
-
-
 class IndexedDataset(Dataset):
     """A dataset with a list of all images: id, file name and reader of each."""
 
@@ -289,6 +258,24 @@ class IndexedDataset(Dataset):
         """State of the image files of some images; empty without files."""
         del part
         return ""
+
+
+class ShardDataset(IndexedDataset):
+    """One shard as a dataset of its own, with the name of the whole dataset."""
+
+    def __init__(self, shard: Shard) -> None:
+        images = [(*each, read) for each, read in zip(shard.images, shard.readers, strict=True)]
+        super().__init__(shard.dataset, shard.fingerprint, images)
+        self._shard = shard
+
+    def shards(self, images_per_shard: int | None = None) -> Iterator[Shard]:
+        """Yields the shard itself, whatever its size."""
+        del images_per_shard
+        yield self._shard
+
+    def _state_of(self, part: slice) -> str:
+        del part
+        return self._shard.images_state
 
 
 class ArrayDataset(IndexedDataset):

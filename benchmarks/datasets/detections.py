@@ -16,31 +16,18 @@ from typing import Any
 import numpy as np
 
 from baselines.interface import Float32Array
+from benchmarks.datasets import MAX_PIXELS, parsing
 from benchmarks.datasets.coco import CocoAnnotation, CocoDataset, CocoFile, CocoImage
-from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.masks import Rle, rle_box
-from benchmarks.datasets.parsing import (
-    AnnotationLog,
-    Id,
-    Row,
-    XywhBox,
-    parse_json,
-    read_file,
-    read_row,
-)
 from mobilesam.errors import DataError
 
-_NOT_EVALUATED = "on an image that is not evaluated"
-_NO_AREA = "without area"
-_OUTSIDE = "outside of the image"
 
-
-class _Result(Row):
+class _Result(parsing.Row):
     """An entry of a results file."""
 
-    image_id: Id
-    category_id: Id
-    bbox: XywhBox
+    image_id: parsing.Id
+    category_id: parsing.Id
+    bbox: parsing.XywhBox
     score: float
 
 
@@ -142,12 +129,14 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
 
 def _read_again(path: Path, max_pixels: int) -> CocoFile:
     # Malformed annotations were reported by the dataset, if there is one.
-    return CocoFile(path.name, read_file(path), max_pixels, AnnotationLog(path.name))
+    return CocoFile(
+        path.name, parsing.read_file(path), max_pixels, parsing.AnnotationLog(path.name)
+    )
 
 
 def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
     """Yields all usable annotations, crowds included, on usable images; category 0 for none."""
-    log = AnnotationLog(file.name)
+    log = parsing.AnnotationLog(file.name)
     for row in file.annotations:
         image = file.images.get(row.image_id)
         found = None if image is None else log.instance(row, image.size_hw)
@@ -165,8 +154,8 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
     outside of their image, and boxes on images that are not evaluated (results of all of val2017
     can be given for a part of it).
     """
-    data = read_file(path)
-    entries = parse_json(data, path.name)
+    data = parsing.read_file(path)
+    entries = parsing.parse_json(data, path.name)
     if not isinstance(entries, list):
         raise DataError(
             f"{path.name} is not a list of detections; a COCO results file is "
@@ -177,13 +166,31 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
     problems: list[str] = []
     for index, entry in enumerate(entries):
         where = f"{path.name}: detection number {index}"
-        detected = _read_entry(entry, where, truth)
-        if isinstance(detected, DetectedBox):
-            by_image.setdefault(detected.image_id, []).append(detected)
+        result = parsing.read_row(_Result, entry, where)
+        if result.category_id not in truth.categories:
+            raise DataError(
+                f"{where} has category_id {result.category_id}, which the annotations do not "
+                "define; map the detector's classes to the ids of `categories` (COCO's 80 run from "
+                "1 to 90, with gaps)"
+            )
+        image_id = result.image_id
+        if image_id not in truth.images:
+            left_out["on an image that is not evaluated"] += 1
             continue
-        left_out[detected] += 1
-        if detected != _NOT_EVALUATED:
-            problems.append(f"{where}: box {entry['bbox']} is {detected}")
+        x, y, width, height = result.bbox
+        rows, columns = truth.images[image_id].size_hw
+        edges = np.clip((x, y, x + width, y + height), 0, (columns, rows, columns, rows))
+        box = edges.astype(np.float32)  # the input type of models
+        if width > 0 and height > 0 and not (edges[2:] > edges[:2]).all():
+            reason = "outside of the image"
+        elif not (box[2:] > box[:2]).all():
+            reason = "without area"
+        else:
+            detected = DetectedBox(image_id, result.category_id, box, result.score)
+            by_image.setdefault(image_id, []).append(detected)
+            continue
+        left_out[reason] += 1
+        problems.append(f"{where}: box {result.bbox} is {reason}")
     if not by_image:
         raise DataError(
             f"{path.name} has no usable box ({_listed(left_out) or 'it is empty'}); "
@@ -192,30 +199,6 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
     boxes = {image_id: tuple(by_image[image_id]) for image_id in sorted(by_image)}
     sha256 = hashlib.sha256(data).hexdigest()
     return Detections(path.name, sha256, boxes, dict(left_out), tuple(problems))
-
-
-def _read_entry(entry: object, where: str, truth: GroundTruth) -> DetectedBox | str:
-    """Returns a usable box, or the reason why it is left out."""
-    result = read_row(_Result, entry, where)
-    if result.category_id not in truth.categories:
-        raise DataError(
-            f"{where} has category_id {result.category_id}, which the annotations do not define; "
-            "map the detector's classes to the ids of `categories` (COCO's 80 run from 1 to 90, "
-            "with gaps)"
-        )
-    if result.image_id not in truth.images:
-        return _NOT_EVALUATED
-    x, y, width, height = result.bbox
-    if width <= 0 or height <= 0:
-        return _NO_AREA
-    rows, columns = truth.images[result.image_id].size_hw
-    edges = np.clip((x, y, x + width, y + height), 0, (columns, rows, columns, rows))
-    box = edges.astype(np.float32)
-    if not (edges[2:] > edges[:2]).all():
-        return _OUTSIDE
-    if not (box[2:] > box[:2]).all():
-        return _NO_AREA  # in float32, the input type of models
-    return DetectedBox(result.image_id, result.category_id, box, result.score)
 
 
 def best_boxes(boxes: tuple[DetectedBox, ...], limit: int) -> tuple[DetectedBox, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from baselines.interface import UInt8Array
-from benchmarks.datasets.limits import MAX_PIXELS
+from benchmarks.datasets import MAX_PIXELS
 from mobilesam.errors import DataError
 from mobilesam.process_state import ignored_warnings
 

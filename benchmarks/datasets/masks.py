@@ -14,12 +14,13 @@ import numpy as np
 
 from baselines.interface import BoolArray, Float32Array, Int64Array
 from baselines.pixels import mask_box
-from benchmarks.datasets.limits import MAX_OUTLINE_PX
 from mobilesam.errors import DataError
 
 Rle = Mapping[str, Any]
 """A compressed COCO RLE: `size` [H, W] and `counts` as text, so that it is valid JSON."""
 
+# Longest outline of a polygon: the rasteriser takes 40 bytes per pixel of it; usual are 1e5.
+_MAX_OUTLINE_PX = 10_000_000
 # In a crop of this side a distance is at most half of it, and its float32 square has an error below
 # 0.05 (measured: 0.01 at 640 px, 0.1 at 1,500 px, 1 at 3,000 px).
 _MAX_FLOAT32_SIDE_PX = 1024
@@ -102,7 +103,7 @@ def _check_polygon(index: int, polygon: object, size_hw: tuple[int, int]) -> Non
             )
     corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     steps = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1)
-    if steps.sum() > MAX_OUTLINE_PX:
+    if steps.sum() > _MAX_OUTLINE_PX:
         raise DataError(
             f"polygon {index} has an outline of {steps.sum():.3g} px; correct or remove it"
         )

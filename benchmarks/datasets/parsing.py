@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from baselines.interface import Float32Array
+from benchmarks.datasets import MAX_PROBLEMS
 from benchmarks.datasets.dataset import Instance
-from benchmarks.datasets.limits import MAX_PROBLEMS
 from benchmarks.datasets.masks import Rle, rle_area_px, rle_box, segmentation_to_rle
 from mobilesam.errors import DataError, UsageError, first_problem
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.datasets import MAX_PIXELS
 from benchmarks.datasets.coco import CocoDataset, coco_fingerprint
-from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.parsing import read_file
 from mobilesam.errors import DataError
 

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from baselines.interface import Int64Array
-from benchmarks.datasets import parsing
+from benchmarks.datasets import MAX_PIXELS, parsing
 from benchmarks.datasets.dataset import (
     Dataset,
     Instance,
@@ -33,7 +33,6 @@ from benchmarks.datasets.dataset import (
     UnreadableImage,
 )
 from benchmarks.datasets.images import check_pixels, load_image
-from benchmarks.datasets.limits import MAX_PIXELS
 from mobilesam.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20

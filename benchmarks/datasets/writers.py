@@ -66,7 +66,7 @@ def write_coco(dataset: Dataset, folder: Path, image_format: ImageFormat = "png"
     rows: list[dict[str, Any]] = []
     for sample in written.count(dataset):
         name = f"{sample.image_id:012d}.{image_format}"
-        write_atomic(folder / COCO_IMAGES / name, _encode_image(sample.image, image_format))
+        write_atomic(folder / COCO_IMAGES / name, encode_image(sample.image, image_format))
         height, width = sample.image.shape[:2]
         images.append({"id": sample.image_id, "file_name": name, "height": height, "width": width})
         for instance in sample.instances:
@@ -141,7 +141,7 @@ def _write_tar(path: Path, samples: Iterator[Sample]) -> None:
 
 def _sa1b_files(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of the image and of its JSON."""
-    yield f"sa_{sample.image_id}.jpg", encode_jpeg(sample.image)
+    yield f"sa_{sample.image_id}.jpg", encode_image(sample.image, "jpg")
     yield f"sa_{sample.image_id}.json", json.dumps(sa1b_document(sample)).encode()
 
 
@@ -176,12 +176,8 @@ def _inner_point(instance: Instance) -> list[float]:
     return [float(value) for value in center_point(mask)]
 
 
-def encode_jpeg(image: UInt8Array) -> bytes:
-    """Encodes an (H, W, 3) uint8 image as JPEG of quality `JPEG_QUALITY`."""
-    return _encode_image(image, "jpg")
-
-
-def _encode_image(image: UInt8Array, image_format: ImageFormat) -> bytes:
+def encode_image(image: UInt8Array, image_format: ImageFormat) -> bytes:
+    """Encodes an (H, W, 3) uint8 image as PNG, or as JPEG of quality `JPEG_QUALITY`."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.config.from_options import STANDARD_SCENES, check_max_pixels, open_dataset
 from benchmarks.config.options import EmbedDataArguments
+from benchmarks.datasets import MAX_PIXELS, PIXELS_CEILING
 from benchmarks.datasets.dataset import ImageReader, LoadedImage, Sample, Shard, UnreadableImage
 from benchmarks.datasets.images import load_image
-from benchmarks.datasets.limits import MAX_PIXELS, PIXELS_CEILING
 from benchmarks.datasets.parsing import check_limit, fingerprint
 from benchmarks.distillation.embed import ShardedImages
 from benchmarks.records.progress import Reporter

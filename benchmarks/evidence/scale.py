@@ -33,7 +33,7 @@ import numpy as np
 from baselines.registry import ModelEntry
 from benchmarks.child_processes import run_program, start_python
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.datasets.writers import encode_jpeg, sa1b_document
+from benchmarks.datasets.writers import encode_image, sa1b_document
 from benchmarks.debugging import one_line_errors
 from benchmarks.latency.controller import run_task
 from benchmarks.latency.idle import wait_if_published
@@ -69,7 +69,9 @@ def write_shards(folder: Path, n_images: int, seed: int = 0) -> list[Path]:
     if n_images < 1:
         raise UsageError(f"{n_images} images leave nothing; give 1 or more")
     scenes = SyntheticDataset(min(n_images, N_SCENES), seed, SIZE_HW, (N_OBJECTS, N_OBJECTS))
-    known = [(encode_jpeg(sample.image), sa1b_document(sample)) for sample in scenes.samples()]
+    known = [
+        (encode_image(sample.image, "jpg"), sa1b_document(sample)) for sample in scenes.samples()
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for start in range(0, n_images, IMAGES_PER_TAR):

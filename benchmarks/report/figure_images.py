@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from baselines.interface import BoolArray, Prompts, UInt8Array
-from benchmarks.datasets import photos
+from benchmarks.datasets import MAX_PIXELS, photos
 from benchmarks.datasets.dataset import Dataset, UnreadableImage
 from benchmarks.datasets.images import load_image
-from benchmarks.datasets.limits import MAX_PIXELS
 from benchmarks.datasets.masks import center_point
 from mobilesam.errors import DataError, UsageError
 

@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 
+from benchmarks.datasets import MAX_PROBLEMS
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard, ShardDataset, UnreadableImage
-from benchmarks.datasets.limits import MAX_PROBLEMS
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 

@@ -7,7 +7,7 @@ import lzma
 import numpy as np
 import pytest
 
-from benchmarks.datasets.limits import MAX_PROBLEMS
+from benchmarks.datasets import MAX_PROBLEMS
 from benchmarks.datasets.parsing import (
     AnnotationLog,
     AnnotationRow,
