@@ -129,9 +129,8 @@ def read_ground_truth(annotations: Path, dataset: CocoDataset) -> GroundTruth:
 
 def _read_again(path: Path, max_pixels: int) -> CocoFile:
     # Malformed annotations were reported by the dataset, if there is one.
-    return CocoFile(
-        path.name, parsing.read_file(path), max_pixels, parsing.AnnotationLog(path.name)
-    )
+    log = parsing.AnnotationLog(path.name)
+    return CocoFile(path.name, parsing.read_file(path), max_pixels, log)
 
 
 def _masks(file: CocoFile) -> Iterator[tuple[CocoAnnotation, GroundTruthMask]]:
@@ -190,7 +189,7 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
             by_image.setdefault(image_id, []).append(detected)
             continue
         left_out[reason] += 1
-        problems.append(f"{where}: box {result.bbox} is {reason}")
+        problems.append(f"{where}: box {entry['bbox']} is {reason}")
     if not by_image:
         raise DataError(
             f"{path.name} has no usable box ({_listed(left_out) or 'it is empty'}); "
