@@ -8,13 +8,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
-from benchmarks.records.record import (
-    ComparisonRow,
-    DetectorRow,
-    EverythingRow,
-    MiouRow,
-    RunRecord,
-)
+from benchmarks.records.record import ComparisonRow, DetectorRow, EverythingRow, MiouRow, RunRecord
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import (
     MODEL,

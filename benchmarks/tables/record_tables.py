@@ -41,14 +41,7 @@ from benchmarks.tables.columns import (
     value_column,
     weights_cell,
 )
-from benchmarks.tables.formatting import (
-    MIB,
-    clean,
-    escape_markdown,
-    number,
-    percent,
-    spread_text,
-)
+from benchmarks.tables.formatting import MIB, clean, escape_markdown, number, percent, spread_text
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, model_row, spread_of
 from benchmarks.tables.table import Cell, Column, Table
 
