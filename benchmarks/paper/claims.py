@@ -103,8 +103,8 @@ class Source(FrozenModel):
 class Tolerance(FrozenModel):
     """Largest deviation of a measurement that agrees with the claim, in its unit, and the reason.
 
-    Exactly one of: `digits` (equal when rounded to the digits printed), `plus_minus`, `relative`,
-    or the bounds `low` and `high`.
+    One of: `digits` (equal when rounded to those printed), `plus_minus`, `relative`, `low` and
+    `high`.
     """
 
     reason: str = Field(min_length=1)
@@ -167,11 +167,7 @@ class Hardware(FrozenModel):
 
 
 class Phase(FrozenModel):
-    """A phase in a sum of times.
-
-    Written as `encode`, as `decode@10` (timed at ten prompts), or as `decode*1024` (scaled up from
-    the largest number of prompts that was timed).
-    """
+    """A phase in a sum of times: `encode`, `decode@10` (at ten prompts) or `decode*1024` (scaled)."""
 
     text: str
     name: str
@@ -191,11 +187,7 @@ class Phase(FrozenModel):
 
 
 class Term(FrozenModel):
-    """A term in a sum of parameter counts.
-
-    Written as `model/component/column`, or as one of `COUNTS` with its variant and column; a minus
-    in front subtracts it.
-    """
+    """A signed `model/component/column`, or one of `COUNTS` with its variant and column."""
 
     sign: Literal[-1, 1]
     owner: str
@@ -336,19 +328,9 @@ Measure = Annotated[
 class Claim(FrozenModel):
     """One published figure.
 
-    Attributes:
-        id: Unique; source, place and figure, such as `mobilesam.table3.encoder-latency`.
-        source: Publication.
-        where: Table, figure or section of the source.
-        what: Meaning of the figure according to the source, in our own words.
-        printed: The figure with the digits it was printed with.
-        unit: Unit of `printed`.
-        protocol: How the source measured it, as far as known.
-        conditions: Hardware, data, and what the source does not state.
-        tolerance: Deviations that agree with it.
-        measure: How it is measured here.
-        quotient_of: Two claims whose quotient it is, if the source does not print it.
-        note: Remark for readers of the verdict.
+    `printed` has the digits and the `unit` of the source, whose way of measuring is stated by
+    `protocol` and `conditions` as far as known. `quotient_of` are two claims whose quotient it is,
+    if the source does not print it; `note` is a remark for readers of the verdict.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
@@ -407,9 +389,8 @@ def models_needed(claims: Sequence[Claim]) -> tuple[str, ...]:
 def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
     """Protocols of mean IoU for claims on `photos`, `synthetic`, `coco` or `sa1b`.
 
-    Claims with a teacher are included on all of them, since no paper states the images for
-    comparisons with a teacher. No claim was made on the packaged photos and synthetic scenes; for
-    these, all protocols that they support are returned.
+    No paper states the images for comparisons with a teacher, so these are included everywhere; no
+    claim is about the packaged photos and synthetic scenes, which get all protocols they support.
     """
     found = []
     for measure in (claim.measure for claim in claims):
@@ -423,10 +404,6 @@ def protocols_needed(claims: Sequence[Claim], dataset: str) -> tuple[str, ...]:
 
 def load_claims(folder: Path | None = None) -> tuple[Claim, ...]:
     """Reads the ledger: all claims, by file name, in the order of the files.
-
-    Args:
-        folder: Folder with `shared.toml` and one or more files of claims; by default the shipped
-            ledger.
 
     Raises:
         DataError: A file is malformed, an id appears twice, or a name is unknown; the message names

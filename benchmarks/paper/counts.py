@@ -49,18 +49,7 @@ def yolo_box_branch(channels: tuple[int, ...], reg_max: int) -> int:
 
 
 def derived_count(source: str, variant: str, column: str) -> int:
-    """Looks up a derived count.
-
-    Args:
-        source: One of `COUNTS`.
-        variant: `b16` ... `h14` for `plain-vit`, `channels-N` for `sam-neck`, `x` or `s` for
-            `yolo-boxes`.
-        column: `backbone` or `with-head` for `plain-vit`, `total` for `sam-neck`, `reg-max-N` for
-            `yolo-boxes`.
-
-    Raises:
-        ValueError: There is no count of that name.
-    """
+    """Looks up a count, such as `plain-vit/h14/backbone`; a `ValueError` if there is none."""
     channels = re.fullmatch(r"channels-(\d+)", variant)
     bins = re.fullmatch(r"reg-max-([1-9]\d*)", column)
     if source == "plain-vit" and variant in PLAIN_VITS and column in ("backbone", "with-head"):

@@ -65,11 +65,7 @@ def _ratio(verdict: ClaimVerdict) -> str:
 
 
 def paper_tables(verdicts: Sequence[ClaimVerdict]) -> list[Table]:
-    """The tables of the papers, with the measured values below the published ones.
-
-    Raises:
-        DataError: The claim of a cell is not in the ledger.
-    """
+    """The tables of the papers, with the measured values below the published ones."""
     by_id = {verdict.id: verdict for verdict in verdicts}
     text = resources.files("benchmarks.paper").joinpath("tables.toml").read_text(encoding="utf-8")
     return [_paper_table(layout, by_id) for layout in tomllib.loads(text)["table"]]
@@ -105,10 +101,7 @@ def _references(verdicts: Sequence[ClaimVerdict]) -> tuple[str | None, ...]:
 
 
 def _lines(row: Sequence[ClaimVerdict]) -> list[_Line]:
-    """The printed lines of a row: label, text and raw value of a verdict.
-
-    Published; measured, or in brackets a figure for orientation; times the claim; verdict.
-    """
+    """Label, text and raw value of the lines of a row: published, measured, ratio, verdict."""
     lines: list[_Line] = [("published", _claimed, lambda v: v.claimed)]
     if any(v.measured is not None for v in row):
         lines.append(("measured", _measured, lambda v: v.measured))
@@ -174,16 +167,7 @@ def claim_rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, object]]:
 
 
 def write_claims(record: RunRecord, verdicts: Sequence[ClaimVerdict], folder: Path) -> list[Path]:
-    """Writes `paper/claims.json`, and every table as `paper/NAME.md`, `.csv` and `.tex`.
-
-    Args:
-        record: The run, or several that were merged, that the verdicts are from.
-        verdicts: Verdicts on the whole ledger.
-        folder: Folder in which `paper` is created; older files of the same names are replaced.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `paper/claims.json` and every table below a folder; returns the files."""
     document = {"run": record.id, "verdicts": tally(verdicts), "claims": claim_rows(verdicts)}
     path = folder / FOLDER / CLAIMS_NAME
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -197,8 +181,7 @@ def write_claims(record: RunRecord, verdicts: Sequence[ClaimVerdict], folder: Pa
 def ledger_text(verdicts: Sequence[ClaimVerdict], width: int = WIDTH) -> str:
     """The ledger as text with `width` characters a line, by source.
 
-    Claims that lack weights, data or a GPU have no reason of their own: the commands that would
-    give a verdict follow below, each once with the number of its claims.
+    Commands that would give a verdict follow below, each once with the number of its claims.
     """
     lines: list[str] = []
     name_width = width - 2 - _CLAIMED - _MEASURED - _VERDICT - 4

@@ -54,11 +54,7 @@ _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1
 
 
 class Orientation(FrozenModel):
-    """A figure of the same protocol from other weights, data or reference, which is no evidence.
-
-    `reference` is `ground-truth`, `teacher:NAME`, or None where the measure has none; `made_with`
-    are the dataset and the weights, as printed.
-    """
+    """A figure of the same protocol from other weights, data or reference, which is no evidence."""
 
     value: float
     reference: str | None = None
@@ -68,21 +64,9 @@ class Orientation(FrozenModel):
 class ClaimVerdict(FrozenModel):
     """A claim and its verdict.
 
-    Attributes:
-        id: Id of the claim.
-        source: Publication and place.
-        what: Meaning of the figure.
-        claimed: Published figure, in `unit`.
-        printed: Published figure with the digits it was printed with.
-        unit: Unit of the figure.
-        measured: Measured or counted value, in `unit`; None if there is none.
-        bound: Whether the whole is at least or at most `measured`, since a part was not measured.
-        ratio: Measured over claimed, for times and ratios of times.
-        verdict: One of `VERDICTS`.
-        why: Reason for the verdict.
-        settle: Command that would give a verdict, if something is missing.
-        measured_from: Run and rows of `measured`.
-        orientation: A figure that is no evidence, if there is no other.
+    Figures are in `unit`, `printed` with the digits of the source. `bound` is set if a part was not
+    measured, `ratio` (measured over claimed) for times and ratios of times. `settle` is the command
+    that would give a verdict, `measured_from` names the run and the rows.
     """
 
     id: str
@@ -102,11 +86,7 @@ class ClaimVerdict(FrozenModel):
 
 
 def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
-    """Judges every claim by the rows of a record, in the order of the claims.
-
-    Raises:
-        DataError: A term of a derived claim is not given, or a claim divides by zero.
-    """
+    """Judges every claim by a record; `claims` contains the terms of its derived claims."""
     by_id = {claim.id: claim for claim in claims}
     return [_judge(record, claim, by_id) for claim in claims]
 
@@ -153,15 +133,10 @@ def _conclude(
     success: Verdict = "reproduced",
     **details: Any,
 ) -> ClaimVerdict:
-    """The verdict on a claim, given what was found.
+    """The verdict on a claim from a value in its unit.
 
-    Args:
-        claim: The claim.
-        why: Reason, to which the note of the claim and the caution of its data are added.
-        value: Measured value in the unit of the claim; None if there is none.
-        obstacle: Verdict if the value is missing or does not compare with the claim.
-        success: Verdict if the value agrees with the claim.
-        details: Other fields of `ClaimVerdict`.
+    `obstacle` is the verdict if the value is missing or does not compare, `success` if it agrees.
+    The note of the claim and the caution of its data are added to `why`; `details` are more fields.
     """
     data: DataSet | None = getattr(claim.measure, "data", None)
     reasons = (why, claim.note, data.caution if data else None)
@@ -311,7 +286,7 @@ class _PhaseTime:
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """Sum of the timed phases of a model."""
+    """Times of the phases of a model; those that were not timed are missing in the sum."""
 
     model: str
     phases: tuple[_PhaseTime, ...]
@@ -330,7 +305,6 @@ class _Sum:
 
     @property
     def text(self) -> str:
-        """As printed: the sum, its phases, and the missing phases."""
         parts = " + ".join(each.phase for each in self.timed)
         without = " and ".join(each.phase for each in self.missing)
         text = f"{self.model} {milliseconds(self.ms)} ({parts})"
@@ -474,13 +448,9 @@ def _time_remarks(times: Sequence[_Sum]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Accuracy:
-    """A row with an accuracy of the model and protocol of a claim.
+    """A row with an accuracy (a fraction) of the model and protocol of a claim.
 
-    Attributes:
-        row: The row of the record.
-        value: Fraction; None if the row has none.
-        n_instances: Number of instances; None for a detector's boxes, which replace annotations.
-        same_setting: Whether the row was measured under the setting of the claim.
+    `n_instances` is None for a detector's boxes, which replace annotations.
     """
 
     row: MiouRow | EverythingRow | DetectorRow
@@ -493,14 +463,12 @@ class _Accuracy:
         return self.row.reference if isinstance(self.row, MiouRow) else None
 
     def covers(self, data: DataSet) -> bool:
-        """Whether it was measured on all images of the claim."""
         enough = self.n_instances is None or self.n_instances >= data.min_instances
         right = fnmatchcase(self.row.dataset, data.pattern)
         return right and self.row.n_images >= data.min_images and enough
 
     @property
     def made_with(self) -> str:
-        """Dataset and weights, as printed."""
         row = self.row
         mask = f", {row.mask} mask" if isinstance(row, DetectorRow) else ""
         size = f"{row.n_images} image{'s' * (row.n_images != 1)}{mask}"
@@ -563,10 +531,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
 
 
 def _accuracies(record: RunRecord, measure: AccuracyMeasure) -> tuple[list[_Accuracy], str, str]:
-    """Rows of the model and protocol of a claim, the protocol as printed, and the command.
-
-    The rows may have any dataset, reference and weights.
-    """
+    """Rows of the model and protocol of a claim, the protocol as printed, and the command."""
     arguments = f"--models {measure.model} {measure.data.arguments}"
     if isinstance(measure, MiouMeasure):
         by_size = measure.column in ("small", "medium", "large")

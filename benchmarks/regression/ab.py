@@ -71,8 +71,6 @@ _VARIABLES = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 def settings_of(arguments: RegressArguments) -> Settings:
     """Settings of a measurement from the options of `regress`.
 
-    Without models for accuracy these are the shipped ones; without any, ones that need no weights.
-
     Raises:
         UsageError: An option has no valid value.
     """
@@ -100,11 +98,7 @@ def settings_of(arguments: RegressArguments) -> Settings:
 def measure_into(
     folder: Path, base: Tree, head: Tree, settings: Settings, reporter: Reporter
 ) -> Session:
-    """Measures all benchmarks once and saves the session.
-
-    Raises:
-        UsageError: The folder has sessions already.
-    """
+    """Measures all benchmarks once and saves the session in a folder without any."""
     if session_files(folder):
         raise UsageError(f"{folder} holds a measurement already; choose another --out")
     session = measure(base, head, settings, reporter)
@@ -115,11 +109,7 @@ def measure_into(
 def run(
     folder: Path, base: Tree, head: Tree, settings: Settings, threshold: float, reporter: Reporter
 ) -> tuple[Judgement, tuple[Session, ...]]:
-    """Measures and judges; adds processes for unclear benchmarks, and repeats suspect ones.
-
-    The sessions are saved in the folder whatever the verdict is; `threshold` is the ratio from
-    which on a change is a regression.
-    """
+    """Measures and judges; adds processes for unclear benchmarks, and repeats suspect ones."""
     sessions: tuple[Session, ...] = (measure_into(folder, base, head, settings, reporter),)
     while True:
         judgement = judge(sessions, threshold)
@@ -159,14 +149,7 @@ def measure(
 ) -> Session:
     """Measures one session: times and memory in turns, and accuracy on the same prompts.
 
-    Args:
-        base: Version to compare with.
-        head: Version to judge.
-        settings: Extent of the measurement.
-        reporter: Reports progress.
-        only: Benchmarks to measure; None measures all.
-        stage: Stage of the session.
-        number: Number of the session; each has its own random order.
+    `only` are the benchmarks to measure, by default all; each `number` has its own random order.
     """
     start = time.monotonic()
     here = environment.collect(settings.threads)

@@ -63,18 +63,8 @@ _TITLES: dict[Kind, str] = {
 class CompareRow(FrozenModel):
     """One quantity in both runs.
 
-    Attributes:
-        kind: Kind of quantity.
-        model: Name of the model.
-        what: Phase, protocol or component.
-        unit: Unit of `a` and `b`.
-        a: Value in the first run; None if it is missing.
-        b: Value in the second run.
-        change: Ratio B / A; for accuracy the difference B - A.
-        ci95: Interval of the change; None if the noise is unknown.
-        verdict: `changed` is for sizes, which are neither better nor worse; `unclear` if the noise
-            is unknown; `missing` in the second run; `new` in the second run.
-        why: Reason for a missing value or for the verdict.
+    `change` is the ratio B / A, for accuracy the difference B - A. The verdict is `changed` for
+    sizes, which are neither better nor worse, and `unclear` if the noise is unknown.
     """
 
     kind: Kind
@@ -98,11 +88,7 @@ class Run:
 
 
 def load_run(path: Path) -> Run:
-    """Reads a run from its folder or from its `record.json`.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Reads a run from its folder or from its `record.json`."""
     record = load_record(path)
     folder = path if path.is_dir() else path.parent
     if record.instances is None or not (folder / record.instances).is_file():
@@ -111,11 +97,7 @@ def load_run(path: Path) -> Run:
 
 
 def check_threshold(threshold: float, default: float) -> None:
-    """Checks a threshold that a user gave.
-
-    Raises:
-        UsageError: It is not above 1.
-    """
+    """Checks a threshold that a user gave; a `UsageError` unless it is above 1."""
     if not threshold > 1:
         raise UsageError(f"--threshold is a ratio above 1, such as {default}; got {threshold}")
 
@@ -124,14 +106,10 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
     """Compares all quantities that either run has measured.
 
     Times and peaks of memory: ratio of medians with an interval over processes; better or worse if
-    the whole interval is beyond the threshold, unclear if either run has one process. Accuracy:
-    difference on the same prompts with the test of `comparison.compare_models`, corrected over all
-    comparisons of a reference; unclear if there are too few images. Sizes are compared exactly.
-
-    Args:
-        a: The first run.
-        b: The second run, which is compared with the first.
-        threshold: Ratio from which on times and memory count as different; above 1.
+    the whole interval is beyond the threshold (a ratio above 1), unclear if either run has one
+    process. Accuracy: difference on the same prompts with the test of `comparison.compare_models`,
+    corrected over all comparisons of a reference; unclear if there are too few images. Sizes are
+    compared exactly.
     """
     old, new = a.record, b.record
     tests = _paired_tests(a, b)
@@ -234,8 +212,7 @@ def _paired(
 def _same_phases(a: RunRecord, b: RunRecord) -> Iterator[_Pair[LatencyRow]]:
     """Pairs the rows of each phase.
 
-    If each run has one row of a phase, these are compared even if their setups differ; otherwise
-    rows of the same setup are compared.
+    Setups may differ if each run has one row of the phase.
     """
     grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
     for side, run in enumerate((a, b)):
@@ -441,11 +418,7 @@ def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float
 def write_comparison(
     rows: Sequence[CompareRow], notes: Sequence[str], title: str, folder: Path
 ) -> list[Path]:
-    """Writes `summary.md`, the tables as CSV, and plots of times and of accuracy.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `summary.md`, the tables as CSV, and plots of times and of accuracy."""
     from benchmarks.report.style import plot_style, save_figure
 
     tables = compare_tables(rows)

@@ -203,12 +203,9 @@ def array_facts(subject: str, name: str, array: npt.NDArray[Any]) -> Iterator[Fa
 
 
 def model_facts(model: Segmenter, image: UInt8Array, *, exact: bool) -> Iterator[Fact]:
-    """Facts about the outputs of a model for an image and `N_PROMPTS` prompts of each kind.
+    """Facts about the outputs for an (H, W, 3) uint8 RGB image and prompts of each kind.
 
-    Args:
-        model: Model with trained or seeded random weights.
-        image: (H, W, 3) uint8 RGB.
-        exact: Whether it computes with integers only, so that areas must not change.
+    `exact` if the model computes with integers only, so that areas must not change.
     """
     name = model.info.name
     with adapter_call("prepare"):

@@ -71,27 +71,15 @@ _CONFIRMED: dict[Verdict, Verdict] = {"suspect": "worse", "unclear": "unclear", 
 
 
 class Judged(FrozenModel):
-    """Verdict on one benchmark.
+    """Verdict on one benchmark; values are in `unit`: `ms`, `bytes` or `fraction`.
 
-    Attributes:
-        model: Name of the model.
-        what: Phase, memory or protocol, as printed.
-        phase: Phase, `memory` or protocol.
-        n_prompts: Number of prompts.
-        unit: Unit of `base` and `head`: `ms`, `bytes` or `fraction`.
-        base: Median, or mean IoU, in the first stage.
-        head: The same of the head.
-        change: Ratio head / base; for accuracy the difference head - base.
-        ci95: Interval of the change.
-        floor: Change between two sets of processes of the base, which is noise.
-        floor_ci95: Interval of the noise.
-        again: Change in the repetition; None if it was not repeated.
-        again_ci95: Interval of the change in the repetition.
-        verdict: `suspect`: slower, larger or less accurate, or the head failed in one process, and
-            not repeated yet; `not confirmed` by the repetition; `unclear`: the ratio is beyond the
-            threshold in the last stage and its interval is not, or there are too few sets of
-            processes for an interval; `missing` in the head; `new` in the head.
-        why: The error, or why there is no interval.
+    `change` is the ratio head / base, for accuracy the difference head - base; `floor` is the same
+    for two sets of processes of the base, which is noise; `again` is the change in the repetition.
+
+    The verdict is `suspect` if the head is slower, larger or less accurate, or failed in one
+    process, and this was not repeated yet; `unclear` if the ratio is beyond the threshold in the
+    last stage and its interval is not, or if there are too few sets of processes for an interval;
+    `missing` or `new` in the head.
     """
 
     model: str
@@ -149,10 +137,6 @@ class Judgement(FrozenModel):
 
 def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgement:
     """Judges the first stage, confirmed or not by the repetition.
-
-    Args:
-        sessions: Sessions in order, at least one of the first stage.
-        threshold: Ratio from which on a change is a regression; above 1.
 
     Raises:
         UsageError: The threshold is not above 1.
@@ -383,11 +367,7 @@ def _figure(rows: Sequence[Judged], threshold: float) -> Any:
 
 
 def write_judgement(judgement: Judgement, sessions: Sequence[Session], folder: Path) -> list[Path]:
-    """Writes `verdict.json`, `summary.md`, `regress.csv` and the plot beside the sessions.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `verdict.json`, `summary.md`, `regress.csv` and the plot beside the sessions."""
     from benchmarks.report.style import plot_style, save_figure
 
     table = judgement_table(judgement)

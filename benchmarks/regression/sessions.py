@@ -28,17 +28,9 @@ LOAD, MEMORY = "load", "memory"
 class Settings(FrozenModel):
     """How two versions are measured.
 
-    Attributes:
-        models: Models whose times and memory are measured.
-        accuracy_models: Models whose accuracy is measured.
-        n_prompts: Numbers of prompts for which decoding is timed.
-        pairs: Sets of fresh processes for each model.
-        turns: Turns of each phase in each set.
-        scenes: Number of synthetic scenes for accuracy.
-        threads: Threads of each model; waiting of several threads for each other is noise.
-        turn_ms: Approximate length of a turn, in milliseconds.
-        seed: Seed of scenes and random weights.
-        order_seed: Seed of the order of processes and turns.
+    `pairs` are sets of fresh processes for each model, in each of which every phase has `turns` of
+    about `turn_ms`. Several `threads` wait for each other, which is noise. `seed` is that of scenes
+    and random weights, `order_seed` that of the order of processes and turns.
     """
 
     models: tuple[str, ...]
@@ -109,11 +101,7 @@ class Session(FrozenModel):
 
 
 def save_session(session: Session, folder: Path) -> Path:
-    """Writes `session-N.json` with the next free N.
-
-    Raises:
-        DataError: It cannot be written.
-    """
+    """Writes `session-N.json` with the next free N."""
     path = folder / f"session-{len(session_files(folder)) + 1}.json"
     write_atomic(path, document_of(session, path))
     return path

@@ -27,13 +27,9 @@ _SHOWN_TEXT = 16
 
 
 class Fact(FrozenModel):
-    """One property of a model or of a dataset.
+    """One property of a model or of a dataset, such as `mask_decoder: parameters`.
 
-    Attributes:
-        subject: Name of the model or the dataset.
-        what: Name of the property, such as `mask_decoder: parameters`.
-        value: An integer or a text, both exact, or floats.
-        tolerance: How far each float may move, in its own unit.
+    Integers and texts are exact; each float may move by `tolerance`.
     """
 
     subject: str
@@ -122,12 +118,7 @@ def merged(before: Sequence[Fact], now: Sequence[Fact], judged: Iterable[str]) -
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Reads a baseline.
-
-    Raises:
-        UsageError: The file is missing.
-        DataError: It is not a baseline.
-    """
+    """Reads a baseline; a `UsageError` if the file is missing, a `DataError` if it is none."""
     try:
         return Baseline.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
@@ -144,11 +135,7 @@ def load_baseline(path: Path) -> Baseline:
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Writes a baseline with one fact a line, for readable diffs.
-
-    Raises:
-        DataError: It cannot be written.
-    """
+    """Writes a baseline with one fact a line, for readable diffs."""
     head = baseline.model_dump_json(exclude={"facts"}, indent=1).removesuffix("\n}")
     lines = ",\n".join(f"  {fact.model_dump_json()}" for fact in baseline.facts)
     text = f'{head},\n "facts": [\n{lines}\n ]\n}}\n'

@@ -79,11 +79,7 @@ def checked_out(root: Path, ref: str) -> Iterator[Tree]:
 
 @contextmanager
 def two_versions(base: str, head: str | None) -> Iterator[tuple[Tree, Tree]]:
-    """Checks out two commits of the current checkout; `head` None is its working tree.
-
-    Raises:
-        UsageError: The current folder is in no checkout, or there is no such commit.
-    """
+    """Checks out two commits of the current checkout; `head` None is its working tree."""
     root = repository(Path.cwd())
     later = nullcontext(working_tree(root)) if head is None else checked_out(root, head)
     with checked_out(root, base) as first, later as second:

@@ -83,10 +83,7 @@ def _without_random_figures(row: _AccuracyRow) -> _AccuracyRow:
 def _by_reference(
     base: str, found: Iterable[Protocol]
 ) -> list[tuple[str, str, str, list[Protocol]]]:
-    """Table name, dataset, reference and protocols of each table with one dataset and reference.
-
-    Agreement with a teacher and accuracy against ground truth never share a table.
-    """
+    """Table name, dataset, reference and protocols of each table with one of both."""
     tables: dict[str, tuple[str, str, list[Protocol]]] = {}
     groups = queries.by_reference(found)
     for (dataset, reference), group in groups.items():
@@ -168,12 +165,8 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
 class _Ranked(NamedTuple):
     """A model on the leaderboard of one protocol.
 
-    Attributes:
-        row: Accuracy of the model.
-        rank: Rank, shared by models of equal accuracy.
-        group: Letters of the groups of models that cannot be told apart; None if not compared.
-        best: Accuracy of the best model of the protocol.
-        behind: Comparison of the best model (A) with this one (B); None for the best model.
+    `group` are the letters of the models that it cannot be told apart from, `behind` is the
+    comparison of the best model (A) with this one (B).
     """
 
     row: MiouRow
@@ -219,11 +212,7 @@ def _leaderboard_columns(*, boundary: bool) -> tuple[RowColumn, ...]:
 
 
 def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Models ranked under each protocol, one table for each dataset and reference.
-
-    Models without an accuracy are named below the table, with the reason. A protocol without any
-    accuracy has no rows.
-    """
+    """Models with an accuracy ranked under each protocol, by dataset and reference."""
     scored = {protocol_of(row) for row in record.miou if has_accuracy(row)}
     found = [protocol for protocol in queries.protocols(record) if protocol in scored]
     return tuple(_leaderboard(record, *part) for part in _by_reference("leaderboard", found))

@@ -67,8 +67,8 @@ def value_column(
         show: Formats the first value; None is displayed as nothing.
         text: Formats the row, instead of `show`.
         unit: Displayed after the header.
-        get: For each CSV column the path of an attribute of the row, such as `by_size.small`, or a
-            function of the row. By default the attributes have the names of the CSV columns.
+        get: For each CSV column the path of an attribute, such as `by_size.small`, or a function of
+            the row; by default the attributes have the names of the CSV columns.
         align: `right` for numbers.
         csv_only: Display the column in the CSV alone.
     """
@@ -105,15 +105,9 @@ def interval_column(
     raw: Sequence[str] = (),
     unit: str = "%",
 ) -> RowColumn:
-    """A value with its interval.
+    """A value with its interval, from two attributes of the row that may be None.
 
-    Args:
-        header: Displayed header.
-        name: Attribute of the row with the value, which may be None.
-        ci: Attribute with the interval, which may be None.
-        show: Formats a row, given the value and the interval.
-        raw: CSV columns, by default `NAME`, `CI_low` and `CI_high`.
-        unit: Displayed after the header.
+    `show` formats the row, given both; the CSV columns are by default `NAME`, `CI_low`, `CI_high`.
     """
 
     def text(row: Any) -> str:

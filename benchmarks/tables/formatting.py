@@ -65,10 +65,10 @@ def shorten(text: str, length: int) -> str:
 
 
 def decimals(value: float, spread: float | None = None) -> int:
-    """Number of decimals that a value is printed with.
+    """Number of decimals that give three significant digits.
 
-    Gives three significant digits, and up to two more if `spread` (the width of its interval, in
-    the same unit) is so narrow that both ends would print alike.
+    Up to two more if `spread`, the width of an interval in the same unit, is so narrow that both
+    ends would print alike.
     """
     if value == 0 or not math.isfinite(value):
         return 0

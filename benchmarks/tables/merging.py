@@ -26,20 +26,16 @@ _CONDITIONS = ("cpu", "gpu", "threads", "allocator")
 
 
 def merge_records(records: Sequence[RunRecord]) -> RunRecord:
-    """Joins runs of one machine into one record, so that a single report can be made of them.
+    """Joins runs of one machine, in any order, so that a single report can be made of them.
 
     If two runs measured the same, the newer row is used, with a warning in the merged record. Rows
     of different devices or precisions may share a column, also with a warning, since accuracy
     hardly depends on them. Times depend on them, and are kept apart or refused. Times of accuracy
     from another machine than that of the merged record are left out, with a warning.
 
-    Args:
-        records: At least one; their order does not matter.
-
     Raises:
-        UsageError: No record; runs of different machines or thread counts, or whole images timed on
-            different devices or in different precisions, whose times are not comparable; or one
-            model, or one teacher, with different weights; or different prompts of one protocol.
+        UsageError: No record; times that are not comparable; or one model, teacher or protocol with
+            different weights or prompts.
     """
     if not records:
         raise UsageError("no record given; name at least one record.json")

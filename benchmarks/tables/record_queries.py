@@ -98,9 +98,8 @@ def by_reference(found: Iterable[Protocol]) -> dict[tuple[str, str], list[Protoc
 def headline(record: RunRecord) -> tuple[Protocol, ...]:
     """Protocols for a summary, which has no room for all, in the order of `protocols`.
 
-    For each dataset and reference these are all protocols, or the default ones if there are more
-    than `MOST_HEADLINES` (the first ones if none of them is a default). For a teacher, whose masks
-    are no ground truth, it is the first of these.
+    Of each dataset and reference all, or the default ones if there are more than `MOST_HEADLINES`;
+    for a teacher, whose masks are no ground truth, only the first.
     """
     shown: list[Protocol] = []
     for (_, reference), group in by_reference(protocols(record)).items():
@@ -145,8 +144,7 @@ def find_latency(
 def spread_of(row: LatencyRow | EverythingRow) -> Spread | None:
     """Interval of the median time of a row, or a range if there were too few processes.
 
-    It is computed from the samples, since the intervals in older records are too narrow. Times of
-    whole images come from one process, which gives a range.
+    It is computed from the samples, since the intervals in older records are too narrow.
     """
     if isinstance(row, LatencyRow) and any(row.samples_ms):
         return median_spread(row.samples_ms)
@@ -186,10 +184,7 @@ def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:
 
 
 def used_parameters(record: RunRecord, model: str) -> int | None:
-    """Parameters in the forward pass of a model; None unless all components were counted.
-
-    A model without weights (`kind: none`) has zero.
-    """
+    """Parameters in the forward pass; None unless all components were counted."""
     rows = [row for row in record.params if row.model == model]
     rows = [row for row in rows if row.component in WHOLE_MODEL] or rows
     if not rows:

@@ -253,10 +253,7 @@ def _size_column(header: str) -> RowColumn:
 
 
 def summary_table(record: RunRecord) -> Table:
-    """Size, times, memory and accuracy, one row a model (and setup, if several were timed).
-
-    A cell without a number gives the reason.
-    """
+    """Size, times, memory and accuracy or the reason for their lack, by model and setup."""
     timed: tuple[Setup | None, ...] = queries.setups(record) or (None,)
     shown = queries.headline(record)
     one_dataset = len({protocol.dataset for protocol in shown}) == 1
@@ -328,12 +325,7 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
 
     Model, weights, parameters, median times of encode and decode (one prompt), and mean IoU of box
     prompts against ground truth on each dataset (of the first protocol if box prompts were not
-    measured). Models of which only parameters were counted come last, with a dash in the other
-    cells and a note that gives the reason.
-
-    Args:
-        record: One run, or several that `merge_records` joined.
-        models: Models to show; None shows all.
+    measured). Models of which only parameters were counted come last, with a note on the reason.
     """
     setup = next(iter(queries.setups(record)), None)
     # One protocol for each dataset: box prompts against ground truth, else the first one.
@@ -419,18 +411,7 @@ def provenance(record: RunRecord) -> tuple[str, ...]:
 
 
 def write_tables(record: RunRecord, folder: Path) -> list[Path]:
-    """Writes every table as `tables/NAME.md`, `.csv` and `.tex`, and `summary.md` with all of it.
-
-    Args:
-        record: One run, or several that `merge_records` joined.
-        folder: Created if absent; older files of the same names are replaced.
-
-    Returns:
-        The files, in the order of writing. A table without rows is not written.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `tables/NAME.md`, `.csv`, `.tex` and `summary.md`; returns the files."""
 
     def items(lines: Iterable[str]) -> str:
         return "".join(f"- {escape_markdown(line)}\n" for line in lines)

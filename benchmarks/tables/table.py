@@ -23,14 +23,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A displayed column, and the CSV columns behind it.
+    """A displayed column, and the CSV columns behind it, whose names are distinct within a table.
 
-    Attributes:
-        header: Displayed header, without the unit.
-        raw: Names of the CSV columns, such as `encode_ms`; distinct within a table.
-        unit: Unit displayed after the header; empty for text.
-        align: `right` for numbers.
-        csv_only: Leave the column out of all outputs but the CSV.
+    Columns that are `csv_only` are left out of all other outputs.
     """
 
     header: str
@@ -47,11 +42,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Displayed text, the raw value of each CSV column, and an optional footnote.
-
-    `note` is printed once below the table; `reason` is why the cell has no value, if that is too
-    long for the cell: `build_table` numbers it.
-    """
+    """Displayed text, a value for each CSV column, a footnote, and a reason that gets a number."""
 
     text: str
     raw: tuple[Raw, ...]
@@ -61,14 +52,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its footnotes.
-
-    Attributes:
-        name: Stem of its files, such as `latency`.
-        title: Title of one line.
-        columns: At least one column.
-        rows: A cell for each column.
-        notes: Plain sentences, printed below the table.
+    """A table with its footnotes; `name` is the stem of its files, such as `latency`.
 
     Raises:
         ValueError: A row or a cell does not fit the columns, or two CSV columns share a name.
@@ -106,7 +90,6 @@ class Table:
 
     @property
     def _displayed(self) -> list[list[Cell]]:
-        """Rows without the columns for the CSV alone."""
         shown = [index for index, column in enumerate(self.columns) if not column.csv_only]
         return [[row[index] for index in shown] for row in self.rows]
 
@@ -183,11 +166,7 @@ class Table:
         return table
 
     def write(self, folder: Path, stem: str | None = None) -> list[Path]:
-        """Writes `STEM.md`, `.csv` and `.tex` into a folder; the stem is the name by default.
-
-        Raises:
-            DataError: The folder cannot be written.
-        """
+        """Writes `STEM.md`, `.csv` and `.tex` into a folder; the stem is the name by default."""
         outputs = {"md": self.to_markdown, "csv": self.to_csv, "tex": self.to_latex}
         paths = {suffix: folder / f"{stem or self.name}.{suffix}" for suffix in outputs}
         for suffix, path in paths.items():
