@@ -167,7 +167,7 @@ class Hardware(FrozenModel):
 
 
 class Phase(FrozenModel):
-    """A phase in a sum of times: `encode`, `decode@10` (at ten prompts) or `decode*1024` (scaled)."""
+    """A phase in a sum of times: `encode`, `decode@10` (ten prompts) or `decode*1024` (scaled)."""
 
     text: str
     name: str

@@ -207,21 +207,41 @@ def _count(record: RunRecord, term: Term) -> int:
 
 
 class _Reading(NamedTuple):
-    """A count under one meaning of a claim, its value in one unit, and both as printed."""
+    """A count under one meaning of a claim, in one unit."""
 
     name: str
     parameters: int
-    value: Fraction
-    text: str
+    scale: str
+    divisor: int
+
+    @property
+    def value(self) -> Fraction:
+        return Fraction(self.parameters, self.divisor)
+
+    @property
+    def text(self) -> str:
+        text = f"{self.name} ({self.parameters:,})"
+        return text if self.divisor == 1 else f"{text} / {self.scale} = {float(self.value):.4g}"
 
 
 def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> ClaimVerdict:
     """Compares a published count with its plain count, then with every other reading."""
-    plain, *others = _readings(record, measure, claim.unit)
-    fitting = [each for each in (plain, *others) if agrees(claim, each.value)]
+    columns = [measure.column] if claim.unit == "parameters" else ["total", "used"]
+    part, term = f"{measure.model} {measure.component}", f"{measure.model}/{measure.component}"
+    counts = {column: _count(record, Term.model_validate(f"{term}/{column}")) for column in columns}
+    own = [(f"{part}, {column}", count) for column, count in counts.items()]
+    if len(set(counts.values())) == 1:
+        own = [(part, own[0][1])]
+    sums = [(r.name, sum(_count(record, term) for term in r.terms)) for r in measure.readings]
+    # The plain count, then the declared sums, which explain more than other columns and units.
+    scales = list(_SCALES[claim.unit].items())
+    plain = _Reading(*own[0], *scales[0])
+    others = (_Reading(*each, *scale) for each in (*sums, *own) for scale in scales)
+    readings = unique((plain, *others))
+    fitting = [each for each in readings if agrees(claim, each.value)]
     best = fitting[0] if fitting else plain
     if not fitting:
-        why = f"no reading fits: {'; '.join(each.text for each in (plain, *others))}"
+        why = f"no reading fits: {'; '.join(each.text for each in readings)}"
     elif best is plain:
         why = f"exact count: {plain.text}"
     else:
@@ -233,30 +253,6 @@ def _judge_count(record: RunRecord, claim: Claim, measure: ParamsMeasure) -> Cla
     origin = f"run {record.id}: {best.name}, {best.parameters:,} parameters"
     success: Verdict = "reproduced" if best is plain else "explained"
     return _conclude(claim, why, best.value, success=success, measured_from=origin)
-
-
-def _readings(record: RunRecord, measure: ParamsMeasure, unit: str) -> list[_Reading]:
-    """The plain reading first, then the declared sums, then other columns and units."""
-    columns = [measure.column] if unit == "parameters" else ["total", "used"]
-    part = f"{measure.model} {measure.component}"
-    term = f"{measure.model}/{measure.component}"
-    counts = {column: _count(record, Term.model_validate(f"{term}/{column}")) for column in columns}
-    own = [(f"{part}, {column}", count) for column, count in counts.items()]
-    if len(set(counts.values())) == 1:
-        own = [(part, own[0][1])]
-    sums = [(r.name, sum(_count(record, term) for term in r.terms)) for r in measure.readings]
-
-    def reading(name: str, count: int, scale: str, divisor: int) -> _Reading:
-        value, text = Fraction(count, divisor), f"{name} ({count:,})"
-        return _Reading(
-            name, count, value, text if divisor == 1 else f"{text} / {scale} = {float(value):.4g}"
-        )
-
-    scales = list(_SCALES[unit].items())
-    plain = reading(*own[0], *scales[0])
-    # A declared reading explains more than another unit of the plain count.
-    every = [reading(*each, *scale) for each in (*sums, *own) for scale in scales]
-    return [plain, *(each for each in every if each != plain)]
 
 
 def _judge_count_ratio(
@@ -467,6 +463,11 @@ class _Accuracy:
         right = fnmatchcase(self.row.dataset, data.pattern)
         return right and self.row.n_images >= data.min_images and enough
 
+    def closeness(self, data: DataSet, reference: str | None) -> tuple[bool, bool, bool, bool, int]:
+        row, right_data = self.row, fnmatchcase(self.row.dataset, data.pattern)
+        same_reference = self.reference == reference
+        return self.same_setting, same_reference, right_data, row.weights.official, row.n_images
+
     @property
     def made_with(self) -> str:
         row = self.row
@@ -513,12 +514,25 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
         if isinstance(measure, ArMeasure) and measure.mode is not None:
             missing.append("which this suite does not measure yet")
     why = f"missing: {'; '.join(missing)}"
-    orientation = _orientation(measure, wanted, rows, scale)
-    if orientation is not None:
-        figure = f"{number(orientation.value)} {claim.unit}"
-        versus = f" against {orientation.reference}" if orientation.reference else ""
-        why += f"; no evidence, for orientation: {figure}{versus} with {orientation.made_with}"
-        if orientation.reference == f"{TEACHER_PREFIX}{measure.model}":
+    # The nearest figure of trained weights; agreement with a teacher is not used as accuracy.
+    kind = (wanted or "").partition(":")[0]
+    figures = [
+        (each.value, each)
+        for each in rows
+        if each.value is not None
+        and each.row.weights.kind != "random"
+        and (each.reference or "").partition(":")[0] == kind
+    ]
+    orientation = None
+    if figures:
+        value, best = max(figures, key=lambda found: found[1].closeness(measure.data, wanted))
+        setting = "" if best.same_setting else ", under another setting than the claim's"
+        made_with, value = best.made_with + setting, scale * value
+        orientation = Orientation(value=value, reference=best.reference, made_with=made_with)
+        versus = f" against {best.reference}" if best.reference else ""
+        figure = f"{number(value)} {claim.unit}{versus}"
+        why += f"; no evidence, for orientation: {figure} with {made_with}"
+        if best.reference == f"{TEACHER_PREFIX}{measure.model}":
             why += ", which agrees with itself by definition"
     fetch = f"mobilesam-bench weights fetch {' '.join(lacking)} && " if lacking else ""
     return _conclude(
@@ -560,30 +574,3 @@ def _accuracies(record: RunRecord, measure: AccuracyMeasure) -> tuple[list[_Accu
     protocol = DETECTOR_BOX_MULTI if measure.mask == "multi" else DETECTOR_BOX
     command = f"miou --protocol {protocol} --detections VITDET_BOXES.json {arguments}"
     return rows, f"{DETECTOR_BOX}, detections {measure.detections}", command
-
-
-def _orientation(
-    measure: AccuracyMeasure, wanted: str | None, rows: Sequence[_Accuracy], scale: int
-) -> Orientation | None:
-    """The nearest figure of trained weights; agreement with a teacher is not used as accuracy."""
-    kind = (wanted or "").partition(":")[0]
-    usable = [
-        (each.value, each)
-        for each in rows
-        if each.value is not None
-        and each.row.weights.kind != "random"
-        and (each.reference or "").partition(":")[0] == kind
-    ]
-
-    def closeness(found: tuple[float, _Accuracy]) -> tuple[bool, bool, bool, bool, int]:
-        each, row = found[1], found[1].row
-        right_data = fnmatchcase(row.dataset, measure.data.pattern)
-        same_reference = each.reference == wanted
-        return each.same_setting, same_reference, right_data, row.weights.official, row.n_images
-
-    if not usable:
-        return None
-    value, best = max(usable, key=closeness)
-    setting = "" if best.same_setting else ", under another setting than the claim's"
-    made_with = best.made_with + setting
-    return Orientation(value=scale * value, reference=best.reference, made_with=made_with)

@@ -340,35 +340,33 @@ def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
 
 def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
     """One table for each kind of quantity; of sizes only those that changed."""
+
+    def what(row: CompareRow) -> str:
+        return f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
+
+    def change(row: CompareRow, value: float, ci95: Bounds) -> str:
+        return change_text(value, ci95, is_difference=row.kind == "accuracy")
+
     tables = []
     for kind, title in _TITLES.items():
         own = [row for row in rows if row.kind == kind]
         if kind == "size":
             own = [row for row in own if row.verdict != "same"]
-        if own:
-            tables.append(build_table(f"compare-{kind}", title, _columns(kind), _summarised(own)))
+        if not own:
+            continue
+        header = "B - A (points)" if kind == "accuracy" else "B / A"
+        raw = ("change", "low", "high")
+        columns = (
+            text_column("Model", "model"),
+            text_column("What", "what", "unit", text=what),
+            amount_column("A", "a"),
+            amount_column("B", "b"),
+            interval_column(header, "change", "ci95", show=change, raw=raw, unit=""),
+            text_column("Verdict", "verdict"),
+            text_column("Note", "note", get=("why",)),
+        )
+        tables.append(build_table(f"compare-{kind}", title, columns, _summarised(own)))
     return tuple(tables)
-
-
-def _columns(kind: Kind) -> tuple[RowColumn, ...]:
-    is_accuracy = kind == "accuracy"
-
-    def what(row: CompareRow) -> str:
-        return f"{row.what}: {row.unit}" if row.kind == "size" and row.unit else row.what
-
-    def change(_row: CompareRow, value: float, ci95: Bounds) -> str:
-        return change_text(value, ci95, is_difference=is_accuracy)
-
-    header, raw = "B - A (points)" if is_accuracy else "B / A", ("change", "low", "high")
-    return (
-        text_column("Model", "model"),
-        text_column("What", "what", "unit", text=what),
-        amount_column("A", "a"),
-        amount_column("B", "b"),
-        interval_column(header, "change", "ci95", show=change, raw=raw, unit=""),
-        text_column("Verdict", "verdict"),
-        text_column("Note", "note", get=("why",)),
-    )
 
 
 def _summarised(rows: Sequence[CompareRow]) -> list[CompareRow]:

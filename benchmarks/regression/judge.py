@@ -171,24 +171,19 @@ def _judge_stage(sessions: Sequence[Session], stage: Stage, threshold: float) ->
         pooled[samples.key] = samples if known is None else known.plus(samples)
     n_pairs = sum(session.settings.pairs for session in own)
     running = {each.model for each in pooled.values() if any(each.sides.get("head", ()))}
+    # One failure must be repeated, unless the head has failed in all of several processes.
+    repeated: Verdict = "suspect" if stage == "first" else "failed"
     for samples in pooled.values():
         has_run = any(samples.sides.get("head", ()))
         if samples.phase == LOAD:
             has_run = samples.model in running
-        row = _judge_samples(samples, threshold)
-        yield _suspected(row, stage) if has_run or n_pairs < _SEVERAL else row
+        failing = repeated if has_run or n_pairs < _SEVERAL else "failed"
+        yield _judge_samples(samples, threshold, failing)
     for accuracy in (each for session in own for each in session.answers):
-        yield _suspected(_judge_accuracy(accuracy), stage)
+        yield _judge_accuracy(accuracy, repeated)
 
 
-def _suspected(row: Judged, stage: Stage) -> Judged:
-    """Changes `failed` to `suspect` in the first stage, since one failure must be repeated."""
-    if row.verdict == "failed" and stage == "first":
-        return row.model_copy(update={"verdict": "suspect"})
-    return row
-
-
-def _judge_samples(samples: Samples, threshold: float) -> Judged:
+def _judge_samples(samples: Samples, threshold: float, failing: Verdict) -> Judged:
     is_memory = samples.phase == MEMORY
     row = Judged(
         model=samples.model,
@@ -207,7 +202,7 @@ def _judge_samples(samples: Samples, threshold: float) -> Judged:
         why = next(iter(samples.errors.values()), None)
         return row.model_copy(update={"verdict": "new", "why": why})
     if "head" in samples.errors or not base or not head:
-        return row.model_copy(update=_incomplete(samples.errors, base, head))
+        return row.model_copy(update=_incomplete(samples.errors, base, head, failing))
     ratio = _ratio(base, head)
     floor = _ratio(base, again) if again else None
     found = ratio_verdict(ratio.ci95, threshold)
@@ -228,25 +223,26 @@ def _judge_samples(samples: Samples, threshold: float) -> Judged:
 
 
 def _incomplete(
-    errors: Mapping[Side, str], base: Sequence[object], head: Sequence[object]
+    errors: Mapping[Side, str], base: Sequence[object], head: Sequence[object], failing: Verdict
 ) -> dict[str, Any]:
     """Verdict and reason of a benchmark without samples of both versions."""
     if "head" in errors:
         # If the base cannot run either, the failure does not come from the change.
         failed_before = "base" in errors and not base
-        return {"verdict": "missing" if failed_before else "failed", "why": errors["head"]}
+        return {"verdict": "missing" if failed_before else failing, "why": errors["head"]}
     return {"verdict": "new" if head else "missing", "why": errors.get("base")}
 
 
 def _ratio(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio:
     # A process that failed leaves fewer pairs or turns on its side: only common ones count.
-    shared = [
-        (a[: min(len(a), len(b))], b[: min(len(a), len(b))]) for a, b in zip(old, new, strict=False)
-    ]
-    return ratio_in_turns([a for a, _ in shared], [b for _, b in shared])
+    counts = [min(map(len, pair)) for pair in zip(old, new, strict=False)]
+    before, after = (
+        [turns[:count] for turns, count in zip(side, counts, strict=False)] for side in (old, new)
+    )
+    return ratio_in_turns(before, after)
 
 
-def _judge_accuracy(samples: AccuracySamples) -> Judged:
+def _judge_accuracy(samples: AccuracySamples, failing: Verdict) -> Judged:
     row = Judged(
         model=samples.model,
         what=f"mIoU {samples.protocol}",
@@ -256,7 +252,8 @@ def _judge_accuracy(samples: AccuracySamples) -> Judged:
         head=float(np.mean(samples.head)) if samples.head else None,
     )
     if "head" in samples.errors or not samples.base or not samples.head:
-        return row.model_copy(update=_incomplete(samples.errors, samples.base, samples.head))
+        update = _incomplete(samples.errors, samples.base, samples.head, failing)
+        return row.model_copy(update=update)
     gains = np.array(samples.head) - np.array(samples.base)
     test = clustered_mean(gains, np.array(samples.images, np.int64))
     low, high = test.ci95 or (-np.inf, np.inf)

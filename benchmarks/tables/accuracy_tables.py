@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
@@ -362,10 +361,10 @@ def category_tables(record: RunRecord) -> tuple[Table, ...]:
             order = sorted(counts, key=lambda category: (-counts[category], category))
             values = [(c, counts[c], *(means[m].get(c) for m in models)) for c in order]
             columns = (
-                text_column("Category", "category", get=(itemgetter(0),)),
-                count_column("Instances", "n_instances", get=(itemgetter(1),)),
+                text_column("Category", "category", get=("0",)),
+                count_column("Instances", "n_instances", get=("1",)),
                 *(
-                    percent_column(model, f"miou_{model}", get=(itemgetter(index),))
+                    percent_column(model, f"miou_{model}", get=(str(index),))
                     for index, model in enumerate(models, start=2)
                 ),
             )

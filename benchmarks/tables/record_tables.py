@@ -184,29 +184,6 @@ def _weights_cell(entry: _Entry) -> Cell:
     return weights_cell(entry.info.weights)
 
 
-def _size_cell(entry: _Entry) -> Cell:
-    used = queries.used_parameters(entry.record, entry.model)
-    if used is not None:
-        return Cell(f"{used / 1e6:.3f}" if used else "0", (used, "ok"))
-    rows = (row for row in entry.record.params if row.model == entry.model and row.status != "ok")
-    failed = next(rows, None)
-    return reason_cell(*(entry.missing if failed is None else (failed.status, failed.why)), 1)
-
-
-def _miou_cell(entry: _Entry, protocol: Protocol) -> Cell:
-    row = queries.find_miou(entry.record, protocol, entry.model)
-    random = row is not None and row.weights.kind == "random"
-    if row is not None and row.miou is not None and queries.has_accuracy(row):
-        return Cell(percent(row.miou, row.ci95), (row.miou, *(row.ci95 or (None, None)), "ok"))
-    if row is not None and row.status == "skipped" and random:
-        return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
-    if row is not None and row.status != "ok":
-        return reason_cell(row.status, row.why, 3)
-    if random or queries.has_random_weights(entry.record, entry.model):
-        return reason_cell("skipped", "random weights", 3)
-    return reason_cell(*entry.missing, 3)
-
-
 def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool) -> RowColumn:
     """Median times, with intervals or ranges if `bounds` is True, or reasons for their lack."""
 
@@ -242,14 +219,39 @@ def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
 
 
 def _miou_column(header: str, protocol: Protocol) -> RowColumn:
+    """Mean IoU with its interval, or the reason for its lack."""
+
+    def cell(entry: _Entry) -> Cell:
+        row = queries.find_miou(entry.record, protocol, entry.model)
+        random = row is not None and row.weights.kind == "random"
+        if row is not None and row.miou is not None and queries.has_accuracy(row):
+            return Cell(percent(row.miou, row.ci95), (row.miou, *(row.ci95 or (None, None)), "ok"))
+        if row is not None and row.status == "skipped" and random:
+            return Cell("no weights", (None, None, None, f"skipped: {row.why or 'no weights'}"))
+        if row is not None and row.status != "ok":
+            return reason_cell(row.status, row.why, 3)
+        if random or queries.has_random_weights(entry.record, entry.model):
+            return reason_cell("skipped", "random weights", 3)
+        return reason_cell(*entry.missing, 3)
+
     key = f"{protocol.protocol}:{protocol.reference}:{protocol.dataset}"
     raw = tuple(f"{part}:{key}" for part in ("miou", "ci95_low", "ci95_high", "status"))
-    return RowColumn(Column(header, raw, "%", "right"), lambda entry: _miou_cell(entry, protocol))
+    return RowColumn(Column(header, raw, "%", "right"), cell)
 
 
 def _size_column(header: str) -> RowColumn:
+    """Parameters used, or the reason for their lack."""
+
+    def cell(entry: _Entry) -> Cell:
+        used = queries.used_parameters(entry.record, entry.model)
+        if used is not None:
+            return Cell(f"{used / 1e6:.3f}" if used else "0", (used, "ok"))
+        rows = (row for row in entry.record.params if row.model == entry.model)
+        failed = next((row for row in rows if row.status != "ok"), None)
+        return reason_cell(*(entry.missing if failed is None else (failed.status, failed.why)), 1)
+
     raw = ("used_parameters", "parameters_status")
-    return RowColumn(Column(header, raw, "10^6", "right"), _size_cell)
+    return RowColumn(Column(header, raw, "10^6", "right"), cell)
 
 
 def summary_table(record: RunRecord) -> Table:
