@@ -15,7 +15,7 @@ from benchmarks.paper.verdicts import ClaimVerdict, tally, tally_text
 from benchmarks.records.record import RunRecord, write_atomic
 from benchmarks.tables.columns import build_table, text_column, value_column
 from benchmarks.tables.formatting import clean, number, slug
-from benchmarks.tables.record_queries import unique
+from benchmarks.tables.record_queries import grouped, unique
 from benchmarks.tables.table import Cell, Column, Raw, Table
 from mobilesam.errors import DataError
 
@@ -198,14 +198,11 @@ def ledger_text(verdicts: Sequence[ClaimVerdict], width: int = WIDTH) -> str:
                 lines += [f"  {name}", f"  {figures}".rstrip()]
             if each.measured is not None or each.orientation is not None:
                 lines += _wrapped(clean(each.why), width, "      ")
-    commands: dict[tuple[str, str], list[str]] = {}
-    for each in verdicts:
-        if each.settle is not None:
-            commands.setdefault((each.settle, each.verdict), []).append(each.id)
+    commands = grouped(((v.settle, v.verdict), v.id) for v in verdicts if v.settle is not None)
     lines += ["", "What would settle the rest"] if commands else []
     for (settle, verdict), ids in commands.items():
         which = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
-        lines += [f"  {verdict}: {which}", *_wrapped(clean(settle), width, "      ")]
+        lines += [f"  {verdict}: {which}", *_wrapped(clean(settle or ""), width, "      ")]
     return "\n".join([*lines, "", *_wrapped(tally_text(verdicts), width, ""), ""])
 
 

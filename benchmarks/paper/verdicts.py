@@ -40,7 +40,7 @@ from benchmarks.prompts.protocols import (
 from benchmarks.records.record import DetectorRow, EverythingRow, LatencyRow, MiouRow, RunRecord
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import milliseconds, number
-from benchmarks.tables.record_queries import unique
+from benchmarks.tables.record_queries import grouped, unique
 from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
@@ -429,13 +429,8 @@ def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
 
 def _time_remarks(times: Sequence[_Sum]) -> list[str]:
     """Phases that were scaled up, and the reasons for missing phases, each once."""
-    scaled: dict[int, list[str]] = {}
-    reasons: dict[str, list[str]] = {}
-    for each in (phase for time in times for phase in time.phases):
-        if each.ms is None:
-            reasons.setdefault(each.why, []).append(each.phase)
-        elif each.scaled_from is not None:
-            scaled.setdefault(each.scaled_from, []).append(each.phase)
+    scaled = grouped((p.scaled_from, p.phase) for t in times for p in t.timed if p.scaled_from)
+    reasons = grouped((p.why, p.phase) for t in times for p in t.missing)
     return [
         *(f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled.items()),
         *(f"{' and '.join(unique(p))}: {why}" for why, p in reasons.items()),

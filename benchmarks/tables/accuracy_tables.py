@@ -25,7 +25,7 @@ from benchmarks.tables.columns import (
     value_column,
 )
 from benchmarks.tables.formatting import number, percent, slug
-from benchmarks.tables.record_queries import Protocol, has_accuracy, protocol_of, unique
+from benchmarks.tables.record_queries import Protocol, grouped, has_accuracy, protocol_of, unique
 from benchmarks.tables.table import Table
 from mobilesam.errors import DataError
 
@@ -145,10 +145,7 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
                 "Instances for which the protocol has no prompt, left out for all models: "
                 f"{', '.join(left_out)}."
             )
-        incomplete: dict[str, list[str]] = {}
-        for row in rows:
-            if row.status == "ok" and row.why is not None:
-                incomplete.setdefault(row.why, []).append(row.model)
+        incomplete = grouped((row.why, row.model) for row in rows if row.status == "ok" and row.why)
         notes += [f"{', '.join(unique(names))}: {why}." for why, names in incomplete.items()]
         hashes = unique(row.manifest_sha256[:16] for row in rows if row.manifest_sha256)
         if hashes:

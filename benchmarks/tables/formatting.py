@@ -13,28 +13,14 @@ MIB = 2**20
 
 _MARKDOWN = re.compile(r"([\\`*_|~$])")
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
     # Read as an optional argument, or as the starred form, when they follow `\\`.
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    # Two of them in a row would be set as a dash.
-    "-": "-{}",
-}
+    **{character: f"{{{character}}}" for character in "[]*"},
+    "-": "-{}",  # two of them in a row would be set as a dash
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+}  # fmt: skip
 
 
 def clean(text: str) -> str:

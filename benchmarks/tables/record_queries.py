@@ -19,6 +19,7 @@ from benchmarks.records.record import (
 )
 from benchmarks.records.statistics import Spread, median_spread
 
+K = TypeVar("K")
 T = TypeVar("T")
 Bounds = tuple[float, float]
 
@@ -66,6 +67,14 @@ def unique(values: Iterable[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
+    """Values by key, both in order of appearance."""
+    groups: dict[K, list[T]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def setup_of(row: LatencyRow) -> Setup:
     """Setup of a time."""
     return Setup(row.device, row.precision, row.threads)
@@ -89,10 +98,7 @@ def protocols(record: RunRecord) -> tuple[Protocol, ...]:
 
 def by_reference(found: Iterable[Protocol]) -> dict[tuple[str, str], list[Protocol]]:
     """Protocols by dataset and reference."""
-    groups: dict[tuple[str, str], list[Protocol]] = {}
-    for protocol in found:
-        groups.setdefault((protocol.dataset, protocol.reference), []).append(protocol)
-    return groups
+    return grouped(((each.dataset, each.reference), each) for each in found)
 
 
 def headline(record: RunRecord) -> tuple[Protocol, ...]:
@@ -214,14 +220,11 @@ def weights_label(weights: WeightsRow) -> str:
 
 def shipped_models_notes(record: RunRecord, models: Iterable[str]) -> list[str]:
     """One line for each file of shipped weights, with the models that use it."""
-    groups: dict[str, list[str]] = {}
-    for model in models:
-        info = model_row(record, model)
-        if info is not None and info.weights.shipped is not None:
-            groups.setdefault(info.weights.shipped, []).append(model)
+    rows = filter(None, (model_row(record, model) for model in models))
+    by_label = grouped((row.weights.shipped, row.model) for row in rows if row.weights.shipped)
     return [
         f"Shipped weights ({label}), not official: {', '.join(names)}."
-        for label, names in groups.items()
+        for label, names in by_label.items()
     ]
 
 
