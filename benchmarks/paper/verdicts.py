@@ -27,6 +27,7 @@ from benchmarks.paper.claims import (
     Phase,
     Term,
     Timed,
+    TimeMeasure,
     TrainingMeasure,
     agrees,
 )
@@ -307,32 +308,26 @@ class _Sum:
         return f"{text} without {without}" if without else text
 
 
-def _judge_times(
-    record: RunRecord, claim: Claim, measure: LatencyMeasure | LatencyRatioMeasure
-) -> ClaimVerdict:
+def _judge_times(record: RunRecord, claim: Claim, measure: TimeMeasure) -> ClaimVerdict:
     """Compares a time on the published device, or a ratio of times on its class of device."""
-    is_ratio = isinstance(measure, LatencyRatioMeasure)
-    hardware, claimed = measure.hardware, float(claim.printed)
+    is_ratio, claimed = isinstance(measure, LatencyRatioMeasure), float(claim.printed)
+    hardware, environment = measure.hardware, record.environment
     # The first setup of the published class of device, else the first setup.
     setups = queries.setups(record)
     same_class = [setup for setup in setups if setup.device.startswith(hardware.device)]
     setup = next(iter((*same_class, *setups)), None)
-    wanted = (
-        (measure,)
-        if isinstance(measure, LatencyMeasure)
-        else (measure.numerator, measure.denominator)
-    )
-    times = [_add_up(record, setup, each) for each in wanted]
+    if isinstance(measure, LatencyRatioMeasure):
+        times = [_add_up(record, setup, each) for each in (measure.numerator, measure.denominator)]
+    else:
+        times = [_add_up(record, setup, measure)]
     missing = [each for time in times for each in time.missing]
     comparable = bool(same_class)
     if not is_ratio:
-        # All GPUs are of the published type, which is the end of their names: an RTX 3090 Ti is no
-        # RTX 3090. A source that does not state its type compares with none.
-        comparable = comparable and hardware.gpu is not None
-        gpu_name = (hardware.gpu or "").lower()
-        comparable = comparable and all(
-            name.lower().endswith(gpu_name) for name in record.environment.gpu
-        )
+        # The published type is the end of the names of all GPUs: an RTX 3090 Ti is no RTX 3090.
+        # A source that does not state its type compares with none.
+        gpu = None if hardware.gpu is None else hardware.gpu.lower()
+        same_type = gpu and all(name.lower().endswith(gpu) for name in environment.gpu)
+        comparable = comparable and bool(same_type)
     untimed = setup is None or not all(time.timed for time in times)
     if is_ratio:
         # Two numbers of prompts scaled up from one row have the ratio of the numbers, whatever the
@@ -351,9 +346,13 @@ def _judge_times(
         obstacle = "needs GPU"
         names = ",".join(unique(time.model for time in times))
         settle = f"mobilesam-bench latency --device cuda --models {names}"
-    remarks = "; ".join(_time_remarks(times))
+    # Phases that were scaled up, and the reasons for missing phases, each once.
+    scaled_up = grouped((p.scaled_from, p.phase) for t in times for p in t.timed if p.scaled_from)
+    remarks = [f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled_up.items()]
+    reasons = grouped((each.why, each.phase) for each in missing)
+    remarks += [f"{' and '.join(unique(phases))}: {why}" for why, phases in reasons.items()]
     if setup is None or untimed:
-        why = f"not timed: {' and '.join(incomplete)}, {remarks}"
+        why = f"not timed: {' and '.join(incomplete)}, {'; '.join(remarks)}"
         return _conclude(claim, why, obstacle=obstacle, settle=settle)
     bound: Bound | None = None
     if missing:
@@ -361,9 +360,8 @@ def _judge_times(
     prefix = f"{bound} " if bound else ""
     value = times[0].ms / times[1].ms if is_ratio else times[0].ms
     ratio = value / claimed
-    gpu = ", ".join(record.environment.gpu)
-    machine = gpu if setup.device != "cpu" and gpu else record.environment.cpu
-    machine = f"{machine} ({setup.label})"
+    gpus = "" if setup.device == "cpu" else ", ".join(environment.gpu)
+    machine = f"{gpus or environment.cpu} ({setup.label})"
     if is_ratio:
         # Whether the same side is slower, as far as a bound shows it.
         if (bound == "at least" and value <= 1) or (bound == "at most" and value >= 1):
@@ -380,7 +378,7 @@ def _judge_times(
         why = f"{times[0].text} on {machine}, {where}: {prefix}{number(ratio)} times the claim"
     return _conclude(
         claim,
-        "; ".join(filter(None, (why, remarks))),
+        "; ".join((why, *remarks)),
         value,
         obstacle=obstacle,
         bound=bound,
@@ -392,11 +390,8 @@ def _judge_times(
 
 def _add_up(record: RunRecord, setup: queries.Setup | None, wanted: Timed) -> _Sum:
     """Times of the wanted phases under a setup, or of the whole if it was timed."""
-    rows = [
-        row
-        for row in record.latency
-        if row.model == wanted.model and queries.setup_of(row) == setup
-    ]
+    same = (row for row in record.latency if queries.setup_of(row) == setup)
+    rows = [row for row in same if row.model == wanted.model]
     if wanted.whole is not None:
         whole = _find_phase(rows, wanted.whole)
         if whole.ms is not None and whole.scaled_from is None:
@@ -411,11 +406,7 @@ def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
         if value := queries.timed(row):
             return _PhaseTime(phase.text, value[0])
     if phase.scaled and phase.n_prompts is not None:
-        known = [
-            (row.n_prompts, value[0])
-            for row in same
-            if row.n_prompts and (value := queries.timed(row))
-        ]
+        known = [(n, v[0]) for row in same if (n := row.n_prompts) and (v := queries.timed(row))]
         if known:
             most, ms = max(known)
             return _PhaseTime(phase.text, ms * phase.n_prompts / most, scaled_from=most)
@@ -425,16 +416,6 @@ def _find_phase(rows: Sequence[LatencyRow], phase: Phase) -> _PhaseTime:
     untrained = any(row.status == "skipped" and row.weights == "random" for row in skipped)
     why = next(iter((*slow, *reasons)), "not timed in this run")
     return _PhaseTime(phase.text, why=why, untrained=untrained and not slow)
-
-
-def _time_remarks(times: Sequence[_Sum]) -> list[str]:
-    """Phases that were scaled up, and the reasons for missing phases, each once."""
-    scaled = grouped((p.scaled_from, p.phase) for t in times for p in t.timed if p.scaled_from)
-    reasons = grouped((p.why, p.phase) for t in times for p in t.missing)
-    return [
-        *(f"{', '.join(unique(p))} scaled up from {n} prompts" for n, p in scaled.items()),
-        *(f"{' and '.join(unique(p))}: {why}" for why, p in reasons.items()),
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,17 +341,19 @@ def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Ta
         cell = _weights_cell(entry)
         return replace(cell, text="none here") if entry.skipped and entry.untrained else cell
 
-    columns = [
-        text_column("Model", "model"),
-        RowColumn(WEIGHTS_COLUMN, weights),
-        _size_column("Params"),
-        _dash_if_skipped(_time_column("Encode", "encode", None, bounds=False)),
-        _dash_if_skipped(_time_column("Decode", "decode", 1, bounds=False)),
+    measured = [
+        _time_column("Encode", "encode", None, bounds=False),
+        _time_column("Decode", "decode", 1, bounds=False),
     ]
     for protocol in shown:
         dataset = f", {protocol.dataset}" if len(shown) > 1 else ""
-        header = f"mIoU {protocol.protocol}{dataset}"
-        columns.append(_dash_if_skipped(_miou_column(header, protocol)))
+        measured.append(_miou_column(f"mIoU {protocol.protocol}{dataset}", protocol))
+    columns = (
+        text_column("Model", "model"),
+        RowColumn(WEIGHTS_COLUMN, weights),
+        _size_column("Params"),
+        *map(_dash_if_skipped, measured),
+    )
     names = model_names(record) if models is None else models
     all_entries = (_Entry(record, name, setup) for name in names)
     entries = sorted(all_entries, key=lambda entry: entry.skipped)
