@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from baselines import boundary
 from baselines.interface import BoolArray, MaskRecord, Prompts, Segmenter, UInt8Array
 from baselines.pixels import mask_box
 from baselines.registry import build
-from benchmarks.config.from_options import one_trained, print_weights
+from benchmarks.config.from_options import one_trained
 from benchmarks.config.options import ModelArguments
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.run_model import PROMPT_BATCH
@@ -27,11 +28,7 @@ _BOX_COLOUR = (230, 159, 0)
 
 
 def parse_prompts(points: Sequence[str], box: str | None) -> Prompts:
-    """Converts `X,Y[,0|1]` and `X0,Y0,X1,Y1` into one prompt.
-
-    Raises:
-        UsageError: Malformed, or neither is given.
-    """
+    """Converts `X,Y[,0|1]` and `X0,Y0,X1,Y1` into one prompt."""
     rows = [_numbers(text, "--point", "X,Y or X,Y,0 or X,Y,1", (2, 3)) for text in points]
     corners = None if box is None else _numbers(box, "--box", "X0,Y0,X1,Y1", (4,))
     if not rows and corners is None:
@@ -89,11 +86,6 @@ def segment_all(
     """Predicts and draws all masks; returns the JSON document and the text to print.
 
     The boxes of the model `detector` are the prompts; None uses the model's own mode.
-
-    Raises:
-        UsageError: More than one model is named.
-        UnsupportedError: The model, or the detector, cannot segment everything.
-        WeightsError: One of them has no trained weights here.
     """
     model = _build(models)
     finder = model if detector is None else _build(replace(models, models=detector))
@@ -146,7 +138,10 @@ def _masks_in_boxes(
 
 def _build(models: ModelArguments) -> Segmenter:
     resolved = one_trained(models, "predict")
-    print_weights(resolved)
+    found = resolved.options.checkpoint
+    if found is not None and found.shipped is not None and resolved.entry.shipped is None:
+        reason = "" if resolved.reason is None else f": {resolved.reason}"
+        sys.stderr.write(f"weights: {found.description}{reason}\n")
     with boundary.naming(resolved.entry.name):
         return build(resolved.entry, resolved.options)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, select, select_one
@@ -30,15 +29,18 @@ from benchmarks.config.run_config import (
     find_profile,
 )
 from benchmarks.datasets import PIXELS_CEILING
+from benchmarks.datasets.coco import CocoDataset
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.photos import open_photos
+from benchmarks.datasets.sa1b import Sa1bDataset
+from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.prompts import protocols
 from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, WHOLE_IMAGE_PROTOCOLS
 from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
 from benchmarks.records.run_folder import command_line, create_folder
 from mobilesam.errors import UsageError, WeightsError
-
-if TYPE_CHECKING:
-    from benchmarks.datasets.dataset import Dataset
+from mobilesam.weights.checkpoints import parse_override
 
 DEFAULT_OUT = Path("bench-runs")
 STANDARD_SCENES = find_profile("standard").n_images
@@ -121,6 +123,7 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
         raise UsageError(f"--detections is for --protocol {DETECTOR_BOX}")
     if len(prompted) < len(names) and protocols.GROUND_TRUTH not in references:
         raise UsageError(f"{', '.join(WHOLE_IMAGE_PROTOCOLS)} are judged by ground truth only")
+    detector = None
     if options.embeddings is not None:
         try:  # fails before hours of work
             options.embeddings.mkdir(parents=True, exist_ok=True)
@@ -129,12 +132,21 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
         except OSError as error:
             reason = error.strerror or error
             raise UsageError(f"--embeddings {options.embeddings}: {reason}") from error
+    if masks:
+        detections, images, annotations = options.detections, options.images, options.annotations
+        if detections is None:
+            raise UsageError(
+                f"--protocol {DETECTOR_BOX} needs --detections FILE, a COCO results file"
+            )
+        if not isinstance(dataset, CocoDataset) or images is None or annotations is None:
+            raise UsageError(f"--protocol {DETECTOR_BOX} needs --dataset coco: AP is COCO's")
+        detector = DetectorInput(dataset, images, annotations, detections)
     own = {entry.name: entry for entry in config.models}
     teachers = [each for each in map(protocols.reference_model, references) if each is not None]
     return replace(
         config,
         dataset=dataset,
-        detector=_detector(options, dataset) if masks else None,
+        detector=detector,
         detector_masks=masks,
         everything=protocols.EVERYTHING in names,
         protocols=protocols.find_protocols(prompted),
@@ -146,25 +158,10 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
     )
 
 
-def _detector(options: AccuracyArguments, dataset: Dataset) -> DetectorInput:
-    from benchmarks.datasets.coco import CocoDataset
-
-    if options.detections is None:
-        raise UsageError(f"--protocol {DETECTOR_BOX} needs --detections FILE, a COCO results file")
-    images, annotations = options.images, options.annotations
-    if not isinstance(dataset, CocoDataset) or images is None or annotations is None:
-        raise UsageError(f"--protocol {DETECTOR_BOX} needs --dataset coco: AP is COCO's")
-    return DetectorInput(dataset, images, annotations, options.detections)
-
-
 def sharding_config(
     scale: ScaleArguments, models: ModelArguments, images_per_shard: int = DEFAULT_IMAGES_PER_SHARD
 ) -> ShardingConfig | None:
-    """Converts the options of shards and cluster; returns None if none of them is given.
-
-    Raises:
-        UsageError: An option is out of range, or needs `--cluster`.
-    """
+    """Converts the options of shards and cluster; returns None if none of them is given."""
     if scale == ScaleArguments():
         return None
     if scale.cluster is None and scale != ScaleArguments(chunk=scale.chunk, lanes=scale.lanes):
@@ -190,13 +187,7 @@ def sharding_config(
 
 
 def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None) -> WeightsPolicy:
-    """Converts the options of weights.
-
-    Raises:
-        UsageError: Malformed, or for an unknown model or one without weights.
-    """
-    from mobilesam.weights.checkpoints import parse_override
-
+    """Converts the options of weights."""
     overrides = dict(parse_override(text) for text in models.weights)
     for name in overrides:
         entry = select_one(name)  # a misspelt name would leave its model with random weights
@@ -212,10 +203,6 @@ def open_dataset(
 
     `n_scenes` and `seed` are for synthetic scenes without `--limit`; `streaming` keeps no list of
     all images of SA-1B in memory.
-
-    Raises:
-        UsageError: Unknown dataset, or an option that is missing or belongs to another dataset.
-        DataError: It cannot be read.
     """
     limit, images, annotations = options.limit, options.images, options.annotations
     if limit is not None and limit < 1:
@@ -226,22 +213,14 @@ def open_dataset(
         if value and option not in _DATASET_OPTIONS.get(options.dataset, paths):
             raise UsageError(f"{option} does not belong to --dataset {options.dataset}")
     if options.dataset == "photos":
-        from benchmarks.datasets.photos import open_photos
-
         return open_photos(limit, max_pixels)
     if options.dataset == "synthetic":
-        from benchmarks.datasets.synthetic import SyntheticDataset
-
         return SyntheticDataset(n_images=n_scenes if limit is None else limit, seed=seed)
     if options.dataset == "coco":
-        from benchmarks.datasets.coco import CocoDataset
-
         if images is None or annotations is None:
             raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
         return CocoDataset(images, annotations, limit, max_pixels)
     if options.dataset == "sa1b":
-        from benchmarks.datasets.sa1b import Sa1bDataset
-
         if not options.root:
             raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
         return Sa1bDataset(list(options.root), limit, max_pixels, streaming=streaming)
@@ -256,11 +235,7 @@ def check_max_pixels(max_pixels: int) -> int:
 
 
 def device_of(models: ModelArguments, sharding: ShardingConfig | None = None) -> str:
-    """Returns the device of the options, which must be present unless a remote cluster is used.
-
-    Raises:
-        UsageError: Unknown, or not present.
-    """
+    """Returns the device of the options, which must be present unless a remote cluster is used."""
     import torch
 
     device = models.device
@@ -317,12 +292,7 @@ def resolve_options(
 def one_trained(
     models: ModelArguments, command: str, sharding: ShardingConfig | None = None
 ) -> ResolvedModel:
-    """Resolves the single model that the options name; it must have trained weights.
-
-    Raises:
-        UsageError: Several models are named, or an option is invalid.
-        WeightsError: Its weights are unusable or missing.
-    """
+    """Resolves the single model that the options name; it must have trained weights."""
     entries = select(listed(models.models))
     if len(entries) != 1:
         raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
@@ -333,14 +303,6 @@ def one_trained(
             resolved.error or resolved.weights.why or f"{entries[0].name}: no weights"
         )
     return resolved
-
-
-def print_weights(model: ResolvedModel) -> None:
-    """Prints on standard error if shipped weights replace the official ones, and why."""
-    found = model.options.checkpoint
-    if found is not None and found.shipped is not None and model.entry.shipped is None:
-        reason = "" if model.reason is None else f": {model.reason}"
-        sys.stderr.write(f"weights: {found.description}{reason}\n")
 
 
 def listed(text: str) -> list[str]:

@@ -11,6 +11,9 @@ from baselines.registry import ModelEntry
 from benchmarks.debugging import format_error
 from benchmarks.records.record import WeightsRow
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
+from mobilesam.weights.cache import digest_file
+from mobilesam.weights.checkpoint_specs import specs
+from mobilesam.weights.checkpoints import SHIPPED, resolve, shipped_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,6 @@ class ResolvedModel:
         if options.checkpoint is not None and options.checkpoint.path.is_dir():
             # A folder of exported files: others may have been made of the same weights.
             from mobilesam.export.runtime import MANIFEST_NAME
-            from mobilesam.weights.cache import digest_file
 
             files = digest_file(options.checkpoint.path / MANIFEST_NAME).sha256
         return {
@@ -109,22 +111,17 @@ def resolve_models(
         message, reason = (None, None) if cause is None else (str(cause), cause.reason)
         row = WeightsRow(kind="random", why=message)
         if checkpoint is not None:
-            row = weights_row(checkpoint, message)
+            row = WeightsRow(
+                kind="file",
+                sha256=checkpoint.sha256,
+                official=checkpoint.official,
+                file_bytes=checkpoint.n_bytes,
+                why=message,
+                shipped=checkpoint.shipped,
+            )
         options = replace(options, checkpoint=checkpoint)
         models.append(ResolvedModel(entry, options, row, reason=reason))
     return models
-
-
-def weights_row(checkpoint: Checkpoint, reason: str | None = None) -> WeightsRow:
-    """Returns the record of a checkpoint; `reason` states why the official one is not used."""
-    return WeightsRow(
-        kind="file",
-        sha256=checkpoint.sha256,
-        official=checkpoint.official,
-        file_bytes=checkpoint.n_bytes,
-        why=reason,
-        shipped=checkpoint.shipped,
-    )
 
 
 def deferral_notes(models: Iterable[ResolvedModel]) -> list[str]:
@@ -176,9 +173,6 @@ def find_checkpoint(
         WeightsUnavailableError: They are missing, and cannot or may not be downloaded.
         WeightsError: They are unusable.
     """
-    from mobilesam.weights.checkpoint_specs import specs
-    from mobilesam.weights.checkpoints import SHIPPED, resolve, shipped_checkpoint
-
     name = entry.checkpoint or entry.name
     own = policy.overrides.get(entry.name)
     if entry.shipped is not None and policy.overrides.get(name, SHIPPED) == SHIPPED:

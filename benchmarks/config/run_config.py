@@ -6,18 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from baselines.registry import ModelEntry
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
+from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.parsing import read_file
 from benchmarks.latency.timer import StopRule
 from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol
 from mobilesam.errors import UsageError
-
-if TYPE_CHECKING:
-    from benchmarks.datasets.coco import CocoDataset
 
 MaskChoice = Literal["single", "multi"]
 DEFAULT_IMAGES_PER_SHARD = 500
@@ -52,11 +50,7 @@ PROFILES = {
 
 
 def find_profile(name: str) -> Profile:
-    """Returns the profile of a name.
-
-    Raises:
-        UsageError: Unknown name.
-    """
+    """Returns the profile of a name."""
     if name not in PROFILES:
         raise UsageError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")
     return PROFILES[name]

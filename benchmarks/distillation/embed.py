@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from baselines import boundary
 from baselines.exported import inner_size
@@ -31,22 +32,12 @@ from benchmarks.records.environment import code_version
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Failure
 from benchmarks.records.run_folder import held
-from mobilesam.distillation.embedding_store import (
-    Entry,
-    StoreWriter,
-    Teacher,
-    Verification,
-    image_key,
-    to_storable,
-    verify,
-)
+from mobilesam.distillation import embedding_store
+from mobilesam.distillation.embedding_store import Entry, StoreWriter, Teacher
 from mobilesam.errors import BenchError, DataError, UnsupportedError, WeightsError
 from mobilesam.fast.allocator import keep_buffers
 from mobilesam.frozen_model import FrozenModel
 from mobilesam.weights.cache import digest_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 STAGE = "embed"
 DEFAULT_CHUNK_IMAGES = 8
@@ -55,17 +46,6 @@ _GIVE_UP_AFTER = 3  # shards that fail in a row
 # Images of a shard that may fail before the whole shard counts as failed.
 _FAILED_SHARE = 0.05
 _MIN_ALLOWED_FAILURES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """How a store is written."""
-
-    folder: Path
-    shard_bytes: int  # largest size of the data of a file
-    note: str | None = None  # for the manifest of a new store
-    repair: bool = False  # delete damaged files and make their embeddings again
-    verify: bool = False  # read the whole store at the end
 
 
 class EmbedReport(FrozenModel):
@@ -84,7 +64,7 @@ class EmbedReport(FrozenModel):
     failures: tuple[Failure, ...]  # images without an embedding
     seconds: float
     images_per_second: float | None  # of the shards in which images were encoded
-    verification: Verification | None
+    verification: embedding_store.Verification | None
 
 
 class ShardedImages(Protocol):
@@ -103,11 +83,7 @@ class ShardedImages(Protocol):
 
 
 def teacher_of(model: Segmenter, precision: str) -> Teacher:
-    """Describes a model as the teacher of a store.
-
-    Raises:
-        UnsupportedError: Its embeddings cannot be stored, or have no fixed shape.
-    """
+    """Describes a model as the teacher of a store."""
     info = model.info
     if not isinstance(model, StorableEmbedding):
         raise UnsupportedError(
@@ -123,14 +99,14 @@ def teacher_of(model: Segmenter, precision: str) -> Teacher:
     )
 
 
-def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tuple[Entry, Tensor]:
+def encode_image(
+    model: Segmenter, name: str, image: UInt8Array, key: str
+) -> tuple[Entry, torch.Tensor]:
     """Computes one embedding in the form of the store: its entry, and (C, h, w) float16.
 
     The model must resize the longest side of an image to its input size and pad on the right and
     below, as SAM does.
     """
-    import torch
-
     assert isinstance(model, StorableEmbedding)  # noqa: S101 - checked by teacher_of
     embedding = boundary.encode(model, image)
     made = boundary.embedding_arrays(model, model.info.name, embedding)
@@ -139,7 +115,8 @@ def encode_image(model: Segmenter, name: str, image: UInt8Array, key: str) -> tu
     (features,) = made.values()
     size_hw = (int(image.shape[0]), int(image.shape[1]))
     inner_hw = inner_size(size_hw, model.info.input_size_px)
-    return Entry(key, name, size_hw, inner_hw), to_storable(torch.from_numpy(features), name)
+    storable = embedding_store.to_storable(torch.from_numpy(features), name)
+    return Entry(key, name, size_hw, inner_hw), storable
 
 
 @dataclass(slots=True, eq=False)
@@ -172,15 +149,8 @@ class EmbedTask:
         return EmbedWorker(self)
 
 
-def embed_task(
-    planned: ResolvedModel, precision: str, threads: int, scale: ShardingConfig
-) -> EmbedTask:
-    """Builds the teacher, and the task for its workers.
-
-    Raises:
-        WeightsError: The teacher has random weights.
-        UnsupportedError: Its embeddings cannot be stored.
-    """
+def embed_task(planned: ResolvedModel, threads: int, scale: ShardingConfig) -> EmbedTask:
+    """Builds the teacher, and the task for its workers."""
     on_cluster = scale.cluster is not None
     options = planned.options
     if on_cluster:  # built here for its description only: the device may exist on workers alone
@@ -189,7 +159,8 @@ def embed_task(
         model = build(planned.entry, options)
     if model.info.weights.kind == "random":
         raise WeightsError(f"{planned.entry.name} has random weights; embed with trained ones")
-    teacher, built = teacher_of(model, precision), None if on_cluster else model
+    teacher = teacher_of(model, planned.options.precision)
+    built = None if on_cluster else model
     return EmbedTask(planned, teacher, threads, scale.prefetch_threads, code_version(), built=built)
 
 
@@ -204,12 +175,7 @@ class EmbedWorker:
         keep_buffers()
 
     def run(self, shard: Shard, poison: Mapping[int, str] | None = None) -> EmbeddedShard:
-        """Embeds the images of a shard; see `ShardWorker.run`.
-
-        Raises:
-            DataError: The model fails on too many images for the images to be the cause.
-            WeightsError: The weights are missing here, or differ from the driver's.
-        """
+        """Embeds the images of a shard; see `ShardWorker.run`."""
         model, teacher = self._teacher(), self._task.teacher.name
         shard = shard.without(poison or {})
         found = EmbeddedShard(shard.name, len(shard.readers))
@@ -281,7 +247,7 @@ class EmbedWorker:
 def _read(reader: ImageReader) -> tuple[UnreadableImage | Sample, str]:
     """Reads an image, and computes its key in the store."""
     sample = reader().sample
-    return sample, image_key(sample.image) if isinstance(sample, Sample) else ""
+    return sample, embedding_store.image_key(sample.image) if isinstance(sample, Sample) else ""
 
 
 def _n_bytes(item: ImageReader | tuple[UnreadableImage | Sample, str]) -> int:
@@ -290,139 +256,115 @@ def _n_bytes(item: ImageReader | tuple[UnreadableImage | Sample, str]) -> int:
     return 0
 
 
-class StoreFiller:
-    """Embeds the images that a store does not hold yet."""
+def fill_store(
+    task: EmbedTask,
+    source: ShardedImages,
+    scale: ShardingConfig,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    shard_bytes: int,  # largest size of the data of a file
+    note: str | None = None,  # for the manifest of a new store
+    repair: bool = False,  # delete damaged files and make their embeddings again
+    read_back: bool = False,  # verify the whole store at the end
+) -> EmbedReport:
+    """Embeds the images that a store does not hold yet.
 
-    def __init__(
-        self,
-        task: EmbedTask,
-        source: ShardedImages,
-        scale: ShardingConfig,
-        options: StoreOptions,
-        reporter: Reporter,
-    ) -> None:
-        self._task = task
-        self._source = source
-        self._scale = scale
-        self._options = options
-        self._reporter = reporter
-        self._n_shards = self._n_encoded = self._n_known = 0
-        self._failures: list[Failure] = []
+    Raises:
+        UsageError: The store has another teacher, or the cluster cannot be used.
+        WeightsError: The store was made with other weights.
+        DataError: The store is damaged or cannot be written, there is no image, or several
+            shards in a row failed.
+    """
+    start = time.monotonic()
+    total, busy_s = source.n_images, 0.0
+    n_shards = n_encoded = n_known = failed_in_a_row = 0
+    failures: list[Failure] = []
+    is_space_reported = False
 
-    def run(self) -> EmbedReport:
-        """Fills the store.
-
-        Raises:
-            UsageError: The store has another teacher, or the cluster cannot be used.
-            WeightsError: The store was made with other weights.
-            DataError: The store is damaged or cannot be written, there is no image, or several
-                shards in a row failed.
-        """
-        options, reporter = self._options, self._reporter
-        start = time.monotonic()
-        with (
-            held(options.folder),  # names the process that holds it; the lock of the store does not
-            StoreWriter(
-                options.folder,
-                self._task.teacher,
-                shard_bytes=options.shard_bytes,
-                note=options.note,
-                repair=options.repair,
-            ) as writer,
-        ):
-            for line in writer.dropped:
-                reporter.warn(f"deleted, to be embedded again: {line}")
-            if len(writer):
-                reporter.say(f"{options.folder} holds {len(writer)} embeddings already")
-            busy_s = self._fill(replace(self._task, known=frozenset(writer)), writer)
-        if self._n_shards == 0:
-            raise DataError(f"{self._source.name} holds no image")
-        sizes = [path.stat().st_size for path in options.folder.glob("shard-*.safetensors")]
-        return EmbedReport(
-            store=str(options.folder),
-            source=self._source.name,
-            teacher=self._task.teacher,
-            n_embeddings=len(writer),
-            n_shards=len(sizes),
-            n_bytes=sum(sizes),
-            bytes_per_embedding=sum(sizes) / len(writer) if sizes else None,
-            n_encoded=self._n_encoded,
-            n_known=self._n_known,
-            dropped=writer.dropped,
-            failures=tuple(self._failures),
-            seconds=time.monotonic() - start,
-            images_per_second=self._n_encoded / busy_s if self._n_encoded and busy_s else None,
-            verification=verify(options.folder) if options.verify and sizes else None,
-        )
-
-    def _fill(self, task: EmbedTask, writer: StoreWriter) -> float:
-        """Embeds all shards; returns the seconds spent on shards with new embeddings."""
-        total, busy_s, failed_in_a_row = self._source.n_images, 0.0, 0
-        space_reported = False
-        title = f"{task.teacher.name} embeds {self._source.name}"
-        with self._reporter.bar(title, total) as bar:
-            meter = ThroughputMeter(bar)
-            results = execute_shards(self._scale, task, self._shards(meter))
-            before = time.perf_counter()
-            with closing(results):
-                for found in results:
-                    if isinstance(found, Failure):
-                        self._fail(found)
-                        reasons = [found.why]
-                    else:
-                        self._store(found, writer)
-                        n_rows = len(found.entries)
-                        reasons = [each.why for each in found.failures if each.stage == STAGE]
-                        if n_rows or found.n_known:
-                            reasons = []
-                        meter.done(found.name, found.n_images, n_rows, len(found.failures))
-                        if n_rows:
-                            busy_s += time.perf_counter() - before
-                        if total is not None and self._n_encoded and not space_reported:
-                            space_reported = True
-                            self._report_space(total - meter.n_images, writer.embedding_bytes or 0)
-                    failed_in_a_row = failed_in_a_row + 1 if reasons else 0
-                    if failed_in_a_row == _GIVE_UP_AFTER:
-                        raise DataError(
-                            f"{_GIVE_UP_AFTER} shards in a row failed, the last because: "
-                            f"{reasons[-1]}"
-                        )
-                    before = time.perf_counter()
-                    del found  # frees its embeddings before the next shard is made
-        return busy_s
-
-    def _shards(self, meter: ThroughputMeter) -> Iterator[Shard]:
-        for shard in self._source.shards(self._scale.images_per_shard):
-            self._n_shards += 1
+    def shards() -> Iterator[Shard]:
+        nonlocal n_shards
+        for shard in source.shards(scale.images_per_shard):
+            n_shards += 1
             meter.begin(shard)
             yield shard
 
-    def _store(self, shard: EmbeddedShard, writer: StoreWriter) -> None:
-        import torch
+    with (
+        held(folder),  # names the process that holds it; the lock of the store does not
+        StoreWriter(
+            folder, task.teacher, shard_bytes=shard_bytes, note=note, repair=repair
+        ) as writer,
+        reporter.bar(f"{task.teacher.name} embeds {source.name}", total) as bar,
+    ):
+        for line in writer.dropped:
+            reporter.warn(f"deleted, to be embedded again: {line}")
+        if len(writer):
+            reporter.say(f"{folder} holds {len(writer)} embeddings already")
+        meter = ThroughputMeter(bar)
+        missing = replace(task, known=frozenset(writer))
+        before = time.perf_counter()
+        with closing(execute_shards(scale, missing, shards())) as results:
+            for found in results:
+                new_failures = [found] if isinstance(found, Failure) else found.failures
+                failures += new_failures
+                for failure in new_failures:
+                    reporter.warn(f"skipped {failure.culprit}: {failure.why}")
+                reasons = [each.why for each in new_failures if each.stage != "data"]
+                if isinstance(found, EmbeddedShard):
+                    n_rows = len(found.entries)
+                    n_known += found.n_known
+                    for entry, embedding in zip(found.entries, found.embeddings, strict=True):
+                        if entry.key in writer:  # equal to an image of an earlier shard
+                            n_known += 1
+                        else:
+                            # Copied, because arrays from Ray are read-only.
+                            writer.add(entry, torch.from_numpy(embedding.copy()))
+                            n_encoded += 1
+                    if n_rows or found.n_known:
+                        reasons = []
+                    meter.done(found.name, found.n_images, n_rows, len(new_failures))
+                    if n_rows:
+                        busy_s += time.perf_counter() - before
+                    if total is not None and n_encoded and not is_space_reported:
+                        is_space_reported = True
+                        each_bytes = writer.embedding_bytes or 0
+                        _report_space(folder, total - meter.n_images, each_bytes, reporter)
+                failed_in_a_row = failed_in_a_row + 1 if reasons else 0
+                if failed_in_a_row == _GIVE_UP_AFTER:
+                    raise DataError(
+                        f"{_GIVE_UP_AFTER} shards in a row failed, the last because: {reasons[-1]}"
+                    )
+                before = time.perf_counter()
+                del found  # frees its embeddings before the next shard is made
+    if n_shards == 0:
+        raise DataError(f"{source.name} holds no image")
+    sizes = [path.stat().st_size for path in folder.glob("shard-*.safetensors")]
+    return EmbedReport(
+        store=str(folder),
+        source=source.name,
+        teacher=task.teacher,
+        n_embeddings=len(writer),
+        n_shards=len(sizes),
+        n_bytes=sum(sizes),
+        bytes_per_embedding=sum(sizes) / len(writer) if sizes else None,
+        n_encoded=n_encoded,
+        n_known=n_known,
+        dropped=writer.dropped,
+        failures=tuple(failures),
+        seconds=time.monotonic() - start,
+        images_per_second=n_encoded / busy_s if n_encoded and busy_s else None,
+        verification=embedding_store.verify(folder) if read_back and sizes else None,
+    )
 
-        self._n_known += shard.n_known
-        for failure in shard.failures:
-            self._fail(failure)
-        for entry, embedding in zip(shard.entries, shard.embeddings, strict=True):
-            if entry.key in writer:  # equal to an image of an earlier shard
-                self._n_known += 1
-            else:
-                # Copied, because arrays from Ray are read-only.
-                writer.add(entry, torch.from_numpy(embedding.copy()))
-                self._n_encoded += 1
 
-    def _fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
-        self._reporter.warn(f"skipped {failure.culprit}: {failure.why}")
-
-    def _report_space(self, n_left: int, each_bytes: int) -> None:
-        """Reports the disk space that the remaining images need at most."""
-        needed_bytes, free_bytes = n_left * each_bytes, shutil.disk_usage(self._options.folder).free
-        self._reporter.say(
-            f"{each_bytes / 1e6:.2f} MB an embedding; {n_left} more images need at most "
-            f"{needed_bytes / 1e9:.2f} GB, and {free_bytes / 1e9:.1f} GB are free"
+def _report_space(folder: Path, n_left: int, each_bytes: int, reporter: Reporter) -> None:
+    """Reports the disk space that the remaining images need at most."""
+    needed_bytes, free_bytes = n_left * each_bytes, shutil.disk_usage(folder).free
+    reporter.say(
+        f"{each_bytes / 1e6:.2f} MB an embedding; {n_left} more images need at most "
+        f"{needed_bytes / 1e9:.2f} GB, and {free_bytes / 1e9:.1f} GB are free"
+    )
+    if needed_bytes > free_bytes:
+        reporter.warn(
+            "the disk will be full before all images are embedded; finished files are kept"
         )
-        if needed_bytes > free_bytes:
-            self._reporter.warn(
-                "the disk will be full before all images are embedded; finished files are kept"
-            )

@@ -62,10 +62,6 @@ class FolderImages:
 
     Files with other suffixes are skipped and counted in `n_others`. Links to folders are not
     followed. Images above `max_pixels` count as unreadable.
-
-    Raises:
-        DataError: It is no folder, cannot be read, or holds no image.
-        UsageError: The limit is below 1.
     """
 
     def __init__(
@@ -126,9 +122,6 @@ class StoredImages:
 
     Images are read on access. Images that were unreadable when the store was made are not part of
     the set.
-
-    Raises:
-        DataError: The store is empty, or its first image is not in the folder.
     """
 
     def __init__(self, folder: Path, store: EmbeddingStore) -> None:
@@ -143,11 +136,7 @@ class StoredImages:
         return len(self._entries)
 
     def sample(self, index: int) -> TrainingSample:
-        """Reads the image of an entry at its original size.
-
-        Raises:
-            DataError: It is missing, unreadable, or differs from the image that was embedded.
-        """
+        """Reads the image of an entry at its original size."""
         entry = self._entries[index]
         image = load_image(self._folder / entry.name, entry.name, None, PIXELS_CEILING)
         if image_key(image) != entry.key:

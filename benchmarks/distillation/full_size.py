@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.config.options import AccuracyArguments, ModelArguments
 from benchmarks.debugging import one_line_errors
-from benchmarks.distillation.training import STUDENT_NAME, StudentEvaluation
+from benchmarks.distillation.training import STUDENT_NAME, evaluate_student
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads
 from benchmarks.records.progress import Reporter
@@ -40,10 +40,6 @@ def untrained(student: Path, target: Path) -> Mapping[str, Any]:
     """Writes to `target` a file of `distill train` as it was before its first step.
 
     Returns the notes on the training from the header of the file.
-
-    Raises:
-        DataError: The file does not say how it was made.
-        WeightsError: It is damaged.
     """
     shape = read_shape(student, "mobilesam")
     if shape is None or "config" not in shape.notes:
@@ -83,24 +79,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     before, after = work / "untrained.safetensors", arguments.run / STUDENT_NAME
     notes = untrained(after, before)
-    evaluation = StudentEvaluation(
-        arguments.teacher,
-        ModelArguments(
-            weights=(f"{arguments.teacher}={arguments.weights}",),
-            offline=True,
-            threads=arguments.threads,
-        ),
-        AccuracyArguments(
-            dataset="coco",
-            images=arguments.images,
-            annotations=arguments.annotations,
-            limit=arguments.limit,
-            protocol=arguments.protocol,
-            embeddings=arguments.run / "embeddings",
-        ),
+    models = ModelArguments(
+        weights=(f"{arguments.teacher}={arguments.weights}",),
+        offline=True,
+        threads=arguments.threads,
+    )
+    accuracy = AccuracyArguments(
+        dataset="coco",
+        images=arguments.images,
+        annotations=arguments.annotations,
+        limit=arguments.limit,
+        protocol=arguments.protocol,
+        embeddings=arguments.run / "embeddings",
     )
     records = {
-        name: evaluation.run(weights, work / name, Reporter())
+        name: evaluate_student(
+            weights, arguments.teacher, models, accuracy, work / name, Reporter()
+        )
         for name, weights in (("untrained", arguments.start or before), ("trained", after))
     }
     students = {

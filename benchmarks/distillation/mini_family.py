@@ -12,8 +12,6 @@ because at first the number of steps matters, not that of images.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +23,11 @@ from segment_anything.modeling import Sam
 from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_with_progress
 from benchmarks.distillation.training import progress
 from benchmarks.records.progress import Reporter
+from mobilesam.distillation import schemes
 from mobilesam.distillation.batches import TrainingSet
-from mobilesam.distillation.schemes import (
-    DecoderFirst,
-    Decoupled,
-    Grouping,
-    OnlineTeacher,
-    Scheme,
-    Supervised,
-    TrainDecoderOnly,
-)
 from mobilesam.distillation.students import build_student, shape_of
 from mobilesam.distillation.train_config import LossConfig, PromptConfig, TrainConfig
-from mobilesam.distillation.training_loop import ProcessGroup, StepCallback, train
+from mobilesam.distillation.training_loop import ProcessGroup, train
 from mobilesam.model.mini import SamMiniConfig, build_sam_mini, mobile_sam_mini_shape
 from mobilesam.model.mobile_sam import load_sam_mini
 from mobilesam.model.model_files import save_model
@@ -80,7 +70,7 @@ class Stage:
     """A stage of the recipe of `sam-mini`."""
 
     name: str  # of its folder
-    scheme: type[Scheme]
+    scheme: type[schemes.Scheme]
     side_px: int  # of the input
     config: TrainConfig
 
@@ -91,7 +81,9 @@ def _changed(**changes: Any) -> TrainConfig:
 
 def _whole_images(name: str, **changes: Any) -> Stage:
     """A stage that trains the whole model, mostly on whole images."""
-    return Stage(name, Supervised, 256, _changed(ema_decay=0.995, **_MOSTLY_WHOLE, **changes))
+    return Stage(
+        name, schemes.Supervised, 256, _changed(ema_decay=0.995, **_MOSTLY_WHOLE, **changes)
+    )
 
 
 _DECODER = _changed(
@@ -111,13 +103,13 @@ _HEADS = _changed(
     **_MOSTLY_WHOLE,
 )
 STAGES = (
-    Stage("decoder", DecoderFirst, 64, _DECODER),
-    Stage("grouping", Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
-    Stage("parts", Supervised, 128, _PARTS),
+    Stage("decoder", schemes.DecoderFirst, 64, _DECODER),
+    Stage("grouping", schemes.Grouping, 128, _changed(steps=1500, learning_rate=2.5e-3)),
+    Stage("parts", schemes.Supervised, 128, _PARTS),
     _whole_images("whole", steps=1300, learning_rate=6e-4),
     _whole_images("long", steps=3000, learning_rate=6e-4, precision="bf16", losses=_MASK_LOSSES),
     _whole_images("again", steps=2000, learning_rate=5e-4, precision="bf16", **_AGAIN),
-    Stage("heads", TrainDecoderOnly, 256, _HEADS),
+    Stage("heads", schemes.TrainDecoderOnly, 256, _HEADS),
 )
 
 _FIRST_ROUND = TrainConfig(
@@ -139,17 +131,6 @@ ROUNDS = {
 }
 """Rounds of the distillation of `mobilesam-mini`; each continues with the weights of the last."""
 
-StageProgress = Callable[[str, TrainConfig], AbstractContextManager[StepCallback]]
-"""Given name and settings of a stage, returns the callback that shows its progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class MiniFamily:
-    """Files of the trained models; `student` is None if only the teacher was trained."""
-
-    teacher: Path
-    student: Path | None
-
 
 def make_family(
     out: Path,
@@ -159,17 +140,15 @@ def make_family(
     *,
     workers: int,
     only_teacher: bool = False,
-) -> MiniFamily:
-    """Runs the recipes of both models, resuming an interrupted run.
+) -> tuple[Path, ...]:
+    """Runs the recipes of both models, resuming an interrupted run; returns their files.
 
     Scenes are rendered by `workers` processes below `scenes_root`; checkpoints, metrics and the two
     files are written into `out`.
     """
 
-    def stage_progress(title: str) -> StageProgress:
-        return lambda name, config: progress(config, title.format(name), reporter, processes)
-
-    def save(path: Path, model: Sam, notes: dict[str, str]) -> Path:
+    def save(name: str, model: Sam, notes: dict[str, str]) -> Path:
+        path = out / name
         if processes.rank == 0:
             save_model(path, shape_of(model, notes), model.state_dict(), half=True)
         processes.wait()
@@ -180,20 +159,19 @@ def make_family(
     processes.wait()
     data = SceneCache(scenes_root, TRAINING_SCENES)
     notes = {"recipe": __name__, "data": data.fingerprint}
-    shown = stage_progress("sam-mini, stage {}")
-    path = save(out / TEACHER_NAME, train_teacher(data, out / "sam-mini", processes, shown), notes)
+    teacher = train_teacher(data, out / "sam-mini", processes, reporter)
+    path = save(TEACHER_NAME, teacher, notes)
     if only_teacher:
-        return MiniFamily(path, None)
+        return (path,)
     # Loaded from the file, because the student must imitate its float16 weights.
     teacher = load_sam_mini(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    shown = stage_progress("mobilesam-mini, {} round")
-    student = train_student(teacher, sha256, data, out / "mobilesam-mini", processes, shown)
-    return MiniFamily(path, save(out / STUDENT_NAME, student, {**notes, "teacher": sha256}))
+    student = train_student(teacher, sha256, data, out / "mobilesam-mini", processes, reporter)
+    return path, save(STUDENT_NAME, student, {**notes, "teacher": sha256})
 
 
 def train_teacher(
-    data: TrainingSet, folder: Path, processes: ProcessGroup, stage_progress: StageProgress
+    data: TrainingSet, folder: Path, processes: ProcessGroup, reporter: Reporter
 ) -> Sam:
     """Trains `sam-mini` in all stages, resuming an interrupted run.
 
@@ -208,7 +186,8 @@ def train_teacher(
         if state is not None:
             model.load_state_dict(resize_positions(state, stage.side_px // 16))
         scheme = stage.scheme(model, stage.config)
-        with stage_progress(stage.name, stage.config) as on_step:
+        title = f"sam-mini, stage {stage.name}"
+        with progress(stage.config, title, reporter, processes) as on_step:
             trained = train(scheme, data, folder / stage.name, processes=processes, on_step=on_step)
         state = trained.result()
         model.load_state_dict(state)
@@ -230,7 +209,7 @@ def train_student(
     data: TrainingSet,
     folder: Path,
     processes: ProcessGroup,
-    stage_progress: StageProgress,
+    reporter: Reporter,
 ) -> Sam:
     """Distils `mobilesam-mini` from the weights with the hash `sha256`, resuming a run.
 
@@ -239,10 +218,11 @@ def train_student(
     """
     shape, heads = mobile_sam_mini_shape()
     student = build_student(shape, heads, _FIRST_ROUND.seed)
-    source = OnlineTeacher(teacher, sha256, shape.image_size_px)
+    source = schemes.OnlineTeacher(teacher, sha256, shape.image_size_px)
     for name, config in ROUNDS.items():
-        scheme = Decoupled(student, teacher, source, config)
-        with stage_progress(name, config) as on_step:
+        scheme = schemes.Decoupled(student, teacher, source, config)
+        title = f"mobilesam-mini, {name} round"
+        with progress(config, title, reporter, processes) as on_step:
             state = train(scheme, data, folder / name, processes=processes, on_step=on_step)
         student.load_state_dict(state.result())
     return student.eval()

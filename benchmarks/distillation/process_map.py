@@ -26,9 +26,6 @@ def map_processes(
 
     `function` and `setup`, which each process calls first, are functions of a module; a process may
     be ended at any moment. Results are in the order of the tasks; `on_done` gets each as it comes.
-
-    Raises:
-        TrainingError: A process was killed.
     """
     pool = process_executor(workers, setup)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from benchmarks.child_processes import process_pool
 from benchmarks.datasets.dataset import LoadedImage, Sample, Shard
@@ -57,11 +58,7 @@ class ScenesSpec:
 
 
 class SceneCache:
-    """Rendered scenes as a training set and as images to embed; see `render_scenes`.
-
-    Raises:
-        DataError: A file is missing, truncated or has another number of scenes.
-    """
+    """Rendered scenes as a training set and as images to embed; see `render_scenes`."""
 
     def __init__(self, root: Path, spec: ScenesSpec) -> None:
         self.spec = spec
@@ -117,9 +114,6 @@ def render_scenes(root: Path, spec: ScenesSpec, workers: int = 1) -> Iterator[in
     """Renders missing files of scenes, each written atomically.
 
     Yields the number of rendered scenes, after each file.
-
-    Raises:
-        DataError: The folder cannot be written, or the disk is full.
     """
     # The file of images is written last, and marks the pair as complete.
     shards = range(spec.n_shards)
@@ -149,8 +143,6 @@ def render_with_progress(root: Path, spec: ScenesSpec, workers: int, reporter: R
 
 
 def _render_shard(job: tuple[Path, ScenesSpec, int]) -> int:
-    from PIL import Image
-
     root, spec, shard = job
     scenes = SyntheticDataset(1, seed=spec.seed)
     images, labels = [], []

@@ -10,16 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.distillation.experiment import DECOUPLED, DistillationRecord, StudentRow
-from benchmarks.report.style import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    VERMILLION,
-    new_figure,
-    plot_style,
-    save_figure,
-)
+from benchmarks.report import style
 from benchmarks.tables.columns import RowColumn, build_table, count_column, text_column
 from benchmarks.tables.formatting import number, percent
 from benchmarks.tables.table import Cell, Column, Table
@@ -29,9 +20,9 @@ _PAPER_TABLE_2 = {"coupled": "0.72", "semi-coupled": "not stated", "decoupled": 
 # Batch 4, 50k steps; batch 8, 50k steps; batch 8, 100k steps.
 _PAPER_TABLE_4 = ("0.7057", "0.7286", "0.7447")
 _STYLES: Mapping[str, tuple[str, str]] = {
-    "decoupled": (VERMILLION, "o"),
-    "semi-coupled": (BLUE, "s"),
-    "coupled": (ORANGE, "^"),
+    "decoupled": (style.VERMILLION, "o"),
+    "semi-coupled": (style.BLUE, "s"),
+    "coupled": (style.ORANGE, "^"),
 }
 """Colour and marker of each scheme."""
 
@@ -42,7 +33,6 @@ class SeedMean:
 
     mean: float
     ci95: tuple[float, float] | None  # Student's t interval; None for fewer than two runs
-    n: int
 
 
 def over_seeds(values: Sequence[float]) -> SeedMean:
@@ -55,10 +45,10 @@ def over_seeds(values: Sequence[float]) -> SeedMean:
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
-        return SeedMean(mean, None, n)
+        return SeedMean(mean, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * deviation / math.sqrt(n)
-    return SeedMean(mean, (mean - half, mean + half), n)
+    return SeedMean(mean, (mean - half, mean + half))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +226,9 @@ def compute_table(record: DistillationRecord) -> Table:
 def write_outputs(record: DistillationRecord, folder: Path) -> list[Path]:
     """Writes tables and plots beside the record; returns their paths."""
     paths = [*schemes_table(record).write(folder), *compute_table(record).write(folder)]
-    with plot_style():
-        paths += save_figure(schemes_figure(record), folder, "distillation-schemes")
-        paths += save_figure(curves_figure(record), folder, "distillation-losses")
+    with style.plot_style():
+        paths += style.save_figure(schemes_figure(record), folder, "distillation-schemes")
+        paths += style.save_figure(curves_figure(record), folder, "distillation-losses")
     return paths
 
 
@@ -250,16 +240,16 @@ def schemes_figure(record: DistillationRecord) -> Any:
         "Small: one run each. Large: mean over seeds with its 95 % t interval. Hollow: other "
         "budgets of the decoupled scheme. The teacher's embeddings are stored, and not in the time."
     ]
-    figure = new_figure(4.2, "Agreement with the teacher by training time", notes)
+    figure = style.new_figure(4.2, "Agreement with the teacher by training time", notes)
     ax = figure.subplots()
     full = {each.scheme: each for each in full_budget(record)}
     for group in groups(record):
         _draw_group(ax, group, hollow=group.runs != full[group.scheme].runs)
     if record.untrained_agreement is not None:
         height = 100 * record.untrained_agreement
-        ax.axhline(height, color=GREY, linewidth=1, linestyle=":")
+        ax.axhline(height, color=style.GREY, linewidth=1, linestyle=":")
         place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        ax.annotate("untrained student", (0.99, height), **place, fontsize=8, color=INK)
+        ax.annotate("untrained student", (0.99, height), **place, fontsize=8, color=style.INK)
     ax.set_xlabel("Training of one student (s)")
     ax.set_ylabel("mIoU with the teacher's mask, center (%)")
     ax.set_xlim(0, 1.06 * max(row.train_seconds for row in record.students))
@@ -304,7 +294,7 @@ def curves_figure(record: DistillationRecord) -> Any:
         "One line a seed; means over short stretches. Decoupled: mean squared error between "
         "embeddings. The others: focal and dice on the teacher's masks. The units do not compare."
     ]
-    figure = new_figure(3.0, "Losses", notes)
+    figure = style.new_figure(3.0, "Losses", notes)
     axes = figure.subplots(1, len(full), squeeze=False)[0]
     for ax, group in zip(axes, full, strict=True):
         color, _ = _STYLES[group.scheme]

@@ -32,30 +32,9 @@ from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RECORD_NAME, RunRecord
 from benchmarks.run import execute
 from benchmarks.tables.formatting import percent
+from mobilesam.distillation import schemes, students, training_loop
 from mobilesam.distillation.batches import TrainingSet
-from mobilesam.distillation.schemes import (
-    SCHEMES,
-    EmbeddingSource,
-    OnlineTeacher,
-    Scheme,
-    StoredTeacher,
-)
-from mobilesam.distillation.students import (
-    STUDENTS,
-    build_student,
-    heads_of,
-    load_imagenet,
-    shape_of,
-)
 from mobilesam.distillation.train_config import TrainConfig
-from mobilesam.distillation.training_loop import (
-    CheckpointCallback,
-    ProcessGroup,
-    StepCallback,
-    StepReport,
-    TrainState,
-    train,
-)
 from mobilesam.errors import DataError, UsageError, first_problem
 from mobilesam.files import write_atomic
 from mobilesam.model.mobile_sam import load_strictly
@@ -83,31 +62,30 @@ class Trained:
     loss: float | None  # of the last step; None if no step was left
 
 
-def scheme_and_data(models: ModelArguments, training: TrainArguments) -> tuple[Scheme, TrainingSet]:
-    """The scheme with its student and teacher, and the training set, that the options name.
-
-    Raises:
-        UsageError: An option is invalid.
-        BenchError: The teacher, the student to start from or the data cannot be used.
-    """
-    if training.scheme not in SCHEMES:
-        raise UsageError(f"unknown scheme {training.scheme!r}; choose from {', '.join(SCHEMES)}")
+def scheme_and_data(
+    models: ModelArguments, training: TrainArguments
+) -> tuple[schemes.Scheme, TrainingSet]:
+    """The scheme with its student and teacher, and the training set, that the options name."""
+    if training.scheme not in schemes.SCHEMES:
+        raise UsageError(
+            f"unknown scheme {training.scheme!r}; choose from {', '.join(schemes.SCHEMES)}"
+        )
     planned = one_trained(replace(models, device="cpu"), "distill train")
     teacher = sam_teacher(planned)
     config = train_config(training, models.seed)
     shape = student_config(training.student)
-    student = build_student(shape, heads_of(teacher.model), config.seed)
+    student = students.build_student(shape, students.heads_of(teacher.model), config.seed)
     if training.start is not None:
         load_strictly(student, load_state_dict_file(training.start), source=str(training.start))
     elif training.imagenet is not None:
-        load_imagenet(cast("Any", student.image_encoder), training.imagenet)
-    source: EmbeddingSource
+        students.load_imagenet(cast("Any", student.image_encoder), training.imagenet)
+    source: schemes.EmbeddingSource
     data: TrainingSet
     if training.store is not None:
         if training.images is None:
             raise UsageError("--store needs --images DIR, the folder that was embedded")
         wanted = teacher_of(teacher, planned.options.precision)
-        source = stored = StoredTeacher(training.store, wanted)
+        source = stored = schemes.StoredTeacher(training.store, wanted)
         data = StoredImages(training.images, stored.store)
     elif training.images is not None:
         raise UsageError("--images needs --store: make one with distill embed")
@@ -116,9 +94,9 @@ def scheme_and_data(models: ModelArguments, training: TrainArguments) -> tuple[S
         spec = scenes.ScenesSpec(training.scenes, training.scenes_seed, side_px)
         for _ in scenes.render_scenes(scenes.scenes_root(), spec):
             pass
-        source = OnlineTeacher(teacher.model, planned.weights.sha256, side_px)
+        source = schemes.OnlineTeacher(teacher.model, planned.weights.sha256, side_px)
         data = scenes.SceneCache(scenes.scenes_root(), spec)
-    return SCHEMES[training.scheme](student, teacher.model, source, config), data
+    return schemes.SCHEMES[training.scheme](student, teacher.model, source, config), data
 
 
 def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
@@ -133,12 +111,7 @@ def sam_teacher(planned: ResolvedModel) -> SamSegmenter:
 
 
 def train_config(training: TrainArguments, seed: int) -> TrainConfig:
-    """Settings from `--config`, overridden by options.
-
-    Raises:
-        DataError: The file cannot be read.
-        UsageError: A setting is out of range or unknown.
-    """
+    """Settings from `--config`, overridden by options."""
     settings = {} if training.config is None else _read_json(training.config)
     options = {name: getattr(training, name) for name in _SETTINGS}
     settings |= {name: value for name, value in options.items() if value is not None}
@@ -151,19 +124,13 @@ def train_config(training: TrainArguments, seed: int) -> TrainConfig:
 
 
 def student_config(text: str) -> TinyVitConfig:
-    """A student's encoder by name, or from the JSON file of a `TinyVitConfig`.
-
-    Raises:
-        UsageError: Unknown name or invalid file.
-        DataError: The file cannot be read.
-    """
-    if text in STUDENTS:
-        return STUDENTS[text]
+    """A student's encoder by name, or from the JSON file of a `TinyVitConfig`."""
+    if text in students.STUDENTS:
+        return students.STUDENTS[text]
     path = Path(text)
     if path.suffix != ".json":
-        raise UsageError(
-            f"unknown student {text!r}; choose from {', '.join(STUDENTS)}, or give a JSON file"
-        )
+        known = ", ".join(students.STUDENTS)
+        raise UsageError(f"unknown student {text!r}; choose from {known}, or give a JSON file")
     try:
         return TypeAdapter(TinyVitConfig).validate_python({"n_classes": None, **_read_json(path)})
     except ValidationError as error:
@@ -181,50 +148,45 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def run_training(
-    scheme: Scheme,
+    scheme: schemes.Scheme,
     data: TrainingSet,
     folder: Path,
     reporter: Reporter,
-    processes: ProcessGroup,
-    on_checkpoint: CheckpointCallback | None = None,
+    processes: training_loop.ProcessGroup,
+    on_checkpoint: training_loop.CheckpointCallback | None = None,
 ) -> Trained:
     """Trains a student, resuming an interrupted run, and writes it; raises as `train` does."""
     losses: list[float] = []
     with progress(scheme.config, f"{scheme.name} distillation", reporter, processes) as show:
 
-        def on_step(report: StepReport) -> None:
+        def on_step(report: training_loop.StepReport) -> None:
             losses[:] = [report.loss]
             show(report)
 
-        state = train(
-            scheme,
-            data,
-            folder,
-            processes=processes,
-            on_step=on_step,
-            on_checkpoint=on_checkpoint,
+        state = training_loop.train(
+            scheme, data, folder, processes=processes, on_step=on_step, on_checkpoint=on_checkpoint
         )
     path = folder / STUDENT_NAME
     if processes.rank == 0:
-        save_model(path, shape_of(scheme.student, training_notes(state)), state.result())
+        save_model(path, students.shape_of(scheme.student, training_notes(state)), state.result())
     processes.wait()
     return Trained(path, state.step, state.seconds, losses[0] if losses else None)
 
 
-def training_notes(state: TrainState) -> dict[str, Any]:
+def training_notes(state: training_loop.TrainState) -> dict[str, Any]:
     """How a student was trained, for the header of its file."""
     return {**state.identity, "steps": state.step, "seconds": round(state.seconds, 1)}
 
 
 @contextmanager
 def progress(
-    config: TrainConfig, title: str, reporter: Reporter, processes: ProcessGroup
-) -> Iterator[StepCallback]:
+    config: TrainConfig, title: str, reporter: Reporter, processes: training_loop.ProcessGroup
+) -> Iterator[training_loop.StepCallback]:
     """A progress bar over the steps of a training, in the first process only."""
     shown = reporter if processes.rank == 0 else Reporter(quiet=True)
     with shown.bar(title, config.steps) as bar:
 
-        def on_step(report: StepReport) -> None:
+        def on_step(report: training_loop.StepReport) -> None:
             left_s = report.seconds / report.step * (config.steps - report.step)
             bar.step(f"loss {report.loss:.4f}, {left_s / 60:.1f} min left", done=report.step)
 
@@ -238,76 +200,32 @@ def training_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@dataclass(frozen=True, slots=True)
-class StudentEvaluation:
-    """Evaluates students against their teacher and ground truth, as `mobilesam-bench miou` does."""
-
-    teacher: str
-    models: ModelArguments  # devices, threads and the teacher's weights
-    accuracy: AccuracyArguments  # `reference` is not used
-
-    def run(self, student: Path, out: Path, reporter: Reporter) -> RunRecord:
-        """Evaluates the file of a student; `out` is the folder of the record."""
-        name = "mobilesam-fast" if self.teacher == "mobilesam" else "mobilesam"
-        weights = (*self.models.weights, f"{name}={student}")
-        config = make_config(
-            "miou",
-            replace(self.models, models=name, weights=weights),
-            OutputArguments(out=out),
-            accuracy=replace(self.accuracy, reference=f"teacher:{self.teacher},{GROUND_TRUTH}"),
-        )
-        return execute(config, reporter)
-
-
-class CheckpointEvaluator:
-    """Evaluates a student at the start and at each checkpoint; appends JSON lines to a file.
-
-    A resumed training does not repeat finished evaluations.
-    """
-
-    def __init__(self, evaluation: StudentEvaluation, folder: Path, reporter: Reporter) -> None:
-        self._evaluation = evaluation
-        self._folder = folder / "evaluation"
-        self._path = folder / EVALUATIONS_NAME
-        self._reporter = reporter
-
-    def __call__(self, state: TrainState) -> None:
-        """Evaluates the student of a training state.
-
-        Raises:
-            BenchError: The evaluation failed, or its result cannot be written.
-        """
-        lines: list[dict[str, Any]] = []
-        if self._path.exists():
-            try:
-                lines = [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
-            except ValueError as error:
-                raise DataError(f"{self._path} is damaged: {error}; delete it") from error
-        if any(line["step"] == state.step for line in lines):
-            return
-        student = self._folder / "evaluated.safetensors"
-        save_model(student, shape_of(state.scheme.student, training_notes(state)), state.result())
-        # The record is of an earlier step; the teacher's predictions beside it are reused.
-        (self._folder / RECORD_NAME).unlink(missing_ok=True)
-        record = self._evaluation.run(student, self._folder, Reporter(quiet=True))
-        found = [
-            {"step": state.step, **row.model_dump(mode="json", include=_EVALUATED)}
-            for row in record.miou
-        ]
-        text = "".join(f"{json.dumps(line)}\n" for line in [*lines, *found])
-        write_atomic(self._path, text.encode())
-        scores = ", ".join(
-            f"{line['protocol']} vs {line['reference']} "
-            + (line["why"] if line["miou"] is None else f"{percent(line['miou'])} %")
-            for line in found
-        )
-        self._reporter.say(f"  after {state.step} steps, mIoU: {scores}")
+def evaluate_student(
+    student: Path,
+    teacher: str,
+    models: ModelArguments,  # devices, threads and the teacher's weights
+    accuracy: AccuracyArguments,  # `reference` is not used
+    out: Path,
+    reporter: Reporter,
+) -> RunRecord:
+    """Evaluates the file of a student against its teacher and ground truth, as `miou` does."""
+    name = "mobilesam-fast" if teacher == "mobilesam" else "mobilesam"
+    config = make_config(
+        "miou",
+        replace(models, models=name, weights=(*models.weights, f"{name}={student}")),
+        OutputArguments(out=out),
+        accuracy=replace(accuracy, reference=f"teacher:{teacher},{GROUND_TRUTH}"),
+    )
+    return execute(config, reporter)
 
 
 def checkpoint_evaluator(
     models: ModelArguments, training: TrainArguments, out: Path, reporter: Reporter
-) -> CheckpointEvaluator | None:
-    """The evaluator that the options name; None without `--evaluate`."""
+) -> training_loop.CheckpointCallback | None:
+    """Evaluates the student at the start and at each checkpoint; None without `--evaluate`.
+
+    The callback appends JSON lines to a file; a resumed training repeats no finished evaluation.
+    """
     given = (training.evaluate_images, training.evaluate_annotations)
     if training.evaluate is None:
         if any(given):
@@ -325,4 +243,34 @@ def checkpoint_evaluator(
         protocol=training.evaluate_protocol,
     )
     teacher = select(listed(models.models))[0].name  # `one_trained` refuses more than one later
-    return CheckpointEvaluator(StudentEvaluation(teacher, models, accuracy), out, reporter)
+    folder, path = out / "evaluation", out / EVALUATIONS_NAME
+
+    def evaluate(state: training_loop.TrainState) -> None:
+        lines: list[dict[str, Any]] = []
+        if path.exists():
+            try:
+                lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            except ValueError as error:
+                raise DataError(f"{path} is damaged: {error}; delete it") from error
+        if any(line["step"] == state.step for line in lines):
+            return
+        student = folder / "evaluated.safetensors"
+        shape = students.shape_of(state.scheme.student, training_notes(state))
+        save_model(student, shape, state.result())
+        # The record is of an earlier step; the teacher's predictions beside it are reused.
+        (folder / RECORD_NAME).unlink(missing_ok=True)
+        quiet = Reporter(quiet=True)
+        record = evaluate_student(student, teacher, models, accuracy, folder, quiet)
+        found = [
+            {"step": state.step, **row.model_dump(mode="json", include=_EVALUATED)}
+            for row in record.miou
+        ]
+        write_atomic(path, "".join(f"{json.dumps(line)}\n" for line in [*lines, *found]).encode())
+        scores = ", ".join(
+            f"{line['protocol']} vs {line['reference']} "
+            + (line["why"] if line["miou"] is None else f"{percent(line['miou'])} %")
+            for line in found
+        )
+        reporter.say(f"  after {state.step} steps, mIoU: {scores}")
+
+    return evaluate

@@ -29,9 +29,8 @@ from benchmarks.datasets.images import load_image
 from benchmarks.debugging import one_line_errors
 from benchmarks.distillation.embed import (
     DEFAULT_CHUNK_IMAGES,
-    StoreFiller,
-    StoreOptions,
     embed_task,
+    fill_store,
 )
 from benchmarks.distillation.folder_images import FolderImages
 from benchmarks.latency.idle import wait_if_published
@@ -139,11 +138,11 @@ def real_run(arguments: argparse.Namespace) -> dict[str, Any]:
     planned = one_trained(models, "store_cost")
     source = FolderImages(arguments.images, arguments.limit)
     with tempfile.TemporaryDirectory() as folder:
-        options = StoreOptions(Path(folder), SHARD_BYTES)
         scale = ShardingConfig(images_per_shard=DEFAULT_CHUNK_IMAGES, prefetch_threads=0)
-        task = embed_task(planned, models.precision, arguments.threads, scale)
+        task = embed_task(planned, arguments.threads, scale)
+        store, quiet = Path(folder), Reporter(quiet=True)
         first, again = (
-            StoreFiller(task, source, scale, options, Reporter(quiet=True)).run() for _ in range(2)
+            fill_store(task, source, scale, store, quiet, shard_bytes=SHARD_BYTES) for _ in range(2)
         )
     kept = ("source", "teacher", "n_embeddings", "n_bytes", "bytes_per_embedding", "n_encoded",
             "n_known", "seconds", "images_per_second")  # fmt: skip

@@ -22,7 +22,6 @@ from benchmarks.records.progress import Reporter
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.distillation.embed import EmbedReport
     from mobilesam.distillation.embedding_store import Verification
 
 _MODELS, _OUTPUT, _SCALE = ModelArguments(), OutputArguments(), ScaleArguments()
@@ -56,7 +55,6 @@ def embed(
     out = _required_out(output, "distill embed needs --out STORE, the folder of the embeddings")
     if shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1 (MB); got {shard_size}")
-    options = embedding.StoreOptions(out, shard_size * 10**6, output.note, repair, verify)
     reporter = Reporter(quiet=output.quiet)
     images_per_shard = embedding.DEFAULT_CHUNK_IMAGES
     asked = sharding_config(scale, models, images_per_shard)
@@ -64,30 +62,37 @@ def embed(
     threads = apply_threads(models)
     source = images_to_embed(data, models.seed, reporter, streaming=asked is not None)
     planned = one_trained(models, "distill embed", sharding)
-    task = embedding.embed_task(planned, models.precision, threads, sharding)
-    report = embedding.StoreFiller(task, source, sharding, options, reporter).run()
+    task = embedding.embed_task(planned, threads, sharding)
+    report = embedding.fill_store(
+        task,
+        source,
+        sharding,
+        out,
+        reporter,
+        shard_bytes=shard_size * 10**6,
+        note=output.note,
+        repair=repair,
+        read_back=verify,
+    )
     verification = report.verification
     if output.json:
         print_json(report.model_dump(mode="json"))
     else:
-        _print_report(report)
+        rate, each = report.images_per_second, report.bytes_per_embedding
+        bytes_text = "" if each is None else f", {each:,.0f} an embedding"
+        rate_text = "" if rate is None else f", {rate:.2f} images a second"
+        n_skipped = len(report.failures)
+        print_lines(
+            f"store       {report.store}",
+            f"embeddings  {report.n_embeddings} in {report.n_shards} shards "
+            f"({report.n_encoded} made now, {report.n_known} known, {n_skipped} skipped)",
+            f"bytes       {report.n_bytes:,}{bytes_text}",
+            f"time        {report.seconds:.1f} s{rate_text}",
+            *(f"skipped     {failure.culprit}: {failure.why}" for failure in report.failures),
+        )
         if verification is not None:
             _print_verification(out, verification)
     return 1 if report.failures or (verification is not None and verification.problems) else 0
-
-
-def _print_report(report: EmbedReport) -> None:
-    rate, each = report.images_per_second, report.bytes_per_embedding
-    bytes_text = "" if each is None else f", {each:,.0f} an embedding"
-    rate_text = "" if rate is None else f", {rate:.2f} images a second"
-    print_lines(
-        f"store       {report.store}",
-        f"embeddings  {report.n_embeddings} in {report.n_shards} shards "
-        f"({report.n_encoded} made now, {report.n_known} known, {len(report.failures)} skipped)",
-        f"bytes       {report.n_bytes:,}{bytes_text}",
-        f"time        {report.seconds:.1f} s{rate_text}",
-        *(f"skipped     {failure.culprit}: {failure.why}" for failure in report.failures),
-    )
 
 
 def _print_verification(store: Path, found: Verification) -> None:
@@ -179,8 +184,7 @@ def mini(
             out, scenes_root(), reporter, processes, workers=workers, only_teacher=only_teacher
         )
     if processes.rank == 0:
-        paths = [path for path in (made.teacher, made.student) if path is not None]
-        print_lines(*(f"{path}  {path.stat().st_size:,} bytes" for path in paths))
+        print_lines(*(f"{path}  {path.stat().st_size:,} bytes" for path in made))
     return 0
 
 
@@ -197,7 +201,7 @@ def compare(
     """
     from benchmarks.config.from_options import apply_threads, one_trained
     from benchmarks.distillation import experiment, scheme_comparison
-    from benchmarks.distillation.experiment_runner import ExperimentRunner
+    from benchmarks.distillation.experiment_runner import run_experiment
     from benchmarks.distillation.scenes import scenes_root
     from mobilesam.fast.allocator import keep_buffers
 
@@ -208,7 +212,7 @@ def compare(
     teacher = one_trained(replace(models, models=chosen.teacher), "distill compare")
     reporter = Reporter(quiet=output.quiet)
     with _locked(out):
-        record = ExperimentRunner(chosen, teacher, out, scenes_root(), reporter, workers).run()
+        record = run_experiment(chosen, teacher, out, scenes_root(), reporter, workers)
         experiment.save_experiment(record, out)
         scheme_comparison.write_outputs(record, out)
     if output.json:

@@ -53,8 +53,18 @@ def export(
     manifest = _export(checkpoint, chosen, out, int8=int8)
     if json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})
-    else:
-        _print(manifest, out)
+        return 0
+    lines = [f"{name}: {file.n_bytes / 1e6:.1f} MB" for name, file in manifest.files.items()]
+    lines.append("largest difference from torch (float32, fixed pseudo-random inputs):")
+    worst: dict[tuple[str, str], tuple[float, float | None]] = {}
+    for row in manifest.parity:
+        key = row.graph, row.output
+        if key not in worst or row.max_abs > worst[key][0]:
+            worst[key] = row.max_abs, row.tolerance
+    for (graph, output), (difference, tolerance) in worst.items():
+        judged = "not judged" if tolerance is None else f"allowed {tolerance:.2g}"
+        lines.append(f"  {graph} {output}: {difference:.2g} ({judged})")
+    print_lines(*lines, f"written to {out}, with manifest.json")
     return 0
 
 
@@ -69,17 +79,3 @@ def _export(checkpoint: Checkpoint, target: Target, out: Path, *, int8: bool) ->
     source = Source(kind="file", sha256=checkpoint.sha256, n_bytes=checkpoint.n_bytes)
     with held(out):
         return export_model(sam, out, target, source=source, int8=int8)
-
-
-def _print(manifest: Manifest, out: Path) -> None:
-    lines = [f"{name}: {file.n_bytes / 1e6:.1f} MB" for name, file in manifest.files.items()]
-    lines.append("largest difference from torch (float32, fixed pseudo-random inputs):")
-    worst: dict[tuple[str, str], tuple[float, float | None]] = {}
-    for row in manifest.parity:
-        key = row.graph, row.output
-        if key not in worst or row.max_abs > worst[key][0]:
-            worst[key] = row.max_abs, row.tolerance
-    for (graph, output), (difference, tolerance) in worst.items():
-        judged = "not judged" if tolerance is None else f"allowed {tolerance:.2g}"
-        lines.append(f"  {graph} {output}: {difference:.2g} ({judged})")
-    print_lines(*lines, f"written to {out}, with manifest.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -16,7 +16,7 @@ from benchmarks.records.progress import Reporter
 if TYPE_CHECKING:
     from benchmarks.regression.judge import Judgement
     from benchmarks.regression.sessions import Session
-    from benchmarks.regression.snapshot import Baseline, Comparison
+    from benchmarks.regression.snapshot import Baseline
     from benchmarks.regression.worktrees import Tree
 
 BASELINE = Path("results/baselines/gate.json")
@@ -76,15 +76,20 @@ def gate(
         cpu, libraries = environment.cpu_name(), environment.library_versions()
         snapshot.save_baseline(snapshot.Baseline(cpu=cpu, libraries=libraries, facts=facts), path)
     if json:
-        print_json(
+        documents = [
             {
-                "passed": passed,
-                "updated": updated,
-                "baseline": str(path),
-                "facts": [_fact_document(each) for each in comparisons],
-                "failures": [failure.model_dump(mode="json") for failure in found.failures],
+                "subject": each.fact.subject,
+                "what": each.fact.what,
+                "verdict": each.verdict,
+                "before": None if each.before is None else each.before.value,
+                "now": None if each.now is None else each.now.value,
+                "tolerance": (each.before or each.fact).tolerance,
             }
-        )
+            for each in comparisons
+        ]
+        failures = [failure.model_dump(mode="json") for failure in found.failures]
+        summary = {"passed": passed, "updated": updated, "baseline": str(path)}
+        print_json({**summary, "facts": documents, "failures": failures})
         return 0 if passed or updated else 1
     print_table(snapshot.subject_table(comparisons))
     changes = snapshot.change_table(comparisons)
@@ -98,17 +103,6 @@ def gate(
         verdict = "passed" if passed else "FAILED; if it was meant: mobilesam-bench gate --update"
         print_lines(f"gate {verdict} ({len(comparisons)} facts, baseline {path})")
     return 0 if passed or updated else 1
-
-
-def _fact_document(each: Comparison) -> dict[str, Any]:
-    return {
-        "subject": each.fact.subject,
-        "what": each.fact.what,
-        "verdict": each.verdict,
-        "before": None if each.before is None else each.before.value,
-        "now": None if each.now is None else each.now.value,
-        "tolerance": (each.before or each.fact).tolerance,
-    }
 
 
 def _differences(old: Baseline) -> list[str]:

@@ -45,29 +45,14 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
         spec = specs()[name]
         path = str(report.path) if report.place else None
         shipped = None if spec.shipped is None else spec.shipped.label
+        known = spec.model_dump(include={"name", "file", "n_bytes", "licence"})
+        known |= {"place": report.place, "path": path, "status": report.status}
+        documents.append({**known, "note": spec.remarks, "shipped": shipped})
         status = _STATUS[report.status]
         if report.status == "absent" and shipped is not None:
             status = f"not here; shipped: {shipped}"
-        documents.append(
-            {
-                **spec.model_dump(include={"name", "file", "n_bytes", "licence"}),
-                "place": report.place,
-                "path": path,
-                "status": report.status,
-                "note": spec.remarks,
-                "shipped": shipped,
-            }
-        )
-        rows.append(
-            {
-                "name": name,
-                "file": spec.file,
-                "size": f"{spec.megabytes:.0f}",
-                "licence": spec.licence,
-                "status": status,
-                "path": path or "",
-            }
-        )
+        size = f"{spec.megabytes:.0f}"
+        rows.append({**known, "size": size, "status": status, "path": path or ""})
     if output.json:
         print_json({"rows": documents})
     else:

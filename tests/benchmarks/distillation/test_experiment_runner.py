@@ -14,12 +14,12 @@ from small_models import STUDENT, TEACHER
 from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import select_one
 from benchmarks.config.model_resolution import ResolvedModel
-from benchmarks.distillation import experiment_runner
 from benchmarks.distillation.experiment import DistillationRecord, find_profile
-from benchmarks.distillation.experiment_runner import ExperimentRunner, TrainingTask, train_all
+from benchmarks.distillation.experiment_runner import TrainingTask, run_experiment, train_all
 from benchmarks.distillation.scenes import ScenesSpec
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
+from mobilesam.distillation import students
 from mobilesam.distillation.students import shape_of
 from mobilesam.errors import TrainingError
 from mobilesam.model.mini import build_sam_mini
@@ -31,7 +31,7 @@ SCENES = ScenesSpec(n_scenes=4, seed=5, side_px=64, shard_scenes=2)
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment_runner, "STUDENTS", {"tiny": STUDENT})
+    monkeypatch.setattr(students, "STUDENTS", {"tiny": STUDENT})
 
 
 def planned_teacher(folder: Path) -> ResolvedModel:
@@ -63,9 +63,7 @@ def test_experiment_runs_and_resumes(tmp_path: Path) -> None:
 
     def conducted(workers: int) -> DistillationRecord:
         reporter = Reporter(quiet=True)
-        return ExperimentRunner(
-            profile, teacher, tmp_path / "out", tmp_path, reporter, workers
-        ).run()
+        return run_experiment(profile, teacher, tmp_path / "out", tmp_path, reporter, workers)
 
     first = conducted(workers=2)
     assert len(first.students) == 6

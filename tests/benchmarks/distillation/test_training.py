@@ -67,13 +67,13 @@ def test_resumed_training_keeps_evaluations(
     # Killed between the last checkpoint and its evaluation.
     path.write_text("".join(whole.splitlines(keepends=True)[:4]))
     evaluated: list[Path] = []
-    real = training.StudentEvaluation.run
+    real = training.evaluate_student
 
-    def counted(self: Any, student: Path, *rest: Any) -> Any:
+    def counted(student: Path, *rest: Any) -> Any:
         evaluated.append(student)
-        return real(self, student, *rest)
+        return real(student, *rest)
 
-    monkeypatch.setattr(training.StudentEvaluation, "run", counted)
+    monkeypatch.setattr(training, "evaluate_student", counted)
     assert train(*options).code == 0
     assert len(evaluated) == 1
     assert path.read_text() == whole

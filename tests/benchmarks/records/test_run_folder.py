@@ -22,7 +22,6 @@ from benchmarks.datasets import writers
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.distillation import training
-from benchmarks.distillation.embed import StoreFiller
 from benchmarks.evidence import scale
 from benchmarks.evidence.publish import publish
 from benchmarks.paper import paper_output
@@ -34,6 +33,7 @@ from benchmarks.regression import compare as compare_module
 from benchmarks.regression.sessions import Session, Settings, save_session
 from benchmarks.regression.worktrees import Tree, TreeInfo
 from benchmarks.report import paper_figures
+from mobilesam.distillation.embedding_store import StoreWriter
 from mobilesam.errors import DataError
 from mobilesam.export import writer as export
 
@@ -209,7 +209,7 @@ LAST_FILES = {
     "export": (export, "export_model"),
     "data make": (writers, "write_coco"),
     "data make sa1b": (writers, "write_sa1b"),
-    "distill embed": (StoreFiller, "_fill"),
+    "distill embed": (StoreWriter, "add"),
     "regress run": (judge, "write_judgement"),
     "regress judge": (judge, "write_judgement"),
 }
