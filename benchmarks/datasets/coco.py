@@ -146,22 +146,10 @@ class CocoDataset(IndexedDataset):
     Crowd annotations (`iscrowd` 1), annotations whose mask has no pixel, and malformed annotations
     (for example a box that is not made of numbers, or an id that was used before) are left out and
     counted. An annotation of an unknown category is kept with an empty `Instance.category`. An
-    image without usable annotations is not part of the dataset. An image whose entry is unusable is
-    an `UnreadableImage`. With a limit, only masks of images up to the last one taken are read and
-    counted.
-
-    Args:
-        images: Folder of the image files.
-        annotations: The instances JSON.
-        limit: Take only the first images that have a usable instance or are unreadable, at most
-            this many.
-        max_pixels: Larger images are unreadable.
-        name: Name of the dataset; by default `coco:` and the name of the annotation file without
-            `instances_`.
-
-    Attributes:
-        image_ids: Ids of all images, ascending.
-        n_instances: Number of usable instances of all images.
+    image without usable annotations is not part of the dataset. An image whose entry is unusable,
+    or that has more than `max_pixels`, is an `UnreadableImage`. A limit takes only the first images
+    that have a usable instance or are unreadable; masks are then read and counted up to the last
+    one taken. The default name is `coco:` and the name of the annotation file without `instances_`.
 
     Raises:
         DataError: The folder or the file is missing or unreadable, or the file as a whole is

@@ -86,11 +86,6 @@ class Detections:
     left_out: Mapping[str, int]
     problems: tuple[str, ...]
 
-    @property
-    def n_boxes(self) -> int:
-        """Number of usable boxes of all images."""
-        return sum(map(len, self.by_image.values()))
-
     def summary(self) -> str | None:
         """One line with the numbers of unused boxes; None if all are used."""
         return f"boxes left out: {_listed(self.left_out)}" if self.left_out else None

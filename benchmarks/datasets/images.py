@@ -12,17 +12,14 @@ import zlib
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from baselines.interface import UInt8Array
 from benchmarks.datasets import MAX_PIXELS
 from mobilesam.errors import DataError
 from mobilesam.process_state import ignored_warnings
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 # Only plain bitmaps: some of Pillow's other readers start foreign programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
@@ -137,8 +134,6 @@ def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
 
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
     """Returns the stored pixels as RGB, and the EXIF orientation, 1 to 8."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with _PILLOW_LIMIT:  # Pillow's own limit is global; it is replaced while a header is read
             before = Image.MAX_IMAGE_PIXELS
@@ -170,8 +165,6 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
 
 
 def _to_rgb(picture: Image.Image, name: str) -> UInt8Array:
-    from PIL import Image
-
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         grey = np.clip(np.asarray(picture).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from baselines.interface import BoolArray, Float32Array, Int64Array
 from baselines.pixels import mask_box
@@ -28,8 +29,6 @@ _MAX_FLOAT32_SIDE_PX = 1024
 
 def encode_mask(mask: BoolArray) -> Rle:
     """Encodes an (H, W) bool mask as a compressed RLE."""
-    from pycocotools import mask as coco_mask
-
     return _as_text(coco_mask.encode(np.asfortranarray(mask.view(np.uint8))))
 
 
@@ -48,15 +47,11 @@ def decode_mask(rle: Rle) -> BoolArray:
 
 def rle_area_px(rle: Rle) -> int:
     """Counts the pixels of a mask without decoding it."""
-    from pycocotools import mask as coco_mask
-
     return int(coco_mask.area(dict(rle)))
 
 
 def rle_box(rle: Rle) -> Float32Array:
     """Returns the tight box of a mask: (4,) float32 xyxy, half-open; zeros for an empty mask."""
-    from pycocotools import mask as coco_mask
-
     x, y, width, height = coco_mask.toBbox(dict(rle))
     return np.array([x, y, x + width, y + height], dtype=np.float32)
 
@@ -68,8 +63,6 @@ def segmentation_to_rle(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     does, and a mapping with `size` and `counts`, the counts being numbers or compressed text. An
     empty list is an empty mask. Anything else, or malformed, is a `DataError`.
     """
-    from pycocotools import mask as coco_mask
-
     if isinstance(segmentation, Mapping):
         counts = _checked_counts(segmentation, size_hw)
         raw = {"size": list(size_hw), "counts": counts.tolist()}

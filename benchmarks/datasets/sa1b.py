@@ -199,23 +199,20 @@ class _Source:
 class Sa1bDataset(Dataset):
     """Images of SA-1B with all their masks, by ascending image id within each folder or tar.
 
+    The root is a folder of `sa_N.jpg` and `sa_N.json`, a tar of such, a folder of tars, or several
+    of these. A limit takes only the first pairs of image and JSON.
+
     SA-1B states boxes with inclusive maxima: `bbox` of a mask one pixel wide has width 0. Here
     boxes have half-open edges everywhere, so 1 is added to width and height. SA-1B's masks were
     made by a SAM model.
 
     Tars are never unpacked: their headers are read first, then each file when it is due, so the
     order of files in a tar does not matter. Every defect of a single image or tar is an
-    `UnreadableImage`: also an image without its JSON and vice versa, a link, or a name that points
-    outside of the folder.
+    `UnreadableImage`: also more than `max_pixels`, an image without its JSON and vice versa, a
+    link, or a name that points outside of the folder.
 
-    Args:
-        root: A folder of `sa_N.jpg` and `sa_N.json`, a tar of such, a folder of tars, or several
-            of these.
-        limit: Take only the first pairs of image and JSON, at most this many.
-        max_pixels: Larger images are unreadable.
-        streaming: For data too large to be looked through before the run: `n_images` is None, and
-            the fingerprint covers size and modification time of the files instead of the content
-            of all annotations.
+    `streaming` is for data too large to be looked through before the run: `n_images` is None, and
+    the fingerprint covers size and modification time of the files instead of all annotations.
 
     Raises:
         DataError: A folder or file does not exist, or contains nothing of SA-1B.

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
 
 from baselines.interface import BoolArray, Float32Array, UInt8Array
 from benchmarks.datasets.dataset import IndexedDataset, Instance, LoadedImage, Sample
@@ -220,8 +221,6 @@ def draw_shape(rng: _Rng, kind: str, extent_px: int) -> Float32Array:
 
     It lies inside a disc of diameter `extent_px`; S is slightly larger.
     """
-    from PIL import Image, ImageDraw
-
     if kind == "cloud":
         return _draw_cloud(rng, extent_px)
     scale = 4 if extent_px < 160 else 2
@@ -412,8 +411,6 @@ def _surface(
 
 def _blurred(picture: Float32Array, radius_px: float) -> Float32Array:
     """Gaussian blur of values in [0, 1], in eight bits."""
-    from PIL import Image, ImageFilter
-
     blurred = Image.fromarray(_to_uint8(picture)).filter(ImageFilter.GaussianBlur(radius_px))
     return np.asarray(blurred, dtype=np.float32) / np.float32(255)
 
@@ -458,8 +455,6 @@ def _compress(canvas: Float32Array, step: float) -> Float32Array:
 
 def _smooth_noise(rng: _Rng, size_hw: _Size, cells: int) -> Float32Array:
     """Noise in two octaves, nearly all in [-1, 1], with `cells` values along the shorter side."""
-    from PIL import Image
-
     height, width = size_hw
     shorter = min(size_hw)
     total = np.zeros(size_hw, dtype=np.float32)
@@ -545,8 +540,6 @@ def load_photos(names: tuple[str, ...]) -> tuple[UInt8Array, ...]:
 
 def _photo_crop(rng: _Rng, size_hw: _Size, names: tuple[str, ...]) -> Float32Array | None:
     """A random crop of a random photo, mirrored and resized; None without photos."""
-    from PIL import Image
-
     photos = load_photos(names)
     if not photos:
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from baselines.interface import UInt8Array
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
@@ -178,8 +179,6 @@ def _inner_point(instance: Instance) -> list[float]:
 
 def encode_image(image: UInt8Array, image_format: ImageFormat) -> bytes:
     """Encodes an (H, W, 3) uint8 image as PNG, or as JPEG of quality `JPEG_QUALITY`."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     if image_format == "png":
         Image.fromarray(image).save(buffer, "PNG")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
@@ -59,8 +60,6 @@ def held(folder: Path, command: str | None = None) -> Iterator[None]:
     that files of two processes are never mixed. Other processes that need the folder fail with an
     error that shows the command, by default the command line of this process.
     """
-    from filelock import FileLock, Timeout
-
     lock = FileLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
