@@ -11,6 +11,7 @@ shard are embedded again by the next run. A finished shard never changes.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +62,6 @@ class StoreManifest(FrozenModel):
     embedding_shape: tuple[Pixels, Pixels, Pixels]  # channels, rows, columns
     dtype: Literal["float16"] = "float16"
     note: str | None = None  # free text of the user
-
-    @property
-    def embedding_bytes(self) -> int:
-        """Bytes of one embedding without its header entry."""
-        channels, rows, columns = self.embedding_shape
-        return 2 * channels * rows * columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,6 @@ def _require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
 
 
 def _read_manifest(folder: Path) -> StoreManifest | None:
-    """The manifest of a store; None if the folder has none."""
     path = folder / MANIFEST_NAME
     try:
         return StoreManifest.model_validate_json(path.read_bytes())
@@ -288,11 +282,8 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
 
     Shards are memory-mapped: opening a store reads headers only, and each access reads one
     embedding. It can be shared by threads, and pickled for the worker processes of a `DataLoader`.
-
-    Raises:
-        DataError: There is no store, or a shard is missing or damaged.
-        UsageError: The store was made by another teacher than the given one.
-        WeightsError: The store was made with other weights than the given teacher's.
+    A missing or damaged shard is a DataError, a store of another than the given teacher a
+    UsageError, or a WeightsError if only the weights differ.
     """
 
     def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
@@ -332,18 +323,12 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
 class StoreWriter:
     """Adds embeddings to a store, as a context manager; only one process may write a store.
 
-    Embeddings are collected in memory and written as shards. Leaving the context writes the last,
-    possibly smaller, shard; after an exception too.
-
-    The folder is made if missing. A shard holds at least one embedding, and otherwise at most
-    `shard_bytes`. `note` is a text for the manifest of a new store. `repair` reads all shards
-    completely and deletes damaged ones, so that their images are embedded again; `dropped` then
-    has one line for each.
-
-    Raises:
-        UsageError: The store was made by another teacher, or with another note.
-        WeightsError: The store was made with other weights.
-        DataError: The store is damaged, cannot be written, or is being written by another process.
+    Embeddings are collected in memory and written as shards of at most `shard_bytes`, but at least
+    one embedding. Leaving the context writes the last, possibly smaller, shard; after an exception
+    too. `note` is a text for the manifest of a new store. `repair` reads all shards completely and
+    deletes damaged ones, so that their images are embedded again; `dropped` has a line for each.
+    Errors are those of `EmbeddingStore`; also, a DataError if the store cannot be written or is
+    being written by another process, and a UsageError for another note.
     """
 
     def __init__(
@@ -428,7 +413,7 @@ class StoreWriter:
     @property
     def embedding_bytes(self) -> int | None:
         """Bytes of one embedding; None for a store that is still empty."""
-        return None if self._manifest is None else self._manifest.embedding_bytes
+        return None if self._manifest is None else 2 * math.prod(self._manifest.embedding_shape)
 
     def add(self, entry: Entry, embedding: Tensor) -> None:
         """Adds the embedding of a new image: (C, h, w) float16 from `to_storable`."""
@@ -449,7 +434,7 @@ class StoreWriter:
             )
         self._keys.add(entry.key)
         self._buffer.append((entry, embedding))
-        if (len(self._buffer) + 1) * self._manifest.embedding_bytes > self._shard_bytes:
+        if (len(self._buffer) + 1) * embedding.nbytes > self._shard_bytes:
             self._write_shard()
 
     def _write_shard(self) -> None:

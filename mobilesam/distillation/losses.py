@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mobilesam.distillation.batches import Batch
+from mobilesam.distillation.prompts import DecoderOutput
 from mobilesam.distillation.train_config import LossConfig
 
 _PADDING = -1
@@ -123,22 +124,14 @@ def mask_loss(
 
 
 def imitation_loss(
-    logits: Tensor,
-    qualities: Tensor,
-    teacher_logits: Tensor,
-    teacher_qualities: Tensor,
-    valid: Tensor,
-    config: LossConfig,
+    student: DecoderOutput, teacher: DecoderOutput, valid: Tensor, config: LossConfig
 ) -> Loss:
-    """Loss of each of the student's four masks against the teacher's mask of the same index.
-
-    The teacher's masks are where its logits exceed 0. Qualities are (N, 4) predicted IoUs.
-    """
-    target = (teacher_logits > 0).float()
-    masks = _mask_terms(logits, target, valid, config).mean()
-    quality = (qualities - teacher_qualities).square().mean()
+    """Loss of each of the student's four masks against the teacher's mask of the same index."""
+    target = (teacher.logits > 0).float()
+    masks = _mask_terms(student.logits, target, valid, config).mean()
+    quality = (student.qualities - teacher.qualities).square().mean()
     with torch.no_grad():
-        agreement = iou(logits, target, valid)
+        agreement = iou(student.logits, target, valid)
     parts = {
         "masks": float(masks.detach()),
         "quality": float(quality.detach()),
@@ -187,10 +180,9 @@ def _balanced_entropy(logits: Tensor, inside: Tensor, outside: Tensor) -> Tensor
 def affinity_loss(embeddings: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of "two cells show one object", predicted by the cosine of their channels.
 
-    Pairs consist of a cell of an object and any cell of the same image. Pairs of equal and of
-    different objects have equal weight, and an image without objects counts 0. Unlike a mask loss,
-    it covers all objects of an image at once and needs no decoder. Embeddings are (B, C, h, w),
-    `ids` (B, h, w) from `object_ids`.
+    Pairs consist of a cell of an object and any cell of the same image; pairs of equal and of
+    different objects have equal weight. Unlike a mask loss, it covers all objects of an image at
+    once and needs no decoder. Embeddings are (B, C, h, w), `ids` (B, h, w) from `object_ids`.
     """
     ids = ids.flatten(1).to(embeddings.device)
     identities = _identities(embeddings.flatten(2), dim=1)

@@ -12,57 +12,31 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from mobilesam.distillation import losses, prompts
 from mobilesam.distillation.batches import Batch
 from mobilesam.distillation.embedding_store import EmbeddingStore, Teacher
-from mobilesam.distillation.losses import (
-    Loss,
-    affinity_loss,
-    ideal_embeddings,
-    imitation_loss,
-    mask_loss,
-    masked_cosine,
-    masked_mse,
-    n_identity_channels,
-    object_ids,
-    prototype_loss,
-    token_affinity_loss,
-)
-from mobilesam.distillation.prompts import (
-    DrawnPrompts,
-    PromptBatch,
-    add_correction_clicks,
-    decode,
-    draw_prompts,
-)
+from mobilesam.distillation.losses import Loss
 from mobilesam.distillation.train_config import TrainConfig
 from mobilesam.errors import UsageError
 from mobilesam.model.mini import N_COLOR_CHANNELS, append_color_channels, learned_channels
 
 
 class Scheme(ABC):
-    """A way to train a student, which is changed in place.
+    """A way to train a student, which is changed in place."""
 
-    Attributes:
-        name: Name on the command line and in checkpoints.
-        parts: Names of the trained parts of the student; the others are frozen and in evaluation
-            mode.
-    """
-
-    name: str
-    parts: ClassVar[tuple[str, ...]]
+    name: str  # on the command line and in checkpoints
+    parts: ClassVar[tuple[str, ...]]  # trained; the others are frozen and in evaluation mode
+    teacher_sha256: str | None = None  # of the teacher's weights, if there is one
 
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         self.student = student
         self.config = config
+        self.side_px = int(student.image_encoder.img_size)
+        self.networks: list[nn.Module] = [student]
         student.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)
         student.prompt_encoder.pe_layer.requires_grad_(False)
-
-    @property
-    def side_px(self) -> int:
-        """Side of the student's input."""
-        return int(self.student.image_encoder.img_size)
 
     def trained(self) -> tuple[nn.Module, ...]:
         """Trained parts of the student."""
@@ -74,35 +48,20 @@ class Scheme(ABC):
 
     def to(self, device: torch.device) -> None:
         """Moves the networks to a device."""
-        self.student.to(device)
+        for network in self.networks:
+            network.to(device)
 
-    def train_mode(self) -> None:
-        """Puts trained parts into training mode and the others into evaluation mode."""
-        self.student.eval()
-        for part in self.trained():
-            part.train()
-
-    @property
-    def teacher_sha256(self) -> str | None:
-        """SHA-256 of the teacher's weights; None without a teacher."""
-        return None
-
-    def _draw_prompts(self, batch: Batch) -> DrawnPrompts:
+    def _draw_prompts(self, batch: Batch) -> prompts.DrawnPrompts:
         cells = 4 * int(self.student.prompt_encoder.image_embedding_size[0])
-        return draw_prompts(batch, self.config.prompts, cells)
+        return prompts.draw_prompts(batch, self.config.prompts, cells)
 
 
 class EmbeddingSource(Protocol):
-    """Provides embeddings of a teacher with weights `sha256`, computed or stored.
+    """Provides embeddings of a teacher, computed or stored."""
 
-    `can_augment` tells whether embeddings of augmented images are available.
-    """
-
-    sha256: str | None
-    can_augment: bool
-
-    def to(self, device: torch.device) -> None:
-        """Moves its network, if any, to a device."""
+    sha256: str | None  # of the teacher's weights
+    networks: tuple[nn.Module, ...]
+    can_augment: bool  # whether embeddings of augmented images are available
 
     def embeddings(self, batch: Batch) -> Tensor:
         """(B, C, h, w) float32 embeddings of the batch's images, without gradients."""
@@ -111,8 +70,7 @@ class EmbeddingSource(Protocol):
 class OnlineTeacher(EmbeddingSource):
     """Runs the teacher's encoder for every batch, so that images can be augmented.
 
-    Raises:
-        UsageError: The teacher's input has another side than `side_px`, the student's.
+    A UsageError tells that the teacher's input has another side than `side_px`, the student's.
     """
 
     can_augment = True
@@ -125,11 +83,8 @@ class OnlineTeacher(EmbeddingSource):
                 "embeddings with distill embed, or give the student the teacher's size"
             )
         self._encoder = model.image_encoder.eval().requires_grad_(False)
+        self.networks = (self._encoder,)
         self.sha256 = sha256
-
-    def to(self, device: torch.device) -> None:
-        """Moves the encoder to a device."""
-        self._encoder.to(device)
 
     @torch.no_grad()
     def embeddings(self, batch: Batch) -> Tensor:
@@ -142,13 +97,11 @@ class StoredTeacher(EmbeddingSource):
     """Reads the embeddings of `distill embed`, as the paper does; errors as of `EmbeddingStore`."""
 
     can_augment = False
+    networks = ()
 
     def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
         self.store = EmbeddingStore(folder, teacher)
         self.sha256 = self.store.manifest.teacher.weights_sha256
-
-    def to(self, device: torch.device) -> None:
-        """Does nothing; embeddings are moved to the device of their batch."""
 
     def embeddings(self, batch: Batch) -> Tensor:
         """Reads the embeddings by image key; a DataError names an image that is not stored."""
@@ -159,11 +112,9 @@ class StoredTeacher(EmbeddingSource):
 class Imitation(Scheme):
     """Base of the distillation schemes: copies the teacher's heads and imitates its embeddings.
 
-    The teacher's own image encoder is not used; `source` provides the embeddings.
-
-    Raises:
-        UsageError: Student and teacher have different heads or colour channels, or stored
-            embeddings are combined with augmentation.
+    The teacher's own image encoder is not used; `source` provides the embeddings. A UsageError
+    tells that student and teacher have different heads or colour channels, or that stored
+    embeddings are combined with augmentation.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("image_encoder",)
@@ -188,21 +139,12 @@ class Imitation(Scheme):
                 "set the student's to the teacher's"
             )
         super().__init__(student, config)
+        self.teacher_sha256 = source.sha256
         self._source = source
         # A copy of the heads, because training may change the student's.
-        self._teacher = Sam(nn.Identity(), teacher.prompt_encoder, teacher.mask_decoder)
-        self._teacher = copy.deepcopy(self._teacher).eval().requires_grad_(False)
-
-    @property
-    def teacher_sha256(self) -> str | None:
-        """SHA-256 of the teacher's weights."""
-        return self._source.sha256
-
-    def to(self, device: torch.device) -> None:
-        """Moves the student, the teacher's heads and its encoder to a device."""
-        super().to(device)
-        self._teacher.to(device)
-        self._source.to(device)
+        heads = Sam(nn.Identity(), teacher.prompt_encoder, teacher.mask_decoder)
+        self._teacher = copy.deepcopy(heads).eval().requires_grad_(False)
+        self.networks += [self._teacher, *source.networks]
 
     def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embeddings of the teacher and of the student."""
@@ -219,16 +161,9 @@ class Imitation(Scheme):
         """Loss of the student's masks against the teacher's for the same random prompts."""
         drawn = self._draw_prompts(batch)
         with torch.no_grad():
-            teacher = decode(self._teacher, wanted, drawn.prompts)
-        student = decode(self.student, found, drawn.prompts)
-        return imitation_loss(
-            student.logits,
-            student.qualities,
-            teacher.logits,
-            teacher.qualities,
-            drawn.valid,
-            self.config.losses,
-        )
+            teacher = prompts.decode(self._teacher, wanted, drawn.prompts)
+        student = prompts.decode(self.student, found, drawn.prompts)
+        return losses.imitation_loss(student, teacher, drawn.valid, self.config.losses)
 
 
 class Decoupled(Imitation):
@@ -246,11 +181,11 @@ class Decoupled(Imitation):
         # Without colour channels, which are equal in both.
         n_learned = learned_channels(self.student)
         learned = found[:, :n_learned], wanted[:, :n_learned], batch.valid(found.shape[-1])
-        total = masked_mse(*learned)
+        total = losses.masked_mse(*learned)
         parts = {"mse": float(total.detach())}
         weights = self.config.losses
         if weights.cosine:
-            cosine = masked_cosine(*learned)
+            cosine = losses.masked_cosine(*learned)
             total = total + weights.cosine * cosine
             parts["cosine"] = float(cosine.detach())
         if weights.prompts:
@@ -303,10 +238,11 @@ class Grouping(Scheme):
     def __init__(self, student: Sam, config: TrainConfig) -> None:
         super().__init__(student, config)
         n_channels = int(student.prompt_encoder.embed_dim)
-        if learned_channels(student) < n_identity_channels(n_channels):
+        n_identity = losses.n_identity_channels(n_channels)
+        if learned_channels(student) < n_identity:
             raise UsageError(
-                f"of {n_channels} channels, {n_identity_channels(n_channels)} are identity "
-                f"channels and {N_COLOR_CHANNELS} colour channels; give the embedding more"
+                f"of {n_channels} channels, {n_identity} are identity channels and "
+                f"{N_COLOR_CHANNELS} colour channels; give the embedding more"
             )
 
     def loss(self, batch: Batch) -> Loss:
@@ -314,9 +250,10 @@ class Grouping(Scheme):
         return self._grouping_loss(batch, self.student.image_encoder(batch.images))
 
     def _grouping_loss(self, batch: Batch, embeddings: Tensor) -> Loss:
-        affinity = affinity_loss(embeddings, object_ids(batch, embeddings.shape[-1]))
+        ids = losses.object_ids(batch, embeddings.shape[-1])
+        affinity = losses.affinity_loss(embeddings, ids)
         features = self.student.mask_decoder.output_upscaling(embeddings)
-        prototypes = prototype_loss(features, batch, self.config.losses)
+        prototypes = losses.prototype_loss(features, batch, self.config.losses)
         parts = {"affinity": float(affinity.detach()), "prototypes": float(prototypes.detach())}
         return Loss(affinity + prototypes, parts)
 
@@ -344,12 +281,12 @@ class Supervised(Grouping):
         if targets is None:
             raise UsageError("training from scratch needs images with masks; these have none")
 
-        def output_loss(prompts: PromptBatch) -> tuple[Loss, Tensor]:
-            output = decode(self.student, embeddings, prompts)
-            found = mask_loss(output.logits, output.qualities, targets, valid, weights)
+        def output_loss(asked: prompts.PromptBatch) -> tuple[Loss, Tensor]:
+            output = prompts.decode(self.student, embeddings, asked)
+            found = losses.mask_loss(output.logits, output.qualities, targets, valid, weights)
             if weights.reading:
-                tokens = token_affinity_loss(
-                    embeddings, prompts.image_index, output.tokens, targets, valid
+                tokens = losses.token_affinity_loss(
+                    embeddings, asked.image_index, output.tokens, targets, valid
                 )
                 parts = {**found.parts, "reading": float(tokens.detach())}
                 found = Loss(found.total + weights.reading * tokens, parts)
@@ -359,7 +296,7 @@ class Supervised(Grouping):
         if batch.step_draw >= self.config.prompts.refine:
             return first
         rng = np.random.default_rng(int(batch.generators[0].integers(2**63)))
-        corrected = add_correction_clicks(drawn, logits, targets, self.side_px, rng)
+        corrected = prompts.add_correction_clicks(drawn, logits, targets, self.side_px, rng)
         second, _ = output_loss(corrected)
         parts = {**first.parts, "iou_corrected": second.parts["iou"]}
         return Loss((first.total + second.total) / 2, parts)
@@ -390,7 +327,7 @@ class DecoderFirst(TrainDecoderOnly):
     def loss(self, batch: Batch) -> Loss:
         """SAM's mask loss for a box and a point of each drawn object."""
         heads = self.student.prompt_encoder
-        found = ideal_embeddings(batch, heads.embed_dim, heads.image_embedding_size[0])
+        found = losses.ideal_embeddings(batch, heads.embed_dim, heads.image_embedding_size[0])
         n_learned = learned_channels(self.student)
         if n_learned < found.shape[1]:
             stride = self.student.image_encoder.config.total_stride

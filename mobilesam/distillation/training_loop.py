@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -269,7 +269,9 @@ def train(
         if on_checkpoint is not None:
             on_checkpoint(state)
     processes.wait()
-    scheme.train_mode()
+    scheme.student.eval()
+    for part in scheme.trained():
+        part.train()
     config = state.config
     with closing(_prefetched_steps(scheme, data, processes, state.step)) as steps:
         for batches in steps:
@@ -337,23 +339,34 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     n_micro = config.batch_size // config.micro_batch
     sums: dict[str, float] = {}
-    statistics = _NormStatistics(state.scheme.trained(), n_micro)
-    low = _LOW_PRECISIONS.get(config.precision)
+    # Running statistics of batch normalisation. A micro-batch is normalised by its own mean and
+    # variance, in whichever process. The statistics of all micro-batches of a step start from the
+    # same values, and their mean is kept, so that they are equal for any number of processes.
+    # Unlike synchronised batch normalisation this works on CPUs and needs one exchange a step.
+    running = [
+        buffer
+        for part in state.scheme.trained()
+        for name, buffer in part.named_buffers()
+        if name.endswith(_RUNNING)
+    ]
+    before = [buffer.clone() for buffer in running]
+    means = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in running]
+    dtype = _LOW_PRECISIONS.get(config.precision)
     for batch in (each.result() for each in batches):
-        with (
-            statistics,
-            torch.autocast(
-                batch.images.device.type, low or torch.bfloat16, enabled=low is not None
-            ),
-        ):
+        for buffer, start in zip(running, before, strict=True):
+            buffer.copy_(start)
+        kind = batch.images.device.type
+        with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
             loss = state.scheme.loss(batch)
+        for buffer, mean in zip(running, means, strict=True):
+            mean.add_(buffer, alpha=1 / n_micro)
         torch.autograd.backward(state.scaler.scale(loss.total / n_micro))
         for name, value in {"loss": float(loss.total.detach()), **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + value / n_micro
     gradients = {name: v.grad for name, v in state.parameters.items() if v.grad is not None}
     totals = torch.tensor(list(sums.values()), dtype=torch.float32)
     processes.sum_([*gradients.values(), totals])
-    processes.sum_(statistics.means)
+    processes.sum_(means)
     parts = dict(zip(sums, totals.tolist(), strict=True))
     if not math.isfinite(parts["loss"]):
         raise TrainingError(f"the loss is {parts['loss']} {where}")
@@ -363,7 +376,8 @@ def _step(
     if not is_finite(norms) and not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
         name = list(gradients)[int(torch.isfinite(norms).int().argmin())]
         raise TrainingError(f"the gradient of {name} is not finite {where}")
-    statistics.store_means()
+    for buffer, mean in zip(running, means, strict=True):
+        buffer.copy_(mean if buffer.is_floating_point() else mean.round())
     nn.utils.clip_grad_norm_(list(state.parameters.values()), config.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -373,49 +387,9 @@ def _step(
     return StepReport(state.step, parts.pop("loss"), rate, state.seconds, parts)
 
 
-class _NormStatistics:
-    """Running statistics of batch normalisation, equal for any number of processes.
-
-    A micro-batch is normalised by its own mean and variance, in whichever process. As a context
-    manager around the forward pass of a micro-batch, it starts the running statistics of every
-    micro-batch of a step from the same values, and accumulates the mean over all micro-batches in
-    `means`, to be summed over processes. Unlike synchronised batch normalisation it works on CPUs
-    and needs one exchange a step.
-    """
-
-    def __init__(self, trained: Sequence[nn.Module], n_micro: int) -> None:
-        self._buffers = [
-            buffer
-            for part in trained
-            for name, buffer in part.named_buffers()
-            if name.endswith(_RUNNING)
-        ]
-        self._start = [buffer.clone() for buffer in self._buffers]
-        self.means = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]
-        self._n_micro = n_micro
-
-    def __enter__(self) -> None:
-        for buffer, start in zip(self._buffers, self._start, strict=True):
-            buffer.copy_(start)
-
-    def __exit__(self, *error: object) -> None:
-        for buffer, mean in zip(self._buffers, self.means, strict=True):
-            mean.add_(buffer, alpha=1 / self._n_micro)
-
-    def store_means(self) -> None:
-        """Makes the means the running statistics."""
-        for buffer, mean in zip(self._buffers, self.means, strict=True):
-            buffer.copy_(mean if buffer.is_floating_point() else mean.round())
-
-
 def _append_metrics(path: Path, report: StepReport) -> None:
-    row = {
-        "step": report.step,
-        "loss": report.loss,
-        "learning_rate": report.learning_rate,
-        "seconds": round(report.seconds, 3),
-        **report.parts,
-    }
+    row = {**asdict(report), "seconds": round(report.seconds, 3)}
+    row |= row.pop("parts")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

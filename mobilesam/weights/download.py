@@ -32,22 +32,14 @@ RETRIES = 3
 _CHUNK_BYTES = 1 << 18
 _LOG = logging.getLogger(__name__)
 
+_NOT_KEPT = "nothing was kept: try again, or give a copy that you trust with --weights NAME=PATH"
+
 # Failed transfers are logged here, with their reason.
 pooch.get_logger().setLevel(logging.WARNING)
 
 
 class _BrokenTransferError(ValueError):
     """A transfer that pooch repeats, as it does after every ValueError."""
-
-
-class _OtherFileError(WeightsError):
-    """The server has another file than the expected one."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(
-            f"{text}; nothing was kept: try again, or give a copy that you trust with "
-            "--weights NAME=PATH"
-        )
 
 
 def download(
@@ -71,21 +63,18 @@ def download(
         if free_bytes < n_bytes:
             raise OSError(f"{n_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB are free")
         _require_host(_server(url))
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
         with _progress_bar(target.name, shown=progress) as report:
-            for digest in accepted:
-                files = pooch.create(
-                    path=folder,
-                    base_url="",
-                    registry={target.name: f"sha256:{digest.sha256}"},
-                    urls={target.name: url},
-                    retry_if_failed=RETRIES,
-                )
-                try:
-                    files.fetch(target.name, downloader=_Downloader(digest, report))
-                    break
-                except _OtherFileError:
-                    if digest is accepted[-1]:
-                        raise
+            downloader = _Downloader(accepted, report)
+            files = pooch.create(
+                path=folder,
+                base_url="",
+                registry={target.name: None},  # verified by the downloader
+                urls={target.name: url},
+                retry_if_failed=RETRIES,
+            )
+            files.fetch(target.name, downloader=downloader)
+        found = downloader.found
         (folder / target.name).chmod(0o644)
         (folder / target.name).replace(target)
     except _BrokenTransferError as error:
@@ -99,17 +88,20 @@ def download(
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return digest
+    return found
 
 
 class _Downloader:
-    """Downloader for pooch that refuses all files but one and repeats only broken transfers.
+    """Downloader for pooch that accepts some contents only and repeats only broken transfers.
 
     It is also the file that pooch writes to, which limits the size and reports the progress.
+    `found` is the accepted content.
     """
 
-    def __init__(self, digest: FileDigest, report: Callable[..., None]) -> None:
-        self._digest = digest
+    found: FileDigest
+
+    def __init__(self, accepted: Sequence[FileDigest], report: Callable[..., None]) -> None:
+        self._accepted = accepted
         self._report = report
         self._response: Any = None
 
@@ -139,22 +131,26 @@ class _Downloader:
         finally:
             if self._response is not None:
                 self._response.close()
-        found = self._sha256.hexdigest()
-        if FileDigest(self._n_bytes, found) != self._digest:
-            raise _OtherFileError(
-                f"{url} is not the published file: sha256 {found}, wanted {self._digest.sha256}"
+        found = FileDigest(self._n_bytes, self._sha256.hexdigest())
+        if found not in self._accepted:
+            wanted = " or ".join(each.sha256 for each in self._accepted)
+            raise WeightsError(
+                f"{url} is not the published file: sha256 {found.sha256}, wanted {wanted}; "
+                f"{_NOT_KEPT}"
             )
+        self.found = found
 
     def write(self, chunk: bytes) -> None:
         """Writes a piece of the body."""
         self._n_bytes += len(chunk)
-        if self._n_bytes > self._digest.n_bytes:
-            raise _OtherFileError(
-                f"{self._response.url} sends more than the published {self._digest.n_bytes} bytes"
+        if self._n_bytes > self._total:
+            raise WeightsError(
+                f"{self._response.url} sends more than the published {self._total} bytes; "
+                f"{_NOT_KEPT}"
             )
         self._file.write(chunk)
         self._sha256.update(chunk)
-        self._report(completed=self._n_bytes, total=self._digest.n_bytes)
+        self._report(completed=self._n_bytes, total=self._total)
 
     def flush(self) -> None:
         """Does nothing; the file is complete when it is closed."""
@@ -173,10 +169,13 @@ class _Downloader:
             answer = "a web page instead of the file (a login or proxy page?)"
         if status != 200 or is_page:
             raise WeightsUnavailableError(f"{response.url} answers with {answer}")
-        length, wanted = headers.get("Content-Length", ""), self._digest.n_bytes
-        if length.isdecimal() and int(length) != wanted:
-            raise _OtherFileError(
-                f"{response.url} offers {length} bytes, the published file has {wanted}"
+        wanted = [each.n_bytes for each in self._accepted]
+        length = headers.get("Content-Length", "")
+        self._total = int(length) if length.isdecimal() else max(wanted)
+        if self._total not in wanted:
+            raise WeightsError(
+                f"{response.url} offers {length} bytes, the published file has "
+                f"{' or '.join(map(str, wanted))}; {_NOT_KEPT}"
             )
 
 
