@@ -26,13 +26,13 @@ _COLLECTED: ContextVar[list[str] | None] = ContextVar("collected tracebacks", de
 @contextmanager
 def debugging(*, wanted: bool) -> Iterator[None]:
     """Shows tracebacks of failures while the block runs, here and in child processes."""
-    before = environ.get(DEBUG_VARIABLE)
-    if wanted:
+    change = wanted and DEBUG_VARIABLE not in environ
+    if change:
         environ[DEBUG_VARIABLE] = "1"
     try:
         yield
     finally:
-        if wanted and before is None:
+        if change:
             del environ[DEBUG_VARIABLE]
 
 
@@ -54,19 +54,14 @@ def collected_tracebacks() -> Iterator[list[str]]:
 
 def show_traceback(error: BaseException) -> None:
     """Writes the traceback of an error and of its causes to stderr, if debugging is enabled."""
-    if is_debugging():
-        show_text("".join(traceback.format_exception(error)))
+    show_text("".join(traceback.format_exception(error)))
 
 
 def show_text(text: str) -> None:
     """Writes a traceback from another process to stderr, if debugging is enabled."""
-    if not is_debugging():
-        return
-    collected = _COLLECTED.get()
-    if collected is None:
-        sys.stderr.write(text)
-    else:
-        collected.append(text)
+    if is_debugging():
+        collected = _COLLECTED.get()
+        (sys.stderr.write if collected is None else collected.append)(text)
 
 
 def format_error(error: BaseException) -> str:

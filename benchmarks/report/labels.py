@@ -10,6 +10,10 @@ from benchmarks.records.statistics import Float64Array
 
 CROSSING_PX2 = 300.0
 """Cost of a leader line through another marker, in square pixels of covered data."""
+_GAPS = np.array((3, 8, 16, 26, 38, 52, 70, 90, 120, 160, 210))[:, None, None]
+_DEGREES = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 115, 245, 295)
+_DIRECTIONS = np.stack([np.cos(np.radians(_DEGREES)), np.sin(np.radians(_DEGREES))], axis=1)
+"""Places are on growing rings; in each, right and left come before above and below."""
 
 
 def place_labels(
@@ -21,13 +25,11 @@ def place_labels(
 ) -> Float64Array:
     """Finds a place for the label of every point, one after the other, near places first.
 
-    Rectangles are x0, y0, x1, y1 in pixels.
-
     Args:
-        centres: (N, 2) points.
+        centres: (N, 2) points in pixels.
         radii: (N,) radii of their markers.
         sizes: (N, 2) width and height of their labels.
-        obstacles: (M, 4) rectangles that labels must not cover, markers included.
+        obstacles: (M, 4) rectangles (x0, y0, x1, y1) that labels must not cover, markers included.
         frame: (4,) rectangle that labels must not leave.
 
     Returns:
@@ -35,15 +37,20 @@ def place_labels(
     """
     markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
     placed = np.empty((0, 4))
-    for index, centre in enumerate(centres):
+    for index, (centre, size) in enumerate(zip(centres, sizes, strict=True)):
+        # The nearest edge of a label lies on a ring around the point, not its centre.
+        middles = (centre + _DIRECTIONS * (radii[index] + _GAPS + size / 2)).reshape(-1, 2)
+        places = np.hstack([middles - size / 2, middles + size / 2])
+        # The number of markers and labels that the leader line to each place runs through.
         others = np.vstack([placed, np.delete(markers, index, axis=0)])
-        places = _candidates(centre, radii[index], sizes[index])
-        outside = sizes[index].prod() - _overlaps(places, frame[None])[:, 0]
+        ends = nearest_point(centre, places)[:, None]
+        lines = (centre + np.linspace(0, 1, 17)[:, None] * (ends - centre))[:, :, None]
+        inside = ((lines > others[:, :2] - 2) & (lines < others[:, 2:] + 2)).all(axis=3)
         costs = (
-            100 * outside
+            100 * (size.prod() - _overlaps(places, frame[None])[:, 0])
             + 10 * _overlaps(places, placed).sum(axis=1)
             + _overlaps(places, obstacles).sum(axis=1)
-            + CROSSING_PX2 * _crossings(centre, places, others)
+            + CROSSING_PX2 * inside.any(axis=1).sum(axis=1)
         )
         # Equal up to rounding, the earlier place is nearer.
         placed = np.vstack([placed, places[np.argmin(costs.round(6))]])
@@ -63,35 +70,10 @@ def _overlaps(some: Float64Array, others: Float64Array) -> Float64Array:
     return areas
 
 
-def _crossings(centre: Float64Array, places: Float64Array, others: Float64Array) -> Float64Array:
-    """Number of rectangles that the leader line to each place runs through."""
-    steps = np.linspace(0, 1, 17)[None, :, None]
-    ends = nearest_point(centre, places)[:, None]
-    lines = (centre + steps * (ends - centre))[:, :, None]
-    inside = ((lines > others[:, :2] - 2) & (lines < others[:, 2:] + 2)).all(axis=3)
-    return np.asarray(np.sum(np.any(inside, axis=1), axis=1), np.float64)
-
-
-def _candidates(centre: Float64Array, radius: float, size: Float64Array) -> Float64Array:
-    """Growing rings around a point; in each, right and left come before above and below."""
-    gaps = np.array((3, 8, 16, 26, 38, 52, 70, 90, 120, 160, 210))
-    degrees = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 115, 245, 295)
-    angles = np.radians(degrees)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    # The nearest edge of a label lies on the ring, not its centre.
-    reach = radius + gaps[:, None, None] + size / 2
-    middles = (centre + directions * reach).reshape(-1, 2)
-    return np.hstack([middles - size / 2, middles + size / 2])
-
-
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves positions on a line apart until neighbours differ by `gap`, in the same order.
+    """Moves positions between `low` and `high` apart until neighbours differ by `gap`.
 
-    Args:
-        positions: Positions in any order.
-        gap: Least distance; smaller if there is not enough room.
-        low: Lowest position allowed.
-        high: Highest position allowed.
+    Their order stays; the gap is smaller if there is not enough room.
     """
     if len(positions) > 1:
         gap = min(gap, (high - low) / (len(positions) - 1))

@@ -11,18 +11,14 @@ import sys
 from pathlib import Path
 
 from benchmarks.debugging import one_line_errors
+from benchmarks.records.record import write_atomic
 from mobilesam.errors import DataError, UsageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 """Switches that keep Chromium from sending requests of its own."""
 WIDTH_PX, HEIGHT_PX = 1120, 900
 _KEEP = """
@@ -47,18 +43,12 @@ def find_browser() -> str | None:
 
 
 def take_picture(report: Path, out: Path) -> None:
-    """Writes a PNG of the summary, the trade-off and the gallery of a report.
-
-    Args:
-        report: The HTML file.
-        out: The PNG.
+    """Writes a PNG of the summary, the trade-off and the gallery of an HTML report.
 
     Raises:
         UsageError: The report does not exist.
         DataError: Chromium or playwright is missing, or the page could not be shown.
     """
-    from benchmarks.records.record import write_atomic
-
     if not report.is_file():
         raise UsageError(f"{report} is not a file; make it with mobilesam-bench report")
     browser = find_browser()
@@ -70,7 +60,7 @@ def take_picture(report: Path, out: Path) -> None:
         raise DataError('playwright is missing; pip install "mobilesam-bench[dev]"') from error
     try:
         with sync_playwright() as driver:
-            opened = driver.chromium.launch(executable_path=browser, args=list(ARGUMENTS))
+            opened = driver.chromium.launch(executable_path=browser, args=ARGUMENTS)
             page = opened.new_page(
                 viewport={"width": WIDTH_PX, "height": HEIGHT_PX}, color_scheme="light"
             )
