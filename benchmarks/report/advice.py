@@ -275,17 +275,11 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
             processes[row.model].add(row.processes)
     once = [model for model in names if processes[model] == {1}]
     other_weights = "Their accuracy is that of the weights whose hash is in the tables."
-    ranges = (
-        "Ranges over its calls leave out the variation between processes; use a longer profile."
-    )
+    ranges = "Ranges over its calls leave out the variation between processes"
     table: tuple[tuple[Sequence[str], str, str], ...] = (
         (random, "The accuracy of {} is unknown.", unknown),
         (custom, "{} did not run the published weights.", other_weights),
-        (
-            drawn,
-            "Accuracy was measured on drawn scenes, not on photos.",
-            f"Dataset {''.join(drawn)}.",
-        ),
+        (drawn, "Accuracy was measured on drawn scenes, not on photos.", f"Dataset {dataset}."),
         (failed, "Something failed: {}.", "See warnings and failures."),
         (noisy, "The machine was busy during a run.", f"{'; '.join(noisy)}."),
         (once, "Timed in one process only: {}.", f"{ranges}; use a longer profile."),
