@@ -12,6 +12,7 @@ import io
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -56,6 +57,7 @@ TableName = Literal[
 ]
 
 
+@dataclass(eq=False)
 class Result:
     """Result of a run.
 
@@ -65,12 +67,9 @@ class Result:
         files: Tables and plots that were written.
     """
 
-    def __init__(
-        self, record: RunRecord, folder: Path | None = None, files: Sequence[Path] = ()
-    ) -> None:
-        self.record = record
-        self.folder = folder
-        self.files = tuple(files)
+    record: RunRecord
+    folder: Path | None = None
+    files: Sequence[Path] = ()
 
     @cached_property
     def instances(self) -> pd.DataFrame:
@@ -144,6 +143,7 @@ class Result:
         return str(self.summary.to_html())
 
 
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Two runs side by side.
 
@@ -152,9 +152,8 @@ class Comparison:
         notes: Differences in how the runs were made, one line each.
     """
 
-    def __init__(self, rows: Sequence[CompareRow], notes: Sequence[str]) -> None:
-        self.rows = tuple(rows)
-        self.notes = tuple(notes)
+    rows: tuple[CompareRow, ...]
+    notes: tuple[str, ...]
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -311,7 +310,7 @@ def compare(
 
     first, second = load(a), load(b)
     notes = runs.comparison_notes(first.record, second.record, limit)
-    return Comparison(runs.compare_runs(first, second, limit), notes)
+    return Comparison(tuple(runs.compare_runs(first, second, limit)), notes)
 
 
 def load_record(path: Path | str) -> Result:
@@ -330,7 +329,7 @@ def measure(config: RunConfig, *, quiet: bool = False, write_files: bool = False
     `quiet` prints warnings only; `write_files` writes tables and plots beside the record.
     """
     with executed(config, Reporter(quiet=quiet)) as record:
-        files = write_tables_and_plots(record, config.out) if write_files else []
+        files = tuple(write_tables_and_plots(record, config.out)) if write_files else ()
     return Result(record, config.out, files)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -65,16 +65,16 @@ class Figure:
 
 
 def _figure(
-    name: str,
+    kind: str,
     title: str,
+    choice: str,
     description: str,
     chart: Any,
     columns: Sequence[RowColumn],
     rows: Iterable[Any],
     notes: Iterable[str],
-    choice: str,
 ) -> Figure:
-    key = slug(name)
+    key = slug(f"{kind}-{choice}")
     table = cells.build_table(key, "The values of the figure", columns, rows)
     spec = chart.properties(description=f"{title}. {description}").to_dict()
     return Figure(key, title, description, spec, table, tuple(notes), choice)
@@ -136,17 +136,18 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         value_column("Parameters used", "parameters", show="{:,}".format),
         text_column("Pareto front", "pareto", get=[lambda p: "yes" if p.model in front else "no"]),
     )
-    return _figure(
-        f"accuracy-latency-{protocol.label}-{setup.label}",
+    figure = _figure(
+        "accuracy-latency",
         f"mIoU against latency: {protocol.label}",
+        f"{protocol.label}, {setup.label}",
         f"{len(points)} models by latency ({label}) and mIoU. On the Pareto front, from fast to "
         f"slow: {', '.join(front)}.",
         chart,
         columns,
         points.itertuples(),
         (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
-        protocol.label if len(setups(record)) == 1 else f"{protocol.label}, {setup.label}",
     )
+    return replace(figure, choice=protocol.label) if len(setups(record)) == 1 else figure
 
 
 def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
@@ -187,8 +188,9 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         return RowColumn(Column(size.capitalize(), heads, "%", "right"), cell)
 
     return _figure(
-        f"size-{protocol.label}",
+        "size",
         f"mIoU by object size: {protocol.label}",
+        protocol.label,
         f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
         _layers(280, bars, *_dots(base, data, models)),
         (
@@ -197,7 +199,6 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         ),
         [list(part.itertuples()) for _, part in frame.groupby("model", sort=False)],
         frames.size_notes(record, frame),
-        protocol.label,
     )
 
 
@@ -277,15 +278,15 @@ def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
         ),
     )
     return _figure(
-        f"waterfall-{setup.label}",
+        "waterfall",
         f"Latency by phase, one image and one prompt: {setup.label}",
+        setup.label,
         "Phases of each model one after the other. Sums: "
         f"{', '.join(f'{model} {milliseconds(total)}' for model, total in sums.items())}.",
         chart,
         columns,
         frame.itertuples(),
         notes,
-        setup.label,
     )
 
 
@@ -318,14 +319,14 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
         RowColumn(cells.median_column(frame["row"]), cells.median_cell),
     )
     return _figure(
-        f"decode-{setup.label}",
+        "decode",
         f"Decode time by number of prompts: {setup.label}",
+        setup.label,
         f"Decode time of {', '.join(unique(frame['model']))} against the prompts in one call.",
         _layers(320, _lines(base, models), bars, *_dots(base, frame, models)),
         columns,
         frame["row"],
         notes,
-        setup.label,
     )
 
 
@@ -348,12 +349,9 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
             f"{r.model}, {r.run.id}, {dates[r.run.id]}: {text} {unit}"
             for r, text in zip(frame.itertuples(), texts, strict=True)
         ]
-        axis = alt.Axis(
-            values=list(range(len(places))),
-            labelExpr=f"{json.dumps(list(dates.values()))}[datum.value]",
-            labelOverlap="greedy",
-            labelSeparation=8,
-        )
+        label = f"{json.dumps(list(dates.values()))}[datum.value]"
+        axis = alt.Axis(labelExpr=label, labelOverlap="greedy", labelSeparation=8)
+        axis.values = list(range(len(places)))
         limits = (_around if timed else frames.percent_limits)(frames.values_of(frame))
         y = partial(_axis, alt.Y, "ms (log scale)" if timed else "%", limits, log=timed)
         domain = alt.Scale(domain=[-0.5, len(places) - 0.5], nice=False)
@@ -376,27 +374,19 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
                 Column("Value", ("value", *ENDS), unit, "right"),
                 lambda r: Cell(r.text, (r.value, *spread_ends(r.spread))),
             ),
-            RowColumn(
-                Column("Commit", ("git_commit",)),
-                lambda r: Cell(
-                    (r.run.environment.git_commit or "")[:12], (r.run.environment.git_commit,)
-                ),
-            ),
+            RowColumn(Column("Commit", ("git_commit",)), _commit_cell),
             text_column("Machine", "machine", get=["where"]),
         )
-        found.append(
-            _figure(
-                f"history-{name}",
-                f"History: {name}",
-                f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs.",
-                _layers(240, lines, bars, *_dots(base, frame, models)),
-                columns,
-                frame.assign(text=texts).itertuples(),
-                notes,
-                name,
-            )
-        )
+        description = f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs."
+        chart = _layers(240, lines, bars, *_dots(base, frame, models))
+        rows, title = frame.assign(text=texts).itertuples(), f"History: {name}"
+        found.append(_figure("history", title, name, description, chart, columns, rows, notes))
     return found
+
+
+def _commit_cell(row: Any) -> Cell:
+    commit = row.run.environment.git_commit
+    return Cell((commit or "")[:12], (commit,))
 
 
 def _chart(data: Any) -> Any:

@@ -153,15 +153,9 @@ def file_image(
 def dataset_images(
     dataset: Dataset, n: int, only: Collection[int] | None = None
 ) -> Iterator[FigureImage | UnreadableImage]:
-    """The first images of a dataset, each with prompts for its object of the largest area.
+    """The first `n` images of a dataset, each with prompts for its object of the largest area.
 
-    Args:
-        dataset: The dataset.
-        n: Number of images.
-        only: Ids of the images that may be taken; None for all.
-
-    Yields:
-        An image with ground truth, or the error of an unreadable one.
+    Only those whose ids are in `only`, if it is given. Yields the error of an unreadable image.
     """
     samples = (each for each in dataset.samples() if only is None or each.image_id in only)
     for sample in islice(samples, n):

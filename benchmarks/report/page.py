@@ -8,31 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict, judge
-from benchmarks.records.record import (
-    RECORD_NAME,
-    ModelRow,
-    RunRecord,
-    load_record,
-    write_atomic,
-)
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.report import charts
 from benchmarks.report.advice import findings
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
 from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
+from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
-from benchmarks.tables.columns import (
-    RowColumn,
-    build_table,
-    count_column,
-    text_column,
-    value_column,
-)
+from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import headline, model_names, setups
@@ -50,13 +40,10 @@ LEAST_FILTER_ROWS = 15
 
 @dataclass(frozen=True, slots=True)
 class MergedRuns:
-    """Runs of a page.
+    """All `runs` of a page, and the newest merged with all comparable ones as `record`.
 
-    Attributes:
-        record: The newest run, merged with all comparable ones.
-        folders: Folders of the merged runs, newest first.
-        runs: All runs.
-        apart: Reason by id for every run that could not be merged.
+    `folders` are those of the merged runs, newest first; `apart` is the reason by id for every run
+    that could not be merged.
     """
 
     record: RunRecord
@@ -119,12 +106,7 @@ def write_report(
 ) -> MergedRuns:
     """Writes the report of runs and returns them.
 
-    Args:
-        paths: Folders of runs, or folders that hold such folders.
-        out: File to write.
-        images: Folder of the images of the dataset, for the gallery.
-        cases: Worst, median and best prompts per model and protocol in the gallery.
-        failures_first: Whether the gallery starts with failures.
+    `paths` are folders of runs, or folders of such folders; for the rest see `build_gallery`.
 
     Raises:
         UsageError: No run was given, `out` is a folder, or `cases` is below 1.
@@ -271,31 +253,30 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
 def _environment_table(record: RunRecord) -> Table:
     """Machine, libraries and code version, one row each."""
     env = record.environment
-    cores = f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical"
     changes = {True: "yes", False: "no", None: "unknown, or several"}
-    rows = [
-        ("CPU", env.cpu),
-        ("Cores", cores),
-        ("CPU features", ", ".join(env.cpu_features) or "unknown"),
-        ("GPU", ", ".join(env.gpu) or "none"),
-        ("RAM", f"{number(env.ram_bytes / 2**30)} GiB"),
-        ("Operating system", env.os),
-        ("Python", env.python),
-        ("Threads", f"{env.threads}, between operators {env.interop_threads}"),
-        ("Allocator", env.allocator),
-        ("Load before the run", "unknown" if env.load_1min is None else f"{env.load_1min:.1f}"),
-        ("Commit", env.git_commit or "unknown, or several"),
-        ("Uncommitted changes", changes[env.git_dirty]),
-        *((f"Library {name}", version) for name, version in sorted(env.libraries.items())),
-    ]
+    rows = {
+        "CPU": env.cpu,
+        "Cores": f"{env.cpu_physical_cores or '?'} physical, {env.cpu_logical_cores} logical",
+        "CPU features": ", ".join(env.cpu_features) or "unknown",
+        "GPU": ", ".join(env.gpu) or "none",
+        "RAM": f"{number(env.ram_bytes / 2**30)} GiB",
+        "Operating system": env.os,
+        "Python": env.python,
+        "Threads": f"{env.threads}, between operators {env.interop_threads}",
+        "Allocator": env.allocator,
+        "Load before the run": "unknown" if env.load_1min is None else f"{env.load_1min:.1f}",
+        "Commit": env.git_commit or "unknown, or several",
+        "Uncommitted changes": changes[env.git_dirty],
+        **{f"Library {name}": version for name, version in sorted(env.libraries.items())},
+    }
     columns = (text_column("Property", "what", get=["0"]), text_column("Value", "value", get=["1"]))
-    return build_table("environment", "Environment", columns, rows)
+    return build_table("environment", "Environment", columns, rows.items())
 
 
 def _models_table(record: RunRecord) -> Table:
     """Every model with its licence and its weights."""
 
-    def weights_text(row: ModelRow) -> str:
+    def weights_text(row: Any) -> str:
         if row.weights.shipped is not None:
             return f"shipped ({row.weights.shipped}), not official"
         return f"{row.weights.kind}{', official' if row.weights.official else ''}"
@@ -338,8 +319,8 @@ def _runs_table(merged: MergedRuns) -> Table:
         text_column("Date", "created_utc"),
         text_column("Command", "command"),
         text_column("Profile", "profile"),
-        count_column("Models", "n_models", get=[lambda run: len(run.models)]),
-        value_column("Duration", "duration_s", show="{:.0f}".format, unit="s"),
+        cells.count_column("Models", "n_models", get=[lambda run: len(run.models)]),
+        cells.value_column("Duration", "duration_s", show="{:.0f}".format, unit="s"),
         text_column("Machine", "machine", get=[lambda run: machine_label(run.environment)]),
         RowColumn(Column("Commit", ("git_commit", "git_dirty")), commit),
         text_column("On this page", "joined", get=[joined]),

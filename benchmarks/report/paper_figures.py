@@ -43,25 +43,13 @@ class _Figure(NamedTuple):
     note: str
 
 
+_POINT = "Of the candidate masks for a point, the one with the highest score."
+_BOX = "The single mask that the model predicts for a box."
+_ALL = "Smaller masks are drawn over larger ones; colours follow the order of area."
 FIGURES: Mapping[FigureKind, _Figure] = {
-    "point": _Figure(
-        4,
-        "Masks from one point (the paper's Figure 4)",
-        "points",
-        "Of the candidate masks for a point, the one with the highest score.",
-    ),
-    "box": _Figure(
-        5,
-        "Masks from a box (the paper's Figure 5)",
-        "boxes",
-        "The single mask that the model predicts for a box.",
-    ),
-    "everything": _Figure(
-        6,
-        "Segment everything (the paper's Figure 6)",
-        "everything",
-        "Smaller masks are drawn over larger ones; colours follow the order of area.",
-    ),
+    "point": _Figure(4, "Masks from one point (the paper's Figure 4)", "points", _POINT),
+    "box": _Figure(5, "Masks from a box (the paper's Figure 5)", "boxes", _BOX),
+    "everything": _Figure(6, "Segment everything (the paper's Figure 6)", "everything", _ALL),
 }
 
 
@@ -69,10 +57,8 @@ FIGURES: Mapping[FigureKind, _Figure] = {
 class FigureRequest:
     """Figures to draw: a row for each image, a column for each model.
 
-    Attributes:
-        note: Printed below each figure and kept in its provenance.
-        trained_only: Leave out models without weights; the provenance names them.
-        svg: Write SVG beside PNG.
+    The note is printed below each figure. With `trained_only`, models without weights are left out;
+    the provenance names them. With `svg`, SVG is written beside PNG.
     """
 
     kinds: tuple[FigureKind, ...]
@@ -111,15 +97,10 @@ class FigureRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Masks of one model for one image and kind of figure.
+    """(H, W) bool masks of one model for one image and kind of figure, or the reason `why` not.
 
-    Attributes:
-        masks: (H, W) bool; one for a prompt, any number for segment everything.
-        score: Score that the model gives its mask.
-        iou: IoU with the ground truth; for segment everything the mean over all objects of the IoU
-            with the best mask. None without ground truth.
-        why: Reason if there are no masks, shown in their place.
-        failed: Whether the reason is an error and not a limit of the model.
+    `iou` is that with the ground truth; for segment everything, the mean over all objects of the
+    IoU with the best mask. `failed` tells an error from a limit of the model.
     """
 
     masks: tuple[BoolArray, ...] = ()
@@ -255,10 +236,7 @@ def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
 def write_figures(
     request: FigureRequest, predictions: Predictions, folder: Path
 ) -> list[dict[str, Any]]:
-    """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json` for every kind.
-
-    Returns:
-        The content of the JSON documents.
+    """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json`; returns the latter.
 
     Raises:
         DataError: The folder cannot be written.

@@ -75,11 +75,10 @@ class ModelStyle(NamedTuple):
 
 
 def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
-    """Style of every model, all distinct for up to 48 models.
+    """Style of every model, the same in all plots and distinct for up to 48 models.
 
-    The models of this project have fixed styles. The style of any other model follows from a hash
-    of its name, so that it is the same in all plots; on a collision the model later in the alphabet
-    takes the next free style.
+    The style of a model that is not of this project follows from a hash of its name; on a collision
+    the model later in the alphabet takes the next free style.
     """
     free = [pair for pair in product(PALETTE, range(len(_VARIANTS))) if pair not in _KNOWN.values()]
     taken: dict[str, tuple[str, int]] = {}
