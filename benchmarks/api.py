@@ -1,10 +1,4 @@
-"""The public Python API; `benchmarks` exports its functions, and the command line calls them.
-
-from benchmarks import evaluate
-
-result = evaluate(["mobilesam", "grabcut"], dataset="photos", protocols=["box", "center"])
-result.summary
-"""
+"""The public Python API; `benchmarks` exports its functions, and the command line calls them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
@@ -34,8 +34,6 @@ CASES_EACH = 6
 """Default number of worst, median and best prompts per model and protocol in the gallery."""
 MOST_OPEN_ROWS = 30
 """A longer table is collapsed."""
-LEAST_FILTER_ROWS = 15
-"""A table of at least so many rows has a field that filters rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +186,12 @@ def _sort_key(cell: Cell) -> str | None:
     return None if isinstance(first, str) else "" if first is None else repr(float(first))
 
 
-@dataclass(frozen=True, slots=True)
-class _ListedTable:
+class _ListedTable(NamedTuple):
     """A table on the page; its key is unique there and the stem of the saved file."""
 
     key: str
     table: Table
     folded: bool
-
-    @property
-    def filtered(self) -> bool:
-        """Whether it has a field that filters rows."""
-        return len(self.table.rows) >= LEAST_FILTER_ROWS
 
 
 class _Section:

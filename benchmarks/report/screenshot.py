@@ -21,20 +21,7 @@ ARGUMENTS = (
 ).split()
 """Switches that keep Chromium from sending requests of its own."""
 WIDTH_PX, HEIGHT_PX = 1120, 900
-_KEEP = """
-() => {
-  const kept = ["summary", "accuracy-latency", "gallery"];
-  for (const each of document.querySelectorAll("main > section")) {
-    if (!kept.includes(each.id)) each.remove();
-  }
-  const first = (selector, n) => [...document.querySelectorAll(selector)].slice(n);
-  for (const each of first(".findings li", 4)) each.remove();
-  for (const each of first("#cases .case:not([hidden])", 3)) each.remove();
-  for (const each of document.querySelectorAll(".toc, footer, #gallery-more, .plot details")) {
-    each.remove();
-  }
-}
-"""
+_KEEP = Path(__file__).with_name("templates") / "screenshot.js"
 
 
 def find_browser() -> str | None:
@@ -68,7 +55,7 @@ def take_picture(report: Path, out: Path) -> None:
             order = page.locator("#gallery-tools").get_by_label("Order")
             if order.count():  # typical cases instead of the worst ones
                 order.select_option("median")
-            page.evaluate(_KEEP)
+            page.evaluate(_KEEP.read_text(encoding="utf-8"))
             for chart in page.locator(".plot:visible .chart").all():
                 chart.scroll_into_view_if_needed()
                 chart.locator("svg").wait_for()

@@ -46,7 +46,6 @@ _VARIANTS: tuple[tuple[str, Dash], ...] = (
     ("v", (0, (8, 2))),
     ("P", (0, (3, 3))),
 )
-
 _KNOWN: dict[str, tuple[str, int]] = {
     "mobilesam": (VERMILLION, 0),
     "mobilesam-onnx": (VERMILLION, 1),
@@ -109,23 +108,15 @@ def plot_style() -> Iterator[None]:
     """Sets the style of matplotlib, independent of the settings of the user."""
     from matplotlib import style
 
-    settings = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
+    settings: dict[str, Any] = {
+        **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "ytick.labelsize"), 9),
         "xtick.labelsize": 8,
-        "ytick.labelsize": 9,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
+        "font.family": "DejaVu Sans",
+        **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+        **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK),
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
         "axes.axisbelow": True,
-        "text.color": INK,
-        "xtick.color": MUTED,
-        "xtick.labelcolor": INK,
-        "ytick.color": MUTED,
-        "ytick.labelcolor": INK,
         "grid.color": GRID,
         "grid.linewidth": 0.7,
         "hatch.linewidth": 0.8,
