@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -45,8 +44,7 @@ def vega_script() -> str:
     return f"/* Vega, Vega-Lite, Vega-Embed: BSD 3-Clause. */(() => {{{script}}})();"
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(NamedTuple):
     """A Vega-Lite specification with its values and texts.
 
     Attributes:
@@ -147,7 +145,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         points.itertuples(),
         (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
     )
-    return replace(figure, choice=protocol.label) if len(setups(record)) == 1 else figure
+    return figure._replace(choice=protocol.label) if len(setups(record)) == 1 else figure
 
 
 def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:

@@ -90,12 +90,7 @@ PHOTOS = {
 
 
 def photo_image(name: str) -> FigureImage:
-    """One of `PHOTOS`, read from the installed scikit-image.
-
-    Raises:
-        UsageError: The name is unknown.
-        DataError: The installed scikit-image lacks the photo.
-    """
+    """One of `PHOTOS`, read from the installed scikit-image."""
     from benchmarks.datasets.synthetic import load_photos
 
     if name not in PHOTOS:
@@ -123,12 +118,7 @@ def file_image(
     box: Prompts | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FigureImage:
-    """An image of the user; prompts that are not given are for the centre.
-
-    Raises:
-        DataError: The file cannot be read or is too large.
-        UsageError: A prompt lies outside the image.
-    """
+    """An image of the user; prompts that are not given are for the centre."""
     image = load_image(path, str(path), None, max_pixels)
     height, width = image.shape[:2]
     given = {"point": point, "box": box}
@@ -185,11 +175,7 @@ def dataset_images(
 
 
 def check_inside(prompts: Prompts, size_hw: tuple[int, int], name: str) -> None:
-    """Checks that the points of a prompt lie in an image and that its box touches it.
-
-    Raises:
-        UsageError: A point or the box lies outside.
-    """
+    """Checks that the points of a prompt lie in an image and that its box touches it."""
     height, width = size_hw
     where = f"outside the image of {width} x {height} pixels ({name})"
     if prompts.points is not None:

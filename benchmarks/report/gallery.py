@@ -6,10 +6,9 @@ import base64
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,8 +54,7 @@ _SYNTHETIC = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """A prompt shown in the gallery, with the IoU (ground truth) of every model that answered."""
 
     protocol: str
@@ -75,8 +73,7 @@ class Case:
         return self.lowest < FAILURE_IOU
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """An image as JPEG data URI; `scale` is its size relative to the original."""
 
     name: str
@@ -86,8 +83,7 @@ class Picture:
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(NamedTuple):
     """Prediction of one model; without one `iou` is None, and `path` is empty for an empty mask."""
 
     model: str
@@ -100,8 +96,7 @@ class Panel:
         return self.iou is not None and self.iou < FAILURE_IOU
 
 
-@dataclass(frozen=True, slots=True)
-class CaseView:
+class CaseView(NamedTuple):
     """A case with drawings in pixels of the picture.
 
     `crop`, the part that is visible at first, and `box` are x, y, width and height; `points` are x,
@@ -119,8 +114,7 @@ class CaseView:
     panels: tuple[Panel, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Content of the gallery, or in `why` the reason and remedy if there is nothing to show.
 
     `medians` are median IoUs by protocol and model, `n_prompts` is the number of prompts that the
@@ -131,7 +125,7 @@ class Gallery:
     dataset: str = ""
     protocols: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    medians: list[list[float | None]] = field(default_factory=list)
+    medians: Sequence[Sequence[float | None]] = ()
     cases: tuple[CaseView, ...] = ()
     failures_first: bool = False
     n_prompts: int = 0
@@ -283,11 +277,7 @@ def medians(
 
 
 def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
-    """The synthetic dataset of that name; None for the name of another dataset.
-
-    Raises:
-        DataError: This version draws other scenes than those that were measured.
-    """
+    """The synthetic dataset of that name; None for the name of another dataset."""
     match = _SYNTHETIC.fullmatch(dataset)
     if match is None:
         return None
@@ -301,11 +291,7 @@ def scenes_of(dataset: str, fingerprint: str) -> SyntheticDataset | None:
 
 
 def photos_of(dataset: str, fingerprint: str) -> Path | None:
-    """Folder of the packaged photos; None for the name of another dataset.
-
-    Raises:
-        DataError: The photos of this version differ from those that were measured.
-    """
+    """Folder of the packaged photos; None for the name of another dataset."""
     if dataset != photos.PHOTOS:
         return None
     if not photos.is_packaged(fingerprint):
@@ -320,9 +306,6 @@ class ImageSource:
 
     The id of a file is the number at the end of its stem, as in COCO (`000000000139.jpg`) and
     SA-1B (`sa_223750.jpg`).
-
-    Raises:
-        DataError: The folder cannot be read, or two files end with the same number.
     """
 
     def __init__(self, folder: Path | None, scenes: SyntheticDataset | None) -> None:
@@ -344,11 +327,7 @@ class ImageSource:
                 )
 
     def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array]:
-        """File name and (H, W, 3) uint8 RGB pixels of an image.
-
-        Raises:
-            DataError: The file is missing, unreadable or not of the size of its masks.
-        """
+        """File name and (H, W, 3) uint8 RGB pixels of an image."""
         if self._scenes is not None:
             return f"scene_{image_id:06d}.png", self._scenes.scene(image_id).image
         path = self._files.get(image_id)

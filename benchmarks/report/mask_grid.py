@@ -201,9 +201,6 @@ def write_grid(
     """Writes a grid as `STEM.png` with 256 colours; equal grids give equal bytes.
 
     With `svg` it writes `STEM.svg`, too, which is several times larger.
-
-    Raises:
-        DataError: The folder cannot be written.
     """
     with style.plot_style():
         figure = mask_grid(title, rows, notes)

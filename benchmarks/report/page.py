@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +35,7 @@ MOST_OPEN_ROWS = 30
 """A longer table is collapsed."""
 
 
-@dataclass(frozen=True, slots=True)
-class MergedRuns:
+class MergedRuns(NamedTuple):
     """All `runs` of a page, and the newest merged with all comparable ones as `record`.
 
     `folders` are those of the merged runs, newest first; `apart` is the reason by id for every run
@@ -51,11 +49,7 @@ class MergedRuns:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Folders of runs: the given ones, and the subfolders of a folder that holds runs.
-
-    Raises:
-        UsageError: No path was given, or one holds no record.
-    """
+    """Folders of runs: the given ones, and the subfolders of a folder that holds runs."""
     found: list[Path] = []
     for path in paths:
         if path.name == RECORD_NAME and path.is_file():
@@ -75,9 +69,6 @@ def join_runs(folders: Sequence[Path]) -> MergedRuns:
     """Merges the newest run with all comparable ones, newer ones first.
 
     Runs with another machine, other weights or other prompts appear in the history only.
-
-    Raises:
-        DataError: A record cannot be read.
     """
     loaded = [(folder, load_record(folder)) for folder in folders]
     loaded.sort(key=lambda pair: (pair[1].created_utc, pair[1].id), reverse=True)
@@ -105,10 +96,6 @@ def write_report(
     """Writes the report of runs and returns them.
 
     `paths` are folders of runs, or folders of such folders; for the rest see `build_gallery`.
-
-    Raises:
-        UsageError: No run was given, `out` is a folder, or `cases` is below 1.
-        DataError: A record cannot be read, or the file cannot be written.
     """
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file, such as {out / 'report.html'}")

@@ -236,11 +236,7 @@ def figure_notes(request: FigureRequest, kind: FigureKind) -> list[str]:
 def write_figures(
     request: FigureRequest, predictions: Predictions, folder: Path
 ) -> list[dict[str, Any]]:
-    """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json`; returns the latter.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `figure-N-KIND.png` and its provenance `figure-N-KIND.json`; returns the latter."""
     written = []
     for kind in request.kinds:
         figure = FIGURES[kind]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,9 +41,6 @@ def write_plots(record: RunRecord, folder: Path) -> list[Path]:
     Times of different devices, precisions or thread counts and accuracies of different protocols
     (those of `headline`) get separate files; if there are further protocols,
     `protocols-REFERENCE` shows all of them.
-
-    Raises:
-        DataError: The folder cannot be written.
     """
     written: list[Path] = []
     with style.plot_style():
@@ -108,8 +104,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return [f"{name}-{i}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
+class Dot(NamedTuple):
     """One value of one model in a panel, with the text beside it and the ends of its error bar.
 
     A hollow dot was measured with random weights. On a log axis only positive values are drawn.
@@ -121,8 +116,7 @@ class Dot:
     hollow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(NamedTuple):
     """One quantity: a dot for each model, or text in its place."""
 
     title: str

@@ -30,12 +30,7 @@ def find_browser() -> str | None:
 
 
 def take_picture(report: Path, out: Path) -> None:
-    """Writes a PNG of the summary, the trade-off and the gallery of an HTML report.
-
-    Raises:
-        UsageError: The report does not exist.
-        DataError: Chromium or playwright is missing, or the page could not be shown.
-    """
+    """Writes a PNG of the summary, the trade-off and the gallery of an HTML report."""
     if not report.is_file():
         raise UsageError(f"{report} is not a file; make it with mobilesam-bench report")
     browser = find_browser()

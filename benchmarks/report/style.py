@@ -182,11 +182,7 @@ def log_axis(axis: Any, low: float, high: float, ticks: int) -> None:
 def save_figure(
     figure: Any, folder: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, dpi: int = PNG_DPI
 ) -> list[Path]:
-    """Writes `STEM.svg` and `STEM.png`; equal figures give equal bytes.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes `STEM.svg` and `STEM.png`; equal figures give equal bytes."""
     paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
     undated = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     for path, suffix in zip(paths, suffixes, strict=True):
