@@ -19,8 +19,8 @@ from benchmarks.config.from_options import one_trained
 from benchmarks.config.options import ModelArguments
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.run_model import PROMPT_BATCH
-from benchmarks.report.figure_images import check_inside
 from benchmarks.report.mask_grid import overlay
+from benchmarks.report.paper_figures import check_inside
 from mobilesam.errors import DataError, UsageError
 
 _POINT_COLOURS = {1: (0, 158, 115), 0: (213, 94, 0)}

@@ -22,8 +22,7 @@ from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
     from baselines.interface import Prompts
-    from benchmarks.report.figure_images import FigureImage
-    from benchmarks.report.paper_figures import FigureKind
+    from benchmarks.report.paper_figures import FigureImage, FigureKind
 
 DEFAULT_IMAGES = 2
 _MODELS, _DATA = ModelArguments(), DataArguments()
@@ -109,7 +108,7 @@ def _images(
     from benchmarks.config.from_options import check_max_pixels, open_dataset
     from benchmarks.datasets.dataset import UnreadableImage
     from benchmarks.datasets.photos import PHOTOS, SHOWN
-    from benchmarks.report.figure_images import dataset_images, file_image, photo_image
+    from benchmarks.report.paper_figures import dataset_images, file_image, photo_image
 
     points = _prompts(given.point, len(given.image), "--point")
     boxes = _prompts(given.box, len(given.image), "--box")
