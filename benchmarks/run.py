@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from baselines.interface import ModelInfo
 from benchmarks.child_processes import interrupted_by_term
 from benchmarks.config.model_resolution import ResolvedModel, deferral_notes, weights_notes
 from benchmarks.config.run_config import RunConfig
@@ -93,7 +92,10 @@ class _Run:
         infos, models = build_and_count(self.config, self.models, self.record, self.reporter)
         self.models = [model for model in models if model.deferred is None]
         if self.config.profile is not None:
-            self.time(infos)
+            from benchmarks.latency import runner
+
+            times = runner.measure(self.config, self.models, infos, self.reporter)
+            self.record.add(**times.rows())
         if self.config.dataset is not None:
             self.evaluate(self.config.dataset)
         self.report_failures()
@@ -110,13 +112,6 @@ class _Run:
         for name, model in resolved.items():
             if model.error is not None:
                 self.record.add_failure("weights", name, model.error)
-
-    def time(self, infos: Mapping[str, ModelInfo]) -> None:
-        """Times every phase of the models in fresh processes."""
-        from benchmarks.latency import runner
-
-        result = runner.measure(self.config, self.models, infos, self.reporter)
-        self.record.add(**result.rows())
 
     def evaluate(self, dataset: Dataset) -> None:
         """Evaluates all protocols, and records notes on the dataset."""

@@ -148,15 +148,12 @@ def waterfall_frame(record: RunRecord, setup: Setup) -> Any:
 def accuracy_latency_frame(
     record: RunRecord, setup: Setup, protocol: Protocol
 ) -> tuple[Any, str, list[str]]:
-    """Accuracy against latency, one row per model with both.
+    """Accuracy against latency, one row per model with both; label of the time; notes.
 
     The time is end to end for all models, or encode plus one decode for all: the latter only if end
     to end is missing for a model with an accuracy and the sum is missing for no more models.
-
-    Returns:
-        Frame with the columns model, value (mIoU in percent), low, high, ms, ms_low, ms_high,
-        spread (of ms), parameters (used in the forward pass; None if not counted); the label of the
-        time; notes about shipped weights and models left out.
+    Columns: model, value (mIoU in percent), low, high, ms, ms_low, ms_high, spread (of ms),
+    parameters (used in the forward pass; None if not counted).
     """
 
     def encode_decode(model: str) -> tuple[float, Spread | None] | None:
@@ -292,12 +289,10 @@ def day(run: RunRecord) -> str:
 
 
 def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Times and accuracies of models over runs, for every quantity of at least two runs.
+    """Unit (`ms` or `%`) and values, oldest first, of each quantity that two runs or more measured.
 
-    Returns:
-        Unit (`ms` or `%`) and frame by name of the quantity. Columns: run (the `RunRecord`), model,
-        where (conditions that must be equal for values to share a line), teacher (whether the value
-        is an agreement with another model), value, low, high, spread. Oldest run first.
+    Columns: run (the `RunRecord`), model, where (conditions that must be equal for values to share
+    a line), teacher (whether it is an agreement with another model), value, low, high, spread.
     """
     ordered = sorted(runs, key=lambda run: (run.created_utc, run.id))
     times = {

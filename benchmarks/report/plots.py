@@ -279,14 +279,11 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
             if r.value is not None:
                 dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
         panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
+    title, models = f"mIoU by object size: {protocol.label}", unique(frame["model"])
+    notes, limits = frames.size_notes(record, frame), frames.percent_limits(frames.values_of(frame))
+    columns = len(panels)
     return panel_figure(
-        f"mIoU by object size: {protocol.label}",
-        panels,
-        unique(frame["model"]),
-        "mIoU (%)",
-        notes=frames.size_notes(record, frame),
-        linear=frames.percent_limits(frames.values_of(frame)),
-        columns=len(panels),
+        title, panels, models, "mIoU (%)", notes=notes, linear=limits, columns=columns
     )
 
 
@@ -298,37 +295,27 @@ def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     if frame.empty:
         return None
     notes = frames.decode_notes(record, setup, frame)
+    notes.append("Beside the names: cost of one more prompt.")
     height_in = max(3.6, 1.4 + 0.2 * len(unique(frame["model"])))
-    figure = style.new_figure(
-        height_in,
-        "Decode time by number of prompts",
-        [*notes, "Beside the names: cost of one more prompt."],
-    )
+    figure = style.new_figure(height_in, "Decode time by number of prompts", notes)
     ax = figure.subplots()
     times = [time for time in frames.values_of(frame) if time > 0]
     style.log_axis(ax.yaxis, min(times), max(times), ticks=9)
     style.log_axis(ax.xaxis, min(frame["n_prompts"]), max(frame["n_prompts"]), ticks=6)
-    ax.set_xlabel("Prompts in one call (log scale)")
-    ax.set_ylabel("Decode (ms, log scale)")
+    ax.set(xlabel="Prompts in one call (log scale)", ylabel="Decode (ms, log scale)")
     ax.grid(visible=True)
     styles = model_styles(model_names(record))
+    look: dict[str, Any]
     for model, part in frame.groupby("model", sort=False):
-        color = styles[str(model)].color
-        ax.errorbar(
-            part["n_prompts"].tolist(),
-            part["value"].tolist(),
-            yerr=_lengths(part["value"], part["low"], part["high"]),
-            color=color,
-            linestyle=styles[str(model)].dash,
-            linewidth=1.6,
-            capsize=2.5,
-            marker=KIND_MARKERS[part["row"].iloc[0].decode_kind or "decoder"],
-            markersize=6,
-            markeredgewidth=1.4,
-            markerfacecolor="white" if part["random"].iloc[0] else color,
-        )
+        color, dash = styles[str(model)].color, styles[str(model)].dash
+        marker = KIND_MARKERS[part["row"].iloc[0].decode_kind or "decoder"]
+        face = "white" if part["random"].iloc[0] else color
+        look = {"marker": marker, "markersize": 6, "markeredgewidth": 1.4, "markerfacecolor": face}
+        look |= {"color": color, "linestyle": dash, "linewidth": 1.6, "capsize": 2.5}
+        yerr = _lengths(part["value"], part["low"], part["high"])
+        ax.errorbar(part["n_prompts"].tolist(), part["value"].tolist(), yerr=yerr, **look)
     kinds = unique(row.decode_kind for row in frame["row"] if row.decode_kind)
-    look: dict[str, Any] = {"linestyle": "none", "color": MUTED}
+    look = {"linestyle": "none", "color": MUTED}
     _legend(ax, [Line2D([], [], marker=KIND_MARKERS[k], label=k, **look) for k in kinds])
     _name_lines(figure, ax, frame, styles)
     return figure
@@ -397,8 +384,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     ax.set_ylim(min(values) - pad, max(values) + pad)
-    ax.set_xlabel(f"Latency, {label} (ms, log scale)")
-    ax.set_ylabel("mIoU (%)")
+    ax.set(xlabel=f"Latency, {label} (ms, log scale)", ylabel="mIoU (%)")
     corners: list[tuple[float, float]] = []
     for r in frames.pareto_front(points).itertuples():
         corners += [(r.ms, corners[-1][1])] if corners else []
@@ -437,11 +423,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
 
 
 def _name_points(
-    figure: Any,
-    ax: Any,
-    points: Any,
-    corners: Sequence[tuple[float, float]],
-    areas: Sequence[float],
+    figure: Any, ax: Any, points: Any, corners: Sequence[Bounds], areas: Sequence[float]
 ) -> None:
     """Writes the names of the points after the layout, on which their places depend."""
     figure.draw_without_rendering()
@@ -474,24 +456,18 @@ def _name_points(
 
 
 def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
-    """Accuracy under every protocol, a row each, with a dot and an interval for every model.
+    """Accuracy of all models under every protocol of one dataset and reference, a row each.
 
-    None if every protocol of the group (of one dataset and reference) has plots of its own, or
-    without accuracies.
+    None if every protocol has plots of its own, or without accuracies.
     """
     frame = frames.protocol_frame(record, group)
     if len(group) <= queries.MOST_HEADLINES or frame.empty:
         return None
     shown = [p for p in group if p in set(frame["protocol"])]
-    notes = [
-        "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
-    ]
+    bars = "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
     teacher = reference_model(group[0].reference)
-    if teacher is not None:
-        notes.append(
-            f"Agreement with the masks of {teacher}, which is not accuracy; its own is 100 %."
-        )
-    notes += _missing_notes(record, group)
+    agreement = f"Agreement with the masks of {teacher}, which is not accuracy; its own is 100 %."
+    notes = [bars, *([agreement] if teacher else []), *_missing_notes(record, group)]
     row_in = 0.14 + MODEL_IN * len(unique(frame["model"]))
     title = f"mIoU by protocol: vs {group[0].reference}, {group[0].dataset}"
     figure = style.new_figure(1.0 + row_in * len(shown), title, notes)
@@ -533,8 +509,7 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
     ax.set_xticks(range(1, most + 1))
     ax.set_xlim(0.5, most + 0.5)
     ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
-    ax.set_xlabel("Clicks")
-    ax.set_ylabel("mIoU (%)")
+    ax.set(xlabel="Clicks", ylabel="mIoU (%)")
     return figure
 
 
