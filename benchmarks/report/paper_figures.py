@@ -78,34 +78,20 @@ class FigureImage:
         return digest.hexdigest()
 
 
-class _Photo(NamedTuple):
-    source: str
-    licence: str
-    point: tuple[int, int]
-    box: tuple[int, int, int, int]
-
-
 PHOTOS = {
-    "astronaut": _Photo(
-        "NASA, https://flic.kr/p/r9qvLn, as shipped in scikit-image (skimage.data.astronaut)",
+    "astronaut": (
+        "NASA, https://flic.kr/p/r9qvLn",
         "public domain",
         (225, 115),
         (278, 340, 508, 512),
     ),
-    "chelsea": _Photo(
-        "Stefan van der Walt, as shipped in scikit-image (skimage.data.chelsea)",
-        "CC0-1.0",
-        (177, 116),
-        (26, 0, 398, 300),
-    ),
-    "coffee": _Photo(
-        "Rachel Michetti, Pikolo Espresso Bar, as shipped in scikit-image (skimage.data.coffee)",
-        "CC0-1.0",
-        (362, 283),
-        (172, 12, 414, 306),
-    ),
+    "chelsea": ("Stefan van der Walt", "CC0-1.0", (177, 116), (26, 0, 398, 300)),
+    "coffee": ("Rachel Michetti, Pikolo Espresso Bar", "CC0-1.0", (362, 283), (172, 12, 414, 306)),
 }
-"""Photos in the wheel of scikit-image that its notes declare free of copyright, with prompts."""
+"""Photos in the wheel of scikit-image that its notes declare free of copyright.
+
+Author, licence, and the prompts: a point and a box.
+"""
 
 
 def photo_image(name: str) -> FigureImage:
@@ -119,14 +105,14 @@ def photo_image(name: str) -> FigureImage:
     found = load_photos((name,))
     if not found:
         raise DataError(f"scikit-image here lacks {name}.png; install its wheel, or give --image")
-    photo = PHOTOS[name]
+    author, licence, point, box = PHOTOS[name]
     return FigureImage(
         name=name,
         image=found[0],
-        source=photo.source,
-        licence=photo.licence,
-        point=_point_prompt(*photo.point),
-        box=Prompts(boxes=np.array([photo.box], np.float32)),
+        source=f"{author}, as shipped in scikit-image (skimage.data.{name})",
+        licence=licence,
+        point=_point_prompt(*point),
+        box=Prompts(boxes=np.array([box], np.float32)),
         chosen="by hand, before any model was asked",
     )
 
