@@ -15,25 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobilesam.fast import kernels
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.kernels import (
-    Conv,
-    Dense,
-    Workspace,
-    fold_conv_norm,
-    fold_layer_norm,
-    gelu_,
-    strips,
-)
-from mobilesam.model.tiny_vit import (
-    ConvNorm,
-    MBConv,
-    PatchEmbed,
-    PatchMerging,
-    Stage,
-    TinyViT,
-    TinyVitBlock,
-)
+from mobilesam.fast.kernels import Conv, Dense, Workspace, gelu_, strips
+from mobilesam.model.tiny_vit import Bottleneck, ConvNorm, Stage, TinyViT, TinyVitBlock
 
 # Output rows of a strip, at 256 px width: hidden layers then take 9 MB, which a third-level cache
 # holds, and the halo of two rows costs 6 %.
@@ -61,7 +46,7 @@ class FastEncoder:
                     if isinstance(block, TinyVitBlock):
                         layers.append(_Block(block, like, space))
                     else:
-                        layers.append(_Bottleneck(cast("MBConv", block), like, space))
+                        layers.append(_Bottleneck(cast("Bottleneck", block), like, space))
                 if stage.downsample is not None:
                     layers.append(_Bottleneck(stage.downsample, like, space))
             layers.append(_Neck(encoder.neck, like))
@@ -85,19 +70,19 @@ class FastEncoder:
 
 
 def _dense(pair: ConvNorm, like: Tensor) -> Dense:
-    weight, bias = fold_conv_norm(pair)
+    weight, bias = kernels.fold_conv_norm(pair)
     return Dense(weight.flatten(1), bias, like)
 
 
 def _conv(pair: ConvNorm, like: Tensor) -> Conv:
-    return Conv(*fold_conv_norm(pair), pair.c.stride[0], like)
+    return Conv(*kernels.fold_conv_norm(pair), pair.c.stride[0], like)
 
 
 class _Stem:
     """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C), in a reused buffer."""
 
-    def __init__(self, source: PatchEmbed, like: Tensor, space: Workspace) -> None:
-        first, second = (each for each in source.seq if isinstance(each, ConvNorm))
+    def __init__(self, source: Any, like: Tensor, space: Workspace) -> None:
+        first, _, second = source.seq
         self.first, self.second = _conv(first, like), _conv(second, like)
         self.space = space
 
@@ -120,11 +105,11 @@ class _Bottleneck:
     A block with a residual alternates between two buffers; a downsampling gives a new tensor.
     """
 
-    def __init__(self, source: MBConv | PatchMerging, like: Tensor, space: Workspace) -> None:
+    def __init__(self, source: Bottleneck, like: Tensor, space: Workspace) -> None:
         self.expand = _dense(source.conv1, like)
         self.depthwise = _conv(source.conv2, like)
         self.project = _dense(source.conv3, like)
-        self.is_residual = isinstance(source, MBConv)
+        self.is_residual = source.is_residual
         self.space = space
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -156,8 +141,8 @@ class _Block:
     def __init__(self, source: TinyVitBlock, like: Tensor, space: Workspace) -> None:
         self.attention = _WindowAttention(source, like, space)
         self.local = _conv(source.local_conv, like)
-        mlp = source.mlp
-        self.widen = Dense(*fold_layer_norm(mlp.norm, mlp.fc1), like)
+        mlp: Any = source.mlp
+        self.widen = Dense(*kernels.fold_layer_norm(mlp.norm, mlp.fc1), like)
         self.narrow = Dense(mlp.fc2.weight, mlp.fc2.bias, like)
         self.eps = mlp.norm.eps
 
@@ -181,7 +166,7 @@ class _WindowAttention:
         channels, self.heads = attention.qkv.in_features, attention.num_heads
         self.side, self.width = source.window, channels // self.heads
         self.eps = attention.norm.eps
-        weight, bias = fold_layer_norm(attention.norm, attention.qkv)
+        weight, bias = kernels.fold_layer_norm(attention.norm, attention.qkv)
         # From (head, q/k/v, width), as stored, to (q/k/v, head, width).
         weight = weight.view(self.heads, 3, self.width, channels).transpose(0, 1).clone()
         bias = bias.view(self.heads, 3, self.width).transpose(0, 1).clone()

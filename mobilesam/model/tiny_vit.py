@@ -6,6 +6,7 @@ SAM's neck follows. Parameter names are those of the authors' checkpoints.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import cast
 
@@ -72,47 +73,22 @@ class LayerNorm2d(nn.Module):
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-class PatchEmbed(nn.Module):
-    """Two strided convolutions."""
+class Bottleneck(nn.Module):
+    """Expand, depthwise 3x3, project: with a residual, or dividing both sides by `stride`."""
 
-    def __init__(self, n_out: int) -> None:
+    def __init__(
+        self, n_in: int, hidden: int, n_out: int, stride: int = 1, *, is_residual: bool
+    ) -> None:
         super().__init__()
-        half = n_out // 2
-        self.seq = nn.Sequential(ConvNorm(3, half, 3, 2), nn.GELU(), ConvNorm(half, n_out, 3, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, C, S/4, S/4)."""
-        return cast("Tensor", self.seq(x))
-
-
-class MBConv(nn.Module):
-    """Inverted residual block: expand, depthwise 3x3, project."""
-
-    def __init__(self, channels: int, expand_ratio: float) -> None:
-        super().__init__()
-        hidden = int(channels * expand_ratio)
-        self.conv1 = ConvNorm(channels, hidden)
-        self.conv2 = ConvNorm(hidden, hidden, 3, groups=hidden)
-        self.conv3 = ConvNorm(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
-        return F.gelu(self.conv3(hidden) + x)
-
-
-class PatchMerging(nn.Module):
-    """Changes the channels and divides both sides by `stride`."""
-
-    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(n_in, n_out)
-        self.conv2 = ConvNorm(n_out, n_out, 3, stride, groups=n_out)
-        self.conv3 = ConvNorm(n_out, n_out)
+        self.conv1 = ConvNorm(n_in, hidden)
+        self.conv2 = ConvNorm(hidden, hidden, 3, stride, groups=hidden)
+        self.conv3 = ConvNorm(hidden, n_out)
+        self.is_residual = is_residual
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H/stride, W/stride)."""
-        return cast("Tensor", self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+        found: Tensor = self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return F.gelu(found + x) if self.is_residual else found
 
 
 class Attention(nn.Module):
@@ -155,20 +131,6 @@ def offset_index(window: int) -> Tensor:
     return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
 
 
-class Mlp(nn.Module):
-    """Layer normalisation and two linear layers."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        return cast("Tensor", self.fc2(F.gelu(self.fc1(self.norm(x)))))
-
-
 class TinyVitBlock(nn.Module):
     """Window attention, depthwise 3x3 convolution, MLP."""
 
@@ -177,7 +139,15 @@ class TinyVitBlock(nn.Module):
         self.window = window
         self.attn = Attention(channels, num_heads, window)
         self.local_conv = ConvNorm(channels, channels, 3, groups=channels)
-        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        hidden = int(channels * mlp_ratio)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                norm=nn.LayerNorm(channels),
+                fc1=nn.Linear(channels, hidden),
+                act=nn.GELU(),
+                fc2=nn.Linear(hidden, channels),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -204,18 +174,18 @@ class Stage(nn.Module):
 
     def __init__(self, config: TinyVitConfig, index: int) -> None:
         super().__init__()
-        channels, heads = config.embed_dims[index], config.num_heads[index]
+        dims, heads, window = config.embed_dims, config.num_heads[index], config.window_sizes[index]
+        hidden = int(dims[index] * config.expand_ratio)
         self.blocks = nn.ModuleList(
-            TinyVitBlock(channels, heads, config.window_sizes[index], config.mlp_ratio)
-            if index > 0
-            else MBConv(channels, config.expand_ratio)
+            Bottleneck(dims[0], hidden, dims[0], is_residual=True)
+            if index == 0
+            else TinyVitBlock(dims[index], heads, window, config.mlp_ratio)
             for _ in range(config.depths[index])
         )
-        self.downsample = (
-            PatchMerging(channels, config.embed_dims[index + 1], config.strides[index])
-            if index < 3
-            else None
-        )
+        self.downsample = None
+        if index < 3:
+            n_in, n_out, stride = dims[index], dims[index + 1], config.strides[index]
+            self.downsample = Bottleneck(n_in, n_out, n_out, stride, is_residual=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -233,7 +203,9 @@ class TinyViT(nn.Module):
         for channels, heads in list(zip(config.embed_dims, config.num_heads, strict=True))[1:]:
             check_attention(channels, heads, "image encoder")
         self.img_size = config.image_size_px  # the name segment-anything's predictor reads
-        self.patch_embed = PatchEmbed(config.embed_dims[0])
+        first = config.embed_dims[0]
+        two = ConvNorm(3, first // 2, 3, 2), nn.GELU(), ConvNorm(first // 2, first, 3, 2)
+        self.patch_embed = nn.Sequential(OrderedDict(seq=nn.Sequential(*two)))
         self.layers = nn.ModuleList(Stage(config, index) for index in range(4))
         last, n_out = config.embed_dims[-1], config.neck_channels
         if config.n_classes is not None:
