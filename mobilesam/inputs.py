@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
+Size = tuple[int, int]  # height and width in pixels
+Device: TypeAlias = "torch.device | str"
 
 
 def as_array(values: Any, name: str) -> Array:
@@ -42,7 +44,7 @@ def as_array(values: Any, name: str) -> Array:
     return found
 
 
-def check_image(image: Any) -> tuple[int, int]:
+def check_image(image: Any) -> Size:
     """Height and width of an (H, W, 3) uint8 RGB image; raises a DataError if it is not one."""
     if not isinstance(image, np.ndarray):
         raise DataError(f"an image must be a numpy array, not a {type(image).__name__}")
@@ -58,7 +60,7 @@ def check_image(image: Any) -> tuple[int, int]:
     return int(image.shape[0]), int(image.shape[1])
 
 
-def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None:
+def check_resized(size_hw: Size, resized_hw: Size) -> None:
     """Raises a DataError for an image that loses its shorter side when resized for the network."""
     if min(resized_hw) < 1:
         height, width = size_hw
@@ -68,7 +70,7 @@ def check_resized(size_hw: tuple[int, int], resized_hw: tuple[int, int]) -> None
         )
 
 
-def usable_device(device: str | torch.device) -> torch.device:
+def usable_device(device: Device) -> torch.device:
     """Raises a UsageError unless torch can use a device, such as `cpu`, `cuda:1` or `meta`."""
     import torch
 

@@ -20,7 +20,9 @@ from mobilesam.fast.upsampling import Upsampler, upsample
 from mobilesam.inputs import (
     Array,
     BoolArray,
+    Device,
     Float32Array,
+    Size,
     UInt8Array,
     as_array,
     check_image,
@@ -32,9 +34,6 @@ from mobilesam.prompts import NetworkPrompts, Prompts
 
 if TYPE_CHECKING:
     from mobilesam.fast.inference import Precision
-
-Device = torch.device | str
-Size = tuple[int, int]
 
 # Images that go through the encoder together; larger batches only cost memory.
 ENCODE_BATCH = 4

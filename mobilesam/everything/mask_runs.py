@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from segment_anything.utils import amg
 from torch import Tensor
 
 from mobilesam.everything.point_grid import Box, Crop
 from mobilesam.fast.upsampling import Span, Upsampler
-from mobilesam.inputs import BoolArray, Int64Array
+from mobilesam.inputs import BoolArray, Int64Array, Size
 
 # A mask whose box ends nearer than this to the edge of a crop is considered cut off by it
 # (segment-anything's value).
@@ -22,7 +23,7 @@ CROP_EDGE_PX = 20.0
 class MaskRuns:
     """A mask as runs of pixels down the columns, as in COCO: small for images of any size."""
 
-    size_hw: tuple[int, int]  # of the image, in pixels
+    size_hw: Size  # of the image, in pixels
     edges: Int64Array  # (2 R,) ascending: start and end (exclusive) of each of R runs
 
     @property
@@ -45,10 +46,8 @@ class MaskRuns:
 
     def compressed(self) -> dict[str, Any]:
         """COCO's compressed notation, with `counts` as text so that it can be stored in JSON."""
-        from pycocotools import mask as coco_mask
-
-        found = coco_mask.frPyObjects(self.uncompressed(), *self.size_hw)
-        return {"size": found["size"], "counts": found["counts"].decode()}
+        found: dict[str, Any] = amg.coco_encode_rle(self.uncompressed())
+        return found
 
     def to_mask(self) -> BoolArray:
         """(H, W) bool, new, in column order."""
@@ -109,7 +108,7 @@ def measure(
     logits: Tensor,
     upsampler: Upsampler,
     crop: Crop,
-    image_hw: tuple[int, int],
+    image_hw: Size,
     *,
     threshold: float,
     offset: float,
@@ -156,7 +155,7 @@ def support(logits: Tensor, above: float) -> tuple[Span, Span]:
     return Span(int(rows[0]), int(rows[-1]) + 1), Span(int(columns[0]), int(columns[-1]) + 1)
 
 
-def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
+def cut_by_crop(box: Box, crop: Crop, image_hw: Size) -> bool:
     """Whether a box ends at the edge of the crop, but not of the image."""
     height, width = image_hw
     return any(
@@ -167,21 +166,6 @@ def cut_by_crop(box: Box, crop: Crop, image_hw: tuple[int, int]) -> bool:
 
 def without_small_regions(runs: MaskRuns, least_px: float) -> tuple[MaskRuns, bool]:
     """Fills holes and drops islands of fewer pixels, but the largest; also whether it changed."""
-    import cv2
-
-    mask = np.ascontiguousarray(runs.to_mask())
-    changed = False
-    for of_islands in (False, True):
-        regions = mask if of_islands else ~mask
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(
-            regions.view(np.uint8), connectivity=8
-        )
-        areas = stats[:, cv2.CC_STAT_AREA]
-        is_small = areas < least_px
-        is_small[0] = False  # the background
-        if not is_small.any():
-            continue
-        if of_islands and is_small[1:].all():
-            is_small[1 + np.argmax(areas[1:])] = False
-        mask, changed = mask ^ is_small[labels], True
-    return (runs_of_mask(mask), True) if changed else (runs, False)
+    filled, has_holes = amg.remove_small_regions(runs.to_mask(), least_px, "holes")
+    final, has_islands = amg.remove_small_regions(filled, least_px, "islands")
+    return (runs_of_mask(final), True) if has_holes or has_islands else (runs, False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+from segment_anything.utils import amg
 from torch import Tensor
 
 from mobilesam.errors import UsageError
-from mobilesam.inputs import Int64Array
+from mobilesam.inputs import Int64Array, Size
 
 Points = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
@@ -40,14 +39,6 @@ class Crop:
         return (x1 - x0) * (y1 - y0)
 
 
-def point_grid(per_side: int) -> Points:
-    """(per_side^2, 2) xy of a square grid as fractions of the image, row by row."""
-    middle = 1 / (2 * per_side)
-    line = np.linspace(middle, 1 - middle, per_side)
-    rows, columns = np.meshgrid(line, line, indexing="ij")
-    return np.stack((columns, rows), axis=-1).reshape(-1, 2)
-
-
 def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, ...]:
     """A grid for the image and one for the crops of each layer, each with fewer points a side."""
     counts = [int(per_side / downscale**layer) for layer in range(n_layers + 1)]
@@ -56,7 +47,7 @@ def layer_grids(per_side: int, n_layers: int, downscale: int) -> tuple[Points, .
             f"{per_side} points a side leave none for layer {counts.index(0)} of the crops; give "
             "more points, or a smaller crop_n_points_downscale_factor"
         )
-    return tuple(point_grid(count) for count in counts)
+    return tuple(amg.build_all_layer_point_grids(per_side, n_layers, downscale))
 
 
 def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
@@ -76,34 +67,23 @@ def check_grids(grids: Sequence[Points], n_layers: int) -> tuple[Points, ...]:
     return checked
 
 
-def crops_of(size_hw: tuple[int, int], n_layers: int, overlap_ratio: float) -> list[Crop]:
+def crops_of(size_hw: Size, n_layers: int, overlap_ratio: float) -> list[Crop]:
     """The whole image, and overlapping crops as in segment-anything: layer n has 2^n a side.
 
     `overlap_ratio` is the overlap of the first layer's crops, as a share of the shorter side.
     """
     height, width = size_hw
-    crops = [Crop((0, 0, width, height), 0)]
-    for layer in range(1, n_layers + 1):
-        per_side = 2**layer
-        overlap = int(overlap_ratio * min(size_hw) * (2 / per_side))
-        wide, tall = (
-            math.ceil((overlap * (per_side - 1) + side) / per_side) for side in (width, height)
+    boxes, layers = amg.generate_crop_boxes(size_hw, n_layers, overlap_ratio)
+    if any(x0 >= width or y0 >= height for x0, y0, _, _ in boxes):
+        raise UsageError(
+            f"an image of {height} x {width} pixels is too small for {n_layers} crop layers; "
+            "lower crop_n_layers"
         )
-        lefts, tops = ([(side - overlap) * i for i in range(per_side)] for side in (wide, tall))
-        if lefts[-1] >= width or tops[-1] >= height:
-            raise UsageError(
-                f"an image of {height} x {width} pixels is too small for {n_layers} crop layers; "
-                "lower crop_n_layers"
-            )
-        crops += [
-            Crop((left, top, min(left + wide, width), min(top + tall, height)), layer)
-            for left, top in product(lefts, tops)
-        ]
-    return crops
+    return [Crop(tuple(box), layer) for box, layer in zip(boxes, layers, strict=True)]
 
 
 def grid_levels(per_side: int, strides: Sequence[int]) -> Int64Array:
-    """Level of each point of a `point_grid`, from coarse to fine: the first that contains it.
+    """Level of each point of a square grid, from coarse to fine: the first that contains it.
 
     The strides of the levels descend to 1, each dividing the one before. Points of a level are as
     near as possible to the centres of its cells.

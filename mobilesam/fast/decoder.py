@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mobilesam.errors import UsageError
 from mobilesam.fast.allocator import learn_large_blocks
 from mobilesam.fast.kernels import Dense, gelu_, strips
+from mobilesam.inputs import Device
 from mobilesam.prompts import NetworkPrompts
 
 # Prompts at a time on a CPU: at most 9 MB a buffer in float32, so that none is given back to the
@@ -60,7 +61,7 @@ class FastDecoder:
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
         prompts_at_once: int | None = None,
     ) -> None:
         learn_large_blocks()

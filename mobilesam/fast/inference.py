@@ -18,7 +18,7 @@ from mobilesam.errors import UnsupportedError, UsageError
 from mobilesam.fast.decoder import FastDecoder, ImageContext, Multimask
 from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.kernels import computes_bf16, fold_conv_norm
-from mobilesam.inputs import usable_device
+from mobilesam.inputs import Device, usable_device
 from mobilesam.model.mini import ColorChannels, ColorTinyViT
 from mobilesam.model.tiny_vit import Attention, ConvNorm, TinyViT
 from mobilesam.prompts import NetworkPrompts
@@ -53,7 +53,7 @@ class FastMobileSam:
         self,
         sam: Sam,
         precision: Precision = "fp32",
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
         *,
         compile: bool = False,  # noqa: A002 - the name in torch
     ) -> None:

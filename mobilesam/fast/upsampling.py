@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mobilesam.fast.kernels import Workspace
+from mobilesam.inputs import Device, Size
 
 # Two bilinear interpolations after each other: neighbours of neighbours.
 TAPS = 3
@@ -38,7 +39,7 @@ class Axis:
     """
 
     def __init__(
-        self, low_px: int, input_px: int, inner_px: int, image_px: int, device: torch.device | str
+        self, low_px: int, input_px: int, inner_px: int, image_px: int, device: Device
     ) -> None:
         # Torch's own interpolation of every unit vector has its rounding and borders.
         unit = torch.eye(low_px).view(1, low_px, low_px, 1)
@@ -79,12 +80,7 @@ class Upsampler:
     """
 
     def __init__(
-        self,
-        low_hw: tuple[int, int],
-        input_hw: tuple[int, int],
-        inner_hw: tuple[int, int],
-        image_hw: tuple[int, int],
-        device: torch.device | str = "cpu",
+        self, low_hw: Size, input_hw: Size, inner_hw: Size, image_hw: Size, device: Device = "cpu"
     ) -> None:
         self.rows, self.columns = (
             Axis(*sizes, device) for sizes in zip(low_hw, input_hw, inner_hw, image_hw, strict=True)

@@ -11,13 +11,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import UsageError, WeightsError
-from mobilesam.inputs import usable_device
-from mobilesam.model.mini import (
-    ColorTinyViT,
-    SamMiniConfig,
-    build_sam_mini,
-    mobile_sam_mini_shape,
-)
+from mobilesam.inputs import Device, usable_device
+from mobilesam.model import mini
 from mobilesam.model.model_files import ModelShape, read_shape
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.model.state_dicts import load_state_dict_file
@@ -45,19 +40,19 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
         raise UsageError(
             f"the encoder gives {config.neck_channels} channels, the heads take {heads.channels}"
         )
-    encoder = ColorTinyViT(config) if config.cell_colors else TinyViT(config)
+    encoder = mini.ColorTinyViT(config) if config.cell_colors else TinyViT(config)
     return assemble(encoder, heads, config.image_size_px, config.total_stride)
 
 
 def build_mobile_sam_mini() -> Sam:
     """Builds `mobilesam-mini` with fresh random weights, in evaluation mode."""
-    return build_mobile_sam(*mobile_sam_mini_shape())
+    return build_mobile_sam(*mini.mobile_sam_mini_shape())
 
 
 def load_mobile_sam(
     checkpoint: Path | str | None = None,
     *,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     config: TinyVitConfig | None = None,
 ) -> Sam:
     """Builds MobileSAM and loads a checkpoint strictly; the model is in evaluation mode.
@@ -82,23 +77,21 @@ def load_mobile_sam(
     if not any(name.startswith(HEAD_PREFIXES) for name in state):
         encoder = replace(encoder, n_classes=None)
     heads = None if shape is None else shape.heads
-    return _loaded(lambda: build_mobile_sam(encoder, heads), shape, state, checkpoint).to(device)
+    source = str(checkpoint)
+    return _loaded(lambda: build_mobile_sam(encoder, heads), shape, state, source).to(device)
 
 
-def load_sam_mini(checkpoint: Path | str, *, device: str | torch.device = "cpu") -> Sam:
+def load_sam_mini(checkpoint: Path | str, *, device: Device = "cpu") -> Sam:
     """Builds `sam-mini` in the shape that its file states; raises what `load_mobile_sam` does."""
     device = usable_device(device)
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
-    config = None if shape is None else SamMiniConfig(shape.encoder, shape.heads)
-    return _loaded(lambda: build_sam_mini(config), shape, state, checkpoint).to(device)
+    config = None if shape is None else mini.SamMiniConfig(shape.encoder, shape.heads)
+    return _loaded(lambda: mini.build_sam_mini(config), shape, state, str(checkpoint)).to(device)
 
 
 def _loaded(
-    build: Callable[[], Sam],
-    stated: ModelShape | None,
-    state: Mapping[str, Tensor],
-    checkpoint: Path | str,
+    build: Callable[[], Sam], stated: ModelShape | None, state: Mapping[str, Tensor], source: str
 ) -> Sam:
     """Builds a model without initialising it, and loads the state dict of a checkpoint."""
     try:
@@ -108,9 +101,9 @@ def _loaded(
         if stated is None:
             raise
         raise WeightsError(
-            f"{checkpoint} states a shape that cannot be built ({error}); make or copy it again"
+            f"{source} states a shape that cannot be built ({error}); make or copy it again"
         ) from error
-    load_strictly(model, state, source=str(checkpoint))
+    load_strictly(model, state, source=source)
     return model
 
 

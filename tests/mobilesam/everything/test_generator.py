@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
+from segment_anything.utils.amg import build_point_grid
 from torch import Tensor, nn
 
 from mobilesam.errors import DataError, UsageError
@@ -23,7 +24,7 @@ from mobilesam.everything.generator import (
     segment_boxes,
     segment_objects,
 )
-from mobilesam.everything.point_grid import PROMPTED_SHARE, point_grid
+from mobilesam.everything.point_grid import PROMPTED_SHARE
 from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 from mobilesam.model.tiny_vit import TinyVitConfig
 from mobilesam.predictor import MobileSam
@@ -224,7 +225,7 @@ def test_hierarchy_prompts_a_coarse_grid_and_then_the_least_covered(
     given = {"points_per_side": 12, "pred_iou_thresh": 0.985}
     AutomaticMaskGenerator(model, **given, hierarchical=True).generate(image)
     prompted = [tuple(point) for point in np.round(prompted_points(model, SIZE_HW), 3).tolist()]
-    grid = [tuple(point) for point in np.round(point_grid(12) * SIZE_HW[::-1], 3).tolist()]
+    grid = [tuple(point) for point in np.round(build_point_grid(12) * SIZE_HW[::-1], 3).tolist()]
     coarse = [point for index, point in enumerate(grid) if index % 2 and (index // 12) % 2]
     assert set(prompted[: len(coarse)]) == set(coarse)
     assert len(prompted) == len(set(prompted)) == round(PROMPTED_SHARE * 144)
