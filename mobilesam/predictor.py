@@ -261,7 +261,7 @@ class MobileSam:
             DataError: One of them is not (H, W, 3) uint8, or empty; no image has been encoded then.
         """
         images = [as_image(image) for image in images]
-        sizes = [check_image(image) for image in images]
+        sizes = [_as_size(image.shape[:2]) for image in images]
         side = self.transform.target_length
         for size_hw in sizes:
             check_resized(size_hw, self.transform.get_preprocess_shape(*size_hw, side))
@@ -343,7 +343,6 @@ class MobileSam:
         if image_format not in ("RGB", "BGR"):
             raise UsageError(f"image_format is RGB or BGR, not {image_format!r}")
         image = as_image(image)
-        check_image(image)
         flipped = image_format != self.model.image_format
         self._set(self.encode(image[..., ::-1] if flipped else image))
 
@@ -534,5 +533,7 @@ def as_predictor(model: MobileSam | Sam) -> MobileSam:
 
 
 def as_image(image: UInt8Array | Tensor) -> UInt8Array:
-    """Converts a tensor to an array; `check_image` checks values of other types."""
-    return image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    """An array or tensor as an array; raises a DataError unless it is (H, W, 3) uint8 RGB."""
+    found = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    check_image(found)
+    return found

@@ -28,7 +28,7 @@ from mobilesam.everything.point_grid import (
     crops_of,
     layer_grids,
 )
-from mobilesam.inputs import Float32Array, UInt8Array, as_array, check_image
+from mobilesam.inputs import Float32Array, UInt8Array, as_array
 from mobilesam.predictor import MobileSam, as_image, as_predictor
 from mobilesam.prompts import Prompts, check_boxes
 
@@ -142,8 +142,7 @@ class AutomaticMaskGenerator:
     def find(self, image: UInt8Array) -> list[FoundMask]:
         """Like `generate`, with masks as runs."""
         image = as_image(image)
-        size_hw = check_image(image)
-        crops = crops_of(size_hw, self.crop_n_layers, self.crop_overlap_ratio)
+        crops = crops_of(image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
         found = [mask for crop in crops for mask in self._in_crop(image, crop)]
         if len(crops) > 1:
             # Smaller crops have a higher resolution.
@@ -174,6 +173,11 @@ class AutomaticMaskGenerator:
         upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
         schedule = PointSchedule(len(points), self.points_per_batch, hierarchical=self.hierarchical)
+        limits = {
+            "threshold": predictor.mask_threshold,
+            "offset": self.stability_score_offset,
+            "least_stability": self.stability_score_thresh,
+        }
         found: list[FoundMask] = []
         for chosen in schedule.batches():
             batch, labels = points[chosen], np.ones((len(chosen), 1), np.int64)
@@ -182,15 +186,7 @@ class AutomaticMaskGenerator:
             keep = scores > (self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
             rows, logits = keep.nonzero()[:, 0].tolist(), logits[keep].float().cpu()
             for row, score, low in zip(rows, scores[keep].tolist(), logits, strict=True):
-                mask = measure(
-                    low,
-                    upsampler,
-                    crop,
-                    image_hw,
-                    threshold=predictor.mask_threshold,
-                    offset=self.stability_score_offset,
-                    least_stability=self.stability_score_thresh,
-                )
+                mask = measure(low, upsampler, crop, image_hw, **limits)
                 if mask is not None and not cut_by_crop(mask.box, crop, image_hw):
                     point = (float(batch[row, 0] + x0), float(batch[row, 1] + y0))
                     found.append(FoundMask(mask.runs, mask.box, score, mask.stability, point, crop))
@@ -251,7 +247,7 @@ def segment_boxes(
     """
     _check_output_mode(output_mode)
     predictor, image = as_predictor(model), as_image(image)
-    size_hw = check_image(image)
+    height, width = size_hw = image.shape[:2]
     prompts = Prompts(boxes=as_array(boxes, "boxes"), sam_rules=True)
     wanted = prompts.boxes
     assert wanted is not None  # noqa: S101 - just given
@@ -260,21 +256,15 @@ def segment_boxes(
         return []
     embedding = predictor.encode(image)
     upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
-    whole = Crop((0, 0, size_hw[1], size_hw[0]), 0)
+    whole = Crop((0, 0, width, height), 0)
     records = []
+    limits = {"threshold": predictor.mask_threshold, "offset": stability_score_offset}
     for first in range(0, len(prompts), boxes_per_batch):
         rows = slice(first, first + boxes_per_batch)
         logits, scores = predictor.decode_logits(embedding, prompts[rows])
         lows = logits[:, 0].float().cpu()
         for box, low, score in zip(wanted[rows], lows, scores[:, 0].tolist(), strict=True):
-            found = measure(
-                low,
-                upsampler,
-                whole,
-                size_hw,
-                threshold=predictor.mask_threshold,
-                offset=stability_score_offset,
-            )
+            found = measure(low, upsampler, whole, size_hw, **limits)
             assert found is not None  # noqa: S101 - no least stability is given
             mask = FoundMask(found.runs, found.box, score, found.stability, None, whole)
             records.append({**mask.record(output_mode), "prompt_box": box.tolist()})
@@ -290,7 +280,6 @@ def segment_objects(
 ) -> list[dict[str, Any]]:
     """Segments the objects that a detector finds, such as `everything` of a FastSAM adapter."""
     image = as_image(image)
-    check_image(image)
     boxes = [np.asarray(each.box, np.float64) for each in detector(image)]
     return segment_boxes(model, image, np.reshape(boxes, (-1, 4)), output_mode=output_mode)
 

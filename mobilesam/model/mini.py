@@ -192,7 +192,7 @@ class MiniVit(nn.Module):
         side = config.image_size_px // (2 * _FINE_STRIDE)
         n_out = n_learned_channels(out_channels, cell_colors=config.cell_colors)
         widths = itertools.pairwise((3, *config.stem_dims))
-        pairs = ((nn.Conv2d(n_in, n_out, 3, 2, 1), nn.GELU()) for n_in, n_out in widths)
+        pairs = ((nn.Conv2d(below, above, 3, 2, 1), nn.GELU()) for below, above in widths)
         self.stem = nn.Sequential(*itertools.chain(*pairs))
         self.stem_norm = LayerNorm2d(third)
         self.to_tokens = nn.Conv2d(third, dim, 3, 2, 1)
