@@ -5,6 +5,8 @@ A learnt model should beat them by a margin; otherwise the protocol mostly measu
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from baselines.interface import (
     BoolArray,
     Embedding,
+    Float32Array,
     Int64Array,
     Masks,
     ModelInfo,
@@ -42,43 +45,54 @@ COLLAPSED = 0.1
 _COLOURS = 5
 
 
-def _info(options: ModelOptions, *supports: PromptKind) -> ModelInfo:
-    return ModelInfo(
-        name=options.name,
-        family="classical",
-        input_size_px=0,
-        licence="Apache-2.0",
-        weights=WeightsInfo("none"),
-        decode_kind="classical",
-        supports=frozenset(supports),
-    )
+class ImageSegmenter(Segmenter):
+    """A model without a network, which takes the image together with the prompts."""
 
-
-class BoxSegmenter(Segmenter):
-    """Predicts the pixels whose centres lie in a box, with score 1; supports no points."""
-
-    def __init__(self, options: ModelOptions) -> None:
-        self.info = _info(options, "boxes")
+    def __init__(
+        self, name: str, family: str, licence: str, supports: Iterable[PromptKind]
+    ) -> None:
+        weights, kinds = WeightsInfo("none"), frozenset(supports)
+        self.info = ModelInfo(name, family, 0, licence, weights, "classical", kinds)
 
     def prepare(self, image: UInt8Array) -> Prepared:
-        """Keeps the size only."""
-        return Prepared(None, check_image(image))
+        """Checks the image."""
+        return Prepared(image, check_image(image))
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Nothing to do."""
-        return Embedding(None, prepared.size_hw, self.info.name)
+        """Nothing to do: all computation depends on the prompt."""
+        return Embedding(prepared.payload, prepared.size_hw, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Draws every box, cut to the image; C is 1, and `multimask` is ignored."""
+        """One mask for each prompt; C is 1, and `multimask` is ignored."""
         del multimask
         self.check_embedding(embedding)
         self.require(prompts)
-        assert prompts.boxes is not None  # noqa: S101 - points alone are refused above
-        masks = fill_boxes(box_pixels(prompts.boxes, embedding.size_hw), embedding.size_hw)
-        return _scored(masks)
+        masks, scores = self._answer(embedding.payload, prompts, embedding.size_hw)
+        return Masks(masks[:, None], scores[:, None])
+
+    @abstractmethod
+    def _answer(
+        self, image: UInt8Array, prompts: Prompts, size_hw: tuple[int, int]
+    ) -> tuple[BoolArray, Float32Array]:
+        """(N, H, W) masks and (N,) scores."""
 
 
-class GrabCutSegmenter(Segmenter):
+class BoxSegmenter(ImageSegmenter):
+    """Predicts the pixels whose centres lie in a box, with score 1; supports no points."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options.name, "classical", "Apache-2.0", ("boxes",))
+
+    def _answer(
+        self, image: UInt8Array, prompts: Prompts, size_hw: tuple[int, int]
+    ) -> tuple[BoolArray, Float32Array]:
+        del image
+        assert prompts.boxes is not None  # noqa: S101 - points alone are refused before
+        masks = fill_boxes(box_pixels(prompts.boxes, size_hw), size_hw)
+        return masks, _present(masks)
+
+
+class GrabCutSegmenter(ImageSegmenter):
     """OpenCV's GrabCut (Rother et al., 2004), for each prompt independently.
 
     From a box: all outside of it is background, all inside probably the object. Only a window
@@ -100,7 +114,7 @@ class GrabCutSegmenter(Segmenter):
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        self.info = _info(options, "points", "boxes")
+        super().__init__(options.name, "classical", "Apache-2.0", ("points", "boxes"))
         self._seed = options.seed
 
     def prepare(self, image: UInt8Array) -> Prepared:
@@ -108,29 +122,28 @@ class GrabCutSegmenter(Segmenter):
         size = check_image(image)
         return Prepared(np.array(image, order="C"), size)
 
-    def encode(self, prepared: Prepared) -> Embedding:
-        """Nothing to do: all computation depends on the prompt."""
-        return Embedding(prepared.payload, prepared.size_hw, self.info.name)
-
-    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Runs GrabCut for every prompt; C is 1, and `multimask` is ignored."""
-        del multimask
-        self.check_embedding(embedding)
-        self.require(prompts)
-        masks = np.zeros((len(prompts), *embedding.size_hw), np.bool_)
-        for row, hint in enumerate(_hints(prompts, embedding.size_hw)):
+    def _answer(
+        self, image: UInt8Array, prompts: Prompts, size_hw: tuple[int, int]
+    ) -> tuple[BoolArray, Float32Array]:
+        masks = np.zeros((len(prompts), *size_hw), np.bool_)
+        for row, hint in enumerate(_hints(prompts, size_hw)):
             if hint is not None:
-                _segment(embedding.payload, hint, self._seed, out=masks[row])
-        return _scored(masks)
+                _segment(image, hint, self._seed, out=masks[row])
+        return masks, _present(masks)
+
+
+def _present(masks: BoolArray) -> Float32Array:
+    """Scores (N,) of (N, H, W) masks: 1, or 0 for an empty mask."""
+    return np.array([mask.any() for mask in masks], np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Hint:
     """A prompt in pixels of the image."""
 
-    box: Int64Array | None
-    points: Int64Array
-    foreground: BoolArray
+    box: Int64Array | None  # (4,) half-open range x0, y0, x1, y1 with at least one pixel
+    points: Int64Array  # (K, 2) xy on the image
+    foreground: BoolArray  # (K,)
 
 
 def _hints(prompts: Prompts, size_hw: tuple[int, int]) -> list[_Hint | None]:
@@ -142,15 +155,11 @@ def _hints(prompts: Prompts, size_hw: tuple[int, int]) -> list[_Hint | None]:
         points = [xy[kept] for xy, kept in zip(pixels, inside, strict=True)]
         foreground = [is_1[kept] for is_1, kept in zip(prompts.labels == 1, inside, strict=True)]
     if prompts.boxes is None:
-        return [
-            _Hint(None, xy, marks) if marks.any() else None
-            for xy, marks in zip(points, foreground, strict=True)
-        ]
+        hints = (_Hint(None, *each) for each in zip(points, foreground, strict=True))
+        return [hint if hint.foreground.any() else None for hint in hints]
     boxes = box_pixels(prompts.boxes, size_hw)
-    return [
-        _Hint(box, xy, marks) if (box[2:] > box[:2]).all() else None
-        for box, xy, marks in zip(boxes, points, foreground, strict=True)
-    ]
+    rows = zip(boxes, points, foreground, strict=True)
+    return [_Hint(*row) if (row[0][2:] > row[0][:2]).all() else None for row in rows]
 
 
 def _segment(image: UInt8Array, hint: _Hint, seed: int, *, out: BoolArray) -> None:
@@ -171,7 +180,10 @@ def _segment(image: UInt8Array, hint: _Hint, seed: int, *, out: BoolArray) -> No
     trimap = _trimap(hint, low, scale, small_size, radius=DISC_RADIUS * size.min() * scale)
     found = _grab_cut(small, trimap, seed)
     if hint.box is None:
-        found = _parts_with(found, _shrunk(hint.points[hint.foreground], low, scale))
+        # Only the connected parts that contain a foreground point remain.
+        _, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=4)
+        x, y = _shrunk(hint.points[hint.foreground], low, scale).T
+        found = np.isin(parts, np.setdiff1d(parts[y, x], [0]))
     large = found.astype(np.uint8) * 255
     large = cv2.resize(large, (high - low).tolist(), interpolation=cv2.INTER_LINEAR)
     out[window] = large > 127
@@ -232,18 +244,3 @@ def _grab_cut(image: UInt8Array, trimap: UInt8Array, seed: int) -> BoolArray:
         if np.count_nonzero(found) < COLLAPSED * objects or found.all():
             return guess
     return found
-
-
-def _parts_with(mask: BoolArray, points: Int64Array) -> BoolArray:
-    """The connected parts of a mask that contain one of the points, (K, 2) xy."""
-    import cv2
-
-    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    wanted = np.setdiff1d(parts[points[:, 1], points[:, 0]], [0])
-    return np.isin(parts, wanted)
-
-
-def _scored(masks: BoolArray) -> Masks:
-    """(N, H, W) masks with score 1, or 0 for an empty mask."""
-    scores = np.array([mask.any() for mask in masks], np.float32)
-    return Masks(masks[:, None], scores[:, None])

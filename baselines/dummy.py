@@ -40,17 +40,11 @@ AnswerFunction = Callable[[Prompts, tuple[int, int], bool], Masks]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the masks predicted for a prompt.
+    """One of the masks predicted for a prompt."""
 
-    Attributes:
-        part: Share of the columns of a box that the mask keeps, from the left.
-        radius_px: Radius of the disc around a point.
-        score: The model's own estimate of quality.
-    """
-
-    part: float
-    radius_px: float
-    score: float
+    part: float  # share of the columns of a box that the mask keeps, from the left
+    radius_px: float  # radius of the disc around a point
+    score: float  # the model's own estimate of quality
 
 
 SINGLE = Candidate(part=0.75, radius_px=10, score=0.8)
@@ -151,35 +145,34 @@ class DummySegmenter(Segmenter):
             answer = self._answer(prompts, embedding.size_hw, multimask)
         else:
             answer = _known(prompts, embedding.size_hw, multimask, self._answer)
-        per_prompt_ms = self._delays_ms["decode_per_prompt"]
-        wait_until(start_ns, self._delays_ms["decode"] + per_prompt_ms * len(prompts))
+        self._wait_decode(start_ns, len(prompts))
         return answer
 
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """The image's four quarters as objects, as if each had been decoded from a prompt."""
-        embedding = self.encode(self.prepare(image))
+        size_hw = self.encode(self.prepare(image)).size_hw
         start_ns = time.perf_counter_ns()
-        height, width = embedding.size_hw
-        ys, xs = (0, height // 2, height), (0, width // 2, width)
-        quarters = [(xs[i], ys[j], xs[i + 1], ys[j + 1]) for j in (0, 1) for i in (0, 1)]
-        ranges = np.array([box for box in quarters if box[0] < box[2] and box[1] < box[3]])
-        records = [
-            MaskRecord(mask, SINGLE.score, box.astype(np.float32))
-            for mask, box in zip(fill_boxes(ranges, embedding.size_hw), ranges, strict=True)
-        ]
-        per_prompt_ms = self._delays_ms["decode_per_prompt"]
-        wait_until(start_ns, self._delays_ms["decode"] + per_prompt_ms * len(records))
+        (height, width), records = size_hw, []
+        for y0, y1 in ((0, height // 2), (height // 2, height)):
+            for x0, x1 in ((0, width // 2), (width // 2, width)):
+                if x0 < x1 and y0 < y1:
+                    mask = np.zeros(size_hw, np.bool_)
+                    mask[y0:y1, x0:x1] = True
+                    box = np.array((x0, y0, x1, y1), np.float32)
+                    records.append(MaskRecord(mask, SINGLE.score, box))
+        self._wait_decode(start_ns, len(records))
         return records
+
+    def _wait_decode(self, start_ns: int, n_masks: int) -> None:
+        per_prompt_ms = self._delays_ms["decode_per_prompt"]
+        wait_until(start_ns, self._delays_ms["decode"] + per_prompt_ms * n_masks)
 
 
 def wait_until(start_ns: int, delay_ms: float) -> None:
     """Returns `delay_ms` milliseconds after `start_ns`, or at once if that has passed.
 
-    Sleeps until the last two milliseconds, which it spends in a loop.
-
-    Args:
-        start_ns: A value of `time.perf_counter_ns`.
-        delay_ms: Milliseconds.
+    `start_ns` is a value of `time.perf_counter_ns`. Sleeps until the last two milliseconds, which
+    it spends in a loop.
     """
     end_ns = start_ns + round(delay_ms * 1e6)
     to_sleep_s = (end_ns - time.perf_counter_ns()) / 1e9 - _SPIN_MS / 1e3
@@ -195,7 +188,7 @@ def _known(prompts: Prompts, size_hw: tuple[int, int], multimask: bool, answer: 
     masks = np.zeros((len(prompts), len(candidates), *size_hw), np.bool_)
     for column, candidate in enumerate(candidates):
         if answer == "disc" or (answer == "prompt" and prompts.boxes is None):
-            masks[:, column] = _discs(prompts, size_hw, candidate)
+            _draw_discs(masks[:, column], prompts, candidate.radius_px)
         elif answer != "empty" and prompts.boxes is not None:
             ranges = box_pixels(prompts.boxes, size_hw)
             if answer == "prompt":
@@ -206,10 +199,9 @@ def _known(prompts: Prompts, size_hw: tuple[int, int], multimask: bool, answer: 
     return Masks(masks, scores.astype(np.float32))
 
 
-def _discs(prompts: Prompts, size_hw: tuple[int, int], candidate: Candidate) -> BoolArray:
-    """(N, H, W) discs around the first foreground points, or else around the centres of boxes."""
-    masks = np.zeros((len(prompts), *size_hw), np.bool_)
-    rows, columns = np.ogrid[: size_hw[0], : size_hw[1]]
+def _draw_discs(masks: BoolArray, prompts: Prompts, radius_px: float) -> None:
+    """Discs around the first foreground points, or else around the centres of boxes."""
+    rows, columns = np.ogrid[: masks.shape[1], : masks.shape[2]]
     for row, mask in enumerate(masks):
         if prompts.points is not None and prompts.labels is not None:
             foreground = prompts.points[row][prompts.labels[row] == 1]
@@ -218,5 +210,4 @@ def _discs(prompts: Prompts, size_hw: tuple[int, int], candidate: Candidate) -> 
             foreground = prompts.boxes[row].reshape(1, 2, 2).mean(axis=1) - 0.5
         if len(foreground):
             x, y = foreground[0].astype(np.float64)
-            mask[:] = (columns - x) ** 2 + (rows - y) ** 2 <= candidate.radius_px**2
-    return masks
+            mask[:] = (columns - x) ** 2 + (rows - y) ** 2 <= radius_px**2

@@ -7,25 +7,14 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from baselines.boundary import AdapterError
-from baselines.interface import (
-    BoolArray,
-    Embedding,
-    Masks,
-    ModelInfo,
-    Prepared,
-    PromptKind,
-    Prompts,
-    Segmenter,
-    UInt8Array,
-    WeightsInfo,
-    check_image,
-)
+from baselines.classical import ImageSegmenter
+from baselines.interface import BoolArray, Float32Array, PromptKind, Prompts, UInt8Array
 
 PredictFunction = Callable[[UInt8Array, Prompts], BoolArray]
 
 
-class FunctionSegmenter(Segmenter):
-    """Calls a function for every batch of prompts.
+class FunctionSegmenter(ImageSegmenter):
+    """Calls a function for every batch of prompts; each mask gets a score of 1.
 
     Args:
         predict: Takes an (H, W, 3) uint8 RGB image and N prompts in pixels (`prompts.boxes` is
@@ -42,37 +31,16 @@ class FunctionSegmenter(Segmenter):
         supports: Iterable[PromptKind] = ("points", "boxes"),
     ) -> None:
         self._predict = predict
-        self.info = ModelInfo(
-            name=name or str(getattr(predict, "__name__", type(predict).__name__)),
-            family="function",
-            input_size_px=0,
-            licence="",
-            weights=WeightsInfo("none"),
-            decode_kind="classical",
-            supports=frozenset(supports),
-        )
+        name = name or str(getattr(predict, "__name__", type(predict).__name__))
+        super().__init__(name, "function", "", supports)
 
-    def prepare(self, image: UInt8Array) -> Prepared:
-        """Checks the image."""
-        return Prepared(image, check_image(image))
-
-    def encode(self, prepared: Prepared) -> Embedding:
-        """Keeps the image, since the function takes it together with the prompts."""
-        return Embedding(prepared.payload, prepared.size_hw, self.info.name)
-
-    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        """Calls the function; each mask gets a score of 1.
-
-        Raises:
-            AdapterError: The function did not return (N, H, W) bool masks.
-        """
-        del multimask
-        self.check_embedding(embedding)
-        self.require(prompts)
-        masks = np.asarray(self._predict(embedding.payload, prompts))
-        wanted = (len(prompts), *embedding.size_hw)
+    def _answer(
+        self, image: UInt8Array, prompts: Prompts, size_hw: tuple[int, int]
+    ) -> tuple[BoolArray, Float32Array]:
+        masks = np.asarray(self._predict(image, prompts))
+        wanted = (len(prompts), *size_hw)
         if masks.shape != wanted or masks.dtype != np.bool_:
             raise AdapterError(
                 f"{self.info.name} must return {wanted} bool masks; got {masks.shape} {masks.dtype}"
             )
-        return Masks(masks[:, None], np.ones((len(masks), 1), np.float32))
+        return masks, np.ones(len(masks), np.float32)

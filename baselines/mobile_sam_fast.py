@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from baselines.interface import (
     Masks,
     ModelOptions,
     Prepared,
-    Segmenter,
     UInt8Array,
     check_image,
 )
@@ -36,8 +34,7 @@ from mobilesam.prompts import NetworkPrompts
 _BATCH = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Payload:
+class _Payload(NamedTuple):
     """Features of the encoder, and what the decoder computes from them once for all prompts."""
 
     features: Tensor
@@ -48,9 +45,6 @@ class FastMobileSamSegmenter(SamSegmenter):
     """`SamSegmenter` with a faster computation of the same networks.
 
     `encode` includes what the decoder computes once per image.
-
-    Args:
-        options: Checkpoint, device and precision.
     """
 
     def __init__(self, options: ModelOptions) -> None:
@@ -117,6 +111,4 @@ class FastMobileSamSegmenter(SamSegmenter):
         return Embedding(payload, size_hw, self.info.name)
 
 
-def build(options: ModelOptions) -> Segmenter:
-    """MobileSAM for inference only, from a checkpoint or with random weights."""
-    return FastMobileSamSegmenter(options)
+build = FastMobileSamSegmenter  # the factory that the registry names
