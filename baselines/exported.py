@@ -67,8 +67,6 @@ _KEPT_SIZES = 16  # image sizes whose interpolation matrices are kept
 class ExportedSegmenter(Segmenter):
     """Runs the graphs of one folder on the CPU, with the results of the torch adapter.
 
-    It cannot segment everything.
-
     Args:
         folder: Folder of `mobilesam.export.writer.export_model`.
         options: Name, precision, and the seed of random weights.
@@ -243,11 +241,7 @@ def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
 
 
 def folder_checkpoint(path: Path) -> Checkpoint:
-    """A folder of exported files as a checkpoint, with the digest of the weights in it.
-
-    Raises:
-        WeightsError: It is not such a folder, or damaged.
-    """
+    """A folder of exported files as a checkpoint, with the digest of the weights in it."""
     folder = path.parent if path.name == MANIFEST_NAME else path
     source = read_manifest(folder).source
     if source.sha256 is None or source.n_bytes is None:
@@ -261,11 +255,6 @@ def build_exported(options: ModelOptions, target: Target, *, int8: bool = False)
 
     The checkpoint may be a folder of exported files (or its manifest), which then needs no torch,
     or a checkpoint of MobileSAM; None means seeded random weights.
-
-    Raises:
-        UnsupportedError: A device other than the CPU, or a precision that the runtime lacks.
-        UsageError: A package is missing.
-        WeightsError: The checkpoint does not fit, or the folder is damaged.
     """
     if options.device == "meta":
         return _shapes(options)
@@ -294,10 +283,6 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
 
     Takes a few seconds and needs torch the first time; call it before anything is timed. The name
     of the folder holds the full digest of the weights.
-
-    Raises:
-        WeightsError: The checkpoint does not fit, or the cache cannot be written.
-        UsageError: A package is missing.
     """
     found = options.checkpoint
     source, key = Source(kind="random"), f"random-{options.seed}"

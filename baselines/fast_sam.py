@@ -176,10 +176,6 @@ def build(
     """Builds FastSAM of a YOLOv8 size: n, s, m, l or x.
 
     A checkpoint has its own `reg_max`, the number of bins of the distribution over a side of a box.
-
-    Raises:
-        WeightsError: The checkpoint is untrusted, unreadable, or of another architecture.
-        UsageError: Unknown precision.
     """
     if options.checkpoint is None:
         make = partial(_random_network, scale, reg_max, options.seed)
@@ -261,11 +257,10 @@ class FastSamSegmenter(Segmenter):
 
     @torch.inference_mode()
     def run_network(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
-        """Runs the network.
+        """Runs the network on A anchors.
 
-        Returns:
-            (1, 37, A) boxes xywh in pixels of the network's input, confidence and 32 mask
-            coefficients of all A anchors; and (1, 32, h/4, w/4) mask prototypes.
+        Returns (1, 37, A), boxes xywh in pixels of its input, confidence and 32 mask coefficients,
+        and (1, 32, h/4, w/4), the mask prototypes.
         """
         # Each thread has a network, whose last layer stores anchors; weights are shared.
         network = getattr(self._threads, "network", None)
@@ -283,9 +278,6 @@ class FastSamSegmenter(Segmenter):
         The rule is applied to the network's input, padding included, before masks are cut to their
         boxes, as in the authors' code; the predictor in `ultralytics` applies it afterwards, to
         the boxes only. Masks without a pixel are dropped.
-
-        Raises:
-            WeightsError: The output is not finite.
         """
         # Non-maximum suppression drops NaN silently, and would return no masks.
         if not all(is_finite(each) for each in output):
@@ -423,10 +415,7 @@ def import_ultralytics() -> SimpleNamespace:
 
 
 def build_ultralytics_mobile_sam(state: Mapping[str, Tensor]) -> Any:
-    """The MobileSAM inside `ultralytics`, in evaluation mode, to compare speeds with.
-
-    `state` has the layout of the authors' checkpoint; the module that of segment-anything.
-    """
+    """The MobileSAM inside `ultralytics`, from a state dict in the authors' layout."""
     import_ultralytics()  # without its side effects on this process
     from ultralytics.models.sam.build import build_mobile_sam as build
 

@@ -171,9 +171,7 @@ class SamSegmenter(Segmenter):
     ) -> tuple[Tensor, Tensor]:
         """Runs prompt encoder and mask decoder on one batch of N prompts.
 
-        Returns:
-            Logits (N, C, S/4, S/4) and scores (N, C), float32 on the device: of the single mask,
-            the three candidates (True), or all four (`both`).
+        Returns logits (N, C, S/4, S/4) and scores (N, C), float32 on the device.
         """
         points = None if prompts.points is None else (prompts.points, prompts.labels)
         with self._autocast():

@@ -185,12 +185,7 @@ def default_names() -> tuple[str, ...]:
 
 
 def build(name: str, model: Sam) -> Backend:
-    """Builds a backend from a loaded model.
-
-    Raises:
-        UsageError: The name is unknown, or a package is missing.
-        UnsupportedError: The processor does not support the precision.
-    """
+    """Builds a backend from a loaded model, or raises a UsageError for an unknown name."""
     if name.endswith(_KEEP):
         keep_buffers()
     builder = _BUILDERS.get(name.removesuffix(_KEEP))

@@ -30,14 +30,7 @@ _SHOWN = ("box", "center-multi")
 
 
 def page(root: Path) -> str:
-    """The Markdown of the page.
-
-    Args:
-        root: Folder that contains `results/`; the page states which results are missing.
-
-    Raises:
-        DataError: A file is not such a result.
-    """
+    """The Markdown of the page, which states the results that are missing below `root`."""
     shape = mobile_sam_mini_shape()[0]
     family, others = (
         load_record(root / run) if (root / run / RECORD_NAME).is_file() else None

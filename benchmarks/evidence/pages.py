@@ -33,11 +33,7 @@ def measured_on(found: Mapping[str, Any]) -> str:
 
 
 def render(template: str, problem: str, **values: Any) -> str:
-    """Fills a template of `templates/`, in which the filter `md` escapes text.
-
-    Raises:
-        DataError: A value lacks what the template shows; the message begins with `problem`.
-    """
+    """Fills a template, in which the filter `md` escapes text; errors begin with `problem`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
     environment = Environment(  # noqa: S701 - Markdown, whose parts are escaped
@@ -55,11 +51,7 @@ def render(template: str, problem: str, **values: Any) -> str:
 
 
 def split_at_markers(path: Path, begin: str, end: str) -> tuple[str, str, str]:
-    """Text of a page before its generated block, the block, and the text after it.
-
-    Raises:
-        DataError: The page cannot be read, or does not hold each marker once, in this order.
-    """
+    """A page's text before its generated block, the block, and the text after it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -74,11 +66,7 @@ def split_at_markers(path: Path, begin: str, end: str) -> tuple[str, str, str]:
 
 
 def replace_block(path: Path, begin: str, end: str, block: str) -> bool:
-    """Writes a block between the markers of a page; returns whether it changed.
-
-    Raises:
-        DataError: The page cannot be read or written, or its markers are missing.
-    """
+    """Writes a block between the markers of a page; returns whether it changed."""
     before, old, after = split_at_markers(path, begin, end)
     if block != old:
         write_atomic(path, f"{before}{begin}\n{block}{end}{after}".encode())

@@ -10,11 +10,11 @@ continued with the same `--out`. It needs an idle machine, and one or two minute
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from benchmarks.child_processes import run_program
 from benchmarks.config.options import RegressArguments
 from benchmarks.debugging import one_line_errors
-from benchmarks.evidence import injections
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
@@ -32,7 +31,7 @@ from benchmarks.records.record import Environment, write_atomic
 from benchmarks.regression import ab
 from benchmarks.regression.judge import FAILING, THRESHOLD
 from benchmarks.regression.sessions import Settings
-from benchmarks.regression.worktrees import Tree, checked_out, repository
+from benchmarks.regression.worktrees import Tree, checked_out, commit_of, git, repository
 from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
@@ -44,6 +43,38 @@ SLOWDOWN = 1.3
 ALLOWED_MISTAKES = 1
 """Wrong verdicts allowed in all trials of a noisy case; in the other cases, none is."""
 _EXACT_TRIALS = 3  # trials of the other cases, whose verdicts repeat
+MINI_WEIGHTS = Path("mobilesam") / "weights" / "mobilesam-mini.safetensors"
+METHODS = {
+    "preprocess": "prepare",
+    "encode": "encode",
+    "decode": "decode_logits",
+    "postprocess": "postprocess",
+}
+"""Method of `SamSegmenter` of each phase."""
+MIN_LOSS, MAX_LOSS = 0.010, 0.013
+"""Range of the loss of mIoU (a fraction) that the gate must find."""
+_STEPS = 16
+
+_SLOWER_METHOD = """
+
+def _slower(method, factor):
+    import functools
+    import time
+
+    @functools.wraps(method)
+    def slow(*arguments, **named):
+        start_ns = time.perf_counter_ns()
+        answer = method(*arguments, **named)
+        end_ns = start_ns + factor * (time.perf_counter_ns() - start_ns)
+        while time.perf_counter_ns() < end_ns:
+            pass
+        return answer
+
+    return slow
+
+
+SamSegmenter.{method} = _slower(SamSegmenter.{method}, {factor})
+"""
 
 
 class Trial(FrozenModel):
@@ -98,38 +129,76 @@ def trials_of(case: Case, repeats: int) -> int:
     return repeats if case in NOISY_CASES else min(repeats, _EXACT_TRIALS)
 
 
-@contextmanager
-def changed_tree(
-    root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
-) -> Iterator[tuple[Tree, str, str | None]]:
-    """A worktree with the change of a case, its detail, and what must fail."""
-    with checked_out(root, base.info.commit) as tree:
-        if case == "same":
-            yield tree, "nothing", None
-        elif case == "comments":
-            injections.add_comments(tree.path)
-            yield injections.commit(tree, "comments"), "comments", None
-        elif case == "slower":
-            phase = tuple(injections.METHODS)[number % len(injections.METHODS)]
-            injections.slow_down(tree.path, phase, SLOWDOWN)
-            yield injections.commit(tree, f"{phase} x {SLOWDOWN}"), phase, phase
+def slow_down(tree: Path, phase: str, factor: float) -> None:
+    """Makes one phase of SAM-like models take `factor` times as long."""
+    file = tree / "baselines" / "sam.py"
+    code = _SLOWER_METHOD.replace("{method}", METHODS[phase]).replace("{factor}", str(factor))
+    file.write_text(file.read_text() + code)
+
+
+def add_comments(tree: Path) -> None:
+    """Adds a comment to every file of the models."""
+    for package in ("mobilesam", "baselines"):
+        for file in sorted((tree / package).rglob("*.py")):
+            file.write_text(file.read_text() + "\n# A comment.\n")
+
+
+def worsen_dummy(tree: Path, strength: float) -> None:
+    """Makes the dummy's masks narrower by a fraction `strength` of their box."""
+    file = tree / "baselines" / "dummy.py"
+    pattern = re.compile(r"^SINGLE = Candidate\(part=[\d.]+", re.MULTILINE)
+    narrower = f"SINGLE = Candidate(part={0.75 - strength:.6f}"
+    text, count = pattern.subn(narrower, file.read_text())
+    if count != 1:
+        raise DataError(f"{file} has no SINGLE mask to narrow")
+    file.write_text(text)
+
+
+def worsen_weights(original: Path, tree: Path, strength: float, seed: int = 0) -> None:
+    """Adds noise to the mask decoder, of `strength` times the deviation of each tensor."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    with safe_open(original, "pt") as file:
+        header = file.metadata()
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            if name.startswith("mask_decoder") and tensor.is_floating_point() and tensor.ndim > 1:
+                noise = torch.randn(tensor.shape, generator=draw) * tensor.float().std()
+                tensor = (tensor.float() + strength * noise).to(tensor.dtype)
+            tensors[name] = tensor.contiguous()
+    save_file(tensors, tree / MINI_WEIGHTS, header)
+
+
+def worsen_until(apply: Callable[[float], None], loss: Callable[[], float]) -> float:
+    """Bisects for a strength of the change whose loss is in the range; returns the loss."""
+    low, high, strength = 0.0, None, 0.02
+    for _ in range(_STEPS):
+        apply(strength)
+        lost = loss()
+        if MIN_LOSS <= lost <= MAX_LOSS:
+            return lost
+        if lost < MIN_LOSS:
+            low = strength
         else:
-            lost = _worsen(base, tree, number, settings, reporter)
-            head = injections.commit(tree, f"mIoU - {lost:.4f}")
-            yield head, f"{lost:.4f} mIoU (box)", "box"
+            high = strength
+        strength = 2 * strength if high is None else (low + high) / 2
+    raise DataError(f"no strength of the change loses {MIN_LOSS} to {MAX_LOSS} of mIoU")
 
 
 def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Reporter) -> float:
     """Makes weights or masks worse until 0.01 mIoU is lost; returns the loss."""
-    shipped = (tree.path / injections.MINI_WEIGHTS).is_file()
-    model = injections.MINI_WEIGHTS.stem if shipped else "dummy"
+    shipped = (tree.path / MINI_WEIGHTS).is_file()
+    model = MINI_WEIGHTS.stem if shipped else "dummy"
 
     def apply(strength: float) -> None:
         if shipped:
-            original = base.path / injections.MINI_WEIGHTS
-            injections.worsen_weights(original, tree.path, strength, seed)
+            worsen_weights(base.path / MINI_WEIGHTS, tree.path, strength, seed)
         else:
-            injections.worsen_dummy(tree.path, strength)
+            worsen_dummy(tree.path, strength)
 
     def loss() -> float:
         session = ab.measure(base, tree, settings, reporter, [(model, "box", None)])
@@ -138,17 +207,30 @@ def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Rep
             raise DataError(f"{model} fails after the change: {samples.errors}")
         return float(np.mean(samples.base) - np.mean(samples.head))
 
-    return injections.worsen_until(apply, loss)
+    return worsen_until(apply, loss)
 
 
 def try_once(
     root: Path, base: Tree, case: Case, number: int, settings: Settings, reporter: Reporter
 ) -> Trial:
-    """Makes the change of a case and runs the gate on it."""
-    with (
-        changed_tree(root, base, case, number, settings, reporter) as (head, detail, wanted),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    """Makes the change of a case in a worktree and runs the gate on it."""
+    with checked_out(root, base.info.commit) as head, tempfile.TemporaryDirectory() as folder:
+        message, detail, wanted = "", "nothing", None
+        if case == "comments":
+            add_comments(head.path)
+            message = detail = "comments"
+        elif case == "slower":
+            detail = wanted = tuple(METHODS)[number % len(METHODS)]
+            slow_down(head.path, detail, SLOWDOWN)
+            message = f"{detail} x {SLOWDOWN}"
+        elif case == "loss":
+            lost = _worsen(base, head, number, settings, reporter)
+            message, detail, wanted = f"mIoU - {lost:.4f}", f"{lost:.4f} mIoU (box)", "box"
+        if message:
+            who = ("-c", "user.name=injection", "-c", "user.email=injection@example.org")
+            git(head.path, *who, "commit", "--quiet", "--all", "--message", message)
+            changed = {"ref": message, "commit": commit_of(head.path, "HEAD"), "dirty": False}
+            head = Tree(head.path, head.info.model_copy(update=changed))
         start = time.monotonic()
         # Another order of processes and turns in each trial.
         own = settings.model_copy(update={"order_seed": 1 + number})
@@ -175,11 +257,7 @@ def run(
     reporter: Reporter,
     cases: Sequence[Case] = CASES,
 ) -> Power:
-    """Tries the cases in turns, and writes the record after each trial.
-
-    Raises:
-        DataError: `out` holds trials of another version or of other settings.
-    """
+    """Tries the cases in turns, and writes the record after each; an earlier one is continued."""
     with checked_out(root, "HEAD") as base:
         power = _load_or_begin(base, settings, out)
         for number in range(repeats):

@@ -18,11 +18,7 @@ BEGIN, END = "<!-- power:begin -->", "<!-- power:end -->"
 
 
 def read_power(path: Path) -> Power:
-    """Reads a record of power.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Reads a record of power, or raises a DataError."""
     try:
         return Power.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -46,14 +46,8 @@ README_MODELS = (
 def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
     """Writes `results/tables`, `plots`, `paper` and `summary.md`, and the README's block.
 
-    At the end, older generated files that these runs do not produce are removed.
-
-    Args:
-        runs: Folders of the runs, below `results/runs`; several are merged.
-        root: The checkout.
-
-    Returns:
-        The files written.
+    At the end, older generated files that these runs do not produce are removed. Several runs below
+    `results/runs` are merged.
 
     Raises:
         DataError: A record or the ledger cannot be read, times were measured on a machine that was
@@ -143,22 +137,14 @@ def readme_block(record: RunRecord, record_paths: Sequence[str], links: Sequence
 def update_readme(
     path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
 ) -> bool:
-    """Writes the block of a record between the markers of a README; returns whether it changed.
-
-    Raises:
-        DataError: The README cannot be read or written, or its markers are missing.
-    """
+    """Writes the block of a record between the markers of a README; returns whether it changed."""
     return replace_block(path, BEGIN, END, _block(path, record, record_paths, links))
 
 
 def readme_is_fresh(
     path: Path, record: RunRecord, record_paths: Sequence[Path], links: Sequence[str] = ()
 ) -> bool:
-    """Whether a README shows exactly what `update_readme` would write.
-
-    Raises:
-        DataError: The README cannot be read, or its markers are missing.
-    """
+    """Whether a README shows exactly what `update_readme` would write."""
     return split_at_markers(path, BEGIN, END)[1] == _block(path, record, record_paths, links)
 
 

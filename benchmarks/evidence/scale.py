@@ -121,10 +121,9 @@ def write_tables(folder: Path, n_rows: int, rows_per_file: int = 50_000) -> None
 def stream_task(
     root: str, out: str, *, chunk: int, lanes: int, cores: int, boundary: bool, delays: bool
 ) -> Task:
-    """Task for a fresh process: one run over shards, on some of the cores.
+    """Task for a fresh process: one run over shards on some of the cores, after a short one.
 
-    Its call returns seconds from the first access to the shards to the record, CPU seconds, and
-    peak memory, after a run over ten images that has imported all modules.
+    It is timed from the first access to the shards to the record.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

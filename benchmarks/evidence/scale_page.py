@@ -25,14 +25,7 @@ TARGETS = {
 
 
 def page(results: Path) -> str:
-    """The Markdown of the page.
-
-    Args:
-        results: Folder of the JSON files of the trials; the page states which are missing.
-
-    Raises:
-        DataError: A file is not such a document.
-    """
+    """The Markdown of the page, which states the trials whose JSON files are missing."""
     found = {name: read_document(results / f"{name}.json", "trial") for name in TRIALS}
     return render(
         "scale.md",

@@ -91,16 +91,10 @@ def time_backends(
     processes: int,
     n_turns: int,
 ) -> dict[str, dict[str, Timings]]:
-    """Times all backends in turns, in several sets of fresh processes.
+    """Times all backends in turns, in several sets of fresh processes: timings by task and backend.
 
     Each process makes `n_turns` timed calls of each task (`encoder` or `decoder-N`), after two that
     are not timed. Without a checkpoint the weights are random.
-
-    Returns:
-        Timings by task, then by backend.
-
-    Raises:
-        WorkerError: A backend failed.
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
     rng = np.random.default_rng(0)
@@ -139,11 +133,7 @@ def time_backends(
 
 
 def summarise(found: Mapping[str, Mapping[str, Timings]]) -> list[Document]:
-    """One row for each task and backend: median time, first call, ratio, page faults, parity.
-
-    Ratios are of calls of the same turn. They have an interval (`ci95`) if there are five or more
-    processes, otherwise a `range`.
-    """
+    """One row for each task and backend; ratios are of calls of the same turn."""
     rows = []
     for task, backends in found.items():
         plain = backends[REFERENCE]

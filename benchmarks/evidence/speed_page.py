@@ -73,15 +73,7 @@ TARGETS = (
 
 
 def page(results: Path, run: Path) -> str:
-    """The Markdown of the page.
-
-    Args:
-        results: Folder of the JSON files of the benchmarks; missing ones are left out.
-        run: Folder of a run of the models with the same weights; left out if it is missing.
-
-    Raises:
-        DataError: A file is not such a document.
-    """
+    """The Markdown of the page, without the benchmarks and the run whose files are missing."""
     inference, narrow, evaluation = (
         read_document(results / name, _KIND) for name in (INFERENCE, NARROW, EVALUATION)
     )
@@ -178,10 +170,7 @@ def _spread_text(spread: Spread | None) -> str:
 
 
 def _bounds(row: Document, processes: int) -> str:
-    """Interval or range of the ratio of a row of the inference benchmark.
-
-    Older documents hold a bootstrap over too few processes.
-    """
+    """Interval or range of the ratio of a row; in older documents a bootstrap of few processes."""
     ends = row["ci95"] or row.get("range")
     text = "" if ends is None else _spread_text(Spread((ends[0], ends[1]), row["ci95"] is None))
     is_bootstrap = row["ci95"] is not None and processes < MIN_PROCESSES

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from guard_settings import CALM
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.evidence import power
 from benchmarks.records.progress import Reporter
@@ -49,3 +54,37 @@ def test_the_record_counts_and_is_continued(repo: Path, monkeypatch: pytest.Monk
     assert "same: 4 of 5 right" in power.report(again)
     with pytest.raises(DataError, match="other settings"):
         power.run(repo, 1, SMALL.model_copy(update={"turns": 3}), out, Reporter(quiet=True))
+
+
+@settings(CALM)
+@given(st.floats(0.05, 3))
+def test_a_change_has_a_loss_in_the_range(slope: float) -> None:
+    applied = [0.0]
+    lost = power.worsen_until(applied.append, lambda: slope * applied[-1])
+    assert power.MIN_LOSS <= lost <= power.MAX_LOSS
+    assert lost == slope * applied[-1]
+
+
+def test_a_change_without_a_loss_is_an_error() -> None:
+    with pytest.raises(DataError, match="no strength"):
+        power.worsen_until(lambda _: None, lambda: 0.0)
+
+
+@pytest.mark.slow
+def test_a_phase_is_slower(repo: Path) -> None:
+    power.slow_down(repo, "encode", 1.5)
+    code = """
+import time
+from baselines.sam import SamSegmenter
+inner = SamSegmenter.encode.__wrapped__
+cell = [c for c in SamSegmenter.encode.__closure__ if c.cell_contents is inner][0]
+cell.cell_contents = lambda: time.sleep(0.05)
+start = time.perf_counter()
+SamSegmenter.encode()
+print(time.perf_counter() - start)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(repo), "PATH": ""},
+    )  # fmt: skip
+    assert float(done.stdout) >= 0.075
