@@ -150,12 +150,14 @@ def _require_teacher(found: Teacher, wanted: Teacher, folder: Path) -> None:
         )
 
 
-def _read_manifest(folder: Path) -> StoreManifest | None:
+def _read_manifest(folder: Path) -> StoreManifest:
     path = folder / MANIFEST_NAME
     try:
         return StoreManifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} holds no embedding store; make one with distill embed"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -163,13 +165,6 @@ def _read_manifest(folder: Path) -> StoreManifest | None:
             f"{path} is not the manifest of an embedding store of this version "
             f"({first_problem(error)}); embed the images again into another folder"
         ) from error
-
-
-def _require_manifest(folder: Path) -> StoreManifest:
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        raise DataError(f"{folder} holds no embedding store; make one with distill embed")
-    return manifest
 
 
 def pack_shard(teacher: Teacher, embeddings: Sequence[tuple[Entry, Tensor]]) -> bytes:
@@ -261,7 +256,7 @@ def _scan_intact(folder: Path, manifest: StoreManifest) -> dict[Path, _ShardHead
 
 def verify(folder: Path) -> Verification:
     """Reads every shard of a store and compares it with its hash."""
-    headers, problems = _scan(folder, _require_manifest(folder), read_data=True)
+    headers, problems = _scan(folder, _read_manifest(folder), read_data=True)
     first: dict[str, Path] = {}
     duplicates = [
         f"{entry.name} is both in {first[entry.key].name} and in {path.name}"
@@ -287,7 +282,7 @@ class EmbeddingStore(Dataset[StoredEmbedding]):
     """
 
     def __init__(self, folder: Path, teacher: Teacher | None = None) -> None:
-        self.manifest = _require_manifest(folder)
+        self.manifest = _read_manifest(folder)
         if teacher is not None:
             _require_teacher(self.manifest.teacher, teacher, folder)
         headers = _scan_intact(folder, self.manifest)
@@ -381,9 +376,9 @@ class StoreWriter:
         for pattern in (".shard-*", f".{MANIFEST_NAME}.*"):  # temporary files of a killed process
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        self._manifest = _read_manifest(self._folder)
-        if self._manifest is None:
+        if not (self._folder / MANIFEST_NAME).exists():
             return
+        self._manifest = _read_manifest(self._folder)
         _require_teacher(self._manifest.teacher, self._teacher, self._folder)
         if self._note is not None and self._note != self._manifest.note:
             raise UsageError(

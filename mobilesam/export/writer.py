@@ -9,7 +9,6 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -241,17 +240,6 @@ def _describe(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Case:
-    """Prompts of one kind: points (N, K, 2), labels (N, K), boxes (N, 4), masks (N, 1, g, g)."""
-
-    name: str
-    points: Array
-    labels: Array
-    boxes: Array | None
-    masks: Array | None
-
-
 def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[ParityRow, ...]:
     """Differences from torch on fixed pseudo-random inputs; quantised files have no tolerance."""
     rng = np.random.default_rng(_SEED)
@@ -270,17 +258,18 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     reference: Array = embedding.numpy()
     (found,) = encoder({"pixels": pixels})
     rows = [_row("encoder" + mark, "one image", "embedding", found, reference, judged=not int8)]
-    for case in _cases(rng, side, int(sam.prompt_encoder.mask_input_size[0])):
-        points, labels = box_points(case.points, case.labels, case.boxes)
+    mask_side = int(sam.prompt_encoder.mask_input_size[0])
+    for case, xy, kinds, boxes, masks in _cases(rng, side, mask_side):
+        points, labels = box_points(xy, kinds, boxes)
         inputs = {"embedding": reference, "points": points, "labels": labels}
-        if case.masks is None:
+        if masks is None:
             name, results = "decoder", decoder(inputs)
         else:
-            name, results = "mask_decoder", mask_decoder(inputs | {"masks": case.masks})
-        outputs = zip(("logits", "scores"), results, _decode(sam, embedding, case), strict=True)
+            name, results = "mask_decoder", mask_decoder(inputs | {"masks": masks})
+        wanted = _decode(sam, embedding, xy, kinds, boxes, masks)
         rows += [
-            _row(name + mark, case.name, output, ours, theirs, judged=not int8)
-            for output, ours, theirs in outputs
+            _row(name + mark, case, output, ours, theirs, judged=not int8)
+            for output, ours, theirs in zip(("logits", "scores"), results, wanted, strict=True)
         ]
     wrong = next((row for row in rows if not row.passed), None)
     if wrong is not None:
@@ -293,7 +282,10 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     return tuple(rows)
 
 
-def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Case]:
+def _cases(
+    rng: np.random.Generator, side: int, mask_side: int
+) -> Iterator[tuple[str, Array, Array, Array | None, Array | None]]:
+    """Yields a name, points (N, K, 2), labels (N, K), boxes (N, 4), and masks (N, 1, g, g)."""
     kinds = itertools.product((1, 3), (0, 1, 2), (False, True), (False, True))
     for count, n_points, has_box, has_mask in kinds:
         if not n_points and not has_box:
@@ -301,7 +293,7 @@ def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Cas
         points = rng.uniform(0, side, (count, n_points, 2)).astype(np.float32)
         corners = np.sort(rng.uniform(0, side, (count, 2, 2)), axis=1).reshape(count, 4)
         masks = rng.normal(scale=8, size=(count, 1, mask_side, mask_side)).astype(np.float32)
-        yield _Case(
+        yield (
             f"N={count} K={n_points}" + " box" * has_box + " mask" * has_mask,
             points,
             np.tile(np.array([1, 0])[:n_points], (count, 1)),
@@ -311,13 +303,19 @@ def _cases(rng: np.random.Generator, side: int, mask_side: int) -> Iterator[_Cas
 
 
 @torch.inference_mode()
-def _decode(sam: Sam, embedding: torch.Tensor, case: _Case) -> tuple[Array, Array]:
+def _decode(
+    sam: Sam,
+    embedding: torch.Tensor,
+    points: Array,
+    labels: Array,
+    boxes: Array | None,
+    masks: Array | None,
+) -> tuple[Array, Array]:
     """Predictions of segment-anything's modules."""
-    points = (torch.from_numpy(case.points), torch.from_numpy(case.labels))
     sparse, dense = sam.prompt_encoder(
-        points=points if case.points.shape[1] else None,
-        boxes=None if case.boxes is None else torch.from_numpy(case.boxes),
-        masks=None if case.masks is None else torch.from_numpy(case.masks),
+        points=(torch.from_numpy(points), torch.from_numpy(labels)) if points.shape[1] else None,
+        boxes=None if boxes is None else torch.from_numpy(boxes),
+        masks=None if masks is None else torch.from_numpy(masks),
     )
     logits, scores = sam.mask_decoder.predict_masks(
         image_embeddings=embedding,

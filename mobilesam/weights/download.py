@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import pooch
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
 from mobilesam.weights.cache import CACHE_ENV
@@ -221,12 +223,7 @@ def _reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def _progress_bar(name: str, *, shown: bool) -> Iterator[Callable[..., None]]:
     """Draws a progress bar on standard error if that is a terminal; yields its update function."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda **_: None
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress
-
     columns = (*Progress.get_default_columns(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    hidden = not (shown and sys.stderr.isatty())
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         yield functools.partial(bar.update, bar.add_task(name))
