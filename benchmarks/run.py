@@ -94,8 +94,7 @@ class _Run:
         if self.config.profile is not None:
             from benchmarks.latency import runner
 
-            times = runner.measure(self.config, self.models, infos, self.reporter)
-            self.record.add(**times.rows())
+            runner.measure(self.config, self.models, infos, self.record, self.reporter)
         if self.config.dataset is not None:
             self.evaluate(self.config.dataset)
         self.report_failures()

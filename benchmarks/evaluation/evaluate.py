@@ -18,19 +18,9 @@ from baselines.interface import BoolArray, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Instance, Sample, Shard, ShardDataset
+from benchmarks.evaluation import predictions as stored
 from benchmarks.evaluation.comparison import compare_tables, unshared_prompt_lines
-from benchmarks.evaluation.predictions import (
-    Prediction,
-    PredictionsInfo,
-    load_predictions,
-    load_references,
-    predictions_key,
-    predictions_path,
-    references_path,
-    save_predictions,
-    save_references,
-    to_prediction,
-)
+from benchmarks.evaluation.predictions import Prediction, PredictionsInfo, to_prediction
 from benchmarks.evaluation.prompt_runner import (
     EmbeddingCache,
     ImagePrompts,
@@ -323,7 +313,7 @@ class ShardEvaluation:
             rows += self.results[name].rows
             if name in self.reference_models:  # scored against others by its stored masks
                 against = [pair for pair in pairs if pair[1] != GROUND_TRUTH]
-                _, instances = load_references(references_path(self.folder))
+                _, instances = stored.load_references(stored.references_path(self.folder))
                 predictions = self.reference_models[name].predictions
                 rows += rescore(
                     name,
@@ -373,7 +363,7 @@ class ShardEvaluation:
             "boundary": config.boundary,
         }
         key = content_key(parts) if keep else None
-        path = predictions_path(self.folder, name)
+        path = stored.predictions_path(self.folder, name)
         protocols = tuple(dict.fromkeys(protocol for protocol, _ in pairs))
         if keep:  # masks after clicks are not used as references
             protocols = tuple(
@@ -386,7 +376,7 @@ class ShardEvaluation:
             AccuracyResult,
             parts,
             lambda segmenter: self.measure(segmenter, model, protocols, pairs, key),
-            lambda _: key is None or predictions_key(path) == key,
+            lambda _: key is None or stored.predictions_key(path) == key,
         )
         if not is_cached:
             if found.rows and found.time is not None:
@@ -400,8 +390,8 @@ class ShardEvaluation:
             found = found.model_copy(update={"time": None})
         self.results[name] = found
         is_stopped = worker.is_whole and found.attempts.has_failed_first_images
-        if name in references and not is_stopped and predictions_key(path) == key:
-            info, predictions = load_predictions(path)
+        if name in references and not is_stopped and stored.predictions_key(path) == key:
+            info, predictions = stored.load_predictions(path)
             self.reference_models[name] = ReferenceModel(name, predictions, info.lost_ids)
 
     def measure(
@@ -501,7 +491,11 @@ class ShardEvaluation:
                     lost_ids=tuple(lost_ids),
                     key=key,
                 )
-                save_predictions(predictions_path(self.folder, name), info, predictions)
-                save_references(references_path(self.folder), dataset.fingerprint, instances)
+                stored.save_predictions(
+                    stored.predictions_path(self.folder, name), info, predictions
+                )
+                stored.save_references(
+                    stored.references_path(self.folder), dataset.fingerprint, instances
+                )
         update = {"rows": tuple(rows), "time": clock.row(name, dataset.name)}
         return result.model_copy(update=update)

@@ -15,10 +15,9 @@ from benchmarks.evaluation.boundary_iou import iou as boundary_iou
 from benchmarks.evaluation.predictions import Prediction
 from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.prompts.protocols import (
-    GROUND_TRUTH,
-    TEACHER_PREFIX,
     AccuracyProtocol,
     Query,
+    reference_model,
     select_candidate,
 )
 from benchmarks.records.instances import InstanceRow
@@ -74,23 +73,23 @@ class Targets:
         field(default_factory=dict, init=False)
     )
 
-    def is_missing(self, reference: str) -> bool:
-        """Whether the reference is a model that failed on this image."""
-        model = self.reference_models.get(reference.removeprefix(TEACHER_PREFIX))
-        return reference != GROUND_TRUTH and model is not None and self.image_id in model.lost_ids
-
     def get(
         self, reference: str, protocol: AccuracyProtocol, index: int
-    ) -> tuple[BoolArray, Boundary | None]:
-        """Reference mask of one instance with its boundary, if boundary IoU is scored."""
+    ) -> tuple[BoolArray, Boundary | None] | None:
+        """Reference mask of one instance with its boundary, if boundary IoU is scored.
+
+        None for a reference model that failed on this image.
+        """
+        name = reference_model(reference)
+        model = None if name is None else self.reference_models[name]
+        if model is not None and self.image_id in model.lost_ids:
+            return None
         # The ground truth does not depend on the protocol.
-        used = None if reference == GROUND_TRUTH else protocol.for_reference
-        key = (reference, index, used)
+        key = (reference, index, None if model is None else protocol.for_reference)
         if key not in self._known:
             instance = self.instances[index]
-            if used is not None:
-                model = self.reference_models[reference.removeprefix(TEACHER_PREFIX)]
-                mask = model.mask(used, self.image_id, instance.annotation_id)
+            if model is not None:
+                mask = model.mask(protocol.for_reference, self.image_id, instance.annotation_id)
             else:
                 mask = instance.mask() if self.masks is None else self.masks[index]
             self._known[key] = mask, Boundary.of(mask) if self.boundary else None
@@ -107,16 +106,14 @@ class Scorer:
             self._pairs.setdefault(protocol.query, []).append((protocol, reference))
 
     def score(self, predicted: QueryMasks, targets: Targets) -> Iterator[InstanceRow]:
-        """Yields one row for each protocol and reference that the masks are scored for.
-
-        There is none for a reference model that failed on the image.
-        """
+        """Yields one row for each protocol and reference that the masks are scored for."""
         boundaries: dict[int, Boundary] = {}
         instance = targets.instances[predicted.index]
         for protocol, reference in self._pairs.get(predicted.query, ()):
-            if targets.is_missing(reference):
+            found = targets.get(reference, protocol, predicted.index)
+            if found is None:
                 continue
-            target, target_boundary = targets.get(reference, protocol, predicted.index)
+            target, target_boundary = found
             ious: list[float] = []
             if protocol.selection == "oracle":
                 ious = [iou(candidate, target) for candidate in predicted.masks]

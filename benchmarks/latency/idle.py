@@ -58,25 +58,22 @@ def other_load(window_s: float = WINDOW_S) -> Load:
 
 
 def wait_until_idle(
-    say: Callable[[str], object],
-    *,
-    max_load: float = MAX_OTHER_LOAD,
-    timeout_s: float = TIMEOUT_S,
-    measure: Callable[[], Load] = other_load,
+    say: Callable[[str], object], *, measure: Callable[[], Load] = other_load
 ) -> float:
-    """Waits until other processes use less than `max_load` cores; returns the last load."""
-    say(f"waiting until other processes use less than {max_load:g} of a core ({WINDOW_S:.0f} s)")
+    """Waits until other processes use less than `MAX_OTHER_LOAD` cores; returns their load."""
+    limit = f"{MAX_OTHER_LOAD:g}"
+    say(f"waiting until other processes use less than {limit} of a core ({WINDOW_S:.0f} s)")
     start = time.monotonic()
     while True:
         load = measure()
-        if load.cores < max_load:
+        if load.cores < MAX_OTHER_LOAD:
             say(f"the machine is idle: other processes use {load.cores:.2f} of a core")
             return load.cores
-        if time.monotonic() - start >= timeout_s:
+        if time.monotonic() - start >= TIMEOUT_S:
             by = f" ({load.description})" if load.description else ""
             raise BusyMachineError(
                 f"the machine is not idle: other processes use {load.cores:.1f} cores{by} after "
-                f"{timeout_s / 60:.0f} minutes of waiting, and published times allow {max_load:g}; "
+                f"{TIMEOUT_S / 60:.0f} minutes of waiting, and published times allow {limit}; "
                 "stop them, or run without --publishable"
             )
 

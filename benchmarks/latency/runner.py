@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.latency.controller import ANSWER_LIMIT_S, Worker, WorkerError, m
 from benchmarks.latency.timer import StopRule, milliseconds
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import Failure, LatencyRow, MemoryRow, Status
+from benchmarks.records.record import LatencyRow, MemoryRow, RecordBuilder, Status
 from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache
 from benchmarks.records.statistics import summarise_times
 from mobilesam.frozen_model import FrozenModel
@@ -32,19 +32,6 @@ _GRID_PROMPTS = 32**2  # prompts of segment everything, by default
 _DETECTOR = "a detector's search for masks depends on its weights: timed only with trained ones"
 _EVERYTHING = "how many masks are kept depends on the weights: timed only with trained ones"
 _TOO_SLOW = "too slow to repeat under this profile: from the first call, set-up included"
-
-
-@dataclass(slots=True)
-class LatencyResult:
-    """Rows for the record, by its fields."""
-
-    latency: list[LatencyRow] = field(default_factory=list)
-    memory: list[MemoryRow] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-    def rows(self) -> dict[str, list[Any]]:
-        """Arguments of `RecordBuilder.add`."""
-        return {"latency": self.latency, "memory": self.memory, "failures": self.failures}
 
 
 class PhaseLine(FrozenModel):
@@ -81,9 +68,10 @@ def measure(
     config: RunConfig,
     models: Sequence[ResolvedModel],
     infos: Mapping[str, ModelInfo],
+    record: RecordBuilder,
     reporter: Reporter,
-) -> LatencyResult:
-    """Times every model; a model that cannot be timed gets an error row.
+) -> None:
+    """Times every model, and adds rows to a record; one that cannot be timed gets an error row.
 
     In each round, every model runs once in a process of its own, in a new random order. Finished
     rounds are cached in the folder of the run.
@@ -125,20 +113,16 @@ def measure(
                     latency[name] = _rows(model, infos[name], rounds[name], profile, config.threads)
                     reporter.say(f"{name}: {headline(latency[name])}")
                 bar.step(name)
-    result = LatencyResult()
     for model in models:
         name = model.entry.name
         if name not in latency:
             why = model.error or f"{name} cannot be built; see the failures of the run"
             failed = PhaseLine(phase="load", status="error", why=why)
-            result.latency.append(_row(model, infos.get(name), [failed], config.threads))
+            record.add(latency=[_row(model, infos.get(name), [failed], config.threads)])
             continue
-        result.latency += latency[name]
-        result.failures += (
-            Failure(stage="latency", culprit=name, why=why)
-            for why in dict.fromkeys(each.error for each in rounds[name])
-            if why is not None
-        )
+        record.add(latency=latency[name])
+        for why in dict.fromkeys(each.error for each in rounds[name] if each.error is not None):
+            record.add_failure("latency", name, why)
         memory = [each.memory for each in rounds[name] if each.memory is not None]
         if memory:  # of the process with the median peak, and all peaks
             middle = sorted(memory, key=lambda line: line.peak_rss_bytes)[len(memory) // 2]
@@ -149,8 +133,7 @@ def measure(
                 peaks_rss_bytes=tuple(line.peak_rss_bytes for line in memory),
                 **middle.model_dump(),
             )
-            result.memory.append(row)
-    return result
+            record.add(memory=[row])
 
 
 def headline(rows: Sequence[LatencyRow]) -> str:
