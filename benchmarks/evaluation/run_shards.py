@@ -29,7 +29,7 @@ from benchmarks.evaluation.shard_store import (
 )
 from benchmarks.records.environment import code_version, machine
 from benchmarks.records.progress import Bar, Reporter
-from benchmarks.records.record import RECORD_NAME, Failure, load_record
+from benchmarks.records.record import RECORD_NAME, Failure, load_record, write_atomic
 from benchmarks.records.result_cache import CACHE_FOLDER, ResultCache, content_key
 from mobilesam.errors import BenchError, DataError
 from mobilesam.frozen_model import FrozenModel
@@ -353,7 +353,7 @@ def run_task(
     if sharding is None:
         with closing(task.worker(ResultCache(config.out / CACHE_FOLDER), reporter)) as worker:
             result = worker.run(whole_shard(dataset))
-        ShardStore(path, single=True).write(result)
+        write_atomic(path, result.table)
         summary = ShardSummary.of_dataset(dataset, [(result.info, result.times)])
         summary.warnings.extend(result.warnings)
         return [path], summary

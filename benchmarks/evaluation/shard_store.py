@@ -100,16 +100,15 @@ def shard_key(task: str, shard: Shard) -> str:
 
 
 class ShardStore:
-    """Results of the shards of a run: Parquet files in a folder, or one file of the only shard."""
+    """Results of the shards of a run: Parquet files in a folder that holds nothing else."""
 
-    def __init__(self, path: Path, *, single: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._single = single
         self._times = path.parent / TIMES_FOLDER / path.stem
 
     def file(self, name: str) -> Path:
         """File of a shard."""
-        return self.path if self._single else self.path / f"{name}{_SUFFIX}"
+        return self.path / f"{name}{_SUFFIX}"
 
     def _times_file(self, name: str) -> Path:
         return self._times / f"{name}.json"
@@ -138,7 +137,7 @@ class ShardStore:
 
     def write(self, result: ShardResult) -> None:
         """Stores a result atomically."""
-        if result.times is not None and not self._single:
+        if result.times is not None:
             # The table is written last, since it marks the shard as finished.
             times = result.times.model_dump_json().encode()
             write_atomic(self._times_file(result.name), times, durable=False)
