@@ -25,14 +25,16 @@ import os
 import sys
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+import psutil
 
 Call = Callable[[], Any]
 Answer = dict[str, Any]
@@ -96,7 +98,7 @@ class Model:
 
         if not Path(registry.__file__).is_relative_to(tree):
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
-        # The registry of every version imports these names, whose modules have moved.
+        # The registry of every version has these names, whose modules have moved.
         names = vars(registry)
         (entry,) = registry.select([options["name"]])
         weights = getattr(entry, "shipped", None) if shipped else None
@@ -208,8 +210,8 @@ class Model:
         """
         from baselines.interface import Prompts
 
-        ious: dict[str, list[float]] = {}
-        images: dict[str, list[int]] = {}
+        ious: defaultdict[str, list[float]] = defaultdict(list)
+        images: defaultdict[str, list[int]] = defaultdict(list)
         for index, path in enumerate(sorted(Path(request["scenes"]).glob("*.npz"))):
             scene = np.load(path)
             with model_call("prepare"):
@@ -226,9 +228,10 @@ class Model:
                         self._model.decode(embedding, prompts[row : row + 1]).masks[0, 0]
                         for row in range(len(prompts))
                     ]
-                found = [_iou(a, b) for a, b in zip(masks, scene["masks"], strict=True)]
-                ious.setdefault(protocol, []).extend(found)
-                images.setdefault(protocol, []).extend([index] * len(found))
+                for a, b in zip(masks, scene["masks"], strict=True):
+                    union = int((a | b).sum())
+                    ious[protocol].append(int((a & b).sum()) / union if union else 1.0)
+                    images[protocol].append(index)
         return {"iou": ious, "images": images}
 
 
@@ -263,11 +266,10 @@ class Server:
     def __init__(self, setup: dict[str, Any]) -> None:
         setup = dict(setup)
         threads, kind = setup.pop("threads"), setup.pop("kind")
-        for name in setup.pop("imports", ()):
-            if importlib.util.find_spec(name) is not None:
-                importlib.import_module(name)
+        for name in filter(importlib.util.find_spec, setup.pop("imports", ())):
+            importlib.import_module(name)
         _use_threads(threads)
-        self._rss_before_load_bytes = _rss_bytes()
+        self._rss_before_load_bytes = psutil.Process().memory_info().rss
         self.subject: Any = {"model": Model, "task": Task}[kind](**setup)
         _use_threads(threads)  # of libraries that the subject has imported
         self._output: Any = None
@@ -323,7 +325,7 @@ class Server:
         """Memory of this process in bytes, with that of the `weights` and of a CUDA `device`."""
         found = {
             "rss_before_load_bytes": self._rss_before_load_bytes,
-            "rss_bytes": _rss_bytes(),
+            "rss_bytes": psutil.Process().memory_info().rss,
             "peak_rss_bytes": _peak_rss_bytes(),
         }
         device = request.get("device", "cpu")
@@ -337,23 +339,12 @@ class Server:
         return found
 
 
-def _iou(a: Any, b: Any) -> float:
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
-
-
 def _use_threads(threads: int) -> None:
     """Sets the threads of the libraries that are loaded; numpy's are set by the environment."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(threads)
-
-
-def _rss_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
 
 
 def _peak_rss_bytes() -> int:
@@ -379,21 +370,21 @@ def main() -> int:
     """Answers until standard input ends, or the model or task fails; returns the exit code."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+
+    def write(answer: Answer) -> None:
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
     try:
         server = Server(json.loads(sys.stdin.readline()))
-        _write(out, server.ready())
+        write(server.ready())
         for line in sys.stdin:
-            _write(out, server.answer(json.loads(line)))
+            write(server.answer(json.loads(line)))
     except SubjectError as error:
         traceback.print_exception(error)
-        _write(out, {"error": str(error)})
+        write({"error": str(error)})
         return 1
     return 0
-
-
-def _write(out: TextIO, answer: Answer) -> None:
-    out.write(json.dumps(answer) + "\n")
-    out.flush()
 
 
 if __name__ == "__main__":
