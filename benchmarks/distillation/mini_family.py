@@ -24,7 +24,6 @@ from benchmarks.distillation.scenes import SceneCache, ScenesSpec, render_with_p
 from benchmarks.distillation.training import progress
 from benchmarks.records.progress import Reporter
 from mobilesam.distillation import schemes
-from mobilesam.distillation.batches import TrainingSet
 from mobilesam.distillation.students import build_student, shape_of
 from mobilesam.distillation.train_config import LossConfig, PromptConfig, TrainConfig
 from mobilesam.distillation.training_loop import ProcessGroup, train
@@ -154,44 +153,41 @@ def make_family(
         processes.wait()
         return path
 
+    def trained(scheme: schemes.Scheme, title: str, folder: Path) -> dict[str, torch.Tensor]:
+        with progress(scheme.config, title, reporter, processes) as on_step:
+            return train(scheme, data, folder, processes=processes, on_step=on_step).result()
+
     if processes.rank == 0:
         render_with_progress(scenes_root, TRAINING_SCENES, workers, reporter)
     processes.wait()
     data = SceneCache(scenes_root, TRAINING_SCENES)
     notes = {"recipe": __name__, "data": data.fingerprint}
-    teacher = train_teacher(data, out / "sam-mini", processes, reporter)
-    path = save(TEACHER_NAME, teacher, notes)
-    if only_teacher:
-        return (path,)
-    # Loaded from the file, because the student must imitate its float16 weights.
-    teacher = load_sam_mini(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    student = train_student(teacher, sha256, data, out / "mobilesam-mini", processes, reporter)
-    return path, save(STUDENT_NAME, student, {**notes, "teacher": sha256})
-
-
-def train_teacher(
-    data: TrainingSet, folder: Path, processes: ProcessGroup, reporter: Reporter
-) -> Sam:
-    """Trains `sam-mini` in all stages, resuming an interrupted run.
-
-    Returns the model at its final input size, in evaluation mode.
-    """
     state: dict[str, torch.Tensor] | None = None
     for stage in STAGES:
         usual = SamMiniConfig()
         shape = replace(usual, encoder=replace(usual.encoder, image_size_px=stage.side_px))
         with seeded(stage.config.seed):
-            model = build_sam_mini(shape)
+            teacher = build_sam_mini(shape)
         if state is not None:
-            model.load_state_dict(resize_positions(state, stage.side_px // 16))
-        scheme = stage.scheme(model, stage.config)
-        title = f"sam-mini, stage {stage.name}"
-        with progress(stage.config, title, reporter, processes) as on_step:
-            trained = train(scheme, data, folder / stage.name, processes=processes, on_step=on_step)
-        state = trained.result()
-        model.load_state_dict(state)
-    return model.eval()
+            teacher.load_state_dict(resize_positions(state, stage.side_px // 16))
+        scheme, folder = stage.scheme(teacher, stage.config), out / "sam-mini" / stage.name
+        state = trained(scheme, f"sam-mini, stage {stage.name}", folder)
+        teacher.load_state_dict(state)
+    path = save(TEACHER_NAME, teacher.eval(), notes)
+    if only_teacher:
+        return (path,)
+    # Loaded from the file, because the student must imitate its float16 weights.
+    teacher = load_sam_mini(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    student_shape, heads = mobile_sam_mini_shape()
+    student = build_student(student_shape, heads, _FIRST_ROUND.seed)
+    # The teacher's encoder runs in every step, because images are augmented.
+    source = schemes.OnlineTeacher(teacher, sha256, student_shape.image_size_px)
+    for name, config in ROUNDS.items():
+        decoupled = schemes.Decoupled(student, teacher, source, config)
+        folder = out / "mobilesam-mini" / name
+        student.load_state_dict(trained(decoupled, f"mobilesam-mini, {name} round", folder))
+    return path, save(STUDENT_NAME, student.eval(), {**notes, "teacher": sha256})
 
 
 def resize_positions(state: dict[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:
@@ -201,28 +197,3 @@ def resize_positions(state: dict[str, torch.Tensor], side: int) -> dict[str, tor
     grid = old.transpose(1, 2).reshape(1, -1, n_old, n_old)
     grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
     return {**state, _POSITIONS: grid.flatten(2).transpose(1, 2).contiguous()}
-
-
-def train_student(
-    teacher: Sam,
-    sha256: str,
-    data: TrainingSet,
-    folder: Path,
-    processes: ProcessGroup,
-    reporter: Reporter,
-) -> Sam:
-    """Distils `mobilesam-mini` from the weights with the hash `sha256`, resuming a run.
-
-    The teacher's encoder runs in every step, because images are augmented. Returns the student in
-    evaluation mode.
-    """
-    shape, heads = mobile_sam_mini_shape()
-    student = build_student(shape, heads, _FIRST_ROUND.seed)
-    source = schemes.OnlineTeacher(teacher, sha256, shape.image_size_px)
-    for name, config in ROUNDS.items():
-        scheme = schemes.Decoupled(student, teacher, source, config)
-        title = f"mobilesam-mini, {name} round"
-        with progress(config, title, reporter, processes) as on_step:
-            state = train(scheme, data, folder / name, processes=processes, on_step=on_step)
-        student.load_state_dict(state.result())
-    return student.eval()

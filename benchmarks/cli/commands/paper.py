@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +16,7 @@ from benchmarks.records.progress import Reporter
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.paper.claims import Claim
     from benchmarks.paper.verdicts import ClaimVerdict
-    from benchmarks.records.record import RunRecord
 
 _MODELS, _DATA, _OUTPUT = ModelArguments(), AccuracyArguments(), OutputArguments()
 
@@ -44,11 +41,16 @@ def paper(
     only if --out is given. Exit code 1: a measurement failed; a claim that is not reproduced is no
     failure.
     """
-    from benchmarks.paper.claims import load_claims
+    from baselines.registry import select, select_one
+    from benchmarks.config.from_options import listed, make_config
+    from benchmarks.config.run_config import find_profile
+    from benchmarks.paper.claims import load_claims, models_needed, protocols_needed
     from benchmarks.paper.paper_output import FOLDER, claim_rows, write_claims
     from benchmarks.paper.verdicts import judge, tally
+    from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
     from benchmarks.records.record import RECORD_NAME, load_record
     from benchmarks.records.run_folder import held
+    from benchmarks.run import executed
     from benchmarks.tables.merging import merge_records
 
     claims = load_claims()
@@ -63,7 +65,31 @@ def paper(
             with held(out):
                 written = write_claims(record, verdicts, out)
     else:
-        with _measured(claims, profile, models, data, output, teacher) as (record, out):
+        # Everything that the claims need and the arguments allow.
+        chosen, needed = find_profile(profile), models_needed(claims)
+        names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
+        if not names:
+            raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
+        reference = f"{TEACHER_PREFIX}{select_one(teacher).name}"
+        protocols = protocols_needed(claims, data.dataset)
+        if data.detections:
+            protocols = (*protocols, DETECTOR_BOX, DETECTOR_BOX_MULTI)
+        accuracy = replace(
+            data,
+            protocol=data.protocol or ",".join(protocols),
+            reference=",".join(dict.fromkeys((*listed(data.reference), reference))),
+        )
+        config = make_config(
+            "paper",
+            replace(models, models=",".join(names)),
+            output,
+            profile=chosen,
+            counting=True,
+            accuracy=accuracy,
+            n_scenes=chosen.n_images,
+        )
+        out = config.out
+        with executed(config, Reporter(quiet=output.quiet)) as record:
             failed = bool(record.failures)
             verdicts = judge(record, claims)
             written = write_claims(record, verdicts, out)
@@ -76,53 +102,6 @@ def paper(
                 print_lines(f"record  {out / RECORD_NAME}")
             print_lines(f"claims  {out / FOLDER} ({len(written)} files)")
     return 1 if failed else 0
-
-
-@contextmanager
-def _measured(
-    claims: Sequence[Claim],
-    profile_name: str,
-    models: ModelArguments,
-    data: AccuracyArguments,
-    output: OutputArguments,
-    teacher: str,
-) -> Iterator[tuple[RunRecord, Path]]:
-    """Runs everything that the claims need and the arguments allow.
-
-    The folder is locked until the block ends, which writes files derived from the record.
-    """
-    from baselines.registry import select, select_one
-    from benchmarks.config.from_options import listed, make_config
-    from benchmarks.config.run_config import find_profile
-    from benchmarks.paper.claims import models_needed, protocols_needed
-    from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
-    from benchmarks.run import executed
-
-    profile = find_profile(profile_name)
-    needed = models_needed(claims)
-    names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
-    if not names:
-        raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
-    reference = f"{TEACHER_PREFIX}{select_one(teacher).name}"
-    protocols = protocols_needed(claims, data.dataset)
-    if data.detections:
-        protocols = (*protocols, DETECTOR_BOX, DETECTOR_BOX_MULTI)
-    accuracy = replace(
-        data,
-        protocol=data.protocol or ",".join(protocols),
-        reference=",".join(dict.fromkeys((*listed(data.reference), reference))),
-    )
-    config = make_config(
-        "paper",
-        replace(models, models=",".join(names)),
-        output,
-        profile=profile,
-        counting=True,
-        accuracy=accuracy,
-        n_scenes=profile.n_images,
-    )
-    with executed(config, Reporter(quiet=output.quiet)) as record:
-        yield record, config.out
 
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:
