@@ -208,15 +208,15 @@ class CocoDataset(IndexedDataset):
         if not found:
             raise DataError(f"{annotations.name} has no usable annotation: {log.why_unusable}")
         self.image_ids = tuple(image_id for image_id, _, _ in found)
-        notes = log.hints
-        if n_uncategorised:
-            notes.append(
-                f"{n_uncategorised} of {self.n_instances} annotations are of no category that the "
-                "file names: they count, but in no category"
-            )
         name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
-        key = coco_fingerprint(data, limit)
-        super().__init__(name, key, found, log.left_out, log.problems, notes)
+        super().__init__(name, coco_fingerprint(data, limit), found)
+        self._found[-1] = log.left_out, log.problems
+        self.notes = log.hints
+        if n_uncategorised:
+            self.notes += (
+                f"{n_uncategorised} of {self.n_instances} annotations are of no category that the "
+                "file names: they count, but in no category",
+            )
 
     def _state_of(self, part: slice) -> str:
         names = self._file_names[part]

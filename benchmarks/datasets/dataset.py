@@ -120,24 +120,16 @@ class Shard:
 class Dataset(ABC):
     """Images with reference masks in a fixed order, one image in memory at a time.
 
-    Args:
+    Attributes:
         name: Short name for tables, such as `coco:val2017_dev`.
-        left_out: Number of unused annotations by reason, as far as known before reading images.
-        problems: One line for each malformed annotation, as far as known.
         notes: Remarks on the data for the user, one line each.
     """
 
-    def __init__(
-        self,
-        name: str,
-        left_out: Mapping[str, int] | None = None,
-        problems: Sequence[str] = (),
-        notes: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.notes = tuple(notes)
-        self._known = dict(left_out or {}), tuple(problems)
-        self._found: dict[int, tuple[Mapping[str, int], tuple[str, ...]]] = {}
+        self.notes: tuple[str, ...] = ()
+        # `left_out` and `problems` of each image by its position; at -1, of the dataset's files.
+        self._found: dict[int, tuple[Mapping[str, int], Sequence[str]]] = {-1: ({}, ())}
 
     @property
     @abstractmethod
@@ -175,20 +167,20 @@ class Dataset(ABC):
         Datasets that parse annotations with each image count them while images are read: the
         counts are complete after a pass over all images, and belong to the latest pass.
         """
-        total = Counter(self._known[0])
-        for _, (left_out, _) in sorted(self._found.items()):
-            total.update(left_out)
+        total: Counter[str] = Counter()
+        for index in sorted(self._found):
+            total.update(self._found[index][0])
         return dict(total)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each of the first malformed annotations; complete when `left_out` is."""
         found = chain.from_iterable(self._found[index][1] for index in sorted(self._found))
-        return tuple(islice(chain(self._known[1], found), MAX_PROBLEMS))
+        return tuple(islice(found, MAX_PROBLEMS))
 
     def loaders(self) -> Iterator[Callable[[], Sample | UnreadableImage]]:
         """Yields one function per image that reads it; several threads may call them."""
-        self._found = {}
+        self._found = {-1: self._found[-1]}
 
         def read(index: int, reader: ImageReader) -> Sample | UnreadableImage:
             loaded = reader()
@@ -210,15 +202,9 @@ class IndexedDataset(Dataset):
     """A dataset with a list of all images: id, file name and reader of each."""
 
     def __init__(
-        self,
-        name: str,
-        fingerprint: str,
-        images: Sequence[tuple[int, str, ImageReader]],
-        left_out: Mapping[str, int] | None = None,
-        problems: Sequence[str] = (),
-        notes: Sequence[str] = (),
+        self, name: str, fingerprint: str, images: Sequence[tuple[int, str, ImageReader]]
     ) -> None:
-        super().__init__(name, left_out, problems, notes)
+        super().__init__(name)
         self._fingerprint = fingerprint
         self._images = images
 

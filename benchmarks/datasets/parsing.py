@@ -189,7 +189,7 @@ class AnnotationLog:
         return ", ".join(f"{n} of {total} {what}" for what, n in parts.items() if n > 0)
 
     @property
-    def hints(self) -> list[str]:
+    def hints(self) -> tuple[str, ...]:
         """Hints about likely mistakes in the annotations, one line each."""
         found = []
         n_normalised, n_boxes = self._counts["normalised"], self._counts["boxes"]
@@ -200,7 +200,7 @@ class AnnotationLog:
                 f"{self._counts['boxes beyond']} of {n_boxes} boxes end beyond their image: COCO's "
                 "bbox is [x, y, width, height]; are these [x0, y0, x1, y1]?"
             )
-        return found
+        return tuple(found)
 
 
 def _box_of(
