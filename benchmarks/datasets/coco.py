@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from benchmarks.datasets.dataset import (
     Sample,
     UnreadableImage,
 )
-from benchmarks.datasets.images import check_pixels, files_state, load_from_folder
+from benchmarks.datasets.images import check_pixels, files_state, load_image
 from benchmarks.datasets.parsing import AnnotationLog, IdentifiedRow, LengthPx, read_row
 from mobilesam.errors import DataError
 
@@ -131,13 +132,23 @@ class CocoFile:
 def read_sample(
     folder: Path, image: CocoImage, max_pixels: int, instances: tuple[Instance, ...] = ()
 ) -> LoadedImage:
-    """Reads the pixels of an image below a folder."""
-    image_id, name = image.id, image.names[0]
+    """Reads an image from the first existing of its paths, which are not trusted."""
+    first = image.names[0]
     try:
-        pixels = load_from_folder(folder, image.names, image.size_hw, max_pixels)
+        for name in image.names:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise DataError(f"the file name {name!r} leads out of the image folder")
+        found = next((name for name in image.names if os.path.lexists(folder / name)), None)
+        if found is None and "\\" in first:
+            raise DataError(
+                f"cannot read the image {first}: No such file or directory; the name has "
+                "backslashes: write / into the annotations instead"
+            )
+        pixels = load_image(folder / (found or first), first, image.size_hw, max_pixels)
     except DataError as error:
-        return LoadedImage(UnreadableImage(image_id, name, str(error), len(instances)))
-    return LoadedImage(Sample(image_id, name, pixels, instances))
+        return LoadedImage(UnreadableImage(image.id, first, str(error), len(instances)))
+    return LoadedImage(Sample(image.id, first, pixels, instances))
 
 
 class CocoDataset(IndexedDataset):

@@ -9,9 +9,9 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -86,23 +86,6 @@ def load_image(
         f"{name} is {turned.shape[1]}x{turned.shape[0]} px, but its annotations are for "
         f"{size_hw[1]}x{size_hw[0]} px; use the images that belong to these annotations"
     )
-
-
-def load_from_folder(
-    folder: Path, names: Sequence[str], size_hw: tuple[int, int] | None, max_pixels: int
-) -> UInt8Array:
-    """Reads the first existing of some untrusted paths below a folder; see `load_image`."""
-    for name in names:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"the file name {name!r} leads out of the image folder")
-    found = next((name for name in names if os.path.lexists(folder / name)), None)
-    if found is None and "\\" in names[0]:
-        raise DataError(
-            f"cannot read the image {names[0]}: No such file or directory; the name has "
-            "backslashes: write / into the annotations instead"
-        )
-    return load_image(folder / (found or names[0]), names[0], size_hw, max_pixels)
 
 
 def files_state(files: Iterable[tuple[Path, str]]) -> str:

@@ -39,7 +39,7 @@ from benchmarks.evaluation.run_shards import EvaluationTask, ModelWorker, machin
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.shard_store import ShardResult, ShardSummary, ShardTimes, shard_key
 from benchmarks.evaluation.summaries import count_clicks, headline, sum_tables
-from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.manifests import ManifestStore, PassPrompts
 from benchmarks.prompts.protocols import (
     GROUND_TRUTH,
     TEACHER_PREFIX,
@@ -423,7 +423,7 @@ class ShardEvaluation:
         usable = [protocol for protocol in protocols if protocol.name not in unsupported]
         if not usable:
             return AccuracyResult(unsupported=unsupported, time=clock.row(name, dataset.name))
-        prompts = self.manifests.begin_pass()
+        prompts = PassPrompts(self.manifests)
         cache = EmbeddingCache(config.embeddings, model.options.precision, model.options.device)
         runner = PromptRunner(segmenter, usable, prompts, clock, cache)
         scorer = Scorer(name, pairs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from benchmarks.prompts.samplers import PromptSampler, prompt_sampler
 from mobilesam.errors import DataError, UsageError
 from mobilesam.files import write_atomic
 
+PromptsById = dict[tuple[int, int], Float32Array | None]
+"""Prompts by image and annotation id; None where there is no such prompt."""
 MANIFEST_VERSION = 1
 _METADATA_KEY = b"mobilesam-bench.prompts"
 
@@ -38,13 +39,9 @@ class PromptManifest:
 
     @classmethod
     def from_prompts(
-        cls,
-        fingerprint: str,
-        sampler: PromptSampler,
-        seed: int,
-        prompts: Mapping[tuple[int, int], Float32Array | None],
+        cls, fingerprint: str, sampler: PromptSampler, seed: int, prompts: PromptsById
     ) -> PromptManifest:
-        """Makes a manifest of prompts by image and annotation id, given in any order."""
+        """Makes a manifest of prompts in any order."""
         ids = sorted(prompts)
         values = np.full((len(ids), len(sampler.columns)), np.nan, np.float32)
         for row, key in enumerate(ids):
@@ -148,10 +145,6 @@ class ManifestStore:
         self._folder = folder
         self._finished: dict[str, PromptManifest] = {}
 
-    def begin_pass(self) -> PassPrompts:
-        """Starts collecting the prompts of one pass over the data."""
-        return PassPrompts(self)
-
     def add(self, manifest: PromptManifest, *, save: bool) -> None:
         """Adds a manifest; `save` also writes its file, where a resumed run finds it."""
         self._finished[manifest.sampler.name] = manifest
@@ -191,7 +184,7 @@ class PassPrompts:
 
     def __init__(self, store: ManifestStore) -> None:
         self._store = store
-        self._new: dict[PromptSampler, dict[tuple[int, int], Float32Array | None]] = {}
+        self._new: dict[PromptSampler, PromptsById] = {}
 
     def prompt(
         self, sampler: PromptSampler, sample: Sample, instance: Instance, mask: BoolArray

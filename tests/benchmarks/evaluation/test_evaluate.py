@@ -22,7 +22,7 @@ from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.evaluate import AccuracyResult, ShardEvaluation
 from benchmarks.evaluation.run_model import FIRST_IMAGES, Prefetcher
-from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.manifests import ManifestStore, PassPrompts
 from benchmarks.prompts.protocols import GROUND_TRUTH, find_protocols
 from benchmarks.prompts.samplers import prompt_sampler
 from benchmarks.records.instances import read_instances
@@ -378,7 +378,7 @@ def test_prompts_that_are_not_finished_are_not_stored(shard: ShardDataset, tmp_p
     manifests = ManifestStore(shard.fingerprint, 0, tmp_path)
     sample = next(each for each in shard.samples() if isinstance(each, Sample))
     (instance, *_), rule = sample.instances, prompt_sampler("center")
-    first, second = manifests.begin_pass(), manifests.begin_pass()
+    first, second = PassPrompts(manifests), PassPrompts(manifests)
     known = first.prompt(rule, sample, instance, instance.mask())
     again = second.prompt(rule, sample, instance, instance.mask())
     assert known is not None

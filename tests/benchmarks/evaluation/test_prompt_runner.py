@@ -17,7 +17,7 @@ from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation import prompt_runner
 from benchmarks.evaluation.prompt_runner import EmbeddingCache, PromptRunner, QueryMasks
 from benchmarks.evaluation.run_model import Stopwatch
-from benchmarks.prompts.manifests import ManifestStore
+from benchmarks.prompts.manifests import ManifestStore, PassPrompts
 from benchmarks.prompts.protocols import Query, find_protocols
 from mobilesam.errors import DataError
 
@@ -50,7 +50,7 @@ def sample() -> Sample:
 def predict(
     model: DummySegmenter, sample: Sample, folder: Path, *names: str
 ) -> Iterator[QueryMasks]:
-    prompts = ManifestStore("fingerprint", 0, folder).begin_pass()
+    prompts = PassPrompts(ManifestStore("fingerprint", 0, folder))
     cache = EmbeddingCache(None)
     runner = PromptRunner(model, find_protocols(names), prompts, Stopwatch(), cache)
     masks = [instance.mask() for instance in sample.instances]

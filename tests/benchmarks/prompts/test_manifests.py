@@ -11,7 +11,7 @@ import pytest
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import encode_mask, rle_box
-from benchmarks.prompts.manifests import ManifestStore, PromptManifest
+from benchmarks.prompts.manifests import ManifestStore, PassPrompts, PromptManifest
 from benchmarks.prompts.samplers import prompt_sampler
 from mobilesam.errors import DataError
 
@@ -87,7 +87,7 @@ def test_hashes_of_real_data_do_not_change_between_versions(shared, tmp_path):
         "two-point-100": "025eeb438e408b4db20045dd02e850679d83d6ba55d69fac5f4ae87bfdd63c12",
     }
     store = ManifestStore(data.fingerprint, 0, tmp_path)
-    prompts = store.begin_pass()
+    prompts = PassPrompts(store)
     for sample in data.samples():
         for each in sample.instances:
             mask = each.mask()
@@ -226,7 +226,7 @@ def test_a_missing_manifest(tmp_path):
 
 def run_pass(store, *, whole, keys=KEYS):
     """Collects the box prompts of one pass and returns them."""
-    prompts = store.begin_pass()
+    prompts = PassPrompts(store)
     found = []
     for image_id, annotation_id in keys:
         each = instance(annotation_id)
