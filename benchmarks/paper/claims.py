@@ -92,13 +92,6 @@ class Source(FrozenModel):
     arxiv: str | None = None
     version: str | None = None
 
-    @property
-    def label(self) -> str:
-        """Name and version, such as `MobileSAM (arXiv 2306.14289 v2)`."""
-        paper = f"arXiv {self.arxiv}" if self.arxiv else ""
-        details = " ".join(part for part in (paper, self.version) if part)
-        return f"{self.name} ({details})" if details else self.name
-
 
 class Tolerance(FrozenModel):
     """Largest deviation of a measurement that agrees with the claim, in its unit, and the reason.
@@ -349,7 +342,11 @@ class Claim(FrozenModel):
     @property
     def source_label(self) -> str:
         """Source and place, such as `MobileSAM (arXiv 2306.14289 v2), Table 3`."""
-        return f"{self.source.label}, {self.where}"
+        source = self.source
+        paper = f"arXiv {source.arxiv}" if source.arxiv else ""
+        details = " ".join(part for part in (paper, source.version) if part)
+        name = f"{source.name} ({details})" if details else source.name
+        return f"{name}, {self.where}"
 
 
 def rounding_margin(printed: str) -> Fraction:

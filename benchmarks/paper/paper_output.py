@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -100,28 +101,28 @@ def _references(verdicts: Sequence[ClaimVerdict]) -> tuple[str | None, ...]:
     return unique(v.orientation.reference for v in verdicts if v.orientation is not None)
 
 
-def _lines(row: Sequence[ClaimVerdict]) -> list[_Line]:
+def _lines(row: Sequence[ClaimVerdict]) -> Iterator[_Line]:
     """Label, text and raw value of the lines of a row: published, measured, ratio, verdict."""
-    lines: list[_Line] = [("published", _claimed, lambda v: v.claimed)]
+    yield "published", _claimed, lambda v: v.claimed
     if any(v.measured is not None for v in row):
-        lines.append(("measured", _measured, lambda v: v.measured))
+        yield "measured", _measured, lambda v: v.measured
     else:
-        lines += [_orientation_line(reference) for reference in _references(row)]
+        for reference in _references(row):
+            value = partial(_orientation, reference=reference)
+            yield "orientation", partial(_in_brackets, reference=reference), value
     if any(v.ratio is not None for v in row):
-        lines.append(("times the claim", _ratio, lambda v: v.ratio))
-    return [*lines, ("verdict", lambda v: v.verdict, lambda v: v.verdict)]
+        yield "times the claim", _ratio, lambda v: v.ratio
+    yield "verdict", lambda v: v.verdict, lambda v: v.verdict
 
 
-def _orientation_line(reference: str | None) -> _Line:
-    def value(verdict: ClaimVerdict) -> float | None:
-        found = verdict.orientation
-        return found.value if found is not None and found.reference == reference else None
+def _orientation(verdict: ClaimVerdict, reference: str | None) -> float | None:
+    found = verdict.orientation
+    return found.value if found is not None and found.reference == reference else None
 
-    def text(verdict: ClaimVerdict) -> str:
-        found = value(verdict)
-        return "" if found is None else f"({_figure(found, verdict.unit)})"
 
-    return "orientation", text, value
+def _in_brackets(verdict: ClaimVerdict, reference: str | None) -> str:
+    value = _orientation(verdict, reference)
+    return "" if value is None else f"({_figure(value, verdict.unit)})"
 
 
 def _notes(shown: Sequence[ClaimVerdict]) -> tuple[str, ...]:

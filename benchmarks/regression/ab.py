@@ -69,11 +69,7 @@ _VARIABLES = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def settings_of(arguments: RegressArguments) -> Settings:
-    """Settings of a measurement from the options of `regress`.
-
-    Raises:
-        UsageError: An option has no valid value.
-    """
+    """Settings of a measurement from the options of `regress`; a `UsageError` if one is invalid."""
 
     def names(text: str) -> tuple[str, ...]:
         return tuple(entry.name for entry in select(listed(text)))

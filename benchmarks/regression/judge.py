@@ -136,11 +136,7 @@ class Judgement(FrozenModel):
 
 
 def judge(sessions: Sequence[Session], threshold: float = THRESHOLD) -> Judgement:
-    """Judges the first stage, confirmed or not by the repetition.
-
-    Raises:
-        UsageError: The threshold is not above 1.
-    """
+    """Judges the first stage, confirmed or not by the repetition; the threshold is above 1."""
     check_threshold(threshold, THRESHOLD)
     first = {each.key: each for each in _judge_stage(sessions, "first", threshold)}
     again = {each.key: each for each in _judge_stage(sessions, "repetition", threshold)}

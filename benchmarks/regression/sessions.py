@@ -113,12 +113,7 @@ def session_files(folder: Path) -> list[Path]:
 
 
 def load_sessions(folder: Path) -> tuple[Session, ...]:
-    """Reads all sessions of a folder.
-
-    Raises:
-        UsageError: The folder has no sessions.
-        DataError: A session cannot be read, or they are of different versions.
-    """
+    """Reads all sessions of a folder, which has at least one, all of the same two versions."""
     files = session_files(folder)
     if not files:
         raise UsageError(f"{folder} holds no session-N.json; make one with regress measure")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import reference_model
@@ -204,12 +205,10 @@ def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool
 
 
 def _memory_column(header: str, raw: str, attribute: str) -> RowColumn:
-    def value(entry: _Entry) -> int | None:
+    def value(entry: _Entry) -> Any:
         memory = entry.record.memory
         device = entry.setup.device if entry.setup else memory[0].device if memory else ""
-        found: int | None
-        found = getattr(queries.find_memory(entry.record, device, entry.model), attribute, None)
-        return found
+        return getattr(queries.find_memory(entry.record, device, entry.model), attribute, None)
 
     def text(entry: _Entry) -> str:
         size = value(entry)
