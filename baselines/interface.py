@@ -39,6 +39,7 @@ class ModelOptions:
     precision: str = "fp32"  # of the networks: `fp32`, `fp16` or `bf16`
     checkpoint: Checkpoint | None = None  # trained weights; None for seeded random ones, if any
     seed: int = 0  # of the random weights
+    input_size_px: int | None = None  # side of the network's input; None for the model's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class ModelInfo:
         decode_kind: Work of `decode`: run a mask decoder, select among masks that `encode` already
             found, or run a classical algorithm. Their milliseconds are not comparable.
         supports: Prompts and modes that the model supports.
+        note: What a reader of its results has to know.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ModelInfo:
     weights: WeightsInfo
     decode_kind: DecodeKind
     supports: frozenset[PromptKind]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class Masks:
             finds nothing has an empty mask.
         scores: (N, C) float32, the model's own estimate of quality; higher is better.
         low_res_logits: (N, C, h, w) float32 if the model has them.
+        object_scores: (N,) float32 logits that the prompt is on an object, if the model has them
+            (SAM 2 and later).
 
     Raises:
         ValueError: Masks or scores of a wrong shape or type.
@@ -117,6 +122,7 @@ class Masks:
     masks: BoolArray
     scores: Float32Array
     low_res_logits: Float32Array | None = None
+    object_scores: Float32Array | None = None
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4 or self.masks.dtype != np.bool_:
@@ -135,7 +141,17 @@ class Masks:
         """The same with some of the C masks of each prompt."""
         logits = self.low_res_logits
         kept = None if logits is None else logits[:, which]
-        return Masks(self.masks[:, which], self.scores[:, which], kept)
+        return Masks(self.masks[:, which], self.scores[:, which], kept, self.object_scores)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Masks]) -> Masks:
+        """Masks of one or more batches of prompts, in their order."""
+
+        def join(name: str) -> Any:
+            found = [getattr(part, name) for part in parts]
+            return None if found[0] is None else np.concatenate(found)
+
+        return cls(*map(join, ("masks", "scores", "low_res_logits", "object_scores")))
 
 
 def _is_finite(values: object) -> bool:
@@ -155,6 +171,7 @@ class LogitMasks:
     logits: Any  # (N, C, h, w)
     scores: Any  # (N, C)
     size_hw: tuple[int, int]  # of the original image, in pixels
+    object_scores: Any = None  # (N,), if the model has them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,12 +21,11 @@ from baselines.interface import (
     UInt8Array,
     check_image,
 )
-from baselines.sam import Candidates, SamSegmenter, load_or_random
+from baselines.sam import Candidates, SamSegmenter, mobile_sam
 from mobilesam.everything.generator import AutomaticMaskGenerator
 from mobilesam.fast.decoder import ImageContext
 from mobilesam.fast.inference import FastMobileSam, Precision
 from mobilesam.fast.upsampling import upsample
-from mobilesam.model.mobile_sam import build_mobile_sam, load_mobile_sam
 from mobilesam.predictor import MobileSam
 from mobilesam.prompts import NetworkPrompts
 
@@ -48,7 +47,7 @@ class FastMobileSamSegmenter(SamSegmenter):
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        model = load_or_random(build_mobile_sam, load_mobile_sam, options)
+        model = mobile_sam(options)
         super().__init__(model, options, family="MobileSAM")
         self._batch = _BATCH
         self._fast: FastMobileSam | None = None

@@ -5,18 +5,24 @@ name is the model's, its value `module:factory`, as in `pyproject.toml`:
 
     [project.entry-points."mobilesam_bench.models"]
     my-sam = "my_package.adapter:build"
+
+A name may be followed by the input size of the network, as in `mobilesam@512`, and a checkpoint of
+Hugging Face transformers is named by its repository or folder, as in `hf:facebook/sam-vit-base`.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from baselines import DEFAULT_SELECTION
 from baselines.boundary import adapter_call
@@ -25,6 +31,11 @@ from mobilesam.errors import DataError, UsageError
 from mobilesam.weights.checkpoints import shipped_path
 
 ENTRY_POINT_GROUP = "mobilesam_bench.models"
+HUGGING_FACE = "hf:"
+PERMISSIVE = frozenset(("Apache-2.0", "BSD-3-Clause", "MIT"))
+"""Licences that allow use in closed products."""
+
+CommercialUse = Literal["yes", "no", "ask"]
 Factory = Callable[[ModelOptions], Segmenter]
 
 
@@ -43,10 +54,18 @@ class ModelEntry:
             `ModelOptions` and creates missing files. A folder of these files can then be given as
             the checkpoint.
         derive_requires: Packages needed to create these files, besides `requires`.
+        extra: Extra of this project that installs `requires` and `derive_requires`.
         third_party: Whether it comes from an entry point.
         by_default: Whether the selection `default` includes it; models for tests do not belong.
         factory: Used instead of `target`, for a model that exists in this process only; `target`
             then identifies the object.
+        parameters: Number of parameters of its networks; None if unknown or 0.
+        licence: SPDX identifier of the licence of its code.
+        weights_licence: The same of its published weights; None if it has none.
+        commercial: Whether commercial use is allowed: `ask` where a lawyer should read the terms.
+        note: What a user has to know about licence, access or weights.
+        input_size_px: Side of the network's input; None is the model's own.
+        resizable: Whether `NAME@SIZE` selects another input size.
     """
 
     name: str
@@ -56,10 +75,40 @@ class ModelEntry:
     requires: tuple[str, ...] = ()
     derive: str | None = None
     derive_requires: tuple[str, ...] = ()
+    extra: str | None = None
     third_party: bool = False
     shipped: str | None = None
     by_default: bool = True
     factory: Factory | None = None
+    parameters: int | None = None
+    licence: str = "Apache-2.0"
+    weights_licence: str | None = None
+    commercial: CommercialUse = "yes"
+    note: str = ""
+    input_size_px: int | None = None
+    resizable: bool = False
+
+    @property
+    def permissive(self) -> bool:
+        """Whether code and weights have permissive licences without further terms."""
+        licences = {self.licence, self.weights_licence or self.licence}
+        return licences <= PERMISSIVE and self.commercial == "yes"
+
+    def options(self, **fields: Any) -> ModelOptions:
+        """Options of the factory with this entry's name and input size."""
+        return ModelOptions(self.name, input_size_px=self.input_size_px, **fields)
+
+    @property
+    def hugging_face(self) -> bool:
+        """Whether its name is a repository or folder of Hugging Face transformers."""
+        return self.name.startswith(HUGGING_FACE)
+
+    @property
+    def install(self) -> str:
+        """Command that installs what is missing to run it from a checkpoint."""
+        if self.extra is not None:
+            return f'pip install "mobilesam-bench[{self.extra}]"'
+        return f"pip install {' '.join(self.missing_from_scratch())}"
 
     def missing(self) -> tuple[str, ...]:
         """Required packages that are not installed."""
@@ -80,98 +129,22 @@ def _absent(packages: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in packages if importlib.util.find_spec(name) is None)
 
 
-_BUILT_IN = (
-    ModelEntry(
-        "mobilesam",
-        "baselines.sam:build_mobilesam",
-        "MobileSAM: TinyViT-5M encoder, SAM's decoder, computed as published",
-        "mobilesam",
-    ),
-    ModelEntry(
-        "mobilesam-fast",
-        "baselines.mobile_sam_fast:build",
-        "MobileSAM on this project's inference path: same weights, same masks, less time",
-        "mobilesam",
-    ),
-    ModelEntry(
-        "mobilesam-onnx",
-        "baselines.exported:build_onnx",
-        "MobileSAM exported to ONNX, in ONNX Runtime",
-        "mobilesam",
-        ("onnxruntime",),
-        "baselines.exported:derive_onnx",
-        ("onnx",),
-    ),
-    ModelEntry(
-        "mobilesam-onnx-int8",
-        "baselines.exported:build_onnx_int8",
-        "the same with matrix products in 8-bit integers: other masks",
-        "mobilesam",
-        ("onnxruntime",),
-        "baselines.exported:derive_onnx_int8",
-        ("onnx",),
-    ),
-    ModelEntry(
-        "mobilesam-openvino",
-        "baselines.exported:build_openvino",
-        "MobileSAM exported to OpenVINO",
-        "mobilesam",
-        ("openvino",),
-        "baselines.exported:derive_openvino",
-        ("onnx",),
-    ),
-    ModelEntry("sam-vit-h", "baselines.sam:build_h", "SAM ViT-H (segment-anything)", "sam-vit-h"),
-    ModelEntry("sam-vit-l", "baselines.sam:build_l", "SAM ViT-L (segment-anything)", "sam-vit-l"),
-    ModelEntry("sam-vit-b", "baselines.sam:build_b", "SAM ViT-B (segment-anything)", "sam-vit-b"),
-    ModelEntry(
-        "fastsam-x",
-        "baselines.fast_sam:build_x",
-        "FastSAM-x: YOLOv8x-seg (ultralytics, AGPL-3.0)",
-        "fastsam-x",
-        ("ultralytics",),
-    ),
-    ModelEntry(
-        "fastsam-s",
-        "baselines.fast_sam:build_s",
-        "FastSAM-s: YOLOv8s-seg (ultralytics, AGPL-3.0)",
-        "fastsam-s",
-        ("ultralytics",),
-    ),
-    ModelEntry(
-        "sam-mini",
-        "baselines.sam:build_mini",
-        "small SAM, trained from scratch by this project on synthetic scenes",
-        "sam-mini",
-        shipped="sam-mini.safetensors",
-        by_default=False,
-    ),
-    ModelEntry(
-        "mobilesam-mini",
-        "baselines.sam:build_mobilesam_mini",
-        "small MobileSAM, distilled from sam-mini",
-        "mobilesam-mini",
-        shipped="mobilesam-mini.safetensors",
-        by_default=False,
-    ),
-    ModelEntry(
-        "grabcut",
-        "baselines.classical:GrabCutSegmenter",
-        "OpenCV GrabCut from the prompt (no learning)",
-        requires=("cv2",),
-    ),
-    ModelEntry("box", "baselines.classical:BoxSegmenter", "the prompt box itself (floor)"),
-    ModelEntry(
-        "dummy",
-        "baselines.dummy:build",
-        "known masks and delays: tests the suite",
-        by_default=False,
-    ),
-)
+@functools.cache
+def _built_in() -> tuple[ModelEntry, ...]:
+    tables = tomllib.loads((Path(__file__).parent / "models.toml").read_text(encoding="utf-8"))
+    return tuple(
+        ModelEntry(name, **{key: _frozen(value) for key, value in table.items()})
+        for name, table in tables.items()
+    )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def entries() -> Mapping[str, ModelEntry]:
     """All registered models by name: built-in ones first, then third parties' by name."""
-    found = {entry.name: entry for entry in _BUILT_IN}
+    found = {entry.name: entry for entry in _built_in()}
     points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     for point in sorted(points, key=lambda each: each.name):
         # A built-in name keeps its meaning, or published numbers would change under their label.
@@ -195,14 +168,18 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     known = entries()
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
+        if (special := _hugging_face(pattern) or _resized(pattern, known)) is not None:
+            chosen[pattern] = special
+            continue
         matching = fnmatch.filter(known, pattern)
         if pattern == DEFAULT_SELECTION:
             matching = [name for name, entry in known.items() if entry.by_default]
         able = [name for name in matching if known[name].can_run]
         names = [pattern] if pattern in known else able
         if matching and not names:
-            lacking = sorted({p for name in matching for p in known[name].missing_from_scratch()})
-            hint = _install(lacking) if lacking else "this package has no weights for it yet"
+            lacking = [known[name] for name in matching if known[name].missing_from_scratch()]
+            hints = dict.fromkeys(entry.install for entry in lacking)
+            hint = ", ".join(hints) or "this package has no weights for it yet"
             raise UsageError(f"{pattern!r} matches nothing that can run: {hint}")
         if not names:
             near = difflib.get_close_matches(pattern, known, n=2)
@@ -214,10 +191,49 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     return tuple(chosen.values())
 
 
+def _hugging_face(name: str) -> ModelEntry | None:
+    """The model of a name such as `hf:facebook/sam-vit-base` or `hf:folder`; None for others."""
+    if not name.startswith(HUGGING_FACE):
+        return None
+    return ModelEntry(
+        name,
+        "baselines.hugging_face:build_any",
+        "checkpoint of Hugging Face transformers",
+        requires=("transformers",),
+        extra="hf",
+        commercial="ask",
+        note="licence of the weights: see their page",
+    )
+
+
+def _resized(name: str, known: Mapping[str, ModelEntry]) -> ModelEntry | None:
+    """The model of a name such as `mobilesam@512`; None for a name without a size.
+
+    Raises:
+        UsageError: The model has one input size only, or the size is not a number.
+    """
+    base, separator, size = name.partition("@")
+    if not separator or base not in known:
+        return None
+    entry = known[base]
+    if not entry.resizable:
+        able = ", ".join(each.name for each in known.values() if each.resizable)
+        raise UsageError(f"{base} has one input size; these have others: {able}")
+    if not size.isdecimal():
+        raise UsageError(f"{name!r} has no input size in pixels, such as {base}@512")
+    return replace(entry, name=name, input_size_px=int(size))
+
+
+def find(name: str) -> ModelEntry | None:
+    """The model of exactly this name, with an input size or of Hugging Face too; None if none."""
+    known = entries()
+    return known.get(name) or _hugging_face(name) or _resized(name, known)
+
+
 def select_one(name: str) -> ModelEntry:
     """Finds the model of this name; raises a UsageError if there is none, or for a wildcard."""
     found = select([name])
-    if name not in entries():
+    if find(name) is None:
         names = ", ".join(entry.name for entry in found)
         raise UsageError(f"{name!r} may be one of {names}; name a single model")
     return found[0]
@@ -234,7 +250,7 @@ def build(entry: ModelEntry, options: ModelOptions) -> Segmenter:
     """
     missing = entry.missing()
     if missing:
-        raise UsageError(f"{entry.name} needs {', '.join(missing)}: {_install(missing)}")
+        raise UsageError(f"{entry.name} needs {', '.join(missing)}: {entry.install}")
     with adapter_call("build"):
         factory = entry.factory or cast("Factory", _load(entry, entry.target))
         built = factory(options)
@@ -267,7 +283,3 @@ def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{entry.name} cannot be loaded from {target}: {error}") from error
     return cast("Callable[[ModelOptions], object]", found)
-
-
-def _install(packages: Iterable[str]) -> str:
-    return f"pip install {' '.join(packages)}"

@@ -39,6 +39,7 @@ from mobilesam.model.mini import build_sam_mini
 from mobilesam.model.mobile_sam import (
     build_mobile_sam,
     build_mobile_sam_mini,
+    input_size,
     load_mobile_sam,
     load_sam_mini,
     load_strictly,
@@ -55,7 +56,7 @@ DECODE_BATCH = 4
 Candidates = bool | Literal["both"]
 _SLICES: Mapping[Candidates, slice]
 _SLICES = {False: slice(0, 1), True: slice(1, None), "both": slice(None)}
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 _HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
 
@@ -67,26 +68,30 @@ class SamSegmenter(Segmenter):
         model: In evaluation mode.
         options: Options that it was built from.
         family: `SAM` or `MobileSAM`.
+        input_side: Side of the encoder's input, if it is not the frame of prompts and masks.
     """
 
     points_per_side = 32  # of the grid of `everything`; the default of segment-anything
 
-    def __init__(self, model: Sam, options: ModelOptions, *, family: str) -> None:
-        if options.precision not in _DTYPES:
+    def __init__(
+        self, model: Sam, options: ModelOptions, *, family: str, input_side: int | None = None
+    ) -> None:
+        if options.precision not in DTYPES:
             raise UsageError(
-                f"unknown precision {options.precision!r}; choose from {', '.join(_DTYPES)}"
+                f"unknown precision {options.precision!r}; choose from {', '.join(DTYPES)}"
             )
         self.model = model
         self.device = torch.device(options.device)
-        self._dtype = _DTYPES[options.precision]
+        self._dtype = DTYPES[options.precision]
         self._side = int(model.image_encoder.img_size)
+        self._input_side = input_side or self._side
         self._batch = DECODE_BATCH
         self._cells = int(model.prompt_encoder.image_embedding_size[0])
         self._resize = ResizeLongestSide(self._side)
         self.info = ModelInfo(
             name=options.name,
             family=family,
-            input_size_px=self._side,
+            input_size_px=self._input_side,
             licence="Apache-2.0",
             weights=WeightsInfo.of(options.checkpoint),
             decode_kind="decoder",
@@ -121,13 +126,7 @@ class SamSegmenter(Segmenter):
     def _decode(self, embedding: Embedding, prompts: Prompts, wanted: Candidates) -> Masks:
         batches = self._logits(embedding, prompts, wanted)
         parts = [self.postprocess(LogitMasks(*each, embedding.size_hw)) for each in batches]
-        return Masks(
-            np.concatenate([part.masks for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate(
-                [part.low_res_logits for part in parts if part.low_res_logits is not None]
-            ),
-        )
+        return Masks.joined(parts)
 
     def decode_logits(
         self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False
@@ -201,8 +200,7 @@ class SamSegmenter(Segmenter):
     def everything(self, image: UInt8Array) -> list[MaskRecord]:
         """segment-anything's own point grid with its default parameters."""
         self._check_image(image)
-        generator = SamAutomaticMaskGenerator(self.model, self.points_per_side)
-        generator.predictor = _FinitePredictor(self.model)
+        generator = self._generator()
         with self._autocast():
             found = generator.generate(image)
         return [
@@ -214,6 +212,12 @@ class SamSegmenter(Segmenter):
             )
             for record in found
         ]
+
+    def _generator(self) -> Any:
+        """The model's own generator of all masks, which checks the results of its predictor."""
+        generator = SamAutomaticMaskGenerator(self.model, self.points_per_side)
+        generator.predictor = _FinitePredictor(self.model)
+        return generator
 
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
         """One array: (1, C, h, w) float32."""
@@ -245,7 +249,7 @@ class SamSegmenter(Segmenter):
         encoder, prompt, decoder = modules.values()
         device = next(encoder.parameters()).device
         cells, channels = self._cells, int(prompt.embed_dim)
-        image = torch.zeros(1, 3, self._side, self._side, device=device)
+        image = torch.zeros(1, 3, self._input_side, self._input_side, device=device)
         point = (torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.int))
         both = (torch.zeros(1, 2, 2), torch.tensor([[0, 1]], dtype=torch.int))
         masks = torch.zeros(1, 1, 4 * cells, 4 * cells)
@@ -285,19 +289,23 @@ class SamSegmenter(Segmenter):
         return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled)
 
 
-class _FinitePredictor(SamPredictor):  # type: ignore[misc] # segment_anything has no types
-    """A predictor for segment-anything's generator, whose results are checked and in float32.
+class FiniteMasks:
+    """Mix-in for predictors of a mask generator, whose results are checked and in float32.
 
     The generator drops masks with NaN silently, and NumPy, which it uses, has no bfloat16.
     """
 
     def predict_torch(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks, scores and logits of `SamPredictor.predict_torch`."""
-        masks, scores, logits = super().predict_torch(*given, **named)
+        """Masks, scores and logits of the predictor's `predict_torch`."""
+        masks, scores, logits = super().predict_torch(*given, **named)  # type: ignore[misc]
         if not (is_finite(scores) and is_finite(logits)):
             raise WeightsError(NOT_FINITE)
         masks = masks if masks.dtype == torch.bool else masks.float()
         return masks, scores.float(), logits.float()
+
+
+class _FinitePredictor(FiniteMasks, SamPredictor):  # type: ignore[misc] # has no types
+    """segment-anything's predictor, with checked results in float32."""
 
 
 def _build(
@@ -305,6 +313,18 @@ def _build(
 ) -> Segmenter:
     model = load_or_random(create, partial(load, device=options.device), options)
     return SamSegmenter(model, options, family=family)
+
+
+def mobile_sam(options: ModelOptions) -> Sam:
+    """MobileSAM's network, at the input size of the options."""
+    config = input_size(options.input_size_px)
+    load = partial(load_mobile_sam, device=options.device, input_size_px=options.input_size_px)
+    return load_or_random(lambda: build_mobile_sam(config), load, options)
+
+
+def build_mobilesam(options: ModelOptions) -> Segmenter:
+    """MobileSAM, computed as published."""
+    return SamSegmenter(mobile_sam(options), options, family="MobileSAM")
 
 
 def _build_vit(kind: str, options: ModelOptions) -> Segmenter:
@@ -322,7 +342,6 @@ def _build_vit(kind: str, options: ModelOptions) -> Segmenter:
 
 # As published, and the small models that this package ships: a ViT of 3.5 million parameters at 256
 # px, and its TinyViT student.
-build_mobilesam = partial(_build, build_mobile_sam, load_mobile_sam, "MobileSAM")
 build_mini = partial(_build, build_sam_mini, load_sam_mini, "SAM")
 build_mobilesam_mini = partial(_build, build_mobile_sam_mini, load_mobile_sam, "MobileSAM")
 build_h = partial(_build_vit, "vit_h")  # 641,090,608 parameters

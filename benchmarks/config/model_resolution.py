@@ -87,8 +87,10 @@ def resolve_models(
     models: list[ResolvedModel] = []
     no_network: NetworkUnreachableError | None = None
     for entry in entries:
-        options = ModelOptions(entry.name, device, precision, None, seed)
-        if policy is None or (entry.checkpoint is None and entry.name not in policy.overrides):
+        options = entry.options(device=device, precision=precision, seed=seed)
+        if policy is None or not (
+            entry.checkpoint or entry.hugging_face or entry.name in policy.overrides
+        ):
             models.append(ResolvedModel(entry, options, WeightsRow(kind="none")))
             continue
         now = policy if no_network is None else replace(policy, offline=True)
@@ -173,6 +175,10 @@ def find_checkpoint(
         WeightsUnavailableError: They are missing, and cannot or may not be downloaded.
         WeightsError: They are unusable.
     """
+    if entry.hugging_face:
+        from baselines.hugging_face import find_snapshot
+
+        return find_snapshot(entry.name, offline=policy.offline)
     name = entry.checkpoint or entry.name
     own = policy.overrides.get(entry.name)
     if entry.shipped is not None and policy.overrides.get(name, SHIPPED) == SHIPPED:
@@ -183,7 +189,7 @@ def find_checkpoint(
         if is_exported(own):
             return folder_checkpoint(own)
     spec, limit = specs().get(name), policy.fetch_limit_bytes
-    too_large = spec is not None and limit is not None and spec.n_bytes > limit
+    too_large = spec is not None and limit is not None and spec.megabytes * 1e6 > limit
     try:
         return resolve(
             name,

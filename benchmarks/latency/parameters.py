@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baselines.boundary import adapter_call
-from baselines.interface import ModelInfo, ModelOptions, Segmenter
+from baselines.interface import ModelInfo, Segmenter
 from baselines.registry import build, derive
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
@@ -157,7 +157,7 @@ def build_and_count(
             name = model.entry.name
             bar.note(name)
             try:
-                shape = build(model.entry, ModelOptions(name, device="meta"))
+                shape = build(model.entry, model.entry.options(device="meta"))
                 rows = count(shape) if config.count_parameters else []
             except BenchError as error:
                 reason = format_error(error)

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from baselines import boundary
 from baselines.boundary import adapter_call
 from baselines.interface import (
-    ModelOptions,
     Prompts,
     Segmenter,
     SplitEncoder,
@@ -134,7 +133,7 @@ def _facts_of(
     if weights is not None:
         yield Fact(subject=entry.name, what="weights file: bytes", value=weights.n_bytes)
         yield Fact(subject=entry.name, what="weights file: sha256", value=weights.sha256)
-    rows = parameters.count(build(entry, ModelOptions(entry.name, device="meta")))
+    rows = parameters.count(build(entry, entry.options(device="meta")))
     for row in rows:
         for what, value in (
             ("parameters", row.total),
@@ -145,7 +144,7 @@ def _facts_of(
             if value is not None:
                 yield Fact(subject=row.model, what=f"{row.component}: {what}", value=value)
     if (rows[-1].total or 0) <= MAX_FINGERPRINTED:
-        options = ModelOptions(entry.name, seed=SEED) if resolved is None else resolved.options
+        options = entry.options(seed=SEED) if resolved is None else resolved.options
         exact = entry.name in _INTEGER_MODELS
         yield from model_facts(build(entry, options), scenes.scene(0).image, exact=exact)
 

@@ -54,6 +54,7 @@ def load_mobile_sam(
     *,
     device: Device = "cpu",
     config: TinyVitConfig | None = None,
+    input_size_px: int | None = None,
 ) -> Sam:
     """Builds MobileSAM and loads a checkpoint strictly; the model is in evaluation mode.
 
@@ -63,6 +64,8 @@ def load_mobile_sam(
         device: Device of the model.
         config: Shape of the encoder; None is the shape stated in the file, as in students of this
             project's distillation, or MobileSAM's own.
+        input_size_px: Side of the input; None is that of the shape. Weights fit any size, since
+            attention windows and positions do not depend on it; accuracy falls with it.
 
     Raises:
         WeightsError: The file is missing, damaged, of another architecture, or not finite.
@@ -70,12 +73,13 @@ def load_mobile_sam(
     """
     device = usable_device(device)
     if checkpoint is None:
-        return build_mobile_sam(config).to(device)
+        return build_mobile_sam(input_size(input_size_px, config)).to(device)
     shape = read_shape(Path(checkpoint), "mobilesam") if config is None else None
     encoder = config or (TinyVitConfig() if shape is None else shape.encoder)
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(HEAD_PREFIXES) for name in state):
         encoder = replace(encoder, n_classes=None)
+    encoder = input_size(input_size_px, encoder)
     heads = None if shape is None else shape.heads
     source = str(checkpoint)
     return _loaded(lambda: build_mobile_sam(encoder, heads), shape, state, source).to(device)
@@ -88,6 +92,24 @@ def load_sam_mini(checkpoint: Path | str, *, device: Device = "cpu") -> Sam:
     shape = read_shape(Path(checkpoint), "sam-mini")
     config = None if shape is None else mini.SamMiniConfig(shape.encoder, shape.heads)
     return _loaded(lambda: mini.build_sam_mini(config), shape, state, str(checkpoint)).to(device)
+
+
+def input_size(side: int | None, config: TinyVitConfig | None = None) -> TinyVitConfig:
+    """The shape of an encoder with another input size, in pixels; None leaves it as it is.
+
+    Raises:
+        UsageError: The size does not fit the encoder.
+    """
+    config = config or TinyVitConfig()
+    if side is None:
+        return config
+    stride = config.total_stride
+    if side < 4 * stride or side % stride:
+        raise UsageError(
+            f"an input size of {side} px does not fit the encoder; "
+            f"choose a multiple of {stride} from {4 * stride} px"
+        )
+    return replace(config, image_size_px=side)
 
 
 def _loaded(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_transformers
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,10 +21,27 @@ from mobilesam.errors import DataError, UnsupportedError, UsageError
 from mobilesam.model.mobile_sam import build_mobile_sam
 
 # Half a minute an image is no unit test. The SAMs keep their adapter, prompt encoder and decoder,
-# but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers.
-SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b")
+# but get an encoder that only shrinks the picture; FastSAM-x is FastSAM-s with wider layers, and so
+# are the larger EfficientViT-SAMs. Models of transformers are small ones of the same classes.
+SAMS = ("sam-vit-h", "sam-vit-l", "sam-vit-b", "tinysam")
+SMALL_TRANSFORMERS = {
+    "sam2.1-t": "sam2",
+    "sam3-tracker": "sam3_tracker",
+    "sam-hq-vit-b": "sam_hq",
+    "slimsam-77": "sam",
+}
 DOCUMENTED = "my-boxes"
-MODELS = [*(name for name in entries() if name != "fastsam-x"), DOCUMENTED]
+MODELS = [
+    *(
+        name
+        for name, entry in entries().items()
+        if not entry.missing()
+        and (name in SMALL_TRANSFORMERS or "hugging_face" not in entry.target)
+        and (name == "efficientvit-sam-l0" or not name.startswith("efficientvit-sam"))
+        and name != "fastsam-x"
+    ),
+    DOCUMENTED,
+]
 SIZES = {"landscape": (30, 50), "portrait": (50, 30), "pixel": (1, 1), "strip": (3, 64)}
 
 
@@ -50,6 +68,8 @@ def documented() -> Segmenter:
 def model_of(name: str) -> Segmenter:
     if name == DOCUMENTED:
         return documented()
+    if name in SMALL_TRANSFORMERS:
+        return small_transformers.build(SMALL_TRANSFORMERS[name], name)
     if name not in SAMS:
         return build(entries()[name], ModelOptions(name))
     shape = build(entries()[name], ModelOptions(name, device="meta"))
@@ -58,7 +78,7 @@ def model_of(name: str) -> Segmenter:
     model.image_encoder = Shrink()
     assert isinstance(shape, SamSegmenter)
     assert shape.model.prompt_encoder.embed_dim == model.prompt_encoder.embed_dim
-    return SamSegmenter(model, ModelOptions(name), family="SAM")
+    return type(shape)(model, ModelOptions(name), family="SAM")
 
 
 @cache
@@ -175,7 +195,8 @@ def test_an_image_that_is_too_thin_is_answered_or_refused(
 ) -> None:
     image = np.zeros((*size_hw, 3), np.uint8)
     prompts = prompts_of(model, [[0, 0, size_hw[1], size_hw[0]]])
-    if not model.info.input_size_px:  # it works on the image as it is
+    # It works on the image as it is, or as a square.
+    if not model.info.input_size_px or getattr(model, "_square", False):
         assert model.decode(model.encode(model.prepare(image)), prompts).masks.shape[2:] == size_hw
         return
     calls = [lambda: model.prepare(image)]
