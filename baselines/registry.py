@@ -65,7 +65,7 @@ class ModelEntry:
         commercial: Whether commercial use is allowed: `ask` where a lawyer should read the terms.
         note: What a user has to know about licence, access or weights.
         input_size_px: Side of the network's input; None is the model's own.
-        resizable: Whether `NAME@SIZE` selects another input size.
+        own_size_px: Its own input size, if `NAME@SIZE` selects another one; else None.
     """
 
     name: str
@@ -86,13 +86,17 @@ class ModelEntry:
     commercial: CommercialUse = "yes"
     note: str = ""
     input_size_px: int | None = None
-    resizable: bool = False
+    own_size_px: int | None = None
 
     @property
     def permissive(self) -> bool:
         """Whether code and weights have permissive licences without further terms."""
         licences = {self.licence, self.weights_licence or self.licence}
         return licences <= PERMISSIVE and self.commercial == "yes"
+
+    def resized(self, side: int) -> ModelEntry:
+        """The model at another input size, in pixels, which is part of its name."""
+        return replace(self, name=f"{self.name}@{side}", input_size_px=side, own_size_px=None)
 
     def options(self, **fields: Any) -> ModelOptions:
         """Options of the factory with this entry's name and input size."""
@@ -169,7 +173,7 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
         if (special := _hugging_face(pattern) or _resized(pattern, known)) is not None:
-            chosen[pattern] = special
+            chosen[special.name] = special
             continue
         matching = fnmatch.filter(known, pattern)
         if pattern == DEFAULT_SELECTION:
@@ -216,12 +220,12 @@ def _resized(name: str, known: Mapping[str, ModelEntry]) -> ModelEntry | None:
     if not separator or base not in known:
         return None
     entry = known[base]
-    if not entry.resizable:
-        able = ", ".join(each.name for each in known.values() if each.resizable)
+    if entry.own_size_px is None:
+        able = ", ".join(each.name for each in known.values() if each.own_size_px is not None)
         raise UsageError(f"{base} has one input size; these have others: {able}")
     if not size.isdecimal():
         raise UsageError(f"{name!r} has no input size in pixels, such as {base}@512")
-    return replace(entry, name=name, input_size_px=int(size))
+    return entry if int(size) == entry.own_size_px else entry.resized(int(size))
 
 
 def find(name: str) -> ModelEntry | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +88,7 @@ def make_config(
     config = RunConfig(
         command=command_text or command_line(),
         note=output.note,
-        models=select(listed(models.models)) if entries is None else tuple(entries),
+        models=select_models(models) if entries is None else tuple(entries),
         weights_policy=weights_policy(
             models, None if profile is None else profile.fetch_limit_bytes
         ),
@@ -289,11 +290,46 @@ def resolve_options(
     )
 
 
+def select_models(options: ModelArguments) -> tuple[ModelEntry, ...]:
+    """The models that the options name, at each of the input sizes, of the wanted licences.
+
+    Raises:
+        UsageError: A name or size is invalid, or no model is left.
+    """
+    entries = select(listed(options.models))
+    if options.input_size is not None:
+        entries = tuple(_resized(entries, options.input_size))
+    if options.licence is None:
+        return entries
+    kept = tuple(entry for entry in entries if entry.permissive)
+    dropped = ", ".join(entry.name for entry in entries if not entry.permissive)
+    if not kept:
+        raise UsageError(f"--licence permissive leaves none of {dropped}")
+    if dropped:
+        sys.stderr.write(f"licence: left out {dropped}\n")
+    return kept
+
+
+def _resized(entries: Sequence[ModelEntry], text: str) -> Iterator[ModelEntry]:
+    sizes = listed(text)
+    if not sizes or not all(size.isdecimal() for size in sizes):
+        raise UsageError(f"--input-size takes sizes in pixels, such as 1024,512; got {text!r}")
+    if not any(entry.own_size_px for entry in entries):
+        names = ", ".join(entry.name for entry in entries)
+        raise UsageError(f"--input-size: {names} cannot run at other input sizes")
+    for entry in entries:
+        if entry.own_size_px is None:
+            yield entry
+            continue
+        for size in map(int, dict.fromkeys(sizes)):
+            yield entry if size == entry.own_size_px else entry.resized(size)
+
+
 def one_trained(
     models: ModelArguments, command: str, sharding: ShardingConfig | None = None
 ) -> ResolvedModel:
     """Resolves the single model that the options name; it must have trained weights."""
-    entries = select(listed(models.models))
+    entries = select_models(models)
     if len(entries) != 1:
         raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
     (resolved,) = resolve_options(models, entries, sharding)

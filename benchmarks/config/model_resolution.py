@@ -205,7 +205,7 @@ def find_checkpoint(
             raise
         profile = f"this profile fetches at most {limit / 1e6:.0f} MB a file"
         raise WeightsUnavailableError(
-            f"{spec.file} ({spec.megabytes:.0f} MB) is not on this machine, and {profile}; "
+            f"{spec.file} ({spec.size}) is not on this machine, and {profile}; "
             f"mobilesam-bench weights fetch {name}",
             profile,
         ) from error

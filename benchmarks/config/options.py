@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,10 @@ from baselines import DEFAULT_SELECTION
 from benchmarks.datasets import MAX_PIXELS
 
 PrintJson = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
+LicenceOption = Annotated[
+    Literal["permissive"] | None,
+    Parameter(help="permissive: only models whose code and weights have permissive licences."),
+]
 Quiet = Annotated[bool, Parameter(help="Print only warnings and errors.")]
 
 
@@ -22,6 +26,9 @@ class ModelArguments:
 
     models: str = DEFAULT_SELECTION
     """Names or wildcards, separated by commas; default: all but models for tests."""
+    input_size: str | None = None
+    """Input sizes in pixels, such as 1024,768,512, of models that allow it; each is a row."""
+    licence: LicenceOption = None
     weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH")] = ()
     """Local weights of a model; may be repeated."""
     offline: bool = False

@@ -27,6 +27,9 @@ WEIGHTS_ENV = "MOBILESAM_WEIGHTS"
 SHIPPED = Path("shipped")
 """Value of an override (`--weights mobilesam=shipped`) for the weights in this package."""
 
+USABLE = ("ok", "unconfirmed")
+"""Status of a file in the cache that is not fetched again."""
+
 Place = Literal["folder", "cache"]  # $MOBILESAM_WEIGHTS, or the cache of downloads
 
 _LOG = logging.getLogger(__name__)
@@ -56,10 +59,11 @@ class VerifyReport:
     """What is known of a file.
 
     Its status is `ok` (a published file), `absent`, `corrupt` (in the place of a published file,
-    with other content) or `custom` (other weights, usable and not official).
+    with other content), `custom` (other weights, usable and not official) or `unconfirmed` (in the
+    place of a published file whose SHA-256 is not known; usable and not official).
     """
 
-    status: Literal["ok", "absent", "corrupt", "custom"]
+    status: Literal["ok", "absent", "corrupt", "custom", "unconfirmed"]
     name: str | None  # of the published checkpoint concerned, if there is one
     path: Path  # of the file, or where it was searched last
     found: FileDigest | None  # None if it is absent or unreadable
@@ -131,7 +135,7 @@ def resolve(
             _LOG.warning("%s is not the published file; used as unofficial weights", path)
         return local
     report = _identify(place, path, known)
-    if report.status == "ok":
+    if report.status in USABLE:
         return _local(path, known, found=report.found)
     may_fetch = fetch and not offline
     if report.status == "corrupt":
@@ -145,8 +149,7 @@ def resolve(
             return _download(known, force=False, progress=progress)
         why = "--offline forbids fetching" if offline else "this command fetches nothing"
         raise WeightsUnavailableError(
-            f"{known.file} ({known.megabytes:.0f} MB) is not on this machine and {why}; "
-            f"{_hint(name)}",
+            f"{known.file} ({known.size}) is not on this machine and {why}; {_hint(name)}",
             f"official weights are not on this machine and {why}",
         )
     except WeightsUnavailableError as error:
@@ -166,7 +169,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = False) -> LocalChe
         )
     for path in () if force else (_find(known)[1], cache_dir() / known.file):
         report = _identify(None, path, known)
-        if report.status == "ok":
+        if report.status in USABLE:
             return _local(path, known, found=report.found)
     return _download(known, force=force, progress=progress)
 
@@ -251,13 +254,14 @@ def _download(spec: CheckpointSpec, *, force: bool, progress: bool) -> LocalChec
         with exclusive(target):
             # Another process may have fetched it while this one waited for the lock.
             report = _identify("cache", target, spec)
-            found = report.found if report.status == "ok" and not force else None
+            found = report.found if report.status in USABLE and not force else None
             found = found or download(spec.url, target, accepted=spec.digests, progress=progress)
             return _local(target, spec, found=found)
     except NetworkUnreachableError:
         raise  # concerns all files
     except WeightsUnavailableError as error:
-        raise WeightsUnavailableError(f"{error}; {_hint(spec.name)}", error.reason) from error
+        gate = f"; {spec.gate}" if spec.gate else ""
+        raise WeightsUnavailableError(f"{error}{gate}; {_hint(spec.name)}", error.reason) from error
 
 
 def _identify(
@@ -280,10 +284,15 @@ def _identify(
     if owner:
         text = f"{path} is the published {owner.file} of {owner.name}"
         return VerifyReport("ok", owner.name, path, found, text, place)
+    if spec is not None and not spec.digests:
+        text = f"{path}: no published sha256 of {spec.file} is known; it has {found.sha256}"
+        return VerifyReport("unconfirmed", name, path, found, text, place)
     if spec is None:
         text = f"{path} is not a published checkpoint; sha256 {found.sha256}"
     else:
-        wanted = " or ".join(f"{each.sha256} ({each.n_bytes} bytes)" for each in spec.digests)
+        wanted = " or ".join(
+            f"{each.sha256} ({each.n_bytes or 'unknown'} bytes)" for each in spec.digests
+        )
         text = (
             f"{path} is not the published {spec.file}: sha256 {found.sha256} "
             f"({found.n_bytes} bytes), published {wanted}"

@@ -47,7 +47,7 @@ class _BrokenTransferError(ValueError):
 def download(
     url: str, target: Path, *, accepted: Sequence[FileDigest], progress: bool = False
 ) -> FileDigest:
-    """Downloads a file of one of the accepted contents, which is returned.
+    """Downloads a file of one of the accepted contents (any if there is none); returns its content.
 
     The file appears under its name, in an existing folder, when it is complete and verified. The
     transfer uses the folder `.NAME.download` beside it, which is removed afterwards. Hold the lock
@@ -59,7 +59,7 @@ def download(
         WeightsError: The content is not accepted, or the file cannot be written.
     """
     folder = target.with_name(f".{target.name}.download")
-    n_bytes = max(digest.n_bytes for digest in accepted)
+    n_bytes = max((digest.n_bytes for digest in accepted), default=0)
     try:
         free_bytes = shutil.disk_usage(target.parent).free
         if free_bytes < n_bytes:
@@ -134,7 +134,10 @@ class _Downloader:
             if self._response is not None:
                 self._response.close()
         found = FileDigest(self._n_bytes, self._sha256.hexdigest())
-        if found not in self._accepted:
+        if self._accepted and not any(
+            found.sha256 == each.sha256 and each.n_bytes in (0, found.n_bytes)
+            for each in self._accepted
+        ):
             wanted = " or ".join(each.sha256 for each in self._accepted)
             raise WeightsError(
                 f"{url} is not the published file: sha256 {found.sha256}, wanted {wanted}; "
@@ -145,7 +148,7 @@ class _Downloader:
     def write(self, chunk: bytes) -> None:
         """Writes a piece of the body."""
         self._n_bytes += len(chunk)
-        if self._n_bytes > self._total:
+        if self._total is not None and self._n_bytes > self._total:
             raise WeightsError(
                 f"{self._response.url} sends more than the published {self._total} bytes; "
                 f"{_NOT_KEPT}"
@@ -173,8 +176,11 @@ class _Downloader:
             raise WeightsUnavailableError(f"{response.url} answers with {answer}")
         wanted = [each.n_bytes for each in self._accepted]
         length = headers.get("Content-Length", "")
-        self._total = int(length) if length.isdecimal() else max(wanted)
-        if self._total not in wanted:
+        sized = bool(wanted) and all(wanted)  # else any size may be right
+        self._total: int | None = max(wanted) if sized else None
+        if length.isdecimal():
+            self._total = int(length)
+        if sized and self._total not in wanted:
             raise WeightsError(
                 f"{response.url} offers {length} bytes, the published file has "
                 f"{' or '.join(map(str, wanted))}; {_NOT_KEPT}"

@@ -107,6 +107,69 @@ def test_a_broken_target_is_named(target: str) -> None:
         registry.build(entry, ModelOptions("broken"))
 
 
+def test_a_size_behind_the_name_selects_an_input_size() -> None:
+    small, own, other = registry.select(["mobilesam@512", "mobilesam@1024", "mobilesam-fast@768"])
+    assert (small.name, small.input_size_px, small.checkpoint) == (
+        "mobilesam@512",
+        512,
+        "mobilesam",
+    )
+    assert (own.name, own.input_size_px) == ("mobilesam", None)
+    assert other.options().input_size_px == 768
+    info = registry.build(small, small.options(device="meta")).info
+    assert (info.name, info.input_size_px) == ("mobilesam@512", 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sam-vit-b@512", "sam-vit-b has one input size; these have others: mobilesam"),
+        ("mobilesam@big", "no input size in pixels, such as mobilesam@512"),
+        ("nobody@512", "unknown model 'nobody@512'"),
+    ],
+)
+def test_an_impossible_size_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        registry.select([name])
+
+
+def test_a_size_that_does_not_fit_the_encoder_is_refused() -> None:
+    entry = registry.select_one("mobilesam@1000")
+    with pytest.raises(UsageError, match=r"1000 px does not fit .* multiple of 16"):
+        registry.build(entry, entry.options(device="meta"))
+
+
+def test_an_extra_is_named_by_its_command() -> None:
+    entry = registry.ModelEntry(
+        "x", "baselines.hugging_face:build_sam2", "", requires=("no_such_pkg",), extra="hf"
+    )
+    with pytest.raises(
+        UsageError, match=r'x needs no_such_pkg: pip install "mobilesam-bench\[hf\]"'
+    ):
+        registry.build(entry, entry.options())
+
+
+def test_hugging_face_names_are_models() -> None:
+    entry = registry.select_one("hf:facebook/sam-vit-base")
+    assert entry.hugging_face
+    assert entry.commercial == "ask"
+    assert not registry.entries()["mobilesam"].hugging_face
+
+
+def test_permissive_licences() -> None:
+    permissive = {name for name, entry in registry.entries().items() if entry.permissive}
+    assert {"mobilesam", "sam2.1-t", "tinysam", "grabcut"} <= permissive
+    assert not permissive & {"fastsam-x", "fastsam-s", "sam3-tracker", "sam-hq-vit-b"}
+
+
+def test_every_checkpoint_has_the_licence_of_its_model() -> None:
+    from mobilesam.weights.checkpoint_specs import specs
+
+    for entry in registry.entries().values():
+        if entry.checkpoint is not None and entry.shipped is None:
+            assert specs()[entry.checkpoint].licence == entry.weights_licence
+
+
 def test_a_missing_package_is_named_with_its_cure() -> None:
     entry = registry.ModelEntry(
         "x", "baselines.classical:BoxSegmenter", "", requires=("no_such_pkg",)

@@ -7,7 +7,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from benchmarks.cli.commands.printing import print_json, print_table, text_table
-from benchmarks.config.options import OutputArguments
+from benchmarks.config.options import LicenceOption, OutputArguments
 from mobilesam.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -16,8 +16,18 @@ if TYPE_CHECKING:
 
 _OUTPUT = OutputArguments()
 _MODEL_COLUMNS = {
-    "model": "Model", "summary": "Summary", "weights": "Weights", "installed": "Installed",
-}  # fmt: skip
+    "model": "Model",
+    "summary": "Summary",
+    "parameters": "Parameters (10^6)",
+    "licence": "Licence (code; weights)",
+    "commercial": "Commercial use",
+    "weights": "Weights",
+    "installed": "Installed",
+}
+_MODELS_NOTE = (
+    "Weights: mobilesam-bench weights fetch NAME. Other sizes: NAME@SIZE, for mobilesam and "
+    "mobilesam-fast. Any checkpoint of Hugging Face transformers: hf:ORG/NAME or hf:FOLDER."
+)
 _EXTRAS = {
     "onnxruntime": "ONNX backends",
     "openvino": "OpenVINO backends",
@@ -25,27 +35,40 @@ _EXTRAS = {
 }
 
 
-def models(*, output: OutputArguments = _OUTPUT) -> int:
-    """List the models, and whether their weights are here."""
+def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) -> int:
+    """List the models, their licences, and whether their weights are here."""
     from baselines.registry import entries
 
     statuses, _ = _weights()
     rows = []
     for entry in entries().values():
-        missing = entry.missing()
+        if licence == "permissive" and not entry.permissive:
+            continue
+        count = entry.parameters
+        weights = entry.weights_licence
         rows.append(
             {
                 "model": entry.name,
                 "summary": entry.summary,
                 "target": entry.target,
+                "parameters": f"{count / 1e6:.2f}" if count else "",
+                "licence": f"{entry.licence}; {weights}" if weights else entry.licence,
+                "commercial": entry.commercial,
+                "note": entry.note,
                 "weights": _weights_text(entry, statuses.get(entry.checkpoint or "")),
-                "installed": f"no: pip install {' '.join(missing)}" if missing else "yes",
+                "installed": f"no: {entry.install}" if entry.missing() else "yes",
             }
         )
     if output.json:
         print_json({"rows": rows})
     else:
-        print_table(text_table("Models", _MODEL_COLUMNS, rows))
+        notes: dict[str, list[str]] = {}
+        for row in rows:
+            notes.setdefault(row["note"], []).append(row["model"])
+        notes.pop("", None)
+        lines = [f"{', '.join(names)}: {note}" for note, names in notes.items()]
+        table = text_table("Models", _MODEL_COLUMNS, rows, _MODELS_NOTE, *lines, right="parameters")
+        print_table(table)
     return 0
 
 
@@ -60,8 +83,9 @@ def _weights_text(entry: ModelEntry, weights: VerifyReport | None) -> str:
         return "its own" if entry.third_party else "none needed"
     if weights is not None and weights.place is not None:
         return f"{weights.status}: {weights.path}"
-    state = f"not here: mobilesam-bench weights fetch {entry.checkpoint}"
-    shipped = specs()[entry.checkpoint].shipped
+    spec = specs()[entry.checkpoint]
+    state = "not here, gated" if spec.gate else "not here"
+    shipped = spec.shipped
     if weights is not None and shipped is not None:
         state = f"shipped ({shipped.label}), not official; official {state}"
     return state
@@ -136,7 +160,7 @@ def _advice() -> list[str]:
             )
         elif row.status == "absent":
             advice.append(
-                f"no accuracy for {name}: weights are not here ({spec.megabytes:.0f} MB); "
+                f"no accuracy for {name}: weights are not here ({spec.size}); "
                 f"mobilesam-bench weights fetch {name}, or --weights {name}=PATH"
             )
         elif row.status != "ok":

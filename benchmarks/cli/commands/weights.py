@@ -18,6 +18,7 @@ _STATUS = {
     "absent": "not here",
     "corrupt": "corrupt",
     "custom": "other weights under this name",
+    "unconfirmed": "here, sha256 not confirmed",
 }
 _COLUMNS = {
     "name": "Model",
@@ -51,7 +52,7 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
         status = _STATUS[report.status]
         if report.status == "absent" and shipped is not None:
             status = f"not here; shipped: {shipped}"
-        size = f"{spec.megabytes:.0f}"
+        size = f"{spec.megabytes:.0f}" if spec.megabytes else ""
         rows.append({**known, "size": size, "status": status, "path": path or ""})
     if output.json:
         print_json({"rows": documents})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks.config.from_options import (
     one_trained,
     open_dataset,
     require_new_folder,
+    select_models,
     sharding_config,
     weights_policy,
 )
@@ -128,3 +130,31 @@ def test_a_folder_with_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "record.json").touch()
     with pytest.raises(UsageError, match="choose another --out"):
         require_new_folder(tmp_path)
+
+
+def test_each_input_size_is_a_model() -> None:
+    options = ModelArguments(models="mobilesam,grabcut", input_size="1024,512")
+    names = [entry.name for entry in select_models(options)]
+    assert names == ["mobilesam", "mobilesam@512", "grabcut"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"models": "mobilesam", "input_size": "large"}, "--input-size takes sizes in pixels"),
+        ({"models": "mobilesam", "input_size": ","}, "--input-size takes sizes in pixels"),
+        ({"models": "box,grabcut", "input_size": "512"}, "box, grabcut cannot run at other"),
+        ({"models": "fastsam-s", "licence": "permissive"}, "leaves none of fastsam-s"),
+    ],
+)
+def test_impossible_selections(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        select_models(ModelArguments(**changes))
+
+
+def test_models_without_a_permissive_licence_are_left_out_and_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ModelArguments(models="mobilesam,fastsam-*", licence="permissive")
+    assert [entry.name for entry in select_models(options)] == ["mobilesam"]
+    assert capsys.readouterr().err == "licence: left out fastsam-x, fastsam-s\n"

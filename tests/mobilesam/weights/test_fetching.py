@@ -114,3 +114,32 @@ def test_unwritable_cache_is_named(server, spec, monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match=rf"file/below cannot be written.*{CACHE_ENV}"):
         resolve()
     assert server.seen == []
+
+
+def test_a_file_without_a_known_digest_is_fetched_and_is_not_official(server, spec, monkeypatch):
+    unconfirmed = spec.model_copy(update={"sha256": None, "n_bytes": None})
+    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": unconfirmed})
+    found = resolve()
+    assert (found.official, found.trusted, found.sha256) == (False, False, spec.sha256)
+    assert checkpoints.verify("tiny").status == "unconfirmed"
+    assert "no published sha256" in checkpoints.verify("tiny").message
+    assert resolve(offline=True) == found
+    assert len(server.seen) == 1
+
+
+def test_a_digest_without_a_size_is_verified(server, spec, monkeypatch):
+    unsized = spec.model_copy(update={"n_bytes": None, "about_mb": 0.1})
+    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": unsized})
+    assert resolve().official
+    wrong = unsized.model_copy(update={"sha256": "0" * 64})
+    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": wrong})
+    with pytest.raises(WeightsError, match="is not the published file"):
+        checkpoints.fetch("tiny", force=True)
+
+
+def test_a_gated_file_says_how_to_get_it(server, spec, monkeypatch):
+    gated = spec.model_copy(update={"gate": "gated: accept it first"})
+    server.script.append("401")
+    monkeypatch.setattr(checkpoint_specs, "specs", lambda: {"tiny": gated})
+    with pytest.raises(WeightsUnavailableError, match="gated: accept it first"):
+        resolve()
