@@ -15,12 +15,7 @@ def write_atomic(
     """Writes under a temporary name in the same folder and renames, so no reader sees a part.
 
     The folder is created if missing; a process that is killed may leave `.NAME.letters` in it.
-
-    Args:
-        path: The file.
-        data: The content.
-        hint: What to do if it cannot be written, for the DataError.
-        durable: Wait until the data is on the disk, so that it survives a loss of power.
+    `hint` is for the DataError if it cannot be written. `durable` files survive a loss of power.
     """
     temporary: str | None = None
     try:

@@ -149,10 +149,8 @@ class AutomaticMaskGenerator:
             found = _best(found, [1 / mask.crop.area_px for mask in found], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
             cleaned = [without_small_regions(m.runs, self.min_mask_region_area) for m in found]
-            found = [
-                replace(mask, runs=runs, box=runs.box())
-                for mask, (runs, _) in zip(found, cleaned, strict=True)
-            ]
+            pairs = zip(found, cleaned, strict=True)
+            found = [replace(mask, runs=runs, box=runs.box()) for mask, (runs, _) in pairs]
             # Removes the duplicates that this creates; unchanged masks are preferred.
             scores = [float(not changed) for _, changed in cleaned]
             found = _best(found, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
@@ -160,11 +158,10 @@ class AutomaticMaskGenerator:
 
     def grids(self) -> tuple[Points, ...]:
         """The points of the image, and of the crops of each layer: (N, 2) xy as fractions."""
-        if self.points_per_side is None:
-            return check_grids(self.point_grids or (), self.crop_n_layers)
-        return layer_grids(
-            self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor
-        )
+        per_side, n_layers = self.points_per_side, self.crop_n_layers
+        if per_side is None:
+            return check_grids(self.point_grids or (), n_layers)
+        return layer_grids(per_side, n_layers, self.crop_n_points_downscale_factor)
 
     def _in_crop(self, image: UInt8Array, crop: Crop) -> list[FoundMask]:
         predictor, image_hw = as_predictor(self.model), image.shape[:2]

@@ -116,17 +116,9 @@ def measure(
 ) -> MeasuredMask | None:
     """Upsamples the part of one mask that can be above the threshold, strip by strip.
 
-    Interpolated values are means of logits: where no logit is above the lowest threshold, no pixel
-    is, so leaving that part out is exact.
-
-    Args:
-        logits: (h, w) float32 on the host.
-        upsampler: The upsampler of the crop.
-        crop: Part of the image that the logits show.
-        image_hw: Height and width of the whole image, in pixels.
-        threshold: The mask is where logits are above it.
-        offset: Shift of the threshold in both directions, for the stability.
-        least_stability: None is returned for less stable masks.
+    Interpolated values are means of (h, w) float32 logits: where no logit is above the lowest
+    threshold, no pixel is, so leaving that part out is exact. The threshold is shifted by `offset`
+    in both directions for the stability; None is returned for masks below `least_stability`.
     """
     low_rows, low_columns = support(logits, threshold - abs(offset))
     rows, columns = upsampler.rows.image_span(low_rows), upsampler.columns.image_span(low_columns)

@@ -23,22 +23,17 @@ _LEARNT_BLOCK_BYTES = _DYNAMIC_LIMIT_BYTES - 64 * 2**10
 
 
 def keep_buffers() -> bool:
-    """Tells glibc to keep freed memory for the next allocation; optional, and process-wide.
+    """Tells glibc to keep freed memory for the next allocation; says whether it took effect.
 
-    Blocks of up to 2 GiB (32 MiB where an old glibc allows no more) then come from the heap, which
-    is not given back to the kernel until 2 GiB are free at its end: the resident memory of this
-    process stays near its peak until it ends. Nothing in this package calls it by itself.
-
-    Returns:
-        Whether it took effect: False where the C library is not glibc.
+    Optional, process-wide, and not called by this package itself. Blocks of up to 2 GiB (32 MiB
+    where an old glibc allows no more) then come from the heap, which is not given back until 2 GiB
+    are free at its end: the resident memory stays near its peak until the process ends.
     """
     library = _glibc()
     if library is None:
         return False
-    mapped = any(
-        library.mallopt(_M_MMAP_THRESHOLD, limit)
-        for limit in (_LARGEST_BYTES, _DYNAMIC_LIMIT_BYTES)
-    )
+    limits = (_LARGEST_BYTES, _DYNAMIC_LIMIT_BYTES)
+    mapped = any(library.mallopt(_M_MMAP_THRESHOLD, limit) for limit in limits)
     return bool(library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_BYTES)) and mapped
 
 

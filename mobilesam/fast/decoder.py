@@ -107,11 +107,7 @@ class FastDecoder:
     def __call__(
         self, context: ImageContext, prompts: NetworkPrompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
-        """Predicts masks for N prompts on one image; see `FastMobileSam.decode`.
-
-        Returns:
-            Logits (N, M, 4 H, 4 W) and predicted IoUs (N, M), float32; M is 1, 3 or 4.
-        """
+        """Logits (N, M, 4 H, 4 W) and scores (N, M) of N prompts; see `FastMobileSam.decode`."""
         sparse, dense = self._embed(prompts)
         count, n_masks = sparse.shape[0], self._mask_decoder.num_mask_tokens
         if multimask == "both":

@@ -23,6 +23,7 @@ from mobilesam.model.mini import ColorChannels, ColorTinyViT
 from mobilesam.model.tiny_vit import Attention, ConvNorm, TinyViT
 from mobilesam.prompts import NetworkPrompts
 
+Embedding = Tensor | ImageContext
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -89,11 +90,7 @@ class FastMobileSam:
         return self._decoder.prepare(embedding)
 
     def decode(
-        self,
-        embedding: Tensor | ImageContext,
-        prompts: NetworkPrompts,
-        *,
-        multimask: Multimask = False,
+        self, embedding: Embedding, prompts: NetworkPrompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
         """Predicts masks for N prompts on one image; memory beyond the result does not depend on N.
 

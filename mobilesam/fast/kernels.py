@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mobilesam.model.tiny_vit import ConvNorm
 
+Shape = tuple[int, ...]
 # Torch's private tests for processors of x86; they may be missing.
 _BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 # Prepared weights are kept for this many row counts: images of one size need no more.
@@ -163,7 +164,7 @@ class Workspace(threading.local):
         """Copies start without buffers, since a buffer belongs to one thread of one process."""
         return Workspace, ()
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def take(self, name: str, shape: Shape, like: Tensor) -> Tensor:
         """A contiguous buffer with the data type and device of `like` and undefined content."""
         size = math.prod(shape)
         flat = self._flat.get(name)
@@ -178,9 +179,7 @@ class Workspace(threading.local):
             self._padded.pop(name, None)
         return flat[:size].view(shape)
 
-    def take_padded(
-        self, name: str, shape: tuple[int, ...], like: Tensor, used: tuple[int, ...]
-    ) -> Tensor:
+    def take_padded(self, name: str, shape: Shape, like: Tensor, used: Shape) -> Tensor:
         """A buffer of which only a part is written, identified by `used`; the rest stays zero."""
         found = self.take(name, shape, like)
         if self._padded.get(name) != (shape, used):

@@ -69,14 +69,8 @@ class Upsampler:
     """Interpolates logits of one image; safe to call from several threads.
 
     Each thread reuses its own set of buffers: a strip is overwritten by the next strip that the
-    same thread requests.
-
-    Args:
-        low_hw: Height and width of the logits, padding included.
-        input_hw: Height and width of the network's input, padding included, in pixels.
-        inner_hw: Height and width of the resized image, without the padding.
-        image_hw: Height and width of the image itself.
-        device: Device of the logits.
+    same thread requests. Sizes are those of the logits and of the network's input, both with
+    padding, of the image as resized for the network, and of the image itself.
     """
 
     def __init__(

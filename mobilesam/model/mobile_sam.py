@@ -28,9 +28,6 @@ def build_mobile_sam(config: TinyVitConfig | None = None, heads: HeadsConfig | N
         config: Shape of the encoder; None is MobileSAM's own.
         heads: Shape of the other parts; None is SAM's own, as wide as the encoder's neck.
 
-    Returns:
-        A `segment_anything.modeling.Sam`, as `SamPredictor` and `SamAutomaticMaskGenerator` need.
-
     Raises:
         UsageError: Encoder and heads differ in width, or have no room for colours.
     """

@@ -47,11 +47,8 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """Loads a state dict of `torch.save` or a `.safetensors` file on the CPU; runs no code in it.
 
     A state dict under one of the keys `WRAPPERS` is unwrapped, and `PREFIXES` of all names are
-    removed; both are logged as warnings.
-
-    Returns:
-        Tensors by name, in the file's order, detached. They may be mapped from the file (copy on
-        write), so copy them into a module and do not keep them.
+    removed; both are logged as warnings. The detached tensors, in the file's order, may be mapped
+    from the file (copy on write): copy them into a module and do not keep them.
 
     Raises:
         WeightsError: The file is missing, damaged, compressed, no checkpoint, holds anything but
