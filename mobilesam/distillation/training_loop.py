@@ -295,19 +295,12 @@ def _prefetched_steps(
 ) -> Generator[list[Future[Batch]], None, None]:
     """Yields this process's micro-batches of each step; a thread makes them one step ahead."""
     config, device = scheme.config, next(scheme.student.parameters()).device
+    options = config.model_dump(include={"seed", "augment", "zoom", "zoom_least"})
 
     def make(indices: list[int], slots: list[int], step: int) -> Batch:
-        return make_batch(
-            data,
-            [indices[slot] for slot in slots],
-            slots,
-            side_px=scheme.side_px,
-            seed=config.seed,
-            step=step,
-            augment=config.augment,
-            zoom=config.zoom,
-            zoom_least=config.zoom_least,
-        ).to(device)
+        chosen = [indices[slot] for slot in slots]
+        batch = make_batch(data, chosen, slots, side_px=scheme.side_px, step=step, **options)
+        return batch.to(device)
 
     def begin(step: int) -> list[Future[Batch]]:
         if step >= config.steps:

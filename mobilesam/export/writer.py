@@ -18,26 +18,9 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from mobilesam.errors import UsageError, WeightsError, foreign_call
+from mobilesam.export import runtime
 from mobilesam.export.graphs import DecoderGraph, EncoderGraph, MaskDecoderGraph
-from mobilesam.export.runtime import (
-    GRAPHS,
-    MANIFEST_NAME,
-    PACKAGES,
-    TARGETS,
-    Array,
-    ExportedFile,
-    GraphName,
-    Manifest,
-    ParityRow,
-    Source,
-    Target,
-    box_points,
-    current_threads,
-    graph_file,
-    open_graph,
-    read_manifest,
-    require_packages,
-)
+from mobilesam.export.runtime import Array, Manifest, ParityRow, Source, Target
 from mobilesam.model.state_dicts import require_finite
 from mobilesam.process_state import ignored_warnings, logger_level
 from mobilesam.weights.cache import digest_file
@@ -97,15 +80,17 @@ def export_model(
             _quantise(staging)
             parity += _compared(sam, staging, target, int8=True)
         manifest = _describe(sam, staging, target, source, parity)
-        (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        (staging / runtime.MANIFEST_NAME).write_text(
+            manifest.model_dump_json(indent=1), encoding="utf-8"
+        )
         stale: set[str] = set()  # files of other weights
         with suppress(WeightsError):
-            stale = read_manifest(folder).files.keys() - manifest.files.keys()
+            stale = runtime.read_manifest(folder).files.keys() - manifest.files.keys()
         # A folder without a manifest counts as empty.
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        (folder / runtime.MANIFEST_NAME).unlink(missing_ok=True)
         for name in stale:
             (folder / name).unlink(missing_ok=True)
-        for name in (*manifest.files, MANIFEST_NAME):
+        for name in (*manifest.files, runtime.MANIFEST_NAME):
             (staging / name).replace(folder / name)
     return manifest
 
@@ -116,11 +101,11 @@ def check_target(target: Target, *, int8: bool) -> None:
     Raises:
         UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
     """
-    if target not in TARGETS:
-        raise UsageError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
+    if target not in runtime.TARGETS:
+        raise UsageError(f"unknown target {target!r}; choose from {', '.join(runtime.TARGETS)}")
     if int8 and target != "onnx":
         raise UsageError("int8 is available for ONNX only; export --to onnx, or omit --int8")
-    require_packages("onnx", PACKAGES[target])
+    runtime.require_packages("onnx", runtime.PACKAGES[target])
 
 
 @contextmanager
@@ -149,7 +134,7 @@ def _write_onnx(sam: Sam, folder: Path) -> None:
     }
     masked = prompted | {"masks": torch.zeros(2, 1, 4 * cells, 4 * cells)}
     decoder = DecoderGraph(sam)
-    graphs: dict[GraphName, tuple[nn.Module, dict[str, torch.Tensor], list[str]]] = {
+    graphs: dict[runtime.GraphName, tuple[nn.Module, dict[str, torch.Tensor], list[str]]] = {
         "encoder": (EncoderGraph(sam), images, ["embedding"]),
         "decoder": (decoder, prompted, ["logits", "scores"]),
         "mask_decoder": (MaskDecoderGraph(decoder), masked, ["logits", "scores"]),
@@ -168,7 +153,7 @@ def _write_onnx(sam: Sam, folder: Path) -> None:
             torch.onnx.export(
                 graph.eval(),
                 tuple(inputs.values()),
-                str(folder / graph_file(name, "onnx")),
+                str(folder / runtime.graph_file(name, "onnx")),
                 input_names=list(inputs),
                 output_names=outputs,
                 opset_version=OPSET,
@@ -181,11 +166,11 @@ def _write_onnx(sam: Sam, folder: Path) -> None:
 def _convert_to_openvino(folder: Path) -> None:
     import openvino
 
-    for name in GRAPHS:
-        onnx_file = folder / graph_file(name, "onnx")
+    for name in runtime.GRAPHS:
+        onnx_file = folder / runtime.graph_file(name, "onnx")
         # `convert_model` would send usage reports over the network.
         model = openvino.Core().read_model(str(onnx_file))
-        path = folder / graph_file(name, "openvino")
+        path = folder / runtime.graph_file(name, "openvino")
         openvino.save_model(model, str(path), compress_to_fp16=False)
         onnx_file.unlink()
 
@@ -194,8 +179,8 @@ def _quantise(folder: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    for name in GRAPHS:
-        source = folder / graph_file(name, "onnx")
+    for name in runtime.GRAPHS:
+        source = folder / runtime.graph_file(name, "onnx")
         graph = onnx.load(source).graph
         stacked = {each.name for each in graph.initializer if len(each.dims) > 2}
         # ONNX Runtime cannot quantise a stack of matrices column by column.
@@ -205,7 +190,7 @@ def _quantise(folder: Path) -> None:
         with logger_level("root", logging.ERROR):
             quantize_dynamic(
                 source,
-                folder / graph_file(name, "onnx", int8=True),
+                folder / runtime.graph_file(name, "onnx", int8=True),
                 op_types_to_quantize=["MatMul", "Gemm"],
                 nodes_to_exclude=excluded,
                 per_channel=True,
@@ -219,7 +204,7 @@ def _describe(
     files = {}
     for path in sorted(folder.iterdir()):
         found = digest_file(path)
-        files[path.name] = ExportedFile(sha256=found.sha256, n_bytes=found.n_bytes)
+        files[path.name] = runtime.ExportedFile(sha256=found.sha256, n_bytes=found.n_bytes)
     versions = {}
     for name in _LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -244,10 +229,12 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     """Differences from torch on fixed pseudo-random inputs; quantised files have no tolerance."""
     rng = np.random.default_rng(_SEED)
     side, mark = int(sam.image_encoder.img_size), ".int8" if int8 else ""
-    threads = current_threads()
+    threads = runtime.current_threads()
     encoder, decoder, mask_decoder = (
-        open_graph(folder / graph_file(name, target, int8=int8), target, threads=threads)
-        for name in GRAPHS
+        runtime.open_graph(
+            folder / runtime.graph_file(name, target, int8=int8), target, threads=threads
+        )
+        for name in runtime.GRAPHS
     )
     # Random blobs as normalised pixels.
     coarse = torch.from_numpy(rng.normal(size=(1, 3, 24, 24)).astype(np.float32))
@@ -260,7 +247,7 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     rows = [_row("encoder" + mark, "one image", "embedding", found, reference, judged=not int8)]
     mask_side = int(sam.prompt_encoder.mask_input_size[0])
     for case, xy, kinds, boxes, masks in _cases(rng, side, mask_side):
-        points, labels = box_points(xy, kinds, boxes)
+        points, labels = runtime.box_points(xy, kinds, boxes)
         inputs = {"embedding": reference, "points": points, "labels": labels}
         if masks is None:
             name, results = "decoder", decoder(inputs)
