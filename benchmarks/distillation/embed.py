@@ -301,9 +301,9 @@ def fill_store(
         if len(writer):
             reporter.say(f"{folder} holds {len(writer)} embeddings already")
         meter = ThroughputMeter(bar)
-        missing = replace(task, known=frozenset(writer))
+        task = replace(task, known=frozenset(writer))
         before = time.perf_counter()
-        with closing(execute_shards(scale, missing, shards())) as results:
+        with closing(execute_shards(scale, task, shards())) as results:
             for found in results:
                 new_failures = [found] if isinstance(found, Failure) else found.failures
                 failures += new_failures
@@ -312,14 +312,9 @@ def fill_store(
                 reasons = [each.why for each in new_failures if each.stage != "data"]
                 if isinstance(found, EmbeddedShard):
                     n_rows = len(found.entries)
-                    n_known += found.n_known
-                    for entry, embedding in zip(found.entries, found.embeddings, strict=True):
-                        if entry.key in writer:  # equal to an image of an earlier shard
-                            n_known += 1
-                        else:
-                            # Copied, because arrays from Ray are read-only.
-                            writer.add(entry, torch.from_numpy(embedding.copy()))
-                            n_encoded += 1
+                    n_new = _store(found, writer)
+                    n_encoded += n_new
+                    n_known += found.n_known + n_rows - n_new
                     if n_rows or found.n_known:
                         reasons = []
                     meter.done(found.name, found.n_images, n_rows, len(new_failures))
@@ -355,6 +350,17 @@ def fill_store(
         images_per_second=n_encoded / busy_s if n_encoded and busy_s else None,
         verification=embedding_store.verify(folder) if read_back and sizes else None,
     )
+
+
+def _store(shard: EmbeddedShard, writer: StoreWriter) -> int:
+    """Stores embeddings of images that equal none of an earlier shard; returns their number."""
+    n_new = 0
+    for entry, embedding in zip(shard.entries, shard.embeddings, strict=True):
+        if entry.key not in writer:
+            # Copied, because arrays from Ray are read-only.
+            writer.add(entry, torch.from_numpy(embedding.copy()))
+            n_new += 1
+    return n_new
 
 
 def _report_space(folder: Path, n_left: int, each_bytes: int, reporter: Reporter) -> None:
