@@ -1,15 +1,13 @@
 """Starts the child processes of this project, which all end together with their parent.
 
 No other module starts a process, except for git and what a library starts itself; a test checks
-this. A child that outlived its parent would take time from the next measurement, or write into
-a folder that belongs to another run by then. On Linux a child ends however its parent ends. On
-other systems a child that was started by `run_python` or `start_python` outlives a parent that is
+this. A child that outlived its parent would disturb the next measurement or write into its folder.
+On other systems than Linux a child of `run_python` or `start_python` outlives a parent that is
 ended by SIGKILL.
 
-`run_python` and `start_python` run this file itself in the child, as
-`python -P child_processes.py PARENT_PID -m MODULE [ARGUMENT ...]`, or with a file in place of
-`-m MODULE`. It therefore imports the standard library only: the child may take the packages of this
-project from the folder of another version.
+These two run this file itself in the child, as `python -P child_processes.py PARENT_PID -m MODULE
+[ARGUMENT ...]`, or with a file in place of `-m MODULE`. It imports the standard library only: the
+child may take the packages of this project from the folder of another version.
 """
 
 from __future__ import annotations

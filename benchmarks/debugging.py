@@ -1,8 +1,4 @@
-"""Error texts, and the option `--debug`, which shows tracebacks here and in child processes.
-
-The command line enables it for all commands. Code that handles an error without raising it again
-gets the text of the error from `format_error`, which also shows the traceback.
-"""
+"""Error texts, and the option `--debug`, which shows tracebacks here and in child processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Figures of the HTML report: an interactive chart, its values as a table, and notes.
 
-The colours of models and of the page come from `style.vega_config`, so that one specification
-serves the light and the dark theme.
+The colours come from `style.vega_config`: one specification serves the light and the dark theme.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pandas as pd
 
 from benchmarks.records.record import RunRecord
 from benchmarks.report import frames
-from benchmarks.report.style import ModelStyle, log_limits, model_styles, short_names
+from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
 from benchmarks.tables.formatting import interval, milliseconds, number, slug, spread_text
@@ -174,7 +173,6 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         xOffset=alt.XOffset("name:N", sort=order),
         y=y("value:Q"),
     )
-    bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
 
     def size_column(index: int, size: str) -> RowColumn:
         def cell(rows: Any) -> Cell:
@@ -190,7 +188,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         f"mIoU by object size: {protocol.label}",
         protocol.label,
         f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
-        _layers(280, bars, *_dots(base, data, models)),
+        _layers(280, *_dots(base, data, models, y)),
         (
             text_column("Model", "model", get=["0.model"]),
             *(size_column(index, size) for index, size in enumerate(labels)),
@@ -303,7 +301,6 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     x = partial(_axis, alt.X, "Prompts in one call (log scale)", counts, log=True)
     y = partial(_axis, alt.Y, "Decode (ms, log scale)", times, log=True)
     base = _base(frame, models).encode(x=x("n_prompts:Q"), y=y("value:Q"))
-    bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
 
     slopes = {r.model: r.slope_ms for r in frame.itertuples() if r.slope_ms is not None}
     costs = ", ".join(f"{model} {frames.slope_text(slope)}" for model, slope in slopes.items())
@@ -321,7 +318,7 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
         f"Decode time by number of prompts: {setup.label}",
         setup.label,
         f"Decode time of {', '.join(unique(frame['model']))} against the prompts in one call.",
-        _layers(320, _lines(base, models), bars, *_dots(base, frame, models)),
+        _layers(320, _lines(base, models), *_dots(base, frame, models, y)),
         columns,
         frame["row"],
         notes,
@@ -356,7 +353,6 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
         x = alt.X("place:Q", scale=domain, axis=axis, title=None)
         base = _base(frame, models).encode(x=x, y=y("value:Q"))
         lines = _lines(base, models).encode(detail="where:N")
-        bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
 
         bars_note = cells.bars_text(frame["spread"])
         notes = [f"Runs in the order of time, evenly spaced. Bars: {bars_note}."]
@@ -376,7 +372,7 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
             text_column("Machine", "machine", get=["where"]),
         )
         description = f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs."
-        chart = _layers(240, lines, bars, *_dots(base, frame, models))
+        chart = _layers(240, lines, *_dots(base, frame, models, y))
         rows, title = frame.assign(text=texts).itertuples(), f"History: {name}"
         found.append(_figure("history", title, name, description, chart, columns, rows, notes))
     return found
@@ -448,31 +444,28 @@ def _error_bars(base: Any, **channels: Any) -> Any:
 
 
 def _lines(base: Any, models: Sequence[str]) -> Any:
-    dashes = [style.dash for style in _styles(models)]
+    dashes = [model_styles(models)[model].dash for model in models]
     spans = [[1, 0] if isinstance(d, str) else [2 * part for part in d[1]] for d in dashes]
-    scale = alt.Scale(domain=list(short_names(models).values()), range=spans)
-    dash = alt.StrokeDash("name:N", scale=scale, title=None)
+    dash = alt.StrokeDash("name:N", scale=_model_scale(models, spans), title=None)
     return base.mark_line(strokeWidth=1.8, aria=False).encode(strokeDash=dash)
 
 
-def _dots(base: Any, frame: Any, models: Sequence[str]) -> list[Any]:
-    """Points with a shape for every model, hollow for random weights."""
+def _dots(base: Any, frame: Any, models: Sequence[str], y: Any) -> list[Any]:
+    """Error bars, and points with a shape for every model, hollow for random weights."""
+    bars = _error_bars(base, y=y("low:Q"), y2="high:Q")
     base = base.encode(shape=_shape(models))
     mark = {"size": 70, "opacity": 1, "ariaRoleDescription": "value"}
     if "random" not in frame or not any(frame["random"]):
-        return [base.mark_point(filled=True, **mark)]
-    return [
-        base.transform_filter("!datum.random").mark_point(filled=True, **mark),
-        base.transform_filter("datum.random").mark_point(style="hollow", **mark),
-    ]
+        return [bars, base.mark_point(filled=True, **mark)]
+    trained = base.transform_filter("!datum.random").mark_point(filled=True, **mark)
+    random = base.transform_filter("datum.random").mark_point(style="hollow", **mark)
+    return [bars, trained, random]
 
 
 def _shape(models: Sequence[str]) -> Any:
-    shapes = [_SHAPES[style.marker] for style in _styles(models)]
-    scale = alt.Scale(domain=list(short_names(models).values()), range=shapes)
-    return alt.Shape("name:N", scale=scale, title=None)
+    shapes = [_SHAPES[model_styles(models)[model].marker] for model in models]
+    return alt.Shape("name:N", scale=_model_scale(models, shapes), title=None)
 
 
-def _styles(models: Sequence[str]) -> list[ModelStyle]:
-    styles = model_styles(models)
-    return [styles[model] for model in models]
+def _model_scale(models: Sequence[str], values: list[Any]) -> Any:
+    return alt.Scale(domain=list(short_names(models).values()), range=values)

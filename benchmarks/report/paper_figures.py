@@ -1,7 +1,6 @@
 """The paper's Figures 4, 5 and 6: masks of all models for the same images, side by side.
 
-Figure 4 shows masks for a point, Figure 5 for a box, Figure 6 segment everything. Each is written
-with a JSON document that states the origin of everything in it.
+Each is written with a JSON document that states the origin of everything in it.
 """
 
 from __future__ import annotations
