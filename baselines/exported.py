@@ -32,22 +32,8 @@ from baselines.interface import (
     check_image,
 )
 from mobilesam.errors import DataError, UnsupportedError, WeightsError
-from mobilesam.export.runtime import (
-    FORMAT,
-    MANIFEST_NAME,
-    PACKAGES,
-    Array,
-    Graph,
-    GraphName,
-    Source,
-    Target,
-    box_points,
-    current_threads,
-    graph_file,
-    open_graph,
-    read_manifest,
-    require_packages,
-)
+from mobilesam.export import runtime
+from mobilesam.export.runtime import Array, Graph, GraphName, Source, Target
 from mobilesam.inputs import check_resized
 from mobilesam.weights.cache import cache_dir, exclusive
 from mobilesam.weights.checkpoint_specs import specs
@@ -83,14 +69,14 @@ class ExportedSegmenter(Segmenter):
         self, folder: Path, options: ModelOptions, target: Target, *, int8: bool = False
     ) -> None:
         self._options, self._folder, self._target, self._int8 = options, folder, target, int8
-        self.threads = current_threads()
-        self.manifest = manifest = read_manifest(folder)
+        self.threads = runtime.current_threads()
+        self.manifest = manifest = runtime.read_manifest(folder)
         if manifest.target != target:
             raise WeightsError(
                 f"{folder} was exported for {manifest.target}; "
                 f"{options.name} wants mobilesam-bench export --to {target}"
             )
-        if int8 and graph_file("encoder", target, int8=True) not in manifest.files:
+        if int8 and runtime.graph_file("encoder", target, int8=True) not in manifest.files:
             raise WeightsError(f"{folder} has no int8 files; export again with --int8")
         self._side = manifest.image_size_px
         # Activations are quantised with one scale per call: in a batch, the result of a prompt
@@ -156,7 +142,7 @@ class ExportedSegmenter(Segmenter):
             if batch.boxes is not None:
                 corners = _to_input(batch.boxes.reshape(-1, 2, 2), size, self._side)
                 boxes = corners.reshape(-1, 4)
-            points, labels = box_points(points, labels, boxes)
+            points, labels = runtime.box_points(points, labels, boxes)
             inputs: dict[str, Array] = {"embedding": embedding.payload}
             inputs |= {"points": points, "labels": labels}
             if batch.mask_inputs is None:
@@ -209,9 +195,11 @@ class ExportedSegmenter(Segmenter):
         """A graph, loaded when first needed: mask prompts are rare."""
         with self._loading:
             if name not in self._graphs:
-                file = self._folder / graph_file(name, self._target, int8=self._int8)
+                file = self._folder / runtime.graph_file(name, self._target, int8=self._int8)
                 precision = self._options.precision
-                graph = open_graph(file, self._target, threads=self.threads, precision=precision)
+                graph = runtime.open_graph(
+                    file, self._target, threads=self.threads, precision=precision
+                )
                 self._graphs[name] = graph
             return self._graphs[name]
 
@@ -229,7 +217,7 @@ def _is_official(source: Source) -> bool:
 
 def is_exported(path: Path) -> bool:
     """Whether a path given for weights names a folder of exported files, or its manifest."""
-    return path.name == MANIFEST_NAME or path.is_dir()
+    return path.name == runtime.MANIFEST_NAME or path.is_dir()
 
 
 def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
@@ -237,13 +225,13 @@ def exported_folder(checkpoint: Checkpoint | None) -> Path | None:
     if checkpoint is None or not is_exported(checkpoint.path):
         return None
     path = checkpoint.path
-    return path.parent if path.name == MANIFEST_NAME else path
+    return path.parent if path.name == runtime.MANIFEST_NAME else path
 
 
 def folder_checkpoint(path: Path) -> Checkpoint:
     """A folder of exported files as a checkpoint, with the digest of the weights in it."""
-    folder = path.parent if path.name == MANIFEST_NAME else path
-    source = read_manifest(folder).source
+    folder = path.parent if path.name == runtime.MANIFEST_NAME else path
+    source = runtime.read_manifest(folder).source
     if source.sha256 is None or source.n_bytes is None:
         raise WeightsError(f"{folder} was exported from random weights; give trained ones")
     official = _is_official(source)
@@ -260,7 +248,7 @@ def build_exported(options: ModelOptions, target: Target, *, int8: bool = False)
         return _shapes(options)
     if options.device != "cpu":
         raise UnsupportedError(f"{options.name} runs on the CPU alone; use --device cpu")
-    require_packages(PACKAGES[target])
+    runtime.require_packages(runtime.PACKAGES[target])
     folder = derive_exported(options, target, int8=int8)
     return ExportedSegmenter(folder, options, target, int8=int8)
 
@@ -290,15 +278,15 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
         source = Source(kind="file", sha256=found.sha256, n_bytes=found.n_bytes)
         key = found.sha256
     kind = target + ("-int8" if int8 else "")
-    require_packages("onnx", PACKAGES[target])
+    runtime.require_packages("onnx", runtime.PACKAGES[target])
     # The versions of these packages decide the content of the files, most of all for int8.
-    packages = ("torch", "onnx", PACKAGES[target])
+    packages = ("torch", "onnx", runtime.PACKAGES[target])
     versions = "-".join(f"{name}{importlib.metadata.version(name)}" for name in packages)
-    folder = cache_dir() / "exported" / f"{kind}-{FORMAT}-{versions}-{key}"
+    folder = cache_dir() / "exported" / f"{kind}-{runtime.FORMAT}-{versions}-{key}"
     with exclusive(folder):
         # The previous holder of the lock may have created it; damaged files are created again.
         try:
-            read_manifest(folder)
+            runtime.read_manifest(folder)
         except WeightsError:
             from baselines.sam import load_or_random
             from mobilesam.export.writer import export_model

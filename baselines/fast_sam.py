@@ -343,25 +343,6 @@ def _random_network(scale: str, reg_max: int, seed: int) -> nn.Module:
 
 def _trained_network(scale: str, checkpoint: Checkpoint) -> nn.Module:
     """The architecture of the installed `ultralytics` with the checkpoint's tensors in it."""
-    state = _read_state(checkpoint)
-    bins = [value.shape[1] for name, value in state.items() if name.endswith(".dfl.conv.weight")]
-    if len(bins) != 1:
-        raise WeightsError(f"{checkpoint.path} holds no YOLOv8-seg; give the file of FastSAM")
-    network = _random_network(scale, bins[0], seed=0)
-    shapes, found = (
-        {k: v.shape for k, v in each.items()} for each in (network.state_dict(), state)
-    )
-    wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
-    if wrong:
-        raise WeightsError(
-            f"{checkpoint.path} is no FastSAM-{scale} (YOLOv8{scale}-seg, one class): {len(wrong)} "
-            f"tensors differ, the first is {wrong[0]}; give the checkpoint of this very model"
-        )
-    network.load_state_dict(state)
-    return network
-
-
-def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     path = checkpoint.path
     read_head(path)
     if not checkpoint.trusted:
@@ -389,7 +370,22 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds no ultralytics model; give the file of FastSAM")
     state = dict(model.float().state_dict())
     require_finite(state, str(path))
-    return state
+    bins = [value.shape[1] for name, value in state.items() if name.endswith(".dfl.conv.weight")]
+    if len(bins) != 1:
+        raise WeightsError(f"{path} holds no YOLOv8-seg; give the file of FastSAM")
+    network = _random_network(scale, bins[0], seed=0)
+    wanted, found = (
+        {(name, value.shape) for name, value in each.items()}
+        for each in (network.state_dict(), state)
+    )
+    wrong = sorted({name for name, _ in wanted ^ found})
+    if wrong:
+        raise WeightsError(
+            f"{path} is no FastSAM-{scale} (YOLOv8{scale}-seg, one class): {len(wrong)} "
+            f"tensors differ, the first is {wrong[0]}; give the checkpoint of this very model"
+        )
+    network.load_state_dict(state)
+    return network
 
 
 @cache

@@ -27,11 +27,7 @@ from benchmarks.config.options import ModelArguments
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.images import load_image
 from benchmarks.debugging import one_line_errors
-from benchmarks.distillation.embed import (
-    DEFAULT_CHUNK_IMAGES,
-    embed_task,
-    fill_store,
-)
+from benchmarks.distillation.embed import DEFAULT_CHUNK_IMAGES, embed_task, fill_store
 from benchmarks.distillation.folder_images import FolderImages
 from benchmarks.latency.idle import wait_if_published
 from benchmarks.latency.timer import time_once

@@ -342,7 +342,7 @@ def test_threads_open_each_graph_once(folder: Path, monkeypatch) -> None:
         time.sleep(0.05)
         return original(path, *given, **named)
 
-    monkeypatch.setattr("baselines.exported.open_graph", slowly)
+    monkeypatch.setattr(exported, "open_graph", slowly)
     model = BUILD[folder.name](options_for(folder))
     embedding = model.encode(model.prepare(image_of(40, 60)))
     prompts = prompts_of("box mask", 2, 40, 60)
