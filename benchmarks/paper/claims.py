@@ -39,7 +39,7 @@ Unit = Literal[
     "iterations", "epochs", "days", "%",
 ]  # fmt: skip
 _PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
-_TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
+_TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9.+-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
 
 
 def _named(section: str) -> BeforeValidator:

@@ -1,7 +1,8 @@
 """Parameter counts that no record holds, computed from published shapes.
 
 Plain vision transformers: arXiv 2010.11929, Table 1. Neck of SAM: arXiv 2304.02643, appendix A. Box
-branch of the YOLOv8 head: its layers grow with the number of bins a box side has.
+branch of the YOLOv8 head: its layers grow with the number of bins a box side has. Video path of SAM
+2: memory attention, memory encoder and object pointers of Meta's SAM 2.1 checkpoints.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ PLAIN_VITS = {
 """Width, depth, width of the perceptron and patch size in pixels of transformers for 224 px."""
 YOLO_CHANNELS = {"x": (320, 640, 640), "s": (128, 256, 512)}
 """Channels of the feature maps of the detection head, finest first."""
-COUNTS = ("plain-vit", "sam-neck", "yolo-boxes")
+SAM2_VIDEO = 7_521_760
+"""Parameters of SAM 2.1 that only video uses, the same in all four sizes (without the 17 of the
+convolution that scales mask prompts of video)."""
+COUNTS = ("plain-vit", "sam-neck", "yolo-boxes", "sam2-video")
 _IMAGENET_CLASSES = 1000
 _NECK_CHANNELS = 256
 
@@ -56,6 +60,8 @@ def derived_count(source: str, variant: str, column: str) -> int:
         return plain_vit(variant, head=column == "with-head")
     if source == "sam-neck" and channels and column == "total":
         return sam_neck(int(channels[1]))
+    if (source, variant, column) == ("sam2-video", "all", "total"):
+        return SAM2_VIDEO
     if source == "yolo-boxes" and variant in YOLO_CHANNELS and bins:
         return yolo_box_branch(YOLO_CHANNELS[variant], int(bins[1]))
     raise ValueError(f"no derived count {source}/{variant}/{column}")

@@ -187,7 +187,7 @@ def ledger_text(verdicts: Sequence[ClaimVerdict], width: int = WIDTH) -> str:
     lines: list[str] = []
     name_width = width - 2 - _CLAIMED - _MEASURED - _VERDICT - 4
     for source, group in groupby(_by_source(verdicts), key=lambda verdict: verdict.source):
-        lines += ["", clean(source)]
+        lines += ["", *_wrapped(clean(source), width, "")]
         for each in group:
             claimed = _with_unit(_claimed(each), each)
             measured = _with_unit(_measured(each), each) or "-"

@@ -107,9 +107,11 @@ def test_the_ledger_fits_the_terminal(kit: Any, ledger: Ledger, width: int) -> N
 
 def test_models_and_protocols_needed(ledger: Ledger) -> None:
     claims = list(ledger.values())
-    assert set(models_needed(claims)) == {
+    needed = set(models_needed(claims))
+    assert {
         "mobilesam", "sam-vit-h", "sam-vit-l", "sam-vit-b", "fastsam-x", "fastsam-s",
-    }  # fmt: skip
+    } <= needed  # fmt: skip
+    assert {"sam2.1-l", "sam3-tracker", "tinysam", "efficientvit-sam-xl1"} <= needed
     coco, sa1b = protocols_needed(claims, "coco"), protocols_needed(claims, "sa1b")
     assert {"box", "box-multi", "center-multi", "random-1", "two-point-500"} <= set(coco)
     assert "annotation-point" not in coco
@@ -220,6 +222,6 @@ def test_a_committed_run_is_judged(ledger: Ledger) -> None:
     verdicts = judge(load_record(run), list(ledger.values()))
     counted = [v for v in verdicts if ledger[v.id].measure.kind.startswith("params")]
     timed = [v for v in verdicts if ledger[v.id].measure.kind.startswith("latency")]
-    assert {v.verdict for v in counted} == {"reproduced", "explained"}
+    assert {v.verdict for v in counted} == {"reproduced", "explained", "needs data"}
     assert all(v.ratio is not None for v in timed)
     assert not any(v.verdict == "not reproduced" for v in verdicts)
