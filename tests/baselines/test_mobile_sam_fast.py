@@ -7,7 +7,7 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 
-from baselines import mobile_sam_fast
+from baselines import sam
 from baselines.interface import LogitMasks, ModelOptions, Prompts
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
 from baselines.sam import SamSegmenter, random_weights
@@ -30,7 +30,7 @@ def tiny() -> Sam:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> FastMobileSamSegmenter:
-    monkeypatch.setattr(mobile_sam_fast, "build_mobile_sam", tiny)
+    monkeypatch.setattr(sam, "build_mobile_sam", lambda _config: tiny())
     return FastMobileSamSegmenter(OPTIONS)
 
 

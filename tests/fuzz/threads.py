@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import small_transformers
 import torch
 from hypothesis import strategies as st
 from segment_anything.modeling import Sam
@@ -29,7 +31,7 @@ from baselines import boundary
 from baselines.classical import BoxSegmenter, GrabCutSegmenter
 from baselines.dummy import DummySegmenter
 from baselines.exported import ExportedSegmenter
-from baselines.fast_sam import FastSamSegmenter, MaskSearch
+from baselines.fast_sam import MaskSearch
 from baselines.fast_sam import build as build_fast_sam
 from baselines.function import FunctionSegmenter
 from baselines.interface import (
@@ -44,6 +46,7 @@ from baselines.interface import (
 )
 from baselines.mobile_sam_fast import FastMobileSamSegmenter
 from baselines.sam import SamSegmenter, random_weights
+from baselines.tiny_sam import TinySamSegmenter
 from mobilesam.distillation.students import build_student
 from mobilesam.errors import BenchError
 from mobilesam.everything.generator import AutomaticMaskGenerator, segment_boxes, segment_objects
@@ -494,10 +497,11 @@ def _generator(rng: np.random.Generator) -> list[Job]:
 def _adapter(make: Callable[[], Segmenter], rng: np.random.Generator) -> list[Job]:
     """Calls of all methods of the interface that the model has."""
     model = make()
-    detects = isinstance(model, FastSamSegmenter)
+    # The library of the second takes a second an image to upsample masks.
+    n_images = {"FastSAM": 2, "SlimSAM": 1}.get(model.info.family, 3)
     images = [
         rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        for size in ((40, 640), (620, 38), (60, 90))[: 2 if detects else 3]
+        for size in ((40, 640), (620, 38), (60, 90))[:n_images]
     ]
     jobs: list[Job] = []
     for image in images:
@@ -593,6 +597,22 @@ def _sam_adapter(precision: str) -> Segmenter:
     model = SamSegmenter(small_sam(), options, family="SAM")
     model.points_per_side = 2
     return model
+
+
+@cache
+def _tinysam_adapter() -> Segmenter:
+    model = TinySamSegmenter(small_sam(), ModelOptions("tinysam"), family="TinySAM")
+    model.points_per_side = 2
+    return model
+
+
+@cache
+def _transformers_adapter() -> Segmenter:
+    return small_transformers.build("sam", "slimsam-small")
+
+
+def _lacks_transformers() -> str:
+    return "" if find_spec("transformers") else "transformers is not installed"
 
 
 @cache
@@ -731,6 +751,13 @@ CASES = (
     Case("random weights, fastsam", _random_detectors, times=0),
     Case("sam adapter", partial(_adapter, partial(_sam_adapter, "fp32")), times=1),
     Case("sam adapter, bf16", partial(_adapter, partial(_sam_adapter, "bf16")), times=0),
+    Case("tinysam adapter", partial(_adapter, _tinysam_adapter), times=1),
+    Case(
+        "transformers adapter",
+        partial(_adapter, _transformers_adapter),
+        _lacks_transformers,
+        times=1,
+    ),
     Case("mini adapter", partial(_adapter, _mini_adapter), times=1),
     Case("fast adapter", partial(_adapter, partial(cache(_SmallFast), "fp32")), times=1),
     Case(
