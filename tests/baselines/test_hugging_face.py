@@ -37,6 +37,12 @@ def adapter_and_pipeline(kind: str) -> tuple[HuggingFaceSegmenter, Any]:
     return model, processor_class(small_transformers.image_processor(kind)())
 
 
+@cache
+def embedding_of(kind: str) -> Any:
+    model, _ = adapter_and_pipeline(kind)
+    return model.encode(model.prepare(image()))
+
+
 def image() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (*HW, 3), dtype=np.uint8)
 
@@ -72,7 +78,7 @@ def test_masks_are_those_of_the_documented_pipeline(kind: str, asked: str, multi
     masks, scores, logits = pipeline(kind, prompts, multimask=multimask)
 
     model, _ = adapter_and_pipeline(kind)
-    embedding = model.encode(model.prepare(image()))
+    embedding = embedding_of(kind)
     found = model.decode(embedding, Prompts(**given), multimask=multimask)
     assert found.low_res_logits is not None
     np.testing.assert_allclose(found.low_res_logits, logits, atol=1e-4)
@@ -83,7 +89,7 @@ def test_masks_are_those_of_the_documented_pipeline(kind: str, asked: str, multi
 @pytest.mark.parametrize("kind", small_transformers.SMALL)
 def test_each_prompt_can_have_a_mask_of_its_own(kind: str) -> None:
     model, _ = adapter_and_pipeline(kind)
-    embedding = model.encode(model.prepare(image()))
+    embedding = embedding_of(kind)
     side = model._mask_hw[0]
     masks = np.random.default_rng(5).normal(size=(2, 1, side, side)).astype(np.float32)
     together = model.decode(embedding, Prompts(boxes=BOXES, mask_inputs=masks))
@@ -99,7 +105,7 @@ def test_each_prompt_can_have_a_mask_of_its_own(kind: str) -> None:
 def test_consecutive_calls_with_boxes_give_the_same(kind: str) -> None:
     """The library once changed its weights in a call with boxes (transformers issue 42172)."""
     model, _ = adapter_and_pipeline(kind)
-    embedding = model.encode(model.prepare(image()))
+    embedding = embedding_of(kind)
     first = model.decode(embedding, Prompts(boxes=BOXES))
     second = model.decode(embedding, Prompts(boxes=BOXES))
     assert np.array_equal(first.masks, second.masks)
@@ -108,7 +114,7 @@ def test_consecutive_calls_with_boxes_give_the_same(kind: str) -> None:
 
 def test_an_unstable_single_mask_is_the_best_of_three() -> None:
     model, _ = adapter_and_pipeline("sam2")
-    embedding = model.encode(model.prepare(image()))
+    embedding = embedding_of("sam2")
     single = model.decode(embedding, Prompts(boxes=BOXES))
     several = model.decode(embedding, Prompts(boxes=BOXES), multimask=True)
     decoder = model.model.mask_decoder
