@@ -212,7 +212,7 @@ def evaluate(
         annotations: Instances file of `coco`.
         root: Folders or tar files of `sa1b`.
         boundary: Compute boundary IoU as well.
-        save_masks: Keep the predicted masks in `out`.
+        save_masks: Keep the predicted masks in `out`, also as COCO results.
         profile: Also time the models, with `quick`, `standard` or `full` thoroughness.
         options: See `RunOptions`.
 

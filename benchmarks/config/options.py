@@ -85,7 +85,7 @@ class AccuracyArguments(DataArguments):
     detections: Path | None = None
     """detector-box: COCO results file with the boxes."""
     save_masks: bool = False
-    """Keep all predicted masks for miou --rescore."""
+    """Keep all predicted masks: for miou --rescore and report, and as COCO results."""
     no_boundary: bool = False
     """Leave out boundary IoU, which takes most of the scoring time."""
     embeddings: Path | None = None

@@ -207,7 +207,9 @@ class CocoDataset(IndexedDataset):
                     log.left_out["crowd"] += 1
                     continue
                 category = "" if row.category is None else file.categories.get(row.category, "")
-                instance = log.instance(row, image.size_hw, category=category)
+                instance = log.instance(
+                    row, image.size_hw, category=category, category_id=row.category
+                )
                 if instance is not None:
                     instances.append(instance)
                     n_uncategorised += not category

@@ -31,6 +31,7 @@ class Instance:
         box: (4,) float32 xyxy with half-open edges, in pixels of the original image.
         rle: Reference mask at the size of the image; well-formed and not empty.
         points: (K, 2) float32 xy stored with the annotation (SA-1B's `point_coords`), or None.
+        category_id: Id of the class in the annotation file; None where classes have no ids.
     """
 
     annotation_id: int
@@ -39,6 +40,7 @@ class Instance:
     box: Float32Array
     rle: Rle
     points: Float32Array | None = None
+    category_id: int | None = None
 
     @classmethod
     def from_mask(cls, annotation_id: int, category: str, mask: BoolArray) -> Instance:

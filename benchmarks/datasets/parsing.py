@@ -135,6 +135,7 @@ class AnnotationLog:
         size_hw: tuple[int, int],
         *,
         category: str = "",
+        category_id: int | None = None,
         points: Float32Array | None = None,
         inclusive_maxima: bool = False,
     ) -> Instance | None:
@@ -168,7 +169,7 @@ class AnnotationLog:
             self._counts["boxes"] += 1
             self._counts["boxes beyond"] += is_beyond
         area = float(area_px if row.area is None else row.area)
-        return Instance(row.id, category, area, box, rle, points)
+        return Instance(row.id, category, area, box, rle, points, category_id)
 
     @property
     def why_unusable(self) -> str:

@@ -19,6 +19,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Instance, Sample, Shard, ShardDataset
 from benchmarks.evaluation import predictions as stored
+from benchmarks.evaluation.coco_export import export_coco
 from benchmarks.evaluation.comparison import compare_tables, unshared_prompt_lines
 from benchmarks.evaluation.predictions import Prediction, PredictionsInfo, to_prediction
 from benchmarks.evaluation.prompt_runner import (
@@ -285,7 +286,8 @@ class _PromptedImage:
 class ShardEvaluation:
     """Evaluation of all models on one shard.
 
-    Prompts of the shard come from `manifests`, the same for all models; predictions go to `folder`.
+    Prompts of the shard come from `manifests`, the same for all models; predictions go to `folder`,
+    and `stored` names the models that have some.
     """
 
     worker: ModelWorker
@@ -294,6 +296,7 @@ class ShardEvaluation:
     folder: Path
     reference_models: dict[str, ReferenceModel] = field(default_factory=dict)
     results: dict[str, AccuracyResult] = field(default_factory=dict)
+    stored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def run(self) -> list[InstanceRow]:
@@ -308,6 +311,9 @@ class ShardEvaluation:
         for model in task.models:
             if model.entry.name not in self.results:
                 self._evaluate(model, pairs, keep=config.save_masks)
+        if config.save_masks and self.stored:
+            images = (image for shard in self.dataset.shards() for image in shard.images)
+            export_coco(self.folder, self.stored, dict(images))
         rows: list[InstanceRow] = []
         for name in (model.entry.name for model in task.models):
             rows += self.results[name].rows
@@ -390,7 +396,10 @@ class ShardEvaluation:
             found = found.model_copy(update={"time": None})
         self.results[name] = found
         is_stopped = worker.is_whole and found.attempts.has_failed_first_images
-        if name in references and not is_stopped and stored.predictions_key(path) == key:
+        if not keep or is_stopped or stored.predictions_key(path) != key:
+            return
+        self.stored.append(name)
+        if name in references:
             info, predictions = stored.load_predictions(path)
             self.reference_models[name] = ReferenceModel(name, predictions, info.lost_ids)
 

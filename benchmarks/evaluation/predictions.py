@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import ValidationError
@@ -70,7 +71,12 @@ def to_prediction(predicted: QueryMasks, sample: Sample) -> Prediction:
 
 def predictions_path(out: Path, model: str) -> Path:
     """File of the predictions of a model in the folder of a run."""
-    return out / PREDICTIONS_FOLDER / f"{model}.parquet"
+    return out / PREDICTIONS_FOLDER / f"{file_stem(model)}.parquet"
+
+
+def file_stem(model: str) -> str:
+    """Name of a model as part of a file name: `hf:ORG/NAME` becomes `hf%3AORG%2FNAME`."""
+    return quote(model, safe="@")
 
 
 def references_path(out: Path) -> Path:
@@ -143,6 +149,7 @@ def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Inst
         "image_id": ("int64", [image_id for image_id, _ in rows]),
         "annotation_id": ("int64", [each.annotation_id for _, each in rows]),
         "category": ("string", [each.category for _, each in rows]),
+        "category_id": ("int64", [each.category_id for _, each in rows]),
         "area": ("float64", [float(each.area_px) for _, each in rows]),
         "box": ("floats", [each.box.tolist() for _, each in rows]),
         "height": ("int64", [each.rle["size"][0] for _, each in rows]),
@@ -164,6 +171,7 @@ def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
                 row["area"],
                 np.array(row["box"], np.float32),
                 {"size": [row["height"], row["width"]], "counts": row["counts"]},
+                category_id=row.get("category_id"),  # older files have none
             )
             for row in table.to_pylist()
         }
