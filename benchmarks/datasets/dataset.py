@@ -32,6 +32,8 @@ class Instance:
         rle: Reference mask at the size of the image; well-formed and not empty.
         points: (K, 2) float32 xy stored with the annotation (SA-1B's `point_coords`), or None.
         category_id: Id of the class in the annotation file; None where classes have no ids.
+        ignored: Pixels that count neither as object nor as background, or None; predicted masks
+            are scored without them.
     """
 
     annotation_id: int
@@ -41,6 +43,7 @@ class Instance:
     rle: Rle
     points: Float32Array | None = None
     category_id: int | None = None
+    ignored: Rle | None = None
 
     @classmethod
     def from_mask(cls, annotation_id: int, category: str, mask: BoolArray) -> Instance:

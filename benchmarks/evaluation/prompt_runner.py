@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from baselines.interface import (
     StorableEmbedding,
     UInt8Array,
 )
-from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.masks import decode_mask
 from benchmarks.evaluation.run_model import PROMPT_BATCH, Stopwatch
 from benchmarks.prompts.manifests import PassPrompts
 from benchmarks.prompts.protocols import AccuracyProtocol, Query
@@ -151,7 +152,7 @@ class PromptRunner:
                 if embedding is None:
                     embedding = self._encode(sample)
                 part = found[start : start + PROMPT_BATCH]
-                yield from self._batch(embedding, sampler, queries, part, masks)
+                yield from self._batch(embedding, sampler, queries, part, masks, sample.instances)
 
     def _encode(self, sample: Sample) -> Embedding:
         with self._clock("data"):
@@ -172,6 +173,7 @@ class PromptRunner:
         queries: Sequence[Query],
         part: Sequence[tuple[int, Float32Array]],
         masks: Sequence[BoolArray],
+        instances: Sequence[Instance],
     ) -> Iterator[QueryMasks]:
         """Masks of some prompts of a sampler; `masks` are all reference masks of the image."""
         model, clock = self._model, self._clock
@@ -190,6 +192,8 @@ class PromptRunner:
                 found[multimask] = boundary.decode(
                     model, embedding, prompts, size_hw, multimask=multimask
                 )
+        asked = [instances[index] for index in indices]
+        found = {key: _without_ignored(predicted, asked) for key, predicted in found.items()}
         for multimask, predicted in found.items():
             query = Query(sampler.name, multimask=multimask)
             for row, index in enumerate(indices):
@@ -201,8 +205,10 @@ class PromptRunner:
         assert prompts.points is not None  # noqa: S101 - clicks start from a point
         assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
         sessions = [
-            _ClickSession(prompts.points[row], prompts.labels[row], masks[index], found[False], row)
-            for row, index in enumerate(indices)
+            _ClickSession(points, labels, masks[index], found[False], row, instances[index])
+            for row, (index, points, labels) in enumerate(
+                zip(indices, prompts.points, prompts.labels, strict=True)
+            )
         ]
         for clicks in range(2, budget + 1):
             with clock("prompts"):
@@ -218,12 +224,24 @@ class PromptRunner:
                         mask_inputs=np.concatenate(known) if feed_back else None,
                     )
                     latest = boundary.decode(model, embedding, prompts, size_hw)
+                    latest = _without_ignored(latest, [each.instance for each in active])
                 for row, session in enumerate(active):
                     session.predicted, session.row = latest, row
             query = Query(sampler.name, clicks=clicks)
             for session, index in zip(sessions, indices, strict=True):
                 predicted, row = session.predicted, session.row
                 yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
+
+
+def _without_ignored(predicted: Masks, instances: Sequence[Instance]) -> Masks:
+    """Removes each instance's ignored pixels from its masks, which are in the same order."""
+    if all(each.ignored is None for each in instances):
+        return predicted
+    masks = predicted.masks.copy()
+    for row, each in enumerate(instances):
+        if each.ignored is not None:
+            masks[row, :, decode_mask(each.ignored)] = False
+    return replace(predicted, masks=masks)
 
 
 @dataclass(slots=True, eq=False)
@@ -235,6 +253,7 @@ class _ClickSession:
     reference: BoolArray
     predicted: Masks
     row: int
+    instance: Instance
 
     @property
     def logits(self) -> Float32Array | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, Float32Array, Masks, Prepared, Prompts, WeightsInfo
 from baselines.sam import SamSegmenter
 from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.masks import encode_mask
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.evaluation import prompt_runner
 from benchmarks.evaluation.prompt_runner import EmbeddingCache, PromptRunner, QueryMasks
@@ -247,3 +249,22 @@ def test_a_folder_of_embeddings_that_cannot_be_written_is_a_usage_error(
     done = run("miou", "--models=box", *scenes.arguments, "--embeddings=file/inside")
     assert done.code == 2
     assert "--embeddings" in done.err
+
+
+@pytest.mark.parametrize("protocol", ["box", "clicks-3"])
+def test_ignored_pixels_are_in_no_mask_and_get_no_click(
+    sample: Sample, tmp_path: Path, protocol: str
+) -> None:
+    band = np.zeros(sample.image.shape[:2], np.bool_)
+    band[:, ::2] = True
+    instances = tuple(
+        replace(each, rle=encode_mask(each.mask() & ~band), ignored=encode_mask(band))
+        for each in sample.instances
+    )
+    marked = replace(sample, instances=instances)
+    model = Counting()
+    predicted = list(predict(model, marked, tmp_path, protocol))
+    assert predicted
+    assert not any(each.masks[:, band].any() for each in predicted)
+    clicks = [each.points for each in model.prompts if each.points is not None]
+    assert all((points[:, 1:, 0] % 2 == 1).all() for points in clicks)
