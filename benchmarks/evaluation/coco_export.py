@@ -17,6 +17,7 @@ from benchmarks.evaluation.predictions import (
     PREDICTIONS_FOLDER,
     Prediction,
     file_stem,
+    load_file_names,
     load_predictions,
     load_references,
     predictions_path,
@@ -34,16 +35,16 @@ def results_path(out: Path, model: str, protocol: str) -> Path:
     return out / PREDICTIONS_FOLDER / f"coco-{file_stem(model)}-{protocol}.json"
 
 
-def export_coco(out: Path, models: Collection[str], names: Mapping[int, str]) -> None:
+def export_coco(out: Path, models: Collection[str]) -> None:
     """Writes the stored predictions of models as COCO results, and the references as instances.
 
     A result is the mask that the protocol scores: for `center-oracle` the one with the best IoU
     with the ground truth. Its `annotation_id` is that of the instance whose prompt it answers.
-    `names` are the file names of images by id.
     """
     _, references = load_references(references_path(out))
     category_ids = _category_ids(references.values())
-    _write(out / PREDICTIONS_FOLDER / INSTANCES_FILE, _document(references, category_ids, names))
+    document = _document(references, category_ids, load_file_names(references_path(out)))
+    _write(out / PREDICTIONS_FOLDER / INSTANCES_FILE, document)
     for model in models:
         info, predictions = load_predictions(predictions_path(out, model))
         for protocol in find_protocols(info.protocols):
@@ -68,7 +69,7 @@ def _category_ids(instances: Collection[Instance]) -> dict[tuple[str, int | None
 def _document(
     references: Mapping[tuple[int, int], Instance],
     category_ids: Mapping[tuple[str, int | None], int],
-    names: Mapping[int, str],
+    file_names: Mapping[int, str],
 ) -> dict[str, Any]:
     """COCO instances file of the reference masks; ids, areas and boxes are the annotations'."""
     sizes = {image_id: each.rle["size"] for (image_id, _), each in references.items()}
@@ -87,8 +88,13 @@ def _document(
         annotations.append(annotation)
     return {
         "images": [
-            {"id": key, "file_name": names.get(key, str(key)), "height": height, "width": width}
-            for key, (height, width) in sizes.items()
+            {
+                "id": image_id,
+                "file_name": file_names.get(image_id, str(image_id)),
+                "height": height,
+                "width": width,
+            }
+            for image_id, (height, width) in sizes.items()
         ],
         "annotations": annotations,
         "categories": [

@@ -312,8 +312,7 @@ class ShardEvaluation:
             if model.entry.name not in self.results:
                 self._evaluate(model, pairs, keep=config.save_masks)
         if config.save_masks and self.stored:
-            images = (image for shard in self.dataset.shards() for image in shard.images)
-            export_coco(self.folder, self.stored, dict(images))
+            export_coco(self.folder, self.stored)
         rows: list[InstanceRow] = []
         for name in (model.entry.name for model in task.models):
             rows += self.results[name].rows
@@ -470,6 +469,7 @@ class ShardEvaluation:
         predictions: list[Prediction] = []
         lost_ids: list[int] = []
         instances: list[tuple[int, Instance]] = []
+        file_names: dict[int, str] = {}
         with loop.run(self.worker.reporter, self.worker.title) as images:
             for image, scores in images:
                 for scored, kept in scores or ():
@@ -480,6 +480,7 @@ class ShardEvaluation:
                 if isinstance(image, Sample) and key is not None:
                     # Other models need the reference masks even if this one failed.
                     instances.extend((image.image_id, each) for each in image.instances)
+                    file_names[image.image_id] = image.name
         result = AccuracyResult(
             **loop.fields(), unsupported=unsupported, timed_with=timed_with(model.options.device)
         )
@@ -503,8 +504,7 @@ class ShardEvaluation:
                 stored.save_predictions(
                     stored.predictions_path(self.folder, name), info, predictions
                 )
-                stored.save_references(
-                    stored.references_path(self.folder), dataset.fingerprint, instances
-                )
+                path = stored.references_path(self.folder)
+                stored.save_references(path, dataset.fingerprint, instances, file_names)
         update = {"rows": tuple(rows), "time": clock.row(name, dataset.name)}
         return result.model_copy(update=update)

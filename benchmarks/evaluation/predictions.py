@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,16 +137,23 @@ def load_predictions(path: Path) -> tuple[PredictionsInfo, list[Prediction]]:
     return info, rows
 
 
-def save_references(path: Path, fingerprint: str, rows: Sequence[tuple[int, Instance]]) -> None:
-    """Stores the instances of a dataset with the ids of their images, without the images."""
+def save_references(
+    path: Path,
+    fingerprint: str,
+    rows: Sequence[tuple[int, Instance]],
+    file_names: Mapping[int, str],
+) -> None:
+    """Stores the instances of a dataset with ids and file names of their images, by id."""
     if path.is_file():
         # Instances of images that this model could not read are kept from other models.
         known, instances = load_references(path)
         if known == fingerprint:
             found = {(image_id, each.annotation_id): each for image_id, each in rows}
             rows = [(key[0], each) for key, each in (instances | found).items()]
+            file_names = load_file_names(path) | dict(file_names)
     columns: _Columns = {
         "image_id": ("int64", [image_id for image_id, _ in rows]),
+        "file_name": ("string", [file_names.get(image_id) for image_id, _ in rows]),
         "annotation_id": ("int64", [each.annotation_id for _, each in rows]),
         "category": ("string", [each.category for _, each in rows]),
         "category_id": ("int64", [each.category_id for _, each in rows]),
@@ -178,6 +185,12 @@ def load_references(path: Path) -> tuple[str, dict[tuple[int, int], Instance]]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} holds no reference masks of this suite; make it anew") from error
     return fingerprint, instances
+
+
+def load_file_names(path: Path) -> dict[int, str]:
+    """File names of the images of stored references by id; older files have none."""
+    rows = _read(path, "reference masks").to_pylist()
+    return {row["image_id"]: row["file_name"] for row in rows if row.get("file_name")}
 
 
 def _write(path: Path, columns: _Columns, metadata: bytes) -> None:

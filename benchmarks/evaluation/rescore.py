@@ -17,6 +17,7 @@ from benchmarks.evaluation.predictions import (
     REFERENCES_NAME,
     Prediction,
     PredictionsInfo,
+    load_file_names,
     load_predictions,
     load_references,
 )
@@ -71,11 +72,12 @@ def rescore(
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Predictions of several models, by name, for the same data."""
+    """Predictions of several models, by name, for the same data; names of image files by id."""
 
     infos: dict[str, PredictionsInfo]
     predictions: dict[str, list[Prediction]]
     instances: Instances
+    file_names: Mapping[int, str]
 
     @property
     def dataset(self) -> str:
@@ -102,7 +104,8 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         if not found:
             raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
         files += found
-    fingerprint, instances = load_references(files[0].parent / REFERENCES_NAME)
+    references = files[0].parent / REFERENCES_NAME
+    fingerprint, instances = load_references(references)
     infos: dict[str, PredictionsInfo] = {}
     predictions: dict[str, list[Prediction]] = {}
     for file in files:
@@ -119,7 +122,7 @@ def load_stored(paths: Sequence[Path]) -> Stored:
                         "(another --seed?), so they cannot be compared; score them apart"
                     )
         infos[info.model], predictions[info.model] = info, rows
-    return Stored(infos, predictions, instances)
+    return Stored(infos, predictions, instances, load_file_names(references))
 
 
 def score_stored(

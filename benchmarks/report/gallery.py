@@ -172,7 +172,7 @@ def build_gallery(
         packaged = photos_of(stored.dataset, fingerprint)
         if scenes is None and packaged is None and images is None:
             return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
-        source = ImageSource(None if scenes else packaged or images, scenes)
+        source = ImageSource(None if scenes else packaged or images, scenes, stored.file_names)
         frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
         shown = (frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))
         frame = frame[shown].drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
@@ -304,36 +304,61 @@ def photos_of(dataset: str, fingerprint: str) -> Path | None:
 class ImageSource:
     """Images of a dataset by id, from the files of a folder or from synthetic scenes.
 
-    The id of a file is the number at the end of its stem, as in COCO (`000000000139.jpg`) and
-    SA-1B (`sa_223750.jpg`).
+    Files are found by the stored name of the image. Older runs have none, and the format of a file
+    may have changed: then the number at the end of its stem is the id of the image, as in COCO
+    (`000000000139.jpg`) and SA-1B (`sa_223750.jpg`).
     """
 
-    def __init__(self, folder: Path | None, scenes: SyntheticDataset | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        scenes: SyntheticDataset | None,
+        file_names: Mapping[int, str] | None = None,
+    ) -> None:
+        self._folder = folder
         self._scenes = scenes
-        self._files: dict[int, Path] = {}
+        self._file_names = file_names or {}
+        self._numbered: dict[int, list[Path]] = {}
         try:
             paths = [] if folder is None else sorted(folder.iterdir())
         except OSError as error:
             raise DataError(f"--images {folder}: {error.strerror or error}") from error
         for path in paths:
-            match = re.search(r"\d+$", path.stem)
-            if match is None or path.suffix.lower() not in SUFFIXES:
-                continue
-            other = self._files.setdefault(int(match[0]), path)
-            if other is not path:
-                raise DataError(
-                    f"--images {folder}: {other.name} and {path.name} end with the same number, "
-                    "so that it is not clear which of them was measured"
-                )
+            number = _number(path)
+            if number is not None and path.suffix.lower() in SUFFIXES:
+                self._numbered.setdefault(number, []).append(path)
 
     def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array]:
         """File name and (H, W, 3) uint8 RGB pixels of an image."""
         if self._scenes is not None:
             return f"scene_{image_id:06d}.png", self._scenes.scene(image_id).image
-        path = self._files.get(image_id)
-        if path is None:
-            raise DataError(f"no file in the folder ends with its number, {image_id}")
+        path = self._find(image_id)
         return path.name, load_image(path, path.name, size_hw)
+
+    def _find(self, image_id: int) -> Path:
+        stored = self._file_names.get(image_id)
+        if stored is not None and self._folder is not None:
+            name = Path(stored)
+            inside = [] if name.is_absolute() or ".." in name.parts else [name]
+            for each in (*inside, Path(name.name)):
+                if (self._folder / each).is_file():
+                    return self._folder / each
+            if _number(name) != image_id:
+                raise DataError(f"--images {self._folder} has no file {stored}")
+        found = self._numbered.get(image_id, [])
+        if not found:
+            raise DataError(f"no file in the folder ends with its number, {image_id}")
+        if len(found) > 1:
+            raise DataError(
+                f"--images {self._folder}: {found[0].name} and {found[1].name} end with the same "
+                "number, so that it is not clear which of them was measured"
+            )
+        return found[0]
+
+
+def _number(path: Path) -> int | None:
+    match = re.search(r"\d+$", path.stem)
+    return None if match is None else int(match[0])
 
 
 def shrink(images: Mapping[int, tuple[str, UInt8Array]], budget_bytes: int) -> dict[int, Picture]:

@@ -184,6 +184,22 @@ def test_shrink_fits_the_budget(rng: np.random.Generator) -> None:
     assert all(p.scale == p.width_px / 640 for p in tight.values())
 
 
+def test_image_source_finds_files_by_their_stored_names(tmp_path: Path) -> None:
+    """A number at the end of a name is not an id: `dog-1.png` is not the image 1."""
+    (tmp_path / "sub").mkdir()
+    for name in ("dog-1.png", "cat.png", "sub/cow.png", "000000000139.png"):
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    (tmp_path.parent / "secret.png").write_bytes((tmp_path / "cat.png").read_bytes())
+    names = {1: "cat.png", 2: "dog-1.png", 3: "sub/cow.png", 4: "gone-1.png", 139: "139.jpg",
+             6: "../secret.png"}  # fmt: skip
+    images = ImageSource(tmp_path, None, names)
+    found = [images.get(image_id, (3, 4))[0] for image_id in (1, 2, 3, 139)]
+    assert found == ["cat.png", "dog-1.png", "cow.png", "000000000139.png"]
+    for image_id in (4, 6):
+        with pytest.raises(DataError, match=f"has no file {names[image_id]}"):
+            images.get(image_id, (3, 4))
+
+
 def test_image_source_finds_files_by_number(tmp_path: Path) -> None:
     for name in ("000000000139.png", "sa_7.png", "notes.txt", "cover.png"):
         Image.new("RGB", (4, 3)).save(tmp_path / name, "png")
@@ -196,6 +212,6 @@ def test_image_source_finds_files_by_number(tmp_path: Path) -> None:
         images.get(7, (9, 9))
     Image.new("RGB", (4, 3)).save(tmp_path / "copy-7.png")
     with pytest.raises(DataError, match=r"copy-7\.png and sa_7\.png"):
-        ImageSource(tmp_path, None)
+        ImageSource(tmp_path, None).get(7, (3, 4))
     with pytest.raises(DataError, match="--images"):
         ImageSource(tmp_path / "nowhere", None)
