@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from benchmarks import __version__
 from benchmarks.child_processes import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from benchmarks.cli.commands.printing import all_columns
 from benchmarks.debugging import debugging, show_traceback
+from benchmarks.records.progress import verbose_messages
 from mobilesam.errors import BenchError, DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -33,6 +35,7 @@ COMMANDS = {
     "figures": "report:figures",
     "report": "report:report",
     "models": "inspection:models",
+    "protocols": "inspection:protocols",
     "doctor": "inspection:doctor",
     "predict": "predict:predict",
     "export": "export:export",
@@ -53,30 +56,64 @@ COMMANDS = {
     "regress judge": "regression:regress_judge",
 }
 """Module and function of each command, below `benchmarks.cli.commands`; imported when needed."""
+SECTIONS = {
+    "Start": ("models", "weights", "protocols", "doctor", "predict", "data"),
+    "Measure": ("run", "params", "latency", "miou", "everything", "paper"),
+    "Compare": ("compare", "report", "figures", "gate", "regress"),
+    "Train and export": ("distill", "export"),
+}
+"""Commands of each section of the help, in this order."""
 
+
+def _shown_default(value: object) -> object:
+    """The default that the help displays; None for flags and empty values."""
+    return None if value is False or value == () else value
+
+
+_EVERY_COMMAND = Group("Every command", sort_key=100)  # the last one
+_COMMON = Parameter(group=_EVERY_COMMAND)
 app = App(
     name="mobilesam-bench",
     help="Benchmarks for promptable segmentation: MobileSAM, SAM and FastSAM side by side.",
     version=__version__,
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=_shown_default),
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
-_apps = {"": app} | {name: App(name=name, help=text) for name, text in GROUPS.items()}
-for _name in GROUPS:
+_titles = {title: Group(title, sort_key=place) for place, title in enumerate(SECTIONS)}
+_sections = {name: _titles[title] for title, names in SECTIONS.items() for name in names}
+_apps = {"": app}
+for _name, _text in GROUPS.items():
+    _apps[_name] = App(name=_name, help=_text, group=_sections[_name])
     app.command(_apps[_name])
 for _name, _function in COMMANDS.items():
     _group, _, _last = _name.rpartition(" ")
-    _apps[_group].command(f"benchmarks.cli.commands.{_function}", name=_last)
+    _section = None if _group else _sections[_name]
+    _apps[_group].command(f"benchmarks.cli.commands.{_function}", name=_last, group=_section)
+app.register_install_completion_command(
+    group=_EVERY_COMMAND,
+    help="Install completion of commands and options for this shell.",
+)
+for _name in ("--help", "--version"):
+    app[_name].group = _EVERY_COMMAND
 
 
 @app.meta.default
 def _command(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    debug: Annotated[bool, Parameter(help="Show the traceback of every failure.")] = False,
+    wide: Annotated[bool, _COMMON] = False,
+    verbose: Annotated[bool, _COMMON] = False,
+    debug: Annotated[bool, _COMMON] = False,
 ) -> int:
-    """Runs one command, with the options that all commands have."""
-    with debugging(wanted=debug):
+    """Runs one command, with the options that all commands have.
+
+    Args:
+        tokens: The command and its arguments.
+        wide: Print all columns of tables, however wide.
+        verbose: Say what was taken from caches and earlier runs.
+        debug: Show the traceback of every failure.
+    """
+    with debugging(wanted=debug), all_columns(wanted=wide), verbose_messages(wanted=verbose):
         return _exit_code(list(tokens))
 
 

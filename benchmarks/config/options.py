@@ -6,10 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from baselines import DEFAULT_SELECTION
 from benchmarks.datasets import MAX_PIXELS
+
+(
+    MODEL_GROUP,
+    DATA_GROUP,
+    PROMPT_GROUP,
+    _SCALE_GROUP,
+    _TIMING_GROUP,
+    _FIGURE_GROUP,
+    _TRAINING_GROUP,
+    _VERSION_GROUP,
+    OUTPUT_GROUP,
+) = (
+    Group(title, sort_key=place)
+    for place, title in enumerate(
+        (
+            "Models and weights",
+            "Images",
+            "Prompts and scores",
+            "Many images",
+            "Timing",
+            "Figures",
+            "Training",
+            "Versions to compare",
+            "Output",
+        ),
+        start=10,
+    )
+)
+"""Groups of options in the help of a command, below those of the command itself."""
+_PROMPTS = Parameter(group=PROMPT_GROUP)
 
 PrintJson = Annotated[bool, Parameter(help="Print one JSON document on standard output.")]
 LicenceOption = Annotated[
@@ -19,13 +49,13 @@ LicenceOption = Annotated[
 Quiet = Annotated[bool, Parameter(help="Print only warnings and errors.")]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL_GROUP)
 @dataclass(frozen=True)
 class ModelArguments:
     """Selection of models, and their weights."""
 
-    models: str = DEFAULT_SELECTION
-    """Names or wildcards, separated by commas; default: all but models for tests."""
+    models: Annotated[str, Parameter(show_default=False)] = DEFAULT_SELECTION
+    """Names, wildcards, hf:ORG/NAME, ./FILE.py:FACTORY, by commas; else all but those for tests."""
     input_size: str | None = None
     """Input sizes in pixels, such as 1024,768,512, of models that allow it; each is a row."""
     licence: LicenceOption = None
@@ -45,7 +75,7 @@ class ModelArguments:
     """Seed of scenes, order and random weights."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA_GROUP)
 @dataclass(frozen=True)
 class DataArguments:
     """Images with reference masks."""
@@ -64,7 +94,7 @@ class DataArguments:
     """Larger images are refused: a small file can hold a huge one."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA_GROUP)
 @dataclass(frozen=True)
 class EmbedDataArguments(DataArguments):
     """Images of `distill embed`: synthetic scenes unless a dataset or a folder is given."""
@@ -73,26 +103,34 @@ class EmbedDataArguments(DataArguments):
     """photos, coco, sa1b or synthetic."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA_GROUP)
 @dataclass(frozen=True)
 class AccuracyArguments(DataArguments):
     """Images, prompts and reference masks of an evaluation."""
 
-    protocol: str | None = None
-    """Accuracy protocols, separated by commas."""
-    reference: str = "ground-truth"
+    protocol: Annotated[
+        str | None,
+        Parameter(
+            group=PROMPT_GROUP,
+            help="Accuracy protocols, by commas: box, box-multi (a box; best of 3 masks), center, "
+            "center-multi, center-oracle (a click), annotation-point, random-K, clicks-K (K "
+            "clicks), two-point-D, detector-box, detector-box-multi (COCO AP), everything (AR); "
+            "mobilesam-bench protocols explains them. Default: box,center,center-multi.",
+        ),
+    ] = None
+    reference: Annotated[str, _PROMPTS] = "ground-truth"
     """ground-truth, teacher:NAME, or several, separated by commas."""
-    detections: Path | None = None
+    detections: Annotated[Path | None, _PROMPTS] = None
     """detector-box: COCO results file with the boxes."""
-    save_masks: bool = False
+    save_masks: Annotated[bool, _PROMPTS] = False
     """Keep all predicted masks: for miou --rescore and report, and as COCO results."""
-    no_boundary: bool = False
+    no_boundary: Annotated[bool, _PROMPTS] = False
     """Leave out boundary IoU, which takes most of the scoring time."""
-    embeddings: Path | None = None
+    embeddings: Annotated[Path | None, _PROMPTS] = None
     """Folder where image embeddings are kept between runs."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_SCALE_GROUP)
 @dataclass(frozen=True)
 class ScaleArguments:
     """Chunks of a run over many images, and the workers that evaluate them."""
@@ -116,7 +154,7 @@ class ScaleArguments:
     """GPUs of a worker, 0.5 for two on one; 1 with --device cuda."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=OUTPUT_GROUP)
 @dataclass(frozen=True)
 class OutputArguments:
     """Output of a command."""
@@ -129,7 +167,7 @@ class OutputArguments:
     quiet: Quiet = False
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_TIMING_GROUP)
 @dataclass(frozen=True)
 class TimingArguments:
     """Thoroughness of time measurements."""
@@ -140,7 +178,7 @@ class TimingArguments:
     """Wait until the machine is idle, at most 10 minutes; refuse if it stays busy."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_FIGURE_GROUP)
 @dataclass(frozen=True)
 class FigureArguments:
     """Images and prompts of the figures."""
@@ -161,7 +199,7 @@ class FigureArguments:
     """Write SVG beside PNG."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_TRAINING_GROUP)
 @dataclass(frozen=True)
 class TrainArguments:
     """Training of a student; options override --config."""
@@ -210,7 +248,7 @@ class TrainArguments:
     """Accuracy protocols, separated by commas."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_VERSION_GROUP)
 @dataclass(frozen=True)
 class RegressArguments:
     """Versions to compare, and thoroughness."""

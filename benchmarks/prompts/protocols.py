@@ -77,6 +77,21 @@ _FIXED = {
         AccuracyProtocol("annotation-point", Query("annotation-point")),
     )
 }
+EXPLAINED = {
+    "box": "the tight box around the object; one mask",
+    "box-multi": "the same box; the best scored of three masks",
+    "center": "one click in the middle, farthest from the outline; one mask",
+    "center-multi": "the same click; the best scored of three masks",
+    "center-oracle": "the same click; the best of three masks by IoU, an upper bound",
+    "annotation-point": "the point stored with the annotation (SA-1B); one mask",
+    "random-K": "K random points inside of the object; random-1 takes the best scored of three",
+    "clicks-K": "K clicks, each on the largest error of the mask before (K up to 20); gives NoC",
+    "two-point-D": "a click in the middle, and a background click D pixels away; one mask",
+    "detector-box": "boxes of a detector (--detections); COCO AP of single masks",
+    "detector-box-multi": "the same boxes; COCO AP of the best scored of three masks",
+    "everything": "no prompt: all objects of the image; average recall",
+}
+"""What each protocol, or family of protocols, gives to a model and which mask it scores."""
 _NUMBERED = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
 
 

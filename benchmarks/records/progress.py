@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LINE_EVERY_S = 60.0
+_VERBOSE: ContextVar[bool] = ContextVar("messages on caches and shards", default=False)
+
+
+@contextmanager
+def verbose_messages(*, wanted: bool) -> Iterator[None]:
+    """Lets reporters that are made in the block print messages on caches and shards."""
+    token = _VERBOSE.set(wanted)
+    try:
+        yield
+    finally:
+        _VERBOSE.reset(token)
 
 
 class Reporter:
@@ -20,12 +33,18 @@ class Reporter:
         from rich.console import Console
 
         self.quiet = quiet
+        self.verbose = _VERBOSE.get() and not quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Prints one line, unless quiet."""
         if not self.quiet:
             self.console.print(text, markup=False)
+
+    def detail(self, text: str) -> None:
+        """Prints one line on caches, shards and earlier runs, with `--verbose` only."""
+        if self.verbose:
+            self.say(text)
 
     def warn(self, text: str) -> None:
         """Prints one line about a problem that did not stop the run."""

@@ -58,6 +58,22 @@ _TITLES: dict[Kind, str] = {
     "accuracy": "Accuracy",
     "size": "Sizes that changed",
 }
+_NOUNS: dict[Kind, str] = {
+    "time": "times",
+    "memory": "peaks of memory",
+    "accuracy": "accuracies",
+    "size": "sizes",
+}
+_CHANGES: dict[tuple[Kind, Verdict], str] = {
+    ("accuracy", "worse"): "less accurate",
+    ("accuracy", "better"): "more accurate",
+    ("time", "worse"): "slower",
+    ("time", "better"): "faster",
+    ("memory", "worse"): "larger in memory",
+    ("memory", "better"): "smaller in memory",
+    ("size", "changed"): "different",
+}
+"""What B is compared with A."""
 
 
 class CompareRow(FrozenModel):
@@ -314,7 +330,34 @@ def tally_text(rows: Sequence[CompareRow]) -> str:
     return ", ".join(f"{n} {names.get(verdict, verdict)}" for verdict, n in tally(rows).items())
 
 
-def amount_column(header: str, name: str) -> RowColumn:
+def verdict_sentence(rows: Sequence[CompareRow]) -> str:
+    """The result of a comparison in one sentence, such as `B is slower in 2 of 12 times; ...`."""
+    both = [row for row in rows if row.verdict not in ("missing", "new")]
+    counts = Counter((row.kind, row.verdict) for row in both)
+    kinds = Counter(row.kind for row in both)
+    verdicts = Counter(row.verdict for row in both)
+    changes = [
+        f"{words} in {counts[kind, verdict]} of {kinds[kind]} {_NOUNS[kind]}"
+        for (kind, verdict), words in _CHANGES.items()
+        if counts[kind, verdict]
+    ]
+    rest = f"{verdicts['same']} same within noise"
+    if verdicts["unclear"]:
+        rest += f", {verdicts['unclear']} unclear"
+    if not both:
+        return "Nothing can be compared: no quantity was measured in both A and B."
+    if changes:
+        *first, last = changes
+        joined = f"{', '.join(first)} and {last}" if first else last
+        return f"B is {joined}; {rest}."
+    if not verdicts["unclear"]:
+        return f"A and B are the same within noise in all {len(both)} quantities."
+    if not verdicts["same"]:
+        return f"It is unclear whether A and B differ: all {len(both)} quantities lack a test."
+    return f"No difference between A and B is beyond noise: {rest}."
+
+
+def amount_column(header: str, name: str, rank: int = 0) -> RowColumn:
     """Column of an attribute in the unit of its row: `ms`, `bytes`, `fraction`, or a count."""
 
     def text(row: Any) -> str:
@@ -328,7 +371,7 @@ def amount_column(header: str, name: str) -> RowColumn:
             return f"{number(value / MIB)} MiB"
         return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:,.0f}"
 
-    return value_column(header, name, text=text)
+    return value_column(header, name, text=text, rank=rank)
 
 
 def change_text(value: float, ci95: Bounds, *, is_difference: bool) -> str:
@@ -359,11 +402,11 @@ def compare_tables(rows: Sequence[CompareRow]) -> tuple[Table, ...]:
         columns = (
             text_column("Model", "model"),
             text_column("What", "what", "unit", text=what),
-            amount_column("A", "a"),
-            amount_column("B", "b"),
+            amount_column("A", "a", rank=1),
+            amount_column("B", "b", rank=1),
             interval_column(header, "change", "ci95", show=change, raw=raw, unit=""),
             text_column("Verdict", "verdict"),
-            text_column("Note", "note", get=("why",)),
+            text_column("Note", "note", get=("why",), rank=2),
         )
         tables.append(build_table(f"compare-{kind}", title, columns, _summarised(own)))
     return tuple(tables)
@@ -420,7 +463,8 @@ def write_comparison(
     from benchmarks.report.style import plot_style, save_figure
 
     tables = compare_tables(rows)
-    parts = [f"# {escape_markdown(title)}\n", f"{tally_text(rows)}\n"]
+    verdict = escape_markdown(verdict_sentence(rows))
+    parts = [f"# {escape_markdown(title)}\n", f"{verdict}\n", f"{tally_text(rows)}\n"]
     parts += [table.to_markdown() for table in tables]
     if notes:
         parts.append("".join(f"- {escape_markdown(note)}\n" for note in notes))

@@ -39,7 +39,8 @@ _FIGURES = (
 _SIZES = ("small", "medium", "large")
 _COCO_SIZES = "Small <= 32^2 <= medium <= 96^2 <= large, annotation area in pixels, as pycocotools."
 _LEAST_P = 0.001
-_DATASET, _PROTOCOL = text_column("Dataset", "dataset"), text_column("Protocol", "protocol")
+_DATASET = text_column("Dataset", "dataset", rank=2)
+_PROTOCOL = text_column("Protocol", "protocol")
 _CSV_DATASET = text_column("Dataset", "dataset", csv_only=True)
 _CSV_REFERENCE = text_column("Reference", "reference", csv_only=True)
 _MIOU_INTERVAL = partial(interval_column, name="miou", ci="ci95")
@@ -105,7 +106,7 @@ def _size_column(size: str) -> RowColumn:
         return None if value is None else int(value)
 
     get = (f"by_size.{size}", n_instances)
-    return percent_column(size.capitalize(), f"miou_{size}", f"n_{size}", get=get)
+    return percent_column(size.capitalize(), f"miou_{size}", f"n_{size}", get=get, rank=2)
 
 
 _MIOU_COLUMNS = (
@@ -117,12 +118,12 @@ _MIOU_COLUMNS = (
     _MIOU_INTERVAL("mIoU [95 % CI]"),
     percent_column(
         "Boundary IoU", "boundary_miou", "boundary_ci95_low", "boundary_ci95_high",
-        get=("boundary_miou", "boundary_ci95.0", "boundary_ci95.1"),
+        get=("boundary_miou", "boundary_ci95.0", "boundary_ci95.1"), rank=1,
     ),
-    percent_column("Mean over images", "miou_per_image"),
+    percent_column("Mean over images", "miou_per_image", rank=3),
     *(_size_column(size) for size in _SIZES),
-    count_column("Images", "n_images"),
-    count_column("Instances", "n_instances", "n_left_out"),
+    count_column("Images", "n_images", rank=3),
+    count_column("Instances", "n_instances", "n_left_out", rank=3),
     STATUS,
 )  # fmt: skip
 
@@ -189,17 +190,17 @@ def _leaderboard_columns(*, boundary: bool) -> tuple[RowColumn, ...]:
         _row_of(_PROTOCOL),
         count_column("Rank", "rank"),
         _row_of(MODEL),
-        text_column("Group", "group"),
+        text_column("Group", "group", rank=1),
         _row_of(_MIOU_INTERVAL("mIoU [CI]")),
-        _row_of(percent_column("Boundary", "boundary_miou", csv_only=not boundary)),
+        _row_of(percent_column("Boundary", "boundary_miou", csv_only=not boundary, rank=3)),
         value_column(
             "Behind best [CI]", "behind_best", "behind_best_low", "behind_best_high",
             text=_behind_text, unit="points",
-            get=("behind.difference", "behind.ci95.0", "behind.ci95.1"),
+            get=("behind.difference", "behind.ci95.0", "behind.ci95.1"), rank=1,
         ),
         value_column(
             "p", "p_adjusted", "p_value", get=("behind.p_adjusted", "behind.p_value"),
-            show=lambda p: f"{p:.3f}" if p >= _LEAST_P else f"<{_LEAST_P}",
+            show=lambda p: f"{p:.3f}" if p >= _LEAST_P else f"<{_LEAST_P}", rank=2,
         ),
         _row_of(WEIGHTS),
         _row_of(_CSV_DATASET),
@@ -308,26 +309,29 @@ _TIMES_COLUMNS = (
     MODEL,
     _DATASET,
     number_column("Wall time", "wall_s", unit="s"),
-    percent_column("Outside the model", "overhead"),
+    percent_column("Outside the model", "overhead", rank=1),
     *(
-        _decimal_column(part.capitalize(), f"{part}_s", unit="s")
+        _decimal_column(part.capitalize(), f"{part}_s", unit="s", rank=2)
         for part in ("model", "data", "prompts", "scoring", "writing")
     ),
-    count_column("Embeddings from the cache", "cached_embeddings"),
+    count_column("Embeddings from the cache", "cached_embeddings", rank=3),
 )
 _DETECTOR_COLUMNS = (
     MODEL,
     WEIGHTS,
     _DATASET,
-    text_column("Boxes from", "detections", "detections_sha256"),
+    text_column("Boxes from", "detections", "detections_sha256", rank=3),
     text_column("Mask", "mask"),
     percent_column("AP", "ap"),
-    percent_column("AP50", "ap50"),
-    percent_column("AP75", "ap75"),
-    *(percent_column(f"AP {size}", f"ap_{size}", get=(f"ap_by_size.{size}",)) for size in _SIZES),
-    count_column("Images", "n_images"),
-    count_column("Boxes", "n_detections"),
-    number_column("Time", "seconds", unit="s"),
+    percent_column("AP50", "ap50", rank=1),
+    percent_column("AP75", "ap75", rank=1),
+    *(
+        percent_column(f"AP {size}", f"ap_{size}", get=(f"ap_by_size.{size}",), rank=2)
+        for size in _SIZES
+    ),
+    count_column("Images", "n_images", rank=3),
+    count_column("Boxes", "n_detections", rank=3),
+    number_column("Time", "seconds", unit="s", rank=2),
     STATUS,
 )
 
@@ -400,13 +404,15 @@ def everything_table(record: RunRecord) -> Table:
         _DATASET,
         *(percent_column(f"AR@{n}", f"ar{n}") for n in (10, 100, 1000)),
         *(
-            percent_column(f"AR@1000 {size}", f"ar1000_{size}", get=(f"ar1000_by_size.{size}",))
+            percent_column(
+                f"AR@1000 {size}", f"ar1000_{size}", get=(f"ar1000_by_size.{size}",), rank=2
+            )
             for size in _SIZES
         ),
-        number_column("Masks an image", "masks_per_image"),
+        number_column("Masks an image", "masks_per_image", rank=1),
         RowColumn(median_column(rows), median_cell),
-        count_column("Images", "n_images"),
-        count_column("Objects", "n_objects"),
+        count_column("Images", "n_images", rank=3),
+        count_column("Objects", "n_objects", rank=3),
         STATUS,
     )
     where = [str(record.config[key]) for key in ("device", "precision") if key in record.config]

@@ -58,6 +58,7 @@ def value_column(
     get: Sequence[str | Callable[[Any], Raw]] = (),
     align: Align = "right",
     csv_only: bool = False,
+    rank: int = 0,
 ) -> RowColumn:
     """A column of values of the row.
 
@@ -71,6 +72,7 @@ def value_column(
             the row; by default the attributes have the names of the CSV columns.
         align: `right` for numbers.
         csv_only: Display the column in the CSV alone.
+        rank: Above 0, leave the column out of a narrow terminal; the highest rank goes first.
     """
 
     def value_at(row: Any, getter: str | Callable[[Any], Raw]) -> Raw:
@@ -88,7 +90,7 @@ def value_column(
             return Cell(text(row), values)
         return Cell("" if values[0] is None or show is None else show(values[0]), values)
 
-    return RowColumn(Column(header, raw, unit, align, csv_only), cell)
+    return RowColumn(Column(header, raw, unit, align, csv_only, rank), cell)
 
 
 text_column = partial(value_column, show=clean, align="left")
@@ -104,6 +106,7 @@ def interval_column(
     show: Callable[[Any, Any, Any], str] = lambda _row, value, bounds: percent(value, bounds),
     raw: Sequence[str] = (),
     unit: str = "%",
+    rank: int = 0,
 ) -> RowColumn:
     """A value with its interval, from two attributes of the row that may be None.
 
@@ -115,7 +118,8 @@ def interval_column(
         return "" if value is None else show(row, value, getattr(row, ci))
 
     raw = raw or (name, f"{ci}_low", f"{ci}_high")
-    return value_column(header, *raw, text=text, unit=unit, get=(name, f"{ci}.0", f"{ci}.1"))
+    get = (name, f"{ci}.0", f"{ci}.1")
+    return value_column(header, *raw, text=text, unit=unit, get=get, rank=rank)
 
 
 def percent_cell(fraction: float | None) -> Cell:
@@ -146,12 +150,12 @@ def weights_cell(weights: WeightsRow) -> Cell:
 
 
 WEIGHTS_COLUMN = Column(
-    "Weights", ("weights_kind", "weights_sha256", "weights_official", "weights_shipped")
+    "Weights", ("weights_kind", "weights_sha256", "weights_official", "weights_shipped"), rank=3
 )
 """Kind, hash, whether they are the published weights (0 or 1), and origin of shipped weights."""
 MODEL = text_column("Model", "model")
 WEIGHTS = RowColumn(WEIGHTS_COLUMN, lambda row: weights_cell(row.weights))
-STATUS = RowColumn(Column("Status", ("status", "why")), _status_cell)
+STATUS = RowColumn(Column("Status", ("status", "why"), rank=1), _status_cell)
 
 
 def median_column(rows: Iterable[LatencyRow | EverythingRow]) -> Column:

@@ -56,16 +56,18 @@ _DECODE_KINDS = (
 def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
     """A count as an integer, in 10^6 and in 2^20: published "M" are either, often unstated."""
 
-    def scaled(suffix: str, printed: str, unit: float) -> RowColumn:
+    def scaled(suffix: str, printed: str, unit: float, rank: int) -> RowColumn:
         def value(row: ParamsRow) -> float | None:
             count = getattr(row, name)
             return None if count is None else count / unit
 
         raw = f"{name}_{suffix}"
-        return value_column(header, raw, show="{:.3f}".format, unit=printed, get=(value,))
+        return value_column(
+            header, raw, show="{:.3f}".format, unit=printed, get=(value,), rank=rank
+        )
 
-    whole = value_column(header, name, show="{:,}".format)
-    return whole, scaled("1e6", "10^6", 1e6), scaled("2_20", "2^20", MIB)
+    whole = value_column(header, name, show="{:,}".format, rank=2)
+    return whole, scaled("1e6", "10^6", 1e6, 0), scaled("2_20", "2^20", MIB, 3)
 
 
 _PARAMS_COLUMNS = (
@@ -74,7 +76,9 @@ _PARAMS_COLUMNS = (
     *_parameter_columns("Total", "total"),
     *_parameter_columns("Used", "used"),
     value_column("Arithmetic", "flops", unit="GFLOP", show=lambda flops: number(flops / 1e9)),
-    value_column("Weights", "weight_bytes", unit="MiB", show=lambda size: number(size / MIB)),
+    value_column(
+        "Weights", "weight_bytes", unit="MiB", show=lambda size: number(size / MIB), rank=1
+    ),
     STATUS,
 )
 
@@ -114,19 +118,19 @@ def latency_table(record: RunRecord) -> Table:
     columns = (
         MODEL,
         RowColumn(WEIGHTS_COLUMN, weights),
-        text_column("Device", "device", csv_only=one_setup),
-        text_column("Precision", "precision", csv_only=one_setup),
-        count_column("Threads", "threads", csv_only=one_setup),
+        text_column("Device", "device", csv_only=one_setup, rank=1),
+        text_column("Precision", "precision", csv_only=one_setup, rank=1),
+        count_column("Threads", "threads", csv_only=one_setup, rank=1),
         text_column("Phase", "phase"),
         count_column("Prompts", "n_prompts"),
-        value_column("Decode kind", "decode_kind", text=decode_kind, align="left"),
+        value_column("Decode kind", "decode_kind", text=decode_kind, align="left", rank=4),
         RowColumn(median_column(rows), median_cell),
         *(
-            number_column(header, f"{header.lower()}_ms", unit="ms")
-            for header in ("Mean", "Min", "p95", "p99")
+            number_column(header, f"{header.lower()}_ms", unit="ms", rank=rank)
+            for header, rank in {"Mean": 3, "Min": 3, "p95": 2, "p99": 3}.items()
         ),
-        count_column("Calls", "n"),
-        count_column("Processes", "processes"),
+        count_column("Calls", "n", rank=2),
+        count_column("Processes", "processes", rank=2),
         STATUS,
     )
     notes = [f"Measured on {queries.setups(record)[0].label}."] if one_setup else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 Raw = str | int | float | None
 Align = Literal["left", "right"]
 _EMPTY = "Nothing was measured."
+_GAP = 2
+"""Blanks between two columns on the terminal."""
+_TEXT_WIDTH = 24
+"""Text wraps on the terminal in columns of at least this width, in characters."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of text that spreadsheets interpret as a formula."""
 
@@ -25,7 +30,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Column:
     """A displayed column, and the CSV columns behind it, whose names are distinct within a table.
 
-    Columns that are `csv_only` are left out of all other outputs.
+    Columns that are `csv_only` are left out of all other outputs. On a terminal that is too narrow,
+    columns are left out in the order of their rank, the highest first; those of rank 0 stay.
     """
 
     header: str
@@ -33,6 +39,7 @@ class Column:
     unit: str = ""
     align: Align = "left"
     csv_only: bool = False
+    rank: int = 0
 
     @property
     def title(self) -> str:
@@ -143,24 +150,73 @@ class Table:
         ]
         return "\n".join(lines) + "\n"
 
-    def to_rich(self) -> RichTable:
-        """A table for the terminal; markup in its text is printed as it is."""
+    def fitting(self, width: int | None) -> tuple[Table, list[str]]:
+        """Leaves out columns until the table fits a terminal of `width` characters.
+
+        Columns with the same text in all of several rows go first, then those of the highest rank.
+        Returns the table, and the titles of the columns left out, with that text.
+        """
+        if width is None:
+            return self, []
+        shown = [index for index, column in enumerate(self.columns) if not column.csv_only]
+        constant = {
+            index: texts.pop()
+            for index in shown
+            if len(self.rows) > 1 and len(texts := {row[index].text for row in self.rows}) == 1
+        }
+        optional = [index for index in shown if self.columns[index].rank]
+        optional.sort(key=lambda index: (index in constant, self.columns[index].rank, index))
+        left_out: set[int] = set()
+        widths = {index: self._width_range(index)[0] for index in shown}
+        while optional and _total_width(widths.values()) > width:
+            left_out.add(index := optional.pop())
+            del widths[index]
+        titles = [
+            f"{self.columns[index].title} ({constant[index] or 'empty'} in all rows)"
+            if index in constant
+            else self.columns[index].title
+            for index in sorted(left_out)
+        ]
+        kept = [index for index in range(len(self.columns)) if index not in left_out]
+        columns = tuple(self.columns[index] for index in kept)
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return Table(self.name, self.title, columns, rows, self.notes), titles
+
+    def _width_range(self, index: int) -> tuple[int, int]:
+        """Width of a column in which no number or word is broken, and in which no cell is."""
+        from rich.cells import cell_len
+
+        head = self.columns[index]
+        cells = [cell_len(clean(row[index].text)) for row in self.rows]
+        words = [cell_len(word) for row in self.rows for word in clean(row[index].text).split()]
+        least_head = max(map(cell_len, head.title.split()), default=0)
+        least = widest = max(cells, default=0)
+        if head.align == "left":
+            least = min(widest, max([*words, _TEXT_WIDTH]))
+        return max(least, least_head), max(widest, cell_len(head.title))
+
+    def to_rich(self, width: int | None = None) -> RichTable:
+        """The rows for the terminal, without title and notes; markup is printed as it is.
+
+        `width` is that of the terminal in characters; None leaves all columns as wide as their
+        text.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        notes = "\n".join(clean(note) for note in self.footnotes)
-        table = RichTable(
-            title=Text(clean(self.title)),
-            title_justify="left",
-            caption=Text(notes) if notes else None,
-            caption_justify="left",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
-        for head in self._heads:
-            table.add_column(Text(clean(head.title)), justify=head.align, overflow="fold")
+        shown = [index for index, column in enumerate(self.columns) if not column.csv_only]
+        ranges = [self._width_range(index) for index in shown]
+        widths = [least for least, _ in ranges]
+        room = 10**6 if width is None else max(0, width - _total_width(widths))
+        for place, (least, natural) in enumerate(ranges):
+            more = min(room, natural - least)
+            widths[place] += more
+            room -= more
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for head, column_width in zip(self._heads, widths, strict=True):
+            title = Text(clean(head.title))
+            table.add_column(title, justify=head.align, overflow="fold", width=column_width)
         for row in self._displayed:
             table.add_row(*(Text(clean(cell.text)) for cell in row))
         return table
@@ -172,6 +228,11 @@ class Table:
         for suffix, path in paths.items():
             write_atomic(path, outputs[suffix]().encode())
         return list(paths.values())
+
+
+def _total_width(widths: Collection[int]) -> int:
+    """Width of a table on the terminal, with the blanks between its columns and at its edges."""
+    return sum(widths) + _GAP * (len(widths) - 1) + 2
 
 
 def _csv_field(value: Raw) -> str | int | float:

@@ -7,7 +7,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from benchmarks.cli.commands.printing import print_json, print_table, text_table
-from benchmarks.config.options import LicenceOption, OutputArguments
+from benchmarks.config.options import LicenceOption, OutputArguments, PrintJson
 from mobilesam.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -67,7 +67,15 @@ def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) 
             notes.setdefault(row["note"], []).append(row["model"])
         notes.pop("", None)
         lines = [f"{', '.join(names)}: {note}" for note, names in notes.items()]
-        table = text_table("Models", _MODEL_COLUMNS, rows, _MODELS_NOTE, *lines, right="parameters")
+        table = text_table(
+            "Models",
+            _MODEL_COLUMNS,
+            rows,
+            _MODELS_NOTE,
+            *lines,
+            right="parameters",
+            optional=("installed", "licence", "commercial", "summary", "parameters"),
+        )
         print_table(table)
     return 0
 
@@ -89,6 +97,23 @@ def _weights_text(entry: ModelEntry, weights: VerifyReport | None) -> str:
     if weights is not None and shipped is not None:
         state = f"shipped ({shipped.label}), not official; official {state}"
     return state
+
+
+def protocols(*, json: PrintJson = False) -> int:
+    """List the accuracy protocols: which prompt is given, and which mask is scored."""
+    from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, EXPLAINED
+
+    rows = [{"protocol": name, "prompt and mask": text} for name, text in EXPLAINED.items()]
+    if json:
+        print_json({"default": list(DEFAULT_PROTOCOLS), "rows": rows})
+        return 0
+    notes = (
+        f"Without --protocol: {','.join(DEFAULT_PROTOCOLS)}. Several by commas.",
+        "Details and sources: docs/protocols.md.",
+    )
+    columns = {"protocol": "Protocol", "prompt and mask": "Prompt and mask"}
+    print_table(text_table("Accuracy protocols", columns, rows, *notes))
+    return 0
 
 
 def doctor(*, output: OutputArguments = _OUTPUT) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from benchmarks.cli.commands.printing import TERMINAL_COLUMNS, print_json, print_lines, print_table
+from benchmarks.cli.commands.printing import print_json, print_lines, print_table
 from benchmarks.config.options import (
     AccuracyArguments,
     DataArguments,
@@ -58,7 +58,7 @@ def run(
         samples = {"latency": {"__all__": {"samples_ms"}}}
         print_json(result.record.model_dump(mode="json", exclude=samples))
     else:
-        print_table(headline_table(result.record), width=TERMINAL_COLUMNS)
+        print_table(headline_table(result.record))
         _print_paths(result)
     return _exit_code(result)
 

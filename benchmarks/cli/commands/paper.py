@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from benchmarks.cli.commands.printing import print_json, print_lines
+from benchmarks.cli.commands.printing import print_json, print_lines, print_table, terminal_width
 from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
 from benchmarks.records.progress import Reporter
 from mobilesam.errors import UsageError
@@ -106,13 +106,8 @@ def paper(
 
 def _print(verdicts: Sequence[ClaimVerdict]) -> None:
     """Prints the papers' tables and the ledger, at most as wide as the terminal."""
-    from rich.console import Console
-
     from benchmarks.paper.paper_output import WIDTH, ledger_text, paper_tables
 
-    width = min(Console(file=sys.stdout).width, WIDTH) if sys.stdout.isatty() else WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False)
     for table in paper_tables(verdicts):
-        console.print(table.to_rich())
-        console.print()
-    sys.stdout.write(ledger_text(verdicts, width))
+        print_table(table)
+    sys.stdout.write(ledger_text(verdicts, min(terminal_width(), WIDTH)))

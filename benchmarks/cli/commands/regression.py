@@ -156,12 +156,14 @@ def compare(
                 "a": first.record.id,
                 "b": second.record.id,
                 "threshold": limit,
+                "verdict": comparing.verdict_sentence(found.rows),
                 "tally": comparing.tally(found.rows),
                 "rows": [row.model_dump(mode="json") for row in found.rows],
                 "notes": list(found.notes),
             }
         )
         return 0
+    print_lines(comparing.verdict_sentence(found.rows), f"A: {a}", f"B: {b}", "")
     for table in comparing.compare_tables(found.rows):
         print_table(table)
     if not output.quiet:

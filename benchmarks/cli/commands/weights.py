@@ -33,6 +33,7 @@ _NOTE = (
     "or a folder of them in MOBILESAM_WEIGHTS. Weights inside this package: "
     "--weights mobilesam=shipped."
 )
+_OPTIONAL = ("size", "licence", "file", "path")
 _OUTPUT = OutputArguments()
 
 
@@ -57,7 +58,9 @@ def list_all(*, output: OutputArguments = _OUTPUT) -> int:
     if output.json:
         print_json({"rows": documents})
     else:
-        print_table(text_table("Published weights", _COLUMNS, rows, _NOTE, right="size"))
+        print_table(
+            text_table("Published weights", _COLUMNS, rows, _NOTE, right="size", optional=_OPTIONAL)
+        )
     return 0
 
 

@@ -68,6 +68,7 @@ TABLE: Mapping[str, Sequence[str]] = {
     ),
     "report": ("nowhere", "a-file", "", ". --cases=x", "--nonsense", "list", "object"),
     "models": ("--nonsense", "--out", "extra"),
+    "protocols": ("--no-such-option", "extra"),
     "doctor": ("--nonsense", "--out", "extra"),
     "predict": (
         "",
@@ -182,7 +183,7 @@ def test_an_invalid_option_is_one_message(run: Any, command: str, options: str) 
     assert done.code in (1, 2), done.out
 
 
-PARSER_ERRORS_ONLY = ("models", "doctor", "weights list")
+PARSER_ERRORS_ONLY = ("models", "protocols", "doctor", "weights list")
 """Commands whose errors all come from the parser, whose messages have no traceback."""
 
 
@@ -203,8 +204,14 @@ def test_debug_shows_the_traceback_of_a_refused_command(run: Any, command: str) 
 
 
 @pytest.mark.parametrize("command", TABLE)
-def test_help_of_each_command_lists_debug(run: Any, command: str) -> None:
-    assert "--debug" in run(*command.split(), "--help").out
+def test_help_of_each_command_lists_common_options_and_no_empty_defaults(
+    run: Any, command: str
+) -> None:
+    text = run(*command.split(), "--help").out
+    for option in ("--debug", "--wide", "--verbose"):
+        assert option in text
+    for noise in ("[default: ()]", "[default: False]", "[default: ]", "[default: default]"):
+        assert noise not in text
 
 
 @pytest.mark.parametrize(

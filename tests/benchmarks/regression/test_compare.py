@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from baselines import dummy
 from benchmarks.cli.app import main
@@ -29,12 +31,18 @@ from benchmarks.regression.compare import (
     FEW_IMAGES,
     NO_PEAKS,
     ONE_PROCESS,
+    CompareRow,
+    Kind,
     Run,
+    Verdict,
     compare_runs,
     compare_tables,
     load_run,
     ratio_verdict,
+    verdict_sentence,
 )
+
+KINDS, VERDICTS = get_args(Kind), get_args(Verdict)
 
 
 def latency(model: str, phase: str, factor: float, seed: int) -> LatencyRow:
@@ -116,6 +124,39 @@ def test_verdicts_of_two_runs(runs: list[Path], run: Any, tmp_path: Path) -> Non
     other = {(r["kind"], r["model"], r["what"].split()[0]): r["verdict"] for r in back}
     assert other["accuracy", "dummy", "box"] == "better"
     assert other["time", "m", "encode"] == "same"  # twice is less than three times
+
+
+def test_the_verdict_comes_first_in_one_sentence(runs: list[Path], run: Any) -> None:
+    done = run("compare", *runs, "--out=c")
+    first = done.out.splitlines()[0]
+    found = run("compare", *runs, "--json").json
+    assert first == found["verdict"]
+    rows = [row for row in found["rows"] if row["kind"] == "time"]
+    slower = sum(row["verdict"] == "worse" for row in rows)
+    both = sum(row["verdict"] not in ("missing", "new") for row in rows)
+    assert slower > 0
+    assert f"slower in {slower} of {both} times" in first
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(VERDICTS)), max_size=12))
+def test_the_verdict_counts_what_is_in_the_rows(pairs: list[tuple[Any, Any]]) -> None:
+    rows = [CompareRow(kind=k, model="m", what=str(i), unit="", verdict=v)
+            for i, (k, v) in enumerate(pairs)]  # fmt: skip
+    text = verdict_sentence(rows)
+    both = [(kind, verdict) for kind, verdict in pairs if verdict not in ("missing", "new")]
+    words = {"accuracy": ("less accurate", "more accurate"), "time": ("slower", "faster"),
+             "memory": ("larger in memory", "smaller in memory")}  # fmt: skip
+    for kind, sides in words.items():
+        total = sum(each == kind for each, _ in both)
+        for word, verdict in zip(sides, ("worse", "better"), strict=True):
+            n = both.count((kind, verdict))
+            assert (f"{word} in {n} of {total} " in text) == (n > 0)
+    assert ("nothing can be compared" in text.lower()) == (not both)
+    n_unclear = sum(verdict == "unclear" for _, verdict in both)
+    assert ("unclear" in text) == (n_unclear > 0)
+    assert text.endswith(".")
+    assert text.count(".") == 1
 
 
 def test_tables_and_plots_are_written(runs: list[Path], run: Any, tmp_path: Path) -> None:
