@@ -36,7 +36,12 @@ from benchmarks.datasets.photos import open_photos
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.prompts import protocols
-from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, WHOLE_IMAGE_PROTOCOLS
+from benchmarks.prompts.protocols import (
+    DETECTOR_BOX,
+    DETECTOR_BOX_MULTI,
+    WHOLE_IMAGE_PROTOCOLS,
+    AccuracyProtocol,
+)
 from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
 from benchmarks.records.run_folder import command_line, create_folder
@@ -150,13 +155,37 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
         detector=detector,
         detector_masks=masks,
         everything=protocols.EVERYTHING in names,
-        protocols=protocols.find_protocols(prompted),
+        protocols=_find_protocols(prompted, options.noc_ceiling),
+        noc_ious=noc_ious(options.noc),
         references=references,
         reference_models=tuple(own.get(name) or select_one(name) for name in teachers),
         save_masks=options.save_masks,
         embeddings=options.embeddings,
         boundary=not options.no_boundary,
     )
+
+
+def _find_protocols(names: Sequence[str], ceiling: int | None) -> tuple[AccuracyProtocol, ...]:
+    if ceiling is None:
+        return protocols.find_protocols(names)
+    if not protocols.COUNTED_PROTOCOLS & set(names):
+        raise UsageError("--noc-ceiling is for --protocol noc or noc-multi")
+    if not 1 <= ceiling <= protocols.MAX_CLICKS:
+        raise UsageError(f"--noc-ceiling must be 1 to {protocols.MAX_CLICKS}; got {ceiling}")
+    return protocols.find_protocols(names, ceiling)
+
+
+def noc_ious(text: str | None) -> tuple[float, ...]:
+    """IoUs of the option `--noc`, ascending."""
+    if text is None:
+        return protocols.NOC_IOUS
+    try:
+        found = tuple(sorted({float(part) for part in listed(text)}))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < iou <= 1 for iou in found):
+        raise UsageError(f"--noc takes IoUs above 0 and up to 1, such as 0.85,0.9; got {text!r}")
+    return found
 
 
 def sharding_config(

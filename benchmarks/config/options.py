@@ -113,11 +113,16 @@ class AccuracyArguments(DataArguments):
         Parameter(
             group=PROMPT_GROUP,
             help="Accuracy protocols, by commas: box, box-multi (a box; best of 3 masks), center, "
-            "center-multi, center-oracle (a click), annotation-point, random-K, clicks-K (K "
-            "clicks), two-point-D, detector-box, detector-box-multi (COCO AP), everything (AR); "
+            "center-multi, center-oracle (a click), annotation-point, random-K, clicks-K, "
+            "clicks-multi-K (K clicks), noc, noc-multi (clicks until an IoU), two-point-D, "
+            "detector-box, detector-box-multi (COCO AP), everything (AR); "
             "mobilesam-bench protocols explains them. Default: box,center,center-multi.",
         ),
     ] = None
+    noc: Annotated[str | None, _PROMPTS] = None
+    """IoUs until which clicks are counted; default: 0.8,0.85,0.9,0.95."""
+    noc_ceiling: Annotated[int | None, _PROMPTS] = None
+    """Clicks of the protocols noc and noc-multi; default: 20."""
     reference: Annotated[str, _PROMPTS] = "ground-truth"
     """ground-truth, teacher:NAME, or several, separated by commas."""
     detections: Annotated[Path | None, _PROMPTS] = None

@@ -14,7 +14,7 @@ from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.parsing import read_file
 from benchmarks.latency.timer import StopRule
-from benchmarks.prompts.protocols import GROUND_TRUTH, AccuracyProtocol
+from benchmarks.prompts.protocols import GROUND_TRUTH, NOC_IOUS, AccuracyProtocol
 from mobilesam.errors import UsageError
 
 MaskChoice = Literal["single", "multi"]
@@ -100,6 +100,7 @@ class RunConfig:
     count_parameters: bool = False  # and FLOPs
     dataset: Dataset | None = None  # None: measure no accuracy
     protocols: tuple[AccuracyProtocol, ...] = ()
+    noc_ious: tuple[float, ...] = NOC_IOUS  # until which clicks are counted
     references: tuple[str, ...] = (GROUND_TRUTH,)  # and `teacher:NAME`
     reference_models: tuple[ModelEntry, ...] = ()  # those named by `references`
     save_masks: bool = False
@@ -184,5 +185,7 @@ class RunConfig:
             settings["chunk_images"] = self.sharding.images_per_shard
         if not self.boundary:
             settings["boundary"] = False
+        if self.noc_ious != NOC_IOUS:
+            settings["noc"] = list(self.noc_ious)
         deferred = [model.entry.name for model in models if model.deferred is not None]
         return {**settings, "deferred": deferred} if deferred else settings

@@ -45,6 +45,7 @@ from benchmarks.prompts.protocols import (
     GROUND_TRUTH,
     TEACHER_PREFIX,
     AccuracyProtocol,
+    listed_protocols,
     reference_model,
 )
 from benchmarks.prompts.samplers import prompt_sampler, to_prompts
@@ -117,7 +118,7 @@ def evaluate(
         summary.warnings.append(summary.untimed)
     by_name = {model.entry.name: model for model in (*models, *reference_models)}
     sums = sum_tables(tables)
-    clicks = count_clicks(tables, config.protocols)
+    clicks = count_clicks(tables, config.protocols, config.noc_ious)
     broken = summary.broken
     rows: list[MiouRow] = []
     for model, reference, protocol in product(models, config.references, config.protocols):
@@ -152,9 +153,9 @@ def evaluate(
     comparisons: tuple[ComparisonRow, ...] = ()
     unshared: tuple[str, ...] = ()
     if len(models) > 1:
-        comparisons, n_prompts = compare_tables(
-            map(read_instances, tables), config.dataset.name, without=broken
-        )
+        compared = listed_protocols(protocol.name for protocol in config.protocols)
+        frames = (frame[frame["protocol"].isin(compared)] for frame in map(read_instances, tables))
+        comparisons, n_prompts = compare_tables(frames, config.dataset.name, without=broken)
         unshared = unshared_prompt_lines(n_prompts)
     return EvaluationResult(
         miou=tuple(rows),

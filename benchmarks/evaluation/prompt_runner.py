@@ -29,7 +29,7 @@ from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.masks import decode_mask
 from benchmarks.evaluation.run_model import PROMPT_BATCH, Stopwatch
 from benchmarks.prompts.manifests import PassPrompts
-from benchmarks.prompts.protocols import AccuracyProtocol, Query
+from benchmarks.prompts.protocols import AccuracyProtocol, Query, Selection, select_candidate
 from benchmarks.prompts.samplers import PromptSampler, next_click, prompt_sampler, to_prompts
 from benchmarks.records.environment import code_version, library_versions
 from benchmarks.records.record import write_atomic
@@ -176,14 +176,14 @@ class PromptRunner:
         instances: Sequence[Instance],
     ) -> Iterator[QueryMasks]:
         """Masks of some prompts of a sampler; `masks` are all reference masks of the image."""
-        model, clock = self._model, self._clock
+        model = self._model
         prompts = to_prompts(sampler, np.stack([value for _, value in part]))
         indices = [index for index, _ in part]
         height, width = masks[0].shape
         size_hw = int(height), int(width)
         outputs = {query.multimask for query in queries}
         found: dict[bool, Masks] = {}
-        with clock("model"):
+        with self._clock("model"):
             if len(outputs) == 2:  # in one call where the model allows it
                 pair = boundary.decode_pair(model, embedding, prompts, size_hw)
                 found = dict(zip((False, True), pair, strict=True))
@@ -198,39 +198,51 @@ class PromptRunner:
             query = Query(sampler.name, multimask=multimask)
             for row, index in enumerate(indices):
                 yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
-        budget = max(query.clicks for query in queries)
-        if budget == 1:
-            return
-        # Clicks on the largest error of each mask; masks without error stay.
-        assert prompts.points is not None  # noqa: S101 - clicks start from a point
-        assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
-        sessions = [
-            _ClickSession(points, labels, masks[index], found[False], row, instances[index])
-            for row, (index, points, labels) in enumerate(
-                zip(indices, prompts.points, prompts.labels, strict=True)
-            )
-        ]
-        for clicks in range(2, budget + 1):
-            with clock("prompts"):
-                active = [session for session in sessions if session.click()]
-            if active:
-                with clock("model"):
-                    logits = [session.logits for session in active]
-                    known = [each for each in logits if each is not None]
-                    feed_back = "masks" in model.info.supports and len(known) == len(active)
-                    prompts = Prompts(
-                        points=np.stack([session.points for session in active]),
-                        labels=np.stack([session.labels for session in active]),
-                        mask_inputs=np.concatenate(known) if feed_back else None,
+            budget = max(each.clicks for each in queries if each.multimask == multimask)
+            if budget > 1:
+                assert prompts.points is not None  # noqa: S101 - clicks start from a point
+                assert prompts.labels is not None  # noqa: S101 - guaranteed by Prompts
+                selection: Selection = "score" if multimask else "only"
+                starts = zip(prompts.points, prompts.labels, indices, strict=True)
+                sessions = [
+                    _ClickSession(
+                        points, labels, masks[index], selection, predicted, row, instances[index]
                     )
-                    latest = boundary.decode(model, embedding, prompts, size_hw)
-                    latest = _without_ignored(latest, [each.instance for each in active])
-                for row, session in enumerate(active):
-                    session.predicted, session.row = latest, row
-            query = Query(sampler.name, clicks=clicks)
-            for session, index in zip(sessions, indices, strict=True):
-                predicted, row = session.predicted, session.row
-                yield QueryMasks(query, index, predicted.masks[row], predicted.scores[row])
+                    for row, (points, labels, index) in enumerate(starts)
+                ]
+                for clicks in range(2, budget + 1):
+                    self._click(embedding, sessions, size_hw, multimask=multimask)
+                    query = Query(sampler.name, clicks, multimask)
+                    for session, index in zip(sessions, indices, strict=True):
+                        latest, row = session.predicted, session.row
+                        yield QueryMasks(query, index, latest.masks[row], latest.scores[row])
+
+    def _click(
+        self,
+        embedding: Embedding,
+        sessions: Sequence[_ClickSession],
+        size_hw: tuple[int, int],
+        *,
+        multimask: bool,
+    ) -> None:
+        """Adds a click on the largest error to each session; masks without error stay."""
+        with self._clock("prompts"):
+            active = [session for session in sessions if session.click()]
+        if not active:
+            return
+        with self._clock("model"):
+            logits = [session.logits for session in active]
+            known = [each for each in logits if each is not None]
+            feed_back = "masks" in self._model.info.supports and len(known) == len(active)
+            prompts = Prompts(
+                points=np.stack([session.points for session in active]),
+                labels=np.stack([session.labels for session in active]),
+                mask_inputs=np.concatenate(known) if feed_back else None,
+            )
+            latest = boundary.decode(self._model, embedding, prompts, size_hw, multimask=multimask)
+            latest = _without_ignored(latest, [each.instance for each in active])
+        for row, session in enumerate(active):
+            session.predicted, session.row = latest, row
 
 
 def _without_ignored(predicted: Masks, instances: Sequence[Instance]) -> Masks:
@@ -251,19 +263,25 @@ class _ClickSession:
     points: Float32Array
     labels: Int64Array
     reference: BoolArray
+    selection: Selection
     predicted: Masks
     row: int
     instance: Instance
 
     @property
+    def best(self) -> int:
+        """Index of the mask of the session among the latest candidates."""
+        return select_candidate(self.selection, self.predicted.scores[self.row], [])
+
+    @property
     def logits(self) -> Float32Array | None:
-        """(1, C, h, w) logits of the latest mask, if the model gives them."""
+        """(1, 1, h, w) logits of the latest mask, if the model gives them."""
         logits = self.predicted.low_res_logits
-        return None if logits is None else logits[self.row : self.row + 1]
+        return None if logits is None else logits[self.row, self.best][None, None]
 
     def click(self) -> bool:
         """Adds the next click; returns False if all wrong pixels have been clicked."""
-        found = next_click(self.predicted.masks[self.row, 0], self.reference, self.points)
+        found = next_click(self.predicted.masks[self.row, self.best], self.reference, self.points)
         if found is None:
             return False
         x, y, label = found

@@ -24,7 +24,12 @@ from benchmarks.evaluation.predictions import (
 from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
 from benchmarks.evaluation.summaries import count_clicks, sum_tables
-from benchmarks.prompts.protocols import AccuracyProtocol, find_protocols, reference_model
+from benchmarks.prompts.protocols import (
+    NOC_IOUS,
+    AccuracyProtocol,
+    find_protocols,
+    reference_model,
+)
 from benchmarks.records.instances import InstanceRow, parquet_file
 from benchmarks.records.record import RECORD_NAME, MiouRow
 from mobilesam.errors import DataError, UsageError
@@ -126,11 +131,15 @@ def load_stored(paths: Sequence[Path]) -> Stored:
 
 
 def score_stored(
-    stored: Stored, names: Sequence[str], references: Sequence[str]
+    stored: Stored,
+    names: Sequence[str],
+    references: Sequence[str],
+    noc_ious: Sequence[float] = NOC_IOUS,
 ) -> tuple[list[MiouRow], list[InstanceRow]]:
     """Scores all stored models against references, `ground-truth` or `teacher:NAME`.
 
-    Without names of protocols, those that the files were made for are used.
+    Without names of protocols, those that the files were made for are used. `noc_ious` are the IoUs
+    until which clicks are counted.
     """
     protocols = find_protocols(names or stored.protocols)
     models = {}
@@ -167,7 +176,7 @@ def score_stored(
         instances.extend(rescore(model, predictions, stored.instances, usable, models))
     table = parquet_file(InstanceRow, instances)
     sums = sum_tables([io.BytesIO(table)])
-    clicks = count_clicks([io.BytesIO(table)], protocols)
+    clicks = count_clicks([io.BytesIO(table)], protocols, noc_ious)
     rows: list[MiouRow] = []
     for info, (reference, protocol) in product(
         stored.infos.values(), product(references, protocols)

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.interface import Int64Array
-from benchmarks.prompts.protocols import AccuracyProtocol
+from benchmarks.prompts.protocols import NOC_IOUS, AccuracyProtocol, listed_protocols
 from benchmarks.records.instances import InstanceRow, read_instances
-from benchmarks.records.record import BySize, CategoryMean, Clicks, MiouRow
+from benchmarks.records.record import BySize, CategoryMean, Clicks, MiouRow, Noc
 from benchmarks.records.statistics import Float64Array, clustered_mean_of_sums, cut
 from mobilesam.errors import DataError
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 """COCO's classes of annotation area, in square pixels, half-open."""
-NOC_IOUS = (0.85, 0.90)
-"""IoUs for which the number of clicks is given."""
 BATCH_ROWS = 2**18
 """Rows in memory at once."""
 
@@ -173,38 +171,55 @@ def _batches(table: Path | IO[bytes]) -> Iterator[pd.DataFrame]:
 
 
 def count_clicks(
-    tables: Iterable[Path | IO[bytes]], protocols: Sequence[AccuracyProtocol]
+    tables: Iterable[Path | IO[bytes]],
+    protocols: Sequence[AccuracyProtocol],
+    ious: Sequence[float] = NOC_IOUS,
 ) -> Mapping[tuple[str, str], Clicks]:
-    """Mean number of clicks until an IoU is reached, by model and protocol.
+    """Number of clicks until each of the IoUs is reached, by model and protocol.
 
-    All rows of an image are in one of the tables.
+    All rows of an image are in one of the tables. Of long sequences of clicks only those that are
+    listed have a result.
     """
-    clicking = {each.name: each.n_clicks for each in protocols if each.n_clicks is not None}
-    # Per group: number of instances, and means over them, of each table.
-    parts: defaultdict[tuple[str, str], list[tuple[int, dict[str, float]]]] = defaultdict(list)
+    budgets = {each.name: each.n_clicks for each in protocols if each.n_clicks is not None}
+    clicking = {name: budgets[name] for name in listed_protocols(budgets)}
+    # Per group, sums over the instances of an image: clicks until each IoU, then failures.
+    groups: defaultdict[tuple[str, str], ImageSums] = defaultdict(lambda: ImageSums(2 * len(ious)))
     for table in tables if clicking else ():
-        for model, rows in read_instances(table).groupby("model", sort=False):
-            ious = {name: part["iou"].to_numpy() for name, part in rows.groupby("protocol")}
+        rows = read_instances(table, ("model", "protocol", "image_id", "iou"))
+        for model, of_model in rows.groupby("model", sort=False):
+            steps = dict(list(of_model.groupby("protocol")))
             for protocol, budget in clicking.items():
-                needed = [f"clicks-{each}" for each in range(1, budget + 1)]
-                if not all(name in ious for name in needed):
+                kind = protocol.rpartition("-")[0]
+                names = [f"{kind}-{each}" for each in range(1, budget + 1)]
+                needed = [steps[name] for name in names if name in steps]
+                if len(needed) < budget:
                     continue
-                curve = np.stack([ious[name] for name in needed])  # (budget, instances)
-                means = {}
-                for wanted in NOC_IOUS:
-                    reached = curve >= wanted
-                    n_clicks = np.where(reached.any(axis=0), reached.argmax(axis=0) + 1, budget)
-                    means[f"noc{wanted * 100:.0f}"] = float(n_clicks.mean())
-                    means[f"failed{wanted * 100:.0f}"] = float(1 - reached.any(axis=0).mean())
-                parts[str(model), protocol].append((curve.shape[1], means))
+                images = needed[0]["image_id"].to_numpy()
+                curve = np.stack([each["iou"].to_numpy() for each in needed])  # (budget, N)
+                reached = [curve >= wanted for wanted in ious]
+                n_clicks = [
+                    np.where(each.any(axis=0), each.argmax(axis=0) + 1, budget) for each in reached
+                ]
+                failed = [~each.any(axis=0) for each in reached]
+                columns = [np.asarray(each, np.float64) for each in (*n_clicks, *failed)]
+                groups[str(model), protocol].add(images, *columns)
     found = {}
-    for (model, protocol), of_tables in parts.items():
-        weights = [n for n, _ in of_tables]
-        means = {
-            name: float(np.average([each[name] for _, each in of_tables], weights=weights))
-            for name in of_tables[0][1]
+    for (model, protocol), sums in groups.items():
+        budget = clicking[protocol]
+        counts, totals = sums.finish()
+        thresholds = []
+        for place, wanted in enumerate(ious):
+            mean = clustered_mean_of_sums(counts, totals[place], sums.limits(place))
+            n_failed = round(totals[len(ious) + place].sum())
+            interval = cut(mean.ci95, (1.0, budget))
+            thresholds.append(Noc(iou=wanted, noc=mean.mean, ci95=interval, n_failed=n_failed))
+        older = {
+            f"{name}{each.iou * 100:.0f}": value
+            for each in thresholds
+            if each.iou in (0.85, 0.9)
+            for name, value in (("noc", each.noc), ("failed", each.n_failed / counts.sum()))
         }
-        found[model, protocol] = Clicks(budget=clicking[protocol], **means)
+        found[model, protocol] = Clicks(budget=budget, thresholds=tuple(thresholds), **older)
     return found
 
 

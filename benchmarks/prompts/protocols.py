@@ -17,7 +17,13 @@ from mobilesam.errors import UsageError
 
 GROUND_TRUTH = "ground-truth"
 TEACHER_PREFIX = "teacher:"
-MAX_CLICKS = 20
+MAX_CLICKS = 100
+DEFAULT_CEILING = 20
+"""Clicks of `noc` and `noc-multi`, as in the literature on interactive segmentation."""
+NOC_IOUS = (0.80, 0.85, 0.90, 0.95)
+"""IoUs until which clicks are counted by default."""
+LISTED_CLICKS = (1, 3, 5, 10, 20)
+"""Numbers of clicks that are listed and compared in a sequence of more than five."""
 DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING = "detector-box", "detector-box-multi", "everything"
 WHOLE_IMAGE_PROTOCOLS = (DETECTOR_BOX, DETECTOR_BOX_MULTI, EVERYTHING)
 """Protocols with results of their own, since they do not score one mask for one prompt."""
@@ -57,7 +63,7 @@ class AccuracyProtocol:
 
     @property
     def n_clicks(self) -> int | None:
-        """K of `clicks-K`; None for other protocols."""
+        """K of `clicks-K` and `clicks-multi-K`; None for other protocols."""
         return self.query.clicks if self.name.startswith("clicks-") else None
 
     @property
@@ -85,43 +91,79 @@ EXPLAINED = {
     "center-oracle": "the same click; the best of three masks by IoU, an upper bound",
     "annotation-point": "the point stored with the annotation (SA-1B); one mask",
     "random-K": "K random points inside of the object; random-1 takes the best scored of three",
-    "clicks-K": "K clicks, each on the largest error of the mask before (K up to 20); gives NoC",
+    "clicks-K": "K clicks, each on the largest error of the mask before (K up to 100); one mask",
+    "clicks-multi-K": "the same; at every click the best scored of three masks",
+    "noc": "clicks-20, or --noc-ceiling: clicks until the IoUs of --noc (NoC), and failures (NoF)",
+    "noc-multi": "the same with clicks-multi-20",
     "two-point-D": "a click in the middle, and a background click D pixels away; one mask",
     "detector-box": "boxes of a detector (--detections); COCO AP of single masks",
     "detector-box-multi": "the same boxes; COCO AP of the best scored of three masks",
     "everything": "no prompt: all objects of the image; average recall",
 }
 """What each protocol, or family of protocols, gives to a model and which mask it scores."""
-_NUMBERED = re.compile(r"(random|clicks|two-point)-([1-9]\d{0,4})")
+_NUMBERED = re.compile(r"(random|clicks|clicks-multi|two-point)-([1-9]\d{0,4})")
+_COUNTED = {"noc": "clicks", "noc-multi": "clicks-multi"}
+COUNTED_PROTOCOLS = _COUNTED.keys()
+"""Names of protocols that click until a ceiling."""
 
 
-def find_protocols(names: Iterable[str]) -> tuple[AccuracyProtocol, ...]:
+def find_protocols(
+    names: Iterable[str], ceiling: int = DEFAULT_CEILING
+) -> tuple[AccuracyProtocol, ...]:
     """Returns the protocols of names, each once, in the given order; `UsageError` if unknown.
 
     `clicks-K` gives all of `clicks-1` to `clicks-K`: the earlier ones cost nothing, and the number
-    of clicks to an IoU is computed from them.
+    of clicks to an IoU is computed from them. `noc` is `clicks-K` with the ceiling as K, and
+    `noc-multi` is `clicks-multi-K`.
     """
-    found = chain.from_iterable(map(_protocols_of, names))
+    found = chain.from_iterable(_protocols_of(name, ceiling) for name in names)
     return tuple({protocol.name: protocol for protocol in found}.values())
 
 
-def _protocols_of(name: str) -> list[AccuracyProtocol]:
+def click_sequence(name: str) -> tuple[str, int] | None:
+    """Name without its number, and K, of `clicks-K` and `clicks-multi-K`; None for others."""
+    match = _NUMBERED.fullmatch(name)
+    is_sequence = match is not None and match[1] in _COUNTED.values()
+    return (match[1], int(match[2])) if match is not None and is_sequence else None
+
+
+def listed_protocols(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without most steps of click sequences longer than five, see `LISTED_CLICKS`."""
+    steps = {name: click_sequence(name) for name in names}
+    longest: dict[str, int] = {}
+    for kind, clicks in filter(None, steps.values()):
+        longest[kind] = max(clicks, longest.get(kind, 0))
+    return tuple(
+        name
+        for name, step in steps.items()
+        if step is None or longest[step[0]] <= 5 or step[1] in (*LISTED_CLICKS, longest[step[0]])
+    )
+
+
+def _protocols_of(name: str, ceiling: int) -> list[AccuracyProtocol]:
+    name = f"{_COUNTED[name]}-{ceiling}" if name in _COUNTED else name
     if name in _FIXED:
         return [_FIXED[name]]
     if name in WHOLE_IMAGE_PROTOCOLS:
         raise UsageError(f"{name} scores all masks of an image together: not from stored masks")
     match = _NUMBERED.fullmatch(name)
     if match is None:
-        near = difflib.get_close_matches(name, (*_FIXED, *WHOLE_IMAGE_PROTOCOLS), n=1)
-        known = (*_FIXED, "random-K", "clicks-K", "two-point-D", *WHOLE_IMAGE_PROTOCOLS)
+        whole = (*_COUNTED, *WHOLE_IMAGE_PROTOCOLS)
+        near = difflib.get_close_matches(name, (*_FIXED, *whole), n=1)
+        known = (*_FIXED, "random-K", "clicks-K", "clicks-multi-K", "two-point-D", *whole)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UsageError(f"unknown protocol {name!r}; {hint}")
     family, number = match[1], int(match[2])
-    if family == "clicks":
+    if family in _COUNTED.values():
         if number > MAX_CLICKS:
             raise UsageError(f"{name} has more than {MAX_CLICKS} clicks")
+        multimask = family == "clicks-multi"
         return [
-            AccuracyProtocol(f"clicks-{clicks}", Query("center", clicks))
+            AccuracyProtocol(
+                f"{family}-{clicks}",
+                Query("center", clicks, multimask),
+                "score" if multimask else "only",
+            )
             for clicks in range(1, number + 1)
         ]
     prompt_sampler(name)

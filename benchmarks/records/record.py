@@ -145,17 +145,32 @@ class CategoryMean(FrozenModel):
     miou: float
 
 
-class Clicks(FrozenModel):
-    """Mean number of clicks until an IoU is reached (NoC), for protocols that click K times.
+class Noc(FrozenModel):
+    """Number of clicks until an IoU is reached (NoC): mean over instances, with its interval.
 
-    An instance that never reaches it counts with K clicks; `failed_*` is the share of those.
+    An instance that never reaches it counts with all clicks; `n_failed` is the number of those
+    (NoF).
+    """
+
+    iou: float
+    noc: float
+    ci95: tuple[float, float] | None = None
+    n_failed: int
+
+
+class Clicks(FrozenModel):
+    """Number of clicks until an IoU is reached (NoC), for protocols that click K times.
+
+    `noc*` are means over instances, of which those that never reach the IoU count with K clicks;
+    `failed*` is the share of those. They are None if their IoU is not among the thresholds.
     """
 
     budget: int
-    noc85: float
-    failed85: float
-    noc90: float
-    failed90: float
+    noc85: float | None = None
+    failed85: float | None = None
+    noc90: float | None = None
+    failed90: float | None = None
+    thresholds: tuple[Noc, ...] = Field(default=(), description="empty in older records")
 
 
 class MiouRow(FrozenModel):

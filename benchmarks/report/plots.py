@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.prompts.protocols import reference_model
+from benchmarks.prompts.protocols import click_sequence, reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.report import frames, style
 from benchmarks.report.labels import nearest_point, place_labels, spread
@@ -32,7 +32,6 @@ MODEL_IN = 0.085
 """Height of one model in the row of a protocol."""
 LEGEND_LENGTH = 120
 """Characters of 8 points that fit side by side above the axes."""
-_CLICKS = re.compile(r"clicks-([1-9]\d*)")
 
 
 def write_plots(record: RunRecord, folder: Path) -> list[Path]:
@@ -90,7 +89,12 @@ def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
             (f"accuracy-latency-{stems[p]}{suffix}", accuracy_figure, (setup, p)) for p in scored
         ]
     jobs += [(f"size-{stems[p]}", size_figure, (p,)) for p in scored]
-    for name, draw in (("protocols", protocols_figure), ("clicks", clicks_figure)):
+    more: tuple[tuple[str, Callable[..., Any]], ...] = (
+        ("protocols", protocols_figure),
+        ("clicks", clicks_figure),
+        ("clicks-multi", partial(clicks_figure, kind="clicks-multi")),
+    )
+    for name, draw in more:
         names = _numbered([stem_of(name, g[0], named=name == "protocols") for g in groups])
         jobs += [(stem, draw, (group,)) for stem, group in zip(names, groups, strict=True)]
     for stem, draw, arguments in jobs:
@@ -460,6 +464,7 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
 
     None if every protocol has plots of its own, or without accuracies.
     """
+    group = queries.listed(group)
     frame = frames.protocol_frame(record, group)
     if len(group) <= queries.MOST_HEADLINES or frame.empty:
         return None
@@ -484,22 +489,27 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
     return figure
 
 
-def clicks_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
+def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "clicks") -> Any | None:
     """Accuracy under the protocols `clicks-K` of a group, a line for every model.
 
-    None without an accuracy after at least two clicks.
+    `kind` is `clicks` or `clicks-multi`. None without an accuracy after at least two clicks.
     """
-    clicked = {p: int(match[1]) for p in group if (match := _CLICKS.fullmatch(p.protocol))}
+    steps = {p: click_sequence(p.protocol) for p in group}
+    clicked = {p: step[1] for p, step in steps.items() if step is not None and step[0] == kind}
     frame = frames.protocol_frame(record, list(clicked))
     most = 0 if frame.empty else max(clicked[p] for p in frame["protocol"])
     if most < 2:
         return None
+    multi = kind == "clicks-multi"
+    masks = "At every click, the best scored of three masks. " if multi else ""
     notes = [
         "The first click is the centre of the object, each further one that of the largest error. "
+        f"{masks}"
         "Bars: 95 % bootstrap intervals over images. The dots of a click stand side by side.",
         *_missing_notes(record, list(clicked)),
     ]
-    title = f"mIoU by number of clicks: vs {group[0].reference}, {group[0].dataset}"
+    best = ", best of three masks" if multi else ""
+    title = f"mIoU by number of clicks{best}: vs {group[0].reference}, {group[0].dataset}"
     figure = style.new_figure(4.0, title, notes)
     ax = figure.subplots()
     ax.grid(visible=True, axis="y")

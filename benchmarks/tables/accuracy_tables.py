@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.evaluation.comparison import LEVEL, tie_groups
-from benchmarks.records.record import ComparisonRow, DetectorRow, EverythingRow, MiouRow, RunRecord
+from benchmarks.prompts.protocols import listed_protocols
+from benchmarks.records.record import (
+    ComparisonRow,
+    DetectorRow,
+    EverythingRow,
+    MiouRow,
+    Noc,
+    RunRecord,
+)
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import (
     MODEL,
@@ -24,7 +32,7 @@ from benchmarks.tables.columns import (
     text_column,
     value_column,
 )
-from benchmarks.tables.formatting import number, percent, slug
+from benchmarks.tables.formatting import interval, number, percent, slug
 from benchmarks.tables.record_queries import Protocol, grouped, has_accuracy, protocol_of, unique
 from benchmarks.tables.table import Table
 from mobilesam.errors import DataError
@@ -56,6 +64,7 @@ def accuracy_tables(record: RunRecord) -> tuple[Table, ...]:
         *miou_tables(record),
         *leaderboard_tables(record),
         _clicks_table(record),
+        _click_curves_table(record),
         detector_table(record),
         everything_table(record),
         times,
@@ -132,7 +141,9 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
     """Mean IoU, one table for each dataset and reference."""
     tables = []
     models = queries.model_names(record)
-    for name, dataset, reference, group in _by_reference("miou", queries.protocols(record)):
+    for name, dataset, reference, group in _by_reference(
+        "miou", queries.listed(queries.protocols(record))
+    ):
         rows = [row for row in record.miou if protocol_of(row) in group]
         notes = [
             "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
@@ -211,7 +222,7 @@ def _leaderboard_columns(*, boundary: bool) -> tuple[RowColumn, ...]:
 def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
     """Models with an accuracy ranked under each protocol, by dataset and reference."""
     scored = {protocol_of(row) for row in record.miou if has_accuracy(row)}
-    found = [protocol for protocol in queries.protocols(record) if protocol in scored]
+    found = [each for each in queries.listed(queries.protocols(record)) if each in scored]
     return tuple(_leaderboard(record, *part) for part in _by_reference("leaderboard", found))
 
 
@@ -294,17 +305,6 @@ def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | N
     return ranked, why
 
 
-_CLICKS_COLUMNS = (
-    MODEL,
-    WEIGHTS,
-    _DATASET,
-    _PROTOCOL,
-    _decimal_column("NoC@85", "noc85", unit="clicks", get=("clicks.noc85",)),
-    percent_column("never reached", "failed85", get=("clicks.failed85",)),
-    _decimal_column("NoC@90", "noc90", unit="clicks", get=("clicks.noc90",)),
-    percent_column("never reached 90", "failed90", get=("clicks.failed90",)),
-    percent_column("mIoU after the last", "miou"),
-)
 _TIMES_COLUMNS = (
     MODEL,
     _DATASET,
@@ -336,18 +336,79 @@ _DETECTOR_COLUMNS = (
 )
 
 
+def _noc_columns(iou: float) -> tuple[RowColumn, RowColumn]:
+    """Number of clicks until an IoU is reached, and number of instances that never reach it."""
+
+    def of(get: Callable[[Noc, int], Any], default: str | None = None) -> Callable[[MiouRow], Any]:
+        """Function of a row with a number of clicks, and of its number of instances."""
+
+        def value(row: MiouRow) -> Any:
+            noc = queries.numbers_of_clicks(row).get(iou)
+            return default if noc is None else get(noc, row.n_instances)
+
+        return value
+
+    name = f"{100 * iou:g}"
+    return (
+        value_column(
+            f"NoC@{name} [CI]", *(f"noc{name}{end}" for end in ("", "_low", "_high")),
+            text=of(lambda noc, _: interval(noc.noc, noc.ci95, digits=2), ""),
+            get=(
+                of(lambda noc, _: noc.noc),
+                of(lambda noc, _: noc.ci95 and noc.ci95[0]),
+                of(lambda noc, _: noc.ci95 and noc.ci95[1]),
+            ),
+        ),
+        value_column(
+            f"NoF@{name}", f"failed{name}", f"n_failed{name}",
+            text=of(lambda noc, n: f"{noc.n_failed:,} ({noc.n_failed / n:.1%})", ""),
+            get=(of(lambda noc, n: noc.n_failed / n), of(lambda noc, _: noc.n_failed)),
+        ),
+    )  # fmt: skip
+
+
 def _clicks_table(record: RunRecord) -> Table:
-    """Mean number of clicks until an IoU is reached, one row a model and budget."""
-    rows = [
-        row
-        for row in record.miou
-        if row.clicks is not None and row.clicks.budget > 1 and has_accuracy(row)
-    ]
-    note = (
-        "NoC@85, NoC@90: mean number of clicks until IoU 0.85 or 0.90 with the ground truth; an "
-        "instance that never reaches it counts with the whole budget."
+    """Number of clicks until an IoU is reached, one row a model and sequence of clicks."""
+    curves = queries.click_curves(record)
+    rows = [steps[max(steps)] for steps in curves.values() if steps[max(steps)].clicks is not None]
+    ious = sorted({iou for row in rows for iou in queries.numbers_of_clicks(row)})
+    columns = (
+        MODEL,
+        WEIGHTS,
+        _DATASET,
+        _PROTOCOL,
+        *(column for iou in ious for column in _noc_columns(iou)),
+        percent_column("mIoU after the last", "miou"),
+        count_column("Instances", "n_instances"),
     )
-    return build_table("clicks", "Clicks until an IoU is reached", _CLICKS_COLUMNS, rows, [note])
+    notes = [
+        "NoC@T: number of clicks until IoU T % with the ground truth, mean over instances; an "
+        "instance that never reaches it counts with the whole budget, the K of clicks-K. NoF@T: "
+        "number of those instances. Intervals: 95 % bootstrap over images.",
+        "clicks-K: the single mask; clicks-multi-K: at every click the best scored of three masks.",
+    ]
+    return build_table("clicks", "Clicks until an IoU is reached", columns, rows, notes)
+
+
+def _click_curves_table(record: RunRecord) -> Table:
+    """Mean IoU after each number of clicks, one row a model and sequence of clicks."""
+    curves = list(queries.click_curves(record).values())
+    numbers = sorted({clicks for steps in curves for clicks in steps})
+    shown = listed_protocols(f"clicks-{clicks}" for clicks in numbers)
+
+    def of_last(column: RowColumn) -> RowColumn:
+        return RowColumn(column.column, lambda steps: column.cell(steps[max(steps)]))
+
+    def after(clicks: int) -> RowColumn:
+        return percent_column(
+            str(clicks),
+            f"miou_{clicks}",
+            get=(lambda steps: steps[clicks].miou if clicks in steps else None,),
+            csv_only=f"clicks-{clicks}" not in shown,
+        )
+
+    columns = (*map(of_last, (MODEL, _DATASET, _PROTOCOL)), *map(after, numbers))
+    return build_table("clicks-curve", "mIoU by number of clicks", columns, curves)
 
 
 def category_tables(record: RunRecord) -> tuple[Table, ...]:

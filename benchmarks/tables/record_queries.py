@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from benchmarks.prompts.protocols import DEFAULT_PROTOCOLS, reference_model
+from benchmarks.prompts.protocols import (
+    DEFAULT_PROTOCOLS,
+    click_sequence,
+    listed_protocols,
+    reference_model,
+)
 from benchmarks.records.record import (
     ComparisonRow,
     EverythingRow,
@@ -14,6 +19,7 @@ from benchmarks.records.record import (
     MemoryRow,
     MiouRow,
     ModelRow,
+    Noc,
     RunRecord,
     WeightsRow,
 )
@@ -101,6 +107,13 @@ def by_reference(found: Iterable[Protocol]) -> dict[tuple[str, str], list[Protoc
     return grouped(((each.dataset, each.reference), each) for each in found)
 
 
+def listed(found: Iterable[Protocol]) -> list[Protocol]:
+    """Protocols without most steps of long click sequences, which have a table of their own."""
+    protocols = list(found)
+    names = listed_protocols(each.protocol for each in protocols)
+    return [each for each in protocols if each.protocol in names]
+
+
 def headline(record: RunRecord) -> tuple[Protocol, ...]:
     """Protocols for a summary, which has no room for all, in the order of `protocols`.
 
@@ -108,7 +121,7 @@ def headline(record: RunRecord) -> tuple[Protocol, ...]:
     for a teacher, whose masks are no ground truth, only the first.
     """
     shown: list[Protocol] = []
-    for (_, reference), group in by_reference(protocols(record)).items():
+    for (_, reference), group in by_reference(listed(protocols(record))).items():
         few = group
         if len(group) > MOST_HEADLINES:
             usual = [p for p in group if p.protocol in DEFAULT_PROTOCOLS]
@@ -168,6 +181,34 @@ def find_miou(record: RunRecord, protocol: Protocol, model: str) -> MiouRow | No
     """Row of one model under one protocol."""
     rows = (row for row in record.miou if row.model == model and protocol_of(row) == protocol)
     return next(rows, None)
+
+
+def click_curves(record: RunRecord) -> dict[tuple[str, Protocol], dict[int, MiouRow]]:
+    """Rows with an accuracy after each number of clicks, by model and the longest protocol."""
+    curves: dict[tuple[str, str, str, str], dict[int, MiouRow]] = {}
+    for row in record.miou:
+        step = click_sequence(row.protocol)
+        if step is not None and has_accuracy(row):
+            key = row.model, row.dataset, row.reference, step[0]
+            curves.setdefault(key, {})[step[1]] = row
+    return {
+        (model, Protocol(dataset, reference, f"{kind}-{max(steps)}")): steps
+        for (model, dataset, reference, kind), steps in curves.items()
+        if len(steps) > 1
+    }
+
+
+def numbers_of_clicks(row: MiouRow) -> dict[float, Noc]:
+    """Numbers of clicks of a row by IoU; older records have two, without intervals."""
+    clicks = row.clicks
+    if clicks is None:
+        return {}
+    found = {each.iou: each for each in clicks.thresholds}
+    older = ((0.85, clicks.noc85, clicks.failed85), (0.9, clicks.noc90, clicks.failed90))
+    for iou, noc, failed in older:
+        if iou not in found and noc is not None and failed is not None:
+            found[iou] = Noc(iou=iou, noc=noc, n_failed=round(failed * row.n_instances))
+    return found
 
 
 def has_accuracy(row: MiouRow | None) -> bool:

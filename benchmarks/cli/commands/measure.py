@@ -106,11 +106,13 @@ def miou(
 ) -> int:
     """Measure mean IoU under named protocols, against ground truth or a teacher's masks."""
     if rescore:
-        kept = replace(AccuracyArguments(), protocol=data.protocol, reference=data.reference)
+        kept = replace(
+            AccuracyArguments(), protocol=data.protocol, reference=data.reference, noc=data.noc
+        )
         if models != ModelArguments() or data != kept or scale != ScaleArguments():
             raise UsageError(
                 "--rescore takes models, weights and data from the stored predictions: only "
-                "--protocol, --reference and the options of output go with it"
+                "--protocol, --noc, --reference and the options of output go with it"
             )
         return _print_accuracy(_rescored(rescore, data, output), output)
     from benchmarks.config.from_options import make_config
@@ -138,10 +140,10 @@ def everything(
 def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArguments) -> Result:
     """Scores files of predictions, or folders of runs made with `--save-masks`, again."""
     from benchmarks import api
-    from benchmarks.config.from_options import listed, new_folder, require_new_folder
+    from benchmarks.config.from_options import listed, new_folder, noc_ious, require_new_folder
     from benchmarks.evaluation import comparison
     from benchmarks.evaluation.rescore import load_stored, score_stored
-    from benchmarks.prompts.protocols import check_references
+    from benchmarks.prompts.protocols import check_references, listed_protocols
     from benchmarks.records import environment, instances
     from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, save_record
     from benchmarks.records.result_cache import content_key
@@ -153,7 +155,7 @@ def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgu
     names = listed(data.protocol) if data.protocol else []
     threads = environment.default_threads()
     stored = load_stored(paths)
-    rows, scored = score_stored(stored, names, references)
+    rows, scored = score_stored(stored, names, references, noc_ious(data.noc))
     config = {
         "rescored": {info.model: info.weights.sha256 for info in stored.infos.values()},
         "dataset": stored.dataset,
@@ -163,8 +165,10 @@ def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgu
     key, here = content_key(config), environment.collect(threads)
     builder = RecordBuilder(config, key, here, command_line(), output.note)
     frame = instances.to_frame(scored)
-    comparisons = comparison.compare_models(frame, stored.dataset)
-    builder.add(miou=rows, comparisons=comparisons, warnings=comparison.unshared_prompts(frame))
+    compared = frame[frame["protocol"].isin(listed_protocols(config["protocols"]))]
+    comparisons = comparison.compare_models(compared, stored.dataset)
+    unshared = comparison.unshared_prompts(compared)
+    builder.add(miou=rows, comparisons=comparisons, warnings=unshared)
     builder.instances, builder.complete = INSTANCES_NAME, True
     out = output.out or new_folder("rescore")
     with held(out):

@@ -33,7 +33,7 @@ def test_one_random_point_is_ambiguous_and_several_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["boxx", "random-0", "random-", "clicks-x", "clicks-21", "two-point-0", "two-point--5"]
+    "name", ["boxx", "random-0", "random-", "clicks-x", "clicks-101", "two-point-0", "two-point--5"]
 )
 def test_an_invalid_name_is_rejected(name: str) -> None:
     with pytest.raises(UsageError):
