@@ -197,6 +197,8 @@ def evaluate(
     root: Iterable[Path | str] = (),
     boundary: bool = True,
     save_masks: bool = False,
+    noc: Iterable[float] | None = None,
+    noc_ceiling: int | None = None,
     profile: str | None = None,
     **options: Unpack[RunOptions],
 ) -> Result:
@@ -213,6 +215,9 @@ def evaluate(
         root: Folders or tar files of `sa1b`.
         boundary: Compute boundary IoU as well.
         save_masks: Keep the predicted masks in `out`, also as COCO results.
+        noc: IoUs, above 0 and up to 1, until which clicks are counted; by default 0.8, 0.85, 0.9
+            and 0.95.
+        noc_ceiling: Clicks of the protocols `noc` and `noc-multi`; by default 20.
         profile: Also time the models, with `quick`, `standard` or `full` thoroughness.
         options: See `RunOptions`.
 
@@ -235,6 +240,8 @@ def evaluate(
         reference=_joined(references),
         save_masks=save_masks,
         no_boundary=not boundary,
+        noc=None if noc is None else ",".join(map(str, noc)),
+        noc_ceiling=noc_ceiling,
     )
     return _measured(
         "evaluate",

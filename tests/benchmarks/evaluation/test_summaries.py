@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.evaluation import summaries
 from benchmarks.evaluation.summaries import ImageSums, count_clicks, sum_tables
-from benchmarks.prompts.protocols import find_protocols
+from benchmarks.prompts.protocols import NOC_IOUS, find_protocols
 from benchmarks.records.instances import InstanceRow, parquet_file, to_frame, write_instances
 from benchmarks.records.record import MiouRow, WeightsRow
 from benchmarks.records.statistics import clustered_mean, cut
@@ -85,7 +85,35 @@ def test_clicks_until_an_iou_is_reached() -> None:
     assert found.failed85 == pytest.approx(1 / 3)
     assert found.noc90 == pytest.approx((1 + 3 + 3) / 3)
     assert found.budget == 3
+    assert [each.iou for each in found.thresholds] == list(NOC_IOUS)
+    assert [each.n_failed for each in found.thresholds] == [2, 2, 2, 4]
+    assert all(each.ci95 is None for each in found.thresholds), "both tables are of one image"
     assert count_clicks(tables, find_protocols(["box"])) == {}
+
+
+def test_intervals_of_clicks_are_over_images() -> None:
+    """Equal to `clustered_mean` of the number of clicks of each instance."""
+    rng = np.random.default_rng(0)
+    ious = np.sort(rng.random((4, 60)), axis=0)  # after 1 to 4 clicks, of 60 instances
+    images = np.repeat(np.arange(12), 5)
+    rows = [
+        row(float(iou), image_id=int(image), annotation_id=n, protocol=f"clicks-multi-{step}")
+        for step, of_step in enumerate(ious, 1)
+        for n, (image, iou) in enumerate(zip(images, of_step, strict=True))
+    ]
+    # In two tables, of which each has all rows of its images.
+    tables = [
+        io.BytesIO(parquet_file(InstanceRow, [each for each in rows if each.image_id % 2 == part]))
+        for part in (0, 1)
+    ]
+    found = count_clicks(tables, find_protocols(["clicks-multi-4"]), [0.6])["m", "clicks-multi-4"]
+    (noc,) = found.thresholds
+    clicks = np.where((ious >= 0.6).any(axis=0), (ious >= 0.6).argmax(axis=0) + 1, 4)
+    expected = clustered_mean(clicks.astype(np.float64), images)
+    assert noc.noc == pytest.approx(expected.mean)
+    assert noc.ci95 == pytest.approx(cut(expected.ci95, (1.0, 4.0)))
+    assert noc.n_failed == (ious < 0.6).all(axis=0).sum()
+    assert (found.noc85, found.failed90) == (None, None)
 
 
 def random_rows(n_images: int, seed: int) -> list[InstanceRow]:

@@ -8,7 +8,9 @@ import pytest
 from benchmarks.prompts.protocols import (
     Query,
     check_references,
+    click_sequence,
     find_protocols,
+    listed_protocols,
     reference_model,
     select_candidate,
 )
@@ -19,6 +21,29 @@ def test_clicks_include_all_smaller_numbers_of_clicks() -> None:
     found = find_protocols(["clicks-3", "box"])
     assert [each.name for each in found] == ["clicks-1", "clicks-2", "clicks-3", "box"]
     assert [each.query.clicks for each in found] == [1, 2, 3, 1]
+
+
+def test_clicks_until_a_ceiling() -> None:
+    found = find_protocols(["noc", "noc-multi"], ceiling=3)
+    assert [each.name for each in found] == [
+        *(f"clicks-{n}" for n in (1, 2, 3)), *(f"clicks-multi-{n}" for n in (1, 2, 3)),
+    ]  # fmt: skip
+    assert found[:3] == find_protocols(["clicks-3"])
+    assert [(each.query, each.selection) for each in found[3:]] == [
+        (Query("center", n, multimask=True), "score") for n in (1, 2, 3)
+    ]
+    assert [each.n_clicks for each in found] == [1, 2, 3] * 2
+    assert len(find_protocols(["noc"])) == 20
+
+
+def test_steps_of_long_sequences_are_not_listed() -> None:
+    names = [each.name for each in find_protocols(["box", "clicks-5", "noc-multi"], ceiling=12)]
+    assert listed_protocols(names) == (
+        "box", *(f"clicks-{n}" for n in range(1, 6)),
+        *(f"clicks-multi-{n}" for n in (1, 3, 5, 10, 12)),
+    )  # fmt: skip
+    assert click_sequence("clicks-multi-12") == ("clicks-multi", 12)
+    assert click_sequence("random-3") is None
 
 
 def test_the_first_click_is_the_centre() -> None:

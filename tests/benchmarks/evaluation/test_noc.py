@@ -1,0 +1,97 @@
+"""Number of clicks until an IoU is reached, against a plain loop over `SamPredictor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from segment_anything import SamPredictor
+
+from baselines.registry import build
+from benchmarks import api
+from benchmarks.config.from_options import one_trained
+from benchmarks.config.options import ModelArguments
+from benchmarks.datasets.dataset import Sample
+from benchmarks.datasets.synthetic import SyntheticDataset
+
+CEILING = 6
+THRESHOLDS = (0.8, 0.9)
+
+
+def depth(errors: npt.NDArray[np.bool_], clicked: list[tuple[int, int]]) -> npt.NDArray[np.float32]:
+    """Distance of wrong pixels from right ones and from the border; 0 where clicked."""
+    padded = np.pad(errors.astype(np.uint8), 1)
+    found = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    for x, y in clicked:
+        found[y, x] = 0
+    return np.asarray(found)
+
+
+def plain_curve(
+    predictor: SamPredictor, truth: npt.NDArray[np.bool_], ceiling: int, *, multimask: bool
+) -> list[float]:
+    """IoUs after 1 to `ceiling` clicks on one object of the image that the predictor holds."""
+    mask, logits = np.zeros_like(truth), None
+    points: list[tuple[int, int]] = []
+    labels: list[int] = []
+    ious: list[float] = []
+    for _ in range(ceiling):
+        missed, wrong = depth(truth & ~mask, points), depth(mask & ~truth, points)
+        if max(missed.max(), wrong.max()) > 0:
+            label = int(missed.max() >= wrong.max())
+            deepest = missed if label else wrong
+            y, x = np.unravel_index(deepest.argmax(), deepest.shape)
+            points.append((int(x), int(y)))
+            labels.append(label)
+            masks, scores, low_res = predictor.predict(
+                np.array(points, np.float32),
+                np.array(labels),
+                mask_input=logits,
+                multimask_output=multimask,
+            )
+            best = int(scores.argmax())
+            mask, logits = masks[best], low_res[best][None]
+        ious.append((mask & truth).sum() / (mask | truth).sum())
+    return ious
+
+
+def number_of_clicks(curve: list[float], threshold: float) -> int:
+    """Clicks until the threshold, or all of them."""
+    return next((n for n, iou in enumerate(curve, 1) if iou >= threshold), len(curve))
+
+
+@pytest.mark.parametrize("protocol", ["noc", "noc-multi"])
+def test_clicks_are_those_of_a_plain_loop(protocol: str, tmp_path: Path) -> None:
+    dataset = SyntheticDataset(n_images=4, seed=1, size_hw=(120, 160))
+    result = api.evaluate(
+        "sam-mini", dataset, [protocol], noc=THRESHOLDS, noc_ceiling=CEILING, out=tmp_path,
+        quiet=True, boundary=False,
+    )  # fmt: skip
+    model = one_trained(ModelArguments(models="sam-mini"), "test")
+    predictor = SamPredictor(getattr(build(model.entry, model.options), "model"))  # noqa: B009
+    curves = {}
+    for sample in dataset.samples():
+        assert isinstance(sample, Sample)
+        predictor.set_image(sample.image)
+        for instance in sample.instances:
+            curves[sample.image_id, instance.annotation_id] = plain_curve(
+                predictor, instance.mask(), CEILING, multimask=protocol == "noc-multi"
+            )
+    kind = "clicks-multi" if protocol == "noc-multi" else "clicks"
+    rows = result.instances.set_index(["image_id", "annotation_id", "protocol"])["iou"]
+    for (image, annotation), curve in curves.items():
+        found = [rows[image, annotation, f"{kind}-{n}"] for n in range(1, CEILING + 1)]
+        assert found == pytest.approx(curve, abs=1e-6)
+    last = result.record.miou[-1]
+    assert last.protocol == f"{kind}-{CEILING}"
+    assert last.clicks is not None
+    for each, threshold in zip(last.clicks.thresholds, THRESHOLDS, strict=True):
+        clicks = [number_of_clicks(curve, threshold) for curve in curves.values()]
+        assert len(set(clicks)) > 2
+        assert each.noc == pytest.approx(np.mean(clicks))
+        assert each.ci95 is not None
+        assert each.ci95[0] < each.noc < each.ci95[1]
+        assert each.n_failed == sum(max(curve) < threshold for curve in curves.values())
