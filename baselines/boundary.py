@@ -18,6 +18,7 @@ from baselines.interface import (
     BoolArray,
     Embedding,
     Float32Array,
+    MaskFrame,
     MaskRecord,
     Masks,
     Prompts,
@@ -102,6 +103,12 @@ def decode_pair(
     for found in (single, several):
         check_masks(model, "decode_pair", found, len(prompts), size_hw)
     return single, several
+
+
+def mask_frame(model: Segmenter, size_hw: tuple[int, int]) -> MaskFrame:
+    """Where an image of this size lies in the mask input of a model."""
+    with adapter_call("mask_frame"):
+        return model.mask_frame(size_hw)
 
 
 def embedding_arrays(

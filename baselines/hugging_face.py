@@ -26,6 +26,7 @@ from baselines.interface import (
     Embedding,
     Float32Array,
     LogitMasks,
+    MaskFrame,
     Masks,
     ModelInfo,
     ModelOptions,
@@ -242,6 +243,14 @@ class HuggingFaceSegmenter(Segmenter):
         if prompts.mask_inputs is not None:
             found["input_masks"] = self._tensor(prompts.mask_inputs)
         return found
+
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """As the image lies in the network's input: stretched to a square, or padded."""
+        height, width = (
+            max(1, round(cells * length / self._side))
+            for cells, length in zip(self._mask_hw, self._inner(size_hw), strict=True)
+        )
+        return MaskFrame(size_hw, self._mask_hw, (height, width))
 
     def embedding_arrays(self, embedding: Embedding) -> Mapping[str, Float32Array]:
         """Feature maps `features0`, `features1`, ..., float32."""

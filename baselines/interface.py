@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BoolArray", "Checkpoint", "DecodeKind", "Embedding", "Float32Array", "Int64Array",
-    "LogitMasks", "MaskRecord", "Masks", "ModelInfo", "ModelOptions", "Prepared", "PromptKind",
-    "Prompts", "Segmenter", "SplitDecoder", "SplitEncoder", "StorableEmbedding", "UInt8Array",
-    "WeightsInfo", "WeightsKind", "check_image",
+    "LogitMasks", "MaskFrame", "MaskRecord", "Masks", "ModelInfo", "ModelOptions", "Prepared",
+    "PromptKind", "Prompts", "Segmenter", "SplitDecoder", "SplitEncoder", "StorableEmbedding",
+    "UInt8Array", "WeightsInfo", "WeightsKind", "check_image",
 ]  # fmt: skip
 
 DecodeKind = Literal["decoder", "select", "classical"]
@@ -174,6 +174,14 @@ class LogitMasks:
     object_scores: Any = None  # (N,), if the model has them
 
 
+class MaskFrame(NamedTuple):
+    """Where an image lies in the mask input of a model, always from its top left corner."""
+
+    size_hw: tuple[int, int]  # of the original image, in pixels
+    input_hw: tuple[int, int]  # of the mask input, in its own pixels
+    image_hw: tuple[int, int]  # of the part that the image covers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskRecord:
     """One object found by `everything`.
@@ -248,6 +256,15 @@ class Segmenter(ABC):
         parameters are used in any forward pass.
         """
         return {}
+
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """Where an image of this size, in pixels, lies in `Prompts.mask_inputs`.
+
+        By default as in SAM: a quarter of a square input into which the longer side fits.
+        """
+        side = self.info.input_size_px // 4
+        height, width = (max(1, round(side * length / max(size_hw))) for length in size_hw)
+        return MaskFrame(size_hw, (side, side), (height, width))
 
     def synchronize(self) -> None:  # noqa: B027 - most models have nothing to wait for
         """Waits for the device; called by the timer around every timed region."""

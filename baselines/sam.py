@@ -22,6 +22,7 @@ from baselines.interface import (
     Embedding,
     Float32Array,
     LogitMasks,
+    MaskFrame,
     MaskRecord,
     Masks,
     ModelInfo,
@@ -122,6 +123,16 @@ class SamSegmenter(Segmenter):
         """Both results from one pass, since the decoder always computes four masks."""
         whole = self._decode(embedding, prompts, "both")
         return whole.candidates(_SLICES[False]), whole.candidates(_SLICES[True])
+
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """In the frame of prompts and masks, which need not be the input of the encoder."""
+        height, width = self.model.prompt_encoder.mask_input_size
+        inner = self._resize.get_preprocess_shape(*size_hw, self._side)
+        rows, columns = (
+            max(1, round(cells * length / self._side))
+            for cells, length in zip((height, width), inner, strict=True)
+        )
+        return MaskFrame(size_hw, (int(height), int(width)), (rows, columns))
 
     def _decode(self, embedding: Embedding, prompts: Prompts, wanted: Candidates) -> Masks:
         batches = self._logits(embedding, prompts, wanted)

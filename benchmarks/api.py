@@ -36,7 +36,9 @@ Model = str | Segmenter | Callable[[UInt8Array, Prompts], BoolArray]
 """A registered name or wildcard, a `Segmenter`, or a function (see `FunctionSegmenter`)."""
 DatasetLike = str | Dataset | Sequence[tuple[UInt8Array, BoolArray]]
 """A registered name, a `Dataset`, or pairs of an (H, W, 3) uint8 image and (N, H, W) bool masks."""
-PlotKind = Literal["accuracy-latency", "clicks", "decode", "latency", "params", "protocols", "size"]
+PlotKind = Literal[
+    "accuracy-latency", "clicks", "decode", "latency", "params", "protocols", "robustness", "size"
+]  # fmt: skip
 TableName = Literal[
     "models",
     "params",
@@ -44,6 +46,7 @@ TableName = Literal[
     "memory",
     "miou",
     "comparisons",
+    "robustness",
     "accuracy_times",
     "detector",
     "everything",

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from baselines.boundary import adapter_call
-from baselines.interface import BoolArray, Segmenter
+from baselines.interface import BoolArray, MaskFrame, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Instance, Sample, Shard, ShardDataset
@@ -29,6 +29,7 @@ from benchmarks.evaluation.prompt_runner import (
     QueryMasks,
 )
 from benchmarks.evaluation.rescore import rescore
+from benchmarks.evaluation.robustness import robustness_rows
 from benchmarks.evaluation.run_model import (
     TIMED_ELSEWHERE,
     ImageLoop,
@@ -60,6 +61,7 @@ from benchmarks.records.record import (
     EverythingRow,
     Failure,
     MiouRow,
+    RobustnessRow,
     Status,
 )
 from benchmarks.records.result_cache import content_key
@@ -73,6 +75,7 @@ class EvaluationResult:
 
     miou: tuple[MiouRow, ...] = ()
     comparisons: tuple[ComparisonRow, ...] = ()
+    robustness: tuple[RobustnessRow, ...] = ()
     accuracy_times: tuple[AccuracyTimeRow, ...] = ()
     detector: tuple[DetectorRow, ...] = ()
     everything: tuple[EverythingRow, ...] = ()
@@ -160,6 +163,7 @@ def evaluate(
     return EvaluationResult(
         miou=tuple(rows),
         comparisons=comparisons,
+        robustness=robustness_rows(rows, tables, config.protocols),
         accuracy_times=tuple(summary.times.values()),
         failures=summary.failures,
         warnings=(*summary.all_warnings, *unshared),
@@ -421,12 +425,13 @@ class ShardEvaluation:
         unsupported = {}
         for protocol in protocols:
             sampler = prompt_sampler(protocol.prompt)
-            example = np.zeros((1, len(sampler.columns)), np.float32)
-            if sampler.labels is None:
-                example[0, 2:] = 1
+            example = np.ones((1, len(sampler.columns)), np.float32)
+            if sampler.prompt == "boxes":
+                example[0, :2] = 0
+            frame = MaskFrame((1, 1), (1, 1), (1, 1))
             try:
                 with adapter_call("require"):
-                    segmenter.require(to_prompts(sampler, example))
+                    segmenter.require(to_prompts(sampler, example, frame))
             except UnsupportedError as error:
                 unsupported[protocol.name] = str(error)
         usable = [protocol for protocol in protocols if protocol.name not in unsupported]

@@ -177,10 +177,11 @@ class PromptRunner:
     ) -> Iterator[QueryMasks]:
         """Masks of some prompts of a sampler; `masks` are all reference masks of the image."""
         model = self._model
-        prompts = to_prompts(sampler, np.stack([value for _, value in part]))
-        indices = [index for index, _ in part]
         height, width = masks[0].shape
         size_hw = int(height), int(width)
+        frame = boundary.mask_frame(model, size_hw) if sampler.prompt == "masks" else None
+        prompts = to_prompts(sampler, np.stack([value for _, value in part]), frame)
+        indices = [index for index, _ in part]
         outputs = {query.multimask for query in queries}
         found: dict[bool, Masks] = {}
         with self._clock("model"):

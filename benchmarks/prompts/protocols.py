@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from baselines.interface import Float32Array
-from benchmarks.prompts.samplers import prompt_sampler
+from benchmarks.prompts.samplers import PERCENT, prompt_sampler
 from mobilesam.errors import UsageError
 
 GROUND_TRUTH = "ground-truth"
@@ -49,12 +49,14 @@ class AccuracyProtocol:
     """An accuracy protocol; its name is printed with every number.
 
     `selection` says which candidate is scored: the only one, the one with the highest score of the
-    model, or the one with the best IoU (an upper bound that no user reaches).
+    model, or the one with the best IoU (an upper bound that no user reaches). `clean` names the
+    protocol with the same prompt undisturbed, if this one measures robustness.
     """
 
     name: str
     query: Query
     selection: Selection = "only"
+    clean: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -81,6 +83,9 @@ _FIXED = {
         AccuracyProtocol("center-multi", Query("center", multimask=True), "score"),
         AccuracyProtocol("center-oracle", Query("center", multimask=True), "oracle"),
         AccuracyProtocol("annotation-point", Query("annotation-point")),
+        AccuracyProtocol("mask", Query("mask")),
+        AccuracyProtocol("mask-eroded", Query("mask-eroded"), clean="mask"),
+        AccuracyProtocol("mask-dilated", Query("mask-dilated"), clean="mask"),
     )
 }
 EXPLAINED = {
@@ -96,6 +101,11 @@ EXPLAINED = {
     "noc": "clicks-20, or --noc-ceiling: clicks until the IoUs of --noc (NoC), and failures (NoF)",
     "noc-multi": "the same with clicks-multi-20",
     "two-point-D": "a click in the middle, and a background click D pixels away; one mask",
+    "box-jitter-P": "the box, each side moved at random by up to P % of it; and box, for the loss",
+    "point-offset-P": "that click, moved at random by up to P % of the box; and center",
+    "mask": "a coarse mask, 64 cells along the longer side of the image, and its box; one mask",
+    "mask-eroded": "the same, eroded by 10 % of its size; and mask, for the loss",
+    "mask-dilated": "the same, dilated by 10 % of its size; and mask, for the loss",
     "detector-box": "boxes of a detector (--detections); COCO AP of single masks",
     "detector-box-multi": "the same boxes; COCO AP of the best scored of three masks",
     "everything": "no prompt: all objects of the image; average recall",
@@ -105,6 +115,9 @@ _NUMBERED = re.compile(r"(random|clicks|clicks-multi|two-point)-([1-9]\d{0,4})")
 _COUNTED = {"noc": "clicks", "noc-multi": "clicks-multi"}
 COUNTED_PROTOCOLS = _COUNTED.keys()
 """Names of protocols that click until a ceiling."""
+_DISTURBED = re.compile(rf"(box-jitter|point-offset)-({PERCENT})")
+_CLEAN = {"box-jitter": "box", "point-offset": "center"}
+"""Protocol with the undisturbed prompt, by the family of robustness protocols."""
 
 
 def find_protocols(
@@ -114,7 +127,8 @@ def find_protocols(
 
     `clicks-K` gives all of `clicks-1` to `clicks-K`: the earlier ones cost nothing, and the number
     of clicks to an IoU is computed from them. `noc` is `clicks-K` with the ceiling as K, and
-    `noc-multi` is `clicks-multi-K`.
+    `noc-multi` is `clicks-multi-K`. A protocol of robustness comes after the one with the
+    undisturbed prompt, which it is compared with.
     """
     found = chain.from_iterable(_protocols_of(name, ceiling) for name in names)
     return tuple({protocol.name: protocol for protocol in found}.values())
@@ -143,14 +157,24 @@ def listed_protocols(names: Iterable[str]) -> tuple[str, ...]:
 def _protocols_of(name: str, ceiling: int) -> list[AccuracyProtocol]:
     name = f"{_COUNTED[name]}-{ceiling}" if name in _COUNTED else name
     if name in _FIXED:
-        return [_FIXED[name]]
+        found = _FIXED[name]
+        return [found] if found.clean is None else [_FIXED[found.clean], found]
     if name in WHOLE_IMAGE_PROTOCOLS:
         raise UsageError(f"{name} scores all masks of an image together: not from stored masks")
+    if (disturbed := _DISTURBED.fullmatch(name)) is not None:
+        clean = _CLEAN[disturbed[1]]
+        return [_FIXED[clean], AccuracyProtocol(name, Query(name), clean=clean)]
+    if any(name.startswith(f"{family}-") for family in _CLEAN):
+        raise UsageError(
+            f"unknown protocol {name!r}; its percentage is a number from 1 to 100, such as 10 or "
+            "2.5, without trailing zeros"
+        )
     match = _NUMBERED.fullmatch(name)
     if match is None:
         whole = (*_COUNTED, *WHOLE_IMAGE_PROTOCOLS)
         near = difflib.get_close_matches(name, (*_FIXED, *whole), n=1)
-        known = (*_FIXED, "random-K", "clicks-K", "clicks-multi-K", "two-point-D", *whole)
+        families = ("random-K", "clicks-K", "clicks-multi-K", "two-point-D")
+        known = (*_FIXED, *families, *(f"{each}-P" for each in _CLEAN), *whole)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UsageError(f"unknown protocol {name!r}; {hint}")
     family, number = match[1], int(match[2])
@@ -170,6 +194,12 @@ def _protocols_of(name: str, ceiling: int) -> list[AccuracyProtocol]:
     if family == "random" and number == 1:  # one point is ambiguous: the best-scored of three
         return [AccuracyProtocol(name, Query(name, multimask=True), "score")]
     return [AccuracyProtocol(name, Query(name))]
+
+
+def disturbance(name: str) -> tuple[str, float] | None:
+    """Family and percentage of a protocol such as `box-jitter-10`; None for any other."""
+    match = _DISTURBED.fullmatch(name)
+    return None if match is None else (match[1], float(match[2]))
 
 
 def check_references(references: Iterable[str]) -> tuple[str, ...]:

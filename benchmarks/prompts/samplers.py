@@ -6,20 +6,32 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-from baselines.interface import BoolArray, Float32Array, Int64Array, Prompts
+from baselines.interface import BoolArray, Float32Array, Int64Array, MaskFrame, Prompts
 from benchmarks.datasets.dataset import Instance
 from benchmarks.datasets.masks import center_point, deepest_pixel
+from benchmarks.prompts import coarse_masks
 from mobilesam.errors import DataError, UsageError
 
-_NAME = re.compile(r"(box|center|annotation-point)|(?:(random|two-point)-([1-9][0-9]{0,3}))")
+PERCENT = r"100|[1-9][0-9]?(?:\.[0-9]{0,2}[1-9])?"
+"""A number from 1 to 100 with up to three decimals, written without trailing zeros."""
+_NAME = re.compile(
+    r"(box|center|annotation-point|mask|mask-eroded|mask-dilated)"
+    r"|(random|two-point)-([1-9][0-9]{0,3})"
+    rf"|(box-jitter|point-offset)-({PERCENT})"
+)
+_MOST_DRAWS = 100
+"""Draws of a box until it is valid; a draw is not with a probability of 1/8 at most per axis."""
+_BOX_KEY, _POINT_KEY = -1, -2
+"""Parts of the seed that keep the draws of moved boxes and points apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSampler:
-    """Derives the prompt of an instance from its annotation; `number` is the K or D in the name.
+    """Derives the prompt of an instance from its annotation; `number` is K, D or P in the name.
 
     - `box`: the box of the annotation.
     - `center`: the pixel deepest inside the mask, see `center_point`.
@@ -32,22 +44,44 @@ class PromptSampler:
       pixels, drawn uniformly from all such pixels inside the image and outside the mask; none if
       there is no such pixel. The MobileSAM paper (Table 7) states neither images nor points nor
       directions: this is the choice of this suite.
+    - `box-jitter-P`: the box, each side moved by an amount drawn uniformly from plus or minus P %
+      of the box's width (left, right) or height (top, bottom), and cut at the border of the image;
+      drawn again until its width and height are positive.
+    - `point-offset-P`: the centre, x moved by up to P % of the box's width and y by up to P % of
+      its height, drawn in the same way, and cut at the border of the image. The point is foreground
+      for the model wherever it lies.
+    - `mask`: the reference mask on a grid of 64 cells along the longer side of the image, with the
+      box of these cells, see `coarse_masks`; `mask-eroded` and `mask-dilated`: the same after an
+      erosion or a dilation by 10 % of the square root of its area.
+
+    Draws for different P are the same numbers, scaled, so that results vary with P alone.
     """
 
     name: str
     kind: str
-    number: int = 1
+    number: float = 1
+
+    @property
+    def prompt(self) -> Literal["points", "boxes", "masks"]:
+        """The kind of prompt that a model is given."""
+        if self.kind.startswith("mask"):
+            return "masks"
+        return "boxes" if self.kind in ("box", "box-jitter") else "points"
 
     @property
     def labels(self) -> tuple[int, ...] | None:
-        """Labels of the points in order, 1 foreground and 0 background; None for a box."""
-        if self.kind == "box":
+        """Labels of the points in order, 1 foreground and 0 background; None if there are none."""
+        if self.prompt != "points":
             return None
-        return (1, 0) if self.kind == "two-point" else (1,) * self.number
+        if self.kind == "two-point":
+            return 1, 0
+        return (1,) * (int(self.number) if self.kind == "random" else 1)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the D values of a prompt."""
+        if self.prompt == "masks":  # packed; see `coarse_masks`
+            return tuple(f"cells{index}" for index in range(coarse_masks.N_VALUES))
         if self.labels is None:
             return ("x0", "y0", "x1", "y1")
         if len(self.labels) == 1:
@@ -69,9 +103,18 @@ class PromptSampler:
                     return None
                 return np.array(instance.points[0], dtype=np.float32)
             case "random":
-                return _random_points(self.number, instance.annotation_id, mask, seed)
-            case _:
-                return _two_points(self.number, instance.annotation_id, mask, seed)
+                return _random_points(int(self.number), instance.annotation_id, mask, seed)
+            case "two-point":
+                return _two_points(int(self.number), instance.annotation_id, mask, seed)
+            case "box-jitter":
+                return _moved_box(self.number / 100, instance, mask.shape, seed)
+            case "point-offset":
+                return _moved_point(self.number / 100, instance, mask, seed)
+            case "mask-eroded":
+                mask = coarse_masks.changed(mask, "eroded")
+            case "mask-dilated":
+                mask = coarse_masks.changed(mask, "dilated")
+        return coarse_masks.pack(coarse_masks.coarse_mask(mask))
 
 
 def prompt_sampler(name: str) -> PromptSampler:
@@ -80,17 +123,29 @@ def prompt_sampler(name: str) -> PromptSampler:
     if match is None:
         raise UsageError(
             f"unknown prompt sampler {name!r}; known: box, center, annotation-point, random-K, "
-            "two-point-D, K and D whole numbers from 1 to 9999 without leading zeros"
+            "two-point-D, K and D whole numbers from 1 to 9999 without leading zeros; "
+            "box-jitter-P, point-offset-P, P a number from 1 to 100; mask, mask-eroded, "
+            "mask-dilated"
         )
-    return PromptSampler(name, match[1] or match[2], int(match[3] or 1))
+    kind = match[1] or match[2] or match[4]
+    return PromptSampler(name, kind, float(match[5]) if match[5] else int(match[3] or 1))
 
 
-def to_prompts(sampler: PromptSampler, values: Float32Array) -> Prompts:
-    """Converts (N, D) sampled prompts of one image, N at least 1, to the input of a model."""
+def to_prompts(
+    sampler: PromptSampler, values: Float32Array, frame: MaskFrame | None = None
+) -> Prompts:
+    """Converts (N, D) sampled prompts of one image, N at least 1, to the input of a model.
+
+    Masks need the `mask_frame` of the model.
+    """
     if values.ndim != 2 or values.shape[1] != len(sampler.columns):
         raise UsageError(
             f"{sampler.name} prompts have {len(sampler.columns)} columns; got shape {values.shape}"
         )
+    if sampler.prompt == "masks":
+        if frame is None:
+            raise UsageError(f"{sampler.name} prompts need the mask frame of the model")
+        return coarse_masks.mask_prompts(values, frame)
     labels = sampler.labels
     if labels is None:
         return Prompts(boxes=values)
@@ -136,6 +191,30 @@ def _two_points(
     return np.array((x, y, *chosen), dtype=np.float32)
 
 
+def _moved_box(
+    share: float, instance: Instance, size_hw: tuple[int, ...], seed: int
+) -> Float32Array:
+    sides = instance.box.astype(np.float64)
+    reach = share * np.tile(sides[2:] - sides[:2], 2)
+    # A side that an annotation puts outside of the image moves no further out.
+    high = np.maximum(sides, (*size_hw[::-1], *size_hw[::-1]))
+    generator = _generator(instance.annotation_id, seed, _BOX_KEY)
+    for _ in range(_MOST_DRAWS):
+        moved = sides + reach * [_draw_symmetric(generator) for _ in range(4)]
+        found = np.clip(moved, np.minimum(sides, 0), high).astype(np.float32)
+        if (found[2:] > found[:2]).all():
+            return found
+    return instance.box  # it is not valid itself
+
+
+def _moved_point(share: float, instance: Instance, mask: BoolArray, seed: int) -> Float32Array:
+    reach = share * (instance.box[2:] - instance.box[:2]).astype(np.float64)
+    generator = _generator(instance.annotation_id, seed, _POINT_KEY)
+    moved = center_point(mask) + reach * [_draw_symmetric(generator) for _ in range(2)]
+    last = np.array(mask.shape[::-1]) - 1
+    return np.clip(moved, 0, last).astype(np.float32)
+
+
 @lru_cache(maxsize=16)
 def _ring(radius_px: int) -> Int64Array:
     """Offsets (N, 2) xy whose length rounds to the radius, ordered by row, then column.
@@ -166,6 +245,11 @@ def _draw_below(generator: np.random.Generator, bound: int) -> int:
     # numpy guarantees its raw stream across versions, but not `integers`, and the hash of a
     # manifest must not change with the version of numpy. The bias is below bound / 2**64.
     return int(generator.bit_generator.random_raw()) * bound >> 64
+
+
+def _draw_symmetric(generator: np.random.Generator) -> float:
+    """A number from -1 to 1, drawn uniformly; from the raw stream, as `_draw_below`."""
+    return (int(generator.bit_generator.random_raw()) >> 11) / 2**52 - 1
 
 
 def next_click(

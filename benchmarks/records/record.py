@@ -252,6 +252,27 @@ class ComparisonRow(FrozenModel):
     p_adjusted: float
 
 
+class RobustnessRow(FrozenModel):
+    """Loss of mean IoU under disturbed prompts, over the instances that also have the clean prompt.
+
+    `loss` is `miou_clean` minus `miou`, paired by instance; its interval is over images.
+    """
+
+    model: str
+    dataset: str
+    protocol: str
+    clean: str = Field(description="protocol with the undisturbed prompt")
+    reference: str
+    n_images: int = 0
+    n_instances: int = 0
+    miou_clean: float | None = None
+    miou: float | None = None
+    loss: float | None = None
+    ci95: tuple[float, float] | None = None
+    status: Status = "ok"
+    why: str | None = None
+
+
 class DetectorRow(FrozenModel):
     """COCO AP (fractions) of the masks that a model gives for a detector's boxes."""
 
@@ -349,6 +370,7 @@ class RunRecord(FrozenModel):
     memory: tuple[MemoryRow, ...] = ()
     miou: tuple[MiouRow, ...] = ()
     comparisons: tuple[ComparisonRow, ...] = ()
+    robustness: tuple[RobustnessRow, ...] = ()
     accuracy_times: tuple[AccuracyTimeRow, ...] = ()
     detector: tuple[DetectorRow, ...] = ()
     everything: tuple[EverythingRow, ...] = ()

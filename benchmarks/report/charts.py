@@ -325,6 +325,42 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     )
 
 
+def robustness(record: RunRecord) -> list[Figure]:
+    """Accuracy by the percentage of disturbance, one figure for each kind of disturbed prompt."""
+    found = []
+    models = model_names(record)
+    for (clean, family), frame in frames.robustness_frames(record).items():
+        frame["tip"] = [
+            f"{r.model}, {r.percent:g} %: mIoU {interval(r.value, r.bounds, 1)} %"
+            for r in frame.itertuples()
+        ]
+        most = max(frame["percent"])
+        limits = frames.percent_limits(frames.values_of(frame))
+        x = partial(_axis, alt.X, frames.DISTURBANCES[family], (-0.04 * most, 1.04 * most))
+        y = partial(_axis, alt.Y, "mIoU (%)", limits)
+        base = _base(frame, models).encode(x=x("percent:Q"), y=y("value:Q"))
+        columns = (
+            MODEL,
+            value_column("Disturbance", "percent", show="{:g}".format, unit="%"),
+            RowColumn(
+                Column("mIoU", ("miou_percent", "miou_low", "miou_high"), "%", "right"),
+                lambda r: Cell(interval(r.value, r.bounds, 1), (r.value, r.low, r.high)),
+            ),
+        )
+        figure = _figure(
+            "robustness",
+            f"mIoU under {family}: vs {clean.reference}, {clean.dataset}",
+            f"{family} vs {clean.reference}, {clean.dataset}",
+            f"mIoU of {', '.join(unique(frame['model']))} by the disturbance of the prompt.",
+            _layers(300, _lines(base, models), *_dots(base, frame, models, y)),
+            columns,
+            frame.itertuples(),
+            [frames.robustness_note(clean)],
+        )
+        found.append(figure)
+    return found
+
+
 def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
     """One figure for every quantity of `models` that at least two runs measured.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from benchmarks.prompts.protocols import disturbance
 from benchmarks.records.record import Environment, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.tables import record_queries as queries
@@ -264,6 +265,48 @@ def protocol_frame(record: RunRecord, group: Sequence[Protocol]) -> Any:
         for protocol in group
         if (mean := queries.miou_percent(queries.find_miou(record, protocol, model)))
     )
+
+
+def robustness_frames(record: RunRecord) -> dict[tuple[Protocol, str], Any]:
+    """Accuracy by the percentage of disturbance, for each clean protocol and family with several.
+
+    Columns: model, percent (0 for the clean prompt), value, low, high.
+    """
+    found: dict[tuple[Protocol, str], dict[float, Protocol]] = {}
+    for row in record.robustness:
+        disturbed = disturbance(row.protocol)
+        if disturbed is not None:
+            family, percent = disturbed
+            clean = Protocol(row.dataset, row.reference, row.clean)
+            protocols = found.setdefault((clean, family), {0.0: clean})
+            protocols[percent] = queries.protocol_of(row)
+    frames = {
+        key: object_frame(
+            {"model": model, "percent": percent, **_value(*mean)}
+            for model in model_names(record)
+            for percent, protocol in sorted(protocols.items())
+            if (mean := queries.miou_percent(queries.find_miou(record, protocol, model)))
+        )
+        for key, protocols in found.items()
+        if len(protocols) > 2
+    }
+    return {key: frame for key, frame in frames.items() if not frame.empty}
+
+
+def robustness_note(clean: Protocol) -> str:
+    """Explains a plot of a robustness frame."""
+    return (
+        f"0 %: {clean.protocol}, the undisturbed prompt. Bars: 95 % bootstrap intervals over "
+        "images. The losses are paired by instance: their intervals, in the table of robustness, "
+        "are narrower."
+    )
+
+
+DISTURBANCES = {
+    "box-jitter": "Largest move of a side (% of the box)",
+    "point-offset": "Largest move of the point (% of the box)",
+}
+"""Axis labels of the families of disturbed prompts."""
 
 
 def percent_limits(values: Iterable[float]) -> tuple[float, float]:

@@ -438,10 +438,10 @@ def _draw_cases(
         values = None if manifest is None else manifest.get(case.image_id, case.annotation_id)
         if manifest is not None and values is not None:
             labels = manifest.sampler.labels
-            if labels is None:
+            if manifest.sampler.prompt == "boxes":
                 x0, y0, x1, y1 = (scale * values).tolist()
                 box = (x0, y0, x1 - x0, y1 - y0)
-            else:
+            elif labels is not None:
                 # Points are pixel indices; the centre of a pixel is half a pixel further.
                 centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
                 points = tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))

@@ -20,7 +20,11 @@ from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
 from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
 from benchmarks.tables import columns as cells
-from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
+from benchmarks.tables.accuracy_tables import (
+    accuracy_tables,
+    category_tables,
+    robustness_tables,
+)
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.merging import merge_records
@@ -209,13 +213,17 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
     waterfalls = (charts.waterfall(record, setup) for setup in timed)
     decodes = (charts.decode_prompts(record, setup) for setup in timed)
     sizes = (charts.accuracy_by_size(record, protocol) for protocol in scored)
+    disturbed = robustness_tables(record)
     history = charts.history(merged.runs, model_names(record))
     found = {
         "glance": _Section((), [summary_table(record)]),
         "accuracy-latency": _Section(trade_offs),
         "latency": _Section(waterfalls, [latency_table(record)]),
         "decode": _Section(decodes),
-        "accuracy": _Section(sizes, accuracy_tables(record)),
+        "accuracy": _Section(
+            sizes, (each for each in accuracy_tables(record) if each not in disturbed)
+        ),
+        "robustness": _Section(charts.robustness(record), disturbed),
         "parameters": _Section((), [params_table(record)]),
         "claims": _Section(),
         "history": _Section(history, [_runs_table(merged)]),

@@ -97,6 +97,9 @@ def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
     for name, draw in more:
         names = _numbered([stem_of(name, g[0], named=name == "protocols") for g in groups])
         jobs += [(stem, draw, (group,)) for stem, group in zip(names, groups, strict=True)]
+    for (clean, family), frame in frames.robustness_frames(record).items():
+        stem = stem_of(f"robustness-{family}", clean)
+        jobs.append((stem, robustness_figure, (clean, family, frame)))
     for stem, draw, arguments in jobs:
         figure = draw(record, *arguments)
         if figure is not None:
@@ -520,6 +523,23 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "cli
     ax.set_xlim(0.5, most + 0.5)
     ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
     ax.set(xlabel="Clicks", ylabel="mIoU (%)")
+    return figure
+
+
+def robustness_figure(record: RunRecord, clean: Protocol, family: str, frame: Any) -> Any:
+    """Accuracy by the percentage of disturbance, a line for every model."""
+    notes = [frames.robustness_note(clean), "The dots of a percentage stand side by side."]
+    title = f"mIoU under {family}: vs {clean.reference}, {clean.dataset}"
+    figure = style.new_figure(4.0, title, notes)
+    ax = figure.subplots()
+    ax.grid(visible=True, axis="y")
+    percents, models = sorted(set(frame["percent"])), unique(frame["model"])
+    gap = min(high - low for low, high in pairwise(percents))
+    step = min(0.012 * percents[-1], 0.5 * gap / len(models))
+    _draw_side_by_side(ax, record, frame.assign(place=frame["percent"]), step, lines=True)
+    ax.set_xticks(percents, [f"{percent:g}" for percent in percents])
+    ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
+    ax.set(xlabel=frames.DISTURBANCES[family], ylabel="mIoU (%)")
     return figure
 
 

@@ -65,6 +65,7 @@ def accuracy_tables(record: RunRecord) -> tuple[Table, ...]:
         *leaderboard_tables(record),
         _clicks_table(record),
         _click_curves_table(record),
+        *robustness_tables(record),
         detector_table(record),
         everything_table(record),
         times,
@@ -409,6 +410,38 @@ def _click_curves_table(record: RunRecord) -> Table:
 
     columns = (*map(of_last, (MODEL, _DATASET, _PROTOCOL)), *map(after, numbers))
     return build_table("clicks-curve", "mIoU by number of clicks", columns, curves)
+
+
+_ROBUSTNESS_COLUMNS = (
+    MODEL,
+    _CSV_DATASET,
+    _PROTOCOL,
+    _CSV_REFERENCE,
+    text_column("Clean prompt", "clean"),
+    percent_column("mIoU, clean", "miou_clean"),
+    percent_column("mIoU", "miou"),
+    _MIOU_INTERVAL("Loss [95 % CI]", name="loss", unit="points"),
+    count_column("Images", "n_images"),
+    count_column("Instances", "n_instances"),
+    STATUS,
+)
+
+
+def robustness_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Loss of mean IoU under disturbed prompts, one table for each dataset and reference."""
+    tables = []
+    found = unique(protocol_of(row) for row in record.robustness)
+    for name, dataset, reference, group in _by_reference("robustness", found):
+        rows = [row for row in record.robustness if protocol_of(row) in group]
+        notes = [
+            "Loss: mIoU for the clean prompt minus mIoU for the disturbed one, paired by instance; "
+            "interval: 95 % bootstrap over images. CSV: fractions.",
+            *_reference_notes(dataset, reference),
+        ]
+        title = f"Robustness to disturbed prompts on {dataset}, reference {reference}"
+        rows.sort(key=lambda row: group.index(protocol_of(row)))
+        tables.append(build_table(name, title, _ROBUSTNESS_COLUMNS, rows, notes))
+    return tuple(tables)
 
 
 def category_tables(record: RunRecord) -> tuple[Table, ...]:

@@ -16,6 +16,7 @@ _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "memory": lambda row: (row.model, row.device),
     "miou": lambda row: (row.model, protocol_of(row)),
     "comparisons": lambda row: (protocol_of(row), row.model_a, row.model_b),
+    "robustness": lambda row: (row.model, protocol_of(row)),
     "accuracy_times": lambda row: (row.model, row.dataset),
     "detector": lambda row: (row.model, row.dataset, row.detections_sha256, row.mask),
     "everything": lambda row: (row.model, row.dataset),

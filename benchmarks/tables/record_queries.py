@@ -20,6 +20,7 @@ from benchmarks.records.record import (
     MiouRow,
     ModelRow,
     Noc,
+    RobustnessRow,
     RunRecord,
     WeightsRow,
 )
@@ -86,8 +87,8 @@ def setup_of(row: LatencyRow) -> Setup:
     return Setup(row.device, row.precision, row.threads)
 
 
-def protocol_of(row: MiouRow | ComparisonRow) -> Protocol:
-    """Protocol of an accuracy, or of a comparison of two."""
+def protocol_of(row: MiouRow | ComparisonRow | RobustnessRow) -> Protocol:
+    """Protocol of an accuracy, of a comparison of two, or of a loss."""
     return Protocol(row.dataset, row.reference, row.protocol)
 
 

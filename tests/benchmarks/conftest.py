@@ -18,7 +18,7 @@ from benchmarks.config import run_config
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.latency.timer import StopRule
-from benchmarks.records.record import RunRecord
+from benchmarks.records.record import RobustnessRow, RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +124,20 @@ def make_record() -> Callable[..., RunRecord]:
 def record(make_record: Callable[..., RunRecord]) -> RunRecord:
     """Nine models, some rows skipped or failed."""
     return make_record()
+
+
+@pytest.fixture
+def disturbed_record(record: RunRecord) -> RunRecord:
+    """The record with two strengths of moved boxes."""
+    boxes = [row for row in record.miou if row.protocol == "box"]
+    miou, losses = list(record.miou), []
+    for protocol, value in (("box-jitter-5", 0.7), ("box-jitter-20", 0.6)):
+        for row in boxes:
+            done = {} if row.miou is None else {"miou": value, "ci95": (value - 0.1, value + 0.1)}
+            miou.append(row.model_copy(update={"protocol": protocol, **done}))
+            same = row.model_dump(include={"model", "dataset", "reference", "status", "why"})
+            losses.append(RobustnessRow(**same, protocol=protocol, clean="box"))
+    return record.model_copy(update={"miou": tuple(miou), "robustness": tuple(losses)})
 
 
 @pytest.fixture

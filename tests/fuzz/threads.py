@@ -583,7 +583,8 @@ def _described(model: Segmenter, image: np.ndarray) -> Any:
         part: [(name, tuple(each.shape)) for name, each in module.named_parameters()]
         for part, module in model.modules().items()
     }
-    return [said, shapes, {part: len(calls) for part, calls in model.probes().items()}]
+    probes = {part: len(calls) for part, calls in model.probes().items()}
+    return [said, shapes, probes, boundary.mask_frame(model, embedding.size_hw)]
 
 
 def _apart(model: Any, embedding: Any, prompts: Prompts) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,7 +144,8 @@ def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgu
     from benchmarks.config.from_options import listed, new_folder, noc_ious, require_new_folder
     from benchmarks.evaluation import comparison
     from benchmarks.evaluation.rescore import load_stored, score_stored
-    from benchmarks.prompts.protocols import check_references, listed_protocols
+    from benchmarks.evaluation.robustness import robustness_rows
+    from benchmarks.prompts.protocols import check_references, find_protocols, listed_protocols
     from benchmarks.records import environment, instances
     from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, save_record
     from benchmarks.records.result_cache import content_key
@@ -169,6 +171,9 @@ def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgu
     comparisons = comparison.compare_models(compared, stored.dataset)
     unshared = comparison.unshared_prompts(compared)
     builder.add(miou=rows, comparisons=comparisons, warnings=unshared)
+    protocols = find_protocols(row.protocol for row in rows)
+    table = io.BytesIO(instances.parquet_file(instances.InstanceRow, scored))
+    builder.add(robustness=robustness_rows(rows, [table], protocols))
     builder.instances, builder.complete = INSTANCES_NAME, True
     out = output.out or new_folder("rescore")
     with held(out):
@@ -209,6 +214,7 @@ def _print_accuracy(result: Result, output: OutputArguments) -> int:
         result,
         rows="miou",
         comparisons="comparisons",
+        robustness="robustness",
         detector="detector",
         everything="everything",
         times="accuracy_times",

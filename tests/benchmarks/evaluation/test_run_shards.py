@@ -31,7 +31,9 @@ from benchmarks.records.record import load_record
 from benchmarks.tables.accuracy_tables import miou_tables
 from mobilesam.errors import DataError
 
-PROTOCOLS = "box,box-multi,center,center-oracle,clicks-3,annotation-point"
+PROTOCOLS = (
+    "box,box-multi,center,center-oracle,clicks-3,annotation-point,box-jitter-20,point-offset-20"
+)
 KEY = ["model", "reference", "protocol", "image_id", "annotation_id"]
 
 

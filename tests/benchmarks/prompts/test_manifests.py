@@ -36,7 +36,9 @@ def manifest(keys=KEYS, kind="box", seed=0, fingerprint="f"):
     return PromptManifest.from_prompts(fingerprint, sampler, seed, prompts)
 
 
-@pytest.mark.parametrize("kind", ["box", "center", "random-2", "two-point-4"])
+@pytest.mark.parametrize(
+    "kind", ["box", "center", "random-2", "two-point-4", "box-jitter-2.5", "mask-eroded"]
+)
 def test_a_manifest_survives_saving(tmp_path, kind):
     before = manifest(kind=kind)
     before.save(tmp_path / "m.parquet")

@@ -9,6 +9,7 @@ from benchmarks.prompts.protocols import (
     Query,
     check_references,
     click_sequence,
+    disturbance,
     find_protocols,
     listed_protocols,
     reference_model,
@@ -62,6 +63,27 @@ def test_one_random_point_is_ambiguous_and_several_are_not() -> None:
 )
 def test_an_invalid_name_is_rejected(name: str) -> None:
     with pytest.raises(UsageError):
+        find_protocols([name])
+
+
+def test_the_clean_prompt_comes_before_a_disturbed_one() -> None:
+    found = find_protocols(["box-jitter-5", "box-jitter-2.5", "point-offset-100", "mask-dilated"])
+    assert [(each.name, each.clean) for each in found] == [
+        ("box", None),
+        ("box-jitter-5", "box"),
+        ("box-jitter-2.5", "box"),
+        ("center", None),
+        ("point-offset-100", "center"),
+        ("mask", None),
+        ("mask-dilated", "mask"),
+    ]
+    assert disturbance("box-jitter-2.5") == ("box-jitter", 2.5)
+    assert disturbance("box") is None
+
+
+@pytest.mark.parametrize("name", ["box-jitter-0", "box-jitter-101", "point-offset-x"])
+def test_a_percentage_out_of_range_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}'; its percentage is a number from 1 to 100"):
         find_protocols([name])
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.datasets.dataset import Instance
 from benchmarks.datasets.masks import encode_mask, rle_box
-from benchmarks.prompts.samplers import prompt_sampler, to_prompts
+from benchmarks.prompts.samplers import PromptSampler, prompt_sampler, to_prompts
 from mobilesam.errors import UsageError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=80)
@@ -50,6 +50,9 @@ def test_box_and_center():
         ("random-1", ("x", "y"), (1,)),
         ("random-3", ("x0", "y0", "x1", "y1", "x2", "y2"), (1, 1, 1)),
         ("two-point-100", ("x0", "y0", "x1", "y1"), (1, 0)),
+        ("box-jitter-10", ("x0", "y0", "x1", "y1"), None),
+        ("point-offset-2.5", ("x", "y"), (1,)),
+        ("mask-eroded", tuple(f"cells{index}" for index in range(256)), None),
     ],
 )
 def test_columns_and_labels(name, columns, labels):
@@ -90,6 +93,14 @@ def test_samplers_of_different_names_differ():
         "two-point-x",
         "two-point-0",
         "two-point--5",
+        "box-jitter",
+        "box-jitter-0",
+        "box-jitter-0.5",
+        "box-jitter-101",
+        "box-jitter-10.0",
+        "point-offset-05",
+        "point-offset-100.5",
+        "mask-10",
     ],
 )
 def test_a_malformed_name_is_a_usage_error(name):
@@ -238,3 +249,90 @@ def test_prompts_for_a_model():
 def test_values_of_another_sampler_are_rejected(shape):
     with pytest.raises(UsageError, match=r"random-3 prompts have 6 columns; got shape"):
         to_prompts(prompt_sampler("random-3"), np.zeros(shape, np.float32))
+
+
+PERCENTS = st.one_of(st.integers(1, 100), st.sampled_from([2.5, 33.125, 99.999]))
+
+
+def within_image(values, mask):
+    return np.clip(values, 0, np.array(mask.shape[::-1] * (len(values) // 2), np.float32))
+
+
+@QUICK
+@given(MASKS, IDS, IDS, PERCENTS)
+def test_a_moved_box_is_valid_and_stays_within_its_percentage(mask, number, seed, percent):
+    assume(mask.any())
+    clean = made("box", mask)
+    box = made(f"box-jitter-{percent:g}", mask, number, seed)
+    reach = percent / 100 * np.tile(clean[2:] - clean[:2], 2)
+    assert box.dtype == np.float32
+    assert (box[2:] > box[:2]).all()
+    assert (np.abs(box.astype(float) - clean) <= reach + 1e-5).all()
+    assert np.array_equal(box, within_image(box, mask))
+    assert np.array_equal(box, made(f"box-jitter-{percent:g}", mask, number, seed))
+
+
+@QUICK
+@given(MASKS, IDS, IDS, PERCENTS)
+def test_a_moved_point_stays_within_its_percentage(mask, number, seed, percent):
+    assume(mask.any())
+    box, clean = made("box", mask), made("center", mask)
+    point = made(f"point-offset-{percent:g}", mask, number, seed)
+    assert (np.abs(point - clean) <= percent / 100 * (box[2:] - box[:2]) + 1e-5).all()
+    assert (point >= 0).all()
+    assert (point <= np.array(mask.shape[::-1]) - 1).all()
+
+
+@QUICK
+@given(MASKS, IDS, IDS)
+def test_no_disturbance_is_the_clean_prompt(mask, number, seed):
+    assume(mask.any())
+    each = instance_of(mask, number)
+    for family, clean in (("box-jitter", "box"), ("point-offset", "center")):
+        still = PromptSampler(f"{family}-0", family, 0).sample(each, mask, seed)
+        assert np.array_equal(still, made(clean, mask, number, seed))
+
+
+def test_a_box_that_reaches_out_of_the_image_moves_no_further_out():
+    mask = square()
+    out = Instance(3, "", 25.0, np.array([-0.5, 2, 11.25, 7], np.float32), encode_mask(mask))
+    boxes = [prompt_sampler("box-jitter-50").sample(out, mask, seed) for seed in range(50)]
+    assert min(box[0] for box in boxes) == -0.5
+    assert max(box[2] for box in boxes) == 11.25
+    assert np.array_equal(PromptSampler("", "box-jitter", 0).sample(out, mask, 0), out.box)
+
+
+def test_a_box_without_area_ends_the_draws():
+    mask = square()
+    flat = Instance(3, "", 25.0, np.array([4, 2, 4, 7], np.float32), encode_mask(mask))
+    assert prompt_sampler("box-jitter-50").sample(flat, mask, 0).tolist() == [4, 2, 4, 7]
+
+
+def test_disturbances_of_different_percentages_are_scaled_and_cover_their_range():
+    mask = np.zeros((300, 300), bool)
+    mask[100:200, 100:200] = True
+    clean = made("box", mask)
+    moves = np.array([made("box-jitter-20", mask, 1, seed) - clean for seed in range(400)])
+    half = np.array([made("box-jitter-10", mask, 1, seed) - clean for seed in range(400)])
+    assert np.allclose(moves, 2 * half, atol=1e-3)
+    assert len({tuple(move) for move in moves.tolist()}) == 400
+    # The mean of 400 uniform numbers from -20 to 20 has a standard error of 0.58.
+    assert np.abs(moves.mean(axis=0)).max() < 2.5
+    assert np.abs(moves).max() > 19.5
+    counts, _ = np.histogram(moves, 8, (-20, 20))
+    # Chi-square with 7 degrees of freedom: 1 in 10,000 lies above 30.
+    assert ((counts - 200) ** 2 / 200).sum() < 30
+
+
+def test_disturbed_prompts_do_not_change():
+    assert made("box-jitter-20", square(), 17, 4).tolist() == pytest.approx(
+        [3.2189, 1.5751, 7.0048, 7.6156], abs=1e-3
+    )
+    assert made("point-offset-20", square(), 17, 4).tolist() == pytest.approx(
+        [5.0964, 3.93], abs=1e-3
+    )
+
+
+def test_masks_need_the_frame_of_the_model():
+    with pytest.raises(UsageError, match="mask prompts need the mask frame"):
+        to_prompts(prompt_sampler("mask"), np.zeros((1, 256), np.float32))

@@ -13,6 +13,7 @@ from benchmarks.report.charts import (
     accuracy_latency,
     decode_prompts,
     history,
+    robustness,
     waterfall,
 )
 from benchmarks.tables.record_queries import headline, model_names, setups
@@ -168,3 +169,18 @@ def test_history_joins_agreements_with_one_teacher_only(
     accuracy = next(figure for figure in found if "teacher" in figure.key)
     assert lines(accuracy) == [["r0", "r1"], ["r2"]]
     assert "Lines join runs of the same machine and weights of the teacher only." in accuracy.notes
+
+
+def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) -> None:
+    (figure,) = robustness(disturbed_record)
+    assert figure.choice == "box-jitter vs ground-truth, coco:val2017_dev"
+    drawn = [
+        (row["percent"], round(row["value"], 6))
+        for row in values(figure)
+        if row["model"] == "mobilesam"
+    ]
+    assert drawn[0][0] == 0
+    assert drawn[1:] == [(5.0, 70.0), (20.0, 60.0)]
+    assert len(figure.table.rows) == len(values(figure))
+    one = disturbed_record.robustness[:1]
+    assert robustness(disturbed_record.model_copy(update={"robustness": one})) == []

@@ -14,6 +14,7 @@ from benchmarks.report.plots import (
     accuracy_figure,
     clicks_figure,
     decode_figure,
+    draw_plot,
     latency_figure,
     params_figure,
     plot_names,
@@ -209,6 +210,15 @@ def test_many_protocols_give_few_files(make_many: Callable[[int], RunRecord]) ->
         "size-center-coco-val2017-dev", "size-center-sa1b-dev", "size-box-sa1b-dev",
         "size-center-multi-sa1b-dev", "protocols-ground-truth-sa1b-dev", "clicks-sa1b-dev",
     }  # fmt: skip
+
+
+def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) -> None:
+    alone = disturbed_record.model_copy(update={"latency": (), "params": ()})
+    figure = draw_plot(alone, "robustness-box")
+    assert figure is not None
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "5", "20"]
+    assert ax.get_xlabel() == "Largest move of a side (% of the box)"
 
 
 def test_empty_record_writes_no_file(empty_record: RunRecord, tmp_path: Path) -> None:
