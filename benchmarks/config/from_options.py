@@ -155,7 +155,7 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
         detector=detector,
         detector_masks=masks,
         everything=protocols.EVERYTHING in names,
-        protocols=_find_protocols(prompted, options.noc_ceiling),
+        protocols=_find_protocols(prompted, options),
         noc_ious=noc_ious(options.noc),
         references=references,
         reference_models=tuple(own.get(name) or select_one(name) for name in teachers),
@@ -165,14 +165,18 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
     )
 
 
-def _find_protocols(names: Sequence[str], ceiling: int | None) -> tuple[AccuracyProtocol, ...]:
-    if ceiling is None:
-        return protocols.find_protocols(names)
-    if not protocols.COUNTED_PROTOCOLS & set(names):
+def _find_protocols(
+    names: Sequence[str], options: AccuracyArguments
+) -> tuple[AccuracyProtocol, ...]:
+    ceiling, most = options.noc_ceiling, protocols.MAX_CLICKS
+    if ceiling is not None and not protocols.COUNTED_PROTOCOLS & set(names):
         raise UsageError("--noc-ceiling is for --protocol noc or noc-multi")
-    if not 1 <= ceiling <= protocols.MAX_CLICKS:
-        raise UsageError(f"--noc-ceiling must be 1 to {protocols.MAX_CLICKS}; got {ceiling}")
-    return protocols.find_protocols(names, ceiling)
+    if ceiling is not None and not 1 <= ceiling <= most:
+        raise UsageError(f"--noc-ceiling must be 1 to {most}; got {ceiling}")
+    found = protocols.find_protocols(names, ceiling or protocols.DEFAULT_CEILING)
+    if options.noc is not None and all(each.n_clicks is None for each in found):
+        raise UsageError("--noc counts clicks: it is for --protocol noc, noc-multi and clicks-K")
+    return found
 
 
 def noc_ious(text: str | None) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ from mobilesam.frozen_model import FrozenModel
 SHARED = "shared.toml"
 Unit = Literal[
     "M parameters", "parameters", "ms", "ratio", "mIoU", "mIoU %", "AP %", "AR %", "GPUs", "images",
-    "iterations", "epochs", "days", "%",
+    "iterations", "epochs", "days", "%", "clicks",
 ]  # fmt: skip
 _PHASE = re.compile(r"(?P<name>[a-z_]+)((?P<kind>[@*])(?P<n_prompts>[1-9]\d*))?")
 _TERM = re.compile(r"(?P<sign>-?)(?P<owner>[a-z0-9.+-]+)/(?P<part>[\w-]+)/(?P<column>[\w-]+)")
@@ -270,6 +270,17 @@ class MiouMeasure(FrozenModel):
     column: Literal["miou", "miou_per_image", "small", "medium", "large"] = "miou"
 
 
+class NocMeasure(FrozenModel):
+    """Number of clicks until an IoU is reached."""
+
+    kind: Literal["noc"]
+    model: Model
+    protocol: Annotated[str, AfterValidator(_known_protocol)]
+    iou: float = Field(gt=0, le=1)
+    data: NamedData
+    mode: str | None = Field(default=None, description="where clicks are, if not at the centre")
+
+
 class ArMeasure(FrozenModel):
     """Average recall of segment everything."""
 
@@ -311,7 +322,7 @@ class DerivedMeasure(FrozenModel):
 
 CountMeasure = ParamsMeasure | ParamsRatioMeasure
 TimeMeasure = LatencyMeasure | LatencyRatioMeasure
-AccuracyMeasure = MiouMeasure | ArMeasure | ApMeasure
+AccuracyMeasure = MiouMeasure | NocMeasure | ArMeasure | ApMeasure
 Measure = Annotated[
     CountMeasure | TimeMeasure | AccuracyMeasure | TrainingMeasure | DerivedMeasure,
     Field(discriminator="kind"),

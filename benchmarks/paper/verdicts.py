@@ -22,6 +22,7 @@ from benchmarks.paper.claims import (
     LatencyMeasure,
     LatencyRatioMeasure,
     MiouMeasure,
+    NocMeasure,
     ParamsMeasure,
     ParamsRatioMeasure,
     Phase,
@@ -35,6 +36,7 @@ from benchmarks.paper.counts import COUNTS, derived_count
 from benchmarks.prompts.protocols import (
     DETECTOR_BOX,
     DETECTOR_BOX_MULTI,
+    GROUND_TRUTH,
     TEACHER_PREFIX,
     reference_model,
 )
@@ -456,6 +458,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
     """Compares an accuracy with that of official weights on the same images, if there is one."""
     rows, label, command = _accuracies(record, measure)
     wanted = measure.reference if isinstance(measure, MiouMeasure) else None
+    wanted = GROUND_TRUTH if isinstance(measure, NocMeasure) else wanted
     here = [each for each in rows if each.reference == wanted and each.same_setting]
     known = [(measure.model, [each.row.weights.official for each in here])]
     teacher = None if wanted is None else reference_model(wanted)
@@ -487,7 +490,7 @@ def _judge_accuracy(record: RunRecord, claim: Claim, measure: AccuracyMeasure) -
     else:
         failed = next((each.row.why for each in covered if each.row.why), None)
         missing = [failed or f"{measure.data.what}, {label}"]
-        if isinstance(measure, ArMeasure) and measure.mode is not None:
+        if isinstance(measure, (ArMeasure, NocMeasure)) and measure.mode is not None:
             missing.append("which this suite does not measure yet")
     why = f"missing: {'; '.join(missing)}"
     # The nearest figure of trained weights; agreement with a teacher is not used as accuracy.
@@ -532,6 +535,20 @@ def _accuracies(record: RunRecord, measure: AccuracyMeasure) -> tuple[list[_Accu
                 rows.append(_Accuracy(row, value if row.status == "ok" else None, row.n_instances))
         label = f"{measure.protocol} against {measure.reference}"
         return rows, label, f"paper {measure.data.arguments}"
+    if isinstance(measure, NocMeasure):
+        rows = []
+        for row in record.miou:
+            if (row.model, row.protocol) == (measure.model, measure.protocol):
+                noc = queries.numbers_of_clicks(row).get(measure.iou)
+                value = None if noc is None else noc.noc
+                rows.append(_Accuracy(row, value, row.n_instances, measure.mode is None))
+        label = f"{measure.protocol} until IoU {measure.iou:g}"
+        options = f"--protocol {measure.protocol} --noc {measure.iou:g}"
+        return (
+            rows,
+            f"{label}, {measure.mode or 'clicks at the centre'}",
+            f"miou {options} {arguments}",
+        )
     if isinstance(measure, ArMeasure):
         rows = [
             _Accuracy(row, getattr(row, measure.column), row.n_objects, measure.mode is None)

@@ -20,6 +20,8 @@ DATA = ("--dataset=x", "--dataset=coco", "--dataset=sa1b", "--limit=0", "--limit
         "--dataset=coco --images=nowhere --annotations=nowhere.json",
         "--dataset=sa1b --root=nowhere")  # fmt: skip
 ACCURACY = (*DATA, "--protocol=x", "--protocol=detector-box", "--reference=x",
+            "--noc=x --protocol=noc", "--noc=0.9,1.5 --protocol=noc", "--noc=0.9 --protocol=box",
+            "--noc-ceiling=5 --protocol=clicks-5", "--noc-ceiling=0 --protocol=noc",
             "--reference=teacher:dumy", "--detections=nowhere.json")  # fmt: skip
 SCALE = ("--chunk=0", "--chunk=x", "--workers=1", "--lanes=-1", "--cluster=local --workers=0")
 OUTPUT = ("--out=a-file/below", "--nonsense", "--quiet=x", "--out")

@@ -70,6 +70,7 @@ TABLES = {
     "tinysam-readme.coco-ap": "46.6 46.2 43.4 41.0 42.3".split(),
     "repvit-sam-readme.coco-ap": "46.8 42.5 42.7".split(),
     "light-hq-readme.coco-ap": "44.3".split(),
+    "rclicks.noc": "3.42 3.04 2.60 2.66 3.11 3.04 2.87 2.81".split(),
     "counts.sam-vit-h": ["641090608", "637026048"],
     "counts.sam-vit-l": ["312342832", "308278272"],
     "counts.sam-vit-b": ["93735472", "89670912"],

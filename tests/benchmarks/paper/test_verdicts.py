@@ -9,7 +9,15 @@ import pytest
 
 from benchmarks.paper.claims import Claim
 from benchmarks.paper.verdicts import VERDICTS, ClaimVerdict, judge, tally, tally_text
-from benchmarks.records.record import BySize, DetectorRow, EverythingRow, ParamsRow, RunRecord
+from benchmarks.records.record import (
+    BySize,
+    Clicks,
+    DetectorRow,
+    EverythingRow,
+    Noc,
+    ParamsRow,
+    RunRecord,
+)
 from mobilesam.errors import DataError
 
 Edit = Callable[..., Claim]
@@ -350,3 +358,26 @@ def test_training_needs_a_gpu_and_names_the_command(kit: Any, ledger: Ledger) ->
     verdict = one(kit.build(), ledger["mobilesam.table4.batch8-epochs8-miou"])
     assert verdict.verdict == "needs GPU"
     assert "mobilesam-bench distill" in (verdict.settle or "")
+
+
+def test_numbers_of_clicks(kit: Any, ledger: Ledger, edit: Edit) -> None:
+    """A number of clicks at the centre is judged, one of other clicks only for orientation."""
+    noc = Noc(iou=0.9, noc=3.44, ci95=(3.3, 3.6), n_failed=3)
+    row = kit.miou_row(
+        "mobilesam", "clicks-multi-20", 0.9, dataset="masks:TETRIS", n_instances=2500,
+        clicks=Clicks(budget=20, thresholds=(noc,)),
+    )  # fmt: skip
+    record = kit.build(models=tuple(kit.model_rows(kit.official)), miou=(row,))
+    claim = ledger["rclicks.noc.mobilesam"]
+    verdict = one(record, claim)
+    assert (verdict.verdict, verdict.measured) == ("needs data", None)
+    assert "does not measure yet" in verdict.why
+    assert verdict.orientation is not None
+    assert verdict.orientation.value == pytest.approx(3.44)
+    measure = claim.model_dump()["measure"]
+    center = edit(claim, measure={**measure, "mode": None})
+    verdict = one(record, center)
+    assert (verdict.verdict, verdict.measured) == ("reproduced", 3.44)
+    assert one(record, edit(center, printed="3.8")).verdict == "not reproduced"
+    other = edit(claim, measure={**measure, "mode": None, "iou": 0.85})
+    assert one(record, other).verdict == "needs data"
