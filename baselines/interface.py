@@ -65,7 +65,8 @@ class ModelInfo:
 
     Attributes:
         name: Registry name, such as `sam-vit-b`.
-        family: `MobileSAM`, `SAM`, `FastSAM`, `classical` or `dummy`.
+        family: Such as `MobileSAM`, `SAM` or `classical`. Models for tests have the family `dummy`
+            or `oracle`: advice and Pareto fronts leave them out.
         input_size_px: Longest side of the network's input; 0 for models that take any size.
         licence: SPDX identifier of the implementation's licence.
         weights: The weights of the model.

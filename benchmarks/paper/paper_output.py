@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.verdicts import ClaimVerdict, tally, tally_text
+from benchmarks.paper.verdicts import ClaimVerdict, tally, tally_by_basis, tally_text
 from benchmarks.records.record import RunRecord, write_atomic
 from benchmarks.tables.columns import build_table, text_column, value_column
 from benchmarks.tables.formatting import clean, number, slug
@@ -145,6 +145,7 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
         text_column("Claim", "id"),
         text_column("Source", "source"),
         text_column("What", "what"),
+        text_column("Basis", "basis"),
         value_column("Claimed", "claimed", "unit", text=lambda v: _with_unit(_claimed(v), v)),
         value_column("Measured", "measured", "bound", text=lambda v: _with_unit(_measured(v), v)),
         value_column("Times the claim", "ratio", text=_ratio),
@@ -153,7 +154,12 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
         text_column("What would settle it", "settle"),
     )
     title = "Published claims and their verdicts"
-    notes = [f"{tally_text(verdicts)}."]
+    notes = [
+        f"{tally_text(verdicts)}.",
+        "Basis: measurement (a time, an accuracy or a result of training, which a run has to "
+        "measure), count (of parameters, which any run can repeat), or arithmetic (of other "
+        "published figures, with nothing measured).",
+    ]
     return build_table(f"{FOLDER}-{LEDGER}", title, columns, _by_source(verdicts), notes)
 
 
@@ -169,7 +175,12 @@ def claim_rows(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, object]]:
 
 def write_claims(record: RunRecord, verdicts: Sequence[ClaimVerdict], folder: Path) -> list[Path]:
     """Writes `paper/claims.json` and every table below a folder; returns the files."""
-    document = {"run": record.id, "verdicts": tally(verdicts), "claims": claim_rows(verdicts)}
+    document = {
+        "run": record.id,
+        "verdicts": tally(verdicts),
+        "by_basis": tally_by_basis(verdicts),
+        "claims": claim_rows(verdicts),
+    }
     path = folder / FOLDER / CLAIMS_NAME
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, text.encode())

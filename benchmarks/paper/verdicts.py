@@ -52,6 +52,13 @@ Verdict = Literal[
     "needs data", "needs GPU",
 ]  # fmt: skip
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+TESTED: tuple[Verdict, ...] = ("reproduced", "explained", "not reproduced")
+Basis = Literal["measurement", "count", "arithmetic"]
+_BASES: dict[Basis, str] = {
+    "measurement": "measured claims tested",
+    "count": "counts of parameters compared",
+    "arithmetic": "figures that follow from others checked",
+}
 Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
 
@@ -67,14 +74,17 @@ class Orientation(FrozenModel):
 class ClaimVerdict(FrozenModel):
     """A claim and its verdict.
 
-    Figures are in `unit`, `printed` with the digits of the source. `bound` is set if a part was not
-    measured, `ratio` (measured over claimed) for times and ratios of times. `settle` is the command
-    that would give a verdict, `measured_from` names the run and the rows.
+    The `basis` is a measurement (a time, an accuracy, a result of training), a count of parameters,
+    or arithmetic of other published figures. Figures are in `unit`, `printed` with the digits of
+    the source. `bound` is set if a part was not measured, `ratio` (measured over claimed) for times
+    and ratios of times. `settle` is the command that would give a verdict, `measured_from` names
+    the run and the rows.
     """
 
     id: str
     source: str
     what: str
+    basis: Basis = "measurement"
     claimed: float
     printed: str
     unit: str
@@ -94,16 +104,36 @@ def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
     return [_judge(record, claim, by_id) for claim in claims]
 
 
-def tally(verdicts: Sequence[ClaimVerdict]) -> dict[str, int]:
+def tally(verdicts: Sequence[ClaimVerdict]) -> dict[Verdict, int]:
     """Number of claims with each verdict, in the order of `VERDICTS`, without zeros."""
     counts = {name: sum(each.verdict == name for each in verdicts) for name in VERDICTS}
     return {name: count for name, count in counts.items() if count}
 
 
+def tally_by_basis(verdicts: Sequence[ClaimVerdict]) -> dict[Basis, dict[Verdict, int]]:
+    """The tally for each basis that occurs."""
+    by_basis = {basis: [v for v in verdicts if v.basis == basis] for basis in _BASES}
+    return {basis: tally(own) for basis, own in by_basis.items() if own}
+
+
 def tally_text(verdicts: Sequence[ClaimVerdict]) -> str:
-    """One line, such as `181 claims: 22 reproduced, 9 explained, ...`."""
-    parts = ", ".join(f"{count} {name}" for name, count in tally(verdicts).items())
-    return f"{len(verdicts)} claims: {parts}"
+    """One line: how many claims were tested, by basis, and what the others lack.
+
+    Such as `70 claims: 2 of 31 measured claims tested (1 reproduced, 1 not reproduced); ...`.
+    """
+    parts = []
+    for basis, counts in tally_by_basis(verdicts).items():
+        tested = {name: count for name, count in counts.items() if name in TESTED}
+        outcome = f" ({_counts_text(tested)})" if tested else ""
+        total = sum(counts.values())
+        parts.append(f"{sum(tested.values())} of {total} {_BASES[basis]}{outcome}")
+    if untested := tally([each for each in verdicts if each.verdict not in TESTED]):
+        parts.append(f"untested: {_counts_text(untested)}")
+    return f"{len(verdicts)} claims: {'; '.join(parts)}"
+
+
+def _counts_text(counts: Mapping[Verdict, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _judge(record: RunRecord, claim: Claim, claims: Mapping[str, Claim]) -> ClaimVerdict:
@@ -144,10 +174,12 @@ def _conclude(
     data: DataSet | None = getattr(claim.measure, "data", None)
     reasons = (why, claim.note, data.caution if data else None)
     agreed = value is not None and agrees(claim, value)
+    kinds: dict[str, Basis] = {"params": "count", "params-ratio": "count", "derived": "arithmetic"}
     return ClaimVerdict(
         id=claim.id,
         source=claim.source_label,
         what=claim.what,
+        basis=kinds.get(claim.measure.kind, "measurement"),
         claimed=float(claim.printed),
         printed=claim.printed,
         unit=claim.unit,

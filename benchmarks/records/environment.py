@@ -21,6 +21,8 @@ LIBRARIES = (
     "torch torchvision numpy segment-anything ultralytics opencv-python pycocotools scipy pillow "
     "onnx onnxruntime openvino"
 ).split()
+NOISY = "noisy: "
+"""Begins the warning of a machine that was busy before a run."""
 _ROOT = Path(__file__).resolve().parents[2]
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _C_LIBRARY = re.compile(r"(libc[.-]|ld-musl|python)")
@@ -66,7 +68,7 @@ def warnings(environment: Environment) -> tuple[str, ...]:
     # The one-minute load average still includes work that ended before the machine became idle.
     known_idle = environment.other_load is not None
     if not known_idle and load is not None and load / cores > _NOISY_LOAD:
-        found.append(f"noisy: load average {load:.1f} on {cores} cores before the run")
+        found.append(f"{NOISY}load average {load:.1f} on {cores} cores before the run")
     if environment.threads > cores:
         found.append(f"{environment.threads} threads on {cores} cores: they compete")
     battery = getattr(psutil, "sensors_battery", lambda: None)()

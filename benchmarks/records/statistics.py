@@ -39,6 +39,10 @@ class Spread:
     bounds: Interval
     is_range: bool
 
+    def below(self, other: Spread | None) -> bool:
+        """Whether all of it lies below another one, so that the difference is measurable."""
+        return other is not None and self.bounds[1] < other.bounds[0]
+
 
 @dataclass(frozen=True, slots=True)
 class TimeSummary:

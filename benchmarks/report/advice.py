@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.evaluation.comparison import LEVEL
+from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.paper.verdicts import ClaimVerdict, tally_text
 from benchmarks.prompts.protocols import GROUND_TRUTH
+from benchmarks.records.environment import NOISY
 from benchmarks.records.record import MiouRow, RunRecord
-from benchmarks.report.frames import accuracy_latency_frame, decode_frame, pareto_front, slope_text
+from benchmarks.records.statistics import Spread
+from benchmarks.report.frames import accuracy_latency_frame, decode_frame
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MIB, milliseconds, number, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
 
 Statement = tuple[str, str]
 """A sentence, and the numbers behind it."""
+Relation = Literal["equal", "tied", "different", "untested"]
+MARGIN = 0.01
+"""Two accuracies are equal if the interval of their difference is within this, one point."""
+SINGLE_CALL = 1.5
+"""A time of a single call, which has no spread, is taken as uncertain by this factor."""
 
 
 class Finding(NamedTuple):
@@ -29,17 +37,44 @@ class Finding(NamedTuple):
     why: str
 
 
+class Candidate(NamedTuple):
+    """A model that advice may recommend under one protocol and setup."""
+
+    row: MiouRow
+    ms: float
+    spread: Spread | None
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.row.model
+
+    @property
+    def miou(self) -> float:
+        """Its accuracy, a fraction."""
+        return self.row.miou or 0.0
+
+    def faster_than(self, other: Candidate) -> bool:
+        """Whether its interval of time lies below the other one's."""
+        return _bounds(self.ms, self.spread).below(_bounds(other.ms, other.spread))
+
+
+def _bounds(ms: float, spread: Spread | None) -> Spread:
+    """The spread of a time, or an assumed one for a single call."""
+    return spread or Spread((ms / SINGLE_CALL, ms * SINGLE_CALL), is_range=True)
+
+
 def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Finding]:
     """All statements about a record, advice first."""
     advice, facts = list(_advice(record)), list(_accuracy_facts(record))
     for setup in queries.setups(record):
         facts += _time_facts(record, setup)
     if verdicts:
-        text = "All published claims of the ledger were judged by this record."
+        text = "Published claims, as far as this record tests them."
         facts.append((text, f"{tally_text(verdicts)}."))
     cautions = list(_cautions(record))
     if not advice:
-        why = "advice needs trained weights and an accuracy or a time of them"
+        why = "Advice needs an accuracy against ground truth, or a time, of a model with weights."
         cautions.insert(0, ("This record cannot say which model to run.", why))
     found = [Finding("advice", *each) for each in advice]
     found += [Finding("fact", *each) for each in facts]
@@ -52,7 +87,7 @@ def main_protocols(record: RunRecord) -> list[Protocol]:
     A synthetic dataset is used only if there is no other.
     """
     found = [p for p in queries.headline(record) if p.reference == GROUND_TRUTH]
-    found = [p for p in found if _scored(record, p)]
+    found = [p for p in found if candidate_rows(record, p)]
 
     def weight(dataset: str) -> tuple[bool, int]:
         rows = [row for row in record.miou if row.dataset == dataset]
@@ -62,21 +97,78 @@ def main_protocols(record: RunRecord) -> list[Protocol]:
     return [p for p in found if p.dataset == best]
 
 
-def _is_candidate(record: RunRecord, model: str) -> bool:
-    """Whether a model runs trained weights, unlike baselines and dummies."""
-    row = queries.model_row(record, model)
-    return row is not None and row.status == "ok" and row.weights.kind == "file"
-
-
-def _scored(record: RunRecord, protocol: Protocol) -> list[MiouRow]:
-    """Rows of a protocol with an accuracy, best first."""
+def candidate_rows(record: RunRecord, protocol: Protocol) -> list[MiouRow]:
+    """Rows of a protocol whose accuracy compares with that of other models, best first."""
     rows = (queries.find_miou(record, protocol, model) for model in model_names(record))
-    accurate = [row for row in rows if row is not None and queries.has_accuracy(row)]
-    return sorted(accurate, key=lambda row: -(row.miou or 0))
+    found = [
+        row
+        for row in rows
+        if row is not None and queries.has_accuracy(row) and not queries.incomparable(record, row)
+    ]
+    return sorted(found, key=lambda row: -(row.miou or 0))
 
 
-def _candidates(record: RunRecord, protocol: Protocol) -> list[MiouRow]:
-    return [row for row in _scored(record, protocol) if _is_candidate(record, row.model)]
+def candidates(record: RunRecord, setup: Setup, protocol: Protocol) -> tuple[list[Candidate], str]:
+    """Candidates with an accuracy and a time, best first, and the label of the time."""
+    points, label, _ = accuracy_latency_frame(record, setup, protocol)
+    times = {point["model"]: (point["ms"], point["spread"]) for point in points.to_dict("records")}
+    rows = [row for row in candidate_rows(record, protocol) if row.model in times]
+    found = [Candidate(row, *times[row.model]) for row in rows]
+    return sorted(found, key=lambda each: (-each.miou, each.ms)), label
+
+
+def front_of(found: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates that no other beats in both accuracy and time, fastest first."""
+    ordered = sorted(found, key=lambda each: (each.ms, -each.miou, each.model))
+    return [c for i, c in enumerate(ordered) if all(e.miou < c.miou for e in ordered[:i])]
+
+
+def relation(record: RunRecord, one: MiouRow, other: MiouRow) -> Relation:
+    """How two accuracies of a protocol compare, by the paired comparison of both models.
+
+    They are equal if the difference is certainly within `MARGIN`, tied if it is not measurable.
+    """
+    if one.miou == other.miou:
+        return "equal"
+    for row in record.comparisons:
+        same = queries.protocol_of(row) == queries.protocol_of(one)
+        if same and {row.model_a, row.model_b} == {one.model, other.model}:
+            if row.p_adjusted <= LEVEL:
+                return "different"
+            small = row.ci95 is not None and max(map(abs, row.ci95)) <= MARGIN
+            return "equal" if small else "tied"
+    return "untested"
+
+
+def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
+    """The candidate to recommend, which is on the Pareto front.
+
+    Of those on the front that are as accurate as the most accurate, the fastest; where the times
+    do not differ measurably, the more accurate by the digits printed. A model that merely cannot be
+    told apart from the most accurate, such as any model on a handful of images, is no choice.
+    """
+    front = front_of(found)
+    best = front[-1]
+    equal = [c for c in front if c is best or relation(record, best.row, c.row) == "equal"]
+    same_time = [each for each in equal if not equal[0].faster_than(each)]
+    chosen = max(same_time, key=lambda each: (round(100 * each.miou, 1), -each.ms))
+    beaten = any(
+        each.miou > chosen.miou and relation(record, each.row, chosen.row) == "different"
+        for each in found
+    )
+    return best if beaten else chosen
+
+
+def _names(models: Sequence[str], word: str = "and") -> str:
+    """Names as in a sentence: `a`, `a and b`, `a, b and c`."""
+    *first, last = models
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
+def _points(gap: float) -> str:
+    """A difference of mIoU in points, which is never printed as zero."""
+    points = 100 * abs(gap)
+    return f"{number(points, 1)} points" if points >= 0.05 else "less than 0.1 points"
 
 
 def _accuracies(rows: Sequence[MiouRow]) -> str:
@@ -88,42 +180,27 @@ def _accuracies(rows: Sequence[MiouRow]) -> str:
     return ", ".join(parts)
 
 
-def _encode_times(record: RunRecord, setup: Setup, models: Sequence[str]) -> dict[str, float]:
-    """Median encode time in ms of the models that were timed."""
-    rows = {model: queries.find_latency(record, setup, model, "encode") for model in models}
-    return {model: time[0] for model, row in rows.items() if (time := queries.timed(row))}
-
-
-def _may_be_equal(record: RunRecord, protocol: Protocol, one: MiouRow, other: MiouRow) -> bool:
-    """Whether a paired comparison under a protocol cannot tell two models apart."""
-    return any(
-        row.p_adjusted > LEVEL
-        for row in record.comparisons
-        if Protocol(row.dataset, row.reference, row.protocol) == protocol
-        and {row.model_a, row.model_b} == {one.model, other.model}
-    )
-
-
-def _tied(record: RunRecord, protocol: Protocol, rows: Sequence[MiouRow]) -> list[MiouRow]:
-    """The best row, which is the first, and the rows that cannot be told apart from it."""
-    best, *others = rows
-    tied = (r for r in others if r.miou == best.miou or _may_be_equal(record, protocol, best, r))
-    return [best, *tied]
+def _is_floor(record: RunRecord, model: str) -> bool:
+    """Whether a model is a baseline without a network, such as `box` or `grabcut`."""
+    row = queries.model_row(record, model)
+    return row is not None and row.decode_kind == "classical"
 
 
 def _advice(record: RunRecord) -> Iterator[Statement]:
-    """The trained model to run in every setup; protocols with the same choice share a statement."""
-    shown, timings = main_protocols(record), queries.setups(record)
-    for setup in timings:
+    """The model to run in every setup; protocols with the same choice share a statement."""
+    shown, advised = main_protocols(record), set[Protocol]()
+    for setup in queries.setups(record):
         choices: dict[tuple[str, str, str], list[tuple[Protocol, str]]] = {}
         faster: list[Statement] = []
         for protocol in shown:
-            points, label, _ = accuracy_latency_frame(record, setup, protocol)
-            choice = _choose(record, protocol, points, label)
-            if choice is not None:
-                choices.setdefault(choice[:3], []).append((protocol, choice[3]))
-                if protocol == shown[0]:
-                    faster += _faster(record, protocol, choice[0], points, label)
+            found, label = candidates(record, setup, protocol)
+            if found:
+                chosen = choose(record, found)
+                reason, times, accuracies = _why(record, protocol, found, chosen, label)
+                choices.setdefault((chosen.model, reason, times), []).append((protocol, accuracies))
+                if not advised:
+                    faster += _faster(record, setup, found, chosen, label)
+                advised.add(protocol)
         for (model, reason, times), same in choices.items():
             names = ", ".join(protocol.protocol for protocol, _ in same)
             accuracy = "; ".join(f"{protocol.protocol}: {text}" for protocol, text in same)
@@ -132,87 +209,131 @@ def _advice(record: RunRecord) -> Iterator[Statement]:
                 f"mIoU on {same[0][0].dataset}, {accuracy}. Time, {times}.",
             )
         yield from faster
-        encode = _encode_times(
-            record, setup, [model for model in model_names(record) if _is_candidate(record, model)]
-        )
-        if encode and not shown:
-            model = min(encode, key=lambda each: encode[each])
+        if not shown and (encode := _encode_times(record, setup, random=False)):
+            fastest, _ = _fastest(encode)
             yield (
-                f"By time alone, run {model} on {setup.label}; no accuracy was measured.",
-                f"encode {milliseconds(encode[model])}, the least of {len(encode)}.",
+                f"By time alone, {_names(fastest)} {'has' if len(fastest) == 1 else 'have'} the "
+                f"fastest image encoder on {setup.label}; no accuracy was measured.",
+                f"{_times_text(encode)}{_tie_text(fastest)}.",
             )
-    for protocol in () if timings else shown:
-        rows = _candidates(record, protocol)
-        if rows:
-            names = " or ".join(row.model for row in _tied(record, protocol, rows))
-            yield (
-                f"For prompts of {protocol.protocol}, run {names}: the most accurate here.",
-                f"mIoU on {protocol.dataset}: {_accuracies(rows)}. No time was measured.",
-            )
+    for protocol in shown:
+        if protocol not in advised:
+            yield _by_accuracy(record, protocol)
 
 
-def _choose(
-    record: RunRecord, protocol: Protocol, points: Any, label: str
-) -> tuple[str, str, str, str] | None:
-    """Model to run, reason, times and accuracies; None if no candidate has both."""
-    times = {} if points.empty else dict(zip(points["model"], points["ms"], strict=True))
-    rows = [row for row in _candidates(record, protocol) if row.model in times]
-    if not rows:
-        return None
-    tied = _tied(record, protocol, rows)
-    chosen = min(tied, key=lambda row: times[row.model])
-    others = [row for row in tied if row is not chosen]
-    if others:
-        reason = "no other is measurably more accurate, and it is the fastest of the best"
-    elif len(rows) > 1:
-        reason = "it is the most accurate"
+def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
+    """Advice for a protocol under which no model has a time."""
+    best, *others = rows = candidate_rows(record, protocol)
+    found = {row.model: relation(record, best, row) for row in others}
+    equal, tied = ([m for m in found if found[m] == kind] for kind in ("equal", "tied"))
+    if not others:
+        reason = "no other has an accuracy here"
+    elif equal or tied:
+        reason = "no other is measurably more accurate"
     else:
-        reason = "it alone has trained weights, an accuracy and a time here"
-    own = times[chosen.model]
-    ratios = (
-        f"{row.model} {milliseconds(times[row.model])}, {number(times[row.model] / own)} times as "
-        "long"
-        for row in others
+        certain = "untested" not in found.values()
+        reason = "it is the most accurate here" if certain else "it has the highest mIoU here"
+    if tied:
+        reason += f"; {_names(tied)} cannot be told apart from it on {best.n_images} images"
+    return (
+        f"For prompts of {protocol.protocol}, run {_names([best.model, *equal], 'or')}: {reason}.",
+        f"mIoU on {protocol.dataset}: {_accuracies(rows)}. No time was measured.",
     )
-    text = "; ".join((f"{label}: {chosen.model} {milliseconds(own)}", *ratios))
-    return chosen.model, reason, text, _accuracies([chosen, *others])
+
+
+def _why(
+    record: RunRecord,
+    protocol: Protocol,
+    found: Sequence[Candidate],
+    chosen: Candidate,
+    label: str,
+) -> tuple[str, str, str]:
+    """Reason, times and accuracies of a choice, with the candidates that tie in accuracy."""
+    relations = {c.model: relation(record, chosen.row, c.row) for c in found if c is not chosen}
+    equal = [c for c in found if relations.get(c.model) == "equal"]
+    open_ones = [c for c in found if relations.get(c.model) == "tied"]
+    alike = sorted((*equal, *open_ones), key=lambda c: c.ms)
+    same_time = [c for c in alike if not chosen.faster_than(c) and not c.faster_than(chosen)]
+    if not relations:
+        reason = "it alone has an accuracy and a time here"
+    elif not alike:
+        certain = "untested" not in relations.values()
+        reason = "it is the most accurate" if certain else "it has the highest mIoU"
+    else:
+        reason = "no other is measurably more accurate"
+        if same_time:
+            reason += f", and it ties with {_names([c.model for c in same_time])} in time too"
+            if all(round(100 * (chosen.miou - c.miou), 1) > 0 for c in same_time):
+                reason += ", with the higher mIoU"
+        elif equal and all(chosen.faster_than(each) for each in equal):
+            reason += ", and it is the fastest of those that are equal to within a point"
+    if faster := [c.model for c in open_ones if c.faster_than(chosen)]:
+        reason += f"; {_names(faster)} cannot be told apart from it on {chosen.row.n_images} images"
+    timed = {each.model for each in found}
+    untimed = [row for row in candidate_rows(record, protocol) if row.model not in timed]
+    accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
+    if untimed:
+        accuracies += f" (without a time: {_accuracies(untimed)})"
+        if any(
+            (row.miou or 0) > chosen.miou
+            and relation(record, chosen.row, row) in ("different", "untested")
+            for row in untimed
+        ):
+            reason = f"of the models timed here, {reason}"
+
+    def compared(other: Candidate) -> str:
+        if other in same_time:
+            return "no measurable difference"
+        if other.ms < chosen.ms:
+            return f"{number(chosen.ms / other.ms)} times as fast"
+        return f"{number(other.ms / chosen.ms)} times as long"
+
+    ratios = (f"{each.model} {milliseconds(each.ms)}, {compared(each)}" for each in alike)
+    times = "; ".join((f"{label}: {chosen.model} {milliseconds(chosen.ms)}", *ratios))
+    return reason, times, accuracies
 
 
 def _faster(
-    record: RunRecord, protocol: Protocol, model: str, points: Any, label: str
+    record: RunRecord, setup: Setup, found: Sequence[Candidate], chosen: Candidate, label: str
 ) -> Iterator[Statement]:
-    """Candidates on the Pareto front that are faster and less accurate than the chosen model."""
-    points = points[[_is_candidate(record, each) for each in points["model"]]]
-    chosen = points[points["model"] == model].iloc[0]
-    front = pareto_front(points)
-    for point in front[front["ms"] < chosen["ms"]].to_dict("records"):
+    """Networks on the front that are measurably faster than the choice and than each other."""
+    last = chosen
+    for each in reversed(front_of(found)):
+        if not each.faster_than(last) or _is_floor(record, each.model):
+            continue
+        last = each
+        chance = relation(record, each.row, chosen.row) in ("equal", "tied")
         yield (
-            f"Where time matters more, run {point['model']}: it takes "
-            f"{number(point['ms'] / chosen['ms'])} of the time of {model}, for "
-            f"{number(chosen['value'] - point['value'], 1)} points of mIoU less with "
-            f"{protocol.protocol}.",
-            f"{label} {milliseconds(point['ms'])} against {milliseconds(chosen['ms'])}; mIoU "
-            f"{number(point['value'], 1)} % against {number(chosen['value'], 1)} %.",
+            f"On {setup.label}, where time matters more, run {each.model}: it is "
+            f"{number(chosen.ms / each.ms)} times as fast as {chosen.model}, and its mIoU with "
+            f"{each.row.protocol} is {_points(chosen.miou - each.miou)} lower"
+            f"{', which may be chance' if chance else ''}.",
+            f"{label} {milliseconds(each.ms)} against {milliseconds(chosen.ms)}; mIoU "
+            f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
         )
 
 
 def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
+    """Networks against the best baseline, and objects by size, under the first protocol."""
     for protocol in main_protocols(record)[:1]:
-        candidates = _candidates(record, protocol)
-        baselines = [row for row in _scored(record, protocol) if row not in candidates]
-        if not candidates:
-            return
-        best, sizes, n = candidates[0], candidates[0].by_size, candidates[0].n_by_size
-        if baselines:
-            base = baselines[0]
-            above = number(100 * ((best.miou or 0) - (base.miou or 0)), 1)
-            chance = _may_be_equal(record, protocol, best, base)
-            yield (
-                f"{base.model}, which is not trained, is the baseline for {protocol.protocol} "
-                f"prompts: {best.model} is {above} points above it"
-                f"{', which may be chance' if chance else ''}.",
-                f"mIoU {_accuracies([best, base])} ({protocol.dataset}).",
-            )
+        rows = candidate_rows(record, protocol)
+        floors = [row for row in rows if _is_floor(record, row.model)]
+        networks = [row for row in rows if row not in floors]
+        where, best = f"with {protocol.protocol} prompts", (networks or rows)[0]
+        for base in floors[:1]:
+            for index, row in enumerate(networks):
+                gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
+                alike = known in ("equal", "tied")
+                if index > 0 and (gap >= 0 or alike):
+                    continue
+                side = "above" if gap > 0 else "below"
+                text = f"{row.model} is {_points(gap)} {side} {base.model}, the best baseline "
+                text += f"without a network, {where}"
+                if alike:
+                    text = f"{row.model} and {base.model}, the best baseline without a network, "
+                    text += f"cannot be told apart {where}: they are {_points(gap)} apart"
+                yield f"{text}.", f"mIoU {_accuracies([row, base])} ({protocol.dataset})."
+        sizes, n = best.by_size, best.n_by_size
         if sizes.small is not None and sizes.large is not None:
             yield (
                 f"Objects by size, {best.model}, {protocol.protocol}: small "
@@ -221,54 +342,117 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
             )
 
 
+Times = dict[str, tuple[float, Spread | None]]
+"""Median in ms and its interval or range, by model."""
+
+
+def _encode_times(record: RunRecord, setup: Setup, *, random: bool = True) -> Times:
+    """Encode times of the models whose encoder does something, without models for tests."""
+    found: Times = {}
+    for model in model_names(record):
+        time = queries.timed(queries.find_latency(record, setup, model, "encode"))
+        if (
+            time is not None
+            and time[0] >= NOTHING_MS
+            and not (queries.is_for_tests(record, model) or _is_floor(record, model))
+            and (random or not queries.has_random_weights(record, model))
+        ):
+            found[model] = time
+    return found
+
+
+def _fastest(times: Times) -> tuple[list[str], str]:
+    """Models that no other is measurably faster than, fastest first, and the slowest model."""
+    order = sorted(times, key=lambda model: times[model][0])
+    least = _bounds(*times[order[0]])
+    return [model for model in order if not least.below(_bounds(*times[model]))], order[-1]
+
+
+def _times_text(times: Times) -> str:
+    order = sorted(times, key=lambda model: times[model][0])
+    return f"Encode: {', '.join(f'{model} {milliseconds(times[model][0])}' for model in order)}"
+
+
+def _tie_text(fastest: Sequence[str]) -> str:
+    return "; their times do not differ measurably" if len(fastest) > 1 else ""
+
+
 def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
-    names = model_names(record)
-    rows = [queries.model_row(record, model) for model in names]
-    networks = [row.model for row in rows if row is not None and row.weights.kind != "none"]
-    encode = _encode_times(record, setup, networks)
+    encode = _encode_times(record, setup)
     if len(encode) > 1:
-        fast, slow = (f(encode, key=lambda each: encode[each]) for f in (min, max))
-        ratio = number(encode[slow] / encode[fast])
-        text = f"{fast} is the fastest, {slow} takes {ratio} times as long."
-        why = f"encode {milliseconds(encode[fast])} and {milliseconds(encode[slow])}."
-        yield (f"Image encoders on {setup.label}: {text}", why)
-    decoders = [
-        row
-        for row in decode_frame(record, setup).to_dict("records")
-        if _is_candidate(record, row["model"])
-        and row["row"].decode_kind == "decoder"
-        and row["slope_ms"] is not None
-    ]
+        fastest, slowest = _fastest(encode)
+        verb = "is the fastest" if len(fastest) == 1 else "are the fastest, a tie"
+        text = f"Image encoders on {setup.label}: {_names(fastest)} {verb}"
+        if slowest not in fastest:
+            ratio = number(encode[slowest][0] / encode[fastest[0]][0])
+            text += f"; {slowest} takes {ratio} times as long as {fastest[0]}"
+        yield f"{text}.", f"{_times_text(encode)}{_tie_text(fastest)}."
+    frame = decode_frame(record, setup)
+    decoders: dict[str, list[dict[str, Any]]] = {}
+    for row in frame.to_dict("records"):
+        network = row["row"].decode_kind == "decoder" and row["slope_ms"] is not None
+        if network and not queries.is_for_tests(record, row["model"]):
+            decoders.setdefault(row["model"], []).append(row)
     if decoders:
-        least = min(decoders, key=lambda row: row["slope_ms"])
-        own = [row for row in decoders if row["model"] == least["model"]]
+        least = min(decoders, key=lambda model: decoders[model][0]["slope_ms"])
+        own = decoders[least]
+        last = {
+            model: (rows[-1]["value"], rows[-1]["spread"])
+            for model, rows in decoders.items()
+            if rows[-1]["n_prompts"] == own[-1]["n_prompts"]
+        }
         why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own)
-        cost = f"{least['model']}: {slope_text(least['slope_ms'])}."
-        yield (f"Many prompts on one image cost least with {cost}", f"{why}.")
+        fastest, _ = _fastest(last)
+        slope, n_most = own[0]["slope_ms"], own[-1]["n_prompts"]
+        cost = milliseconds(slope) if slope > 0 else "no measurable time"
+        text = f"{least} takes {cost} for each further prompt on one image"
+        if others := [model for model in fastest if model != least]:
+            text += f"; with {n_most} prompts it ties with {_names(others)}"
+        elif len(decoders) > 1:
+            text += f", the least of {len(decoders)} decoders"
+        yield f"{text} ({setup.label}).", f"{why}."
     memory = {
         model: found.peak_rss_bytes / MIB
-        for model in names
-        if _is_candidate(record, model) or queries.has_random_weights(record, model)
+        for model in model_names(record)
+        if not queries.is_for_tests(record, model) and not _is_floor(record, model)
         if (found := queries.find_memory(record, setup.device, model)) is not None
     }
     if len(memory) > 1:
         least, most = (f(memory, key=lambda each: memory[each]) for f in (min, max))
-        why = f"peak RSS {memory[least]:.0f} and {memory[most]:.0f} MiB."
-        yield (f"Memory: {least} needs the least, {most} the most.", why)
+        yield (
+            f"Peak memory of {len(memory)} networks: from {memory[least]:.0f} MiB ({least}) to "
+            f"{memory[most]:.0f} MiB ({most}).",
+            "Resident set of the whole process, libraries included.",
+        )
 
 
 def _cautions(record: RunRecord) -> Iterator[Statement]:
     names = model_names(record)
     random = [model for model in names if queries.has_random_weights(record, model)]
     unknown = "No trained weights were available."
-    if any(row.model in random for row in record.latency):
+    if any(row.model in random and row.status == "ok" for row in record.latency):
         unknown += " The exact architecture was timed with random weights."
-    custom = [r.model for r in record.models if r.weights.kind == "file" and not r.weights.official]
+    measured = {row.model for row in record.latency if row.status == "ok"}
+    measured |= {row.model for row in record.miou if row.status == "ok"}
+    files = [r for r in record.models if r.weights.kind == "file" and r.model in measured]
+    custom = [r.model for r in files if not (r.weights.official or r.weights.shipped)]
+    shipped = queries.grouped((r.weights.shipped, r.model) for r in files if r.weights.shipped)
     dataset = next((protocol.dataset for protocol in main_protocols(record)), "")
     drawn = [dataset] if dataset.startswith("synthetic:") else []
     errors = [row.model for row in record.models if row.status == "error"]
     failed = unique((*errors, *(each.culprit for each in record.failures)))
-    noisy = [each.removeprefix("noisy: ") for each in record.warnings if each.startswith("noisy")]
+    noisy = [each.removeprefix(NOISY) for each in record.warnings if each.startswith(NOISY)]
+    doubts = [
+        f"{row.model}: {doubt}"
+        for row in record.latency
+        if (doubt := queries.doubtful_end_to_end(record, row)) is not None
+    ]
+    left_out = queries.grouped(
+        (f"{why[0].upper()}{why[1:]}.", row.model)
+        for row in record.miou
+        if row.reference == GROUND_TRUTH and queries.has_accuracy(row)
+        if (why := queries.incomparable(record, row)) is not None
+    )
     processes: dict[str, set[int]] = {name: set() for name in names}
     for row in record.latency:
         if row.status == "ok":
@@ -278,12 +462,21 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
     ranges = "Ranges over its calls leave out the variation between processes"
     table: tuple[tuple[Sequence[str], str, str], ...] = (
         (random, "The accuracy of {} is unknown.", unknown),
+        *(
+            (own, "{} ran weights that ship with this package and are not official.", f"{label}.")
+            for label, own in shipped.items()
+        ),
         (custom, "{} did not run the published weights.", other_weights),
+        *(
+            (unique(own), "Left out of comparisons with other models: {}.", why)
+            for why, own in left_out.items()
+        ),
         (drawn, "Accuracy was measured on drawn scenes, not on photos.", f"Dataset {dataset}."),
         (failed, "Something failed: {}.", "See warnings and failures."),
-        (noisy, "The machine was busy during a run.", f"{'; '.join(noisy)}."),
+        (doubts, "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."),
+        (noisy, "The machine was busy before a run.", f"{'; '.join(noisy)}."),
         (once, "Timed in one process only: {}.", f"{ranges}; use a longer profile."),
-    )
+    )  # fmt: skip
     for subjects, text, why in table:
         if subjects:
             yield text.replace("{}", ", ".join(subjects)), why

@@ -194,7 +194,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
             *(size_column(index, size) for index, size in enumerate(labels)),
         ),
         [list(part.itertuples()) for _, part in frame.groupby("model", sort=False)],
-        frames.size_notes(record, frame),
+        frames.size_notes(record, protocol, frame),
     )
 
 

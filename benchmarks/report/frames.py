@@ -20,15 +20,7 @@ from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import clean, milliseconds
 from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, timed, unique
 
-WATERFALL = (
-    ("preprocess", "preprocess", None),
-    ("encode", "encode", None),
-    # A detector searches for masks once per image, before any prompt.
-    ("search", "postprocess", None),
-    ("decode", "decode", 1),
-    ("postprocess", "postprocess", 1),
-)
-"""Label, phase and number of prompts of the steps of one prompt, in the order of execution."""
+OWN_REFERENCE = "Left out, its own masks are the reference"
 HISTORY_TIMES = (
     ("end to end", "end_to_end", 1),
     ("encode", "encode", None),
@@ -131,7 +123,7 @@ def waterfall_frame(record: RunRecord, setup: Setup) -> Any:
     for _, rows in _timed_rows(record, setup):
         steps = [
             {**row, "step": step}
-            for step, phase, n in WATERFALL
+            for step, phase, n in queries.PROMPT_STEPS
             for row in rows
             if (row["phase"], row["n_prompts"]) == (phase, n)
         ]
@@ -170,8 +162,15 @@ def accuracy_latency_frame(
         return total, Spread((low, high), one.is_range or other.is_range)
 
     models = model_names(record)
-    means = {m: queries.miou_percent(queries.find_miou(record, protocol, m)) for m in models}
+    rows_of = {model: queries.find_miou(record, protocol, model) for model in models}
+    means = {model: queries.miou_percent(row) for model, row in rows_of.items()}
     accurate = {model: mean for model, mean in means.items() if mean is not None}
+    left_out: dict[str, list[str]] = {}
+    for model in list(accurate):
+        found = rows_of[model]
+        if found is not None and (why := queries.incomparable(record, found)) is not None:
+            left_out.setdefault(f"Left out, {why}", []).append(model)
+            del accurate[model]
     whole = {m: timed(queries.find_latency(record, setup, m, "end_to_end")) for m in accurate}
     sums = {m: encode_decode(m) for m in accurate}
     n_whole, n_sums = (sum(time is not None for time in each.values()) for each in (whole, sums))
@@ -186,9 +185,9 @@ def accuracy_latency_frame(
             parameters = queries.used_parameters(record, model)
             rows.append({**row, **_value(*accurate[model]), "parameters": parameters})
     shown = [row["model"] for row in rows]
-    without = [model for model in models if model not in accurate]
+    without = [model for model in models if means[model] is None]
     random = [model for model in without if queries.has_random_weights(record, model)]
-    left_out = {
+    left_out |= {
         "Random weights, so no accuracy": random,
         "No accuracy under this protocol": [model for model in without if model not in random],
         f"No time ({label}) in this setup": [model for model in accurate if model not in shown],
@@ -234,7 +233,7 @@ def size_frame(record: RunRecord, protocol: Protocol) -> Any:
     for model in model_names(record):
         row = queries.find_miou(record, protocol, model)
         mean = queries.miou_percent(row)
-        if row is None or mean is None:
+        if row is None or mean is None or queries.is_own_reference(row):
             continue
         rows.append({"model": model, "size": "all", "miou": row.miou, "n": row.n_instances})
         rows[-1] |= _value(*mean)
@@ -245,14 +244,16 @@ def size_frame(record: RunRecord, protocol: Protocol) -> Any:
     return object_frame(rows)
 
 
-def size_notes(record: RunRecord, frame: Any) -> list[str]:
+def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     """Notes of a plot of a size frame."""
     shown = unique(frame["model"])
-    missing = [model for model in model_names(record) if model not in shown]
+    missing = {m: queries.find_miou(record, protocol, m) for m in model_names(record)}
+    own = [m for m, row in missing.items() if row is not None and queries.is_own_reference(row)]
+    without = [model for model in missing if model not in (*shown, *own)]
     return [
         "Bars: 95 % bootstrap interval over images. Small < 32^2 <= medium < 96^2 <= large, in "
         "pixels of annotation area.",
-        *_group_notes({"No accuracy under this protocol": missing}),
+        *_group_notes({"No accuracy under this protocol": without, OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),
     ]
 
@@ -263,7 +264,9 @@ def protocol_frame(record: RunRecord, group: Sequence[Protocol]) -> Any:
         {"model": model, "protocol": protocol, **_value(*mean)}
         for model in model_names(record)
         for protocol in group
-        if (mean := queries.miou_percent(queries.find_miou(record, protocol, model)))
+        if (row := queries.find_miou(record, protocol, model)) is not None
+        and not queries.is_own_reference(row)
+        and (mean := queries.miou_percent(row))
     )
 
 
@@ -359,7 +362,7 @@ def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str
             for name, protocol in accuracies.items():
                 row = queries.find_miou(run, protocol, model)
                 mean = queries.miou_percent(row)
-                if row is None or mean is None:
+                if row is None or mean is None or queries.is_own_reference(row):
                     continue
                 spread = None if mean[1] is None else Spread(mean[1], is_range=False)
                 found[name].append(same | _time(mean[0], spread))

@@ -287,7 +287,10 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
                 dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
         panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
     title, models = f"mIoU by object size: {protocol.label}", unique(frame["model"])
-    notes, limits = frames.size_notes(record, frame), frames.percent_limits(frames.values_of(frame))
+    notes, limits = (
+        frames.size_notes(record, protocol, frame),
+        frames.percent_limits(frames.values_of(frame)),
+    )
     columns = len(panels)
     return panel_figure(
         title, panels, models, "mIoU (%)", notes=notes, linear=limits, columns=columns
@@ -474,7 +477,9 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
     shown = [p for p in group if p in set(frame["protocol"])]
     bars = "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
     teacher = reference_model(group[0].reference)
-    agreement = f"Agreement with the masks of {teacher}, which is not accuracy; its own is 100 %."
+    agreement = (
+        f"Agreement with the masks of {teacher}, which is not accuracy; {teacher} is left out."
+    )
     notes = [bars, *([agreement] if teacher else []), *_missing_notes(record, group)]
     row_in = 0.14 + MODEL_IN * len(unique(frame["model"]))
     title = f"mIoU by protocol: vs {group[0].reference}, {group[0].dataset}"

@@ -33,7 +33,14 @@ from benchmarks.tables.columns import (
     value_column,
 )
 from benchmarks.tables.formatting import interval, number, percent, slug
-from benchmarks.tables.record_queries import Protocol, grouped, has_accuracy, protocol_of, unique
+from benchmarks.tables.record_queries import (
+    Protocol,
+    grouped,
+    has_accuracy,
+    is_ranked,
+    protocol_of,
+    unique,
+)
 from benchmarks.tables.table import Table
 from mobilesam.errors import DataError
 
@@ -158,6 +165,8 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
                 "Instances for which the protocol has no prompt, left out for all models: "
                 f"{', '.join(left_out)}."
             )
+        own = unique(row.model for row in rows if queries.is_own_reference(row))
+        notes += [f"{name} is compared with its own masks, which is no result." for name in own]
         incomplete = grouped((row.why, row.model) for row in rows if row.status == "ok" and row.why)
         notes += [f"{', '.join(unique(names))}: {why}." for why, names in incomplete.items()]
         hashes = unique(row.manifest_sha256[:16] for row in rows if row.manifest_sha256)
@@ -222,7 +231,7 @@ def _leaderboard_columns(*, boundary: bool) -> tuple[RowColumn, ...]:
 
 def leaderboard_tables(record: RunRecord) -> tuple[Table, ...]:
     """Models with an accuracy ranked under each protocol, by dataset and reference."""
-    scored = {protocol_of(row) for row in record.miou if has_accuracy(row)}
+    scored = {protocol_of(row) for row in record.miou if is_ranked(row)}
     found = [each for each in queries.listed(queries.protocols(record)) if each in scored]
     return tuple(_leaderboard(record, *part) for part in _by_reference("leaderboard", found))
 
@@ -266,6 +275,8 @@ def _leaderboard(
             if row.weights.kind == "random" and row.status != "error":
                 why = "no trained weights"
             missing.setdefault(why, []).append(row)
+        elif (row.dataset, row.reference) == (dataset, reference) and not is_ranked(row):
+            missing.setdefault("its own masks are the reference", []).append(row)
     notes += [
         f"Not ranked in {', '.join(unique(row.protocol for row in rows))} ({why}): "
         f"{', '.join(unique(row.model for row in rows))}."
@@ -278,7 +289,7 @@ def _leaderboard(
 
 def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | None]:
     """Models of a protocol, best first, and the reason if they have no groups."""
-    rows = [row for row in record.miou if protocol_of(row) == protocol and has_accuracy(row)]
+    rows = [row for row in record.miou if protocol_of(row) == protocol and is_ranked(row)]
     rows.sort(key=lambda row: -(row.miou or 0))
     comparisons = [row for row in record.comparisons if protocol_of(row) == protocol]
     groups, why = {}, None
@@ -298,7 +309,8 @@ def _rank(record: RunRecord, protocol: Protocol) -> tuple[list[_Ranked], str | N
                 "ci95": pair.ci95 and (-pair.ci95[1], -pair.ci95[0]),
             }
             behind[pair.model_a] = pair.model_copy(update=swapped)
-    values = [row.miou or 0 for row in rows]
+    # As printed, so that equal numbers have equal ranks.
+    values = [percent(row.miou or 0) for row in rows]
     ranked = [
         _Ranked(row, 1 + values.index(value), groups.get(row.model), best, behind.get(row.model))
         for row, value in zip(rows, values, strict=True)
@@ -448,7 +460,7 @@ def category_tables(record: RunRecord) -> tuple[Table, ...]:
     """Mean IoU by category, one table for each headline protocol, one column a model."""
     tables = []
     for protocol in queries.headline(record):
-        rows = [row for row in record.miou if protocol_of(row) == protocol and has_accuracy(row)]
+        rows = [row for row in record.miou if protocol_of(row) == protocol and is_ranked(row)]
         means = {row.model: {c.category: c.miou for c in row.by_category} for row in rows}
         models = [model for model, categories in means.items() if categories]
         if models:

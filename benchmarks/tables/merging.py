@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.records.environment import NOISY
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.record_queries import protocol_of, setup_of, unique, weights_label
 from mobilesam.errors import UsageError
@@ -51,7 +52,14 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     home = newest if same_machine else newest_timed
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
-    warnings = [warning for run in runs for warning in run.warnings]
+    # The load of the machine matters for times only.
+    warnings = [
+        f"run {run.id}, without times: {warning}"
+        if warning.startswith(NOISY) and run not in timed
+        else warning
+        for run in runs
+        for warning in run.warnings
+    ]
     warnings += _mixed_setups(runs)
     kept = [run if _conditions(run) == _conditions(home) else _without_times(run) for run in runs]
     warnings += [

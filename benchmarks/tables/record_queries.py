@@ -25,6 +25,7 @@ from benchmarks.records.record import (
     WeightsRow,
 )
 from benchmarks.records.statistics import Spread, median_spread
+from benchmarks.tables.formatting import milliseconds, number
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -37,6 +38,21 @@ PHASES = (
     "everything",
 )  # fmt: skip
 SHA_DIGITS = 8
+TEST_FAMILIES = frozenset({"dummy", "oracle"})
+"""Families of models for tests; they have no place in advice and on a Pareto front."""
+PERFECT = 1 - 1e-6
+"""A mean IoU from here on is that of the reference's own masks."""
+PROMPT_STEPS = (
+    ("preprocess", "preprocess", None),
+    ("encode", "encode", None),
+    # A detector searches for masks once per image, before any prompt.
+    ("search", "postprocess", None),
+    ("decode", "decode", 1),
+    ("postprocess", "postprocess", 1),
+)
+"""Label, phase and number of prompts of the steps of one prompt, in the order of execution."""
+MOST_END_TO_END = 2
+"""End to end is doubtful if it takes more than this many times the sum of its steps."""
 MOST_HEADLINES = 3
 """Up to this number, all protocols of one dataset and reference are headlines."""
 
@@ -223,6 +239,63 @@ def miou_percent(row: MiouRow | None) -> tuple[float, Bounds | None] | None:
     if row is None or row.miou is None or not has_accuracy(row):
         return None
     return 100 * row.miou, row.ci95 and (100 * row.ci95[0], 100 * row.ci95[1])
+
+
+def incomparable(record: RunRecord, row: MiouRow) -> str | None:
+    """Why an accuracy says nothing in comparison with those of other models; None if it does."""
+    if is_own_reference(row):
+        return "its own masks are the reference"
+    if row.weights.kind == "random" or has_random_weights(record, row.model):
+        return "random weights, so no accuracy"
+    if is_for_tests(record, row.model):
+        return "a model for tests"
+    if row.miou is not None and row.miou >= PERFECT:
+        return "its masks are those of the reference"
+    return None
+
+
+def is_ranked(row: MiouRow | None) -> bool:
+    """Whether a row holds an accuracy, or an agreement with the masks of another model."""
+    return row is not None and has_accuracy(row) and not is_own_reference(row)
+
+
+def is_own_reference(row: MiouRow) -> bool:
+    """Whether a model is compared with its own masks."""
+    return reference_model(row.reference) == row.model
+
+
+def is_for_tests(record: RunRecord, model: str) -> bool:
+    """Whether a model serves for tests of this suite, such as `dummy`."""
+    info = model_row(record, model)
+    return model in TEST_FAMILIES if info is None else info.family in TEST_FAMILIES
+
+
+def doubtful_end_to_end(record: RunRecord, row: LatencyRow) -> str | None:
+    """Why a time end to end contradicts the times of its steps; None if it does not."""
+    times = {
+        (each.phase, each.n_prompts): timed(each)
+        for each in record.latency
+        if each.model == row.model and setup_of(each) == setup_of(row)
+    }
+    whole = timed(row) if row.phase == "end_to_end" and row.n_prompts in (None, 1) else None
+    steps = {name: time for name, phase, n in PROMPT_STEPS if (time := times.get((phase, n)))}
+    if whole is None or not steps:
+        return None
+    longest = max(steps, key=lambda name: steps[name][0])
+    ms, spread = steps[longest]
+    if whole[0] < ms:
+        apart = whole[1] is not None and spread is not None and whole[1].below(spread)
+        return (
+            f"end to end {milliseconds(whole[0])} is shorter than {longest} alone, "
+            f"{milliseconds(ms)}{'' if apart else ', by no measurable difference'}"
+        )
+    total = sum(time for time, _ in steps.values())
+    if whole[0] > MOST_END_TO_END * total and {"encode", "decode"} <= steps.keys():
+        return (
+            f"end to end {milliseconds(whole[0])} is {number(whole[0] / total)} times the sum of "
+            f"its phases, {milliseconds(total)}"
+        )
+    return None
 
 
 def find_memory(record: RunRecord, device: str, model: str) -> MemoryRow | None:

@@ -111,6 +111,10 @@ def latency_table(record: RunRecord) -> Table:
         same = info is not None and info.weights.kind == row.weights
         return weights_cell(info.weights if info and same else WeightsRow(kind=row.weights))
 
+    def median(row: LatencyRow) -> Cell:
+        doubt = queries.doubtful_end_to_end(record, row)
+        return replace(median_cell(row), reason=doubt and f"{row.model}: {doubt}")
+
     def decode_kind(row: LatencyRow) -> str:
         # The kind of decoding has no influence on the other phases.
         return (row.decode_kind or "") if row.phase == "decode" else ""
@@ -124,7 +128,7 @@ def latency_table(record: RunRecord) -> Table:
         text_column("Phase", "phase"),
         count_column("Prompts", "n_prompts"),
         value_column("Decode kind", "decode_kind", text=decode_kind, align="left", rank=4),
-        RowColumn(median_column(rows), median_cell),
+        RowColumn(median_column(rows), median),
         *(
             number_column(header, f"{header.lower()}_ms", unit="ms", rank=rank)
             for header, rank in {"Mean": 3, "Min": 3, "p95": 2, "p99": 3}.items()
@@ -201,7 +205,9 @@ def _time_column(header: str, phase: str, n_prompts: int | None, *, bounds: bool
         text = spread_text(row.median_ms, spread if bounds else None)
         # Shorter times are call overhead: the phase does nothing in that model.
         text = f"< {NOTHING_MS:g}" if row.median_ms < NOTHING_MS else text
-        return Cell(text, (row.median_ms, *spread_ends(spread), "ok"))
+        doubt = queries.doubtful_end_to_end(entry.record, row)
+        raw = (row.median_ms, *spread_ends(spread), "ok")
+        return Cell(text, raw, reason=doubt and f"{entry.model}: {doubt}")
 
     stem = phase if phase != "decode" else f"decode_{n_prompts}"
     raw = (f"{stem}_ms", *(f"{stem}_{end}_ms" for end in ENDS), f"{stem}_status")
@@ -227,6 +233,8 @@ def _miou_column(header: str, protocol: Protocol) -> RowColumn:
     def cell(entry: _Entry) -> Cell:
         row = queries.find_miou(entry.record, protocol, entry.model)
         random = row is not None and row.weights.kind == "random"
+        if row is not None and queries.is_own_reference(row):
+            return reason_cell("reference", "its own masks are the reference", 3)
         if row is not None and row.miou is not None and queries.has_accuracy(row):
             return Cell(percent(row.miou, row.ci95), (row.miou, *(row.ci95 or (None, None)), "ok"))
         if row is not None and row.status == "skipped" and random:

@@ -46,7 +46,7 @@ def paper(
     from benchmarks.config.run_config import find_profile
     from benchmarks.paper.claims import load_claims, models_needed, protocols_needed
     from benchmarks.paper.paper_output import FOLDER, claim_rows, write_claims
-    from benchmarks.paper.verdicts import judge, tally
+    from benchmarks.paper.verdicts import judge, tally, tally_by_basis
     from benchmarks.prompts.protocols import DETECTOR_BOX, DETECTOR_BOX_MULTI, TEACHER_PREFIX
     from benchmarks.records.record import RECORD_NAME, load_record
     from benchmarks.records.run_folder import held
@@ -94,7 +94,8 @@ def paper(
             verdicts = judge(record, claims)
             written = write_claims(record, verdicts, out)
     if output.json:
-        print_json({"claims": claim_rows(verdicts), "verdicts": tally(verdicts), "run": record.id})
+        tallies = {"verdicts": tally(verdicts), "by_basis": tally_by_basis(verdicts)}
+        print_json({"claims": claim_rows(verdicts), **tallies, "run": record.id})
     else:
         _print(verdicts)
         if out is not None:

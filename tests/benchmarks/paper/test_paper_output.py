@@ -92,7 +92,13 @@ def test_the_ledger_is_grouped_by_source_and_counted(kit: Any, ledger: Ledger) -
     sources = [row["source"] for row in rows]
     runs = [s for i, s in enumerate(sources) if i == 0 or sources[i - 1] != s]
     assert len(runs) == len(set(runs))
-    assert table.notes[0].startswith(f"{len(ledger)} claims: 18 reproduced, 16 explained, ")
+    assert table.notes[0].startswith(f"{len(ledger)} claims: 0 of ")
+    assert "measured claims tested; 32 of " in table.notes[0]
+    assert "counts of parameters compared (16 reproduced, 16 explained)" in table.notes[0]
+    by_id = {verdict.id: verdict.basis for verdict in verdicts}
+    assert by_id["mobilesam.table1.encoder-h"] == "count"
+    assert by_id["mobilesam.training.images"] == "arithmetic"
+    assert by_id["mobilesam.table3.encoder-latency"] == "measurement"
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -155,9 +161,13 @@ def test_tables_and_claims_are_written(
     assert run_command([tmp_path / "run"], tmp_path / "out", as_json=False) == 0
     text = capsys.readouterr().out
     assert "Table 7 of MobileSAM" in text
-    assert "18 reproduced" in text
+    assert "0 of " in text
+    assert "(16 reproduced, 16 explained)" in " ".join(text.split())
     folder = tmp_path / "out" / "paper"
-    assert json.loads((folder / "claims.json").read_text())["verdicts"]["reproduced"] == 18
+    document = json.loads((folder / "claims.json").read_text())
+    assert document["verdicts"]["reproduced"] == 18
+    assert document["by_basis"]["count"]["reproduced"] == 16
+    assert document["by_basis"]["arithmetic"] == {"reproduced": 2}
     names = {path.name for path in folder.iterdir()}
     assert {"table7.md", "table7.csv", "table7.tex", "ledger.md"} <= names
     assert len(names) == 25

@@ -1,9 +1,26 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import NamedTuple
 
-from benchmarks.records.record import ComparisonRow, RunRecord, WeightsRow
-from benchmarks.report.advice import findings, main_protocols
+import example_records as examples
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.records.record import (
+    ComparisonRow,
+    LatencyRow,
+    MiouRow,
+    ModelRow,
+    RunRecord,
+    WeightsRow,
+)
+from benchmarks.records.statistics import Spread
+from benchmarks.report.advice import MARGIN, findings, main_protocols
+from benchmarks.report.frames import accuracy_latency_frame, pareto_front
+from benchmarks.tables import record_queries as queries
 
 
 def texts(record: RunRecord) -> dict[str, list[str]]:
@@ -17,7 +34,7 @@ def test_advice_for_a_single_trained_model(record: RunRecord) -> None:
     said = texts(record)
     assert len(said["advice"]) == 1
     assert "run mobilesam for prompts of box, center, center-multi" in said["advice"][0]
-    assert "alone has trained weights" in said["advice"][0]
+    assert "it has the highest mIoU" in said["advice"][0]
     assert "box: mobilesam 74.4 % [71.4, 76.9]" in said["advice"][0]
     assert any("accuracy of sam-vit-h, sam-vit-l, sam-vit-b" in each for each in said["caution"])
 
@@ -40,7 +57,7 @@ def test_fastest_of_tied_models_is_advised(
 ) -> None:
     said = texts(tie(make_record(11), 0.8))
     assert "run mobilesam-openvino for prompts of" in said["advice"][0]
-    assert "no other is measurably more accurate" in said["advice"][0]
+    assert "no other is measurably more accurate, and it is the fastest" in said["advice"][0]
     assert len(said["advice"]) == 1
 
 
@@ -49,27 +66,29 @@ def test_best_model_is_advised_with_faster_alternatives(
 ) -> None:
     said = texts(tie(make_record(11), 0.001))
     assert "run mobilesam for prompts of" in said["advice"][0]
-    assert "it is the most accurate" in said["advice"][0]
     faster = [each for each in said["advice"][1:] if "time matters more" in each]
-    assert {each.split(": it takes")[0] for each in faster} == {
-        "Where time matters more, run mobilesam-onnx",
-        "Where time matters more, run mobilesam-openvino",
-    }
+    assert [re.findall(r"run (\S+): it is", each) for each in faster] == [
+        ["mobilesam-onnx"],
+        ["mobilesam-openvino"],
+    ]
 
 
-def test_no_advice_without_trained_weights(record: RunRecord) -> None:
+def test_models_with_random_weights_are_never_advised(record: RunRecord) -> None:
     rows = tuple(
         row if row.model != "mobilesam" else row.model_copy(update={"weights": WeightsRow(
             kind="random")}) for row in record.models
     )  # fmt: skip
     said = texts(record.model_copy(update={"models": rows}))
+    assert [re.findall(r"run (\S+) for", each) for each in said["advice"]] == [["grabcut"]] * 2
+    without = record.model_copy(update={"models": (), "latency": (), "miou": ()})
+    said = texts(without)
     assert said["advice"] == []
     assert "cannot say which model to run" in said["caution"][0]
 
 
 def test_advice_without_times_or_accuracies(make_record: Callable[..., RunRecord]) -> None:
     assert "No time was measured" in texts(make_record(9, latency=()))["advice"][0]
-    assert "By time alone, run mobilesam" in texts(make_record(9, miou=()))["advice"][0]
+    assert "By time alone, mobilesam has the fastest" in texts(make_record(9, miou=()))["advice"][0]
 
 
 def test_photos_are_preferred_to_synthetic_scenes(record: RunRecord) -> None:
@@ -87,3 +106,220 @@ def test_photos_are_preferred_to_synthetic_scenes(record: RunRecord) -> None:
 def test_custom_weights_give_a_caution(make_record: Callable[..., RunRecord]) -> None:
     said = texts(make_record(10))
     assert any("mobilesam-onnx did not run the published" in each for each in said["caution"])
+
+
+class Made(NamedTuple):
+    """A model of a generated table; `ms` are end to end, its lowest and its highest value."""
+
+    kind: str = "plugin"
+    miou: float | None = 0.7
+    ms: tuple[float, float, float] | None = (100, 98, 102)
+
+
+KINDS = {
+    "file": ("SAM", "decoder", "file"),
+    "plugin": ("mine", "decoder", "none"),
+    "classical": ("classical", "classical", "none"),
+    "dummy": ("dummy", "decoder", "none"),
+    "oracle": ("oracle", "select", "none"),
+    "random": ("SAM", "decoder", "random"),
+}
+"""Family, decode kind and weights."""
+UNFIT = ("dummy", "oracle", "random")
+Pairs = dict[tuple[str, str], tuple[float, float]]
+"""Adjusted p and half width of the interval of the difference, by pair."""
+
+
+def table(models: dict[str, Made], pairs: Pairs) -> RunRecord:
+    """A record with one protocol, one setup and one time end to end for each model."""
+    where = {"dataset": "photos", "protocol": "box", "reference": "ground-truth"}
+    rows, accuracies, times = [], [], []
+    for name, made in models.items():
+        family, decode_kind, kind = KINDS[made.kind]
+        weights = WeightsRow(kind=kind)
+        common = {"model": name, "decode_kind": decode_kind}
+        rows.append(
+            ModelRow(**common, family=family, input_size_px=0, licence="MIT", weights=weights)
+        )
+        if made.miou is not None:
+            accuracies.append(
+                MiouRow(**where, model=name, weights=weights, miou=made.miou, n_images=9)
+            )
+        if made.ms is not None:
+            median, low, high = made.ms
+            times.append(
+                LatencyRow(
+                    **common, phase="end_to_end", n_prompts=1, device="cpu", precision="fp32",
+                    threads=2, weights=kind, median_ms=median, range_ms=(low, high), processes=3,
+                )
+            )  # fmt: skip
+    scored = {name: made.miou for name, made in models.items() if made.miou is not None}
+    comparisons = [
+        ComparisonRow(
+            **where, model_a=a, model_b=b, n_images=9, n_instances=99, p_value=p, p_adjusted=p,
+            difference=scored[a] - scored[b],
+            ci95=(scored[a] - scored[b] - half, scored[a] - scored[b] + half),
+        )
+        for (a, b), (p, half) in pairs.items()
+        if a in scored and b in scored
+    ]  # fmt: skip
+    changes = {"models": rows, "miou": accuracies, "latency": times, "comparisons": comparisons}
+    empty = {"params": (), "memory": (), "failures": (), "warnings": ()}
+    return examples.build_record([], **{k: tuple(v) for k, v in (changes | empty).items()})
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[dict[str, Made], Pairs]:
+    """Up to six models of all kinds on coarse grids, so that equal and close values are common."""
+    models = {}
+    for name in "abcdef"[: draw(st.integers(1, 6))]:
+        miou = draw(st.none() | st.sampled_from([0.5, 0.6, 0.695, 0.6996, 0.7, 0.7001, 0.71, 0.8]))
+        median = draw(st.sampled_from([10.0, 95.0, 100.0, 101.0, 150.0, 1000.0]))
+        low, high = (draw(st.sampled_from([1.0, 1.01, 1.1, 2.0])) for _ in range(2))
+        ms = draw(st.none() | st.just((median, median / low, median * high)))
+        models[name] = Made(draw(st.sampled_from(sorted(KINDS))), miou, ms)
+    some = [(a, b) for a in models for b in models if a < b and draw(st.integers(0, 9)) > 1]
+    p, half = st.sampled_from([0.001, 0.05, 0.2, 1.0]), st.sampled_from([0.001, 0.01, 0.1])
+    return models, {pair: (draw(p), draw(half)) for pair in some}
+
+
+def advised(said: str) -> str | None:
+    """The model that one statement recommends, alone."""
+    found = re.search(r"run (\w)(?: for prompts|: it is)", said)
+    return found and found[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables())
+def test_advice_is_right_on_generated_tables(case: tuple[dict[str, Made], Pairs]) -> None:
+    models, pairs = case
+    record = table(models, pairs)
+    fit = {n: (m.miou, m.ms) for n, m in models.items() if m.kind not in UNFIT and m.miou}
+    both = {name: (miou, ms) for name, (miou, ms) in fit.items() if ms}
+    spreads = {name: Spread(ms[1:], is_range=True) for name, (_, ms) in both.items()}
+    said = texts(record)
+    first = next((each for each in said["advice"] if "prompts of" in each), None)
+    assert (first is not None) == bool(fit)
+    for text in said["advice"]:
+        named = advised(text)
+        if named is None or named not in both:
+            assert not both or "By time alone" in text
+            continue
+        miou, (ms, *_) = both[named]
+        for other, (other_miou, (other_ms, *_)) in both.items():
+            better = (other_miou > miou, other_ms < ms)
+            assert not (other_miou >= miou and other_ms <= ms and any(better)), (text, other)
+        if "fastest of those" in text:
+            equal = [
+                name
+                for name in both
+                if name != named and relation_of(models, pairs, name, named) == "equal"
+            ]
+            assert equal
+            assert all(spreads[named].below(spreads[name]) for name in equal)
+        if "times as fast as" in text and "time matters" in text:
+            slower = re.search(r"as fast as (\w),", text)
+            assert slower is not None
+            assert spreads[named].below(spreads[slower[1]])
+            assert miou < both[slower[1]][0]
+        if tied := re.search(r"ties with ([\w, ]+?) in time too(, with the higher)?", text):
+            for name in re.findall(r"\b[a-f]\b", tied[1].replace(" and ", ", ")):
+                assert not spreads[named].below(spreads[name])
+                assert not spreads[name].below(spreads[named])
+                assert relation_of(models, pairs, name, named) in ("equal", "tied")
+                assert tied[2] is None or both[name][0] < miou
+        if "no other is measurably more accurate" in text and "timed here" not in text:
+            for name in fit:
+                more = fit[name][0] > miou
+                assert not (more and relation_of(models, pairs, name, named) == "different")
+        if "it is the most accurate" in text:
+            assert all(miou > fit[name][0] for name in both if name != named)
+    facts = " ".join(said["fact"])
+    for one, side, other in re.findall(r"(\w) is [\w .]+ points (above|below) (\w),", facts):
+        higher, lower = (one, other) if side == "above" else (other, one)
+        assert fit[higher][0] > fit[lower][0]
+    for text in (each for group in said.values() for each in group):
+        assert not re.search(r"(?<![\w.])-\d", text), text
+    for setup in queries.setups(record):
+        for protocol in queries.protocols(record):
+            points, _, _ = accuracy_latency_frame(record, setup, protocol)
+            if not points.empty:
+                assert all(models[m].kind not in UNFIT for m in pareto_front(points)["model"])
+
+
+def relation_of(models: dict[str, Made], pairs: Pairs, one: str, other: str) -> str:
+    """What the comparison of two models of a table shows."""
+    gap = (models[one].miou or 0) - (models[other].miou or 0)
+    if gap == 0:
+        return "equal"
+    p, half = pairs.get((min(one, other), max(one, other)), (None, 0.0))
+    if p is None:
+        return "untested"
+    if p <= 0.05:
+        return "different"
+    return "equal" if abs(gap) + half <= MARGIN else "tied"
+
+
+def test_a_tie_goes_to_the_more_accurate_and_is_called_a_tie() -> None:
+    models = {
+        "int8": Made(miou=0.716, ms=(999, 987, 1062)),
+        "float": Made(miou=0.726, ms=(1004, 983, 1062)),
+    }
+    said = texts(table(models, {("int8", "float"): (0.2, 0.008)}))
+    (text,) = said["advice"]
+    assert "run float for prompts of box: no other is measurably more accurate" in text
+    assert "it ties with int8 in time too, with the higher mIoU" in text
+    assert "no measurable difference" in text
+
+
+def test_too_few_images_advise_no_trivial_baseline() -> None:
+    models = {
+        "net": Made(miou=0.71, ms=(600, 590, 610)),
+        "box": Made("classical", miou=0.65, ms=(0.03, 0.03, 0.04)),
+    }
+    (text,) = texts(table(models, {("net", "box"): (0.3, 0.2)}))["advice"]
+    assert "run net for prompts of box" in text
+    assert "box cannot be told apart from it on 9 images" in text
+
+
+def test_a_baseline_above_a_network_is_told_the_right_way_round() -> None:
+    models = {
+        "net": Made("file", miou=0.678, ms=(300, 290, 310)),
+        "weak": Made("file", miou=0.5, ms=(100, 90, 110)),
+        "grabcut": Made("classical", miou=0.831, ms=(200, 190, 210)),
+    }
+    pairs = {("net", "grabcut"): (0.001, 0.02), ("weak", "grabcut"): (0.001, 0.02)}
+    said = texts(table(models, pairs | {("net", "weak"): (0.001, 0.02)}))
+    assert "run grabcut for prompts of box: it is the most accurate" in said["advice"][0]
+    below = [each for each in said["fact"] if "below grabcut" in each]
+    assert ["15.3 points below" in each for each in below] == [True, False]
+    assert "33.1 points below" in below[1]
+    assert not any("above" in each for each in said["fact"])
+
+
+@pytest.mark.parametrize("kind", ["dummy", "oracle"])
+def test_models_for_tests_are_left_out_and_named(kind: str) -> None:
+    models = {"net": Made(miou=0.7), "known": Made(kind, miou=0.99, ms=(1, 0.9, 1.1))}
+    record = table(models, {("net", "known"): (0.001, 0.02)})
+    said = texts(record)
+    assert "run net for prompts of box: it alone" in said["advice"][0]
+    assert any("other models: known. A model for tests" in each for each in said["caution"])
+    points, _, notes = accuracy_latency_frame(
+        record, queries.setups(record)[0], queries.protocols(record)[0]
+    )
+    assert list(points["model"]) == ["net"]
+    assert "Left out, a model for tests: known." in notes
+
+
+def test_masks_equal_to_the_reference_are_no_accuracy() -> None:
+    models = {"net": Made(miou=0.7), "leak": Made(miou=1.0, ms=(1, 0.9, 1.1))}
+    said = texts(table(models, {}))
+    assert "run net" in said["advice"][0]
+    assert any("leak. Its masks are those of the reference" in each for each in said["caution"])
+
+
+def test_a_better_model_without_a_time_is_named() -> None:
+    models = {"net": Made(miou=0.7), "slow": Made(miou=0.8, ms=None)}
+    (text,) = texts(table(models, {("net", "slow"): (0.001, 0.01)}))["advice"]
+    assert "run net for prompts of box: of the models timed here, it alone" in text
+    assert "without a time: slow 80.0 %" in text

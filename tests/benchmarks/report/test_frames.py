@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from benchmarks.records.record import RunRecord
@@ -10,7 +12,9 @@ from benchmarks.report.frames import (
     object_frame,
     pareto_front,
     percent_limits,
+    protocol_frame,
     size_frame,
+    size_notes,
     waterfall_frame,
 )
 from benchmarks.tables.record_queries import protocols, setups
@@ -75,3 +79,21 @@ def test_area_scale() -> None:
     assert scale(None) == 0
     assert 641e6 * scale(10_000_000, 641_000_000) == pytest.approx(1600)
     assert 10e6 * scale(10_000_000, None, 0) == pytest.approx(120)
+
+
+def test_a_model_is_not_plotted_against_its_own_masks(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    rows = make_record(12).miou
+    own = [row.model_copy(update={"reference": "teacher:mobilesam"}) for row in rows]
+    record = make_record(12, miou=tuple(own))
+    protocol = protocols(record)[0]
+    points, _, notes = accuracy_latency_frame(record, setups(record)[0], protocol)
+    assert "mobilesam" not in set(points["model"])
+    assert "Left out, its own masks are the reference: mobilesam." in notes
+    sizes = size_frame(record, protocol)
+    assert "mobilesam" not in set(sizes["model"])
+    assert "grabcut" in set(sizes["model"])
+    text = "Left out, its own masks are the reference: mobilesam."
+    assert text in size_notes(record, protocol, sizes)
+    assert "mobilesam" not in set(protocol_frame(record, protocols(record))["model"])

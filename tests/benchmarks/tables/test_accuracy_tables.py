@@ -371,3 +371,35 @@ def test_nothing_measured_is_a_table_without_rows(empty_record: RunRecord) -> No
     for table in (detector_table(empty_record), everything_table(empty_record)):
         assert table.rows == ()
         assert table.notes == ()
+
+
+def test_values_that_print_alike_share_their_rank(make_record: Make) -> None:
+    base = make_record(1).miou[0]
+    rows = [
+        base.model_copy(update={"model": name, "miou": miou})
+        for name, miou in (("a", 0.71641), ("b", 0.7164), ("c", 0.71), ("d", 0.70999))
+    ]
+    (table,) = leaderboard_tables(make_record(0, miou=tuple(rows)))
+    assert column_texts(table, "Rank") == ["1", "1", "3", "3"]
+
+
+def test_a_model_is_not_ranked_against_its_own_masks(make_record: Make) -> None:
+    base = make_record(1).miou[0].model_copy(update={"reference": "teacher:net"})
+    rows = [
+        base.model_copy(update={"model": name, "miou": miou})
+        for name, miou in (("net", 1.0), ("other", 0.9))
+    ]
+    record = make_record(0, miou=tuple(rows))
+    (board,) = leaderboard_tables(record)
+    assert column_texts(board, "Model") == ["other"]
+    assert column_texts(board, "Behind best [CI]") == ["best"]
+    assert any("(its own masks are the reference): net" in note for note in board.notes)
+    (accuracies,) = miou_tables(record)
+    assert "net is compared with its own masks, which is no result." in accuracies.notes
+    summary = summary_table(record)
+    assert column_texts(summary, "mIoU box vs teacher:net") == [
+        "reference (1)",
+        "90.0 [71.4, 76.9]",
+    ]
+    only = make_record(0, miou=(rows[0],))
+    assert leaderboard_tables(only) == ()

@@ -110,3 +110,14 @@ def test_merge_warns_of_other_devices_and_precisions(make_record: Callable[..., 
     runs = [each.model_copy(update={"everything": (row,)}) for each in (cpu, gpu)]
     with pytest.raises(UsageError, match=r"whole images: cpu, fp32 in .*cuda, bf16 in"):
         merge_records(runs)
+
+
+def test_load_before_a_run_without_times_is_no_caution_about_times(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    load = "noisy: load average 4.0 on 2 cores before the run"
+    timed = make_record(1, id="timed", created_utc="2026-01-01T00:00:00Z", warnings=())
+    other = make_record(1, id="other", latency=(), memory=(), warnings=(load,))
+    assert f"run other, without times: {load}" in merge_records([timed, other]).warnings
+    noisy = timed.model_copy(update={"warnings": (load,)})
+    assert load in merge_records([noisy, other]).warnings

@@ -8,11 +8,13 @@ import pytest
 
 from benchmarks.records.record import RunRecord
 from benchmarks.tables.record_queries import (
+    doubtful_end_to_end,
     headline,
     miou_percent,
     protocols,
     used_parameters,
 )
+from benchmarks.tables.record_tables import latency_table, summary_table
 
 
 def only(record: RunRecord, *names: str, reference: str = "ground-truth") -> RunRecord:
@@ -57,3 +59,37 @@ def test_used_parameters_need_every_component(record: RunRecord) -> None:
     broken = record.params[1].model_copy(update={"status": "error", "used": None})
     partial = record.model_copy(update={"params": (record.params[0], broken, *record.params[2:])})
     assert used_parameters(partial, "mobilesam") is None
+
+
+@pytest.mark.parametrize(
+    ("whole_ms", "text"),
+    [
+        (1100.0, "end to end 1.10 s is shorter than encode alone, 1.20 s"),
+        (1199.0, "end to end 1.20 s is shorter than encode alone, 1.20 s, by no measurable"),
+        (1250.0, None),
+        (2539.0, "end to end 2.54 s is 2.00 times the sum of its phases, 1.27 s"),
+    ],
+)
+def test_doubtful_times_end_to_end_are_flagged(
+    make_record: Callable[..., RunRecord], whole_ms: float, text: str | None
+) -> None:
+    record = make_record(1)
+    whole = next(row for row in record.latency if row.phase == "end_to_end")
+    factor = whole_ms / (whole.median_ms or 1)
+    samples = tuple(tuple(factor * each for each in group) for group in whole.samples_ms)
+    changed = whole.model_copy(update={"median_ms": whole_ms, "samples_ms": samples})
+    rows = tuple(changed if row is whole else row for row in record.latency)
+    record = record.model_copy(update={"latency": rows})
+    found = doubtful_end_to_end(record, changed)
+    assert (found is None) == (text is None)
+    for table in (latency_table(record), summary_table(record)):
+        noted = [note for note in table.notes if "mobilesam: end to end" in note]
+        assert len(noted) == (text is not None)
+        assert text is None or text in noted[0]
+    assert all(doubtful_end_to_end(record, row) is None for row in rows if row is not changed)
+
+
+def test_phases_that_were_not_timed_raise_no_doubt(make_record: Callable[..., RunRecord]) -> None:
+    record = make_record(1)
+    whole = next(row for row in record.latency if row.phase == "end_to_end")
+    assert doubtful_end_to_end(record.model_copy(update={"latency": (whole,)}), whole) is None
