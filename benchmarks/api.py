@@ -291,7 +291,7 @@ def count_parameters(models: Model | Iterable[Model], **options: Unpack[RunOptio
 def compare(
     a: Path | str | Result, b: Path | str | Result, *, threshold: float | None = None
 ) -> Comparison:
-    """Compares two runs: what is better, worse, or the same within noise.
+    """Compares two runs: what is better, worse, or without a clear change.
 
     Args:
         a: First run: its folder, its record file, or a result.

@@ -145,7 +145,7 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
         text_column("Claim", "id"),
         text_column("Source", "source"),
         text_column("What", "what"),
-        text_column("Basis", "basis"),
+        text_column("Basis", "basis", rank=1),
         value_column("Claimed", "claimed", "unit", text=lambda v: _with_unit(_claimed(v), v)),
         value_column("Measured", "measured", "bound", text=lambda v: _with_unit(_measured(v), v)),
         value_column("Times the claim", "ratio", text=_ratio),
@@ -156,9 +156,9 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     title = "Published claims and their verdicts"
     notes = [
         f"{tally_text(verdicts)}.",
-        "Basis: measurement (a time, an accuracy or a result of training, which a run has to "
-        "measure), count (of parameters, which any run can repeat), or arithmetic (of other "
-        "published figures, with nothing measured).",
+        "Basis: measurement (a time or an accuracy), training (a result or a condition of it), "
+        "count (of parameters, for which nothing is measured), or arithmetic (of other published "
+        "figures).",
     ]
     return build_table(f"{FOLDER}-{LEDGER}", title, columns, _by_source(verdicts), notes)
 

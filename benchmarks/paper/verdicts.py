@@ -53,12 +53,20 @@ Verdict = Literal[
 ]  # fmt: skip
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TESTED: tuple[Verdict, ...] = ("reproduced", "explained", "not reproduced")
-Basis = Literal["measurement", "count", "arithmetic"]
+Basis = Literal["measurement", "training", "count", "arithmetic"]
 _BASES: dict[Basis, str] = {
     "measurement": "measured claims tested",
+    "training": "results and conditions of training repeated",
     "count": "counts of parameters compared",
     "arithmetic": "figures that follow from others checked",
 }
+_BASIS_OF: dict[str, Basis] = {
+    "training": "training",
+    "params": "count",
+    "params-ratio": "count",
+    "derived": "arithmetic",
+}
+"""Bases of the kinds of measures that are no measurement."""
 Bound = Literal["at least", "at most"]
 _SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
 
@@ -74,11 +82,11 @@ class Orientation(FrozenModel):
 class ClaimVerdict(FrozenModel):
     """A claim and its verdict.
 
-    The `basis` is a measurement (a time, an accuracy, a result of training), a count of parameters,
-    or arithmetic of other published figures. Figures are in `unit`, `printed` with the digits of
-    the source. `bound` is set if a part was not measured, `ratio` (measured over claimed) for times
-    and ratios of times. `settle` is the command that would give a verdict, `measured_from` names
-    the run and the rows.
+    The `basis` is a measurement (a time or an accuracy), training (a result or a condition of it),
+    a count of parameters, or arithmetic of other published figures. Figures are in `unit`,
+    `printed` with the digits of the source. `bound` is set if a part was not measured, `ratio`
+    (measured over claimed) for times and ratios of times. `settle` is the command that would give a
+    verdict, `measured_from` names the run and the rows.
     """
 
     id: str
@@ -174,12 +182,11 @@ def _conclude(
     data: DataSet | None = getattr(claim.measure, "data", None)
     reasons = (why, claim.note, data.caution if data else None)
     agreed = value is not None and agrees(claim, value)
-    kinds: dict[str, Basis] = {"params": "count", "params-ratio": "count", "derived": "arithmetic"}
     return ClaimVerdict(
         id=claim.id,
         source=claim.source_label,
         what=claim.what,
-        basis=kinds.get(claim.measure.kind, "measurement"),
+        basis=_BASIS_OF.get(claim.measure.kind, "measurement"),
         claimed=float(claim.printed),
         printed=claim.printed,
         unit=claim.unit,

@@ -1,4 +1,4 @@
-"""Compares two runs: better, worse, or the same within noise; as rows, tables and plots."""
+"""Compares two runs: better, worse, or no clear change; as rows, tables and plots."""
 
 from __future__ import annotations
 
@@ -325,8 +325,8 @@ def tally(rows: Sequence[CompareRow]) -> dict[str, int]:
 
 
 def tally_text(rows: Sequence[CompareRow]) -> str:
-    """`1 worse, 3 better, 40 same within noise`."""
-    names = {"same": "same within noise"}
+    """`1 worse, 3 better, 40 without a clear change`."""
+    names = {"same": "without a clear change"}
     return ", ".join(f"{n} {names.get(verdict, verdict)}" for verdict, n in tally(rows).items())
 
 
@@ -341,7 +341,7 @@ def verdict_sentence(rows: Sequence[CompareRow]) -> str:
         for (kind, verdict), words in _CHANGES.items()
         if counts[kind, verdict]
     ]
-    rest = f"{verdicts['same']} same within noise"
+    rest = f"{verdicts['same']} without a clear change"
     if verdicts["unclear"]:
         rest += f", {verdicts['unclear']} unclear"
     if not both:
@@ -351,10 +351,10 @@ def verdict_sentence(rows: Sequence[CompareRow]) -> str:
         joined = f"{', '.join(first)} and {last}" if first else last
         return f"B is {joined}; {rest}."
     if not verdicts["unclear"]:
-        return f"A and B are the same within noise in all {len(both)} quantities."
+        return f"A and B show no clear change in any of {len(both)} quantities."
     if not verdicts["same"]:
         return f"It is unclear whether A and B differ: all {len(both)} quantities lack a test."
-    return f"No difference between A and B is beyond noise: {rest}."
+    return f"No difference between A and B is clear: {rest}."
 
 
 def amount_column(header: str, name: str, rank: int = 0) -> RowColumn:

@@ -129,7 +129,7 @@ def compare(
     ] = None,
     output: OutputArguments = _OUTPUT,
 ) -> int:
-    """Show two runs side by side: what is better, worse, or the same within noise.
+    """Show two runs side by side: what is better, worse, or without a clear change.
 
     A and B are folders of runs, or their records: two versions, two machines, two days. With
     --json, tables and plots are written only if --out is given.
