@@ -68,7 +68,9 @@ def decimals(value: float, spread: float | None = None) -> int:
 
 def number(value: float, digits: int | None = None) -> str:
     """Formats a value with `digits` decimals, by default with three significant digits."""
-    return f"{value:.{decimals(value) if digits is None else digits}f}"
+    # Adding zero to a value that rounds to zero removes its sign.
+    digits = decimals(value) if digits is None else digits
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def interval(value: float, bounds: tuple[float, float] | None, digits: int | None = None) -> str:

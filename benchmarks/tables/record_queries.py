@@ -205,7 +205,7 @@ def click_curves(record: RunRecord) -> dict[tuple[str, Protocol], dict[int, Miou
     curves: dict[tuple[str, str, str, str], dict[int, MiouRow]] = {}
     for row in record.miou:
         step = click_sequence(row.protocol)
-        if step is not None and has_accuracy(row):
+        if step is not None and is_ranked(row):
             key = row.model, row.dataset, row.reference, step[0]
             curves.setdefault(key, {})[step[1]] = row
     return {

@@ -93,7 +93,7 @@ def test_the_ledger_is_grouped_by_source_and_counted(kit: Any, ledger: Ledger) -
     runs = [s for i, s in enumerate(sources) if i == 0 or sources[i - 1] != s]
     assert len(runs) == len(set(runs))
     assert table.notes[0].startswith(f"{len(ledger)} claims: 0 of ")
-    assert "measured claims tested; 32 of " in table.notes[0]
+    assert " of 24 results and conditions of training repeated; 32 of " in table.notes[0]
     assert "counts of parameters compared (16 reproduced, 16 explained)" in table.notes[0]
     by_id = {verdict.id: verdict.basis for verdict in verdicts}
     assert by_id["mobilesam.table1.encoder-h"] == "count"

@@ -46,3 +46,9 @@ def test_three_significant_digits_survive(value: float) -> None:
 
 def test_latex_keeps_double_dashes() -> None:
     assert formatting.escape_latex("a--b-c") == "a-{}-b-c"
+
+
+def test_a_value_that_rounds_to_zero_has_no_sign() -> None:
+    assert formatting.number(-0.04, 1) == "0.0"
+    assert formatting.percent(-0.0001, (-0.0002, 0.0001)) == "0.0 [0.0, 0.0]"
+    assert formatting.number(-0.06, 1) == "-0.1"
