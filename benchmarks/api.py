@@ -197,7 +197,8 @@ def evaluate(
     limit: int | None = None,
     images: Path | str | None = None,
     annotations: Path | str | None = None,
-    root: Iterable[Path | str] = (),
+    root: Path | str | Iterable[Path | str] = (),
+    ignore: int | None = None,
     boundary: bool = True,
     save_masks: bool = False,
     noc: Iterable[float] | None = None,
@@ -209,13 +210,15 @@ def evaluate(
 
     Args:
         models: One or several models.
-        dataset: `photos`, `synthetic`, `coco`, `sa1b`, or data of your own.
+        dataset: `photos`, `synthetic`, a format (`coco`, `lvis`, `sa1b`, `masks`, `yolo-seg`,
+            `voc`, `labelme`; `auto` detects it), or data of your own.
         protocols: Accuracy protocols, such as `box`, `center` or `clicks-5`; None for the default.
         references: `ground-truth`, or `teacher:NAME` for the masks of another model.
         limit: Use the first images only.
-        images: Folder of the images of `coco`.
-        annotations: Instances file of `coco`.
-        root: Folders or tar files of `sa1b`.
+        images: Folder of the images of `coco`, `lvis` or `masks`.
+        annotations: Instances file of `coco` or `lvis`, folder of the masks of `masks`.
+        root: Folder or file of the dataset; folders or tar files of `sa1b`.
+        ignore: Value of pixels of `masks` or `voc` that are neither object nor background.
         boundary: Compute boundary IoU as well.
         save_masks: Keep the predicted masks in `out`, also as COCO results.
         noc: IoUs, above 0 and up to 1, until which clicks are counted; by default 0.8, 0.85, 0.9
@@ -229,15 +232,17 @@ def evaluate(
         DataError: The dataset cannot be read, or `out` holds another run.
     """
     own_dataset: Dataset | None = None
+    roots = (Path(root),) if isinstance(root, Path | str) else tuple(map(Path, root))
     if not isinstance(dataset, str):
-        if any((limit, images, annotations, tuple(root))):
-            raise UsageError("limit, images, annotations and root are for named datasets")
+        if any((limit, images, annotations, roots, ignore is not None)):
+            raise UsageError("limit, images, annotations, root, ignore are for named datasets")
         own_dataset = dataset if isinstance(dataset, Dataset) else ArrayDataset(dataset)
     accuracy = AccuracyArguments(
         dataset=dataset if isinstance(dataset, str) else "photos",
         images=None if images is None else Path(images),
         annotations=None if annotations is None else Path(annotations),
-        root=tuple(map(Path, root)),
+        root=roots,
+        ignore=ignore,
         limit=limit,
         protocol=None if protocols is None else _joined(protocols),
         reference=_joined(references),

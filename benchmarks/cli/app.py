@@ -21,7 +21,7 @@ from mobilesam.errors import BenchError, DataError, UsageError
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 GROUPS = {
     "weights": "List, fetch and verify published weights.",
-    "data": "Make datasets.",
+    "data": "Make and check datasets.",
     "distill": "Train a student to imitate its teacher.",
     "regress": "Compare two versions of this code, measured in turns.",
 }
@@ -46,6 +46,7 @@ COMMANDS = {
     "weights verify": "weights:verify",
     "data make": "data:make",
     "data boxes": "data:boxes",
+    "data check": "data:check",
     "distill embed": "distill:embed",
     "distill verify": "distill:verify",
     "distill train": "distill:train",

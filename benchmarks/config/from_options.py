@@ -32,6 +32,7 @@ from benchmarks.config.run_config import (
 from benchmarks.datasets import PIXELS_CEILING
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.formats.detection import Source, coco_source, detect, open_source
 from benchmarks.datasets.photos import open_photos
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -55,8 +56,14 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _DATASET_OPTIONS = {
     "photos": (),
     "synthetic": (),
-    "coco": ("--images", "--annotations"),
+    "coco": ("--images", "--annotations", "--root"),
+    "lvis": ("--images", "--annotations", "--root"),
     "sa1b": ("--root",),
+    "masks": ("--images", "--annotations", "--root", "--ignore", "--ids-16-bit"),
+    "yolo-seg": ("--root",),
+    "voc": ("--root", "--ignore"),
+    "labelme": ("--root",),
+    "auto": ("--images", "--root", "--ignore", "--ids-16-bit"),
 }
 _DETECTOR_MASKS: dict[str, MaskChoice] = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
 
@@ -238,27 +245,63 @@ def open_dataset(
     `n_scenes` and `seed` are for synthetic scenes without `--limit`; `streaming` keeps no list of
     all images of SA-1B in memory.
     """
-    limit, images, annotations = options.limit, options.images, options.annotations
+    limit, name = options.limit, options.dataset
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1; got {limit}")
     max_pixels = check_max_pixels(options.max_pixels)
-    paths = {"--images": images, "--annotations": annotations, "--root": options.root}
-    for option, value in paths.items():
-        if value and option not in _DATASET_OPTIONS.get(options.dataset, paths):
-            raise UsageError(f"{option} does not belong to --dataset {options.dataset}")
-    if options.dataset == "photos":
+    if name not in _DATASET_OPTIONS:
+        raise UsageError(f"unknown dataset {name!r}; choose {', '.join(_DATASET_OPTIONS)}")
+    _check_options(options, name)
+    if name == "photos":
         return open_photos(limit, max_pixels)
-    if options.dataset == "synthetic":
+    if name == "synthetic":
         return SyntheticDataset(n_images=n_scenes if limit is None else limit, seed=seed)
-    if options.dataset == "coco":
-        if images is None or annotations is None:
-            raise UsageError("--dataset coco needs --images DIR and --annotations FILE")
-        return CocoDataset(images, annotations, limit, max_pixels)
-    if options.dataset == "sa1b":
-        if not options.root:
-            raise UsageError("--dataset sa1b needs --root DIR_OR_TARS")
+    if name == "sa1b" and options.root:
         return Sa1bDataset(list(options.root), limit, max_pixels, streaming=streaming)
-    raise UsageError(f"unknown dataset {options.dataset!r}; choose photos, coco, sa1b or synthetic")
+    source = find_source(options)
+    _check_options(options, source.format)
+    return open_source(
+        source,
+        limit,
+        max_pixels,
+        ignore=options.ignore,
+        ids_16_bit=options.ids_16_bit,
+        streaming=streaming,
+    )
+
+
+def _check_options(options: DataArguments, dataset: str) -> None:
+    given = {
+        "--images": options.images,
+        "--annotations": options.annotations,
+        "--root": options.root,
+        "--ignore": options.ignore is not None,
+        "--ids-16-bit": options.ids_16_bit,
+    }
+    for option, value in given.items():
+        if value and option not in _DATASET_OPTIONS[dataset]:
+            raise UsageError(f"{option} does not belong to --dataset {dataset}")
+
+
+def find_source(options: DataArguments) -> Source:
+    """Locates a dataset by its root, or by the folders of its images and annotations."""
+    name, images, annotations = options.dataset, options.images, options.annotations
+    if annotations is not None and images is not None and not options.root:
+        return Source(name, annotations, images)
+    if len(options.root) != 1 or annotations is not None:
+        kind = "DIR" if name == "masks" else "FILE"
+        has_pair = "--annotations" in _DATASET_OPTIONS[name]
+        pair = f"--images DIR and --annotations {kind}, or " if has_pair else ""
+        what = "DIR_OR_TARS" if name == "sa1b" else "DIR_OR_FILE"
+        raise UsageError(f"--dataset {name} needs {pair}--root {what}")
+    (root,) = options.root
+    if name == "auto":
+        return detect(root, images)
+    if name in ("coco", "lvis"):
+        return replace(coco_source(root, images), format=name)
+    if images is not None:
+        raise UsageError(f"--images and --root are two sources of --dataset {name}; give one")
+    return Source(name, root)
 
 
 def check_max_pixels(max_pixels: int) -> int:

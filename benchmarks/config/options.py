@@ -81,13 +81,17 @@ class DataArguments:
     """Images with reference masks."""
 
     dataset: str = "photos"
-    """photos, coco, sa1b or synthetic."""
+    """photos, synthetic, coco, lvis, sa1b, masks, yolo-seg, voc, labelme, or auto (see --root)."""
     images: Path | None = None
-    """COCO: folder of the images; distill embed: any folder."""
+    """COCO, LVIS, masks: folder of the images; distill embed: any folder."""
     annotations: Path | None = None
-    """COCO: the instances file."""
+    """COCO, LVIS: the instances file; masks: folder of the masks."""
     root: tuple[Path, ...] = ()
-    """SA-1B: a folder, a tar, or several of them."""
+    """Folder or file of the dataset; SA-1B: a folder, a tar, or several of them."""
+    ignore: int | None = None
+    """masks, voc: value of pixels that are neither object nor background, such as 128 or 255."""
+    ids_16_bit: bool = False
+    """masks: pixels of 16-bit files are ids of objects."""
     limit: int | None = None
     """Only the first N images."""
     max_pixels: int = MAX_PIXELS
@@ -100,7 +104,7 @@ class EmbedDataArguments(DataArguments):
     """Images of `distill embed`: synthetic scenes unless a dataset or a folder is given."""
 
     dataset: str = "synthetic"
-    """photos, coco, sa1b or synthetic."""
+    """As of miou."""
 
 
 @Parameter(name="*", group=DATA_GROUP)

@@ -1,4 +1,4 @@
-"""COCO instances (also LVIS), with a parser of our own that names every problem."""
+"""COCO instances, also of LVIS and of tools that export them; a parser that names every problem."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class CocoImage(IdentifiedRow):
     def names(self) -> tuple[str, ...]:
         """Candidate paths below the folder of images, most likely first; may be empty."""
         if self.file_name is not None:
-            return (self.file_name,)
+            # Label Studio writes the path on its server if the images were not downloaded.
+            is_served = self.file_name.startswith("/data/")
+            return (PurePosixPath(self.file_name).name if is_served else self.file_name,)
         path = unquote(urlsplit(self.coco_url).path) if isinstance(self.coco_url, str) else ""
         parts = [part for part in PurePosixPath(path).parts[-2:] if part != "/"]
         if not parts or not path.isprintable():
@@ -57,6 +59,13 @@ class CocoAnnotation(parsing.AnnotationRow):
     image_id: parsing.Id
     category_id: Any = None
     iscrowd: Annotated[bool | int | None, BeforeValidator(parsing.whole)] = None
+    attributes: Any = None
+
+    @property
+    def is_brush_mask(self) -> bool:
+        """Whether it is a single object that CVAT exports with `iscrowd` 1, as all brush masks."""
+        given = self.attributes if isinstance(self.attributes, dict) else {}
+        return bool(self.iscrowd) and "occluded" in given and not given.get("is_crowd")
 
     @property
     def category(self) -> int | None:
@@ -112,6 +121,10 @@ class CocoFile:
             except DataError as error:
                 self.images.pop(image_id, None)
                 self.unreadable[image_id] = str(error)
+        # LVIS lists the categories whose objects are known to be absent, for each image.
+        self.is_federated = any(
+            isinstance(value, dict) and "neg_category_ids" in value for value in document.images
+        )
         names: dict[int, set[str]] = {}
         for value in document.categories if isinstance(document.categories, list) else ():
             try:
@@ -189,7 +202,7 @@ class CocoDataset(IndexedDataset):
             rows.setdefault(row.image_id, []).append(row)
         found: list[tuple[int, str, ImageReader]] = []
         self._file_names: list[tuple[str, ...]] = []  # candidates of each image
-        self.n_instances = n_uncategorised = 0
+        self.n_instances = n_uncategorised = n_brush_masks = 0
         for image_id in sorted(file.images.keys() | file.unreadable.keys()):
             if len(found) == limit:
                 break
@@ -203,7 +216,8 @@ class CocoDataset(IndexedDataset):
             image = file.images[image_id]
             instances: list[Instance] = []
             for row in of_image:
-                if row.iscrowd:
+                n_brush_masks += row.is_brush_mask
+                if row.iscrowd and not row.is_brush_mask:
                     log.left_out["crowd"] += 1
                     continue
                 category = "" if row.category is None else file.categories.get(row.category, "")
@@ -229,6 +243,16 @@ class CocoDataset(IndexedDataset):
             self.notes += (
                 f"{n_uncategorised} of {self.n_instances} annotations are of no category that the "
                 "file names: they count, but in no category",
+            )
+        if n_brush_masks:
+            self.notes += (
+                f"{n_brush_masks} brush masks of CVAT, exported with iscrowd 1, count as objects",
+            )
+        if file.is_federated:
+            self.notes += (
+                "LVIS is federated: an image is annotated for some of the "
+                f"{len(file.categories)} categories only, so objects without annotation are no "
+                "errors of segment everything",
             )
 
     def _state_of(self, part: slice) -> str:

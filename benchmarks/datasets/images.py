@@ -9,7 +9,8 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -115,8 +116,9 @@ def check_pixels(name: str, size_hw: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
-    """Returns the stored pixels as RGB, and the EXIF orientation, 1 to 8."""
+@contextmanager
+def opened_bitmap(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image of at most `max_pixels`; Pillow's errors in the block become `DataError`."""
     try:
         with _PILLOW_LIMIT:  # Pillow's own limit is global; it is replaced while a header is read
             before = Image.MAX_IMAGE_PIXELS
@@ -127,12 +129,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
                 Image.MAX_IMAGE_PIXELS = before
         with opened as picture:
             check_pixels(name, (picture.height, picture.width), max_pixels)
-            picture.load()
-            pixels = _to_rgb(picture, name)
-            try:
-                orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-            except _BROKEN:
-                orientation = 1
+            yield picture
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read ({len(data)} bytes)") from error
     except Image.DecompressionBombError as error:
@@ -143,6 +140,17 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"the image {name} is corrupt or cut off: {reason}") from error
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> tuple[UInt8Array, int]:
+    """Returns the stored pixels as RGB, and the EXIF orientation, 1 to 8."""
+    with opened_bitmap(data, name, max_pixels) as picture:
+        picture.load()
+        pixels = _to_rgb(picture, name)
+        try:
+            orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+        except _BROKEN:
+            orientation = 1
     is_valid = isinstance(orientation, int) and 1 <= orientation <= 8
     return pixels, orientation if is_valid else 1
 

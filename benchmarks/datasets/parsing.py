@@ -153,6 +153,8 @@ class AnnotationLog:
                 and min(size_hw) > 1
                 and all(0 <= value <= 1 for polygon in polygons for value in polygon)
             )
+            if area_px == 0 and polygons and not is_normalised:
+                _check_not_outside(polygons, size_hw)
             if area_px == 0 or is_normalised:
                 self.left_out["empty"] += 1
                 self._counts["normalised"] += is_normalised
@@ -202,6 +204,13 @@ class AnnotationLog:
                 "bbox is [x, y, width, height]; are these [x0, y0, x1, y1]?"
             )
         return tuple(found)
+
+
+def _check_not_outside(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> None:
+    """Refuses polygons of which no part can be in the image."""
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
+    if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > size_hw[::-1]).any():
+        raise DataError(f"all polygons lie outside of the image of {size_hw[1]}x{size_hw[0]} px")
 
 
 def _box_of(

@@ -71,7 +71,7 @@ def paper(
         if not names:
             raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
         reference = f"{TEACHER_PREFIX}{select_one(teacher).name}"
-        protocols = protocols_needed(claims, data.dataset)
+        protocols = protocols_needed(claims, "coco" if data.dataset == "lvis" else data.dataset)
         if data.detections:
             protocols = (*protocols, DETECTOR_BOX, DETECTOR_BOX_MULTI)
         accuracy = replace(

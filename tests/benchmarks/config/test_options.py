@@ -18,7 +18,10 @@ MODELS = ("--models=", "--models=dumy", "--models=nothing-*", "--weights=x", "--
 DATA = ("--dataset=x", "--dataset=coco", "--dataset=sa1b", "--limit=0", "--limit=x",
         "--max-pixels=0", "--images=nowhere", "--annotations=nowhere.json", "--root=nowhere",
         "--dataset=coco --images=nowhere --annotations=nowhere.json",
-        "--dataset=sa1b --root=nowhere")  # fmt: skip
+        "--dataset=sa1b --root=nowhere", "--dataset=masks --root=. --ignore=0",
+        "--dataset=yolo-seg --root=. --ignore=3", "--dataset=labelme --root=list",
+        "--dataset=lvis --root=list", "--dataset=auto", "--dataset=auto --root=list",
+        )  # fmt: skip
 ACCURACY = (*DATA, "--protocol=x", "--protocol=detector-box", "--reference=x",
             "--noc=x --protocol=noc", "--noc=0.9,1.5 --protocol=noc", "--noc=0.9 --protocol=box",
             "--noc-ceiling=5 --protocol=clicks-5", "--noc-ceiling=0 --protocol=noc",
@@ -97,6 +100,7 @@ TABLE: Mapping[str, Sequence[str]] = {
     "weights verify": ("nowhere", "--nonsense", "mobilesamm"),
     "data make": ("", "o --format=x", "o --n=0", "o --n=x", "a-file/below --n=1", "o --tar"),
     "data boxes": ("", "nowhere", "nowhere o.json", "a-file o.json"),
+    "data check": ("", "nowhere", "a-file", "list", ". --dataset=x", ". --ignore=x", ". --limit=0"),
     "distill embed": (
         "",
         *(f"--out=s {each}" for each in (*MODELS, *DATA, *SCALE)),
