@@ -32,7 +32,7 @@ SCENES: dict[str, list[tuple[int, list[list[float]]]]] = {
 def raster(polygons: list[list[float]]) -> np.ndarray:
     rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *SIZE_HW))
     with warnings.catch_warnings(action="ignore"):  # of pycocotools under numpy 2
-        return coco_mask.decode(rle).astype(bool)
+        return np.ascontiguousarray(coco_mask.decode(rle).astype(bool))
 
 
 def write_image(path: Path, stem: str) -> Path:
