@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,10 +80,18 @@ def decode(
     return check_masks(model, "decode", found, len(prompts), size_hw)
 
 
+class BestMask(NamedTuple):
+    """Mask of one prompt, (H, W) bool, with the scores of `Masks`."""
+
+    mask: BoolArray
+    score: float
+    object_score: float | None
+
+
 def best_mask(
     model: Segmenter, embedding: Embedding, prompts: Prompts, size_hw: tuple[int, int]
-) -> tuple[BoolArray, float]:
-    """Predicts the mask with the best score for one prompt: (H, W) bool, and its score.
+) -> BestMask:
+    """Predicts the mask with the best score for one prompt.
 
     A single point is ambiguous, so all candidate masks are considered for it; for other prompts
     the model returns one mask.
@@ -91,7 +100,9 @@ def best_mask(
     ambiguous = prompts.boxes is None and points is not None and points.shape[1] == 1
     found = decode(model, embedding, prompts, size_hw, multimask=ambiguous)
     best = int(np.argmax(found.scores[0]))
-    return found.masks[0, best], float(found.scores[0, best])
+    objects = found.object_scores
+    object_score = None if objects is None else float(objects[0])
+    return BestMask(found.masks[0, best], float(found.scores[0, best]), object_score)
 
 
 def decode_pair(
@@ -145,13 +156,15 @@ def check_masks(
         raise _violation(who, f"{found.masks.dtype} masks of shape {shape}", wanted)
     if not _is_numeric(found.scores):
         raise _violation(who, "scores that are no numbers", "an array of numbers")
-    logits = found.low_res_logits
+    logits, objects = found.low_res_logits, found.object_scores
     if logits is not None and not (
         _is_numeric(logits) and logits.ndim == 4 and logits.shape[:2] == shape[:2]
     ):
-        got = f"an array of shape {logits.shape}" if _is_numeric(logits) else type(logits).__name__
         wanted = f"a numpy array of shape ({shape[0]}, {shape[1]}, h, w)"
-        raise _violation(who, f"low_res_logits that are {got}", wanted)
+        raise _violation(who, f"low_res_logits that are {_described(logits)}", wanted)
+    if objects is not None and not (_is_numeric(objects) and objects.shape == shape[:1]):
+        wanted = f"a numpy array of shape ({shape[0]},)"
+        raise _violation(who, f"object_scores that are {_described(objects)}", wanted)
     return found
 
 
@@ -174,6 +187,12 @@ def check_records(
 
 def _is_numeric(array: object) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray) and _is_numeric(value):
+        return f"an array of shape {value.shape}"
+    return type(value).__name__
 
 
 def _violation(method: str, got: str, wanted: str) -> DataError:

@@ -37,7 +37,7 @@ from baselines.interface import (
     WeightsInfo,
     check_image,
 )
-from baselines.sam import DTYPES, synchronize_device
+from baselines.sam import DTYPES, stacked, synchronize_device
 from mobilesam.errors import DataError, UsageError, WeightsError, WeightsUnavailableError
 from mobilesam.inputs import check_resized, usable_device
 from mobilesam.model.state_dicts import load_state_dict_file
@@ -147,6 +147,17 @@ class HuggingFaceSegmenter(Segmenter):
         with self._autocast():
             features = self.model.get_image_embeddings(prepared.payload.to(self.device))
         return Embedding(_flat(features), prepared.size_hw, self.info.name)
+
+    @torch.inference_mode()
+    def encode_batch(self, prepared: Sequence[Prepared]) -> list[Embedding]:
+        """Runs the image encoder on all images in one forward pass."""
+        with self._autocast():
+            features = self.model.get_image_embeddings(stacked(prepared).to(self.device))
+        by_image = zip(*_flat(features), strict=True)
+        return [
+            Embedding(tuple(part[None] for part in parts), each.size_hw, self.info.name)
+            for parts, each in zip(by_image, prepared, strict=True)
+        ]
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Decodes and upsamples in batches; memory beyond the result does not depend on N.

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "BoolArray", "Checkpoint", "DecodeKind", "Embedding", "Float32Array", "Int64Array",
-    "LogitMasks", "MaskFrame", "MaskRecord", "Masks", "ModelInfo", "ModelOptions", "Prepared",
-    "PromptKind", "Prompts", "Segmenter", "SplitDecoder", "SplitEncoder", "StorableEmbedding",
-    "UInt8Array", "WeightsInfo", "WeightsKind", "check_image",
+    "BatchEncoder", "BoolArray", "Checkpoint", "DecodeKind", "Embedding", "Float32Array",
+    "Int64Array", "LogitMasks", "MaskFrame", "MaskRecord", "Masks", "ModelInfo", "ModelOptions",
+    "Prepared", "PromptKind", "Prompts", "Segmenter", "SplitDecoder", "SplitEncoder",
+    "StorableEmbedding", "UInt8Array", "WeightsInfo", "WeightsKind", "check_image",
 ]  # fmt: skip
 
 DecodeKind = Literal["decoder", "select", "classical"]
@@ -132,7 +132,8 @@ class Masks:
             )
         if self.scores.shape != self.masks.shape[:2]:
             raise ValueError(f"scores {self.scores.shape} do not fit masks {self.masks.shape}")
-        if not (_is_finite(self.scores) and _is_finite(self.low_res_logits)):
+        given = (self.scores, self.low_res_logits, self.object_scores)
+        if not all(map(_is_finite, given)):
             raise WeightsError(NOT_FINITE)
 
     def __len__(self) -> int:
@@ -308,6 +309,21 @@ class SplitEncoder(Protocol):
 
     def find_masks(self, output: Any, prepared: Prepared) -> Embedding:
         """Finds all masks in the network's output (timed as `postprocess`)."""
+
+
+@runtime_checkable
+class BatchEncoder(Protocol):
+    """A model whose encoder takes several images in one call."""
+
+    def encode_batch(self, prepared: Sequence[Prepared]) -> list[Embedding]:
+        """Runs the image encoder once on one or more images (timed as `encode` of a batch).
+
+        Args:
+            prepared: From `prepare`, of images of any sizes.
+
+        Returns:
+            An embedding for each image, in their order, equal to that of `encode` up to rounding.
+        """
 
 
 @runtime_checkable

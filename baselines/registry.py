@@ -154,7 +154,14 @@ def entries() -> Mapping[str, ModelEntry]:
         # A built-in name keeps its meaning, or published numbers would change under their label.
         found.setdefault(
             point.name,
-            ModelEntry(point.name, point.value, f"third party ({point.value})", third_party=True),
+            ModelEntry(
+                point.name,
+                point.value,
+                f"third party ({point.value})",
+                third_party=True,
+                licence="unknown",
+                commercial="ask",
+            ),
         )
     return found
 
@@ -208,6 +215,13 @@ def _hugging_face(name: str) -> ModelEntry | None:
         commercial="ask",
         note="licence of the weights: see their page",
     )
+
+
+def split_size(name: str) -> tuple[str, int | None]:
+    """Name without its input size, and that size: (`mobilesam`, 512) for `mobilesam@512`."""
+    base, _, size = name.rpartition("@")
+    is_sized = base and size.isdecimal() and not name.startswith(HUGGING_FACE)
+    return (base, int(size)) if is_sized else (name, None)
 
 
 def _resized(name: str, known: Mapping[str, ModelEntry]) -> ModelEntry | None:

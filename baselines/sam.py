@@ -115,6 +115,16 @@ class SamSegmenter(Segmenter):
             features = self.model.image_encoder(prepared.payload.to(self.device))
         return Embedding(features.float(), prepared.size_hw, self.info.name)
 
+    @torch.inference_mode()
+    def encode_batch(self, prepared: Sequence[Prepared]) -> list[Embedding]:
+        """Runs the image encoder on all images in one forward pass."""
+        with self._autocast():
+            features = self.model.image_encoder(stacked(prepared).to(self.device))
+        return [
+            Embedding(part[None], each.size_hw, self.info.name)
+            for part, each in zip(features.float(), prepared, strict=True)
+        ]
+
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """Decodes and upsamples in batches; memory beyond the result does not depend on N."""
         return self._decode(embedding, prompts, multimask)
@@ -384,6 +394,11 @@ def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
         return model.eval()
     with seeded(options.seed):
         return build().eval().to(options.device)
+
+
+def stacked(prepared: Sequence[Prepared]) -> Tensor:
+    """The (1, 3, S, S) payloads of B images as one (B, 3, S, S) tensor."""
+    return torch.cat([each.payload for each in prepared])
 
 
 def synchronize_device(device: torch.device) -> None:

@@ -43,6 +43,7 @@ TableName = Literal[
     "models",
     "params",
     "latency",
+    "batches",
     "memory",
     "miou",
     "comparisons",

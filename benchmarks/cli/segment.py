@@ -63,16 +63,18 @@ def segment_one(
     model = _build(models)
     with boundary.naming(model.info.name):
         embedding = boundary.encode(model, image)
-        mask, score = boundary.best_mask(model, embedding, prompts, size_hw)
+        mask, score, object_score = boundary.best_mask(model, embedding, prompts, size_hw)
     _save(_draw(image, mask, prompts), out)
     found, area = mask_box(mask), int(mask.sum())
-    document = {
+    document: dict[str, Any] = {
         "model": model.info.name,
         "area_px": area,
         "box": None if found is None else list(found),
         "score": score,
         "overlay": str(out),
     }
+    if object_score is not None:
+        document["object_score"] = object_score
     share = 100 * area / mask.size
     return document, (
         f"{model.info.name}: {area} pixels ({share:.1f} % of the image), box {document['box']}, "

@@ -79,6 +79,7 @@ def make_config(
     n_scenes: int = STANDARD_SCENES,  # of the synthetic dataset without --limit
     scale: ScaleArguments | None = None,  # None: evaluate the dataset as a whole
     publishable: bool = False,
+    batch: str | None = None,
     entries: Sequence[ModelEntry] | None = None,  # instead of those that `models` names
     dataset: Dataset | None = None,  # instead of the one that `accuracy` names
     command_text: str | None = None,  # for the record; None: the command line
@@ -110,6 +111,7 @@ def make_config(
         precision=_check_precision(models.precision),
         seed=models.seed,
         profile=profile,
+        batch_sizes=() if batch is None else _batch_sizes(batch),
         count_parameters=counting,
         default_models=entries is None and models.models == DEFAULT_SELECTION,
         publishable=publishable,
@@ -122,6 +124,13 @@ def make_config(
         config = _with_accuracy(config, accuracy, dataset)
     # Created last, so that invalid options leave no empty folder.
     return config if output.out is not None else replace(config, out=new_folder(command))
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    sizes = listed(text)
+    if not sizes or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UsageError(f"--batch takes numbers of images, such as 1,4,8; got {text!r}")
+    return tuple(sorted(set(map(int, sizes))))
 
 
 def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Dataset) -> RunConfig:
@@ -232,7 +241,7 @@ def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None)
     overrides = dict(parse_override(text) for text in models.weights)
     for name in overrides:
         entry = select_one(name)  # a misspelt name would leave its model with random weights
-        if entry.checkpoint is None and not entry.third_party:
+        if entry.checkpoint is None and not (entry.third_party or entry.hugging_face):
             raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baselines.interface import Checkpoint, ModelOptions
-from baselines.registry import ModelEntry
+from baselines.registry import HUGGING_FACE, ModelEntry
 from benchmarks.debugging import format_error
 from benchmarks.records.record import WeightsRow
 from mobilesam.errors import NetworkUnreachableError, WeightsError, WeightsUnavailableError
@@ -45,12 +45,17 @@ class ResolvedModel:
     def key(self) -> dict[str, object]:
         """Everything that determines the results of the model, for the key of cached results."""
         options = self.options
-        files = None
+        files: object = None
         if options.checkpoint is not None and options.checkpoint.path.is_dir():
-            # A folder of exported files: others may have been made of the same weights.
-            from mobilesam.export.runtime import MANIFEST_NAME
+            # A folder of exported files, of which others may have been made of the same weights, or
+            # one of transformers, whose settings are in files beside the weights.
+            if self.entry.hugging_face:
+                paths = sorted(options.checkpoint.path.glob("*.json"))
+                files = {path.name: digest_file(path).sha256 for path in paths}
+            else:
+                from mobilesam.export.runtime import MANIFEST_NAME
 
-            files = digest_file(options.checkpoint.path / MANIFEST_NAME).sha256
+                files = digest_file(options.checkpoint.path / MANIFEST_NAME).sha256
         return {
             "model": options.name,
             "weights": self.identity,
@@ -175,12 +180,17 @@ def find_checkpoint(
         WeightsUnavailableError: They are missing, and cannot or may not be downloaded.
         WeightsError: They are unusable.
     """
+    own = policy.overrides.get(entry.name)
     if entry.hugging_face:
         from baselines.hugging_face import find_snapshot
 
-        return find_snapshot(entry.name, offline=policy.offline)
+        if own is not None and not own.is_dir():
+            raise WeightsError(
+                f"--weights {entry.name}={own} is no folder; give one that save_pretrained wrote"
+            )
+        source = entry.name if own is None else f"{HUGGING_FACE}{own}"
+        return find_snapshot(source, offline=policy.offline)
     name = entry.checkpoint or entry.name
-    own = policy.overrides.get(entry.name)
     if entry.shipped is not None and policy.overrides.get(name, SHIPPED) == SHIPPED:
         return shipped_checkpoint(entry.shipped)
     if own is not None and own != SHIPPED and entry.derive is not None:

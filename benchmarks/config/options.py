@@ -183,6 +183,8 @@ class TimingArguments:
 
     profile: str = "standard"
     """quick, standard or full."""
+    batch: str | None = None
+    """Also time encode of batches of images, of such sizes as 1,4,8."""
     publishable: bool = False
     """Wait until the machine is idle, at most 10 minutes; refuse if it stays busy."""
 

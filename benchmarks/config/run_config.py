@@ -97,6 +97,7 @@ class RunConfig:
     precision: str = "fp32"
     seed: int = 0  # of scenes, prompt sampling and random weights
     profile: Profile | None = None  # None: measure no latency
+    batch_sizes: tuple[int, ...] = ()  # of images, for which encoding is timed with the rest
     count_parameters: bool = False  # and FLOPs
     dataset: Dataset | None = None  # None: measure no accuracy
     protocols: tuple[AccuracyProtocol, ...] = ()
@@ -187,5 +188,7 @@ class RunConfig:
             settings["boundary"] = False
         if self.noc_ious != NOC_IOUS:
             settings["noc"] = list(self.noc_ious)
+        if self.batch_sizes:
+            settings["batch_sizes"] = list(self.batch_sizes)
         deferred = [model.entry.name for model in models if model.deferred is not None]
         return {**settings, "deferred": deferred} if deferred else settings

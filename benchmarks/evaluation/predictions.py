@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from mobilesam.frozen_model import FrozenModel
 
 PREDICTIONS_FOLDER = "predictions"
 REFERENCES_NAME = "references.parquet"
+MAX_STEM = 120
+"""Longest name of a model, in characters, that its file has whole."""
 _METADATA_KEY = b"mobilesam-bench.predictions"
 _VERSION = 1
 _Columns = dict[str, tuple[str, list[Any]]]
@@ -75,8 +78,14 @@ def predictions_path(out: Path, model: str) -> Path:
 
 
 def file_stem(model: str) -> str:
-    """Name of a model as part of a file name: `hf:ORG/NAME` becomes `hf%3AORG%2FNAME`."""
-    return quote(model, safe="@")
+    """Name of a model as part of a file name: `hf:ORG/NAME` becomes `hf%3AORG%2FNAME`.
+
+    The end of a long one is kept, with a hash of all of it.
+    """
+    stem = quote(model, safe="@+ ")
+    if len(stem) <= MAX_STEM:
+        return stem
+    return f"{stem[-MAX_STEM:]}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
 
 def references_path(out: Path) -> Path:

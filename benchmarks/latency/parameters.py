@@ -188,7 +188,15 @@ def build_and_count(
                 weights=model.weights,
                 status="ok" if model.deferred is None else "skipped",
                 why=model.deferred,
+                note=info.note,
             )
+            if not model.entry.third_party and model.entry.factory is None:
+                terms = {
+                    "weights_licence": model.entry.weights_licence,
+                    "commercial_use": model.entry.commercial,
+                    "weights_note": model.entry.note,
+                }
+                row = row.model_copy(update=terms)
             if model.error is not None:
                 row = row.model_copy(update={"status": "error", "why": model.error})
             record.add(params=rows, models=[row])

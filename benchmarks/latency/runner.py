@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _SLOW_FACTOR = 2.0
 _GRID_PROMPTS = 32**2  # prompts of segment everything, by default
 _DETECTOR = "a detector's search for masks depends on its weights: timed only with trained ones"
 _EVERYTHING = "how many masks are kept depends on the weights: timed only with trained ones"
+_ONE_IMAGE = "encodes one image at a time"
 _TOO_SLOW = "too slow to repeat under this profile: from the first call, set-up included"
 
 
@@ -39,6 +41,7 @@ class PhaseLine(FrozenModel):
 
     phase: str
     n_prompts: int | None = None
+    n_images: int = 1
     status: Status = "ok"
     why: str | None = None
     samples_ms: tuple[float, ...] = ()
@@ -57,9 +60,10 @@ class MemoryLine(FrozenModel):
 
 
 class Round(FrozenModel):
-    """Measurements of one process."""
+    """Measurements of one process; `batches` are those of `encode` of several images."""
 
     phases: tuple[PhaseLine, ...]
+    batches: tuple[PhaseLine, ...] = ()
     memory: MemoryLine | None = None
     error: str | None = None
 
@@ -80,7 +84,7 @@ def measure(
     assert profile is not None  # noqa: S101 - without a profile nothing is timed
     cache = ResultCache(config.out / CACHE_FOLDER)
     rounds: dict[str, list[Round]] = {model.entry.name: [] for model in models}
-    latency: dict[str, list[LatencyRow]] = {}
+    rows: dict[str, dict[str, list[LatencyRow]]] = {}
     usable = [model for model in models if model.error is None and model.entry.name in infos]
     rng = np.random.default_rng(config.seed)
     with (
@@ -103,24 +107,26 @@ def measure(
                     "image_hw": IMAGE_HW,
                     "machine": environment.machine(options.device),
                 }
+                if config.batch_sizes:
+                    key["batch_sizes"] = config.batch_sizes
                 found = cache.get(key, Round)
                 if found is None:
-                    found = run_model(options, profile, config.threads, image)
+                    found = run_model(options, profile, config.threads, image, config.batch_sizes)
                     if found.error is None:
                         cache.put(key, found)
                 rounds[name].append(found)
                 if len(rounds[name]) == profile.processes:
-                    latency[name] = _rows(model, infos[name], rounds[name], profile, config.threads)
-                    reporter.say(f"{name}: {headline(latency[name])}")
+                    rows[name] = _rows(config, model, infos[name], rounds[name])
+                    reporter.say(f"{name}: {headline(rows[name]['latency'])}")
                 bar.step(name)
     for model in models:
         name = model.entry.name
-        if name not in latency:
+        if name not in rows:
             why = model.error or f"{name} cannot be built; see the failures of the run"
             failed = PhaseLine(phase="load", status="error", why=why)
             record.add(latency=[_row(model, infos.get(name), [failed], config.threads)])
             continue
-        record.add(latency=latency[name])
+        record.add(**rows[name])
         for why in dict.fromkeys(each.error for each in rounds[name] if each.error is not None):
             record.add_failure("latency", name, why)
         memory = [each.memory for each in rounds[name] if each.memory is not None]
@@ -134,6 +140,11 @@ def measure(
                 **middle.model_dump(),
             )
             record.add(memory=[row])
+    alone = [
+        name for name, own in rows.items() if any(row.why == _ONE_IMAGE for row in own["batches"])
+    ]
+    if alone:
+        reporter.say(f"--batch: left out {', '.join(alone)}, which can encode one image at a time")
 
 
 def headline(rows: Sequence[LatencyRow]) -> str:
@@ -148,27 +159,83 @@ def headline(rows: Sequence[LatencyRow]) -> str:
     return ", ".join(parts) or "not timed"
 
 
-def run_model(options: ModelOptions, profile: Profile, threads: int, image: Path) -> Round:
+def run_model(
+    options: ModelOptions,
+    profile: Profile,
+    threads: int,
+    image: Path,
+    batch_sizes: Sequence[int] = (),
+) -> Round:
     """Times one model in a fresh process; after an error, the finished phases are kept."""
     phases: list[PhaseLine] = []
+    batches: list[PhaseLine] = []
+    memory = None
     try:
         setup = model_setup(options, image, threads, imports=("torch", "cv2"))
         with Worker(setup, time_limit_s(profile.rule)) as worker:
             for line in time_phases(worker, profile):
                 phases.append(line)  # noqa: PERF402 - kept if a later phase fails
             found = worker.ask("memory", weights=True, device=options.device)
+            memory = MemoryLine(**{k: v for k, v in found.items() if k in MemoryLine.model_fields})
+            # Last: the memory of a model is that of one image.
+            (encode,) = (line for line in phases if line.phase == "encode")
+            for line in time_batches(worker, profile, batch_sizes, encode):
+                batches.append(line)  # noqa: PERF402
     except WorkerError as error:
         why = str(error)
         if not phases:
             phases.append(PhaseLine(phase="load", status="error", why=why))
-        return Round(phases=tuple(phases), error=why)
-    memory = MemoryLine(**{k: v for k, v in found.items() if k in MemoryLine.model_fields})
-    return Round(phases=tuple(phases), memory=memory)
+        return Round(phases=tuple(phases), batches=tuple(batches), memory=memory, error=why)
+    return Round(phases=tuple(phases), batches=tuple(batches), memory=memory)
 
 
 def time_limit_s(rule: StopRule) -> float:
     """Time limit of an answer in seconds: several times the longest phase, and time to load."""
     return ANSWER_LIMIT_S + _LIMIT_FACTOR * (rule.warmup_seconds + rule.cap_seconds)
+
+
+def time_batches(
+    worker: Worker, profile: Profile, batch_sizes: Sequence[int], encode: PhaseLine
+) -> Iterator[PhaseLine]:
+    """Times the encoder on batches of images; `encode` is its line for one image.
+
+    Raises:
+        WorkerError: The process failed.
+    """
+    can_encode = batch_sizes and worker.ask("describe_batches")["encodes_batches"]
+    one_ms = float(np.median(encode.samples_ms))
+    for n in batch_sizes:
+        if can_encode:
+            yield _timed(worker, profile, "encode", None, n * one_ms, n)
+        else:
+            yield PhaseLine(phase="encode", n_images=n, status="skipped", why=_ONE_IMAGE)
+
+
+def _is_too_slow(profile: Profile, expected_ms: float) -> bool:
+    """Whether a single call would take far longer than the cap of the profile."""
+    return expected_ms / 1e3 > profile.rule.cap_seconds * _SLOW_FACTOR
+
+
+def _timed(
+    worker: Worker,
+    profile: Profile,
+    phase: str,
+    n_prompts: int | None,
+    expected_ms: float,
+    n_images: int | None = None,
+) -> PhaseLine:
+    """Times a phase, or skips it if a single call would take too long."""
+    counts = {"n_prompts": n_prompts, **({} if n_images is None else {"n_images": n_images})}
+    if _is_too_slow(profile, expected_ms):
+        why = (
+            f"about {expected_ms / 1e3:.0f} s a call, beyond what this profile waits for "
+            f"({profile.rule.cap_seconds * _SLOW_FACTOR:.0f} s); use a longer profile"
+        )
+        return PhaseLine.model_validate({"phase": phase, "status": "skipped", "why": why, **counts})
+    rule = asdict(profile.rule)
+    found = worker.ask("time", phase=phase, rule=rule, expected_ms=expected_ms, **counts)
+    samples = {"samples_ms": found["ms"], **{k: found[k] for k in ("warmup_calls", "warnings")}}
+    return PhaseLine.model_validate({"phase": phase, **counts, **samples})
 
 
 def time_phases(worker: Worker, profile: Profile) -> Iterator[PhaseLine]:
@@ -177,34 +244,9 @@ def time_phases(worker: Worker, profile: Profile) -> Iterator[PhaseLine]:
     Raises:
         WorkerError: The process failed.
     """
-    limit_s = profile.rule.cap_seconds * _SLOW_FACTOR
-
-    def is_too_slow(expected_ms: float) -> bool:
-        """Whether a single call would take far longer than the cap of the profile."""
-        return expected_ms / 1e3 > limit_s
 
     def timed(phase: str, n_prompts: int | None = None, expected_ms: float = 0.0) -> PhaseLine:
-        """Times a phase, or skips it if a single call would take too long."""
-        if is_too_slow(expected_ms):
-            why = (
-                f"about {expected_ms / 1e3:.0f} s a call, beyond what this profile waits for "
-                f"({limit_s:.0f} s); use a longer profile"
-            )
-            return PhaseLine(phase=phase, n_prompts=n_prompts, status="skipped", why=why)
-        found = worker.ask(
-            "time",
-            phase=phase,
-            n_prompts=n_prompts,
-            rule=asdict(profile.rule),
-            expected_ms=expected_ms,
-        )
-        return PhaseLine(
-            phase=phase,
-            n_prompts=n_prompts,
-            samples_ms=tuple(found["ms"]),
-            warmup_calls=found["warmup_calls"],
-            warnings=tuple(found["warnings"]),
-        )
+        return _timed(worker, profile, phase, n_prompts, expected_ms)
 
     yield PhaseLine(phase="load", samples_ms=(worker.answer()["load_ms"],))
     first = worker.ask("first_call")
@@ -224,7 +266,7 @@ def time_phases(worker: Worker, profile: Profile) -> Iterator[PhaseLine]:
     if first["is_detector"]:
         yield timed("encode")
         yield timed("postprocess")
-    elif is_too_slow(first_encode_ms):  # the encoder is never left out
+    elif _is_too_slow(profile, first_encode_ms):  # the encoder is never left out
         yield PhaseLine(phase="encode", samples_ms=(first_encode_ms,), warnings=(_TOO_SLOW,))
     else:
         yield timed("encode", expected_ms=first_encode_ms)
@@ -248,20 +290,30 @@ def time_phases(worker: Worker, profile: Profile) -> Iterator[PhaseLine]:
 
 
 def _rows(
-    model: ResolvedModel, info: ModelInfo, rounds: Sequence[Round], profile: Profile, threads: int
-) -> list[LatencyRow]:
-    """Rows of all phases of a model; of those that no process has reached, with its error."""
-    lines: dict[tuple[str, int | None], list[PhaseLine]] = {}
-    for line in (line for each in rounds for line in each.phases):
-        lines.setdefault((line.phase, line.n_prompts), []).append(line)
-    errors = [each.error for each in rounds if each.error is not None]
-    decoding = [("decode", n) for n in profile.n_prompts]
-    for phase, n_prompts in (
-        ("preprocess", None), ("encode", None), *decoding, ("end_to_end", 1),
-    ) if errors else ():  # fmt: skip
-        lost = PhaseLine(phase=phase, n_prompts=n_prompts, status="error", why=errors[0])
-        lines.setdefault((phase, n_prompts), [lost])
-    return [_row(model, info, own, threads) for own in lines.values()]
+    config: RunConfig, model: ResolvedModel, info: ModelInfo, rounds: Sequence[Round]
+) -> dict[str, list[LatencyRow]]:
+    """Rows of a model for `latency` and `batches`; of phases without any, with the error."""
+    assert config.profile is not None  # noqa: S101 - without a profile nothing is timed
+    lines: dict[str, list[PhaseLine]] = {
+        field: [line for each in rounds for line in getattr(each, name)]
+        for field, name in (("latency", "phases"), ("batches", "batches"))
+    }
+    for why in [each.error for each in rounds if each.error is not None][:1]:
+        failed = partial(PhaseLine, status="error", why=why)
+        lines["latency"] += [
+            failed(phase="preprocess"),
+            failed(phase="encode"),
+            *(failed(phase="decode", n_prompts=n) for n in config.profile.n_prompts),
+            failed(phase="end_to_end", n_prompts=1),
+        ]
+        lines["batches"] += [failed(phase="encode", n_images=n) for n in config.batch_sizes]
+    found: dict[str, list[LatencyRow]] = {}
+    for field, given in lines.items():
+        own: dict[tuple[str, int | None, int], list[PhaseLine]] = {}
+        for line in given:
+            own.setdefault((line.phase, line.n_prompts, line.n_images), []).append(line)
+        found[field] = [_row(model, info, each, config.threads) for each in own.values()]
+    return found
 
 
 def _row(
@@ -276,6 +328,7 @@ def _row(
         "model": model.entry.name,
         "phase": first.phase,
         "n_prompts": first.n_prompts,
+        "n_images": first.n_images,
         "device": "cpu" if plain else model.options.device,
         "precision": "fp32" if plain else model.options.precision,
         "threads": threads,

@@ -126,6 +126,7 @@ class Model:
         self._embedding: Any = None
         self._network_output: Any = None
         self._logits: dict[int, Any] = {}
+        self._batch: list[Any] = []
 
     def first_call(self, _request: Answer) -> Answer:
         """Times the first image and prompt with all lazy set-up, and describes the model."""
@@ -151,9 +152,25 @@ class Model:
             "splits_decoding": self._splits_decoding,
         }
 
-    def find_call(self, phase: str, n_prompts: int | None) -> Call:
-        """The call of a phase, whose inputs are made here, outside the timed region."""
+    def describe_batches(self, _request: Answer) -> Answer:
+        """Whether the model encodes several images in one call."""
+        return {"encodes_batches": hasattr(self._model, "encode_batch")}
+
+    def find_call(self, phase: str, n_prompts: int | None, n_images: int | None = None) -> Call:
+        """The call of a phase, whose inputs are made here, outside the timed region.
+
+        With `n_images`, it encodes a batch of different images, each of which is the image of this
+        model, shifted.
+        """
         model, image = self._model, self._image
+        if n_images is not None:
+            with model_call("prepare"):
+                self._batch += [
+                    model.prepare(np.roll(image, 16 * index, axis=1))
+                    for index in range(len(self._batch), n_images)
+                ]
+            batch = self._batch[:n_images]
+            return lambda: model.encode_batch(batch)
         prepared, embedding = self._prepared, self._embedding
         n = n_prompts or 1
         prompts = self._prompts(n)
@@ -288,7 +305,8 @@ class Server:
     def time(self, request: Answer) -> Answer:
         """Times `calls` calls of a phase, or calls until a stop `rule` is met."""
         subject, phase = self.subject, request["phase"]
-        call = subject.find_call(phase, request.get("n_prompts"))
+        batch = {name: request[name] for name in ("n_images",) if name in request}
+        call = subject.find_call(phase, request.get("n_prompts"), **batch)
         with subject.boundary(phase):  # around all calls, so that no sample includes it
             if "calls" in request:
                 return {"ms": timer.time_calls(call, request["calls"], subject.synchronize)}

@@ -53,6 +53,14 @@ class ModelRow(FrozenModel):
     weights: WeightsRow
     status: Status = "ok"
     why: str | None = None
+    note: str = Field(default="", description="what a reader of its results has to know")
+    weights_licence: str | None = Field(
+        default=None, description="SPDX identifier of the licence of its published weights"
+    )
+    commercial_use: Literal["yes", "no", "ask"] | None = None
+    weights_note: str = Field(
+        default="", description="what a user has to know about its licence, access or weights"
+    )
 
 
 class ParamsRow(FrozenModel):
@@ -85,6 +93,9 @@ class LatencyRow(FrozenModel):
     model: str
     phase: str
     n_prompts: int | None = None
+    n_images: int = Field(
+        default=1, description="images in one call; more than 1 in `batches` only"
+    )
     device: str
     precision: str
     threads: int
@@ -367,6 +378,9 @@ class RunRecord(FrozenModel):
     models: tuple[ModelRow, ...] = ()
     params: tuple[ParamsRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
+    batches: tuple[LatencyRow, ...] = Field(
+        default=(), description="phase `encode` of `n_images` images in one call (--batch)"
+    )
     memory: tuple[MemoryRow, ...] = ()
     miou: tuple[MiouRow, ...] = ()
     comparisons: tuple[ComparisonRow, ...] = ()

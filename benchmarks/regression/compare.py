@@ -230,13 +230,15 @@ def _same_phases(a: RunRecord, b: RunRecord) -> Iterator[_Pair[LatencyRow]]:
 
     Setups may differ if each run has one row of the phase.
     """
-    grouped: dict[tuple[str, str, int | None], tuple[list[LatencyRow], list[LatencyRow]]] = {}
+    grouped: dict[tuple[str, str], tuple[list[LatencyRow], list[LatencyRow]]] = {}
     for side, run in enumerate((a, b)):
         for row in run.latency:
-            key = (row.model, row.phase, row.n_prompts)
+            key = (row.model, phase_label(row.phase, row.n_prompts))
             grouped.setdefault(key, ([], []))[side].append(row)
-    for (model, phase, n_prompts), (olds, news) in grouped.items():
-        what = phase_label(phase, n_prompts)
+        for row in run.batches:
+            images = f"batch of {row.n_images} image{'s' * (row.n_images != 1)}"
+            grouped.setdefault((row.model, images), ([], []))[side].append(row)
+    for (model, what), (olds, news) in grouped.items():
         if len(olds) <= 1 and len(news) <= 1:
             yield model, what, next(iter(olds), None), next(iter(news), None)
         else:

@@ -106,11 +106,20 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     data = data.assign(area=[max(_LEAST_AREA_PX2, scale * (n or 0)) for n in data["parameters"]])
     base = _base(data, models).encode(x=x("ms:Q"), y=y("value:Q"))
     mark = {"fillOpacity": 0.6, "ariaRoleDescription": "value"}
+    curves = data[[curve is not None for curve in data["curve"]]]
+    curves = curves.assign(text=[f"{size or 'own'} px" for size in curves["size_px"]])
+    sizes = _base(curves.assign(model=curves["curve"]), models, legend=False)
+    sizes = sizes.encode(x=x("ms:Q"), y=y("value:Q"))
+    joined = (
+        sizes.mark_line(strokeWidth=1.8, aria=False),
+        sizes.mark_text(dy=-18, aria=False).encode(text="text:N", color=alt.Undefined),
+    )
     chart = _layers(
         360,
         _error_bars(base, y=y("low:Q"), y2="high:Q"),
         _error_bars(base, x=x("ms_low:Q"), x2="ms_high:Q"),
         steps.mark_line(interpolate="step-after", style="front", aria=False),
+        *(joined if len(curves) else ()),
         base.transform_filter("datum.parameters > 0")
         .mark_point(filled=True, **mark)
         .encode(shape=_shape(models), size=alt.Size("area:Q", scale=None, legend=None)),
@@ -424,7 +433,7 @@ def _chart(data: Any) -> Any:
     return alt.Chart(alt.InlineData(values=data.to_dict("records")))
 
 
-def _base(data: Any, models: Sequence[str]) -> Any:
+def _base(data: Any, models: Sequence[str], *, legend: bool = True) -> Any:
     """A chart of a frame with colours, tooltips and a legend that selects models.
 
     The column `tip` holds the text of tooltips and ARIA labels; `models` are all of the page.
@@ -433,13 +442,16 @@ def _base(data: Any, models: Sequence[str]) -> Any:
     data = data.drop(columns={"bounds", "row", "run", "spread"} & set(data))
     data = data.assign(name=data["model"].map(names))
     shown = [names[model] for model in names if model in set(data["model"])]
-    entry_px = 34 + 7 * max(map(len, shown))
+    entry_px = 34 + 7 * max(map(len, shown), default=0)
     # The width of the plot changes during the layout, that of its container does not; `width` makes
     # Vega evaluate the expression again after a change of the window.
     columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 90) / {entry_px}) + 0 * width)")
-    legend = alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, values=shown)
+    shown_names = alt.Legend(
+        title=None, orient="top", columns=columns, labelLimit=300, values=shown
+    )
+    domain = alt.Scale(domain=list(names.values()))
     return _chart(data).encode(
-        color=alt.Color("name:N", scale=alt.Scale(domain=list(names.values())), legend=legend),
+        color=alt.Color("name:N", scale=domain, legend=shown_names if legend else None),
         opacity=alt.when(_SELECTION).then(alt.value(1)).otherwise(alt.value(0.1)),
         tooltip="tip:N",
         description="tip:N",

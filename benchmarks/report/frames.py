@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from baselines.registry import split_size
 from benchmarks.prompts.protocols import disturbance
 from benchmarks.records.record import Environment, RunRecord
 from benchmarks.records.statistics import Spread
+from benchmarks.report.style import short_names
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import clean, milliseconds
@@ -146,7 +148,9 @@ def accuracy_latency_frame(
     The time is end to end for all models, or encode plus one decode for all: the latter only if end
     to end is missing for a model with an accuracy and the sum is missing for no more models.
     Columns: model, value (mIoU in percent), low, high, ms, ms_low, ms_high, spread (of ms),
-    parameters (used in the forward pass; None if not counted).
+    parameters (used in the forward pass; None if not counted), label (printed beside the point),
+    size_px (of the network's input; None if unknown), curve (model whose style and line the points
+    of several input sizes share; None for a single point).
     """
 
     def encode_decode(model: str) -> tuple[float, Spread | None] | None:
@@ -193,7 +197,25 @@ def accuracy_latency_frame(
         f"No time ({label}) in this setup": [model for model in accurate if model not in shown],
     }
     notes = [*queries.shipped_models_notes(record, shown), *_group_notes(left_out)]
+    if _join_input_sizes(record, rows):
+        notes.insert(0, "Lines join the input sizes of one model; labels give the side in pixels.")
     return object_frame(rows), label, notes
+
+
+def _join_input_sizes(record: RunRecord, rows: Sequence[dict[str, Any]]) -> bool:
+    """Adds `label`, `size_px` and `curve` to rows of models; whether there is a curve."""
+    names = short_names([row["model"] for row in rows])
+    curves = queries.grouped((split_size(row["model"])[0], row) for row in rows)
+    for base, points in curves.items():
+        for index, row in enumerate(points):
+            info = queries.model_row(record, row["model"])
+            size = split_size(row["model"])[1] or (info.input_size_px if info else None)
+            row |= {"label": names[row["model"]], "size_px": size, "curve": None}
+            if len(points) > 1:
+                text = f"{size} px" if size else "own size"
+                row["label"] = text if index else f"{clean(base)}, {text}"
+                row["curve"] = points[0]["model"]
+    return len(curves) < len(rows)
 
 
 def pareto_front(points: Any) -> Any:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import __version__
 from benchmarks.paper.claims import load_claims
@@ -29,7 +29,13 @@ from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_queries import headline, model_names, setups
-from benchmarks.tables.record_tables import latency_table, params_table, summary_table
+from benchmarks.tables.record_tables import (
+    batches_table,
+    latency_table,
+    models_table,
+    params_table,
+    summary_table,
+)
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import UsageError
 
@@ -218,7 +224,7 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
     found = {
         "glance": _Section((), [summary_table(record)]),
         "accuracy-latency": _Section(trade_offs),
-        "latency": _Section(waterfalls, [latency_table(record)]),
+        "latency": _Section(waterfalls, [latency_table(record), batches_table(record)]),
         "decode": _Section(decodes),
         "accuracy": _Section(
             sizes, (each for each in accuracy_tables(record) if each not in disturbed)
@@ -227,7 +233,7 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
         "parameters": _Section((), [params_table(record)]),
         "claims": _Section(),
         "history": _Section(history, [_runs_table(merged)]),
-        "environment": _Section((), [_environment_table(record), _models_table(record)]),
+        "environment": _Section((), [_environment_table(record), models_table(record)]),
         "warnings": _Section((), [_failures_table(record)]),
     }
     found["accuracy"].add(category_tables(record), folded=True, numbered=True)
@@ -258,27 +264,6 @@ def _environment_table(record: RunRecord) -> Table:
     }
     columns = (text_column("Property", "what", get=["0"]), text_column("Value", "value", get=["1"]))
     return build_table("environment", "Environment", columns, rows.items())
-
-
-def _models_table(record: RunRecord) -> Table:
-    """Every model with its licence and its weights."""
-
-    def weights_text(row: Any) -> str:
-        if row.weights.shipped is not None:
-            return f"shipped ({row.weights.shipped}), not official"
-        return f"{row.weights.kind}{', official' if row.weights.official else ''}"
-
-    columns = (
-        text_column("Model", "model"),
-        text_column("Family", "family"),
-        text_column("Decode kind", "decode_kind"),
-        text_column("Licence", "licence"),
-        text_column("Weights", "weights", get=[weights_text]),
-        text_column("SHA-256 of the weights", "sha256", get=["weights.sha256"]),
-        text_column("Status", "status"),
-        text_column("Reason", "why", get=[lambda row: row.why or row.weights.why]),
-    )
-    return build_table("models", "Models and their weights", columns, record.models)
 
 
 def _failures_table(record: RunRecord) -> Table:

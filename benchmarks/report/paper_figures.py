@@ -336,7 +336,7 @@ def _predict_image(
                 score = None
             else:
                 embedding = embedding or boundary.encode(model, image.image)
-                mask, score = boundary.best_mask(model, embedding, prompts, (height, width))
+                mask, score, _ = boundary.best_mask(model, embedding, prompts, (height, width))
                 masks = (mask,)
         except BenchError as error:
             yield kind, _failure(f"{model.info.name}, {image.name}, {kind}", error, reporter)

@@ -403,11 +403,15 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     if len(points) > 1:
         ax.plot(*zip(*corners, strict=True), color=MUTED, lw=1, linestyle=(0, (4, 2)), zorder=1)
     styles = model_styles(model_names(record))
+    for curve, part in points.dropna(subset="curve").groupby("curve", sort=False):
+        sizes = part.sort_values("ms")
+        ax.plot(sizes["ms"], sizes["value"], color=styles[str(curve)].color, lw=1.6, zorder=2)
     scale = frames.area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
     areas = [scale * n if n else CROSS_AREA_PT2 for n in points["parameters"]]
     bar = {"elinewidth": 1.1, "capsize": 2, "linestyle": "none", "zorder": 4}
     for r, area in zip(points.itertuples(), areas, strict=True):
-        color = styles[r.model].color
+        look_of = styles[r.curve or r.model]
+        color = look_of.color
         xerr = None if r.ms_low is None else _lengths([r.ms], [r.ms_low], [r.ms_high])
         yerr = None if r.low is None else _lengths([r.value], [r.low], [r.high])
         ax.errorbar(r.ms, r.value, xerr=xerr, yerr=yerr, color=color, **bar)
@@ -415,7 +419,7 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         large = area > 2 * WANTED_LEAST_AREA_PT2
         look = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5}
         look |= {"linewidths": 0 if r.parameters else 1.8}
-        marker = styles[r.model].marker if r.parameters else "x"
+        marker = look_of.marker if r.parameters else "x"
         ax.scatter(r.ms, r.value, s=area, color=color, marker=marker, **look)
     decades = [math.log10(n) for n in points["parameters"] if n]
     if decades:
@@ -445,13 +449,18 @@ def _name_points(
         low, high = r.bounds or (r.value, r.value)
         left, right = (r.ms, r.ms) if r.ms_low is None else (max(r.ms_low, 1e-9), r.ms_high)
         segments += [((r.ms, low), (r.ms, high)), ((left, r.value), (right, r.value))]
+    for _, part in points.dropna(subset="curve").groupby("curve", sort=False):
+        line = part.sort_values("ms")[["ms", "value"]].to_numpy(float)
+        # In short pieces, since labels keep clear of the rectangle around each.
+        steps = np.interp(np.linspace(0, len(line) - 1, 40), range(len(line)), np.log(line[:, 0]))
+        heights = np.interp(np.linspace(0, len(line) - 1, 40), range(len(line)), line[:, 1])
+        segments += [*pairwise(zip(np.exp(steps).tolist(), heights.tolist(), strict=True))]
     # Markers, and error bars and the front with 3 px of room, as rectangles.
     ends = ax.transData.transform(np.reshape(segments, (-1, 2))).reshape(-1, 2, 2)
     markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
     bars = np.hstack([ends.min(axis=1) - 3, ends.max(axis=1) + 3])
     look = {"fontsize": 9, "ha": "center", "va": "center", "color": INK, "zorder": 6}
-    names = short_names(list(points["model"])).values()
-    labels = [ax.text(0, 0, name, transform=ax.transAxes, **look) for name in names]
+    labels = [ax.text(0, 0, name, transform=ax.transAxes, **look) for name in points["label"]]
     renderer = figure.canvas.get_renderer()
     sizes = np.array([label.get_window_extent(renderer).size for label in labels])
     frame = np.array(ax.get_window_extent().extents)

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from baselines.registry import split_size
 from benchmarks.records.record import write_atomic
 from benchmarks.tables.formatting import clean, shorten
 
@@ -77,11 +78,13 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
     """Style of every model, the same in all plots and distinct for up to 48 models.
 
     The style of a model that is not of this project follows from a hash of its name; on a collision
-    the model later in the alphabet takes the next free style.
+    the model later in the alphabet takes the next free style. Input sizes of one model share its
+    colour.
     """
+    bases = {split_size(name)[0] for name in names}
     free = [pair for pair in product(PALETTE, range(len(_VARIANTS))) if pair not in _KNOWN.values()]
     taken: dict[str, tuple[str, int]] = {}
-    for name in sorted(set(names)):
+    for name in sorted(bases):
         if name in _KNOWN:
             taken[name] = _KNOWN[name]
             continue
@@ -89,6 +92,12 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
         ring = [free[(start + step) % len(free)] for step in range(len(free))]
         used = set(taken.values())
         taken[name] = next((pair for pair in ring if pair not in used), ring[0])
+    for name in sorted(set(names) - bases):
+        color, first = taken[split_size(name)[0]]
+        used = set(taken.values())
+        pairs = [(color, (first + step) % len(_VARIANTS)) for step in range(1, len(_VARIANTS))]
+        taken[name] = next((pair for pair in pairs if pair not in used), (color, first))
+    taken = {name: pair for name, pair in taken.items() if name in names}
     return {name: ModelStyle(color, *_VARIANTS[each]) for name, (color, each) in taken.items()}
 
 

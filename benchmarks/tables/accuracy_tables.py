@@ -158,6 +158,7 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
             "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
             "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
             *_reference_notes(dataset, reference),
+            *queries.notes_on_models(record, (row.model for row in rows)),
         ]
         left_out = sorted({f"{row.protocol} {row.n_left_out}" for row in rows if row.n_left_out})
         if left_out:
@@ -259,6 +260,7 @@ def _leaderboard(
     notes += [
         "mIoU: mean over instances; CI: 95 % bootstrap over images. CSV: fractions.",
         *_reference_notes(dataset, reference),
+        *queries.notes_on_models(record, (each.row.model for each in ranked)),
         *ungrouped,
     ]
     for row, _, _, best, behind in ranked:

@@ -14,6 +14,7 @@ _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "models": lambda row: row.model,
     "params": lambda row: (row.model, row.component),
     "latency": lambda row: (row.model, setup_of(row), row.phase, row.n_prompts),
+    "batches": lambda row: (row.model, setup_of(row), row.n_images),
     "memory": lambda row: (row.model, row.device),
     "miou": lambda row: (row.model, protocol_of(row)),
     "comparisons": lambda row: (protocol_of(row), row.model_a, row.model_b),
@@ -45,7 +46,7 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     if len(runs) == 1:
         return runs[0]
     # Runs without times (a rescoring, for example) may come from any machine.
-    timed = [run for run in runs if run.latency or run.everything or run.memory]
+    timed = [run for run in runs if run.latency or run.batches or run.everything or run.memory]
     _check_same(runs, timed)
     newest, newest_timed = runs[-1], (timed or runs)[-1]
     same_machine = _conditions(newest) == _conditions(newest_timed)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from baselines.registry import split_size
 from benchmarks.prompts.protocols import (
     DEFAULT_PROTOCOLS,
     click_sequence,
@@ -20,6 +21,7 @@ from benchmarks.records.record import (
     MiouRow,
     ModelRow,
     Noc,
+    ParamsRow,
     RobustnessRow,
     RunRecord,
     WeightsRow,
@@ -29,6 +31,7 @@ from benchmarks.tables.formatting import milliseconds, number
 
 K = TypeVar("K")
 T = TypeVar("T")
+R = TypeVar("R", ModelRow, ParamsRow, LatencyRow, MiouRow)
 Bounds = tuple[float, float]
 
 WHOLE_MODEL = frozenset({"all", "total", "whole"})
@@ -148,9 +151,33 @@ def headline(record: RunRecord) -> tuple[Protocol, ...]:
 
 
 def model_names(record: RunRecord) -> tuple[str, ...]:
-    """Every model in the record, those of `models` first."""
-    parts = (record.models, record.params, record.latency, record.memory, record.miou)
-    return unique(row.model for part in parts for row in part)
+    """Every model in the record, those of `models` first, and input sizes of one model together.
+
+    Among these, the model's own size comes first, then the largest one.
+    """
+    parts = (record.models, record.params, record.latency, record.batches)
+    rows = (row for part in (*parts, record.memory, record.miou) for row in part)
+    found = unique(row.model for row in rows)
+    by_base = grouped((split_size(name)[0], name) for name in found)
+    return tuple(name for names in by_base.values() for name in sorted(names, key=_size_order))
+
+
+def _size_order(name: str) -> tuple[bool, int]:
+    size = split_size(name)[1]
+    return size is not None, -(size or 0)
+
+
+def by_model(record: RunRecord, rows: Iterable[R]) -> list[R]:
+    """Rows in the order of `model_names`."""
+    order = {name: index for index, name in enumerate(model_names(record))}
+    return sorted(rows, key=lambda row: order[row.model])
+
+
+def notes_on_models(record: RunRecord, models: Iterable[str]) -> list[str]:
+    """One line for each note on how models compute their results, with their names."""
+    rows = filter(None, (model_row(record, model) for model in models))
+    notes = grouped((row.note, row.model) for row in rows if row.note)
+    return [f"{', '.join(unique(names))}: {note}." for note, names in notes.items()]
 
 
 def model_row(record: RunRecord, model: str) -> ModelRow | None:

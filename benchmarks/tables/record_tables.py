@@ -27,6 +27,7 @@ from benchmarks.tables.columns import (
     ENDS,
     MODEL,
     STATUS,
+    WEIGHTS,
     WEIGHTS_COLUMN,
     RowColumn,
     build_table,
@@ -94,17 +95,95 @@ def params_table(record: RunRecord) -> Table:
     left_out = sorted({op for row in record.params for op in row.flops_not_counted})
     if left_out:
         notes.append(f"Not counted in FLOP: {', '.join(left_out)}; by component in the record.")
-    title = "Parameters and arithmetic"
-    return build_table("params", title, _PARAMS_COLUMNS, record.params, notes)
+    models = queries.by_model(record, record.models)
+    about = ((row.weights_note, row.model) for row in models if row.weights_note)
+    notes += [f"{', '.join(names)}: {note}." for note, names in queries.grouped(about).items()]
+    rows = queries.by_model(record, record.params)
+    return build_table("params", "Parameters and arithmetic", _PARAMS_COLUMNS, rows, notes)
+
+
+def licence_text(row: ModelRow) -> str:
+    """Licences of code and weights, and commercial use, where they are known."""
+    use = row.commercial_use
+    parts = (row.licence, row.weights_licence, use and f"commercial use: {use}")
+    return "; ".join(filter(None, parts))
+
+
+def models_table(record: RunRecord) -> Table:
+    """Every model with its input size, licences and weights."""
+
+    def notes_cell(row: ModelRow) -> Cell:
+        text = clean("; ".join(filter(None, (row.weights_note, row.note))))
+        raw = (row.weights_note, row.note, row.weights.why)
+        return Cell(text, raw, reason=row.weights.why and clean(row.weights.why))
+
+    columns = (
+        MODEL,
+        text_column("Family", "family"),
+        value_column(
+            "Input", "input_size_px", unit="px", show=lambda side: str(side) if side else "any"
+        ),
+        text_column("Decode kind", "decode_kind"),
+        value_column(
+            "Licence (code; weights)", "licence", "weights_licence", "commercial_use",
+            text=licence_text, align="left",
+        ),
+        WEIGHTS,
+        STATUS,
+        RowColumn(Column("Note", ("weights_note", "note", "weights_why")), notes_cell),
+    )  # fmt: skip
+    rows = queries.by_model(record, record.models)
+    return build_table("models", "Models and their weights", columns, rows)
+
+
+def _rate_cell(row: LatencyRow) -> Cell:
+    """Images a second, with the ends of its interval or range."""
+
+    def rate(ms: float | None) -> float | None:
+        return 1e3 * row.n_images / ms if ms else None
+
+    ends = spread_ends(spread_of(row))
+    raw = (rate(row.median_ms), *(rate(ends[index]) for index in (1, 0, 3, 2)))
+    return Cell("" if raw[0] is None else number(raw[0]), raw)
+
+
+def batches_table(record: RunRecord) -> Table:
+    """Times of encoding several images in one call, and images a second."""
+    found = queries.by_model(record, record.batches)
+    measured = {row.model for row in found if row.status != "skipped"}
+    rows = [row for row in found if row.model in measured]
+    skipped = ((row.why or "skipped", row.model) for row in found if row.model not in measured)
+    one_setup = len(queries.setups(record)) == 1
+    rates = ("images_per_s", *(f"images_per_s_{end}" for end in ENDS))
+    columns = (
+        MODEL,
+        text_column("Device", "device", csv_only=one_setup),
+        text_column("Precision", "precision", csv_only=one_setup),
+        count_column("Threads", "threads", csv_only=one_setup),
+        count_column("Images", "n_images"),
+        RowColumn(median_column(rows), median_cell),
+        RowColumn(Column("Throughput", rates, "images/s", "right"), _rate_cell),
+        count_column("Calls", "n"),
+        count_column("Processes", "processes"),
+        STATUS,
+    )
+    notes = [f"Measured on {queries.setups(record)[0].label}."] if one_setup else []
+    notes += [
+        "Encode alone, with all images in one call. Throughput: images over median time.",
+        *(
+            f"Left out: {', '.join(queries.unique(models))} ({why})."
+            for why, models in queries.grouped(skipped).items()
+        ),
+        *spread_notes(map(spread_of, rows)),
+        *sample_notes(rows),
+    ]
+    return build_table("batches", "Encoding batches of images", columns, rows, notes)
 
 
 def latency_table(record: RunRecord) -> Table:
     """Times of every phase: median with interval or range, and percentiles if n is large enough."""
     one_setup = len(queries.setups(record)) == 1
-    order = model_names(record)
-    rows = sorted(
-        record.latency, key=lambda row: (order.index(row.model), queries.phase_order(row))
-    )
+    rows = queries.by_model(record, sorted(record.latency, key=queries.phase_order))
 
     def weights(row: LatencyRow) -> Cell:
         info = model_row(record, row.model)
@@ -432,7 +511,9 @@ def write_tables(record: RunRecord, folder: Path) -> list[Path]:
         return "".join(f"- {escape_markdown(line)}\n" for line in lines)
 
     found = (summary_table(record), params_table(record), latency_table(record))
-    shown = [table for table in (*found, *accuracy_tables(record)) if table.rows]
+    timed_in_batches = [batches_table(record)] if record.batches else []
+    tables = (*found, *timed_in_batches, *accuracy_tables(record), models_table(record))
+    shown = [table for table in tables if table.rows]
     categories = [table for table in category_tables(record) if table.rows]
     written = [path for table in (*shown, *categories) for path in table.write(folder / "tables")]
     parts = [f"# Run {escape_markdown(record.id)}\n", items(provenance(record))]

@@ -126,6 +126,10 @@ def masks(shape: tuple[int, ...], **fields: Any) -> Masks:
             masks((2, 1, 6, 9), low_res_logits=np.zeros((2, 3, 4, 4), np.float32)),
             "low_res_logits that are an array of shape (2, 3, 4, 4); wanted a numpy array of",
         ),
+        (
+            masks((2, 1, 6, 9), object_scores=np.zeros((2, 1), np.float32)),
+            "object_scores that are an array of shape (2, 1); wanted a numpy array of shape (2,)",
+        ),
         (masks((2, 1, 6, 9), low_res_logits=[1]), "low_res_logits that are list; wanted a numpy"),
         (
             masks((2, 1, 6, 9), scores=np.array([["a"], ["b"]])),

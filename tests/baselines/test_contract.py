@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baselines.interface import Embedding, Masks, ModelOptions, Prompts, Segmenter, SplitDecoder
+from baselines.interface import (
+    BatchEncoder,
+    Embedding,
+    Masks,
+    ModelOptions,
+    Prompts,
+    Segmenter,
+    SplitDecoder,
+    StorableEmbedding,
+)
 from baselines.registry import build, entries
 from baselines.sam import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError
@@ -206,6 +215,25 @@ def test_an_image_that_is_too_thin_is_answered_or_refused(
         with pytest.raises(DataError, match=r"3000.*too thin") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_batch_of_images_has_the_embeddings_of_each(model: Segmenter) -> None:
+    if not isinstance(model, BatchEncoder):
+        pytest.skip(f"{model.info.name} encodes one image at a time")
+    assert isinstance(model, StorableEmbedding)
+    shapes = ("landscape", "portrait")
+    found = model.encode_batch([model.prepare(image_of(shape)) for shape in shapes])
+    assert len(found) == len(shapes)
+    for embedding, shape in zip(found, shapes, strict=True):
+        alone = embedding_of(model.info.name, shape)
+        assert (embedding.size_hw, embedding.model) == (SIZES[shape], model.info.name)
+        arrays = model.embedding_arrays(embedding)
+        for name, array in model.embedding_arrays(alone).items():
+            scale = float(np.abs(array).max())
+            np.testing.assert_allclose(arrays[name], array, rtol=0, atol=2e-5 * scale)
+        prompts = prompts_of(model, [[1, 1, 2, 2]])
+        masks = model.decode(embedding, prompts)
+        np.testing.assert_allclose(masks.scores, model.decode(alone, prompts).scores, atol=1e-4)
 
 
 def test_several_points_with_background(model: Segmenter) -> None:

@@ -90,6 +90,7 @@ def test_an_entry_point_adds_a_model(third_party: Callable[[str, str], None]) ->
     third_party("theirs", "baselines.classical:BoxSegmenter")
     entry = registry.select(["theirs"])[0]
     assert entry.third_party
+    assert (entry.licence, entry.commercial, entry.permissive) == ("unknown", "ask", False)
     assert registry.build(entry, ModelOptions("theirs")).info.name == "theirs"
 
 
@@ -199,3 +200,18 @@ def test_ultralytics_is_imported_where_the_readme_says() -> None:
     assert importing == {"baselines/fast_sam.py"}
     readme = (root / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in importing)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("mobilesam", ("mobilesam", None)),
+        ("mobilesam@512", ("mobilesam", 512)),
+        ("my@sam@512", ("my@sam", 512)),
+        ("mobilesam@large", ("mobilesam@large", None)),
+        ("@512", ("@512", None)),
+        ("hf:runs/model@512", ("hf:runs/model@512", None)),
+    ],
+)
+def test_names_are_split_at_their_input_size(name: str, parts: tuple[str, int | None]) -> None:
+    assert registry.split_size(name) == parts

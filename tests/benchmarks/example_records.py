@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.records.record import (
@@ -245,3 +246,62 @@ def many_rows(name: str) -> list[MiouRow]:
                 changes |= {"miou": value, "ci95": (value - 0.03, value + 0.025)}
             rows.append(source.model_copy(update=changes))
     return rows
+
+
+def sized_record() -> RunRecord:
+    """MobileSAM at three input sizes, with times of batches and terms of its licence."""
+    names = ["mobilesam@512", "grabcut", "mobilesam", "mobilesam@768"]
+    shares = {"mobilesam@512": 0.25, "mobilesam@768": 0.56, "mobilesam": 1.0, "grabcut": 1.0}
+    source = build_record(["mobilesam", "grabcut"])
+
+    def sized(rows: Iterable[Any]) -> list[Any]:
+        found = list(rows)
+        return [
+            row.model_copy(update={"model": name})
+            for name in names
+            for row in found
+            if row.model == name.partition("@")[0]
+        ]
+
+    def timed(row: LatencyRow) -> LatencyRow:
+        ms = (row.median_ms or 0) * shares[row.model]
+        return row.model_copy(update={"median_ms": ms, "samples_ms": ((0.9 * ms, ms, 1.1 * ms),)})
+
+    def scored(row: MiouRow) -> MiouRow:
+        miou = (row.miou or 0) - 0.1 * (1 - shares[row.model])
+        return row.model_copy(update={"miou": miou, "ci95": (miou - 0.03, miou + 0.03)})
+
+    latency = [timed(row) for row in sized(source.latency)]
+    encode = next(row for row in latency if (row.model, row.phase) == ("mobilesam", "encode"))
+    batches = [
+        encode.model_copy(
+            update={
+                "n_images": n,
+                "median_ms": 900.0 * n,
+                "samples_ms": tuple((900.0 * n * factor,) for factor in (0.9, 1.0, 1.2)),
+            }
+        )
+        for n in (1, 4)
+    ]
+    alone = {"model": "grabcut", "status": "skipped", "why": "encodes one image at a time"}
+    batches.append(batches[0].model_copy(update=alone | {"median_ms": None, "samples_ms": ()}))
+    terms = {"weights_licence": "MIT", "commercial_use": "ask", "note": "masks are drawn"}
+    models = [
+        row.model_copy(
+            update=terms
+            | {"input_size_px": int(row.model.partition("@")[2] or 1024), "weights_note": "gated"}
+        )
+        if row.family == "MobileSAM"
+        else row
+        for row in sized(source.models)
+    ]
+    return source.model_copy(
+        update={
+            "models": tuple(models),
+            "params": tuple(sized(source.params)),
+            "latency": tuple(latency),
+            "batches": tuple(batches),
+            "memory": tuple(sized(source.memory)),
+            "miou": tuple(scored(row) for row in sized(source.miou)),
+        }
+    )

@@ -35,6 +35,7 @@ from baselines.fast_sam import MaskSearch
 from baselines.fast_sam import build as build_fast_sam
 from baselines.function import FunctionSegmenter
 from baselines.interface import (
+    BatchEncoder,
     LogitMasks,
     ModelOptions,
     Prepared,
@@ -564,7 +565,11 @@ def _bright_pixels(image: np.ndarray, prompts: Prompts) -> np.ndarray:
 def _described(model: Segmenter, image: np.ndarray) -> Any:
     """Description of a model, and its errors for invalid calls."""
     model.synchronize()
-    embedding = model.encode(model.prepare(image))
+    prepared = model.prepare(image)
+    embedding = model.encode(prepared)
+    batch = []
+    if isinstance(model, BatchEncoder):
+        batch = model.encode_batch([prepared, prepared])
     prompts = Prompts(
         points=np.zeros((1, 1, 2)),
         labels=np.ones((1, 1), np.int64),
@@ -584,7 +589,7 @@ def _described(model: Segmenter, image: np.ndarray) -> Any:
         for part, module in model.modules().items()
     }
     probes = {part: len(calls) for part, calls in model.probes().items()}
-    return [said, shapes, probes, boundary.mask_frame(model, embedding.size_hw)]
+    return [said, shapes, batch, probes, boundary.mask_frame(model, embedding.size_hw)]
 
 
 def _apart(model: Any, embedding: Any, prompts: Prompts) -> Any:

@@ -53,10 +53,11 @@ def run(
         accuracy=data,
         n_scenes=profile.n_images,
         publishable=timing.publishable,
+        batch=timing.batch,
     )
     result = _measure(config, output, write_files=True)
     if output.json:
-        samples = {"latency": {"__all__": {"samples_ms"}}}
+        samples = {name: {"__all__": {"samples_ms"}} for name in ("latency", "batches")}
         print_json(result.record.model_dump(mode="json", exclude=samples))
     else:
         print_table(headline_table(result.record))
@@ -70,7 +71,7 @@ def params(*, models: ModelArguments = _MODELS, output: OutputArguments = _OUTPU
     from benchmarks.tables.record_tables import params_table
 
     result = _measure(make_config("params", models, output, counting=True), output)
-    document = _document(result, rows="params", failures="failures")
+    document = _document(result, rows="params", models="models", failures="failures")
     return _print(result, output, document, lambda record: [params_table(record)])
 
 
@@ -84,14 +85,27 @@ def latency(
     from benchmarks.config.from_options import make_config
     from benchmarks.config.run_config import find_profile
     from benchmarks.records.record import RECORD_NAME
-    from benchmarks.tables.record_tables import latency_table
+    from benchmarks.tables.record_tables import batches_table, latency_table
 
     profile = find_profile(timing.profile)
-    config = make_config("latency", models, output, profile=profile, publishable=timing.publishable)
+    config = make_config(
+        "latency",
+        models,
+        output,
+        profile=profile,
+        publishable=timing.publishable,
+        batch=timing.batch,
+    )
     result = _measure(config, output)
-    document = _document(result, rows="latency", memory="memory", failures="failures")
+    document = _document(
+        result, rows="latency", batches="batches", memory="memory", failures="failures"
+    )
     document["record"] = str(config.out / RECORD_NAME)
-    return _print(result, output, document, lambda record: [latency_table(record)])
+
+    def tables(record: RunRecord) -> list[Table]:
+        return [latency_table(record), *([batches_table(record)] if record.batches else [])]
+
+    return _print(result, output, document, tables)
 
 
 def miou(

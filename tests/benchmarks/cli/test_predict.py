@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from baselines import registry
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, MaskRecord, Masks, ModelOptions, Prepared, Prompts
 
@@ -199,3 +201,26 @@ def test_predict_refuses_two_kinds_of_question(
     done = run("predict", picture, "--model=box", *extra)
     assert done.code == 2
     assert message in done.err
+
+
+class Unsure(DummySegmenter):
+    """Says of each prompt that it is not on an object."""
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        found = super().decode(embedding, prompts, multimask=multimask)
+        return replace(found, object_scores=np.full(len(prompts), -1.5, np.float32))
+
+
+def build_unsure(options: ModelOptions) -> Unsure:
+    return Unsure(options.name, {})
+
+
+def test_the_object_score_is_printed(
+    run: Any, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = registry.entries()["dummy"]
+    asked = ("predict", picture, "--model=dummy", "--point=35,20", "--json")
+    assert "object_score" not in run(*asked).json
+    unsure = replace(entry, target=f"{__name__}:build_unsure")
+    monkeypatch.setattr(registry, "entries", lambda: {"dummy": unsure})
+    assert run(*asked).json["object_score"] == -1.5

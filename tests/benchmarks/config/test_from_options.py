@@ -158,3 +158,24 @@ def test_models_without_a_permissive_licence_are_left_out_and_named(
     options = ModelArguments(models="mobilesam,fastsam-*", licence="permissive")
     assert [entry.name for entry in select_models(options)] == ["mobilesam"]
     assert capsys.readouterr().err == "licence: left out fastsam-x, fastsam-s\n"
+
+
+def test_batches_are_a_setting_of_the_run(tmp_path: Path) -> None:
+    quick, output = find_profile("quick"), OutputArguments(out=tmp_path / "o")
+    plain = make_config("latency", MODELS, output, profile=quick)
+    config = make_config("latency", MODELS, output, profile=quick, batch="4,1,4")
+    assert (plain.batch_sizes, config.batch_sizes) == ((), (1, 4))
+    settings = config.to_dict((), ())
+    assert settings.pop("batch_sizes") == [1, 4]
+    assert settings == plain.to_dict((), ())
+    for text in ("0", "two", ",", "-1"):
+        with pytest.raises(UsageError, match="--batch takes numbers of images"):
+            make_config("latency", MODELS, output, profile=quick, batch=text)
+
+
+def test_weights_by_names_with_other_characters() -> None:
+    given = ("mobilesam@512=a.pt", "hf:facebook/sam-vit-base=my/folder=1")
+    assert weights_policy(ModelArguments(weights=given)).overrides == {
+        "mobilesam@512": Path("a.pt"),
+        "hf:facebook/sam-vit-base": Path("my/folder=1"),
+    }

@@ -10,6 +10,7 @@ from segment_anything.modeling import Sam
 
 from baselines.registry import entries, select
 from benchmarks.config.model_resolution import (
+    ResolvedModel,
     WeightsPolicy,
     find_checkpoint,
     resolve_models,
@@ -168,3 +169,32 @@ def test_exported_files_stand_for_the_weights_that_they_were_made_of(tmp_path: P
         assert (found.path, found.sha256, found.official) == (tmp_path, "ab" * 32, False)
     with pytest.raises(WeightsError, match="is not a file; give the path of a checkpoint file"):
         find_checkpoint(entries()["mobilesam"], WeightsPolicy({"mobilesam": tmp_path}))
+
+
+def test_a_local_folder_replaces_a_repository_of_the_hub(tmp_path: Path) -> None:
+    folder = tmp_path / "with:odd@name"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    name = "hf:nobody/nothing"
+
+    def resolved() -> ResolvedModel:
+        policy = WeightsPolicy({name: folder}, offline=True)
+        (model,) = resolve_models(select([name]), policy, device="cpu", precision="fp32", seed=0)
+        return model
+
+    model = resolved()
+    assert (model.weights.kind, model.weights.official, model.error) == ("file", False, None)
+    key = model.key
+    (folder / "config.json").write_text('{"model_type": "sam"}')
+    assert resolved().key != key  # other settings beside the same weights
+    folder.rename(tmp_path / "elsewhere")
+    assert "is no folder" in str(resolved().error)
+
+
+def test_weights_of_an_input_size(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save({}, path)
+    for name in ("mobilesam", "mobilesam@512"):
+        policy = WeightsPolicy({name: path}, offline=True, trust=True)
+        assert find_checkpoint(select(["mobilesam@512"])[0], policy).path == path

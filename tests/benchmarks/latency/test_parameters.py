@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -82,3 +84,26 @@ def test_a_multiply_add_is_two_flops() -> None:
     flops, skipped = count_flops(lambda: torch.relu(linear(torch.zeros(5, 3))))
     assert flops == 2 * 5 * 3 * 4
     assert skipped == ["relu"]
+
+
+def test_the_record_has_licences_and_notes(run: Any) -> None:
+    done = run("params", "--models=fastsam-s,box,mobilesam@512", "--json")
+    assert done.code == 0
+    rows = {row["model"]: row for row in done.json["models"]}
+    assert (rows["fastsam-s"]["licence"], rows["fastsam-s"]["commercial_use"]) == (
+        "AGPL-3.0-only",
+        "ask",
+    )
+    assert rows["mobilesam@512"]["input_size_px"] == 512
+    assert rows["mobilesam@512"]["weights_licence"] == "Apache-2.0"
+    assert rows["box"]["weights_licence"] is None
+
+
+def test_parameters_of_sam_2_name_what_the_checkpoint_holds_besides(run: Any) -> None:
+    pytest.importorskip("transformers")
+    done = run("params", "--models=sam2.1-t", "--json")
+    (row,) = (row for row in done.json["rows"] if row["component"] == "all")
+    assert row["total"] == 31_440_721
+    (model,) = done.json["models"]
+    assert "38,962,754 parameters, of which 7,521,760 are for video" in model["weights_note"]
+    assert "best of three" in model["note"]

@@ -20,7 +20,7 @@ import torch
 from baselines.interface import ModelOptions
 from benchmarks.config.run_config import PROFILES, Profile
 from benchmarks.latency import controller, runner
-from benchmarks.latency.runner import PhaseLine, time_phases
+from benchmarks.latency.runner import PhaseLine, time_batches, time_phases
 from benchmarks.latency.timer import StopRule
 from benchmarks.latency.worker import Server
 from benchmarks.records.record import load_record
@@ -231,3 +231,64 @@ def test_both_parts_of_a_split_decoder_are_timed() -> None:
     # Ten prompts would take 600 ms: neither part is timed.
     assert found["decode", 10].status == found["postprocess", 10].status == "skipped"
     assert "weights" in str(found["everything", None].why)
+
+
+ENCODE = PhaseLine(phase="encode", samples_ms=(20.0, 40.0))
+
+
+def test_batches_of_images_are_timed_in_one_call(image: Path) -> None:
+    np.save(image, np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8))
+    worker = LocalWorker("mobilesam-mini", image)
+    sizes: list[int] = []
+    model = worker.server.subject._model
+    encode_batch = model.encode_batch
+
+    def counted(prepared: Any) -> Any:
+        sizes.append(len({each.payload.numpy().tobytes() for each in prepared}))
+        return encode_batch(prepared)
+
+    model.encode_batch = counted
+    found = list(time_batches(worker, PROFILE, (1, 3), ENCODE))  # type: ignore[arg-type]
+    assert [(line.phase, line.n_images, line.status) for line in found] == [
+        ("encode", 1, "ok"), ("encode", 3, "ok"),
+    ]  # fmt: skip
+    assert set(sizes) == {1, 3}  # different images
+    slow = list(time_batches(worker, PROFILE, (100,), ENCODE))  # type: ignore[arg-type]
+    assert slow[0].status == "skipped"
+    assert "about 3 s a call" in str(slow[0].why)
+
+
+def test_a_model_of_one_image_at_a_time_is_skipped(image: Path) -> None:
+    (line,) = time_batches(LocalWorker("dummy", image), PROFILE, (4,), ENCODE)  # type: ignore[arg-type]
+    assert (line.n_images, line.status, line.samples_ms) == (4, "skipped", ())
+
+
+def test_a_crash_on_a_batch_keeps_phases_and_memory(script: Any, image: Path) -> None:
+    script(
+        "for line in sys.stdin:",
+        "    asked = json.loads(line)",
+        "    if 'n_images' in asked: os.kill(os.getpid(), 9)",
+        "    print(json.dumps({'ms': [1.0] if asked['do'] == 'time' else {'encode': 1.0},",
+        "        'weights': 'random', 'is_detector': False, 'splits_decoding': False,",
+        "        'supports': [], 'warmup_calls': 0, 'warnings': [], 'encodes_batches': True,",
+        "        'rss_before_load_bytes': 1, 'peak_rss_bytes': 2, 'weight_bytes': 3}), flush=True)",
+    )
+    found = runner.run_model(ModelOptions("box"), PROFILE, 1, image, (2,))
+    assert [line.phase for line in found.phases][-1] == "end_to_end"
+    assert found.memory is not None
+    assert "out of memory" in str(found.error)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_quick")
+def test_rows_of_batches_are_apart(run: Any) -> None:
+    done = run("latency", "--models=mobilesam-mini,box", "--batch=2,1", "--profile=quick",
+               "--threads=1", "--json")  # fmt: skip
+    assert done.code == 0
+    assert {row["n_images"] for row in done.json["rows"]} == {1}
+    assert len([row for row in done.json["rows"] if row["phase"] == "encode"]) == 2
+    assert [(row["model"], row["n_images"], row["status"]) for row in done.json["batches"]] == [
+        ("mobilesam-mini", 1, "ok"), ("mobilesam-mini", 2, "ok"),
+        ("box", 1, "skipped"), ("box", 2, "skipped"),
+    ]  # fmt: skip
+    assert "--batch: left out box" in done.err

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from example_records import sized_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -327,3 +328,17 @@ def test_accuracy_on_two_images_is_unclear(runs: list[Path]) -> None:
     assert (found["dummy"].verdict, found["dummy"].why) == ("unclear", FEW_IMAGES)
     assert found["dummy"].change is not None
     assert found["box"].verdict == "same"  # no mask has changed
+
+
+def test_batches_are_compared_with_batches_of_the_same_size() -> None:
+    record = sized_record()
+    slower = [
+        row.model_copy(update={"median_ms": row.median_ms and 2 * row.median_ms})
+        for row in record.batches
+    ]
+    other = record.model_copy(update={"batches": tuple(slower)})
+    rows = compare_runs(Run(record, None), Run(other, None), 1.05)
+    times = {row.what: (row.a, row.b) for row in rows if row.kind == "time" and row.a != row.b}
+    assert times == {
+        "batch of 1 image": (900.0, 1800.0), "batch of 4 images": (3600.0, 7200.0),
+    }  # fmt: skip

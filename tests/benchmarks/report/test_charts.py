@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from example_records import sized_record
 
 from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.charts import (
@@ -184,3 +185,15 @@ def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) 
     assert len(figure.table.rows) == len(values(figure))
     one = disturbed_record.robustness[:1]
     assert robustness(disturbed_record.model_copy(update={"robustness": one})) == []
+
+
+def test_input_sizes_of_a_model_are_one_curve() -> None:
+    record = sized_record()
+    figure = accuracy_latency(record, setups(record)[0], headline(record)[0])
+    assert figure is not None
+    lines = [each for each in figure.chart["layer"] if each["mark"]["type"] == "line"]
+    (curve,) = (each for each in lines if "color" in each["encoding"])
+    rows = figure.chart["datasets"][curve["data"]["name"]]
+    assert {row["name"] for row in rows} == {"mobilesam"}
+    assert {row["text"] for row in rows} == {"1024 px", "768 px", "512 px"}
+    assert any("Lines join the input sizes" in note for note in figure.notes)

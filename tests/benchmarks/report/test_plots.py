@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_records import sized_record
 
 from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.plots import (
@@ -275,3 +276,17 @@ def test_ranges_of_few_processes_are_noted(record: RunRecord) -> None:
     figure = latency_figure(record, setups(record)[0])
     texts = [text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text"))]
     assert any("range (fewer than 5 processes)" in " ".join(text.split()) for text in texts)
+
+
+@pytest.mark.usefixtures("styled")
+def test_input_sizes_of_a_model_are_one_curve() -> None:
+    record = sized_record()
+    figure = accuracy_figure(record, setups(record)[0], protocols(record)[0])
+    assert overlapping_texts(figure) == []
+    (ax,) = figure.axes
+    texts = {text.get_text() for text in ax.texts}
+    assert texts == {"mobilesam, 1024 px", "768 px", "512 px", "grabcut"}
+    color = model_styles(["mobilesam"])["mobilesam"].color
+    (curve,) = (line for line in ax.lines if len(line.get_xdata()) == 3 and line.get_c() == color)
+    assert list(curve.get_xdata()) == sorted(curve.get_xdata())
+    assert "Lines join the input sizes" in figure.get_supxlabel()

@@ -8,6 +8,7 @@ from benchmarks.report.style import (
     LEAST_TEXT,
     LIGHT,
     PALETTE,
+    VERMILLION,
     Theme,
     contrast,
     mark_color,
@@ -67,3 +68,14 @@ def test_vega_config_gives_every_model_its_color() -> None:
     assert light == ["#d55e00", "#0072b2"]
     assert dark != light
     assert vega_config(DARK, models)["background"] == DARK["surface"]
+
+
+def test_input_sizes_of_a_model_share_its_color() -> None:
+    sizes = ["mobilesam@512", "mobilesam@768", "other@256", "hf:a/b", "hf:c@512"]
+    for names in (sizes, [*sizes, "mobilesam", "other", "mobilesam-onnx"]):
+        styles = model_styles(names)
+        assert set(styles) == set(names)
+        assert styles["mobilesam@512"].color == styles["mobilesam@768"].color == VERMILLION
+        assert styles["mobilesam@512"].marker != styles["mobilesam@768"].marker
+        assert len(set(styles.values())) == len(names)
+    assert styles["other@256"].color == styles["other"].color

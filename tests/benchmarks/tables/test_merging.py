@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from example_records import sized_record
 
 from benchmarks.records.record import (
     AccuracyTimeRow,
@@ -121,3 +122,13 @@ def test_load_before_a_run_without_times_is_no_caution_about_times(
     assert f"run other, without times: {load}" in merge_records([timed, other]).warnings
     noisy = timed.model_copy(update={"warnings": (load,)})
     assert load in merge_records([noisy, other]).warnings
+
+
+def test_batches_are_merged_by_their_size() -> None:
+    record = sized_record()
+    newer = record.model_copy(update={"id": "b", "batches": record.batches[:1]})
+    merged = merge_records([record, newer])
+    assert sorted((row.model, row.n_images) for row in merged.batches) == [
+        ("grabcut", 1), ("mobilesam", 1), ("mobilesam", 4),
+    ]  # fmt: skip
+    assert len(merged.latency) == len(record.latency)

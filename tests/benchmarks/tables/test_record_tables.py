@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from example_records import sized_record
 from table_values import column_texts, csv_rows
 
 from benchmarks.records.record import ModelRow, RunRecord, WeightsRow
 from benchmarks.tables.accuracy_tables import miou_tables
 from benchmarks.tables.record_tables import (
+    batches_table,
     latency_table,
+    models_table,
     params_table,
     summary_table,
     write_tables,
@@ -100,7 +103,7 @@ def test_empty_record(empty_record: RunRecord, tmp_path: Path) -> None:
 def test_write_tables(record: RunRecord, tmp_path: Path) -> None:
     paths = write_tables(record, tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in paths}
-    stems = ("summary", "params", "latency", "miou", "leaderboard")
+    stems = ("summary", "params", "latency", "miou", "leaderboard", "models")
     wanted = {f"tables/{stem}.{end}" for stem in stems for end in ("md", "csv", "tex")}
     assert names == wanted | {"summary.md"}
     text = (tmp_path / "summary.md").read_text()
@@ -167,3 +170,54 @@ def test_few_and_unstable_samples_have_notes(record: RunRecord) -> None:
     assert "Not stable after 3 warm-up calls: grabcut load, grabcut encode." in notes
     # The summary shows no time of loading.
     assert "Not stable after 3 warm-up calls: grabcut encode." in summary_table(warned).notes
+
+
+SIZES = ["mobilesam", "mobilesam@768", "mobilesam@512"]
+
+
+def test_input_sizes_of_a_model_are_together() -> None:
+    record = sized_record()
+    for made in (summary_table(record), models_table(record)):
+        assert column_texts(made, "Model") == [*SIZES, "grabcut"]
+    for made in (params_table(record), latency_table(record), *miou_tables(record)):
+        assert list(dict.fromkeys(column_texts(made, "Model")))[:3] == SIZES
+
+
+def test_licences_and_notes_of_models() -> None:
+    record = sized_record()
+    made = models_table(record)
+    assert column_texts(made, "Licence (code; weights)") == [
+        *["Apache-2.0; MIT; commercial use: ask"] * 3, "Apache-2.0",
+    ]  # fmt: skip
+    assert column_texts(made, "Input") == ["1024", "768", "512", "1024"]
+    assert csv_rows(made)[0]["commercial_use"] == "ask"
+    assert column_texts(made, "Note")[0] == "gated; masks are drawn"
+    names = ", ".join(SIZES)
+    assert f"{names}: gated." in params_table(record).notes
+    for accuracy in miou_tables(record):
+        note = next(note for note in accuracy.notes if "masks are drawn" in note)
+        assert sorted(note.removesuffix(": masks are drawn.").split(", ")) == sorted(SIZES)
+
+
+def test_throughput_of_batches() -> None:
+    made = batches_table(sized_record())
+    assert column_texts(made, "Images") == ["1", "4"]
+    assert column_texts(made, "Throughput") == ["1.11", "1.11"]
+    row = csv_rows(made)[1]
+    assert float(row["images_per_s"]) == pytest.approx(1 / 0.9)
+    # The slowest process has the least throughput.
+    assert float(row["images_per_s_range_low"]) == pytest.approx(1 / (0.9 * 1.2))
+    assert float(row["images_per_s_range_high"]) == pytest.approx(1 / (0.9 * 0.9))
+    assert "Left out: grabcut (encodes one image at a time)." in made.notes
+
+
+def test_batches_change_no_table_of_one_image(tmp_path: Path) -> None:
+    record = sized_record()
+    with_batches, without = tmp_path / "with", tmp_path / "without"
+    write_tables(record, with_batches)
+    write_tables(record.model_copy(update={"batches": ()}), without)
+    for path in (without / "tables").iterdir():
+        assert path.read_bytes() == (with_batches / "tables" / path.name).read_bytes()
+    assert {path.stem for path in (with_batches / "tables").iterdir()} - {
+        path.stem for path in (without / "tables").iterdir()
+    } == {"batches"}
