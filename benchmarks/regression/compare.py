@@ -353,7 +353,7 @@ def verdict_sentence(rows: Sequence[CompareRow]) -> str:
         joined = f"{', '.join(first)} and {last}" if first else last
         return f"B is {joined}; {rest}."
     if not verdicts["unclear"]:
-        return f"A and B show no clear change in any of {len(both)} quantities."
+        return f"A and B show no clear change in any of {len(both)} quantities measured in both."
     if not verdicts["same"]:
         return f"It is unclear whether A and B differ: all {len(both)} quantities lack a test."
     return f"No difference between A and B is clear: {rest}."

@@ -466,7 +466,7 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
             (own, "{} ran weights that ship with this package and are not official.", f"{label}.")
             for label, own in shipped.items()
         ),
-        (custom, "{} did not run the published weights.", other_weights),
+        (custom, "{} ran weights that are not official.", other_weights),
         *(
             (unique(own), "Left out of comparisons with other models: {}.", why)
             for why, own in left_out.items()

@@ -406,7 +406,7 @@ def _summary_notes(
     waiting = [row.model for row in record.models if row.weights.kind == "random"]
     if waiting:
         notes.append(
-            f"There are no trained weights for {', '.join(waiting)} (reasons: table of "
+            f"No trained weights were available for {', '.join(waiting)} (reasons: table of "
             "accuracy): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
         )
     return notes

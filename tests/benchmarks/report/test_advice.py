@@ -105,7 +105,9 @@ def test_photos_are_preferred_to_synthetic_scenes(record: RunRecord) -> None:
 
 def test_custom_weights_give_a_caution(make_record: Callable[..., RunRecord]) -> None:
     said = texts(make_record(10))
-    assert any("mobilesam-onnx did not run the published" in each for each in said["caution"])
+    assert any(
+        "mobilesam-onnx ran weights that are not official" in each for each in said["caution"]
+    )
 
 
 class Made(NamedTuple):
