@@ -22,6 +22,8 @@ Statement = tuple[str, str]
 Relation = Literal["equal", "tied", "different", "untested"]
 MARGIN = 0.01
 """Two accuracies are equal if the interval of their difference is within this, one point."""
+FEW_IMAGES = 30
+"""Accuracy on fewer images has a caution."""
 SINGLE_CALL = 1.5
 """A time of a single call, which has no spread, is taken as uncertain by this factor."""
 
@@ -437,7 +439,10 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
     files = [r for r in record.models if r.weights.kind == "file" and r.model in measured]
     custom = [r.model for r in files if not (r.weights.official or r.weights.shipped)]
     shipped = queries.grouped((r.weights.shipped, r.model) for r in files if r.weights.shipped)
-    dataset = next((protocol.dataset for protocol in main_protocols(record)), "")
+    shown = main_protocols(record)
+    dataset = next((protocol.dataset for protocol in shown), "")
+    n_images = max((row.n_images for p in shown for row in candidate_rows(record, p)), default=0)
+    few = [f"{n_images}"] if 0 < n_images < FEW_IMAGES else []
     drawn = [dataset] if dataset.startswith("synthetic:") else []
     errors = [row.model for row in record.models if row.status == "error"]
     failed = unique((*errors, *(each.culprit for each in record.failures)))
@@ -472,6 +477,8 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
             for why, own in left_out.items()
         ),
         (drawn, "Accuracy was measured on drawn scenes, not on photos.", f"Dataset {dataset}."),
+        (few, "Accuracy was measured on {} images: it shows large differences only.",
+         f"Dataset {dataset}; intervals show how uncertain it is."),
         (failed, "Something failed: {}.", "See warnings and failures."),
         (doubts, "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."),
         (noisy, "The machine was busy before a run.", f"{'; '.join(noisy)}."),
