@@ -81,6 +81,29 @@ def test_the_dummy_has_the_iou_that_is_known(run: Any, scenes: Any) -> None:
     assert found["box"] != found["box-multi"]
 
 
+def test_numbers_of_clicks_in_chunks_are_those_of_the_whole(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    """And the tables, plots and instances of clicks are written."""
+    asked = ("miou", "--models=dummy,sam-mini", *scenes.arguments, "--protocol=noc,noc-multi",
+             "--noc=0.75,0.5", "--noc-ceiling=7", "--no-boundary")  # fmt: skip
+    assert run(*asked, "--out=whole").code == 0
+    assert run(*asked, "--chunk=1", "--out=parts").code == 0
+    whole, parts = (load_record(tmp_path / name) for name in ("whole", "parts"))
+    found = {(row.model, row.protocol): row.clicks for row in whole.miou if row.clicks}
+    assert found == {(row.model, row.protocol): row.clicks for row in parts.miou if row.clicks}
+    clicks = found["dummy", "clicks-multi-7"]
+    assert [each.iou for each in clicks.thresholds] == [0.5, 0.75]
+    assert (clicks.budget, clicks.noc85) == (7, None)
+    table = pd.read_csv(tmp_path / "whole" / "tables" / "clicks.csv")
+    assert {"noc50", "noc50_low", "noc75", "failed75", "n_failed75"} <= set(table)
+    curve = pd.read_csv(tmp_path / "whole" / "tables" / "clicks-curve.csv")
+    assert [name for name in curve if name.startswith("miou")] == [f"miou_{n}" for n in range(1, 8)]
+    assert (tmp_path / "whole" / "plots" / "clicks-multi.png").is_file()
+    compared = {row.protocol for row in whole.comparisons}
+    assert compared == {f"{kind}-{n}" for kind in ("clicks", "clicks-multi") for n in (1, 3, 5, 7)}
+
+
 def test_center_oracle_is_never_below_center_multi(run: Any, scenes: Any) -> None:
     done = run(
         "miou",

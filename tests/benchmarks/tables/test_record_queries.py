@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.records.record import RunRecord
+from benchmarks.records.record import Clicks, MiouRow, Noc, RunRecord, WeightsRow
 from benchmarks.tables.record_queries import (
     doubtful_end_to_end,
     headline,
     miou_percent,
+    numbers_of_clicks,
     protocols,
     used_parameters,
 )
@@ -93,3 +94,15 @@ def test_phases_that_were_not_timed_raise_no_doubt(make_record: Callable[..., Ru
     record = make_record(1)
     whole = next(row for row in record.latency if row.phase == "end_to_end")
     assert doubtful_end_to_end(record.model_copy(update={"latency": (whole,)}), whole) is None
+
+
+def test_numbers_of_clicks_of_older_records() -> None:
+    row = MiouRow(
+        model="m", dataset="d", protocol="clicks-5", reference="ground-truth", n_instances=10,
+        weights=WeightsRow(kind="none"),
+        clicks=Clicks(budget=5, noc85=3.5, failed85=0.3, noc90=4.25, failed90=0.7),
+    )  # fmt: skip
+    assert numbers_of_clicks(row) == {
+        0.85: Noc(iou=0.85, noc=3.5, n_failed=3), 0.9: Noc(iou=0.9, noc=4.25, n_failed=7),
+    }  # fmt: skip
+    assert numbers_of_clicks(row.model_copy(update={"clicks": None})) == {}
