@@ -33,6 +33,7 @@ from benchmarks.datasets import PIXELS_CEILING
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.formats.detection import Source, coco_source, detect, open_source
+from benchmarks.datasets.formats.interactive import LAYOUTS
 from benchmarks.datasets.photos import open_photos
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -63,6 +64,7 @@ _DATASET_OPTIONS = {
     "yolo-seg": ("--root",),
     "voc": ("--root", "--ignore"),
     "labelme": ("--root",),
+    **dict.fromkeys(LAYOUTS, ("--root",)),
     "auto": ("--images", "--root", "--ignore", "--ids-16-bit"),
 }
 _DETECTOR_MASKS: dict[str, MaskChoice] = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}

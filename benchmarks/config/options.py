@@ -80,8 +80,13 @@ class ModelArguments:
 class DataArguments:
     """Images with reference masks."""
 
-    dataset: str = "photos"
-    """photos, synthetic, coco, lvis, sa1b, masks, yolo-seg, voc, labelme, or auto (see --root)."""
+    dataset: Annotated[
+        str,
+        Parameter(
+            help="photos, synthetic, coco, lvis, sa1b, masks, yolo-seg, voc, labelme, grabcut, "
+            "berkeley, davis345, sbd, coco-mval, or auto (see --root)."
+        ),
+    ] = "photos"
     images: Path | None = None
     """COCO, LVIS, masks: folder of the images; distill embed: any folder."""
     annotations: Path | None = None

@@ -12,6 +12,7 @@ from benchmarks.datasets import MAX_PIXELS
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.formats.folder import IMAGE_SUFFIXES, find_files
+from benchmarks.datasets.formats.interactive import LAYOUTS, InteractiveDataset
 from benchmarks.datasets.formats.labelme import LabelMeDataset
 from benchmarks.datasets.formats.mask_files import MasksDataset, find_pairs
 from benchmarks.datasets.formats.voc import OBJECTS, VocDataset
@@ -77,6 +78,8 @@ def open_source(
 ) -> Dataset:
     """Opens a dataset; see the classes for the arguments and errors."""
     path = source.path
+    if source.format in LAYOUTS:
+        return InteractiveDataset(source.format, path, limit, max_pixels)
     match source.format:
         case "coco" | "lvis":
             folder = path.parent if source.images is None else source.images
