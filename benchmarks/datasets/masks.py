@@ -218,6 +218,23 @@ def deepest_pixel(
     return left + int(x) - 1, top + int(y) - 1, int(squares[y, x])
 
 
+def boundary_complexity(mask: BoolArray) -> float | None:
+    """Perimeter^2 / (4 pi area) of an (H, W) bool mask: 1 for a disc, more for other shapes.
+
+    The perimeter is estimated by Crofton's formula in four directions, with the outlines of holes;
+    masks of a few pixels can have less than 1, an empty one has None.
+    """
+    from skimage.measure import perimeter_crofton
+
+    box = mask_box(mask)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    padded = np.pad(mask[top:bottom, left:right], 1)
+    perimeter_px = float(perimeter_crofton(padded, 4))
+    return perimeter_px**2 / (4 * math.pi * int(np.count_nonzero(padded)))
+
+
 def center_point(mask: BoolArray) -> tuple[int, int]:
     """Returns x and y of the deepest pixel of a non-empty (H, W) bool mask; see `deepest_pixel`."""
     found = deepest_pixel(mask)

@@ -9,7 +9,7 @@ import numpy as np
 
 from baselines.interface import BoolArray
 from benchmarks.datasets.dataset import Instance
-from benchmarks.datasets.masks import decode_mask, iou
+from benchmarks.datasets.masks import boundary_complexity, decode_mask, iou
 from benchmarks.evaluation.boundary_iou import Boundary
 from benchmarks.evaluation.boundary_iou import iou as boundary_iou
 from benchmarks.evaluation.predictions import Prediction
@@ -69,6 +69,7 @@ class Targets:
     masks: Sequence[BoolArray] | None
     reference_models: Mapping[str, ReferenceModel]
     boundary: bool = True
+    _complexities: dict[int, float | None] = field(default_factory=dict, init=False)
     _known: dict[tuple[str, int, AccuracyProtocol | None], tuple[BoolArray, Boundary | None]] = (
         field(default_factory=dict, init=False)
     )
@@ -94,6 +95,13 @@ class Targets:
                 mask = instance.mask() if self.masks is None else self.masks[index]
             self._known[key] = mask, Boundary.of(mask) if self.boundary else None
         return self._known[key]
+
+    def complexity(self, index: int) -> float | None:
+        """Boundary complexity of the annotated mask of one instance."""
+        if index not in self._complexities:
+            mask = self.instances[index].mask() if self.masks is None else self.masks[index]
+            self._complexities[index] = boundary_complexity(mask)
+        return self._complexities[index]
 
 
 class Scorer:
@@ -135,4 +143,5 @@ class Scorer:
                 score=float(predicted.scores[chosen]),
                 area=instance.area_px,
                 category=instance.category,
+                boundary_complexity=targets.complexity(predicted.index),
             )

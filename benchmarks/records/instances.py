@@ -16,7 +16,8 @@ class InstanceRow(FrozenModel):
     """IoU of one predicted mask; the boundary IoU is None if it was not computed.
 
     `score` is the model's prediction of its quality, `area` that of the annotation in pixels, and
-    `category` empty if the dataset has none.
+    `category` empty if the dataset has none. `boundary_complexity` is that of the annotated mask,
+    see `masks.boundary_complexity`; None in older tables.
     """
 
     image_id: int
@@ -29,6 +30,7 @@ class InstanceRow(FrozenModel):
     score: float
     area: float
     category: str
+    boundary_complexity: float | None = None
 
 
 COLUMNS = tuple(InstanceRow.model_fields)
@@ -64,12 +66,19 @@ def parquet_file(
 
 
 def read_instances(path: Path | IO[bytes], columns: Sequence[str] = COLUMNS) -> Any:
-    """Reads a file, or a folder of files, as a pandas DataFrame with the given columns."""
+    """Reads a file, or a folder of files, as a pandas DataFrame with the given columns.
+
+    Optional columns that an older table lacks are filled with NaN.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(columns)).to_pandas()
+        dataset = pq.ParquetDataset(path)
+        missing = {"boundary_complexity"} & set(columns) - set(dataset.schema.names)
+        kept = [name for name in columns if name not in missing]
+        frame = dataset.read(columns=kept).to_pandas()
+        return frame if not missing else frame.reindex(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read instances from {path}: {error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import pandas as pd
 
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.records.record import RunRecord
 from benchmarks.report import frames
 from benchmarks.report.style import log_limits, model_styles, short_names
@@ -21,6 +22,7 @@ from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
 from benchmarks.tables.formatting import interval, milliseconds, number, slug, spread_text
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, setups, unique
+from benchmarks.tables.subgroup_tables import COLUMNS, NOTES, by_dimension
 from benchmarks.tables.table import Cell, Column, Table
 
 _SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond"}
@@ -29,6 +31,7 @@ _SHAPES |= {"v": "triangle-down", "P": "cross"}
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
 _LANE_PX, _HEADING_PX, _LABELS_PX = 16, 46, 150
+_MOST_SUBGROUPS, _MOST_FLAT_LABELS = 20, 6
 _SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
 """Models selected by clicks on the legend; an empty selection shows all."""
 
@@ -332,6 +335,60 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
         frame["row"],
         notes,
     )
+
+
+def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure]:
+    """Accuracy by subgroup, one figure for each protocol and dimension; models side by side."""
+    found = []
+    for (protocol, dimension), part in by_dimension(rows).items():
+        sizes: dict[str, int] = {}
+        for row in part:
+            sizes[row.group] = max(row.n_instances, sizes.get(row.group, 0))
+        shown = list(sizes)[:_MOST_SUBGROUPS]
+        labels = {group: f"{group}|n = {sizes[group]:,}" for group in shown}
+        bounds = {id(r): r.ci95 and (100 * r.ci95[0], 100 * r.ci95[1]) for r in part}
+        frame = frames.object_frame(
+            {
+                "model": r.model,
+                "label": labels[r.group],
+                "value": 100 * r.miou,
+                "low": None if (ends := bounds[id(r)]) is None else ends[0],
+                "high": None if ends is None else ends[1],
+                "tip": f"{r.model}, {r.group}: mIoU {interval(100 * r.miou, ends, 1)} %, "
+                f"n = {r.n_instances:,} in {r.n_images:,} images",
+            }
+            for r in part
+            if r.group in labels
+        )
+        order = [short_names(models)[model] for model in models if model in set(frame["model"])]
+        flat = {"labelAngle": 0, "labelExpr": "split(datum.label, '|')"}
+        turned = {"labelAngle": -40, "labelExpr": "replace(datum.label, '|', ', ')"}
+        look: dict[str, Any] = flat if len(labels) <= _MOST_FLAT_LABELS else turned
+        axis = alt.Axis(title=None, grid=False, labelLimit=180, **look)
+        y = partial(_axis, alt.Y, "mIoU (%)", frames.percent_limits(frames.values_of(frame)))
+        base = _base(frame, models).encode(
+            x=alt.X("label:N", sort=list(labels.values()), axis=axis),
+            xOffset=alt.XOffset("name:N", sort=order),
+            y=y("value:Q"),
+        )
+        notes = [
+            NOTES[dimension],
+            "Bars: 95 % bootstrap interval over images, for three or more; n: instances.",
+        ]
+        if len(sizes) > len(shown):
+            notes.append(f"The {len(shown)} largest of {len(sizes)}; the table has all of them.")
+        figure = _figure(
+            "subgroups",
+            f"mIoU by {dimension}: {protocol.label}",
+            f"{dimension}: {protocol.label}",
+            f"mIoU of {', '.join(unique(frame['model']))} by {dimension}.",
+            _layers(300, *_dots(base, frame, models, y)),
+            COLUMNS,
+            [row for row in part if row.group in labels],
+            notes,
+        )
+        found.append(figure)
+    return found
 
 
 def robustness(record: RunRecord) -> list[Figure]:

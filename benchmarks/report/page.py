@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import __version__
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import ledger_table, paper_tables
 from benchmarks.paper.verdicts import ClaimVerdict, judge
@@ -28,7 +29,7 @@ from benchmarks.tables.accuracy_tables import (
 from benchmarks.tables.columns import RowColumn, build_table, text_column
 from benchmarks.tables.formatting import clean, number
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.record_queries import headline, model_names, setups
+from benchmarks.tables.record_queries import Protocol, grouped, headline, model_names, setups
 from benchmarks.tables.record_tables import (
     batches_table,
     latency_table,
@@ -36,8 +37,13 @@ from benchmarks.tables.record_tables import (
     params_table,
     summary_table,
 )
+from benchmarks.tables.subgroup_tables import (
+    record_subgroups,
+    subgroup_protocol,
+    subgroup_tables,
+)
 from benchmarks.tables.table import Cell, Column, Table
-from mobilesam.errors import UsageError
+from mobilesam.errors import DataError, UsageError
 
 CASES_EACH = 6
 """Default number of worst, median and best prompts per model and protocol in the gallery."""
@@ -117,11 +123,34 @@ def write_report(
         merged.folders, models, images=images, each=cases, failures_first=failures_first
     )
     verdicts = judge(merged.record, load_claims())
-    write_atomic(out, render(merged, gallery, verdicts).encode())
+    rows, problems = find_subgroups(merged.folders)
+    warnings = (*merged.record.warnings, *problems)
+    merged = merged._replace(record=merged.record.model_copy(update={"warnings": warnings}))
+    write_atomic(out, render(merged, gallery, verdicts, rows).encode())
     return merged
 
 
-def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict]) -> str:
+def find_subgroups(folders: Sequence[Path]) -> tuple[list[SubgroupRow], list[str]]:
+    """Subgroups of runs, those of the newest that measured the same; lines about lost tables."""
+    found: dict[tuple[str, Protocol], list[SubgroupRow]] = {}
+    problems = []
+    for folder in folders:
+        try:
+            rows = record_subgroups(load_record(folder), folder)
+        except DataError as error:
+            problems.append(f"subgroups left out: {error}")
+            continue
+        for key, part in grouped(((r.model, subgroup_protocol(r)), r) for r in rows).items():
+            found.setdefault(key, part)
+    return [row for part in found.values() for row in part], problems
+
+
+def render(
+    merged: MergedRuns,
+    gallery: Gallery,
+    verdicts: Sequence[ClaimVerdict],
+    subgroups: Sequence[SubgroupRow] = (),
+) -> str:
     """The HTML of the page, determined by the arguments alone."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -142,7 +171,7 @@ def render(merged: MergedRuns, gallery: Gallery, verdicts: Sequence[ClaimVerdict
     style = theme_css() + style_css
     script = "\n".join([charts.vega_script(), *scripts])
     record = merged.record
-    models, parts = model_names(record), _sections(merged, verdicts)
+    models, parts = model_names(record), _sections(merged, verdicts, subgroups)
     figures = [figure for part in parts.values() for figure in part.figures]
     csv = {each.key: each.table.to_csv() for part in parts.values() for each in part.tables}
     csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
@@ -211,7 +240,9 @@ class _Section:
             self.tables.append(_ListedTable(key, table, long if folded is None else folded))
 
 
-def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str, _Section]:
+def _sections(
+    merged: MergedRuns, verdicts: Sequence[ClaimVerdict], subgroups: Sequence[SubgroupRow]
+) -> dict[str, _Section]:
     """Content of the sections that hold figures or tables, by the anchors in `page.html`."""
     record = merged.record
     timed, scored = setups(record), headline(record)
@@ -229,6 +260,7 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
         "accuracy": _Section(
             sizes, (each for each in accuracy_tables(record) if each not in disturbed)
         ),
+        "subgroups": _Section(charts.subgroups(model_names(record), subgroups)),
         "robustness": _Section(charts.robustness(record), disturbed),
         "parameters": _Section((), [params_table(record)]),
         "claims": _Section(),
@@ -237,6 +269,7 @@ def _sections(merged: MergedRuns, verdicts: Sequence[ClaimVerdict]) -> dict[str,
         "warnings": _Section((), [_failures_table(record)]),
     }
     found["accuracy"].add(category_tables(record), folded=True, numbered=True)
+    found["subgroups"].add(subgroup_tables(subgroups), folded=True)
     if verdicts:
         found["claims"].add([ledger_table(verdicts)], folded=False)
         found["claims"].add(paper_tables(verdicts), folded=True)

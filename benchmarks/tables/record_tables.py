@@ -45,6 +45,7 @@ from benchmarks.tables.columns import (
 )
 from benchmarks.tables.formatting import MIB, clean, escape_markdown, number, percent, spread_text
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, model_row, spread_of
+from benchmarks.tables.subgroup_tables import record_subgroups, subgroup_tables
 from benchmarks.tables.table import Cell, Column, Table
 
 _SUMMARY_TIMES = (("encode", None), ("decode", 1), ("end_to_end", 1))
@@ -515,7 +516,9 @@ def write_tables(record: RunRecord, folder: Path) -> list[Path]:
     tables = (*found, *timed_in_batches, *accuracy_tables(record), models_table(record))
     shown = [table for table in tables if table.rows]
     categories = [table for table in category_tables(record) if table.rows]
-    written = [path for table in (*shown, *categories) for path in table.write(folder / "tables")]
+    subgroups = subgroup_tables(record_subgroups(record, folder))
+    tables = (*shown, *categories, *subgroups)
+    written = [path for table in tables for path in table.write(folder / "tables")]
     parts = [f"# Run {escape_markdown(record.id)}\n", items(provenance(record))]
     parts += [table.to_markdown() for table in shown] or ["Nothing was measured.\n"]
     if record.failures:

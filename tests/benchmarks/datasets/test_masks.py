@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from benchmarks.datasets import masks
 from benchmarks.datasets.masks import (
+    boundary_complexity,
     center_point,
     decode_mask,
     deepest_pixel,
@@ -233,3 +234,19 @@ def test_the_depth_is_the_square_of_the_distance():
 def test_an_empty_mask_has_no_center():
     with pytest.raises(DataError, match="empty mask"):
         center_point(np.zeros((4, 4), bool))
+
+
+def test_boundary_complexity():
+    y, x = np.mgrid[:200, :200]
+    radius = np.hypot(y - 100, x - 100)
+    disc, ring = radius < 90, (radius < 90) & (radius >= 80)
+    square = np.zeros((200, 200), bool)
+    square[50:150, 50:150] = True
+    assert boundary_complexity(disc) == pytest.approx(1, abs=0.01)
+    assert boundary_complexity(square) == pytest.approx(1.138, abs=0.001)
+    # Both outlines count: (2 pi (90 + 80))^2 / (4 pi^2 (90^2 - 80^2)) = 170 / 10.
+    assert boundary_complexity(ring) == pytest.approx(17, rel=0.03)
+    assert boundary_complexity(np.zeros((3, 3), bool)) is None
+    assert boundary_complexity(np.ones((1, 1), bool)) > 0
+    # Neither place nor border of the image matters.
+    assert boundary_complexity(disc[10:, 10:]) == boundary_complexity(disc)

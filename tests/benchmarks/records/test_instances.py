@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.records.instances import (
@@ -32,6 +33,18 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert frame["boundary_iou"].isna().tolist() == [True, False]
     assert frame.astype(object).equals(to_frame(rows).astype(frame.dtypes).astype(object))
     assert list(read_instances(tmp_path / "a.parquet", ["iou"]).columns) == ["iou"]
+
+
+def test_an_older_table_lacks_the_optional_column(tmp_path: Path) -> None:
+    path = write_instances([row(1), row(2)], tmp_path / "a.parquet")
+    old = pq.read_table(path).drop_columns(["boundary_complexity"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    frame = read_instances(tmp_path / "old.parquet")
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["boundary_complexity"].isna().all()
+    assert frame["annotation_id"].tolist() == [1, 2]
+    with pytest.raises(DataError, match="cannot read instances"):
+        read_instances(tmp_path / "old.parquet", ["colour"])
 
 
 def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_all_sections_and_figures_are_present(make_many: Callable[[int], RunReco
     parsed = Parsed(page(record, older))
     anchors = {a["id"] for t, a in parsed.tags if t == "section"}
     assert anchors == {
-        "summary", "glance", "accuracy-latency", "latency", "decode", "accuracy", "robustness",
-        "parameters", "gallery", "claims", "history", "environment", "warnings",
+        "summary", "glance", "accuracy-latency", "latency", "decode", "accuracy", "subgroups",
+        "robustness", "parameters", "gallery", "claims", "history", "environment", "warnings",
     }  # fmt: skip
     links = {a["href"] for t, a in parsed.tags if t == "a"}
     assert {f"#{anchor}" for anchor in anchors} <= links
