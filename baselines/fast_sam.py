@@ -202,6 +202,8 @@ class FastSamSegmenter(Segmenter):
         search: Parameters of the search for masks.
     """
 
+    keeps = "detections of a confidence above 0.4"
+
     def __init__(
         self, make: Callable[[], nn.Module], options: ModelOptions, search: MaskSearch
     ) -> None:

@@ -207,9 +207,15 @@ class MaskRecord:
 
 
 class Segmenter(ABC):
-    """A promptable segmentation model. It holds weights, but no image."""
+    """A promptable segmentation model. It holds weights, but no image.
+
+    Attributes:
+        info: Facts on the model.
+        keeps: Which masks of `everything` it keeps, for messages; empty if it is not known.
+    """
 
     info: ModelInfo
+    keeps: str = ""
 
     @abstractmethod
     def prepare(self, image: UInt8Array) -> Prepared:

@@ -8,6 +8,7 @@ name is the model's, its value `module:factory`, as in `pyproject.toml`:
 
 A name may be followed by the input size of the network, as in `mobilesam@512`, and a checkpoint of
 Hugging Face transformers is named by its repository or folder, as in `hf:facebook/sam-vit-base`.
+`PATH.py:FACTORY`, such as `./adapter.py:build`, is a model of a file and has the file's name.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import platform
+import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 
 from baselines import DEFAULT_SELECTION
@@ -35,6 +41,8 @@ HUGGING_FACE = "hf:"
 PERMISSIVE = frozenset(("Apache-2.0", "BSD-3-Clause", "MIT"))
 """Licences that allow use in closed products."""
 
+_FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<factory>[A-Za-z_]\w*))?")
+
 CommercialUse = Literal["yes", "no", "ask"]
 Factory = Callable[[ModelOptions], Segmenter]
 
@@ -45,7 +53,9 @@ class ModelEntry:
 
     Attributes:
         name: Name on the command line.
-        target: `module:factory`; the factory takes `ModelOptions` and returns a `Segmenter`.
+        target: `module:factory`, or `PATH.py:factory` with an absolute path for a model of a file;
+            the factory takes `ModelOptions` and returns a `Segmenter`.
+        file_sha256: SHA-256 of that file; None for other models.
         summary: One line for `mobilesam-bench models`.
         checkpoint: Name in `mobilesam.weights.checkpoints` of the weights it needs; None if none.
         shipped: File in `mobilesam/weights` with its default weights; None if there is none.
@@ -87,6 +97,7 @@ class ModelEntry:
     note: str = ""
     input_size_px: int | None = None
     own_size_px: int | None = None
+    file_sha256: str | None = None
 
     @property
     def permissive(self) -> bool:
@@ -179,8 +190,9 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     known = entries()
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
-        if (special := _hugging_face(pattern) or _resized(pattern, known)) is not None:
-            chosen[special.name] = special
+        if (special := _special(pattern, known)) is not None:
+            if chosen.setdefault(special.name, special) != special:
+                raise UsageError(f"two models are named {special.name!r}; rename one of the files")
             continue
         matching = fnmatch.filter(known, pattern)
         if pattern == DEFAULT_SELECTION:
@@ -200,6 +212,42 @@ def select(patterns: Iterable[str]) -> tuple[ModelEntry, ...]:
     if not chosen:
         raise UsageError("no model named; give --models a,b or a wildcard such as 'sam-*'")
     return tuple(chosen.values())
+
+
+def _special(name: str, known: Mapping[str, ModelEntry]) -> ModelEntry | None:
+    """The model of a file, of Hugging Face, or at another input size; None for other names."""
+    return file_entry(name) or _hugging_face(name) or _resized(name, known)
+
+
+def file_entry(name: str) -> ModelEntry | None:
+    """The model of `PATH.py:FACTORY`, where FACTORY is `build` by default; None for other names.
+
+    Raises:
+        UsageError: The file cannot be read, or it has the name of a registered model.
+    """
+    match = _FILE.fullmatch(name)
+    if match is None:
+        return None
+    path, factory = Path(match["path"]), match["factory"] or "build"
+    own_name = path.stem if factory == "build" else f"{path.stem}-{factory}"
+    if own_name in entries():
+        raise UsageError(f"{path}: {own_name} is a registered model; rename the file")
+    return ModelEntry(
+        own_name,
+        f"{path.resolve()}:{factory}",
+        f"model of the file {path.name}",
+        third_party=True,
+        commercial="ask",
+        file_sha256=_file_sha256(path),
+    )
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        where = f"cannot read {path} on {platform.node()}"
+        raise UsageError(f"{where}: {error.strerror or error}") from error
 
 
 def _hugging_face(name: str) -> ModelEntry | None:
@@ -243,9 +291,9 @@ def _resized(name: str, known: Mapping[str, ModelEntry]) -> ModelEntry | None:
 
 
 def find(name: str) -> ModelEntry | None:
-    """The model of exactly this name, with an input size or of Hugging Face too; None if none."""
+    """The model of exactly this name, of a file or of Hugging Face too; None if there is none."""
     known = entries()
-    return known.get(name) or _hugging_face(name) or _resized(name, known)
+    return known.get(name) or _special(name, known)
 
 
 def select_one(name: str) -> ModelEntry:
@@ -295,9 +343,34 @@ def derive(entry: ModelEntry, options: ModelOptions) -> None:
 
 
 def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:
-    module_name, _, attribute = target.partition(":")
+    module_name, _, attribute = target.rpartition(":")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        if entry.file_sha256 is None:
+            module = importlib.import_module(module_name)
+        else:
+            module = _import_file(Path(module_name), entry.file_sha256)
+        found = getattr(module, attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{entry.name} cannot be loaded from {target}: {error}") from error
     return cast("Callable[[ModelOptions], object]", found)
+
+
+def _import_file(path: Path, sha256: str) -> ModuleType:
+    """Imports a file as a module of its own, once; modules beside it can be imported by it."""
+    if _file_sha256(path) != sha256:
+        raise UsageError(f"{path} was changed after the run began; start the run again")
+    name = f"mobilesam_bench_file_{path.stem}_{sha256[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # noqa: S101 - a file that ends with .py has a loader
+    assert spec.loader is not None  # noqa: S101
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

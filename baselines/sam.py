@@ -73,6 +73,7 @@ class SamSegmenter(Segmenter):
     """
 
     points_per_side = 32  # of the grid of `everything`; the default of segment-anything
+    keeps = "masks of a predicted IoU above 0.88 and a stability of at least 0.95"
 
     def __init__(
         self, model: Sam, options: ModelOptions, *, family: str, input_side: int | None = None

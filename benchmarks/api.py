@@ -333,22 +333,25 @@ def load_record(path: Path | str) -> Result:
     return Result(load_run_record(path), path if path.is_dir() else path.parent)
 
 
-def measure(config: RunConfig, *, quiet: bool = False, write_files: bool = False) -> Result:
+def measure(
+    config: RunConfig, *, quiet: bool = False, write_files: bool = False, plots: bool = True
+) -> Result:
     """Runs a configuration; all functions above and all measuring commands call this.
 
-    `quiet` prints warnings only; `write_files` writes tables and plots beside the record.
+    `quiet` prints warnings only; `write_files` writes tables, and with `plots` plots, beside the
+    record.
     """
     with executed(config, Reporter(quiet=quiet)) as record:
-        files = tuple(write_tables_and_plots(record, config.out)) if write_files else ()
-    return Result(record, config.out, files)
+        files = write_tables_and_plots(record, config.out, plots=plots) if write_files else []
+    return Result(record, config.out, tuple(files))
 
 
-def write_tables_and_plots(record: RunRecord, folder: Path) -> list[Path]:
-    """Writes tables and plots of a record below a folder; returns the files."""
+def write_tables_and_plots(record: RunRecord, folder: Path, *, plots: bool = True) -> list[Path]:
+    """Writes tables and, unless they are unwanted, plots of a record; returns the files."""
     from benchmarks.report.plots import write_plots
     from benchmarks.tables.record_tables import write_tables
 
-    return [*write_tables(record, folder), *write_plots(record, folder)]
+    return [*write_tables(record, folder), *(write_plots(record, folder) if plots else ())]
 
 
 def _measured(function: str, options: RunOptions, **settings: Any) -> Result:

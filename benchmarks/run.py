@@ -12,11 +12,17 @@ from benchmarks.config.model_resolution import ResolvedModel, deferral_notes, we
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.latency.parameters import build_and_count
+from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, RunRecord, save_record
 from benchmarks.records.result_cache import content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
+
+_COUNTING_S, _IMAGE_S, _EVERYTHING_S = 1.0, 1.0, 5.0
+"""Guesses, in seconds, of the time to count a model and to predict and score an image with it."""
+_PHASES = 5
+"""Timed phases whose number of prompts does not vary."""
 
 
 def execute(config: RunConfig, reporter: Reporter) -> RunRecord:
@@ -89,6 +95,7 @@ class _Run:
     def measure(self) -> None:
         """Runs all stages that are configured."""
         self.report_conditions()
+        self.plan()
         infos, models = build_and_count(self.config, self.models, self.record, self.reporter)
         self.models = [model for model in models if model.deferred is None]
         if self.config.profile is not None:
@@ -99,9 +106,38 @@ class _Run:
             self.evaluate(self.config.dataset)
         self.report_failures()
 
+    def plan(self) -> None:
+        """Tells the reporter which stages follow, with a first guess of their time."""
+        config, outlook = self.config, self.reporter.outlook
+        outlook.plan("parameters", len(self.models), len(self.models) * _COUNTING_S)
+        running = {m.entry.name: m for m in self.models if m.error is None and m.deferred is None}
+        if (profile := config.profile) is not None:
+            n_processes = profile.processes * len(running)
+            n_phases = _PHASES + 2 * len(profile.n_prompts)
+            phase_s = profile.rule.warmup_seconds + profile.rule.min_seconds
+            outlook.plan("latency", n_processes, n_processes * n_phases * phase_s)
+        if config.dataset is None or config.dataset.n_images is None:
+            return
+        references = {m.entry.name: m for m in self.reference_models}
+        n_models = sum(m.trained for m in {**running, **references}.values())
+        n_own = sum(m.trained for m in running.values())
+        if config.sharding is not None:  # a step is an image, for all models
+            n_models = n_own = 1
+        stages = (
+            (DETECTOR_BOX, n_own * len(config.detector_masks), _IMAGE_S),
+            (EVERYTHING, n_own * config.everything, _EVERYTHING_S),
+            ("miou", n_models * bool(config.protocols), _IMAGE_S),
+        )
+        for stage, n_passes, image_s in stages:
+            n_steps = n_passes * config.dataset.n_images
+            outlook.plan(stage, n_steps, n_steps * image_s)
+
     def report_conditions(self) -> None:
         """Reports what may disturb measurements, and which weights were found."""
-        warnings = environment.warnings(self.record.environment)
+        # Nothing disturbs a count.
+        warnings = (
+            environment.warnings(self.record.environment) if self.config.needs_weights else ()
+        )
         self.record.add(warnings=warnings)
         for text in warnings:
             self.reporter.warn(text)

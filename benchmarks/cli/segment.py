@@ -55,7 +55,12 @@ def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> lis
 
 
 def segment_one(
-    image: UInt8Array, models: ModelArguments, prompts: Prompts, out: Path, name: str
+    image: UInt8Array,
+    models: ModelArguments,
+    prompts: Prompts,
+    out: Path,
+    mask_out: Path | None,
+    name: str,
 ) -> tuple[dict[str, Any], str]:
     """Predicts and draws one mask; returns the JSON document and the text to print."""
     size_hw = image.shape[0], image.shape[1]
@@ -64,26 +69,44 @@ def segment_one(
     with boundary.naming(model.info.name):
         embedding = boundary.encode(model, image)
         mask, score, object_score = boundary.best_mask(model, embedding, prompts, size_hw)
-    _save(_draw(image, mask, prompts), out)
+    _save(Image.fromarray(_draw(image, mask, prompts)), out, "--out")
+    if mask_out is not None:
+        _save(Image.fromarray(mask.astype(np.uint8) * 255), mask_out, "--mask")
     found, area = mask_box(mask), int(mask.sum())
+    why = None
+    if found is None:
+        labels = prompts.labels
+        only_background = prompts.boxes is None and labels is not None and not labels.any()
+        why = (
+            "all points are background (,0): add one on the object"
+            if only_background
+            else f"the mask is empty: {model.info.name} finds nothing at this prompt; try another "
+            "point on the object, or a box around it"
+        )
     document: dict[str, Any] = {
         "model": model.info.name,
         "area_px": area,
         "box": None if found is None else list(found),
         "score": score,
+        "rle": encode_mask(mask),
+        "why_empty": why,
         "overlay": str(out),
+        "mask": None if mask_out is None else str(mask_out),
     }
     if object_score is not None:
         document["object_score"] = object_score
     share = 100 * area / mask.size
-    return document, (
-        f"{model.info.name}: {area} pixels ({share:.1f} % of the image), box {document['box']}, "
-        f"score {score:.3f}"
-    )
+    drawn = f"box {document['box']}, score {score:.3f}"
+    text = f"{model.info.name}: {area} pixels ({share:.1f} % of the image)"
+    return document, f"{text}, {why or drawn}"
 
 
 def segment_all(
-    image: UInt8Array, models: ModelArguments, detector: str | None, out: Path
+    image: UInt8Array,
+    models: ModelArguments,
+    detector: str | None,
+    out: Path,
+    mask_out: Path | None,
 ) -> tuple[dict[str, Any], str]:
     """Predicts and draws all masks; returns the JSON document and the text to print.
 
@@ -92,11 +115,19 @@ def segment_all(
     model = _build(models)
     finder = model if detector is None else _build(replace(models, models=detector))
     with boundary.naming(finder.info.name):
-        found = boundary.everything(finder, image)
+        detected = found = boundary.everything(finder, image)
     if detector is not None:
-        found = _masks_in_boxes(model, image, found)
+        found = _masks_in_boxes(model, image, detected)
     found = sorted(found, key=lambda record: -record.score)
-    _save(overlay(image, [record.mask for record in found]), out)
+    _save(Image.fromarray(overlay(image, [record.mask for record in found])), out, "--out")
+    if mask_out is not None:
+        _save(_label_image([record.mask for record in found], image.shape[:2]), mask_out, "--mask")
+    why = None
+    if not detected:
+        kept = f"it keeps {finder.keeps}" if finder.keeps else "no mask passes its thresholds"
+        why = f"{finder.info.name} finds none in this image ({kept})"
+    elif not found:
+        why = f"all masks in the {len(detected)} boxes of {finder.info.name} are empty"
     objects = [
         {
             "area_px": int(record.mask.sum()),
@@ -107,14 +138,36 @@ def segment_all(
         for record in found
     ]
     name = model.info.name
-    document = {"model": name, "boxes_from": detector, "objects": objects, "overlay": str(out)}
+    document = {
+        "model": name,
+        "boxes_from": detector,
+        "objects": objects,
+        "why_empty": why,
+        "overlay": str(out),
+        "mask": None if mask_out is None else str(mask_out),
+    }
     covered = np.zeros(image.shape[:2], np.bool_)
     for record in found:
         covered |= record.mask
     source = "" if detector is None else f" in boxes of {detector}"
-    return document, (
-        f"{name}{source}: {len(found)} objects, {100 * covered.mean():.1f} % of the image"
-    )
+    share = f"{100 * covered.mean():.1f} % of the image"
+    return document, f"{name}{source}: {len(found)} objects, {why or share}"
+
+
+def _label_image(masks: Sequence[BoolArray], size_hw: tuple[int, ...]) -> Image.Image:
+    """Image whose pixels have the number of their mask, from 1; 0 is background.
+
+    Of masks that overlap, the smaller one is on top.
+    """
+    labels = np.zeros(size_hw, np.uint8 if len(masks) < 256 else np.uint16)
+    for index in sorted(range(len(masks)), key=lambda index: -np.count_nonzero(masks[index])):
+        labels[masks[index]] = index + 1
+    picture = Image.fromarray(labels)
+    if picture.mode == "L":  # to be seen: the numbers stay those of the pixels
+        colours = np.random.default_rng(0).integers(64, 256, (256, 3), np.uint8, endpoint=False)
+        colours[0] = 0
+        picture.putpalette(colours.tobytes())
+    return picture
 
 
 def _masks_in_boxes(
@@ -162,8 +215,9 @@ def _draw(image: UInt8Array, mask: BoolArray, prompts: Prompts) -> UInt8Array:
     return np.asarray(picture)
 
 
-def _save(pixels: UInt8Array, out: Path) -> None:
+def _save(picture: Image.Image, out: Path, option: str) -> None:
+    form = ".png or .jpg" if option == "--out" else ".png"
     try:
-        Image.fromarray(pixels).save(out)
+        picture.save(out)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot write {out}: {error}; give --out a .png or .jpg file") from error
+        raise DataError(f"cannot write {out}: {error}; give {option} a {form} file") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines import DEFAULT_SELECTION
-from baselines.registry import ModelEntry, select, select_one
+from baselines.registry import ModelEntry, file_entry, select, select_one
 from benchmarks.config.model_resolution import ResolvedModel, WeightsPolicy, resolve_models
 from benchmarks.config.options import (
     AccuracyArguments,
@@ -166,7 +166,16 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
             raise UsageError(f"--protocol {DETECTOR_BOX} needs --dataset coco: AP is COCO's")
         detector = DetectorInput(dataset, images, annotations, detections)
     own = {entry.name: entry for entry in config.models}
-    teachers = [each for each in map(protocols.reference_model, references) if each is not None]
+    teachers = {
+        name: own.get(name) or select_one(name)
+        for name in map(protocols.reference_model, references)
+        if name is not None
+    }
+    # A model of a file has a shorter name than the option.
+    names_of = {
+        f"{protocols.TEACHER_PREFIX}{name}": f"{protocols.TEACHER_PREFIX}{entry.name}"
+        for name, entry in teachers.items()
+    }
     return replace(
         config,
         dataset=dataset,
@@ -175,8 +184,8 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
         everything=protocols.EVERYTHING in names,
         protocols=_find_protocols(prompted, options),
         noc_ious=noc_ious(options.noc),
-        references=references,
-        reference_models=tuple(own.get(name) or select_one(name) for name in teachers),
+        references=tuple(dict.fromkeys(names_of.get(each, each) for each in references)),
+        reference_models=tuple({entry.name: entry for entry in teachers.values()}.values()),
         save_masks=options.save_masks,
         embeddings=options.embeddings,
         boundary=not options.no_boundary,
@@ -241,8 +250,11 @@ def sharding_config(
 def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None) -> WeightsPolicy:
     """Converts the options of weights."""
     overrides = dict(parse_override(text) for text in models.weights)
+    of_files = filter(None, map(file_entry, listed(models.models)))
+    known = {entry.name: entry for entry in of_files} if overrides else {}
     for name in overrides:
-        entry = select_one(name)  # a misspelt name would leave its model with random weights
+        # A misspelt name would leave its model with random weights.
+        entry = known.get(name) or select_one(name)
         if entry.checkpoint is None and not (entry.third_party or entry.hugging_face):
             raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)

@@ -67,8 +67,14 @@ class ResolvedModel:
 
     @property
     def identity(self) -> str | None:
-        """SHA-256 of the weights; for an object of this process, an identifier of the object."""
-        return self.weights.sha256 if self.entry.factory is None else self.entry.target
+        """SHA-256 of the weights; for a model of a file that of the file comes before it.
+
+        For an object of this process, an identifier of the object.
+        """
+        if self.entry.factory is not None:
+            return self.entry.target
+        hashes = (self.entry.file_sha256, self.weights.sha256)
+        return " ".join(filter(None, hashes)) or None
 
     @property
     def trained(self) -> bool:

@@ -299,7 +299,7 @@ def fill_store(
         for line in writer.dropped:
             reporter.warn(f"deleted, to be embedded again: {line}")
         if len(writer):
-            reporter.say(f"{folder} holds {len(writer)} embeddings already")
+            reporter.detail(f"{folder} holds {len(writer)} embeddings already")
         meter = ThroughputMeter(bar)
         task = replace(task, known=frozenset(writer))
         before = time.perf_counter()

@@ -191,11 +191,13 @@ class _DetectorEvaluation:
         if row is None:
             row = blank.model_copy(update={"status": found.status, "why": found.why})
         if is_cached:
-            self.reporter.say(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
+            self.reporter.detail(f"{DETECTOR_BOX} of {name}: taken from the interrupted run")
             # The conditions are not part of the key, since AP does not depend on them.
             if found.timed_with != timed_with(model.options.device):
                 why = "; ".join(filter(None, (row.why, TIMED_ELSEWHERE)))
                 row = row.model_copy(update={"seconds": None, "why": why})
+        if row.ap is not None:
+            self.reporter.result(f"{name}: {DETECTOR_BOX} ({row.mask}) AP {row.ap:.1%}")
         return row, [*found.failures_of(model, DETECTOR_BOX), *found.attempts.listed(name)]
 
     def _measure(

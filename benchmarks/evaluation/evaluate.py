@@ -388,11 +388,14 @@ class ShardEvaluation:
             lambda segmenter: self.measure(segmenter, model, protocols, pairs, key),
             lambda _: key is None or stored.predictions_key(path) == key,
         )
-        if not is_cached:
-            if found.rows and found.time is not None:
-                seconds = f"{found.time.wall_s:.0f} s"
-                worker.reporter.say(f"{name}: {headline(found.rows)}, {seconds}")
-        elif found.time is not None and found.timed_with != timed_with(model.options.device):
+        if found.rows and found.time is not None:
+            seconds = "measured before" if is_cached else f"{found.time.wall_s:.0f} s"
+            worker.reporter.result(f"{name}: {headline(found.rows)}, {seconds}")
+        if (
+            is_cached
+            and found.time is not None
+            and found.timed_with != timed_with(model.options.device)
+        ):
             # The conditions are not part of the key, since accuracy does not depend on them.
             warning = f"accuracy of {name}: {TIMED_ELSEWHERE}"
             self.warnings.append(warning)
@@ -438,7 +441,10 @@ class ShardEvaluation:
         if not usable:
             return AccuracyResult(unsupported=unsupported, time=clock.row(name, dataset.name))
         prompts = PassPrompts(self.manifests)
-        cache = EmbeddingCache(config.embeddings, model.options.precision, model.options.device)
+        options = model.options
+        cache = EmbeddingCache(
+            config.embeddings, options.precision, options.device, model.entry.file_sha256
+        )
         runner = PromptRunner(segmenter, usable, prompts, clock, cache)
         scorer = Scorer(name, pairs)
 

@@ -208,7 +208,7 @@ class EverythingWorker(ModelWorker):
             n_objects = sum(n for n, _ in recalled)
             recall = sum(n * each for n, each in recalled) / n_objects
             median_ms = float(np.median([row.duration_ms for row in found.rows]))
-            self.reporter.say(
+            self.reporter.result(
                 f"{name}: everything AR@1000 {recall:.1%}, {milliseconds(median_ms)} an image "
                 f"({len(found.rows)} images, {n_objects} objects)"
             )

@@ -42,12 +42,21 @@ ImagePrompts = Mapping[str, Sequence[Float32Array | None]]
 class EmbeddingCache:
     """A folder of image embeddings by image, model and weights, shared between runs.
 
-    None caches nothing. The last digits of an embedding depend on precision and device.
+    None caches nothing. The last digits of an embedding depend on precision and device. `code` is
+    the SHA-256 of the file of a model, if it comes from one.
     """
 
-    def __init__(self, folder: Path | None, precision: str = "fp32", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        precision: str = "fp32",
+        device: str = "cpu",
+        code: str | None = None,
+    ) -> None:
         self._folder = folder
         self._setup: dict[str, object] = {"precision": precision, "device": device}
+        if code is not None:
+            self._setup["file"] = code
         if folder is not None:
             self._setup["code"] = code_version(("mobilesam", "baselines"))
             self._setup["libraries"] = library_versions()

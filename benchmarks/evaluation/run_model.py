@@ -389,7 +389,11 @@ class ImageLoop:
                 scores = []
 
         name = f"{title} of {self.model}"
-        with reporter.bar(name, self.dataset.n_images) as bar, closing(loaded), closing(scored):
+        with (
+            reporter.bar(name, self.dataset.n_images, self.stage) as bar,
+            closing(loaded),
+            closing(scored),
+        ):
             yield images()
 
     def _load(self, load: Callable[[], Sample | UnreadableImage]) -> _Step:

@@ -271,7 +271,8 @@ class ModelWorker(ABC):
         found = run_model(model, kind, measure, self.build, self.cache, key, is_intact)
         if found[1]:
             name = model.entry.name
-            self.reporter.say(f"{self.title} of {name}: taken from the interrupted run")
+            self.reporter.detail(f"{self.title} of {name}: taken from the interrupted run")
+            self.reporter.outlook.advance(self.stage, found[0].attempts.n_answered)
         return found
 
     def result(
@@ -420,7 +421,10 @@ def _run_missing_shards(
 
     models = ", ".join(model.entry.name for model in task.models)
     title = f"{task.make_worker.title} of {models} in chunks"
-    with reporter.bar(title, dataset.n_images) as bar, closing(Prefetcher(1)) as writer:
+    with (
+        reporter.bar(title, dataset.n_images, task.make_worker.stage) as bar,
+        closing(Prefetcher(1)) as writer,
+    ):
         meter = ThroughputMeter(bar)
         with (
             closing(execute_shards(sharding, task, missing())) as results,
@@ -433,7 +437,7 @@ def _run_missing_shards(
                 else:
                     failures.append(found)
     if n_known:
-        reporter.say(f"{n_known} of {len(keys)} chunks were there from before")
+        reporter.detail(f"{n_known} of {len(keys)} chunks were there from before")
     reporter.say(meter.summary())
     for name in set(store.names()) - keys.keys():
         store.remove(name)  # made with another number of images in a shard

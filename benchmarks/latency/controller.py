@@ -63,11 +63,12 @@ def model_setup(
     shipped: bool = False,
     variables: Mapping[str, str] | None = None,
     imports: tuple[str, ...] = (),
+    file: tuple[str, str] | None = None,
 ) -> Setup:
     """Set-up of a model on an image, an .npy file of (H, W, 3) uint8 RGB.
 
-    With `shipped` it has the weights that the tree ships for it, if it does; all else is as in
-    `Setup`.
+    With `shipped` it has the weights that the tree ships for it, if it does. `file` is the target
+    of a model of a file, and the SHA-256 of the file. All else is as in `Setup`.
     """
     subject = {
         "kind": "model",
@@ -75,6 +76,7 @@ def model_setup(
         "options": json.loads(json.dumps(asdict(options), default=str)),
         "image": str(image),
         "shipped": shipped,
+        "file": file,
     }
     return Setup(subject, threads, tree, variables or {}, imports)
 

@@ -152,7 +152,7 @@ def build_and_count(
     """
     infos: dict[str, ModelInfo] = {}
     updated: list[ResolvedModel] = []
-    with reporter.bar("parameters", len(models)) as bar:
+    with reporter.bar("parameters", len(models), "parameters") as bar:
         for model in models:
             name = model.entry.name
             bar.note(name)

@@ -89,7 +89,7 @@ def measure(
     rng = np.random.default_rng(config.seed)
     with (
         tempfile.TemporaryDirectory() as folder,
-        reporter.bar("latency", profile.processes * len(usable)) as bar,
+        reporter.bar("latency", profile.processes * len(usable), "latency") as bar,
     ):
         image = Path(folder) / "image.npy"
         np.save(image, SyntheticDataset(1, config.seed, IMAGE_HW).scene(0).image)
@@ -107,18 +107,24 @@ def measure(
                     "image_hw": IMAGE_HW,
                     "machine": environment.machine(options.device),
                 }
+                sha256 = model.entry.file_sha256
+                file = None if sha256 is None else (model.entry.target, sha256)
+                if file is not None:
+                    key["file"] = sha256
                 if config.batch_sizes:
                     key["batch_sizes"] = config.batch_sizes
                 found = cache.get(key, Round)
                 if found is None:
-                    found = run_model(options, profile, config.threads, image, config.batch_sizes)
+                    batches = config.batch_sizes
+                    found = run_model(options, profile, config.threads, image, batches, file)
                     if found.error is None:
                         cache.put(key, found)
                 rounds[name].append(found)
                 if len(rounds[name]) == profile.processes:
                     rows[name] = _rows(config, model, infos[name], rounds[name])
-                    reporter.say(f"{name}: {headline(rows[name]['latency'])}")
                 bar.step(name)
+                if name in rows:
+                    reporter.result(f"{name}: {headline(rows[name]['latency'])}")
     for model in models:
         name = model.entry.name
         if name not in rows:
@@ -165,13 +171,17 @@ def run_model(
     threads: int,
     image: Path,
     batch_sizes: Sequence[int] = (),
+    file: tuple[str, str] | None = None,
 ) -> Round:
-    """Times one model in a fresh process; after an error, the finished phases are kept."""
+    """Times one model in a fresh process; after an error, the finished phases are kept.
+
+    `file` is the target of a model of a file, and the SHA-256 of the file.
+    """
     phases: list[PhaseLine] = []
     batches: list[PhaseLine] = []
     memory = None
     try:
-        setup = model_setup(options, image, threads, imports=("torch", "cv2"))
+        setup = model_setup(options, image, threads, imports=("torch", "cv2"), file=file)
         with Worker(setup, time_limit_s(profile.rule)) as worker:
             for line in time_phases(worker, profile):
                 phases.append(line)  # noqa: PERF402 - kept if a later phase fails

@@ -28,7 +28,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,10 +88,19 @@ class Model:
     """A model of the tree on one image, an .npy file of (H, W, 3) uint8 RGB.
 
     Options are those of `baselines.interface.ModelOptions` as JSON; with `shipped`, weights are
-    those that the tree ships for this model, if it does.
+    those that the tree ships for this model, if it does. `file` is the target of a model of a file,
+    and the SHA-256 of the file.
     """
 
-    def __init__(self, tree: str, options: dict[str, Any], image: str, *, shipped: bool) -> None:
+    def __init__(
+        self,
+        tree: str,
+        options: dict[str, Any],
+        image: str,
+        *,
+        shipped: bool,
+        file: tuple[str, str] | None = None,
+    ) -> None:
         from pydantic import TypeAdapter
 
         import baselines.registry as registry
@@ -100,7 +109,9 @@ class Model:
             sys.exit(f"baselines is imported from {registry.__file__}, not from {tree}")
         # The registry of every version has these names, whose modules have moved.
         names = vars(registry)
-        (entry,) = registry.select([options["name"]])
+        (entry,) = registry.select([options["name"] if file is None else file[0]])
+        if file is not None:
+            entry = replace(entry, file_sha256=file[1])
         weights = getattr(entry, "shipped", None) if shipped else None
         if weights is not None:
             checkpoints = importlib.import_module(names["shipped_path"].__module__)

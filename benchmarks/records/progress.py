@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,64 @@ def verbose_messages(*, wanted: bool) -> Iterator[None]:
         _VERBOSE.reset(token)
 
 
+def is_verbose() -> bool:
+    """Whether messages on caches and shards are wanted."""
+    return _VERBOSE.get()
+
+
+@dataclass
+class _Stage:
+    n_steps: int
+    guess_s: float
+    n_done: int = 0
+    n_timed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        each = self.seconds / self.n_timed if self.n_timed else self.guess_s / self.n_steps
+        return each * max(0, self.n_steps - self.n_done)
+
+
+class Outlook:
+    """Estimates the time that a run still takes: its stages, and what their steps took so far.
+
+    A stage without a finished step counts with the time that was guessed for it.
+    """
+
+    def __init__(self) -> None:
+        self._stages: dict[str, _Stage] = {}
+
+    def plan(self, stage: str, n_steps: int, guess_s: float) -> None:
+        """Adds a stage; stages run in the order in which they are planned."""
+        if n_steps > 0:
+            self._stages[stage] = _Stage(n_steps, guess_s)
+
+    def advance(self, stage: str, n_steps: int, seconds: float | None = None) -> None:
+        """Counts steps of a stage and the time they took; None if they were not run."""
+        found = self._stages.get(stage)
+        if found is None:
+            return
+        for name in list(self._stages):  # stages before this one are over
+            if name == stage:
+                break
+            del self._stages[name]
+        found.n_done += n_steps
+        if seconds is not None:
+            found.n_timed += n_steps
+            found.seconds += seconds
+
+    @property
+    def left_s(self) -> float:
+        """Time left in seconds; 0 if nothing is planned."""
+        return sum(stage.left_s for stage in self._stages.values())
+
+    def text(self) -> str:
+        """Time left in words; empty if it is less than half a minute."""
+        minutes = self.left_s / 60
+        return "" if minutes < 0.5 else f"about {max(1, round(minutes))} min left in all"
+
+
 class Reporter:
     """Prints messages and progress bars; if quiet, warnings only."""
 
@@ -33,7 +92,8 @@ class Reporter:
         from rich.console import Console
 
         self.quiet = quiet
-        self.verbose = _VERBOSE.get() and not quiet
+        self.verbose = is_verbose() and not quiet
+        self.outlook = Outlook()
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -46,22 +106,29 @@ class Reporter:
         if self.verbose:
             self.say(text)
 
+    def result(self, text: str) -> None:
+        """Prints the main figures of a finished model, with the time left of the run."""
+        self.say("; ".join(filter(None, (text, self.outlook.text()))))
+
     def warn(self, text: str) -> None:
         """Prints one line about a problem that did not stop the run."""
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
-    def bar(self, title: str, total: int | None) -> Bar:
-        """Returns a progress bar, to be used in a `with` statement."""
-        return Bar(self, title, total)
+    def bar(self, title: str, total: int | None, stage: str = "") -> Bar:
+        """Returns a progress bar, to be used in a `with` statement.
+
+        Its steps are those of a stage of the run's outlook.
+        """
+        return Bar(self, title, total, stage)
 
 
 class Bar(AbstractContextManager["Bar"]):
     """Progress of one loop: a live bar on a terminal, otherwise one line per minute."""
 
-    def __init__(self, reporter: Reporter, title: str, total: int | None) -> None:
-        self._reporter, self._title, self._total = reporter, title, total
+    def __init__(self, reporter: Reporter, title: str, total: int | None, stage: str = "") -> None:
+        self._reporter, self._title, self._total, self._stage = reporter, title, total, stage
         self._done = 0
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._step_start = time.monotonic()
         self._live: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Bar:
@@ -83,16 +150,22 @@ class Bar(AbstractContextManager["Bar"]):
 
     def step(self, note: str = "", *, done: int | None = None) -> None:
         """Counts one more step, or up to `done` in a loop that was resumed in the middle."""
+        before, now = self._done, time.monotonic()
         self._done = self._done + 1 if done is None else done
+        outlook = self._reporter.outlook
+        outlook.advance(self._stage, self._done - before, now - self._step_start)
+        self._step_start = now
         if self._live is not None:
-            self.note(note)
-        elif time.monotonic() - self._last >= _LINE_EVERY_S:
-            self._last = time.monotonic()
+            self.note(" ".join(filter(None, (note, outlook.text()))))
+        elif now - self._last >= _LINE_EVERY_S:
+            self._last = now
             of, left = "", ""
             if self._total and self._done:
                 left_s = (self._last - self._start) * (self._total / self._done - 1)
                 of, left = f" of {self._total}", f", about {left_s / 60:.0f} min left"
-            self._reporter.say(f"{self._title}: {self._done}{of}{left}")
+            whole = outlook.text()
+            whole = whole and f" here, {whole}"
+            self._reporter.say(f"{self._title}: {self._done}{of}{left}{whole}")
 
     def note(self, text: str) -> None:
         """Shows what is in progress beside the bar."""
@@ -102,5 +175,7 @@ class Bar(AbstractContextManager["Bar"]):
             live.update(task, completed=self._done, description=text, refresh=True)
 
     def __exit__(self, *_: object) -> None:
+        if self._total:  # a loop that ended early
+            self._reporter.outlook.advance(self._stage, max(0, self._total - self._done))
         if self._live is not None:
             self._live[0].stop()

@@ -72,7 +72,10 @@ def settings_of(arguments: RegressArguments) -> Settings:
     """Settings of a measurement from the options of `regress`; a `UsageError` if one is invalid."""
 
     def names(text: str) -> tuple[str, ...]:
-        return tuple(entry.name for entry in select(listed(text)))
+        chosen = select(listed(text))
+        if of_files := [entry.name for entry in chosen if entry.file_sha256 is not None]:
+            raise UsageError(f"{', '.join(of_files)}: versions are compared by registered models")
+        return tuple(entry.name for entry in chosen)
 
     given = arguments.accuracy_models
     accuracy = names(given) if given else ()

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,66 @@ def test_ultralytics_is_imported_where_the_readme_says() -> None:
 )
 def test_names_are_split_at_their_input_size(name: str, parts: tuple[str, int | None]) -> None:
     assert registry.split_size(name) == parts
+
+
+ADAPTER = """
+from baselines.dummy import DummySegmenter
+from beside import DELAYS
+
+
+def build(options):
+    return DummySegmenter(options.name, DELAYS)
+
+
+def other(options):
+    return DummySegmenter(options.name, DELAYS)
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file with a model, which imports a module beside it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside.py").write_text("DELAYS = {}\n")
+    path = tmp_path / "own.py"
+    path.write_text(ADAPTER)
+    yield path
+    for name in [each for each in sys.modules if each == "beside" or "_file_own_" in each]:
+        del sys.modules[name]
+
+
+def test_a_file_is_a_model(adapter: Path) -> None:
+    entries = registry.select([f"{adapter}:build", str(adapter), f"{adapter}:other", "box"])
+    assert [entry.name for entry in entries] == ["own", "own-other", "box"]
+    built = registry.build(entries[0], entries[0].options())
+    assert built.info.name == "own"
+    assert entries[0].file_sha256 == hashlib.sha256(adapter.read_bytes()).hexdigest()
+    assert registry.select_one(f"{adapter}:build") == entries[0]
+
+
+def test_a_file_that_changes_during_a_run_is_refused(adapter: Path) -> None:
+    (entry,) = registry.select([str(adapter)])
+    adapter.write_text(ADAPTER + "# changed\n")
+    with pytest.raises(UsageError, match="was changed after the run began"):
+        registry.build(entry, entry.options())
+    (again,) = registry.select([str(adapter)])
+    assert again.file_sha256 != entry.file_sha256
+    assert registry.build(again, again.options()).info.name == "own"
+    adapter.unlink()
+    with pytest.raises(UsageError, match=r"cannot read .*own\.py on "):
+        registry.build(again, again.options())
+
+
+def test_unusable_files_are_named(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*absent\.py on .*: No such file"):
+        registry.select([f"{tmp_path / 'absent.py'}:build"])
+    (entry,) = registry.select([f"{adapter}:biuld"])
+    with pytest.raises(UsageError, match=r"cannot be loaded from .*has no attribute 'biuld'"):
+        registry.build(entry, entry.options())
+    (tmp_path / "grabcut.py").write_text(ADAPTER)
+    with pytest.raises(UsageError, match=r"grabcut is a registered model; rename the file"):
+        registry.select([f"{tmp_path / 'grabcut.py'}:build"])
+    (tmp_path / "twin").mkdir()
+    (tmp_path / "twin" / "own.py").write_text(ADAPTER)
+    with pytest.raises(UsageError, match="two models are named 'own'"):
+        registry.select([str(adapter), str(tmp_path / "twin" / "own.py")])

@@ -169,7 +169,7 @@ def test_a_resumed_run_reports_malformed_annotations_again(
     file.write_text(json.dumps(document))
     protocol = ("--protocol=box",) if command == "miou" else ()
     arguments = (command, "--models=dummy", "--dataset=sa1b", f"--root={folder}", "--out=o",
-                 *protocol, "--json")  # fmt: skip
+                 *protocol, "--json", "--verbose")  # fmt: skip
     first, again = run(*arguments), run(*arguments)
     assert "taken from the interrupted run" in again.err
     assert (first.code, again.code) == (1, 1)
@@ -499,7 +499,7 @@ def test_ctrl_c_keeps_finished_models_and_the_run_resumes(
     assert "what was finished is kept" in text
     assert "Traceback" not in text
     assert not load_record(tmp_path / "o").complete
-    again = run(*arguments, "--json")
+    again = run(*arguments, "--json", "--verbose")
     assert again.code == 0
     assert "box: taken from the interrupted run" in again.err
     assert load_record(tmp_path / "o" / RECORD_NAME).complete

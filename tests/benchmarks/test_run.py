@@ -13,7 +13,7 @@ import sys
 from benchmarks import api
 from benchmarks.cli.app import main
 
-def stop(record, folder):
+def stop(record, folder, **_):
     packages = ("mobilesam", "baselines", "benchmarks")
     files = {m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in packages}
     print(*sorted(f for f in files if f and not f.endswith("__init__.py")), sep="\\n")

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from benchmarks.cli.commands.printing import print_json, print_lines, print_table
 from benchmarks.config.options import (
+    OUTPUT_GROUP,
     AccuracyArguments,
     DataArguments,
     ModelArguments,
@@ -19,6 +20,7 @@ from benchmarks.config.options import (
     ScaleArguments,
     TimingArguments,
 )
+from benchmarks.records.progress import is_verbose
 from mobilesam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from benchmarks.records.record import RunRecord
     from benchmarks.tables.table import Table
 
+ACCOUNTING = "accuracy-times"
+"""Table of where the time of the measurement went, which is printed with --verbose only."""
 _MODELS, _OUTPUT, _SCALE = ModelArguments(), OutputArguments(), ScaleArguments()
 _TIMING, _DATA, _ACCURACY = TimingArguments(), DataArguments(), AccuracyArguments()
 
@@ -65,12 +69,20 @@ def run(
     return _exit_code(result)
 
 
-def params(*, models: ModelArguments = _MODELS, output: OutputArguments = _OUTPUT) -> int:
+def params(
+    *,
+    models: ModelArguments = _MODELS,
+    output: OutputArguments = _OUTPUT,
+    plots: Annotated[
+        bool, Parameter(group=OUTPUT_GROUP, help="Write plots as well as tables.")
+    ] = False,
+) -> int:
     """Count parameters, FLOPs and bytes by component."""
     from benchmarks.config.from_options import make_config
     from benchmarks.tables.record_tables import params_table
 
-    result = _measure(make_config("params", models, output, counting=True), output)
+    config = make_config("params", models, output, counting=True)
+    result = _measure(config, output, plots=plots)
     document = _document(result, rows="params", models="models", failures="failures")
     return _print(result, output, document, lambda record: [params_table(record)])
 
@@ -200,13 +212,17 @@ def _rescored(paths: Sequence[Path], data: AccuracyArguments, output: OutputArgu
 
 
 def _measure(
-    config: RunConfig, output: OutputArguments, *, write_files: bool | None = None
+    config: RunConfig,
+    output: OutputArguments,
+    *,
+    write_files: bool | None = None,
+    plots: bool = True,
 ) -> Result:
     """Runs a configuration; writes tables and plots unless JSON is printed."""
     from benchmarks.api import measure
 
     wanted = not output.json if write_files is None else write_files
-    return measure(config, quiet=output.quiet, write_files=wanted)
+    return measure(config, quiet=output.quiet, write_files=wanted, plots=plots)
 
 
 def _document(result: Result, **fields: str) -> dict[str, Any]:
@@ -251,7 +267,8 @@ def _print(
         print_json(document)
     else:
         for table in tables(result.record):
-            print_table(table)
+            if table.name != ACCOUNTING or is_verbose():
+                print_table(table)
         _print_paths(result)
     return _exit_code(result)
 
@@ -263,9 +280,9 @@ def _print_paths(result: Result) -> None:
     tables = sum(path.suffix == ".md" and path.parent.name == "tables" for path in files)
     plots = sum(path.suffix == ".svg" for path in files)
     print_lines(
-        f"\nrecord  {out / RECORD_NAME}",
+        f"record  {out / RECORD_NAME}",
         f"tables  {out / 'tables'} ({tables}, as Markdown, CSV and LaTeX), {out / 'summary.md'}",
-        f"plots   {out / 'plots'} ({plots}, as SVG and PNG)",
+        *([f"plots   {out / 'plots'} ({plots}, as SVG and PNG)"] if plots else []),
     )
 
 

@@ -214,7 +214,7 @@ def test_a_run_taken_up_again_measures_nothing_twice(run: Any, scenes: Any, tmp_
     document = json.loads(record.read_text())
     document["complete"] = False
     record.write_text(json.dumps(document))
-    resumed = run(*command)
+    resumed = run(*command, "--verbose")
     assert "box: taken from the interrupted run" in resumed.err
     strip = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.json["rows"]]
     assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in first.json["rows"]]
@@ -235,7 +235,7 @@ def test_accuracy_of_another_machine_is_taken_up_without_its_time(
     threads = "2" if what == "threads" else "1"
     if what != "threads":
         monkeypatch.setattr(environment, what, lambda: "another")
-    moved = run(*command, "--out=o", f"--threads={threads}")
+    moved = run(*command, "--out=o", f"--threads={threads}", "--verbose")
     assert "box: taken from the interrupted run" in moved.err
     assert moved.json["times"] == []
     for mine, other in zip(moved.json["rows"], first["rows"], strict=True):
@@ -281,6 +281,38 @@ def test_sa1b_and_coco_give_the_same_numbers(
         [row[key] for key in same] for row in sa1b
     ]
     assert all(row["status"] == "ok" for row in coco)
+
+
+@pytest.mark.usefixtures("short_quick")
+def test_a_model_of_a_file_is_measured_like_a_registered_one(
+    run: Any, scenes: Any, tmp_path: Path
+) -> None:
+    """CONTRIBUTING's adapter: accuracy here, times in a fresh process; a changed file is new."""
+    text = (Path(__file__).resolve().parents[3] / "CONTRIBUTING.md").read_text()
+    path = tmp_path / "boxes.py"
+    path.write_text(text.partition("```python\n")[2].partition("```")[0])
+    name = ["--models=./boxes.py:build,box", *scenes.arguments, "--protocol=box", "--json"]
+    done = run("miou", *name, "--reference=ground-truth,teacher:./boxes.py:build", "--out=m")
+    assert done.code == 0, done.err
+    rows = {(row["model"], row["reference"]): row["miou"] for row in done.json["rows"]}
+    assert rows["boxes", "ground-truth"] == pytest.approx(rows["box", "ground-truth"], abs=0.1)
+    assert ("box", "teacher:boxes") in rows
+    timed = run("latency", "--models=./boxes.py:build", "--profile=quick", "--json", "--out=t")
+    assert timed.code == 0, timed.err
+    assert {row["status"] for row in timed.json["rows"]} == {"ok"}
+    path.write_text(path.read_text() + "# changed\n")
+    refused = run("miou", *name, "--reference=ground-truth,teacher:./boxes.py:build", "--out=m")
+    assert refused.code != 0
+    assert "a run of other inputs, weights, code" in refused.err
+
+
+def test_params_writes_plots_on_request_only(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "warnings", lambda _: ("noisy",))
+    done = run("params", "--models=dummy", "--out=a")
+    assert (done.code, done.err) == (0, "")
+    assert not Path("a/plots").exists()
+    assert run("params", "--models=mobilesam-mini", "--out=b", "--plots").code == 0
+    assert list(Path("b").glob("plots/*.svg"))
 
 
 @pytest.mark.usefixtures("short_quick")

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from baselines import registry
 from baselines.dummy import DummySegmenter
 from baselines.interface import Embedding, MaskRecord, Masks, ModelOptions, Prepared, Prompts
+from benchmarks.datasets.masks import decode_mask
 
 
 class EndOfFile(DummySegmenter):
@@ -184,6 +185,85 @@ def test_predict_asks_fastsam_for_boxes_where_no_detector_is_named(
     done = run("predict", picture, "--model=box", "--objects", "--offline")
     assert done.code == 1
     assert "fastsam-s" in done.err
+
+
+def test_predict_writes_the_mask(run: Any, picture: Path, tmp_path: Path) -> None:
+    done = run("predict", picture, "--model=box", "--box=20,10,50,30", "--mask=m.png", "--json")
+    assert done.code == 0
+    mask = np.asarray(Image.open(tmp_path / "m.png"))
+    expected = np.zeros((40, 60), np.uint8)
+    expected[10:30, 20:50] = 255
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(decode_mask(done.json["rle"]), expected > 0)
+    assert done.json["mask"] == "m.png"
+    assert done.json["why_empty"] is None
+    done = run("predict", picture, "--model=box", "--box=20,10,50,30", "--mask=m.jpg")
+    assert done.code == 2
+    assert "--mask writes a .png file" in done.err
+
+
+def test_the_numbers_of_a_mask_of_all_objects_are_those_of_json(
+    run: Any, picture: Path, tmp_path: Path
+) -> None:
+    found = run("predict", picture, "--model=dummy", "--everything", "--mask=m.png", "--json").json
+    labels = np.asarray(Image.open(tmp_path / "m.png"))
+    assert labels.max() == len(found["objects"]) == 4
+    for number, each in enumerate(found["objects"], start=1):  # of the dummy, none overlap
+        np.testing.assert_array_equal(labels == number, decode_mask(each["rle"]))
+
+
+class Blind(DummySegmenter):
+    """Finds nothing."""
+
+    keeps = "masks that never occur"
+
+    def everything(self, image: Any) -> list[MaskRecord]:
+        return []
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
+        found = super().decode(embedding, prompts, multimask=multimask)
+        return Masks(np.zeros_like(found.masks), found.scores)
+
+
+def blind(options: ModelOptions) -> Blind:
+    return Blind(options.name, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model=blind", "--everything"), "0 objects, blind finds none in this image (it keeps "
+         "masks that never occur)"),
+        (("--model=dummy", "--boxes-from=blind"), "blind finds none in this image"),
+        (("--model=blind", "--boxes-from=dummy"), "0 objects, all masks in the 4 boxes of dummy "
+         "are empty"),
+        (("--model=blind", "--box=1,1,9,9"), "0 pixels (0.0 % of the image), the mask is empty"),
+    ],
+)  # fmt: skip
+def test_predict_explains_that_nothing_is_found(
+    run: Any, picture: Path, third_party: Any, arguments: tuple[str, ...], message: str
+) -> None:
+    third_party("blind", f"{__name__}:blind")
+    done = run("predict", picture, *arguments, "--mask=m.png")
+    assert done.code == 0
+    assert message in done.out
+    assert run("predict", picture, *arguments, "--json").json["why_empty"] in done.out
+
+
+def test_thresholds_in_messages_are_those_of_the_generators() -> None:
+    import inspect
+
+    from segment_anything import SamAutomaticMaskGenerator
+
+    from baselines.fast_sam import FastSamSegmenter, MaskSearch
+    from baselines.sam import SamSegmenter
+    from mobilesam.everything.generator import AutomaticMaskGenerator
+
+    for generator in (SamAutomaticMaskGenerator, AutomaticMaskGenerator):
+        defaults = inspect.signature(generator).parameters
+        for name in ("pred_iou_thresh", "stability_score_thresh"):
+            assert f"{defaults[name].default}" in SamSegmenter.keeps
+    assert f"{MaskSearch().confidence}" in FastSamSegmenter.keeps
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def test_a_second_start_segments_only_missing_shards(
         return whole(self, part, poison)
 
     monkeypatch.setattr(EverythingWorker, "run", counted)
-    done = everything(run, shards, "out", "--chunk=2")
+    done = everything(run, shards, "out", "--chunk=2", "--verbose")
     assert done.code == 0
     assert made == ["00001-00000", "00002-00001"]
     assert "4 of 6 chunks were there from before" in done.err

@@ -97,7 +97,7 @@ def test_a_second_start_runs_only_missing_shards(
     Path("out/instances.parquet/00001-00000.parquet").unlink()
     Path("out/instances.parquet/00002-00001.parquet").write_bytes(b"half of it")
     made = shards_made(monkeypatch)
-    done = miou(run, shards, "out", "--chunk=2")
+    done = miou(run, shards, "out", "--chunk=2", "--verbose")
     assert done.code == 0
     assert made == ["00001-00000", "00002-00001"]
     assert "4 of 6 chunks were there from before" in done.err
