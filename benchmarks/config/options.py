@@ -124,6 +124,7 @@ class AccuracyArguments(DataArguments):
             help="Accuracy protocols, by commas: box, box-multi (a box; best of 3 masks), center, "
             "center-multi, center-oracle (a click), annotation-point, random-K, clicks-K, "
             "clicks-multi-K (K clicks), noc, noc-multi (clicks until an IoU), two-point-D, "
+            "box-jitter-P, point-offset-P, mask, mask-eroded, mask-dilated (robustness), "
             "detector-box, detector-box-multi (COCO AP), everything (AR); "
             "mobilesam-bench protocols explains them. Default: box,center,center-multi.",
         ),

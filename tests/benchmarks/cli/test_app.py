@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
-from benchmarks.cli.app import COMMANDS, GROUPS, app
+from benchmarks.cli.app import COMMANDS, GROUPS, SECTIONS, app
+from benchmarks.prompts.protocols import EXPLAINED, find_protocols
 from mobilesam.errors import BenchError, UsageError
 
 HEAVY = """
@@ -37,6 +39,29 @@ def test_each_command_has_a_summary() -> None:
             command = command[part]
         assert command.help, name
         assert command.default_command is not None, name
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted({name.partition(" ")[0] for name in COMMANDS})
+
+
+def test_the_help_names_all_protocols_and_a_command_explains_them(run: Any) -> None:
+    text = " ".join(run("miou", "--help").out.replace("│", " ").split())
+    for name in EXPLAINED:
+        assert f"{name}," in text or f"{name} (" in text or f"{name};" in text, name
+    found = run("protocols", "--json").json
+    assert [row["protocol"] for row in found["rows"]] == list(EXPLAINED)
+    whole = ("detector-box", "detector-box-multi", "everything")
+    examples = [name.replace("-K", "-3").replace("-D", "-9").replace("-P", "-10")
+                for name in EXPLAINED if name not in whole]  # fmt: skip
+    assert len(find_protocols(examples)) >= len(examples) - 2
+
+
+def test_completion_knows_commands_and_options() -> None:
+    script = app.generate_completion(shell="bash")  # noqa: S604 - runs nothing
+    for word in ("miou", "predict", "weights", "--protocol", "--boxes-from", "--mask"):
+        assert word in script
 
 
 def test_the_module_is_the_command() -> None:
