@@ -159,12 +159,12 @@ class Bar(AbstractContextManager["Bar"]):
             self.note(" ".join(filter(None, (note, outlook.text()))))
         elif now - self._last >= _LINE_EVERY_S:
             self._last = now
-            of, left = "", ""
-            if self._total and self._done:
+            of, left = f" of {self._total}" if self._total else "", ""
+            if self._total and 0 < self._done < self._total:
                 left_s = (self._last - self._start) * (self._total / self._done - 1)
-                of, left = f" of {self._total}", f", about {left_s / 60:.0f} min left"
+                left = f", about {left_s / 60:.0f} min left"
             whole = outlook.text()
-            whole = whole and f" here, {whole}"
+            whole = whole and (f" here, {whole}" if left else f"; {whole}")
             self._reporter.say(f"{self._title}: {self._done}{of}{left}{whole}")
 
     def note(self, text: str) -> None:

@@ -37,7 +37,7 @@ def test_a_long_loop_prints_how_far_it_is(
         bar.step(done=4)
     assert capsys.readouterr().err.splitlines() == [
         "latency: 1 of 4, about 5 min left",
-        "latency: 4 of 4, about 0 min left",
+        "latency: 4 of 4",
     ]
 
 
