@@ -163,7 +163,10 @@ def _with_accuracy(config: RunConfig, options: AccuracyArguments, dataset: Datas
                 f"--protocol {DETECTOR_BOX} needs --detections FILE, a COCO results file"
             )
         if not isinstance(dataset, CocoDataset) or images is None or annotations is None:
-            raise UsageError(f"--protocol {DETECTOR_BOX} needs --dataset coco: AP is COCO's")
+            raise UsageError(
+                f"--protocol {DETECTOR_BOX} needs --dataset coco --images DIR --annotations FILE: "
+                "AP is COCO's"
+            )
         detector = DetectorInput(dataset, images, annotations, detections)
     own = {entry.name: entry for entry in config.models}
     teachers = {

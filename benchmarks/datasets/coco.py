@@ -238,12 +238,13 @@ class CocoDataset(IndexedDataset):
         name = name or f"coco:{annotations.stem.removeprefix('instances_')}"
         super().__init__(name, coco_fingerprint(data, limit), found)
         self._found[-1] = log.left_out, log.problems
-        self.notes = log.hints
+        self.doubts = log.hints
         if n_uncategorised:
-            self.notes += (
+            self.doubts += (
                 f"{n_uncategorised} of {self.n_instances} annotations are of no category that the "
                 "file names: they count, but in no category",
             )
+        self.notes = self.doubts
         if n_brush_masks:
             self.notes += (
                 f"{n_brush_masks} brush masks of CVAT, exported with iscrowd 1, count as objects",

@@ -128,11 +128,13 @@ class Dataset(ABC):
     Attributes:
         name: Short name for tables, such as `coco:val2017_dev`.
         notes: Remarks on the data for the user, one line each.
+        doubts: Those of the notes that are about likely mistakes in the data.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.notes: tuple[str, ...] = ()
+        self.doubts: tuple[str, ...] = ()
         # `left_out` and `problems` of each image by its position; at -1, of the dataset's files.
         self._found: dict[int, tuple[Mapping[str, int], Sequence[str]]] = {-1: ({}, ())}
 

@@ -113,7 +113,7 @@ def check(
         "images": None if source.images is None else str(source.images),
         "name": opened.name,
         **_contents(found),
-        "notes": list(opened.notes),
+        "notes": [note for note in opened.notes if note not in opened.doubts],
         "use": shlex.join(use),
     }
     if json:

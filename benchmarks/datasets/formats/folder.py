@@ -239,6 +239,19 @@ def find_files(root: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
+def by_key(keyed: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by key; two files of one key are a `DataError`, since either could be meant."""
+    found: dict[str, Path] = {}
+    for key, path in keyed:
+        if key in found:
+            raise DataError(
+                f"{found[key]} and {path} have the same name, so their annotations cannot be told "
+                "apart; remove one, or name one folder"
+            )
+        found[key] = path
+    return found
+
+
 def stem_below(path: Path, root: Path) -> str:
     """Path of a file below a folder without its suffix."""
     return path.relative_to(root).with_suffix("").as_posix()

@@ -22,7 +22,8 @@ class Inspection:
         categories: Number of objects by the name of the class, the most frequent first.
         areas: Number of objects by COCO's size class.
         left_out: Number of unused annotations by reason.
-        problems: What is wrong, one line each: unusable images and malformed annotations.
+        problems: What is wrong, one line each: unusable images, malformed annotations,
+            likely mistakes.
     """
 
     n_images: int = 0
@@ -60,4 +61,5 @@ def inspect(dataset: Dataset) -> Inspection:
     n_more = found.left_out.get(parsing.MALFORMED, 0) - len(dataset.problems)
     if n_more > 0:
         found.problems.append(f"{n_more} more malformed annotations")
+    found.problems += dataset.doubts
     return found

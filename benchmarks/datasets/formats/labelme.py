@@ -21,6 +21,7 @@ from benchmarks.datasets.formats.folder import (
     FolderDataset,
     FoundObject,
     ImageLoader,
+    by_key,
     find_files,
 )
 from benchmarks.datasets.formats.label_maps import read_label_map
@@ -66,13 +67,14 @@ class LabelMeDataset(FolderDataset):
         if self.root.is_file():
             yield Entry(self.relative(self.root), _beside(self.root), (self.root,))
             return
-        images = {path.with_suffix(""): path for path in find_files(self.root, IMAGE_SUFFIXES)}
-        by_name: dict[str, list[Path]] = {}
+        files = find_files(self.root, IMAGE_SUFFIXES)
+        images = by_key((str(path.with_suffix("")), path) for path in files)
+        by_name: dict[str, list[str]] = {}
         for stem in images:
-            by_name.setdefault(stem.name, []).append(stem)
+            by_name.setdefault(Path(stem).name, []).append(stem)
         for path in find_files(self.root, (".json",)):
             same = by_name.get(path.stem, [])
-            stem = path.with_suffix("") if len(same) != 1 else same[0]
+            stem = str(path.with_suffix("")) if len(same) != 1 else same[0]
             image = images.pop(stem, None)
             yield Entry(self.relative(image or path), image, (path,))
         for image in images.values():

@@ -18,6 +18,7 @@ from benchmarks.datasets.formats.folder import (
     FolderDataset,
     FoundObject,
     ImageLoader,
+    by_key,
     find_files,
     stem_below,
 )
@@ -87,7 +88,9 @@ class MasksDataset(FolderDataset):
             find_pairs(self.root)
             if self._masks is None
             else tuple(
-                {stem_below(path, folder): path for path in find_files(folder, IMAGE_SUFFIXES)}
+                by_key(
+                    (stem_below(path, folder), path) for path in find_files(folder, IMAGE_SUFFIXES)
+                )
                 for folder in (self.root, self._masks)
             )
         )
@@ -106,8 +109,8 @@ class MasksDataset(FolderDataset):
 
 def find_pairs(root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
     """Image and mask files below a folder by path, without suffix and name of their folder."""
-    images: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
+    images: list[tuple[str, Path]] = []
+    masks: list[tuple[str, Path]] = []
     files = find_files(root, IMAGE_SUFFIXES)
     photos = {path.with_suffix("") for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
     has_mask_folder = any(
@@ -131,8 +134,8 @@ def find_pairs(root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
             )
         elif not known:
             is_mask = False
-        (masks if is_mask else images)[key] = path
-    return images, masks
+        (masks if is_mask else images).append((key, path))
+    return by_key(images), by_key(masks)
 
 
 def _image_key(key: str, images: Mapping[str, Path]) -> str | None:

@@ -20,6 +20,7 @@ from benchmarks.datasets.formats.folder import (
     FolderDataset,
     FoundObject,
     ImageLoader,
+    by_key,
     find_files,
 )
 from benchmarks.datasets.formats.label_maps import colour_numbers, read_label_map
@@ -102,17 +103,18 @@ class VocDataset(FolderDataset):
 
     def locate(self) -> Iterable[Entry]:
         """Finds images, masks and XML files by their names."""
-        images = {
-            path.stem: path
-            for path in find_files(self.root, IMAGE_SUFFIXES)
+        folder = self.root / "JPEGImages"
+        images = by_key(
+            (path.stem, path)
+            for path in find_files(folder if folder.is_dir() else self.root, IMAGE_SUFFIXES)
             if path.parent.name not in (OBJECTS, CLASSES)
-        }
-        xml = {path.stem: path for path in find_files(self.root, (".xml",))}
+        )
+        xml = by_key((path.stem, path) for path in find_files(self.root, (".xml",)))
         files, what = xml, "its XML file"
         stems = images.keys() | xml.keys()
         if self._has_masks:
             masks = find_files(self.root / OBJECTS, _MASK_SUFFIXES)
-            files, what = {path.stem: path for path in masks}, f"its mask in {OBJECTS}"
+            files, what = by_key((path.stem, path) for path in masks), f"its mask in {OBJECTS}"
             stems = self._listed() or images.keys() | files.keys()
         elif self._list is not None:
             stems = self._listed()

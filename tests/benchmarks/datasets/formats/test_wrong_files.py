@@ -18,8 +18,10 @@ from benchmarks.datasets.dataset import Sample, UnreadableImage
 from benchmarks.datasets.formats.detection import Source, open_source
 from benchmarks.datasets.formats.inspection import inspect
 from benchmarks.datasets.formats.mask_files import MasksDataset
+from benchmarks.datasets.formats.voc import VocDataset
 from benchmarks.datasets.formats.yolo import _to_pixels
-from mobilesam.errors import UsageError
+from benchmarks.datasets.masks import decode_mask
+from mobilesam.errors import DataError, UsageError
 
 Damage = Callable[[Path], object]
 
@@ -224,6 +226,20 @@ def test_ids_of_16_bits_are_read_if_asked_for(tmp_path: Path) -> None:
     assert [each.area_px for each in sample.instances] == [800, 800]
 
 
+def test_two_files_of_one_name_are_one_error(tmp_path: Path) -> None:
+    for kind, layout, folder in (
+        ("masks", "id-masks", "images"),
+        ("masks", "id-masks", "masks"),
+        ("labelme", "labelme", "."),
+        ("voc", "voc", "JPEGImages"),
+    ):
+        root = tmp_path / f"{layout}-{folder}"
+        WRITERS[layout][1](root)
+        orphan(f"{folder}/a.bmp", f"{folder}/a.png")(root)
+        with pytest.raises(DataError, match=r"a.bmp and .*a.png have the same name"):
+            open_source(Source(kind, root))
+
+
 def test_masks_beside_their_images(tmp_path: Path) -> None:
     for stem in ("a", "a_1"):
         Image.new("RGB", (20, 10)).save(tmp_path / f"{stem}.jpg")
@@ -290,3 +306,27 @@ def test_digits_of_a_label_give_back_the_polygon(written: str) -> None:
             shares = (corners / [width, height]).ravel()
             values = [Decimal(written.format(value)) for value in shares.tolist()]
             assert _to_pixels(values, height, width) == corners.ravel().tolist()
+
+
+def test_void_pixels_and_lists_of_voc(tmp_path: Path) -> None:
+    WRITERS["voc"][1](tmp_path)
+    names = tmp_path / "ImageSets" / "Segmentation" / "one.txt"
+    names.write_text("b\n")
+    dataset = VocDataset(names, ignore=255)
+    (sample,) = dataset.samples()
+    assert isinstance(sample, Sample)
+    ignored = sample.instances[0].ignored
+    assert ignored is not None
+    assert decode_mask(ignored)[0].all()
+    assert decode_mask(ignored).sum() == SIZE_HW[1]
+    assert "--ignore 255" in VocDataset(tmp_path).notes[0]
+
+
+def test_classes_of_a_coco_file_without_a_name_are_a_problem(tmp_path: Path) -> None:
+    WRITERS["coco"][1](tmp_path)
+    path = tmp_path / "annotations/instances_default.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["category_id"] = 9
+    path.write_text(json.dumps(document))
+    (problem,) = inspect(open_source(Source("coco", path, tmp_path / "images"))).problems
+    assert "1 of 6 annotations are of no category that the file names" in problem
