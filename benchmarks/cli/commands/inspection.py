@@ -18,15 +18,16 @@ _OUTPUT = OutputArguments()
 _MODEL_COLUMNS = {
     "model": "Model",
     "summary": "Summary",
-    "parameters": "Parameters (10^6)",
+    "parameters": "Params (10^6)",
     "licence": "Licence (code; weights)",
-    "commercial": "Commercial use",
+    "commercial": "Commercial",
     "weights": "Weights",
     "installed": "Installed",
 }
 _MODELS_NOTE = (
-    "Weights: mobilesam-bench weights fetch NAME. Other sizes: NAME@SIZE, for mobilesam and "
-    "mobilesam-fast. Any checkpoint of Hugging Face transformers: hf:ORG/NAME or hf:FOLDER."
+    "Weights: mobilesam-bench weights list, weights fetch NAME. Other sizes: NAME@SIZE, for "
+    "mobilesam and mobilesam-fast. Any checkpoint of Hugging Face transformers: hf:ORG/NAME or "
+    "hf:FOLDER."
 )
 _EXTRAS = {
     "onnxruntime": "ONNX backends",
@@ -45,14 +46,14 @@ def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) 
         if licence == "permissive" and not entry.permissive:
             continue
         count = entry.parameters
-        weights = entry.weights_licence
+        licences = dict.fromkeys((entry.licence, entry.weights_licence or entry.licence))
         rows.append(
             {
                 "model": entry.name,
                 "summary": entry.summary,
                 "target": entry.target,
                 "parameters": f"{count / 1e6:.2f}" if count else "",
-                "licence": f"{entry.licence}; {weights}" if weights else entry.licence,
+                "licence": "; ".join(licences),
                 "commercial": entry.commercial,
                 "note": entry.note,
                 "weights": _weights_text(entry, statuses.get(entry.checkpoint or "")),
@@ -74,7 +75,7 @@ def models(*, licence: LicenceOption = None, output: OutputArguments = _OUTPUT) 
             _MODELS_NOTE,
             *lines,
             right="parameters",
-            optional=("installed", "licence", "commercial", "summary", "parameters"),
+            optional=("parameters", "licence", "installed", "commercial", "summary"),
         )
         print_table(table)
     return 0
@@ -95,7 +96,7 @@ def _weights_text(entry: ModelEntry, weights: VerifyReport | None) -> str:
     state = "not here, gated" if spec.gate else "not here"
     shipped = spec.shipped
     if weights is not None and shipped is not None:
-        state = f"shipped ({shipped.label}), not official; official {state}"
+        state = "shipped, not official"
     return state
 
 
