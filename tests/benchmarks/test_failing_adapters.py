@@ -16,7 +16,8 @@ from failing_adapter import ERROR_VARIABLE, ERRORS, METHOD_VARIABLE, NAME, Faili
 from messages import check_messages
 
 from baselines import boundary
-from baselines.interface import ModelOptions
+from baselines.dummy import DummySegmenter
+from baselines.interface import Masks, ModelOptions, Prompts
 from benchmarks.config.run_config import Profile
 from benchmarks.datasets.dataset import Shard
 from benchmarks.debugging import debugging, format_error
@@ -302,3 +303,44 @@ def test_a_fingerprint_refuses_an_embedding_that_is_no_array(fail: Fail) -> None
 
     with pytest.raises(DataError, match=r"failing\.embedding_arrays gave a str for features"):
         list(model_facts(Odd(NAME), np.zeros((8, 8, 3), np.uint8), exact=True))
+
+
+def transposed(options: ModelOptions) -> DummySegmenter:
+    """A model that confuses height and width."""
+
+    def answer(prompts: Prompts, size_hw: tuple[int, int], multimask: bool) -> Masks:
+        shape = (len(prompts), 1, *size_hw[::-1])
+        return Masks(np.zeros(shape, np.bool_), np.ones(shape[:2], np.float32))
+
+    return DummySegmenter(options.name, {}, answer=answer)
+
+
+def flat(options: ModelOptions) -> DummySegmenter:
+    """A model that forgets the axis of candidates."""
+
+    def answer(prompts: Prompts, size_hw: tuple[int, int], multimask: bool) -> Masks:
+        shape = (len(prompts), *size_hw)
+        return Masks(np.zeros(shape, np.bool_), np.ones(shape[:2], np.float32))
+
+    return DummySegmenter(options.name, {}, answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (
+            "transposed",
+            "wrong.decode gave bool masks of shape (14, 1, 640, 449); "
+            "wanted bool masks of shape (14, C, 449, 640)",
+        ),
+        ("flat", "masks must be bool (N,C,H,W), not bool (14, 449, 640) (in decode)"),
+    ],
+)
+def test_a_wrong_shape_of_a_plugin_names_method_and_shapes(
+    run: Any, third_party: Any, factory: str, said: str
+) -> None:
+    third_party("wrong", f"{__name__}:{factory}")
+    done = run("miou", "--models=wrong,box", "--protocol=box", *DATA)
+    assert done.code == 1
+    assert [said in line and "wrong" in line for line in done.err.splitlines()].count(True) == 1
+    assert has_row("rows")(done.json)
