@@ -111,11 +111,13 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     mark = {"fillOpacity": 0.6, "ariaRoleDescription": "value"}
     curves = data[[curve is not None for curve in data["curve"]]]
     curves = curves.assign(text=[f"{size or 'own'} px" for size in curves["size_px"]])
-    sizes = _base(curves.assign(model=curves["curve"]), models, legend=False)
-    sizes = sizes.encode(x=x("ms:Q"), y=y("value:Q"))
+    lines = _base(curves.assign(model=curves["curve"]), models, legend=False)
+    labels = _chart(curves[["ms", "value", "text"]]).mark_text(
+        align="left", dx=10, dy=12, aria=False
+    )
     joined = (
-        sizes.mark_line(strokeWidth=1.8, aria=False),
-        sizes.mark_text(dy=-18, aria=False).encode(text="text:N", color=alt.Undefined),
+        lines.mark_line(strokeWidth=1.8, aria=False).encode(x=x("ms:Q"), y=y("value:Q")),
+        labels.encode(x=x("ms:Q"), y=y("value:Q"), text="text:N"),
     )
     chart = _layers(
         360,

@@ -151,9 +151,12 @@ def _rate_cell(row: LatencyRow) -> Cell:
 def batches_table(record: RunRecord) -> Table:
     """Times of encoding several images in one call, and images a second."""
     found = queries.by_model(record, record.batches)
-    measured = {row.model for row in found if row.status != "skipped"}
-    rows = [row for row in found if row.model in measured]
-    skipped = ((row.why or "skipped", row.model) for row in found if row.model not in measured)
+    # A model with the same reason for all of its rows has a note instead of rows.
+    reasons = queries.grouped(
+        (row.model, row.why if row.status == "skipped" else None) for row in found
+    )
+    left_out = {model: whys[0] for model, whys in reasons.items() if whys[0] and len({*whys}) == 1}
+    rows = [row for row in found if row.model not in left_out]
     one_setup = len(queries.setups(record)) == 1
     rates = ("images_per_s", *(f"images_per_s_{end}" for end in ENDS))
     columns = (
@@ -172,8 +175,8 @@ def batches_table(record: RunRecord) -> Table:
     notes += [
         "Encode alone, with all images in one call. Throughput: images over median time.",
         *(
-            f"Left out: {', '.join(queries.unique(models))} ({why})."
-            for why, models in queries.grouped(skipped).items()
+            f"Left out: {', '.join(models)} ({why})."
+            for why, models in queries.grouped((w, model) for model, w in left_out.items()).items()
         ),
         *spread_notes(map(spread_of, rows)),
         *sample_notes(rows),

@@ -18,6 +18,7 @@ from benchmarks.paper.claims import (
     Tolerance,
     agrees,
     load_claims,
+    models_needed,
     models_of,
     same_digits,
 )
@@ -317,3 +318,8 @@ def test_malformed_terms_are_refused(text: str, message: str) -> None:
 )
 def test_models_of_a_measure(ledger: dict[str, Claim], claim: str, models: tuple[str, ...]) -> None:
     assert models_of(ledger[claim].measure) == models
+
+
+def test_claims_about_the_models_of_today_are_planned() -> None:
+    today = {"sam2.1-t", "sam2.1-l", "edgetam", "slimsam-77", "tinysam", "efficientvit-sam-l0"}
+    assert today <= set(models_needed(load_claims()))
