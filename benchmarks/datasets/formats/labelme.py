@@ -72,7 +72,10 @@ class LabelMeDataset(FolderDataset):
         by_name: dict[str, list[str]] = {}
         for stem in images:
             by_name.setdefault(Path(stem).name, []).append(stem)
-        for path in find_files(self.root, (".json",)):
+        documents = find_files(self.root, (".json",))
+        if not any(b'"shapes"' in parsing.read_file(path) for path in documents):
+            raise DataError(f"{self.root} contains no file of LabelMe, a JSON with shapes")
+        for path in documents:
             same = by_name.get(path.stem, [])
             stem = str(path.with_suffix("")) if len(same) != 1 else same[0]
             image = images.pop(stem, None)
@@ -90,7 +93,8 @@ def _parse(entry: Entry, load: ImageLoader) -> tuple[UInt8Array, list[FoundObjec
     (path,) = entry.files
     content = parsing.parse_json(parsing.read_file(path), path.name)
     try:
-        document = parsing.read_row(_Document, content, path.name)
+        where = "the file" if entry.name == path.name else path.name
+        document = parsing.read_row(_Document, content, where)
     except DataError as error:
         raise DataError(f"{error}; is this a file of LabelMe?") from error
     size = document.imageHeight, document.imageWidth

@@ -122,7 +122,7 @@ class VocDataset(FolderDataset):
             image, found = images.get(stem), files.get(stem)
             name = self.relative(image or found or self.root / stem)
             if image is None:
-                yield Entry(name, None, (), f"{name} has no image of the same name")
+                yield Entry(name, None, (), "there is no image of the same name")
             elif found is None:
                 yield Entry(name, image, (), f"{what} is missing")
             else:

@@ -82,7 +82,7 @@ class YoloSegDataset(FolderDataset):
                 yield Entry(name, image, (found,))
         for path in labels:
             name = self.relative(path)
-            yield Entry(name, None, (), f"{name} has no image of the same name")
+            yield Entry(name, None, (), "the label file has no image of the same name")
 
 
 def find_names(root: Path) -> tuple[Path | None, Mapping[int, str]]:

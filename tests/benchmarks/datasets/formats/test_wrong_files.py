@@ -89,7 +89,11 @@ CASES: dict[str, tuple[str, Damage, str]] = {
     ),
     "empty label file": ("yolo", lambda p: (p / label).write_text("\n"), "a.txt has no object"),
     "missing label file": ("yolo", lambda p: (p / label).unlink(), "a.txt is missing"),
-    "label without image": ("yolo", orphan("labels/val/x.txt", label), "x.txt has no image"),
+    "label without image": (
+        "yolo",
+        orphan("labels/val/x.txt", label),
+        "the label file has no image",
+    ),
     "class without name": ("yolo", replaced(label, "\n1 ", "\n7 "), "line 2: class 7 has no name"),
     "polygon outside": (
         "yolo",
