@@ -224,13 +224,16 @@ def count_clicks(
 
 
 def headline(rows: Sequence[InstanceRow]) -> str:
-    """Mean IoU of the rows of one model by protocol, against its first reference; one line."""
+    """Mean IoU of the rows of one model by protocol, against its first reference; one line.
+
+    Of long sequences of clicks only those that are listed are given.
+    """
     reference = rows[0].reference
     groups: dict[str, list[float]] = {}
     for row in rows:
         if row.reference == reference:
             groups.setdefault(row.protocol, []).append(row.iou)
-    means = ", ".join(f"{protocol} {np.mean(ious):.1%}" for protocol, ious in groups.items())
+    means = ", ".join(f"{name} {np.mean(groups[name]):.1%}" for name in listed_protocols(groups))
     n_images = len({row.image_id for row in rows})
     n_objects = len({(row.image_id, row.annotation_id) for row in rows})
     return f"mIoU vs {reference} {means} ({n_images} images, {n_objects} objects)"

@@ -351,8 +351,11 @@ _DETECTOR_COLUMNS = (
 )
 
 
-def _noc_columns(iou: float) -> tuple[RowColumn, RowColumn]:
-    """Number of clicks until an IoU is reached, and number of instances that never reach it."""
+def _noc_columns(iou: float, *, is_main: bool) -> tuple[RowColumn, RowColumn]:
+    """Number of clicks until an IoU is reached, and number of instances that never reach it.
+
+    Columns that are not `is_main` are left out of a narrow terminal.
+    """
 
     def of(get: Callable[[Noc, int], Any], default: str | None = None) -> Callable[[MiouRow], Any]:
         """Function of a row with a number of clicks, and of its number of instances."""
@@ -373,11 +376,13 @@ def _noc_columns(iou: float) -> tuple[RowColumn, RowColumn]:
                 of(lambda noc, _: noc.ci95 and noc.ci95[0]),
                 of(lambda noc, _: noc.ci95 and noc.ci95[1]),
             ),
+            rank=0 if is_main else 1,
         ),
         value_column(
             f"NoF@{name}", f"failed{name}", f"n_failed{name}",
             text=of(lambda noc, n: f"{noc.n_failed:,} ({noc.n_failed / n:.1%})", ""),
             get=(of(lambda noc, n: noc.n_failed / n), of(lambda noc, _: noc.n_failed)),
+            rank=0 if is_main else 2,
         ),
     )  # fmt: skip
 
@@ -387,14 +392,15 @@ def _clicks_table(record: RunRecord) -> Table:
     curves = queries.click_curves(record)
     rows = [steps[max(steps)] for steps in curves.values() if steps[max(steps)].clicks is not None]
     ious = sorted({iou for row in rows for iou in queries.numbers_of_clicks(row)})
+    main = min(ious, key=lambda iou: abs(iou - 0.9), default=None)  # the usual one
     columns = (
         MODEL,
         WEIGHTS,
         _DATASET,
         _PROTOCOL,
-        *(column for iou in ious for column in _noc_columns(iou)),
-        percent_column("mIoU after the last", "miou"),
-        count_column("Instances", "n_instances"),
+        *(column for iou in ious for column in _noc_columns(iou, is_main=iou == main)),
+        percent_column("mIoU after the last", "miou", rank=3),
+        count_column("Instances", "n_instances", rank=3),
     )
     notes = [
         "NoC@T: number of clicks until IoU T % with the ground truth, mean over instances; an "
