@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.interface import ModelOptions, Prompts
+from baselines.interface import LogitMasks, ModelOptions, Prompts
 from baselines.registry import build, entries
 from benchmarks.latency.parameters import count
 from mobilesam.errors import UsageError, WeightsError, WeightsUnavailableError
@@ -210,3 +210,19 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="neither a folder on this machine"):
         hugging_face.build_any(ModelOptions(f"hf:{tmp_path}/nothing"))
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_an_image_lies_in_the_mask_input_as_in_the_logits(kind: str) -> None:
+    model, _ = adapter_and_pipeline(kind)
+    frame = model.mask_frame(HW)
+    embedding = model.encode(model.prepare(image()))
+    logits = model.decode_logits(embedding, Prompts(boxes=BOXES[:1])).logits
+    assert tuple(logits.shape[-2:]) == frame.input_hw
+    drawn = torch.full_like(logits, -10.0)
+    rows, columns = (length // 2 for length in frame.image_hw)
+    drawn[..., :rows, :columns] = 10.0
+    mask = model.postprocess(LogitMasks(drawn, torch.ones(1, 1), HW)).masks[0, 0]
+    wanted = np.zeros(HW, bool)
+    wanted[: HW[0] // 2, : HW[1] // 2] = True
+    assert (mask != wanted).mean() < 0.06

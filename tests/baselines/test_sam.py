@@ -12,7 +12,14 @@ import segment_anything
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from baselines.interface import Checkpoint, ModelOptions, Prompts, SplitDecoder
+from baselines.interface import (
+    Checkpoint,
+    LogitMasks,
+    ModelOptions,
+    Prompts,
+    Segmenter,
+    SplitDecoder,
+)
 from baselines.registry import build, select
 from baselines.sam import DECODE_BATCH, SamSegmenter
 from mobilesam.errors import UsageError, WeightsError
@@ -218,3 +225,22 @@ def test_everything_in_bf16_is_close_to_everything_in_float32(
     for one, other in zip(exact, rounded, strict=True):
         assert other.mask.shape == SIZE_HW
         assert np.isclose(one.score, other.score, rtol=0.1, atol=0.1)
+
+
+def test_an_image_lies_in_the_mask_input_as_in_the_logits(
+    model: SamSegmenter, image: np.ndarray
+) -> None:
+    """A coarse mask of the upper left quarter lies where upsampled logits of it would be."""
+    frame = model.mask_frame(SIZE_HW)
+    assert frame == Segmenter.mask_frame(model, SIZE_HW)
+    embedding = model.encode(model.prepare(image))
+    prompts = Prompts(boxes=np.array([[0, 0, 9, 9]], np.float32))
+    logits = model.decode_logits(embedding, prompts).logits
+    assert tuple(logits.shape[-2:]) == frame.input_hw
+    drawn = torch.full_like(logits, -10.0)
+    rows, columns = (length // 2 for length in frame.image_hw)
+    drawn[..., :rows, :columns] = 10.0
+    mask = model.postprocess(LogitMasks(drawn, torch.ones(1, 1), SIZE_HW)).masks[0, 0]
+    wanted = np.zeros(SIZE_HW, bool)
+    wanted[: SIZE_HW[0] // 2, : SIZE_HW[1] // 2] = True
+    assert (mask != wanted).mean() < 0.03
