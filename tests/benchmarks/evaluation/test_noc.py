@@ -17,6 +17,9 @@ from benchmarks.config.from_options import one_trained
 from benchmarks.config.options import ModelArguments
 from benchmarks.datasets.dataset import Sample
 from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.evaluation.summaries import count_clicks
+from benchmarks.prompts.protocols import find_protocols
+from benchmarks.records.record import load_record
 
 CEILING = 6
 THRESHOLDS = (0.8, 0.9)
@@ -94,3 +97,14 @@ def test_clicks_are_those_of_a_plain_loop(tmp_path: Path) -> None:
             assert each.ci95 is not None
             assert each.ci95[0] < each.noc < each.ci95[1]
             assert each.n_failed == sum(max(curve) < threshold for curve in of_kind)
+
+
+def test_the_committed_numbers_are_those_of_its_instances() -> None:
+    folder = Path(__file__).resolve().parents[3] / "results" / "runs" / "photos-clicks"
+    tables = sorted((folder / "instances.parquet").glob("*.parquet"))
+    found = count_clicks(tables, find_protocols(["noc", "noc-multi"]))
+    rows = [row for row in load_record(folder).miou if row.clicks]
+    assert {row.protocol: row.clicks for row in rows} == {
+        protocol: clicks for (_, protocol), clicks in found.items()
+    }
+    assert {row.n_instances for row in rows} == {143}
