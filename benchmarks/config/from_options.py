@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baselines import DEFAULT_SELECTION
 from baselines.registry import ModelEntry, file_entry, select, select_one
@@ -32,8 +32,7 @@ from benchmarks.config.run_config import (
 from benchmarks.datasets import PIXELS_CEILING
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.datasets.formats.detection import Source, coco_source, detect, open_source
-from benchmarks.datasets.formats.interactive import LAYOUTS
+from benchmarks.datasets.formats import INTERACTIVE
 from benchmarks.datasets.photos import open_photos
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
@@ -48,6 +47,9 @@ from benchmarks.records.environment import default_threads, use_threads
 from benchmarks.records.record import RECORD_NAME
 from benchmarks.records.run_folder import command_line, create_folder
 from mobilesam.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from benchmarks.datasets.formats.detection import Source
 from mobilesam.weights.checkpoints import parse_override
 
 DEFAULT_OUT = Path("bench-runs")
@@ -64,7 +66,7 @@ _DATASET_OPTIONS = {
     "yolo-seg": ("--root",),
     "voc": ("--root", "--ignore"),
     "labelme": ("--root",),
-    **dict.fromkeys(LAYOUTS, ("--root",)),
+    **dict.fromkeys(INTERACTIVE, ("--root",)),
     "auto": ("--images", "--root", "--ignore", "--ids-16-bit"),
 }
 _DETECTOR_MASKS: dict[str, MaskChoice] = {DETECTOR_BOX: "single", DETECTOR_BOX_MULTI: "multi"}
@@ -284,6 +286,8 @@ def open_dataset(
         return SyntheticDataset(n_images=n_scenes if limit is None else limit, seed=seed)
     if name == "sa1b" and options.root:
         return Sa1bDataset(list(options.root), limit, max_pixels, streaming=streaming)
+    from benchmarks.datasets.formats.detection import open_source
+
     source = find_source(options)
     _check_options(options, source.format)
     return open_source(
@@ -311,6 +315,8 @@ def _check_options(options: DataArguments, dataset: str) -> None:
 
 def find_source(options: DataArguments) -> Source:
     """Locates a dataset by its root, or by the folders of its images and annotations."""
+    from benchmarks.datasets.formats.detection import Source, coco_source, detect
+
     name, images, annotations = options.dataset, options.images, options.annotations
     if annotations is not None and images is not None and not options.root:
         return Source(name, annotations, images)

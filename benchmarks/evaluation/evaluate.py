@@ -19,7 +19,6 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Instance, Sample, Shard, ShardDataset
 from benchmarks.evaluation import predictions as stored
-from benchmarks.evaluation.coco_export import export_coco
 from benchmarks.evaluation.comparison import compare_tables, unshared_prompt_lines
 from benchmarks.evaluation.predictions import Prediction, PredictionsInfo, to_prediction
 from benchmarks.evaluation.prompt_runner import (
@@ -317,6 +316,8 @@ class ShardEvaluation:
             if model.entry.name not in self.results:
                 self._evaluate(model, pairs, keep=config.save_masks)
         if config.save_masks and self.stored:
+            from benchmarks.evaluation.coco_export import export_coco
+
             export_coco(self.folder, self.stored)
         rows: list[InstanceRow] = []
         for name in (model.entry.name for model in task.models):

@@ -13,6 +13,7 @@ from scipy.io import savemat
 from benchmarks.config.from_options import open_dataset
 from benchmarks.config.options import AccuracyArguments
 from benchmarks.datasets.dataset import Sample, UnreadableImage
+from benchmarks.datasets.formats import INTERACTIVE
 from benchmarks.datasets.formats.interactive import LAYOUTS, InteractiveDataset
 from benchmarks.datasets.masks import decode_mask
 from mobilesam.errors import DataError, UsageError
@@ -41,6 +42,10 @@ def write(root: Path, name: str, *stems: str) -> Path:
             with (root / layout.split).open("a") as file:
                 file.write(f"{stem}\n")
     return root
+
+
+def test_the_command_line_knows_all_layouts() -> None:
+    assert tuple(LAYOUTS) == INTERACTIVE
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
