@@ -113,6 +113,7 @@ def write_tables(folder: Path, n_rows: int, rows_per_file: int = 50_000) -> None
             "boundary_iou": rng.random(len(rows)),
             "score": rng.random(len(rows)),
             "area": rng.integers(1, 30_000, len(rows)).astype(np.float64),
+            "boundary_complexity": 1 + rng.random(len(rows)),
         }
         frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
         frame.to_parquet(folder / f"{number:06d}.parquet", compression="zstd")

@@ -267,9 +267,6 @@ def judgement_table(judgement: Judgement) -> Table:
         text = change_text(value, ci95, is_difference=is_accuracy)
         return f"{text} points" if is_accuracy else f"x {text}"
 
-    def verdict(row: Judged) -> str:
-        return row.verdict if row.why is None else f"{row.verdict}: {row.why}"
-
     change_column = partial(interval_column, show=change, unit="")
     columns = (
         text_column("Model", "model"),
@@ -283,17 +280,21 @@ def judgement_table(judgement: Judgement) -> Table:
         change_column(
             "Repetition", "again", "again_ci95", raw=("again", "again_low", "again_high")
         ),
-        text_column("Verdict", "verdict", "why", text=verdict),
+        text_column("Verdict", "verdict", "why", text=_verdict_and_reason),
     )
     rows = sorted(judgement.benchmarks, key=lambda each: each.verdict not in FAILING)
     return build_table("regress", f"Head against base: {verdict_text(judgement)}", columns, rows)
+
+
+def _verdict_and_reason(row: Judged) -> str:
+    return row.verdict if row.why is None else f"{row.verdict}: {row.why}"
 
 
 def verdict_text(judgement: Judgement) -> str:
     """The verdict in a few words, with the names of benchmarks that fail."""
     failing = [each for each in judgement.benchmarks if each.verdict in FAILING]
     if failing:
-        names = [f"{each.model} {each.what} ({each.verdict})" for each in failing]
+        names = [f"{each.model} {each.what} ({_verdict_and_reason(each)})" for each in failing]
         return "FAILED: " + "; ".join(names)
     if judgement.suspects:
         names = [f"{model} {phase}" for model, phase, _ in judgement.suspects]

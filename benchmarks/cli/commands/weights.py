@@ -33,7 +33,7 @@ _NOTE = (
     "or a folder of them in MOBILESAM_WEIGHTS. Weights inside this package: "
     "--weights mobilesam=shipped."
 )
-_OPTIONAL = ("size", "licence", "file", "path")
+_OPTIONAL = ("status", "size", "licence", "path")
 _OUTPUT = OutputArguments()
 
 
