@@ -37,17 +37,13 @@ from baselines.interface import (
     WeightsInfo,
     check_image,
 )
-from baselines.sam import DTYPES, stacked, synchronize_device
+from baselines.registry import HUGGING_FACE
+from baselines.sam import DECODE_BATCH, autocast_of, stacked, synchronize_device
 from mobilesam.errors import DataError, UsageError, WeightsError, WeightsUnavailableError
 from mobilesam.inputs import check_resized, usable_device
 from mobilesam.model.state_dicts import load_state_dict_file
 from mobilesam.process_state import seeded
 from mobilesam.weights.cache import digest_file
-
-DECODE_BATCH = 4
-"""Prompts that go through the decoder together."""
-PREFIX = "hf:"
-"""Prefix of model names that are a repository of the Hub or a local folder."""
 
 _VITS: Mapping[str, dict[str, Any]] = {
     "b": {},
@@ -112,14 +108,10 @@ class HuggingFaceSegmenter(Segmenter):
         *,
         family: str,
     ) -> None:
-        if options.precision not in DTYPES:
-            raise UsageError(
-                f"unknown precision {options.precision!r}; choose from {', '.join(DTYPES)}"
-            )
         self.model = model
         self.device = torch.device(options.device)
         self._processor = image_processor
-        self._dtype = DTYPES[options.precision]
+        self._autocast = autocast_of(options)
         size = dict(image_processor.size)
         self._square = "longest_edge" not in size
         self._side = int(size["height"] if self._square else size["longest_edge"])
@@ -350,13 +342,6 @@ class HuggingFaceSegmenter(Segmenter):
         side = 4 * size.image_size // size.patch_size
         return side, side
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type if self.device.type != "meta" else "cpu",
-            dtype=self._dtype if self._dtype != torch.float32 else torch.bfloat16,
-            enabled=self._dtype != torch.float32,
-        )
-
     def _tensor(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=self.device)
 
@@ -451,9 +436,14 @@ def _build(
             model = model_class(config)
     else:
         model = _load(model_class, config, options.checkpoint.path)
-    model = model.eval() if options.device == "meta" else model.eval().to(options.device)
+    model = _ready(model, options)
     family = "SlimSAM" if options.name.startswith("slimsam") else _FAMILIES[config.model_type]
     return HuggingFaceSegmenter(model, processor_class(), options, family=family)
+
+
+def _ready(model: Any, options: ModelOptions) -> Any:
+    """The model in evaluation mode, on the device; one on `meta` stays there."""
+    return model.eval() if options.device == "meta" else model.eval().to(options.device)
 
 
 def _load(model_class: Any, config: Any, path: Path) -> Any:
@@ -533,7 +523,7 @@ def find_snapshot(name: str, *, offline: bool = False) -> Checkpoint:
     Raises:
         WeightsUnavailableError: It is neither on this machine nor can it be downloaded.
     """
-    source = name.removeprefix(PREFIX)
+    source = name.removeprefix(HUGGING_FACE)
     folder = Path(source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -586,7 +576,7 @@ def build_any(options: ModelOptions) -> Segmenter:
             ) from error
         if config.model_type not in _FAMILIES:
             raise UsageError(
-                f"{source} is a {config.model_type} model; {PREFIX} takes checkpoints of "
+                f"{source} is a {config.model_type} model; {HUGGING_FACE} takes checkpoints of "
                 f"{', '.join(sorted(_FAMILIES))}"
             )
         model_class = transformers.AutoModelForMaskGeneration
@@ -598,7 +588,7 @@ def build_any(options: ModelOptions) -> Segmenter:
             missing = sorted(report["missing_keys"])
             if missing:
                 raise WeightsError(f"{source} lacks {len(missing)} tensors, such as {missing[0]}")
-    model = model.eval() if options.device == "meta" else model.eval().to(options.device)
+    model = _ready(model, options)
     options = replace(options, checkpoint=checkpoint)
     return HuggingFaceSegmenter(model, processor, options, family=_FAMILIES[config.model_type])
 

@@ -57,7 +57,7 @@ DECODE_BATCH = 4
 Candidates = bool | Literal["both"]
 _SLICES: Mapping[Candidates, slice]
 _SLICES = {False: slice(0, 1), True: slice(1, None), "both": slice(None)}
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 _HALF_OPEN = np.array([0, 0, 1, 1], np.float32)
 
@@ -78,13 +78,9 @@ class SamSegmenter(Segmenter):
     def __init__(
         self, model: Sam, options: ModelOptions, *, family: str, input_side: int | None = None
     ) -> None:
-        if options.precision not in DTYPES:
-            raise UsageError(
-                f"unknown precision {options.precision!r}; choose from {', '.join(DTYPES)}"
-            )
         self.model = model
         self.device = torch.device(options.device)
-        self._dtype = DTYPES[options.precision]
+        self._autocast = autocast_of(options)
         self._side = int(model.image_encoder.img_size)
         self._input_side = input_side or self._side
         self._batch = DECODE_BATCH
@@ -305,11 +301,6 @@ class SamSegmenter(Segmenter):
         check_resized(size, self._resize.get_preprocess_shape(*size, self._side))
         return size
 
-    def _autocast(self) -> torch.autocast:
-        kind = self.device.type if self.device.type != "meta" else "cpu"
-        enabled = self._dtype != torch.float32
-        return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled)
-
 
 class FiniteMasks:
     """Mix-in for predictors of a mask generator, whose results are checked and in float32.
@@ -400,6 +391,23 @@ def random_weights(build: Callable[[], Sam], options: ModelOptions) -> Sam:
 def stacked(prepared: Sequence[Prepared]) -> Tensor:
     """The (1, 3, S, S) payloads of B images as one (B, 3, S, S) tensor."""
     return torch.cat([each.payload for each in prepared])
+
+
+def autocast_of(options: ModelOptions) -> Callable[[], torch.autocast]:
+    """Makes contexts in which networks compute in the precision of the options."""
+    dtype = _DTYPES.get(options.precision)
+    if dtype is None:
+        raise UsageError(
+            f"unknown precision {options.precision!r}; choose from {', '.join(_DTYPES)}"
+        )
+    kind = torch.device(options.device).type
+    enabled = dtype != torch.float32
+    return partial(
+        torch.autocast,
+        kind if kind != "meta" else "cpu",
+        dtype if enabled else torch.bfloat16,
+        enabled,
+    )
 
 
 def synchronize_device(device: torch.device) -> None:
