@@ -22,7 +22,7 @@ from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord
 from benchmarks.records.record import load_record as load_run_record
 from benchmarks.run import executed
-from mobilesam.errors import DataError, UsageError
+from mobilesam.errors import BenchError, DataError, UsageError
 from mobilesam.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from benchmarks.config.run_config import RunConfig
     from benchmarks.regression.compare import CompareRow
 
+REPORT_NAME = "report.html"
 Model = str | Segmenter | Callable[[UInt8Array, Prompts], BoolArray]
 """A registered name or wildcard, a `Segmenter`, or a function (see `FunctionSegmenter`)."""
 DatasetLike = str | Dataset | Sequence[tuple[UInt8Array, BoolArray]]
@@ -62,12 +63,14 @@ class Result:
     Attributes:
         record: The record, as `record.json` holds it.
         folder: Folder of the record; None if it was temporary.
-        files: Tables and plots that were written.
+        files: Tables, plots and report that were written.
+        problems: Files that could not be written, although the record was.
     """
 
     record: RunRecord
     folder: Path | None = None
     files: Sequence[Path] = ()
+    problems: Sequence[str] = ()
 
     @cached_property
     def instances(self) -> pd.DataFrame:
@@ -334,16 +337,32 @@ def load_record(path: Path | str) -> Result:
 
 
 def measure(
-    config: RunConfig, *, quiet: bool = False, write_files: bool = False, plots: bool = True
+    config: RunConfig,
+    *,
+    quiet: bool = False,
+    write_files: bool = False,
+    plots: bool = True,
+    report: bool = False,
 ) -> Result:
     """Runs a configuration; all functions above and all measuring commands call this.
 
     `quiet` prints warnings only; `write_files` writes tables, and with `plots` plots, beside the
-    record.
+    record. `report` writes `report.html`; if that fails, the record stays, and there is a warning.
     """
-    with executed(config, Reporter(quiet=quiet)) as record:
+    reporter, problems = Reporter(quiet=quiet), []
+    with executed(config, reporter) as record:
         files = write_tables_and_plots(record, config.out, plots=plots) if write_files else []
-    return Result(record, config.out, tuple(files))
+        if report:
+            from benchmarks.report.page import write_report
+
+            path = config.out / REPORT_NAME
+            try:
+                write_report([config.out], path)
+                files.append(path)
+            except BenchError as error:
+                problems.append(f"no report was written: {error}; see mobilesam-bench report")
+                reporter.warn(problems[-1])
+    return Result(record, config.out, tuple(files), tuple(problems))
 
 
 def write_tables_and_plots(record: RunRecord, folder: Path, *, plots: bool = True) -> list[Path]:

@@ -84,6 +84,7 @@ def make_config(
     scale: ScaleArguments | None = None,  # None: evaluate the dataset as a whole
     publishable: bool = False,
     batch: str | None = None,
+    n_pictures: int = 0,  # images whose masks are kept for the report
     entries: Sequence[ModelEntry] | None = None,  # instead of those that `models` names
     dataset: Dataset | None = None,  # instead of the one that `accuracy` names
     command_text: str | None = None,  # for the record; None: the command line
@@ -120,6 +121,7 @@ def make_config(
         default_models=entries is None and models.models == DEFAULT_SELECTION,
         publishable=publishable,
         sharding=sharding,
+        n_pictures=n_pictures,
     )
     if accuracy is not None:
         if dataset is None:

@@ -105,6 +105,7 @@ class RunConfig:
     references: tuple[str, ...] = (GROUND_TRUTH,)  # and `teacher:NAME`
     reference_models: tuple[ModelEntry, ...] = ()  # those named by `references`
     save_masks: bool = False
+    n_pictures: int = 0  # images whose masks and pictures are kept for the report
     embeddings: Path | None = None  # folder of image embeddings shared between runs
     detector: DetectorInput | None = None
     detector_masks: tuple[MaskChoice, ...] = ()
@@ -188,6 +189,8 @@ class RunConfig:
             settings["boundary"] = False
         if self.noc_ious != NOC_IOUS:
             settings["noc"] = list(self.noc_ious)
+        if self.n_pictures:
+            settings["pictures"] = self.n_pictures
         if self.batch_sizes:
             settings["batch_sizes"] = list(self.batch_sizes)
         deferred = [model.entry.name for model in models if model.deferred is not None]

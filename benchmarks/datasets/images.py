@@ -89,6 +89,17 @@ def load_image(
     )
 
 
+def small_jpeg(image: UInt8Array, side_px: int, quality: int) -> tuple[bytes, tuple[int, int]]:
+    """JPEG file of an (H, W, 3) uint8 RGB image, made smaller if needed, and width and height."""
+    height, width = image.shape[:2]
+    scale = min(1.0, side_px / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    buffer = BytesIO()
+    picture = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue(), size
+
+
 def files_state(files: Iterable[tuple[Path, str]]) -> str:
     """SHA-256 (hex) of folder, name, size and modification time of files in a fixed order."""
     digest = hashlib.sha256()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +314,7 @@ class ShardEvaluation:
         pairs = self._pairs(config.references)
         for model in task.models:
             if model.entry.name not in self.results:
-                self._evaluate(model, pairs, keep=config.save_masks)
+                self._evaluate(model, pairs, keep=config.save_masks or config.n_pictures > 0)
         if config.save_masks and self.stored:
             from benchmarks.evaluation.coco_export import export_coco
 
@@ -371,6 +371,7 @@ class ShardEvaluation:
             "pairs": [(protocol.name, reference) for protocol, reference in pairs],
             "teachers": {name: references[name].sha256 for name in self.reference_models},
             "keep": keep,
+            "pictures": config.n_pictures,
             "boundary": config.boundary,
         }
         key = content_key(parts) if keep else None
@@ -448,6 +449,11 @@ class ShardEvaluation:
         )
         runner = PromptRunner(segmenter, usable, prompts, clock, cache)
         scorer = Scorer(name, pairs)
+        is_reference = any(each.entry.name == name for each in self.worker.task.reference_models)
+        keeps_all = config.save_masks or is_reference
+        choice = stored.ImageChoice(config.n_pictures)
+        pictures_path = stored.pictures_path(self.folder)
+        known_pictures = stored.load_pictures(pictures_path, dataset.fingerprint)
 
         def load(sample: Sample) -> _PromptedImage:
             masks = [instance.mask() for instance in sample.instances]
@@ -459,13 +465,15 @@ class ShardEvaluation:
 
         def score(
             batch: _PromptedImage, predictions: Sequence[QueryMasks]
-        ) -> tuple[list[InstanceRow], list[Prediction]]:
-            """Rows of some masks of an image, and the masks themselves if they are kept."""
+        ) -> tuple[list[InstanceRow], list[Prediction], int]:
+            """Rows of some masks of an image, those masks that are kept, and the number of all."""
             rows = [row for each in predictions for row in scorer.score(each, batch.targets)]
-            if key is None:
-                return rows, []
+            if key is None or not (keeps_all or choice.wants(batch.sample.image_id)):
+                return rows, [], len(predictions)
+            kept = (each for each in predictions if keeps_all or each.index < stored.MOST_OBJECTS)
             with clock("writing"):
-                return rows, [to_prediction(each, batch.sample) for each in predictions]
+                masks = [to_prediction(each, batch.sample) for each in kept]
+            return rows, masks, len(predictions)
 
         loop = ImageLoop(
             load,
@@ -479,21 +487,37 @@ class ShardEvaluation:
             stop=self.worker.is_whole,
         )
         rows: list[InstanceRow] = []
-        predictions: list[Prediction] = []
+        predictions: dict[int, list[Prediction]] = {}
         lost_ids: list[int] = []
-        instances: list[tuple[int, Instance]] = []
+        instances: dict[int, Sequence[Instance]] = {}
         file_names: dict[int, str] = {}
+        pictures: dict[int, stored.StoredPicture] = {}
+        n_prompts = 0
         with loop.run(self.worker.reporter, self.worker.title) as images:
             for image, scores in images:
-                for scored, kept in scores or ():
+                image_id, masks = image.image_id, []
+                for scored, kept, n_answered in scores or ():
                     rows += scored
-                    predictions += kept
+                    masks += kept
+                    n_prompts += n_answered
                 if scores is None:
-                    lost_ids.append(image.image_id)
-                if isinstance(image, Sample) and key is not None:
-                    # Other models need the reference masks even if this one failed.
-                    instances.extend((image.image_id, each) for each in image.instances)
-                    file_names[image.image_id] = image.name
+                    lost_ids.append(image_id)
+                if not isinstance(image, Sample) or key is None:
+                    continue
+                # Other models need the reference masks even if this one failed.
+                shown = choice.wants(image_id)
+                if shown or keeps_all:
+                    predictions[image_id] = masks
+                    instances[image_id] = image.instances
+                    file_names[image_id] = image.name
+                if shown:
+                    if image_id not in known_pictures:
+                        with clock("writing"):
+                            pictures[image_id] = stored.StoredPicture.of(image)
+                    for dropped in choice.add(image_id):
+                        pictures.pop(dropped, None)
+                        if not keeps_all:
+                            del predictions[dropped], instances[dropped], file_names[dropped]
         result = AccuracyResult(
             **loop.fields(), unsupported=unsupported, timed_with=timed_with(model.options.device)
         )
@@ -513,11 +537,19 @@ class ShardEvaluation:
                     left_out=no_prompt,
                     lost_ids=tuple(lost_ids),
                     key=key,
+                    n_prompts=n_prompts,
                 )
                 stored.save_predictions(
-                    stored.predictions_path(self.folder, name), info, predictions
+                    stored.predictions_path(self.folder, name),
+                    info,
+                    list(chain.from_iterable(predictions.values())),
                 )
+                found = [(key, each) for key, group in instances.items() for each in group]
                 path = stored.references_path(self.folder)
-                stored.save_references(path, dataset.fingerprint, instances, file_names)
+                stored.save_references(path, dataset.fingerprint, found, file_names)
+                if pictures:
+                    stored.save_pictures(
+                        pictures_path, dataset.fingerprint, known_pictures | pictures
+                    )
         update = {"rows": tuple(rows), "time": clock.row(name, dataset.name)}
         return result.model_copy(update=update)

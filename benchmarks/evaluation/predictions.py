@@ -1,11 +1,14 @@
-"""Predicted masks on disk as run-length codes, to be scored again without a model."""
+"""Predicted masks on disk as run-length codes, to be scored again without a model.
+
+All masks are kept, or those of a few images for the pictures of the report.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from urllib.parse import quote
 import numpy as np
 from pydantic import ValidationError
 
+from baselines.interface import UInt8Array
 from benchmarks.datasets.dataset import Instance, Sample
+from benchmarks.datasets.images import load_image, small_jpeg
 from benchmarks.datasets.masks import Rle, encode_mask
 from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.prompts.protocols import Query
@@ -23,11 +28,14 @@ from mobilesam.errors import DataError
 from mobilesam.frozen_model import FrozenModel
 
 PREDICTIONS_FOLDER = "predictions"
-REFERENCES_NAME = "references.parquet"
+REFERENCES_NAME, PICTURES_NAME = "references.parquet", "pictures.parquet"
+MOST_OBJECTS = 30
+"""Most objects of an image whose masks are kept if not all are."""
 MAX_STEM = 120
 """Longest name of a model, in characters, that its file has whole."""
 _METADATA_KEY = b"mobilesam-bench.predictions"
 _VERSION = 1
+_PICTURE_PX, _PICTURE_QUALITY = 1024, 88
 _Columns = dict[str, tuple[str, list[Any]]]
 
 
@@ -35,7 +43,8 @@ class PredictionsInfo(FrozenModel):
     """Metadata of a file of predictions; `manifests` and `left_out` are by prompt rule.
 
     Images in `lost_ids` could not be read, or the model failed on them. `key` is the SHA-256 of all
-    that determines the predictions, None in older files.
+    that determines the predictions, None in older files; so is `n_prompts`, the number of all
+    predictions, of which the file may hold some.
     """
 
     version: int = _VERSION
@@ -48,6 +57,7 @@ class PredictionsInfo(FrozenModel):
     left_out: dict[str, int]
     lost_ids: tuple[int, ...] = ()
     key: str | None = None
+    n_prompts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,50 @@ class Prediction:
     annotation_id: int
     scores: tuple[float, ...]
     rles: tuple[Rle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """An image as a JPEG file, made smaller, that shows its masks."""
+
+    name: str
+    jpeg: bytes
+
+    @classmethod
+    def of(cls, sample: Sample) -> StoredPicture:
+        """The picture of a sample."""
+        return cls(sample.name, small_jpeg(sample.image, _PICTURE_PX, _PICTURE_QUALITY)[0])
+
+    def pixels(self) -> UInt8Array:
+        """(H, W, 3) uint8 RGB."""
+        return load_image(self.jpeg, self.name)
+
+
+class ImageChoice:
+    """Chooses `n` of the images that pass by, the same for every model and in any order.
+
+    The hash of an image's id decides, so that they are spread over the dataset.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._ranks: dict[int, bytes] = {}
+
+    @staticmethod
+    def _rank(image_id: int) -> bytes:
+        return hashlib.sha256(str(image_id).encode()).digest()
+
+    def wants(self, image_id: int) -> bool:
+        """Whether an image would be chosen now; False is final. Several threads may call it."""
+        ranks = tuple(self._ranks.values())
+        return len(ranks) < self._n or (self._n > 0 and self._rank(image_id) <= max(ranks))
+
+    def add(self, image_id: int) -> list[int]:
+        """Adds an image, and returns those that are no longer chosen."""
+        ranks = {**self._ranks, image_id: self._rank(image_id)}
+        dropped = sorted(ranks, key=lambda each: ranks[each])[self._n :]
+        self._ranks = {key: rank for key, rank in ranks.items() if key not in dropped}
+        return dropped
 
 
 def to_prediction(predicted: QueryMasks, sample: Sample) -> Prediction:
@@ -91,6 +145,17 @@ def file_stem(model: str) -> str:
 def references_path(out: Path) -> Path:
     """File of the reference masks in the folder of a run."""
     return out / PREDICTIONS_FOLDER / REFERENCES_NAME
+
+
+def pictures_path(out: Path) -> Path:
+    """File of the pictures in the folder of a run."""
+    return out / PREDICTIONS_FOLDER / PICTURES_NAME
+
+
+def prediction_files(folder: Path) -> Iterable[Path]:
+    """Files of predictions in their folder, sorted by name."""
+    others = (REFERENCES_NAME, PICTURES_NAME)
+    return sorted(path for path in folder.glob("*.parquet") if path.name not in others)
 
 
 def save_predictions(path: Path, info: PredictionsInfo, rows: Sequence[Prediction]) -> None:
@@ -200,6 +265,28 @@ def load_file_names(path: Path) -> dict[int, str]:
     """File names of the images of stored references by id; older files have none."""
     rows = _read(path, "reference masks").to_pylist()
     return {row["image_id"]: row["file_name"] for row in rows if row.get("file_name")}
+
+
+def save_pictures(path: Path, fingerprint: str, pictures: Mapping[int, StoredPicture]) -> None:
+    """Stores pictures of a dataset by id of the image."""
+    columns: _Columns = {
+        "image_id": ("int64", list(pictures)),
+        "file_name": ("string", [each.name for each in pictures.values()]),
+        "jpeg": ("binary", [each.jpeg for each in pictures.values()]),
+    }
+    _write(path, columns, json.dumps({"fingerprint": fingerprint}).encode())
+
+
+def load_pictures(path: Path, fingerprint: str) -> dict[int, StoredPicture]:
+    """The stored pictures of a dataset by id of the image; none if the file cannot be used."""
+    try:
+        table = _read(path, "pictures")
+        if json.loads(table.schema.metadata[_METADATA_KEY])["fingerprint"] != fingerprint:
+            return {}
+        rows = table.to_pylist()
+        return {row["image_id"]: StoredPicture(row["file_name"], row["jpeg"]) for row in rows}
+    except (DataError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _write(path: Path, columns: _Columns, metadata: bytes) -> None:

@@ -20,6 +20,7 @@ from benchmarks.evaluation.predictions import (
     load_file_names,
     load_predictions,
     load_references,
+    prediction_files,
 )
 from benchmarks.evaluation.prompt_runner import QueryMasks
 from benchmarks.evaluation.scoring import CLICKS_NEED_TRUTH, Pair, ReferenceModel, Scorer, Targets
@@ -94,6 +95,13 @@ class Stored:
         """All protocols that any of the files was made for."""
         return tuple({name: 0 for info in self.infos.values() for name in info.protocols})
 
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """Image and annotation ids of the instances that have predictions."""
+        rows = (row for part in self.predictions.values() for row in part)
+        found = {(row.image_id, row.annotation_id) for row in rows}
+        return sorted(found & self.instances.keys())
+
 
 def load_stored(paths: Sequence[Path]) -> Stored:
     """Reads predictions from files, their folders or folders of runs, and the reference masks."""
@@ -103,9 +111,7 @@ def load_stored(paths: Sequence[Path]) -> Stored:
         folder = path / PREDICTIONS_FOLDER if is_run else path
         found = [path]
         if path.is_dir():
-            found = sorted(
-                file for file in folder.glob("*.parquet") if file.name != REFERENCES_NAME
-            )
+            found = list(prediction_files(folder))
         if not found:
             raise DataError(f"{path} holds no predictions; make them with miou --save-masks")
         files += found
@@ -140,7 +146,18 @@ def score_stored(
 
     Without names of protocols, those that the files were made for are used. `noc_ious` are the IoUs
     until which clicks are counted.
+
+    Raises:
+        DataError: Only the masks of some images were kept, or a reference mask is missing.
+        UsageError: There are no predictions of a reference.
     """
+    for info in stored.infos.values():
+        n_kept = len(stored.predictions[info.model])
+        if info.n_prompts is not None and n_kept < info.n_prompts:
+            raise DataError(
+                f"{n_kept} of {info.n_prompts} answers of {info.model} were kept, for the report: "
+                "they cannot be scored again; measure with --save-masks"
+            )
     protocols = find_protocols(names or stored.protocols)
     models = {}
     for name in filter(None, map(reference_model, references)):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from baselines.interface import BoolArray, UInt8Array
-from baselines.pixels import mask_box
+from baselines.interface import UInt8Array
 from benchmarks.datasets import photos
-from benchmarks.datasets.images import load_image
-from benchmarks.datasets.masks import decode_mask, iou
+from benchmarks.datasets.images import load_image, small_jpeg
+from benchmarks.datasets.masks import Rle, decode_mask, encode_mask, iou, rle_area_px, rle_box
 from benchmarks.datasets.synthetic import SyntheticDataset
-from benchmarks.evaluation.predictions import PREDICTIONS_FOLDER
+from benchmarks.evaluation.predictions import (
+    PREDICTIONS_FOLDER,
+    StoredPicture,
+    load_pictures,
+    pictures_path,
+)
 from benchmarks.evaluation.rescore import Stored, load_stored
 from benchmarks.prompts.manifests import PromptManifest
 from benchmarks.prompts.protocols import (
@@ -34,21 +38,24 @@ from mobilesam.errors import BenchError, DataError
 
 FAILURE_IOU = 0.5
 """A lower IoU counts as a failure: most of the mask or of the object is wrong."""
+CASES_EACH = 6
+"""Default number of worst, median and best prompts of each model and protocol that are kept if not
+all fit."""
 MOST_CASES = 300
-"""Most cases on a page, which keeps it quick to open."""
-IMAGES_BUDGET_BYTES = 9_000_000
-"""Most characters of all images together, which keeps a page below 15 MB."""
+"""Most cases that are chosen, before all others on the same images."""
+IMAGES_BUDGET_BYTES, MASKS_BUDGET_BYTES = 9_000_000, 4_000_000
+"""Most characters of all images together, and of all masks: a page stays below 15 MB."""
 HOW = (
-    "The gallery needs stored masks and the images that they were made from. Measure with "
-    "mobilesam-bench miou --save-masks; images of COCO or SA-1B come with report --images DIR, "
-    "packaged photos are found without it, and scenes of --dataset synthetic are drawn again from "
-    "their seed."
+    "Pictures need stored masks and the images that they were made from: mobilesam-bench run keeps "
+    "some of both, miou --save-masks keeps all masks. Images of such a run come with report "
+    "--images DIR; packaged photos are found without it, and scenes of --dataset synthetic are "
+    "drawn again from their seed."
 )
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-_QUALITIES = ((640, 82), (512, 78), (416, 72), (320, 62), (224, 50))
+_QUALITIES = ((1024, 82), (640, 82), (512, 78), (416, 72), (320, 62), (224, 50))
 """Longest side in pixels and JPEG quality; the first that fits the budget is used."""
-_OUTLINE_TOLERANCE_PX = 0.6
-"""Largest distance of a simplified outline from the mask, in pixels of the shown picture."""
+_LONGEST_SIDE_PX = 2048
+"""Masks of larger images are made smaller, since a browser holds them pixel by pixel."""
 _SYNTHETIC = re.compile(
     r"synthetic:seed=(\d+),n=(\d+)(?:,size=(\d+)x(\d+))?(?:,objects=(\d+)-(\d+))?"
 )
@@ -62,69 +69,63 @@ class Case(NamedTuple):
     annotation_id: int
     ious: Mapping[str, float]
 
-    @property
-    def lowest(self) -> float:
-        """Lowest IoU of all models."""
-        return min(self.ious.values())
-
-    @property
-    def failed(self) -> bool:
-        """Whether any model failed."""
-        return self.lowest < FAILURE_IOU
-
 
 class Picture(NamedTuple):
-    """An image as JPEG data URI; `scale` is its size relative to the original."""
+    """An image as JPEG data URI."""
 
     name: str
     uri: str
     width_px: int
     height_px: int
-    scale: float
 
 
 class Panel(NamedTuple):
-    """Prediction of one model; without one `iou` is None, and `path` is empty for an empty mask."""
+    """Prediction of one model as compressed run lengths, None if it was not stored.
+
+    Without a prediction `iou` is None.
+    """
 
     model: str
     iou: float | None = None
-    path: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the prediction counts as a failure."""
-        return self.iou is not None and self.iou < FAILURE_IOU
+    counts: str | None = None
 
 
 class CaseView(NamedTuple):
-    """A case with drawings in pixels of the picture.
+    """A case with masks as compressed run lengths of `size_hw`, in whose pixels everything is.
 
     `crop`, the part that is visible at first, and `box` are x, y, width and height; `points` are x,
-    y and label. `truth` is the SVG path of the reference mask. An absent prompt is empty.
+    y and label. `truth` is the reference mask. An absent prompt is empty.
     """
 
     case: Case
     category: str
     area_px: float
-    picture: Picture
-    crop: tuple[float, float, float, float]
+    size_hw: tuple[int, int]
+    crop: tuple[float, ...]
     truth: str
     box: tuple[float, ...]
     points: tuple[tuple[float, float, int], ...]
     panels: tuple[Panel, ...]
 
+    @property
+    def n_chars(self) -> int:
+        """Length of all masks."""
+        return len(self.truth) + sum(len(panel.counts or "") for panel in self.panels)
+
 
 class Gallery(NamedTuple):
     """Content of the gallery, or in `why` the reason and remedy if there is nothing to show.
 
-    `medians` are median IoUs by protocol and model, `n_prompts` is the number of prompts that the
-    cases were chosen from, and `attribution` the credit of packaged photos.
+    `pictures` are those of the cases by id of the image, `medians` are median IoUs by protocol and
+    model, `n_prompts` is the number of prompts that the cases were chosen from, and `attribution`
+    the credit of packaged photos.
     """
 
     why: str | None = None
     dataset: str = ""
     protocols: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    pictures: Mapping[int, Picture] = MappingProxyType({})
     medians: Sequence[Sequence[float | None]] = ()
     cases: tuple[CaseView, ...] = ()
     failures_first: bool = False
@@ -132,13 +133,57 @@ class Gallery(NamedTuple):
     notes: tuple[str, ...] = ()
     attribution: str | None = None
 
+    def document(self) -> dict[str, Any] | None:
+        """All of it for the scripts of the page, as JSON; None if there is nothing to show."""
+        if self.why is not None:
+            return None
+        objects: dict[tuple[int, int], dict[str, Any]] = {}
+        numbers: dict[tuple[int, int], int] = {}
+        cases = []
+        for view in self.cases:
+            case = view.case
+            key = case.image_id, case.annotation_id
+            number = numbers.setdefault(key, len(numbers))
+            objects[key] = {
+                "image": case.image_id,
+                "annotation": case.annotation_id,
+                "category": view.category,
+                "area": view.area_px,
+                "size": view.size_hw,
+                "truth": view.truth,
+            }
+            masks = [None if each.iou is None else [each.iou, each.counts] for each in view.panels]
+            cases.append(
+                {
+                    "object": number,
+                    "protocol": self.protocols.index(case.protocol),
+                    "crop": view.crop,
+                    "box": view.box,
+                    "points": view.points,
+                    "masks": masks,
+                }
+            )
+        return {
+            "models": self.models,
+            "protocols": self.protocols,
+            "medians": self.medians,
+            "failure": FAILURE_IOU,
+            "failures_first": self.failures_first,
+            "images": {
+                image_id: {"name": each.name, "uri": each.uri}
+                for image_id, each in self.pictures.items()
+            },
+            "objects": list(objects.values()),
+            "cases": cases,
+        }
+
 
 def build_gallery(
     folders: Sequence[Path],
     page_models: Sequence[str],
     *,
     images: Path | None = None,
-    each: int,
+    each: int | None = None,
     failures_first: bool = False,
 ) -> Gallery:
     """Loads stored masks and images, and chooses the cases.
@@ -146,8 +191,10 @@ def build_gallery(
     Args:
         folders: Folders of the runs on the page, newest first.
         page_models: All models of the page, in order.
-        images: Folder of the images; not needed for packaged photos and synthetic scenes.
-        each: Number of worst, median and best prompts per model and protocol.
+        images: Folder of the images; not needed for packaged photos, synthetic scenes, and images
+            that were stored with their masks.
+        each: Number of worst, median and best prompts per model and protocol; None shows as many
+            as fit.
         failures_first: Whether cases with a failure come first.
     """
     import pandas as pd
@@ -170,16 +217,20 @@ def build_gallery(
     try:
         scenes = scenes_of(stored.dataset, fingerprint)
         packaged = photos_of(stored.dataset, fingerprint)
-        if scenes is None and packaged is None and images is None:
+        pictures: dict[int, StoredPicture] = {}
+        for folder in reversed(folders):
+            pictures |= load_pictures(pictures_path(folder), fingerprint)
+        source = ImageSource(packaged or images, scenes, stored.file_names, pictures)
+        if not source:
             return Gallery(why=f"The images of {stored.dataset} were not given. {HOW}")
-        source = ImageSource(None if scenes else packaged or images, scenes, stored.file_names)
         frame = pd.concat([read_instances(folder / INSTANCES_NAME) for folder in folders])
-        shown = (frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))
-        frame = frame[shown].drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
-        if frame.empty:
-            raise DataError("no stored prediction was scored against the ground truth")
+        usable = (frame["reference"] == GROUND_TRUTH) & frame["model"].isin(list(stored.infos))
+        frame = frame[usable].drop_duplicates(["image_id", "annotation_id", "model", "protocol"])
         names = unique(n for n in (*DEFAULT_PROTOCOLS, *stored.protocols) if n in stored.protocols)
-        cases = choose_cases(frame, names, each)
+        with_masks = frame.set_index(["image_id", "annotation_id"]).index.isin(stored.keys)
+        cases = choose_cases(frame[with_masks], names, each)
+        if not cases:
+            raise DataError("no stored prediction was scored against the ground truth")
         sizes = {image_id: rle.rle["size"] for (image_id, _), rle in stored.instances.items()}
         found: dict[int, tuple[str, UInt8Array]] = {}
         missing = []
@@ -192,46 +243,64 @@ def build_gallery(
             raise DataError(
                 f"none of {len(missing)} images can be shown, the first because {missing[0]}"
             )
-        pictures = shrink(found, IMAGES_BUDGET_BYTES)
         protocols = tuple(name for name in names if any(case.protocol == name for case in cases))
         models = tuple(model for model in page_models if model in stored.infos)
         manifests = _load_manifests(folders, protocols)
-        views = list(_draw_cases(cases, pictures, stored, manifests, models))
+        cases = [case for case in cases if case.image_id in found]
+        views = list(_fitting(_draw_cases(cases, stored, manifests, models), MASKS_BUDGET_BYTES))
+        seen = {view.case.image_id for view in views}
+        shown = shrink({i: found[i] for i in sorted(seen)}, IMAGES_BUDGET_BYTES)
     except DataError as error:
         return Gallery(why=f"The gallery could not be made: {error}. {HOW}")
     if missing:
         notes.append(f"{len(missing)} images are left out: {missing[0]}.")
     if any(name.startswith("clicks-") for name in protocols):
         notes.append("Of several clicks the first is drawn.")
-    if failures_first:
-        views.sort(key=lambda view: not view.case.failed)
+    n_prompts = len(frame.drop_duplicates(["image_id", "annotation_id", "protocol"]))
+    if len(views) < n_prompts:
+        others = "" if each is not None else ", and others as far as they fit"
+        notes.append(
+            f"{len(views):,} of {n_prompts:,} prompts have pictures here: the worst, median and "
+            f"best of every model and protocol among those whose masks were kept{others}."
+        )
     return Gallery(
         dataset=stored.dataset,
         protocols=protocols,
         models=models,
+        pictures=shown,
         medians=medians(frame, protocols, models),
-        cases=tuple(views),
+        cases=tuple(sorted(views, key=lambda view: protocols.index(view.case.protocol))),
         failures_first=failures_first,
-        n_prompts=len(frame.drop_duplicates(["image_id", "annotation_id", "protocol"])),
+        n_prompts=n_prompts,
         notes=tuple(notes),
-        attribution=None if packaged is None else photos.attribution(sorted(pictures)),
+        attribution=None if packaged is None else photos.attribution(sorted(shown)),
     )
 
 
-def choose_cases(
-    frame: Any, protocols: Sequence[str], each: int, most: int = MOST_CASES
-) -> list[Case]:
-    """Chooses `each` worst, best and median prompts of every protocol and model.
+def _fitting(views: Iterable[CaseView], budget_chars: int) -> Iterator[CaseView]:
+    """The first views whose masks fit the budget together; at least one."""
+    left = budget_chars
+    for view in views:
+        yield view
+        left -= view.n_chars
+        if left <= 0:
+            return
 
-    For images that none of these show, the worst prompt under the first protocol is added. Cases
-    are sorted by protocol, then by the lowest IoU of any model.
+
+def choose_cases(
+    frame: Any, protocols: Sequence[str], each: int | None = None, most: int = MOST_CASES
+) -> list[Case]:
+    """Chooses worst, best and median prompts of every protocol and model, the most important first.
+
+    For images that none of these show, the worst prompt under the first protocol is added.
 
     Args:
         frame: DataFrame of instances (`benchmarks.records.instances.COLUMNS`) scored against the
             ground truth, one row per model and prompt.
         protocols: Protocols to show, the most important first.
-        each: Number of each kind.
-        most: Largest number of cases; all protocols and models are cut alike.
+        each: Number of each kind. None takes `CASES_EACH`, and adds all other prompts on the same
+            images.
+        most: Largest number of cases before these others; all protocols and models are cut alike.
     """
     known = [name for name in protocols if (frame["protocol"] == name).any()]
     tables = {
@@ -240,13 +309,13 @@ def choose_cases(
         )
         for name in known
     }
-    queues = []
+    n, queues = CASES_EACH if each is None else each, []
     for name, table in tables.items():
         for model in table:
             ious = table[model].dropna()
             ranked = list(ious.sort_values(kind="stable").index)
             median = list((ious - ious.median()).abs().sort_values(kind="stable").index)
-            turns = zip(ranked[:each], ranked[::-1][:each], median[:each], strict=True)
+            turns = zip(ranked[:n], ranked[::-1][:n], median[:n], strict=True)
             queues.append([(name, key) for turn in turns for key in turn])
     # Taken in turns, so that the first of every queue is kept if not all cases fit.
     chosen = [pair for turn in zip_longest(*queues) for pair in turn if pair is not None]
@@ -257,15 +326,18 @@ def choose_cases(
         worst = lowest.groupby(level=0).idxmin()
         chosen += [(name, key) for key in worst]
         seen |= set(worst.index)
+    chosen = list(dict.fromkeys(chosen))[:most]
+    if each is None:
+        seen = {key[0] for _, key in chosen}
+        rest = [(key, name) for name, table in tables.items() for key in table.index]
+        chosen += [(name, key) for key, name in sorted(rest) if key[0] in seen]
     cases = []
-    for name, key in list(dict.fromkeys(chosen))[:most]:
+    for name, key in dict.fromkeys(chosen):
         ious = tables[name].loc[key].dropna()
         cases.append(
             Case(name, int(key[0]), int(key[1]), {str(m): float(v) for m, v in ious.items()})
         )
-    return sorted(
-        cases, key=lambda c: (known.index(c.protocol), c.lowest, c.image_id, c.annotation_id)
-    )
+    return cases
 
 
 def medians(
@@ -302,7 +374,7 @@ def photos_of(dataset: str, fingerprint: str) -> Path | None:
 
 
 class ImageSource:
-    """Images of a dataset by id, from the files of a folder or from synthetic scenes.
+    """Images of a dataset by id: files of a folder, synthetic scenes, or stored pictures.
 
     Files are found by the stored name of the image. Older runs have none, and the format of a file
     may have changed: then the number at the end of its stem is the id of the image, as in COCO
@@ -314,10 +386,12 @@ class ImageSource:
         folder: Path | None,
         scenes: SyntheticDataset | None,
         file_names: Mapping[int, str] | None = None,
+        pictures: Mapping[int, StoredPicture] | None = None,
     ) -> None:
         self._folder = folder
         self._scenes = scenes
         self._file_names = file_names or {}
+        self._pictures = pictures or {}
         self._numbered: dict[int, list[Path]] = {}
         try:
             paths = [] if folder is None else sorted(folder.iterdir())
@@ -328,10 +402,15 @@ class ImageSource:
             if number is not None and path.suffix.lower() in SUFFIXES:
                 self._numbered.setdefault(number, []).append(path)
 
+    def __bool__(self) -> bool:
+        return bool(self._folder or self._scenes or self._pictures)
+
     def get(self, image_id: int, size_hw: tuple[int, int]) -> tuple[str, UInt8Array]:
-        """File name and (H, W, 3) uint8 RGB pixels of an image."""
+        """File name and (H, W, 3) uint8 RGB pixels of an image; a stored picture may be smaller."""
         if self._scenes is not None:
             return f"scene_{image_id:06d}.png", self._scenes.scene(image_id).image
+        if self._folder is None and (stored := self._pictures.get(image_id)) is not None:
+            return stored.name, stored.pixels()
         path = self._find(image_id)
         return path.name, load_image(path, path.name, size_hw)
 
@@ -366,20 +445,13 @@ def shrink(images: Mapping[int, tuple[str, UInt8Array]], budget_bytes: int) -> d
 
     It is exceeded only if the coarsest setting is not enough.
     """
-    from PIL import Image
-
     for side_px, quality in _QUALITIES:
         found: dict[int, Picture] = {}
         left = budget_bytes
         for image_id, (name, pixels) in images.items():
-            height, width = pixels.shape[:2]
-            scale = min(1.0, side_px / max(height, width))
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=quality, optimize=True)
-            uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-            found[image_id] = Picture(name, uri, *size, scale)
+            data, (width_px, height_px) = small_jpeg(pixels, side_px, quality)
+            uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+            found[image_id] = Picture(name, uri, width_px, height_px)
             left -= len(uri)
             if left < 0 and (side_px, quality) != _QUALITIES[-1]:
                 break
@@ -401,100 +473,85 @@ def _load_manifests(folders: Sequence[Path], protocols: Sequence[str]) -> dict[s
 
 def _draw_cases(
     cases: Sequence[Case],
-    pictures: Mapping[int, Picture],
     stored: Stored,
     manifests: Mapping[str, PromptManifest],
     models: Sequence[str],
 ) -> Iterator[CaseView]:
-    """Draws the cases that have a picture."""
+    by_name = {protocol.name: protocol for protocol in find_protocols(stored.protocols)}
     predictions = {
-        (model, each.query, each.image_id, each.annotation_id): each
+        (model, each.image_id, each.annotation_id, each.query): each
         for model in models
         for each in stored.predictions[model]
     }
-    protocols = {protocol.name: protocol for protocol in find_protocols(stored.protocols)}
     for case in cases:
-        picture, protocol = pictures.get(case.image_id), protocols[case.protocol]
-        if picture is None:
-            continue
-        instance = stored.instances[case.image_id, case.annotation_id]
-        truth, scale = instance.mask(), picture.scale
-        masks, panels = [truth], []
+        protocol, key = by_name[case.protocol], (case.image_id, case.annotation_id)
+        instance = stored.instances[key]
+        truth, scale = _fitted(instance.rle)
+        panels, shown = [], [truth]
         for model in models:
-            key = (model, protocol.query, case.image_id, case.annotation_id)
-            prediction = predictions.get(key)
-            if prediction is None or model not in case.ious:
+            prediction = predictions.get((model, *key, protocol.query))
+            if model not in case.ious:
                 panels.append(Panel(model))
                 continue
+            if prediction is None:
+                panels.append(Panel(model, case.ious[model], None))
+                continue
             oracle = protocol.selection == "oracle"
-            ious = [iou(decode_mask(rle), truth) for rle in prediction.rles] if oracle else []
+            ious = [iou(decode_mask(r), instance.mask()) for r in prediction.rles] if oracle else []
             scores = np.array(prediction.scores, np.float32)
             chosen = select_candidate(protocol.selection, scores, ious)
-            masks.append(decode_mask(prediction.rles[chosen]))
-            panels.append(Panel(model, case.ious[model], mask_path(masks[-1], scale)))
+            shown.append(_fitted(prediction.rles[chosen])[0])
+            panels.append(Panel(model, case.ious[model], shown[-1]["counts"]))
         box: tuple[float, ...] = ()
         points: tuple[tuple[float, float, int], ...] = ()
         manifest = manifests.get(protocol.prompt)
-        values = None if manifest is None else manifest.get(case.image_id, case.annotation_id)
+        values = None if manifest is None else manifest.get(*key)
         if manifest is not None and values is not None:
             labels = manifest.sampler.labels
             if manifest.sampler.prompt == "boxes":
-                x0, y0, x1, y1 = (scale * values).tolist()
+                x0, y0, x1, y1 = (scale * values).round(1).tolist()
                 box = (x0, y0, x1 - x0, y1 - y0)
             elif labels is not None:
                 # Points are pixel indices; the centre of a pixel is half a pixel further.
-                centres = (scale * (values + 0.5)).reshape(-1, 2).tolist()
+                centres = (scale * (values + 0.5)).round(1).reshape(-1, 2).tolist()
                 points = tuple((x, y, label) for (x, y), label in zip(centres, labels, strict=True))
         yield CaseView(
             case=case,
             category=instance.category,
             area_px=instance.area_px,
-            picture=picture,
-            crop=_crop(masks, picture),
-            truth=mask_path(truth, scale),
+            size_hw=tuple(truth["size"]),
+            crop=_crop([rle_box(rle).tolist() for rle in shown if rle_area_px(rle)], truth["size"]),
+            truth=truth["counts"],
             box=box,
             points=points,
             panels=tuple(panels),
         )
 
 
-def mask_path(mask: BoolArray, scale: float) -> str:
-    """Simplified outline of an (H, W) bool mask as SVG path data, with holes (even-odd rule).
-
-    Coordinates are in pixels of the picture, `scale` per pixel of the mask; empty for an empty
-    mask.
-    """
-    from skimage.measure import approximate_polygon, find_contours
-
-    box = mask_box(mask)
-    if box is None:
-        return ""
-    x0, y0, x1, y1 = box
-    # A frame of background closes outlines at the border of the image.
-    padded = np.pad(mask[y0:y1, x0:x1], 1).astype(np.float32)
-    parts = []
-    for contour in find_contours(padded, 0.5):
-        outline = approximate_polygon(contour, _OUTLINE_TOLERANCE_PX / scale)[:-1]
-        if len(outline) >= 3:
-            # Row r of the padded crop is the centre of pixel row r + y0 - 1.
-            points = (outline[:, ::-1] + (x0 - 0.5, y0 - 0.5)) * scale
-            parts.append("M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points.tolist()) + "Z")
-    return "".join(parts)
+def _fitted(rle: Rle) -> tuple[Rle, float]:
+    """A mask with at most `_LONGEST_SIDE_PX` in each direction, and its scale."""
+    scale = min(1.0, _LONGEST_SIDE_PX / max(rle["size"]))
+    if scale == 1:
+        return rle, scale
+    rows, columns = (
+        np.minimum(((np.arange(max(1, round(n * scale))) + 0.5) / scale).astype(int), n - 1)
+        for n in rle["size"]
+    )
+    return encode_mask(decode_mask(rle)[np.ix_(rows, columns)]), scale
 
 
-def _crop(masks: Sequence[BoolArray], picture: Picture) -> tuple[float, float, float, float]:
-    """Part of a picture around masks, with its aspect ratio; all of it if the masks are empty."""
-    boxes = [box for box in map(mask_box, masks) if box is not None]
-    whole = (0.0, 0.0, float(picture.width_px), float(picture.height_px))
+def _crop(boxes: Sequence[Sequence[float]], size_hw: Sequence[int]) -> tuple[float, ...]:
+    """Part of an image around boxes, with its aspect ratio; all of it without any box."""
+    height_px, width_px = size_hw
     if not boxes:
-        return whole
-    x0, y0 = (picture.scale * min(box[i] for box in boxes) for i in (0, 1))
-    x1, y1 = (picture.scale * max(box[i] for box in boxes) for i in (2, 3))
-    aspect = picture.width_px / picture.height_px
-    height = max(1.5 * (y1 - y0), 1.5 * (x1 - x0) / aspect, picture.height_px / 6)
-    if height >= picture.height_px:
-        return whole
+        return (0, 0, width_px, height_px)
+    x0, y0 = (min(box[i] for box in boxes) for i in (0, 1))
+    x1, y1 = (max(box[i] for box in boxes) for i in (2, 3))
+    aspect = width_px / height_px
+    height = max(1.5 * (y1 - y0), 1.5 * (x1 - x0) / aspect, height_px / 6)
+    if height >= height_px:
+        return (0, 0, width_px, height_px)
     width = aspect * height
-    left = min(max(0.0, (x0 + x1 - width) / 2), picture.width_px - width)
-    top = min(max(0.0, (y0 + y1 - height) / 2), picture.height_px - height)
-    return left, top, width, height
+    left = min(max(0.0, (x0 + x1 - width) / 2), width_px - width)
+    top = min(max(0.0, (y0 + y1 - height) / 2), height_px - height)
+    return tuple(round(value, 1) for value in (left, top, width, height))

@@ -18,7 +18,7 @@ from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write
 from benchmarks.report import charts
 from benchmarks.report.advice import findings
 from benchmarks.report.frames import machine_label
-from benchmarks.report.gallery import FAILURE_IOU, Gallery, build_gallery
+from benchmarks.report.gallery import Gallery, build_gallery
 from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
 from benchmarks.tables import columns as cells
 from benchmarks.tables.accuracy_tables import (
@@ -45,8 +45,6 @@ from benchmarks.tables.subgroup_tables import (
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError, UsageError
 
-CASES_EACH = 6
-"""Default number of worst, median and best prompts per model and protocol in the gallery."""
 MOST_OPEN_ROWS = 30
 """A longer table is collapsed."""
 
@@ -106,7 +104,7 @@ def write_report(
     out: Path,
     *,
     images: Path | None = None,
-    cases: int = CASES_EACH,
+    cases: int | None = None,
     failures_first: bool = False,
 ) -> MergedRuns:
     """Writes the report of runs and returns them.
@@ -115,7 +113,7 @@ def write_report(
     """
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file, such as {out / 'report.html'}")
-    if cases < 1:
+    if cases is not None and cases < 1:
         raise UsageError(f"--cases must be at least 1; got {cases}")
     merged = join_runs(find_runs(paths))
     models = model_names(merged.record)
@@ -164,11 +162,14 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {"clean": clean, "sort_key": _sort_key}
-    style_css, *scripts = (
+    style_css, gallery_css, *scripts = (
         loader.get_source(environment, name)[0]
-        for name in ("style.css", "theme.js", "tables.js", "figures.js", "gallery.js")
+        for name in (
+            *("style.css", "gallery.css"),
+            *("theme.js", "tables.js", "figures.js", "masks.js", "lightbox.js", "gallery.js"),
+        )
     )
-    style = theme_css() + style_css
+    style = theme_css() + style_css + gallery_css
     script = "\n".join([charts.vega_script(), *scripts])
     record = merged.record
     models, parts = model_names(record), _sections(merged, verdicts, subgroups)
@@ -182,16 +183,12 @@ def render(
         findings=findings(record, verdicts),
         sections=parts,
         gallery=gallery,
-        pictures={view.case.image_id: view.picture for view in gallery.cases},
-        # For the scripts: charts, raw values of tables, and medians of the gallery.
+        # For the scripts: charts, raw values of tables, and masks with their pictures.
         data={
             "charts": {figure.key: figure.chart for figure in figures},
             "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
             "csv": csv,
-            "models": gallery.models,
-            "protocols": gallery.protocols,
-            "medians": gallery.medians,
-            "failure": FAILURE_IOU,
+            "gallery": gallery.document(),
         },
         # Files of this package and of Vega, without text from records.
         style=Markup(style),  # noqa: S704

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from benchmarks.records.record import RunRecord
     from benchmarks.tables.table import Table
 
+PICTURES = 24
+"""Images of a run whose masks are kept for its report."""
 ACCOUNTING = "accuracy-times"
 """Table of where the time of the measurement went, which is printed with --verbose only."""
 _MODELS, _OUTPUT, _SCALE = ModelArguments(), OutputArguments(), ScaleArguments()
@@ -41,8 +43,14 @@ def run(
     models: ModelArguments = _MODELS,
     data: AccuracyArguments = _ACCURACY,
     output: OutputArguments = _OUTPUT,
+    no_report: Annotated[
+        bool, Parameter(group=OUTPUT_GROUP, help="Do not write report.html beside the record.")
+    ] = False,
 ) -> int:
-    """Measure everything: parameters, latency and accuracy of every model."""
+    """Measure everything: parameters, latency and accuracy of every model.
+
+    The masks of a few images are kept, and report.html shows all results and these masks.
+    """
     from benchmarks.config.from_options import make_config
     from benchmarks.config.run_config import find_profile
     from benchmarks.tables.record_tables import headline_table
@@ -58,8 +66,9 @@ def run(
         n_scenes=profile.n_images,
         publishable=timing.publishable,
         batch=timing.batch,
+        n_pictures=PICTURES,
     )
-    result = _measure(config, output, write_files=True)
+    result = _measure(config, output, write_files=True, report=not no_report)
     if output.json:
         samples = {name: {"__all__": {"samples_ms"}} for name in ("latency", "batches")}
         print_json(result.record.model_dump(mode="json", exclude=samples))
@@ -217,12 +226,13 @@ def _measure(
     *,
     write_files: bool | None = None,
     plots: bool = True,
+    report: bool = False,
 ) -> Result:
     """Runs a configuration; writes tables and plots unless JSON is printed."""
     from benchmarks.api import measure
 
     wanted = not output.json if write_files is None else write_files
-    return measure(config, quiet=output.quiet, write_files=wanted, plots=plots)
+    return measure(config, quiet=output.quiet, write_files=wanted, plots=plots, report=report)
 
 
 def _document(result: Result, **fields: str) -> dict[str, Any]:
@@ -283,8 +293,9 @@ def _print_paths(result: Result) -> None:
         f"record  {out / RECORD_NAME}",
         f"tables  {out / 'tables'} ({tables}, as Markdown, CSV and LaTeX), {out / 'summary.md'}",
         *([f"plots   {out / 'plots'} ({plots}, as SVG and PNG)"] if plots else []),
+        *(f"report  {path} (open it in a browser)" for path in files if path.suffix == ".html"),
     )
 
 
 def _exit_code(result: Result) -> int:
-    return 1 if result.record.failures else 0
+    return 1 if result.record.failures or result.problems else 0

@@ -36,16 +36,16 @@ def report(
         Path | None, Parameter(help="COCO, SA-1B: folder of the images, for the gallery.")
     ] = None,
     cases: Annotated[
-        int | None, Parameter(help="Worst, median and best prompts of a model in the gallery.")
+        int | None,
+        Parameter(help="Only N worst, median and best prompts of a model have pictures."),
     ] = None,
-    failures_first: Annotated[bool, Parameter(help="The gallery begins with failures.")] = False,
+    failures_first: Annotated[bool, Parameter(help="Failures are the first pictures.")] = False,
     quiet: Quiet = False,
 ) -> int:
     """Write one HTML file from the records of runs: it opens from disk, without a network."""
-    from benchmarks.report.page import CASES_EACH, write_report
+    from benchmarks.report.page import write_report
 
-    each = CASES_EACH if cases is None else cases
-    merged = write_report(runs, out, images=images, cases=each, failures_first=failures_first)
+    merged = write_report(runs, out, images=images, cases=cases, failures_first=failures_first)
     if not quiet:
         for run_id, reason in merged.apart.items():
             sys.stderr.write(f"run {run_id} is in the history only: {reason}\n")

@@ -1,93 +1,143 @@
+// The section with the masks: a small picture for each prompt, filters, and order.
 (() => {
+  if (!masks) return;
+  const step = 24;
+  const { models, protocols, medians, failure } = masks;
   const tools = document.getElementById("gallery-tools");
-  if (!tools) return;
-  const step = 12;
-  const { models, protocols, medians, failure } = page.data;
-  const list = document.getElementById("cases");
-  const cases = [...list.children].map((node, index) => ({
-    node,
-    index,
-    protocol: node.dataset.protocol,
-    lowest: Number(node.dataset.lowest),
-    ious: node.dataset.ious.split(",").map((text) => (text === "" ? null : Number(text))),
-  }));
+  const place = document.getElementById("cases");
   const state = {
-    protocol: protocols[0],
-    order: tools.dataset.failures === "yes" ? "failures" : "worst",
-    model: -1,
-    whole: false,
-    limit: step,
+    protocol: protocols[0], order: masks.failures_first ? "failures" : "worst", a: 0,
+    b: Math.min(1, models.length - 1), category: "", size: "", from: 0, to: 1, limit: step,
+  };
+  document.querySelector("#gallery .keys").hidden = false;
+
+  const fields = {};  // of the two models
+  const iou = (each, model) => each.masks[model]?.[0] ?? null;
+  const known = (each) => each.masks.filter(Boolean).map(([value]) => value);
+  const failed = (each) => Math.min(...known(each)) < failure;
+  const middle = () => medians[protocols.indexOf(state.protocol)][state.a];
+  const ranks = {
+    worst: (each) => iou(each, state.a),
+    failures: (each) => 2 * !failed(each) + iou(each, state.a),
+    best: (each) => -iou(each, state.a),
+    median: (each) => Math.abs(iou(each, state.a) - middle()),
+    better: (each) => (iou(each, state.b) ?? NaN) - iou(each, state.a),
+    worse: (each) => iou(each, state.a) - (iou(each, state.b) ?? NaN),
   };
 
-  const iou = (each) => (state.model < 0 ? each.lowest : each.ious[state.model]);
-  const middle = () => {
-    const row = medians[protocols.indexOf(state.protocol)];
-    const known = row.filter((value) => value !== null);
-    return state.model < 0 ? Math.min(...known) : row[state.model];
-  };
-  const spread = (each) => {
-    const known = each.ious.filter((value) => value !== null);
-    return Math.max(...known) - Math.min(...known);
-  };
-  const ranks = {
-    worst: (each) => iou(each),
-    failures: (each) => iou(each),
-    best: (each) => -iou(each),
-    median: (each) => Math.abs(iou(each) - middle()),
-    differ: (each) => -spread(each),
+  const found = () => {
+    const rank = ranks[state.order];
+    return masks.cases.filter((each) => {
+      const own = iou(each, state.a);
+      return each.protocol === state.protocol && own !== null && own >= state.from && own <= state.to
+        && (!state.category || each.category === state.category)
+        && (!state.size || masks.size(each) === state.size) && !Number.isNaN(rank(each));
+    }).sort((one, other) => rank(one) - rank(other) || one.index - other.index);
   };
 
   const count = document.createElement("p");
   count.className = "muted";
   count.id = "gallery-count";
-  const more = page.button("Show more", () => {
-    state.limit += step;
-    show();
-  });
+  const more = page.button("Show more", () => { state.limit += step; show(); });
+
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      const canvas = target.querySelector("canvas");
+      const width = canvas.getBoundingClientRect().width;
+      masks.draw(canvas, target.shown, [state.a, state.a], { width, mode: "errors", whole: false })
+        .then(() => { canvas.style.width = ""; canvas.dataset.drawn = ""; });
+    }
+  }, { rootMargin: "200px" });
+
+  const card = (each, cases) => {
+    const made = document.createElement("a");
+    made.className = "case";
+    made.shown = each;
+    made.href = lightbox.link(each, state.a, state.b);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [4, Math.round((4 * each.crop[3]) / each.crop[2])];
+    const line = (text, name) => {
+      const span = document.createElement("span");
+      if (name) span.className = name;
+      span.textContent = text;
+      made.append(span);
+    };
+    made.append(canvas);
+    line(each.category || masks.images[each.image].name);
+    for (const model of new Set([state.a, state.b])) {
+      line(`${models[model]}: ${masks.score(each, model)}`, iou(each, model) < failure && iou(each, model) !== null ? "bad" : "");
+    }
+    made.dataset.protocol = each.protocol;
+    made.dataset.iou = iou(each, state.a);
+    made.setAttribute("aria-label", `${masks.title(each)}: ${[...new Set([state.a, state.b])]
+      .map((model) => `${models[model]} ${masks.score(each, model)}`).join(", ")}`);
+    made.addEventListener("click", (event) => {
+      if (event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      lightbox.open(each, { a: state.a, b: state.b }, cases);
+    });
+    watcher.observe(made);
+    return made;
+  };
 
   const show = () => {
-    const rank = ranks[state.order];
-    const found = cases.filter((each) => each.protocol === state.protocol && iou(each) !== null);
-    const failed = (each) => iou(each) < failure;
-    found.sort((a, b) => {
-      if (state.order === "failures" && failed(a) !== failed(b)) return failed(b) - failed(a);
-      return rank(a) - rank(b) || a.index - b.index;
-    });
-    const shown = found.slice(0, state.limit);
-    const keep = new Set(shown);
-    for (const each of cases) each.node.hidden = !keep.has(each);
-    list.append(...shown.map((each) => each.node));
-    more.hidden = shown.length === found.length;
-    count.textContent = `${shown.length} of ${found.length} cases, `
-      + `${found.filter(failed).length} of them failures`;
+    const cases = found();
+    const shown = cases.slice(0, state.limit);
+    lightbox.protocol = state.protocol;
+    place.replaceChildren(...shown.map((each) => card(each, cases)));
+    more.hidden = shown.length === cases.length;
+    const n = cases.filter((each) => iou(each, state.a) < failure).length;
+    count.textContent = `${shown.length} of ${cases.length} pictures; ${models[state.a]} fails in ${n} (IoU below ${failure}).`;
     page.say(count.textContent);
   };
-  const set = (name, value) => {
-    state[name] = value;
+  const set = (name) => (value) => {
+    Object.assign(state, name in fields ? masks.choose(name, state, value) : { [name]: value });
     state.limit = step;
+    for (const [own, field] of Object.entries(fields)) field.value = state[own];
     show();
   };
+  const select = (label, name, options) => {
+    if (options.length < 2) return [];
+    const numeric = typeof options[0][0] === "number";
+    const [frame, made] = page.select(label, options, (value) => set(name)(numeric ? Number(value) : value));
+    made.value = state[name];
+    if (numeric) fields[name] = made;
+    return [frame];
+  };
+  const number = (label, name) => {
+    const frame = document.createElement("label");
+    const input = document.createElement("input");
+    Object.assign(input, { type: "number", min: 0, max: 1, step: 0.05, value: state[name] });
+    input.addEventListener("input", () => {
+      const value = input.valueAsNumber;
+      set(name)(Number.isNaN(value) ? { from: 0, to: 1 }[name] : value);
+    });
+    frame.append(label, input);
+    return frame;
+  };
 
-  const [byProtocol] = page.select("Protocol", protocols.map((name) => [name, name]),
-    (value) => set("protocol", value));
-  const [byOrder, order] = page.select("Order", [
-    ["worst", "worst first"], ["failures", "failures first"], ["median", "around the median"],
-    ["best", "best first"], ["differ", "where models differ most"],
-  ], (value) => set("order", value));
-  order.value = state.order;
-  const [byModel] = page.select("IoU of", [
-    [-1, "the worst model"], ...models.map((name, index) => [index, name]),
-  ], (value) => set("model", Number(value)));
-  const zoom = page.button("Whole images", () => {
-    state.whole = !state.whole;
-    zoom.setAttribute("aria-pressed", String(state.whole));
-    for (const pane of list.querySelectorAll(".pane")) {
-      pane.setAttribute("viewBox", state.whole ? pane.dataset.whole : pane.dataset.crop);
-    }
-  });
-  zoom.setAttribute("aria-pressed", "false");
-  tools.append(byProtocol, byOrder, byModel, zoom);
+  const named = models.map((name, index) => [index, name]);
+  const values = (of) => [...new Set(masks.cases.map(of))].filter(Boolean).sort();
+  const categories = values((each) => each.category);
+  const sizes = ["small", "medium", "large"].filter((each) => values(masks.size).includes(each));
+  tools.append(
+    ...select("Protocol", "protocol", protocols.map((name) => [name, name])),
+    ...select("Model A", "a", named),
+    ...select("Model B", "b", named),
+    ...select("Order", "order", [
+      ["worst", "worst of A first"], ["failures", "failures of any model first"],
+      ["median", "around the median of A"], ["best", "best of A first"],
+      ...(models.length > 1 ? [["better", "A better than B"], ["worse", "A worse than B"]] : []),
+    ]),
+    ...select("Category", "category", [["", "all"], ...categories.map((name) => [name, name])]),
+    ...select("Size", "size", [["", "all"], ...sizes.map((name) => [name, name])]),
+    number("IoU of A from", "from"),
+    number("to", "to"),
+  );
   tools.after(count);
   document.getElementById("gallery-more").append(more);
   show();
+  lightbox.follow();
 })();

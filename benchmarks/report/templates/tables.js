@@ -57,23 +57,6 @@
     ].join("\n");
   };
 
-  const copy = async (text) => {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch {
-      // A browser may refuse the clipboard to a page from disk: the older way still works there.
-      const area = document.createElement("textarea");
-      area.value = text;
-      area.className = "unseen";
-      document.body.append(area);
-      area.select();
-      const done = document.execCommand("copy");
-      area.remove();
-      return done;
-    }
-  };
-
   const filterField = (table) => {
     const frame = document.createElement("label");
     const input = document.createElement("input");
@@ -100,7 +83,7 @@
     makeSortable(table);
     tools.append(
       page.button("Copy as Markdown", async (button) => {
-        const done = await copy(markdown(table));
+        const done = await page.copy(markdown(table));
         page.flash(button, done ? "Copied" : "The browser refused");
       }, `Copy as Markdown: ${title}`),
       page.button("CSV", () => {

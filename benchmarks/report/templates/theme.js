@@ -76,6 +76,22 @@ const page = (() => {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
+  const copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      // A browser may refuse the clipboard to a page from disk: the older way still works there.
+      const area = document.createElement("textarea");
+      area.value = text;
+      area.className = "unseen";
+      (document.querySelector("dialog[open]") ?? document.body).append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  };
   const select = (label, options, act) => {
     const frame = document.createElement("label");
     const made = document.createElement("select");
@@ -84,5 +100,5 @@ const page = (() => {
     frame.append(label, made);
     return [frame, made];
   };
-  return { data, button, say, flash, save, select };
+  return { data, button, say, flash, save, copy, select };
 })();

@@ -362,6 +362,33 @@ def test_run_leaves_record_tables_and_plots(run: Any, scenes: Any, tmp_path: Pat
         assert (folder / "plots" / f"{stem}.png").is_file()
     assert "record" in done.out
     assert "dummy" in done.out
+    assert done.out.splitlines()[-1] == "report  o/report.html (open it in a browser)"
+    # Masks and pictures are kept, so that the report shows them without --images.
+    page = (folder / "report.html").read_text()
+    document = json.loads(page.split('id="data">')[1].split("</script>")[0])["gallery"]
+    assert document["models"] == ["box", "dummy"]
+    assert len(document["images"]) == 3
+    table = pd.read_parquet(folder / "instances.parquet")
+    assert len(document["cases"]) == len(table.drop_duplicates(["annotation_id", "protocol"]))
+
+    # The report is derived: a finished run writes it again, and keeps its record without it.
+    command = ("run", "--models=box,dummy", "--profile=quick", *scenes.arguments, "--out=o",
+               "--threads=1")  # fmt: skip
+    before = (folder / "record.json").read_bytes()
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    failed = run(*command, "--quiet")
+    assert failed.code == 1
+    (line,) = failed.err.splitlines()
+    assert line.startswith("warning: no report was written: ")
+    assert "report.html" in line
+    assert failed.out.splitlines()[-1].startswith("plots")
+    assert (folder / "record.json").read_bytes() == before
+    (folder / "report.html").rmdir()
+    without = run(*command, "--no-report")
+    assert without.code == 0
+    assert not (folder / "report.html").exists()
+    assert without.out.splitlines()[-1].startswith("plots")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,38 @@ def test_stored_predictions_cover_all_instances(stored: Path) -> None:
     assert {len(row.rles) for row in rows if row.query.multimask} == {3}
     with pytest.raises(DataError):
         load_references(predictions_path(stored, "dummy"))
+
+
+def test_masks_of_some_images_are_not_scored_again(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.config.from_options import make_config
+    from benchmarks.config.options import AccuracyArguments, ModelArguments, OutputArguments
+    from benchmarks.records.progress import Reporter
+    from benchmarks.run import execute
+
+    data = AccuracyArguments(
+        dataset="coco", images=scenes.images, annotations=scenes.annotations, protocol="box"
+    )
+    models, output = ModelArguments(models="box,dummy"), OutputArguments(out=tmp_path / "o")
+    config = make_config("run", models, output, accuracy=data, n_pictures=2)
+    execute(config, Reporter(quiet=True))
+    kept = {}
+    for name in ("box", "dummy"):
+        info, rows = load_predictions(predictions_path(tmp_path / "o", name))
+        kept[name] = {row.image_id for row in rows}
+        assert info.n_prompts is not None
+        assert len(rows) < info.n_prompts
+    assert kept["box"] == kept["dummy"]
+    assert len(kept["box"]) == 2
+    _, references = load_references(tmp_path / "o" / "predictions" / "references.parquet")
+    assert {image_id for image_id, _ in references} == kept["box"]
+    assert not list((tmp_path / "o" / "predictions").glob("coco-*"))
+    done = run("miou", f"--rescore={tmp_path / 'o'}")
+    assert done.code == 1
+    assert "answers of box were kept, for the report" in done.err
+    assert "--save-masks" in done.err
+    monkeypatch.setattr("benchmarks.evaluation.predictions.MOST_OBJECTS", 1)
+    execute(replace(config, out=tmp_path / "p"), Reporter(quiet=True))
+    _, rows = load_predictions(predictions_path(tmp_path / "p", "box"))
+    assert len(rows) == 2

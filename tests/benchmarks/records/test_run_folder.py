@@ -32,7 +32,7 @@ from benchmarks.regression import ab, judge, worktrees
 from benchmarks.regression import compare as compare_module
 from benchmarks.regression.sessions import Session, Settings, save_session
 from benchmarks.regression.worktrees import Tree, TreeInfo
-from benchmarks.report import paper_figures
+from benchmarks.report import page, paper_figures
 from mobilesam.distillation.embedding_store import StoreWriter
 from mobilesam.errors import DataError
 from mobilesam.export import writer as export
@@ -196,7 +196,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 LAST_FILES = {
-    "run": (api, "write_tables_and_plots"),
+    "run": (page, "write_report"),
     "params": (api, "write_tables_and_plots"),
     "latency": (api, "write_tables_and_plots"),
     "miou": (api, "write_tables_and_plots"),

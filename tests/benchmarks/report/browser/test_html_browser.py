@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -31,7 +30,7 @@ def test_page_is_small_and_opens_quickly(large: Path, visit: Callable[..., Any])
             break
     # The best of three, since the machine may be busy; on an idle one it takes half a second.
     assert min(took_s) < 5, took_s
-    assert page.locator("#gallery image").count() == N_IMAGES
+    assert page.evaluate("Object.keys(masks.images).length") == N_IMAGES
     print(f"{large.stat().st_size / 1e6:.2f} MB, open in {min(took_s):.2f} s")  # noqa: T201
 
 
@@ -99,72 +98,8 @@ def test_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> N
     assert len(widths) == 1
 
 
-def ious(page: Any) -> list[float]:
-    texts = shown(page, "#cases .case").evaluate_all(
-        "(nodes) => nodes.map((node) => node.dataset.lowest)"
-    )
-    return [float(text) for text in texts]
-
-
-def test_gallery_menus(large: Path, visit: Callable[..., Any]) -> None:
-    page = visit(large)
-    tools = page.locator("#gallery-tools")
-    cases = shown(page, "#cases .case")
-    assert cases.count() == 12
-    assert ious(page) == sorted(ious(page))
-    worst = ious(page)
-    tools.get_by_label("Order").select_option("best")
-    assert ious(page) == sorted(ious(page), reverse=True)
-    assert ious(page)[0] > worst[0]
-    tools.get_by_label("Protocol").select_option("center")
-    names = cases.evaluate_all("(nodes) => nodes.map((node) => node.dataset.protocol)")
-    assert set(names) == {"center"}
-    # The model box takes no point prompts.
-    assert cases.first.get_by_text("no answer").count() == 1
-    tools.get_by_label("Order").select_option("failures")
-    failed = [iou < 0.5 for iou in ious(page)]
-    assert failed == sorted(failed, reverse=True)
-    page.get_by_role("button", name="Show more").click()
-    assert cases.count() > 12
-    assert str(cases.count()) in str(page.locator("#gallery-count").text_content())
-
-
-def test_gallery_ranks_by_one_model(large: Path, visit: Callable[..., Any]) -> None:
-    page = visit(large)
-    page.locator("#gallery").get_by_label("IoU of").select_option("dummy")
-    texts = shown(page, "#cases .case").evaluate_all(
-        "(nodes) => nodes.map((node) => Number(node.dataset.ious.split(',')[1]))"
-    )
-    assert texts == sorted(texts)
-
-
-def test_panes_show_the_same_image_and_prompt(large: Path, visit: Callable[..., Any]) -> None:
-    page = visit(large)
-    case = shown(page, "#cases .case").first
-    panes = case.locator(".pane")
-    assert panes.count() == 3
-    assert (
-        len(set(panes.locator("> use").first.evaluate_all("(n) => n.map((e) => e.href.baseVal)")))
-        == 1
-    )
-    assert case.locator(".prompt").count() == 3
-    labels = panes.evaluate_all("(nodes) => nodes.map((n) => n.getAttribute('aria-label'))")
-    assert "Ground truth" in labels[0]
-    assert "IoU" in labels[1]
-    before = panes.first.get_attribute("viewBox")
-    page.get_by_role("button", name="Whole images").click()
-    assert panes.first.get_attribute("viewBox").startswith("0 0 ")
-    assert panes.first.get_attribute("viewBox") != before
-
-
 def n_colours(picture: Image.Image) -> int:
     return len(picture.convert("RGB").getcolors(2**24) or ())
-
-
-def test_pane_shows_an_image(large: Path, visit: Callable[..., Any]) -> None:
-    page = visit(large)
-    data = shown(page, "#cases .pane").first.screenshot()
-    assert n_colours(Image.open(BytesIO(data))) > 500
 
 
 def drawn_chart(page: Any, section: str) -> Any:
