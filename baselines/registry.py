@@ -13,6 +13,7 @@ Hugging Face transformers is named by its repository or folder, as in `hf:facebo
 
 from __future__ import annotations
 
+import ast
 import difflib
 import fnmatch
 import functools
@@ -223,7 +224,8 @@ def file_entry(name: str) -> ModelEntry | None:
     """The model of `PATH.py:FACTORY`, where FACTORY is `build` by default; None for other names.
 
     Raises:
-        UsageError: The file cannot be read, or it has the name of a registered model.
+        UsageError: The file cannot be read or parsed, lacks the factory, or has the name of a
+            registered model.
     """
     match = _FILE.fullmatch(name)
     if match is None:
@@ -232,22 +234,40 @@ def file_entry(name: str) -> ModelEntry | None:
     own_name = path.stem if factory == "build" else f"{path.stem}-{factory}"
     if own_name in entries():
         raise UsageError(f"{path}: {own_name} is a registered model; rename the file")
+    content = _read(path)
+    _require_name(path, content, factory)
     return ModelEntry(
         own_name,
         f"{path.resolve()}:{factory}",
         f"model of the file {path.name}",
         third_party=True,
         commercial="ask",
-        file_sha256=_file_sha256(path),
+        file_sha256=hashlib.sha256(content).hexdigest(),
     )
 
 
-def _file_sha256(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as error:
         where = f"cannot read {path} on {platform.node()}"
         raise UsageError(f"{where}: {error.strerror or error}") from error
+
+
+def _require_name(path: Path, content: bytes, factory: str) -> None:
+    """Checks, without running the file, that it defines, assigns or imports the factory."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    nodes = list(ast.walk(tree))
+    names = {each.name for each in nodes if isinstance(each, ast.FunctionDef | ast.ClassDef)}
+    names |= {each.asname or each.name for each in nodes if isinstance(each, ast.alias)}
+    names |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    if factory not in names and "*" not in names:
+        near = difflib.get_close_matches(factory, names, n=1)
+        hint = f"did you mean {path}:{near[0]}?" if near else f"name one: {path}:FACTORY"
+        raise UsageError(f"{path} has no {factory}; {hint}")
 
 
 def _hugging_face(name: str) -> ModelEntry | None:
@@ -357,7 +377,7 @@ def _load(entry: ModelEntry, target: str) -> Callable[[ModelOptions], object]:
 
 def _import_file(path: Path, sha256: str) -> ModuleType:
     """Imports a file as a module of its own, once; modules beside it can be imported by it."""
-    if _file_sha256(path) != sha256:
+    if hashlib.sha256(_read(path)).hexdigest() != sha256:
         raise UsageError(f"{path} was changed after the run began; start the run again")
     name = f"mobilesam_bench_file_{path.stem}_{sha256[:16]}"
     if name in sys.modules:

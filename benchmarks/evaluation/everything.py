@@ -17,12 +17,12 @@ import numpy as np
 
 from baselines import boundary
 from baselines.boundary import adapter_call
-from baselines.interface import MaskRecord, Segmenter
+from baselines.interface import BoolArray, MaskRecord, Segmenter
 from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import RunConfig
 from benchmarks.datasets.dataset import Sample, Shard, ShardDataset
 from benchmarks.datasets.detections import GroundTruthMask
-from benchmarks.datasets.masks import encode_mask
+from benchmarks.datasets.masks import decode_mask, encode_mask
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
 from benchmarks.evaluation.comparison import unshared_images
 from benchmarks.evaluation.evaluate import EvaluationResult
@@ -234,8 +234,9 @@ class EverythingWorker(ModelWorker):
 
         def score(sample: Sample, predictions: Sequence[_SegmentedImage]) -> ImageRecall:
             (predicted,) = predictions
+            counted = counted_pixels(sample)
             found = [
-                FoundMask(0, AGNOSTIC, encode_mask(record.mask), float(record.score))
+                FoundMask(0, AGNOSTIC, encode_mask(record.mask & counted), float(record.score))
                 for record in predicted.records
             ]
             return image_recall(sample, name, predicted.duration_ms, found)
@@ -266,6 +267,15 @@ class _SegmentedImage:
     @property
     def n_bytes(self) -> int:
         return sum(record.mask.nbytes for record in self.records)
+
+
+def counted_pixels(sample: Sample) -> BoolArray:
+    """The (H, W) pixels that are scored: all but those that every object of the image ignores."""
+    counted = np.ones(sample.image.shape[:2], bool)
+    ignored = [each.ignored for each in sample.instances if each.ignored is not None]
+    if ignored and len(ignored) == len(sample.instances):
+        counted &= ~np.logical_and.reduce([decode_mask(rle) for rle in ignored])
+    return counted
 
 
 def image_recall(

@@ -269,9 +269,11 @@ def test_a_file_that_changes_during_a_run_is_refused(adapter: Path) -> None:
 def test_unusable_files_are_named(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*absent\.py on .*: No such file"):
         registry.select([f"{tmp_path / 'absent.py'}:build"])
-    (entry,) = registry.select([f"{adapter}:biuld"])
-    with pytest.raises(UsageError, match=r"cannot be loaded from .*has no attribute 'biuld'"):
-        registry.build(entry, entry.options())
+    with pytest.raises(UsageError, match=r"own\.py has no biuld; did you mean .*own\.py:build\?"):
+        registry.select([f"{adapter}:biuld"])
+    (tmp_path / "torn.py").write_text("def build(options):\n    return (\n")
+    with pytest.raises(UsageError, match=r"torn\.py: .*never closed .*line 2"):
+        registry.select([str(tmp_path / "torn.py")])
     (tmp_path / "grabcut.py").write_text(ADAPTER)
     with pytest.raises(UsageError, match=r"grabcut is a registered model; rename the file"):
         registry.select([f"{tmp_path / 'grabcut.py'}:build"])

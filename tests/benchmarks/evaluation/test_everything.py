@@ -25,7 +25,7 @@ from benchmarks.config.model_resolution import ResolvedModel
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Dataset, Instance, Sample, UnreadableImage
 from benchmarks.datasets.detections import GroundTruthMask
-from benchmarks.datasets.masks import encode_mask, rle_box
+from benchmarks.datasets.masks import Rle, encode_mask, rle_box
 from benchmarks.datasets.sa1b import Sa1bDataset
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
@@ -51,7 +51,9 @@ Answer = Sequence[tuple[BoolArray, float]]
 SIZE = (40, 50)
 
 
-def listed(objects: Sequence[Sequence[BoolArray] | UnreadableImage]) -> ListedDataset:
+def listed(
+    objects: Sequence[Sequence[BoolArray] | UnreadableImage], ignored: Rle | None = None
+) -> ListedDataset:
     """Images with given objects, all with the same id."""
 
     def samples() -> Iterator[Sample | UnreadableImage]:
@@ -61,7 +63,7 @@ def listed(objects: Sequence[Sequence[BoolArray] | UnreadableImage]) -> ListedDa
                 continue
             rles = [encode_mask(mask) for mask in masks]
             instances = [
-                Instance(index, "", float(mask.sum()), rle_box(rle), rle)
+                Instance(index, "", float(mask.sum()), rle_box(rle), rle, ignored=ignored)
                 for index, (mask, rle) in enumerate(zip(masks, rles, strict=True))
             ]
             yield Sample(0, f"{number}.png", picture(number), tuple(instances))
@@ -132,6 +134,16 @@ def test_masks_are_ranked_by_score(doubles: types.ModuleType, evaluate: Any) -> 
     wrong = [(block(30, 30, 31 + index, 31), 0.9) for index in range(10)]
     (row,), _ = evaluate([scripted(doubles, {0: [(wanted, 0.1), *wrong]})], listed([[wanted]]))
     assert (row.ar10, row.ar100, row.ar1000) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_pixels_that_all_objects_ignore_are_not_scored(
+    doubles: types.ModuleType, evaluate: Any, is_ignored: bool
+) -> None:
+    wanted, other = block(5, 5, 20, 20), block(5, 20, 20, 40)
+    model = scripted(doubles, {0: [(wanted | other, 0.9)]})
+    (row,), _ = evaluate([model], listed([[wanted]], encode_mask(other) if is_ignored else None))
+    assert row.ar1000 == float(is_ignored)
 
 
 def test_an_image_without_any_mask_counts_as_nothing_found(
