@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from baselines.interface import (
     Checkpoint,
@@ -266,10 +267,12 @@ class HuggingFaceSegmenter(Segmenter):
         self, arrays: Mapping[str, Float32Array], size_hw: tuple[int, int]
     ) -> Embedding:
         """Converts arrays of `embedding_arrays` back to an embedding on this model's device."""
-        found = [arrays.get(f"features{index}") for index in range(len(arrays))]
-        if not found or any(part is None or part.dtype != np.float32 for part in found):
-            raise DataError(f"not an embedding of {self.info.name}: wanted float32 feature maps")
-        payload = tuple(torch.from_numpy(part).to(self.device) for part in found)
+        wanted = {f"features{index}": shape for index, shape in enumerate(self._feature_shapes)}
+        found = {key: part.shape for key, part in arrays.items() if part.dtype == np.float32}
+        if found != wanted or len(arrays) != len(wanted):
+            shapes = ", ".join(map(str, wanted.values()))
+            raise DataError(f"not an embedding of {self.info.name}: wanted {shapes} float32")
+        payload = tuple(torch.from_numpy(arrays[key]).to(self.device) for key in wanted)
         return Embedding(payload, size_hw, self.info.name)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -335,6 +338,13 @@ class HuggingFaceSegmenter(Segmenter):
     def _levels(self) -> bool:
         """Whether an embedding has several feature maps, as in SAM 2."""
         return hasattr(self.model, "no_memory_embedding")
+
+    @cached_property
+    def _feature_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the feature maps of an image, found without computing them."""
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+            pixels = torch.zeros(1, 3, self._side, self._side, device=self.device)
+            return tuple(tuple(p.shape) for p in _flat(self.model.get_image_embeddings(pixels)))
 
     @property
     def _mask_hw(self) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from baselines import boundary
 from baselines.interface import BoolArray, MaskRecord, Prompts, Segmenter, UInt8Array
 from baselines.pixels import mask_box
-from baselines.registry import build
-from benchmarks.config.from_options import one_trained
+from baselines.registry import ModelEntry, build
+from benchmarks.config.from_options import one_trained, select_models
 from benchmarks.config.options import ModelArguments
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evaluation.run_model import PROMPT_BATCH
@@ -112,8 +112,10 @@ def segment_all(
 
     The boxes of the model `detector` are the prompts; None uses the model's own mode.
     """
-    model = _build(models)
-    finder = model if detector is None else _build(replace(models, models=detector))
+    boxes_from = models if detector is None else replace(models, models=detector)
+    both = (*select_models(models), *select_models(boxes_from))
+    model = _build(models, both)
+    finder = model if detector is None else _build(boxes_from, both)
     with boundary.naming(finder.info.name):
         detected = found = boundary.everything(finder, image)
     if detector is not None:
@@ -191,8 +193,8 @@ def _masks_in_boxes(
     return found
 
 
-def _build(models: ModelArguments) -> Segmenter:
-    resolved = one_trained(models, "predict")
+def _build(models: ModelArguments, others: Sequence[ModelEntry] = ()) -> Segmenter:
+    resolved = one_trained(models, "predict", others=others)
     found = resolved.options.checkpoint
     if found is not None and found.shipped is not None and resolved.entry.shipped is None:
         reason = "" if resolved.reason is None else f": {resolved.reason}"

@@ -128,6 +128,7 @@ def make_config(
             streaming = sharding is not None
             dataset = open_dataset(accuracy, n_scenes, models.seed, streaming=streaming)
         config = _with_accuracy(config, accuracy, dataset)
+    check_weights_are_used(models, (*config.models, *config.reference_models))
     # Created last, so that invalid options leave no empty folder.
     return config if output.out is not None else replace(config, out=new_folder(command))
 
@@ -265,6 +266,17 @@ def weights_policy(models: ModelArguments, fetch_limit_bytes: int | None = None)
         if entry.checkpoint is None and not (entry.third_party or entry.hugging_face):
             raise UsageError(f"{name} takes no weights; drop --weights {name}=...")
     return WeightsPolicy(overrides, models.offline, models.trust, fetch_limit_bytes)
+
+
+def check_weights_are_used(models: ModelArguments, entries: Iterable[ModelEntry]) -> None:
+    """Raises a UsageError if `--weights` names a model that is none of `entries`."""
+    used = {name for entry in entries for name in (entry.name, entry.checkpoint)}
+    for name in (parse_override(text)[0] for text in models.weights):
+        if name not in used:
+            raise UsageError(
+                f"--weights {name}=...: no model here uses them; add {name} to the models, or drop "
+                "the option"
+            )
 
 
 def open_dataset(
@@ -436,12 +448,19 @@ def _resized(entries: Sequence[ModelEntry], text: str) -> Iterator[ModelEntry]:
 
 
 def one_trained(
-    models: ModelArguments, command: str, sharding: ShardingConfig | None = None
+    models: ModelArguments,
+    command: str,
+    sharding: ShardingConfig | None = None,
+    others: Sequence[ModelEntry] = (),
 ) -> ResolvedModel:
-    """Resolves the single model that the options name; it must have trained weights."""
+    """Resolves the single model that the options name; it must have trained weights.
+
+    `others` are further models of the command, whose weights the options may give as well.
+    """
     entries = select_models(models)
     if len(entries) != 1:
         raise UsageError(f"{command} takes one model; {models.models!r} names {len(entries)}")
+    check_weights_are_used(models, (*entries, *others))
     (resolved,) = resolve_options(models, entries, sharding)
     if not resolved.trained:
         # The output of random weights would look like a result.

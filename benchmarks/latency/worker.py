@@ -152,7 +152,11 @@ class Model:
 
         self._prepared = once("prepare", lambda: model.prepare(image))
         self._embedding = once("encode", lambda: model.encode(self._prepared))
-        once("decode", lambda: model.decode(self._embedding, one))
+        self._check_masks(1, once("decode", lambda: model.decode(self._embedding, one)))
+        if not (self._is_detector and model.info.weights.kind == "random"):
+            with model_call("decode"):
+                found = model.decode(self._embedding, self._prompts(2))
+            self._check_masks(2, found)
         gc.collect()
         gc.freeze()
         return {
@@ -162,6 +166,17 @@ class Model:
             "is_detector": self._is_detector,
             "splits_decoding": self._splits_decoding,
         }
+
+    def _check_masks(self, n_prompts: int, found: Any) -> None:
+        """Raises a SubjectError if masks do not have a shape of the interface."""
+        shape = getattr(getattr(found, "masks", None), "shape", None)
+        height, width = self._image.shape[:2]
+        if shape is None or len(shape) != 4 or shape != (n_prompts, shape[1] or 1, height, width):
+            got = f"a {type(found).__name__}" if shape is None else f"masks of shape {shape}"
+            raise SubjectError(
+                f"{self._model.info.name}.decode gave {got}; wanted bool masks of shape "
+                f"({n_prompts}, C, {height}, {width}); fix the adapter"
+            )
 
     def describe_batches(self, _request: Answer) -> Answer:
         """Whether the model encodes several images in one call."""

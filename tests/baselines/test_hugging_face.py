@@ -13,7 +13,7 @@ import torch
 from baselines.interface import LogitMasks, ModelOptions, Prompts
 from baselines.registry import build, entries
 from benchmarks.latency.parameters import count
-from mobilesam.errors import UsageError, WeightsError, WeightsUnavailableError
+from mobilesam.errors import DataError, UsageError, WeightsError, WeightsUnavailableError
 
 transformers = pytest.importorskip("transformers")
 import small_transformers  # noqa: E402
@@ -226,3 +226,23 @@ def test_an_image_lies_in_the_mask_input_as_in_the_logits(kind: str) -> None:
     wanted = np.zeros(HW, bool)
     wanted[: HW[0] // 2, : HW[1] // 2] = True
     assert (mask != wanted).mean() < 0.06
+
+
+@pytest.mark.parametrize("kind", small_transformers.SMALL)
+def test_an_embedding_of_another_shape_is_refused(kind: str) -> None:
+    model, _ = adapter_and_pipeline(kind)
+    embedding = embedding_of(kind)
+    arrays = dict(model.embedding_arrays(embedding))
+    again = model.embedding_from(arrays, HW)
+    for mine, theirs in zip(again.payload, embedding.payload, strict=True):
+        assert torch.equal(mine, theirs)
+    first = arrays["features0"]
+    for wrong in (
+        {},
+        {**arrays, "features0": first[:, :, :-1]},
+        {**arrays, "features0": first.astype(np.float64)},
+        {**arrays, "more": first},
+        {f"x{key}": value for key, value in arrays.items()},
+    ):
+        with pytest.raises(DataError, match=r"not an embedding of small: wanted \(1, .*float32"):
+            model.embedding_from(wrong, HW)

@@ -67,7 +67,11 @@ def paper(
     else:
         # Everything that the claims need and the arguments allow.
         chosen, needed = find_profile(profile), models_needed(claims)
-        names = [entry.name for entry in select(listed(models.models)) if entry.name in needed]
+        selected = [entry.name for entry in select(listed(models.models))]
+        names = [name for name in selected if name in needed]
+        unknown = [name for name in listed(models.models) if name in {*selected} - {*needed}]
+        if names and unknown:
+            sys.stderr.write(f"left out, since no claim is about them: {', '.join(unknown)}\n")
         if not names:
             raise UsageError(f"no claim is about {models.models!r}; known: {', '.join(needed)}")
         reference = f"{TEACHER_PREFIX}{select_one(teacher).name}"

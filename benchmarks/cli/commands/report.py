@@ -68,7 +68,13 @@ def figures(
     without weights are left out unless --models names them. Exit code 1: a model failed.
     """
     from baselines.registry import select
-    from benchmarks.config.from_options import apply_threads, listed, new_folder, resolve_options
+    from benchmarks.config.from_options import (
+        apply_threads,
+        check_weights_are_used,
+        listed,
+        new_folder,
+        resolve_options,
+    )
     from benchmarks.records.run_folder import held
     from benchmarks.report import paper_figures
 
@@ -83,6 +89,7 @@ def figures(
     names = listed(models.models)
     # The masks of the dummy have no meaning: it is drawn only if it is named.
     entries = [each for each in select(names) if each.name != "dummy" or each.name in names]
+    check_weights_are_used(models, entries)
     request = paper_figures.FigureRequest(
         kinds=tuple(cast("FigureKind", kind) for kind in kinds),
         images=images,

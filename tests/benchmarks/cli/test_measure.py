@@ -155,6 +155,8 @@ def test_an_unreadable_image_folder_is_one_clear_line(run: Any, scenes: Any) -> 
         (["miou", "--models=box", "--weights=box"], "NAME=PATH"),
         (["miou", "--models=box", "--weights=bx=p.pt"], "unknown model 'bx'"),
         (["miou", "--models=box", "--weights=box=p.pt"], "box takes no weights"),
+        (["latency", "--models=box", "--weights=mobilesam=p.pt"], "no model here uses them"),
+        (["figures", "--models=box", "--weights=mobilesam=p.pt"], "no model here uses them"),
         (["miou", "--models=box", "--images=there"], "--images does not belong to"),
         (["miou", "--models=box", "--limit=0"], "--limit must be at least 1"),
         (["miou", "--models=box", "--device=tpu"], "unknown device"),

@@ -185,6 +185,9 @@ def test_predict_asks_fastsam_for_boxes_where_no_detector_is_named(
     done = run("predict", picture, "--model=box", "--objects", "--offline")
     assert done.code == 1
     assert "fastsam-s" in done.err
+    done = run("predict", picture, "--model=box", "--box=1,1,9,9", f"--weights=fastsam-s={missing}")
+    assert done.code == 2
+    assert "--weights fastsam-s=...: no model here uses them" in done.err
 
 
 def test_predict_writes_the_mask(run: Any, picture: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class SplitDecoderModel(Segmenter):
         return Embedding(None, prepared.size_hw, self.info.name)
 
     def decode(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False) -> Masks:
-        return None  # type: ignore[return-value]
+        shape = (len(prompts), 1, *embedding.size_hw)
+        return Masks(np.zeros(shape, np.bool_), np.zeros(shape[:2], np.float32))
 
     def decode_logits(self, embedding: Embedding, prompts: Prompts, *, multimask: bool = False):
         self.calls.append("decode")
@@ -65,6 +66,30 @@ def test_network_and_resize_of_a_split_decoder_are_timed_separately(
     model.calls.clear()
     served.answer({"do": "time", "phase": "postprocess", "n_prompts": 4, "calls": 1})
     assert model.calls == ["decode", "postprocess"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "got"),
+    [
+        ((1, 1, 60, 40), r"masks of shape \(1, 1, 60, 40\); .*\(1, C, 40, 60\)"),
+        ((1, 1, 40, 60), r"masks of shape \(1, 1, 40, 60\); .*\(2, C, 40, 60\)"),
+        (None, r"a NoneType; wanted bool masks of shape \(1, C, 40, 60\)"),
+    ],
+)
+def test_wrong_masks_are_refused_before_they_are_timed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...] | None,
+    got: str,
+) -> None:
+    def decode(*_: Any, **__: Any) -> Masks | None:
+        if shape is None:
+            return None
+        return Masks(np.zeros(shape, np.bool_), np.zeros(shape[:2], np.float32))
+
+    monkeypatch.setattr(DummySegmenter, "decode", decode)
+    with pytest.raises(SubjectError, match=rf"^dummy\.decode gave {got}; fix the adapter$"):
+        server(tmp_path).answer({"do": "first_call"})
 
 
 def test_prompts_are_seeded_and_inside_the_image(
