@@ -428,6 +428,7 @@ def _summarised(rows: Sequence[CompareRow]) -> list[CompareRow]:
 
 def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float) -> Any:
     """Dots with intervals, one panel for each quantity."""
+    from benchmarks.report.captions import Caption
     from benchmarks.report.plots import Dot, Panel, panel_figure
     from benchmarks.report.style import INK
 
@@ -445,7 +446,7 @@ def _figure(rows: Sequence[CompareRow], label: str, neutral: float, scale: float
         panels.append(Panel(what, dots))
     margin = 0.08 * (max(ends) - min(ends)) or 0.1
     figure = panel_figure(
-        f"Two runs: {label}",
+        Caption(f"Two runs: {label}", verdict_sentence(rows)),
         panels,
         unique(row.model for row in rows),
         label,

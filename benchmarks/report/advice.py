@@ -13,6 +13,7 @@ from benchmarks.records.environment import NOISY
 from benchmarks.records.record import MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.frames import accuracy_latency_frame, decode_frame
+from benchmarks.report.labels import joined, points_text
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MIB, milliseconds, number, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
@@ -147,7 +148,7 @@ def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
 
     Of those on the front that are as accurate as the most accurate, the fastest; where the times
     do not differ measurably, the more accurate by the digits printed. A model that merely cannot be
-    told apart from the most accurate, such as any model on a handful of images, is no choice.
+    distinguished from the most accurate, such as any on a handful of images, is no choice.
     """
     front = front_of(found)
     best = front[-1]
@@ -161,18 +162,6 @@ def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
     return best if beaten else chosen
 
 
-def _names(models: Sequence[str], word: str = "and") -> str:
-    """Names as in a sentence: `a`, `a and b`, `a, b and c`."""
-    *first, last = models
-    return f"{', '.join(first)} {word} {last}" if first else last
-
-
-def _points(gap: float) -> str:
-    """A difference of mIoU in points, which is never printed as zero."""
-    points = 100 * abs(gap)
-    return f"{number(points, 1)} points" if points >= 0.05 else "less than 0.1 points"
-
-
 def _accuracies(rows: Sequence[MiouRow]) -> str:
     """Models with their mIoU, such as `mobilesam 71.7 % [69.8, 73.7]`."""
     parts = []
@@ -182,7 +171,7 @@ def _accuracies(rows: Sequence[MiouRow]) -> str:
     return ", ".join(parts)
 
 
-def _is_floor(record: RunRecord, model: str) -> bool:
+def is_floor(record: RunRecord, model: str) -> bool:
     """Whether a model is a baseline without a network, such as `box` or `grabcut`."""
     row = queries.model_row(record, model)
     return row is not None and row.decode_kind == "classical"
@@ -212,9 +201,9 @@ def _advice(record: RunRecord) -> Iterator[Statement]:
             )
         yield from faster
         if not shown and (encode := _encode_times(record, setup, random=False)):
-            fastest, _ = _fastest(encode)
+            fastest, _ = fastest_of(encode)
             yield (
-                f"By time alone, {_names(fastest)} {'has' if len(fastest) == 1 else 'have'} the "
+                f"By time alone, {joined(fastest)} {'has' if len(fastest) == 1 else 'have'} the "
                 f"fastest image encoder on {setup.label}; no accuracy was measured.",
                 f"{_times_text(encode)}{_tie_text(fastest)}.",
             )
@@ -236,9 +225,9 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
         certain = "untested" not in found.values()
         reason = "it is the most accurate here" if certain else "it has the highest mIoU here"
     if tied:
-        reason += f"; {_names(tied)} cannot be told apart from it on {best.n_images} images"
+        reason += f"; {joined(tied)} cannot be distinguished from it on {best.n_images} images"
     return (
-        f"For prompts of {protocol.protocol}, run {_names([best.model, *equal], 'or')}: {reason}.",
+        f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason}.",
         f"mIoU on {protocol.dataset}: {_accuracies(rows)}. No time was measured.",
     )
 
@@ -264,13 +253,15 @@ def _why(
     else:
         reason = "no other is measurably more accurate"
         if same_time:
-            reason += f", and it ties with {_names([c.model for c in same_time])} in time too"
+            reason += f", and it ties with {joined([c.model for c in same_time])} in time too"
             if all(round(100 * (chosen.miou - c.miou), 1) > 0 for c in same_time):
                 reason += ", with the higher mIoU"
         elif equal and all(chosen.faster_than(each) for each in equal):
             reason += ", and it is the fastest of those that are equal to within a point"
     if faster := [c.model for c in open_ones if c.faster_than(chosen)]:
-        reason += f"; {_names(faster)} cannot be told apart from it on {chosen.row.n_images} images"
+        reason += (
+            f"; {joined(faster)} cannot be distinguished from it on {chosen.row.n_images} images"
+        )
     timed = {each.model for each in found}
     untimed = [row for row in candidate_rows(record, protocol) if row.model not in timed]
     accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
@@ -301,14 +292,14 @@ def _faster(
     """Networks on the front that are measurably faster than the choice and than each other."""
     last = chosen
     for each in reversed(front_of(found)):
-        if not each.faster_than(last) or _is_floor(record, each.model):
+        if not each.faster_than(last) or is_floor(record, each.model):
             continue
         last = each
         chance = relation(record, each.row, chosen.row) in ("equal", "tied")
         yield (
             f"On {setup.label}, where time matters more, run {each.model}: it is "
             f"{number(chosen.ms / each.ms)} times as fast as {chosen.model}, and its mIoU with "
-            f"{each.row.protocol} is {_points(chosen.miou - each.miou)} lower"
+            f"{each.row.protocol} is {points_text(chosen.miou - each.miou)} lower"
             f"{', which may be chance' if chance else ''}.",
             f"{label} {milliseconds(each.ms)} against {milliseconds(chosen.ms)}; mIoU "
             f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
@@ -319,7 +310,7 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
     """Networks against the best baseline, and objects by size, under the first protocol."""
     for protocol in main_protocols(record)[:1]:
         rows = candidate_rows(record, protocol)
-        floors = [row for row in rows if _is_floor(record, row.model)]
+        floors = [row for row in rows if is_floor(record, row.model)]
         networks = [row for row in rows if row not in floors]
         where, best = f"with {protocol.protocol} prompts", (networks or rows)[0]
         for base in floors[:1]:
@@ -329,11 +320,11 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
                 if index > 0 and (gap >= 0 or alike):
                     continue
                 side = "above" if gap > 0 else "below"
-                text = f"{row.model} is {_points(gap)} {side} {base.model}, the best baseline "
+                text = f"{row.model} is {points_text(gap)} {side} {base.model}, the best baseline "
                 text += f"without a network, {where}"
                 if alike:
                     text = f"{row.model} and {base.model}, the best baseline without a network, "
-                    text += f"cannot be told apart {where}: they are {_points(gap)} apart"
+                    text += f"cannot be distinguished {where}: they are {points_text(gap)} apart"
                 yield f"{text}.", f"mIoU {_accuracies([row, base])} ({protocol.dataset})."
         sizes, n = best.by_size, best.n_by_size
         if sizes.small is not None and sizes.large is not None:
@@ -356,14 +347,14 @@ def _encode_times(record: RunRecord, setup: Setup, *, random: bool = True) -> Ti
         if (
             time is not None
             and time[0] >= NOTHING_MS
-            and not (queries.is_for_tests(record, model) or _is_floor(record, model))
+            and not (queries.is_for_tests(record, model) or is_floor(record, model))
             and (random or not queries.has_random_weights(record, model))
         ):
             found[model] = time
     return found
 
 
-def _fastest(times: Times) -> tuple[list[str], str]:
+def fastest_of(times: Times) -> tuple[list[str], str]:
     """Models that no other is measurably faster than, fastest first, and the slowest model."""
     order = sorted(times, key=lambda model: times[model][0])
     least = _bounds(*times[order[0]])
@@ -382,9 +373,9 @@ def _tie_text(fastest: Sequence[str]) -> str:
 def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
     encode = _encode_times(record, setup)
     if len(encode) > 1:
-        fastest, slowest = _fastest(encode)
+        fastest, slowest = fastest_of(encode)
         verb = "is the fastest" if len(fastest) == 1 else "are the fastest, a tie"
-        text = f"Image encoders on {setup.label}: {_names(fastest)} {verb}"
+        text = f"Image encoders on {setup.label}: {joined(fastest)} {verb}"
         if slowest not in fastest:
             ratio = number(encode[slowest][0] / encode[fastest[0]][0])
             text += f"; {slowest} takes {ratio} times as long as {fastest[0]}"
@@ -404,19 +395,19 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
             if rows[-1]["n_prompts"] == own[-1]["n_prompts"]
         }
         why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own)
-        fastest, _ = _fastest(last)
+        fastest, _ = fastest_of(last)
         slope, n_most = own[0]["slope_ms"], own[-1]["n_prompts"]
         cost = milliseconds(slope) if slope > 0 else "no measurable time"
         text = f"{least} takes {cost} for each further prompt on one image"
         if others := [model for model in fastest if model != least]:
-            text += f"; with {n_most} prompts it ties with {_names(others)}"
+            text += f"; with {n_most} prompts it ties with {joined(others)}"
         elif len(decoders) > 1:
             text += f", the least of {len(decoders)} decoders"
         yield f"{text} ({setup.label}).", f"{why}."
     memory = {
         model: found.peak_rss_bytes / MIB
         for model in model_names(record)
-        if not queries.is_for_tests(record, model) and not _is_floor(record, model)
+        if not queries.is_for_tests(record, model) and not is_floor(record, model)
         if (found := queries.find_memory(record, setup.device, model)) is not None
     }
     if len(memory) > 1:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.records.record import RunRecord
-from benchmarks.report import frames
+from benchmarks.report import captions, frames
+from benchmarks.report.labels import dataset_label, prompt_label
 from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
@@ -53,6 +54,7 @@ class Figure(NamedTuple):
         key: Stem of saved files; unique on a page.
         alt: Description for readers who cannot see the chart.
         choice: Name among the figures of its kind, such as a protocol.
+        message: What the chart shows, in one sentence.
     """
 
     key: str
@@ -62,6 +64,7 @@ class Figure(NamedTuple):
     table: Table
     notes: tuple[str, ...]
     choice: str
+    message: str = ""
 
 
 def _figure(
@@ -73,17 +76,19 @@ def _figure(
     columns: Sequence[RowColumn],
     rows: Iterable[Any],
     notes: Iterable[str],
+    message: str = "",
 ) -> Figure:
     key = slug(f"{kind}-{choice}")
     table = cells.build_table(key, "The values of the figure", columns, rows)
     spec = chart.properties(description=f"{title}. {description}").to_dict()
-    return Figure(key, title, description, spec, table, tuple(notes), choice)
+    return Figure(key, title, description, spec, table, tuple(notes), choice, message)
 
 
 def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Figure | None:
     """Accuracy against latency with error bars and the Pareto front; None if no model has both."""
     points, label, notes = frames.accuracy_latency_frame(record, setup, protocol)
-    if points.empty:
+    caption = captions.accuracy_latency(record, setup, protocol)
+    if caption is None:
         return None
     models = model_names(record)
     points = points.sort_values("ms")
@@ -149,7 +154,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     )
     figure = _figure(
         "accuracy-latency",
-        f"mIoU against latency: {protocol.label}",
+        caption.title,
         f"{protocol.label}, {setup.label}",
         f"{len(points)} models by latency ({label}) and mIoU. On the Pareto front, from fast to "
         f"slow: {', '.join(front)}.",
@@ -157,14 +162,15 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         columns,
         points.itertuples(),
         (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
+        caption.message,
     )
     return figure._replace(choice=protocol.label) if len(setups(record)) == 1 else figure
 
 
 def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
     """Accuracy over all objects and by size class, models side by side; None without any."""
-    frame = frames.size_frame(record, protocol)
-    if frame.empty:
+    frame, caption = frames.size_frame(record, protocol), captions.by_size(record, protocol)
+    if caption is None:
         return None
     frame["tip"] = [
         f"{r.model}, {r.size} objects: mIoU {interval(r.value or 0, r.bounds, 1)} %"
@@ -199,7 +205,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
 
     return _figure(
         "size",
-        f"mIoU by object size: {protocol.label}",
+        caption.title,
         protocol.label,
         f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
         _layers(280, *_dots(base, data, models, y)),
@@ -209,6 +215,7 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
         ),
         [list(part.itertuples()) for _, part in frame.groupby("model", sort=False)],
         frames.size_notes(record, protocol, frame),
+        caption.message,
     )
 
 
@@ -252,6 +259,7 @@ def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
     texts, heads = (_chart(each).encode(y=y) for each in (data, frames.object_frame(headings)))
     bar = {"height": _LANE_PX - 5, "ariaRoleDescription": "value", "minBandSize": 1.5}
     left = {"align": "left", "baseline": "middle", "aria": False, "x": 0}
+    caption = captions.latency(record, setup)
     chart = _layers(
         top,
         bars.transform_filter("!datum.random").mark_bar(**bar),
@@ -297,13 +305,14 @@ def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
         columns,
         frame.itertuples(),
         notes,
+        "" if caption is None else caption.message,
     )
 
 
 def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     """Decode time against the number of prompts in one call; None without times."""
-    frame = frames.decode_frame(record, setup)
-    if frame.empty:
+    frame, caption = frames.decode_frame(record, setup), captions.decode(record, setup)
+    if caption is None:
         return None
     models = model_names(record)
     frame["tip"] = [
@@ -329,13 +338,14 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     )
     return _figure(
         "decode",
-        f"Decode time by number of prompts: {setup.label}",
+        caption.title,
         setup.label,
         f"Decode time of {', '.join(unique(frame['model']))} against the prompts in one call.",
         _layers(320, _lines(base, models), *_dots(base, frame, models, y)),
         columns,
         frame["row"],
         notes,
+        caption.message,
     )
 
 
@@ -381,7 +391,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
             notes.append(f"The {len(shown)} largest of {len(sizes)}; the table has all of them.")
         figure = _figure(
             "subgroups",
-            f"mIoU by {dimension}: {protocol.label}",
+            f"{prompt_label(protocol.protocol)}, by {dimension}: {dataset_label(protocol.dataset)}",
             f"{dimension}: {protocol.label}",
             f"mIoU of {', '.join(unique(frame['model']))} by {dimension}.",
             _layers(300, *_dots(base, frame, models, y)),
@@ -398,6 +408,7 @@ def robustness(record: RunRecord) -> list[Figure]:
     found = []
     models = model_names(record)
     for (clean, family), frame in frames.robustness_frames(record).items():
+        caption = captions.robustness(record, clean, family, frame)
         frame["tip"] = [
             f"{r.model}, {r.percent:g} %: mIoU {interval(r.value, r.bounds, 1)} %"
             for r in frame.itertuples()
@@ -417,13 +428,14 @@ def robustness(record: RunRecord) -> list[Figure]:
         )
         figure = _figure(
             "robustness",
-            f"mIoU under {family}: vs {clean.reference}, {clean.dataset}",
+            caption.title,
             f"{family} vs {clean.reference}, {clean.dataset}",
             f"mIoU of {', '.join(unique(frame['model']))} by the disturbance of the prompt.",
             _layers(300, _lines(base, models), *_dots(base, frame, models, y)),
             columns,
             frame.itertuples(),
             [frames.robustness_note(clean)],
+            caption.message,
         )
         found.append(figure)
     return found

@@ -273,7 +273,7 @@ def size_notes(record: RunRecord, protocol: Protocol, frame: Any) -> list[str]:
     own = [m for m, row in missing.items() if row is not None and queries.is_own_reference(row)]
     without = [model for model in missing if model not in (*shown, *own)]
     return [
-        "Bars: 95 % bootstrap interval over images. Small < 32^2 <= medium < 96^2 <= large, in "
+        "Bars: 95 % bootstrap interval over images. Small < 32² ≤ medium < 96² ≤ large, in "
         "pixels of annotation area.",
         *_group_notes({"No accuracy under this protocol": without, OWN_REFERENCE: own}),
         *queries.shipped_models_notes(record, shown),

@@ -1,90 +1,101 @@
-"""Placement of names in a plot so that they cover neither each other nor the data."""
+"""Names of prompts and datasets as people say them, for titles and captions of plots and charts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-import numpy as np
+from benchmarks.prompts.protocols import click_sequence, disturbance, reference_model
+from benchmarks.records.record import RunRecord
+from benchmarks.tables.formatting import clean, number
+from benchmarks.tables.record_queries import Protocol
 
-from benchmarks.records.statistics import Float64Array
+_PROMPTS = {
+    "box": "Box",
+    "box-multi": "Box, best scored of three masks",
+    "center": "One click in the middle",
+    "center-multi": "One click in the middle, best scored of three masks",
+    "center-oracle": "One click in the middle, best of three masks by IoU",
+    "annotation-point": "The point stored with the annotation",
+    "random-1": "One random click, best scored of three masks",
+    "mask": "Coarse mask and box",
+    "mask-eroded": "Eroded coarse mask and box",
+    "mask-dilated": "Dilated coarse mask and box",
+}
+_DISTURBED = {
+    "box-jitter": "Box, sides moved by up to {:g} %",
+    "point-offset": "One click, up to {:g} % off",
+}
+_NUMBERED = {"random": "{} random clicks", "two-point": "Two clicks, the background one {} px away"}
+_DATASETS = {
+    "photos": "shipped photos",
+    "synthetic": "drawn scenes",
+    "grabcut": "GrabCut dataset",
+    "berkeley": "Berkeley",
+    "davis345": "DAVIS-345",
+    "sbd": "SBD",
+    "coco-mval": "COCO_MVal",
+}
+_COCO_SPLIT = re.compile(r"(?:train|val|test)20\d\d(?:_\w+)?")
 
-CROSSING_PX2 = 300.0
-"""Cost of a leader line through another marker, in square pixels of covered data."""
-_GAPS = np.array((3, 8, 16, 26, 38, 52, 70, 90, 120, 160, 210))[:, None, None]
-_DEGREES = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 115, 245, 295)
-_DIRECTIONS = np.stack([np.cos(np.radians(_DEGREES)), np.sin(np.radians(_DEGREES))], axis=1)
-"""Places are on growing rings; in each, right and left come before above and below."""
+
+def prompt_label(protocol: str) -> str:
+    """The prompt and the scored mask of a protocol: `One click in the middle`."""
+    if protocol in _PROMPTS:
+        return _PROMPTS[protocol]
+    if (clicks := click_sequence(protocol)) is not None:
+        kind, n = clicks
+        best = ", best scored of three masks" if kind == "clicks-multi" else ""
+        return f"{n} click{'s' * (n != 1)}{best}"
+    if (disturbed := disturbance(protocol)) is not None:
+        return _DISTURBED[disturbed[0]].format(disturbed[1])
+    family, _, count = protocol.rpartition("-")
+    return _NUMBERED[family].format(count) if family in _NUMBERED else clean(protocol)
 
 
-def place_labels(
-    centres: Float64Array,
-    radii: Float64Array,
-    sizes: Float64Array,
-    obstacles: Float64Array,
-    frame: Float64Array,
-) -> Float64Array:
-    """Finds a place for the label of every point, one after the other, near places first.
+def dataset_label(dataset: str, n_images: int | None = None) -> str:
+    """A dataset and its number of images: `COCO val2017, 100 photos`.
 
-    Args:
-        centres: (N, 2) points in pixels.
-        radii: (N,) radii of their markers.
-        sizes: (N, 2) width and height of their labels.
-        obstacles: (M, 4) rectangles (x0, y0, x1, y1) that labels must not cover, markers included.
-        frame: (4,) rectangle that labels must not leave.
-
-    Returns:
-        (N, 4) rectangles. They overlap only if no free place was found within reach.
+    Only the file names of COCO's splits are called COCO: the format `coco` holds any images.
     """
-    markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
-    placed = np.empty((0, 4))
-    for index, (centre, size) in enumerate(zip(centres, sizes, strict=True)):
-        # The nearest edge of a label lies on a ring around the point, not its centre.
-        middles = (centre + _DIRECTIONS * (radii[index] + _GAPS + size / 2)).reshape(-1, 2)
-        places = np.hstack([middles - size / 2, middles + size / 2])
-        # The number of markers and labels that the leader line to each place runs through.
-        others = np.vstack([placed, np.delete(markers, index, axis=0)])
-        ends = nearest_point(centre, places)[:, None]
-        lines = (centre + np.linspace(0, 1, 17)[:, None] * (ends - centre))[:, :, None]
-        inside = ((lines > others[:, :2] - 2) & (lines < others[:, 2:] + 2)).all(axis=3)
-        costs = (
-            100 * (size.prod() - _overlaps(places, frame[None])[:, 0])
-            + 10 * _overlaps(places, placed).sum(axis=1)
-            + _overlaps(places, obstacles).sum(axis=1)
-            + CROSSING_PX2 * inside.any(axis=1).sum(axis=1)
-        )
-        # Equal up to rounding, the earlier place is nearer.
-        placed = np.vstack([placed, places[np.argmin(costs.round(6))]])
-    return placed
+    kind, _, name = dataset.partition(":")
+    is_coco = kind == "coco" and _COCO_SPLIT.fullmatch(name) is not None
+    label = (
+        f"COCO {name.replace('_', ' ')}" if is_coco else _DATASETS.get(kind, clean(name or kind))
+    )
+    if not n_images:
+        return label
+    what = "photo" if is_coco else "image"
+    return f"{label}, {n_images:,} {what}{'s' * (n_images != 1)}"
 
 
-def nearest_point(centre: Float64Array, place: Float64Array) -> Float64Array:
-    """The point of a label nearest to its marker, where a leader line ends."""
-    return np.clip(centre, place[..., :2], place[..., 2:])
+def data_label(record: RunRecord, protocol: Protocol) -> str:
+    """Dataset and number of images of a protocol, and the model whose masks are the reference.
 
-
-def _overlaps(some: Float64Array, others: Float64Array) -> Float64Array:
-    """(C, M) common areas of (C, 4) and (M, 4) rectangles."""
-    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    areas: Float64Array = np.clip(high - low, 0, None).prod(axis=2)
-    return areas
-
-
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves positions between `low` and `high` apart until neighbours differ by `gap`.
-
-    Their order stays; the gap is smaller if there is not enough room.
+    Without rows of that protocol, the largest number of any with the same dataset and reference.
     """
-    if len(positions) > 1:
-        gap = min(gap, (high - low) / (len(positions) - 1))
-    order = sorted(range(len(positions)), key=lambda index: (positions[index], index))
-    moved = list(positions)
-    floor = low
-    for index in order:
-        moved[index] = max(moved[index], floor)
-        floor = moved[index] + gap
-    ceiling = high
-    for index in reversed(order):
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - gap
-    return moved
+    same = [
+        r for r in record.miou if (r.dataset, r.reference) == (protocol.dataset, protocol.reference)
+    ]
+    own = [row for row in same if row.protocol == protocol.protocol] or same
+    label = dataset_label(protocol.dataset, max((row.n_images for row in own), default=None))
+    teacher = reference_model(protocol.reference)
+    return label if teacher is None else f"{label}, agreement with {clean(teacher)}"
+
+
+def protocol_title(record: RunRecord, protocol: Protocol, what: str = "") -> str:
+    """A title: `One click in the middle, by object size: COCO val2017, 100 photos`."""
+    parts = [prompt_label(protocol.protocol), *([what] if what else [])]
+    return f"{', '.join(parts)}: {data_label(record, protocol)}"
+
+
+def joined(models: Sequence[str], word: str = "and") -> str:
+    """Names as in a sentence: `a`, `a and b`, `a, b and c`."""
+    *first, last = models
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
+def points_text(gap: float) -> str:
+    """A difference of mIoU, a fraction, in points; it is never printed as zero."""
+    points = 100 * abs(gap)
+    return f"{number(points, 1)} points" if points >= 0.05 else "less than 0.1 points"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -11,27 +12,47 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.prompts.protocols import click_sequence, reference_model
+from benchmarks.latency.timer import NOTHING_MS
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import RunRecord
-from benchmarks.report import frames, style
-from benchmarks.report.labels import nearest_point, place_labels, spread
-from benchmarks.report.style import GRID, INK, MUTED, ModelStyle, model_styles, short_names
+from benchmarks.report import captions, frames, style
+from benchmarks.report.captions import MILLION, STEPS, Caption
+from benchmarks.report.labels import prompt_label
+from benchmarks.report.placement import clusters, place_labels, spread
+from benchmarks.report.style import (
+    GRID,
+    INK,
+    LEAST_TEXT,
+    LIGHT,
+    MUTED,
+    print_styles,
+    short_names,
+)
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import bars_text
 from benchmarks.tables.formatting import milliseconds, number, percent, shorten, slug
 from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, unique
 
 HOLLOW = "Hollow: random weights on the exact architecture, whose {what} the same."
-KIND_MARKERS = {"decoder": "o", "select": "s", "classical": "^"}
-"""Markers of decode kinds."""
 COLUMNS, ROW_IN = 3, 0.19
 """Panels side by side, and height of one model in a panel."""
 MOST_AREA_PT2, WANTED_LEAST_AREA_PT2, CROSS_AREA_PT2 = 1600.0, 120.0, 64.0
-LEADER_PT, LINE_PT, MARKER_PT = 26, 13, 5
-MODEL_IN = 0.085
-"""Height of one model in the row of a protocol."""
-LEGEND_LENGTH = 120
-"""Characters of 8 points that fit side by side above the axes."""
+SAMPLE_PT, LINE_PT, MARKER_PT = 30, 13, 5
+"""Length of a sample of a line, distance of two lines of text, and size of a marker."""
+MODEL_IN, PROMPT_LENGTH = 0.085, 32
+"""Height of one model in the row of a prompt, and characters in a line of its label."""
+LEGEND_LENGTH, MOST_NAMED = 120, 3
+"""Characters of 8 points that fit side by side above the axes, and prompts named in a note."""
+OFF_SCALE = 10
+"""A model without a network is drawn at the edge if it is faster by this factor than all others."""
+
+
+class Plot(NamedTuple):
+    """A plot that a record has values for: stem of its files, caption, and what draws it."""
+
+    stem: str
+    caption: Caption
+    draw: Callable[[], Any]
 
 
 def write_plots(record: RunRecord, folder: Path) -> list[Path]:
@@ -43,28 +64,22 @@ def write_plots(record: RunRecord, folder: Path) -> list[Path]:
     """
     written: list[Path] = []
     with style.plot_style():
-        for stem, figure in _figures(record):
-            written += style.save_figure(figure, folder / "plots", stem)
+        for plot in plots_of(record):
+            written += style.save_figure(plot.draw(), folder / "plots", plot.stem)
     return written
 
 
 def draw_plot(record: RunRecord, kind: str) -> Any | None:
     """Draws the first plot of a kind, such as `latency`; None if the record has nothing for it."""
     with style.plot_style():
-        for stem, figure in _figures(record):
-            if stem == kind or stem.startswith(f"{kind}-"):
-                return figure
+        for plot in plots_of(record):
+            if plot.stem == kind or plot.stem.startswith(f"{kind}-"):
+                return plot.draw()
     return None
 
 
-def plot_names(record: RunRecord) -> list[str]:
-    """Names of the files that `write_plots` writes, without writing them."""
-    with style.plot_style():
-        return [f"{stem}.{suffix}" for stem, _ in _figures(record) for suffix in style.SUFFIXES]
-
-
-def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
-    """Stem of the files and figure of every plot that has something to show."""
+def plots_of(record: RunRecord) -> list[Plot]:
+    """All plots that a record has values for; nothing is drawn yet."""
     timed, scored = queries.setups(record), queries.headline(record)
     found = queries.protocols(record)
     datasets = unique(p.dataset for p in found)
@@ -80,30 +95,34 @@ def _figures(record: RunRecord) -> Iterator[tuple[str, Any]]:
 
     stems = dict(zip(found, _numbered([stem_of(p.protocol, p) for p in found]), strict=True))
     groups = [list(each) for _, each in groupby(found, lambda p: (p.dataset, p.reference))]
-    jobs: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [("params", params_figure, ())]
+    made: list[tuple[str, Caption | None, Callable[[], Any]]] = []
+
+    def add(stem: str, caption: Callable[..., Any], draw: Callable[..., Any], *of: Any) -> None:
+        """Adds a plot; both functions get the record and `of`."""
+        made.append((stem, caption(record, *of), partial(draw, record, *of)))
+
+    add("params", captions.parameters, params_figure)
     for setup in timed:
         suffix = f"-{slug(setup.label)}" if len(timed) > 1 else ""
-        jobs.append((f"latency{suffix}", latency_figure, (setup,)))
-        jobs.append((f"decode{suffix}", decode_figure, (setup,)))
-        jobs += [
-            (f"accuracy-latency-{stems[p]}{suffix}", accuracy_figure, (setup, p)) for p in scored
-        ]
-    jobs += [(f"size-{stems[p]}", size_figure, (p,)) for p in scored]
-    more: tuple[tuple[str, Callable[..., Any]], ...] = (
-        ("protocols", protocols_figure),
-        ("clicks", clicks_figure),
-        ("clicks-multi", partial(clicks_figure, kind="clicks-multi")),
-    )
-    for name, draw in more:
+        add(f"latency{suffix}", captions.latency, latency_figure, setup)
+        add(f"decode{suffix}", captions.decode, decode_figure, setup)
+        for p in scored:
+            stem = f"accuracy-latency-{stems[p]}{suffix}"
+            add(stem, captions.accuracy_latency, accuracy_figure, setup, p)
+    for p in scored:
+        add(f"size-{stems[p]}", captions.by_size, size_figure, p)
+    for name, caption, draw, more in (
+        ("protocols", captions.by_protocol, protocols_figure, ()),
+        ("clicks", captions.by_clicks, clicks_figure, ()),
+        ("clicks-multi", captions.by_clicks, clicks_figure, ("clicks-multi",)),
+    ):
         names = _numbered([stem_of(name, g[0], named=name == "protocols") for g in groups])
-        jobs += [(stem, draw, (group,)) for stem, group in zip(names, groups, strict=True)]
+        for stem, group in zip(names, groups, strict=True):
+            add(stem, caption, draw, group, *more)
     for (clean, family), frame in frames.robustness_frames(record).items():
         stem = stem_of(f"robustness-{family}", clean)
-        jobs.append((stem, robustness_figure, (clean, family, frame)))
-    for stem, draw, arguments in jobs:
-        figure = draw(record, *arguments)
-        if figure is not None:
-            yield stem, figure
+        add(stem, captions.robustness, robustness_figure, clean, family, frame)
+    return [Plot(stem, caption, draw) for stem, caption, draw in made if caption is not None]
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
@@ -136,7 +155,7 @@ class Panel(NamedTuple):
 
 
 def panel_figure(
-    title: str,
+    caption: Caption,
     panels: Sequence[Panel],
     models: Sequence[str],
     x_label: str,
@@ -151,10 +170,11 @@ def panel_figure(
     """
     columns = 2 if len(panels) == 4 and linear is None else min(len(panels), columns)
     n_rows = -(-len(panels) // columns)
-    figure = style.new_figure(0.55 + n_rows * (0.62 + ROW_IN * len(models)), title, notes)
+    height_in = 0.55 + n_rows * (0.62 + ROW_IN * len(models))
+    figure = style.new_figure(height_in, caption.title, notes, caption.message)
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     flat = grid.ravel()
-    styles = model_styles(models)
+    styles = print_styles(models)
     for ax, panel in zip(flat, panels, strict=False):
         ax.set_title(panel.title, loc="left", fontweight="bold")
         _rows_only(ax)
@@ -199,20 +219,31 @@ def _rows_only(ax: Any) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def _has_dots(panels: Sequence[Panel]) -> bool:
-    return any(dot.value > 0 for panel in panels for dot in panel.drawn)
-
-
 def _random_note(record: RunRecord, models: Sequence[str], what: str) -> list[str]:
     hollow = any(queries.has_random_weights(record, model) for model in models)
     return [HOLLOW.format(what=what)] if hollow else []
 
 
+def _by_value(panel: Panel, models: Iterable[str], sign: int = 1) -> list[str]:
+    """Models in the order of the values of a panel, those without a value last."""
+
+    def key(model: str) -> tuple[bool, float]:
+        """Whether the value is missing, and the value as printed: equal ones keep their order."""
+        dot = panel.dots.get(model, "")
+        return (True, 0.0) if isinstance(dot, str) else (False, sign * float(f"{dot.value:.3g}"))
+
+    return sorted(models, key=key)
+
+
 def params_figure(record: RunRecord) -> Any | None:
     """Parameters used in the forward pass, a panel for every component, on a log axis."""
+    caption = captions.parameters(record)
+    if caption is None:
+        return None
     models = model_names(record)
 
     def count(model: str, used: int | None, missing: str) -> Dot | str:
+        """A dot for a positive number, else a text."""
         if not used:
             return missing if used is None else "none"
         hollow = queries.has_random_weights(record, model)
@@ -227,40 +258,43 @@ def params_figure(record: RunRecord) -> Any | None:
             for row in record.params:
                 if row.component == name:
                     dots[row.model] = count(row.model, row.used, row.status)
-            panels.append(Panel(name, dots))
-    if not _has_dots(panels):
-        return None
-    title, notes = "Parameters used in the forward pass", _random_note(record, models, "size is")
-    return panel_figure(title, panels, models, "10^6 parameters (log scale)", notes=notes)
+            panels.append(Panel(name.replace("_", " "), dots))
+    ordered, notes = _by_value(panels[0], models), _random_note(record, models, "size is")
+    return panel_figure(caption, panels, ordered, f"{MILLION} parameters (log scale)", notes=notes)
 
 
 def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
-    """Times by phase, a panel for every phase, with intervals or ranges."""
+    """Times to encode, to decode a prompt and end to end, with intervals or ranges.
+
+    All other phases are in the table of latency.
+    """
+    caption = captions.latency(record, setup)
+    if caption is None:
+        return None
     frame = frames.latency_frame(record, setup)
     models = [model for model in model_names(record) if model in set(frame["model"])]
-    panels = []
-    for phase, n_prompts in unique(zip(frame["phase"], frame["n_prompts"], strict=True)):
-        title = phase.replace("_", " ")
-        if n_prompts is not None and phase in ("decode", "postprocess"):
-            title = f"{title}, {n_prompts} prompt{'s' * (n_prompts != 1)}"
+    panels, shown = [], []
+    for label, phase in STEPS:
+        rows = captions.step_rows(record, setup, phase)
+        if n := next((row.n_prompts for row in rows), None):
+            label = f"{label}, {n} prompt{'s' * (n != 1)}"
         dots: dict[str, Dot | str] = {}
         for r in frame.itertuples():
-            if (r.phase, r.n_prompts) == (phase, n_prompts):
-                dots[r.model] = r.row.status
-                if r.value is not None:
-                    dots[r.model] = Dot(r.value, milliseconds(r.value), r.bounds, r.random)
-        panel = Panel(title, dots)
-        if _has_dots([panel]):  # a phase without any time is explained in the notes
-            panels.append(panel)
-    if not panels:
-        return None
-    missing: dict[tuple[str, str], list[str]] = {}
-    for row in record.latency:
-        if queries.setup_of(row) == setup and row.status != "ok":
-            missing.setdefault((row.status, row.why or "no reason recorded"), []).append(row.model)
+            if r.row in rows and r.value is not None and r.value >= NOTHING_MS:
+                dots[r.model] = Dot(r.value, milliseconds(r.value), r.bounds, r.random)
+            elif r.row in rows:
+                dots[r.model] = r.row.status if r.value is None else "nothing to do"
+        if Panel(label, dots).drawn:
+            panels.append(Panel(label, dots))
+            shown += rows
+    missing = queries.grouped(
+        ((row.status, row.why or "no reason recorded"), row.model)
+        for row in shown
+        if row.status != "ok"
+    )
     notes = [
-        f"{setup.label}. Dots: medians; bars: their {bars_text(frame['spread'])}, often inside of "
-        "the dot.",
+        f"Dots: medians; bars: their {bars_text(frame['spread'])}, often inside of the dot. The "
+        "other phases are in the table of latency.",
         *_random_note(record, models, "time is"),
         *(
             f"{status}, {', '.join(unique(without))}: {shorten(why, 160)}."
@@ -268,13 +302,14 @@ def latency_figure(record: RunRecord, setup: Setup) -> Any | None:
         ),
         *queries.shipped_models_notes(record, models),
     ]
-    return panel_figure("Latency by phase", panels, models, "ms (log scale)", notes=notes)
+    ordered = _by_value(panels[-1], models)
+    return panel_figure(caption, panels, ordered, "ms (log scale)", notes=notes)
 
 
 def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
     """Accuracy over all objects and by size class; None without an accuracy."""
-    frame = frames.size_frame(record, protocol)
-    if frame.empty:
+    frame, caption = frames.size_frame(record, protocol), captions.by_size(record, protocol)
+    if caption is None:
         return None
     panels = []
     for size, part in frame.groupby("size", sort=False):
@@ -286,49 +321,47 @@ def size_figure(record: RunRecord, protocol: Protocol) -> Any | None:
             if r.value is not None:
                 dots[r.model] = Dot(r.value, percent(r.value / 100), r.bounds)
         panels.append(Panel(f"{size}, n = {counts[0]:.0f}" if known else str(size), dots))
-    title, models = f"mIoU by object size: {protocol.label}", unique(frame["model"])
-    notes, limits = (
-        frames.size_notes(record, protocol, frame),
-        frames.percent_limits(frames.values_of(frame)),
-    )
-    columns = len(panels)
-    return panel_figure(
-        title, panels, models, "mIoU (%)", notes=notes, linear=limits, columns=columns
-    )
+    models = _by_value(panels[0], unique(frame["model"]), -1)
+    look: dict[str, Any] = {"notes": frames.size_notes(record, protocol, frame)}
+    look |= {"linear": frames.percent_limits(frames.values_of(frame)), "columns": len(panels)}
+    return panel_figure(caption, panels, models, "mIoU (%)", **look)
 
 
 def decode_figure(record: RunRecord, setup: Setup) -> Any | None:
     """Decode time against the number of prompts on log axes; None without times."""
-    from matplotlib.lines import Line2D
-
-    frame = frames.decode_frame(record, setup)
-    if frame.empty:
+    frame, caption = frames.decode_frame(record, setup), captions.decode(record, setup)
+    if caption is None:
         return None
     notes = frames.decode_notes(record, setup, frame)
-    notes.append("Beside the names: cost of one more prompt.")
+    notes.append("Next to the names: cost of one more prompt.")
     height_in = max(3.6, 1.4 + 0.2 * len(unique(frame["model"])))
-    figure = style.new_figure(height_in, "Decode time by number of prompts", notes)
+    figure = style.new_figure(height_in, caption.title, notes, caption.message)
     ax = figure.subplots()
     times = [time for time in frames.values_of(frame) if time > 0]
     style.log_axis(ax.yaxis, min(times), max(times), ticks=9)
     style.log_axis(ax.xaxis, min(frame["n_prompts"]), max(frame["n_prompts"]), ticks=6)
     ax.set(xlabel="Prompts in one call (log scale)", ylabel="Decode (ms, log scale)")
     ax.grid(visible=True)
-    styles = model_styles(model_names(record))
-    look: dict[str, Any]
+    styles = print_styles(model_names(record))
+    ends = []
     for model, part in frame.groupby("model", sort=False):
-        color, dash = styles[str(model)].color, styles[str(model)].dash
-        marker = KIND_MARKERS[part["row"].iloc[0].decode_kind or "decoder"]
-        face = "white" if part["random"].iloc[0] else color
-        look = {"marker": marker, "markersize": 6, "markeredgewidth": 1.4, "markerfacecolor": face}
-        look |= {"color": color, "linestyle": dash, "linewidth": 1.6, "capsize": 2.5}
+        look = _line_look(styles[str(model)], hollow=part["random"].iloc[0])
         yerr = _lengths(part["value"], part["low"], part["high"])
-        ax.errorbar(part["n_prompts"].tolist(), part["value"].tolist(), yerr=yerr, **look)
-    kinds = unique(row.decode_kind for row in frame["row"] if row.decode_kind)
-    look = {"linestyle": "none", "color": MUTED}
-    _legend(ax, [Line2D([], [], marker=KIND_MARKERS[k], label=k, **look) for k in kinds])
-    _name_lines(figure, ax, frame, styles)
+        x, y = part["n_prompts"].tolist(), part["value"].tolist()
+        ax.errorbar(x, y, yerr=yerr, capsize=2.5, **look)
+        slope, kind = part["slope_ms"].iloc[-1], part["row"].iloc[0].decode_kind
+        extra = "" if kind in (None, "decoder") else f" ({kind})"
+        extra += "" if slope is None else f"  {frames.slope_text(slope)}"
+        ends.append(LineEnd(str(model), x[-1], y[-1], extra, look))
+    _name_lines(figure, ax, ends)
     return figure
+
+
+def _line_look(of: style.ModelStyle, *, hollow: bool = False) -> dict[str, Any]:
+    """Keywords of matplotlib for a model's line with its markers."""
+    look = {"color": of.color, "linestyle": of.dash, "linewidth": 1.6, "marker": of.marker}
+    face = "white" if hollow else of.color
+    return look | {"markersize": MARKER_PT, "markeredgewidth": 1.4, "markerfacecolor": face}
 
 
 def _lengths(values: Any, lows: Any, highs: Any) -> list[list[float]]:
@@ -343,37 +376,47 @@ def _lengths(values: Any, lows: Any, highs: Any) -> list[list[float]]:
 
 
 def _legend(ax: Any, handles: Sequence[Any], place: str = "lower left", **look: Any) -> None:
-    """A legend above the axes, in one row by default."""
+    """A further legend above the axes, in one row by default."""
     anchor = (0, 1) if place == "lower left" else (1, 1)
     look = {"ncols": len(handles), "frameon": False, "fontsize": 8, "borderaxespad": 0, **look}
+    earlier = ax.get_legend()
     ax.legend(handles=handles, loc=place, bbox_to_anchor=anchor, **look)
+    if earlier is not None:
+        ax.add_artist(earlier)
 
 
-def _name_lines(figure: Any, ax: Any, frame: Any, styles: Mapping[str, ModelStyle]) -> None:
-    """Writes names and slopes beside the axes, each joined to the end of its line."""
+class LineEnd(NamedTuple):
+    """Right end of a line in the data, text after the model's name, and the line's look."""
+
+    model: str
+    x: float
+    y: float
+    extra: str
+    look: dict[str, Any]
+
+
+def _name_lines(figure: Any, ax: Any, ends: Sequence[LineEnd]) -> None:
+    """Writes names to the right of the axes in the order of the line ends, each with a sample."""
+    names = short_names([end.model for end in ends])
+    texts = [f"{names[end.model]}{end.extra}" for end in ends]
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    last = frame.groupby("model", sort=False).tail(1)
-    names = short_names(list(last["model"]))
-    slopes = ["" if ms is None else f"  {frames.slope_text(ms)}" for ms in last["slope_ms"]]
-    texts = [f"{names[model]}{slope}" for model, slope in zip(last["model"], slopes, strict=True)]
     labels = [ax.text(0, 0, text, va="center", fontsize=9, color=INK) for text in texts]
-    # The axes get narrower by the width of the widest label and its leader line.
-    renderer = figure.canvas.get_renderer()
+    # The axes get narrower by the width of the widest label and its sample.
+    renderer, point = figure.canvas.get_renderer(), figure.dpi / 72
     widest = max(label.get_window_extent(renderer).width for label in labels)
-    needed = (widest + (LEADER_PT + 6) * figure.dpi / 72) / figure.bbox.width
+    needed = (widest + (SAMPLE_PT + 16) * point) / figure.bbox.width
     place = ax.get_position()
     ax.set_position((place.x0, place.y0, 1 - needed - place.x0, place.height))
-    to_axes = (ax.transData - ax.transAxes).transform
-    ends = [to_axes(end) for end in zip(last["n_prompts"], last["value"], strict=True)]
     box = ax.get_window_extent()
-    gap = LINE_PT * figure.dpi / 72 / box.height
-    heights = spread([float(end[1]) for end in ends], gap, 0.02, 0.98)
-    left = 1 + LEADER_PT * figure.dpi / 72 / box.width
-    look = {"linewidth": 0.8, "zorder": 1, "transform": ax.transAxes, "clip_on": False}
-    for model, label, (x, y), height in zip(last["model"], labels, ends, heights, strict=True):
-        label.set(transform=ax.transAxes, position=(left, height))
-        ax.plot((x, left - 0.01), (y, height), color=styles[model].color, **look)
+    to_axes = (ax.transData - ax.transAxes).transform
+    rows = [float(to_axes((end.x, end.y))[1]) for end in ends]
+    heights = spread(rows, LINE_PT * point / box.height, 0.02, 0.98)
+    left, right = (1 + offset * point / box.width for offset in (8, 8 + SAMPLE_PT))
+    for end, label, height in zip(ends, labels, heights, strict=True):
+        label.set(transform=ax.transAxes, position=(right + 4 * point / box.width, height))
+        x = (left, (left + right) / 2, right)
+        ax.plot(x, [height] * 3, markevery=[1], transform=ax.transAxes, clip_on=False, **end.look)
 
 
 def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any | None:
@@ -382,15 +425,19 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     The marker area is proportional to the parameters used.
     """
     points, label, notes = frames.accuracy_latency_frame(record, setup, protocol)
-    if points.empty:
+    caption = captions.accuracy_latency(record, setup, protocol)
+    if caption is None:
         return None
     notes = [f"{setup.label}. {frames.error_bars_note(points)}", *notes]
-    figure = style.new_figure(4.3, f"mIoU against latency: {protocol.label}", notes)
+    figure = style.new_figure(4.3, caption.title, notes, caption.message)
     ax = figure.subplots()
     ax.grid(visible=True)
+    points, off_scale = _on_scale(points)
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
-    # Room for names beside the outermost points.
-    style.log_axis(ax.xaxis, min(times) / 1.3, max(times) * 1.3, ticks=9)
+    # Room for names next to the outermost points, and to those at the edge.
+    room = 1.8 if off_scale else 1.15
+    style.log_axis(ax.xaxis, min(times) / room, max(times) * 1.3, ticks=9)
+    points["ms"] = [max(ms, ax.get_xlim()[0]) for ms in points["ms"]]
     values = frames.values_of(points)
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     ax.set_ylim(min(values) - pad, max(values) + pad)
@@ -402,13 +449,13 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     corners.append((ax.get_xlim()[1], corners[-1][1]))
     if len(points) > 1:
         ax.plot(*zip(*corners, strict=True), color=MUTED, lw=1, linestyle=(0, (4, 2)), zorder=1)
-    styles = model_styles(model_names(record))
+    styles = print_styles(model_names(record))
     for curve, part in points.dropna(subset="curve").groupby("curve", sort=False):
         sizes = part.sort_values("ms")
         ax.plot(sizes["ms"], sizes["value"], color=styles[str(curve)].color, lw=1.6, zorder=2)
     scale = frames.area_scale(points, WANTED_LEAST_AREA_PT2, MOST_AREA_PT2)
     areas = [scale * n if n else CROSS_AREA_PT2 for n in points["parameters"]]
-    bar = {"elinewidth": 1.1, "capsize": 2, "linestyle": "none", "zorder": 4}
+    bar = {"elinewidth": 1.1, "capsize": 2, "linestyle": "none", "zorder": 4, "clip_on": False}
     for r, area in zip(points.itertuples(), areas, strict=True):
         look_of = styles[r.curve or r.model]
         color = look_of.color
@@ -417,16 +464,17 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
         ax.errorbar(r.ms, r.value, xerr=xerr, yerr=yerr, color=color, **bar)
         # Error bars are visible through a large marker; a small one is drawn on top of them.
         large = area > 2 * WANTED_LEAST_AREA_PT2
-        look = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5}
-        look |= {"linewidths": 0 if r.parameters else 1.8}
-        marker = look_of.marker if r.parameters else "x"
+        look = {"alpha": 0.5 if large else 1, "zorder": 3 if large else 5, "clip_on": False}
+        look |= {"linewidths": 0 if r.parameters or r.model in off_scale else 1.8}
+        cross = "<" if r.model in off_scale else "x"
+        marker = look_of.marker if r.parameters else cross
         ax.scatter(r.ms, r.value, s=area, color=color, marker=marker, **look)
     decades = [math.log10(n) for n in points["parameters"] if n]
     if decades:
         first = round(min(decades))
         # The larger one is never larger than the largest marker of the plot.
         sizes = sorted({10**first, 10 ** max(first, math.floor(max(decades)))})
-        texts = [f"{style.plain(n / 1e6)} x 10^6 parameters" for n in sizes]
+        texts = [f"{style.plain(n / 1e6)} × {MILLION} parameters" for n in sizes]
         handles = [
             ax.scatter([], [], s=scale * n, label=text, color=MUTED, linewidths=0)
             for n, text in zip(sizes, texts, strict=True)
@@ -436,42 +484,110 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     return figure
 
 
+def _on_scale(points: Any) -> tuple[Any, set[str]]:
+    """Moves models without a network that are far faster than all networks to the left edge.
+
+    Returns the points, whose labels then tell the time, and the names of the models moved.
+    """
+    networks = [r.ms for r in points.itertuples() if r.parameters]
+    limit = min(networks, default=0.0) / OFF_SCALE
+    moved = {r.model: r.ms for r in points.itertuples() if not r.parameters and r.ms < limit}
+    points = points.copy()
+    for index, r in zip(points.index, points.itertuples(), strict=True):
+        if r.model in moved:
+            points.at[index, "label"] = f"{r.label}, {milliseconds(r.ms)}"
+            points.loc[index, ["ms", "ms_low", "ms_high"]] = [0.0, None, None]
+    return points, set(moved)
+
+
 def _name_points(
     figure: Any, ax: Any, points: Any, corners: Sequence[Bounds], areas: Sequence[float]
 ) -> None:
-    """Writes the names of the points after the layout, on which their places depend."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Writes the names of the points next to them, names of points on one place together.
+
+    Names without a free place are numbers, which a key above the axes explains.
+    """
+    from matplotlib.lines import Line2D
+
+    rows, styles = list(points.itertuples()), print_styles(list(points["model"]))
+    looks = [styles[r.model] for r in rows]
     radii = np.sqrt(np.array(areas) / math.pi) * figure.dpi / 72
-    centres = ax.transData.transform(points[["ms", "value"]].to_numpy(float))
-    segments: list[tuple[tuple[float, float], tuple[float, float]]] = [*pairwise(corners)]
+    figure.draw_without_rendering()
+    groups = clusters(ax.transData.transform(points[["ms", "value"]].to_numpy(float)), radii)
+    texts = [[str(rows[i].label) for i in group] for group in groups]
+    places = _label_places(figure, ax, points, corners, radii, groups, texts)
+    if lost := [k for k, place in enumerate(places) if np.isnan(place).any()]:
+        key = {i: n for n, i in enumerate((i for k in lost for i in groups[k]), 1)}
+        dots = [_line_look(looks[i]) | {"linestyle": "none"} for i in key]
+        names = [f"{n}  {rows[i].label}" for i, n in key.items()]
+        handles = [Line2D([], [], label=t, **d) for t, d in zip(names, dots, strict=True)]
+        _legend(ax, handles, ncols=1 + (len(key) > 4), columnspacing=1.2, handlelength=1)
+        for k in lost:
+            texts[k] = [", ".join(str(key[i]) for i in groups[k])]
+        # Names first: they need more room.
+        order = sorted(range(len(groups)), key=lambda k: k in lost)
+        groups, texts = [groups[k] for k in order], [texts[k] for k in order]
+        figure.draw_without_rendering()
+        places = _label_places(figure, ax, points, corners, radii, groups, texts, force=True)
+    figure.set_layout_engine("none")
+    to_axes = ax.transAxes.inverted().transform
+    look = {"fontsize": 9, "ha": "center", "va": "center", "zorder": 6}
+    for group, lines, place in zip(groups, texts, places, strict=True):
+        inks = [style.mark_color(looks[i].color, LIGHT, LEAST_TEXT) for i in group]
+        for line, text in enumerate(lines):
+            height = place[3] - (line + 0.5) * (place[3] - place[1]) / len(lines)
+            position = to_axes(((place[0] + place[2]) / 2, height))
+            color = inks[line] if len(lines) == len(group) else INK
+            ax.text(*position, text, transform=ax.transAxes, color=color, **look)
+
+
+def _label_places(
+    figure: Any,
+    ax: Any,
+    points: Any,
+    corners: Sequence[Bounds],
+    radii: Any,
+    groups: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[str]],
+    *,
+    force: bool = False,
+) -> Any:
+    """Places of the texts of groups of points; see `place_labels`."""
+    to_pixels = ax.transData.transform
+    centres = to_pixels(points[["ms", "value"]].to_numpy(float))
+    segments: list[Any] = [*pairwise(corners)]
+    uprights = []
     for r in points.itertuples():
         low, high = r.bounds or (r.value, r.value)
         left, right = (r.ms, r.ms) if r.ms_low is None else (max(r.ms_low, 1e-9), r.ms_high)
-        segments += [((r.ms, low), (r.ms, high)), ((left, r.value), (right, r.value))]
+        uprights.append(((r.ms, low), (r.ms, high)))
+        segments.append(((left, r.value), (right, r.value)))
     for _, part in points.dropna(subset="curve").groupby("curve", sort=False):
         line = part.sort_values("ms")[["ms", "value"]].to_numpy(float)
         # In short pieces, since labels keep clear of the rectangle around each.
         steps = np.interp(np.linspace(0, len(line) - 1, 40), range(len(line)), np.log(line[:, 0]))
         heights = np.interp(np.linspace(0, len(line) - 1, 40), range(len(line)), line[:, 1])
         segments += [*pairwise(zip(np.exp(steps).tolist(), heights.tolist(), strict=True))]
-    # Markers, and error bars and the front with 3 px of room, as rectangles.
-    ends = ax.transData.transform(np.reshape(segments, (-1, 2))).reshape(-1, 2, 2)
+
+    def rectangles(ends: Sequence[Any]) -> Any:
+        """Lines with 3 px of room, as rectangles."""
+        corners_px = to_pixels(np.reshape(ends, (-1, 2))).reshape(-1, 2, 2)
+        return np.hstack([corners_px.min(axis=1) - 3, corners_px.max(axis=1) + 3])
+
+    bars = rectangles(uprights)
     markers = np.hstack([centres - radii[:, None], centres + radii[:, None]])
-    bars = np.hstack([ends.min(axis=1) - 3, ends.max(axis=1) + 3])
-    look = {"fontsize": 9, "ha": "center", "va": "center", "color": INK, "zorder": 6}
-    labels = [ax.text(0, 0, name, transform=ax.transAxes, **look) for name in points["label"]]
-    renderer = figure.canvas.get_renderer()
-    sizes = np.array([label.get_window_extent(renderer).size for label in labels])
+    around, spans = (
+        np.array([[*each[g].min(axis=0)[:2], *each[g].max(axis=0)[2:]] for g in map(list, groups)])
+        for each in (markers, bars)
+    )
+    sizes = []
+    for lines in texts:
+        label = ax.text(0, 0, "\n".join(lines), fontsize=9, linespacing=1.1)
+        sizes.append(label.get_window_extent(figure.canvas.get_renderer()).size + 2)
+        label.remove()
+    obstacles = np.vstack([markers, bars, rectangles(segments)])
     frame = np.array(ax.get_window_extent().extents)
-    places = place_labels(centres, radii, sizes, np.vstack([markers, bars]), frame)
-    to_axes = ax.transAxes.inverted().transform
-    for label, centre, radius, place in zip(labels, centres, radii, places, strict=True):
-        label.set_position(to_axes((place[:2] + place[2:]) / 2))
-        nearest = nearest_point(centre, place)
-        if math.dist(nearest, centre) > radius + 10:
-            leader = to_axes([centre, nearest])
-            ax.plot(*leader.T, color=MUTED, lw=0.7, zorder=2, transform=ax.transAxes)
+    return place_labels(around, spans, np.array(sizes), obstacles, frame, force=force)
 
 
 def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None:
@@ -479,9 +595,11 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
 
     None if every protocol has plots of its own, or without accuracies.
     """
+    from matplotlib.lines import Line2D
+
     group = queries.listed(group)
-    frame = frames.protocol_frame(record, group)
-    if len(group) <= queries.MOST_HEADLINES or frame.empty:
+    frame, caption = frames.protocol_frame(record, group), captions.by_protocol(record, group)
+    if caption is None:
         return None
     shown = [p for p in group if p in set(frame["protocol"])]
     bars = "Bars: 95 % bootstrap intervals over images. The numbers are in the tables of accuracy."
@@ -490,20 +608,45 @@ def protocols_figure(record: RunRecord, group: Sequence[Protocol]) -> Any | None
         f"Agreement with the masks of {teacher}, which is not accuracy; {teacher} is left out."
     )
     notes = [bars, *([agreement] if teacher else []), *_missing_notes(record, group)]
-    row_in = 0.14 + MODEL_IN * len(unique(frame["model"]))
-    title = f"mIoU by protocol: vs {group[0].reference}, {group[0].dataset}"
-    figure = style.new_figure(1.0 + row_in * len(shown), title, notes)
+    labels, edges = [], [0.0]
+    for p in shown:
+        lines = textwrap.wrap(prompt_label(p.protocol), PROMPT_LENGTH)
+        labels.append("\n".join(lines))
+        n = sum(frame["protocol"] == p)
+        edges.append(edges[-1] + max(0.1 + MODEL_IN * n, 0.08 + 0.14 * len(lines)))
+    figure = style.new_figure(1.0 + edges[-1], caption.title, notes, caption.message)
     ax = figure.subplots()
     _rows_only(ax)
-    for line in range(0, len(shown), 2):
-        ax.axhspan(line - 0.5, line + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
-    ax.set_yticks(range(len(shown)), [p.protocol for p in shown])
-    ax.set_ylim(len(shown) - 0.5, -0.5)
-    frame = frame.assign(place=frame["protocol"].map(shown.index))
-    _draw_side_by_side(ax, record, frame, MODEL_IN / row_in, lines=False)
+    for top, bottom in list(pairwise(edges))[::2]:
+        ax.axhspan(top, bottom, color="#f4f4f4", linewidth=0, zorder=0)
+    middles = [(top + bottom) / 2 for top, bottom in pairwise(edges)]
+    ax.set_yticks(middles, labels, fontsize=8)
+    ax.set_ylim(edges[-1], 0)
+    looks = _looks(record, frame)
+    for middle, p in zip(middles, shown, strict=True):
+        rows = list(frame[frame["protocol"] == p].itertuples())
+        for index, r in enumerate(rows):
+            line = middle + MODEL_IN * (index - (len(rows) - 1) / 2)
+            look = looks[r.model] | {"linestyle": "none", "clip_on": False}
+            if r.bounds is not None:
+                ax.plot(r.bounds, (line, line), color=look["color"], linewidth=1.4, alpha=0.8)
+            ax.plot(r.value, line, zorder=3, **look)
+    names = short_names(list(looks))
+    dots = {model: look | {"linestyle": "none"} for model, look in looks.items()}
+    handles = [Line2D([], [], label=names[model], **look) for model, look in dots.items()]
+    # Names above the axes, in as many columns as fit.
+    fit = max(1, LEGEND_LENGTH // (max(map(len, names.values())) + 5))
+    columns = -(-len(names) // -(-len(names) // fit))
+    _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=1)
     ax.set_xlim(*frames.percent_limits(frames.values_of(frame)))
     ax.set_xlabel("mIoU (%)")
     return figure
+
+
+def _looks(record: RunRecord, frame: Any) -> dict[str, dict[str, Any]]:
+    """Keywords of matplotlib for the lines of the models of a frame."""
+    styles = print_styles(model_names(record))
+    return {model: _line_look(styles[model]) for model in unique(frame["model"])}
 
 
 def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "clicks") -> Any | None:
@@ -511,82 +654,52 @@ def clicks_figure(record: RunRecord, group: Sequence[Protocol], kind: str = "cli
 
     `kind` is `clicks` or `clicks-multi`. None without an accuracy after at least two clicks.
     """
-    steps = {p: click_sequence(p.protocol) for p in group}
-    clicked = {p: step[1] for p, step in steps.items() if step is not None and step[0] == kind}
-    frame = frames.protocol_frame(record, list(clicked))
-    most = 0 if frame.empty else max(clicked[p] for p in frame["protocol"])
-    if most < 2:
+    caption = captions.by_clicks(record, group, kind)
+    if caption is None:
         return None
-    multi = kind == "clicks-multi"
-    masks = "At every click, the best scored of three masks. " if multi else ""
+    frame = captions.clicks_frame(record, group, kind)
+    masks = "At every click, the best scored of three masks. " if kind == "clicks-multi" else ""
     notes = [
         "The first click is the centre of the object, each further one that of the largest error. "
-        f"{masks}"
-        "Bars: 95 % bootstrap intervals over images. The dots of a click stand side by side.",
-        *_missing_notes(record, list(clicked)),
+        f"{masks}Bars: 95 % bootstrap intervals over images. The dots of a click stand side by "
+        "side.",
+        *_missing_notes(record, unique(frame["protocol"])),
     ]
-    best = ", best of three masks" if multi else ""
-    title = f"mIoU by number of clicks{best}: vs {group[0].reference}, {group[0].dataset}"
-    figure = style.new_figure(4.0, title, notes)
-    ax = figure.subplots()
-    ax.grid(visible=True, axis="y")
-    frame = frame.assign(place=frame["protocol"].map(clicked))
-    step = min(0.06, 0.5 / len(unique(frame["model"])))
-    _draw_side_by_side(ax, record, frame, step, lines=True)
-    ax.set_xticks(range(1, most + 1))
-    ax.set_xlim(0.5, most + 0.5)
-    ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
-    ax.set(xlabel="Clicks", ylabel="mIoU (%)")
-    return figure
+    return _curves_figure(record, caption, notes, frame, "clicks", "Clicks")
 
 
 def robustness_figure(record: RunRecord, clean: Protocol, family: str, frame: Any) -> Any:
     """Accuracy by the percentage of disturbance, a line for every model."""
+    caption = captions.robustness(record, clean, family, frame)
     notes = [frames.robustness_note(clean), "The dots of a percentage stand side by side."]
-    title = f"mIoU under {family}: vs {clean.reference}, {clean.dataset}"
-    figure = style.new_figure(4.0, title, notes)
+    label = frames.DISTURBANCES[family]
+    return _curves_figure(record, caption, notes, frame, "percent", label)
+
+
+def _curves_figure(
+    record: RunRecord, caption: Caption, notes: Sequence[str], frame: Any, axis: str, label: str
+) -> Any:
+    """Accuracy against a column of a frame, with intervals and a line for every model."""
+    figure = style.new_figure(4.0, caption.title, notes, caption.message)
     ax = figure.subplots()
     ax.grid(visible=True, axis="y")
-    percents, models = sorted(set(frame["percent"])), unique(frame["model"])
-    gap = min(high - low for low, high in pairwise(percents))
-    step = min(0.012 * percents[-1], 0.5 * gap / len(models))
-    _draw_side_by_side(ax, record, frame.assign(place=frame["percent"]), step, lines=True)
-    ax.set_xticks(percents, [f"{percent:g}" for percent in percents])
-    ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
-    ax.set(xlabel=frames.DISTURBANCES[family], ylabel="mIoU (%)")
-    return figure
-
-
-def _draw_side_by_side(ax: Any, record: RunRecord, frame: Any, step: float, *, lines: bool) -> None:
-    """Dots, intervals and a legend of all models, moved apart by `step` from their `place`.
-
-    Values are along y and joined by lines, or without `lines` along x.
-    """
-    from matplotlib.lines import Line2D
-
-    styles, models = model_styles(model_names(record)), unique(frame["model"])
-    names, handles = short_names(models), []
-    for index, model in enumerate(models):
-        part = frame[frame["model"] == model]
-        if lines:
-            part = part.sort_values("place", kind="stable")
-        offset = step * (index - (len(models) - 1) / 2)
-        places = [place + offset for place in part["place"]]
-        color, dash = styles[model].color, styles[model].dash if lines else "none"
+    ticks, looks = sorted(set(frame[axis])), _looks(record, frame)
+    gap = min(high - low for low, high in pairwise(ticks))
+    step, ends = min(0.06 * gap, 0.5 * gap / len(looks)), []
+    for index, (model, look) in enumerate(looks.items()):
+        part = frame[frame["model"] == model].sort_values(axis, kind="stable")
+        places = [place + step * (index - (len(looks) - 1) / 2) for place in part[axis]]
         for place, low, high in zip(places, part["low"], part["high"], strict=True):
             if low is not None:
-                bar = ((place, place), (low, high)) if lines else ((low, high), (place, place))
-                ax.plot(*bar, color=color, linewidth=1.2 if lines else 1.4, alpha=0.8)
-        look: dict[str, Any] = {"color": color, "linestyle": dash}
-        look |= {"marker": styles[model].marker, "markersize": MARKER_PT}
-        values = part["value"].tolist()
-        dots = (places, values) if lines else (values, places)
-        ax.plot(*dots, linewidth=1.4, zorder=3, clip_on=lines, **look)
-        handles.append(Line2D([], [], label=names[model], **look))
-    # Names above the axes, in as many columns as fit.
-    fit = max(1, LEGEND_LENGTH // (max(map(len, names.values())) + (8 if lines else 5)))
-    columns = -(-len(models) // -(-len(models) // fit))
-    _legend(ax, handles, ncols=columns, columnspacing=1.2, handlelength=2.4 if lines else 1)
+                ax.plot((place, place), (low, high), color=look["color"], linewidth=1.2, alpha=0.8)
+        ax.plot(places, part["value"].tolist(), zorder=3, **look)
+        ends.append(LineEnd(model, places[-1], part["value"].iloc[-1], "", look))
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xlim(ticks[0] - gap / 2, ticks[-1] + gap / 2)
+    ax.set_ylim(*frames.percent_limits(frames.values_of(frame)))
+    ax.set(xlabel=label, ylabel="mIoU (%)")
+    _name_lines(figure, ax, ends)
+    return figure
 
 
 def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
@@ -606,6 +719,10 @@ def _missing_notes(record: RunRecord, group: Sequence[Protocol]) -> list[str]:
         together.setdefault((why, tuple(names)), []).append(model)
     notes = []
     for (why, missing), models in together.items():
-        where = "every protocol" if len(missing) == len(group) else ", ".join(missing)
-        notes.append(f"No dot in {where}: {', '.join(models)} ({shorten(why, 120)}).")
+        where = f"in {len(missing)} of {len(group)} rows"
+        if len(missing) == len(group):
+            where = "at all"
+        elif len(missing) <= MOST_NAMED:
+            where = f"at {'; '.join(prompt_label(name) for name in missing)}"
+        notes.append(f"No dot {where}: {', '.join(models)} ({shorten(why, 120)}).")
     return notes

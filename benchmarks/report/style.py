@@ -21,7 +21,7 @@ WIDTH_IN = 8.0
 PNG_DPI = 200
 SUFFIXES = ("svg", "png")
 NAME_LENGTH = 26
-NOTE_LENGTH = 118
+TITLE_LENGTH, MESSAGE_LENGTH, NOTE_LENGTH = 84, 110, 118
 
 INK = "#222222"
 MUTED = "#666666"
@@ -33,20 +33,21 @@ LEAST_GRAPHIC, LEAST_TEXT = 3.0, 4.5
 
 # The colour-blind safe palette of Okabe and Ito; its yellow, unreadable as a thin line on white, is
 # replaced by a grey.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#808080"
+BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#808080"
 PALETTE = (VERMILLION, BLUE, SKY, GREEN, ORANGE, PURPLE, BLACK, GREY)
 
 Dash = str | tuple[int, tuple[float, ...]]
 
-_VARIANTS: tuple[tuple[str, Dash], ...] = (
-    ("o", "-"),
-    ("s", (0, (5, 1.5))),
-    ("^", (0, (1.2, 1.2))),
-    ("D", (0, (5, 1.5, 1.2, 1.5))),
-    ("v", (0, (8, 2))),
-    ("P", (0, (3, 3))),
+_VARIANTS: tuple[tuple[str, Dash, float], ...] = (
+    ("o", "-", 0.0),
+    ("s", (0, (5, 1.5)), -0.45),
+    ("^", (0, (1.2, 1.2)), 0.45),
+    ("D", (0, (5, 1.5, 1.2, 1.5)), 0.0),
+    ("v", (0, (8, 2)), -0.45),
+    ("P", (0, (3, 3)), 0.45),
 )
+"""Marker, line and shade of the variants of a model: a share of black (below 0) or white."""
 _KNOWN: dict[str, tuple[str, int]] = {
     "mobilesam": (VERMILLION, 0),
     "mobilesam-onnx": (VERMILLION, 1),
@@ -67,7 +68,10 @@ _KNOWN: dict[str, tuple[str, int]] = {
 
 
 class ModelStyle(NamedTuple):
-    """Colour (hex RGB), matplotlib marker and matplotlib line style of a model."""
+    """Colour (hex RGB), matplotlib marker and matplotlib line style of a model.
+
+    Variants of a model have shades of one colour.
+    """
 
     color: str
     marker: str
@@ -79,7 +83,7 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
 
     The style of a model that is not of this project follows from a hash of its name; on a collision
     the model later in the alphabet takes the next free style. Input sizes of one model share its
-    colour.
+    shade.
     """
     bases = {split_size(name)[0] for name in names}
     free = [pair for pair in product(PALETTE, range(len(_VARIANTS))) if pair not in _KNOWN.values()]
@@ -97,8 +101,18 @@ def model_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
         used = set(taken.values())
         pairs = [(color, (first + step) % len(_VARIANTS)) for step in range(1, len(_VARIANTS))]
         taken[name] = next((pair for pair in pairs if pair not in used), (color, first))
-    taken = {name: pair for name, pair in taken.items() if name in names}
-    return {name: ModelStyle(color, *_VARIANTS[each]) for name, (color, each) in taken.items()}
+    shades = {base: mixed(taken[base][0], _VARIANTS[taken[base][1]][2]) for base in bases}
+    return {
+        name: ModelStyle(shades[split_size(name)[0]], *_VARIANTS[variant][:2])
+        for name, (_, variant) in taken.items()
+        if name in names
+    }
+
+
+def print_styles(names: Sequence[str]) -> dict[str, ModelStyle]:
+    """The styles of models on white paper, where every colour has the contrast of marks."""
+    found = model_styles(names)
+    return {n: each._replace(color=mark_color(each.color, LIGHT)) for n, each in found.items()}
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -137,20 +151,33 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height_in: float, title: str, notes: Sequence[str]) -> Any:
-    """A matplotlib figure with a wrapped title on top; notes at the bottom add to its height."""
+def new_figure(height_in: float, title: str, notes: Sequence[str], message: str = "") -> Any:
+    """A matplotlib figure with a title and a message on top, and notes at the bottom.
+
+    Messages and notes add to its height.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     wrapped = [textwrap.wrap(clean(note), NOTE_LENGTH, break_on_hyphens=False) for note in notes]
     lines = [line for note in wrapped for line in note]
-    size_in = (WIDTH_IN, height_in + 0.16 * len(lines))
-    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    heading, said = (
+        textwrap.wrap(clean(text), length, break_on_hyphens=False)
+        for text, length in ((title, TITLE_LENGTH), (message, MESSAGE_LENGTH))
+    )
+    top_in = 0.08 + 0.19 * len(heading) + 0.17 * len(said)
+    size_in = (WIDTH_IN, height_in + 0.17 * len(said) + 0.16 * len(lines))
+    rect = (0, 0, 1, 1 - top_in / size_in[1])
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, rect=rect)
     figure = Figure(figsize=size_in, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    heading = "\n".join(textwrap.wrap(clean(title), 88))
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    look: dict[str, Any] = {"x": 0.01, "ha": "left", "va": "top"}
+    above = 1 - 0.08 / size_in[1]
+    figure.suptitle("\n".join(heading), y=above, fontsize=11, fontweight="bold", **look)
+    if said:
+        below = above - 0.19 * len(heading) / size_in[1]
+        figure.text(y=below, s="\n".join(said), fontsize=9.5, **look)
     if lines:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=8, color=MUTED)
     return figure
@@ -236,7 +263,16 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def mark_color(color: str, theme: Theme) -> str:
+def mixed(color: str, share: float) -> str:
+    """A colour with a share of white or, below 0, of black."""
+    if share == 0:
+        return color
+    target = WHITE if share > 0 else BLACK
+    pairs = zip(rgb(color), rgb(target), strict=True)
+    return "#" + "".join(f"{round(a + abs(share) * (b - a)):02x}" for a, b in pairs)
+
+
+def mark_color(color: str, theme: Theme, contrast_wanted: float = 0.0) -> str:
     """The colour itself, or mixed with as little black or white as the theme's contrast needs.
 
     Thin lines on a dark background need the contrast of text.
@@ -246,10 +282,9 @@ def mark_color(color: str, theme: Theme) -> str:
         return WHITE  # a grey would be the colour of another model
     least, target = (LEAST_TEXT, WHITE) if dark else (LEAST_GRAPHIC, BLACK)
     for step in range(101):
-        pairs = zip(rgb(color), rgb(target), strict=True)
-        mixed = "#" + "".join(f"{round(a + step / 100 * (b - a)):02x}" for a, b in pairs)
-        if contrast(mixed, theme["surface"]) >= least:
-            return mixed
+        found = mixed(color, step / 100 if target == WHITE else -step / 100)
+        if contrast(found, theme["surface"]) >= max(least, contrast_wanted):
+            return found
     return target
 
 

@@ -184,7 +184,7 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
 class _Ranked(NamedTuple):
     """A model on the leaderboard of one protocol.
 
-    `group` are the letters of the models that it cannot be told apart from, `behind` is the
+    `group` are the letters of the models that it ties with, `behind` is the
     comparison of the best model (A) with this one (B).
     """
 
@@ -249,7 +249,7 @@ def _leaderboard(
     notes = []
     if any(each.group for each in ranked):
         notes.append(
-            "Group: models of one protocol that share a letter cannot be told apart on this "
+            "Group: models of one protocol that share a letter cannot be distinguished on this "
             f"dataset (corrected p above {LEVEL}); their order is then no evidence."
         )
     if any(protocol_of(row) in group for row in record.comparisons):

@@ -21,7 +21,6 @@ from benchmarks.evidence.publish import (
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.verdicts import judge, tally_text
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, save_record
-from benchmarks.report.plots import plot_names, write_plots
 from mobilesam.errors import DataError
 
 STALE = ("tables/old.csv", "plots/old.svg", "plots/old.png", "paper/table99.tex")
@@ -111,14 +110,6 @@ def test_nothing_is_removed_where_publishing_failed(checkout: Path) -> None:
 def test_without_figures_no_line_links_them(checkout: Path) -> None:
     (checkout / "results" / "figures" / "old.png").unlink()
     assert len(readme_links([], checkout)) == 2
-
-
-def test_plot_names_are_those_of_the_files(
-    make_record: Callable[..., RunRecord], tmp_path: Path
-) -> None:
-    source = make_record(1)
-    record = source.model_copy(update={"latency": (), "miou": source.miou[:1]})
-    assert [path.name for path in write_plots(record, tmp_path)] == plot_names(record)
 
 
 @pytest.fixture

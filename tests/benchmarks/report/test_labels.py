@@ -1,43 +1,53 @@
 from __future__ import annotations
 
-from itertools import combinations
-
-import numpy as np
 import pytest
 
-from benchmarks.report.labels import nearest_point, place_labels, spread
+from benchmarks.prompts.protocols import EXPLAINED, find_protocols
+from benchmarks.records.record import RunRecord
+from benchmarks.report.labels import dataset_label, prompt_label, protocol_title
+from benchmarks.tables.record_queries import Protocol
 
 
-def test_labels_stay_apart_and_inside() -> None:
-    centres = np.array([(100.0 + 3 * index, 100) for index in range(6)])
-    sizes, radii = np.tile((60.0, 12.0), (6, 1)), np.full(6, 5.0)
-    markers = np.hstack([centres - 5, centres + 5])
-    placed = place_labels(centres, radii, sizes, markers, np.array((0.0, 0, 400, 300)))
-    assert placed[:, 2:] - placed[:, :2] == pytest.approx(sizes)
-    assert (placed >= 0).all()
-    assert (placed <= (400, 300, 400, 300)).all()
-    for a, b in combinations([*placed, *markers], 2):
-        common = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-        if not any((a == marker).all() for marker in markers):
-            assert (common <= 0).any()
+@pytest.mark.parametrize(
+    ("dataset", "n_images", "label"),
+    [
+        ("coco:val2017_dev", 100, "COCO val2017 dev, 100 photos"),
+        ("coco:val2017", None, "COCO val2017"),
+        ("coco:my_cells", 1, "my_cells, 1 image"),  # the format, not the dataset
+        ("photos", 18, "shipped photos, 18 images"),
+        ("synthetic:seed=77,n=500", 500, "drawn scenes, 500 images"),
+        ("sa1b:sa_000020", 1200, "sa_000020, 1,200 images"),
+        ("davis345", 0, "DAVIS-345"),
+        ("own", 3, "own, 3 images"),
+    ],
+)
+def test_dataset_labels(dataset: str, n_images: int | None, label: str) -> None:
+    assert dataset_label(dataset, n_images) == label
 
 
-def test_single_label_is_right_of_its_point() -> None:
-    centre = np.array([(50.0, 50.0)])
-    (place,) = place_labels(
-        centre,
-        np.array([4.0]),
-        np.array([(20.0, 10.0)]),
-        np.empty((0, 4)),
-        np.array((0, 0, 99, 99.0)),
+def test_every_protocol_has_a_label_of_its_own() -> None:
+    examples = {"K": "3", "D": "100", "P": "10"}
+    families = [name for name in EXPLAINED if "detector" not in name and name != "everything"]
+    names = [
+        f"{name[:-1]}{examples[name[-1]]}" if name[-1] in examples else name for name in families
+    ]
+    found = {each.name for each in find_protocols([*names, "random-1"])}
+    labels = {name: prompt_label(name) for name in found}
+    assert len(set(labels.values())) == len(found)
+    assert all(label[0].isupper() or label[0].isdigit() for label in labels.values())
+    assert labels["clicks-1"] == "1 click"
+    assert labels["clicks-multi-3"] == "3 clicks, best scored of three masks"
+    assert labels["box-jitter-10"] == "Box, sides moved by up to 10 %"
+    assert prompt_label("of-a-plugin") == "of-a-plugin"
+
+
+def test_title_says_prompt_data_and_reference(record: RunRecord) -> None:
+    dataset = "coco:val2017_dev"
+    center = Protocol(dataset, "ground-truth", "center")
+    assert protocol_title(record, center) == (
+        "One click in the middle: COCO val2017 dev, 50 photos"
     )
-    assert place == pytest.approx((57, 45, 77, 55))
-    assert nearest_point(centre[0], place) == pytest.approx((57, 50))
-
-
-def test_spread() -> None:
-    moved = spread([0.5, 0.51, 0.49, 0.99], 0.1, 0.0, 1.0)
-    assert sorted(moved) == pytest.approx([0.49, 0.59, 0.69, 0.99])
-    assert moved[2] < moved[0] < moved[1]
-    tight = spread([0.9] * 5, 0.5, 0.0, 1.0)
-    assert sorted(tight) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    teacher = Protocol(dataset, "teacher:sam-vit-h", "box")
+    assert protocol_title(record, teacher, "by object size") == (
+        "Box, by object size: COCO val2017 dev, agreement with sam-vit-h"
+    )

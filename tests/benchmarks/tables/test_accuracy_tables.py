@@ -129,7 +129,7 @@ def test_models_are_ranked_with_their_groups(board: RunRecord) -> None:
     assert column(table, "Rank") == ["1", "2", "3", "4", "5", "6"]
     assert column(table, "Group") == ["a", "b", "bc", "c", "d", "e"]
     assert column(table, "Weights")[1] == "official 6dbb9052"
-    assert any("share a letter cannot be told apart" in note for note in table.notes)
+    assert any("share a letter cannot be distinguished" in note for note in table.notes)
 
 
 def test_the_distance_to_the_best_is_positive_for_either_order_of_a_pair(board: RunRecord) -> None:

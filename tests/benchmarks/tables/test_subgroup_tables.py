@@ -36,7 +36,7 @@ def test_a_run_writes_its_subgroups_and_the_report_shows_them(run: Any, scenes: 
     pq.write_table(table, "o/instances.parquet")
     assert run("report", "o", "--out=r.html").code == 0
     page = Path("r.html").read_text()
-    shown = set(re.findall(r"<figcaption>mIoU by ([a-z ]+): box vs", page))
+    shown = set(re.findall(r"<figcaption>Box, by ([a-z ]+): ", page))
     assert {"size", "category", "crowding"} <= shown
     assert "boundary complexity" not in shown
 

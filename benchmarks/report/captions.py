@@ -1,0 +1,266 @@
+"""Title and message of every plot: a sentence computed from the values that the plot shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from benchmarks.latency.timer import NOTHING_MS
+from benchmarks.prompts.protocols import click_sequence
+from benchmarks.records.record import LatencyRow, RunRecord
+from benchmarks.report import advice, frames
+from benchmarks.report.advice import Candidate
+from benchmarks.report.labels import data_label, joined, points_text, prompt_label, protocol_title
+from benchmarks.tables import record_queries as queries
+from benchmarks.tables.formatting import milliseconds, number, percent
+from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
+
+T = TypeVar("T")
+MILLION = "10⁶"
+FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
+"""Titles of the families of disturbed prompts."""
+STEPS = (("encode", "encode"), ("decode", "decode"), ("end to end", "end_to_end"))
+"""Label and phase of the times in the plot of latency, of the fewest prompts measured."""
+
+
+class Caption(NamedTuple):
+    """Title and message of a plot."""
+
+    title: str
+    message: str
+
+
+def times_as(ratio: float, word: str, other: str = "") -> str:
+    """A ratio above 1 in words, such as `2.51 times as fast as OTHER` or `slightly faster`."""
+    if ratio >= 1.05:
+        times = f"{ratio:,.0f}" if ratio >= 1000 else number(ratio)
+        return f"{times} times as {word}{other and f' as {other}'}"
+    comparative = {"fast": "faster", "many": "more", "long": "longer"}[word]
+    return f"slightly {comparative}{other and f' than {other}'}"
+
+
+def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Caption | None:
+    """The recommended model against the slowest of the same accuracy, or the best faster one."""
+    found, _ = advice.candidates(record, setup, protocol)
+    if not found:
+        return None
+    chosen = advice.choose(record, found)
+    others = [each for each in found if each is not chosen]
+    return Caption(protocol_title(record, protocol), _trade_off(record, chosen, others))
+
+
+def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]) -> str:
+    relations = {each.model: advice.relation(record, chosen.row, each.row) for each in others}
+    slower = [c for c in others if chosen.faster_than(c) and relations[c.model] == "equal"]
+    faster = [c for c in others if c.faster_than(chosen)]
+    networks = [c for c in faster if c.miou < chosen.miou and not advice.is_floor(record, c.model)]
+    if not others:
+        return f"{chosen.model} reaches {percent(chosen.miou)} % mIoU in {milliseconds(chosen.ms)}."
+    if slower:
+        other = max(slower, key=lambda each: each.ms)
+        same = percent(chosen.miou) == percent(other.miou)
+        level = "the same mIoU" if same else "an mIoU equal to within one point"
+        return (
+            f"{chosen.model} is {times_as(other.ms / chosen.ms, 'fast', other.model)} at {level}."
+        )
+    if networks:
+        other = max(networks, key=lambda each: each.miou)
+        by_chance = relations[other.model] in ("equal", "tied")
+        return (
+            f"{chosen.model} has {points_text(chosen.miou - other.miou)} more mIoU than "
+            f"{other.model}{', a gap that may be chance' if by_chance else ''}; {other.model} is "
+            f"{times_as(chosen.ms / other.ms, 'fast')}."
+        )
+    best = max(others, key=lambda each: each.miou)
+    if chosen.miou > best.miou:
+        text = f"{chosen.model} has the highest mIoU, {points_text(chosen.miou - best.miou)} above "
+        return f"{text}{best.model}{'' if faster else ', and no model is measurably faster'}."
+    return f"No model is measurably more accurate than {chosen.model}."
+
+
+def latency(record: RunRecord, setup: Setup) -> Caption | None:
+    """The fastest networks and the slowest one, end to end or, without such a time, to encode."""
+    title = f"Time to encode an image, to decode a prompt, and end to end: {setup.label}"
+    for label, phase in reversed(STEPS):
+        rows = {row.model: row for row in step_rows(record, setup, phase)}
+        times = {model: time for model, row in rows.items() if (time := queries.timed(row))}
+        times = {model: time for model, time in times.items() if time[0] >= NOTHING_MS}
+        if not times:
+            continue
+        shown, networks = _networks(record, times)
+        fastest, slowest = advice.fastest_of(shown)
+        least = milliseconds(times[fastest[0]][0])
+        if len(shown) == 1:
+            return Caption(title, f"{fastest[0]} takes {least} ({label}).")
+        text = f"{label.capitalize()}, {fastest[0]} is the fastest {networks}, {least}"
+        if len(fastest) > 1:
+            text = f"{label.capitalize()}, {joined(fastest)} tie as the fastest {networks}s, "
+            text += f"from {least}"
+        if slowest not in fastest:
+            ratio = times[slowest][0] / times[fastest[0]][0]
+            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0])}"
+        return Caption(title, f"{text}.")
+    return None
+
+
+def step_rows(record: RunRecord, setup: Setup, phase: str) -> list[LatencyRow]:
+    """Rows of a phase of all models, with the fewest prompts that were measured."""
+    rows = [r for r in record.latency if queries.setup_of(r) == setup and r.phase == phase]
+    fewest = min((row.n_prompts or 0 for row in rows), default=0)
+    return [row for row in rows if (row.n_prompts or 0) == fewest]
+
+
+def _networks(record: RunRecord, found: Mapping[str, T]) -> tuple[dict[str, T], str]:
+    """Values of networks with their name, else those of all models."""
+    networks = {
+        model: value
+        for model, value in found.items()
+        if not (advice.is_floor(record, model) or queries.is_for_tests(record, model))
+    }
+    return (networks, "network") if networks else (dict(found), "model")
+
+
+def decode(record: RunRecord, setup: Setup) -> Caption | None:
+    """The lowest and the highest time of one more prompt."""
+    frame = frames.decode_frame(record, setup)
+    if frame.empty:
+        return None
+    title = f"Decode time by number of prompts: {setup.label}"
+    last = frame.groupby("model", sort=False).tail(1)
+    slopes = dict(zip(last["model"], last["slope_ms"], strict=True))
+    known, networks = _networks(record, {m: ms for m, ms in slopes.items() if ms is not None})
+    if not known:
+        row = min(last.to_dict("records"), key=lambda each: each["value"] / each["n_prompts"])
+        return Caption(
+            title,
+            f"{row['model']} takes {milliseconds(row['value'] / row['n_prompts'])} a prompt"
+            f"{', the least of all.' if len(last) > 1 else '.'}",
+        )
+    least, most = _ends(known)
+    if len(known) == 1:
+        return Caption(title, f"Each further prompt costs {least} {_cost(known[least])}.")
+    ends = f"from {_cost(known[least])} ({least}) to {_cost(known[most])} ({most})"
+    return Caption(title, f"Each further prompt costs a {networks} {ends}.")
+
+
+def _cost(ms: float) -> str:
+    return milliseconds(ms) if ms > 0 else "no measurable time"
+
+
+def _ends(values: Mapping[str, float]) -> tuple[str, str]:
+    """Keys of the lowest and of the highest value."""
+    return min(values, key=lambda key: values[key]), max(values, key=lambda key: values[key])
+
+
+def parameters(record: RunRecord) -> Caption | None:
+    """The smallest and the largest model."""
+    counts = {model: queries.used_parameters(record, model) for model in model_names(record)}
+    known = {model: n for model, n in counts.items() if n}
+    title = "Parameters used in the forward pass"
+    if not known:
+        rows = [row for row in record.params if row.used]
+        if not rows:
+            return None
+        row = max(rows, key=lambda each: each.used or 0)
+        count = f"{number((row.used or 0) / 1e6)} × {MILLION}"
+        return Caption(title, f"The largest part counted: {row.component} of {row.model}, {count}.")
+    least, most = _ends(known)
+    low, high = (number(known[model] / 1e6) for model in (least, most))
+    if len(known) == 1:
+        text = f"{least} uses {low} × {MILLION} parameters."
+    elif known[least] == known[most]:
+        text = f"All {len(known)} networks use {low} × {MILLION} parameters."
+    else:
+        ratio = times_as(known[most] / known[least], "many", least)
+        text = f"{most} uses {high} × {MILLION} parameters, {ratio} ({low} × {MILLION})."
+    return Caption(title, text)
+
+
+def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
+    """The sizes of objects that the most accurate model finds best and worst."""
+    frame = frames.size_frame(record, protocol)
+    if frame.empty:
+        return None
+    rows = [row for row in frame.to_dict("records") if row["value"] is not None]
+    best = max(
+        (row for row in rows if row["size"] == "all"), key=lambda row: round(row["value"], 1)
+    )
+    sizes = {
+        r["size"]: r["value"] for r in rows if r["model"] == best["model"] if r["size"] != "all"
+    }
+    title = protocol_title(record, protocol, "by object size")
+    texts = {size: f"{number(value, 1)} %" for size, value in sizes.items()}
+    if len(set(texts.values())) < 2:
+        return Caption(title, f"{best['model']} reaches {number(best['value'], 1)} % mIoU.")
+    worst, top = _ends(sizes)
+    return Caption(
+        title,
+        f"{best['model']} has its highest mIoU on {top} objects, {texts[top]}, and its lowest on "
+        f"{worst} ones, {texts[worst]}.",
+    )
+
+
+def by_protocol(record: RunRecord, group: Sequence[Protocol]) -> Caption | None:
+    """The prompts with the highest and the lowest accuracy of the model with the most of them.
+
+    None if every protocol has plots of its own, or without accuracies.
+    """
+    group = queries.listed(group)
+    frame = frames.protocol_frame(record, group)
+    if frame.empty or len(group) <= queries.MOST_HEADLINES:
+        return None
+    model = max(unique(frame["model"]), key=list(frame["model"]).count)
+    own = frame[frame["model"] == model]
+    values = {p.protocol: value for p, value in zip(own["protocol"], own["value"], strict=True)}
+    title = f"Accuracy by prompt: {data_label(record, _whole(group))}"
+    worst, top = _ends(values)
+    low, high = (f"{number(values[name], 1)} %" for name in (worst, top))
+    if low == high:
+        return Caption(title, f"mIoU of {model} is {low} with every prompt.")
+    said = [f"{label[0].lower()}{label[1:]}" for label in map(prompt_label, (worst, top))]
+    text = f"mIoU of {model} lies between {low} ({said[0]}) and {high} ({said[1]})."
+    return Caption(title, text)
+
+
+def _whole(group: Sequence[Protocol]) -> Protocol:
+    """A group of protocols as one, for its label."""
+    return Protocol(group[0].dataset, group[0].reference, "")
+
+
+def by_clicks(record: RunRecord, group: Sequence[Protocol], kind: str = "clicks") -> Caption | None:
+    """The change of accuracy of the best model from the first to the last click.
+
+    `kind` is `clicks` or `clicks-multi`. None without an accuracy after at least two clicks.
+    """
+    frame = clicks_frame(record, group, kind)
+    if frame.empty or max(frame["clicks"]) < 2:
+        return None
+    best = ", best scored of three masks" if kind == "clicks-multi" else ""
+    title = f"Accuracy by number of clicks{best}: {data_label(record, _whole(group))}"
+    return Caption(title, _change(frame, "clicks", lambda n: f"after {n} click{'s' * (n != 1)}"))
+
+
+def clicks_frame(record: RunRecord, group: Sequence[Protocol], kind: str) -> Any:
+    """A protocol frame of the protocols `KIND-K`, with the number of `clicks`."""
+    steps = {p: click_sequence(p.protocol) for p in group}
+    clicked = {p: step[1] for p, step in steps.items() if step is not None and step[0] == kind}
+    frame = frames.protocol_frame(record, list(clicked))
+    return frame if frame.empty else frame.assign(clicks=frame["protocol"].map(clicked))
+
+
+def robustness(record: RunRecord, clean: Protocol, family: str, frame: Any) -> Caption:
+    """The change of accuracy of the best model from undisturbed to the most disturbed prompts."""
+    title = f"{FAMILIES[family]}: {data_label(record, clean)}"
+    return Caption(title, _change(frame, "percent", lambda share: f"at {share:g} %"))
+
+
+def _change(frame: Any, axis: str, label: Callable[[Any], str]) -> str:
+    """First and last value, along a column, of the model with the best of the last values."""
+    last = max(frame[axis])
+    row = max(frame[frame[axis] == last].to_dict("records"), key=lambda each: each["value"])
+    own = frame[frame["model"] == row["model"]].sort_values(axis).to_dict("records")[0]
+    first, final = (f"{number(each['value'], 1)} % {label(each[axis])}" for each in (own, row))
+    if own["value"] == row["value"]:
+        return f"mIoU of {row['model']} is {final}."
+    verb = "rises" if row["value"] > own["value"] else "falls"
+    return f"mIoU of {row['model']} {verb} from {first} to {final}."
