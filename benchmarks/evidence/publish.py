@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,9 +18,9 @@ from benchmarks.evidence.pages import ROOT, replace_block, split_at_markers
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
-from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.records.run_folder import held
-from benchmarks.report.plots import write_plots
+from benchmarks.report.plots import Plot, plots_of, write_plots
 from benchmarks.tables.columns import WEIGHTS_COLUMN
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
@@ -32,10 +33,12 @@ RUNS, FIGURES = RESULTS / "runs", RESULTS / "figures"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 GENERATED = {
     "tables": (".csv", ".md", ".tex"),
-    "plots": (".png", ".svg"),
+    "plots": (".md", ".png", ".svg"),
     FOLDER: (".csv", ".json", ".md", ".tex"),
 }
 """Folders below `results` that hold only generated files, and the suffixes of these files."""
+_PLOT = re.compile(r"!\[[^\]\n]*\]\((results/[^)\s]*plots/[^)\s]+\.png)\)(?:\n\n\*[^\n]*\*(?=\n))?")
+"""A plot in Markdown, and its message if there is one."""
 README_MODELS = (
     *("mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-openvino"),
     *("grabcut", "box"),
@@ -44,7 +47,7 @@ README_MODELS = (
 
 
 def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
-    """Writes `results/tables`, `plots`, `paper` and `summary.md`, and the README's block.
+    """Writes `results/tables`, `plots`, `paper` and `summary.md`; block and captions of the README.
 
     At the end, older generated files that these runs do not produce are removed. Several runs below
     `results/runs` are merged.
@@ -69,9 +72,13 @@ def publish(runs: Sequence[Path], root: Path = ROOT) -> list[Path]:
             *write_tables(record, results),
             *write_plots(record, results),
             *write_claims(record, verdicts, results),
+            results / "plots" / README,
         ]
+        write_atomic(files[-1], plots_page(record).encode())
         paths = [run / RECORD_NAME for run in runs]
         update_readme(root / README, record, paths, readme_links(verdicts, root))
+        text = (root / README).read_text(encoding="utf-8")
+        write_atomic(root / README, with_captions(text, record, root).encode())
         for path in stale_files(results, files):
             try:
                 path.unlink()
@@ -90,6 +97,43 @@ def stale_files(results: Path, files: Iterable[Path]) -> list[Path]:
         for path in sorted((results / folder).glob("[!.]*"))
         if path.suffix in suffixes and path.is_file() and path.resolve() not in kept
     ]
+
+
+def plots_page(record: RunRecord) -> str:
+    """A page of Markdown with all plots of a record, their titles and messages."""
+    parts = [
+        "# Plots of the committed runs\n\nWritten by `python -m benchmarks.evidence.publish`.\n"
+    ]
+    parts += [
+        f"## {escape_markdown(plot.caption.title)}\n\n{plot_markdown(f'{plot.stem}.png', plot)}\n"
+        for plot in plots_of(record)
+    ]
+    return "\n".join(parts)
+
+
+def plot_markdown(path: str, plot: Plot) -> str:
+    """The picture of a plot with its title as the alternative text, and its message below."""
+    title, message = (escape_markdown(text) for text in plot.caption)
+    return f"![{title}]({path})\n\n*{message}*"
+
+
+def with_captions(text: str, record: RunRecord, root: Path = ROOT) -> str:
+    """Renews title and message of all plots in a page of Markdown at the root of the checkout.
+
+    Plots in `results/plots` are those of `record`, the others of the run in whose folder they are.
+    """
+
+    def renewed(match: re.Match[str]) -> str:
+        """Markdown of one plot."""
+        path = PurePosixPath(match[1])
+        run = path.parent.parent
+        source = record if run == PurePosixPath(RESULTS) else load_record(root / run)
+        found = {plot.stem: plot for plot in plots_of(source)}
+        if path.stem not in found:
+            raise DataError(f"the page shows {path}, of which {run} has no values; remove it there")
+        return plot_markdown(match[1], found[path.stem])
+
+    return _PLOT.sub(renewed, text)
 
 
 def readme_links(verdicts: Sequence[ClaimVerdict], root: Path = ROOT) -> list[str]:

@@ -68,7 +68,7 @@ _BASIS_OF: dict[str, Basis] = {
 }
 """Bases of the kinds of measures that are no measurement."""
 Bound = Literal["at least", "at most"]
-_SCALES = {"M parameters": {"10^6": 10**6, "2^20": 2**20}, "parameters": {"1": 1}}
+_SCALES = {"M parameters": {"10⁶": 10**6, "2²⁰": 2**20}, "parameters": {"1": 1}}
 
 
 class Orientation(FrozenModel):

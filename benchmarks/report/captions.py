@@ -12,11 +12,10 @@ from benchmarks.report import advice, frames
 from benchmarks.report.advice import Candidate
 from benchmarks.report.labels import data_label, joined, points_text, prompt_label, protocol_title
 from benchmarks.tables import record_queries as queries
-from benchmarks.tables.formatting import milliseconds, number, percent
+from benchmarks.tables.formatting import MILLION, milliseconds, number, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
 
 T = TypeVar("T")
-MILLION = "10⁶"
 FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
 """Titles of the families of disturbed prompts."""
 STEPS = (("encode", "encode"), ("decode", "decode"), ("end to end", "end_to_end"))

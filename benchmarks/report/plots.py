@@ -16,7 +16,7 @@ from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.report import captions, frames, style
-from benchmarks.report.captions import MILLION, STEPS, Caption
+from benchmarks.report.captions import STEPS, Caption
 from benchmarks.report.labels import prompt_label
 from benchmarks.report.placement import clusters, place_labels, spread
 from benchmarks.report.style import (
@@ -30,7 +30,7 @@ from benchmarks.report.style import (
 )
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.columns import bars_text
-from benchmarks.tables.formatting import milliseconds, number, percent, shorten, slug
+from benchmarks.tables.formatting import MILLION, milliseconds, number, percent, shorten, slug
 from benchmarks.tables.record_queries import Bounds, Protocol, Setup, model_names, unique
 
 HOLLOW = "Hollow: random weights on the exact architecture, whose {what} the same."
@@ -429,10 +429,11 @@ def accuracy_figure(record: RunRecord, setup: Setup, protocol: Protocol) -> Any 
     if caption is None:
         return None
     notes = [f"{setup.label}. {frames.error_bars_note(points)}", *notes]
+    points, off_scale = _on_scale(points)
+    notes += ["Arrow at the edge: faster than the axis shows, with its time."] * bool(off_scale)
     figure = style.new_figure(4.3, caption.title, notes, caption.message)
     ax = figure.subplots()
     ax.grid(visible=True)
-    points, off_scale = _on_scale(points)
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
     # Room for names next to the outermost points, and to those at the edge.
     room = 1.8 if off_scale else 1.15

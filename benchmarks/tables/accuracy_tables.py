@@ -52,7 +52,7 @@ _FIGURES = (
 )  # fmt: skip
 """Fields that have no meaning for random weights."""
 _SIZES = ("small", "medium", "large")
-_COCO_SIZES = "Small <= 32^2 <= medium <= 96^2 <= large, annotation area in pixels, as pycocotools."
+_COCO_SIZES = "Small ≤ 32² ≤ medium ≤ 96² ≤ large, annotation area in pixels, as pycocotools."
 _LEAST_P = 0.001
 _DATASET = text_column("Dataset", "dataset", rank=2)
 _PROTOCOL = text_column("Protocol", "protocol")
@@ -156,7 +156,7 @@ def miou_tables(record: RunRecord) -> tuple[Table, ...]:
         notes = [
             "mIoU: mean over instances; intervals: 95 % bootstrap over images. CSV: fractions.",
             "Boundary IoU: IoU of the pixels within 2 % of the image diagonal from the outline.",
-            "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
+            "Small < 32² ≤ medium < 96² ≤ large, annotation area in pixels.",
             *_reference_notes(dataset, reference),
             *queries.notes_on_models(record, (row.model for row in rows)),
         ]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from benchmarks.records.statistics import Spread
 
 MIB = 2**20
+MILLION = "10⁶"
 
 _MARKDOWN = re.compile(r"([\\`*_|~$])")
 _LATEX = {
@@ -19,7 +20,8 @@ _LATEX = {
     "-": "-{}",  # two of them in a row would be set as a dash
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
+    "`": r"\textasciigrave{}", "×": r"\texttimes{}", "≤": r"$\leq$",
+    **{power: rf"\textsuperscript{{{digit}}}" for digit, power in zip("026", "⁰²⁶", strict=True)},
 }  # fmt: skip
 
 

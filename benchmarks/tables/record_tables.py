@@ -56,7 +56,7 @@ _DECODE_KINDS = (
 
 
 def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
-    """A count as an integer, in 10^6 and in 2^20: published "M" are either, often unstated."""
+    """A count as an integer, in 10⁶ and in 2²⁰: published "M" are either, often unstated."""
 
     def scaled(suffix: str, printed: str, unit: float, rank: int) -> RowColumn:
         def value(row: ParamsRow) -> float | None:
@@ -69,7 +69,7 @@ def _parameter_columns(header: str, name: str) -> tuple[RowColumn, ...]:
         )
 
     whole = value_column(header, name, show="{:,}".format, rank=2)
-    return whole, scaled("1e6", "10^6", 1e6, 0), scaled("2_20", "2^20", MIB, 3)
+    return whole, scaled("1e6", "10⁶", 1e6, 0), scaled("2_20", "2²⁰", MIB, 3)
 
 
 _PARAMS_COLUMNS = (
@@ -345,7 +345,7 @@ def _size_column(header: str) -> RowColumn:
         return reason_cell(*(entry.missing if failed is None else (failed.status, failed.why)), 1)
 
     raw = ("used_parameters", "parameters_status")
-    return RowColumn(Column(header, raw, "10^6", "right"), cell)
+    return RowColumn(Column(header, raw, "10⁶", "right"), cell)
 
 
 def summary_table(record: RunRecord) -> Table:

@@ -20,7 +20,7 @@ from benchmarks.tables.record_queries import Protocol, grouped, has_accuracy, pr
 from benchmarks.tables.table import Table
 
 NOTES: dict[Dimension, str] = {
-    "size": "Small < 32^2 <= medium < 96^2 <= large, annotation area in pixels.",
+    "size": "Small < 32² ≤ medium < 96² ≤ large, annotation area in pixels.",
     "category": "Categories by number of instances.",
     "crowding": "Crowding: number of scored objects of the image.",
     "boundary complexity": "Boundary complexity: perimeter^2 / (4 pi area) of the reference mask, "

@@ -82,7 +82,7 @@ class CheckpointSpec(FrozenModel):
 
     @property
     def megabytes(self) -> float:
-        """Size in units of 10^6 bytes; 0 if it is not known."""
+        """Size in units of 10⁶ bytes; 0 if it is not known."""
         return self.about_mb or (self.n_bytes or 0) / 1e6
 
     @property

@@ -18,7 +18,7 @@ _OUTPUT = OutputArguments()
 _MODEL_COLUMNS = {
     "model": "Model",
     "summary": "Summary",
-    "parameters": "Params (10^6)",
+    "parameters": "Params (10⁶)",
     "licence": "Licence (code; weights)",
     "commercial": "Commercial",
     "weights": "Weights",

@@ -135,7 +135,7 @@ def test_the_first_command_measures_prints_each_fact_once_and_ends_with_six_colu
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 100
     (head,) = (line for line in lines if line.split()[:1] == ["Model"])
-    wanted = ["Weights", "Params (10^6)", "Encode (ms)", "Decode (ms)", "mIoU box (%)"]
+    wanted = ["Weights", "Params (10⁶)", "Encode (ms)", "Decode (ms)", "mIoU box (%)"]
     assert [column for column in wanted if column not in head] == []
     rows = {words[0]: words for words in map(str.split, lines) if words}
     assert rows["sam-vit-b"][1:] == ["none", "here", "93.735", "-", "-", "-"]

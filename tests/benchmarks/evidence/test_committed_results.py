@@ -13,15 +13,17 @@ from benchmarks.evidence.publish import (
     README,
     RESULTS,
     RUNS,
+    plots_page,
     readme_is_fresh,
     readme_links,
     stale_files,
+    with_captions,
 )
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.paper_output import write_claims
 from benchmarks.paper.verdicts import judge
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
-from benchmarks.report.plots import plot_names
+from benchmarks.report.plots import plots_of
 from benchmarks.tables.merging import merge_records
 from benchmarks.tables.record_tables import write_tables
 
@@ -52,6 +54,10 @@ def test_the_readme_is_fresh() -> None:
     paths, record = shown()
     links = readme_links(judge(record, load_claims()))
     assert readme_is_fresh(ROOT / README, record, paths, links)
+    text = (ROOT / README).read_text(encoding="utf-8")
+    assert with_captions(text, record) == text
+    plots = (ROOT / RESULTS / "plots" / README).read_text(encoding="utf-8")
+    assert plots == plots_page(record)
     assert all(
         each.environment.other_load is not None for each in map(load_record, paths) if each.latency
     )
@@ -87,7 +93,8 @@ def test_nothing_is_left_of_earlier_runs(tmp_path: Path) -> None:
         *write_tables(record, tmp_path),
         *write_claims(record, judge(record, load_claims()), tmp_path),
     ]
-    plots = [Path("plots") / name for name in plot_names(record)]
+    names = [f"{plot.stem}.{suffix}" for plot in plots_of(record) for suffix in ("svg", "png")]
+    plots = [Path("plots") / name for name in (*names, README.name)]
     given = [ROOT / RESULTS / path for path in (*(p.relative_to(tmp_path) for p in made), *plots)]
     assert [path for path in plots if not (ROOT / RESULTS / path).is_file()] == []
     assert stale_files(ROOT / RESULTS, given) == []

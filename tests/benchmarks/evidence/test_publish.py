@@ -17,6 +17,7 @@ from benchmarks.evidence.publish import (
     readme_links,
     stale_files,
     update_readme,
+    with_captions,
 )
 from benchmarks.paper.claims import load_claims
 from benchmarks.paper.verdicts import judge, tally_text
@@ -48,6 +49,7 @@ def test_publish_writes_all_and_removes_what_is_stale(checkout: Path) -> None:
     names = {path.relative_to(checkout).as_posix() for path in files}
     assert {
         "README.md", "results/summary.md", "results/tables/miou.csv", "results/plots/params.svg",
+        "results/plots/README.md",
         "results/paper/ledger.md", "results/paper/claims.json", "results/paper/table7.tex",
     } <= names  # fmt: skip
     assert [name for name in STALE if (results / name).exists()] == []
@@ -110,6 +112,20 @@ def test_nothing_is_removed_where_publishing_failed(checkout: Path) -> None:
 def test_without_figures_no_line_links_them(checkout: Path) -> None:
     (checkout / "results" / "figures" / "old.png").unlink()
     assert len(readme_links([], checkout)) == 2
+
+
+def test_plots_of_a_page_get_title_and_message(checkout: Path) -> None:
+    record = load_record(checkout / "results" / "runs" / "a")
+    lines = ["# Page", "![old](results/plots/params.png)", "Text.", "![](docs/other.png)"]
+    lines.insert(2, "![old\\]](results/runs/a/plots/size-box.png)")
+    text = "\n\n".join(lines)
+    found = with_captions(text, record, checkout)
+    assert with_captions(found, record, checkout) == found
+    assert found.count("\n\n*mobilesam uses 9.81 × 10⁶ parameters.*\n\n") == 1
+    assert "![Box, by object size: COCO val2017 dev, 50 photos](results/runs/a/plots/" in found
+    assert found.endswith("\n\nText.\n\n![](docs/other.png)")
+    with pytest.raises(DataError, match=r"shows results/plots/clicks\.png"):
+        with_captions("![x](results/plots/clicks.png)\n", record, checkout)
 
 
 @pytest.fixture

@@ -55,15 +55,15 @@ def test_every_count_is_reproduced_or_explained(kit: Any, ledger: Ledger) -> Non
 @pytest.mark.parametrize(
     ("name", "reading"),
     [
-        ("mobilesam.table3.encoder-params", "(6,065,532) / 2^20"),
-        ("mobilesam.table6.params", "(10,130,092) / 2^20"),
-        ("mobilesam.figure1.mask-decoder", "(4,058,340) / 2^20"),
-        ("mobilesam.readme.decoder-params", "mask decoder + prompt encoder (4,064,560) / 2^20"),
+        ("mobilesam.table3.encoder-params", "(6,065,532) / 2²⁰"),
+        ("mobilesam.table6.params", "(10,130,092) / 2²⁰"),
+        ("mobilesam.figure1.mask-decoder", "(4,058,340) / 2²⁰"),
+        ("mobilesam.readme.decoder-params", "mask decoder + prompt encoder (4,064,560) / 2²⁰"),
         ("mobilesam.readme.sam-encoder-params", "the whole of SAM ViT-H"),
         ("mobilesam.readme.sam-pipeline-params", "the decoder counted twice"),
-        ("mobilesam.table6.fastsam-params", "16 bins a box side (71,751,811) / 2^20"),
+        ("mobilesam.table6.fastsam-params", "16 bins a box side (71,751,811) / 2²⁰"),
         ("mobilesam.table1.encoder-h", "plain ViT-H/14 with its ImageNet head (632,045,800)"),
-        ("mobilesam.table1.encoder-b", "plain ViT-B/16 without head (85,798,656) / 10^6"),
+        ("mobilesam.table1.encoder-b", "plain ViT-B/16 without head (85,798,656) / 10⁶"),
     ],
 )
 def test_a_reading_that_fits_is_named(kit: Any, ledger: Ledger, name: str, reading: str) -> None:

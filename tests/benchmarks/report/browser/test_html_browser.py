@@ -88,7 +88,7 @@ def test_table_is_copied_as_markdown(many: Path, visit: Callable[..., Any]) -> N
     page.get_by_role("button", name="Copy as Markdown: Summary").click()
     page.locator("#said", has_text="Copied").wait_for(state="attached")
     lines = page.evaluate("navigator.clipboard.readText()").splitlines()
-    assert lines[0].startswith("| Model | Weights | Parameters used (10^6) |")
+    assert lines[0].startswith("| Model | Weights | Parameters used (10⁶) |")
     assert lines[1].startswith("| --- | --- | ---: |")
     assert len(lines) == 2 + len(column(page, "summary", 0))
     # In the order that is shown, with what Markdown would read as markup escaped.
