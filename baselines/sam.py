@@ -344,6 +344,7 @@ def _build_vit(kind: str, options: ModelOptions) -> Segmenter:
     create = partial(sam_model_registry[kind], checkpoint=None)
 
     def load(path: Path, device: str) -> Sam:
+        """A model with the weights of a file, ready for inference on a device."""
         state = load_state_dict_file(path)
         with torch.device("meta"):
             model = create()

@@ -213,7 +213,7 @@ class FigureArguments:
     trained_only: bool = False
     """Leave out named models without weights."""
     svg: bool = False
-    """Write SVG beside PNG."""
+    """Write SVG as well as PNG."""
 
 
 @Parameter(name="*", group=_TRAINING_GROUP)

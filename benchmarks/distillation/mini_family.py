@@ -147,6 +147,7 @@ def make_family(
     """
 
     def save(name: str, model: Sam, notes: dict[str, str]) -> Path:
+        """Writes a model from the first process; returns its file when all processes are here."""
         path = out / name
         if processes.rank == 0:
             save_model(path, shape_of(model, notes), model.state_dict(), half=True)

@@ -150,7 +150,7 @@ def schemes_table(record: DistillationRecord) -> Table:
         "[low, high]: 95 % t interval of the mean over seeds; says nothing of other data.",
         f"Teacher against ground truth: {truth}.",
         f"The teacher's embeddings took {record.embed_seconds:.0f} s, once for all runs; not in "
-        "the times shown. Each training had one thread, and as a rule others beside it.",
+        "the times shown. Each training had one thread, and as a rule others ran at the same time.",
         "Paper, Table 2: ViT-B against ViT-H; coupled is the official SAM ViT-B. Its figures do "
         "not compare with these.",
     )

@@ -246,6 +246,7 @@ def checkpoint_evaluator(
     folder, path = out / "evaluation", out / EVALUATIONS_NAME
 
     def evaluate(state: training_loop.TrainState) -> None:
+        """Scores the student at this step and appends a line to the file, unless it has one."""
         lines: list[dict[str, Any]] = []
         if path.exists():
             try:

@@ -215,6 +215,7 @@ class _DetectorEvaluation:
             return sample, best_boxes(boxes.get(sample.image_id, ()), MAX_BOXES)
 
         def predict(batch: _BoxedImage) -> Iterator[_BoxMasks]:
+            """Masks of the boxes of an image, batch by batch."""
             sample, all_boxes = batch
             if not all_boxes:
                 return

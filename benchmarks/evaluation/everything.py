@@ -220,6 +220,7 @@ class EverythingWorker(ModelWorker):
             return EverythingResult(status="skipped", why=why)
 
         def predict(sample: Sample) -> Iterator[_SegmentedImage]:
+            """All masks of an image, and the time it took."""
             image = sample.image
             if name not in self._warm:
                 boundary.encode(segmenter, image)

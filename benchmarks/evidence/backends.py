@@ -48,6 +48,7 @@ def _plain(model: Any) -> Backend:
     """The three modules of a model with the interface of segment-anything."""
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
+        """Logits (P, 1, H, W) of (P, N, 2) points on an embedding."""
         labels = torch.ones(points.shape[:2])
         sparse, dense = model.prompt_encoder(points=(points, labels), boxes=None, masks=None)
         logits: Tensor = model.mask_decoder(
@@ -79,6 +80,7 @@ def _folded(model: Sam) -> Backend:
     graph = DecoderGraph(model)
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
+        """Logits (P, 1, H, W) of (P, N, 2) points on an embedding."""
         padded = torch.cat([points, torch.zeros(len(points), 1, 2)], 1)
         labels = torch.ones(padded.shape[:2], dtype=torch.long)
         labels[:, -1] = -1
@@ -141,6 +143,7 @@ def _exported(
         return torch.from_numpy(encoder({"pixels": pixels.numpy()})[0])
 
     def decode(image: Tensor, points: Tensor) -> Tensor:
+        """Logits (P, 1, H, W) of (P, N, 2) points on an embedding."""
         ones = np.ones(points.shape[:2], np.int64)
         padded, labels = runtime.box_points(points.numpy(), ones, None)
         inputs = {"embedding": image.numpy(), "points": padded, "labels": labels}
@@ -208,6 +211,7 @@ def inference_task(backend: str, weights: str | None) -> Callable[[str], Callabl
         built = build(backend, model)
 
     def find_call(phase: str) -> Callable[[], Tensor]:
+        """The call of a phase, on inputs that are equal for all backends."""
         draw = torch.Generator().manual_seed(0)
         size = int(model.image_encoder.img_size)
         pixels = torch.randn(1, 3, size, size, generator=draw)

@@ -201,6 +201,7 @@ def _worsen(base: Tree, tree: Tree, seed: int, settings: Settings, reporter: Rep
             worsen_dummy(tree.path, strength)
 
     def loss() -> float:
+        """How much mIoU the changed model loses."""
         session = ab.measure(base, tree, settings, reporter, [(model, "box", None)])
         (samples,) = [each for each in session.answers if each.protocol == "box"]
         if samples.errors:

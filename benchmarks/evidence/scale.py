@@ -152,6 +152,7 @@ def stream_task(
         return execute(config, Reporter(quiet=True))
 
     def stream() -> Document:
+        """Runs the command once: counts, time and memory."""
         start, cpu = time.perf_counter(), time.process_time()
         record = run(Path(out))
         (row,), (times,) = record.miou, record.accuracy_times
@@ -248,6 +249,7 @@ def aggregate_task(folder: str) -> Task:
     from benchmarks.records.record import MiouRow, WeightsRow
 
     def aggregate() -> Document:
+        """Sums all tables once: mean, counts and times."""
         files = sorted(Path(folder).glob("*.parquet"))
         start = time.perf_counter()
         (((model, protocol, reference), sums),) = sum_tables(files).items()

@@ -79,6 +79,7 @@ def host_costs(n_images: int, seed: int) -> dict[str, Any]:
     times_ms: dict[str, list[float]] = {}
 
     def timed(step: str, call: Callable[..., ValueT], *arguments: Any) -> ValueT:
+        """Calls a function, and keeps its time under the name of the step."""
         answers: list[ValueT] = []
         milliseconds = time_once(lambda: answers.append(call(*arguments)), lambda: None)
         times_ms.setdefault(step, []).append(milliseconds)

@@ -46,6 +46,7 @@ def _named(section: str) -> BeforeValidator:
     """Replaces a key by the table `[SECTION.KEY]` of the ledger, the context of the validation."""
 
     def look_up(key: object, info: ValidationInfo) -> object:
+        """The entry of a table that a key names; other values unchanged."""
         if info.context is None or not isinstance(key, str):
             return key
         tables = info.context.get(section, {})

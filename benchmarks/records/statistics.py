@@ -291,6 +291,7 @@ def _draw_t(counts: Float64Array, residuals: Float64Array, seed: int) -> Float64
         return np.asarray(np.einsum("...i,...i->...", a, b))
 
     def distance(count: Float64Array, residual: Float64Array, axis: int = -1) -> Float64Array:
+        """Studentised distance of resampled means from the mean."""
         total, drawn = residual.sum(axis=axis), count.sum(axis=axis)
         shift = total / drawn
         # The sum of (residual - shift * count)^2, without an array of that size.

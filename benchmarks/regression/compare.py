@@ -131,12 +131,14 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
     tests = _paired_tests(a, b)
 
     def ratio(before: Samples, after: Samples, unclear: str) -> dict[str, Any]:
+        """Ratio of the medians of two samples, and its verdict."""
         found = ratio_of_runs(before, after)
         verdict = ratio_verdict(found.ci95, threshold)
         why = unclear if found.ci95 is None else None
         return {"change": found.value, "ci95": found.ci95, "verdict": verdict, "why": why}
 
     def of_time(a: LatencyRow, b: LatencyRow) -> dict[str, Any]:
+        """Comparison of two times."""
         found = ratio(a.samples_ms, b.samples_ms, ONE_PROCESS)
         setups = " -> ".join(unique(setup_of(row).label for row in (a, b)))
         notes = (setups if " -> " in setups else None, found["why"])
@@ -152,6 +154,7 @@ def compare_runs(a: Run, b: Run, threshold: float = THRESHOLD) -> tuple[CompareR
         return ratio(before, after, unclear)
 
     def of_accuracy(a: MiouRow, b: MiouRow) -> dict[str, Any]:
+        """Comparison of two accuracies, paired if the prompts are the same."""
         same_prompts = a.manifest_sha256 == b.manifest_sha256
         test = tests.get((a.model, a.reference, a.protocol)) if same_prompts else None
         if _reference(a) != _reference(b):
@@ -363,6 +366,7 @@ def amount_column(header: str, name: str, rank: int = 0) -> RowColumn:
     """Column of an attribute in the unit of its row: `ms`, `bytes`, `fraction`, or a count."""
 
     def text(row: Any) -> str:
+        """The value with its unit."""
         value = getattr(row, name)
         if value is None:
             return ""

@@ -76,6 +76,7 @@ def value_column(
     """
 
     def value_at(row: Any, getter: str | Callable[[Any], Raw]) -> Raw:
+        """The value that a path or a function finds in a row."""
         if callable(getter):
             return getter(row)
         for name in getter.split("."):

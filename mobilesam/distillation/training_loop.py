@@ -303,6 +303,7 @@ def _prefetched_steps(
         return batch.to(device)
 
     def begin(step: int) -> list[Future[Batch]]:
+        """Starts the batches of a step; none after the last one."""
         if step >= config.steps:
             return []
         indices = step_indices(len(data), config.batch_size, config.seed, step)

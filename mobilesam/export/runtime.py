@@ -179,6 +179,7 @@ def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp
     graph = opened(path, threads, precision)
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:
+        """Outputs of the graph; inputs without a row give outputs without one."""
         empty = [name for name, each in inputs.items() if each.shape[0] == 0]
         if not empty:
             return graph(inputs)

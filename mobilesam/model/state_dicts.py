@@ -109,6 +109,7 @@ def load_torch_file(path: Path) -> Any:
     import torch
 
     def convert(error: Exception) -> WeightsError:
+        """The error of this project that an error of torch stands for."""
         if not isinstance(error, pickle.UnpicklingError):
             return WeightsError(
                 f"{path} is damaged or no PyTorch checkpoint ({_one_line(error)}); {_AGAIN}"

@@ -205,7 +205,7 @@ def _image_folder(path: Path, names: list[str]) -> Path:
     if n_found(best) == 0:
         first = names[0] if names else "any image"
         raise DataError(
-            f"the images of {path} are not beside it ({first!r} is missing in {path.parent} and "
+            f"the images of {path} are not next to it ({first!r} is missing in {path.parent} and "
             "its folder images); give their folder with --images"
         )
     return best

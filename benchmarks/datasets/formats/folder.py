@@ -170,7 +170,7 @@ def _load(
 
     def load(source: Path | bytes | None, size_hw: tuple[int, int] | None) -> UInt8Array:
         if source is None:
-            raise DataError(f"{entry.name} has no image beside it")
+            raise DataError(f"{entry.name} has no image next to it")
         return load_image(source, entry.name, size_hw, max_pixels)
 
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.datasets.dataset import ShardDataset
 from benchmarks.evaluation.evaluate import AccuracyWorker
 from benchmarks.evaluation.run_shards import EvaluationTask
 from benchmarks.prompts.protocols import find_protocols
+from benchmarks.records.instances import InstanceRow, parquet_file
 from benchmarks.records.record import WeightsRow
 
 
@@ -25,6 +27,21 @@ def resolved(name: str, target: str, weights: WeightsRow | None = None) -> Resol
     """A model that is built by a function given as `module:name`."""
     entry = ModelEntry(name, target, "a double")
     return ResolvedModel(entry, ModelOptions(name), weights or WeightsRow(kind="none"))
+
+
+def instance_row(number: int, image: int, model: str, protocol: str, **changes: Any) -> InstanceRow:
+    """The IoU of one model on one object, without a category."""
+    values = {
+        "image_id": image, "annotation_id": number, "model": model, "protocol": protocol,
+        "reference": "ground-truth", "boundary_iou": None, "score": 1.0, "area": 100.0,
+        "category": "",
+    }  # fmt: skip
+    return InstanceRow(**{**values, **changes})
+
+
+def instances_table(rows: Sequence[InstanceRow]) -> io.BytesIO:
+    """A table of instances in memory."""
+    return io.BytesIO(parquet_file(InstanceRow, rows))
 
 
 def run_config(out: Path, **changes: Any) -> RunConfig:

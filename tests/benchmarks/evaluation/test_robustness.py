@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
+from evaluation_doubles import instance_row, instances_table
 
 from benchmarks.evaluation.robustness import robustness_rows
 from benchmarks.prompts.protocols import find_protocols
-from benchmarks.records.instances import InstanceRow, parquet_file
+from benchmarks.records.instances import InstanceRow
 from benchmarks.records.record import MiouRow, RobustnessRow, WeightsRow
 from benchmarks.records.statistics import clustered_mean
 
@@ -21,18 +21,7 @@ def instances(seed: int = 0, n_images: int = 9) -> list[InstanceRow]:
     """Two models; every seventh disturbed prompt has no answer."""
     rng = np.random.default_rng(seed)
     return [
-        InstanceRow(
-            image_id=number % n_images,
-            annotation_id=number,
-            model=model,
-            protocol=protocol,
-            reference="ground-truth",
-            iou=float(rng.random()),
-            boundary_iou=None,
-            score=1.0,
-            area=100.0,
-            category="",
-        )
+        instance_row(number, number % n_images, model, protocol, iou=float(rng.random()))
         for model in ("a", "b")
         for number in range(40)
         for protocol in ("box", "box-jitter-10")
@@ -41,7 +30,7 @@ def instances(seed: int = 0, n_images: int = 9) -> list[InstanceRow]:
 
 
 def losses(rows: list[InstanceRow], miou: list[MiouRow]) -> list[RobustnessRow]:
-    return list(robustness_rows(miou, [io.BytesIO(parquet_file(InstanceRow, rows))], PROTOCOLS))
+    return list(robustness_rows(miou, [instances_table(rows)], PROTOCOLS))
 
 
 def miou_row(model: str, protocol: str, **changes: Any) -> MiouRow:
@@ -78,7 +67,7 @@ def test_the_order_of_rows_and_of_tables_does_not_matter() -> None:
     rows = instances()
     miou = [miou_row("a", "box-jitter-10")]
     by_image = [[r for r in rows if r.image_id % 2 == part] for part in (1, 0)]
-    tables = [io.BytesIO(parquet_file(InstanceRow, part[::-1])) for part in by_image]
+    tables = [instances_table(part[::-1]) for part in by_image]
     (parts,), (whole,) = robustness_rows(miou, tables, PROTOCOLS), losses(rows, miou)
     assert parts.ci95 == pytest.approx(whole.ci95)
     assert (parts.loss, parts.n_instances) == pytest.approx((whole.loss, whole.n_instances))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from evaluation_doubles import instance_row, instances_table
 
 from benchmarks.evaluation.subgroups import COMPLEXITY, CROWDING, SubgroupRow, subgroup_rows
 from benchmarks.evaluation.summaries import SIZES
-from benchmarks.records.instances import InstanceRow, parquet_file, write_instances
+from benchmarks.records.instances import InstanceRow, write_instances
 from benchmarks.records.statistics import clustered_mean
 
 BOX = [("box", "ground-truth")]
@@ -22,15 +22,12 @@ def instances(n_images: int = 12) -> list[InstanceRow]:
     """Image n has n objects; every fifth has no centre prompt."""
     rng = np.random.default_rng(0)
     return [
-        InstanceRow(
-            image_id=image,
-            annotation_id=100 * image + number,
-            model=model,
-            protocol=protocol,
-            reference="ground-truth",
+        instance_row(
+            100 * image + number,
+            image,
+            model,
+            protocol,
             iou=float(rng.random()),
-            boundary_iou=None,
-            score=1.0,
             area=(500.0, 5000.0, 50_000.0)[number % 3],
             category=("", "cat", "dog")[number % 3],
             boundary_complexity=(1.0, 1.75, 2.0, 9.0)[number % 4],
@@ -44,10 +41,9 @@ def instances(n_images: int = 12) -> list[InstanceRow]:
 
 
 def found(rows: Sequence[InstanceRow], dimension: str) -> dict[tuple[str, str], SubgroupRow]:
-    table = io.BytesIO(parquet_file(InstanceRow, rows))
     return {
         (row.group, row.model): row
-        for row in subgroup_rows([table], "d", BOX)
+        for row in subgroup_rows([instances_table(rows)], "d", BOX)
         if row.dimension == dimension
     }
 
@@ -88,9 +84,7 @@ def test_crowding_counts_the_objects_of_all_protocols() -> None:
     assert crowding["5 to 9", "a"].n_images == 5
     center = [
         row
-        for row in subgroup_rows(
-            [io.BytesIO(parquet_file(InstanceRow, instances()))], "d", [("center", "ground-truth")]
-        )
+        for row in subgroup_rows([instances_table(instances())], "d", [("center", "ground-truth")])
         if row.dimension == "crowding" and row.model == "a"
     ]
     # Image 1 has no centre prompt; image 6 has six objects, four of them with one.
