@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.distillation.experiment import DECOUPLED, DistillationRecord, StudentRow
 from benchmarks.report import style
+from benchmarks.report.captions import Caption
 from benchmarks.tables.columns import RowColumn, build_table, count_column, text_column
 from benchmarks.tables.formatting import number, percent
 from benchmarks.tables.table import Cell, Column, Table
@@ -232,6 +233,36 @@ def write_outputs(record: DistillationRecord, folder: Path) -> list[Path]:
     return paths
 
 
+def schemes_caption(record: DistillationRecord) -> Caption:
+    """Mean agreement and time of the schemes after equally many steps, and the highest of all."""
+
+    def mean(group: RunGroup) -> float:
+        """Mean agreement over seeds."""
+        return over_seeds([row.agreement for row in group.runs]).mean
+
+    def text(group: RunGroup) -> str:
+        """A group with its mean and time."""
+        return f"{group.scheme} {percent(mean(group))} % ({group.seconds:.0f} s)"
+
+    full = sorted(full_budget(record), key=mean, reverse=True)
+    best = max(groups(record), key=mean)
+    message = f"After equally many steps: {', '.join(text(group) for group in full)}."
+    if best.runs != full[0].runs:
+        message = f"{message[:-1]}; highest of all budgets: {text(best)}."
+    return Caption("Agreement with the teacher by training time", message)
+
+
+def losses_caption(record: DistillationRecord) -> Caption:
+    """The change of the mean loss of every scheme over the training."""
+    changes = []
+    for group in full_budget(record):
+        first, last = (
+            over_seeds([row.curve[end].loss for row in group.runs]).mean for end in (0, -1)
+        )
+        changes.append(f"{group.scheme} from {number(first)} to {number(last)}")
+    return Caption("Losses during training", f"Mean loss: {'; '.join(changes)}.")
+
+
 def schemes_figure(record: DistillationRecord) -> Any:
     """Agreement with the teacher against training time: runs, and means with intervals."""
     from matplotlib.lines import Line2D
@@ -240,7 +271,8 @@ def schemes_figure(record: DistillationRecord) -> Any:
         "Small: one run each. Large: mean over seeds with its 95 % t interval. Hollow: other "
         "budgets of the decoupled scheme. The teacher's embeddings are stored, and not in the time."
     ]
-    figure = style.new_figure(4.2, "Agreement with the teacher by training time", notes)
+    caption = schemes_caption(record)
+    figure = style.new_figure(4.2, caption.title, notes, caption.message)
     ax = figure.subplots()
     full = {each.scheme: each for each in full_budget(record)}
     for group in groups(record):
@@ -294,7 +326,8 @@ def curves_figure(record: DistillationRecord) -> Any:
         "One line a seed; means over short stretches. Decoupled: mean squared error between "
         "embeddings. The others: focal and dice on the teacher's masks. The units do not compare."
     ]
-    figure = style.new_figure(3.0, "Losses", notes)
+    caption = losses_caption(record)
+    figure = style.new_figure(3.0, caption.title, notes, caption.message)
     axes = figure.subplots(1, len(full), squeeze=False)[0]
     for ax, group in zip(axes, full, strict=True):
         color, _ = _STYLES[group.scheme]

@@ -1,7 +1,7 @@
 """The page on distillation, from the committed results.
 
-`python -m benchmarks.evidence.distillation_page` writes `docs/distillation.md`; a test fails when
-it is stale.
+`python -m benchmarks.evidence.distillation_page` writes `docs/distillation.md` and the plots it
+shows; a test fails when the page is stale.
 """
 
 from __future__ import annotations
@@ -10,12 +10,19 @@ from pathlib import Path
 
 from benchmarks.distillation.experiment import DistillationRecord, load_experiment
 from benchmarks.distillation.family_targets import family_targets_table
-from benchmarks.distillation.scheme_comparison import compute_table, schemes_table
+from benchmarks.distillation.scheme_comparison import (
+    compute_table,
+    losses_caption,
+    schemes_caption,
+    schemes_table,
+    write_outputs,
+)
 from benchmarks.evidence.pages import ROOT, render, write_page
-from benchmarks.evidence.publish import readme_block
+from benchmarks.evidence.publish import plot_markdown, readme_block
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.documents import read_document
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
+from benchmarks.report.captions import Caption
 from benchmarks.tables.formatting import percent
 from mobilesam.model.mini import N_COLOR_CHANNELS, mobile_sam_mini_shape
 
@@ -51,10 +58,16 @@ def page(root: Path) -> str:
         teacher_note=another_teacher(family, compared) if family and compared else "",
         compared=None if compared is None else compared.model_dump(mode="json"),
         schemes=None if compared is None else schemes_table(compared).to_markdown("###"),
+        schemes_plot=compared and _plot("schemes", schemes_caption(compared)),
+        losses_plot=compared and _plot("losses", losses_caption(compared)),
         compute=None if compared is None else compute_table(compared).to_markdown("###"),
         full_size=read_document(root / FULL_SIZE, "full-size distillation"),
         percent=percent,
     )
+
+
+def _plot(name: str, caption: Caption) -> str:
+    return plot_markdown(f"../{COMPARE.as_posix()}/distillation-{name}.png", caption)
 
 
 def another_teacher(family: RunRecord, compared: DistillationRecord) -> str:
@@ -88,5 +101,11 @@ def _others(record: RunRecord) -> str:
     )
 
 
+def main() -> int:
+    """Writes the page, and the tables and plots of the comparison."""
+    write_outputs(load_experiment(ROOT / COMPARE), ROOT / COMPARE)
+    return write_page(PAGE, page(ROOT))
+
+
 if __name__ == "__main__":
-    raise SystemExit(write_page(PAGE, page(ROOT)))
+    raise SystemExit(main())

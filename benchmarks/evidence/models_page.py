@@ -42,7 +42,7 @@ def page() -> str:
         models=models,
         checkpoints=specs(),
         runs=SIZES,
-        plot=plot_markdown(f"../{(SIZES[0] / PLOT).as_posix()}", sizes_plot()),
+        plot=plot_markdown(f"../{(SIZES[0] / PLOT).as_posix()}", sizes_plot().caption),
         sizes=headline_table(record).to_markdown(heading=""),
         measured=escape_markdown(
             f"Measured {record.created_utc[:10]} on {record.environment.cpu}, "

@@ -20,7 +20,8 @@ from benchmarks.paper.paper_output import FOLDER, LEDGER, write_claims
 from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
 from benchmarks.records.run_folder import held
-from benchmarks.report.plots import Plot, plots_of, write_plots
+from benchmarks.report.captions import Caption
+from benchmarks.report.plots import plots_of, write_plots
 from benchmarks.tables.columns import WEIGHTS_COLUMN
 from benchmarks.tables.formatting import escape_markdown
 from benchmarks.tables.merging import merge_records
@@ -37,7 +38,9 @@ GENERATED = {
     FOLDER: (".csv", ".json", ".md", ".tex"),
 }
 """Folders below `results` that hold only generated files, and the suffixes of these files."""
-_PLOT = re.compile(r"!\[[^\]\n]*\]\((results/[^)\s]*plots/[^)\s]+\.png)\)(?:\n\n\*[^\n]*\*(?=\n))?")
+_PLOT = re.compile(
+    r"!\[(?:\\.|[^\]\\\n])*\]\((results/[^)\s]*plots/[^)\s]+\.png)\)(?:\n\n\*[^\n]*\*(?=\n))?"
+)
 """A plot in Markdown, and its message if there is one."""
 README_MODELS = (
     *("mobilesam", "mobilesam-fast", "mobilesam-onnx", "mobilesam-openvino"),
@@ -104,16 +107,15 @@ def plots_page(record: RunRecord) -> str:
     parts = [
         "# Plots of the committed runs\n\nWritten by `python -m benchmarks.evidence.publish`.\n"
     ]
-    parts += [
-        f"## {escape_markdown(plot.caption.title)}\n\n{plot_markdown(f'{plot.stem}.png', plot)}\n"
-        for plot in plots_of(record)
-    ]
+    for stem, caption, _ in plots_of(record):
+        shown = plot_markdown(f"{stem}.png", caption)
+        parts.append(f"## {escape_markdown(caption.title)}\n\n{shown}\n")
     return "\n".join(parts)
 
 
-def plot_markdown(path: str, plot: Plot) -> str:
+def plot_markdown(path: str, caption: Caption) -> str:
     """The picture of a plot with its title as the alternative text, and its message below."""
-    title, message = (escape_markdown(text) for text in plot.caption)
+    title, message = (escape_markdown(text) for text in caption)
     return f"![{title}]({path})\n\n*{message}*"
 
 
@@ -131,7 +133,7 @@ def with_captions(text: str, record: RunRecord, root: Path = ROOT) -> str:
         found = {plot.stem: plot for plot in plots_of(source)}
         if path.stem not in found:
             raise DataError(f"the page shows {path}, of which {run} has no values; remove it there")
-        return plot_markdown(match[1], found[path.stem])
+        return plot_markdown(match[1], found[path.stem].caption)
 
     return _PLOT.sub(renewed, text)
 

@@ -89,7 +89,10 @@ def _paper_table(layout: Mapping[str, Any], by_id: Mapping[str, ClaimVerdict]) -
     columns = (
         Column(layout["corner"], ("row",)),
         Column("", ("line",)),
-        *(Column(head, (slug(head).replace("-", "_"),), align="right") for head in layout["heads"]),
+        *(
+            Column(head.replace("^2", "²"), (slug(head).replace("-", "_"),), align="right")
+            for head in layout["heads"]
+        ),
     )
     named = ", ".join(filter(None, _references(shown)))
     title = f"{layout['title']} (in brackets: measured with {named})" if named else layout["title"]

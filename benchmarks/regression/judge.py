@@ -332,14 +332,15 @@ def notes(sessions: Sequence[Session], judgement: Judgement) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _figure(rows: Sequence[Judged], threshold: float) -> Any:
-    """Plot of the ratios of head to base beside the noise."""
+def _figure(rows: Sequence[Judged], judgement: Judgement) -> Any:
+    """Plot of the ratios of head to base next to the noise."""
     from benchmarks.report.style import BLUE, GREY, INK, VERMILLION, new_figure
 
     figure = new_figure(
         0.9 + 0.36 * len(rows),
         "Head against base",
         ("Dots: ratio of medians with its bootstrap interval. Grey: the base against itself.",),
+        verdict_text(judgement),
     )
     ax = figure.subplots()
     for line, each in enumerate(rows):
@@ -352,7 +353,7 @@ def _figure(rows: Sequence[Judged], threshold: float) -> Any:
                 ax.plot(ci95 or (value, value), [line + shift] * 2, color=shade, linewidth=1.8)
                 ax.plot(value, line + shift, "o", color=shade, markersize=5)
     ax.axvline(1, color=INK, linewidth=0.8)
-    ax.axvline(threshold, color=VERMILLION, linewidth=0.8, linestyle="--")
+    ax.axvline(judgement.threshold, color=VERMILLION, linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(rows)), [f"{each.model}: {each.what}" for each in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(visible=True, axis="x")
@@ -377,5 +378,5 @@ def write_judgement(judgement: Judgement, sessions: Sequence[Session], folder: P
     rows = [each for each in judgement.benchmarks if each.change and each.unit != "fraction"]
     if rows:
         with plot_style():
-            written += save_figure(_figure(rows, judgement.threshold), folder, table.name)
+            written += save_figure(_figure(rows, judgement), folder, table.name)
     return written

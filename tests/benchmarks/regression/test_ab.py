@@ -58,7 +58,8 @@ def test_a_slower_phase_and_worse_masks_fail_and_are_named(
 def test_a_commit_that_breaks_a_model_fails(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(repo, "size = check_image(image)", "size = check_image(image[0])")
     git(repo, "commit", "--quiet", "--all", "-m", "broken")
-    arguments = ["--base=HEAD~1", "--head=HEAD", "--accuracy-models=", "--out=ab", *SMALL]
+    once = ["--pairs=1", "--turns=1"]  # a failure needs no statistics
+    arguments = ["--base=HEAD~1", "--head=HEAD", "--accuracy-models=", "--out=ab", *SMALL, *once]
     assert regress("run", *arguments) == 1
     out = capsys.readouterr().out
     assert "failed" in out
@@ -93,7 +94,7 @@ def test_a_failing_model_is_one_line_and_has_a_traceback_with_debug(
 ) -> None:
     edit(repo, place, broken)
     edit(repo, "def build(", "class OwnError(Exception):\n    pass\n\n\ndef build(")
-    arguments = ["--base=HEAD", "--models=dummy,box", "--accuracy-models=dummy,box", "--pairs=3",
+    arguments = ["--base=HEAD", "--models=dummy,box", "--accuracy-models=dummy,box", "--pairs=1",
                  "--n-prompts=1", "--turns=1", "--scenes=1", "--out=ab", "--json"]  # fmt: skip
     assert regress("run", *arguments, *debug) == 1
     told = capsys.readouterr()

