@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.prompts.protocols import click_sequence
 from benchmarks.records.record import LatencyRow, RunRecord
@@ -188,15 +189,44 @@ def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
         r["size"]: r["value"] for r in rows if r["model"] == best["model"] if r["size"] != "all"
     }
     title = protocol_title(record, protocol, "by object size")
-    texts = {size: f"{number(value, 1)} %" for size, value in sizes.items()}
-    if len(set(texts.values())) < 2:
+    if not sizes:
         return Caption(title, f"{best['model']} reaches {number(best['value'], 1)} % mIoU.")
-    worst, top = _ends(sizes)
-    return Caption(
-        title,
-        f"{best['model']} has its highest mIoU on {top} objects, {texts[top]}, and its lowest on "
-        f"{worst} ones, {texts[worst]}.",
-    )
+    return Caption(title, _extremes(best["model"], {f"{k} objects": v for k, v in sizes.items()}))
+
+
+def _extremes(model: str, values: Mapping[str, float]) -> str:
+    """The groups on which a model has its highest and its lowest accuracy, in percent."""
+    worst, top = _ends(values)
+    low, high = (f"{number(values[name], 1)} %" for name in (worst, top))
+    if len(values) == 1:
+        return f"{model} reaches {low} mIoU on {top}."
+    if low == high:
+        return f"{model} has the same mIoU, {low}, on {joined(list(values))}."
+    return f"{model} has its highest mIoU on {top}, {high}, and its lowest on {worst}, {low}."
+
+
+def subgroups(rows: Sequence[SubgroupRow]) -> str:
+    """The groups of one dimension that the most accurate model finds best and worst."""
+    by_model = queries.grouped((row.model, row) for row in rows)
+
+    def mean(model: str) -> float:
+        """Mean over the instances of all groups."""
+        own = by_model[model]
+        return sum(r.miou * r.n_instances for r in own) / max(1, sum(r.n_instances for r in own))
+
+    best = max(by_model, key=lambda model: round(mean(model), 3))
+    return _extremes(best, {row.group: 100 * row.miou for row in by_model[best]})
+
+
+def history(frame: Any, unit: str) -> str:
+    """First and last value of the model with the most comparable runs."""
+    lines = queries.grouped(((r.model, r.where), r.value) for r in frame.itertuples())
+    (model, _), values = max(lines.items(), key=lambda line: len(line[1]))
+    if len(values) < 2:
+        return "No two of these runs compare."
+    show = milliseconds if unit == "ms" else lambda value: f"{number(value, 1)} %"
+    ends = f"from {show(values[0])} to {show(values[-1])}"
+    return f"{model} went {ends} over {len(values)} comparable runs."
 
 
 def by_protocol(record: RunRecord, group: Sequence[Protocol]) -> Caption | None:

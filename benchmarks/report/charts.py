@@ -398,6 +398,7 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
             COLUMNS,
             [row for row in part if row.group in labels],
             notes,
+            captions.subgroups(part),
         )
         found.append(figure)
     return found
@@ -490,7 +491,8 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
         description = f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs."
         chart = _layers(240, lines, *_dots(base, frame, models, y))
         rows, title = frame.assign(text=texts).itertuples(), f"History: {name}"
-        found.append(_figure("history", title, name, description, chart, columns, rows, notes))
+        figure = _figure("history", title, name, description, chart, columns, rows, notes)
+        found.append(figure._replace(message=captions.history(frame, unit)))
     return found
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tables import KINDS, Made, Pairs, relation_of, table, tables
 
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.records.record import LatencyRow, MiouRow, ParamsRow, RunRecord, WeightsRow
 from benchmarks.records.statistics import Spread
@@ -237,7 +238,7 @@ def check_sizes(said: str, record: RunRecord, protocol: Protocol) -> None:
     best = max(round(100 * (row.miou or 0), 1) for row in fit.values())
     assert round(100 * (fit[name].miou or 0), 1) == best
     match = re.fullmatch(
-        r"\w has its highest mIoU on (\w+) objects, ([\d.]+) %, and its lowest on (\w+) ones, "
+        r"\w has its highest mIoU on (\w+) objects, ([\d.]+) %, and its lowest on (\w+) objects, "
         r"([\d.]+) %\.",
         said,
     )
@@ -285,6 +286,27 @@ def test_message_of_disturbed_prompts(disturbed_record: RunRecord) -> None:
     assert match is not None, said
     assert printed(match[2]) == pytest.approx(values[match[1], 0.0], abs=0.051)
     assert printed(match[3]) == pytest.approx(values[match[1], 20.0], abs=0.051)
+
+
+def test_message_of_subgroups() -> None:
+    where = ("photos", "box", "ground-truth", "category")
+    rows = [
+        SubgroupRow(*where, group, model, 3, n, miou, None)
+        for model, group, n, miou in (
+            ("a", "cat", 90, 0.7), ("a", "dog", 10, 0.2), ("b", "cat", 90, 0.5), ("b", "dog", 10, 0.9)
+        )
+    ]  # fmt: skip
+    said = "a has its highest mIoU on cat, 70.0 %, and its lowest on dog, 20.0 %."
+    assert captions.subgroups(rows) == said
+    assert captions.subgroups(rows[:1]) == "a reaches 70.0 % mIoU on cat."
+
+
+def test_message_of_history_compares_runs_of_one_machine_only() -> None:
+    values = [("a", "m", 2.0), ("b", "m", 9.0), ("a", "other", 7.0), ("a", "m", 1.5)]
+    frame = frames.object_frame({"model": m, "where": w, "value": v} for m, w, v in values)
+    said = "a went from 2.00 ms to 1.50 ms over 2 comparable runs."
+    assert captions.history(frame, "ms") == said
+    assert captions.history(frame[:3], "%") == "No two of these runs compare."
 
 
 @pytest.mark.parametrize(
