@@ -293,7 +293,8 @@ def test_message_of_subgroups() -> None:
     rows = [
         SubgroupRow(*where, group, model, 3, n, miou, None)
         for model, group, n, miou in (
-            ("a", "cat", 90, 0.7), ("a", "dog", 10, 0.2), ("b", "cat", 90, 0.5), ("b", "dog", 10, 0.9)
+            ("a", "cat", 90, 0.7), ("a", "dog", 10, 0.2),
+            ("b", "cat", 90, 0.5), ("b", "dog", 10, 0.9),
         )
     ]  # fmt: skip
     said = "a has its highest mIoU on cat, 70.0 %, and its lowest on dog, 20.0 %."
