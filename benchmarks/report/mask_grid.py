@@ -119,7 +119,7 @@ def mask_grid(title: str, rows: Sequence[MaskRow], notes: Sequence[str] = ()) ->
             cells = (first, *row.panels[start : start + MODELS_PER_LINE])
             n_labels = 3 if any(cell.value for cell in cells if cell is not None) else 2
             lines.append((row, cells, n_labels * _LABEL_LINE_IN + _LABEL_GAP_IN, height_in))
-    heading_in = _HEADING_IN + _HEADING_LINE_IN * len(textwrap.wrap(clean(title), 88))
+    heading_in = _HEADING_IN + _HEADING_LINE_IN * len(style.wrapped_title(title))
     body_in = sum(label_in + height_in + _ROW_GAP_IN for _, _, label_in, height_in in lines)
     figure = style.new_figure(heading_in + body_in + _MARGIN_IN, title, notes)
     figure.set_layout_engine("none")

@@ -151,6 +151,11 @@ def plot_style() -> Iterator[None]:
         yield
 
 
+def wrapped_title(title: str) -> list[str]:
+    """Lines of the title of a figure."""
+    return textwrap.wrap(clean(title), TITLE_LENGTH, break_on_hyphens=False)
+
+
 def new_figure(height_in: float, title: str, notes: Sequence[str], message: str = "") -> Any:
     """A matplotlib figure with a title and a message on top, and notes at the bottom.
 
@@ -162,10 +167,8 @@ def new_figure(height_in: float, title: str, notes: Sequence[str], message: str 
 
     wrapped = [textwrap.wrap(clean(note), NOTE_LENGTH, break_on_hyphens=False) for note in notes]
     lines = [line for note in wrapped for line in note]
-    heading, said = (
-        textwrap.wrap(clean(text), length, break_on_hyphens=False)
-        for text, length in ((title, TITLE_LENGTH), (message, MESSAGE_LENGTH))
-    )
+    heading = wrapped_title(title)
+    said = textwrap.wrap(clean(message), MESSAGE_LENGTH, break_on_hyphens=False)
     top_in = 0.08 + 0.19 * len(heading) + 0.17 * len(said)
     size_in = (WIDTH_IN, height_in + 0.17 * len(said) + 0.16 * len(lines))
     rect = (0, 0, 1, 1 - top_in / size_in[1])

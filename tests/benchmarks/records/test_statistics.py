@@ -180,7 +180,7 @@ def test_ten_thousand_images_take_less_than_a_second() -> None:
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(3, 12))
-@settings(deadline=None, derandomize=True, max_examples=10)
+@settings(deadline=None, derandomize=True, max_examples=25)
 def test_the_interval_holds_the_mean_and_does_not_depend_on_names_of_images(
     seed: int, n: int
 ) -> None:

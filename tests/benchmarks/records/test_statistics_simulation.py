@@ -42,8 +42,7 @@ from benchmarks.records.statistics import (
 )
 from benchmarks.regression.compare import THRESHOLD, ratio_verdict
 
-TRIALS, SLOW_TRIALS = 500, 250
-"""Trials of fast and of slow methods."""
+TRIALS = 500
 Z = np.linspace(-6, 6, 2001)
 # Quantiles of IoU as boxes give them, and of IoU where many answers miss the object altogether.
 SHAPES = {
@@ -98,15 +97,15 @@ def test_95_percent_intervals_cover_the_true_mean_and_naive_ones_do_not(
     truth = population.mean()
     rng = np.random.default_rng(1)
     hits = naive_hits = 0
-    for seed in range(SLOW_TRIALS):
+    for seed in range(TRIALS):
         values, clusters = population.draw(rng, n_images)
         interval = clustered_mean(values, clusters, seed).ci95
         assert interval is not None
         hits += interval[0] <= truth <= interval[1]
         low, high = naive_interval(values)
         naive_hits += low <= truth <= high
-    assert 0.93 <= hits / SLOW_TRIALS <= 0.97
-    assert naive_hits / SLOW_TRIALS < 0.8
+    assert 0.93 <= hits / TRIALS <= 0.97
+    assert naive_hits / TRIALS < 0.8
 
 
 def equal_models(rng: np.random.Generator, n_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +137,13 @@ def test_equal_models_seldom_differ_but_often_by_a_t_test_over_instances(
 ) -> None:
     rng = np.random.default_rng(2)
     positives = naive = 0
-    for seed in range(SLOW_TRIALS):
+    for seed in range(TRIALS):
         differences, clusters = draw(rng, 50)
         positives += clustered_mean(differences, clusters, seed).p_value <= 0.05
         naive += stats.ttest_1samp(differences, 0).pvalue <= 0.05
     # Not far below the level either: such a test would find nothing.
-    assert 0.03 <= positives / SLOW_TRIALS <= 0.06
-    assert naive / SLOW_TRIALS > 0.25
+    assert 0.03 <= positives / TRIALS <= 0.06
+    assert naive / TRIALS > 0.25
 
 
 def test_a_difference_of_two_points_is_found_in_100_images() -> None:
