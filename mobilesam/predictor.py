@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from mobilesam.errors import NOT_FINITE, UsageError, WeightsError
-from mobilesam.fast.decoder import Multimask
+from mobilesam.fast.decoder import FoundMasks, Multimask
 from mobilesam.fast.upsampling import Upsampler, upsample
 from mobilesam.inputs import (
     Array,
@@ -116,6 +116,11 @@ def _image_attribute(name: str, doc: str, convert: Callable[[Any], Any]) -> Any:
         self._change(**{name: convert(value)})
 
     return property(read, assign, doc=doc)
+
+
+def _check_finite(*outputs: Tensor) -> None:
+    if not all(map(is_finite, outputs)):
+        raise WeightsError(NOT_FINITE)
 
 
 def _as_size(value: Sequence[int]) -> Size:
@@ -311,13 +316,34 @@ class MobileSam:
         self, embedding: ImageEmbedding, prompts: Prompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
         """As `decode`, without upsampling: logits (N, C, S/4, S/4) and scores (N, C)."""
+        return self._decode(embedding, multimask, *self._resized(embedding, prompts))
+
+    @torch.no_grad()
+    def find_masks(
+        self, embedding: ImageEmbedding, prompts: Prompts, least_score: float
+    ) -> FoundMasks:
+        """The masks of N > 0 ambiguous prompts whose predicted IoU is higher, without upsampling.
+
+        A network with a method `find` does not compute the others.
+        """
+        find = getattr(self.network, "find", None)
+        if find is None:
+            logits, scores = self.decode_logits(embedding, prompts, multimask=True)
+            keep = scores > least_score
+            return FoundMasks(keep.nonzero()[:, 0], logits[keep], scores[keep])
+        given = self._network_prompts(*self._resized(embedding, prompts))
+        found: FoundMasks = find(self._prepared(embedding), given, least_score)
+        _check_finite(found.logits, found.scores)
+        return found
+
+    def _resized(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Array | None, ...]:
+        """Points, labels, boxes and mask inputs in coordinates of the network's input."""
         points, boxes = prompts.points, prompts.boxes
         if points is not None:
             points = self.transform.apply_coords(points, embedding.size_hw)
         if boxes is not None:
             boxes = self.transform.apply_boxes(boxes, embedding.size_hw)
-        given = points, prompts.labels, boxes, prompts.mask_inputs
-        return self._decode(embedding, multimask, *given)
+        return points, prompts.labels, boxes, prompts.mask_inputs
 
     def upsampler(self, size_hw: Size, inner_hw: Size, device: Device) -> Upsampler:
         """Upsampler of logits to the size of an image, both in pixels; the last one is kept."""
@@ -470,12 +496,7 @@ class MobileSam:
         self, embedding: ImageEmbedding, multimask: Multimask, *given: Any
     ) -> tuple[Tensor, Tensor]:
         """Runs the decoder unless there are no prompts (arrays), and checks its output."""
-        prompts = NetworkPrompts(
-            *(
-                None if values is None else torch.tensor(values, dtype=dtype, device=self.device)
-                for values, dtype in zip(given, _DTYPES, strict=True)
-            )
-        )
+        prompts = self._network_prompts(*given)
         masks = prompts.mask_inputs
         low_hw = self.model.prompt_encoder.mask_input_size
         if masks is not None and len(masks) > 0 and masks.shape[1:] != (1, *low_hw):
@@ -488,16 +509,29 @@ class MobileSam:
             count = n_masks if multimask == "both" else n_masks - 1 if multimask else 1
             logits = torch.zeros(0, count, *low_hw, device=self.device)
             return logits, logits.new_zeros(0, count)
-        # What the network computes once for all prompts on an image.
+        logits, scores = self.network.decode(
+            self._prepared(embedding), prompts, multimask=multimask
+        )
+        _check_finite(logits, scores)
+        return logits, scores
+
+    def _network_prompts(self, *given: Any) -> NetworkPrompts:
+        """Arrays as tensors on the device."""
+        return NetworkPrompts(
+            *(
+                None if values is None else torch.tensor(values, dtype=dtype, device=self.device)
+                for values, dtype in zip(given, _DTYPES, strict=True)
+            )
+        )
+
+    def _prepared(self, embedding: ImageEmbedding) -> Any:
+        """What the network computes once for all prompts on an image; the last one is kept."""
         features, kept = embedding.features, self._context
         # Counts in-place changes of the tensor; inference tensors have no such count.
         version = 0 if features.is_inference() else features._version
         if kept is None or kept[0] is not features or kept[1] != version:
             kept = self._context = (features, version, self.network.prepare(features))
-        logits, scores = self.network.decode(kept[2], prompts, multimask=multimask)
-        if not (is_finite(scores) and is_finite(logits)):
-            raise WeightsError(NOT_FINITE)
-        return logits, scores
+        return kept[2]
 
     def _upsample(
         self, logits: Tensor, embedding: ImageEmbedding, *, return_logits: bool = False

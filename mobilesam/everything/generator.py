@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -28,6 +29,7 @@ from mobilesam.everything.point_grid import (
     crops_of,
     layer_grids,
 )
+from mobilesam.fast import threads
 from mobilesam.inputs import Float32Array, UInt8Array, as_array
 from mobilesam.predictor import MobileSam, as_image, as_predictor
 from mobilesam.prompts import Prompts, check_boxes
@@ -170,20 +172,25 @@ class AutomaticMaskGenerator:
         upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
         schedule = PointSchedule(len(points), self.points_per_batch, hierarchical=self.hierarchical)
-        limits = {
-            "threshold": predictor.mask_threshold,
-            "offset": self.stability_score_offset,
-            "least_stability": self.stability_score_thresh,
-        }
+        least_score = self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf
+        measure_one = partial(
+            measure,
+            upsampler=upsampler,
+            crop=crop,
+            image_hw=image_hw,
+            threshold=predictor.mask_threshold,
+            offset=self.stability_score_offset,
+            least_stability=self.stability_score_thresh,
+        )
         found: list[FoundMask] = []
         for chosen in schedule.batches():
             batch, labels = points[chosen], np.ones((len(chosen), 1), np.int64)
             prompts = Prompts(batch[:, None], labels, sam_rules=True)
-            logits, scores = predictor.decode_logits(embedding, prompts, multimask=True)
-            keep = scores > (self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
-            rows, logits = keep.nonzero()[:, 0].tolist(), logits[keep].float().cpu()
-            for row, score, low in zip(rows, scores[keep].tolist(), logits, strict=True):
-                mask = measure(low, upsampler, crop, image_hw, **limits)
+            masks = predictor.find_masks(embedding, prompts, least_score)
+            logits = masks.logits.float().cpu()
+            measured = threads.spread(measure_one, list(logits))
+            scored = zip(masks.prompts.tolist(), masks.scores.tolist(), measured, strict=True)
+            for row, score, mask in scored:
                 if mask is not None and not cut_by_crop(mask.box, crop, image_hw):
                     point = (float(batch[row, 0] + x0), float(batch[row, 1] + y0))
                     found.append(FoundMask(mask.runs, mask.box, score, mask.stability, point, crop))
@@ -192,8 +199,8 @@ class AutomaticMaskGenerator:
                 low_hw = np.array(logits.shape[1:])
                 inner_hw = embedding.inner_hw * low_hw / predictor.transform.target_length
                 height, width = np.ceil(inner_hw).astype(int)
-                masks = logits[:, :height, :width] > predictor.mask_threshold
-                schedule.add_masks(masks, points * (inner_hw / embedding.size_hw)[::-1])
+                covers = logits[:, :height, :width] > predictor.mask_threshold
+                schedule.add_masks(covers, points * (inner_hw / embedding.size_hw)[::-1])
         return _best(found, [mask.score for mask in found], self.box_nms_thresh)
 
 

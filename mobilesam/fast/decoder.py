@@ -1,8 +1,8 @@
 """SAM's mask decoder for many prompts on one image: what the prompts share is computed once.
 
 The reference repeats the image embedding, its positional encoding and the first layer's projections
-for every prompt. Here they belong to the image (`ImageContext`); prompts go through the rest a few
-at a time, so that buffers stay in the cache and are not returned to the kernel.
+for every prompt. Here they belong to the image (`ImageContext`). On a CPU, prompts go through the
+rest a few at a time, and the image tokens of a prompt in strips, on one thread for each core.
 
 With T tokens of a prompt (7 for a point) against 4,096 of the image, projecting the image is nearly
 all of the work of an attention layer. Matrix products are associative, so the small side can be
@@ -15,8 +15,10 @@ scores of one softmax alike drops out. Results are the same up to rounding.
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +26,25 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from mobilesam.errors import UsageError
+from mobilesam.fast import threads
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.kernels import Dense, gelu_, strips
+from mobilesam.fast.kernels import Dense, add_products, gelu_, products, strips
 from mobilesam.inputs import Device
 from mobilesam.prompts import NetworkPrompts
 
-# Prompts at a time on a CPU: at most 9 MB a buffer in float32, so that none is given back to the
-# kernel and all stay in the cache. On a GPU, more are faster.
+# Prompts at a time on a CPU: few, so that their images stay in the cache. On a GPU, more are
+# faster.
 CPU_PROMPTS = 2
 GPU_PROMPTS = 64
+# Image tokens in a strip on a CPU: at most 2 MB a buffer in float32.
+CPU_TOKENS = 1024
 
 Multimask = bool | Literal["both"]
 _Module = TypeVar("_Module", bound=nn.Module)
+# Some prompts, and some tokens of their images: one prompt and a strip on a CPU, all on a GPU.
+_Cell = tuple[slice, slice]
+# Computes new image tokens of a cell, (prompts, tokens, C), from the old.
+_Update = Callable[[_Cell, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,22 @@ class ImageContext:
     key: Tensor  # (1, heads, HW, d), of the first layer's attention from the tokens
     value: Tensor  # (1, heads, HW, d), of the same
     query: Tensor  # (heads, d, HW), of the first layer's attention from the image
+
+
+class FoundMasks(NamedTuple):
+    """The K masks of N prompts whose scores are high enough, in the order of the prompts."""
+
+    prompts: Tensor  # (K,) int64, indices of the prompts
+    logits: Tensor  # (K, 4 H, 4 W) float32
+    scores: Tensor  # (K,) float32
+
+
+class _Decoded(NamedTuple):
+    """n prompts behind the transformer."""
+
+    scores: Tensor  # (n, M) float32
+    filters: Tensor  # (n, M, C / 8), of the masks
+    image: list[Tensor]  # tokens of each cell
 
 
 class FastDecoder:
@@ -66,13 +91,13 @@ class FastDecoder:
     ) -> None:
         learn_large_blocks()
         self._like = like = torch.empty(0, dtype=dtype, device=device)
-        at_once = CPU_PROMPTS if like.device.type == "cpu" else GPU_PROMPTS
-        self._at_once = prompts_at_once or at_once
+        self._is_cpu = like.device.type == "cpu"
+        self._at_once = prompts_at_once or (CPU_PROMPTS if self._is_cpu else GPU_PROMPTS)
         self._prompt_encoder = prompt_encoder = _copied(prompt_encoder, like.device)
         self._mask_decoder = mask_decoder = _copied(mask_decoder, like.device)
         with torch.inference_mode():
             encoding = prompt_encoder.get_dense_pe()
-            self._grid_hw = (int(encoding.shape[2]), int(encoding.shape[3]))
+            self._grid_hw = height, width = int(encoding.shape[2]), int(encoding.shape[3])
             self._encoding = encoding[0].flatten(1).t().to(like).contiguous()
             self._no_mask = prompt_encoder.no_mask_embed.weight.detach().to(like)
             start = (mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight)
@@ -82,13 +107,14 @@ class FastDecoder:
             self._final = _TokensToImage(transformer.final_attn_token_to_image, like)
             self._final_norm = transformer.norm_final_attn
             self._upscale = _Upscale(mask_decoder.output_upscaling, like)
+        rows = max(1, CPU_TOKENS // width) if self._is_cpu else height
+        self._strips = [(width * first, width * last) for first, last in strips(height, rows)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the object in another process, and adapts the allocator there."""
         self.__dict__.update(state)
         learn_large_blocks()
 
-    @torch.inference_mode()
     def prepare(self, embedding: Tensor) -> ImageContext:
         """The part that does not depend on prompts, of a (1, C, H, W) or (C, H, W) embedding."""
         wanted = (self._encoding.shape[1], *self._grid_hw)
@@ -96,34 +122,87 @@ class FastDecoder:
             raise UsageError(
                 f"the embedding is {tuple(embedding.shape)}, wanted (1, *{wanted}): give one image"
             )
-        tokens = embedding.reshape(wanted).flatten(1).t().to(self._like).contiguous()
-        image = tokens + self._no_mask
-        image_pe = image + self._encoding
-        first = self._layers[0]
-        key, value = first.to_image.project(image, image_pe)
-        return ImageContext(tokens, image, key, value, first.from_image.project(image_pe))
 
-    @torch.inference_mode()
+        def project(spread: threads.Spread) -> ImageContext:
+            tokens = embedding.reshape(wanted).flatten(1).t().to(self._like).contiguous()
+            image = tokens + self._no_mask
+            first = self._layers[0]
+
+            def part(strip: tuple[int, int]) -> tuple[Tensor, ...]:
+                mine = image[slice(*strip)]
+                mine_pe = mine + self._encoding[slice(*strip)]
+                query = first.from_image.image_query(mine_pe)
+                return *first.to_image.project(mine, mine_pe), query
+
+            parts = zip(*spread(part, self._strips), strict=True)
+            key, value, query = (_heads_first(torch.cat(each), first.heads) for each in parts)
+            return ImageContext(tokens, image, key, value, query[0].transpose(1, 2))
+
+        return self._run(project)
+
     def __call__(
         self, context: ImageContext, prompts: NetworkPrompts, *, multimask: Multimask = False
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, M, 4 H, 4 W) and scores (N, M) of N prompts; see `FastMobileSam.decode`."""
-        sparse, dense = self._embed(prompts)
-        count, n_masks = sparse.shape[0], self._mask_decoder.num_mask_tokens
-        if multimask == "both":
-            chosen = list(range(n_masks))
-        else:
-            chosen = list(range(1, n_masks)) if multimask else [0]
-        height, width = (4 * side for side in self._grid_hw)
-        logits = sparse.new_empty(count, len(chosen), height, width)
-        scores = sparse.new_empty(count, len(chosen))
-        for first, last in strips(count, self._at_once):
-            rows = slice(first, last)
-            mask = None if dense is None else dense[rows]
-            tokens, image = self._transform(context, sparse[rows], mask, chosen)
-            self._masks(tokens, image, chosen, logits[rows])
-            scores[rows] = self._mask_decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
-        return logits, scores
+        n_masks = self._mask_decoder.num_mask_tokens
+        chosen = range(n_masks)[slice(None) if multimask == "both" else slice(1, None)]
+        if not multimask:
+            chosen = range(1)
+
+        def decode(spread: threads.Spread) -> tuple[Tensor, Tensor]:
+            sparse, dense = self._embed(prompts)
+            logits = self._new_logits(len(sparse), len(chosen))
+            scores = logits.new_empty(logits.shape[:2])
+
+            def group(rows: tuple[int, int]) -> None:
+                part = slice(*rows)
+                found = self._transform(context, sparse, dense, part, chosen, spread)
+                scores[part] = found.scores
+                self._write_masks(found, logits[part], spread)
+
+            spread(group, list(strips(len(sparse), self._at_once)))
+            return logits, scores
+
+        return self._run(decode)
+
+    def find(
+        self, context: ImageContext, prompts: NetworkPrompts, least_score: float
+    ) -> FoundMasks:
+        """The masks of ambiguous prompts with a higher score; prompts without any cost less."""
+        chosen = range(1, self._mask_decoder.num_mask_tokens)
+
+        def decode(spread: threads.Spread) -> FoundMasks:
+            sparse, dense = self._embed(prompts)
+
+            def group(rows: tuple[int, int]) -> FoundMasks:
+                found = self._transform(context, sparse, dense, slice(*rows), chosen, spread)
+                keep = ~(found.scores <= least_score)  # NaN is for the caller to notice
+                logits = self._new_logits(*keep.shape)
+                self._write_masks(found, logits, spread, keep)
+                indices = rows[0] + keep.nonzero()[:, 0]
+                return FoundMasks(indices, logits[keep], found.scores[keep])
+
+            parts = spread(group, list(strips(len(sparse), self._at_once)))
+            return FoundMasks(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+        return self._run(decode)
+
+    def _run(self, work: Callable[[threads.Spread], threads.Result]) -> threads.Result:
+        """On threads of their own on a CPU; in inference mode."""
+        if self._is_cpu:
+            return threads.run(work)
+        with torch.inference_mode():
+            return work(threads.serial)
+
+    def _new_logits(self, count: int, n_masks: int) -> Tensor:
+        """(count, n_masks, 4 H, 4 W) float32."""
+        height, width = self._grid_hw
+        return torch.empty(count, n_masks, 4 * height, 4 * width, device=self._like.device)
+
+    def _cells(self, count: int) -> list[_Cell]:
+        """All cells of so many prompts, by prompt."""
+        rows = strips(count, 1 if self._is_cpu else max(1, count))
+        return [(slice(*r), slice(*part)) for r, part in itertools.product(rows, self._strips)]
 
     def _embed(self, prompts: NetworkPrompts) -> tuple[Tensor, Tensor | None]:
         """Sparse (N, P, C), and dense (N, HW, C) only where there are mask prompts."""
@@ -142,48 +221,80 @@ class FastDecoder:
         return sparse, dense.flatten(2).transpose(1, 2).expand(len(sparse), -1, -1)
 
     def _transform(
-        self, context: ImageContext, sparse: Tensor, dense: Tensor | None, chosen: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens (n, 1 + M, C) float32 of the IoU and the chosen masks, and images (n, HW, C)."""
-        start = self._start.expand(sparse.shape[0], -1, -1)
-        prompt = torch.cat((start, sparse.to(self._like)), 1)
+        self,
+        context: ImageContext,
+        sparse: Tensor,
+        dense: Tensor | None,
+        rows: slice,
+        chosen: Sequence[int],
+        spread: threads.Spread,
+    ) -> _Decoded:
+        """Runs the transformer on n of the prompts, and the small networks behind it."""
+        tokens = sparse[rows].to(self._like)
+        tokens = prompt = torch.cat((self._start.expand(len(tokens), -1, -1), tokens), 1)
+        cells = self._cells(len(tokens))
+        image = [context.image[None, part] for _, part in cells]
+
+        def look(attention: _TokensToImage, tokens: Tensor, update: _Update) -> Tensor:
+            """Updates the image, and gives what the tokens see there."""
+            query = attention.wide_query(tokens)
+
+            def part(index: int) -> tuple[Tensor, Tensor, Tensor]:
+                rows, strip = cell = cells[index]
+                image[index] = pixels = update(cell, image[index])
+                return _part_of_attention(query[rows], pixels, pixels + self._encoding[strip])
+
+            found = _joined_attention(spread(part, range(len(cells))), len(self._strips))
+            return attention.narrow(found, tokens.shape[1])
+
         if dense is None:
             # In the first layer the image is still the same for all prompts.
-            first, *rest = self._layers
+            first, *layers = self._layers
             tokens = first.attend_to_self(prompt, prompt)
             seen = first.to_image.shared(tokens + prompt, context.key, context.value)
             tokens = first.after_image(tokens, seen)
-            image = first.from_image.shared(tokens, tokens + prompt, context.query, context.image)
-            image = first.norm(image, 3)
+            update = first.from_image.shared(tokens, tokens + prompt, context.query)
         else:
-            tokens, image = prompt, context.tokens + dense.to(self._like)
-            rest = self._layers
-        for layer in rest:
-            image_pe = image + self._encoding
+            layers, masks = self._layers, dense[rows].to(self._like)
+
+            def update(cell: _Cell, _: Tensor) -> Tensor:
+                return context.tokens[cell[1]] + masks[cell]
+
+        for layer in layers:
             tokens = layer.attend_to_self(tokens, prompt)
-            seen = layer.to_image.each(tokens + prompt, image, image_pe)
-            tokens = layer.after_image(tokens, seen)
-            layer.from_image.each(tokens, tokens + prompt, image, image_pe)
-            image = layer.norm(image, 3)
+            tokens = layer.after_image(tokens, look(layer.to_image, tokens + prompt, update))
+            update = layer.from_image.each(tokens, tokens + prompt, self._encoding)
         used = [0, *(1 + index for index in chosen)]
         tokens = tokens[:, used]
-        seen = self._final.each_of_few(tokens + prompt[:, used], image, self._encoding)
-        return self._final_norm((tokens + seen).float()), image
-
-    def _masks(self, tokens: Tensor, image: Tensor, chosen: list[int], out: Tensor) -> None:
-        """Writes (n, M, 4 H, 4 W) logits."""
+        seen = look(self._final, tokens + prompt[:, used], update)
+        tokens = self._final_norm((tokens + seen).float())
         networks = self._mask_decoder.output_hypernetworks_mlps
-        each = [networks[index](tokens[:, 1 + row]) for row, index in enumerate(chosen)]
-        filters = torch.stack(each, 1).to(image)
-        height, width = self._grid_hw
-        step = 1 if image.device.type == "cpu" else len(image)  # four times the image each
-        for first, last in strips(len(image), step):
-            features = self._upscale(image[first:last])
-            found = torch.bmm(filters[first:last], features.transpose(1, 2))
+        filters = [networks[index](tokens[:, 1 + row]) for row, index in enumerate(chosen)]
+        scores = self._mask_decoder.iou_prediction_head(tokens[:, 0])[:, list(chosen)]
+        return _Decoded(scores, torch.stack(filters, 1).to(self._like), image)
+
+    def _write_masks(
+        self, found: _Decoded, out: Tensor, spread: threads.Spread, keep: Tensor | None = None
+    ) -> None:
+        """Writes (n, M, 4 H, 4 W) logits, at least of the prompts with masks to keep."""
+        width = self._grid_hw[1]
+        # Pairs of float32 next to each other are moved as one.
+        pairs = out.view(torch.int64)
+
+        cells = self._cells(len(out))
+
+        def part(index: int) -> None:
+            rows, strip = cells[index]
+            features = self._upscale(found.image[index])
+            logits = products(found.filters[rows], features).to(out.dtype).view(torch.int64)
             # Each image token became 2x2 and each of those 2x2 again: row, column, dy, dx, dy, dx.
-            blocks = found.view(last - first, -1, height, width, 2, 2, 2, 2)
-            target = out[first:last].view(last - first, -1, height, 2, 2, width, 2, 2)
-            target.copy_(blocks.permute(0, 1, 2, 4, 6, 3, 5, 7))
+            blocks = logits.view(*logits.shape[:2], -1, width, 2, 2, 2)
+            target = pairs[rows, :, 4 * strip.start // width : 4 * strip.stop // width]
+            target = target.view(*logits.shape[:2], -1, 2, 2, width, 2)
+            target.copy_(blocks.permute(0, 1, 2, 4, 6, 3, 5))
+
+        wanted = [keep is None or bool(keep[rows].any()) for rows, _ in cells]
+        spread(part, [index for index, each in enumerate(wanted) if each])
 
 
 class _Layer:
@@ -198,10 +309,12 @@ class _Layer:
             for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
         )
         self.to_image = _TokensToImage(source.cross_attn_token_to_image, like)
-        self.from_image = _ImageToTokens(source.cross_attn_image_to_token, like)
-        norms = (source.norm1, source.norm2, source.norm3, source.norm4)
+        self.from_image = _ImageToTokens(source.cross_attn_image_to_token, source.norm4, like)
+        norms = (source.norm1, source.norm2, source.norm3)
         self.norms = [(*_affine(norm, like), norm.eps) for norm in norms]
-        self.mlp = [_affine(layer, like) for layer in (source.mlp.lin1, source.mlp.lin2)]
+        self.mlp = [
+            Dense(layer.weight, layer.bias, like) for layer in (source.mlp.lin1, source.mlp.lin2)
+        ]
         self.activation = source.mlp.act
 
     def attend_to_self(self, tokens: Tensor, prompt: Tensor) -> Tensor:
@@ -218,11 +331,11 @@ class _Layer:
     def after_image(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """Adds the result of the attention to the image, and runs the MLP: (N, T, C)."""
         tokens = self.norm(tokens + seen, 1)
-        hidden = self.activation(F.linear(tokens, *self.mlp[0]))
-        return self.norm(tokens + F.linear(hidden, *self.mlp[1]), 2)
+        hidden = self.activation(self.mlp[0](tokens.flatten(0, 1)))
+        return self.norm(tokens + self.mlp[1](hidden).view_as(tokens), 2)
 
     def norm(self, x: Tensor, index: int) -> Tensor:
-        """One of the four layer normalisations."""
+        """One of the layer normalisations of tokens."""
         return F.layer_norm(x, (x.shape[-1],), *self.norms[index])
 
 
@@ -242,9 +355,8 @@ class _TokensToImage:
         self.image_value = Dense(value, source.v_proj.bias, like)
 
     def project(self, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (1, heads, HW, d) of an image (HW, C), without and with its encoding."""
-        key, value = self.image_key(image_pe), self.image_value(image)
-        return _heads_first(key, self.heads), _heads_first(value, self.heads)
+        """Keys and values (rows, heads d) of image tokens (rows, C), without and with encoding."""
+        return self.image_key(image_pe), self.image_value(image)
 
     def shared(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(N, T, C) tokens against the one image of `project` -> (N, T, C)."""
@@ -253,35 +365,24 @@ class _TokensToImage:
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return F.linear(mixed[0].transpose(0, 1).reshape(count, length, -1), *self.out)
 
-    def each(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
-        """(N, T, C) tokens, each prompt with its own image (N, HW, C) -> (N, T, C)."""
-        query = self._wide_query(tokens)
-        return self._attend(torch.bmm(query, image_pe.transpose(1, 2)), image, tokens.shape[1])
-
-    def each_of_few(self, tokens: Tensor, image: Tensor, encoding: Tensor) -> Tensor:
-        """As `each`, for few tokens, where adding (HW, C) `encoding` to the image costs more."""
-        query = self._wide_query(tokens)
-        scores = torch.matmul(query, encoding.t())
-        return self._attend(scores.baddbmm_(query, image.transpose(1, 2)), image, tokens.shape[1])
-
-    def _wide_query(self, tokens: Tensor) -> Tensor:
+    def wide_query(self, tokens: Tensor) -> Tensor:
         """Queries in the space of the image: (N, T, C) -> (N, heads T, C)."""
         query = _heads_first(F.linear(tokens.flatten(0, 1), *self.query), self.heads)[0]
         return _prompts_first(torch.bmm(query, self.key), len(tokens))
 
-    def _attend(self, scores: Tensor, image: Tensor, length: int) -> Tensor:
-        """Scores (N, heads T, HW) and image (N, HW, C) -> (N, T, C)."""
-        count = len(scores)
-        found = torch.bmm(scores.softmax(-1), image).view(count, self.heads, length, -1)
-        narrow = torch.bmm(found.transpose(0, 1).flatten(1, 2), self.value)  # (heads, N T, d)
+    def narrow(self, found: Tensor, length: int) -> Tensor:
+        """The result (N, heads T, C) of the wide queries -> (N, T, C)."""
+        count = len(found)
+        by_head = found.view(count, self.heads, length, -1).transpose(0, 1).flatten(1, 2)
+        narrow = torch.bmm(by_head, self.value)  # (heads, N T, d)
         mixed = narrow.transpose(0, 1).reshape(count, length, -1) + self.value_bias
         return F.linear(mixed, *self.out)
 
 
 class _ImageToTokens:
-    """Attention of the image to the prompt's tokens, added to the image."""
+    """Attention of the image to the prompt's tokens, added to the image and normalised."""
 
-    def __init__(self, source: Any, like: Tensor) -> None:
+    def __init__(self, source: Any, norm: Any, like: Tensor) -> None:
         self.heads = heads = int(source.num_heads)
         self.key = _scaled(source.k_proj, source, like)
         self.value = _affine(source.v_proj, like)
@@ -292,38 +393,68 @@ class _ImageToTokens:
         # The weights of a head sum to one, so a share of the bias with each head is the bias.
         self.out_bias = (source.out_proj.bias.detach() / heads).to(like)
         self.image_query = Dense(query, source.q_proj.bias, like)
+        self.norm = (*_affine(norm, like), norm.eps)
 
-    def project(self, image_pe: Tensor) -> Tensor:
-        """Queries of an image that all prompts share: (HW, C) -> (heads, d, HW), a view."""
-        return _heads_first(self.image_query(image_pe), self.heads)[0].transpose(1, 2)
+    def shared(self, tokens: Tensor, tokens_pe: Tensor, query: Tensor) -> _Update:
+        """For prompts (N, T, C) and one image with its queries (heads, d, HW)."""
+        key = F.linear(tokens_pe, *self.key)
+        key = key.view(*key.shape[:2], self.heads, -1).permute(2, 0, 1, 3)
+        value = self._wide_value(tokens)
 
-    def shared(self, tokens: Tensor, tokens_pe: Tensor, query: Tensor, image: Tensor) -> Tensor:
-        """One image (HW, C) with its `project` for N prompts of (N, T, C): a new (N, HW, C)."""
-        count, length, _ = tokens.shape
-        key = F.linear(tokens_pe, *self.key).view(count, length, self.heads, -1).transpose(1, 2)
-        scores = tokens.new_empty(count, self.heads, length, query.shape[2])
-        for row in range(count):
-            torch.bmm(key[row], query, out=scores[row])
-        return torch.baddbmm(image[None], *self._factors(scores, tokens))
+        def update(cell: _Cell, pixels: Tensor) -> Tensor:
+            rows, part = cell
+            mine = key[:, rows]
+            scores = torch.bmm(mine.flatten(1, 2), query[:, :, part])
+            by_prompt = scores.view(*mine.shape[:3], -1).transpose(0, 1)
+            return self._updated(pixels, by_prompt, value[rows])
 
-    def each(self, tokens: Tensor, tokens_pe: Tensor, image: Tensor, image_pe: Tensor) -> None:
-        """Each prompt with its own image (N, HW, C), which is added to in place."""
-        count, length, _ = tokens.shape
+        return update
+
+    def each(self, tokens: Tensor, tokens_pe: Tensor, encoding: Tensor) -> _Update:
+        """For prompts (N, T, C) with an image each, and the (HW, C) encoding of all."""
         key = _heads_first(F.linear(tokens_pe.flatten(0, 1), *self.key), self.heads)[0]
-        wide = torch.bmm(key, self.query)  # (heads, N T, C)
-        shift = torch.bmm(key, self.query_bias)  # (heads, N T, 1)
-        scores = torch.bmm(_prompts_first(wide, count), image_pe.transpose(1, 2))
-        scores += _prompts_first(shift, count)
-        scores = scores.view(count, self.heads, length, -1)
-        image.baddbmm_(*self._factors(scores, tokens))
+        wide = _prompts_first(torch.bmm(key, self.query), len(tokens))  # (N, heads T, C)
+        shift = _prompts_first(torch.bmm(key, self.query_bias), len(tokens))  # (N, heads T, 1)
+        value = self._wide_value(tokens)
 
-    def _factors(self, scores: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the sum to add to the image: (N, HW, heads T) and (N, heads T, C)."""
-        # Heads and tokens come before pixels, so that the softmax runs over long rows at once.
-        weights = scores.softmax(2).flatten(1, 2)
+        def update(cell: _Cell, pixels: Tensor) -> Tensor:
+            rows, part = cell
+            scores = products(wide[rows], pixels + encoding[part]).add_(shift[rows])
+            by_head = scores.view(len(scores), self.heads, -1, scores.shape[2])
+            return self._updated(pixels, by_head, value[rows])
+
+        return update
+
+    def _wide_value(self, tokens: Tensor) -> Tensor:
+        """Values in the space of the image: (N, T, C) -> (N, C, heads T), a view."""
         value = _heads_first(F.linear(tokens.flatten(0, 1), *self.value), self.heads)[0]
-        wide = torch.bmm(value, self.out) + self.out_bias
-        return weights.transpose(1, 2), _prompts_first(wide, len(tokens))
+        return _prompts_first(torch.bmm(value, self.out) + self.out_bias, len(tokens)).mT
+
+    def _updated(self, pixels: Tensor, scores: Tensor, value: Tensor) -> Tensor:
+        """Tokens (1 or n, rows, C), scores (n, heads, T, rows), values of n prompts -> tokens."""
+        # Heads and tokens come before pixels, so that the softmax runs over long rows at once.
+        weights = scores.softmax(2).flatten(1, 2).mT
+        found = add_products(pixels, weights, value)
+        return F.layer_norm(found, found.shape[-1:], *self.norm)
+
+
+def _part_of_attention(
+    query: Tensor, pixels: Tensor, pixels_pe: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention to some image tokens: largest score, sum of weights, weighted sum of tokens."""
+    scores = products(query, pixels_pe)
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    return top, weights.sum(-1, keepdim=True), products(weights, pixels.mT)
+
+
+def _joined_attention(parts: Sequence[tuple[Tensor, ...]], n_strips: int) -> Tensor:
+    """Attention to all image tokens, from the strips of all prompts: (N, heads T, C)."""
+    stacked = (torch.stack(each) for each in zip(*parts, strict=True))
+    top, total, found = (each.view(-1, n_strips, *each.shape[1:]) for each in stacked)
+    scale = (top - top.amax(1, keepdim=True)).exp()
+    joined: Tensor = (scale * found).sum(1) / (scale * total).sum(1)
+    return joined.flatten(0, 1)
 
 
 class _Upscale:
@@ -339,11 +470,11 @@ class _Upscale:
         self.norm = (*_affine(norm, like), norm.eps)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(n, HW, C) -> (n, HW * 16, C / 8), ordered by token, then by the two 2x2 splits."""
-        wide = self.first(image.reshape(-1, image.shape[2]))
+        """(n, rows, C) -> (n, rows * 16, C / 8), ordered by token, then by the two 2x2 splits."""
+        wide = self.first(image.flatten(0, 1))
         channels = self.norm[0].shape[0]
         fine = gelu_(F.layer_norm(wide.view(-1, channels), (channels,), *self.norm))
-        finer = gelu_(self.second(fine))
+        finer = self.second(fine, gelu=True)
         return finer.view(image.shape[0], 16 * image.shape[1], -1)
 
 

@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from mobilesam.errors import UnsupportedError, UsageError
-from mobilesam.fast.decoder import FastDecoder, ImageContext, Multimask
+from mobilesam.fast.decoder import FastDecoder, FoundMasks, ImageContext, Multimask
 from mobilesam.fast.encoder import FastEncoder
 from mobilesam.fast.kernels import computes_bf16, fold_conv_norm
 from mobilesam.inputs import Device, usable_device
@@ -106,9 +106,22 @@ class FastMobileSam:
         Raises:
             UsageError: Points without labels, different numbers of prompts, or a wrong embedding.
         """
+        return self._decoder(*self._given(embedding, prompts), multimask=multimask)
+
+    def find(self, embedding: Embedding, prompts: NetworkPrompts, least_score: float) -> FoundMasks:
+        """Masks of N ambiguous prompts with a higher predicted IoU, and those of NaN.
+
+        The logits of others are not computed.
+        """
+        return self._decoder.find(*self._given(embedding, prompts), least_score)
+
+    def _given(
+        self, embedding: Embedding, prompts: NetworkPrompts
+    ) -> tuple[ImageContext, NetworkPrompts]:
+        """Both on the device."""
         context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
         given = (None if each is None else each.to(self.device) for each in prompts)
-        return self._decoder(context, NetworkPrompts(*given), multimask=multimask)
+        return context, NetworkPrompts(*given)
 
 
 class ModuleEncoder:

@@ -58,6 +58,8 @@ def has_onednn_linear() -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(ones, 2)
         found = torch.ops.mkldnn._linear_pointwise(ones, packed, ones[0], "none", [], "")
+        torch.ops.mkldnn._linear_pointwise(ones, packed, None, "gelu", [], "none")
+        torch.ops.mkldnn._linear_pointwise.binary(ones, ones, ones, None, "add")
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
     return bool(torch.equal(found, torch.full((2, 2), 3.0)))
@@ -79,6 +81,14 @@ def computes_bf16() -> bool:
     return accepted and any(test is not None and bool(test()) for test in tests)
 
 
+def _is_for_onednn(like: Tensor) -> bool:
+    """Whether oneDNN's products are available, and faster than torch's default."""
+    known = like.device.type == "cpu" and (
+        like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
+    )
+    return known and has_onednn_linear()
+
+
 class Dense:
     """y = x W^T + b with a (C_out, C_in) weight, which is prepared for the number of rows."""
 
@@ -86,26 +96,42 @@ class Dense:
         self.weight = weight.detach().to(like, copy=True).contiguous()
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self._packed: dict[int, Tensor] = {}
-        known = like.device.type == "cpu" and (
-            like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and computes_bf16())
-        )
-        self._by_onednn = known and has_onednn_linear()
+        self._by_onednn = _is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
         return Dense, (self.weight, self.bias, self.weight.new_empty(0))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(rows, C_in) -> a new (rows, C_out)."""
+    def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """(rows, C_in) -> a new (rows, C_out), on request with the exact GELU of it."""
         if not self._by_onednn:
-            return F.linear(x, self.weight, self.bias)
+            found = F.linear(x, self.weight, self.bias)
+            return gelu_(found) if gelu else found
         packed = self._packed.get(x.shape[0])
         if packed is None:
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, x.shape[0])
             if len(self._packed) < _MAX_PACKED:
                 self._packed[x.shape[0]] = packed
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, "none", [], "")
+        name, variant = ("gelu", "none") if gelu else ("none", "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, name, [], variant)
         return out
+
+
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """Products x y^T of (n, a, K) and (n, b, K): (n, a, b)."""
+    if len(x) == len(y) == 1 and _is_for_onednn(x):
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x[0], y[0], None, "none", [], "")
+        return found[None]
+    return torch.bmm(x, y.mT)
+
+
+def add_products(base: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Sums base + x y^T of (1 or n, a, b), (n, a, K) and (n, b, K)."""
+    if len(x) == len(y) == 1 and _is_for_onednn(x):
+        fused = torch.ops.mkldnn._linear_pointwise.binary
+        found: Tensor = fused(x[0], base[0], y[0], None, "add")
+        return found[None]
+    return torch.baddbmm(base, x, y.mT)
 
 
 class Conv:

@@ -57,9 +57,9 @@ def test_many_prompts_keep_their_order(sam: Sam, embedding: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_equal_segment_anything_in_double_precision(
-    sam: Sam, embedding: Tensor, kind: str
+    sam: Sam, embedding: Tensor, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float64 shows differences that float32 hides; batches of any size give the same."""
+    """float64 shows differences that float32 hides; batches and strips of any size do the same."""
     exact, given = copy.deepcopy(sam).double(), network_prompts(kind, 5)
     # The prompt encoder casts to float32 inside, for both of them.
     exact.prompt_encoder.float()
@@ -72,7 +72,8 @@ def test_logits_equal_segment_anything_in_double_precision(
         embedding.double(), exact.prompt_encoder.get_dense_pe().double(), *_double(sparse, dense)
     )
     heads = sam.mask_decoder
-    for at_once in (1, 2, 8):
+    for at_once, n_tokens in ((1, 1), (2, 1024), (8, 24)):
+        monkeypatch.setattr("mobilesam.fast.decoder.CPU_TOKENS", n_tokens)
         decoder = FastDecoder(sam.prompt_encoder, heads, torch.float64, prompts_at_once=at_once)
         found, _ = decoder(decoder.prepare(embedding), given, multimask="both")
         # Hypernetworks run, and logits are given, in float32.
@@ -81,6 +82,28 @@ def test_logits_equal_segment_anything_in_double_precision(
 
 def _double(*tensors: Tensor) -> list[Tensor]:
     return [tensor.double() for tensor in tensors]
+
+
+def test_several_threads_give_the_same(sam: Sam, embedding: Tensor) -> None:
+    fast, given = FastMobileSam(sam), network_prompts("clicks", 5)
+    expected = fast.decode(embedding, given, multimask="both")
+    torch.set_num_threads(2)
+    found = fast.decode(embedding, given, multimask="both")
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95, 1.0])
+def test_only_masks_of_a_higher_score_are_found(sam: Sam, embedding: Tensor, share: float) -> None:
+    fast, given = FastMobileSam(sam), network_prompts("point", 7)
+    logits, scores = fast.decode(embedding, given, multimask=True)
+    limit = float(scores.flatten().quantile(share)) if share > 0 else -torch.inf
+    found = fast.find(embedding, given, limit)
+    keep = scores > limit
+    assert (keep.sum() > 0) == (share < 1)
+    assert torch.equal(found.prompts, keep.nonzero()[:, 0])
+    torch.testing.assert_close(found.scores, scores[keep], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.logits, logits[keep], rtol=0, atol=1e-5)
+    assert len(fast.find(embedding * torch.nan, given, 1e9).prompts) == 3 * 7
 
 
 def test_no_prompt_at_all_counts_as_one(sam: Sam, embedding: Tensor) -> None:
