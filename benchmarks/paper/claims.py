@@ -354,11 +354,15 @@ class Claim(FrozenModel):
     @property
     def source_label(self) -> str:
         """Source and place, such as `MobileSAM (arXiv 2306.14289 v2), Table 3`."""
+        return f"{self.paper_label}, {self.where}"
+
+    @property
+    def paper_label(self) -> str:
+        """Source, such as `MobileSAM (arXiv 2306.14289 v2)`."""
         source = self.source
         paper = f"arXiv {source.arxiv}" if source.arxiv else ""
         details = " ".join(part for part in (paper, source.version) if part)
-        name = f"{source.name} ({details})" if details else source.name
-        return f"{name}, {self.where}"
+        return f"{source.name} ({details})" if details else source.name
 
 
 def rounding_margin(printed: str) -> Fraction:

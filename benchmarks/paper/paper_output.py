@@ -12,9 +12,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.verdicts import ClaimVerdict, tally, tally_by_basis, tally_text
+from benchmarks.paper.verdicts import (
+    ClaimVerdict,
+    Verdict,
+    tally,
+    tally_by_basis,
+    tally_text,
+)
 from benchmarks.records.record import RunRecord, write_atomic
-from benchmarks.tables.columns import build_table, text_column, value_column
+from benchmarks.tables.columns import RowColumn, build_table, text_column, value_column
 from benchmarks.tables.formatting import clean, number, slug
 from benchmarks.tables.record_queries import grouped, unique
 from benchmarks.tables.table import Cell, Column, Raw, Table
@@ -164,6 +170,43 @@ def ledger_table(verdicts: Sequence[ClaimVerdict]) -> Table:
         "figures).",
     ]
     return build_table(f"{FOLDER}-{LEDGER}", title, columns, _by_source(verdicts), notes)
+
+
+def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> tuple[Table, Table]:
+    """Number of claims of each paper by verdict, and one line for each claim."""
+
+    def count(verdict: Verdict) -> RowColumn:
+        def value(own: Sequence[ClaimVerdict]) -> int | None:
+            return tally(own).get(verdict)
+
+        return value_column(verdict.capitalize(), slug(verdict), get=[value], show=str)
+
+    papers = build_table(
+        f"{FOLDER}-verdicts",
+        "Verdicts by paper",
+        (
+            text_column("Paper", "paper", get=["0.paper"]),
+            value_column("Claims", "claims", get=[len], show=str),
+            *(count(verdict) for verdict in tally(verdicts)),
+        ),
+        grouped((verdict.paper, verdict) for verdict in verdicts).values(),
+    )
+    columns = (
+        text_column("Claim", "what"),
+        text_column("Source", "source"),
+        value_column("Claimed", "claimed", "unit", text=lambda v: _with_unit(_claimed(v), v)),
+        value_column("Measured", "measured", "bound", text=lambda v: _with_unit(_measured(v), v)),
+        text_column("Verdict", "verdict"),
+        value_column("Why, and what would settle it", "why", "settle", text=_reason, align="left"),
+        *(text_column(name, name, csv_only=True) for name in ("id", "basis")),
+        value_column("ratio", "ratio", csv_only=True),
+    )
+    title = "All claims, a line each"
+    return papers, build_table(f"{FOLDER}-{LEDGER}", title, columns, _by_source(verdicts))
+
+
+def _reason(verdict: ClaimVerdict) -> str:
+    return clean(". ".join(filter(None, (verdict.why, verdict.settle))))
 
 
 def _by_source(verdicts: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:

@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import Field
+
 from benchmarks.paper.claims import (
     AccuracyMeasure,
     ArMeasure,
@@ -86,7 +88,8 @@ class ClaimVerdict(FrozenModel):
     a count of parameters, or arithmetic of other published figures. Figures are in `unit`,
     `printed` with the digits of the source. `bound` is set if a part was not measured, `ratio`
     (measured over claimed) for times and ratios of times. `settle` is the command that would give a
-    verdict, `measured_from` names the run and the rows.
+    verdict, `measured_from` names the run and the rows. `paper` is the source without the place;
+    it is not stored.
     """
 
     id: str
@@ -104,6 +107,7 @@ class ClaimVerdict(FrozenModel):
     settle: str | None = None
     measured_from: str | None = None
     orientation: Orientation | None = None
+    paper: str = Field("", exclude=True)
 
 
 def judge(record: RunRecord, claims: Sequence[Claim]) -> list[ClaimVerdict]:
@@ -185,6 +189,7 @@ def _conclude(
     return ClaimVerdict(
         id=claim.id,
         source=claim.source_label,
+        paper=claim.paper_label,
         what=claim.what,
         basis=_BASIS_OF.get(claim.measure.kind, "measurement"),
         claimed=float(claim.printed),

@@ -20,6 +20,8 @@ from benchmarks.tables.record_queries import Protocol, Setup, model_names, uniqu
 
 Statement = tuple[str, str]
 """A sentence, and the numbers behind it."""
+Times = dict[str, tuple[float, Spread | None]]
+"""Median in ms and its interval or range, by model."""
 Relation = Literal["equal", "tied", "different", "untested"]
 MARGIN = 0.01
 """Two accuracies are equal if the interval of their difference is within this, one point."""
@@ -27,6 +29,11 @@ FEW_IMAGES = 30
 """Accuracy on fewer images has a caution."""
 SINGLE_CALL = 1.5
 """A time of a single call, which has no spread, is taken as uncertain by this factor."""
+
+_UNDECIDED: Statement = (
+    "This record cannot say which model to run.",
+    "Advice needs an accuracy against ground truth, or a time, of a model with weights.",
+)
 
 
 class Finding(NamedTuple):
@@ -77,8 +84,7 @@ def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Findin
         facts.append((text, f"{tally_text(verdicts)}."))
     cautions = list(_cautions(record))
     if not advice:
-        why = "Advice needs an accuracy against ground truth, or a time, of a model with weights."
-        cautions.insert(0, ("This record cannot say which model to run.", why))
+        cautions.insert(0, _UNDECIDED)
     found = [Finding("advice", *each) for each in advice]
     found += [Finding("fact", *each) for each in facts]
     return found + [Finding("caution", *each) for each in cautions]
@@ -162,6 +168,28 @@ def choose(record: RunRecord, found: Sequence[Candidate]) -> Candidate:
     return best if beaten else chosen
 
 
+def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) -> Statement:
+    """The model to run under one protocol and setup, in one sentence."""
+    if protocol is not None and protocol.reference != GROUND_TRUTH:
+        return (
+            f"This is agreement with the masks of {protocol.reference.partition(':')[2]}, which is "
+            "no accuracy, and says nothing about which model to run.",
+            "",
+        )
+    if protocol is not None and candidate_rows(record, protocol):
+        found, label = list[Candidate](), ""
+        if setup is not None:
+            found, label = candidates(record, setup, protocol)
+        if not found:
+            return _by_accuracy(record, protocol)
+        chosen = choose(record, found)
+        reason, times, accuracies = _why(record, protocol, found, chosen, label)
+        return f"Run {chosen.model}: {reason}.", f"mIoU {accuracies}. Time, {times}."
+    if setup is not None and (encode := _encode_times(record, setup, random=False)):
+        return _by_time(setup, encode)
+    return _UNDECIDED
+
+
 def _accuracies(rows: Sequence[MiouRow]) -> str:
     """Models with their mIoU, such as `mobilesam 71.7 % [69.8, 73.7]`."""
     parts = []
@@ -201,15 +229,20 @@ def _advice(record: RunRecord) -> Iterator[Statement]:
             )
         yield from faster
         if not shown and (encode := _encode_times(record, setup, random=False)):
-            fastest, _ = fastest_of(encode)
-            yield (
-                f"By time alone, {joined(fastest)} {'has' if len(fastest) == 1 else 'have'} the "
-                f"fastest image encoder on {setup.label}; no accuracy was measured.",
-                f"{_times_text(encode)}{_tie_text(fastest)}.",
-            )
+            yield _by_time(setup, encode)
     for protocol in shown:
         if protocol not in advised:
             yield _by_accuracy(record, protocol)
+
+
+def _by_time(setup: Setup, encode: Times) -> Statement:
+    """Advice where no accuracy was measured."""
+    fastest, _ = fastest_of(encode)
+    return (
+        f"By time alone, {joined(fastest)} {'has' if len(fastest) == 1 else 'have'} the "
+        f"fastest image encoder on {setup.label}; no accuracy was measured.",
+        f"{_times_text(encode)}{_tie_text(fastest)}.",
+    )
 
 
 def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
@@ -333,10 +366,6 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
                 f"{percent(sizes.small)} %, large {percent(sizes.large)} %.",
                 f"n = {n.small or 0:.0f} and {n.large or 0:.0f} ({protocol.dataset}).",
             )
-
-
-Times = dict[str, tuple[float, Spread | None]]
-"""Median in ms and its interval or range, by model."""
 
 
 def _encode_times(record: RunRecord, setup: Setup, *, random: bool = True) -> Times:

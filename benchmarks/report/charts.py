@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
-import pandas as pd
 
 from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.records.record import RunRecord
@@ -21,8 +21,8 @@ from benchmarks.report.labels import dataset_label, prompt_label
 from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
-from benchmarks.tables.formatting import interval, milliseconds, number, slug, spread_text
-from benchmarks.tables.record_queries import Protocol, Setup, model_names, setups, unique
+from benchmarks.tables.formatting import interval, milliseconds, slug, spread_text
+from benchmarks.tables.record_queries import Protocol, Setup, model_names, timed, unique
 from benchmarks.tables.subgroup_tables import COLUMNS, NOTES, by_dimension
 from benchmarks.tables.table import Cell, Column, Table
 
@@ -31,10 +31,23 @@ _SHAPES |= {"v": "triangle-down", "P": "cross"}
 """Vega's names of the matplotlib markers in `style.ModelStyle`."""
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
-_LANE_PX, _HEADING_PX, _LABELS_PX = 16, 46, 150
+_LANE_PX = 21
+_PHASES = {"encode": None, "decode": 1, "end_to_end": 1}
+"""Phases of the chart of latency, and their number of prompts."""
 _MOST_SUBGROUPS, _MOST_FLAT_LABELS = 20, 6
 _SELECTION = alt.selection_point(name="shown", fields=["name"], bind="legend", toggle="true")
 """Models selected by clicks on the legend; an empty selection shows all."""
+Scope = dict[str, str]
+"""What a part of the page is about: values of `dataset`, `reference`, `protocol`, `device` and
+`precision` of the selector. The part is hidden when another value of one of them is selected."""
+
+
+def _zoom(*channels: Literal["x", "y"]) -> Any:
+    """Dragging pans, the wheel with Ctrl or Shift zooms, a double click resets."""
+    wheel = "wheel![event.ctrlKey || event.shiftKey]"
+    return alt.selection_interval(
+        name="zoom", bind="scales", encodings=list(channels), zoom=wheel, clear="dblclick"
+    )
 
 
 @cache
@@ -47,13 +60,21 @@ def vega_script() -> str:
     return f"/* Vega, Vega-Lite, Vega-Embed: BSD 3-Clause. */(() => {{{script}}})();"
 
 
+def unvalidated() -> AbstractContextManager[None]:
+    """Switches off Altair's validation of the parts of charts, which takes most of its time."""
+    from altair.utils.schemapi import debug_mode
+
+    return debug_mode(False)
+
+
 class Figure(NamedTuple):
     """A Vega-Lite specification with its values and texts.
 
     Attributes:
         key: Stem of saved files; unique on a page.
         alt: Description for readers who cannot see the chart.
-        choice: Name among the figures of its kind, such as a protocol.
+        choice: Name among the figures of a section with the same scope, such as a dimension.
+        scope: Selection that it is about.
         message: What the chart shows, in one sentence.
     """
 
@@ -64,24 +85,38 @@ class Figure(NamedTuple):
     table: Table
     notes: tuple[str, ...]
     choice: str
-    message: str = ""
+    scope: Scope
+    message: str
+
+
+def scope_of(*conditions: Protocol | Setup | None) -> Scope:
+    """Selection of a protocol, a setup, or both; without a condition, any."""
+    scope: Scope = {}
+    for each in conditions:
+        if isinstance(each, Protocol):
+            scope |= {"dataset": each.dataset, "protocol": each.short}
+        elif each is not None:
+            threads = f"{each.threads} thread{'s' * (each.threads != 1)}"
+            scope |= {"device": f"{each.device}, {threads}", "precision": each.precision}
+    return scope
 
 
 def _figure(
     kind: str,
     title: str,
     choice: str,
+    scope: Scope,
     description: str,
     chart: Any,
     columns: Sequence[RowColumn],
     rows: Iterable[Any],
     notes: Iterable[str],
-    message: str = "",
+    message: str,
 ) -> Figure:
-    key = slug(f"{kind}-{choice}")
+    key = slug("-".join((kind, choice, *scope.values())))
     table = cells.build_table(key, "The values of the figure", columns, rows)
-    spec = chart.properties(description=f"{title}. {description}").to_dict()
-    return Figure(key, title, description, spec, table, tuple(notes), choice, message)
+    spec = chart.properties(description=f"{title}. {description}").to_dict(validate=False)
+    return Figure(key, title, description, spec, table, tuple(notes), choice, scope, message)
 
 
 def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Figure | None:
@@ -97,8 +132,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         f"{spread_text(p.ms, p.spread)} ms"
         for p in points.itertuples()
     ]
-    best = frames.pareto_front(points)
-    front = list(best["model"])
+    front = list(frames.pareto_front(points)["model"])
 
     times = [ms for name in ("ms", "ms_low", "ms_high") for ms in points[name] if ms]
     limits = (min(times) / 1.4, max(times) * 1.4)
@@ -106,8 +140,15 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     pad = max(3.0, 0.15 * (max(values) - min(values)))
     x = partial(_axis, alt.X, f"Latency, {label} (ms, log scale)", limits, log=True)
     y = partial(_axis, alt.Y, "mIoU (%)", (max(0, min(values) - pad), min(104, max(values) + pad)))
-    end = pd.DataFrame({"ms": [limits[1]], "value": [best["value"].iloc[-1]]})
-    steps = _chart(pd.concat([best[["ms", "value"]], end])).encode(x=x("ms:Q"), y=y("value:Q"))
+    # Computed by the chart, so that it is the front of the models that are shown.
+    order = [alt.SortField("ms"), alt.SortField("value", "descending")]
+    steps = (
+        _chart(points[["model", "ms", "value"]])
+        .transform_window(sort=order, top="max(value)")
+        .transform_window(sort=order, best="lag(top)")
+        .transform_filter("!isValid(datum.best) || datum.value > datum.best")
+        .encode(x=x("ms:Q"), y=y("value:Q"))
+    )
     # Small markers are drawn last, on top of large ones.
     data = points.sort_values("parameters", ascending=False, na_position="last")
     scale = frames.area_scale(points, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2)
@@ -116,8 +157,8 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
     mark = {"fillOpacity": 0.6, "ariaRoleDescription": "value"}
     curves = data[[curve is not None for curve in data["curve"]]]
     curves = curves.assign(text=[f"{size or 'own'} px" for size in curves["size_px"]])
-    lines = _base(curves.assign(model=curves["curve"]), models, legend=False)
-    labels = _chart(curves[["ms", "value", "text"]]).mark_text(
+    lines = _base(curves.assign(model=curves["curve"]), models, points["model"])
+    labels = _chart(curves[["model", "ms", "value", "text"]]).mark_text(
         align="left", dx=10, dy=12, aria=False
     )
     joined = (
@@ -125,7 +166,7 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         labels.encode(x=x("ms:Q"), y=y("value:Q"), text="text:N"),
     )
     chart = _layers(
-        360,
+        330,
         _error_bars(base, y=y("low:Q"), y2="high:Q"),
         _error_bars(base, x=x("ms_low:Q"), x2="ms_high:Q"),
         steps.mark_line(interpolate="step-after", style="front", aria=False),
@@ -152,10 +193,11 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         value_column("Parameters used", "parameters", show="{:,}".format),
         text_column("Pareto front", "pareto", get=[lambda p: "yes" if p.model in front else "no"]),
     )
-    figure = _figure(
+    return _figure(
         "accuracy-latency",
         caption.title,
-        f"{protocol.label}, {setup.label}",
+        "",
+        scope_of(protocol, setup),
         f"{len(points)} models by latency ({label}) and mIoU. On the Pareto front, from fast to "
         f"slow: {', '.join(front)}.",
         chart,
@@ -164,7 +206,6 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Fig
         (f"{setup.label}. {frames.error_bars_note(points)}", *notes),
         caption.message,
     )
-    return figure._replace(choice=protocol.label) if len(setups(record)) == 1 else figure
 
 
 def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
@@ -206,9 +247,10 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
     return _figure(
         "size",
         caption.title,
-        protocol.label,
+        "size",
+        scope_of(protocol),
         f"mIoU of {', '.join(shown)} over all objects, small, medium and large ones.",
-        _layers(280, *_dots(base, data, models, y)),
+        _layers(280, *_dots(base, data, models, y), zoom=["y"]),
         (
             text_column("Model", "model", get=["0.model"]),
             *(size_column(index, size) for index, size in enumerate(labels)),
@@ -219,93 +261,73 @@ def accuracy_by_size(record: RunRecord, protocol: Protocol) -> Figure | None:
     )
 
 
-def waterfall(record: RunRecord, setup: Setup) -> Figure | None:
-    """Steps of one prompt, one after the other, each model on a scale of its own.
-
-    None if no encoder was timed.
-    """
-    frame = frames.waterfall_frame(record, setup)
+def latency(record: RunRecord, setup: Setup) -> Figure | None:
+    """Encode, decode of one prompt and end to end of every model, fastest first; None without."""
+    frame = frames.latency_frame(record, setup)
+    if not frame.empty:
+        shown = [
+            _PHASES.get(r.phase, 0) in (None, r.n_prompts) and timed(r.row) is not None
+            for r in frame.itertuples()
+        ]
+        frame = frame[shown]
     if frame.empty:
         return None
-    models = model_names(record)
+    caption = captions.latency(record, setup)
+    frame = frame.assign(step=frame["phase"].str.replace("_", " "))
     frame["tip"] = [
         f"{r.model}, {r.step}: {spread_text(r.value, r.spread)} ms" for r in frame.itertuples()
     ]
-    sums = dict(zip(frame["model"], frame["sum"], strict=True))
-
-    headings, rows, top = [], [], 0
-    fields = ["model", "step", "tip", "random", "start", "value", "low", "high"]
-    for model, part in frame.groupby("model", sort=False):
-        total = sums[model]
-        whole = part["value"][part["step"] == "end to end"]
-        text = f"sum {milliseconds(total)}"
-        if len(whole):
-            text += f", end to end {milliseconds(whole.iloc[0])}"
-        headings.append({"top": top, "title": short_names(models)[str(model)], "text": text})
-        top += _HEADING_PX
-        for row in part[fields][part["step"] != "end to end"].to_dict("records"):
-            start, duration = row["start"], milliseconds(row["value"])
-            for end in ("value", "low", "high"):
-                if row[end] is not None:
-                    row[end] = min(1.0, (start + row[end]) / total)
-            rows.append(row | {"start": start / total, "top": top, "text": duration})
-            top += _LANE_PX
-    # The labels stand left of a scale that begins at a fixed distance from the edge.
-    scale = alt.Scale(domain=[0, 1], range=[_LABELS_PX, alt.ExprRef("width - 4")])
-    x = partial(alt.X, type="quantitative", scale=scale, axis=None)
-    y = alt.Y("top:Q", scale=alt.Scale(domain=[0, top], range=[0, top], nice=False), axis=None)
-    data = frames.object_frame(rows)
-    bars = _base(data, models).encode(y=y, x=x("start"), x2="value:Q")
-    texts, heads = (_chart(each).encode(y=y) for each in (data, frames.object_frame(headings)))
-    bar = {"height": _LANE_PX - 5, "ariaRoleDescription": "value", "minBandSize": 1.5}
-    left = {"align": "left", "baseline": "middle", "aria": False, "x": 0}
-    caption = captions.latency(record, setup)
-    chart = _layers(
-        top,
-        bars.transform_filter("!datum.random").mark_bar(**bar),
-        bars.transform_filter("datum.random").mark_bar(style="hollow", filled=False, **bar),
-        texts.mark_rule(style="interval", aria=False).encode(x=x("low"), x2="high:Q"),
-        texts.mark_text(**left).encode(text="step:N"),
-        texts.mark_text(**left | {"align": "right", "x": _LABELS_PX - 8}).encode(text="text:N"),
-        heads.mark_text(**left, style="heading", dy=10).encode(text="title:N"),
-        heads.mark_text(**left, style="muted", dy=27).encode(text="text:N"),
+    total = frame.assign(value=frame["value"].astype(float)).groupby("model")["value"].sum()
+    models = model_names(record)
+    order = [short_names(models)[model] for model in total.sort_values(kind="stable").index]
+    x = partial(_axis, alt.X, "ms (log scale)", _around(frames.values_of(frame)), log=True)
+    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=180, grid=True))
+    steps = [name.replace("_", " ") for name in _PHASES]
+    shapes = alt.Scale(domain=steps, range=["circle", "triangle-up", "square"])
+    picked = alt.selection_point(name="shown", fields=["step"], bind="legend", toggle="true")
+    base = _base(frame, models, ()).encode(
+        y=y,
+        x=x("value:Q"),
+        shape=alt.Shape("step:N", scale=shapes, legend=_legend(steps)),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
     )
+    mark = {"size": 65, "strokeWidth": 2, "opacity": 1, "ariaRoleDescription": "value"}
+    first = base.transform_filter("!datum.random").mark_point(filled=True, **mark)
+    chart = alt.layer(
+        first.add_params(picked, _zoom("x")).properties(name="first"),
+        base.transform_filter("datum.random").mark_point(style="hollow", **mark),
+        _error_bars(base, x=x("low:Q"), x2="high:Q"),
+    ).properties(width="container", height=max(120, _LANE_PX * len(order)))
 
     notes = [
-        "Every model has a scale of its own: the bars show the share of each phase, the numbers "
-        f"its time. Medians; thin lines: {cells.bars_text(frame['spread'])}. End to end is one "
-        "call of all phases, timed separately: it need not equal their sum.",
+        f"{setup.label}. Medians; bars: {cells.bars_text(frame['spread'])}. Decode: one prompt. "
+        "End to end is one call of all phases, timed separately: it need not equal their sum.",
         *cells.sample_notes(frame["row"]),
     ]
     random = unique(frame["model"][frame["random"].astype(bool)])
     if random:
         notes.append(
-            "Outlined: random weights on the exact architecture, whose time is the same: "
+            "Hollow: random weights on the exact architecture, whose time is the same: "
             f"{', '.join(random)}."
         )
     columns = (
         MODEL,
         text_column("Phase", "phase", get=["step"]),
         RowColumn(cells.median_column(frame["row"]), lambda r: cells.median_cell(r.row)),
-        value_column(
-            "Share of the sum",
-            "share",
-            show=lambda share: number(100 * share, 1),
-            unit="%",
-            get=[lambda r: None if r.start is None else r.value / r.sum],
-        ),
     )
+    whole = frame[frame["phase"] == "end_to_end"]
+    times = (f"{r.model} {milliseconds(r.value)}" for r in whole.sort_values("value").itertuples())
     return _figure(
-        "waterfall",
-        f"Latency by phase, one image and one prompt: {setup.label}",
-        setup.label,
-        "Phases of each model one after the other. Sums: "
-        f"{', '.join(f'{model} {milliseconds(total)}' for model, total in sums.items())}.",
+        "latency",
+        caption.title if caption else f"Time: {setup.label}",
+        "",
+        scope_of(setup),
+        f"Encode, decode and end to end. End to end: {', '.join(times)}.",
         chart,
         columns,
         frame.itertuples(),
         notes,
-        "" if caption is None else caption.message,
+        caption.message if caption else "",
     )
 
 
@@ -339,7 +361,8 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
     return _figure(
         "decode",
         caption.title,
-        setup.label,
+        "",
+        scope_of(setup),
         f"Decode time of {', '.join(unique(frame['model']))} against the prompts in one call.",
         _layers(320, _lines(base, models), *_dots(base, frame, models, y)),
         columns,
@@ -392,9 +415,10 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
         figure = _figure(
             "subgroups",
             f"{prompt_label(protocol.protocol)}, by {dimension}: {dataset_label(protocol.dataset)}",
-            f"{dimension}: {protocol.label}",
+            dimension,
+            scope_of(protocol),
             f"mIoU of {', '.join(unique(frame['model']))} by {dimension}.",
-            _layers(300, *_dots(base, frame, models, y)),
+            _layers(300, *_dots(base, frame, models, y), zoom=["y"]),
             COLUMNS,
             [row for row in part if row.group in labels],
             notes,
@@ -430,7 +454,8 @@ def robustness(record: RunRecord) -> list[Figure]:
         figure = _figure(
             "robustness",
             caption.title,
-            f"{family} vs {clean.reference}, {clean.dataset}",
+            family,
+            {"dataset": clean.dataset, "reference": clean.reference},
             f"mIoU of {', '.join(unique(frame['model']))} by the disturbance of the prompt.",
             _layers(300, _lines(base, models), *_dots(base, frame, models, y)),
             columns,
@@ -445,34 +470,46 @@ def robustness(record: RunRecord) -> list[Figure]:
 def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
     """One figure for every quantity of `models` that at least two runs measured.
 
-    Lines join comparable runs; times have a log scale.
+    Runs of one machine are side by side, in the order of time. Lines join comparable runs; times
+    have a log scale.
     """
     found = []
-    for name, (unit, frame) in frames.history_frames(runs, models).items():
-        timed = unit == "ms"
+    for (name, condition), frame in frames.history_frames(runs, models).items():
+        timed = isinstance(condition, Setup)
+        unit = "ms" if timed else "%"
         texts = [
             spread_text(r.value, r.spread) if timed else interval(r.value, r.bounds, 1)
             for r in frame.itertuples()
         ]
-        dates = {run.id: frames.day(run) for run in frame["run"]}
-        places = list(dates)
+        labels = {run.id: (frames.day(run), _commit(run)) for run in frame["run"]}
+        places = list(labels)
         frame["place"] = [places.index(run.id) for run in frame["run"]]
         frame["tip"] = [
-            f"{r.model}, {r.run.id}, {dates[r.run.id]}: {text} {unit}"
+            f"{r.model}, {r.run.id}, {', '.join(labels[r.run.id])}: {text} {unit}"
             for r, text in zip(frame.itertuples(), texts, strict=True)
         ]
-        label = f"{json.dumps(list(dates.values()))}[datum.value]"
-        axis = alt.Axis(labelExpr=label, labelOverlap="greedy", labelSeparation=8)
+        label = f"{json.dumps([list(each) for each in labels.values()])}[datum.value]"
+        axis = alt.Axis(labelExpr=label, labelOverlap="greedy", labelSeparation=8, grid=False)
         axis.values = list(range(len(places)))
         limits = (_around if timed else frames.percent_limits)(frames.values_of(frame))
         y = partial(_axis, alt.Y, "ms (log scale)" if timed else "%", limits, log=timed)
         domain = alt.Scale(domain=[-0.5, len(places) - 0.5], nice=False)
-        x = alt.X("place:Q", scale=domain, axis=axis, title=None)
-        base = _base(frame, models).encode(x=x, y=y("value:Q"))
+        x = partial(alt.X, type="quantitative", scale=domain, axis=axis, title=None)
+        base = _base(frame, models).encode(x=x("place"), y=y("value:Q"))
         lines = _lines(base, models).encode(detail="where:N")
+        first = frame.drop_duplicates("machine").assign(edge=lambda part: part["place"] - 0.5)
+        starts = _chart(first[["edge", "machine"]]).encode(x=x("edge"))
+        several = (
+            starts.mark_rule(style="front", aria=False),
+            starts.mark_text(align="left", dx=5, dy=8, aria=False, style="muted").encode(
+                text="machine:N", y=alt.value(0)
+            ),
+        )
 
-        bars_note = cells.bars_text(frame["spread"])
-        notes = [f"Runs in the order of time, evenly spaced. Bars: {bars_note}."]
+        notes = [
+            "Runs of one machine are side by side, in the order of time, evenly spaced, with day "
+            f"and commit. Bars: {cells.bars_text(frame['spread'])}."
+        ]
         if timed:
             notes.append("Lines join runs of the same machine, threads and allocator only.")
         if any(frame["teacher"]):
@@ -485,20 +522,59 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
                 Column("Value", ("value", *ENDS), unit, "right"),
                 lambda r: Cell(r.text, (r.value, *spread_ends(r.spread))),
             ),
-            RowColumn(Column("Commit", ("git_commit",)), _commit_cell),
+            RowColumn(
+                Column("Commit", ("git_commit",)),
+                lambda r: Cell(_commit(r.run), (r.run.environment.git_commit,)),
+            ),
             text_column("Machine", "machine", get=["where"]),
         )
-        description = f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs."
-        chart = _layers(240, lines, *_dots(base, frame, models, y))
-        rows, title = frame.assign(text=texts).itertuples(), f"History: {name}"
-        figure = _figure("history", title, name, description, chart, columns, rows, notes)
-        found.append(figure._replace(message=captions.history(frame, unit)))
+        title = f"History: {name}, {condition.label}"
+        chart = _layers(
+            240,
+            lines,
+            *_dots(base, frame, models, y),
+            *(several if len(first) > 1 else ()),
+        )
+        figure = _figure(
+            "history",
+            title,
+            name,
+            scope_of(condition),
+            f"{name} of {', '.join(unique(frame['model']))} over {len(places)} runs.",
+            chart,
+            columns,
+            frame.assign(text=texts).itertuples(),
+            notes,
+            captions.history(frame, unit),
+        )
+        found.append(figure)
     return found
 
 
-def _commit_cell(row: Any) -> Cell:
-    commit = row.run.environment.git_commit
-    return Cell((commit or "")[:12], (commit,))
+def _commit(run: RunRecord) -> str:
+    """Short hash of the commit of a run, with a plus sign for uncommitted changes."""
+    env = run.environment
+    return f"{(env.git_commit or 'unknown')[:8]}{'+' if env.git_dirty else ''}"
+
+
+def scatter() -> dict[str, Any]:
+    """Specification of IoU of one model (y) against another (x); `datasets.pairs` is to be filled.
+
+    Its rows are objects: a, b (IoU of the models on y and on x), tip and index.
+    """
+    scale = alt.Scale(domain=[-0.02, 1.02], nice=False)
+    x, y = (
+        channel(f"{name}:Q", scale=scale, axis=alt.Axis(tickCount=5, titleFontWeight="normal"))
+        for channel, name in ((alt.X, "b"), (alt.Y, "a"))
+    )
+    line = alt.Chart(alt.InlineData(values=[{"a": 0, "b": 0}, {"a": 1, "b": 1}]))
+    dots = alt.Chart(alt.NamedData(name="pairs"), name="first").mark_point(
+        style="dot", size=45, ariaRoleDescription="value", cursor="pointer"
+    )
+    dots = dots.encode(x=x, y=y, tooltip="tip:N", description="tip:N").add_params(_zoom("x", "y"))
+    diagonal = line.mark_line(style="front", aria=False).encode(x=x, y=y)
+    chart = alt.layer(dots, diagonal).properties(width="container", height=380)
+    return {**chart.to_dict(validate=False), "datasets": {"pairs": []}}
 
 
 def _chart(data: Any) -> Any:
@@ -506,34 +582,41 @@ def _chart(data: Any) -> Any:
     return alt.Chart(alt.InlineData(values=data.to_dict("records")))
 
 
-def _base(data: Any, models: Sequence[str], *, legend: bool = True) -> Any:
+def _base(data: Any, models: Sequence[str], named: Iterable[str] | None = None) -> Any:
     """A chart of a frame with colours, tooltips and a legend that selects models.
 
-    The column `tip` holds the text of tooltips and ARIA labels; `models` are all of the page.
+    The column `tip` holds the text of tooltips and ARIA labels; `models` are all of the page, and
+    `named` those of the legend, by default all of the frame.
     """
     names = short_names(models)
     data = data.drop(columns={"bounds", "row", "run", "spread"} & set(data))
     data = data.assign(name=data["model"].map(names))
-    shown = [names[model] for model in names if model in set(data["model"])]
-    entry_px = 34 + 7 * max(map(len, shown), default=0)
-    # The width of the plot changes during the layout, that of its container does not; `width` makes
-    # Vega evaluate the expression again after a change of the window.
-    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 90) / {entry_px}) + 0 * width)")
-    shown_names = alt.Legend(
-        title=None, orient="top", columns=columns, labelLimit=300, values=shown
-    )
+    legend = set(data["model"] if named is None else named)
+    shown = [names[model] for model in names if model in legend]
+    entries = _legend(shown, values=shown)
     domain = alt.Scale(domain=list(names.values()))
     return _chart(data).encode(
-        color=alt.Color("name:N", scale=domain, legend=shown_names if legend else None),
+        color=alt.Color("name:N", scale=domain, legend=entries if shown else None),
         opacity=alt.when(_SELECTION).then(alt.value(1)).otherwise(alt.value(0.1)),
         tooltip="tip:N",
         description="tip:N",
     )
 
 
-def _layers(height: int, first: Any, *others: Any) -> Any:
+def _legend(names: Sequence[str], **options: Any) -> Any:
+    """A legend above the chart with as many columns as fit."""
+    entry_px = 34 + 7 * max(map(len, names), default=0)
+    # The width of the plot changes during the layout, that of its container does not; `width` makes
+    # Vega evaluate the expression again after a change of the window.
+    columns = alt.ExprRef(f"max(1, floor((containerSize()[0] - 90) / {entry_px}) + 0 * width)")
+    return alt.Legend(title=None, orient="top", columns=columns, labelLimit=300, **options)
+
+
+def _layers(
+    height: int, first: Any, *others: Any, zoom: Sequence[Literal["x", "y"]] = ("x", "y")
+) -> Any:
     """Layers of a chart as wide as its place on the page; only the first may have a selection."""
-    selectable = first.add_params(_SELECTION).properties(name="first")
+    selectable = first.add_params(_SELECTION, _zoom(*zoom)).properties(name="first")
     return alt.layer(selectable, *others).properties(width="container", height=height)
 
 

@@ -74,12 +74,6 @@ def latency_frame(record: RunRecord, setup: Setup) -> Any:
     )
 
 
-def _timed_rows(record: RunRecord, setup: Setup) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Rows of `latency_frame` that hold a time, by model."""
-    rows = [r for r in latency_frame(record, setup).to_dict("records") if timed(r["row"])]
-    return [(model, [r for r in rows if r["model"] == model]) for model in model_names(record)]
-
-
 def decode_frame(record: RunRecord, setup: Setup) -> Any:
     """Decode times by model and number of prompts.
 
@@ -87,8 +81,13 @@ def decode_frame(record: RunRecord, setup: Setup) -> Any:
     the most prompts; None for a single number of prompts).
     """
     found = []
-    for _, rows in _timed_rows(record, setup):
-        own = [row for row in rows if row["phase"] == "decode" and row["n_prompts"]]
+    rows = [
+        row
+        for row in latency_frame(record, setup).to_dict("records")
+        if row["phase"] == "decode" and row["n_prompts"] and timed(row["row"])
+    ]
+    for model in model_names(record):
+        own = [row for row in rows if row["model"] == model]
         if own:
             more = own[-1]["n_prompts"] - own[0]["n_prompts"]
             slope = (own[-1]["value"] - own[0]["value"]) / more if more else None
@@ -112,32 +111,6 @@ def decode_notes(record: RunRecord, setup: Setup, frame: Any) -> list[str]:
 def slope_text(slope_ms: float) -> str:
     """A slope as printed, such as `20.1 ms / prompt`; a slope below zero is printed as zero."""
     return f"{milliseconds(slope_ms)} / prompt" if slope_ms > 0 else "0 / prompt"
-
-
-def waterfall_frame(record: RunRecord, setup: Setup) -> Any:
-    """Steps of one prompt for every model with a timed encoder, fastest model first.
-
-    Columns: those of `latency_frame`, step (label), start (sum of the earlier medians), sum (of the
-    medians of all steps). A model whose steps were also timed in one call has a further step
-    `end to end` with start None.
-    """
-    found: list[list[dict[str, Any]]] = []
-    for _, rows in _timed_rows(record, setup):
-        steps = [
-            {**row, "step": step}
-            for step, phase, n in queries.PROMPT_STEPS
-            for row in rows
-            if (row["phase"], row["n_prompts"]) == (phase, n)
-        ]
-        if any(row["step"] == "encode" for row in steps):
-            total, start = sum(row["value"] for row in steps), 0.0
-            for row in steps:
-                row |= {"start": start, "sum": total}
-                start += row["value"]
-            whole = (row for row in rows if row["phase"] == "end_to_end")
-            steps += [{**row, "step": "end to end", "start": None, "sum": total} for row in whole]
-            found.append(steps)
-    return object_frame(row for steps in sorted(found, key=lambda s: s[0]["sum"]) for row in steps)
 
 
 def accuracy_latency_frame(
@@ -356,44 +329,52 @@ def day(run: RunRecord) -> str:
         return clean(run.created_utc)[:10]
 
 
-def history_frames(runs: Sequence[RunRecord], models: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Unit (`ms` or `%`) and values, oldest first, of each quantity that two runs or more measured.
+def history_frames(
+    runs: Sequence[RunRecord], models: Sequence[str]
+) -> dict[tuple[str, Setup | Protocol], Any]:
+    """Values of each quantity and its conditions that two runs or more measured.
 
-    Columns: run (the `RunRecord`), model, where (conditions that must be equal for values to share
-    a line), teacher (whether it is an agreement with another model), value, low, high, spread.
+    Machines are in the order of their first run, and the runs of each in the order of time.
+    Columns: run (the `RunRecord`), model, machine, where (conditions that must be equal for values
+    to share a line), teacher (whether it is an agreement with another model), value (ms or
+    percent), low, high, spread.
     """
-    ordered = sorted(runs, key=lambda run: (run.created_utc, run.id))
-    times = {
-        f"{name}, {setup.label}": (setup, phase, n)
-        for setup in unique(setup for run in ordered for setup in queries.setups(run))
-        for name, phase, n in HISTORY_TIMES
-    }
-    protocols = unique(p for run in ordered for p in queries.headline(run))
-    accuracies = {f"mIoU {protocol.label}": protocol for protocol in protocols}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*times, *accuracies)}
-    for run in ordered:
-        machine = machine_label(run.environment)
-        for model in model_names(run):
-            if model not in models:
-                continue
-            same = {"run": run, "model": model, "where": machine, "teacher": False}
-            for name, (setup, phase, n) in times.items():
+    by_time = sorted(runs, key=lambda run: (run.created_utc, run.id))
+    by_machine = queries.grouped((machine_label(run.environment), run) for run in by_time)
+    times = unique(setup for run in by_time for setup in queries.setups(run))
+    accuracies = unique(p for run in by_time for p in queries.headline(run))
+    keys: list[tuple[str, Setup | Protocol]] = [
+        *((name, setup) for name, _, _ in HISTORY_TIMES for setup in times),
+        *(("mIoU", protocol) for protocol in accuracies),
+    ]
+    found: dict[tuple[str, Setup | Protocol], list[dict[str, Any]]] = {key: [] for key in keys}
+    rows = (
+        (run, model, machine)
+        for machine, own in by_machine.items()
+        for run in own
+        for model in model_names(run)
+        if model in models
+    )
+    for run, model, machine in rows:
+        same = {"run": run, "model": model, "machine": machine, "where": machine, "teacher": False}
+        for setup in times:
+            for name, phase, n in HISTORY_TIMES:
                 time = timed(queries.find_latency(run, setup, model, phase, n))
                 if time is not None:
-                    found[name].append(same | _time(*time))
-            for name, protocol in accuracies.items():
-                row = queries.find_miou(run, protocol, model)
-                mean = queries.miou_percent(row)
-                if row is None or mean is None or queries.is_own_reference(row):
-                    continue
-                spread = None if mean[1] is None else Spread(mean[1], is_range=False)
-                found[name].append(same | _time(mean[0], spread))
-                if row.reference_weights is not None:
-                    reference = queries.weights_label(row.reference_weights)
-                    found[name][-1] |= {"where": f"{machine}, reference {reference}"}
-                    found[name][-1] |= {"teacher": True}
+                    found[name, setup].append(same | _time(*time))
+        for protocol in accuracies:
+            row = queries.find_miou(run, protocol, model)
+            mean = queries.miou_percent(row)
+            if row is None or mean is None or queries.is_own_reference(row):
+                continue
+            spread = None if mean[1] is None else Spread(mean[1], is_range=False)
+            own = same | _time(mean[0], spread)
+            if row.reference_weights is not None:
+                reference = queries.weights_label(row.reference_weights)
+                own |= {"where": f"{machine}, reference {reference}", "teacher": True}
+            found["mIoU", protocol].append(own)
     return {
-        name: ("ms" if name in times else "%", object_frame(rows))
-        for name, rows in found.items()
-        if len({row["run"].id for row in rows}) >= 2
+        key: object_frame(own)
+        for key, own in found.items()
+        if len({row["run"].id for row in own}) >= 2
     }

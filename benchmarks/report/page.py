@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import __version__
 from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.paper.claims import load_claims
-from benchmarks.paper.paper_output import ledger_table, paper_tables
-from benchmarks.paper.verdicts import ClaimVerdict, judge
+from benchmarks.paper.paper_output import paper_tables, verdict_tables
+from benchmarks.paper.verdicts import ClaimVerdict, judge, tally_text
 from benchmarks.records.record import RECORD_NAME, RunRecord, load_record, write_atomic
-from benchmarks.report import charts
-from benchmarks.report.advice import findings
+from benchmarks.report import charts, frames
+from benchmarks.report.advice import answer, findings, main_protocols
 from benchmarks.report.frames import machine_label
 from benchmarks.report.gallery import Gallery, build_gallery
-from benchmarks.report.style import DARK, LIGHT, theme_css, vega_config
+from benchmarks.report.pairs import PageData, page_data, read_runs
+from benchmarks.report.style import DARK, LIGHT, short_names, theme_css, vega_config
 from benchmarks.tables import columns as cells
-from benchmarks.tables.accuracy_tables import (
-    accuracy_tables,
-    category_tables,
-    robustness_tables,
-)
+from benchmarks.tables.accuracy_tables import accuracy_tables, category_tables
 from benchmarks.tables.columns import RowColumn, build_table, text_column
-from benchmarks.tables.formatting import clean, number
+from benchmarks.tables.formatting import clean, number, slug
 from benchmarks.tables.merging import merge_records
-from benchmarks.tables.record_queries import Protocol, grouped, headline, model_names, setups
+from benchmarks.tables.record_queries import (
+    Protocol,
+    by_reference,
+    grouped,
+    headline,
+    listed,
+    model_names,
+    protocols,
+    setup_of,
+    setups,
+    unique,
+)
 from benchmarks.tables.record_tables import (
     batches_table,
     latency_table,
     models_table,
     params_table,
-    summary_table,
+    selection_table,
 )
-from benchmarks.tables.subgroup_tables import (
-    record_subgroups,
-    subgroup_protocol,
-    subgroup_tables,
-)
+from benchmarks.tables.subgroup_tables import record_subgroups, subgroup_protocol
 from benchmarks.tables.table import Cell, Column, Table
 from mobilesam.errors import DataError, UsageError
 
-MOST_OPEN_ROWS = 30
-"""A longer table is collapsed."""
+MOST_CELL_LENGTH = 70
+"""Of a longer text in a cell, the end is folded."""
+_FILES = (
+    *("theme.js", "select.js", "tables.js", "figures.js", "compare.js"),
+    *("masks.js", "lightbox.js", "gallery.js", "start.js"),
+)
+"""Scripts of the page, in their order."""
 
 
 class MergedRuns(NamedTuple):
@@ -124,7 +134,9 @@ def write_report(
     rows, problems = find_subgroups(merged.folders)
     warnings = (*merged.record.warnings, *problems)
     merged = merged._replace(record=merged.record.model_copy(update={"warnings": warnings}))
-    write_atomic(out, render(merged, gallery, verdicts, rows).encode())
+    runs = [load_record(folder) for folder in merged.folders]
+    pairs = page_data(merged.record, read_runs(merged.folders, runs))
+    write_atomic(out, render(merged, gallery, verdicts, rows, pairs).encode())
     return merged
 
 
@@ -148,6 +160,7 @@ def render(
     gallery: Gallery,
     verdicts: Sequence[ClaimVerdict],
     subgroups: Sequence[SubgroupRow] = (),
+    pairs: PageData | None = None,
 ) -> str:
     """The HTML of the page, determined by the arguments alone."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -161,34 +174,49 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clean": clean, "sort_key": _sort_key}
+    environment.filters |= {
+        "clean": clean,
+        "sort_key": _sort_key,
+        "folded_text": _folded_text,
+        "scope": _scope_attribute,
+    }
     style_css, gallery_css, *scripts = (
-        loader.get_source(environment, name)[0]
-        for name in (
-            *("style.css", "gallery.css"),
-            *("theme.js", "tables.js", "figures.js", "masks.js", "lightbox.js", "gallery.js"),
-        )
+        loader.get_source(environment, name)[0] for name in ("style.css", "gallery.css", *_FILES)
     )
     style = theme_css() + style_css + gallery_css
     script = "\n".join([charts.vega_script(), *scripts])
     record = merged.record
-    models, parts = model_names(record), _sections(merged, verdicts, subgroups)
-    figures = [figure for part in parts.values() for figure in part.figures]
-    csv = {each.key: each.table.to_csv() for part in parts.values() for each in part.tables}
+    models = model_names(record)
+    with charts.unvalidated():
+        answers = _answers(record)
+        sections = _sections(merged, verdicts, subgroups)
+    sections["compare"].always = pairs is not None and bool(pairs["pairs"])
+    figures = [figure for part in sections.values() for figure in part.figures]
+    figures += [each.figure for each in answers if each.figure is not None]
+    csv = {each.key: each.table.to_csv() for part in sections.values() for each in part.tables}
+    csv |= {each.key: each.table.to_csv() for each in answers}
     csv |= {f"{figure.key}-values": figure.table.to_csv() for figure in figures}
     return environment.get_template("page.html").render(
         record=record,
+        day=frames.day(record),
         n_runs=len(merged.runs),
         version=__version__,
         findings=findings(record, verdicts),
-        sections=parts,
+        answers=answers,
+        sections=sections,
+        missing=_missing(sections),
         gallery=gallery,
-        # For the scripts: charts, raw values of tables, and masks with their pictures.
+        # For the scripts: charts, raw values of tables, pairs of models, masks with their pictures.
         data={
             "charts": {figure.key: figure.chart for figure in figures},
             "themes": {"light": vega_config(LIGHT, models), "dark": vega_config(DARK, models)},
             "csv": csv,
+            "selection": _choices(answers),
+            "names": short_names(models),
+            "pairs": pairs or {"datasets": {}, "pairs": {}},
+            "scatter": charts.scatter(),
             "gallery": gallery.document(),
+            "masked": gallery.dataset,
         },
         # Files of this package and of Vega, without text from records.
         style=Markup(style),  # noqa: S704
@@ -209,68 +237,215 @@ def _sort_key(cell: Cell) -> str | None:
     return None if isinstance(first, str) else "" if first is None else repr(float(first))
 
 
+def _folded_text(text: str) -> tuple[str, str]:
+    """Beginning of a text that is always visible, and the rest, empty for a short text."""
+    if len(text) <= MOST_CELL_LENGTH:
+        return text, ""
+    cut = text.rfind(" ", 0, MOST_CELL_LENGTH - 10)
+    return text[:cut], text[cut:]
+
+
+def _scope_attribute(scope: charts.Scope) -> str:
+    """HTML attribute by which the script hides what is not selected."""
+    from markupsafe import Markup
+
+    return Markup(' data-scope="{}"').format(json.dumps(scope)) if scope else Markup("")
+
+
+class _Answer(NamedTuple):
+    """What the first screen shows for one protocol and setup."""
+
+    scope: charts.Scope
+    text: str
+    why: str
+    figure: charts.Figure | None
+    table: Table
+
+    @property
+    def key(self) -> str:
+        """Identifier of its table."""
+        return slug("-".join(("models", *self.scope.values())))
+
+
+def _answers(record: RunRecord) -> list[_Answer]:
+    """Answers for all protocols and setups, those of the main protocol first."""
+    found = listed(protocols(record))
+    main = main_protocols(record)
+    ordered = [*main, *(each for each in found if each not in main)]
+    return [
+        _Answer(
+            charts.scope_of(protocol, setup),
+            *answer(record, setup, protocol),
+            charts.accuracy_latency(record, setup, protocol) if setup and protocol else None,
+            selection_table(record, setup, protocol),
+        )
+        for setup, protocol in product(setups(record) or (None,), ordered or (None,))
+    ]
+
+
+def _choices(answers: Sequence[_Answer]) -> dict[str, Any]:
+    """Options of the selector: protocols by dataset and precisions by device; and the first choice.
+
+    The first choice is the setup and protocol of the first answer with a chart.
+    """
+    scopes = [each.scope for each in answers]
+    by_dataset = grouped((s["dataset"], s["protocol"]) for s in scopes if "dataset" in s)
+    by_device = grouped((s["device"], s["precision"]) for s in scopes if "device" in s)
+    start = next((each.scope for each in answers if each.figure is not None), scopes[0])
+    return {
+        "protocols": {dataset: unique(names) for dataset, names in by_dataset.items()},
+        "precisions": {device: unique(names) for device, names in by_device.items()},
+        "start": start,
+    }
+
+
 class _ListedTable(NamedTuple):
     """A table on the page; its key is unique there and the stem of the saved file."""
 
     key: str
     table: Table
+    scope: charts.Scope
     folded: bool
+
+    @property
+    def by_protocol(self) -> bool:
+        """Whether only the rows of the selected protocol are shown."""
+        return self.table.name.startswith(("miou", "leaderboard"))
 
 
 class _Section:
-    """Figures, of which one at a time is shown, and tables of a section of the page."""
+    """Groups of figures, of which one of each is shown at a time, and tables of a section."""
 
     def __init__(
-        self, figures: Iterable[charts.Figure | None] = (), tables: Iterable[Table] = ()
+        self,
+        short: str,
+        title: str,
+        lead: str = "",
+        groups: Mapping[str, Iterable[charts.Figure | None]] | None = None,
+        absent: str = "",
     ) -> None:
-        self.figures = [figure for figure in figures if figure is not None]
+        found = {name: [f for f in own if f is not None] for name, own in (groups or {}).items()}
+        self.short, self.title, self.lead, self.absent = short, title, lead, absent
+        self.groups = {name: own for name, own in found.items() if own}
         self.tables: list[_ListedTable] = []
-        self.add(tables)
+        self.always = False
+
+    @property
+    def figures(self) -> list[charts.Figure]:
+        """All figures."""
+        return [figure for own in self.groups.values() for figure in own]
+
+    @property
+    def shown(self) -> bool:
+        """Whether it has content."""
+        return bool(self.always or self.groups or self.tables)
 
     def add(
-        self, tables: Iterable[Table], *, folded: bool | None = None, numbered: bool = False
+        self, tables: Iterable[Table], scope: charts.Scope | None = None, *, folded: bool = True
     ) -> None:
-        """Adds the tables that have rows; long ones are collapsed unless told otherwise."""
-        for index, table in enumerate(table for table in tables if table.rows):
-            key = f"{table.name}-{index}" if numbered else table.name
-            long = len(table.rows) > MOST_OPEN_ROWS
-            self.tables.append(_ListedTable(key, table, long if folded is None else folded))
+        """Adds the tables that have rows."""
+        for table in tables:
+            if table.rows:
+                key = slug("-".join((table.name, *(scope or {}).values())))
+                self.tables.append(_ListedTable(key, table, scope or {}, folded))
 
 
 def _sections(
-    merged: MergedRuns, verdicts: Sequence[ClaimVerdict], subgroups: Sequence[SubgroupRow]
+    merged: MergedRuns,
+    verdicts: Sequence[ClaimVerdict],
+    subgroups: Sequence[SubgroupRow],
 ) -> dict[str, _Section]:
-    """Content of the sections that hold figures or tables, by the anchors in `page.html`."""
+    """The sections below the answer, by their anchors."""
     record = merged.record
-    timed, scored = setups(record), headline(record)
-    trade_offs = (charts.accuracy_latency(record, *each) for each in product(timed, scored))
-    waterfalls = (charts.waterfall(record, setup) for setup in timed)
-    decodes = (charts.decode_prompts(record, setup) for setup in timed)
-    sizes = (charts.accuracy_by_size(record, protocol) for protocol in scored)
-    disturbed = robustness_tables(record)
-    history = charts.history(merged.runs, model_names(record))
+    models = model_names(record)
+    by_group = charts.subgroups(models, subgroups)
+    detailed = [figure.scope for figure in by_group]
+    sizes = [
+        charts.accuracy_by_size(record, protocol)
+        for protocol in listed(protocols(record))
+        if charts.scope_of(protocol) not in detailed
+    ]
     found = {
-        "glance": _Section((), [summary_table(record)]),
-        "accuracy-latency": _Section(trade_offs),
-        "latency": _Section(waterfalls, [latency_table(record), batches_table(record)]),
-        "decode": _Section(decodes),
-        "accuracy": _Section(
-            sizes, (each for each in accuracy_tables(record) if each not in disturbed)
+        "findings": _Section("Findings", "Findings", "Click a line for its figures."),
+        "compare": _Section("Compare", "Compare two models", "The same prompts, object by object."),
+        "gallery": _Section("Masks", "Masks"),
+        "time": _Section(
+            "Time",
+            "Time",
+            "",
+            {
+                "Latency": (charts.latency(record, setup) for setup in setups(record)),
+                "Decode": (charts.decode_prompts(record, setup) for setup in setups(record)),
+            },
+            "times: mobilesam-bench latency",
         ),
-        "subgroups": _Section(charts.subgroups(model_names(record), subgroups)),
-        "robustness": _Section(charts.robustness(record), disturbed),
-        "parameters": _Section((), [params_table(record)]),
-        "claims": _Section(),
-        "history": _Section(history, [_runs_table(merged)]),
-        "environment": _Section((), [_environment_table(record), models_table(record)]),
-        "warnings": _Section((), [_failures_table(record)]),
+        "accuracy": _Section(
+            "Accuracy",
+            "Accuracy in detail",
+            "",
+            {"By": [*by_group, *sizes], "Disturbed prompts": charts.robustness(record)},
+            "accuracy: mobilesam-bench miou",
+        ),
+        "models": _Section("Models", "Parameters and weights"),
+        "claims": _Section("Claims", "Published claims"),
+        "history": _Section(
+            "History", "History", "", {"Quantity": charts.history(merged.runs, models)}
+        ),
+        "environment": _Section("Environment", "Environment and warnings"),
     }
-    found["accuracy"].add(category_tables(record), folded=True, numbered=True)
-    found["subgroups"].add(subgroup_tables(subgroups), folded=True)
+    for setup in setups(record):
+        same = {
+            name: tuple(row for row in getattr(record, name) if setup_of(row) == setup)
+            for name in ("latency", "batches")
+        }
+        own = record.model_copy(update=same)
+        found["time"].add((latency_table(own), batches_table(own)), charts.scope_of(setup))
+    for dataset, reference in by_reference(protocols(record)):
+        own = _narrowed(record, dataset, reference)
+        scope = {"dataset": dataset, "reference": reference}
+        found["accuracy"].add(accuracy_tables(own), scope)
+        for protocol in headline(own):
+            if charts.scope_of(protocol) not in detailed:
+                part = _narrowed(record, dataset, reference, protocol.protocol)
+                found["accuracy"].add(category_tables(part), charts.scope_of(protocol))
+    if not record.robustness:
+        found["robustness"] = _Section(
+            "", "", absent="robustness to disturbed prompts: mobilesam-bench miou "
+            "--protocol box-jitter-10,point-offset-10,mask-eroded",
+        )  # fmt: skip
+    found["findings"].always = True
+    found["gallery"].always = True
+    found["models"].add((params_table(record), models_table(record)))
     if verdicts:
-        found["claims"].add([ledger_table(verdicts)], folded=False)
-        found["claims"].add(paper_tables(verdicts), folded=True)
+        by_paper, ledger = verdict_tables(verdicts)
+        found["claims"].lead = f"{tally_text(verdicts)}."
+        found["claims"].add((by_paper,), folded=False)
+        found["claims"].add((ledger, *paper_tables(verdicts)))
+    found["history"].add([_runs_table(merged)])
+    found["environment"].add((_failures_table(record), _environment_table(record)))
     return found
+
+
+def _narrowed(
+    record: RunRecord, dataset: str, reference: str, protocol: str | None = None
+) -> RunRecord:
+    """The record with the accuracies of one dataset and reference, and of one protocol."""
+    wanted = {"dataset": dataset, "reference": reference, "protocol": protocol or None}
+    names = ("miou", "comparisons", "robustness", "accuracy_times", "detector", "everything")
+    kept = {
+        name: tuple(
+            row
+            for row in getattr(record, name)
+            if all(getattr(row, key, value) == value for key, value in wanted.items() if value)
+        )
+        for name in names
+    }
+    return record.model_copy(update=kept)
+
+
+def _missing(sections: Mapping[str, _Section]) -> list[str]:
+    """What the record lacks, and how to measure it."""
+    return [each.absent for each in sections.values() if each.absent and not each.shown]
 
 
 def _environment_table(record: RunRecord) -> Table:

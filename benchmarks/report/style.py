@@ -321,7 +321,7 @@ def vega_config(theme: Theme, models: Sequence[str]) -> dict[str, Any]:
         "text": {"color": theme["ink"], "fontSize": 12},
         "style": {
             "front": {"color": theme["muted"], "strokeDash": [5, 4], "strokeWidth": 1.4},
-            "interval": {"color": theme["ink"]},
+            "dot": {"fill": theme["accent"], "fillOpacity": 0.45, "stroke": theme["accent"]},
             "hollow": {"fill": theme["surface"], "strokeWidth": 2},
             "heading": {"fontWeight": "bold", "fontSize": 13},
             "muted": {"color": theme["muted"], "fontSize": 11},

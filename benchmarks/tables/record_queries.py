@@ -9,6 +9,7 @@ from typing import TypeVar
 from baselines.registry import split_size
 from benchmarks.prompts.protocols import (
     DEFAULT_PROTOCOLS,
+    GROUND_TRUTH,
     click_sequence,
     listed_protocols,
     reference_model,
@@ -86,6 +87,12 @@ class Protocol:
     def label(self) -> str:
         """As printed: `box vs ground-truth, coco:val2017`."""
         return f"{self.protocol} vs {self.reference}, {self.dataset}"
+
+    @property
+    def short(self) -> str:
+        """As selected among those of a dataset: `box`, or `box vs teacher:sam-vit-h`."""
+        against = "" if self.reference == GROUND_TRUTH else f" vs {self.reference}"
+        return f"{self.protocol}{against}"
 
 
 def unique(values: Iterable[T]) -> tuple[T, ...]:

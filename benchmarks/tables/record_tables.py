@@ -5,6 +5,7 @@ Rows that were skipped or failed stay in their table, with the reason.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,14 @@ from benchmarks.tables.columns import (
     value_column,
     weights_cell,
 )
-from benchmarks.tables.formatting import MIB, clean, escape_markdown, number, percent, spread_text
+from benchmarks.tables.formatting import (
+    MIB,
+    clean,
+    escape_markdown,
+    number,
+    percent,
+    spread_text,
+)
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, model_row, spread_of
 from benchmarks.tables.subgroup_tables import record_subgroups, subgroup_tables
 from benchmarks.tables.table import Cell, Column, Table
@@ -414,6 +422,37 @@ def _summary_notes(
             "accuracy): mobilesam-bench weights fetch NAME, or --weights NAME=PATH."
         )
     return notes
+
+
+def selection_table(record: RunRecord, setup: Setup | None, protocol: Protocol | None) -> Table:
+    """Table of seven columns for one setup and protocol, the most accurate model first.
+
+    It has the models with an accuracy under the protocol, or all models if there is none.
+    """
+
+    def order(entry: _Entry) -> tuple[float, float]:
+        row = None if protocol is None else queries.find_miou(record, protocol, entry.model)
+        whole = entry.latency("end_to_end")
+        miou = row.miou if row is not None and queries.is_ranked(row) else None
+        time = whole.median_ms if whole is not None else None
+        return -round(miou or -1, 3), math.inf if time is None else time
+
+    entries = sorted((_Entry(record, name, setup) for name in model_names(record)), key=order)
+    ranked = [entry for entry in entries if order(entry)[0] <= 0]
+    others = [entry.model for entry in entries if entry not in ranked]
+    columns = [
+        MODEL,
+        *([] if protocol is None else [_miou_column("mIoU", protocol)]),
+        _time_column("End to end", "end_to_end", None, bounds=False),
+        _time_column("Encode", "encode", None, bounds=False),
+        _time_column("Decode", "decode", 1, bounds=False),
+        _size_column("Params"),
+        _memory_column("Memory", "peak_rss_bytes", "peak_rss_bytes"),
+    ]
+    notes = ["Times: medians, decode of one prompt. Params: used. Memory: peak of the process."]
+    if ranked and others:
+        notes.append(f"No accuracy under this protocol: {', '.join(others)}.")
+    return build_table("selection", "Models", columns, ranked or entries, notes)
 
 
 def headline_table(record: RunRecord, models: Iterable[str] | None = None) -> Table:

@@ -15,10 +15,31 @@
   };
 
   // With `ast`, Vega interprets expressions, so that the policy of the page need not allow eval.
-  const embed = (place, spec) => vegaEmbed(place, spec, {
-    renderer: "svg", ast: true, actions: false, defaultStyle: false, tooltip,
-    config: page.data.themes[root.dataset.shown],
-  });
+  const embed = async (place, spec) => {
+    const made = await vegaEmbed(place, spec, {
+      renderer: "svg", ast: true, actions: false, defaultStyle: false, tooltip,
+      config: page.data.themes[root.dataset.shown],
+    });
+    place.view = made.view;
+    place.zoomed = spec.params.find(({ name }) => name === "zoom")?.select.encodings;
+    place.title = "Drag to pan; Ctrl and wheel or + and - to zoom; double click or 0 to reset.";
+    return made;
+  };
+
+  page.embed = embed;
+  // The specification with the values and legends of the models that are shown.
+  const filtered = (spec) => {
+    const made = structuredClone(spec);
+    for (const [name, rows] of Object.entries(made.datasets)) {
+      made.datasets[name] = rows.filter((row) => page.isShown(row.model));
+    }
+    const shown = Object.keys(page.data.names).filter(page.isShown).map((name) => page.data.names[name]);
+    for (const { encoding } of made.layer) {
+      const legend = encoding.color?.legend;
+      if (legend) legend.values = legend.values.filter((name) => shown.includes(name));
+    }
+    return made;
+  };
 
   // Charts are drawn when they come into view or the browser is idle, and for every theme. A hidden
   // chart has no width and is drawn when it is chosen.
@@ -27,7 +48,7 @@
     drawn.add(figure);
     figure.view?.finalize();
     const chart = figure.querySelector(".chart");
-    figure.view = (await embed(chart, page.data.charts[figure.dataset.key])).view;
+    figure.view = (await embed(chart, filtered(page.data.charts[figure.dataset.key]))).view;
     chart.tabIndex = 0;
     figure.dataset.drawn = root.dataset.shown;
   };
@@ -36,10 +57,17 @@
       if (isIntersecting && !drawn.has(target)) draw(target);
     }
   }, { rootMargin: "400px" });
-  root.addEventListener("themechange", () => drawn.forEach((figure) => {
+  const redraw = () => drawn.forEach((figure) => {
     if (figure.checkVisibility()) draw(figure);
     else drawn.delete(figure);
-  }));
+  });
+  root.addEventListener("themechange", redraw);
+  let models = null;
+  root.addEventListener("selectionchange", () => {
+    const now = Object.keys(page.data.names).filter(page.isShown).join("\n");
+    if (models !== null && models !== now) redraw();
+    models = now;
+  });
   const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 200));
   const drawNext = async () => {
     const next = [...document.querySelectorAll("figure.plot")].find(
@@ -48,9 +76,34 @@
     if (next) { await draw(next); idle(drawNext); }
   };
 
+  // Plus and minus zoom around the middle of the axes, arrows with Shift pan, 0 resets.
+  const zoom = (chart, key) => {
+    const own = /^zoom_(?!(tuple|tuple_fields|translate_.*|zoom_.*|modify)$)/;
+    const signals = Object.keys(chart.view.getState().signals).filter((name) => own.test(name));
+    chart.zoomed.forEach((channel, index) => {
+      const scale = chart.view.scale(channel);
+      const [to, from] = scale.base ? [Math.log, Math.exp] : [Number, Number];
+      const [low, high] = scale.domain().map(to);
+      const half = ((high - low) / 2) * ({ "+": 0.8, "-": 1.25 }[key] ?? 1);
+      const [dx, dy] = {
+        ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
+      }[key] ?? [0, 0];
+      const middle = (low + high) / 2 + 0.4 * half * (channel === "x" ? dx : dy);
+      const domain = [from(middle - half), from(middle + half)];
+      chart.view.signal(signals[index], key === "0" ? null : domain);
+    });
+    chart.view.runAsync();
+    page.say({ "+": "Zoomed in", "-": "Zoomed out", 0: "Zoom reset" }[key] ?? "Moved");
+  };
   // One stop of the tab key per chart; arrow keys go through the values and the legend.
   const onKey = (chart, event) => {
     if (event.key === "Escape") hide();
+    const key = event.key === "=" ? "+" : event.key;
+    if (chart.zoomed && (["+", "-", "0"].includes(key) || (event.shiftKey && key.startsWith("Arrow")))) {
+      event.preventDefault();
+      zoom(chart, key);
+      return;
+    }
     const stops = [...chart.querySelectorAll(
       ".role-legend-label text, [aria-roledescription=value]",
     )].filter((each) => each.getBoundingClientRect().width > 0);
@@ -71,12 +124,15 @@
     page.say(text);
   };
 
+  page.onChartKey = onKey;
+  page.hideTip = hide;
+
   const savedView = async (figure, use) => {
     const place = document.createElement("div");
     place.className = "offscreen";
     document.body.append(place);
     const title = figure.querySelector("figcaption").textContent;
-    const spec = { ...page.data.charts[figure.dataset.key], title, padding: 12 };
+    const spec = { ...filtered(page.data.charts[figure.dataset.key]), title, padding: 12 };
     const { view } = await embed(place, spec);
     await use(view);
     view.finalize();
@@ -105,21 +161,5 @@
     );
   }
 
-  for (const group of document.querySelectorAll(".group")) {
-    const figures = [...group.children];
-    if (figures.length < 2) continue;
-    const choose = (key) => {
-      hide();
-      for (const figure of figures) figure.hidden = figure.dataset.key !== key;
-      dispatchEvent(new Event("resize"));
-    };
-    const options = figures.map((figure) => [figure.dataset.key, figure.dataset.choice]);
-    const [frame] = page.select(group.dataset.label, options, choose);
-    const bar = document.createElement("div");
-    bar.className = "chooser";
-    bar.append(frame);
-    group.before(bar);
-    choose(options[0][0]);
-  }
   setTimeout(() => idle(drawNext), 1000);
 })();

@@ -138,6 +138,14 @@
   );
   tools.after(count);
   document.getElementById("gallery-more").append(more);
+  // The masks follow the selection of the page.
+  document.documentElement.addEventListener("selectionchange", () => {
+    const { protocol } = page.selection;
+    if (!protocols.includes(protocol) || protocol === state.protocol) return;
+    state.protocol = protocol;
+    tools.querySelector("select").value = protocol;
+    show();
+  });
   show();
   lightbox.follow();
 })();

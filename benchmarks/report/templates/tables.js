@@ -57,30 +57,52 @@
     ].join("\n");
   };
 
-  const filterField = (table) => {
-    const frame = document.createElement("label");
+  // Rows are hidden by the models and the protocol of the selection, and by the words of a field.
+  const makeFilter = (figure, table) => {
+    const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+    const model = heads.indexOf("Model");
+    const protocol = "protocols" in figure.dataset ? heads.indexOf("Protocol") : -1;
     const input = document.createElement("input");
     input.type = "search";
     input.placeholder = "words in a row";
-    input.addEventListener("input", () => {
+    const update = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const wanted = page.selection.protocol?.split(" vs ")[0];
       let left = 0;
       for (const row of table.rowsAsMade) {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
+        const text = words.length ? row.textContent.toLowerCase() : "";
+        row.hidden = !(words.every((word) => text.includes(word))
+          && (model < 0 || page.isShown(row.cells[model].textContent))
+          && (protocol < 0 || row.cells[protocol].textContent === wanted));
         left += !row.hidden;
       }
-      page.say(`${left} rows`);
-    });
+      return left;
+    };
+    input.addEventListener("input", () => page.say(`${update()} rows`));
+    if (model >= 0 || protocol >= 0) document.documentElement.addEventListener("selectionchange", update);
+    const frame = document.createElement("label");
     frame.append("Filter", input);
     return frame;
+  };
+
+  // Marks tables that have columns beyond their right edge.
+  const watchWidth = (figure) => {
+    const box = figure.querySelector(".scroll");
+    const mark = () => {
+      figure.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+      figure.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    };
+    box.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(box);
   };
 
   for (const figure of document.querySelectorAll("figure.table")) {
     const table = figure.querySelector("table");
     const tools = figure.querySelector(".tools");
     const title = figure.querySelector("figcaption").textContent.trim();
+    const filterField = makeFilter(figure, table);
     makeSortable(table);
+    watchWidth(figure);
     tools.append(
       page.button("Copy as Markdown", async (button) => {
         const done = await page.copy(markdown(table));
@@ -91,6 +113,6 @@
         page.save(`${figure.dataset.key}.csv`, new Blob([text], { type: "text/csv" }));
       }, `Save as CSV: ${title}`),
     );
-    if (tools.dataset.filter !== undefined) tools.append(filterField(table));
+    if (tools.dataset.filter !== undefined) tools.append(filterField);
   }
 })();

@@ -14,8 +14,8 @@ from benchmarks.report.charts import (
     accuracy_latency,
     decode_prompts,
     history,
+    latency,
     robustness,
-    waterfall,
 )
 from benchmarks.tables.record_queries import headline, model_names, setups
 
@@ -28,7 +28,7 @@ def figures(record: RunRecord) -> list[Figure]:
     found = (
         accuracy_latency(record, setup, protocol),
         accuracy_by_size(record, protocol),
-        waterfall(record, setup),
+        latency(record, setup),
         decode_prompts(record, setup),
     )
     return [figure for figure in found if figure is not None]
@@ -53,7 +53,7 @@ def test_charts_are_valid_json_with_descriptions(
         json.dumps(figure.chart, allow_nan=False)
         assert figure.chart["width"] == "container"
         assert figure.chart["description"] == f"{figure.title}. {figure.alt}"
-        assert {param["name"] for param in figure.chart["params"]} == {"shown"}
+        assert {param["name"] for param in figure.chart["params"]} == {"shown", "zoom"}
         assert figure.table.rows
         tips = {row["tip"] for row in values(figure) if "tip" in row}
         assert any("mobilesam" in tip for tip in tips)
@@ -65,7 +65,7 @@ def test_foreign_text_is_data_and_no_expression(record: RunRecord) -> None:
     hostile = RunRecord.model_validate_json(text)
     older = hostile.model_copy(update={"id": evil, "created_utc": evil})
     found = history([hostile, older], model_names(hostile))
-    labels = f"[{json.dumps(evil[:10])}, "
+    labels = f"[[{json.dumps(evil[:10])}, "
     assert labels in next(each for each in _found(found[0].chart, "labelExpr"))
     for figure in figures(hostile):
         spec = {
@@ -98,22 +98,23 @@ def test_accuracy_latency_table_matches_the_record(record: RunRecord) -> None:
     assert on_front == ["box", "grabcut", "mobilesam"]
 
 
-def test_waterfall_bars_follow_each_other(record: RunRecord) -> None:
-    figure = waterfall(record, setups(record)[0])
+def test_latency_chart_has_three_times_of_a_model_on_one_line(record: RunRecord) -> None:
+    figure = latency(record, setups(record)[0])
     assert figure is not None
-    bars = [row for row in values(figure) if row.get("name") == "mobilesam"]
-    assert [bar["step"] for bar in bars] == ["preprocess", "encode", "decode"]
-    assert [bar["text"] for bar in bars] == ["14.0 ms", "1.20 s", "55.0 ms"]
-    assert bars[0]["start"] == 0
-    assert [bar["value"] for bar in bars[:-1]] == pytest.approx([bar["start"] for bar in bars[1:]])
-    assert bars[-1]["value"] == pytest.approx(1)
-    assert len({bar["top"] for bar in bars}) == 3
+    own = [row for row in values(figure) if row["name"] == "mobilesam"]
+    assert {row["step"]: row["value"] for row in own} == {
+        "encode": 1200.0, "decode": 55.0, "end to end": 1269.0,
+    }  # fmt: skip
+    order = figure.chart["layer"][0]["encoding"]["y"]["sort"]
+    assert order.index("box") < order.index("mobilesam") < order.index("sam-vit-h")
+    assert any("Hollow: random weights" in note for note in figure.notes)
+    assert figure.scope == {"device": "cpu, 4 threads", "precision": "float32"}
 
 
 def test_captions_name_ranges_of_few_processes(record: RunRecord) -> None:
     """The record has a model of three processes, and others of five."""
     setup, protocol = setups(record)[0], headline(record)[0]
-    for figure in (waterfall(record, setup), decode_prompts(record, setup)):
+    for figure in (latency(record, setup), decode_prompts(record, setup)):
         assert figure is not None
         assert any(RANGE in note for note in figure.notes)
         assert "(range " in figure.table.to_markdown()
@@ -130,7 +131,7 @@ def test_few_samples_are_noted(record: RunRecord) -> None:
         for row in record.latency
     ]
     changed = record.model_copy(update={"latency": tuple(rows)})
-    figure = waterfall(changed, setups(record)[0])
+    figure = latency(changed, setups(record)[0])
     assert figure is not None
     assert any("Few samples" in note for note in figure.notes)
 
@@ -139,7 +140,8 @@ def lines(figure: Figure) -> list[list[str]]:
     """Dates of the runs that each line of a history joins."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in values(figure):
-        found.setdefault((row["model"], row["where"]), []).append(row["tip"].split(", ")[1])
+        if "tip" in row:
+            found.setdefault((row["model"], row["where"]), []).append(row["tip"].split(", ")[1])
     return list(found.values())
 
 
@@ -147,12 +149,16 @@ def test_history_joins_runs_of_one_machine_only(make_record: Callable[..., RunRe
     one = make_record(2, id="a", created_utc="2026-01-01T00:00:00Z")
     two = make_record(2, id="b", created_utc="2026-01-02T00:00:00Z")
     elsewhere = one.environment.model_copy(update={"cpu": "Another"})
-    far = make_record(2, id="c", created_utc="2026-01-03T00:00:00Z", environment=elsewhere)
+    far = make_record(2, id="c", created_utc="2026-01-01T12:00:00Z", environment=elsewhere)
     found = history([far, two, one], model_names(one))
     times = next(figure for figure in found if figure.key.startswith("history-encode"))
     assert lines(times) == [["a", "b"], ["a", "b"], ["c"], ["c"]]
     assert '"detail": {"field": "where"' in json.dumps(times.chart)
     assert [row[0].text for row in times.table.rows][::2] == ["a", "b", "c"]
+    # Runs of a machine stay together even if a run of another one lies between them in time.
+    assert {row["machine"] for row in values(times) if "edge" in row} == {
+        f"{name}, 4 threads, glibc" for name in ("Example CPU | 9000", "Another")
+    }
     assert history([one], ["mobilesam"]) == []
 
 
@@ -167,14 +173,15 @@ def test_history_joins_agreements_with_one_teacher_only(
         rows = tuple(row.model_copy(update=update) for row in one.miou)
         runs.append(one.model_copy(update={"miou": rows}))
     found = history(runs, ["mobilesam"])
-    accuracy = next(figure for figure in found if "teacher" in figure.key)
+    accuracy = next(f for f in found if "teacher" in f.scope.get("protocol", ""))
     assert lines(accuracy) == [["r0", "r1"], ["r2"]]
     assert "Lines join runs of the same machine and weights of the teacher only." in accuracy.notes
 
 
 def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) -> None:
     (figure,) = robustness(disturbed_record)
-    assert figure.choice == "box-jitter vs ground-truth, coco:val2017_dev"
+    assert figure.choice == "box-jitter"
+    assert figure.scope == {"dataset": "coco:val2017_dev", "reference": "ground-truth"}
     drawn = [
         (row["percent"], round(row["value"], 6))
         for row in values(figure)

@@ -15,7 +15,6 @@ from benchmarks.report.frames import (
     protocol_frame,
     size_frame,
     size_notes,
-    waterfall_frame,
 )
 from benchmarks.tables.record_queries import protocols, setups
 
@@ -51,15 +50,6 @@ def test_decode_frame_has_slopes(record: RunRecord) -> None:
     assert frame.loc["mobilesam", "slope_ms"].unique() == pytest.approx([(2650 - 55) / 99])
     single = record.model_copy(update={"latency": record.latency[:5]})
     assert list(decode_frame(single, setups(record)[0])["slope_ms"]) == [None]
-
-
-def test_waterfall_adds_up_the_phases(record: RunRecord) -> None:
-    frame = waterfall_frame(record, setups(record)[0]).set_index("model")
-    assert list(frame.loc["mobilesam", "step"]) == ["preprocess", "encode", "decode", "end to end"]
-    assert list(frame.loc["mobilesam", "start"]) == [0, 14, 1214, None]
-    assert set(frame.loc["mobilesam", "sum"]) == {14 + 1200 + 55}
-    # The search for masks of FastSAM was not timed, and gets no value.
-    assert list(frame.loc["fastsam-x", "step"])[:2] == ["preprocess", "encode"]
 
 
 def test_random_weights_have_no_accuracy(record: RunRecord) -> None:

@@ -49,11 +49,10 @@ def test_page_is_readable_without_scripts(large: Path, visit: Callable[..., Any]
     page = visit(large, java_script_enabled=False)
     assert page.get_by_text("need JavaScript; the tables hold all values").is_visible()
     assert shown(page, ".chart").count() == 0
-    page.locator("#accuracy-latency summary").first.click()
-    assert shown(page, "#accuracy-latency tbody tr").count() == 1  # without `dummy`
+    assert shown(page, "#summary .answer").count() == 2
+    assert shown(page, "#summary .answer").first.locator(".pair > .table tbody tr").count() == 2
     assert page.get_by_text("The pictures need JavaScript").is_visible()
     assert shown(page, "button").count() == 0
-    assert shown(page, "#t-summary tbody tr").count() == 2
 
 
 def test_theme_follows_the_system_and_the_reader(
@@ -155,3 +154,30 @@ def test_first_tab_stop_skips_to_the_summary(many: Path, visit: Callable[..., An
     assert focused.bounding_box()["x"] >= 0
     page.keyboard.press("Enter")
     page.wait_for_url("**#summary")
+
+
+def test_first_screen_fits(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    answer = shown(page, "#summary .answer")
+    assert answer.count() == 1
+    for part in (answer.locator("h2"), *answer.locator(".pair > figure").all()):
+        box = part.bounding_box()
+        assert box["y"] + box["height"] <= 800
+    table = answer.locator(".pair > .table")
+    assert table.locator("thead th").count() <= 7
+    assert table.evaluate("(node) => !node.classList.contains('wide')")
+
+
+def test_wide_tables_show_that_they_scroll(many: Path, visit: Callable[..., Any]) -> None:
+    page = visit(many, 400)
+    page.locator("#time details", has=page.locator("#t-latency-cpu-4-threads-float32")).locator(
+        "> summary"
+    ).click()
+    figure = page.locator("#t-latency-cpu-4-threads-float32")
+    page.locator("#t-latency-cpu-4-threads-float32.more").wait_for()
+    caption = "getComputedStyle(document.querySelector('#t-latency-cpu-4-threads-float32 > "
+    caption += "figcaption'), '::after').content"
+    assert "Scroll sideways" in page.evaluate(caption)
+    figure.locator(".scroll").evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    page.locator("#t-latency-cpu-4-threads-float32.wide:not(.more)").wait_for()

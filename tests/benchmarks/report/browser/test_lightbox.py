@@ -99,11 +99,11 @@ def test_keyboard_alone_opens_walks_and_closes(large: Path, visit: Callable[...,
 
 def test_link_opens_its_case_again(large: Path, visit: Callable[..., Any]) -> None:
     page = visit(large)
-    page.evaluate("location.hash = 'protocol=center'")
+    page.evaluate("location.hash = 'protocol=box'")
     cards(page).nth(5).click()
     page.get_by_role("dialog").get_by_role("combobox", name="A", exact=True).select_option("dummy")
     link, title = page.url, page.get_by_role("heading", level=2).last.text_content()
-    assert "protocol=center" in link  # other parts of the page keep their state there
+    assert "protocol=box" in link  # other parts of the page keep their state there
     other = visit(large)
     other.goto(link)
     other.reload()

@@ -1,0 +1,195 @@
+// Two models on the same objects: their difference, a scatter of their IoU, and lists.
+(() => {
+  const place = document.getElementById("compare-view");
+  if (!place) return;
+  const { datasets, pairs } = page.data.pairs;
+  const longest = 8;
+  const equal = 10; // thousandths of IoU
+  const make = (tag, name, text = "") => {
+    const node = document.createElement(tag);
+    if (name) node.className = name;
+    node.textContent = text;
+    return node;
+  };
+  const state = { a: "", b: "" };
+  const change = (side, value) => {
+    state[side] = value;
+    page.remember({ compare: [state.a, state.b] });
+    show();
+  };
+  const [frameA, menuA] = page.select("A", [], (value) => change("a", value));
+  const [frameB, menuB] = page.select("B", [], (value) => change("b", value));
+  const swap = page.button("Swap", () => {
+    [state.a, state.b] = [state.b, state.a];
+    change("a", state.a);
+  }, "Swap A and B");
+  const bar = make("div", "chooser");
+  bar.append(frameA, frameB, swap);
+  const verdict = make("p", "verdict");
+  verdict.id = "compare-verdict";
+  const chart = make("div", "chart");
+  chart.setAttribute("role", "img");
+  chart.tabIndex = 0;
+  const lists = make("div", "lists");
+  const detail = make("p", "detail muted", "Click a dot or a line for its object.");
+  detail.id = "compare-detail";
+  detail.setAttribute("role", "status");
+  const pair = make("div", "pair");
+  pair.append(chart, lists);
+  place.append(bar, verdict, detail, pair);
+
+  const points = (value) => `${(value / 10).toFixed(1)}`;
+  const iou = (value) => (value / 1000).toFixed(3);
+  const describe = (each) => `image ${each.image}, object ${each.annotation}`
+    + `${each.category ? `, ${each.category}` : ""}, ${each.area.toLocaleString("en")} px: `
+    + `${state.a} ${iou(each.a)}, ${state.b} ${iou(each.b)}`;
+  const open = (each) => {
+    detail.textContent = `Object: ${describe(each)}.`;
+    const { dataset, protocol } = page.selection;
+    const stored = dataset === page.data.masked && page.data.gallery.protocols.includes(protocol);
+    if (!stored || !openCase(each.image, each.annotation, state.a, state.b, protocol)) {
+      detail.textContent += " No masks of it are stored.";
+    }
+  };
+
+  // Objects that both models answered.
+  const objects = () => {
+    const data = datasets[page.selection.dataset];
+    const ious = data.ious[page.selection.protocol];
+    const found = [];
+    data.image.forEach((image, index) => {
+      const [a, b] = [ious[state.a][index], ious[state.b][index]];
+      if (a === null || b === null) return;
+      found.push({
+        image, annotation: data.annotation[index], area: data.area[index],
+        category: data.categories[data.category[index]], a, b,
+      });
+    });
+    return found;
+  };
+
+  const sentence = (found) => {
+    const key = `${page.selection.dataset}|${page.selection.protocol}`;
+    const row = pairs[key].find(([a, b]) => [a, b].includes(state.a) && [a, b].includes(state.b));
+    const better = found.filter((each) => each.a - each.b > equal).length;
+    const worse = found.filter((each) => each.b - each.a > equal).length;
+    const counts = `IoU differs by more than 0.01 for ${(better + worse).toLocaleString("en")} of `
+      + `${found.length.toLocaleString("en")} objects: ${better} better with ${state.a}, `
+      + `${worse} with ${state.b}.`;
+    const { of, image } = datasets[page.selection.dataset];
+    const sample = of > image.length
+      ? ` A random sample of ${image.length.toLocaleString("en")} of ${of.toLocaleString("en")} objects is shown; the difference is that of all.` : "";
+    if (!row) return ["No prompt was answered by both.", ""];
+    const sign = row[0] === state.a ? 1 : -1;
+    const [, , value, ends, images, n, measurable] = row;
+    const bounds = ends && (sign > 0 ? ends : [-ends[1], -ends[0]]);
+    const text = (number) => (Math.abs(number) < 0.05 ? "0.0" : number.toFixed(1));
+    const range = bounds ? ` [${text(bounds[0])}, ${text(bounds[1])}]` : "";
+    const apart = measurable ?? (bounds && bounds[0] * bounds[1] > 0);
+    const difference = sign * value;
+    const first = apart
+      ? `${state.a} is ${difference > 0 ? "better" : "worse"} than ${state.b}: `
+      : `${state.a} and ${state.b} cannot be distinguished: `;
+    const how = measurable === null
+      ? "from different runs, not corrected for the number of comparisons"
+      : "corrected for all comparisons of the run";
+    return [
+      `${first}${difference > 0 && text(difference) !== "0.0" ? "+" : ""}${text(difference)}${range} points of mIoU.`,
+      `Paired by object, 95 % interval over ${images} images, ${n.toLocaleString("en")} objects; ${how}. ${counts}${sample}`,
+    ];
+  };
+
+  const list = (title, rows) => {
+    const block = make("div");
+    const items = make("ol", "cases-list");
+    for (const each of rows) {
+      const item = make("li");
+      const difference = each.a - each.b;
+      item.append(page.button(
+        `${difference > 0 ? "+" : "−"}${iou(Math.abs(difference))}  ${each.category || "object"} ${each.annotation}, image ${each.image}`,
+        () => open(each), `Show ${describe(each)}`,
+      ));
+      items.append(item);
+    }
+    block.append(make("h3", "", title), rows.length ? items : make("p", "muted", "None."));
+    return block;
+  };
+
+  let view = null;
+  let drawing = 0;
+  const draw = async (found) => {
+    const turn = ++drawing;
+    const spec = structuredClone(page.data.scatter);
+    spec.datasets.pairs = found.map((each, index) => ({
+      a: each.a / 1000, b: each.b / 1000, index, tip: describe(each),
+    }));
+    for (const layer of spec.layer) {
+      layer.encoding.x.title = `IoU of ${page.data.names[state.b]} (B)`;
+      layer.encoding.y.title = `IoU of ${page.data.names[state.a]} (A)`;
+    }
+    chart.setAttribute("aria-label", `IoU of ${state.a} against ${state.b} for ${found.length} objects`);
+    view?.finalize();
+    const made = await page.embed(chart, spec);
+    if (turn !== drawing) return made.view.finalize();
+    view = made.view;
+    chart.tabIndex = 0;
+    view.addEventListener("click", (_, item) => {
+      if (item?.datum?.index !== undefined) open(found[item.datum.index]);
+    });
+    chart.dataset.drawn = `${state.a}|${state.b}`;
+    return undefined;
+  };
+
+  let waiting = null;
+  const show = () => {
+    const models = Object.keys(datasets[page.selection.dataset]?.ious[page.selection.protocol] ?? {})
+      .filter(page.isShown);
+    const enough = models.length > 1;
+    for (const each of [bar, pair]) each.hidden = !enough;
+    if (!enough) {
+      verdict.textContent = "Fewer than two of the models shown have stored objects for this selection.";
+      detail.textContent = "";
+      return;
+    }
+    const best = (list, other) => list.find((each) => each !== other);
+    const mean = (model) => {
+      const values = datasets[page.selection.dataset].ious[page.selection.protocol][model].filter((v) => v !== null);
+      return values.reduce((sum, value) => sum + value, 0) / (values.length || 1);
+    };
+    const ranked = [...models].sort((a, b) => mean(b) - mean(a));
+    if (!models.includes(state.a)) state.a = best(ranked, state.b);
+    if (!models.includes(state.b) || state.a === state.b) {
+      // The most accurate one that differs visibly, if there is one.
+      state.b = ranked.find((each) => mean(state.a) - mean(each) > equal) ?? best(ranked, state.a);
+    }
+    for (const [menu, value] of [[menuA, state.a], [menuB, state.b]]) {
+      menu.replaceChildren(...models.map((name) => new Option(name)));
+      menu.value = value;
+    }
+    const found = objects();
+    const [first, second] = sentence(found);
+    verdict.textContent = first;
+    detail.textContent = `${second} Click a dot or a line for its object.`;
+    const ordered = [...found].sort((x, y) => (y.a - y.b) - (x.a - x.b));
+    lists.replaceChildren(
+      list(`Better with ${state.a}`, ordered.slice(0, longest).filter((each) => each.a > each.b)),
+      list(`Better with ${state.b}`, ordered.slice(-longest).reverse().filter((each) => each.b > each.a)),
+    );
+    waiting = found;
+    if (seen) draw(found);
+  };
+  let seen = false;
+  new IntersectionObserver((entries, watcher) => {
+    if (!entries.some((each) => each.isIntersecting)) return;
+    seen = true;
+    watcher.disconnect();
+    if (waiting) draw(waiting);
+  }, { rootMargin: "400px" }).observe(place);
+  chart.addEventListener("keydown", (event) => page.onChartKey(chart, event));
+  document.documentElement.addEventListener("selectionchange", () => {
+    const [a, b] = page.recall("compare");
+    Object.assign(state, { a: a ?? state.a, b: b ?? state.b });
+    show();
+  });
+  document.documentElement.addEventListener("themechange", () => { if (view) draw(waiting); });
+})();
