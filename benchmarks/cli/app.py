@@ -38,6 +38,7 @@ COMMANDS = {
     "protocols": "inspection:protocols",
     "doctor": "inspection:doctor",
     "predict": "predict:predict",
+    "demo": "demo:demo",
     "export": "export:export",
     "gate": "regression:gate",
     "compare": "regression:compare",
@@ -58,7 +59,7 @@ COMMANDS = {
 }
 """Module and function of each command, below `benchmarks.cli.commands`; imported when needed."""
 SECTIONS = {
-    "Start": ("models", "weights", "protocols", "doctor", "predict", "data"),
+    "Start": ("models", "weights", "protocols", "doctor", "predict", "demo", "data"),
     "Measure": ("run", "params", "latency", "miou", "everything", "paper"),
     "Compare": ("compare", "report", "figures", "gate", "regress"),
     "Train and export": ("distill", "export"),

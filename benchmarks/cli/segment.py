@@ -69,7 +69,7 @@ def segment_one(
     with boundary.naming(model.info.name):
         embedding = boundary.encode(model, image)
         mask, score, object_score = boundary.best_mask(model, embedding, prompts, size_hw)
-    _save(Image.fromarray(_draw(image, mask, prompts)), out, "--out")
+    _save(Image.fromarray(draw_prompts(overlay(image, [mask]), prompts)), out, "--out")
     if mask_out is not None:
         _save(Image.fromarray(mask.astype(np.uint8) * 255), mask_out, "--mask")
     found, area = mask_box(mask), int(mask.sum())
@@ -203,9 +203,9 @@ def _build(models: ModelArguments, others: Sequence[ModelEntry] = ()) -> Segment
         return build(resolved.entry, resolved.options)
 
 
-def _draw(image: UInt8Array, mask: BoolArray, prompts: Prompts) -> UInt8Array:
-    """Draws a mask with its outline and its prompts over an image."""
-    picture = Image.fromarray(overlay(image, [mask]))
+def draw_prompts(image: UInt8Array, prompts: Prompts) -> UInt8Array:
+    """Draws one prompt over an (H, W, 3) image."""
+    picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     radius = max(3, max(image.shape[:2]) // 150)
     if prompts.boxes is not None:

@@ -75,6 +75,15 @@ class ModelArguments:
     """Seed of scenes, order and random weights."""
 
 
+@Parameter(name="*", group=MODEL_GROUP)
+@dataclass(frozen=True)
+class DemoModelArguments(ModelArguments):
+    """Models of the demo, by default some that need no download."""
+
+    models: str = "mobilesam-fast,mobilesam,grabcut"
+    """Names, wildcards, NAME@SIZE, hf:ORG/NAME, ./FILE.py:FACTORY, separated by commas."""
+
+
 @Parameter(name="*", group=DATA_GROUP)
 @dataclass(frozen=True)
 class DataArguments:

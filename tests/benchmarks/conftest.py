@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_coco
 from benchmarks.latency.timer import StopRule
 from benchmarks.records.record import RobustnessRow, RunRecord
+from benchmarks.report.screenshot import ARGUMENTS, find_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,3 +156,16 @@ def make_many(make_record: Callable[..., RunRecord]) -> Callable[[int], RunRecor
         return make_record(n_models, miou=tuple(row for name in names for row in many_rows(name)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; without one, the tests that need it are skipped."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield browser
+        browser.close()

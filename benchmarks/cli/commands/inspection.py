@@ -33,6 +33,7 @@ _EXTRAS = {
     "onnxruntime": "ONNX backends",
     "openvino": "OpenVINO backends",
     "ray": "runs on a cluster",
+    "gradio": "demo",
 }
 
 

@@ -75,6 +75,15 @@ TABLE: Mapping[str, Sequence[str]] = {
     "models": ("--nonsense", "--out", "extra"),
     "protocols": ("--no-such-option", "extra"),
     "doctor": ("--nonsense", "--out", "extra"),
+    "demo": (
+        "--models=dumy",
+        "--port=x",
+        "--port=0",
+        "--weights=x",
+        "--nonsense",
+        "extra",
+        "--models=box --weights=mobilesam=a-file",
+    ),
     "predict": (
         "",
         "a-file",

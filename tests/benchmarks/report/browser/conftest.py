@@ -19,7 +19,6 @@ from benchmarks.datasets.writers import write_coco
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import RunRecord, load_record, save_record
 from benchmarks.report.page import write_report
-from benchmarks.report.screenshot import ARGUMENTS, find_browser
 from benchmarks.run import execute
 
 N_IMAGES = 100
@@ -75,19 +74,6 @@ def many(
         save_record(record.model_copy(update={"id": name, "created_utc": name}), folder / name)
     write_report([folder], folder / "report.html")
     return folder / "report.html"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless browser; without one, the tests that need it are skipped."""
-    path = find_browser()
-    if path is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
