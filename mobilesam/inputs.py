@@ -70,6 +70,28 @@ def check_resized(size_hw: Size, resized_hw: Size) -> None:
         )
 
 
+def resized_hw(size_hw: Size, side: int) -> Size:
+    """Height and width of an image whose longer side is resized to `side`, all in pixels."""
+    scale = side / max(size_hw)
+    height, width = (int(length * scale + 0.5) for length in size_hw)
+    return height, width
+
+
+def resize_image(image: UInt8Array, side: int) -> UInt8Array:
+    """Resizes (H, W, 3) bilinearly with Pillow, as segment-anything's `ResizeLongestSide`."""
+    from PIL import Image
+
+    height, width = resized_hw((image.shape[0], image.shape[1]), side)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
+def resize_points(points: Array, size_hw: Size, side: int) -> npt.NDArray[np.float64]:
+    """Points (..., 2) xy of an image, float64 in pixels of the image as resized."""
+    scales = np.divide(resized_hw(size_hw, side), size_hw)[::-1]
+    return np.asarray(points, np.float64) * scales
+
+
 def usable_device(device: Device) -> torch.device:
     """Raises a UsageError unless torch can use a device, such as `cpu`, `cuda:1` or `meta`."""
     import torch

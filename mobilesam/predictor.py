@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -27,6 +26,9 @@ from mobilesam.inputs import (
     as_array,
     check_image,
     check_resized,
+    resize_image,
+    resize_points,
+    resized_hw,
     usable_device,
 )
 from mobilesam.model.state_dicts import is_finite
@@ -165,8 +167,6 @@ class MobileSam:
     )
 
     def __init__(self, sam_model: Sam, network: Network | None = None) -> None:
-        from segment_anything.utils.transforms import ResizeLongestSide
-
         if network is None:
             if not isinstance(sam_model, Sam):
                 raise UsageError(
@@ -177,7 +177,7 @@ class MobileSam:
             network = FastMobileSam(sam_model, device=sam_model.device)
         self.model = sam_model
         self.network = network
-        self.transform = ResizeLongestSide(int(sam_model.image_encoder.img_size))
+        self._side = int(sam_model.image_encoder.img_size)
         # Both are kept for the last image only, since they are large.
         self._context: tuple[Tensor, int, Any] | None = None
         self._upsampler: tuple[object, Upsampler] | None = None
@@ -245,6 +245,13 @@ class MobileSam:
         return cls.from_checkpoint(found.path, device=device, precision=precision)
 
     @property
+    def transform(self) -> Any:
+        """segment-anything's `ResizeLongestSide` for the network's input; imports torchvision."""
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        return ResizeLongestSide(self._side)
+
+    @property
     def mask_threshold(self) -> float:
         """Logits above it belong to the mask."""
         return float(self.model.mask_threshold)
@@ -267,14 +274,13 @@ class MobileSam:
         """
         images = [as_image(image) for image in images]
         sizes = [_as_size(image.shape[:2]) for image in images]
-        side = self.transform.target_length
         for size_hw in sizes:
-            check_resized(size_hw, self.transform.get_preprocess_shape(*size_hw, side))
+            check_resized(size_hw, resized_hw(size_hw, self._side))
         found: list[ImageEmbedding] = []
         for first in range(0, len(images), ENCODE_BATCH):
             rows = slice(first, first + ENCODE_BATCH)
-            resized = [np.ascontiguousarray(self.transform.apply_image(im)) for im in images[rows]]
-            channels_first = [torch.from_numpy(image).permute(2, 0, 1) for image in resized]
+            resized = [torch.from_numpy(resize_image(image, self._side)) for image in images[rows]]
+            channels_first = [image.permute(2, 0, 1) for image in resized]
             found += self._encode_resized(channels_first, sizes[rows])
         return found
 
@@ -338,11 +344,13 @@ class MobileSam:
 
     def _resized(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Array | None, ...]:
         """Points, labels, boxes and mask inputs in coordinates of the network's input."""
-        points, boxes = prompts.points, prompts.boxes
+        points: Array | None = prompts.points
+        boxes: Array | None = prompts.boxes
         if points is not None:
-            points = self.transform.apply_coords(points, embedding.size_hw)
+            points = resize_points(points, embedding.size_hw, self._side)
         if boxes is not None:
-            boxes = self.transform.apply_boxes(boxes, embedding.size_hw)
+            corners = boxes.reshape(-1, 2, 2)
+            boxes = resize_points(corners, embedding.size_hw, self._side).reshape(-1, 4)
         return points, prompts.labels, boxes, prompts.mask_inputs
 
     def upsampler(self, size_hw: Size, inner_hw: Size, device: Device) -> Upsampler:
@@ -350,7 +358,7 @@ class MobileSam:
         key = size_hw, inner_hw, str(device)
         kept = self._upsampler
         if kept is None or kept[0] != key:
-            side, low_hw = self.transform.target_length, self.model.prompt_encoder.mask_input_size
+            side, low_hw = self._side, self.model.prompt_encoder.mask_input_size
             made = Upsampler(low_hw, (side, side), inner_hw, size_hw, device)
             kept = self._upsampler = key, made
         return kept[1]
@@ -385,7 +393,7 @@ class MobileSam:
             UsageError: Another shape.
         """
         transformed_image = torch.as_tensor(transformed_image)
-        side, shape = self.transform.target_length, tuple(transformed_image.shape)
+        side, shape = self._side, tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
             raise UsageError(f"the image must be (1, 3, h, w) with a long side of {side}; {shape}")
         self._set(*self._encode_resized([transformed_image[0]], [_as_size(original_image_size)]))

@@ -197,7 +197,7 @@ class AutomaticMaskGenerator:
             if self.hierarchical:
                 # The masks without the padding, and the points in pixels of the logits.
                 low_hw = np.array(logits.shape[1:])
-                inner_hw = embedding.inner_hw * low_hw / predictor.transform.target_length
+                inner_hw = embedding.inner_hw * low_hw / predictor.model.image_encoder.img_size
                 height, width = np.ceil(inner_hw).astype(int)
                 covers = logits[:, :height, :width] > predictor.mask_threshold
                 schedule.add_masks(covers, points * (inner_hw / embedding.size_hw)[::-1])

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mobilesam.errors import UsageError, WeightsError
 from mobilesam.inputs import Device, usable_device
 from mobilesam.model import mini
-from mobilesam.model.model_files import ModelShape, read_shape
 from mobilesam.model.sam_heads import PIXEL_MEAN, PIXEL_STD, HeadsConfig, assemble
 from mobilesam.model.state_dicts import load_state_dict_file
-from mobilesam.model.tiny_vit import Attention, TinyViT, TinyVitConfig, offset_index
+from mobilesam.model.tiny_vit import TinyViT, TinyVitConfig
+
+if TYPE_CHECKING:
+    from mobilesam.model.model_files import ModelShape
 
 HEAD_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
 
@@ -71,7 +75,11 @@ def load_mobile_sam(
     device = usable_device(device)
     if checkpoint is None:
         return build_mobile_sam(input_size(input_size_px, config)).to(device)
-    shape = read_shape(Path(checkpoint), "mobilesam") if config is None else None
+    shape = None
+    if config is None and Path(checkpoint).suffix == ".safetensors":
+        from mobilesam.model.model_files import read_shape  # imports pydantic
+
+        shape = read_shape(Path(checkpoint), "mobilesam")
     encoder = config or (TinyVitConfig() if shape is None else shape.encoder)
     state = load_state_dict_file(Path(checkpoint))
     if not any(name.startswith(HEAD_PREFIXES) for name in state):
@@ -85,6 +93,8 @@ def load_mobile_sam(
 def load_sam_mini(checkpoint: Path | str, *, device: Device = "cpu") -> Sam:
     """Builds `sam-mini` in the shape that its file states; raises what `load_mobile_sam` does."""
     device = usable_device(device)
+    from mobilesam.model.model_files import read_shape
+
     state = load_state_dict_file(Path(checkpoint))
     shape = read_shape(Path(checkpoint), "sam-mini")
     config = None if shape is None else mini.SamMiniConfig(shape.encoder, shape.heads)
@@ -109,12 +119,24 @@ def input_size(side: int | None, config: TinyVitConfig | None = None) -> TinyVit
     return replace(config, image_size_px=side)
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Parameters get no values. On the meta device, some operations import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls the function unless it draws or fills in values."""
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None  # works in place
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
 def _loaded(
     build: Callable[[], Sam], stated: ModelShape | None, state: Mapping[str, Tensor], source: str
 ) -> Sam:
     """Builds a model without initialising it, and loads the state dict of a checkpoint."""
     try:
-        with torch.device("meta"):
+        with _Uninitialised():
             model = build()
     except UsageError as error:
         if stated is None:
@@ -127,7 +149,7 @@ def _loaded(
 
 
 def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Assigns a state dict to a model of the meta device; a WeightsError lists all differences."""
+    """Assigns a state dict to a model without values; a WeightsError lists all differences."""
     wanted = model.state_dict()
     differences = {
         "missing tensors": sorted(wanted.keys() - state.keys()),
@@ -149,9 +171,6 @@ def load_strictly(model: Sam, state: Mapping[str, Tensor], *, source: str) -> No
     # Copied, since the tensors may still be mapped from the file: reading it belongs to loading.
     materialised = {name: value.to(wanted[name].dtype, copy=True) for name, value in state.items()}
     model.load_state_dict(materialised, strict=True, assign=True)
-    # No checkpoint holds these buffers, which have no values on the meta device.
+    # No checkpoint holds these buffers, which have no values if the model is on the meta device.
     for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
         model.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.bias_index = offset_index(module.window).to(module.attention_biases.device)

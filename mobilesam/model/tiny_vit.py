@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,10 +126,12 @@ class Attention(nn.Module):
 
 
 def offset_index(window: int) -> Tensor:
-    """(window^2, window^2) index of the absolute offset |dy| * window + |dx| of two tokens."""
-    line = torch.arange(window)
-    rows, columns = line.repeat_interleave(window), line.repeat(window)
-    return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
+    """(window^2, window^2) index of the absolute offset |dy| * window + |dx| of two tokens.
+
+    Its values exist on the meta device, too, for which torch would import its compiler.
+    """
+    rows, columns = np.divmod(np.arange(window * window), window)
+    return torch.from_numpy(abs(rows[:, None] - rows) * window + abs(columns[:, None] - columns))
 
 
 class TinyVitBlock(nn.Module):

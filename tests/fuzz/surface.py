@@ -140,6 +140,7 @@ EXEMPT = {
     "mobilesam.weights.checkpoint_specs.*": "reads a table that never changes",
     "mobilesam.weights.checkpoints.*": "finds and fetches files before a model is built",
     "mobilesam.weights.download.*": "finds and fetches files before a model is built",
+    "mobilesam.deferred_package.defer_package": "called while mobilesam is imported, by one thread",
     "mobilesam.files.*": "writes files",
     "mobilesam.weights.ship.*": "a command of its own, which writes a file",
     "mobilesam.errors.*": "words of an error, and a boundary without state",
