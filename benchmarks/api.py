@@ -175,7 +175,7 @@ class RunOptions(TypedDict, total=False):
         offline: Download nothing.
         device: Torch device; `cpu` by default.
         precision: `fp32` (default), `fp16` or `bf16`.
-        threads: CPU threads, also set for this process; by default the physical cores.
+        threads: CPU threads, also set for this process; by default the cores that are free.
         seed: Seed of prompts, scenes, order and random weights; 0 by default.
         out: Folder for the record; the same folder resumes an interrupted run. By default a
             temporary folder.

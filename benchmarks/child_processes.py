@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,23 +28,47 @@ if TYPE_CHECKING:
     from multiprocessing.pool import Pool
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+WAIT_POLICY, PASSIVE = "OMP_WAIT_POLICY", "PASSIVE"
+"""Lets threads of OpenMP sleep while they wait. By default they spin, which takes cores from
+whatever else runs. A process follows the policy that it has when it imports torch."""
+Variables = Mapping[str, str | None]
+
+
+def wait_passively() -> None:
+    """Sets the policy of this process unless it has one, or has imported torch already."""
+    if "torch" not in sys.modules:
+        os.environ.setdefault(WAIT_POLICY, PASSIVE)
 
 
 def run_python(
-    arguments: Sequence[str], *, check: bool = False, **options: Any
+    arguments: Sequence[str],
+    *,
+    check: bool = False,
+    env: Variables | None = None,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a Python program, by `-m` and a module or by its file, as `subprocess.run` does.
+
+    Its threads wait passively unless `env`, by default this process's, has another `WAIT_POLICY`;
+    variables that are None there are removed.
 
     Raises:
         CalledProcessError: With `check`, its exit code is not 0.
         TimeoutExpired: It had not ended after `timeout` seconds, and was killed.
     """
-    return subprocess.run(_command(arguments), text=True, check=check, **options)
+    return subprocess.run(
+        _command(arguments), text=True, check=check, env=_environment(env), **options
+    )
 
 
-def start_python(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts a Python program as `subprocess.Popen` does; the calling thread must outlive it."""
-    return subprocess.Popen(_command(arguments), **options)
+def start_python(
+    arguments: Sequence[str], *, env: Variables | None = None, **options: Any
+) -> subprocess.Popen[Any]:
+    """Starts a Python program as `subprocess.Popen` does; the calling thread must outlive it.
+
+    `env` is as in `run_python`.
+    """
+    return subprocess.Popen(_command(arguments), env=_environment(env), **options)
 
 
 def process_executor(workers: int, initializer: Callable[[], None]) -> ProcessPoolExecutor:
@@ -63,6 +87,12 @@ def process_pool(workers: int) -> Pool:
     from multiprocessing import get_context
 
     return get_context("spawn").Pool(workers, initializer=_begin)
+
+
+def _environment(variables: Variables | None) -> dict[str, str]:
+    found = dict(os.environ if variables is None else variables)
+    found.setdefault(WAIT_POLICY, PASSIVE)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

@@ -15,7 +15,13 @@ from benchmarks.latency.parameters import build_and_count
 from benchmarks.prompts.protocols import DETECTOR_BOX, EVERYTHING
 from benchmarks.records import environment
 from benchmarks.records.progress import Reporter
-from benchmarks.records.record import INSTANCES_NAME, RecordBuilder, RunRecord, save_record
+from benchmarks.records.record import (
+    INSTANCES_NAME,
+    RECORD_NAME,
+    RecordBuilder,
+    RunRecord,
+    save_record,
+)
 from benchmarks.records.result_cache import content_key
 from benchmarks.records.run_folder import find_finished, held, require_writable
 
@@ -67,9 +73,12 @@ def executed(config: RunConfig, reporter: Reporter) -> Iterator[RunRecord]:
             from benchmarks.latency.idle import wait_until_idle
 
             other_load = wait_until_idle(reporter.say)
-        machine = environment.collect(config.threads, other_load)
+        machine = environment.collect(config.threads, other_load, config.threads_reason)
         profile = None if config.profile is None else config.profile.name
         record = RecordBuilder(settings, key, machine, config.command, config.note, profile)
+        if not (config.out / RECORD_NAME).exists():
+            # For the number of threads, if this process is killed.
+            save_record(record.build(), config.out)
         try:
             _Run(config, models, reference_models, record, reporter).measure()
             record.complete = True
@@ -141,6 +150,8 @@ class _Run:
         self.record.add(warnings=warnings)
         for text in warnings:
             self.reporter.warn(text)
+        config = self.config
+        environment.ThreadChoice(config.threads, config.threads_reason).say(self.reporter)
         resolved = {each.entry.name: each for each in (*self.models, *self.reference_models)}
         for line in (*weights_notes(resolved.values()), *deferral_notes(self.models)):
             self.reporter.say(line)

@@ -146,6 +146,11 @@ class MobileSam:
     different images should use `encode` and `decode`, or one copy each: `copy.copy` of a predictor
     shares the weights and has an image of its own.
 
+    On a machine with other work, set the environment variable `OMP_WAIT_POLICY=PASSIVE` before
+    torch is imported, and `torch.set_num_threads` to the number of free cores. By default torch's
+    threads spin while they wait for each other, which slows all of them down when they have to
+    share a core with another process. A library cannot set the variable once torch is imported.
+
     Args:
         sam_model: The model, of MobileSAM's architecture unless a network is given.
         network: Runs the model; None uses the fast path in float32 on the model's own device, with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from baselines.registry import ENTRY_POINT_GROUP
+from benchmarks.records.environment import default_threads
+
+# Commands use the cores that are free, on which results of tests must not depend.
+os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -12,7 +12,12 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from benchmarks import __version__
-from benchmarks.child_processes import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from benchmarks.child_processes import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    Terminated,
+    wait_passively,
+)
 from benchmarks.cli.commands.printing import all_columns
 from benchmarks.debugging import debugging, show_traceback
 from benchmarks.records.progress import verbose_messages
@@ -121,6 +126,7 @@ def _command(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 something failed, 2 usage."""
+    wait_passively()
     tokens = sys.argv[1:] if arguments is None else arguments
     if not tokens or {"--help", "-h"} & set(tokens):
         for each in _apps.values():

@@ -43,8 +43,13 @@ from benchmarks.prompts.protocols import (
     WHOLE_IMAGE_PROTOCOLS,
     AccuracyProtocol,
 )
-from benchmarks.records.environment import default_threads, use_threads
-from benchmarks.records.record import RECORD_NAME
+from benchmarks.records.environment import (
+    ThreadChoice,
+    default_threads,
+    free_threads,
+    use_threads,
+)
+from benchmarks.records.record import RECORD_NAME, load_record
 from benchmarks.records.run_folder import command_line, create_folder
 from mobilesam.errors import UsageError, WeightsError
 
@@ -95,7 +100,9 @@ def make_config(
         UsageError: An option is invalid, or options contradict each other.
         DataError: The dataset cannot be read.
     """
-    threads = apply_threads(models)
+    # A published run waits for idle cores later, and nothing disturbs a count.
+    adapt = not publishable and (profile is not None or accuracy is not None)
+    chosen = apply_threads(models, output.out, adapt=adapt)
     sharding = None
     if scale is not None and accuracy is not None:
         sharding = sharding_config(scale, models)
@@ -111,7 +118,8 @@ def make_config(
             models, None if profile is None else profile.fetch_limit_bytes
         ),
         out=output.out or DEFAULT_OUT,
-        threads=threads,
+        threads=chosen.threads,
+        threads_reason=chosen.reason,
         device=device_of(models, sharding),
         precision=_check_precision(models.precision),
         seed=models.seed,
@@ -390,13 +398,31 @@ def _check_precision(precision: str) -> str:
     return precision
 
 
-def apply_threads(models: ModelArguments) -> int:
-    """Sets the number of threads of this process and returns it; refuses fewer than one."""
+def apply_threads(
+    models: ModelArguments, run: Path | None = None, *, adapt: bool = True
+) -> ThreadChoice:
+    """Chooses the number of threads, and sets it for this process.
+
+    Without `--threads` it is that of the record in the folder `run`, if there is one, since results
+    of other threads are not resumed. Otherwise it is the number of cores, or of free cores with
+    `adapt`.
+
+    Raises:
+        UsageError: Fewer than one.
+        DataError: The record of the folder is damaged.
+    """
     if models.threads is not None and models.threads < 1:
         raise UsageError(f"--threads must be at least 1; got {models.threads}")
-    threads = models.threads or default_threads()
-    use_threads(threads)
-    return threads
+    if models.threads is not None:
+        found = ThreadChoice(models.threads)
+    elif run is not None and (run / RECORD_NAME).is_file():
+        found = ThreadChoice(load_record(run).environment.threads, "as before in this folder")
+    elif adapt:
+        found = free_threads()
+    else:
+        found = ThreadChoice(default_threads())
+    use_threads(found.threads)
+    return found
 
 
 def resolve_options(

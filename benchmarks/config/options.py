@@ -70,7 +70,7 @@ class ModelArguments:
     precision: str = "fp32"
     """fp32, fp16 or bf16."""
     threads: int | None = None
-    """CPU threads of a model; by default the physical cores."""
+    """CPU threads of a model; by default the cores that are free at the start."""
     seed: int = 0
     """Seed of scenes, order and random weights."""
 

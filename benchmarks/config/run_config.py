@@ -93,6 +93,7 @@ class RunConfig:
     weights_policy: WeightsPolicy
     out: Path  # for the record and all other files
     threads: int  # of each model
+    threads_reason: str | None = None  # why so many, for the record
     device: str = "cpu"
     precision: str = "fp32"
     seed: int = 0  # of scenes, prompt sampling and random weights

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from baselines.interface import ModelOptions
-from benchmarks.child_processes import start_python
+from benchmarks.child_processes import Variables, start_python
 from benchmarks.debugging import show_text
 from mobilesam.errors import BenchError
 
@@ -50,7 +50,7 @@ class Setup:
     subject: Mapping[str, Any]
     threads: int
     tree: Path = ROOT
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Variables = field(default_factory=dict)
     imports: tuple[str, ...] = ()
 
 
@@ -61,7 +61,7 @@ def model_setup(
     *,
     tree: Path = ROOT,
     shipped: bool = False,
-    variables: Mapping[str, str] | None = None,
+    variables: Variables | None = None,
     imports: tuple[str, ...] = (),
     file: tuple[str, str] | None = None,
 ) -> Setup:
@@ -81,9 +81,12 @@ def model_setup(
     return Setup(subject, threads, tree, variables or {}, imports)
 
 
-def task_setup(path: str, threads: int, **arguments: Any) -> Setup:
+def task_setup(
+    path: str, threads: int, variables: Variables | None = None, **arguments: Any
+) -> Setup:
     """Set-up of a task: `path` is `module:function`, which returns the calls by phase."""
-    return Setup({"kind": "task", "path": path, "arguments": arguments}, threads)
+    subject = {"kind": "task", "path": path, "arguments": arguments}
+    return Setup(subject, threads, variables=variables or {})
 
 
 class Worker:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.records.environment import busy_seconds
 from mobilesam.errors import BenchError
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -40,10 +41,10 @@ class Load:
 
 def other_load(window_s: float = WINDOW_S) -> Load:
     """Measures the load of all processes other than this one and its children over a window."""
-    before, busy_before, start = _cpu_seconds(), _busy_seconds(), time.monotonic()
+    before, busy_before, start = _cpu_seconds(), busy_seconds(), time.monotonic()
     time.sleep(window_s)
     elapsed_s = time.monotonic() - start
-    after, busy = _cpu_seconds(), _busy_seconds() - busy_before
+    after, busy = _cpu_seconds(), busy_seconds() - busy_before
     this = psutil.Process()
     ours = {this.pid, *(child.pid for child in this.children(recursive=True))}
     others: list[tuple[str, float]] = []
@@ -86,15 +87,6 @@ def wait_if_published(out: Path | None) -> float | None:
     if out is None or RESULTS not in out.resolve().parents:
         return None
     return wait_until_idle(lambda line: sys.stderr.write(line + "\n"))
-
-
-def _busy_seconds() -> float:
-    """Seconds that all processors together have been busy since the system started."""
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    # Guest time is included in user time.
-    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return float(sum(times) - guests - idle)
 
 
 def _cpu_seconds() -> dict[tuple[int, float], tuple[str, float]]:

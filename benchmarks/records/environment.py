@@ -5,16 +5,21 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
+from benchmarks.child_processes import WAIT_POLICY
+from benchmarks.records.progress import Reporter
 from benchmarks.records.record import Environment
 
 LIBRARIES = (
@@ -31,10 +36,13 @@ _CPU_FEATURES = (
     "avx2 fma avx512f avx512_bf16 avx512_fp16 avx512_vnni avx_vnni amx_tile amx_bf16 amx_int8 "
     "asimd sve bf16 i8mm"
 ).split()
+_WINDOW_S = 0.25
 _NOISY_LOAD = 0.5  # running processes per core before the measurement
 
 
-def collect(threads: int, other_load: float | None = None) -> Environment:
+def collect(
+    threads: int, other_load: float | None = None, threads_reason: str | None = None
+) -> Environment:
     """Describes machine and software; `other_load`: cores that other processes use."""
     import torch
 
@@ -52,6 +60,8 @@ def collect(threads: int, other_load: float | None = None) -> Environment:
         libraries=library_versions(),
         threads=threads,
         interop_threads=torch.get_num_interop_threads(),
+        threads_reason=threads_reason,
+        wait_policy=os.environ.get(WAIT_POLICY),
         allocator=allocator(),
         load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         other_load=other_load,
@@ -80,8 +90,68 @@ def warnings(environment: Environment) -> tuple[str, ...]:
 def default_threads() -> int:
     """Number of physical cores available to this process, divided among processes of torchrun."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed) // siblings())
+    return max(1, int(min(physical, len(_allowed_cores()), quota_cores())) // siblings())
+
+
+class ThreadChoice(NamedTuple):
+    """A number of threads, and why it was chosen; None if it was asked for."""
+
+    threads: int
+    reason: str | None = None
+
+    def say(self, reporter: Reporter) -> None:
+        """Prints one line unless the number was asked for."""
+        if self.reason is not None:
+            some = f"{self.threads} thread{'s' * (self.threads != 1)}"
+            reporter.say(f"{some} ({self.reason}); --threads N overrides")
+
+
+def free_threads() -> ThreadChoice:
+    """Number of threads for the cores that no other process uses now.
+
+    `OMP_NUM_THREADS` has precedence, unless torchrun has set it.
+    """
+    cores, asked = default_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    if siblings() > 1:
+        return ThreadChoice(cores, f"{siblings()} processes of torchrun share the cores")
+    if asked.isdecimal() and int(asked) > 0:
+        return ThreadChoice(int(asked), "OMP_NUM_THREADS")
+    allowed = _allowed_cores()
+    before, start = busy_seconds(allowed), time.monotonic()
+    time.sleep(_WINDOW_S)
+    busy = (busy_seconds(allowed) - before) / (time.monotonic() - start)
+    threads = max(1, min(cores, round(len(allowed) - busy)))
+    return ThreadChoice(threads, f"other processes use {busy:.1f} of {len(allowed)} cores")
+
+
+def busy_seconds(cores: Collection[int] | None = None) -> float:
+    """Seconds that logical cores, all by default, have been busy since the system started."""
+    total = 0.0
+    for core, times in enumerate(psutil.cpu_times(percpu=True)):
+        if cores is None or core in cores:
+            # Guest time is included in user time.
+            idle = ("idle", "iowait", "guest", "guest_nice")
+            total += sum(times) - sum(getattr(times, name, 0.0) for name in idle)
+    return total
+
+
+def quota_cores(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that the quotas of the control group (version 2) allow; infinity without any."""
+    cores, group = math.inf, Path("/proc/self/cgroup")
+    own = root / (group.read_text().rpartition("0::/")[2].strip() if group.is_file() else "")
+    for folder in (own, *own.parents):
+        file = folder / "cpu.max"
+        quota, _, period = file.read_text().partition(" ") if file.is_file() else ("max", "", "")
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def _allowed_cores() -> set[int]:
+    """Logical cores on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(psutil.cpu_count() or 1))
 
 
 def siblings() -> int:

@@ -353,6 +353,13 @@ class Environment(FrozenModel):
     libraries: dict[str, str]
     threads: int
     interop_threads: int
+    threads_reason: str | None = Field(
+        default=None, description="why so many threads; None if the user asked for them"
+    )
+    wait_policy: str | None = Field(
+        default=None,
+        description="OMP_WAIT_POLICY of the process: PASSIVE if waiting threads sleep; None: unset",
+    )
     allocator: str
     load_1min: float | None
     other_load: float | None = Field(

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.child_processes import run_python
+from benchmarks.child_processes import WAIT_POLICY, run_python, wait_passively
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -255,3 +255,34 @@ def test_a_child_receives_arguments_input_and_current_folder(tmp_path: Path) -> 
     assert done.stdout.startswith("__main__ ['b'] in ")
     with pytest.raises(subprocess.CalledProcessError):
         run_python(["-m", "no-such-module"], stderr=subprocess.DEVNULL, check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "PASSIVE"), ({WAIT_POLICY: "ACTIVE"}, "ACTIVE"), ({WAIT_POLICY: None}, "")],
+)
+def test_threads_of_children_wait_passively_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str | None], seen: str
+) -> None:
+    monkeypatch.delenv(WAIT_POLICY, raising=False)
+    program = tmp_path / "program.py"
+    program.write_text(f"import os; print(os.environ.get({WAIT_POLICY!r}, ''))")
+    env = {**os.environ, **given}
+    done = run_python([str(program)], env=env, capture_output=True, check=True)
+    assert done.stdout.strip() == seen
+    if not given:
+        done = run_python([str(program)], capture_output=True, check=True)
+        assert done.stdout.strip() == seen
+
+
+def test_this_process_waits_passively_if_torch_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(WAIT_POLICY, "before")  # restored afterwards
+    monkeypatch.delenv(WAIT_POLICY)
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    wait_passively()
+    assert WAIT_POLICY not in os.environ
+    monkeypatch.delitem(sys.modules, "torch")
+    wait_passively()
+    assert os.environ[WAIT_POLICY] == "PASSIVE"

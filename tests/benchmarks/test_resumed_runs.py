@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.config import from_options
 from benchmarks.datasets import photos
 from benchmarks.datasets.images import files_state
 from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.datasets.writers import write_sa1b
 from benchmarks.evaluation.evaluate import ShardEvaluation
-from benchmarks.records.record import load_record
+from benchmarks.records.environment import ThreadChoice
+from benchmarks.records.record import RecordBuilder, RunRecord, load_record
 
 
 def test_ctrl_c_is_exit_130_and_finished_models_are_kept(
@@ -50,6 +52,40 @@ def test_ctrl_c_is_exit_130_and_finished_models_are_kept(
     assert seen == ["box", "dummy", "dummy"]
     assert [row["status"] for row in again.json["rows"]] == ["ok", "ok"]
     assert load_record(tmp_path / "o").complete
+
+
+def test_a_run_is_resumed_with_its_number_of_threads(
+    run: Any, scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many cores are free when it is resumed, and though it may have been killed."""
+    command = ("miou", "--models=box", *scenes.arguments, "--protocol=box", "--out=o")
+    built = RecordBuilder.build
+
+    def killed(self: RecordBuilder) -> RunRecord:
+        if self.complete:
+            raise OSError("as if killed: the record at the start is what is left")
+        return built(self)
+
+    monkeypatch.setattr(from_options, "free_threads", lambda: ThreadChoice(1, "one core is free"))
+    monkeypatch.setattr(RecordBuilder, "build", killed)
+    assert run(*command).code == 1
+    record = load_record(tmp_path / "o")
+    assert not record.complete
+    assert (record.environment.threads, record.environment.threads_reason) == (
+        1,
+        "one core is free",
+    )
+    monkeypatch.setattr(RecordBuilder, "build", built)
+    monkeypatch.setattr(from_options, "free_threads", lambda: ThreadChoice(2, "two cores are free"))
+    resumed = run(*command)
+    assert resumed.code == 0
+    assert "resuming the run" in resumed.err
+    assert load_record(tmp_path / "o").environment.threads == 1
+    assert "nothing to do" in run(*command).err
+    other = run(*command, "--threads=2")
+    assert other.code == 1
+    assert "holds a run of other inputs" in other.err
+    assert "2 threads (two cores are free)" in run(*command[:-1], "--out=p").err
 
 
 def test_a_failing_model_is_an_error_row_and_the_next_model_is_measured(

@@ -59,10 +59,11 @@ def embed(
     images_per_shard = embedding.DEFAULT_CHUNK_IMAGES
     asked = sharding_config(scale, models, images_per_shard)
     sharding = asked or ShardingConfig(images_per_shard=images_per_shard)
-    threads = apply_threads(models)
+    chosen = apply_threads(models)
+    chosen.say(reporter)
     source = images_to_embed(data, models.seed, reporter, streaming=asked is not None)
     planned = one_trained(models, "distill embed", sharding)
-    task = embedding.embed_task(planned, threads, sharding)
+    task = embedding.embed_task(planned, chosen.threads, sharding)
     report = embedding.fill_store(
         task,
         source,
@@ -131,11 +132,13 @@ def train(
     from mobilesam.fast.allocator import keep_buffers
 
     out = _required_out(output, "distill train needs --out DIR, the folder of the training")
-    apply_threads(models)
+    chosen = apply_threads(models)
     keep_buffers()
     device = trainings.training_device(models.device)
     with launched_processes(device) as processes:
         reporter = Reporter(quiet=output.quiet)
+        if processes.rank == 0:
+            chosen.say(reporter)
         evaluator = trainings.checkpoint_evaluator(models, training, out, reporter)
         scheme, data = trainings.scheme_and_data(models, training)
         scheme.to(device)
@@ -176,7 +179,7 @@ def mini(
 
     out = _required_out(output, "distill mini needs --out DIR, for checkpoints and the two models")
     # One process renders while its siblings wait, so that it can use all their cores.
-    workers = apply_threads(models) * siblings()
+    workers = apply_threads(models).threads * siblings()
     keep_buffers()
     reporter = Reporter(quiet=output.quiet)
     with launched_processes(training_device("cpu")) as processes, _locked(out, processes.rank):
@@ -207,12 +210,13 @@ def compare(
 
     chosen = experiment.find_profile(profile)
     out = output.out or Path("bench-runs") / f"distill-{chosen.name}"
-    workers = apply_threads(models)
+    threads = apply_threads(models)
     keep_buffers()
     teacher = one_trained(replace(models, models=chosen.teacher), "distill compare")
     reporter = Reporter(quiet=output.quiet)
+    threads.say(reporter)
     with _locked(out):
-        record = run_experiment(chosen, teacher, out, scenes_root(), reporter, workers)
+        record = run_experiment(chosen, teacher, out, scenes_root(), reporter, threads.threads)
         experiment.save_experiment(record, out)
         scheme_comparison.write_outputs(record, out)
     if output.json:

@@ -122,7 +122,8 @@ def doctor(*, output: OutputArguments = _OUTPUT) -> int:
     """Describe this machine, what is installed and what is missing, and what to do about it."""
     from benchmarks.records import environment
 
-    here = environment.collect(environment.default_threads())
+    threads, reason = environment.free_threads()
+    here = environment.collect(threads, threads_reason=reason)
     advice = [*environment.warnings(here), *_advice()]
     if output.json:
         print_json({"environment": here.model_dump(mode="json"), "advice": advice})
@@ -135,7 +136,8 @@ def doctor(*, output: OutputArguments = _OUTPUT) -> int:
         "memory": f"{here.ram_bytes / 2**30:.1f} GiB",
         "system": f"{here.os}, Python {here.python}",
         "allocator": here.allocator,
-        "threads": str(here.threads),
+        "threads": f"{here.threads} ({here.threads_reason}); waiting threads: "
+        f"{here.wait_policy or 'as OpenMP does by default'}",
         "load": "unknown" if here.load_1min is None else f"{here.load_1min:.2f} (one minute)",
         "libraries": ", ".join(f"{name} {version}" for name, version in here.libraries.items()),
         "code": f"git {here.git_commit[:12]}{changes}" if here.git_commit else "no git checkout",

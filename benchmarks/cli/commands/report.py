@@ -79,7 +79,7 @@ def figures(
     from benchmarks.report import paper_figures
 
     reporter = Reporter(quiet=output.quiet)
-    apply_threads(models)
+    apply_threads(models).say(reporter)
     known = get_args(paper_figures.FigureKind)
     kinds = dict.fromkeys(listed(pictures.kinds))
     for kind in kinds:

@@ -108,6 +108,47 @@ def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert environment.default_threads() == 1
 
 
+@pytest.mark.parametrize(
+    ("busy", "processes", "asked", "threads", "reason"),
+    [
+        (0.0, "1", "", 6, "other processes use 0.0 of 6 cores"),
+        (2.4, "1", "", 4, "other processes use 2.4 of 6 cores"),
+        (6.0, "1", "", 1, "other processes use 6.0 of 6 cores"),
+        (6.0, "1", "3", 3, "OMP_NUM_THREADS"),
+        (6.0, "2", "1", 3, "2 processes of torchrun share the cores"),
+    ],
+)
+def test_as_many_threads_as_cores_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+    busy: float,
+    processes: str,
+    asked: str,
+    threads: int,
+    reason: str,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(environment.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(environment.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    monkeypatch.setattr(environment, "busy_seconds", lambda _: busy * clock[0])
+    monkeypatch.setattr(psutil, "cpu_count", lambda **_: 8)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert environment.free_threads() == (threads, reason)
+
+
+def test_quotas_of_control_groups_limit_the_threads(tmp_path: Path) -> None:
+    assert environment.quota_cores(tmp_path) == float("inf")
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert environment.quota_cores(tmp_path) == 2.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert environment.quota_cores(tmp_path) == float("inf")
+
+
+def test_busy_seconds_of_some_cores_are_part_of_those_of_all() -> None:
+    assert 0 <= environment.busy_seconds({0}) <= environment.busy_seconds()
+
+
 def test_peak_memory_is_that_of_this_process() -> None:
     before = environment.peak_rss_bytes()
     assert before >= 0.5 * psutil.Process().memory_info().rss
