@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from baselines import exported, sam
+from benchmarks.latency import timer
 from mobilesam.errors import UsageError
 from mobilesam.export import runtime
 from mobilesam.fast import kernels
@@ -226,3 +228,15 @@ def inference_task(backend: str, weights: str | None) -> Callable[[str], Callabl
         return torch.inference_mode()(lambda: built.decode(embedding, points))
 
     return find_call
+
+
+def product_task() -> Callable[[str], Callable[[], float]]:
+    """Task for the timing process: the rate of a float32 product of 2048 x 2048, in GFLOP/s."""
+
+    def rate() -> float:
+        a, b = torch.rand(2, 2048, 2048)
+        torch.mm(a, b)
+        times = timer.time_calls(lambda: torch.mm(a, b), 9, lambda: None)
+        return 2 * 2048**3 / median(times) / 1e6
+
+    return lambda _phase: rate

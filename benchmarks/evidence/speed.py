@@ -19,12 +19,23 @@ limits the first side, which may take minutes an image, to the first images.
 `SamPredictor.predict` for each prompt of each protocol, and IoU with numpy. All sides take turns in
 fresh processes with the same threads, weights, images and prompts; a side's time is the median of
 its turns.
+
+`python -m benchmarks.evidence.speed load`: the encoder and the decoder alone, and beside one busy
+process. Each side has a process of its own, and a slowdown is that of calls of the same turn.
+Threads of `fast` wait passively, as in all processes of this suite; those of `fast-spinning` and of
+other implementations as they come. `fast-free` has a thread less beside the busy process, as the
+command line chooses when it starts there.
+
+`python -m benchmarks.evidence.speed cold-start --weights FILE`: a process that imports, loads and
+answers one box, ours against the authors' package, in fresh processes that take turns. One process
+of each side comes before, so that all files are in the disk cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -35,18 +46,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from baselines.interface import Float32Array, UInt8Array
-from benchmarks.child_processes import run_program, run_python
+from benchmarks.child_processes import WAIT_POLICY, Variables, run_program, run_python
 from benchmarks.datasets.coco import CocoDataset
 from benchmarks.datasets.dataset import Instance, Sample
 from benchmarks.datasets.detections import GroundTruthMask
+from benchmarks.datasets.photos import open_photos
 from benchmarks.debugging import one_line_errors
 from benchmarks.evaluation.coco_eval import AGNOSTIC, FoundMask, average_recall
+from benchmarks.evidence import cold_start
 from benchmarks.evidence.backends import REFERENCE, default_names, names
+from benchmarks.evidence.competitor import competitor
 from benchmarks.latency import controller
 from benchmarks.latency.controller import WorkerError, fresh_processes, run_task
 from benchmarks.latency.idle import wait_if_published
@@ -55,6 +70,8 @@ from benchmarks.prompts.samplers import prompt_sampler, to_prompts
 from benchmarks.records.documents import write_document
 from benchmarks.records.environment import collect, default_threads, use_threads
 from benchmarks.records.statistics import Spread, median_spread, spread_fields
+from mobilesam.errors import WeightsError
+from mobilesam.weights.cache import digest_file
 
 Document = dict[str, Any]
 
@@ -64,6 +81,7 @@ MATCH_IOU = 0.95
 LIMITS = (10, 100, 1000)
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
 TOLERANCE = 1e-3
+_LONG_CALL_MS = 2000.0
 LOOPS = {"as it comes": False, "with kept buffers": True}
 """Whether the loop keeps freed buffers, as `miou` does."""
 
@@ -94,7 +112,7 @@ def time_backends(
     """Times all backends in turns, in several sets of fresh processes: timings by task and backend.
 
     Each process makes `n_turns` timed calls of each task (`encoder` or `decoder-N`), after two that
-    are not timed. Without a checkpoint the weights are random.
+    are not timed, or one that takes seconds. Without a checkpoint the weights are random.
     """
     found = {task: {name: Timings() for name in backends} for task in tasks}
     rng = np.random.default_rng(0)
@@ -118,7 +136,8 @@ def time_backends(
                 for name, worker in workers.items():
                     # The first call includes what happens once, such as compiling.
                     timings[name].first_ms.append(worker.ask("call", phase=task)["ms"])
-                    worker.ask("call", phase=task)
+                    if timings[name].first_ms[-1] < _LONG_CALL_MS:
+                        worker.ask("call", phase=task)
                     timings[name].ms.append([])
                     timings[name].cpu_ms.append([])
                 for name in controller.turns(lambda: tuple(backends), n_turns, rng):
@@ -177,22 +196,34 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def measure_inference(arguments: argparse.Namespace) -> Document:
-    """Times the backends and prints their table; see the module."""
-    from mobilesam.errors import WeightsError
-    from mobilesam.weights.cache import digest_file
+def _published_weights(given: Path | None) -> Path | None:
+    """The given checkpoint, otherwise the published one if it is on this machine."""
     from mobilesam.weights.checkpoints import resolve
 
-    weights = arguments.weights
-    if weights is None:
-        with suppress(WeightsError):  # the published ones, if they are on this machine
-            weights = resolve("mobilesam", overrides={}, offline=True, trust=False).path
+    if given is not None:
+        return given
+    with suppress(WeightsError):
+        return resolve("mobilesam", overrides={}, offline=True, trust=False).path
+    return None
+
+
+def _sha256(weights: Path | None) -> str | None:
+    return None if weights is None else digest_file(weights).sha256
+
+
+def measure_inference(arguments: argparse.Namespace) -> Document:
+    """Times the backends and prints their table; see the module."""
+    weights = _published_weights(arguments.weights)
     settings = {name: getattr(arguments, name) for name in ("threads", "processes")}
     sides, tasks, n_turns = arguments.sides, arguments.tasks, arguments.turns
     rows = summarise(time_backends(sides, tasks, weights, **settings, n_turns=n_turns))
+    product_task = "benchmarks.evidence.backends:product_task"
+    rates = [
+        run_task(product_task, arguments.threads)["value"] for _ in range(settings["processes"])
+    ]
     print_rows(rows)
-    sha256 = None if weights is None else digest_file(weights).sha256
-    return {**settings, "turns": n_turns, "weights": sha256, "rows": rows}
+    found = {"product_gflops": statistics.median(rates), "rows": rows}
+    return {**settings, "turns": n_turns, "weights": _sha256(weights), **found}
 
 
 # --- segment everything ---------------------------------------------------------------------------
@@ -278,7 +309,13 @@ def measure_everything(arguments: argparse.Namespace) -> Document:
         "base": base,
         "images": [sample.name for sample in samples],
         "points_per_side": arguments.points_per_side,
-        "sides": {side: _side_summary(done[side], done[base], samples) for side in sides},
+        "sides": {
+            side: {
+                **_side_summary(done[side], done[base], samples),
+                "against_grid": _comparison(done[side], done["grid"]) if "grid" in done else None,
+            }
+            for side in sides
+        },
     }
 
 
@@ -292,12 +329,11 @@ def spread_of_images(ratios: Sequence[float]) -> Spread | None:
     return median_spread([[ratio] for ratio in ratios])
 
 
-def _side_summary(
-    ours: Sequence[Document], theirs: Sequence[Document], samples: Sequence[Sample]
-) -> Document:
-    shared = slice(min(len(ours), len(theirs)))  # one side may have the first images only
+def _comparison(ours: Sequence[Document], theirs: Sequence[Document]) -> Document:
+    """Times and masks of two sides on the images that both have; one may have the first only."""
+    shared = slice(min(len(ours), len(theirs)))
     sides = ours[shared], theirs[shared]
-    seconds, their_seconds = ([each["seconds"] for each in side] for side in (ours, theirs))
+    seconds, their_seconds = ([each["seconds"] for each in side] for side in sides)
     ratios = ratios_of_images(seconds, their_seconds)
     bounds = spread_fields(spread_of_images(ratios))
     n_ours, n_theirs = (sum(len(each["records"]) for each in side) for side in sides)
@@ -305,18 +341,27 @@ def _side_summary(
     counts = np.array([matched(a["records"], b["records"]) for a, b in pairs]).sum(axis=0)
     peaks, their_peaks = ([each["peak_bytes"] for each in side] for side in sides)
     return {
-        "median_s": statistics.median(seconds),
-        "seconds": seconds,
         "times_quicker": statistics.median(ratios),
         **{f"times_quicker_{name}": ends for name, ends in bounds.items()},
-        "images": len(ours),
         "masks": n_ours,
         "ours_among_theirs": float(counts[0] / n_ours) if n_ours else None,
         "theirs_among_ours": float(counts[1] / n_theirs) if n_theirs else None,
-        "average_recall": _recall(ours, samples[: len(ours)]),
         "peak_bytes": max(peaks),
-        "loaded_bytes": statistics.median(each["loaded_bytes"] for each in ours),
         "peak_of_theirs": max(peaks) / max(their_peaks),
+    }
+
+
+def _side_summary(
+    ours: Sequence[Document], theirs: Sequence[Document], samples: Sequence[Sample]
+) -> Document:
+    seconds = [each["seconds"] for each in ours]
+    return {
+        "median_s": statistics.median(seconds),
+        "seconds": seconds,
+        "images": len(ours),
+        **_comparison(ours, theirs),
+        "average_recall": _recall(ours, samples[: len(ours)]),
+        "loaded_bytes": statistics.median(each["loaded_bytes"] for each in ours),
     }
 
 
@@ -471,12 +516,163 @@ def measure_evaluation(arguments: argparse.Namespace) -> Document:
     }
 
 
+# --- under load -----------------------------------------------------------------------------------
+
+
+class LoadSide(NamedTuple):
+    """An implementation under load: its backend, and the variables of its process."""
+
+    backend: str
+    variables: Variables = MappingProxyType({})
+    only_free: bool = False  # leaves a core to the competitor
+
+
+_AS_IT_COMES: Variables = {WAIT_POLICY: None}
+LOAD_SIDES = {
+    "fast": LoadSide("fast"),
+    "fast-free": LoadSide("fast", only_free=True),
+    "fast-spinning": LoadSide("fast", _AS_IT_COMES),
+    **{name: LoadSide(name, _AS_IT_COMES) for name in ("authors", "onnx", "openvino")},
+}
+
+
+def time_under_load(
+    sides: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, dict[str, dict[bool, list[list[float]]]]]:
+    """Milliseconds of all calls by task, side and whether a process competes, and by process."""
+    found: dict[str, dict[str, dict[bool, list[list[float]]]]] = {
+        task: {side: {False: [], True: []} for side in sides} for task in arguments.tasks
+    }
+    rng, weights = np.random.default_rng(0), arguments.weights and str(arguments.weights)
+    task_path, setups = "benchmarks.evidence.backends:inference_task", {}
+    for name in sides:
+        side = LOAD_SIDES[name]
+        threads = max(1, arguments.threads - side.only_free)
+        given = {"backend": side.backend, "weights": weights}
+        setups[name] = controller.task_setup(task_path, threads, side.variables, **given)
+    for process in range(1, arguments.processes + 1):
+        with (
+            fresh_processes(setups, rng, limit_s=None) as workers,
+            competitor(arguments.nice) as other,
+        ):
+            for worker in workers.values():
+                worker.answer()
+            for task, calls in found.items():
+                sys.stderr.write(f"processes {process} of {arguments.processes}: {task}\n")
+                for name, worker in workers.items():
+                    worker.ask("call", phase=task)  # not timed
+                    for ms in calls[name].values():
+                        ms.append([])
+                for _ in range(arguments.turns):
+                    for busy in controller.shuffled((False, True), rng):
+                        other.compete(wanted=busy)
+                        for name in controller.shuffled(sides, rng):
+                            if busy or not LOAD_SIDES[name].only_free:
+                                took = workers[name].ask("call", phase=task)["ms"]
+                                calls[name][busy][-1].append(took)
+                other.compete(wanted=False)
+    return found
+
+
+def summarise_load(
+    found: Mapping[str, Mapping[str, Mapping[bool, Sequence[Sequence[float]]]]],
+) -> list[Document]:
+    """A row for each task and side; `fast-free` is compared with `fast` alone."""
+    rows = []
+    for task, sides in found.items():
+        for name, own in sides.items():
+            alone = sides["fast" if LOAD_SIDES[name].only_free else name][False]
+            ratios = [np.divide(*pair) for pair in zip(own[True], alone, strict=True)]
+            rows.append(
+                {
+                    "task": task,
+                    "side": name,
+                    "alone_ms": statistics.median(np.concatenate(alone)),
+                    "loaded_ms": statistics.median(np.concatenate(own[True])),
+                    "slowdown": float(np.median(np.concatenate(ratios))),
+                    **spread_fields(median_spread(ratios)),
+                }
+            )
+    return rows
+
+
+def measure_load(arguments: argparse.Namespace) -> Document:
+    """Times all sides alone and beside a busy process; see the module."""
+    weights = arguments.weights = _published_weights(arguments.weights)
+    installed = default_names()
+    sides = [name for name, side in LOAD_SIDES.items() if side.backend in installed]
+    rows = summarise_load(time_under_load(sides, arguments))
+    settings = {name: getattr(arguments, name) for name in ("processes", "turns", "nice")}
+    return {**settings, "weights": _sha256(weights), "rows": rows}
+
+
+# --- cold start -----------------------------------------------------------------------------------
+
+
+def start_cold(
+    side: str, weights: Path, folder: Path, image: UInt8Array, box: Sequence[float], threads: int
+) -> Document:
+    """Seconds of a process in all (`total`) and by step, and its mask."""
+    np.save(folder / "image.npy", image)
+    files = map(str, (weights, folder / "image.npy", folder / "mask.npy"))
+    command = ["-m", "benchmarks.evidence.cold_start", side, *files, *map(str, box)]
+    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **_AS_IT_COMES}
+    start = time.perf_counter()
+    done = run_python(command, env=variables, capture_output=True)
+    total_s = time.perf_counter() - start
+    if done.returncode:
+        raise WorkerError(f"{side}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    mask = np.load(folder / "mask.npy")
+    return {"total": total_s, **json.loads(done.stdout), "mask": mask}
+
+
+def measure_cold_start(arguments: argparse.Namespace) -> Document:
+    """Starts processes of both sides in turns; see the module."""
+    (sample,) = open_photos(limit=1).samples()
+    assert isinstance(sample, Sample)  # noqa: S101 - it is shipped
+    box = [float(value) for value in sample.instances[0].box]
+    sides, rng = tuple(cold_start.SIDES), np.random.default_rng(0)
+    found: dict[str, list[Document]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start(side: str) -> Document:
+            given = (sample.image, box, arguments.threads)
+            return start_cold(side, arguments.weights, Path(folder), *given)
+
+        for side in sides:
+            start(side)
+        for side in controller.turns(lambda: sides, arguments.turns, rng):
+            found[side].append(start(side))
+    rows = []
+    theirs = found["authors"]
+    for side, own in found.items():
+        shares = [[a["total"] / b["total"]] for a, b in zip(own, theirs, strict=True)]
+        masks = own[0]["mask"], theirs[0]["mask"]
+        medians = {
+            f"{step}_s": statistics.median(each[step] for each in own)
+            for step in ("total", *cold_start.STEPS)
+        }
+        rows.append(
+            {
+                "side": side,
+                **medians,
+                "seconds": [each["total"] for each in own],
+                "share": statistics.median(share for (share,) in shares),
+                **spread_fields(median_spread(shares)),
+                "iou": float(np.logical_and(*masks).sum() / np.logical_or(*masks).sum()),
+            }
+        )
+    return {"turns": arguments.turns, "weights": _sha256(arguments.weights), "rows": rows}
+
+
 # --- command line ---------------------------------------------------------------------------------
 
 MEASURES = {
     "inference": (measure_inference, "the fast path against the plain modules"),
     "everything": (measure_everything, "segment everything"),
     "evaluation": (measure_evaluation, "`miou` against the usual loop"),
+    "load": (measure_load, "the slowdown beside one busy process"),
+    "cold-start": (measure_cold_start, "a process that answers one box"),
 }
 
 
@@ -486,16 +682,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    inference, everything, evaluation = (
+    inference, everything, evaluation, load, cold = (
         commands.add_parser(name, help=text) for name, (_, text) in MEASURES.items()
     )
-    inference.add_argument(
-        "--weights", type=Path, help="checkpoint; else the published one if it is here, else random"
-    )
+    for each, n_processes in ((inference, 3), (load, 3)):
+        each.add_argument(
+            "--weights", type=Path, help="checkpoint; else the published one if here, else random"
+        )
+        each.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
+        each.add_argument("--processes", type=int, default=n_processes)
+        each.add_argument("--turns", type=int, default=3, help="timed calls a process")
     inference.add_argument("--sides", help=f"backends by commas; of {', '.join(names())}")
-    inference.add_argument("--tasks", default="encoder,decoder-1,decoder-64")
-    inference.add_argument("--processes", type=int, default=3)
-    inference.add_argument("--turns", type=int, default=3, help="timed calls a process")
+    load.add_argument("--nice", type=int, default=10, help="niceness of the busy process")
+    cold.add_argument("--weights", type=Path, required=True)
+    cold.add_argument("--turns", type=int, default=7, help="timed processes of each side")
     for each in (everything, evaluation):
         for name in ("weights", "images", "annotations"):
             each.add_argument(f"--{name}", type=Path, required=True)
@@ -509,7 +709,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     everything.add_argument("--points-per-side", type=int, help="a smaller grid")
     evaluation.add_argument("--turns", type=int, default=1)
     evaluation.add_argument("--models", default="mobilesam,mobilesam-fast", help="by commas")
-    for each in (inference, everything, evaluation):
+    for each in commands.choices.values():
         each.add_argument("--threads", type=int, default=default_threads())
         each.add_argument("--out", type=Path, help="write the result to a file")
     arguments = parser.parse_args(argv)
@@ -527,6 +727,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if unknown:
             parser.error(f"unknown side {unknown[0]!r}; choose from {', '.join(names())}")
         arguments.sides = tuple(dict.fromkeys((REFERENCE, *given)))
+    if arguments.command in ("inference", "load"):
         arguments.tasks = arguments.tasks.split(",")
         for task in arguments.tasks:
             if re.fullmatch(r"encoder|decoder-[1-9][0-9]*", task) is None:

@@ -1,11 +1,12 @@
 """The page on speed, from the committed results of the speed benchmarks.
 
 `python -m benchmarks.evidence.speed_page` writes `docs/speed.md`; a test fails when it is stale.
+Results are `results/speedups/KIND*.json`, of one run each: a file for each processor, which its
+environment names. What is not measured is left out.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,151 +15,263 @@ from benchmarks.evidence.pages import ROOT, render, write_page
 from benchmarks.evidence.publish import readme_block
 from benchmarks.evidence.speed import ratios_of_images, spread_of_images
 from benchmarks.records.documents import read_document
-from benchmarks.records.record import RECORD_NAME, load_record
+from benchmarks.records.record import RECORD_NAME, RunRecord, load_record
 from benchmarks.records.statistics import MIN_PROCESSES, Spread
 
 Document = Mapping[str, Any]
-TargetRow = tuple[str, str, str, str, str]
+Results = Mapping[str, Sequence[Document]]
+"""Documents by kind."""
 
 RESULTS, PAGE = Path("results/speedups"), Path("docs/speed.md")
 BACKENDS = Path("results/runs/cpu-2core-backends")
 """Committed run of all models that run MobileSAM's weights."""
-INFERENCE, EVALUATION = "inference.json", "evaluation.json"
-NARROW = "inference-avx2.json"
-"""Inference on a processor without AVX-512."""
-EVERYTHING = {
-    "everything.json": ("reference", "grid"),
-    "everything-kept.json": ("reference+keep", "grid"),
-    "hierarchical.json": ("grid", "hierarchical"),
+KINDS = {
+    "inference": ("inference",),
+    "everything": ("everything", "hierarchical"),
+    **{kind: (kind,) for kind in ("evaluation", "load", "cold-start", "cuda")},
 }
-"""Sides to show of each file. The hierarchical sides of the first two were measured with an earlier
-choice of points."""
+"""Beginnings of the names of the files of each kind."""
 _KIND = "speed benchmark"
-_STEPS = {
-    "encoder": ("plain", "folded", "fast"),
-    "decoder-1": ("plain", "folded", "fast"),
-    "decoder-64": ("plain", "batches", "folded", "fast"),
-}
-
-_ARITHMETIC = (
-    "arithmetic: an image is 80 GFLOP, and products, which run at the speed of the processor, are "
-    "most of the time; exported files are no faster in other runtimes"
-)
-_NO_BF16 = "only on processors with bfloat16 products, and other operations gain nothing"
-_PRODUCTS = "four fifths of the remaining time are matrix products"
-_COARSE = "objects on top of larger ones come last"
-_HIERARCHICAL_FACTOR, _MAX_RECALL_LOSS, _MIN_RECALL_IMAGES = 2.0, 0.01, 30
+_INT8 = ("int8", "openvino-int8", "onnx-int8")
+_STEPS = ("plain", "batches", "folded", "fast")
+_OTHERS = ("authors", "onnx", "openvino")
+_TASKS = ("encoder", "decoder-1", "decoder-64")
+_MIN_RECALL_IMAGES = 30
 
 
-class Target(NamedTuple):
-    """A target of this project for speed."""
+class Gain(NamedTuple):
+    """A gain over the authors' code, and how to get it."""
 
     what: str
-    factor: float  # times as fast as the plain modules, or as the loop
-    measured_in: str  # task of the inference benchmark, or another benchmark
-    sides: tuple[str, ...]  # the best of these implementations counts
-    bound: str = ""  # what limits the speed, if the target is missed
+    how: str
+    kind: str
+    task: str  # of the kind, or the name of a side
+    sides: tuple[str, ...]  # the fastest counts
 
 
-_ANY = ("fast", "onnx", "openvino")
-TARGETS = (
-    Target("encoder, float32, any backend", 4, "encoder", _ANY, _ARITHMETIC),
-    Target("encoder, float32, torch", 2.5, "encoder", ("fast",), _ARITHMETIC),
-    Target("encoder, bfloat16", 6, "encoder", ("bf16", "openvino-bf16"), _NO_BF16),
-    Target("decoder, 64 prompts", 6, "decoder-64", ("fast",), _PRODUCTS),
-    Target("decoder, 1 prompt", 1.5, "decoder-1", ("fast",)),
-    Target("segment everything, 32 x 32 grid", 6, "everything", ("grid",)),
-    Target("evaluation against the loop", 4, "evaluation", ("mobilesam-fast",)),
+_ENCODE, _DECODE = "`MobileSam.from_pretrained()`", "`model.predict`, `model.decode`"
+GAINS = (
+    Gain("encoder, float32", _ENCODE, "inference", "encoder", ("fast",)),
+    Gain(
+        "encoder, bfloat16 (avx512_bf16, amx_bf16)",
+        '`MobileSam.from_pretrained(precision="bf16")`',
+        "inference",
+        "encoder",
+        ("bf16",),
+    ),
+    Gain(
+        "encoder, int8 (avx512_vnni, avx_vnni, amx_int8)",
+        '`MobileSam.from_pretrained(precision="int8")`',
+        "inference",
+        "encoder",
+        ("int8",),
+    ),
+    Gain("decoder, 1 prompt", _DECODE, "inference", "decoder-1", ("fast",)),
+    Gain("decoder, 64 prompts", _DECODE, "inference", "decoder-64", ("fast",)),
+    Gain("segment everything", "`AutomaticMaskGenerator(model)`", "everything", "grid", ("grid",)),
+    Gain(
+        "segment everything, fewer points",
+        "`AutomaticMaskGenerator(model, hierarchical=True)`",
+        "everything",
+        "hierarchical",
+        ("hierarchical",),
+    ),
+    Gain(
+        "evaluation of a dataset",
+        "`mobilesam-bench miou --models mobilesam-fast`",
+        "evaluation",
+        "",
+        ("mobilesam-fast",),
+    ),
+    Gain("first mask of a new process", "nothing to do", "cold-start", "", ("fast",)),
 )
 
 
-def page(results: Path, run: Path) -> str:
+def load_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All results by kind; within a kind, wider vector instructions first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind, names in KINDS.items():
+        paths = (path for name in names for path in sorted(folder.glob(f"{name}*.json")))
+        documents = [each for path in paths if (each := read_document(path, _KIND)) is not None]
+        found[kind] = sorted(documents, key=lambda each: processor(each) == "AVX2")
+    for each in found["everything"]:
+        # An earlier choice of points, from before sides were compared with the grid.
+        if each["base"] != "grid" and "against_grid" not in each["sides"].get("hierarchical", {}):
+            each["sides"].pop("hierarchical", None)
+    return found
+
+
+def processor(found: Document) -> str:
+    """The vector instructions of the processor of a result, which determine its speed."""
+    features = found["environment"].get("cpu_features", ())
+    return next((name for key, name in (("amx_tile", "AMX"), ("avx512f", "AVX-512"))
+                 if key in features), "AVX2")  # fmt: skip
+
+
+def page(folder: Path, run: Path) -> str:
     """The Markdown of the page, without the benchmarks and the run whose files are missing."""
-    inference, narrow, evaluation = (
-        read_document(results / name, _KIND) for name in (INFERENCE, NARROW, EVALUATION)
-    )
-    everything = []
-    for name, shown in EVERYTHING.items():
-        found = read_document(results / name, _KIND)
-        if found is not None:
-            sides = {side: row for side, row in found["sides"].items() if side in shown}
-            everything.append({**found, "sides": sides})
-    record = None
-    if (run / RECORD_NAME).is_file():
-        path = (Path("..") / BACKENDS / RECORD_NAME).as_posix()
-        record = readme_block(load_record(run), [path])
+    results = load_results(folder)
+    record = load_record(run) if (run / RECORD_NAME).is_file() else None
+    path = (Path("..") / BACKENDS / RECORD_NAME).as_posix()
+    flops = None if record is None else _encoder_flops(record)
     return render(
         "speed.md",
-        f"{results} holds what is no result of a {_KIND}",
-        inference=inference,
-        narrow=narrow,
-        evaluation=evaluation,
-        everything=everything,
-        record=record,
-        targets=_targets,
+        f"{folder} holds what is no result of a {_KIND}",
+        results=results,
+        processor=processor,
+        record=None if record is None else readme_block(record, [path]),
+        gains=_gains,
+        targets=lambda found: _targets(found, flops),
         bounds=_bounds,
         kind_of_bounds=_kind_of_bounds,
         steps=_steps,
         all_steps=_STEPS,
+        tasks=_TASKS,
         spreads=_spreads,
         spread_text=_spread_text,
         least=MIN_PROCESSES,
     )
 
 
-def _targets(
-    inference: Document, everything: Sequence[Document], evaluation: Document | None
-) -> list[TargetRow]:
-    """Each target beside what was measured; missed ones with what limits them."""
-    ratios: dict[str, dict[str, float]] = {}
-    for row in inference["rows"]:
-        ratios.setdefault(row["task"], {})[row["side"]] = row["ratio"]
-    if everything:
-        grids = everything[0]["sides"].items()
-        ratios["everything"] = {name: row["times_quicker"] for name, row in grids}
-    if evaluation is not None:
-        suites = evaluation["suites"].items()
-        ratios["evaluation"] = {
-            name: next(iter(row["times_as_fast"].values())) for name, row in suites
+def _encoder_flops(record: RunRecord) -> int | None:
+    """Operations of MobileSAM's encoder for one image, as counted by a committed run."""
+    rows = (row for row in record.params if row.model == "mobilesam")
+    return next((row.flops for row in rows if row.component == "image_encoder"), None)
+
+
+def _gain(found: Document, gain: Gain) -> float | None:
+    """Times as fast as the authors' code, or as what stands for it; None if not measured."""
+    if gain.kind == "inference":
+        ms = {row["side"]: row["ms"] for row in found["rows"] if row["task"] == gain.task}
+        base = ms.get("authors", ms.get("plain"))
+        own = [ms[side] for side in gain.sides if side in ms]
+        return base / min(own) if base is not None and own else None
+    if gain.kind == "everything":
+        side = found["sides"].get(gain.task)
+        is_theirs = found["base"].startswith("reference")
+        return side["times_quicker"] if side is not None and is_theirs else None
+    if gain.kind == "evaluation":
+        suite = found["suites"].get(gain.sides[0])
+        return None if suite is None else next(iter(suite["times_as_fast"].values()))
+    shares = {row["side"]: row["share"] for row in found["rows"]}
+    return 1 / shares[gain.sides[0]] if gain.sides[0] in shares else None
+
+
+def _processors(results: Results) -> list[str]:
+    kinds = (kind for kind in results if kind != "cuda")
+    return list(dict.fromkeys(processor(each) for kind in kinds for each in results[kind]))
+
+
+def _gains(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Processors, and the cells of the table of gains: what, a ratio for each processor, how."""
+    processors, rows = _processors(results), []
+    for gain in GAINS:
+        ratios: dict[str, float] = {}
+        for each in results[gain.kind]:
+            if (ratio := _gain(each, gain)) is not None:
+                ratios.setdefault(processor(each), ratio)
+        cells = [ratios.get(name) for name in processors]
+        if any(cells):
+            texts = ["" if cell is None else f"{cell:.1f} x" for cell in cells]
+            rows.append([gain.what, *texts, gain.how])
+    return processors, rows
+
+
+class Target(NamedTuple):
+    """A measured value beside its limit, on one processor."""
+
+    what: str
+    limit: float
+    value: float
+    is_most: bool = False  # the limit is the largest value allowed
+    unit: str = "x"
+    bound: str = ""  # what bounds it, if the target is missed
+
+    @property
+    def reached(self) -> bool:
+        """Whether the target is reached."""
+        return self.value <= self.limit if self.is_most else self.value >= self.limit
+
+    @property
+    def cells(self) -> list[str]:
+        """Cells of the table after the first: limit, value, outcome."""
+        form = ("{:.0%}" if self.unit == "%" else "{:.3g}") + (" x" if self.unit == "x" else "")
+        sign = "at most " if self.is_most else "at least "
+        outcome = "reached" if self.reached else f"missed{self.bound and '; ' + self.bound}"
+        value = f"{self.value:.1%}" if self.unit == "%" else form.format(self.value)
+        return [sign + form.format(self.limit), value, outcome]
+
+
+_ARITHMETIC = "matrix products, which run at the speed of the processor, are most of the time"
+_ROUNDING = "operations other than products gain nothing from fewer bits"
+
+
+def _targets(results: Results, flops: int | None) -> list[list[str]]:
+    """Rows of the table of targets, by processor."""
+    rows = []
+    for name in _processors(results):
+        own = {
+            kind: [each for each in documents if processor(each) == name]
+            for kind, documents in results.items()
         }
-    rows: list[TargetRow] = []
-    for target in TARGETS:
-        found = ratios.get(target.measured_in, {})
-        own = {side: found[side] for side in target.sides if side in found}
-        side = max(own, key=lambda each: own[each], default="")
-        if not own:
-            outcome = "not measured" + (f": {target.bound}" if target.bound else "")
-        elif own[side] >= target.factor:
-            outcome = "reached"
-        else:
-            outcome = "missed" + (f"; {target.bound}" if target.bound else "")
-        measured = f"{own[side]:.2f}" if own else ""
-        rows.append((target.what, f"{target.factor:g}", measured, side, outcome))
-    for each in everything:
-        if {"grid", "hierarchical"} <= each["sides"].keys():
-            rows += _hierarchical_targets(each, everything)
+        found = _targets_of(own, flops, wide=name != "AVX2")
+        rows += [[f"{target.what}, {name}", *target.cells] for target in found]
     return rows
 
 
-def _hierarchical_targets(found: Document, everything: Sequence[Document]) -> list[TargetRow]:
-    """Speed of the hierarchical grid against our whole grid, and the recall that it loses."""
-    ours, images = found["sides"]["hierarchical"], found["images"]
-    ratio = statistics.median(ratios_of_images(ours["seconds"], found["sides"]["grid"]["seconds"]))
-    outcome = "reached" if ratio >= _HIERARCHICAL_FACTOR else "missed"
-    what, limit = "hierarchical, against our own grid", f"{_HIERARCHICAL_FACTOR:g}"
-    rows = [(what, limit, f"{ratio:.2f}", "hierarchical", outcome)]
-    # The whole grid may have run on all images in another session: recall has no noise.
-    grids = [
-        each["sides"]["grid"]
-        for each in everything
-        if each["images"] == images and each["sides"]["grid"]["images"] == len(images)
-    ]
-    if len(images) >= _MIN_RECALL_IMAGES and ours["images"] == len(images) and grids:
-        lost = grids[0]["average_recall"]["1000"] - ours["average_recall"]["1000"]
-        outcome = "reached" if lost <= _MAX_RECALL_LOSS else f"missed; {_COARSE}"
-        limit = f"at most {_MAX_RECALL_LOSS:g}"
-        rows.append(("hierarchical, AR@1000 lost", limit, f"{lost:.3f}", "hierarchical", outcome))
-    return rows
+def _targets_of(own: Results, flops: int | None, *, wide: bool) -> list[Target]:
+    """The targets of issue 24 for which a processor has results."""
+    found: list[Target] = []
+    for each in own["inference"]:
+        ms = {(row["task"], row["side"]): row["ms"] for row in each["rows"]}
+        rate = each.get("product_gflops")
+        if flops is not None and rate is not None and ("encoder", "fast") in ms:
+            share = flops / ms["encoder", "fast"] / 1e6 / rate
+            found.append(Target("encoder, rate of a 2048 x 2048 product", 0.75, share, unit="%"))
+        for what, limit, task, sides, bound in (
+            ("encoder, float32", None if wide else 2.8, "encoder", ("fast",), _ARITHMETIC),
+            (
+                "encoder, int8",
+                5.0 if wide else None,
+                "encoder",
+                ("int8", "openvino-int8", "onnx-int8"),
+                _ROUNDING,
+            ),
+            ("encoder, bfloat16", 6.0, "encoder", ("bf16", "openvino-bf16"), _ROUNDING),
+            ("decoder, 1 prompt", 3.0, "decoder-1", ("fast",), ""),
+            ("decoder, 64 prompts", 8.0 if wide else 6.0, "decoder-64", ("fast",), _ARITHMETIC),
+        ):
+            ratio = _gain(each, Gain(what, "", "inference", task, sides))
+            if limit is not None and ratio is not None:
+                found.append(Target(what, limit, ratio, bound=bound))
+    for each in own["everything"]:
+        sides = each["sides"]
+        ours, fewer = sides.get("grid"), sides.get("hierarchical")
+        if ours is not None and each["base"].startswith("reference"):
+            found.append(Target("everything, default grid", 8.0, ours["times_quicker"]))
+            least = min(ours["ours_among_theirs"], ours["theirs_among_ours"])
+            found.append(Target("its masks matched both ways", 0.99, least, unit="%"))
+        compared = fewer and (fewer if each["base"] == "grid" else fewer.get("against_grid"))
+        if fewer and compared and ours is not None:
+            found.append(Target("hierarchical grid against it", 2.5, compared["times_quicker"]))
+            share = compared["theirs_among_ours"]
+            found.append(Target("masks of the grid that it finds", 0.95, share, unit="%"))
+            n_images = len(each["images"])
+            if n_images >= _MIN_RECALL_IMAGES and ours["images"] == fewer["images"] == n_images:
+                lost = ours["average_recall"]["1000"] - fewer["average_recall"]["1000"]
+                found.append(Target("AR@1000 that it loses", 0.005, lost, True, ""))
+    for each in own["load"]:
+        slowdowns = {(row["task"], row["side"]): row["slowdown"] for row in each["rows"]}
+        for task in _TASKS:
+            others = [slowdowns[task, s] for s in _OTHERS if (task, s) in slowdowns]
+            if others and (task, "fast-free") in slowdowns:
+                value = slowdowns[task, "fast-free"]
+                what = f"{task.replace('-', ', ')}, slowdown beside a busy process"
+                found.append(Target(what, min(others), value, True))
+    for each in own["cold-start"]:
+        share = next(row["share"] for row in each["rows"] if row["side"] == "fast")
+        found.append(Target("cold start, share of the authors' time", 0.6, share, True, "%"))
+    return found
 
 
 def _spread_text(spread: Spread | None) -> str:
@@ -186,12 +299,12 @@ def _kind_of_bounds(rows: Sequence[Document], processes: int) -> str:
     return "bootstrap" if any(row["ci95"] is not None for row in rows) else "range"
 
 
-def _steps(found: Document, task: str) -> list[Document]:
-    """Rows of the steps of a task, each with the gain over the one `before` it."""
-    known = {row["side"]: row for row in found["rows"] if row["task"] == task}
-    rows = [known[side] for side in _STEPS[task] if side in known]
-    before = [row["ratio"] for row in rows[:1] + rows[:-1]]
-    return [{**row, "gain": row["ratio"] / last} for row, last in zip(rows, before, strict=True)]
+def _steps(found: Document, task: str) -> dict[str, tuple[float, float]]:
+    """Ratio to the first of the measured steps of a task, and gain over the step before."""
+    known = {row["side"]: row["ratio"] for row in found["rows"] if row["task"] == task}
+    ratios = {side: known[side] for side in _STEPS if side in known}
+    before = [1.0, *ratios.values()]
+    return {side: (r, r / last) for (side, r), last in zip(ratios.items(), before, strict=False)}
 
 
 def _spreads(found: Document) -> dict[str, Spread]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from benchmarks.datasets.masks import encode_mask
 from benchmarks.evidence import speed
 from benchmarks.evidence.speed import Timings, summarise, time_backends
+from benchmarks.latency.controller import WorkerError
 
 
 class FakeWorker:
@@ -121,6 +122,78 @@ def test_a_backend_that_cannot_run_is_a_short_error(
     assert "Traceback" not in told
 
 
+class FakeCompetitor:
+    busy = False
+
+    def compete(self, *, wanted: bool) -> None:
+        FakeCompetitor.busy = wanted
+
+
+class LoadedWorker(FakeWorker):
+    """Spinning threads are slowed down three times, others twice; one thread not at all."""
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        slower = {"fast-spinning": 3.0, "fast-free": 1.5, "fast": 2.0}[self.backend]
+        return {"ms": 10.0 * (slower if FakeCompetitor.busy else 1.0)}
+
+
+def test_slowdowns_are_of_calls_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    @contextmanager
+    def workers(setups: Mapping[str, Any], *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        seen.update(setups)
+        yield {name: LoadedWorker(name) for name in setups}
+
+    monkeypatch.setattr(speed, "fresh_processes", workers)
+    monkeypatch.setattr(speed, "competitor", lambda _: nullcontext(FakeCompetitor()))
+    given = argparse.Namespace(
+        tasks=["encoder"], weights=None, threads=2, processes=2, turns=2, nice=10
+    )
+    sides = ("fast", "fast-free", "fast-spinning")
+    rows = speed.summarise_load(speed.time_under_load(sides, given))
+    assert [(row["side"], row["slowdown"]) for row in rows] == [
+        ("fast", 2.0), ("fast-free", 1.5), ("fast-spinning", 3.0),
+    ]  # fmt: skip
+    assert {(row["alone_ms"], row["range"]) for row in rows if row["side"] == "fast-free"} == {
+        (10.0, (1.5, 1.5))
+    }
+    assert {name: setup.threads for name, setup in seen.items()} == {
+        "fast": 2, "fast-free": 1, "fast-spinning": 2,
+    }  # fmt: skip
+    assert seen["fast-spinning"].variables == {"OMP_WAIT_POLICY": None}
+    assert not seen["fast"].variables
+
+
+def test_cold_starts_take_turns_and_answer_alike(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[str] = []
+    mask = np.ones((2, 2), np.bool_)
+
+    def start(side: str, *_: Any) -> dict[str, Any]:
+        calls.append(side)
+        total = {"fast": 2.0, "authors": 4.0}[side] + len(calls) / 100
+        return {"total": total, "import": 1.0, "load": 0.5, "image": 0.4, "box": 0.1, "mask": mask}
+
+    monkeypatch.setattr(speed, "start_cold", start)
+    monkeypatch.setattr(speed, "_sha256", lambda _: "0")
+    given = argparse.Namespace(weights=tmp_path, threads=1, turns=5)
+    fast, authors = speed.measure_cold_start(given)["rows"]
+    assert calls[:2] == ["fast", "authors"]
+    assert len(calls) == 12
+    assert 0.45 < fast["share"] < 0.55
+    assert authors["share"] == fast["iou"] == 1
+    assert fast["import_s"] == 1.0
+    assert fast["ci95"] is not None
+
+
+def test_a_failing_cold_start_is_an_error(tmp_path: Path) -> None:
+    image, box = np.zeros((8, 8, 3), np.uint8), (0.0, 0.0, 4.0, 4.0)
+    with pytest.raises(WorkerError, match="unknown: KeyError: 'unknown'"):
+        speed.start_cold("unknown", tmp_path / "w.pt", tmp_path, image, box, 1)
+
+
 SECONDS = {"reference": 12.0, "grid": 2.0, "hierarchical": 1.0}
 PEAKS = {"reference": 3000, "grid": 1000, "hierarchical": 1000}
 
@@ -172,6 +245,8 @@ def test_ratios_matches_and_memory(scenes: Any, taken: list[str]) -> None:
     assert found["grid"]["peak_of_theirs"] == pytest.approx(1 / 3)
     assert found["hierarchical"]["ours_among_theirs"] == 1
     assert found["hierarchical"]["theirs_among_ours"] == 0.5
+    assert found["hierarchical"]["against_grid"]["times_quicker"] == 2
+    assert found["hierarchical"]["against_grid"]["theirs_among_ours"] == 0.5
 
 
 def test_few_images_have_a_range_and_five_an_interval(
