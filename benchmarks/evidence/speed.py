@@ -82,6 +82,8 @@ LIMITS = (10, 100, 1000)
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
 TOLERANCE = 1e-3
 _LONG_CALL_MS = 2000.0
+_AS_IT_COMES: Variables = {WAIT_POLICY: None}
+"""Threads wait as they do for users of the libraries, not as in other processes of this suite."""
 LOOPS = {"as it comes": False, "with kept buffers": True}
 """Whether the loop keeps freed buffers, as `miou` does."""
 
@@ -118,7 +120,9 @@ def time_backends(
     rng = np.random.default_rng(0)
     task_path, checkpoint = "benchmarks.evidence.backends:inference_task", weights and str(weights)
     setups = {
-        name: controller.task_setup(task_path, threads, backend=name, weights=checkpoint)
+        name: controller.task_setup(
+            task_path, threads, _AS_IT_COMES, backend=name, weights=checkpoint
+        )
         for name in backends
     }
     for _ in range(processes):
@@ -527,7 +531,6 @@ class LoadSide(NamedTuple):
     only_free: bool = False  # leaves a core to the competitor
 
 
-_AS_IT_COMES: Variables = {WAIT_POLICY: None}
 LOAD_SIDES = {
     "fast": LoadSide("fast"),
     "fast-free": LoadSide("fast", only_free=True),
