@@ -5,7 +5,7 @@ const lightbox = (() => {
   window.openCase = () => false;
   if (!masks) return null;
   const state = { a: 0, b: Math.min(1, masks.models.length - 1), mode: "errors", whole: false, view: "A", split: 50 };
-  let shown = null, list = masks.cases, drawing = 0;
+  let shown = null, list = [], drawing = 0;
 
   const make = (tag, name, ...children) => {
     const made = document.createElement(tag);
@@ -73,11 +73,10 @@ const lightbox = (() => {
     history.state, "", text === "#" ? location.pathname + location.search : text,
   );
 
-  const find = (image, annotation, protocol) => {
-    const own = masks.cases.filter((each) => each.image === Number(image)
-      && each.annotation === Number(annotation));
-    return own.find((each) => each.protocol === protocol) ?? own[0];
-  };
+  const find = (image, annotation, protocol) => masks.cases.find((each) => (
+    each.image === Number(image) && each.annotation === Number(annotation)
+    && (!protocol || each.protocol === protocol)));
+  const alike = (each) => masks.cases.filter((other) => other.protocol === each.protocol);
 
   const describe = (name, model) => {
     const text = make("p", "", make("strong", "", `${name}: ${masks.models[model]}`), ` ${masks.score(shown, model)}`);
@@ -103,7 +102,10 @@ const lightbox = (() => {
     });
     whole.setAttribute("aria-pressed", String(state.whole));
     slider.hidden = !two || state.view !== "slider";
-    scores.replaceChildren(describe("A", state.a), ...(two ? [describe("B", state.b)] : []));
+    const [left, right] = state.view === "slider" ? [" (left)", " (right)"] : ["", ""];
+    scores.replaceChildren(
+      describe(`A${left}`, state.a), ...(two ? [describe(`B${right}`, state.b)] : []),
+    );
     const named = { A: [state.a], B: [state.b], slider: [state.a, state.b] }[state.view];
     canvas.setAttribute("aria-label", `${title}: ${named.map((model) => (
       `${masks.models[model]}, ${masks.score(shown, model)}`)).join("; ")}`);
@@ -129,20 +131,22 @@ const lightbox = (() => {
 
   const show = (each, changes = {}) => {
     shown = each;
+    if (!list.includes(each)) list = alike(each);
     Object.assign(state, changes);
     if (!box.open) box.showModal();
     update();
   };
 
   // `cases` are those that the arrow keys go through.
-  const open = (each, changes = {}, cases = masks.cases) => {
+  const open = (each, changes = {}, cases = alike(each)) => {
     list = cases;
     const { a, b } = { ...state, ...changes };
     location.hash = link(each, a, b);
     show(each, changes);
   };
   window.openCase = (imageId, annotationId, modelA, modelB, protocol) => {
-    const each = find(imageId, annotationId, protocol ?? lightbox.protocol);
+    const each = protocol ? find(imageId, annotationId, protocol)
+      : find(imageId, annotationId, lightbox.protocol) ?? find(imageId, annotationId);
     if (!each) return false;
     const [a, b] = [modelA, modelB].map((name) => masks.models.indexOf(name));
     open(each, { a: a < 0 ? state.a : a, b: b < 0 ? state.b : b, view: b < 0 ? "A" : "slider" });

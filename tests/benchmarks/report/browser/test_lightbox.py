@@ -176,6 +176,8 @@ def test_case_without_a_picture_opens_nothing(
 ) -> None:
     page = visit(large)
     assert page.evaluate("openCase(99999, 1, 'box', 'dummy')") is False
+    known = "masks.cases[0].image, masks.cases[0].annotation, 'box', 'dummy'"
+    assert page.evaluate(f"openCase({known}, 'noc')") is False
     page.evaluate("location.hash = 'case=99999,1,box'")
     assert page.get_by_role("dialog").count() == 0
     assert visit(many).evaluate("openCase(1, 1, 'mobilesam', 'box')") is False
