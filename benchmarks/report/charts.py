@@ -574,7 +574,9 @@ def scatter() -> dict[str, Any]:
     dots = dots.encode(x=x, y=y, tooltip="tip:N", description="tip:N").add_params(_zoom("x", "y"))
     diagonal = line.mark_line(style="front", aria=False).encode(x=x, y=y)
     chart = alt.layer(dots, diagonal).properties(width="container", height=380)
-    return {**chart.to_dict(validate=False), "datasets": {"pairs": []}}
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    spec["datasets"]["pairs"] = []
+    return spec
 
 
 def _chart(data: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,23 +89,26 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def join_runs(folders: Sequence[Path]) -> MergedRuns:
+def join_runs(folders: Sequence[Path], preferred: Collection[Path] = ()) -> MergedRuns:
     """Merges the newest run with all comparable ones, newer ones first.
 
-    Runs with another machine, other weights or other prompts appear in the history only.
+    Runs of `preferred` folders come before all others. Runs with another machine, other weights or
+    other prompts appear in the history only.
     """
     loaded = [(folder, load_record(folder)) for folder in folders]
-    loaded.sort(key=lambda pair: (pair[1].created_utc, pair[1].id), reverse=True)
+    first = {run.id for folder, run in loaded if folder in preferred}
+    loaded.sort(key=lambda pair: (pair[1].id in first, pair[1].created_utc, pair[1].id))
+    loaded.reverse()
     kept: list[tuple[Path, RunRecord]] = []
     apart: dict[str, str] = {}
     for folder, run in loaded:
         try:
-            merge_records([run, *(other for _, other in kept)])
+            merge_records([run, *(other for _, other in kept)], first)
         except UsageError as error:
             apart[run.id] = str(error)
         else:
             kept.append((folder, run))
-    record = merge_records([run for _, run in kept])
+    record = merge_records([run for _, run in kept], first)
     return MergedRuns(record, tuple(f for f, _ in kept), tuple(run for _, run in loaded), apart)
 
 
@@ -119,13 +122,17 @@ def write_report(
 ) -> MergedRuns:
     """Writes the report of runs and returns them.
 
-    `paths` are folders of runs, or folders of such folders; for the rest see `build_gallery`.
+    `paths` are folders of runs, or folders of such folders: if two runs measured the same, those
+    that are named come before those in a named folder, then newer ones before older ones. For the
+    rest see `build_gallery`.
     """
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file, such as {out / 'report.html'}")
     if cases is not None and cases < 1:
         raise UsageError(f"--cases must be at least 1; got {cases}")
-    merged = join_runs(find_runs(paths))
+    folders = find_runs(paths)
+    named = {path.parent if path.name == RECORD_NAME else path for path in paths}
+    merged = join_runs(folders, named)
     models = model_names(merged.record)
     gallery = build_gallery(
         merged.folders, models, images=images, each=cases, failures_first=failures_first

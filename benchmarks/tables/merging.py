@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.records.environment import NOISY
@@ -28,10 +28,11 @@ _CONDITIONS = ("cpu", "gpu", "threads", "allocator")
 """Parts of an environment that determine times."""
 
 
-def merge_records(records: Sequence[RunRecord]) -> RunRecord:
+def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ()) -> RunRecord:
     """Joins runs of one machine, in any order, so that a single report can be made of them.
 
-    If two runs measured the same, the newer row is used, with a warning in the merged record. Rows
+    If two runs measured the same, the row of the newer one is used, those of the ids in `preferred`
+    before all others, with a warning in the merged record. Rows
     of different devices or precisions may share a column, also with a warning, since accuracy
     hardly depends on them. Times depend on them, and are kept apart or refused. Times of accuracy
     from another machine than that of the merged record are left out, with a warning.
@@ -42,7 +43,7 @@ def merge_records(records: Sequence[RunRecord]) -> RunRecord:
     """
     if not records:
         raise UsageError("no record given; name at least one record.json")
-    runs = sorted(records, key=lambda run: (run.created_utc, run.id))
+    runs = sorted(records, key=lambda run: (run.id in preferred, run.created_utc, run.id))
     if len(runs) == 1:
         return runs[0]
     # Runs without times (a rescoring, for example) may come from any machine.

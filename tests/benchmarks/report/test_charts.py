@@ -16,6 +16,7 @@ from benchmarks.report.charts import (
     history,
     latency,
     robustness,
+    scatter,
 )
 from benchmarks.tables.record_queries import headline, model_names, setups
 
@@ -80,6 +81,12 @@ def _found(node: Any, key: str) -> list[Any]:
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
     own = [node[key]] if isinstance(node, dict) and key in node else []
     return [*own, *(each for child in children for each in _found(child, key))]
+
+
+def test_scatter_has_a_diagonal_and_room_for_objects() -> None:
+    spec = scatter()
+    assert spec["datasets"].pop("pairs") == []
+    assert [{"a": 0, "b": 0}, {"a": 1, "b": 1}] in spec["datasets"].values()
 
 
 def test_empty_record_has_no_figures(empty_record: RunRecord) -> None:

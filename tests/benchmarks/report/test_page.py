@@ -27,6 +27,7 @@ from benchmarks.report.page import (
     write_report,
 )
 from benchmarks.tables.record_queries import protocols
+from benchmarks.tables.record_tables import headline_table
 from mobilesam.errors import UsageError
 
 EVIL = "<script>alert(1)</script>"
@@ -221,6 +222,39 @@ def test_incomparable_runs_are_in_the_history_only(
     reason = text.split("history only: ")[1].split(": report these runs apart")[0]
     assert "Another CPU" in reason
     assert "in run far" in reason
+
+
+def test_named_runs_come_before_those_of_a_folder(
+    tmp_path: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    old = make_record(2, id="old", created_utc="2026-01-01T00:00:00Z")
+    rows = tuple(row.model_copy(update={"miou": 0.5}) for row in old.miou if row.miou)
+    new = make_record(2, id="new", created_utc="2026-02-01T00:00:00Z", miou=rows)
+    for run in (old, new):
+        save_record(run, tmp_path / run.id)
+    folders = find_runs([tmp_path])
+    assert {row.miou for row in join_runs(folders).record.miou if row.miou} == {0.5}
+    preferred = join_runs(folders, {tmp_path / "old"})
+    assert 0.5 not in {row.miou for row in preferred.record.miou}
+    assert [folder.name for folder in preferred.folders] == ["old", "new"]
+
+
+def test_report_of_the_committed_runs_agrees_with_the_readme() -> None:
+    root = Path(__file__).resolve().parents[3]
+    text = (root / "README.md").read_text()
+    block = text.split("<!-- results:begin -->")[1].split("<!-- results:end -->")[0]
+    named = [root / path for path in re.findall(r"\((results/runs/[^/]+)/record\.json", block)]
+    runs = find_runs([*named, root / "results" / "runs"])
+    record = join_runs(runs, named).record
+    table = [line.split(" | ") for line in block.splitlines() if line.startswith("| ")]
+    shown = {cells[0].strip("| "): cells[2:4] for cells in table[2:]}
+    rows = headline_table(record, shown).to_markdown().splitlines()
+    found = {line.split(" | ")[0].strip("| "): line.split(" | ")[3:5] for line in rows}
+    assert shown
+    assert {model: found[model] for model in shown} == shown
+    # These are the runs that `nox -s report` prefers.
+    source = (root / "noxfile.py").read_text().split("PUBLISHED = ")[1].split("COMMITTED")[0]
+    assert re.findall(r'"(cpu-[\w-]+)"', source) == [path.name for path in named]
 
 
 def test_command_writes_a_file_and_prints_its_path(
