@@ -1,55 +1,64 @@
 """TinyViT's forward pass on a CPU, rearranged: same function to 1e-4, less memory traffic.
 
-The wide, shallow first layers run in strips of rows, so that the fourfold wider hidden layer never
-exists as a whole; attention runs head by head in reused buffers; all that depends on weights alone
-(batch normalisation, attention biases, scale and shift of layer normalisations) is computed when
-the encoder is built.
+Every layer is cut into strips of rows, or groups of attention windows. One thread takes a part
+through all operations of its layer while the data are in its cache: the fourfold wider hidden
+layers never exist as a whole, and threads wait for each other once a layer. All that depends on
+weights alone (batch normalisation, attention biases, scale and shift of layer normalisations) is
+computed when the encoder is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mobilesam.fast import kernels
+from mobilesam.fast import kernels, scripts, threads
 from mobilesam.fast.allocator import learn_large_blocks
-from mobilesam.fast.kernels import Conv, Dense, Workspace, gelu_, strips
+from mobilesam.fast.kernels import Conv, Dense, Shape, Workspace, strips
+from mobilesam.fast.scripts import compiled
+from mobilesam.fast.threads import Spread
 from mobilesam.model.tiny_vit import Bottleneck, ConvNorm, Stage, TinyViT, TinyVitBlock
 
-# Output rows of a strip, at 256 px width: hidden layers then take 9 MB, which a third-level cache
-# holds, and the halo of two rows costs 6 %.
-_STRIP_ROWS = 32
-# Elements of an MLP's hidden layer at a time, for the same reason.
-_MLP_ELEMENTS = 2**21
+Part = tuple[int, ...]
+
+# Of the widest intermediate result of a strip. Larger strips leave the cache; in smaller ones the
+# halo of two rows, which is computed twice, weighs more.
+_CONV_BYTES = 2**21
+_MLP_BYTES = 2**20
+# At least so many strips of a layer, so that threads that are done early wait for little.
+_MIN_STRIPS = 16
+# Of a group of attention windows.
+_ATTENTION_TOKENS = 448
 
 
 class FastEncoder:
     """MobileSAM's image encoder for inference on a CPU, in float32 or bfloat16.
 
-    Weights are copied. Safe to call from several threads; each has its own buffers (70 MB in
-    float32 at 1024 px). Colour channels of a `ColorTinyViT` are not computed here.
+    Weights are copied. Safe to call from several threads; each has its own buffers (34 MB in
+    float32 at 1024 px). Results do not depend on the number of threads. Colour channels of a
+    `ColorTinyViT` are not computed here.
     """
 
     def __init__(self, encoder: TinyViT, dtype: torch.dtype = torch.float32) -> None:
         learn_large_blocks()
-        space = Workspace()
         self._like = like = torch.empty(0, dtype=dtype)
-        layers: list[Callable[[Tensor], Tensor]] = []
+        self._space = Workspace()
+        layers: list[_Layer] = []
         with torch.inference_mode():
-            layers.append(_Stem(encoder.patch_embed, like, space))
+            layers.append(_Stem(encoder.patch_embed, like))
             for stage in cast("Iterable[Stage]", encoder.layers):
                 for block in stage.blocks:
                     if isinstance(block, TinyVitBlock):
-                        layers.append(_Block(block, like, space))
+                        layers += [_WindowAttention(block, like), _LocalMlp(block, like)]
                     else:
-                        layers.append(_Bottleneck(cast("Bottleneck", block), like, space))
+                        layers.append(_Bottleneck(cast("Bottleneck", block), like))
                 if stage.downsample is not None:
-                    layers.append(_Bottleneck(stage.downsample, like, space))
-            layers.append(_Neck(encoder.neck, like))
+                    layers.append(_Bottleneck(stage.downsample, like))
+            layers += [_NeckStart(encoder.neck, like), _NeckEnd(encoder.neck, like)]
         self._layers = layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -57,16 +66,62 @@ class FastEncoder:
         self.__dict__.update(state)
         learn_large_blocks()
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 256, S/16, S/16) float32, channels last; an inference tensor."""
-        found = []
-        for image in pixels:
-            x = image.to(self._like.dtype).permute(1, 2, 0)
-            for layer in self._layers:
-                x = layer(x)
-            found.append(x)
-        return torch.stack(found).permute(0, 3, 1, 2)
+        shapes = [(*pixels.shape[2:], pixels.shape[1])]
+        for layer in self._layers:
+            shapes.append(layer.shape(shapes[-1]))
+        largest = (max(math.prod(shape) for shape in shapes[1:-1]),)
+        # Of the calling thread: the threads that compute come and go.
+        buffers = [self._space.take(name, largest, self._like) for name in ("even", "odd")]
+
+        def encode(spread: Spread) -> Tensor:
+            found = torch.empty(len(pixels), *shapes[-1])
+            for image, embedding in zip(pixels, found, strict=True):
+                x = image.permute(1, 2, 0)
+                for index, (layer, shape) in enumerate(zip(self._layers, shapes[1:], strict=True)):
+                    out = buffers[index % 2][: math.prod(shape)].view(shape)
+                    if layer is self._layers[-1]:
+                        out = embedding
+                    layer(x, out, spread)
+                    x = out
+            return found.permute(0, 3, 1, 2)
+
+        return threads.run(encode)
+
+
+class _Layer:
+    """Computes an image (H, W, C) from another, in parts: strips of rows, unless said otherwise."""
+
+    stride = 1
+    n_out: int
+    strip_bytes = _MLP_BYTES
+    column_bytes: int  # of the widest intermediate result, for one row of output, a column of input
+
+    def shape(self, given: Shape) -> Shape:
+        """Shape of the output."""
+        height, width = ((side - 1) // self.stride + 1 for side in given[:2])
+        return height, width, self.n_out
+
+    def parts(self, given: Shape) -> Iterable[Part]:
+        """The output in parts: first row and the row behind the last."""
+        rows = self.shape(given)[0]
+        height = self.strip_bytes // (given[1] * self.column_bytes)
+        return strips(rows, max(1, min(height, rows // _MIN_STRIPS)))
+
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        """Computes a part of the output."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor, out: Tensor, spread: Spread) -> None:
+        """Computes the output, on all threads."""
+
+        def run(part: Part) -> None:
+            # Profiling every new shape of a part, to compile anew, takes longer than it gains.
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                self.run(x, out, part)
+
+        spread(run, list(self.parts(x.shape)))
 
 
 def _dense(pair: ConvNorm, like: Tensor) -> Dense:
@@ -78,168 +133,156 @@ def _conv(pair: ConvNorm, like: Tensor) -> Conv:
     return Conv(*kernels.fold_conv_norm(pair), pair.c.stride[0], like)
 
 
-class _Stem:
-    """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C), in a reused buffer."""
+class _Stem(_Layer):
+    """Two strided convolutions: (S, S, 3) -> (S/4, S/4, C)."""
 
-    def __init__(self, source: Any, like: Tensor, space: Workspace) -> None:
+    stride = 4
+    strip_bytes = _CONV_BYTES
+
+    def __init__(self, source: Any, like: Tensor) -> None:
         first, _, second = source.seq
         self.first, self.second = _conv(first, like), _conv(second, like)
-        self.space = space
+        self.n_out = self.second.weight.shape[0]
+        self.column_bytes = self.first.weight.shape[0] * like.element_size()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        half, quarter = (rows + 1) // 2, ((rows + 1) // 2 + 1) // 2
-        columns = ((x.shape[1] + 1) // 2 + 1) // 2
-        out = self.space.take("stem", (quarter, columns, self.second.weight.shape[0]), x)
-        for first, last in strips(quarter, _STRIP_ROWS):
-            lo, hi = self.second.input_rows(first, last, half)
-            begin, end = self.first.input_rows(lo, hi, rows)
-            hidden = gelu_(self.first.strip(x[begin:end], lo, hi))
-            out[first:last] = self.second.strip(hidden, first, last)
-        return out
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        first, last = part
+        rows, columns = ((side + 1) // 2 for side in x.shape[:2])
+        lo, hi, skip = self.second.strip(first, last, rows)
+        begin, end, skip_first = self.first.strip(lo, hi, x.shape[0])
+        hidden = (hi - lo, columns, self.first.weight.shape[0])
+        rows_in = x[begin:end]
+        weights = self.first.prepared(rows_in.shape, skip_first), self.second.prepared(hidden, skip)
+        packed, skips = self.first.packed, (skip_first, skip)
+        compiled(scripts.stem)(rows_in, out[first:last], *weights, packed, skips, hi - lo)
 
 
-class _Bottleneck:
-    """Expands, convolves depthwise and projects (H, W, C), strip by strip.
+class _Bottleneck(_Layer):
+    """Expands, convolves depthwise and projects, with a residual or without."""
 
-    A block with a residual alternates between two buffers; a downsampling gives a new tensor.
-    """
+    strip_bytes = _CONV_BYTES
 
-    def __init__(self, source: Bottleneck, like: Tensor, space: Workspace) -> None:
+    def __init__(self, source: Bottleneck, like: Tensor) -> None:
         self.expand = _dense(source.conv1, like)
         self.depthwise = _conv(source.conv2, like)
         self.project = _dense(source.conv3, like)
         self.is_residual = source.is_residual
-        self.space = space
+        self.stride, self.n_out = self.depthwise.stride, self.project.weight.shape[0]
+        hidden = self.expand.weight.shape[0]
+        self.column_bytes = self.stride * hidden * like.element_size()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        rows, columns, channels = x.shape
-        stride, n_out = self.depthwise.stride, self.project.weight.shape[0]
-        shape = (rows - 1) // stride + 1, (columns - 1) // stride + 1, n_out
-        if self.is_residual:
-            out = self.space.take("stem", shape, x)
-            if out.data_ptr() == x.data_ptr():
-                out = self.space.take("bottleneck", shape, x)
-        else:
-            out = x.new_empty(shape)
-        for first, last in strips(shape[0], _STRIP_ROWS):
-            lo, hi = self.depthwise.input_rows(first, last, rows)
-            hidden = gelu_(self.expand(x[lo:hi].view(-1, channels)))
-            hidden = self.depthwise.strip(hidden.view(hi - lo, columns, -1), first, last)
-            narrow = self.project(gelu_(hidden).reshape(-1, hidden.shape[2]))
-            if self.is_residual:
-                narrow += x[first:last].view(-1, channels)
-                gelu_(narrow.view(-1, columns, channels), out[first:last])
-            else:
-                out[first:last] = narrow.view(-1, *shape[1:])
-        return out
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        first, last = part
+        lo, hi, skip = self.depthwise.strip(first, last, x.shape[0])
+        width, hidden = x.shape[1], self.expand.weight.shape[0]
+        weights = (
+            self.expand.prepared((hi - lo) * width),
+            self.depthwise.prepared((hi - lo, width, hidden), skip),
+            self.project.prepared((last - first) * out.shape[1]),
+        )
+        residual = x[first:last] if self.is_residual else None
+        how = self.expand.packed, self.stride, skip
+        compiled(scripts.bottleneck)(x[lo:hi], residual, out[first:last], *weights, *how)
 
 
-class _Block:
-    """Window attention, depthwise convolution and MLP of (H, W, C)."""
+class _WindowAttention(_Layer):
+    """Attention within square windows, which may reach beyond the image, with the residual."""
 
-    def __init__(self, source: TinyVitBlock, like: Tensor, space: Workspace) -> None:
-        self.attention = _WindowAttention(source, like, space)
-        self.local = _conv(source.local_conv, like)
-        mlp: Any = source.mlp
-        self.widen = Dense(*kernels.fold_layer_norm(mlp.norm, mlp.fc1), like)
-        self.narrow = Dense(mlp.fc2.weight, mlp.fc2.bias, like)
-        self.eps = mlp.norm.eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        channels = x.shape[2]
-        x = self.local(self.attention(x))
-        flat = x.reshape(-1, channels)
-        step = max(1, _MLP_ELEMENTS // self.widen.weight.shape[0])
-        for first, last in strips(flat.shape[0], step):
-            part = flat[first:last]
-            hidden = self.widen(F.layer_norm(part, (channels,), eps=self.eps))
-            part += self.narrow(gelu_(hidden))
-        return flat.view(x.shape)
-
-
-class _WindowAttention:
-    """Attention within square windows, and the residual: (H, W, C) -> a new (H, W, C)."""
-
-    def __init__(self, source: TinyVitBlock, like: Tensor, space: Workspace) -> None:
+    def __init__(self, source: TinyVitBlock, like: Tensor) -> None:
         attention = source.attn
-        channels, self.heads = attention.qkv.in_features, attention.num_heads
-        self.side, self.width = source.window, channels // self.heads
-        self.eps = attention.norm.eps
+        channels, heads = attention.qkv.in_features, attention.num_heads
+        self.n_out, self.side, self.eps = channels, source.window, attention.norm.eps
         weight, bias = kernels.fold_layer_norm(attention.norm, attention.qkv)
         # From (head, q/k/v, width), as stored, to (q/k/v, head, width).
-        weight = weight.view(self.heads, 3, self.width, channels).transpose(0, 1).clone()
-        bias = bias.view(self.heads, 3, self.width).transpose(0, 1).clone()
-        weight[0] *= self.width**-0.5
-        bias[0] *= self.width**-0.5
+        weight = weight.view(heads, 3, -1, channels).transpose(0, 1).clone()
+        bias = bias.view(heads, 3, -1).transpose(0, 1).clone()
+        scale = (channels // heads) ** -0.5
+        weight[0] *= scale
+        bias[0] *= scale
         self.qkv = Dense(weight.reshape(-1, channels), bias.reshape(-1), like)
         self.proj = Dense(attention.proj.weight, attention.proj.bias, like)
-        self.bias = attention.bias().detach().to(like)
-        self.space = space
+        self.bias = attention.bias().detach().to(like).view(heads, self.side, self.side, -1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        height, width, channels = x.shape
-        side, heads = self.side, self.heads
-        rows, columns = -(-height // side), -(-width // side)
-        # Padding is zero after normalisation, since scale and shift are folded into qkv. It is
-        # never written to, so it is zeroed once.
-        cut = (rows, columns, side, side, channels)
-        windows = self.space.take_padded(f"windows-{channels}", cut, x, (height, width))
-        normal = F.layer_norm(x, (channels,), eps=self.eps)
-        for row, top, count_y, high in _spans(height, side):
-            for column, left, count_x, wide in _spans(width, side):
-                part = normal[top : top + count_y * high, left : left + count_x * wide]
-                part = part.view(count_y, high, count_x, wide, -1)
-                target = windows[row : row + count_y, column : column + count_x, :high, :wide]
-                target.copy_(part.transpose(1, 2))
-        qkv = self.qkv(windows.view(-1, channels))
-        shape = (rows, side, columns, side, heads, self.width)
-        grid = self.space.take(f"grid-{channels}", shape, x)
-        self._attend(qkv.view(rows * columns, side**2, 3, heads, self.width), grid)
-        wide_grid = grid.view(rows * side, columns * side, channels)[:height]
-        mixed = self.proj(wide_grid.view(-1, channels)).view(height, -1, channels)[:, :width]
-        return mixed.add_(x)
+    def parts(self, given: Shape) -> Iterator[Part]:
+        """First and last row and column of a group of windows, and their number."""
+        height, width = given[:2]
+        side = self.side
+        at_once = max(1, _ATTENTION_TOKENS // side**2)
+        for top, below in strips(height, side):
+            for first, last in strips(width // side, at_once):
+                yield top, below, first * side, last * side, last - first
+            if width % side:
+                yield top, below, width // side * side, width, 1
 
-    def _attend(self, qkv: Tensor, grid: Tensor) -> None:
-        """(windows, tokens, 3, heads, width) -> into (rows, side, columns, side, heads, width)."""
-        query, key, value = qkv.permute(2, 3, 0, 1, 4)
-        count, tokens = query.shape[1:3]
-        scores = self.space.take("scores", (count, tokens, tokens), qkv)
-        weights = self.space.take("weights", (count, tokens, tokens), qkv)
-        mixed = self.space.take("mixed", (count, tokens, self.width), qkv)
-        rows, side, columns = grid.shape[:3]
-        for head in range(self.heads):
-            torch.bmm(query[head], key[head].transpose(1, 2), out=scores)
-            scores += self.bias[head]
-            torch.softmax(scores, -1, out=weights)
-            torch.bmm(weights, value[head], out=mixed)
-            found = mixed.view(rows, columns, side, side, self.width)
-            grid[..., head, :].copy_(found.transpose(1, 2))
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        top, below, left, right, count = part
+        area = slice(top, below), slice(left, right)
+        high, wide = below - top, (right - left) // count
+        rows = high * wide * count
+        weights = self.qkv.prepared(rows), self.proj.prepared(rows)
+        bias = self.bias[:, :high, :wide].flatten(1, 2)
+        how = self.qkv.packed, count, self.side, bias, self.eps
+        compiled(scripts.window_attention)(x[area], out[area], *weights, *how)
 
 
-def _spans(length: int, side: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows along one axis, as (first window, first token, windows, tokens a window)."""
-    whole, rest = divmod(length, side)
-    if whole:
-        yield 0, 0, whole, side
-    if rest:
-        yield whole, whole * side, 1, rest
+class _LocalMlp(_Layer):
+    """Depthwise convolution, and MLP with the residual."""
+
+    def __init__(self, source: TinyVitBlock, like: Tensor) -> None:
+        mlp: Any = source.mlp
+        self.local = _conv(source.local_conv, like)
+        self.widen = Dense(*kernels.fold_layer_norm(mlp.norm, mlp.fc1), like)
+        self.narrow = Dense(mlp.fc2.weight, mlp.fc2.bias, like)
+        self.n_out, self.eps = self.narrow.weight.shape[0], mlp.norm.eps
+        self.column_bytes = self.widen.weight.shape[0] * like.element_size()
+
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        first, last = part
+        lo, hi, skip = self.local.strip(first, last, x.shape[0])
+        around, rows = x[lo:hi], (last - first) * x.shape[1]
+        weights = (
+            self.local.prepared(around.shape, skip),
+            self.widen.prepared(rows),
+            self.narrow.prepared(rows),
+        )
+        how = self.widen.packed, skip, self.eps
+        compiled(scripts.local_mlp)(around, out[first:last], *weights, *how)
 
 
-class _Neck:
-    """1x1 and 3x3 convolutions with layer normalisation: (H, W, C) -> (H, W, C') float32."""
+class _NeckStart(_Layer):
+    """1x1 convolution and layer normalisation."""
 
     def __init__(self, source: Any, like: Tensor) -> None:
-        narrow, first, conv, second = source
+        narrow, norm, _, _ = source
         self.narrow = Dense(narrow.weight.flatten(1), None, like)
-        self.conv = Conv(conv.weight, None, 1, like)
-        self.norms = [
-            (*(part.detach().to(dtype, copy=True) for part in (norm.weight, norm.bias)), norm.eps)
-            for norm, dtype in ((first, like.dtype), (second, torch.float32))
-        ]
+        self.norm, self.eps = _norm(norm, like), norm.eps
+        self.n_out = self.narrow.weight.shape[0]
+        self.column_bytes = self.narrow.weight.shape[1] * like.element_size()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        y = self.narrow(x.reshape(-1, x.shape[2]))
-        y = F.layer_norm(y, (y.shape[1],), *self.norms[0])
-        y = self.conv(y.view(x.shape[0], x.shape[1], -1)).float()
-        return F.layer_norm(y, (y.shape[2],), *self.norms[1])
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        first, last = part
+        weight = self.narrow.prepared((last - first) * x.shape[1])
+        how = weight, self.norm, self.narrow.packed, self.eps
+        compiled(scripts.neck_start)(x[first:last], out[first:last], *how)
+
+
+class _NeckEnd(_Layer):
+    """3x3 convolution and layer normalisation, whose result is float32."""
+
+    def __init__(self, source: Any, like: Tensor) -> None:
+        _, _, conv, norm = source
+        self.conv = Conv(conv.weight, None, 1, like)
+        self.norm, self.eps = _norm(norm, torch.empty(0)), norm.eps
+        self.n_out = self.conv.weight.shape[0]
+        self.column_bytes = self.n_out * like.element_size()
+
+    def run(self, x: Tensor, out: Tensor, part: Part) -> None:
+        first, last = part
+        lo, hi, skip = self.conv.strip(first, last, x.shape[0])
+        around = x[lo:hi]
+        how = self.conv.prepared(around.shape, skip), self.norm, self.conv.packed, skip, self.eps
+        compiled(scripts.neck_end)(around, out[first:last], *how)
+
+
+def _norm(source: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    return source.weight.detach().to(like, copy=True), source.bias.detach().to(like, copy=True)

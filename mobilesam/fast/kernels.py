@@ -96,7 +96,7 @@ class Dense:
         self.weight = weight.detach().to(like, copy=True).contiguous()
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self._packed: dict[int, Tensor] = {}
-        self._by_onednn = _is_for_onednn(like)
+        self.packed = _is_for_onednn(like)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies prepare the weights again, as these are opaque and made for one processor."""
@@ -104,17 +104,24 @@ class Dense:
 
     def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """(rows, C_in) -> a new (rows, C_out), on request with the exact GELU of it."""
-        if not self._by_onednn:
+        if not self.packed:
             found = F.linear(x, self.weight, self.bias)
             return gelu_(found) if gelu else found
-        packed = self._packed.get(x.shape[0])
-        if packed is None:
-            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, x.shape[0])
-            if len(self._packed) < _MAX_PACKED:
-                self._packed[x.shape[0]] = packed
+        weight, bias = self.prepared(x.shape[0])
         name, variant = ("gelu", "none") if gelu else ("none", "")
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, name, [], variant)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], variant)
         return out
+
+    def prepared(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias for a product with this number of rows."""
+        if not self.packed:
+            return self.weight, self.bias
+        packed = self._packed.get(rows)
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+            if len(self._packed) < _MAX_PACKED:
+                self._packed[rows] = packed
+        return packed, self.bias
 
 
 def products(x: Tensor, y: Tensor) -> Tensor:
@@ -142,25 +149,41 @@ class Conv:
         self.weight = copied.contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.detach().to(like, copy=True)
         self.stride = stride
+        self._packed: dict[Shape, Tensor] = {}
+        self.packed = _is_for_onednn(like)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(H, W, C) -> a new (H / stride, W / stride, C_out)."""
-        groups = x.shape[2] // self.weight.shape[1]
-        # The batch is added first: its stride decides whether torch sees channels last.
-        planes = x[None].permute(0, 3, 1, 2)
-        out = F.conv2d(planes, self.weight, self.bias, self.stride, 1, 1, groups)
-        return out[0].permute(1, 2, 0)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies prepare the weights again, as in `Dense`."""
+        return Conv, (self.weight, self.bias, self.stride, self.weight.new_empty(0))
 
-    def input_rows(self, first: int, last: int, rows: int) -> tuple[int, int]:
-        """Rows [lo, hi) of an input of `rows` from which `strip` computes rows [first, last)."""
-        lo = max(0, (first - 1) * self.stride)
-        return lo, min(rows, last * self.stride + (1 if self.stride == 1 else 0))
+    def strip(self, first: int, last: int, rows: int) -> tuple[int, int, int]:
+        """Rows [lo, hi) of an input of `rows` that give output rows [first, last), and `skip`.
 
-    def strip(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Output rows [first, last) from the rows of `input_rows`."""
-        # The row at an inner edge sees padding instead of its neighbour: it is left out.
-        done = max(0, first - 1)
-        return self(x)[first - done : last - done]
+        Without padding above and below, `skip` is -1; otherwise the output begins with as many rows
+        that are not wanted, since they see padding instead of their neighbour.
+        """
+        lo, hi = first * self.stride - 1, (last - 1) * self.stride + 2
+        if lo >= 0 and hi <= rows:
+            return lo, hi, -1
+        skip = min(1, first)
+        return (first - skip) * self.stride, min(rows, hi), skip
+
+    def prepared(self, shape: Shape, skip: int) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias for an input of this (H, W, C)."""
+        if not self.packed:
+            return self.weight, self.bias
+        key = *shape, min(skip, 0)
+        packed = self._packed.get(key)
+        if packed is None:
+            height, width, channels = shape
+            padding, stride = (0 if skip < 0 else 1, 1), (self.stride, self.stride)
+            groups = channels // self.weight.shape[1]
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, padding, stride, (1, 1), groups, (1, channels, height, width)
+            )
+            if len(self._packed) < _MAX_PACKED:
+                self._packed[key] = packed
+        return packed, self.bias
 
 
 def gelu_(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -184,7 +207,6 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self._flat: dict[str, Tensor] = {}
-        self._padded: dict[str, object] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies start without buffers, since a buffer belongs to one thread of one process."""
@@ -202,13 +224,4 @@ class Workspace(threading.local):
             # A buffer made in inference mode could not be written to outside of it.
             with torch.inference_mode(mode=False):
                 flat = self._flat[name] = torch.empty(size, dtype=like.dtype, device=like.device)
-            self._padded.pop(name, None)
         return flat[:size].view(shape)
-
-    def take_padded(self, name: str, shape: Shape, like: Tensor, used: Shape) -> Tensor:
-        """A buffer of which only a part is written, identified by `used`; the rest stays zero."""
-        found = self.take(name, shape, like)
-        if self._padded.get(name) != (shape, used):
-            found.zero_()
-            self._padded[name] = shape, used
-        return found

@@ -100,6 +100,20 @@ def test_without_the_onednn_product_it_is_the_same(monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_result_does_not_depend_on_the_number_of_threads() -> None:
+    encode, pixels = FastEncoder(tiny()), pictures(192)
+    alone = encode(pixels)
+    torch.set_num_threads(3)
+    assert torch.equal(encode(pixels), alone)
+
+
+def test_without_torchscript_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, pixels = FastEncoder(tiny()), pictures(64)
+    expected = encode(pixels)
+    monkeypatch.setattr("mobilesam.fast.encoder.compiled", lambda function: function)
+    assert torch.equal(encode(pixels), expected)
+
+
 def test_train_eval_and_loading_in_any_order() -> None:
     """The authors' code keeps zeros for attention biases if `eval()` comes before loading."""
     source, pixels = tiny(), pictures(64)

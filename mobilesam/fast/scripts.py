@@ -1,0 +1,186 @@
+"""Parts of the encoder's layers, as functions that TorchScript compiles.
+
+A compiled function runs all of its operations without Python's global interpreter lock, which the
+threads of `mobilesam.fast.threads` would otherwise hand to each other at every operation. Where
+TorchScript cannot compile, as it is no longer developed, the same functions run in Python.
+
+Images are (H, W, C), and those to write to are called `out`. `packed` says that weights are in
+oneDNN's layout. Functions use nothing but what TorchScript knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mobilesam.process_state import ignored_warnings
+
+Weight = tuple[Tensor, Tensor | None]  # with its bias
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@cache
+def compiled(function: _Function) -> _Function:
+    """The function as compiled by TorchScript, or itself."""
+    try:
+        with ignored_warnings():
+            scripted: _Function = torch.jit.script(function)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return function
+    return scripted
+
+
+def linear(x: Tensor, weight: Weight, packed: bool, gelu: bool) -> Tensor:
+    """(rows, C_in) -> a new (rows, C_out), through GELU if that is wanted."""
+    if packed:
+        attr, algorithm = ("gelu", "none") if gelu else ("none", "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, weight[0], weight[1], attr, [], algorithm
+        )
+    else:
+        out = F.linear(x, weight[0], weight[1])
+        if gelu:
+            out = torch.ops.aten.gelu_(out)
+    return out
+
+
+def convolve(
+    x: Tensor, weight: Weight, packed: bool, stride: int, groups: int, skip: int, rows: int
+) -> Tensor:
+    """A 3x3 convolution, of which `rows` rows are wanted, the first `skip` rows left out.
+
+    The image is padded by one on all sides, but not above and below if `skip` is -1.
+    """
+    pad = [0 if skip < 0 else 1, 1]
+    strides = [stride, stride]
+    # The batch is added first: its stride decides whether torch sees channels last.
+    planes = x.unsqueeze(0).permute(0, 3, 1, 2)
+    if packed:
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            planes, weight[0], weight[1], pad, strides, [1, 1], groups, "none", [], ""
+        )
+    else:
+        out = F.conv2d(planes, weight[0], weight[1], strides, pad, [1, 1], groups)
+    first = max(0, skip)
+    return out.squeeze(0).permute(1, 2, 0)[first : first + rows]
+
+
+def stem(
+    x: Tensor,
+    out: Tensor,
+    first: Weight,
+    second: Weight,
+    packed: bool,
+    skip: tuple[int, int],
+    rows: int,
+) -> None:
+    """Two strided convolutions; `rows` is of what is between them."""
+    hidden = convolve(x.to(out.dtype), first, packed, 2, 1, skip[0], rows)
+    hidden = torch.ops.aten.gelu_(hidden)
+    out.copy_(convolve(hidden, second, packed, 2, 1, skip[1], out.size(0)))
+
+
+def bottleneck(
+    x: Tensor,
+    residual: Tensor | None,
+    out: Tensor,
+    expand: Weight,
+    depthwise: Weight,
+    project: Weight,
+    packed: bool,
+    stride: int,
+    skip: int,
+) -> None:
+    """Expands, convolves depthwise and projects."""
+    hidden = linear(x.flatten(0, 1), expand, packed, True).view(x.size(0), x.size(1), -1)
+    hidden = convolve(hidden, depthwise, packed, stride, hidden.size(2), skip, out.size(0))
+    hidden = torch.ops.aten.gelu_(hidden)
+    narrow = linear(hidden.flatten(0, 1), project, packed, False).view(out.shape)
+    if residual is None:
+        out.copy_(narrow)
+    else:
+        torch.add(narrow, residual, out=out)
+        torch.ops.aten.gelu_(out)
+
+
+def window_attention(
+    x: Tensor,
+    out: Tensor,
+    qkv: Weight,
+    project: Weight,
+    packed: bool,
+    count: int,
+    side: int,
+    bias: Tensor,
+    eps: float,
+) -> None:
+    """Attention within `count` windows beside each other, with the residual.
+
+    `bias` is (heads, tokens, side * side). Where the windows are not square, the tokens missing at
+    the right or below are zero after normalisation, so that their keys and values are the bias of
+    `qkv`, into which scale and shift are folded.
+    """
+    high, wide, channels = x.size(0), x.size(1) // count, x.size(2)
+    heads = bias.size(0)
+    cut = [high, count, wide, channels]
+    tokens = x.view(cut).transpose(0, 1).reshape(-1, channels)
+    normal = F.layer_norm(tokens, [channels], None, None, eps)
+    own = linear(normal, qkv, packed, False).view(count, high * wide, 3 * channels)
+    whole = own
+    if high < side or wide < side:
+        padding = qkv[1]
+        assert padding is not None  # noqa: S101 - for the type checkers
+        whole = padding.expand(count, side, side, 3 * channels).contiguous()
+        whole[:, :high, :wide] = own.view(count, high, wide, 3 * channels)
+        whole = whole.view(count, side * side, 3 * channels)
+    split = [count, -1, 3, heads, channels // heads]
+    query = own.view(split).select(2, 0).transpose(1, 2)
+    key = whole.view(split).select(2, 1).transpose(1, 2)
+    value = whole.view(split).select(2, 2).transpose(1, 2)
+    if x.dtype == torch.bfloat16 and packed:
+        # Torch's own attention and softmax are slow in bfloat16.
+        scores = torch.matmul(query, key.transpose(2, 3)).add_(bias).to_mkldnn()
+        mixed = torch.matmul(torch.softmax(scores, -1).to_dense(), value)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, bias.unsqueeze(0), scale=1.0)
+    found = linear(mixed.transpose(1, 2).reshape(-1, channels), project, packed, False).add_(tokens)
+    out.view(cut).transpose(0, 1).copy_(found.view(count, high, wide, channels))
+
+
+def local_mlp(
+    x: Tensor,
+    out: Tensor,
+    local: Weight,
+    widen: Weight,
+    narrow: Weight,
+    packed: bool,
+    skip: int,
+    eps: float,
+) -> None:
+    """Depthwise convolution, and MLP with the residual."""
+    channels = x.size(2)
+    found = convolve(x, local, packed, 1, channels, skip, out.size(0)).reshape(-1, channels)
+    normal = F.layer_norm(found, [channels], None, None, eps)
+    hidden = linear(normal, widen, packed, True)
+    torch.add(found, linear(hidden, narrow, packed, False), out=out.view(-1, channels))
+
+
+def neck_start(
+    x: Tensor, out: Tensor, narrow: Weight, norm: Weight, packed: bool, eps: float
+) -> None:
+    """1x1 convolution and layer normalisation."""
+    found = linear(x.flatten(0, 1), narrow, packed, False)
+    out.copy_(F.layer_norm(found, [out.size(2)], norm[0], norm[1], eps).view(out.shape))
+
+
+def neck_end(
+    x: Tensor, out: Tensor, conv: Weight, norm: Weight, packed: bool, skip: int, eps: float
+) -> None:
+    """3x3 convolution and layer normalisation, whose result is float32."""
+    found = convolve(x, conv, packed, 1, 1, skip, out.size(0)).to(out.dtype)
+    out.copy_(F.layer_norm(found, [out.size(2)], norm[0], norm[1], eps))
