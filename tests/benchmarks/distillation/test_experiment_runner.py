@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from small_models import STUDENT, TEACHER
 from baselines.interface import Checkpoint, ModelOptions
 from baselines.registry import select_one
 from benchmarks.config.model_resolution import ResolvedModel
+from benchmarks.datasets.synthetic import SyntheticDataset
+from benchmarks.distillation import experiment_runner
 from benchmarks.distillation.experiment import DistillationRecord, find_profile
 from benchmarks.distillation.experiment_runner import TrainingTask, run_experiment, train_all
 from benchmarks.distillation.scenes import ScenesSpec
@@ -48,7 +51,9 @@ def planned_teacher(folder: Path) -> ResolvedModel:
     )
 
 
-def test_experiment_runs_and_resumes(tmp_path: Path) -> None:
+def test_experiment_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_scenes = partial(SyntheticDataset, size_hw=(96, 128))
+    monkeypatch.setattr(experiment_runner, "SyntheticDataset", small_scenes)
     usual = find_profile("mini")
     small = {"steps": 4, "batch_size": 2, "micro_batch": 2, "warmup_steps": 1}
     profile = replace(

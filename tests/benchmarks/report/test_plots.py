@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from example_records import sized_record
+from matplotlib.legend import Legend
 
 from benchmarks.records.record import RunRecord, WeightsRow
+from benchmarks.report import captions, frames
 from benchmarks.report.labels import prompt_label
 from benchmarks.report.plots import (
     accuracy_figure,
@@ -105,6 +107,41 @@ def test_texts_do_not_overlap_in_overviews(
         figure = protocols_figure(record, by_reference(record, reference))
         assert overlapping_texts(figure) == []
     assert overlapping_texts(clicks_figure(record, by_reference(record, "ground-truth"))) == []
+
+
+@pytest.mark.usefixtures("styled")
+def test_latency_shows_three_times_and_the_message(record: RunRecord) -> None:
+    (setup,) = setups(record)
+    figure = latency_figure(record, setup)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["encode", "decode, 1 prompt", "end to end, 1 prompt"]
+    found = captions.latency(record, setup)
+    assert found is not None
+    assert found.message in [" ".join(text.get_text().split()) for text in figure.texts]
+    assert figure.get_suptitle() == found.title
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names.index("box") < names.index("mobilesam") < names.index("sam-vit-h")  # by time
+
+
+@pytest.mark.usefixtures("styled")
+@pytest.mark.parametrize("n_models", [9, 12])
+def test_names_stand_next_to_their_points(
+    make_record: Callable[..., RunRecord], n_models: int
+) -> None:
+    """Without a line to the point; names without a place are numbers of the key."""
+    record = make_record(n_models)
+    (setup,) = setups(record)
+    box = protocols(record)[0]
+    points, _, _ = frames.accuracy_latency_frame(record, setup, box)
+    (ax,) = accuracy_figure(record, setup, box).axes
+    legends = [each for each in ax.get_children() if isinstance(each, Legend)]
+    key = [text.get_text() for legend in legends for text in legend.get_texts()]
+    said = {text.get_text() for text in ax.texts}
+    for name in points["label"]:
+        (number,) = [entry.split()[0] for entry in key if name in entry] or [None]
+        assert any(name in text or number in text.split(", ") for text in said), (name, said, key)
+    straight = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert all(line.get_transform() != ax.transAxes for line in straight)
 
 
 @pytest.mark.usefixtures("styled")

@@ -12,7 +12,9 @@ from benchmarks.report.style import (
     Theme,
     contrast,
     mark_color,
+    mixed,
     model_styles,
+    print_styles,
     short_names,
     vega_config,
 )
@@ -52,6 +54,15 @@ def test_model_styles_are_stable_and_distinct() -> None:
     assert styles["mobilesam"] == model_styles(["mobilesam"])["mobilesam"]
     alone = model_styles(["model-3"])
     assert model_styles(["sam-vit-b", "model-3", "box"])["model-3"] == alone["model-3"]
+
+
+def test_variants_of_a_model_have_shades_that_are_visible() -> None:
+    names = ["mobilesam", "mobilesam-onnx", "mobilesam-openvino", "sam-vit-h"]
+    found = [style.color for style in print_styles(names).values()]
+    assert len(set(found)) == 4
+    assert all(contrast(color, "#ffffff") >= LEAST_GRAPHIC for color in found)
+    assert mixed("#804020", -0.5) == "#402010"
+    assert mixed("#804020", 1) == "#ffffff"
 
 
 def test_short_names_are_distinct() -> None:
