@@ -19,7 +19,7 @@ from benchmarks.datasets.synthetic import SyntheticDataset
 from benchmarks.distillation import experiment_runner
 from benchmarks.distillation.experiment import DistillationRecord, find_profile
 from benchmarks.distillation.experiment_runner import TrainingTask, run_experiment, train_all
-from benchmarks.distillation.scenes import ScenesSpec
+from benchmarks.distillation.scenes import ScenesSpec, render_scenes
 from benchmarks.records.progress import Reporter
 from benchmarks.records.record import WeightsRow
 from mobilesam.distillation import students
@@ -70,6 +70,7 @@ def test_experiment_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         reporter = Reporter(quiet=True)
         return run_experiment(profile, teacher, tmp_path / "out", tmp_path, reporter, workers)
 
+    assert list(render_scenes(tmp_path, SCENES))  # here, without processes that start for it
     first = conducted(workers=2)
     assert len(first.students) == 6
     assert first.teacher_sha256 == teacher.weights.sha256
