@@ -80,7 +80,7 @@ VARIANTS = {
     "fp32": Variant(1e-3, 0.999, needs_cuda=False),
     "tf32": Variant(2e-2, 0.99, tf32=True),
     "fp16": Variant(2e-2, 0.99, "fp16"),
-    "bf16": Variant(1e-1, 0.98, "bf16", needs_cuda=False),
+    "bf16": Variant(1e-1, 0.95, "bf16", needs_cuda=False),
     "graphs": Variant(1e-3, 0.999, graphed=True),
     "graphs-fp16": Variant(2e-2, 0.99, "fp16", graphed=True),
     "compiled": Variant(1e-3, 0.999, compiled=True, needs_cuda=False),

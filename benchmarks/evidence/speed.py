@@ -24,7 +24,8 @@ its turns.
 process. Each side has a process of its own, and a slowdown is that of calls of the same turn.
 Threads of `fast` wait passively, as in all processes of this suite; those of `fast-spinning` and of
 other implementations as they come. `fast-free` has a thread less beside the busy process, as the
-command line chooses when it starts there.
+command line chooses when it starts there. A `--nice` process takes less from threads that spin, but
+only where it has the same session: by default, Linux divides processors among sessions first.
 
 `python -m benchmarks.evidence.speed cold-start --weights FILE`: a process that imports, loads and
 answers one box, ours against the authors' package, in fresh processes that take turns. One process
@@ -696,7 +697,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         each.add_argument("--processes", type=int, default=n_processes)
         each.add_argument("--turns", type=int, default=3, help="timed calls a process")
     inference.add_argument("--sides", help=f"backends by commas; of {', '.join(names())}")
-    load.add_argument("--nice", type=int, default=10, help="niceness of the busy process")
+    load.add_argument("--nice", type=int, default=0, help="niceness of the busy process")
     cold.add_argument("--weights", type=Path, required=True)
     cold.add_argument("--turns", type=int, default=7, help="timed processes of each side")
     for each in (everything, evaluation):

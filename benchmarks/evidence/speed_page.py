@@ -264,8 +264,8 @@ def _targets_of(own: Results, flops: int | None, *, wide: bool) -> list[Target]:
         slowdowns = {(row["task"], row["side"]): row["slowdown"] for row in each["rows"]}
         for task in _TASKS:
             others = [slowdowns[task, s] for s in _OTHERS if (task, s) in slowdowns]
-            if others and (task, "fast-free") in slowdowns:
-                value = slowdowns[task, "fast-free"]
+            if others and (task, "fast") in slowdowns:
+                value = slowdowns[task, "fast"]
                 what = f"{task.replace('-', ', ')}, slowdown beside a busy process"
                 found.append(Target(what, min(others), value, True))
     for each in own["cold-start"]:
