@@ -347,6 +347,20 @@ class MobileSam:
         _check_finite(found.logits, found.scores)
         return found
 
+    @torch.no_grad()
+    def preview_masks(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Rough logits (N, C, h, w) and scores (N, C) of N > 0 ambiguous prompts.
+
+        A network with a method `preview` computes them at a lower resolution.
+        """
+        preview = getattr(self.network, "preview", None)
+        if preview is None:
+            return self.decode_logits(embedding, prompts, multimask=True)
+        given = self._network_prompts(*self._resized(embedding, prompts))
+        logits, scores = preview(embedding.features, given)
+        _check_finite(logits, scores)
+        return logits, scores
+
     def _resized(self, embedding: ImageEmbedding, prompts: Prompts) -> tuple[Array | None, ...]:
         """Points, labels, boxes and mask inputs in coordinates of the network's input."""
         points: Array | None = prompts.points

@@ -6,11 +6,13 @@ processes take turns call by call, and a ratio is that of calls of the same turn
 printed beside wall time: with `--threads 1` it is valid on a busy machine, too (with more threads
 it includes their waiting).
 
-`python -m benchmarks.evidence.speed everything --weights FILE --images DIR --annotations FILE
---limit 10`: our generators for segment everything against segment-anything's. Sides: `reference` is
-`SamAutomaticMaskGenerator` on the eager encoder; `reference+keep` the same in a process that keeps
-freed buffers; `grid` our generator with the same parameters, all of them defaults; `hierarchical`
-starts with a coarse grid. Every image of every side has a fresh process, and the sides take turns
+`python -m benchmarks.evidence.speed everything --limit 10 --base-limit 3`: our generators for
+segment everything against segment-anything's, on the packaged photos unless `--images` and
+`--annotations` are given. Sides: `reference` is `SamAutomaticMaskGenerator` on the eager encoder;
+`reference+keep` the same in a process that keeps freed buffers; `grid` our generator with the same
+parameters, all of them defaults; `hierarchical` starts with a coarse grid; `object-aware` segments
+the annotated boxes in place of a detector's, whose time is not included and whose recall is not
+measured. Every image of every side has a fresh process, and the sides take turns
 image by image, in rotating order. Ratios are to the first side, of the same image; `--base-limit`
 limits the first side, which may take minutes an image, to the first images.
 
@@ -76,8 +78,9 @@ from mobilesam.weights.cache import digest_file
 
 Document = dict[str, Any]
 
-SIDES = ("reference", "reference+keep", "grid", "hierarchical")
-DEFAULT_SIDES = ("reference", "grid", "hierarchical")
+OBJECT_AWARE = "object-aware"
+SIDES = ("reference", "reference+keep", "grid", "hierarchical", OBJECT_AWARE)
+DEFAULT_SIDES = ("reference", "grid", "hierarchical", OBJECT_AWARE)
 MATCH_IOU = 0.95
 LIMITS = (10, 100, 1000)
 PROTOCOLS = ("box", "box-multi", "center", "center-multi", "center-oracle")
@@ -235,7 +238,7 @@ def measure_inference(arguments: argparse.Namespace) -> Document:
 
 
 def everything_task(
-    side: str, weights: str, image: str, per_side: int | None
+    side: str, weights: str, image: str, per_side: int | None, boxes: list[list[float]]
 ) -> Callable[[str], Callable[[], list[Document]]]:
     """Task for the timing process: the masks of one image (an .npy file) as run lengths."""
     from mobilesam.fast.allocator import keep_buffers
@@ -253,19 +256,22 @@ def everything_task(
 
         generator = SamAutomaticMaskGenerator(sam, **options)
     else:
-        from mobilesam.everything.generator import AutomaticMaskGenerator
+        from mobilesam.everything.generator import AutomaticMaskGenerator, segment_boxes
         from mobilesam.predictor import MobileSam
 
+        if side == OBJECT_AWARE:
+            model = MobileSam(sam)
+            return lambda _: lambda: segment_boxes(model, pixels, boxes, output_mode="coco_rle")
         options["hierarchical"] = side == "hierarchical"
         generator = AutomaticMaskGenerator(MobileSam(sam), **options)
     return lambda _phase: lambda: generator.generate(pixels)
 
 
-def segment(arguments: argparse.Namespace, side: str, image: UInt8Array) -> Document:
+def segment(arguments: argparse.Namespace, side: str, sample: Sample) -> Document:
     """Segments an image in a fresh process: its time, memory and masks (`records`)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.npy"
-        np.save(path, image)
+        np.save(path, sample.image)
         found = run_task(
             "benchmarks.evidence.speed:everything_task",
             arguments.threads,
@@ -273,6 +279,7 @@ def segment(arguments: argparse.Namespace, side: str, image: UInt8Array) -> Docu
             weights=str(arguments.weights),
             image=str(path),
             per_side=arguments.points_per_side,
+            boxes=[list(map(float, instance.box)) for instance in sample.instances],
         )
     return {
         "seconds": found["ms"] / 1e3,
@@ -295,7 +302,9 @@ def matched(ours: Sequence[Document], theirs: Sequence[Document]) -> tuple[int, 
 
 def measure_everything(arguments: argparse.Namespace) -> Document:
     """Segments all images with all sides; see the module."""
-    dataset = CocoDataset(arguments.images, arguments.annotations, limit=arguments.limit)
+    dataset = open_photos(arguments.limit)
+    if arguments.images is not None:
+        dataset = CocoDataset(arguments.images, arguments.annotations, limit=arguments.limit)
     sides, base = arguments.sides, arguments.sides[0]
     done: dict[str, list[Document]] = {side: [] for side in sides}
     samples: list[Sample] = []
@@ -307,7 +316,7 @@ def measure_everything(arguments: argparse.Namespace) -> Document:
             limited = arguments.base_limit is not None and number >= arguments.base_limit
             if limited and side == base:
                 continue
-            done[side].append(segment(arguments, side, sample.image))
+            done[side].append(segment(arguments, side, sample))
             seconds = done[side][-1]["seconds"]
             sys.stderr.write(f"{sample.name} by {side}: {seconds:.1f} s\n")
     return {
@@ -316,7 +325,7 @@ def measure_everything(arguments: argparse.Namespace) -> Document:
         "points_per_side": arguments.points_per_side,
         "sides": {
             side: {
-                **_side_summary(done[side], done[base], samples),
+                **_side_summary(side, done[side], done[base], samples),
                 "against_grid": _comparison(done[side], done["grid"]) if "grid" in done else None,
             }
             for side in sides
@@ -357,7 +366,7 @@ def _comparison(ours: Sequence[Document], theirs: Sequence[Document]) -> Documen
 
 
 def _side_summary(
-    ours: Sequence[Document], theirs: Sequence[Document], samples: Sequence[Sample]
+    side: str, ours: Sequence[Document], theirs: Sequence[Document], samples: Sequence[Sample]
 ) -> Document:
     seconds = [each["seconds"] for each in ours]
     return {
@@ -365,7 +374,12 @@ def _side_summary(
         "seconds": seconds,
         "images": len(ours),
         **_comparison(ours, theirs),
-        "average_recall": _recall(ours, samples[: len(ours)]),
+        # Annotated boxes as prompts tell nothing about how many objects are found.
+        "average_recall": (
+            dict.fromkeys(map(str, LIMITS))
+            if side == OBJECT_AWARE
+            else _recall(ours, samples[: len(ours)])
+        ),
         "loaded_bytes": statistics.median(each["loaded_bytes"] for each in ours),
     }
 
@@ -702,7 +716,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cold.add_argument("--turns", type=int, default=7, help="timed processes of each side")
     for each in (everything, evaluation):
         for name in ("weights", "images", "annotations"):
-            each.add_argument(f"--{name}", type=Path, required=True)
+            each.add_argument(f"--{name}", type=Path, required=each is evaluation)
         each.add_argument("--limit", type=int, help="only the first N images")
     everything.add_argument("--base-limit", type=int, help="only the first N for the first side")
     everything.add_argument(
@@ -737,6 +751,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if re.fullmatch(r"encoder|decoder-[1-9][0-9]*", task) is None:
                 parser.error(f"unknown task {task!r}; give encoder, or decoder-N for N prompts")
     if arguments.command == "everything":
+        if (arguments.images is None) != (arguments.annotations is None):
+            parser.error("give both --images and --annotations, or neither for the photos")
+        if arguments.weights is None:
+            from mobilesam.weights.checkpoints import resolve
+
+            found = resolve("mobilesam", overrides={}, offline=True, trust=False)
+            arguments.weights = found.path
         arguments.sides = tuple(arguments.sides.split(","))
         if set(arguments.sides) - set(SIDES) or len(set(arguments.sides)) < len(arguments.sides):
             parser.error(f"--sides takes each of {', '.join(SIDES)} at most once")

@@ -8,7 +8,7 @@ threshold; and masks are kept as runs. So memory beyond the image does not depen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, get_args
@@ -24,14 +24,14 @@ from mobilesam.everything.point_grid import (
     Box,
     Crop,
     Points,
-    PointSchedule,
     check_grids,
     crops_of,
+    distinct_points,
     layer_grids,
 )
 from mobilesam.fast import threads
-from mobilesam.inputs import Float32Array, UInt8Array, as_array
-from mobilesam.predictor import MobileSam, as_image, as_predictor
+from mobilesam.inputs import Float32Array, Int64Array, UInt8Array, as_array
+from mobilesam.predictor import ImageEmbedding, MobileSam, as_image, as_predictor
 from mobilesam.prompts import Prompts, check_boxes
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
@@ -90,8 +90,8 @@ class AutomaticMaskGenerator:
         min_mask_region_area: Holes and islands of fewer pixels are removed, if above 0.
         output_mode: Form of the masks: (H, W) bool, or a run length encoding, such as `coco_rle`
             for many masks of a large image.
-        hierarchical: Prompt 7 of 16 points only: every fourth one first, and then those that are
-            covered least by masks. Faster; it may miss objects inside of a larger object.
+        hierarchical: Look at rough masks of all points first, at half the resolution, and prompt
+            only points that promise masks unlike those of other points. Faster; it may miss a few.
 
     Raises:
         UsageError: Invalid parameters, or a model of another kind.
@@ -171,7 +171,6 @@ class AutomaticMaskGenerator:
         embedding = predictor.encode(image[y0:y1, x0:x1])
         upsampler = predictor.upsampler(embedding.size_hw, embedding.inner_hw, "cpu")
         points = self.grids()[crop.layer] * np.array([x1 - x0, y1 - y0])
-        schedule = PointSchedule(len(points), self.points_per_batch, hierarchical=self.hierarchical)
         least_score = self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf
         measure_one = partial(
             measure,
@@ -183,25 +182,49 @@ class AutomaticMaskGenerator:
             least_stability=self.stability_score_thresh,
         )
         found: list[FoundMask] = []
-        for chosen in schedule.batches():
-            batch, labels = points[chosen], np.ones((len(chosen), 1), np.int64)
-            prompts = Prompts(batch[:, None], labels, sam_rules=True)
-            masks = predictor.find_masks(embedding, prompts, least_score)
-            logits = masks.logits.float().cpu()
-            measured = threads.spread(measure_one, list(logits))
+        if self.hierarchical:
+            points = points[self._promising(predictor, embedding, points)]
+        for batch in self._batches(points):
+            masks = predictor.find_masks(embedding, _foreground(batch), least_score)
+            measured = threads.spread(measure_one, list(masks.logits.float().cpu()))
             scored = zip(masks.prompts.tolist(), masks.scores.tolist(), measured, strict=True)
             for row, score, mask in scored:
                 if mask is not None and not cut_by_crop(mask.box, crop, image_hw):
                     point = (float(batch[row, 0] + x0), float(batch[row, 1] + y0))
                     found.append(FoundMask(mask.runs, mask.box, score, mask.stability, point, crop))
-            if self.hierarchical:
-                # The masks without the padding, and the points in pixels of the logits.
-                low_hw = np.array(logits.shape[1:])
-                inner_hw = embedding.inner_hw * low_hw / predictor.model.image_encoder.img_size
-                height, width = np.ceil(inner_hw).astype(int)
-                covers = logits[:, :height, :width] > predictor.mask_threshold
-                schedule.add_masks(covers, points * (inner_hw / embedding.size_hw)[::-1])
         return _best(found, [mask.score for mask in found], self.box_nms_thresh)
+
+    def _batches(self, points: Points) -> Iterator[Points]:
+        for first in range(0, len(points), self.points_per_batch):
+            yield points[first : first + self.points_per_batch]
+
+    def _promising(
+        self, predictor: MobileSam, embedding: ImageEmbedding, points: Points
+    ) -> Int64Array:
+        """Indices of the points (xy in pixels) to prompt, by their rough masks."""
+        rough = []
+        above = predictor.mask_threshold
+        for batch in self._batches(points):
+            logits, scores = predictor.preview_masks(embedding, _foreground(batch))
+            scale = logits.shape[2] / predictor.model.image_encoder.img_size
+            height, width = np.ceil(np.multiply(embedding.inner_hw, scale)).astype(int)
+            inner = logits[:, :, :height, :width].float()
+            high, low = (
+                (inner > above + shift).sum((2, 3))
+                for shift in (self.stability_score_offset, -self.stability_score_offset)
+            )
+            # Half of the resolution is enough to tell which masks are alike.
+            cells = (inner[:, :, ::2, ::2] > above).flatten(2)
+            rough.append(
+                (cells.cpu(), scores.cpu().numpy(), (high / low.clamp(min=1)).cpu().numpy())
+            )
+        masks, scores_of, stability = zip(*rough, strict=True)
+        return distinct_points(
+            torch.cat(masks),
+            np.concatenate(scores_of),
+            np.concatenate(stability),
+            self.stability_score_thresh,
+        )
 
 
 class HasBox(Protocol):
@@ -292,6 +315,12 @@ def _check_output_mode(mode: str) -> None:
     known = get_args(OutputMode)
     if mode not in known:
         raise UsageError(f"unknown output_mode {mode!r}; choose from {', '.join(known)}")
+
+
+def _foreground(points: Points) -> Prompts:
+    """Prompts of one foreground point each, from (N, 2) xy in pixels."""
+    given: Any = points[:, None]
+    return Prompts(given, np.ones((len(points), 1), np.int64), sam_rules=True)
 
 
 def _best(found: Sequence[FoundMask], scores: Sequence[float], iou: float) -> list[FoundMask]:

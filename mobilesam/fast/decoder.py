@@ -115,6 +115,14 @@ class FastDecoder:
         self.__dict__.update(state)
         learn_large_blocks()
 
+    def at_half_resolution(self) -> FastDecoder:
+        """The decoder of embeddings of half the height and width, for the same coordinates."""
+        prompt_encoder = copy.deepcopy(self._prompt_encoder)
+        height, width = self._grid_hw
+        prompt_encoder.image_embedding_size = height // 2, width // 2
+        like, at_once = self._like, 4 * self._at_once
+        return FastDecoder(prompt_encoder, self._mask_decoder, like.dtype, like.device, at_once)
+
     def prepare(self, embedding: Tensor) -> ImageContext:
         """The part that does not depend on prompts, of a (1, C, H, W) or (C, H, W) embedding."""
         wanted = (self._encoding.shape[1], *self._grid_hw)

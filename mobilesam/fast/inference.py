@@ -6,11 +6,12 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from types import MethodType
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
@@ -114,6 +115,23 @@ class FastMobileSam:
         The logits of others are not computed.
         """
         return self._decoder.find(*self._given(embedding, prompts), least_score)
+
+    def preview(self, embedding: Tensor, prompts: NetworkPrompts) -> tuple[Tensor, Tensor]:
+        """Rough masks of N ambiguous prompts, from the embedding at half its resolution.
+
+        The decoder was not trained for it: it tells roughly what a prompt will find, for about a
+        quarter of the work. Mask prompts are not possible.
+
+        Returns:
+            Logits (N, 3, S/8, S/8) and predicted IoUs (N, 3), float32.
+        """
+        given = (None if each is None else each.to(self.device) for each in prompts)
+        context = self._rough_decoder.prepare(F.avg_pool2d(embedding, 2))
+        return self._rough_decoder(context, NetworkPrompts(*given), multimask=True)
+
+    @cached_property
+    def _rough_decoder(self) -> FastDecoder:
+        return self._decoder.at_half_resolution()
 
     def _given(
         self, embedding: Embedding, prompts: NetworkPrompts

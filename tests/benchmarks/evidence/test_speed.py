@@ -16,6 +16,8 @@ from benchmarks.datasets.masks import encode_mask
 from benchmarks.evidence import speed
 from benchmarks.evidence.speed import Timings, summarise, time_backends
 from benchmarks.latency.controller import WorkerError
+from mobilesam.model.mobile_sam import build_mobile_sam
+from mobilesam.model.tiny_vit import TinyVitConfig
 
 
 class FakeWorker:
@@ -196,6 +198,8 @@ def test_a_failing_cold_start_is_an_error(tmp_path: Path) -> None:
 
 SECONDS = {"reference": 12.0, "grid": 2.0, "hierarchical": 1.0}
 PEAKS = {"reference": 3000, "grid": 1000, "hierarchical": 1000}
+SECONDS = {"reference": 12.0, "grid": 2.0, "hierarchical": 1.0, "object-aware": 0.5}
+PEAKS = {"reference": 3000, "grid": 1000, "hierarchical": 1000, "object-aware": 1000}
 
 
 def masks_of(side: str, image: np.ndarray) -> list[dict[str, Any]]:
@@ -212,13 +216,13 @@ def masks_of(side: str, image: np.ndarray) -> list[dict[str, Any]]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sides: list[str] = []
 
-    def fake(_: argparse.Namespace, side: str, image: np.ndarray) -> dict[str, Any]:
+    def fake(_: argparse.Namespace, side: str, sample: Any) -> dict[str, Any]:
         sides.append(side)
         return {
             "seconds": SECONDS[side],
             "loaded_bytes": 10,
             "peak_bytes": PEAKS[side],
-            "records": masks_of(side, image),
+            "records": masks_of(side, sample.image),
         }
 
     monkeypatch.setattr(speed, "segment", fake)
@@ -238,8 +242,9 @@ def arguments(scenes: Any, **changes: Any) -> argparse.Namespace:
 
 
 def test_ratios_matches_and_memory(scenes: Any, taken: list[str]) -> None:
-    found = speed.measure_everything(arguments(scenes))["sides"]
-    assert len(taken) == 9
+    document = speed.measure_everything(arguments(scenes))
+    found = document["sides"]
+    assert len(taken) == 12
     assert found["grid"]["times_quicker"] == 6
     assert found["grid"]["ours_among_theirs"] == found["grid"]["theirs_among_ours"] == 1
     assert found["grid"]["peak_of_theirs"] == pytest.approx(1 / 3)
@@ -247,6 +252,8 @@ def test_ratios_matches_and_memory(scenes: Any, taken: list[str]) -> None:
     assert found["hierarchical"]["theirs_among_ours"] == 0.5
     assert found["hierarchical"]["against_grid"]["times_quicker"] == 2
     assert found["hierarchical"]["against_grid"]["theirs_among_ours"] == 0.5
+    assert found["object-aware"]["times_quicker"] == 24
+    assert found["object-aware"]["average_recall"]["1000"] is None
 
 
 def test_few_images_have_a_range_and_five_an_interval(
@@ -264,13 +271,13 @@ def test_few_images_have_a_range_and_five_an_interval(
 
 def test_the_order_of_the_sides_rotates(scenes: Any, taken: list[str]) -> None:
     speed.measure_everything(arguments(scenes))
-    assert taken[::3] == ["reference", "grid", "hierarchical"]
+    assert [taken[0], taken[4], taken[8]] == ["reference", "grid", "hierarchical"]
 
 
 def test_the_first_side_may_have_the_first_images_only(scenes: Any, taken: list[str]) -> None:
     found = speed.measure_everything(arguments(scenes, base_limit=1))["sides"]
     assert (taken.count("reference"), taken.count("grid")) == (1, 3)
-    assert [found[side]["images"] for side in speed.DEFAULT_SIDES] == [1, 3, 3]
+    assert [found[side]["images"] for side in speed.DEFAULT_SIDES] == [1, 3, 3, 3]
     assert found["grid"]["times_quicker"] == 6
     assert found["grid"]["masks"] == 2
 
@@ -282,13 +289,18 @@ def test_without_masks_nothing_matches() -> None:
 def test_the_loop_and_a_generator_run_as_tasks(
     scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mobilesam.model.mini import build_sam_mini
-
-    monkeypatch.setattr("mobilesam.model.mobile_sam.load_mobile_sam", lambda _: build_sam_mini())
+    shape: dict[str, Any] = {
+        "embed_dims": (8, 16, 20, 40),
+        "num_heads": (1, 2, 2, 4),
+        "image_size_px": 128,
+    }
+    small = build_mobile_sam(TinyVitConfig(**shape, n_classes=None))
+    monkeypatch.setattr("mobilesam.model.mobile_sam.load_mobile_sam", lambda _: small)
     image = tmp_path / "image.npy"
     np.save(image, np.zeros((40, 60, 3), np.uint8))
-    generate = speed.everything_task("reference", "w.pt", str(image), 1)("run")
-    assert isinstance(generate(), list)
+    given = "w.pt", str(image), 1, [[0.0, 0.0, 40.0, 30.0]]
+    assert isinstance(speed.everything_task("reference", *given)("run")(), list)
+    assert len(speed.everything_task("object-aware", *given)("run")()) == 1
     data = (str(scenes.images), str(scenes.annotations))
     found = speed.loop_task("w.pt", *data, 1, keep=False)("run")()
     assert 0 < found["encoder_s"] < found["seconds"]

@@ -1,4 +1,4 @@
-"""Grids and crops equal segment-anything's; schedules prompt each point at most once."""
+"""Grids and crops equal segment-anything's; points with distinct masks are chosen."""
 
 from __future__ import annotations
 
@@ -9,61 +9,45 @@ from hypothesis import strategies as st
 from segment_anything.utils import amg
 
 from mobilesam.everything.point_grid import (
-    PROMPTED_SHARE,
-    PointSchedule,
+    POINTS_PER_OBJECT,
+    STABILITY_MARGIN,
     crops_of,
-    grid_levels,
+    distinct_points,
     layer_grids,
 )
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def test_cover_of_points_decreases_with_the_size_of_masks() -> None:
-    order = PointSchedule(16, batch=4, hierarchical=True)
-    cells = amg.build_point_grid(4) * 8
-    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
-    masks[0, :, :6] = True  # most of the image: the first three columns of points
-    masks[1, :, 6:] = True  # the fourth column
-    batches = order.batches()
-    assert next(batches).tolist() == [5, 7, 13, 15]
-    order.add_masks(masks, cells)
-    # Seven of sixteen points are prompted; those on the large mask are first, row by row.
-    assert next(batches).tolist() == [0, 1, 2]
-    assert list(batches) == []
+def rough(areas: list[int]) -> torch.Tensor:
+    """One mask of each point: the first so many of 100 cells, or the last ones if negative."""
+    cells = torch.arange(100)
+    found = [cells < area if area > 0 else cells >= 100 + area for area in areas]
+    return torch.stack(found)[:, None]
 
 
-def test_empty_and_full_masks_do_not_change_the_order() -> None:
-    cells = amg.build_point_grid(4) * 8
-    order = PointSchedule(16, batch=64, hierarchical=True)
-    batches = order.batches()
-    next(batches)
-    order.add_masks(torch.zeros(0, 8, 8, dtype=torch.bool), cells)
-    order.add_masks(torch.ones(1, 8, 8, dtype=torch.bool), cells)
-    assert next(batches).tolist() == [0, 1, 2]
+def test_points_of_an_object_are_chosen_twice_the_best_first() -> None:
+    masks = rough([50, 50, 48, 30, 45, -20])
+    scores = np.array([[0.5], [0.9], [0.8], [0.1], [0.7], [0.6]], np.float32)
+    chosen = distinct_points(masks, scores, np.ones_like(scores), 0.95)
+    assert POINTS_PER_OBJECT == 2
+    assert chosen.tolist() == [1, 2, 3, 5]
 
 
-@FAST
-@given(per_side=st.integers(1, 12), batch=st.integers(1, 70), seed=st.integers(0, 99))
-def test_schedules_prompt_each_point_at_most_once(per_side: int, batch: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    count = per_side**2
-    cells = amg.build_point_grid(per_side) * 8
-    for order, wanted in (
-        (PointSchedule(count, batch, hierarchical=False), count),
-        (
-            PointSchedule(count, batch, hierarchical=True),
-            max(((per_side + 1) // 2) ** 2, round(PROMPTED_SHARE * count)),
-        ),
-    ):
-        prompted: list[int] = []
-        for chosen in order.batches():
-            assert 0 < len(chosen) <= batch
-            prompted += chosen.tolist()
-            order.add_masks(torch.rand(3, 8, 8, generator=generator) > 0.6, cells)
-        assert len(set(prompted)) == len(prompted)
-        assert len(prompted) <= max(wanted, 1)
-        assert len(prompted) >= PROMPTED_SHARE * count - 1
+def test_points_without_a_stable_mask_are_left_out_unless_all_are_kept() -> None:
+    masks = rough([10, -10, 40])
+    stability = np.array([[0.95], [0.9 - STABILITY_MARGIN], [0.0]], np.float32)
+    given = masks, np.ones_like(stability), stability
+    assert distinct_points(*given, 0.95).tolist() == [0]
+    assert distinct_points(*given, 0.0).tolist() == [0, 1, 2]
+    assert distinct_points(*given, 9.0).tolist() == []
+
+
+def test_a_point_with_one_new_mask_is_chosen_and_all_its_masks_count() -> None:
+    masks = torch.cat((rough([50, 50, 50, 50]), rough([20, 80, 20, 20])), 1)
+    scores = np.array([[0.9, 0.5], [0.8, 0.5], [0.7, 0.1], [0.6, 0.0]], np.float32)
+    # The third is the second of the smallest object; the fourth shows nothing new.
+    assert distinct_points(masks, scores, np.ones_like(scores), 0.95).tolist() == [0, 1, 2]
 
 
 @FAST
@@ -81,13 +65,3 @@ def test_grids_equal_segment_anything() -> None:
     expected = amg.build_all_layer_point_grids(32, 2, 3)
     for found, grid in zip(layer_grids(32, 2, 3), expected, strict=True):
         np.testing.assert_array_equal(found, grid)
-
-
-def test_levels_are_nested_grids() -> None:
-    levels = grid_levels(32, (4, 2, 1)).reshape(32, 32)
-    assert [(levels <= level).sum() for level in range(3)] == [64, 256, 1024]
-    coarse = np.argwhere(levels == 0)
-    assert set(np.diff(np.unique(coarse[:, 0]))) == {4}
-    assert coarse.min() == 2
-    assert grid_levels(1, (4, 2, 1)).tolist() == [0]
-    assert grid_levels(3, (4, 2, 1)).tolist() == [2, 2, 2, 2, 0, 2, 2, 2, 2]
