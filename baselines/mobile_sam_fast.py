@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -46,13 +46,14 @@ class FastMobileSamSegmenter(SamSegmenter):
     `encode` includes what the decoder computes once per image.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, *, skip_padding: bool = False) -> None:
         model = mobile_sam(options)
         super().__init__(model, options, family="MobileSAM")
         self._batch = _BATCH
         self._fast: FastMobileSam | None = None
         if options.device != "meta":  # shapes are enough for counting
-            self._fast = FastMobileSam(model, cast("Precision", options.precision), options.device)
+            precision = cast("Precision", options.precision)
+            self._fast = FastMobileSam(model, precision, options.device, skip_padding=skip_padding)
 
     @property
     def _network(self) -> FastMobileSam:
@@ -118,4 +119,6 @@ class FastMobileSamSegmenter(SamSegmenter):
         return Embedding(payload, size_hw, self.info.name)
 
 
-build = FastMobileSamSegmenter  # the factory that the registry names
+# The factories that the registry names.
+build = FastMobileSamSegmenter
+build_unpadded = partial(FastMobileSamSegmenter, skip_padding=True)

@@ -199,6 +199,7 @@ class MobileSam:
         *,
         device: Device = "cpu",
         precision: Precision = "fp32",
+        skip_padding: bool = False,
     ) -> MobileSam:
         """Loads a checkpoint in the layout of the authors' `mobile_sam.pt`.
 
@@ -206,6 +207,8 @@ class MobileSam:
             path: The file; None gives random weights, for timing only.
             device: Device to run on.
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
+            skip_padding: Do not compute the padding of images that are not square: a fifth less
+                time for 4:3, and slightly other masks.
 
         Raises:
             WeightsError: The file is missing, damaged or of another architecture.
@@ -215,11 +218,16 @@ class MobileSam:
         from mobilesam.model.mobile_sam import load_mobile_sam
 
         sam = load_mobile_sam(path, device=usable_device(device))
-        return cls(sam, FastMobileSam(sam, precision, device))
+        return cls(sam, FastMobileSam(sam, precision, device, skip_padding=skip_padding))
 
     @classmethod
     def from_pretrained(
-        cls, *, offline: bool = False, device: Device = "cpu", precision: Precision = "fp32"
+        cls,
+        *,
+        offline: bool = False,
+        device: Device = "cpu",
+        precision: Precision = "fp32",
+        skip_padding: bool = False,
     ) -> MobileSam:
         """Loads trained weights: the published file if available, else those in this package.
 
@@ -231,6 +239,8 @@ class MobileSam:
             offline: Do not download.
             device: Device to run on.
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
+            skip_padding: Do not compute the padding of images that are not square: a fifth less
+                time for 4:3, and slightly other masks.
 
         Raises:
             WeightsError: $MOBILESAM_WEIGHTS is no folder, or a file or a download is damaged.
@@ -247,7 +257,9 @@ class MobileSam:
             on_fallback=lambda error: reasons.append(f": {error.reason}"),
         )
         sys.stderr.write(f"MobileSAM weights: {found.description}{''.join(reasons)}\n")
-        return cls.from_checkpoint(found.path, device=device, precision=precision)
+        return cls.from_checkpoint(
+            found.path, device=device, precision=precision, skip_padding=skip_padding
+        )
 
     @property
     def transform(self) -> Any:

@@ -45,9 +45,11 @@ class FastMobileSam:
         device: Device to run on.
         compile: Pass the encoder to `torch.compile` (on a CPU it needs a C++ compiler), on CUDA
             with CUDA graphs. The first call then takes a minute or so.
+        skip_padding: Do not compute what lies below or at the right of the image; see `Unpadded`.
 
     Raises:
-        UsageError: The precision, the device or the kind of encoder cannot be used.
+        UsageError: The precision, the device or the kind of encoder cannot be used, or
+            `skip_padding` together with `compile`, which compiles for one size.
         UnsupportedError: "fp16" on a CPU, or "bf16" on one that does not multiply in it.
     """
 
@@ -58,7 +60,10 @@ class FastMobileSam:
         device: Device = "cpu",
         *,
         compile: bool = False,  # noqa: A002 - the name in torch
+        skip_padding: bool = False,
     ) -> None:
+        if skip_padding and compile:
+            raise UsageError("skip_padding encodes images of many sizes; leave out compile")
         dtype = _DTYPES.get(precision)
         if dtype is None:
             raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}")
@@ -78,6 +83,9 @@ class FastMobileSam:
             self._encode = FastEncoder(encoder, dtype)
         else:
             self._encode = ModuleEncoder(encoder, dtype, self.device, compile=compile)
+        if skip_padding:
+            config = encoder.config
+            self._encode = Unpadded(self._encode, config.total_stride, config.window_sizes[-1])
         if isinstance(encoder, ColorTinyViT):
             self._encode = ColorChannels(self._encode, encoder.config.total_stride)
         self._decoder = FastDecoder(sam.prompt_encoder, sam.mask_decoder, device=self.device)
@@ -140,6 +148,40 @@ class FastMobileSam:
         context = embedding if isinstance(embedding, ImageContext) else self.prepare(embedding)
         given = (None if each is None else each.to(self.device) for each in prompts)
         return context, NetworkPrompts(*given)
+
+
+class Unpadded:
+    """Encodes the part of each input that is not padding.
+
+    The rest gets the embedding of an empty input. Convolutions and attention windows at the border
+    of the image see that padding only up to the next multiple of the last stage's window, so that
+    the embedding differs somewhat from that of the whole input. Padding is what is exactly 0 in all
+    channels down to the last row, or right to the last column, which no normalised image is.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], stride: int, window: int) -> None:
+        self._encode, self._stride, self._unit = encode, stride, stride * window
+        self._empty: dict[torch.Size, Tensor] = {}
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 256, S/16, S/16) float32; an inference tensor."""
+        shape = pixels.shape[1:]
+        if shape not in self._empty:
+            self._empty[shape] = self._encode(torch.zeros_like(pixels[:1]))
+        found = self._empty[shape].repeat(len(pixels), 1, 1, 1)
+        for image, embedding in zip(pixels, found, strict=True):
+            shown = (image != 0).any(0)
+            height, width = (self._used(shown.any(axis)) for axis in (1, 0))
+            if height and width:
+                part = self._encode(image[None, :, :height, :width])[0]
+                embedding[:, : part.shape[1], : part.shape[2]] = part
+        return found
+
+    def _used(self, shown: Tensor) -> int:
+        """Length of one side that is computed, in pixels."""
+        last = int((torch.nonzero(shown).flatten()[-1:] + 1).sum())
+        return min(len(shown), -(-last // self._unit) * self._unit)
 
 
 class ModuleEncoder:

@@ -317,8 +317,12 @@ def _fast_mobile_sam(precision: Precision, rng: np.random.Generator) -> list[Job
     fast = FastMobileSam(small_sam(), precision)
     embedding = _logits(rng, 1, 256, GRID, GRID)
     pixels = _logits(rng, 1, 3, SIDE_PX, SIDE_PX)
+    unpadded = FastMobileSam(small_sam(), precision, skip_padding=True)
+    wide = pixels.clone()
+    wide[:, :, SIDE_PX // 2 :] = 0
     return [
         partial(fast.encode, pixels),
+        partial(unpadded.encode, wide),
         partial(fast.prepare, embedding),
         *(partial(fast.decode, embedding, given, multimask=True) for given in _prompts(rng)),
     ]

@@ -94,3 +94,19 @@ def test_source_model_is_not_changed() -> None:
     ours = {value.data_ptr() for value in model.parameters()}
     parts = (fast._decoder._prompt_encoder, fast._decoder._mask_decoder)
     assert not ours & {value.data_ptr() for part in parts for value in part.parameters()}
+
+
+def test_without_padding_the_rest_is_that_of_an_empty_input(sam: Sam) -> None:
+    whole, unpadded = FastMobileSam(sam), FastMobileSam(sam, skip_padding=True)
+    pixels = torch.randn(3, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(2))
+    pixels[1, :, :, 100:] = 0  # 112 columns are computed
+    pixels[2] = 0
+    found, full = unpadded.encode(pixels), whole.encode(pixels)
+    assert torch.equal(found[0], full[0])
+    assert torch.equal(found[2], full[2])
+    assert torch.equal(found[1, :, :, 7:], full[2, :, :, 7:])
+    part = whole.encode(pixels[1:2, :, :, :112])[0]
+    assert torch.equal(found[1, :, :, :7], part)
+    assert not torch.equal(found[1], full[1])
+    with pytest.raises(UsageError, match="leave out compile"):
+        FastMobileSam(sam, skip_padding=True, compile=True)
