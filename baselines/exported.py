@@ -79,9 +79,9 @@ class ExportedSegmenter(Segmenter):
         if int8 and runtime.graph_file("encoder", target, int8=True) not in manifest.files:
             raise WeightsError(f"{folder} has no int8 files; export again with --int8")
         self._side = manifest.image_size_px
-        # Activations are quantised with one scale per call: in a batch, the result of a prompt
-        # would depend on the other prompts.
-        self._batch = 1 if int8 else DECODE_BATCH
+        # With ONNX, activations are quantised with one scale per call: in a batch, the result of a
+        # prompt would depend on the other prompts.
+        self._batch = 1 if int8 and target == "onnx" else DECODE_BATCH
         self._graphs: dict[GraphName, Graph] = {}
         self._known_shapes: Segmenter | None = None
         self._loading = threading.Lock()
@@ -196,7 +196,8 @@ class ExportedSegmenter(Segmenter):
         with self._loading:
             if name not in self._graphs:
                 file = self._folder / runtime.graph_file(name, self._target, int8=self._int8)
-                precision = self._options.precision
+                is_quantised = self._int8 and self._target == "openvino" and name == "encoder"
+                precision = "int8" if is_quantised else self._options.precision
                 graph = runtime.open_graph(
                     file, self._target, threads=self.threads, precision=precision
                 )
@@ -261,9 +262,11 @@ def derive_exported(options: ModelOptions, target: Target, *, int8: bool = False
 build_onnx = partial(build_exported, target="onnx")
 build_onnx_int8 = partial(build_exported, target="onnx", int8=True)
 build_openvino = partial(build_exported, target="openvino")
+build_openvino_int8 = partial(build_exported, target="openvino", int8=True)
 derive_onnx = partial(derive_exported, target="onnx")
 derive_onnx_int8 = partial(derive_exported, target="onnx", int8=True)
 derive_openvino = partial(derive_exported, target="openvino")
+derive_openvino_int8 = partial(derive_exported, target="openvino", int8=True)
 
 
 def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False) -> Path:
@@ -294,7 +297,14 @@ def ensure_exported(options: ModelOptions, target: Target, *, int8: bool = False
 
             on_cpu = replace(options, device="cpu")
             sam = load_or_random(build_mobile_sam, load_mobile_sam, on_cpu)
-            export_model(sam, folder, target, source=source, int8=int8)
+            ranges = None
+            if int8 and target == "openvino" and found is None:
+                from mobilesam.export.quantized import calibrate
+
+                # Random weights are for timing: any ranges will do.
+                noise = np.random.default_rng(options.seed).integers(0, 256, (64, 64, 3), np.uint8)
+                ranges = calibrate(sam, [noise])
+            export_model(sam, folder, target, source=source, int8=int8, ranges=ranges)
     return folder
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from segment_anything.modeling import Sam
@@ -198,26 +198,45 @@ class MobileSam:
         path: Path | str | None = None,
         *,
         device: Device = "cpu",
-        precision: Precision = "fp32",
+        precision: Precision | Literal["int8"] = "fp32",
         skip_padding: bool = False,
+        calibration: Path | str | None = None,
     ) -> MobileSam:
         """Loads a checkpoint in the layout of the authors' `mobile_sam.pt`.
 
         Args:
             path: The file; None gives random weights, for timing only.
             device: Device to run on.
-            precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
+            precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`. "int8" has
+                8-bit products in the encoder, on processors with AVX-512 VNNI or AMX; it needs
+                OpenVINO and onnx.
             skip_padding: Do not compute the padding of images that are not square: a fifth less
-                time for 4:3, and slightly other masks.
+                time for 4:3, and slightly other masks. Not for "int8".
+            calibration: For "int8", a folder with some 30 images such as will be encoded, on which
+                ranges of activations are measured (a second or two an image). None takes those
+                in this package, which are of the shipped weights.
 
         Raises:
             WeightsError: The file is missing, damaged or of another architecture.
-            UsageError: The precision is unknown, or the device is not present.
+            UsageError: The precision is unknown, the device is not present, or calibration is
+                needed or not possible.
+            UnsupportedError: This processor does not compute in the precision.
         """
         from mobilesam.fast.inference import FastMobileSam
         from mobilesam.model.mobile_sam import load_mobile_sam
 
-        sam = load_mobile_sam(path, device=usable_device(device))
+        found_device = usable_device(device)
+        if precision == "int8":
+            from mobilesam.export.int8_network import Int8MobileSam, require_cpu
+
+            require_cpu(found_device)
+            if skip_padding:
+                raise UsageError('precision "int8" encodes the padding; omit skip_padding')
+            sam = load_mobile_sam(path)
+            return cls(sam, Int8MobileSam(sam, None if calibration is None else Path(calibration)))
+        if calibration is not None:
+            raise UsageError(f'calibration is for precision "int8", not {precision!r}')
+        sam = load_mobile_sam(path, device=found_device)
         return cls(sam, FastMobileSam(sam, precision, device, skip_padding=skip_padding))
 
     @classmethod
@@ -226,8 +245,9 @@ class MobileSam:
         *,
         offline: bool = False,
         device: Device = "cpu",
-        precision: Precision = "fp32",
+        precision: Precision | Literal["int8"] = "fp32",
         skip_padding: bool = False,
+        calibration: Path | str | None = None,
     ) -> MobileSam:
         """Loads trained weights: the published file if available, else those in this package.
 
@@ -238,9 +258,9 @@ class MobileSam:
         Args:
             offline: Do not download.
             device: Device to run on.
-            precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`.
-            skip_padding: Do not compute the padding of images that are not square: a fifth less
-                time for 4:3, and slightly other masks.
+            precision: What to compute in, as in `from_checkpoint`.
+            skip_padding: As in `from_checkpoint`.
+            calibration: Folder with images for "int8", as in `from_checkpoint`.
 
         Raises:
             WeightsError: $MOBILESAM_WEIGHTS is no folder, or a file or a download is damaged.
@@ -258,7 +278,11 @@ class MobileSam:
         )
         sys.stderr.write(f"MobileSAM weights: {found.description}{''.join(reasons)}\n")
         return cls.from_checkpoint(
-            found.path, device=device, precision=precision, skip_padding=skip_padding
+            found.path,
+            device=device,
+            precision=precision,
+            skip_padding=skip_padding,
+            calibration=calibration,
         )
 
     @property

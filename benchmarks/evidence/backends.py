@@ -24,6 +24,7 @@ from baselines import exported, sam
 from benchmarks.latency import timer
 from mobilesam.errors import UsageError
 from mobilesam.export import runtime
+from mobilesam.export.int8_network import Int8MobileSam, computes_int8
 from mobilesam.fast import kernels
 from mobilesam.fast.allocator import keep_buffers
 from mobilesam.fast.inference import FastMobileSam, ModuleEncoder, Precision
@@ -115,8 +116,14 @@ def _authors(model: Sam) -> Backend:
 
 
 def _fast(model: Sam, precision: Precision = "fp32", *, compiled: bool = False) -> Backend:
-    fast = FastMobileSam(model, precision, compile=compiled)
+    return _of_network(FastMobileSam(model, precision, compile=compiled))
 
+
+def _int8(model: Sam) -> Backend:
+    return _of_network(Int8MobileSam(model))
+
+
+def _of_network(fast: FastMobileSam) -> Backend:
     def decode(image: Tensor, points: Tensor) -> Tensor:
         return fast.decode(image, NetworkPrompts(points, torch.ones(points.shape[:2])))[0]
 
@@ -162,6 +169,7 @@ _BUILDERS: dict[str, Callable[[Sam], Backend]] = {
     "folded": _folded,
     "fast": _fast,
     "bf16": partial(_fast, precision="bf16"),
+    "int8": _int8,
     "compiled": partial(_fast, compiled=True),
     "compiled-bf16": partial(_fast, precision="bf16", compiled=True),
     "onnx": partial(_exported, target="onnx"),
@@ -186,6 +194,8 @@ def default_names() -> tuple[str, ...]:
         chosen += [name for name, package in needs if importlib.util.find_spec(package)]
     if kernels.computes_bf16():
         chosen += ["bf16", *(["openvino-bf16"] if "openvino" in chosen else [])]
+    if computes_int8() and "openvino" in chosen:
+        chosen.append("int8")
     return tuple(chosen)
 
 

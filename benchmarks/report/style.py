@@ -46,6 +46,7 @@ _VARIANTS: tuple[tuple[str, Dash, float], ...] = (
     ("D", (0, (5, 1.5, 1.2, 1.5)), 0.0),
     ("v", (0, (8, 2)), -0.45),
     ("P", (0, (3, 3)), 0.45),
+    ("X", (0, (1, 4)), 0.0),
 )
 """Marker, line and shade of the variants of a model: a share of black (below 0) or white."""
 _KNOWN: dict[str, tuple[str, int]] = {
@@ -55,6 +56,7 @@ _KNOWN: dict[str, tuple[str, int]] = {
     "mobilesam-mini": (VERMILLION, 3),
     "mobilesam-fast": (VERMILLION, 4),
     "mobilesam-onnx-int8": (VERMILLION, 5),
+    "mobilesam-openvino-int8": (VERMILLION, 6),
     "sam-vit-h": (BLUE, 0),
     "sam-vit-l": (SKY, 0),
     "sam-vit-b": (GREEN, 0),

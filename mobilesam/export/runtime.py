@@ -86,8 +86,9 @@ class Manifest(FrozenModel):
 
 
 def graph_file(graph: GraphName, target: Target, *, int8: bool = False) -> str:
-    """File name of a graph."""
-    return graph + (".int8" if int8 else "") + _SUFFIX[target]
+    """File name of a graph; for OpenVINO only the encoder is quantised."""
+    is_quantised = int8 and (target == "onnx" or graph == "encoder")
+    return graph + (".int8" if is_quantised else "") + _SUFFIX[target]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -163,7 +164,10 @@ def current_threads() -> int:
 
 
 def open_graph(path: Path, target: Target, *, threads: int, precision: str = "fp32") -> Graph:
-    """Loads one graph on the CPU, in `fp32`, or in `bf16` with OpenVINO.
+    """Loads one graph on the CPU, in `fp32`, or with OpenVINO in `bf16` or `int8`.
+
+    `int8` is for quantised graphs; what is not quantised in them computes in bfloat16 where the
+    processor does, otherwise in float32.
 
     Returns:
         A function from named inputs to the list of outputs, which several threads may call. The
@@ -224,11 +228,11 @@ def _open_onnx(path: Path, threads: int, precision: str) -> Graph:
 def _open_openvino(path: Path, threads: int, precision: str) -> Graph:
     import openvino
 
-    hints = {"fp32": "f32", "bf16": "bf16"}
-    if precision not in hints:
-        raise UnsupportedError(f"OpenVINO on a CPU takes fp32 or bf16, not {precision}")
     core = openvino.Core()
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    hints = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in can else "f32"}
+    if precision not in hints:
+        raise UnsupportedError(f"OpenVINO on a CPU takes fp32 or bf16, not {precision}")
     if precision == "bf16" and "BF16" not in can:
         raise UnsupportedError("this processor does not compute in bf16; use fp32")
     config = {

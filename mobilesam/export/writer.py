@@ -20,6 +20,7 @@ from torch import nn
 from mobilesam.errors import UsageError, WeightsError, foreign_call
 from mobilesam.export import runtime
 from mobilesam.export.graphs import DecoderGraph, EncoderGraph, MaskDecoderGraph
+from mobilesam.export.quantized import Int8EncoderGraph, Ranges, find_ranges
 from mobilesam.export.runtime import Array, Manifest, ParityRow, Source, Target
 from mobilesam.model.state_dicts import require_finite
 from mobilesam.process_state import ignored_warnings, logger_level
@@ -42,7 +43,13 @@ _DYNAMIC = {
 
 
 def export_model(
-    sam: Sam, folder: Path, target: Target = "onnx", *, source: Source, int8: bool = False
+    sam: Sam,
+    folder: Path,
+    target: Target = "onnx",
+    *,
+    source: Source,
+    int8: bool = False,
+    ranges: Ranges | None = None,
 ) -> Manifest:
     """Writes encoder and decoders after comparing them with torch.
 
@@ -58,26 +65,36 @@ def export_model(
             manifest is deleted first and written last.
         target: `onnx` or `openvino`.
         source: Origin of the weights.
-        int8: Also write graphs with dynamically quantised matrix products (ONNX only).
+        int8: Also write quantised graphs. ONNX: encoder and decoders with dynamically quantised
+            matrix products. OpenVINO: an encoder with static quantisation.
+        ranges: Ranges of the encoder's activations, for OpenVINO with int8; None takes the shipped
+            ones, see `mobilesam.export.quantized.find_ranges`.
 
     Returns:
         The manifest, with the differences of all cases.
 
     Raises:
-        UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
+        UsageError: An unknown target, a package that is not installed, or no ranges.
         WeightsError: The weights hold NaN or infinity, the folder cannot be written, the exporter
             failed, or an output differs from torch's by more than its tolerance.
     """
-    check_target(target, int8=int8)
+    check_target(target)
     require_finite(sam.state_dict(), "the model")
     sam = copy.deepcopy(sam).cpu().float().eval().requires_grad_(requires_grad=False)
+    if target == "openvino" and int8 and ranges is None:
+        ranges = find_ranges(sam, None)
     with _staging(folder) as staging:
         _write_onnx(sam, staging)
+        if ranges is not None:
+            write_int8_encoder(
+                sam, ranges, staging / runtime.graph_file("encoder", "onnx", int8=True)
+            )
         if target == "openvino":
             _convert_to_openvino(staging)
         parity = _compared(sam, staging, target, int8=False)
         if int8:
-            _quantise(staging)
+            if target == "onnx":
+                _quantise(staging)
             parity += _compared(sam, staging, target, int8=True)
         manifest = _describe(sam, staging, target, source, parity)
         (staging / runtime.MANIFEST_NAME).write_text(
@@ -95,16 +112,14 @@ def export_model(
     return manifest
 
 
-def check_target(target: Target, *, int8: bool) -> None:
+def check_target(target: Target) -> None:
     """Checks, before anything is written, that a model can be exported to a target.
 
     Raises:
-        UsageError: An unknown target, int8 for OpenVINO, or a package that is not installed.
+        UsageError: An unknown target, or a package that is not installed.
     """
     if target not in runtime.TARGETS:
         raise UsageError(f"unknown target {target!r}; choose from {', '.join(runtime.TARGETS)}")
-    if int8 and target != "onnx":
-        raise UsageError("int8 is available for ONNX only; export --to onnx, or omit --int8")
     runtime.require_packages("onnx", runtime.PACKAGES[target])
 
 
@@ -140,38 +155,48 @@ def _write_onnx(sam: Sam, folder: Path) -> None:
         "mask_decoder": (MaskDecoderGraph(decoder), masked, ["logits", "scores"]),
     }
     for name, (graph, inputs, outputs) in graphs.items():
+        _trace(graph, inputs, outputs, folder / runtime.graph_file(name, "onnx"))
 
-        def convert(error: Exception, name: str = name) -> WeightsError:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return WeightsError(
-                f"torch {torch.__version__} cannot export the {name}: {reason}; "
-                "try torch 2.15, with which it was tested"
-            )
 
-        # Warnings are about the old exporter and about constants in the trace; parity is measured.
-        with foreign_call(convert), ignored_warnings():
-            torch.onnx.export(
-                graph.eval(),
-                tuple(inputs.values()),
-                str(folder / runtime.graph_file(name, "onnx")),
-                input_names=list(inputs),
-                output_names=outputs,
-                opset_version=OPSET,
-                dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
-                # The newer exporter writes equal graphs in twenty times the time.
-                dynamo=False,
-            )
+def write_int8_encoder(sam: Sam, ranges: Ranges, path: Path) -> None:
+    """Writes the encoder, quantised with these ranges, as an ONNX file for OpenVINO."""
+    side = int(sam.image_encoder.img_size)
+    pixels = {"pixels": torch.zeros(1, 3, side, side)}
+    _trace(Int8EncoderGraph(sam, ranges), pixels, ["embedding"], path)
+
+
+def _trace(
+    graph: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], path: Path
+) -> None:
+    def convert(error: Exception) -> WeightsError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return WeightsError(
+            f"torch {torch.__version__} cannot export {path.name}: {reason}; "
+            "try torch 2.15, with which it was tested"
+        )
+
+    # Warnings are about the old exporter and about constants in the trace; parity is measured.
+    with foreign_call(convert), ignored_warnings():
+        torch.onnx.export(
+            graph.eval(),
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamic_axes={key: _DYNAMIC[key] for key in (*inputs, *outputs) if key in _DYNAMIC},
+            # The newer exporter writes equal graphs in twenty times the time.
+            dynamo=False,
+        )
 
 
 def _convert_to_openvino(folder: Path) -> None:
     import openvino
 
-    for name in runtime.GRAPHS:
-        onnx_file = folder / runtime.graph_file(name, "onnx")
+    for onnx_file in sorted(folder.glob("*.onnx")):
         # `convert_model` would send usage reports over the network.
         model = openvino.Core().read_model(str(onnx_file))
-        path = folder / runtime.graph_file(name, "openvino")
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        openvino.save_model(model, str(onnx_file.with_suffix(".xml")), compress_to_fp16=False)
         onnx_file.unlink()
 
 
@@ -246,6 +271,8 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
     (found,) = encoder({"pixels": pixels})
     rows = [_row("encoder" + mark, "one image", "embedding", found, reference, judged=not int8)]
     mask_side = int(sam.prompt_encoder.mask_input_size[0])
+    if int8 and target == "openvino":
+        return _judged(rows)
     for case, xy, kinds, boxes, masks in _cases(rng, side, mask_side):
         points, labels = runtime.box_points(xy, kinds, boxes)
         inputs = {"embedding": reference, "points": points, "labels": labels}
@@ -258,6 +285,11 @@ def _compared(sam: Sam, folder: Path, target: Target, *, int8: bool) -> tuple[Pa
             _row(name + mark, case, output, ours, theirs, judged=not int8)
             for output, ours, theirs in zip(("logits", "scores"), results, wanted, strict=True)
         ]
+    return _judged(rows)
+
+
+def _judged(rows: list[ParityRow]) -> tuple[ParityRow, ...]:
+    """The rows; raises a WeightsError if one is beyond its tolerance."""
     wrong = next((row for row in rows if not row.passed), None)
     if wrong is not None:
         allowed = "a number" if wrong.tolerance is None else f"{wrong.tolerance:.2g}"

@@ -38,6 +38,7 @@ from baselines.interface import (
 from baselines.sam import SamSegmenter
 from mobilesam.errors import DataError, UnsupportedError, UsageError, WeightsError
 from mobilesam.export import runtime as exported
+from mobilesam.export.quantized import calibrate
 from mobilesam.export.runtime import MANIFEST_NAME, Source, open_graph
 from mobilesam.export.writer import export_model
 from mobilesam.model.mobile_sam import PIXEL_MEAN, PIXEL_STD, build_mobile_sam
@@ -73,7 +74,9 @@ def reference() -> SamSegmenter:
 def folder(request, tmp_path_factory) -> Path:
     pytest.importorskip(exported.PACKAGES[request.param])
     path = tmp_path_factory.mktemp("exported") / request.param
-    export_model(tiny_sam(), path, request.param, source=SOURCE, int8=request.param == "onnx")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    ranges = calibrate(tiny_sam(), [noise]) if request.param == "openvino" else None
+    export_model(tiny_sam(), path, request.param, source=SOURCE, int8=True, ranges=ranges)
     return path
 
 
@@ -168,11 +171,10 @@ def test_it_is_counted_as_the_architecture_it_was_exported_from(model: ExportedS
 
 
 def test_int8_runs_its_own_files(folder: Path) -> None:
-    if folder.name != "onnx":
-        pytest.skip("int8 is for ONNX alone")
     image, prompts = image_of(50, 83), prompts_of("box", 2, 50, 83)
     answers = []
-    for build in (adapter.build_onnx, adapter.build_onnx_int8):
+    int8 = {"onnx": adapter.build_onnx_int8, "openvino": adapter.build_openvino_int8}
+    for build in (BUILD[folder.name], int8[folder.name]):
         model = build(options_for(folder))
         answers.append(model.decode(model.encode(model.prepare(image)), prompts).low_res_logits)
     assert not np.array_equal(*answers)

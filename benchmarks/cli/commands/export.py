@@ -25,7 +25,16 @@ def export(
     /,
     *,
     to: Annotated[str, Parameter(help="onnx or openvino.")],
-    int8: Annotated[bool, Parameter(help="ONNX: quantised files as well.")] = False,
+    int8: Annotated[bool, Parameter(help="Quantised files as well.")] = False,
+    calibration: Annotated[
+        Path | None,
+        Parameter(
+            metavar="FOLDER",
+            help="OpenVINO with --int8: images such as will be encoded, none that is evaluated. "
+            "Without it, ranges in this package are used; they are of the shipped weights.",
+        ),
+    ] = None,
+    calibration_images: Annotated[int, Parameter(help="So many images of the folder.")] = 32,
     weights: Annotated[tuple[str, ...], Parameter(metavar="NAME=PATH", help="Local weights.")] = (),
     offline: bool = False,
     trust: bool = False,
@@ -40,6 +49,8 @@ def export(
     chosen = next((each for each in TARGETS if each == to), None)
     if chosen is None:
         raise UsageError(f"unknown --to {to!r}; choose from {', '.join(TARGETS)}")
+    if calibration is not None and not (int8 and chosen == "openvino"):
+        raise UsageError("--calibration is for --to openvino --int8; omit it")
     entry = select_one(EXPORTABLE)
     policy = weights_policy(ModelArguments(weights=weights, offline=offline, trust=trust))
     for name in policy.overrides:
@@ -50,7 +61,7 @@ def export(
         entry, policy, on_fallback=lambda error: reasons.append(f": {error.reason}")
     )
     sys.stderr.write(f"weights: {checkpoint.description}{''.join(reasons)}\n")
-    manifest = _export(checkpoint, chosen, out, int8=int8)
+    manifest = _export(checkpoint, chosen, out, int8, calibration, calibration_images)
     if json:
         print_json({"folder": str(out), **manifest.model_dump(mode="json")})
         return 0
@@ -68,14 +79,25 @@ def export(
     return 0
 
 
-def _export(checkpoint: Checkpoint, target: Target, out: Path, *, int8: bool) -> Manifest:
+def _export(
+    checkpoint: Checkpoint,
+    target: Target,
+    out: Path,
+    int8: bool,
+    calibration: Path | None,
+    n_images: int,
+) -> Manifest:
     from benchmarks.records.run_folder import held
+    from mobilesam.export.quantized import find_ranges
     from mobilesam.export.runtime import Source
     from mobilesam.export.writer import check_target, export_model
     from mobilesam.model.mobile_sam import load_mobile_sam
 
-    check_target(target, int8=int8)
+    check_target(target)
     sam = load_mobile_sam(checkpoint.path)
+    ranges = None
+    if int8 and target == "openvino":
+        ranges = find_ranges(sam, calibration, n_images)
     source = Source(kind="file", sha256=checkpoint.sha256, n_bytes=checkpoint.n_bytes)
     with held(out):
-        return export_model(sam, out, target, source=source, int8=int8)
+        return export_model(sam, out, target, source=source, int8=int8, ranges=ranges)

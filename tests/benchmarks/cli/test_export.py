@@ -57,7 +57,11 @@ def test_invalid_options(run: Any, weights: str, tmp_path: Path) -> None:
     assert "unknown --to 'tflite'; choose from onnx, openvino" in done.err
     done = run("export", str(tmp_path / "x"), "--to=openvino", "--int8", "--weights", weights)
     assert done.code == 2
-    assert "int8 is available for ONNX only" in done.err
+    assert "give a folder with some 30 images for calibration" in done.err
+    calibration = f"--calibration={tmp_path}"
+    done = run("export", str(tmp_path / "x"), "--to=openvino", calibration, "--weights", weights)
+    assert done.code == 2
+    assert "--calibration is for --to openvino --int8" in done.err
     assert not (tmp_path / "x").exists()
 
 

@@ -46,10 +46,11 @@ def test_every_backend_equals_the_reference(sam: Sam, name: str) -> None:
 def test_default_backends_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr("mobilesam.fast.kernels.computes_bf16", lambda: True)
+    monkeypatch.setattr(backends, "computes_int8", lambda: True)
     assert backends.default_names() == ("plain", "ultralytics", "fast", "bf16")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert backends.default_names()[:3] == ("plain", "authors", "ultralytics")
-    assert backends.default_names()[-1] == "openvino-bf16"
+    assert backends.default_names()[-2:] == ("openvino-bf16", "int8")
     assert set(backends.default_names()) <= set(backends.names())
 
 

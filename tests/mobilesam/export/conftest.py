@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from segment_anything.modeling import Sam
 from small_export import RANDOM, tiny_sam
 
+from mobilesam.export.quantized import calibrate
 from mobilesam.export.runtime import PACKAGES
 from mobilesam.export.writer import export_model
 
@@ -24,5 +26,7 @@ def folder(
     """Folder of the exported model, which tests must not change."""
     pytest.importorskip(PACKAGES[request.param])
     path = tmp_path_factory.mktemp("exported") / request.param
-    export_model(sam, path, request.param, source=RANDOM, int8=request.param == "onnx")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    ranges = calibrate(sam, [noise]) if request.param == "openvino" else None
+    export_model(sam, path, request.param, source=RANDOM, int8=True, ranges=ranges)
     return path
