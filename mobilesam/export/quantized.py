@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mobilesam.errors import DataError, UsageError
 from mobilesam.fast.inference import folded
 from mobilesam.frozen_model import FrozenModel
+from mobilesam.inputs import resize_image
 from mobilesam.model.tiny_vit import Attention, LayerNorm2d, TinyViT, TinyVitBlock
 
 CALIBRATION_IMAGES = 32
@@ -106,8 +107,6 @@ def _read_images(folder: Path, n_images: int) -> Iterator[np.ndarray]:
 @torch.inference_mode()
 def calibrate(sam: Sam, images: Iterable[np.ndarray]) -> Ranges:
     """Ranges of activations: the means, over (H, W, 3) uint8 RGB images, of minimum and maximum."""
-    from segment_anything.utils.transforms import ResizeLongestSide
-
     encoder = folded(cast("TinyViT", sam.image_encoder))
     sums: dict[str, np.ndarray] = {}
 
@@ -129,9 +128,10 @@ def calibrate(sam: Sam, images: Iterable[np.ndarray]) -> Ranges:
                     module, given, qkv
                 )
             )
-    resize, count = ResizeLongestSide(int(sam.image_encoder.img_size)), 0
+    side, count = int(sam.image_encoder.img_size), 0
     for image in images:
-        pixels = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1)
+        resized = np.ascontiguousarray(resize_image(image, side))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)
         encoder(sam.preprocess(pixels.to(sam.pixel_mean.device)[None]).cpu())
         count += 1
     weights = {name: _rms(layer) for name, layer in _quantised(encoder)}

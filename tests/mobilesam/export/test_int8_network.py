@@ -32,10 +32,10 @@ def test_embeddings_are_close_to_those_in_float(folder: Path) -> None:
     sam = tiny_sam().eval()
     network = Int8MobileSam(sam, folder)
     image = torch.from_numpy(np.array(Image.open(folder / "a.png")))
-    pixels = sam.preprocess(torch.stack([image, image.flip(0)]).permute(0, 3, 1, 2).float())
+    pixels = sam.preprocess(torch.stack([image, image]).permute(0, 3, 1, 2).float())
     wanted, found = FastMobileSam(sam).encode(pixels), network.encode(pixels)
     assert found.shape == wanted.shape
-    assert 1e-3 < (found - wanted).norm() / wanted.norm() < 0.2
+    assert 1e-3 < (found - wanted).norm() / wanted.norm() < 0.1
     copied = pickle.loads(pickle.dumps(network))
     assert torch.equal(copied.encode(pixels), found)
 
