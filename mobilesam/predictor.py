@@ -210,8 +210,8 @@ class MobileSam:
             precision: What to compute in; see `mobilesam.fast.inference.FastMobileSam`. "int8" has
                 8-bit products in the encoder, on processors with AVX-512 VNNI or AMX; it needs
                 OpenVINO and onnx.
-            skip_padding: Do not compute the padding of images that are not square: a fifth less
-                time for 4:3, and slightly other masks. Not for "int8".
+            skip_padding: Do not compute the padding of images that are not square: less time,
+                and slightly other masks. Not for "int8".
             calibration: For "int8", a folder with some 30 images such as will be encoded, on which
                 ranges of activations are measured (a second or two an image). None takes those
                 in this package, which are of the shipped weights.
