@@ -26,11 +26,16 @@ class _DeferredPackage(ModuleType):
 
 
 def defer_package(name: str) -> None:
-    """Defers the `__init__` of a package unless it is imported already, or not installed.
+    """Defers the `__init__` of a package, if it can be imported and is not imported yet.
 
     `importlib.util.LazyLoader` executes a package as soon as one of its submodules is imported.
     """
-    spec = None if name in sys.modules else find_spec(name)
+    if name in sys.modules:
+        return
+    try:
+        spec = find_spec(name)
+    except ImportError:  # of a finder that refuses the package
+        return
     if spec is not None:
         package = sys.modules[name] = module_from_spec(spec)
         package.__class__ = _DeferredPackage
