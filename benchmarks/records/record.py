@@ -119,6 +119,7 @@ class LatencyRow(FrozenModel):
     warmup_calls: int = 0
     warnings: tuple[str, ...] = ()
     samples_ms: tuple[tuple[float, ...], ...] = ()
+    run: str | None = Field(default=None, description="id of its run, in merged records only")
 
 
 class MemoryRow(FrozenModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.evaluation.comparison import LEVEL
@@ -10,12 +10,12 @@ from benchmarks.latency.timer import NOTHING_MS
 from benchmarks.paper.verdicts import ClaimVerdict, tally_text
 from benchmarks.prompts.protocols import GROUND_TRUTH
 from benchmarks.records.environment import NOISY
-from benchmarks.records.record import MiouRow, RunRecord
+from benchmarks.records.record import LatencyRow, MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.frames import accuracy_latency_frame, decode_frame
-from benchmarks.report.labels import joined, points_text
+from benchmarks.report.labels import data_label, dataset_label, joined, points_text, times_as
 from benchmarks.tables import record_queries as queries
-from benchmarks.tables.formatting import MIB, milliseconds, number, percent
+from benchmarks.tables.formatting import MIB, milliseconds, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
 
 Statement = tuple[str, str]
@@ -25,14 +25,17 @@ Times = dict[str, tuple[float, Spread | None]]
 Relation = Literal["equal", "tied", "different", "untested"]
 MARGIN = 0.01
 """Two accuracies are equal if the interval of their difference is within this, one point."""
+FEW_CALLS = 5
+"""Times of fewer calls are approximate."""
 FEW_IMAGES = 30
 """Accuracy on fewer images has a caution."""
+ORACLE = "The scored mask was chosen with the ground truth, which is unknown in use."
 SINGLE_CALL = 1.5
 """A time of a single call, which has no spread, is taken as uncertain by this factor."""
 
 _UNDECIDED: Statement = (
     "This record cannot say which model to run.",
-    "Advice needs an accuracy against ground truth, or a time, of a model with weights.",
+    "Advice needs accuracies of two models against ground truth, or a time of one with weights.",
 )
 
 
@@ -47,12 +50,34 @@ class Finding(NamedTuple):
     why: str
 
 
+class Timing(NamedTuple):
+    """Where a time comes from: its run, if the record is merged, and its number of calls."""
+
+    run: str
+    calls: int
+
+    @classmethod
+    def of(cls, row: LatencyRow | None) -> Timing:
+        """That of a row."""
+        return cls("", 0) if row is None else cls(row.run or "", row.n)
+
+
+def doubt(one: Timing | Candidate, other: Timing | Candidate) -> str:
+    """Why the ratio of two times is approximate; empty if it is not."""
+    calls = (one.calls, other.calls)
+    few = "few calls" if any(0 < n < FEW_CALLS for n in calls) else ""
+    few = "one call each" if calls == (1, 1) else few
+    return ", ".join(filter(None, (few, "times of two runs" if one.run != other.run else "")))
+
+
 class Candidate(NamedTuple):
     """A model that advice may recommend under one protocol and setup."""
 
     row: MiouRow
     ms: float
     spread: Spread | None
+    run: str
+    calls: int
 
     @property
     def model(self) -> str:
@@ -80,8 +105,7 @@ def findings(record: RunRecord, verdicts: Sequence[ClaimVerdict]) -> list[Findin
     for setup in queries.setups(record):
         facts += _time_facts(record, setup)
     if verdicts:
-        text = "Published claims, as far as this record tests them."
-        facts.append((text, f"{tally_text(verdicts)}."))
+        facts.append((f"{tally_text(verdicts)}.", "Published claims; the ledger lists each."))
     cautions = list(_cautions(record))
     if not advice:
         cautions.insert(0, _UNDECIDED)
@@ -120,7 +144,8 @@ def candidate_rows(record: RunRecord, protocol: Protocol) -> list[MiouRow]:
 def candidates(record: RunRecord, setup: Setup, protocol: Protocol) -> tuple[list[Candidate], str]:
     """Candidates with an accuracy and a time, best first, and the label of the time."""
     points, label, _ = accuracy_latency_frame(record, setup, protocol)
-    times = {point["model"]: (point["ms"], point["spread"]) for point in points.to_dict("records")}
+    names = ("ms", "spread", "run", "calls")
+    times = {p["model"]: tuple(p[name] for name in names) for p in points.to_dict("records")}
     rows = [row for row in candidate_rows(record, protocol) if row.model in times]
     found = [Candidate(row, *times[row.model]) for row in rows]
     return sorted(found, key=lambda each: (-each.miou, each.ms)), label
@@ -180,14 +205,43 @@ def answer(record: RunRecord, setup: Setup | None, protocol: Protocol | None) ->
         found, label = list[Candidate](), ""
         if setup is not None:
             found, label = candidates(record, setup, protocol)
+        if only := _only(record, protocol, found, label):
+            return only
         if not found:
             return _by_accuracy(record, protocol)
         chosen = choose(record, found)
         reason, times, accuracies = _why(record, protocol, found, chosen, label)
-        return f"Run {chosen.model}: {reason}.", f"mIoU {accuracies}. Time, {times}."
+        where = data_label(record, protocol)
+        oracle = f" {ORACLE}" if _is_oracle(protocol) else ""
+        return (
+            f"Run {chosen.model}: {reason} ({where}).{oracle}",
+            f"mIoU {accuracies}. Time, {times}.",
+        )
     if setup is not None and (encode := _encode_times(record, setup, random=False)):
         return _by_time(setup, encode)
     return _UNDECIDED
+
+
+def _is_oracle(protocol: Protocol) -> bool:
+    return protocol.protocol.endswith("-oracle")
+
+
+def _only(
+    record: RunRecord, protocol: Protocol, found: Sequence[Candidate], label: str
+) -> Statement | None:
+    """The result of the only model with a time, or without times with an accuracy: no advice."""
+    rows = candidate_rows(record, protocol)
+    if len(found or rows) != 1:
+        return None
+    row = found[0].row if found else rows[0]
+    time = f", {label} {milliseconds(found[0].ms)}" if found else ""
+    others = [each for each in rows if each is not row]
+    measured = "has an accuracy and a time" if others else "was measured"
+    return (
+        f"Only {row.model} {measured} with prompts of {protocol.protocol}: mIoU "
+        f"{percent(row.miou or 0)} %{time} ({data_label(record, protocol)}).",
+        f"Without a time: {_accuracies(others)}." if others else "Advice needs two models.",
+    )
 
 
 def _accuracies(rows: Sequence[MiouRow]) -> str:
@@ -213,7 +267,9 @@ def _advice(record: RunRecord) -> Iterator[Statement]:
         faster: list[Statement] = []
         for protocol in shown:
             found, label = candidates(record, setup, protocol)
-            if found:
+            if len(found) == 1:
+                advised.add(protocol)
+            elif found:
                 chosen = choose(record, found)
                 reason, times, accuracies = _why(record, protocol, found, chosen, label)
                 choices.setdefault((chosen.model, reason, times), []).append((protocol, accuracies))
@@ -224,14 +280,15 @@ def _advice(record: RunRecord) -> Iterator[Statement]:
             names = ", ".join(protocol.protocol for protocol, _ in same)
             accuracy = "; ".join(f"{protocol.protocol}: {text}" for protocol, text in same)
             yield (
-                f"On {setup.label}, run {model} for prompts of {names}: {reason}.",
-                f"mIoU on {same[0][0].dataset}, {accuracy}. Time, {times}.",
+                f"On {setup.label}, run {model} for prompts of {names}: {reason} "
+                f"({data_label(record, same[0][0])}).",
+                f"mIoU, {accuracy}. Time, {times}.",
             )
         yield from faster
         if not shown and (encode := _encode_times(record, setup, random=False)):
             yield _by_time(setup, encode)
     for protocol in shown:
-        if protocol not in advised:
+        if protocol not in advised and len(candidate_rows(record, protocol)) > 1:
             yield _by_accuracy(record, protocol)
 
 
@@ -250,18 +307,18 @@ def _by_accuracy(record: RunRecord, protocol: Protocol) -> Statement:
     best, *others = rows = candidate_rows(record, protocol)
     found = {row.model: relation(record, best, row) for row in others}
     equal, tied = ([m for m in found if found[m] == kind] for kind in ("equal", "tied"))
-    if not others:
-        reason = "no other has an accuracy here"
-    elif equal or tied:
+    if equal or tied:
         reason = "no other is measurably more accurate"
     else:
         certain = "untested" not in found.values()
-        reason = "it is the most accurate here" if certain else "it has the highest mIoU here"
+        reason = "it is the most accurate" if certain else "it has the highest mIoU"
+        reason += f" of the {len(rows)} models measured"
     if tied:
         reason += f"; {joined(tied)} cannot be distinguished from it on {best.n_images} images"
     return (
-        f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason}.",
-        f"mIoU on {protocol.dataset}: {_accuracies(rows)}. No time was measured.",
+        f"For prompts of {protocol.protocol}, run {joined([best.model, *equal], 'or')}: {reason} "
+        f"({data_label(record, protocol)}).{f' {ORACLE}' if _is_oracle(protocol) else ''}",
+        f"mIoU {_accuracies(rows)}. No time was measured.",
     )
 
 
@@ -278,11 +335,14 @@ def _why(
     open_ones = [c for c in found if relations.get(c.model) == "tied"]
     alike = sorted((*equal, *open_ones), key=lambda c: c.ms)
     same_time = [c for c in alike if not chosen.faster_than(c) and not c.faster_than(chosen)]
-    if not relations:
-        reason = "it alone has an accuracy and a time here"
-    elif not alike:
+    timed = {each.model for each in found}
+    untimed = [row for row in candidate_rows(record, protocol) if row.model not in timed]
+    if not alike:
         certain = "untested" not in relations.values()
         reason = "it is the most accurate" if certain else "it has the highest mIoU"
+        reason += f" of the {len(found)} models {'timed here' if untimed else 'measured'}"
+        if [c for c in found if not is_floor(record, c.model)] == [chosen]:
+            reason += ", and the only network"
     else:
         reason = "no other is measurably more accurate"
         if same_time:
@@ -295,12 +355,10 @@ def _why(
         reason += (
             f"; {joined(faster)} cannot be distinguished from it on {chosen.row.n_images} images"
         )
-    timed = {each.model for each in found}
-    untimed = [row for row in candidate_rows(record, protocol) if row.model not in timed]
     accuracies = _accuracies([chosen.row, *(each.row for each in alike)])
     if untimed:
         accuracies += f" (without a time: {_accuracies(untimed)})"
-        if any(
+        if alike and any(
             (row.miou or 0) > chosen.miou
             and relation(record, chosen.row, row) in ("different", "untested")
             for row in untimed
@@ -311,8 +369,8 @@ def _why(
         if other in same_time:
             return "no measurable difference"
         if other.ms < chosen.ms:
-            return f"{number(chosen.ms / other.ms)} times as fast"
-        return f"{number(other.ms / chosen.ms)} times as long"
+            return times_as(chosen.ms / other.ms, "fast", doubt=doubt(chosen, other))
+        return times_as(other.ms / chosen.ms, "long", doubt=doubt(chosen, other))
 
     ratios = (f"{each.model} {milliseconds(each.ms)}, {compared(each)}" for each in alike)
     times = "; ".join((f"{label}: {chosen.model} {milliseconds(chosen.ms)}", *ratios))
@@ -322,18 +380,30 @@ def _why(
 def _faster(
     record: RunRecord, setup: Setup, found: Sequence[Candidate], chosen: Candidate, label: str
 ) -> Iterator[Statement]:
-    """Networks on the front that are measurably faster than the choice and than each other."""
-    last = chosen
+    """Networks on the front that are measurably faster than the choice and than each other.
+
+    One that cannot be distinguished from the best baseline without a network must be measurably
+    faster than it.
+    """
+    last, floors = chosen, [each for each in found if is_floor(record, each.model)]
     for each in reversed(front_of(found)):
         if not each.faster_than(last) or is_floor(record, each.model):
+            continue
+        shown = ""
+        for base in floors[:1]:
+            known = relation(record, each.row, base.row) if each.miou > base.miou else "tied"
+            if known != "different":
+                shown = f"; it was not shown to be more accurate than {base.model}"
+        if shown and known != "untested" and not each.faster_than(base):
             continue
         last = each
         chance = relation(record, each.row, chosen.row) in ("equal", "tied")
         yield (
             f"On {setup.label}, where time matters more, run {each.model}: it is "
-            f"{number(chosen.ms / each.ms)} times as fast as {chosen.model}, and its mIoU with "
-            f"{each.row.protocol} is {points_text(chosen.miou - each.miou)} lower"
-            f"{', which may be chance' if chance else ''}.",
+            f"{times_as(chosen.ms / each.ms, 'fast', chosen.model, doubt(chosen, each))}, and its "
+            f"mIoU with {each.row.protocol} is {points_text(chosen.miou, each.miou)} lower"
+            f"{', which may be chance' if chance else ''}{shown} "
+            f"({data_label(record, queries.protocol_of(each.row))}).",
             f"{label} {milliseconds(each.ms)} against {milliseconds(chosen.ms)}; mIoU "
             f"{percent(each.miou)} % against {percent(chosen.miou)} %.",
         )
@@ -345,7 +415,8 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
         rows = candidate_rows(record, protocol)
         floors = [row for row in rows if is_floor(record, row.model)]
         networks = [row for row in rows if row not in floors]
-        where, best = f"with {protocol.protocol} prompts", (networks or rows)[0]
+        best, data = (networks or rows)[0], data_label(record, protocol)
+        where = f"with prompts of {protocol.protocol}"
         for base in floors[:1]:
             for index, row in enumerate(networks):
                 gap, known = (row.miou or 0) - (base.miou or 0), relation(record, row, base)
@@ -353,18 +424,19 @@ def _accuracy_facts(record: RunRecord) -> Iterator[Statement]:
                 if index > 0 and (gap >= 0 or alike):
                     continue
                 side = "above" if gap > 0 else "below"
-                text = f"{row.model} is {points_text(gap)} {side} {base.model}, the best baseline "
+                apart = points_text(row.miou or 0, base.miou or 0)
+                text = f"{row.model} is {apart} {side} {base.model}, the best baseline "
                 text += f"without a network, {where}"
                 if alike:
                     text = f"{row.model} and {base.model}, the best baseline without a network, "
-                    text += f"cannot be distinguished {where}: they are {points_text(gap)} apart"
-                yield f"{text}.", f"mIoU {_accuracies([row, base])} ({protocol.dataset})."
+                    text += f"cannot be distinguished {where}: they are {apart} apart"
+                yield f"{text} ({data}).", f"mIoU {_accuracies([row, base])}."
         sizes, n = best.by_size, best.n_by_size
         if sizes.small is not None and sizes.large is not None:
             yield (
                 f"Objects by size, {best.model}, {protocol.protocol}: small "
-                f"{percent(sizes.small)} %, large {percent(sizes.large)} %.",
-                f"n = {n.small or 0:.0f} and {n.large or 0:.0f} ({protocol.dataset}).",
+                f"{percent(sizes.small)} %, large {percent(sizes.large)} % ({data}).",
+                f"n = {n.small or 0:,.0f} and {n.large or 0:,.0f}.",
             )
 
 
@@ -390,6 +462,50 @@ def fastest_of(times: Times) -> tuple[list[str], str]:
     return [model for model in order if not least.below(_bounds(*times[model]))], order[-1]
 
 
+class Slope(NamedTuple):
+    """Time in ms of one more prompt, from the first to the last of decode rows."""
+
+    ms: float
+    spread: Spread
+    rows: Sequence[dict[str, Any]]
+
+    @property
+    def few_calls(self) -> bool:
+        """Whether an end has few calls."""
+        return any(0 < self.rows[end]["row"].n < FEW_CALLS for end in (0, -1))
+
+    @property
+    def text(self) -> str:
+        """As printed."""
+        return milliseconds(self.ms) if self.ms > 0 else "no measurable time"
+
+
+def slopes(frame: Any) -> dict[str, Slope]:
+    """Slopes of a decode frame, of the models with the most common numbers of prompts."""
+    rows = [row for row in frame.to_dict("records") if row["slope_ms"] is not None]
+    by_span = queries.grouped(
+        ((own[0]["n_prompts"], own[-1]["n_prompts"]), own)
+        for own in queries.grouped((row["model"], row) for row in rows).values()
+    )
+    found = {}
+    for own in max(by_span.values(), key=len, default=[]):
+        (low, high), (least, most) = (
+            _bounds(own[end]["value"], own[end]["spread"]).bounds for end in (0, -1)
+        )
+        span = own[-1]["n_prompts"] - own[0]["n_prompts"]
+        bounds = ((least - high) / span, (most - low) / span)
+        found[own[0]["model"]] = Slope(own[0]["slope_ms"], Spread(bounds, is_range=True), own)
+    return found
+
+
+def extreme_slopes(found: Mapping[str, Slope]) -> tuple[list[str], list[str]]:
+    """The model with the least slope and that with the most, each before those that tie with it."""
+    order = sorted(found, key=lambda model: found[model].ms)
+    least, most = found[order[0]].spread, found[order[-1]].spread
+    low = [model for model in order if not least.below(found[model].spread)]
+    return low, [model for model in reversed(order) if not found[model].spread.below(most)]
+
+
 def _times_text(times: Times) -> str:
     order = sorted(times, key=lambda model: times[model][0])
     return f"Encode: {', '.join(f'{model} {milliseconds(times[model][0])}' for model in order)}"
@@ -406,30 +522,23 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
         verb = "is the fastest" if len(fastest) == 1 else "are the fastest, a tie"
         text = f"Image encoders on {setup.label}: {joined(fastest)} {verb}"
         if slowest not in fastest:
-            ratio = number(encode[slowest][0] / encode[fastest[0]][0])
-            text += f"; {slowest} takes {ratio} times as long as {fastest[0]}"
+            ends = (queries.find_latency(record, setup, m, "encode") for m in (slowest, fastest[0]))
+            ratio, why = encode[slowest][0] / encode[fastest[0]][0], doubt(*map(Timing.of, ends))
+            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0], why)}"
         yield f"{text}.", f"{_times_text(encode)}{_tie_text(fastest)}."
-    frame = decode_frame(record, setup)
-    decoders: dict[str, list[dict[str, Any]]] = {}
-    for row in frame.to_dict("records"):
-        network = row["row"].decode_kind == "decoder" and row["slope_ms"] is not None
-        if network and not queries.is_for_tests(record, row["model"]):
-            decoders.setdefault(row["model"], []).append(row)
+    decoders = {
+        model: slope
+        for model, slope in slopes(decode_frame(record, setup)).items()
+        if slope.rows[0]["row"].decode_kind == "decoder" and not queries.is_for_tests(record, model)
+    }
     if decoders:
-        least = min(decoders, key=lambda model: decoders[model][0]["slope_ms"])
+        (least, *tied), _ = extreme_slopes(decoders)
         own = decoders[least]
-        last = {
-            model: (rows[-1]["value"], rows[-1]["spread"])
-            for model, rows in decoders.items()
-            if rows[-1]["n_prompts"] == own[-1]["n_prompts"]
-        }
-        why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own)
-        fastest, _ = fastest_of(last)
-        slope, n_most = own[0]["slope_ms"], own[-1]["n_prompts"]
-        cost = milliseconds(slope) if slope > 0 else "no measurable time"
-        text = f"{least} takes {cost} for each further prompt on one image"
-        if others := [model for model in fastest if model != least]:
-            text += f"; with {n_most} prompts it ties with {joined(others)}"
+        why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own.rows)
+        about = "about " * own.few_calls
+        text = f"{least} takes {about}{own.text} for each further prompt on one image"
+        if tied:
+            text += f", a tie with {joined(tied)}"
         elif len(decoders) > 1:
             text += f", the least of {len(decoders)} decoders"
         yield f"{text} ({setup.label}).", f"{why}."
@@ -459,11 +568,13 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
     files = [r for r in record.models if r.weights.kind == "file" and r.model in measured]
     custom = [r.model for r in files if not (r.weights.official or r.weights.shipped)]
     shipped = queries.grouped((r.weights.shipped, r.model) for r in files if r.weights.shipped)
-    shown = main_protocols(record)
-    dataset = next((protocol.dataset for protocol in shown), "")
-    n_images = max((row.n_images for p in shown for row in candidate_rows(record, p)), default=0)
-    few = [f"{n_images}"] if 0 < n_images < FEW_IMAGES else []
-    drawn = [dataset] if dataset.startswith("synthetic:") else []
+    shown = [p for p in queries.protocols(record) if p.reference == GROUND_TRUTH]
+    images = queries.grouped(
+        (p.dataset, row.n_images) for p in shown for row in candidate_rows(record, p)
+    )
+    few = [dataset_label(d, max(n)) for d, n in images.items() if 0 < max(n) < FEW_IMAGES]
+    drawn = [each for each in images if each.startswith("synthetic:")]
+    oracle = [p.protocol for p in main_protocols(record) if _is_oracle(p)]
     errors = [row.model for row in record.models if row.status == "error"]
     failed = unique((*errors, *(each.culprit for each in record.failures)))
     noisy = [each.removeprefix(NOISY) for each in record.warnings if each.startswith(NOISY)]
@@ -478,11 +589,9 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
         if row.reference == GROUND_TRUTH and queries.has_accuracy(row)
         if (why := queries.incomparable(record, row)) is not None
     )
-    processes: dict[str, set[int]] = {name: set() for name in names}
-    for row in record.latency:
-        if row.status == "ok":
-            processes[row.model].add(row.processes)
-    once = [model for model in names if processes[model] == {1}]
+    timings = queries.grouped((row.model, row) for row in record.latency if row.status == "ok")
+    short = [m for m in names if any(0 < row.n < FEW_CALLS for row in timings.get(m, ()))]
+    once = [m for m in names if m not in short and {r.processes for r in timings.get(m, ())} == {1}]
     other_weights = "Their accuracy is that of the weights whose hash is in the tables."
     ranges = "Ranges over its calls leave out the variation between processes"
     table: tuple[tuple[Sequence[str], str, str], ...] = (
@@ -496,12 +605,16 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
             (unique(own), "Left out of comparisons with other models: {}.", why)
             for why, own in left_out.items()
         ),
-        (drawn, "Accuracy was measured on drawn scenes, not on photos.", f"Dataset {dataset}."),
-        (few, "Accuracy was measured on {} images: it shows large differences only.",
-         f"Dataset {dataset}; intervals show how uncertain it is."),
+        (drawn, "Accuracy on drawn scenes says little about photos: {}.", "Drawn data."),
+        (few, "Accuracy on few images shows large differences only: {}.",
+         "Intervals show how uncertain it is."),
+        (oracle, f"With prompts of {{}}: {ORACLE}", "This is an upper bound."),
         (failed, "Something failed: {}.", "See warnings and failures."),
         (doubts, "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."),
-        (noisy, "The machine was busy before a run.", f"{'; '.join(noisy)}."),
+        (["; ".join(noisy)] if noisy else [], "The machine was busy: {}.",
+         "Times may be too long, and vary more."),
+        (short, f"Some times are of fewer than {FEW_CALLS} calls: {{}}.",
+         "They hardly show how much times vary; use a longer profile."),
         (once, "Timed in one process only: {}.", f"{ranges}; use a longer profile."),
     )  # fmt: skip
     for subjects, text, why in table:

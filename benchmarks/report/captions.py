@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from benchmarks.evaluation.subgroups import SubgroupRow
+from benchmarks.evaluation.subgroups import Dimension, SubgroupRow
 from benchmarks.latency.timer import NOTHING_MS
-from benchmarks.prompts.protocols import click_sequence
+from benchmarks.prompts.protocols import click_sequence, reference_model
 from benchmarks.records.record import LatencyRow, RunRecord
 from benchmarks.report import advice, frames
-from benchmarks.report.advice import Candidate
-from benchmarks.report.labels import data_label, joined, points_text, prompt_label, protocol_title
+from benchmarks.report.advice import Candidate, Timing
+from benchmarks.report.labels import (
+    data_label,
+    joined,
+    points_text,
+    prompt_label,
+    protocol_title,
+    times_as,
+)
 from benchmarks.tables import record_queries as queries
 from benchmarks.tables.formatting import MILLION, milliseconds, number, percent
 from benchmarks.tables.record_queries import Protocol, Setup, model_names, unique
@@ -19,6 +26,15 @@ from benchmarks.tables.record_queries import Protocol, Setup, model_names, uniqu
 T = TypeVar("T")
 FAMILIES = {"box-jitter": "Boxes with moved sides", "point-offset": "Clicks off the middle"}
 """Titles of the families of disturbed prompts."""
+FEWEST_OBJECTS, FEWEST_IMAGES = 20, 5
+"""A message names no smaller group."""
+GROUPS: dict[Dimension, str] = {
+    "size": "{} objects",
+    "category": "{}",
+    "crowding": "images with {} objects",
+    "boundary complexity": "objects of boundary complexity {}",
+}
+"""A group of each dimension in a sentence."""
 STEPS = (("encode", "encode"), ("decode", "decode"), ("end to end", "end_to_end"))
 """Label and phase of the times in the plot of latency, of the fewest prompts measured."""
 
@@ -28,15 +44,6 @@ class Caption(NamedTuple):
 
     title: str
     message: str
-
-
-def times_as(ratio: float, word: str, other: str = "") -> str:
-    """A ratio above 1 in words, such as `2.51 times as fast as OTHER` or `slightly faster`."""
-    if ratio >= 1.05:
-        times = f"{ratio:,.0f}" if ratio >= 1000 else number(ratio)
-        return f"{times} times as {word}{other and f' as {other}'}"
-    comparative = {"fast": "faster", "many": "more", "long": "longer"}[word]
-    return f"slightly {comparative}{other and f' than {other}'}"
 
 
 def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Caption | None:
@@ -50,31 +57,38 @@ def accuracy_latency(record: RunRecord, setup: Setup, protocol: Protocol) -> Cap
 
 
 def _trade_off(record: RunRecord, chosen: Candidate, others: Sequence[Candidate]) -> str:
+    teacher = reference_model(chosen.row.reference)
+    noun = "mIoU" if teacher is None else "agreement"
     relations = {each.model: advice.relation(record, chosen.row, each.row) for each in others}
     slower = [c for c in others if chosen.faster_than(c) and relations[c.model] == "equal"]
     faster = [c for c in others if c.faster_than(chosen)]
     networks = [c for c in faster if c.miou < chosen.miou and not advice.is_floor(record, c.model)]
     if not others:
-        return f"{chosen.model} reaches {percent(chosen.miou)} % mIoU in {milliseconds(chosen.ms)}."
+        return (
+            f"{chosen.model} reaches {percent(chosen.miou)} % {noun} in {milliseconds(chosen.ms)}."
+        )
     if slower:
         other = max(slower, key=lambda each: each.ms)
         same = percent(chosen.miou) == percent(other.miou)
-        level = "the same mIoU" if same else "an mIoU equal to within one point"
-        return (
-            f"{chosen.model} is {times_as(other.ms / chosen.ms, 'fast', other.model)} at {level}."
-        )
+        level = f"the same {noun}" if same else f"an {noun} equal to within one point"
+        doubt = advice.doubt(chosen, other)
+        ratio = times_as(other.ms / chosen.ms, "fast", other.model, doubt)
+        return f"{chosen.model} is {ratio} at {level}."
     if networks:
         other = max(networks, key=lambda each: each.miou)
         by_chance = relations[other.model] in ("equal", "tied")
         return (
-            f"{chosen.model} has {points_text(chosen.miou - other.miou)} more mIoU than "
+            f"{chosen.model} has {points_text(chosen.miou, other.miou)} more {noun} than "
             f"{other.model}{', a gap that may be chance' if by_chance else ''}; {other.model} is "
-            f"{times_as(chosen.ms / other.ms, 'fast')}."
+            f"{times_as(chosen.ms / other.ms, 'fast', doubt=advice.doubt(chosen, other))}."
         )
     best = max(others, key=lambda each: each.miou)
     if chosen.miou > best.miou:
-        text = f"{chosen.model} has the highest mIoU, {points_text(chosen.miou - best.miou)} above "
+        gap = points_text(chosen.miou, best.miou)
+        text = f"{chosen.model} has the highest {noun}, {gap} above "
         return f"{text}{best.model}{'' if faster else ', and no model is measurably faster'}."
+    if teacher is not None:
+        return f"No model agrees measurably more with {teacher} than {chosen.model}."
     return f"No model is measurably more accurate than {chosen.model}."
 
 
@@ -98,7 +112,8 @@ def latency(record: RunRecord, setup: Setup) -> Caption | None:
             text += f"from {least}"
         if slowest not in fastest:
             ratio = times[slowest][0] / times[fastest[0]][0]
-            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0])}"
+            doubt = advice.doubt(*(Timing.of(rows[model]) for model in (slowest, fastest[0])))
+            text += f"; {slowest} takes {times_as(ratio, 'long', fastest[0], doubt)}"
         return Caption(title, f"{text}.")
     return None
 
@@ -127,8 +142,7 @@ def decode(record: RunRecord, setup: Setup) -> Caption | None:
         return None
     title = f"Decode time by number of prompts: {setup.label}"
     last = frame.groupby("model", sort=False).tail(1)
-    slopes = dict(zip(last["model"], last["slope_ms"], strict=True))
-    known, networks = _networks(record, {m: ms for m, ms in slopes.items() if ms is not None})
+    known, networks = _networks(record, advice.slopes(frame))
     if not known:
         row = min(last.to_dict("records"), key=lambda each: each["value"] / each["n_prompts"])
         return Caption(
@@ -136,15 +150,16 @@ def decode(record: RunRecord, setup: Setup) -> Caption | None:
             f"{row['model']} takes {milliseconds(row['value'] / row['n_prompts'])} a prompt"
             f"{', the least of all.' if len(last) > 1 else '.'}",
         )
-    least, most = _ends(known)
+    few = " (few calls)" if any(each.few_calls for each in known.values()) else ""
+    low, high = advice.extreme_slopes(known)
+    least, most = (f"{'about ' * bool(few)}{known[names[0]].text}" for names in (low, high))
     if len(known) == 1:
-        return Caption(title, f"Each further prompt costs {least} {_cost(known[least])}.")
-    ends = f"from {_cost(known[least])} ({least}) to {_cost(known[most])} ({most})"
-    return Caption(title, f"Each further prompt costs a {networks} {ends}.")
-
-
-def _cost(ms: float) -> str:
-    return milliseconds(ms) if ms > 0 else "no measurable time"
+        return Caption(title, f"Each further prompt costs {low[0]} {least}{few}.")
+    if set(low) & set(high):
+        text = f"The {len(known)} {networks}s do not differ measurably in the cost of a prompt"
+        return Caption(title, f"{text}{few}.")
+    ends = f"from {least} ({joined(low)}) to {most} ({joined(high)})"
+    return Caption(title, f"Each further prompt costs a {networks} {ends}{few}.")
 
 
 def _ends(values: Mapping[str, float]) -> tuple[str, str]:
@@ -191,22 +206,27 @@ def by_size(record: RunRecord, protocol: Protocol) -> Caption | None:
     title = protocol_title(record, protocol, "by object size")
     if not sizes:
         return Caption(title, f"{best['model']} reaches {number(best['value'], 1)} % mIoU.")
-    return Caption(title, _extremes(best["model"], {f"{k} objects": v for k, v in sizes.items()}))
+    groups = {f"{size} objects": value for size, value in sizes.items()}
+    return Caption(title, _extremes(best["model"], groups, protocol.reference))
 
 
-def _extremes(model: str, values: Mapping[str, float]) -> str:
+def _extremes(model: str, values: Mapping[str, float], reference: str) -> str:
     """The groups on which a model has its highest and its lowest accuracy, in percent."""
+    noun = "mIoU" if reference_model(reference) is None else "agreement"
     worst, top = _ends(values)
     low, high = (f"{number(values[name], 1)} %" for name in (worst, top))
     if len(values) == 1:
-        return f"{model} reaches {low} mIoU on {top}."
+        return f"{model} reaches {low} {noun} on {top}."
     if low == high:
-        return f"{model} has the same mIoU, {low}, on {joined(list(values))}."
-    return f"{model} has its highest mIoU on {top}, {high}, and its lowest on {worst}, {low}."
+        return f"{model} has the same {noun}, {low}, on {joined(list(values))}."
+    return f"{model} has its highest {noun} on {top}, {high}, and its lowest on {worst}, {low}."
 
 
 def subgroups(rows: Sequence[SubgroupRow]) -> str:
-    """The groups of one dimension that the most accurate model finds best and worst."""
+    """The large groups of one dimension that the most accurate model finds best and worst.
+
+    Empty without two groups of at least `FEWEST_OBJECTS` from `FEWEST_IMAGES`.
+    """
     by_model = queries.grouped((row.model, row) for row in rows)
 
     def mean(model: str) -> float:
@@ -215,7 +235,12 @@ def subgroups(rows: Sequence[SubgroupRow]) -> str:
         return sum(r.miou * r.n_instances for r in own) / max(1, sum(r.n_instances for r in own))
 
     best = max(by_model, key=lambda model: round(mean(model), 3))
-    return _extremes(best, {row.group: 100 * row.miou for row in by_model[best]})
+    large = {
+        GROUPS[row.dimension].format(row.group): 100 * row.miou
+        for row in by_model[best]
+        if row.n_instances >= FEWEST_OBJECTS and row.n_images >= FEWEST_IMAGES
+    }
+    return _extremes(best, large, rows[0].reference) if len(large) > 1 else ""
 
 
 def history(frame: Any, unit: str) -> str:
@@ -225,8 +250,9 @@ def history(frame: Any, unit: str) -> str:
     if len(values) < 2:
         return "No two of these runs compare."
     show = milliseconds if unit == "ms" else lambda value: f"{number(value, 1)} %"
-    ends = f"from {show(values[0])} to {show(values[-1])}"
-    return f"{model} went {ends} over {len(values)} comparable runs."
+    first, last, low, high = map(show, (values[0], values[-1], min(values), max(values)))
+    between = "" if {low, high} == {first, last} else f", between {low} and {high},"
+    return f"{model} went from {first} to {last}{between} over {len(values)} comparable runs."
 
 
 def by_protocol(record: RunRecord, group: Sequence[Protocol]) -> Caption | None:

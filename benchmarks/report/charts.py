@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import altair as alt
 
 from benchmarks.evaluation.subgroups import SubgroupRow
+from benchmarks.prompts.protocols import reference_model
 from benchmarks.records.record import RunRecord
 from benchmarks.report import captions, frames
-from benchmarks.report.labels import dataset_label, prompt_label
+from benchmarks.report.labels import dataset_label, prompt_label, with_reference
 from benchmarks.report.style import log_limits, model_styles, short_names
 from benchmarks.tables import columns as cells
 from benchmarks.tables.columns import ENDS, MODEL, RowColumn, spread_ends, text_column, value_column
@@ -28,6 +29,7 @@ from benchmarks.tables.table import Cell, Column, Table
 
 _SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond"}
 _SHAPES |= {"v": "triangle-down", "P": "cross"}
+_SHAPES["X"] = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
 """Vega's names of the matplotlib markers in `style.ModelStyle`."""
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _LEAST_AREA_PX2, _WANTED_LEAST_AREA_PX2, _MOST_AREA_PX2 = 60.0, 200.0, 2800.0
@@ -375,7 +377,8 @@ def decode_prompts(record: RunRecord, setup: Setup) -> Figure | None:
 def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure]:
     """Accuracy by subgroup, one figure for each protocol and dimension; models side by side."""
     found = []
-    for (protocol, dimension), part in by_dimension(rows).items():
+    compared = [row for row in rows if reference_model(row.reference) != row.model]
+    for (protocol, dimension), part in by_dimension(compared).items():
         sizes: dict[str, int] = {}
         for row in part:
             sizes[row.group] = max(row.n_instances, sizes.get(row.group, 0))
@@ -411,18 +414,19 @@ def subgroups(models: Sequence[str], rows: Iterable[SubgroupRow]) -> list[Figure
             "Bars: 95 % bootstrap interval over images, for three or more; n: instances.",
         ]
         if len(sizes) > len(shown):
-            notes.append(f"The {len(shown)} largest of {len(sizes)}; the table has all of them.")
+            notes.append(f"The {len(shown)} largest of {len(sizes)}.")
         figure = _figure(
             "subgroups",
-            f"{prompt_label(protocol.protocol)}, by {dimension}: {dataset_label(protocol.dataset)}",
+            f"{prompt_label(protocol.protocol)}, by {dimension}: "
+            f"{with_reference(dataset_label(protocol.dataset), protocol.reference)}",
             dimension,
             scope_of(protocol),
             f"mIoU of {', '.join(unique(frame['model']))} by {dimension}.",
             _layers(300, *_dots(base, frame, models, y), zoom=["y"]),
             COLUMNS,
-            [row for row in part if row.group in labels],
+            drawn := [row for row in part if row.group in labels],
             notes,
-            captions.subgroups(part),
+            captions.subgroups(drawn),
         )
         found.append(figure)
     return found
@@ -470,7 +474,7 @@ def robustness(record: RunRecord) -> list[Figure]:
 def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
     """One figure for every quantity of `models` that at least two runs measured.
 
-    Runs of one machine are side by side, in the order of time. Lines join comparable runs; times
+    Times of one machine are side by side, in the order of time. Lines join comparable runs; times
     have a log scale.
     """
     found = []
@@ -506,14 +510,15 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
             ),
         )
 
-        notes = [
-            "Runs of one machine are side by side, in the order of time, evenly spaced, with day "
-            f"and commit. Bars: {cells.bars_text(frame['spread'])}."
-        ]
+        same, side = "data, prompts and weights", "Runs"
         if timed:
-            notes.append("Lines join runs of the same machine, threads and allocator only.")
-        if any(frame["teacher"]):
-            notes.append("Lines join runs of the same machine and weights of the teacher only.")
+            same = "machine, threads, allocator and libraries, if the machine was idle before them"
+            side = "Runs of one machine side by side"
+        notes = [
+            f"{side}, in the order of time, evenly spaced, with day and commit. Bars: "
+            f"{cells.bars_text(frame['spread'])}.",
+            f"Lines join only runs of the same {same}.",
+        ]
         columns = (
             text_column("Run", "run", get=["run.id"]),
             text_column("Date", "created_utc", get=["run.created_utc"]),
@@ -526,7 +531,7 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
                 Column("Commit", ("git_commit",)),
                 lambda r: Cell(_commit(r.run), (r.run.environment.git_commit,)),
             ),
-            text_column("Machine", "machine", get=["where"]),
+            text_column("Conditions", "machine", get=["where"]),
         )
         title = f"History: {name}, {condition.label}"
         chart = _layers(

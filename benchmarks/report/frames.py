@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 from typing import Any
 
 from baselines.registry import split_size
 from benchmarks.prompts.protocols import disturbance
-from benchmarks.records.record import Environment, RunRecord
+from benchmarks.records.environment import NOISY
+from benchmarks.records.record import Environment, LatencyRow, MiouRow, RunRecord
 from benchmarks.records.statistics import Spread
 from benchmarks.report.style import short_names
 from benchmarks.tables import record_queries as queries
@@ -28,6 +30,8 @@ HISTORY_TIMES = (
     ("encode", "encode", None),
     ("decode", "decode", 1),
 )
+_RUNTIMES = ("torch", "onnxruntime", "openvino")
+"""Libraries that determine times."""
 
 
 def object_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
@@ -120,16 +124,19 @@ def accuracy_latency_frame(
 
     The time is end to end for all models, or encode plus one decode for all: the latter only if end
     to end is missing for a model with an accuracy and the sum is missing for no more models.
-    Columns: model, value (mIoU in percent), low, high, ms, ms_low, ms_high, spread (of ms),
+    Columns: model, value (mIoU in percent), low, high, ms, ms_low, ms_high, spread (of ms), run
+    (that measured the time, in merged records), calls (least number in a phase; 0 if unknown),
     parameters (used in the forward pass; None if not counted), label (printed beside the point),
     size_px (of the network's input; None if unknown), curve (model whose style and line the points
     of several input sizes share; None for a single point).
     """
 
+    def parts(model: str, *phases: tuple[str, int | None]) -> list[LatencyRow | None]:
+        return [queries.find_latency(record, setup, model, *phase) for phase in phases]
+
     def encode_decode(model: str) -> tuple[float, Spread | None] | None:
         """Sum of two medians; the sum of the ends of their intervals is conservative."""
-        encode = timed(queries.find_latency(record, setup, model, "encode"))
-        decode = timed(queries.find_latency(record, setup, model, "decode", 1))
+        encode, decode = (timed(row) for row in parts(model, ("encode", None), ("decode", 1)))
         if encode is None or decode is None:
             return None
         total, one, other = encode[0] + decode[0], encode[1], decode[1]
@@ -159,8 +166,12 @@ def accuracy_latency_frame(
             ms, spread = time
             low, high = (None, None) if spread is None else spread.bounds
             row = {"model": model, "ms": ms, "ms_low": low, "ms_high": high, "spread": spread}
-            parameters = queries.used_parameters(record, model)
-            rows.append({**row, **_value(*accurate[model]), "parameters": parameters})
+            row["parameters"] = queries.used_parameters(record, model)
+            steps = (("encode", None), ("decode", 1)) if use_sums else (("end_to_end", None),)
+            timings = [each for each in parts(model, *steps) if each is not None]
+            row["run"] = "+".join(unique(each.run or "" for each in timings))
+            row["calls"] = min(each.n for each in timings)
+            rows.append(row | _value(*accurate[model]))
     shown = [row["model"] for row in rows]
     without = [model for model in models if means[model] is None]
     random = [model for model in without if queries.has_random_weights(record, model)]
@@ -316,9 +327,28 @@ def percent_limits(values: Iterable[float]) -> tuple[float, float]:
 
 
 def machine_label(environment: Environment) -> str:
-    """CPU, GPUs, threads and allocator, which must be equal for times of two runs to compare."""
-    parts = (environment.cpu, *environment.gpu, f"{environment.threads} threads")
-    return clean(", ".join((*parts, environment.allocator)))
+    """CPU, its features, GPUs, threads and allocator."""
+    threads = f"{environment.threads} thread{'s' * (environment.threads != 1)}"
+    features = [" ".join(environment.cpu_features)] if environment.cpu_features else []
+    parts = (environment.cpu, *features, *environment.gpu, threads, environment.allocator)
+    return clean(", ".join(parts))
+
+
+def _time_conditions(run: RunRecord) -> str:
+    """Conditions that must be equal for times of two runs to compare."""
+    versions = run.environment.libraries
+    libraries = (f"{name} {versions[name]}" for name in _RUNTIMES if name in versions)
+    busy = [f"busy before run {run.id}"] if any(w.startswith(NOISY) for w in run.warnings) else []
+    return clean(", ".join((machine_label(run.environment), *libraries, *busy)))
+
+
+def _accuracy_conditions(row: MiouRow) -> str:
+    """Data, prompts and weights, which must be equal for accuracies of two runs to compare."""
+    hashes = {"prompts": row.manifest_sha256, "weights": row.weights.sha256}
+    if row.reference_weights is not None:
+        hashes["reference"] = row.reference_weights.sha256
+    known = (f"{name} {sha256[: queries.SHA_DIGITS]}" for name, sha256 in hashes.items() if sha256)
+    return ", ".join((f"{row.n_images:,} images, {row.n_instances:,} objects", *known))
 
 
 def day(run: RunRecord) -> str:
@@ -334,10 +364,10 @@ def history_frames(
 ) -> dict[tuple[str, Setup | Protocol], Any]:
     """Values of each quantity and its conditions that two runs or more measured.
 
-    Machines are in the order of their first run, and the runs of each in the order of time.
+    For times, machines are in the order of their first run, and the runs of each in the order of
+    time; for accuracies, which hardly depend on it, there is one machine without a name.
     Columns: run (the `RunRecord`), model, machine, where (conditions that must be equal for values
-    to share a line), teacher (whether it is an agreement with another model), value (ms or
-    percent), low, high, spread.
+    to share a line), value (ms or percent), low, high, spread.
     """
     by_time = sorted(runs, key=lambda run: (run.created_utc, run.id))
     by_machine = queries.grouped((machine_label(run.environment), run) for run in by_time)
@@ -348,31 +378,23 @@ def history_frames(
         *(("mIoU", protocol) for protocol in accuracies),
     ]
     found: dict[tuple[str, Setup | Protocol], list[dict[str, Any]]] = {key: [] for key in keys}
-    rows = (
-        (run, model, machine)
-        for machine, own in by_machine.items()
-        for run in own
-        for model in model_names(run)
-        if model in models
-    )
-    for run, model, machine in rows:
-        same = {"run": run, "model": model, "machine": machine, "where": machine, "teacher": False}
-        for setup in times:
+    for machine, run in ((machine, run) for machine, own in by_machine.items() for run in own):
+        where = _time_conditions(run)
+        for model, setup in product((m for m in model_names(run) if m in models), times):
+            same = {"run": run, "model": model, "machine": machine, "where": where}
             for name, phase, n in HISTORY_TIMES:
                 time = timed(queries.find_latency(run, setup, model, phase, n))
                 if time is not None:
                     found[name, setup].append(same | _time(*time))
-        for protocol in accuracies:
+    for run in by_time:
+        for model, protocol in product((m for m in model_names(run) if m in models), accuracies):
             row = queries.find_miou(run, protocol, model)
             mean = queries.miou_percent(row)
             if row is None or mean is None or queries.is_own_reference(row):
                 continue
             spread = None if mean[1] is None else Spread(mean[1], is_range=False)
-            own = same | _time(mean[0], spread)
-            if row.reference_weights is not None:
-                reference = queries.weights_label(row.reference_weights)
-                own |= {"where": f"{machine}, reference {reference}", "teacher": True}
-            found["mIoU", protocol].append(own)
+            same = {"run": run, "model": model, "machine": "", "where": _accuracy_conditions(row)}
+            found["mIoU", protocol].append(same | _time(mean[0], spread))
     return {
         key: object_frame(own)
         for key, own in found.items()

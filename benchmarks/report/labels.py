@@ -79,7 +79,12 @@ def data_label(record: RunRecord, protocol: Protocol) -> str:
     ]
     own = [row for row in same if row.protocol == protocol.protocol] or same
     label = dataset_label(protocol.dataset, max((row.n_images for row in own), default=None))
-    teacher = reference_model(protocol.reference)
+    return with_reference(label, protocol.reference)
+
+
+def with_reference(label: str, reference: str) -> str:
+    """A label of data, and the model whose masks are the reference, if there is one."""
+    teacher = reference_model(reference)
     return label if teacher is None else f"{label}, agreement with {clean(teacher)}"
 
 
@@ -95,7 +100,22 @@ def joined(models: Sequence[str], word: str = "and") -> str:
     return f"{', '.join(first)} {word} {last}" if first else last
 
 
-def points_text(gap: float) -> str:
-    """A difference of mIoU, a fraction, in points; it is never printed as zero."""
-    points = 100 * abs(gap)
+def points_text(one: float, other: float) -> str:
+    """The difference of two mIoU, fractions, in points as they are printed; never zero."""
+    points = abs(round(100 * one, 1) - round(100 * other, 1))
     return f"{number(points, 1)} points" if points >= 0.05 else "less than 0.1 points"
+
+
+def times_as(ratio: float, word: str, other: str = "", doubt: str = "") -> str:
+    """A ratio above 1 in words, such as `2.51 times as fast as OTHER` or `slightly faster`.
+
+    With a `doubt`, such as `one call each`, it has fewer digits and names the doubt.
+    """
+    why = f" ({doubt})" if doubt else ""
+    if ratio >= 1.05:
+        times = f"{ratio:,.0f}" if ratio >= 1000 else number(ratio)
+        if doubt:
+            times = f"about {ratio:,.{int(ratio < 20)}f}"
+        return f"{times} times as {word}{other and f' as {other}'}{why}"
+    comparative = {"fast": "faster", "many": "more", "long": "longer"}[word]
+    return f"slightly {comparative}{other and f' than {other}'}{why}"

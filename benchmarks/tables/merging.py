@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.records.environment import NOISY
 from benchmarks.records.record import RunRecord
-from benchmarks.tables.record_queries import protocol_of, setup_of, unique, weights_label
+from benchmarks.tables.record_queries import grouped, protocol_of, setup_of, unique, weights_label
 from mobilesam.errors import UsageError
 
 _KEYS: dict[str, Callable[[Any], Hashable]] = {
@@ -24,6 +24,8 @@ _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "everything": lambda row: (row.model, row.dataset),
 }
 """Lists of rows of a record, and the key that rows of the same measurement share."""
+_TIMES = ("latency", "batches")
+"""Lists of rows that name their run."""
 _CONDITIONS = ("cpu", "gpu", "threads", "allocator")
 """Parts of an environment that determine times."""
 
@@ -54,15 +56,7 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
     home = newest if same_machine else newest_timed
     same_commit = len({(r.environment.git_commit, r.environment.git_dirty) for r in runs}) == 1
     commit = {} if same_commit else {"git_commit": None, "git_dirty": None}
-    # The load of the machine matters for times only.
-    warnings = [
-        f"run {run.id}, without times: {warning}"
-        if warning.startswith(NOISY) and run not in timed
-        else warning
-        for run in runs
-        for warning in run.warnings
-    ]
-    warnings += _mixed_setups(runs)
+    warnings = [*_mixed_setups(runs)]
     kept = [run if _conditions(run) == _conditions(home) else _without_times(run) for run in runs]
     warnings += [
         f"run {run.id}: times of accuracy left out: they are of another machine, allocator or "
@@ -71,6 +65,8 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
         if run != without
     ]
     rows = {name: _newest_rows(kept, name, warnings) for name in _KEYS}
+    times = grouped((row.run, row.model) for name in _TIMES for row in rows[name])
+    own = [_of_run(text, run, times.get(run.id, ())) for run in runs for text in run.warnings]
     return newest.model_copy(
         update={
             **rows,
@@ -78,11 +74,20 @@ def merge_records(records: Sequence[RunRecord], preferred: Collection[str] = ())
             "command": "; ".join(unique(run.command for run in runs)),
             "environment": home.environment.model_copy(update=commit),
             "failures": tuple(failure for run in runs for failure in run.failures),
-            "warnings": unique(warnings),
+            "warnings": unique((*own, *warnings)),
             "instances": None,
             "duration_s": sum(run.duration_s for run in runs),
         }
     )
+
+
+def _of_run(warning: str, run: RunRecord, models: Iterable[str]) -> str:
+    """A warning of a run; that of a busy machine, which matters for times only, names them."""
+    if not warning.startswith(NOISY):
+        return warning
+    if names := ", ".join(unique(models)):
+        return f"{NOISY}run {run.id} (times of {names}): {warning.removeprefix(NOISY)}"
+    return f"run {run.id}, without times: {warning}"
 
 
 def _conditions(run: RunRecord) -> list[object]:
@@ -139,6 +144,8 @@ def _newest_rows(runs: Sequence[RunRecord], name: str, warnings: list[str]) -> t
     kept: dict[Hashable, tuple[Any, str]] = {}
     for run in runs:
         for row in getattr(run, name):
+            if name in _TIMES:
+                row = row.model_copy(update={"run": row.run or run.id})
             _, old_id = kept.get(key := _KEYS[name](row), (None, run.id))
             if old_id != run.id and name != "models":
                 pair = name == "comparisons"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from example_records import sized_record
 
+from benchmarks.evaluation.subgroups import SubgroupRow
 from benchmarks.records.record import RunRecord, WeightsRow
 from benchmarks.report.charts import (
     Figure,
@@ -17,6 +18,7 @@ from benchmarks.report.charts import (
     latency,
     robustness,
     scatter,
+    subgroups,
 )
 from benchmarks.tables.record_queries import headline, model_names, setups
 
@@ -164,7 +166,7 @@ def test_history_joins_runs_of_one_machine_only(make_record: Callable[..., RunRe
     assert [row[0].text for row in times.table.rows][::2] == ["a", "b", "c"]
     # Runs of a machine stay together even if a run of another one lies between them in time.
     assert {row["machine"] for row in values(times) if "edge" in row} == {
-        f"{name}, 4 threads, glibc" for name in ("Example CPU | 9000", "Another")
+        f"{name}, avx2, 4 threads, glibc" for name in ("Example CPU | 9000", "Another")
     }
     assert history([one], ["mobilesam"]) == []
 
@@ -182,7 +184,49 @@ def test_history_joins_agreements_with_one_teacher_only(
     found = history(runs, ["mobilesam"])
     accuracy = next(f for f in found if "teacher" in f.scope.get("protocol", ""))
     assert lines(accuracy) == [["r0", "r1"], ["r2"]]
-    assert "Lines join runs of the same machine and weights of the teacher only." in accuracy.notes
+    assert "Lines join only runs of the same data, prompts and weights." in accuracy.notes
+
+
+def test_history_joins_accuracies_of_equal_data_and_weights_on_any_machine(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    one = make_record(1, id="r0", created_utc="2026-01-01T00:00:00Z")
+    elsewhere = one.environment.model_copy(update={"threads": 1})
+    weights = WeightsRow(kind="file", sha256="f" * 64)
+    runs = [one, one.model_copy(update={"id": "r1", "environment": elsewhere})]
+    for name, change in (("r2", {"n_images": 25}), ("r3", {"weights": weights})):
+        rows = tuple(row.model_copy(update=change) for row in one.miou)
+        runs.append(one.model_copy(update={"id": name, "miou": rows}))
+    (figure, *_) = (f for f in history(runs, ["mobilesam"]) if f.key.startswith("history-miou"))
+    assert lines(figure) == [["r0", "r1"], ["r2"], ["r3"]]
+
+
+@pytest.mark.parametrize(
+    "change", [{"cpu_features": ("avx2", "avx_vnni")}, {"libraries": {"torch": "0"}}, None]
+)
+def test_history_joins_no_times_of_other_features_or_libraries_or_of_busy_machines(
+    make_record: Callable[..., RunRecord], change: dict[str, Any] | None
+) -> None:
+    one = make_record(1, id="r0", warnings=())
+    other = one.environment.model_copy(update=change or {})
+    warnings = () if change else ("noisy: load average 4.0 on 2 cores before the run",)
+    two = one.model_copy(update={"id": "r1", "environment": other, "warnings": warnings})
+    times = next(f for f in history([one, two], ["mobilesam"]) if "encode" in f.key)
+    assert sorted(lines(times)) == [["r0"], ["r1"]]
+    assert times.message == "No two of these runs compare."
+
+
+def test_subgroups_leave_out_the_reference_and_name_it() -> None:
+    where = ("photos", "box", "teacher:a", "size")
+    rows = [SubgroupRow(*where, "large", name, 9, 90, 0.5, None) for name in "ab"]
+    (figure,) = subgroups(["a", "b"], rows)
+    assert figure.title == "Box, by size: shipped photos, agreement with a"
+    assert {row["model"] for row in values(figure)} == {"b"}
+    assert figure.message == ""
+    many = [SubgroupRow(*where[:3], "category", f"c{i}", "b", 9, 90, 0.5, None) for i in range(21)]
+    (figure,) = subgroups(["a", "b"], many)
+    assert figure.notes[-1] == "The 20 largest of 21."
+    assert len(figure.table.rows) == 20
 
 
 def test_disturbed_prompts_are_drawn_by_percentage(disturbed_record: RunRecord) -> None:
