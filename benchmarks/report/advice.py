@@ -25,6 +25,7 @@ Times = dict[str, tuple[float, Spread | None]]
 Relation = Literal["equal", "tied", "different", "untested"]
 MARGIN = 0.01
 """Two accuracies are equal if the interval of their difference is within this, one point."""
+MAIN_PHASES = ("encode", "end_to_end")
 FEW_CALLS = 5
 """Times of fewer calls are approximate."""
 FEW_IMAGES = 30
@@ -392,7 +393,9 @@ def _faster(
         shown = ""
         for base in floors[:1]:
             known = relation(record, each.row, base.row) if each.miou > base.miou else "tied"
-            if known != "different":
+            ends, floor = each.row.ci95, base.row.ci95
+            apart = known == "untested" and ends is not None and floor and ends[0] > floor[1]
+            if known != "different" and not apart:
                 shown = f"; it was not shown to be more accurate than {base.model}"
         if shown and known != "untested" and not each.faster_than(base):
             continue
@@ -470,9 +473,10 @@ class Slope(NamedTuple):
     rows: Sequence[dict[str, Any]]
 
     @property
-    def few_calls(self) -> bool:
-        """Whether an end has few calls."""
-        return any(0 < self.rows[end]["row"].n < FEW_CALLS for end in (0, -1))
+    def timing(self) -> Timing:
+        """Its run, and the calls of the end with fewer."""
+        first, last = (Timing.of(self.rows[end]["row"]) for end in (0, -1))
+        return Timing(first.run, min(first.calls, last.calls))
 
     @property
     def text(self) -> str:
@@ -535,7 +539,7 @@ def _time_facts(record: RunRecord, setup: Setup) -> Iterator[Statement]:
         (least, *tied), _ = extreme_slopes(decoders)
         own = decoders[least]
         why = "; ".join(f"{milliseconds(r['value'])} for {r['n_prompts']}" for r in own.rows)
-        about = "about " * own.few_calls
+        about = "about " * bool(doubt(own.timing, own.timing))
         text = f"{least} takes {about}{own.text} for each further prompt on one image"
         if tied:
             text += f", a tie with {joined(tied)}"
@@ -590,7 +594,11 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
         if (why := queries.incomparable(record, row)) is not None
     )
     timings = queries.grouped((row.model, row) for row in record.latency if row.status == "ok")
-    short = [m for m in names if any(0 < row.n < FEW_CALLS for row in timings.get(m, ()))]
+    short = [
+        m
+        for m in names
+        if any(0 < r.n < FEW_CALLS for r in timings.get(m, ()) if r.phase in MAIN_PHASES)
+    ]
     once = [m for m in names if m not in short and {r.processes for r in timings.get(m, ())} == {1}]
     other_weights = "Their accuracy is that of the weights whose hash is in the tables."
     ranges = "Ranges over its calls leave out the variation between processes"
@@ -613,7 +621,7 @@ def _cautions(record: RunRecord) -> Iterator[Statement]:
         (doubts, "Times end to end do not fit those of their phases.", f"{'; '.join(doubts)}."),
         (["; ".join(noisy)] if noisy else [], "The machine was busy: {}.",
          "Times may be too long, and vary more."),
-        (short, f"Some times are of fewer than {FEW_CALLS} calls: {{}}.",
+        (short, f"Times of images are of fewer than {FEW_CALLS} calls: {{}}.",
          "They hardly show how much times vary; use a longer profile."),
         (once, "Timed in one process only: {}.", f"{ranges}; use a longer profile."),
     )  # fmt: skip

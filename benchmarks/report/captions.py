@@ -150,8 +150,9 @@ def decode(record: RunRecord, setup: Setup) -> Caption | None:
             f"{row['model']} takes {milliseconds(row['value'] / row['n_prompts'])} a prompt"
             f"{', the least of all.' if len(last) > 1 else '.'}",
         )
-    few = " (few calls)" if any(each.few_calls for each in known.values()) else ""
     low, high = advice.extreme_slopes(known)
+    doubt = advice.doubt(*(known[names[0]].timing for names in (low, high)))
+    few = f" ({doubt})" if doubt else ""
     least, most = (f"{'about ' * bool(few)}{known[names[0]].text}" for names in (low, high))
     if len(known) == 1:
         return Caption(title, f"Each further prompt costs {low[0]} {least}{few}.")
@@ -251,6 +252,8 @@ def history(frame: Any, unit: str) -> str:
         return "No two of these runs compare."
     show = milliseconds if unit == "ms" else lambda value: f"{number(value, 1)} %"
     first, last, low, high = map(show, (values[0], values[-1], min(values), max(values)))
+    if low == high:
+        return f"{model} has {first} in all {len(values)} comparable runs."
     between = "" if {low, high} == {first, last} else f", between {low} and {high},"
     return f"{model} went from {first} to {last}{between} over {len(values)} comparable runs."
 

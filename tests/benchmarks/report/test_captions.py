@@ -318,6 +318,8 @@ def test_message_of_history_compares_runs_of_one_machine_only() -> None:
     assert captions.history(frame[:3], "%") == "No two of these runs compare."
     values = [("a", "m", 2.0), ("a", "m", 9.0), ("a", "m", 3.0)]
     frame = frames.object_frame({"model": m, "where": w, "value": v} for m, w, v in values)
+    equal = frames.object_frame({"model": "a", "where": "m", "value": 58.9} for _ in "ab")
+    assert captions.history(equal, "%") == "a has 58.9 % in all 2 comparable runs."
     assert "3.00 ms, between 2.00 ms and 9.00 ms, over 3" in captions.history(frame, "ms")
 
 
