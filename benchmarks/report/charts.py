@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import altair as alt
@@ -503,11 +504,14 @@ def history(runs: Sequence[RunRecord], models: Sequence[str]) -> list[Figure]:
         lines = _lines(base, models).encode(detail="where:N")
         first = frame.drop_duplicates("machine").assign(edge=lambda part: part["place"] - 0.5)
         starts = _chart(first[["edge", "machine"]]).encode(x=x("edge"))
+        ends = [*first["edge"], len(places) - 0.5]
+        narrowest = min(b - a for a, b in pairwise(ends)) / len(places)
+        limit = alt.ExprRef(f"{narrowest:.4f} * width - 10")
         several = (
             starts.mark_rule(style="front", aria=False),
-            starts.mark_text(align="left", dx=5, dy=8, aria=False, style="muted").encode(
-                text="machine:N", y=alt.value(0)
-            ),
+            starts.mark_text(
+                align="left", dx=5, dy=8, limit=limit, aria=False, style="muted"
+            ).encode(text="machine:N", y=alt.value(0)),
         )
 
         same, side = "data, prompts and weights", "Runs"
